@@ -1,0 +1,100 @@
+//! Labelled pictures, kept as bytes until the batch.
+
+use candle_core::{Device, Result, Tensor, bail};
+
+/// A set of labelled pictures of one size, a byte a pixel and channel: 0 is black, 255 full ink or light.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Images {
+    pixels: Vec<u8>,
+    labels: Vec<u8>,
+    shape: (usize, usize, usize),
+    classes: usize,
+}
+
+impl Images {
+    /// `pixels` holds the pictures one after another, each `(channels, height, width)` row-major; `labels` one class each.
+    ///
+    /// # Errors
+    /// When the number of pixels is not that of `labels.len()` pictures, or a label is not below `classes`.
+    pub fn new(
+        pixels: Vec<u8>,
+        labels: Vec<u8>,
+        shape: (usize, usize, usize),
+        classes: usize,
+    ) -> Result<Self> {
+        let size = shape.0 * shape.1 * shape.2;
+        if pixels.len() != size * labels.len() {
+            bail!(
+                "{} labels go with {} pixels of {shape:?} pictures, but {} pixels were given",
+                labels.len(),
+                size * labels.len(),
+                pixels.len()
+            );
+        }
+        if let Some(at) = labels.iter().position(|&label| usize::from(label) >= classes) {
+            bail!("label {} at position {at}, but the classes are 0 to {}", labels[at], classes - 1);
+        }
+        Ok(Self { pixels, labels, shape, classes })
+    }
+
+    /// How many pictures there are.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// `(channels, height, width)` of each picture.
+    pub fn shape(&self) -> (usize, usize, usize) {
+        self.shape
+    }
+
+    /// How many classes the labels are drawn from.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// The class of each picture.
+    pub fn labels(&self) -> &[u8] {
+        &self.labels
+    }
+
+    /// The bytes of picture `index`, `(channels, height, width)` row-major.
+    pub fn picture(&self, index: usize) -> &[u8] {
+        let size = self.shape.0 * self.shape.1 * self.shape.2;
+        &self.pixels[index * size..(index + 1) * size]
+    }
+
+    /// Keeps only the first `len` pictures.
+    pub fn truncate(&mut self, len: usize) {
+        self.labels.truncate(len);
+        self.pixels.truncate(len * self.shape.0 * self.shape.1 * self.shape.2);
+    }
+
+    /// The pictures `indices`, f32 in 0 to 1 of shape `(batch, channels, height, width)`, and their labels, u32 of shape `(batch)`.
+    ///
+    /// # Errors
+    /// When `device` has no room.
+    pub fn batch(&self, indices: &[u32], device: &Device) -> Result<(Tensor, Tensor)> {
+        let (channels, height, width) = self.shape;
+        let mut pixels = Vec::with_capacity(indices.len() * channels * height * width);
+        for &index in indices {
+            pixels.extend(self.picture(index as usize).iter().map(|&byte| f32::from(byte) / 255.0));
+        }
+        Ok((
+            Tensor::from_vec(pixels, (indices.len(), channels, height, width), device)?,
+            self.labels_of(indices, device)?,
+        ))
+    }
+
+    /// The labels of the pictures `indices`, u32 of shape `(batch)`.
+    ///
+    /// # Errors
+    /// When `device` has no room.
+    pub fn labels_of(&self, indices: &[u32], device: &Device) -> Result<Tensor> {
+        let labels: Vec<u32> = indices.iter().map(|&index| u32::from(self.labels[index as usize])).collect();
+        Tensor::from_vec(labels, indices.len(), device)
+    }
+}

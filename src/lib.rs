@@ -1,0 +1,9 @@
+//! The classic models of the deep-learning books and lectures, on candle.
+
+pub mod data;
+pub mod models;
+pub mod nn;
+pub mod ops;
+pub mod optim;
+pub mod rng;
+pub mod train;
