@@ -1,1 +1,41 @@
-//! Layers.
+//! Layers: the ones candle_nn lacks, gets wrong or runs slowly, with PyTorch's parameter names and initial values.
+//!
+//! A layer without randomness is a [`candle_core::Module`], so that a model is a chain of `xs.apply(&layer)`.
+//! What behaves differently in training takes a [`Mode`].
+
+mod init;
+mod layers;
+mod loss;
+
+pub use crate::ops::{Conv2dGeometry, Window};
+pub use init::{Init, parameters};
+pub use layers::{
+    Activation, Conv2d, Dropout, Linear, Pool2d, Pooling, conv2d, dropout, linear, linear_with,
+};
+pub use loss::Cost;
+
+use candle_core::{Result, Tensor};
+
+/// Whether a model is being trained, and if so where in the training it is.
+///
+/// Every random draw of a training step (dropout masks, distortions of pictures) is a function of `seed`, the place
+/// in training and what it is for, so that a resumed run draws what the uninterrupted one would have drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Step `step`, counted from the start of training, within epoch `epoch`; both start at 0.
+    Train {
+        seed: u64,
+        epoch: usize,
+        step: u64,
+    },
+    Evaluate,
+}
+
+/// A network: a batch in, one row of logits an example out.
+pub trait Model {
+    /// Logits `(batch, classes)` of the batch `xs`, whose shape beyond the first dimension is the model's own.
+    ///
+    /// # Errors
+    /// When `xs` does not fit the model.
+    fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor>;
+}

@@ -1,1 +1,225 @@
-//! Training.
+//! Training: one loop for every model, the run folder it writes, evaluation and pictures.
+
+mod classify;
+pub mod pictures;
+mod progress;
+mod run;
+
+pub use classify::{Evaluation, ImageClassification, evaluate};
+pub use progress::Progress;
+pub use run::{Run, load_weights, save_weights, write_file};
+
+use crate::nn::Mode;
+use crate::optim::{Clip, Optimizer, Plateau, Schedule};
+use crate::rng;
+use anyhow::{Result, bail, ensure};
+use candle_core::{DType, Tensor};
+use candle_nn::VarMap;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Set by a signal handler: the loop then saves a checkpoint after the step it is in, and returns.
+pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// What is learned: a model with its data.
+pub trait Task {
+    /// How many training examples there are.
+    fn examples(&self) -> usize;
+
+    /// The mean loss, a scalar, of the training examples `batch`.
+    ///
+    /// # Errors
+    /// Those of the model.
+    fn loss(&self, batch: &[u32], mode: Mode) -> candle_core::Result<Tensor>;
+
+    /// How well the model does on validation data now.
+    ///
+    /// # Errors
+    /// Those of the model.
+    fn validate(&self) -> candle_core::Result<Score>;
+
+    /// What [`Score::metric`] is: `accuracy`, `f1`, ...
+    fn metric(&self) -> &'static str;
+}
+
+/// Mean loss and a metric of which more is better.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    pub loss: f64,
+    pub metric: f64,
+}
+
+impl Score {
+    /// Whether this is better: by the metric, then by the loss.
+    fn beats(&self, other: &Self) -> bool {
+        self.metric > other.metric || (self.metric == other.metric && self.loss < other.loss)
+    }
+}
+
+/// How long and in what steps to train.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Options {
+    pub epochs: usize,
+    pub batch_size: usize,
+    pub learning_rate: f64,
+    pub schedule: Schedule,
+    pub clip: Clip,
+    /// Seed of the shuffles and of every draw made in a training step.
+    pub seed: u64,
+    /// Stop after so many epochs without a better validation score.
+    pub patience: Option<usize>,
+    /// Save a checkpoint every so many steps, besides the one at the end of each epoch.
+    pub checkpoint_every: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            epochs: 10,
+            batch_size: 64,
+            learning_rate: 1e-3,
+            schedule: Schedule::default(),
+            clip: Clip::None,
+            seed: 42,
+            patience: None,
+            checkpoint_every: None,
+        }
+    }
+}
+
+/// One epoch, as `metrics.jsonl` tells it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// Counted from 1.
+    pub epoch: usize,
+    /// Steps since the start of training.
+    pub step: u64,
+    /// Mean loss of the training batches, each before its step.
+    pub train_loss: f64,
+    pub validation: Score,
+    /// That of the last step.
+    pub learning_rate: f64,
+    /// Training time alone.
+    pub seconds: f64,
+    pub examples_per_second: f64,
+}
+
+/// How a training went.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    pub epochs: Vec<Epoch>,
+    /// The epoch of the best validation score, counted from 1; 0 before the first epoch's end.
+    pub best_epoch: usize,
+    /// Whether [`INTERRUPTED`] ended it.
+    pub interrupted: bool,
+}
+
+/// Everything besides parameters and optimizer that a checkpoint holds.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct State {
+    /// Finished epochs.
+    history: Vec<Epoch>,
+    best_epoch: usize,
+    step: u64,
+    /// Of the epoch under way.
+    steps_in_epoch: usize,
+    loss_sum: f64,
+    seconds: f64,
+    plateau: Plateau,
+}
+
+impl State {
+    /// Epochs since the best one.
+    fn stale(&self) -> usize {
+        self.history.len() - self.best_epoch
+    }
+}
+
+/// Trains `vars` on `task` and leaves the weights of the best epoch in them and in the run's `model.safetensors`.
+///
+/// A run that holds a checkpoint is gone on with from there, to the same end, bit for bit, as if it had never
+/// stopped.
+///
+/// # Errors
+/// A loss that is no longer a finite number, with the step and the last good checkpoint; a checkpoint that does not
+/// fit; no room or no right to write; those of the task.
+pub fn fit(
+    task: &dyn Task,
+    vars: &VarMap,
+    optimizer: &mut Optimizer,
+    options: &Options,
+    run: &Run,
+    progress: &Progress,
+) -> Result<Report> {
+    let &Options { epochs, batch_size, learning_rate, schedule, clip, seed, .. } = options;
+    ensure!(epochs > 0, "epochs: found 0, expected at least 1");
+    ensure!(batch_size > 0, "batch size: found 0, expected at least 1");
+    ensure!(task.examples() > 0, "there are no training examples");
+    let total_steps = epochs * task.examples().div_ceil(batch_size);
+    let mut state: State = run.load_checkpoint(vars, optimizer)?.unwrap_or_default();
+    run.write_metrics(&state.history, task.metric())?;
+
+    while state.history.len() < epochs
+        && !schedule.has_ended(&state.plateau)
+        && options.patience.is_none_or(|patience| state.stale() < patience)
+    {
+        let epoch = state.history.len();
+        let mut order: Vec<u32> = (0..task.examples() as u32).collect();
+        order.shuffle(&mut rng::stream(seed, &format!("shuffle/epoch {epoch}")));
+        let bar = progress.epoch(epoch + 1, epochs, order.len());
+        let mut rate = learning_rate;
+        for batch in order.chunks(batch_size).skip(state.steps_in_epoch) {
+            let start = Instant::now();
+            rate = schedule.learning_rate(learning_rate, state.step as usize, total_steps, &state.plateau);
+            let loss = task.loss(batch, Mode::Train { seed, epoch, step: state.step })?;
+            let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+            if !value.is_finite() {
+                bail!("the loss of step {} is {value}: {}", state.step + 1, run.last_good());
+            }
+            optimizer.step(&loss.backward()?, rate, clip)?;
+            state.step += 1;
+            state.steps_in_epoch += 1;
+            state.loss_sum += value * batch.len() as f64;
+            state.seconds += start.elapsed().as_secs_f64();
+            bar.advance(state.steps_in_epoch * batch_size, value);
+
+            let interrupted = INTERRUPTED.load(Ordering::Relaxed);
+            if interrupted || options.checkpoint_every.is_some_and(|every| state.step.is_multiple_of(every)) {
+                run.save_checkpoint(vars, optimizer, &state)?;
+            }
+            if interrupted {
+                let State { history: epochs, best_epoch, .. } = state;
+                return Ok(Report { epochs, best_epoch, interrupted });
+            }
+        }
+
+        let validation = task.validate()?;
+        if !validation.loss.is_finite() {
+            bail!("the validation loss of epoch {} is {}: {}", epoch + 1, validation.loss, run.last_good());
+        }
+        let record = Epoch {
+            epoch: epoch + 1,
+            step: state.step,
+            train_loss: state.loss_sum / task.examples() as f64,
+            validation,
+            learning_rate: rate,
+            seconds: state.seconds,
+            examples_per_second: task.examples() as f64 / state.seconds,
+        };
+        bar.finish(&record, epochs, task.metric());
+        schedule.observe(&mut state.plateau, -validation.metric);
+        if state.history.get(state.best_epoch.wrapping_sub(1)).is_none_or(|best| validation.beats(&best.validation)) {
+            state.best_epoch = epoch + 1;
+            // Before the checkpoint that says so: a crash in between only repeats the epoch.
+            save_weights(&run.model(), vars)?;
+        }
+        state.history.push(record);
+        (state.steps_in_epoch, state.loss_sum, state.seconds) = (0, 0.0, 0.0);
+        run.save_checkpoint(vars, optimizer, &state)?;
+        run.write_metrics(&state.history, task.metric())?;
+    }
+    load_weights(&run.model(), vars)?;
+    Ok(Report { epochs: state.history, best_epoch: state.best_epoch, interrupted: false })
+}

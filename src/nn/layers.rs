@@ -1,0 +1,219 @@
+//! Linear, convolution, pooling, dropout and activations.
+
+use super::{Init, Mode};
+use crate::ops::{self, Conv2dGeometry, Window};
+use crate::rng;
+use candle_core::{Module, Result, Tensor, bail};
+use candle_nn::VarBuilder;
+use serde::{Deserialize, Serialize};
+
+/// A fully connected layer: `y = x · weightᵀ + bias`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+/// A fully connected layer with PyTorch's initial values: `weight` `(outputs, inputs)` and `bias` `(outputs)` of `vb`.
+///
+/// # Errors
+/// When `vb` holds these parameters in other shapes.
+pub fn linear(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Linear> {
+    linear_with(inputs, outputs, Init::PyTorch, vb)
+}
+
+/// A fully connected layer with initial values of the caller's choice; see [`linear`].
+///
+/// # Errors
+/// When `vb` holds these parameters in other shapes.
+pub fn linear_with(inputs: usize, outputs: usize, init: Init, vb: VarBuilder) -> Result<Linear> {
+    Ok(Linear {
+        weight: vb.get_with_hints((outputs, inputs), "weight", init.weight(inputs, outputs))?,
+        bias: Some(vb.get_with_hints(outputs, "bias", init.bias(inputs))?),
+    })
+}
+
+impl Linear {
+    /// A layer of given `weight` `(outputs, inputs)` and `bias` `(outputs)`.
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
+    }
+
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+}
+
+impl Module for Linear {
+    /// `(.., inputs)` to `(.., outputs)`.
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        ops::linear(xs, &self.weight, self.bias.as_ref())
+    }
+}
+
+/// A 2-d convolution (cross-correlation, as everywhere in deep learning).
+#[derive(Debug, Clone)]
+pub struct Conv2d {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    geometry: Conv2dGeometry,
+}
+
+/// A convolution with square kernels and PyTorch's initial values: `weight` `(outputs, inputs / groups, kernel, kernel)`
+/// and `bias` `(outputs)` of `vb`.
+///
+/// # Errors
+/// When the channels can't be cut into the geometry's groups, or `vb` holds these parameters in other shapes.
+pub fn conv2d(
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+    geometry: Conv2dGeometry,
+    vb: VarBuilder,
+) -> Result<Conv2d> {
+    let groups = geometry.groups;
+    if groups == 0 || !inputs.is_multiple_of(groups) || !outputs.is_multiple_of(groups) {
+        bail!("conv2d: {inputs} and {outputs} channels can't be cut into {groups} groups");
+    }
+    let (fan_in, fan_out) = (inputs / groups * kernel * kernel, outputs / groups * kernel * kernel);
+    let init = Init::PyTorch;
+    let shape = (outputs, inputs / groups, kernel, kernel);
+    Ok(Conv2d {
+        weight: vb.get_with_hints(shape, "weight", init.weight(fan_in, fan_out))?,
+        bias: Some(vb.get_with_hints(outputs, "bias", init.bias(fan_in))?),
+        geometry,
+    })
+}
+
+impl Conv2d {
+    /// A layer of given `weight` `(outputs, inputs / groups, height, width)` and `bias` `(outputs)`.
+    pub fn new(weight: Tensor, bias: Option<Tensor>, geometry: Conv2dGeometry) -> Self {
+        Self { weight, bias, geometry }
+    }
+
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+}
+
+impl Module for Conv2d {
+    /// `(batch, inputs, height, width)` to `(batch, outputs, height', width')`.
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        ops::conv2d(xs, &self.weight, self.bias.as_ref(), self.geometry)
+    }
+}
+
+/// What a pooling layer makes of its window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    Max,
+    Average,
+    /// The square root of the sum of squares (Nielsen, chapter 6).
+    L2,
+}
+
+/// A pooling layer; candle's own `max_pool2d` has a wrong gradient.
+#[derive(Debug, Clone, Copy)]
+pub struct Pool2d {
+    pub pooling: Pooling,
+    pub window: Window,
+}
+
+impl Module for Pool2d {
+    /// `(batch, channels, height, width)` to `(batch, channels, height', width')`.
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        match self.pooling {
+            Pooling::Max => ops::max_pool2d(xs, self.window),
+            Pooling::Average => ops::avg_pool2d(xs, self.window),
+            Pooling::L2 => ops::l2_pool2d(xs, self.window),
+        }
+    }
+}
+
+/// An element-wise nonlinearity.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activation {
+    #[default]
+    Relu,
+    Sigmoid,
+    Tanh,
+}
+
+impl Module for Activation {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Relu => ops::relu(xs),
+            Self::Sigmoid => ops::sigmoid(xs),
+            Self::Tanh => ops::tanh(xs),
+        }
+    }
+}
+
+/// Dropout (Srivastava et al. 2014): in training each value is zeroed with a probability and the rest scaled up, so
+/// that evaluation needs no change.
+#[derive(Debug, Clone)]
+pub struct Dropout {
+    probability: f32,
+    address: String,
+}
+
+/// Dropout of `probability`; the path of `vb` tells its masks from those of other layers. It has no parameters.
+pub fn dropout(probability: f32, vb: VarBuilder) -> Dropout {
+    Dropout { probability, address: vb.prefix() }
+}
+
+impl Dropout {
+    /// Any shape to the same shape. The mask is a function of the mode's seed and step and of this layer's path.
+    ///
+    /// # Errors
+    /// When the probability is not in 0 to 1 (1 excluded).
+    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
+        match mode {
+            Mode::Train { seed, step, .. } if self.probability > 0.0 => {
+                let mut rng = rng::stream(seed, &format!("dropout/{}/step {step}", self.address));
+                ops::dropout(xs, self.probability, &mut rng)
+            }
+            _ => Ok(xs.clone()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::parameters;
+    use candle_core::{DType, Device};
+    use candle_nn::VarMap;
+
+    #[test]
+    fn dropout_masks_differ_by_layer_and_step_and_repeat_at_the_same_place() -> Result<()> {
+        let vb = parameters(&VarMap::new(), 0, DType::F32, &Device::Cpu);
+        let (first, second) = (dropout(0.5, vb.pp("first")), dropout(0.5, vb.pp("second")));
+        let xs = Tensor::ones(1000, DType::F32, &Device::Cpu)?;
+        let at = |layer: &Dropout, step| -> Result<Vec<f32>> {
+            layer.forward(&xs, Mode::Train { seed: 7, epoch: 0, step })?.to_vec1()
+        };
+        assert_eq!(at(&first, 3)?, at(&first, 3)?);
+        assert_ne!(at(&first, 3)?, at(&first, 4)?);
+        assert_ne!(at(&first, 3)?, at(&second, 3)?);
+        assert!(at(&first, 3)?.iter().all(|&value| value == 0.0 || value == 2.0));
+        assert_eq!(first.forward(&xs, Mode::Evaluate)?.to_vec1::<f32>()?, vec![1.0; 1000]);
+        Ok(())
+    }
+
+    #[test]
+    fn channels_that_do_not_fit_the_groups_are_refused() {
+        let vb = parameters(&VarMap::new(), 0, DType::F32, &Device::Cpu);
+        let geometry = Conv2dGeometry { groups: 4, ..Default::default() };
+        assert!(conv2d(6, 8, 3, geometry, vb).is_err());
+    }
+}

@@ -1,0 +1,47 @@
+//! Costs of classification.
+
+use crate::ops;
+use candle_core::{D, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// What is minimised, together with the output nonlinearity it belongs to: a model gives logits, its weighted
+/// inputs of the last layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cost {
+    /// Softmax output, negative log-likelihood (Nielsen eq. 80; PyTorch's `CrossEntropyLoss`).
+    #[default]
+    SoftmaxCrossEntropy,
+    /// Sigmoid output, cross-entropy summed over the classes (Nielsen eq. 63).
+    SigmoidCrossEntropy,
+    /// Sigmoid output, half the squared distance to the one-hot target (Nielsen eq. 6).
+    Quadratic,
+}
+
+impl Cost {
+    /// Mean cost, a scalar, of `logits` `(batch, classes)` against the classes `targets`, u32 `(batch)`.
+    ///
+    /// # Errors
+    /// When the shapes disagree or a target is not a class.
+    pub fn loss(self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::SoftmaxCrossEntropy => ops::softmax_cross_entropy(logits, targets),
+            Self::SigmoidCrossEntropy => ops::sigmoid_cross_entropy(logits, targets),
+            Self::Quadratic => ops::quadratic(logits, targets),
+        }
+    }
+
+    /// Probabilities `(batch, classes)` of `logits`. Sigmoid outputs are divided by their sum.
+    ///
+    /// # Errors
+    /// When `logits` is not two-dimensional.
+    pub fn probabilities(self, logits: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::SoftmaxCrossEntropy => candle_nn::ops::softmax(logits, D::Minus1),
+            Self::SigmoidCrossEntropy | Self::Quadratic => {
+                let outputs = ops::sigmoid(logits)?;
+                outputs.broadcast_div(&outputs.sum_keepdim(D::Minus1)?)
+            }
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Telling the class of a picture.
+
+use super::{Score, Task};
+use crate::data::{Expansion, Images};
+use crate::nn::{Cost, Mode, Model};
+use candle_core::{D, DType, Device, Result, Tensor};
+
+/// Pictures in a batch of evaluation.
+const EVALUATION_BATCH: usize = 500;
+
+/// A model that learns to classify pictures.
+pub struct ImageClassification<'a> {
+    pub model: &'a dyn Model,
+    pub cost: Cost,
+    pub images: &'a Images,
+    /// Which of the images are for training, and which for validation.
+    pub training: &'a [u32],
+    pub validation: &'a [u32],
+    /// A new distortion of each training picture every time it is seen.
+    pub expansion: Expansion,
+    pub device: &'a Device,
+}
+
+impl Task for ImageClassification<'_> {
+    fn examples(&self) -> usize {
+        self.training.len()
+    }
+
+    fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
+        let pictures: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
+        let (xs, labels) = self.images.batch(&pictures, self.expansion, mode, self.device)?;
+        self.cost.loss(&self.model.forward(&xs, mode)?, &labels)
+    }
+
+    fn validate(&self) -> Result<Score> {
+        let evaluation = evaluate(self.model, self.cost, self.images, self.validation, self.device)?;
+        Ok(Score { loss: evaluation.loss, metric: evaluation.accuracy() })
+    }
+
+    fn metric(&self) -> &'static str {
+        "accuracy"
+    }
+}
+
+/// What a model says of labelled pictures.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluation {
+    /// Mean loss.
+    pub loss: f64,
+    /// Of each picture, its true class, the likeliest class and that class's probability.
+    pub predictions: Vec<(u32, u32, f32)>,
+}
+
+impl Evaluation {
+    /// The fraction of pictures whose likeliest class is the true one; 0 where there are none.
+    pub fn accuracy(&self) -> f64 {
+        let right = self.predictions.iter().filter(|(label, said, _)| label == said).count();
+        right as f64 / self.predictions.len().max(1) as f64
+    }
+
+    /// How often each class (row) was said to be each class (column).
+    pub fn confusion(&self, classes: usize) -> Vec<Vec<u64>> {
+        let mut counts = vec![vec![0; classes]; classes];
+        for &(label, said, _) in &self.predictions {
+            counts[label as usize][said as usize] += 1;
+        }
+        counts
+    }
+}
+
+/// Evaluates `model` on the pictures `indices` of `images`.
+///
+/// # Errors
+/// When the pictures do not fit the model.
+pub fn evaluate(
+    model: &dyn Model,
+    cost: Cost,
+    images: &Images,
+    indices: &[u32],
+    device: &Device,
+) -> Result<Evaluation> {
+    let (mut loss, mut predictions) = (0.0, Vec::with_capacity(indices.len()));
+    for batch in indices.chunks(EVALUATION_BATCH) {
+        let (xs, labels) = images.batch(batch, Expansion::None, Mode::Evaluate, device)?;
+        let logits = model.forward(&xs, Mode::Evaluate)?.detach();
+        let mean = cost.loss(&logits, &labels)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        loss += mean * batch.len() as f64 / indices.len() as f64;
+        let probabilities = cost.probabilities(&logits)?;
+        let said = probabilities.argmax(D::Minus1)?.to_vec1::<u32>()?;
+        let probability = probabilities.max(D::Minus1)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+        let truth = labels.to_vec1::<u32>()?;
+        predictions.extend(truth.into_iter().zip(said).zip(probability).map(|((t, s), p)| (t, s, p)));
+    }
+    Ok(Evaluation { loss, predictions })
+}

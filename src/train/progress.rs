@@ -1,0 +1,65 @@
+//! What a person sees of a training: a bar on a terminal, a line an epoch in a pipe.
+
+use super::Epoch;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::IsTerminal;
+
+/// Where progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// A bar with loss, examples a second and time left on standard error, and a line an epoch on standard output.
+    Bar,
+    /// A line an epoch on standard output.
+    Lines,
+    Quiet,
+}
+
+impl Progress {
+    /// A bar where standard error is a terminal, lines elsewhere.
+    pub fn detect() -> Self {
+        if std::io::stderr().is_terminal() { Self::Bar } else { Self::Lines }
+    }
+
+    pub(super) fn epoch(self, epoch: usize, epochs: usize, examples: usize) -> EpochProgress {
+        let target = match self {
+            Self::Bar => ProgressDrawTarget::stderr(),
+            Self::Lines | Self::Quiet => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(Some(examples as u64), target).with_prefix(format!("epoch {epoch}/{epochs}"));
+        let template = "{prefix} {wide_bar:.cyan} {pos}/{len}  loss {msg}  {per_sec}  {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        EpochProgress { bar, lines: self != Self::Quiet }
+    }
+}
+
+pub(super) struct EpochProgress {
+    bar: ProgressBar,
+    lines: bool,
+}
+
+impl EpochProgress {
+    /// `examples` have been seen in this epoch; the last batch's loss was `loss`.
+    pub(super) fn advance(&self, examples: usize, loss: f64) {
+        if !self.bar.is_hidden() {
+            self.bar.set_message(format!("{loss:.4}"));
+            self.bar.set_position(examples as u64);
+        }
+    }
+
+    pub(super) fn finish(self, record: &Epoch, epochs: usize, metric: &str) {
+        self.bar.finish_and_clear();
+        if self.lines {
+            println!(
+                "epoch {:>3}/{epochs}  train loss {:.4}  validation loss {:.4}  {metric} {:6.2}%  {:6.1} s  {:.0} examples/s",
+                record.epoch,
+                record.train_loss,
+                record.validation.loss,
+                100.0 * record.validation.metric,
+                record.seconds,
+                record.examples_per_second
+            );
+        }
+    }
+}
