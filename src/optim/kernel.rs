@@ -117,7 +117,7 @@ fn run<T: Real, const N: usize>(
     parameter: &Var,
     gradient: &Tensor,
     moments: Option<&Var>,
-    rule: impl Fn(T, T, [T; N]) -> (T, [T; N]) + Copy + Sync,
+    rule: impl Fn(T, T, [T; N]) -> (T, [T; N]) + Copy + Send + Sync,
 ) -> Result<()> {
     let apply = |moments: &mut [T]| {
         lend(parameter, gradient, move |parameter, gradient| {
@@ -144,7 +144,7 @@ fn run<T: Real, const N: usize>(
 }
 
 /// The results of `task` in the order of `chunks`, which together have `len` elements.
-fn for_each<C: Send, R: Send>(chunks: Vec<C>, len: usize, task: impl Fn(C) -> R + Sync) -> Vec<R> {
+fn for_each<C: Send, R: Send>(chunks: Vec<C>, len: usize, task: impl Fn(C) -> R + Send + Sync) -> Vec<R> {
     if len < PARALLEL {
         chunks.into_iter().map(task).collect()
     } else {

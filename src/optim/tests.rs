@@ -8,7 +8,8 @@ fn both(method: Method, dtype: DType, limit: f64) -> Result<[(Tensor, Option<Ten
         let values: Vec<f64> = (0..shape.elem_count()).map(|i| (frequency * i as f64).sin()).collect();
         Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)
     };
-    let run = |apply: fn(&Method, &Update, &Var, &Tensor, Option<&Var>) -> Result<()>| {
+    type Apply = fn(&Method, &Update, &Var, &Tensor, Option<&Var>) -> Result<()>;
+    let run = |apply: Apply| -> Result<(Tensor, Option<Tensor>)> {
         let mut parameter =
             Parameter::new("p", &Var::from_tensor(&wave(&[7, 9], 1.)?)?, method.moments().len())?;
         for step in 1..=5 {
