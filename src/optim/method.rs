@@ -1,0 +1,178 @@
+use candle_core::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// How a gradient becomes a change of the parameters. The learning rate is not part of it: see
+/// [`Schedule`](super::Schedule).
+///
+/// Names, defaults and formulas are those of `torch.optim`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    Sgd(Sgd),
+    Adam(Adam),
+    RmsProp(RmsProp),
+}
+
+/// Stochastic gradient descent, with momentum as in Sutskever et al. 2013, "On the importance of initialization and
+/// momentum in deep learning".
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sgd {
+    pub momentum: f64,
+    /// Look ahead along the momentum; needs a momentum above 0.
+    pub nesterov: bool,
+    /// L2: `weight_decay * parameter` is added to the gradient (Nielsen's lambda / n).
+    pub weight_decay: f64,
+    /// L1: `l1 * sign(parameter)` is added to the gradient.
+    pub l1: f64,
+    /// Whether L2 and L1 also apply to tensors of fewer than two dimensions (biases, norms).
+    pub decay_biases: bool,
+}
+
+/// Kingma & Ba 2015, "Adam: a method for stochastic optimization", algorithm 1; with `decoupled` AdamW,
+/// Loshchilov & Hutter 2019, "Decoupled weight decay regularization".
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Adam {
+    pub betas: (f64, f64),
+    /// Added to the root of the bias-corrected second moment.
+    pub epsilon: f64,
+    pub weight_decay: f64,
+    /// Weight decay shrinks the parameter by `learning_rate * weight_decay` of itself (AdamW) instead of being added
+    /// to the gradient (L2).
+    pub decoupled: bool,
+    /// Whether weight decay also applies to tensors of fewer than two dimensions (biases, norms).
+    pub decay_biases: bool,
+}
+
+/// Tieleman & Hinton 2012, "Neural networks for machine learning", lecture 6.5; momentum as in Graves 2013,
+/// "Generating sequences with recurrent neural networks".
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct RmsProp {
+    /// Decay of the running mean of the squared gradient.
+    pub alpha: f64,
+    /// Added to the root of that mean.
+    pub epsilon: f64,
+    pub momentum: f64,
+    /// L2: `weight_decay * parameter` is added to the gradient.
+    pub weight_decay: f64,
+    /// Whether L2 also applies to tensors of fewer than two dimensions (biases, norms).
+    pub decay_biases: bool,
+}
+
+impl Default for Sgd {
+    fn default() -> Self {
+        Self { momentum: 0., nesterov: false, weight_decay: 0., l1: 0., decay_biases: true }
+    }
+}
+
+impl Default for Adam {
+    fn default() -> Self {
+        Self { betas: (0.9, 0.999), epsilon: 1e-8, weight_decay: 0., decoupled: false, decay_biases: true }
+    }
+}
+
+impl Adam {
+    /// AdamW with PyTorch's weight decay of 0.01.
+    pub fn adamw() -> Self {
+        Self { weight_decay: 0.01, decoupled: true, ..Self::default() }
+    }
+}
+
+impl Default for RmsProp {
+    fn default() -> Self {
+        Self { alpha: 0.99, epsilon: 1e-8, momentum: 0., weight_decay: 0., decay_biases: true }
+    }
+}
+
+impl From<Sgd> for Method {
+    fn from(sgd: Sgd) -> Self {
+        Self::Sgd(sgd)
+    }
+}
+
+impl From<Adam> for Method {
+    fn from(adam: Adam) -> Self {
+        Self::Adam(adam)
+    }
+}
+
+impl From<RmsProp> for Method {
+    fn from(rms_prop: RmsProp) -> Self {
+        Self::RmsProp(rms_prop)
+    }
+}
+
+impl Method {
+    pub(super) fn check(&self) -> Result<()> {
+        let not_negative = |name: &str, value: f64| match value >= 0. && value.is_finite() {
+            true => Ok(()),
+            false => bail!("optimizer: {name} is {value}, expected a number of at least 0"),
+        };
+        let fraction = |name: &str, value: f64| match (0. ..1.).contains(&value) {
+            true => Ok(()),
+            false => bail!("optimizer: {name} is {value}, expected at least 0 and less than 1"),
+        };
+        match self {
+            Self::Sgd(sgd) => {
+                not_negative("momentum", sgd.momentum)?;
+                not_negative("weight_decay", sgd.weight_decay)?;
+                not_negative("l1", sgd.l1)?;
+                if sgd.nesterov && sgd.momentum == 0. {
+                    bail!("optimizer: nesterov is on and momentum is 0, expected a momentum above 0")
+                }
+                Ok(())
+            }
+            Self::Adam(adam) => {
+                fraction("betas.0", adam.betas.0)?;
+                fraction("betas.1", adam.betas.1)?;
+                not_negative("epsilon", adam.epsilon)?;
+                not_negative("weight_decay", adam.weight_decay)
+            }
+            Self::RmsProp(rms_prop) => {
+                fraction("alpha", rms_prop.alpha)?;
+                not_negative("epsilon", rms_prop.epsilon)?;
+                not_negative("momentum", rms_prop.momentum)?;
+                not_negative("weight_decay", rms_prop.weight_decay)
+            }
+        }
+    }
+
+    /// What is kept for each parameter in its own shape, by PyTorch's names.
+    pub(super) fn moments(&self) -> &'static [&'static str] {
+        match self {
+            Self::Sgd(sgd) if sgd.momentum == 0. => &[],
+            Self::Sgd(_) => &["momentum_buffer"],
+            Self::Adam(_) => &["exp_avg", "exp_avg_sq"],
+            Self::RmsProp(rms_prop) if rms_prop.momentum == 0. => &["square_avg"],
+            Self::RmsProp(_) => &["square_avg", "momentum_buffer"],
+        }
+    }
+
+    /// Whether an update depends on how many went before it.
+    pub(super) fn counts_steps(&self) -> bool {
+        matches!(self, Self::Adam(_))
+    }
+
+    /// How a parameter of `rank` dimensions is pulled towards zero.
+    pub(super) fn decay(&self, rank: usize) -> Decay {
+        let (decay, decay_biases) = match *self {
+            Self::Sgd(Sgd { weight_decay, l1, decay_biases, .. }) => {
+                (Decay { l2: weight_decay, l1, decoupled: 0. }, decay_biases)
+            }
+            Self::Adam(Adam { weight_decay, decoupled: true, decay_biases, .. }) => {
+                (Decay { decoupled: weight_decay, ..Decay::default() }, decay_biases)
+            }
+            Self::Adam(Adam { weight_decay, decay_biases, .. })
+            | Self::RmsProp(RmsProp { weight_decay, decay_biases, .. }) => {
+                (Decay { l2: weight_decay, ..Decay::default() }, decay_biases)
+            }
+        };
+        if rank >= 2 || decay_biases { decay } else { Decay::default() }
+    }
+}
+
+#[derive(Default)]
+pub(super) struct Decay {
+    pub l2: f64,
+    pub l1: f64,
+    pub decoupled: f64,
+}
