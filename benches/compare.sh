@@ -27,7 +27,7 @@ python=${PYTHON:-python3}
 "$python" -c 'import torch' 2>/dev/null ||
     fail "no PyTorch for $python: pip install torch (the CPU build will do), or set PYTHON to an interpreter that has it"
 
-built=$(cargo bench --quiet --manifest-path "$here/../Cargo.toml" --bench steps --no-run --message-format=json)
+built=$(cargo bench --manifest-path "$here/../Cargo.toml" --bench steps --no-run --message-format=json-render-diagnostics)
 ours=$("$python" -c '
 import json, sys
 for message in map(json.loads, sys.stdin):
