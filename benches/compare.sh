@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Times one training step of each ROW here and in PyTorch, in turn, each run in a process of its own.
+#
+#   benches/compare.sh [--rounds N] [--threads N] [--seconds S] [ROW...]
+#
+# Rows: mlp, lenet, lenet_epoch (a step within a whole epoch: shuffled, batches made from bytes); all by default.
+# PyTorch is taken from the Python interpreter that the variable PYTHON names (default: python3).
+# Both sides, benches/steps.rs and benches/peers.py, take `ROW --threads N --seconds S` and print one line of JSON:
+# {"name": .., "milliseconds_per_step": .., "peak_rss_mb": ..}
+set -euo pipefail
+
+rounds=5 threads=2 seconds=3
+progress() { [[ ! -t 2 ]] || printf '\r\033[K%s' "$1" >&2; }
+fail() { echo "error: $1" >&2; exit "${2:-1}"; }
+while [[ "${1-}" == -* ]]; do
+    case "$1" in
+        -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0"; exit ;;
+        --rounds | --threads | --seconds) [[ $# -gt 1 ]] || fail "$1 takes a value" 2; declare "${1#--}=$2"; shift 2 ;;
+        *) fail "unknown option $1 (--help shows the known ones)" 2 ;;
+    esac
+done
+[[ "$rounds" =~ ^[1-9][0-9]*$ ]] || fail "--rounds: found $rounds, expected a whole number above 0" 2
+[[ $# -gt 0 ]] || set -- mlp lenet lenet_epoch
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+python=${PYTHON:-python3}
+"$python" -c 'import torch' 2>/dev/null ||
+    fail "no PyTorch for $python: pip install torch (the CPU build will do), or set PYTHON to an interpreter that has it"
+
+built=$(cargo bench --manifest-path "$here/../Cargo.toml" --bench steps --no-run --message-format=json-render-diagnostics)
+ours=$("$python" -c '
+import json, sys
+for message in map(json.loads, sys.stdin):
+    if message["reason"] == "compiler-artifact" and message["target"]["name"] == "steps":
+        print(message["executable"])' <<<"$built")
+[[ -x "$ours" ]] || fail "cargo bench --no-run built no executable for benches/steps.rs"
+
+results=$(mktemp)
+trap 'rm -f "$results"' EXIT
+for row in "$@"; do
+    for ((round = 1; round <= rounds; round++)); do
+        progress "$row: round $round of $rounds"
+        "$ours" "$row" --threads "$threads" --seconds "$seconds" >>"$results"
+        "$python" "$here/peers.py" "$row" --threads "$threads" --seconds "$seconds" >>"$results"
+    done
+done
+progress ""
+
+echo "$threads threads, median of $rounds rounds in turn, $seconds s each; ratio: PyTorch / ours, above 1 is ours ahead"
+"$python" - "$results" <<'PYTHON'
+import json, sys
+from statistics import median
+
+runs = [json.loads(line) for line in open(sys.argv[1])]
+print(f"{'name':<12} {'ours ms':>9} {'PyTorch ms':>11} {'ratio':>6} {'ours MB':>8} {'PyTorch MB':>11}")
+for name in dict.fromkeys(run["name"] for run in runs):
+    ours, peer = ([run for run in runs[side::2] if run["name"] == name] for side in (0, 1))
+    ms = [median(run["milliseconds_per_step"] for run in side) for side in (ours, peer)]
+    mb = [max(run["peak_rss_mb"] for run in side) for side in (ours, peer)]
+    print(f"{name:<12} {ms[0]:>9.3f} {ms[1]:>11.3f} {ms[1] / ms[0]:>6.2f} {mb[0]:>8.0f} {mb[1]:>11.0f}")
+PYTHON

@@ -1,0 +1,112 @@
+"""The work of benches/steps.rs in PyTorch (CPU, eager): `python peers.py ROW [--threads N] [--seconds S] [--examples N]`.
+
+Prints one line of JSON: the row's name, the milliseconds of one training step (forward, loss, backward, optimizer
+step; the median of blocks of steps timed for S seconds after a warm-up) and the most memory the process held.
+"""
+
+import argparse
+import json
+import math
+import resource
+import statistics
+import sys
+import time
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+def classifier(model, optimizer, inputs, labels):
+    """One training step on the same batch again and again."""
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+
+    return step
+
+
+def lenet_model():
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10),
+    )  # fmt: skip
+
+
+def mlp(_):
+    model = nn.Sequential(nn.Linear(784, 30), nn.Sigmoid(), nn.Linear(30, 10))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    return classifier(model, optimizer, torch.rand(10, 784), torch.randint(10, (10,)))
+
+
+def lenet(_):
+    model = lenet_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    return classifier(model, optimizer, torch.rand(64, 1, 28, 28), torch.randint(10, (64,)))
+
+
+def lenet_epoch(examples):
+    """`lenet` as a training run sees it: shuffled each epoch, bytes made into floats batch by batch, the loss read."""
+    model = lenet_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    images = torch.randint(256, (examples, 1, 28, 28), dtype=torch.uint8)
+    labels = torch.randint(10, (examples,))
+
+    def batches():
+        while True:
+            yield from torch.randperm(examples).split(64)
+
+    order = batches()
+
+    def step():
+        batch = next(order)
+        inputs = images[batch].to(torch.float32).div_(255)
+        optimizer.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(model(inputs), labels[batch])
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return step
+
+
+def median_step(step, seconds, block):
+    """Median seconds of a step, over blocks of `block` steps (0: as many as take some 50 ms)."""
+    warm, start = 0, time.perf_counter()
+    while warm < 20 or time.perf_counter() - start < 0.5:
+        step()
+        warm += 1
+    block = block or math.ceil(0.05 / ((time.perf_counter() - start) / warm))
+    blocks, end = [], time.perf_counter() + seconds
+    while not blocks or time.perf_counter() < end:
+        start = time.perf_counter()
+        for _ in range(block):
+            step()
+        blocks.append((time.perf_counter() - start) / block)
+    return statistics.median(blocks)
+
+
+def main():
+    rows = {"mlp": mlp, "lenet": lenet, "lenet_epoch": lenet_epoch}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("row", choices=rows)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--examples", type=int, default=60_000, help="of an epoch")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(1)
+
+    # An epoch is timed whole, because its steps differ.
+    block = math.ceil(args.examples / 64) if args.row == "lenet_epoch" else 0
+    seconds = median_step(rows[args.row](args.examples), args.seconds, block)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(json.dumps({"name": args.row, "milliseconds_per_step": 1e3 * seconds, "peak_rss_mb": peak / 1e6}))
+
+
+if __name__ == "__main__":
+    main()
