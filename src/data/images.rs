@@ -1,6 +1,9 @@
 //! Labelled pictures, kept as bytes until the batch.
 
+use super::Expansion;
+use crate::rng::stream;
 use candle_core::{Device, Result, Tensor, bail};
+use rayon::prelude::*;
 
 /// A set of labelled pictures of one size, a byte a pixel and channel: 0 is black, 255 full ink or light.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,6 +86,36 @@ impl Images {
         for &index in indices {
             pixels.extend(self.picture(index as usize).iter().map(|&byte| f32::from(byte) / 255.0));
         }
+        Ok((
+            Tensor::from_vec(pixels, (indices.len(), channels, height, width), device)?,
+            self.labels_of(indices, device)?,
+        ))
+    }
+
+    /// As [`batch`](Self::batch), each picture changed as `expansion` says.
+    ///
+    /// The change is a function of `seed`, `epoch` and the picture's index: new every epoch, the same whatever else is
+    /// in the batch.
+    ///
+    /// # Errors
+    /// When `device` has no room.
+    pub fn expanded_batch(
+        &self,
+        indices: &[u32],
+        expansion: &Expansion,
+        seed: u64,
+        epoch: usize,
+        device: &Device,
+    ) -> Result<(Tensor, Tensor)> {
+        let (channels, height, width) = self.shape;
+        let mut pixels = vec![0.0; indices.len() * channels * height * width];
+        pixels.par_chunks_mut(channels * height * width).zip(indices).for_each(|(picture, &index)| {
+            let rng = stream(seed, &format!("expand/epoch {epoch}/picture {index}"));
+            let planes = self.picture(index as usize).chunks(height * width);
+            for (plane, expanded) in planes.zip(picture.chunks_mut(height * width)) {
+                expansion.apply(plane, (height, width), &mut rng.clone(), expanded);
+            }
+        });
         Ok((
             Tensor::from_vec(pixels, (indices.len(), channels, height, width), device)?,
             self.labels_of(indices, device)?,

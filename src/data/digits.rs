@@ -1,0 +1,367 @@
+//! Handwritten-like digits drawn from a seed: the data set that needs no files.
+//!
+//! Each picture starts as one of several pen paths for its digit; the path is bent, slanted, turned and stretched, gone
+//! over with a pen of its own width and pressure, and the ink is placed as MNIST's makers placed theirs: the box
+//! scaled to 20x20, its centre of mass at the centre of 28x28.
+
+use super::Images;
+use crate::rng::stream;
+use candle_core::Result;
+use rand::Rng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rand_distr::StandardNormal;
+use rayon::prelude::*;
+use std::f32::consts::TAU;
+
+/// Height and width of a picture, and of the box that the digit is scaled to.
+const SIDE: usize = 28;
+const BOX: usize = 20;
+
+/// One way to write a digit. `weight` is how often, beside the other ways.
+struct Style {
+    weight: u32,
+    strokes: &'static [Stroke],
+}
+
+/// The points that a pen passes smoothly, x to the right and y down, in percent of the digit's box before distortion.
+/// A point written twice is a corner.
+type Stroke = &'static [(i8, i8)];
+
+const fn style(weight: u32, strokes: &'static [Stroke]) -> Style {
+    Style { weight, strokes }
+}
+
+#[rustfmt::skip]
+const STYLES: [&[Style]; 10] = [
+    &[
+        // closed at the top
+        style(3, &[&[(50, 0), (22, 10), (4, 36), (3, 62), (16, 88), (45, 100), (78, 88), (95, 58), (92, 30), (75, 8), (46, 1)]]),
+        // begun at the upper right, its end crossing the beginning
+        style(2, &[&[(68, 6), (36, 6), (8, 38), (8, 76), (38, 100), (76, 84), (94, 44), (74, 8), (44, 3), (28, 14)]]),
+        // not quite closed
+        style(1, &[&[(40, 4), (12, 24), (2, 56), (16, 90), (48, 100), (82, 86), (96, 52), (86, 18), (58, 2)]]),
+    ],
+    &[
+        style(8, &[&[(50, 0), (50, 50), (50, 100)]]),
+        // bent
+        style(2, &[&[(54, 0), (48, 30), (47, 70), (52, 100)]]),
+        // with a flag
+        style(2, &[&[(26, 22), (50, 0), (50, 0), (50, 50), (50, 100)]]),
+        // with a flag and a base
+        style(1, &[&[(26, 20), (52, 0), (52, 0), (51, 50), (50, 98)], &[(18, 99), (50, 99), (86, 98)]]),
+    ],
+    &[
+        // with a corner at the foot
+        style(3, &[&[(8, 22), (26, 4), (56, 0), (82, 12), (84, 36), (64, 62), (32, 86), (5, 98), (5, 98), (48, 96), (95, 98)]]),
+        // with a loop at the foot
+        style(3, &[&[(10, 20), (30, 3), (62, 2), (82, 20), (76, 46), (52, 74), (24, 96), (6, 92), (10, 76), (34, 76), (64, 90), (98, 94)]]),
+        // with a large loop at the foot
+        style(2, &[&[(12, 26), (34, 4), (66, 4), (80, 26), (66, 58), (38, 90), (12, 96), (4, 80), (22, 66), (54, 80), (98, 90)]]),
+        // like a Z
+        style(1, &[&[(6, 8), (46, 2), (82, 8), (74, 36), (40, 72), (6, 98), (6, 98), (50, 97), (92, 95)]]),
+        // with a curled beginning and a rising end
+        style(1, &[&[(24, 34), (8, 24), (24, 4), (60, 0), (82, 22), (70, 54), (36, 82), (8, 96), (24, 84), (54, 94), (76, 98), (98, 82)]]),
+    ],
+    &[
+        // with a corner in the middle
+        style(4, &[&[(8, 12), (36, 0), (70, 6), (78, 26), (60, 42), (34, 48), (34, 48), (68, 54), (86, 74), (70, 94), (38, 100), (5, 90)]]),
+        // with a small loop in the middle
+        style(2, &[&[(10, 14), (40, 0), (72, 8), (74, 30), (52, 46), (34, 50), (42, 55), (70, 56), (84, 76), (66, 96), (34, 100), (4, 92)]]),
+        // with a flat top
+        style(1, &[&[(8, 5), (44, 3), (82, 2), (82, 2), (42, 40), (42, 40), (76, 52), (86, 76), (58, 99), (8, 92)]]),
+        // with a hardly marked middle
+        style(1, &[&[(12, 6), (50, 0), (74, 14), (66, 36), (50, 46), (74, 58), (82, 80), (56, 98), (10, 98)]]),
+    ],
+    &[
+        // open, with a corner
+        style(3, &[&[(18, 0), (12, 28), (8, 54), (8, 54), (50, 54), (94, 48)], &[(80, 2), (74, 50), (68, 100)]]),
+        // open and round, in one go
+        style(3, &[&[(16, 4), (8, 34), (18, 54), (46, 54), (72, 42), (84, 4), (84, 4), (78, 50), (70, 100)]]),
+        // open and round, in two
+        style(2, &[&[(20, 0), (8, 36), (20, 56), (54, 55), (94, 48)], &[(76, 10), (70, 54), (66, 100)]]),
+        // closed
+        style(2, &[&[(66, 0), (36, 32), (4, 64), (4, 64), (50, 65), (98, 62)], &[(66, 0), (65, 50), (62, 100)]]),
+    ],
+    &[
+        // in one go
+        style(3, &[&[(84, 2), (54, 4), (26, 5), (26, 5), (18, 44), (18, 44), (50, 38), (80, 54), (82, 78), (58, 97), (28, 100), (4, 90)]]),
+        // with the bar put on afterwards
+        style(3, &[&[(26, 8), (22, 28), (18, 46), (18, 46), (50, 42), (78, 56), (80, 80), (52, 99), (6, 94)], &[(26, 6), (58, 4), (94, 0)]]),
+        // with a round belly that nearly closes
+        style(1, &[&[(80, 2), (50, 4), (30, 6), (30, 6), (22, 42), (22, 42), (54, 40), (80, 58), (76, 84), (48, 100), (16, 94), (12, 78)]]),
+        // like an S
+        style(2, &[&[(88, 0), (50, 5), (24, 20), (30, 40), (62, 54), (76, 76), (56, 97), (26, 100), (4, 88)]]),
+    ],
+    &[
+        // bent
+        style(3, &[&[(60, 0), (30, 24), (8, 58), (12, 88), (40, 100), (72, 92), (82, 70), (62, 54), (34, 60), (14, 80)]]),
+        // straight
+        style(2, &[&[(78, 0), (42, 32), (12, 68), (18, 92), (46, 100), (76, 88), (76, 66), (50, 58), (20, 76)]]),
+        // wide, with a curled beginning
+        style(1, &[&[(86, 12), (62, 0), (28, 18), (6, 56), (16, 90), (48, 100), (82, 86), (82, 60), (54, 48), (16, 64)]]),
+        // with a large loop
+        style(2, &[&[(46, 0), (16, 32), (4, 70), (24, 98), (62, 98), (84, 76), (72, 50), (42, 48), (12, 70)]]),
+        // with a loop that stays open
+        style(1, &[&[(36, 0), (14, 34), (6, 72), (28, 100), (62, 92), (74, 66), (58, 50), (40, 66)]]),
+        // upright, with a small loop
+        style(2, &[&[(34, 0), (16, 30), (6, 66), (20, 94), (48, 100), (70, 88), (66, 68), (42, 66), (20, 84)]]),
+    ],
+    &[
+        // with a corner
+        style(3, &[&[(4, 10), (48, 7), (90, 4), (90, 4), (66, 50), (48, 100)]]),
+        // rounded
+        style(3, &[&[(4, 16), (40, 7), (78, 4), (86, 20), (66, 56), (50, 100)]]),
+        // with a bar
+        style(2, &[&[(6, 10), (48, 6), (90, 4), (90, 4), (66, 50), (44, 100)], &[(30, 52), (58, 50), (88, 47)]]),
+        // with a serif
+        style(2, &[&[(6, 26), (10, 7), (10, 7), (50, 8), (88, 4), (88, 4), (72, 50), (62, 100)]]),
+    ],
+    &[
+        // an S, closed on the way back
+        style(4, &[&[(80, 14), (52, 0), (22, 12), (24, 32), (50, 48), (76, 66), (78, 88), (48, 100), (20, 88), (24, 66), (50, 48), (74, 30), (82, 12)]]),
+        // two circles
+        style(1, &[&[(50, 46), (24, 36), (22, 12), (50, 0), (76, 12), (74, 36), (48, 46)], &[(50, 46), (20, 60), (16, 86), (48, 100), (82, 86), (78, 60), (48, 46)]]),
+        // with a small head
+        style(1, &[&[(72, 8), (48, 0), (28, 10), (32, 26), (54, 42), (82, 66), (80, 90), (44, 100), (14, 88), (22, 62), (50, 38), (70, 20), (66, 4)]]),
+        // with a small foot
+        style(2, &[&[(86, 16), (54, 0), (16, 12), (16, 34), (46, 54), (62, 76), (56, 96), (38, 98), (28, 80), (44, 58), (78, 34), (88, 10)]]),
+        // open at the top
+        style(2, &[&[(70, 8), (42, 2), (22, 18), (38, 40), (62, 60), (66, 86), (38, 100), (16, 86), (30, 62), (58, 40), (86, 4)]]),
+    ],
+    &[
+        // a straight stroke going on from the circle
+        style(3, &[&[(82, 16), (54, 1), (20, 12), (8, 36), (26, 52), (58, 44), (82, 14), (82, 14), (78, 54), (72, 100)]]),
+        // curled at the foot
+        style(2, &[&[(80, 20), (52, 1), (18, 12), (10, 38), (30, 52), (62, 44), (82, 18), (84, 56), (70, 92), (40, 100), (14, 90)]]),
+        // bent
+        style(2, &[&[(84, 8), (48, 2), (14, 22), (16, 46), (46, 48), (78, 18), (84, 10), (76, 46), (60, 76), (42, 100)]]),
+        // with a circle that stays open
+        style(2, &[&[(70, 8), (34, 4), (8, 28), (20, 48), (54, 44), (80, 24), (80, 24), (76, 60), (70, 100)]]),
+        // like a g, the stem begun above the circle
+        style(1, &[&[(76, 12), (42, 4), (12, 22), (18, 44), (48, 46), (76, 24)], &[(80, 2), (78, 50), (72, 100)]]),
+        // small circle
+        style(2, &[&[(78, 8), (46, 2), (20, 18), (24, 38), (52, 38), (80, 12), (80, 12), (74, 52), (70, 100)]]),
+    ],
+];
+
+/// `train` and `test` pictures of handwritten-like digits, 28x28, ink 255 on 0, classes 0 to 9 equally often.
+///
+/// Picture `i` of either set is a function of `seed` and `i`: the first pictures of a larger set are the smaller set.
+///
+/// # Errors
+/// Never: the pictures are what [`Images::new`] asks for.
+pub fn digits(train: usize, test: usize, seed: u64) -> Result<(Images, Images)> {
+    Ok((split(train, "train", seed)?, split(test, "test", seed)?))
+}
+
+fn split(len: usize, name: &str, seed: u64) -> Result<Images> {
+    let mut pixels = vec![0; len * SIDE * SIDE];
+    let mut labels = vec![0; len];
+    let tens = pixels.par_chunks_mut(10 * SIDE * SIDE).zip(labels.par_chunks_mut(10));
+    tens.enumerate().for_each(|(ten, (pixels, labels))| {
+        let mut rng = stream(seed, &format!("digits/{name}/{ten}"));
+        let mut order = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+        order.shuffle(&mut rng);
+        for ((picture, label), digit) in pixels.chunks_mut(SIDE * SIDE).zip(labels).zip(order) {
+            *label = digit;
+            draw(usize::from(digit), &mut rng, picture);
+        }
+    });
+    Images::new(pixels, labels, (1, SIDE, SIDE), 10)
+}
+
+/// Draws one picture of `digit`.
+fn draw(digit: usize, rng: &mut ChaCha8Rng, picture: &mut [u8]) {
+    let mut lines = Vec::new();
+    for stroke in pick(STYLES[digit], rng).strokes {
+        trace(stroke, rng, &mut lines);
+    }
+    distort(&mut lines, rng);
+    let pen = Pen::pick(rng);
+    fit(&mut lines, BOX as f32 - 2.0 * pen.radius - pen.edge);
+    centre(&pen.ink(&lines), picture);
+}
+
+fn pick(styles: &'static [Style], rng: &mut ChaCha8Rng) -> &'static Style {
+    let mut at = rng.random_range(0..styles.iter().map(|style| style.weight).sum());
+    let chosen = styles.iter().find(|style| {
+        let found = at < style.weight;
+        at = at.saturating_sub(style.weight);
+        found
+    });
+    chosen.unwrap_or(&styles[0])
+}
+
+fn normal(rng: &mut ChaCha8Rng) -> f32 {
+    rng.sample(StandardNormal)
+}
+
+type Point = [f32; 2];
+
+/// Adds the lines of a `stroke` whose points are a little off, cut at its corners.
+fn trace(stroke: Stroke, rng: &mut ChaCha8Rng, lines: &mut Vec<Vec<Point>>) {
+    let offset = [0.02 * normal(rng), 0.02 * normal(rng)];
+    let mut smooth: Vec<Point> = Vec::with_capacity(stroke.len());
+    for (at, &(x, y)) in stroke.iter().enumerate() {
+        if at > 0 && stroke[at - 1] == (x, y) {
+            let corner = smooth[smooth.len() - 1];
+            lines.push(spline(&smooth));
+            smooth.clear();
+            smooth.push(corner);
+        } else {
+            let jitter = [0.03 * normal(rng), 0.03 * normal(rng)];
+            smooth.push([x, y].map(|percent| f32::from(percent) / 100.0));
+            let last = smooth.len() - 1;
+            (0..2).for_each(|axis| smooth[last][axis] += offset[axis] + jitter[axis]);
+        }
+    }
+    lines.push(spline(&smooth));
+}
+
+/// The Catmull-Rom curve through `points`, as short straight pieces.
+fn spline(points: &[Point]) -> Vec<Point> {
+    const PIECES: usize = 5;
+    let last = points.len() - 1;
+    let mut line = Vec::with_capacity(last * PIECES + 1);
+    for at in 0..last {
+        let [before, from, to, after] =
+            [points[at.saturating_sub(1)], points[at], points[at + 1], points[(at + 2).min(last)]];
+        for piece in 0..PIECES {
+            let t = piece as f32 / PIECES as f32;
+            line.push([0, 1].map(|axis| {
+                let (a, b, c, d) = (before[axis], from[axis], to[axis], after[axis]);
+                b + 0.5 * t * (c - a + t * (2.0 * a - 5.0 * b + 4.0 * c - d + t * (3.0 * (b - c) + d - a)))
+            }));
+        }
+    }
+    line.push(points[last]);
+    line
+}
+
+/// Bends the lines by slow waves, then slants, narrows and turns them.
+fn distort(lines: &mut [Vec<Point>], rng: &mut ChaCha8Rng) {
+    let waves: [_; 4] = std::array::from_fn(|wave| {
+        let frequency = TAU * rng.random_range(0.3..1.0_f32);
+        let direction = rng.random_range(0.0..TAU);
+        let size = 0.05 * normal(rng);
+        (
+            wave % 2,
+            [frequency * direction.cos(), frequency * direction.sin()],
+            rng.random_range(0.0..TAU),
+            size,
+        )
+    });
+    let slant = 0.12 + 0.22 * normal(rng);
+    let width = 0.82 * (0.22 * normal(rng)).exp();
+    let (sin, cos) = (0.12 * normal(rng)).sin_cos();
+    for point in lines.iter_mut().flatten() {
+        let mut bent = *point;
+        for (axis, wave, phase, size) in waves {
+            bent[axis] += size * (wave[0] * point[0] + wave[1] * point[1] + phase).sin();
+        }
+        let [x, y] = bent;
+        let x = width * x - slant * y;
+        *point = [cos * x - sin * y, sin * x + cos * y];
+    }
+}
+
+/// Scales the lines so that their larger extent is `extent`, and puts their box in the middle of the picture.
+fn fit(lines: &mut [Vec<Point>], extent: f32) {
+    let (mut low, mut high) = ([f32::INFINITY; 2], [f32::NEG_INFINITY; 2]);
+    for point in lines.iter().flatten() {
+        for axis in 0..2 {
+            low[axis] = low[axis].min(point[axis]);
+            high[axis] = high[axis].max(point[axis]);
+        }
+    }
+    let scale = extent / (high[0] - low[0]).max(high[1] - low[1]);
+    for point in lines.iter_mut().flatten() {
+        for axis in 0..2 {
+            point[axis] = scale * (point[axis] - 0.5 * (low[axis] + high[axis])) + 0.5 * SIDE as f32;
+        }
+    }
+}
+
+/// What the lines are drawn with; lengths in pixels.
+struct Pen {
+    radius: f32,
+    /// Over how far the ink fades out at the edge.
+    edge: f32,
+    /// How much the radius swells and shrinks along a line, as a part of it, and where in that wave a line begins.
+    swell: f32,
+    phase: f32,
+    /// How dark the ink is, 255 being black; more is cut off, which sharpens the edges.
+    full: f32,
+}
+
+impl Pen {
+    fn pick(rng: &mut ChaCha8Rng) -> Self {
+        Self {
+            radius: (1.3 * (0.28 * normal(rng)).exp()).clamp(0.7, 2.2),
+            edge: rng.random_range(0.9..1.7),
+            swell: rng.random_range(0.0..0.25),
+            phase: rng.random_range(0.0..TAU),
+            full: rng.random_range(255.0..330.0),
+        }
+    }
+
+    /// The picture of `lines` as bytes.
+    fn ink(&self, lines: &[Vec<Point>]) -> [u8; SIDE * SIDE] {
+        // Of each pixel, the squared distance to the nearest line in radii: one root a pixel at the end, not one a line.
+        let mut nearest = [1e6_f32; SIDE * SIDE];
+        for line in lines {
+            for (at, ends) in line.windows(2).enumerate() {
+                let radius = self.radius * (1.0 + self.swell * (self.phase + 0.25 * at as f32).sin());
+                self.approach([ends[0], ends[1]], radius, &mut nearest);
+            }
+        }
+        nearest.map(|squared| {
+            let inside = self.radius * (1.0 - squared.sqrt());
+            (self.full * (inside / self.edge + 0.5)).round() as u8
+        })
+    }
+
+    /// Lowers `nearest` around the piece of line between `ends`.
+    fn approach(&self, ends: [Point; 2], radius: f32, nearest: &mut [f32; SIDE * SIDE]) {
+        let [from, to] = ends;
+        let reach = radius + self.edge;
+        let span = |axis: usize| {
+            let (low, high) = (from[axis].min(to[axis]) - reach, from[axis].max(to[axis]) + reach);
+            low.max(0.0) as usize..(high.max(0.0) as usize + 1).min(SIDE)
+        };
+        let along = [to[0] - from[0], to[1] - from[1]];
+        let over_length = 1.0 / (along[0] * along[0] + along[1] * along[1]).max(1e-9);
+        let over_radius = 1.0 / (radius * radius);
+        let columns = span(0);
+        for y in span(1) {
+            let dy = y as f32 + 0.5 - from[1];
+            for x in columns.clone() {
+                let dx = x as f32 + 0.5 - from[0];
+                let t = ((dx * along[0] + dy * along[1]) * over_length).clamp(0.0, 1.0);
+                let (ex, ey) = (dx - t * along[0], dy - t * along[1]);
+                let squared = (ex * ex + ey * ey) * over_radius;
+                let pixel = &mut nearest[y * SIDE + x];
+                *pixel = pixel.min(squared);
+            }
+        }
+    }
+}
+
+/// Copies `ink` to `picture`, shifted by whole pixels so that its centre of mass is at the picture's centre.
+fn centre(ink: &[u8; SIDE * SIDE], picture: &mut [u8]) {
+    let (mut mass, mut sum) = (0, [0, 0]);
+    for (at, &byte) in ink.iter().enumerate() {
+        let byte = u32::from(byte);
+        mass += byte;
+        sum[0] += byte * (at % SIDE) as u32;
+        sum[1] += byte * (at / SIDE) as u32;
+    }
+    let shift = sum.map(|sum| (SIDE as f32 / 2.0 - 0.5 - sum as f32 / mass as f32).round() as isize);
+    for (y, row) in ink.chunks(SIDE).enumerate() {
+        let Some(to) = y.checked_add_signed(shift[1]).filter(|&to| to < SIDE) else { continue };
+        let width = SIDE - shift[0].unsigned_abs();
+        let (from, at) = ((-shift[0]).max(0) as usize, shift[0].max(0) as usize);
+        picture[to * SIDE + at..][..width].copy_from_slice(&row[from..from + width]);
+    }
+}
