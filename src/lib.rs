@@ -1,6 +1,8 @@
 //! The classic models of the deep-learning books and lectures, on candle.
 
+pub mod cli;
 pub mod data;
+pub mod device;
 pub mod models;
 pub mod nn;
 pub mod ops;

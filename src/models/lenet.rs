@@ -3,6 +3,7 @@
 //!
 //! The network of the 1998 paper, with its trainable subsampling and its table of connections, is in [`super::lenet5`].
 
+use super::ImageModel;
 use crate::nn::{
     self, Activation, Conv2d, Conv2dGeometry, Dropout, Linear, Mode, Model, Pool2d, Pooling, Window,
 };
@@ -91,25 +92,6 @@ impl LeNet {
         let pool = Pool2d { pooling: config.pooling, window: Window::square(2) };
         Ok(Self { convolutions, pool, activation: config.activation, hidden, output })
     }
-
-    /// The first convolution's weight `(channels, 1, 5, 5)`.
-    pub fn filters(&self) -> &Tensor {
-        self.convolutions[0].weight()
-    }
-
-    /// What each convolutional stage makes of `xs` `(batch, 1, 28, 28)`: `(batch, channels, height, width)` each.
-    ///
-    /// # Errors
-    /// When `xs` has another shape.
-    pub fn feature_maps(&self, xs: &Tensor) -> Result<Vec<Tensor>> {
-        let mut maps = Vec::new();
-        for convolution in &self.convolutions {
-            // A rising activation and a maximum commute: after pooling it has a quarter of the work.
-            let map = maps.last().unwrap_or(xs).apply(convolution)?;
-            maps.push(map.apply(&self.pool)?.apply(&self.activation)?);
-        }
-        Ok(maps)
-    }
 }
 
 impl Model for LeNet {
@@ -121,5 +103,21 @@ impl Model for LeNet {
             units = dropout.forward(&units.apply(layer)?.apply(&self.activation)?, mode)?;
         }
         units.apply(&self.output)
+    }
+}
+
+impl ImageModel for LeNet {
+    fn filters(&self) -> &Tensor {
+        self.convolutions[0].weight()
+    }
+
+    fn feature_maps(&self, xs: &Tensor) -> Result<Vec<Tensor>> {
+        let mut maps = Vec::new();
+        for convolution in &self.convolutions {
+            // A rising activation and a maximum commute: after pooling it has a quarter of the work.
+            let map = maps.last().unwrap_or(xs).apply(convolution)?;
+            maps.push(map.apply(&self.pool)?.apply(&self.activation)?);
+        }
+        Ok(maps)
     }
 }

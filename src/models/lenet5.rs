@@ -3,6 +3,7 @@
 //! One thing differs: the output layer is linear with a softmax, where the paper measures distances to fixed
 //! drawings of the characters.
 
+use super::ImageModel;
 use crate::nn::{self, Conv2d, Conv2dGeometry, Linear, Mode, Model, Window};
 use crate::ops;
 use candle_core::{Module, Result, Tensor};
@@ -84,23 +85,6 @@ impl LeNet5 {
                 .reshape((16, 6, 1, 1))?,
         })
     }
-
-    /// The first convolution's weight `(6, 1, 5, 5)`.
-    pub fn filters(&self) -> &Tensor {
-        self.c1.weight()
-    }
-
-    /// The maps after S2, `(batch, 6, 14, 14)`, and after S4, `(batch, 16, 5, 5)`, of `xs` `(batch, 1, 28, 28)`.
-    ///
-    /// # Errors
-    /// When `xs` has another shape.
-    pub fn feature_maps(&self, xs: &Tensor) -> Result<Vec<Tensor>> {
-        let s2 = squash(&squash(&xs.apply(&self.c1)?)?.apply(&self.s2)?)?;
-        let kernel = self.c3.weight().broadcast_mul(&self.connections)?;
-        let c3 = squash(&ops::conv2d(&s2, &kernel, self.c3.bias(), Conv2dGeometry::default())?)?;
-        let s4 = squash(&c3.apply(&self.s4)?)?;
-        Ok(vec![s2, s4])
-    }
 }
 
 impl Model for LeNet5 {
@@ -115,4 +99,18 @@ impl Model for LeNet5 {
 /// The paper's squashing function, 1.7159 tanh(2/3 x) (appendix A).
 fn squash(xs: &Tensor) -> Result<Tensor> {
     ops::tanh(&xs.affine(2.0 / 3.0, 0.0)?)?.affine(1.7159, 0.0)
+}
+
+impl ImageModel for LeNet5 {
+    fn filters(&self) -> &Tensor {
+        self.c1.weight()
+    }
+
+    fn feature_maps(&self, xs: &Tensor) -> Result<Vec<Tensor>> {
+        let s2 = squash(&squash(&xs.apply(&self.c1)?)?.apply(&self.s2)?)?;
+        let kernel = self.c3.weight().broadcast_mul(&self.connections)?;
+        let c3 = squash(&ops::conv2d(&s2, &kernel, self.c3.bias(), Conv2dGeometry::default())?)?;
+        let s4 = squash(&c3.apply(&self.s4)?)?;
+        Ok(vec![s2, s4])
+    }
 }

@@ -1,5 +1,6 @@
 //! Multi-layer perceptron (Nielsen, *Neural Networks and Deep Learning*, chapters 1 and 3).
 
+use super::ImageModel;
 use crate::nn::{self, Activation, Dropout, Init, Linear, Mode, Model};
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -41,11 +42,6 @@ impl Mlp {
             (1..layers.len()).map(|i| nn::dropout(config.dropout, vb.pp("dropouts").pp(i))).collect();
         Ok(Self { layers, dropouts, activation: config.activation })
     }
-
-    /// The first layer's weight `(hidden, inputs)`: a picture a hidden unit.
-    pub fn filters(&self) -> &Tensor {
-        self.layers[0].weight()
-    }
 }
 
 impl Model for Mlp {
@@ -56,5 +52,15 @@ impl Model for Mlp {
             hidden = dropout.forward(&self.activation.forward(&hidden)?, mode)?.apply(layer)?;
         }
         Ok(hidden)
+    }
+}
+
+impl ImageModel for Mlp {
+    fn filters(&self) -> &Tensor {
+        self.layers[0].weight()
+    }
+
+    fn feature_maps(&self, _: &Tensor) -> Result<Vec<Tensor>> {
+        Ok(Vec::new())
     }
 }

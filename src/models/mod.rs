@@ -4,3 +4,19 @@
 pub mod lenet;
 pub mod lenet5;
 pub mod mlp;
+
+use crate::nn::Model;
+use candle_core::{Result, Tensor};
+
+/// A model of pictures, which can show what its first layer looks for.
+pub trait ImageModel: Model {
+    /// The first layer's weight: `(units, ..)`, square pictures.
+    fn filters(&self) -> &Tensor;
+
+    /// What each convolutional stage makes of `xs` `(batch, channels, height, width)`: `(batch, channels', height',
+    /// width')` each; nothing for a model without convolutions.
+    ///
+    /// # Errors
+    /// When `xs` does not fit the model.
+    fn feature_maps(&self, xs: &Tensor) -> Result<Vec<Tensor>>;
+}

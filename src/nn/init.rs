@@ -10,9 +10,7 @@ use rand_distr::{Normal, Uniform};
 use serde::{Deserialize, Serialize};
 
 /// How weights and biases of a layer start, from the number of its inputs (fan-in) and outputs (fan-out) a unit.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum,
-)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Init {
     /// PyTorch's default: weights and biases uniform within ±1/√fan-in.

@@ -16,8 +16,8 @@ pub struct ImageClassification<'a> {
     /// Which of the images are for training, and which for validation.
     pub training: &'a [u32],
     pub validation: &'a [u32],
-    /// A new distortion of each training picture every time it is seen.
-    pub expansion: Expansion,
+    /// How training pictures are changed each time they are seen.
+    pub expansion: Option<Expansion>,
     pub device: &'a Device,
 }
 
@@ -28,7 +28,12 @@ impl Task for ImageClassification<'_> {
 
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
         let pictures: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
-        let (xs, labels) = self.images.batch(&pictures, self.expansion, mode, self.device)?;
+        let (xs, labels) = match (&self.expansion, mode) {
+            (Some(expansion), Mode::Train { seed, epoch, .. }) => {
+                self.images.expanded_batch(&pictures, expansion, seed, epoch, self.device)?
+            }
+            _ => self.images.batch(&pictures, self.device)?,
+        };
         self.cost.loss(&self.model.forward(&xs, mode)?, &labels)
     }
 
@@ -81,7 +86,7 @@ pub fn evaluate(
 ) -> Result<Evaluation> {
     let (mut loss, mut predictions) = (0.0, Vec::with_capacity(indices.len()));
     for batch in indices.chunks(EVALUATION_BATCH) {
-        let (xs, labels) = images.batch(batch, Expansion::None, Mode::Evaluate, device)?;
+        let (xs, labels) = images.batch(batch, device)?;
         let logits = model.forward(&xs, Mode::Evaluate)?.detach();
         let mean = cost.loss(&logits, &labels)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         loss += mean * batch.len() as f64 / indices.len() as f64;

@@ -6,7 +6,7 @@ mod progress;
 mod run;
 
 pub use classify::{Evaluation, ImageClassification, evaluate};
-pub use progress::Progress;
+pub use progress::{Progress, say};
 pub use run::{Run, load_weights, save_weights, write_file};
 
 use crate::nn::Mode;
@@ -210,7 +210,11 @@ pub fn fit(
         };
         bar.finish(&record, epochs, task.metric());
         schedule.observe(&mut state.plateau, -validation.metric);
-        if state.history.get(state.best_epoch.wrapping_sub(1)).is_none_or(|best| validation.beats(&best.validation)) {
+        if state
+            .history
+            .get(state.best_epoch.wrapping_sub(1))
+            .is_none_or(|best| validation.beats(&best.validation))
+        {
             state.best_epoch = epoch + 1;
             // Before the checkpoint that says so: a crash in between only repeats the epoch.
             save_weights(&run.model(), vars)?;

@@ -2,7 +2,7 @@
 
 use super::Epoch;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 /// Where progress is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,8 @@ impl Progress {
             Self::Bar => ProgressDrawTarget::stderr(),
             Self::Lines | Self::Quiet => ProgressDrawTarget::hidden(),
         };
-        let bar = ProgressBar::with_draw_target(Some(examples as u64), target).with_prefix(format!("epoch {epoch}/{epochs}"));
+        let bar = ProgressBar::with_draw_target(Some(examples as u64), target)
+            .with_prefix(format!("epoch {epoch}/{epochs}"));
         let template = "{prefix} {wide_bar:.cyan} {pos}/{len}  loss {msg}  {per_sec}  {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
@@ -51,7 +52,7 @@ impl EpochProgress {
     pub(super) fn finish(self, record: &Epoch, epochs: usize, metric: &str) {
         self.bar.finish_and_clear();
         if self.lines {
-            println!(
+            say(&format!(
                 "epoch {:>3}/{epochs}  train loss {:.4}  validation loss {:.4}  {metric} {:6.2}%  {:6.1} s  {:.0} examples/s",
                 record.epoch,
                 record.train_loss,
@@ -59,7 +60,12 @@ impl EpochProgress {
                 100.0 * record.validation.metric,
                 record.seconds,
                 record.examples_per_second
-            );
+            ));
         }
     }
+}
+
+/// A line on standard output. Nobody reading it any more is no reason to stop training.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

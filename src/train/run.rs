@@ -272,7 +272,10 @@ fn set(path: &Path, vars: &VarMap, tensors: &HashMap<String, Tensor>) -> Result<
         }
     }
     if let Some(name) = tensors.keys().filter(|name| !vars.contains_key(*name)).min() {
-        bail!("{path}: it has a parameter {name} of shape {:?}, which this model has not", tensors[name].shape());
+        bail!(
+            "{path}: it has a parameter {name} of shape {:?}, which this model has not",
+            tensors[name].shape()
+        );
     }
     for (name, var) in expected {
         var.set(&tensors[name].to_device(var.device())?)?;

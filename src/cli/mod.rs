@@ -1,0 +1,408 @@
+//! What all the binaries share: their options, sub-commands, error messages and exit codes.
+
+pub mod images;
+
+use crate::device::DeviceChoice;
+use crate::optim::{Adam, Clip, Curve, Method, RmsProp, Schedule, Sgd};
+use crate::train::{INTERRUPTED, Options, Progress, Run};
+use anyhow::{Context, Result, bail};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+/// The options of `train` that every binary has.
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
+pub struct TrainOptions {
+    /// Data set
+    #[arg(long, value_name = "NAME", default_value = "digits")]
+    pub dataset: String,
+    /// Read the data set's own files from DIR instead of downloading them
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Times the training set is gone through
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
+    pub epochs: usize,
+    /// Examples a step
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
+    pub batch_size: usize,
+    #[arg(long, value_name = "X", default_value_t = 1e-3, value_parser = positive_number)]
+    pub learning_rate: f64,
+    /// Seed of initial values, shuffles, dropout and distortions: the same seed trains the same model, bit for bit
+    #[arg(long, value_name = "N", default_value_t = 42)]
+    pub seed: u64,
+    /// Only the first N training examples
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub train_limit: Option<usize>,
+    /// Training examples held out for validation, from the end of the training set [default: a tenth]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub validation: Option<usize>,
+    #[arg(long, value_name = "NAME", default_value = "adamw")]
+    pub optimizer: OptimizerName,
+    /// Momentum of sgd and rmsprop
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = number)]
+    pub momentum: f64,
+    /// Nesterov's momentum (sgd)
+    #[arg(long)]
+    pub nesterov: bool,
+    /// L2 (adamw: decoupled) [default: 0, adamw 0.01]
+    #[arg(long, value_name = "X", value_parser = number)]
+    pub weight_decay: Option<f64>,
+    /// L1 (sgd)
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = number)]
+    pub l1: f64,
+    /// Let L2 and L1 leave biases alone
+    #[arg(long)]
+    pub keep_biases: bool,
+    /// How the learning rate changes over the training
+    #[arg(long, value_name = "NAME", default_value = "constant")]
+    pub schedule: ScheduleName,
+    /// Epochs between the reductions of `step`, and without a better score before those of `plateau`
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
+    pub schedule_epochs: usize,
+    /// What `step` and `plateau` multiply the learning rate by
+    #[arg(long, value_name = "X", default_value_t = 0.5, value_parser = positive_number)]
+    pub schedule_factor: f64,
+    /// Steps over which the learning rate first rises to its value
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub warmup: usize,
+    /// Scale gradients down to a norm of X
+    #[arg(long, value_name = "X", value_parser = positive_number, conflicts_with = "clip_value")]
+    pub clip_norm: Option<f64>,
+    /// Limit each gradient element to plus or minus X
+    #[arg(long, value_name = "X", value_parser = positive_number)]
+    pub clip_value: Option<f64>,
+    /// Stop after N epochs without a better validation score
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub patience: Option<usize>,
+    /// Save a checkpoint every N steps, besides the one after each epoch
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub checkpoint_every: Option<usize>,
+}
+
+/// What the computing is done with.
+#[derive(Debug, Clone, Default, Args)]
+pub struct MachineOptions {
+    /// auto, cpu, cuda[:N] or metal[:N]
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Threads of the CPU [default: one a physical core]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub threads: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub enum OptimizerName {
+    Sgd,
+    Adam,
+    AdamW,
+    RmsProp,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleName {
+    Constant,
+    Step,
+    Cosine,
+    OneCycle,
+    /// Nielsen's: lower the rate when validation no longer gets better, end at 1/128
+    Plateau,
+}
+
+impl TrainOptions {
+    /// The optimizer asked for.
+    pub fn method(&self) -> Method {
+        let &Self { momentum, nesterov, l1, .. } = self;
+        let decay_biases = !self.keep_biases;
+        let weight_decay = self.weight_decay.unwrap_or(0.0);
+        match self.optimizer {
+            OptimizerName::Sgd => Sgd { momentum, nesterov, weight_decay, l1, decay_biases }.into(),
+            OptimizerName::Adam => Adam { weight_decay, decay_biases, ..Adam::default() }.into(),
+            OptimizerName::AdamW => {
+                let adamw = Adam::adamw();
+                let weight_decay = self.weight_decay.unwrap_or(adamw.weight_decay);
+                Adam { weight_decay, decay_biases, ..adamw }.into()
+            }
+            OptimizerName::RmsProp => {
+                RmsProp { momentum, weight_decay, decay_biases, ..RmsProp::default() }.into()
+            }
+        }
+    }
+
+    /// The training loop's options, where an epoch has `examples` examples.
+    pub fn options(&self, examples: usize) -> Options {
+        let factor = self.schedule_factor;
+        let curve = match self.schedule {
+            ScheduleName::Constant => Curve::Constant,
+            ScheduleName::Step => {
+                Curve::Step { every: self.schedule_epochs * examples.div_ceil(self.batch_size), factor }
+            }
+            ScheduleName::Cosine => Curve::Cosine,
+            ScheduleName::OneCycle => Curve::one_cycle(),
+            ScheduleName::Plateau => {
+                Curve::Plateau { factor, patience: self.schedule_epochs, stop_at: 1.0 / 128.0 }
+            }
+        };
+        Options {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            learning_rate: self.learning_rate,
+            schedule: Schedule { warmup_steps: self.warmup, curve },
+            clip: match (self.clip_norm, self.clip_value) {
+                (Some(norm), _) => Clip::Norm(norm),
+                (None, Some(value)) => Clip::Value(value),
+                (None, None) => Clip::None,
+            },
+            seed: self.seed,
+            patience: self.patience,
+            checkpoint_every: self.checkpoint_every.map(|every| every as u64),
+        }
+    }
+}
+
+impl MachineOptions {
+    /// Sizes the thread pools.
+    fn size_thread_pools(&self) {
+        if let Some(threads) = self.threads {
+            for pool in ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"] {
+                // SAFETY: called from `main` before any thread is started, so that nobody reads the environment now.
+                unsafe { std::env::set_var(pool, threads.to_string()) };
+            }
+        }
+    }
+}
+
+/// Settings of a training: options of the command line that `config.json` records.
+pub trait Settings: Args + Serialize + DeserializeOwned {
+    fn train_options(&self) -> &TrainOptions;
+
+    /// Settings that take the place of the defaults, such as those of a preset; what the user gives stands.
+    fn preset(&self) -> Value {
+        Value::Null
+    }
+}
+
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+struct CommandLine<S: Args> {
+    #[command(subcommand)]
+    command: Option<Command<S>>,
+    #[command(flatten)]
+    train: TrainCommand<S>,
+}
+
+#[derive(Subcommand)]
+enum Command<S: Args> {
+    /// Train, pick the best epoch on validation data, test, and write a run folder (the default)
+    Train(TrainCommand<S>),
+    /// Test a finished run
+    Eval(EvalCommand),
+    /// What a trained model says of your own input, with probabilities
+    Predict(PredictCommand),
+}
+
+#[derive(Args)]
+struct TrainCommand<S: Args> {
+    #[command(flatten)]
+    settings: S,
+    #[command(flatten)]
+    machine: MachineOptions,
+    /// Run folder [default: a new one under runs/]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on from that run's last checkpoint, as if it had never stopped
+    #[arg(long, value_name = "RUN", conflicts_with = "out")]
+    resume: Option<PathBuf>,
+    /// No progress, only the result
+    #[arg(long)]
+    quiet: bool,
+}
+
+#[derive(Args)]
+struct EvalCommand {
+    /// Run folder [default: the newest]
+    run: Option<PathBuf>,
+    /// Data set to test on [default: the one it was trained on]
+    #[arg(long, value_name = "NAME")]
+    dataset: Option<String>,
+    /// Read the data set's own files from DIR instead of downloading them
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    machine: MachineOptions,
+}
+
+#[derive(Args)]
+struct PredictCommand {
+    /// A run folder, where not the newest is meant, then the input
+    #[arg(required = true, value_name = "[RUN] INPUT")]
+    inputs: Vec<PathBuf>,
+    #[command(flatten)]
+    machine: MachineOptions,
+}
+
+/// What a program is asked to do.
+enum Request<S> {
+    Train(Training<S>),
+    Eval(EvalCommand),
+    Predict(PredictCommand),
+}
+
+/// A training that is asked for, its settings resolved.
+struct Training<S> {
+    settings: S,
+    /// The run to go on with, whose settings these are.
+    resume: Option<Run>,
+    out: Option<PathBuf>,
+    device: DeviceChoice,
+    progress: Progress,
+}
+
+/// How a program ended that met no error.
+enum Outcome {
+    Done,
+    Interrupted,
+}
+
+/// Runs `program` on what the command line asks for, and turns its outcome into the process's.
+fn run<S: Settings>(
+    binary: &'static str,
+    about: &'static str,
+    program: impl FnOnce(Request<S>) -> Result<Outcome>,
+) -> ExitCode {
+    let command = CommandLine::<S>::command().name(binary).bin_name(binary).about(about);
+    let matches = match command.try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return usage(&error),
+    };
+    match request(binary, &matches).and_then(program) {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            // One line, whatever a library adds below its own.
+            eprintln!("error: {}", format!("{error:#}").lines().next().unwrap_or_default());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Reads the command line, sets the machine up and finds the settings.
+fn request<S: Settings>(binary: &str, matches: &ArgMatches) -> Result<Request<S>> {
+    let CommandLine { command, train } = CommandLine::<S>::from_arg_matches(matches)?;
+    let command = command.unwrap_or(Command::Train(train));
+    let machine = match &command {
+        Command::Train(TrainCommand { machine, .. })
+        | Command::Eval(EvalCommand { machine, .. })
+        | Command::Predict(PredictCommand { machine, .. }) => machine,
+    };
+    machine.size_thread_pools();
+    ctrlc::set_handler(|| {
+        // The second time the user means it.
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })?;
+    Ok(match command {
+        Command::Eval(command) => Request::Eval(command),
+        Command::Predict(command) => Request::Predict(command),
+        Command::Train(command) => {
+            let given = given(matches.subcommand_matches("train").unwrap_or(matches), &command.settings)?;
+            let (settings, resume) = match &command.resume {
+                None => (with_preset(command.settings, given)?, None),
+                Some(dir) => {
+                    let (run, config) = Run::open(binary, Some(dir))?;
+                    agree(&run, &config["settings"], &given)?;
+                    (settings_of(&run, &config)?, Some(run))
+                }
+            };
+            let progress = if command.quiet { Progress::Quiet } else { Progress::detect() };
+            let device = command.machine.device;
+            Request::Train(Training { settings, resume, out: command.out, device, progress })
+        }
+    })
+}
+
+/// The settings that the user gave, as against defaults.
+fn given<S: Serialize>(matches: &ArgMatches, settings: &S) -> Result<Map<String, Value>> {
+    let Value::Object(all) = serde_json::to_value(settings)? else { bail!("settings must have names") };
+    let by_user = |name: &str| {
+        matches.try_contains_id(name).is_ok() && matches.value_source(name) == Some(ValueSource::CommandLine)
+    };
+    Ok(all.into_iter().filter(|(name, _)| by_user(name)).collect())
+}
+
+/// Defaults, over them the preset, over it what the user gave.
+fn with_preset<S: Settings>(settings: S, given: Map<String, Value>) -> Result<S> {
+    let mut merged = serde_json::to_value(&settings)?;
+    let preset = settings.preset();
+    for (name, value) in preset.as_object().into_iter().flatten().chain(&given) {
+        merged[name] = value.clone();
+    }
+    Ok(serde_json::from_value(merged)?)
+}
+
+/// That nothing the user gave contradicts the run's settings.
+fn agree(run: &Run, settings: &Value, given: &Map<String, Value>) -> Result<()> {
+    for (name, value) in given {
+        let recorded = &settings[name];
+        if recorded != value {
+            bail!(
+                "{}: this run was started with --{} {recorded}, and can't go on with {value}: leave the option out, \
+                 or start a new run",
+                run.dir().display(),
+                name.replace('_', "-")
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The settings that a run recorded.
+fn settings_of<S: Settings>(run: &Run, config: &Value) -> Result<S> {
+    serde_json::from_value(config["settings"].clone())
+        .with_context(|| format!("{}: the settings in its config.json can't be read", run.dir().display()))
+}
+
+/// One line on standard error for a mistake in the options, or the help asked for.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let message: Vec<&str> =
+        text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).collect();
+    let message = message.join(" ");
+    let message = message.split("For more information").next().unwrap_or_default().trim();
+    eprintln!("{message}");
+    ExitCode::from(2)
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("expected a whole number, 1 or more".to_string()),
+        Ok(number) => Ok(number),
+    }
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if (0.0..f64::INFINITY).contains(&number) => Ok(number),
+        _ => Err("expected a number, 0 or more".to_string()),
+    }
+}
+
+fn positive_number(text: &str) -> Result<f64, String> {
+    match number(text) {
+        Ok(number) if number > 0.0 => Ok(number),
+        _ => Err("expected a number above 0".to_string()),
+    }
+}

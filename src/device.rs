@@ -1,0 +1,120 @@
+//! Which device a program computes on.
+
+use anyhow::{Context, Result, bail};
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// The value of `--device`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceChoice {
+    /// The first GPU this build can use and this machine has, else the CPU.
+    #[default]
+    Auto,
+    Cpu,
+    Cuda(usize),
+    Metal(usize),
+}
+
+impl DeviceChoice {
+    /// # Errors
+    /// When this build lacks the device, with the feature to build with, or the machine has none.
+    pub fn open(self) -> Result<Device> {
+        match self {
+            Self::Auto => {
+                if cfg!(feature = "cuda")
+                    && let Ok(device) = Device::new_cuda(0)
+                {
+                    return Ok(device);
+                }
+                if cfg!(feature = "metal")
+                    && let Ok(device) = Device::new_metal(0)
+                {
+                    return Ok(device);
+                }
+                Ok(Device::Cpu)
+            }
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(_) if !cfg!(feature = "cuda") => {
+                bail!("device {self}: this build has no CUDA: build it with `--features cuda`")
+            }
+            Self::Metal(_) if !cfg!(feature = "metal") => {
+                bail!("device {self}: this build has no Metal: build it with `--features metal`")
+            }
+            Self::Cuda(ordinal) => {
+                Device::new_cuda(ordinal).with_context(|| format!("device {self}: cannot open it"))
+            }
+            Self::Metal(ordinal) => {
+                Device::new_metal(ordinal).with_context(|| format!("device {self}: cannot open it"))
+            }
+        }
+    }
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, ordinal) = match text.split_once(':') {
+            Some((kind, ordinal)) => (kind, ordinal.parse().ok()),
+            None => (text, Some(0)),
+        };
+        match (kind, ordinal) {
+            ("auto", Some(0)) => Ok(Self::Auto),
+            ("cpu", Some(0)) => Ok(Self::Cpu),
+            ("cuda", Some(ordinal)) => Ok(Self::Cuda(ordinal)),
+            ("metal", Some(ordinal)) => Ok(Self::Metal(ordinal)),
+            _ => Err("expected auto, cpu, cuda, cuda:N, metal or metal:N".to_string()),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Auto => write!(f, "auto"),
+            Self::Cpu => write!(f, "cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Self::Metal(ordinal) => write!(f, "metal:{ordinal}"),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceChoice {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<DeviceChoice> for String {
+    fn from(choice: DeviceChoice) -> Self {
+        choice.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        for text in ["auto", "cpu", "cuda:0", "cuda:3", "metal:1"] {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceChoice::Cuda(0)));
+        for text in ["gpu", "cuda:x", "cpu:1", ""] {
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    #[cfg(not(feature = "cuda"))]
+    fn a_device_this_build_lacks_names_the_feature() {
+        let error = DeviceChoice::Cuda(0).open().unwrap_err().to_string();
+        assert!(error.contains("--features cuda"), "{error}");
+    }
+}
