@@ -1,1 +1,23 @@
 //! Differentiable operations.
+//!
+//! Each has two forms: on the CPU a kernel of our own with its gradient (f32 and f64), on every other device the
+//! form in [`reference`], which is written with candle's own operations and is also what the kernels are tested
+//! against. Tensors may be laid out in any way; a kernel takes a contiguous copy of one that is not.
+
+mod activation;
+mod conv2d;
+mod dropout;
+mod gemm;
+mod host;
+mod linear;
+mod loss;
+pub(crate) mod parallel;
+mod pool;
+pub mod reference;
+
+pub use activation::{relu, sigmoid, tanh};
+pub use conv2d::{Conv2dGeometry, conv2d};
+pub use dropout::dropout;
+pub use linear::linear;
+pub use loss::{quadratic, sigmoid_cross_entropy, softmax_cross_entropy};
+pub use pool::{Window, avg_pool2d, l2_pool2d, max_pool2d};

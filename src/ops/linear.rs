@@ -1,0 +1,159 @@
+//! The fully connected layer.
+
+use super::gemm::{Matrix, gemm};
+use super::host::{self, Real, with_real};
+use super::{parallel, reference};
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+
+/// `xs * weight^T + bias`: `xs` (.., in), `weight` (out, in) and `bias` (out) give (.., out).
+pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (outputs, inputs) = match weight.dims() {
+        &[outputs, inputs] if outputs * inputs > 0 => (outputs, inputs),
+        dims => bail!("linear: found a weight of shape {dims:?}, expected (out, in)"),
+    };
+    if xs.dims().last() != Some(&inputs) {
+        bail!(
+            "linear: found an input of shape {:?}, expected (.., {inputs}) for a weight of shape {:?}",
+            xs.dims(),
+            weight.dims()
+        );
+    }
+    check_bias("linear", bias, outputs)?;
+    if !xs.device().is_cpu() {
+        return reference::linear(xs, weight, bias);
+    }
+    let bias = bias_or_none(bias, xs)?;
+    xs.contiguous()?.apply_op3(&weight.contiguous()?, &bias, Linear)
+}
+
+pub(super) fn check_bias(op: &str, bias: Option<&Tensor>, outputs: usize) -> Result<()> {
+    match bias.map(Tensor::dims) {
+        Some(dims) if dims != [outputs] => {
+            bail!("{op}: found a bias of shape {dims:?}, expected ({outputs}), one for each output")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The bias as the third argument of a custom op; one without elements stands for none.
+pub(super) fn bias_or_none(bias: Option<&Tensor>, like: &Tensor) -> Result<Tensor> {
+    match bias {
+        Some(bias) => bias.contiguous(),
+        None => Tensor::zeros(0, like.dtype(), like.device()),
+    }
+}
+
+struct Linear;
+
+impl CustomOp3 for Linear {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        xs_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (outputs, inputs) = weight_layout.shape().dims2()?;
+        let mut shape = xs_layout.dims().to_vec();
+        shape.pop();
+        let rows = shape.iter().product();
+        shape.push(outputs);
+        with_real!(self.name(), host::dtype(xs), T => {
+            let (xs, weight) = (host::slice::<T>(xs, xs_layout)?, host::slice::<T>(weight, weight_layout)?);
+            let ys = forward(xs, weight, host::slice(bias, bias_layout)?, (rows, inputs, outputs));
+            Ok(host::output(ys, shape))
+        })
+    }
+
+    fn bwd(
+        &self,
+        xs: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        _ys: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (outputs, inputs) = weight.dims2()?;
+        let rows = xs.dims().iter().rev().skip(1).product::<usize>();
+        let dims = (rows, inputs, outputs);
+        let grad = grad.contiguous()?;
+        with_real!(self.name(), xs.dtype(), T => host::read::<T, _>(&grad, |grad| {
+            let tensor = |data: Vec<T>, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device()).map(Some);
+            let xs_grad = match xs.track_op() {
+                true => host::read(weight, |weight| tensor(input_grad(grad, weight, dims), xs))?,
+                false => None,
+            };
+            let weight_grad = match weight.track_op() {
+                true => host::read(xs, |xs| tensor(weight_grad(grad, xs, dims), weight))?,
+                false => None,
+            };
+            let bias_grad = match bias.track_op() {
+                true => tensor(column_sums(grad, outputs), bias)?,
+                false => None,
+            };
+            Ok((xs_grad, weight_grad, bias_grad))
+        }))
+    }
+}
+
+/// (rows, inputs, outputs)
+type Dims = (usize, usize, usize);
+
+/// How many rows of a product that costs `flops_a_row` make a chunk worth handing to a thread.
+fn rows_a_chunk(flops_a_row: usize) -> usize {
+    (1usize << 20).div_ceil(flops_a_row.max(1)).next_multiple_of(8)
+}
+
+fn forward<T: Real>(xs: &[T], weight: &[T], bias: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
+    let mut ys = vec![T::ZERO; rows * outputs];
+    let chunk = rows_a_chunk(2 * inputs * outputs);
+    parallel::for_each_piece(&mut ys, chunk * outputs, |i, ys| {
+        let rows = ys.len() / outputs;
+        if !bias.is_empty() {
+            ys.chunks_exact_mut(outputs).for_each(|y| y.copy_from_slice(bias));
+        }
+        let xs = Matrix::new(&xs[i * chunk * inputs..], inputs);
+        let weight = Matrix::new(weight, inputs).transposed();
+        gemm((rows, outputs, inputs), xs, weight, ys, outputs, !bias.is_empty());
+    });
+    ys
+}
+
+fn input_grad<T: Real>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
+    let mut xs_grad = vec![T::ZERO; rows * inputs];
+    let chunk = rows_a_chunk(2 * inputs * outputs);
+    parallel::for_each_piece(&mut xs_grad, chunk * inputs, |i, xs_grad| {
+        let grad = Matrix::new(&grad[i * chunk * outputs..], outputs);
+        let dims = (xs_grad.len() / inputs, inputs, outputs);
+        gemm(dims, grad, Matrix::new(weight, inputs), xs_grad, inputs, false);
+    });
+    xs_grad
+}
+
+fn weight_grad<T: Real>(grad: &[T], xs: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
+    let mut weight_grad = vec![T::ZERO; outputs * inputs];
+    let chunk = rows_a_chunk(2 * inputs * rows);
+    parallel::for_each_piece(&mut weight_grad, chunk * inputs, |i, weight_grad| {
+        let grad =
+            Matrix { data: &grad[(i * chunk).min(grad.len())..], row: outputs, column: 1 }.transposed();
+        let dims = (weight_grad.len() / inputs, inputs, rows);
+        gemm(dims, grad, Matrix::new(xs, inputs), weight_grad, inputs, false);
+    });
+    weight_grad
+}
+
+fn column_sums<T: Real>(grad: &[T], outputs: usize) -> Vec<T> {
+    let mut sums = vec![T::ZERO; outputs];
+    for row in grad.chunks_exact(outputs.max(1)) {
+        for (sum, value) in sums.iter_mut().zip(row) {
+            *sum += *value;
+        }
+    }
+    sums
+}

@@ -1,0 +1,156 @@
+//! Losses of a classifier: scalars, the mean over the batch.
+//!
+//! Each takes `logits` (batch, classes) and `targets`, the u32 labels (batch). The gradient costs next to nothing
+//! beside the loss, so both are computed at once.
+
+use super::activation::sigmoid_of;
+use super::host::{self, Real, with_real};
+use super::reference;
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, WithDType, bail};
+use std::sync::OnceLock;
+
+/// The mean of `-ln softmax(logits)[target]`: the log-likelihood cost, Nielsen eq. 80.
+///
+/// An error if a label is not below the number of classes (on the CPU) or the batch is empty.
+pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    apply(logits, targets, Kind::SoftmaxCrossEntropy, reference::softmax_cross_entropy)
+}
+
+/// The mean over the batch of the sum over the classes of the binary cross-entropy of `sigmoid(logits)` against the
+/// one-hot target: Nielsen eq. 63. Stable for logits of any size.
+///
+/// An error if a label is not below the number of classes (on the CPU) or the batch is empty.
+pub fn sigmoid_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    apply(logits, targets, Kind::SigmoidCrossEntropy, reference::sigmoid_cross_entropy)
+}
+
+/// The mean over the batch of `||one_hot(target) - sigmoid(logits)||^2 / 2`: Nielsen eq. 6.
+///
+/// An error if a label is not below the number of classes (on the CPU) or the batch is empty.
+pub fn quadratic(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    apply(logits, targets, Kind::Quadratic, reference::quadratic)
+}
+
+fn apply(
+    logits: &Tensor,
+    targets: &Tensor,
+    kind: Kind,
+    reference: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let name = kind.name();
+    let (batch, classes) = match *logits.dims() {
+        [batch, classes] => (batch, classes),
+        ref dims => bail!("{name}: found logits of shape {dims:?}, expected (batch, classes)"),
+    };
+    if targets.dims() != [batch] || targets.dtype() != DType::U32 {
+        let (dims, dtype) = (targets.dims(), targets.dtype());
+        bail!(
+            "{name}: found {dtype:?} targets of shape {dims:?}, expected u32 of shape ({batch}), the logits' batch"
+        );
+    }
+    if batch == 0 {
+        bail!("{name}: found an empty batch, whose mean is undefined; expected one example or more");
+    }
+    if !logits.device().is_cpu() {
+        return reference(logits, targets);
+    }
+    let targets = targets.to_vec1::<u32>()?;
+    if let Some(label) = targets.iter().find(|&&label| label as usize >= classes) {
+        bail!("{name}: found the target {label}, expected less than {classes}, the number of classes");
+    }
+    let track = logits.track_op();
+    logits.contiguous()?.apply_op1(Loss { kind, targets, track, grad: OnceLock::new() })
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    SoftmaxCrossEntropy,
+    SigmoidCrossEntropy,
+    Quadratic,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::SoftmaxCrossEntropy => "softmax_cross_entropy",
+            Self::SigmoidCrossEntropy => "sigmoid_cross_entropy",
+            Self::Quadratic => "quadratic",
+        }
+    }
+
+    /// The loss of one example; `logits` become its gradient.
+    fn example<T: Real>(self, logits: &mut [T], target: usize) -> T {
+        match self {
+            Self::SoftmaxCrossEntropy => {
+                let max = logits.iter().fold(logits[0], |max, &x| if x > max { x } else { max });
+                let at_target = logits[target] - max;
+                let mut sum = T::ZERO;
+                for x in logits.iter_mut() {
+                    *x = (*x - max).exp();
+                    sum += *x;
+                }
+                logits.iter_mut().for_each(|x| *x /= sum);
+                logits[target] -= T::ONE;
+                sum.ln() - at_target
+            }
+            Self::SigmoidCrossEntropy => {
+                let mut loss = -logits[target];
+                for x in logits.iter_mut() {
+                    let positive = if *x > T::ZERO { *x } else { T::ZERO };
+                    loss += positive + (-x.abs()).exp().ln_1p();
+                    *x = sigmoid_of(*x);
+                }
+                logits[target] -= T::ONE;
+                loss
+            }
+            Self::Quadratic => {
+                let mut loss = T::ZERO;
+                for (class, x) in logits.iter_mut().enumerate() {
+                    let y = sigmoid_of(*x);
+                    let error = if class == target { y - T::ONE } else { y };
+                    loss += error * error;
+                    *x = error * y * (T::ONE - y);
+                }
+                loss / T::from_f64(2.)
+            }
+        }
+    }
+}
+
+struct Loss {
+    kind: Kind,
+    targets: Vec<u32>,
+    /// Whether the gradient will be asked for.
+    track: bool,
+    /// The gradient of the logits.
+    grad: OnceLock<Tensor>,
+}
+
+impl CustomOp1 for Loss {
+    fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (batch, classes) = layout.shape().dims2()?;
+        with_real!(self.name(), host::dtype(logits), T => {
+            let mut grad = host::slice::<T>(logits, layout)?.to_vec();
+            let rows = grad.chunks_exact_mut(classes).zip(&self.targets);
+            let loss = rows.map(|(row, &target)| self.kind.example(row, target as usize).to_f64()).sum::<f64>();
+            if self.track {
+                let scale = T::ONE / T::from_f64(batch as f64);
+                grad.iter_mut().for_each(|g| *g *= scale);
+                let grad = Tensor::from_vec(grad, layout.shape(), &candle_core::Device::Cpu)?;
+                self.grad.get_or_init(|| grad);
+            }
+            Ok(host::output(vec![T::from_f64(loss / batch as f64)], ()))
+        })
+    }
+
+    fn bwd(&self, _logits: &Tensor, _loss: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        match self.grad.get() {
+            Some(saved) => Ok(Some(saved.broadcast_mul(grad)?)),
+            None => Ok(None),
+        }
+    }
+}

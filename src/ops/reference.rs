@@ -1,0 +1,183 @@
+//! The operations in candle's own tensor operations, of which only those are used whose gradient is right and that
+//! every device has. These are what runs on CUDA and Metal, and what the CPU kernels are tested against.
+
+use super::{Conv2dGeometry, Window};
+use candle_core::{D, DType, Result, Tensor};
+
+/// See [`super::linear`].
+pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    let (outputs, inputs) = weight.dims2()?;
+    let mut shape = xs.dims().to_vec();
+    shape.pop();
+    shape.push(outputs);
+    let rows = xs.elem_count() / inputs.max(1);
+    let ys = xs.reshape((rows, inputs))?.matmul(&weight.t()?)?.reshape(shape)?;
+    match bias {
+        Some(bias) => ys.broadcast_add(bias),
+        None => Ok(ys),
+    }
+}
+
+/// See [`super::conv2d`]: the windows of the input as the columns of a matrix, one product for each group.
+pub fn conv2d(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    geometry: Conv2dGeometry,
+) -> Result<Tensor> {
+    let Conv2dGeometry { stride, padding, dilation, groups } = geometry;
+    let (batch, channels, _, _) = xs.dims4()?;
+    let (outputs, group_channels, kernel_h, kernel_w) = weight.dims4()?;
+    let unfolded = unfold(&pad(xs, padding, 0.)?, (kernel_h, kernel_w), stride, dilation)?;
+    let (windows, (height, width)) = unfolded;
+    if batch == 0 {
+        return Tensor::zeros((0, outputs, height, width), xs.dtype(), xs.device());
+    }
+    // (batch, channels, kernel, positions) -> (groups, channels a group * kernel, batch * positions)
+    let columns = windows
+        .reshape((batch, channels * kernel_h * kernel_w, height * width))?
+        .transpose(0, 1)?
+        .reshape((groups, group_channels * kernel_h * kernel_w, batch * height * width))?;
+    let weight = weight.reshape((groups, outputs / groups, group_channels * kernel_h * kernel_w))?;
+    let ys =
+        weight.matmul(&columns)?.reshape((outputs, batch, height, width))?.transpose(0, 1)?.contiguous()?;
+    match bias {
+        Some(bias) => ys.broadcast_add(&bias.reshape((1, outputs, 1, 1))?),
+        None => Ok(ys),
+    }
+}
+
+/// See [`super::max_pool2d`].
+pub fn max_pool2d(xs: &Tensor, window: Window) -> Result<Tensor> {
+    let (batch, channels, _, _) = xs.dims4()?;
+    let padded = pad(xs, window.padding, f64::NEG_INFINITY)?;
+    let (windows, (height, width)) = unfold(&padded, window.kernel, window.stride, (1, 1))?;
+    if batch * channels == 0 {
+        return Tensor::zeros((batch, channels, height, width), xs.dtype(), xs.device());
+    }
+    // The first of equal maxima takes all the gradient: the least index where the maximum is found.
+    let values = windows.detach();
+    let size = window.kernel.0 * window.kernel.1;
+    let index =
+        Tensor::arange(0u32, size as u32, xs.device())?.to_dtype(DType::F32)?.reshape((1, 1, size, 1))?;
+    let index = index.broadcast_as(values.shape())?;
+    let is_max = values.broadcast_eq(&values.max_keepdim(2)?)?;
+    let first =
+        is_max.where_cond(&index, &index.affine(0., size as f64)?)?.min_keepdim(2)?.to_dtype(DType::U32)?;
+    windows.gather(&first.contiguous()?, 2)?.reshape((batch, channels, height, width))
+}
+
+/// See [`super::avg_pool2d`].
+pub fn avg_pool2d(xs: &Tensor, window: Window) -> Result<Tensor> {
+    let size = window.kernel.0 * window.kernel.1;
+    window_sums(xs, window)? / size as f64
+}
+
+/// See [`super::l2_pool2d`].
+pub fn l2_pool2d(xs: &Tensor, window: Window) -> Result<Tensor> {
+    let squares = window_sums(&xs.sqr()?, window)?;
+    let zeros = squares.zeros_like()?;
+    let is_zero = squares.eq(&zeros)?;
+    is_zero.where_cond(&zeros, &is_zero.where_cond(&squares.ones_like()?, &squares)?.sqrt()?)
+}
+
+/// See [`super::relu`].
+pub fn relu(xs: &Tensor) -> Result<Tensor> {
+    let zeros = xs.zeros_like()?;
+    xs.le(&zeros)?.where_cond(&zeros, xs)
+}
+
+/// See [`super::sigmoid`].
+pub fn sigmoid(xs: &Tensor) -> Result<Tensor> {
+    candle_nn::ops::sigmoid(xs)
+}
+
+/// See [`super::tanh`].
+pub fn tanh(xs: &Tensor) -> Result<Tensor> {
+    xs.tanh()
+}
+
+/// See [`super::softmax_cross_entropy`].
+pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let logits = logits.broadcast_sub(&logits.detach().max_keepdim(D::Minus1)?)?;
+    let log_sum = logits.exp()?.sum_keepdim(D::Minus1)?.log()?;
+    let target = logits.gather(&targets.unsqueeze(1)?.contiguous()?, 1)?;
+    (log_sum - target)?.mean_all()
+}
+
+/// See [`super::sigmoid_cross_entropy`].
+pub fn sigmoid_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let expected = one_hot(logits, targets)?;
+    // ln(1 + exp(x)) = max(x, 0) + ln(1 + exp(-|x|)), whose gradient is right at 0 too
+    let positive = logits.detach().ge(&logits.zeros_like()?)?.to_dtype(logits.dtype())?;
+    let minus_abs = logits.mul(&positive.affine(-2., 1.)?)?;
+    let softplus = (logits.mul(&positive)? + (minus_abs.exp()? + 1.)?.log()?)?;
+    (softplus - logits.mul(&expected)?)?.sum_all()? / logits.dim(0)? as f64
+}
+
+/// See [`super::quadratic`].
+pub fn quadratic(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let expected = one_hot(logits, targets)?;
+    (sigmoid(logits)? - expected)?.sqr()?.sum_all()? / (2 * logits.dim(0)?) as f64
+}
+
+/// Multiplies by a mask of as many elements as `xs`.
+pub(super) fn dropout(xs: &Tensor, keep: &[u8], scale: f32) -> Result<Tensor> {
+    let mask = keep.iter().map(|&keep| if keep != 0 { scale } else { 0. }).collect::<Vec<_>>();
+    xs.mul(&Tensor::from_vec(mask, xs.shape(), xs.device())?.to_dtype(xs.dtype())?)
+}
+
+/// (batch, classes): 1 where the class is the target, 0 elsewhere.
+fn one_hot(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let (batch, classes) = logits.dims2()?;
+    let class = Tensor::arange(0u32, classes as u32, logits.device())?.reshape((1, classes))?;
+    let targets = targets.reshape((batch, 1))?;
+    class.broadcast_eq(&targets)?.to_dtype(logits.dtype())
+}
+
+/// The last two dimensions with `value` around them.
+fn pad(xs: &Tensor, padding: (usize, usize), value: f64) -> Result<Tensor> {
+    let along = |xs: &Tensor, dim: usize, size: usize| {
+        if size == 0 {
+            return Ok(xs.clone());
+        }
+        let mut shape = xs.dims().to_vec();
+        shape[dim] = size;
+        let border = Tensor::full(value as f32, shape, xs.device())?.to_dtype(xs.dtype())?;
+        Tensor::cat(&[&border, xs, &border], dim)
+    };
+    along(&along(xs, 2, padding.0)?, 3, padding.1)
+}
+
+/// The windows of (batch, channels, height, width) as (batch, channels, kernel elements, positions), and the height
+/// and width of the positions.
+fn unfold(
+    xs: &Tensor,
+    kernel: (usize, usize),
+    stride: (usize, usize),
+    dilation: (usize, usize),
+) -> Result<(Tensor, (usize, usize))> {
+    let (batch, channels, height, width) = xs.dims4()?;
+    let steps = |size, kernel, stride, dilation| (size - dilation * (kernel - 1) - 1) / stride + 1;
+    let out_height = steps(height, kernel.0, stride.0, dilation.0);
+    let out_width = steps(width, kernel.1, stride.1, dilation.1);
+    let (size, positions) = (kernel.0 * kernel.1, out_height * out_width);
+    let mut index = Vec::with_capacity(size * positions);
+    for tap in 0..size {
+        let (row, column) = (tap / kernel.1 * dilation.0, tap % kernel.1 * dilation.1);
+        for y in 0..out_height {
+            let start = (y * stride.0 + row) * width + column;
+            index.extend((0..out_width).map(|x| (start + x * stride.1) as u32));
+        }
+    }
+    let index = Tensor::from_vec(index, size * positions, xs.device())?;
+    let windows = xs.reshape((batch, channels, height * width))?.contiguous()?.index_select(&index, 2)?;
+    Ok((windows.reshape((batch, channels, size, positions))?, (out_height, out_width)))
+}
+
+fn window_sums(xs: &Tensor, window: Window) -> Result<Tensor> {
+    let (batch, channels, _, _) = xs.dims4()?;
+    let (windows, (height, width)) =
+        unfold(&pad(xs, window.padding, 0.)?, window.kernel, window.stride, (1, 1))?;
+    windows.sum(2)?.reshape((batch, channels, height, width))
+}

@@ -1,0 +1,385 @@
+//! Each operation against PyTorch, against finite differences, and its CPU kernel against its reference form.
+
+use candle_core::{DType, Device, Result, Tensor, Var, safetensors};
+use candle_textbook::ops::{self, Conv2dGeometry, Window, reference};
+use candle_textbook::rng;
+use rand::Rng;
+use rand_chacha::ChaCha8Rng;
+
+const CPU: Device = Device::Cpu;
+
+/// An operation of some tensors.
+type Op<'a> = Box<dyn Fn(&[Tensor]) -> Result<Tensor> + 'a>;
+
+fn op<'a>(f: impl Fn(&[Tensor]) -> Result<Tensor> + 'a) -> Op<'a> {
+    Box::new(f)
+}
+
+fn normal(rng: &mut ChaCha8Rng, dims: &[usize]) -> Result<Tensor> {
+    let value = |_| rng.sample::<f64, _>(rand_distr::StandardNormal);
+    Tensor::from_vec((0..dims.iter().product()).map(value).collect(), dims, &CPU)
+}
+
+fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
+    tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
+}
+
+/// The output, and the gradient of each input of `sum(output * output_grad)`.
+fn run(f: &Op, inputs: &[Tensor], output_grad: Option<&Tensor>) -> Result<Vec<Tensor>> {
+    let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
+    let output = f(&vars.iter().map(|var| var.as_tensor().clone()).collect::<Vec<_>>())?;
+    let scalar = match output_grad {
+        Some(grad) => (&output * grad)?.sum_all()?,
+        None => output.sqr()?.sum_all()?,
+    };
+    let grads = scalar.backward()?;
+    let grad = |var: &Var| Ok(grads.get(var).cloned().unwrap_or(var.zeros_like()?));
+    std::iter::once(Ok(output.detach())).chain(vars.iter().map(grad)).collect()
+}
+
+fn assert_near(name: &str, found: &[Tensor], expected: &[Tensor], tolerance: f64) -> Result<()> {
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert_eq!(found.dims(), expected.dims(), "{name}: shape of result {i}");
+        let (found, expected) = (numbers(found)?, numbers(expected)?);
+        let scale = expected.iter().fold(1f64, |scale, x| scale.max(x.abs()));
+        for (j, (found, expected)) in found.iter().zip(&expected).enumerate() {
+            let near = (found - expected).abs() <= tolerance * scale;
+            assert!(near, "{name}: element {j} of result {i} is {found}, expected {expected}");
+        }
+    }
+    Ok(())
+}
+
+/// Gradients in f64 against central differences.
+fn assert_gradients(name: &str, f: &Op, inputs: &[Tensor]) -> Result<()> {
+    const STEP: f64 = 1e-5;
+    let output_grad = normal(&mut rng::stream(1, name), f(inputs)?.dims())?;
+    let found = run(f, inputs, Some(&output_grad))?;
+    for (i, input) in inputs.iter().enumerate() {
+        let values = numbers(input)?;
+        let mut expected = vec![];
+        for j in 0..values.len() {
+            let at = |step: f64| -> Result<f64> {
+                let (mut values, mut inputs) = (values.clone(), inputs.to_vec());
+                values[j] += step;
+                inputs[i] = Tensor::from_vec(values, input.shape(), &CPU)?;
+                (f(&inputs)? * &output_grad)?.sum_all()?.to_scalar::<f64>()
+            };
+            expected.push((at(STEP)? - at(-STEP)?) / (2. * STEP));
+        }
+        let expected = Tensor::from_vec(expected, input.shape(), &CPU)?;
+        assert_near(&format!("{name}, input {i}"), &found[i + 1..i + 2], &[expected], 1e-7)?;
+    }
+    Ok(())
+}
+
+/// The CPU kernel against the reference form, on inputs as they are and on inputs that lie transposed in memory.
+fn assert_reference(name: &str, kernel: &Op, reference: &Op, inputs: &[Tensor]) -> Result<()> {
+    let expected = run(reference, inputs, None)?;
+    assert_near(name, &run(kernel, inputs, None)?, &expected, 1e-10)?;
+    let transposed = |x: &Tensor| match x.rank() {
+        0 | 1 => Ok(x.clone()),
+        rank => x.transpose(0, rank - 1)?.contiguous()?.transpose(0, rank - 1),
+    };
+    let strided = op(|inputs| kernel(&inputs.iter().map(transposed).collect::<Result<Vec<_>>>()?));
+    assert_near(&format!("{name}, transposed"), &run(&strided, inputs, None)?, &expected, 1e-10)?;
+    let single = inputs.iter().map(|x| x.to_dtype(DType::F32)).collect::<Result<Vec<_>>>()?;
+    assert_near(&format!("{name}, f32"), &run(kernel, &single, None)?, &expected, 2e-5)
+}
+
+fn geometry(
+    stride: (usize, usize),
+    padding: (usize, usize),
+    dilation: (usize, usize),
+    groups: usize,
+) -> Conv2dGeometry {
+    Conv2dGeometry { stride, padding, dilation, groups }
+}
+
+fn window(kernel: (usize, usize), stride: (usize, usize), padding: (usize, usize)) -> Window {
+    Window { kernel, stride, padding }
+}
+
+fn conv(geometry: Conv2dGeometry) -> (Op<'static>, Op<'static>) {
+    (
+        op(move |x| ops::conv2d(&x[0], &x[1], x.get(2), geometry)),
+        op(move |x| reference::conv2d(&x[0], &x[1], x.get(2), geometry)),
+    )
+}
+
+fn pools(window: Window) -> [(&'static str, Op<'static>, Op<'static>); 3] {
+    [
+        (
+            "max",
+            op(move |x| ops::max_pool2d(&x[0], window)),
+            op(move |x| reference::max_pool2d(&x[0], window)),
+        ),
+        (
+            "avg",
+            op(move |x| ops::avg_pool2d(&x[0], window)),
+            op(move |x| reference::avg_pool2d(&x[0], window)),
+        ),
+        ("l2", op(move |x| ops::l2_pool2d(&x[0], window)), op(move |x| reference::l2_pool2d(&x[0], window))),
+    ]
+}
+
+fn linear() -> (Op<'static>, Op<'static>) {
+    (op(|x| ops::linear(&x[0], &x[1], x.get(2))), op(|x| reference::linear(&x[0], &x[1], x.get(2))))
+}
+
+fn activations() -> [(&'static str, Op<'static>, Op<'static>); 3] {
+    [
+        ("relu", op(|x| ops::relu(&x[0])), op(|x| reference::relu(&x[0]))),
+        ("sigmoid", op(|x| ops::sigmoid(&x[0])), op(|x| reference::sigmoid(&x[0]))),
+        ("tanh", op(|x| ops::tanh(&x[0])), op(|x| reference::tanh(&x[0]))),
+    ]
+}
+
+fn losses(targets: &Tensor) -> [(&'static str, Op<'_>, Op<'_>); 3] {
+    [
+        (
+            "softmax_cross_entropy",
+            op(|x| ops::softmax_cross_entropy(&x[0], targets)),
+            op(|x| reference::softmax_cross_entropy(&x[0], targets)),
+        ),
+        (
+            "sigmoid_cross_entropy",
+            op(|x| ops::sigmoid_cross_entropy(&x[0], targets)),
+            op(|x| reference::sigmoid_cross_entropy(&x[0], targets)),
+        ),
+        ("quadratic", op(|x| ops::quadratic(&x[0], targets)), op(|x| reference::quadratic(&x[0], targets))),
+    ]
+}
+
+#[test]
+fn outputs_and_gradients_are_pytorchs() -> Result<()> {
+    let saved = safetensors::load("tests/fixtures/ops.safetensors", &CPU)?;
+    let targets = saved["targets"].to_dtype(DType::U32)?;
+    let mut cases = vec![("linear".to_string(), linear())];
+    // the same list is in fixtures/ops.py
+    for (name, geometry) in [
+        ("conv_lenet", geometry((1, 1), (2, 2), (1, 1), 1)),
+        ("conv_odd", geometry((2, 3), (1, 0), (1, 2), 1)),
+        ("conv_groups", geometry((1, 2), (0, 1), (2, 1), 2)),
+        ("conv_depthwise", geometry((1, 1), (1, 1), (1, 1), 4)),
+        ("conv_one", geometry((3, 2), (0, 0), (1, 1), 1)),
+    ] {
+        cases.push((name.to_string(), conv(geometry)));
+    }
+    for (name, window) in [
+        ("pool_square", Window::square(2)),
+        ("pool_overlap", window((3, 2), (2, 1), (1, 1))),
+        ("pool_gaps", window((2, 3), (4, 5), (0, 1))),
+    ] {
+        cases.extend(pools(window).map(|(kind, kernel, form)| (format!("{kind}_{name}"), (kernel, form))));
+    }
+    cases.extend(activations().map(|(name, kernel, form)| (name.to_string(), (kernel, form))));
+    cases.extend(losses(&targets).map(|(name, kernel, form)| (name.to_string(), (kernel, form))));
+
+    for (name, (kernel, form)) in &cases {
+        let with = |dtype| -> Result<(Vec<Tensor>, Tensor, Vec<Tensor>)> {
+            let get =
+                |key: String| saved.get(&format!("{name}/{key}")).map(|x| x.to_dtype(dtype)).transpose();
+            let all = |key: &str| {
+                (0..3).map_while(|i| get(format!("{key}{i}")).transpose()).collect::<Result<Vec<_>>>()
+            };
+            let [output, grad] = ["output", "output_grad"].map(|key| get(key.to_string()));
+            let expected = [vec![output?.expect("an output")], all("grad")?].concat();
+            Ok((all("input")?, grad?.expect("its gradient"), expected))
+        };
+        for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 2e-6)] {
+            let (inputs, output_grad, expected) = with(dtype)?;
+            for (form, what) in [(kernel, "kernel"), (form, "reference")] {
+                let found = run(form, &inputs, Some(&output_grad))?;
+                assert_near(&format!("{name}, {what}, {dtype:?}"), &found, &expected, tolerance)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_are_those_of_finite_differences() -> Result<()> {
+    let rng = &mut rng::stream(2, "finite differences");
+    let xs = normal(rng, &[2, 4, 5, 6])?;
+    for (dims, geometry) in [
+        ([3, 4, 3, 2], geometry((1, 1), (1, 1), (1, 1), 1)),
+        ([2, 2, 2, 3], geometry((2, 3), (0, 1), (2, 1), 2)),
+        ([4, 1, 1, 1], geometry((4, 4), (0, 0), (1, 1), 4)),
+    ] {
+        let inputs = [xs.clone(), normal(rng, &dims)?, normal(rng, &dims[..1])?];
+        assert_gradients(&format!("conv2d {geometry:?}"), &conv(geometry).0, &inputs)?;
+        assert_gradients(&format!("conv2d without bias {geometry:?}"), &conv(geometry).0, &inputs[..2])?;
+    }
+    for window in [Window::square(2), window((3, 2), (2, 1), (1, 1)), window((1, 2), (2, 3), (0, 0))] {
+        for (name, kernel, _) in pools(window) {
+            assert_gradients(&format!("{name} {window:?}"), &kernel, &[xs.clone()])?;
+        }
+    }
+    let inputs = [normal(rng, &[2, 3, 4])?, normal(rng, &[5, 4])?, normal(rng, &[5])?];
+    assert_gradients("linear", &linear().0, &inputs)?;
+    for (name, kernel, _) in activations() {
+        assert_gradients(name, &kernel, &inputs[..1])?;
+    }
+    let targets = Tensor::new(&[3u32, 0, 2], &CPU)?;
+    for (name, kernel, _) in losses(&targets) {
+        assert_gradients(name, &kernel, &[normal(rng, &[3, 4])?])?;
+    }
+    let mask = || rng::stream(3, "dropout");
+    assert_gradients("dropout", &op(move |x| ops::dropout(&x[0], 0.3, &mut mask())), &[xs])
+}
+
+#[test]
+fn kernels_agree_with_the_reference_on_random_shapes() -> Result<()> {
+    for round in 0..60 {
+        let rng = &mut rng::stream(round, "random shapes");
+        let pair =
+            |rng: &mut ChaCha8Rng, low, high| (rng.random_range(low..=high), rng.random_range(low..=high));
+        let batch = rng.random_range(0..=5);
+        let groups = rng.random_range(1..=3);
+        let (channels, outputs) = pair(rng, 1, 7);
+        let (kernel, stride, padding, dilation) =
+            (pair(rng, 1, 5), pair(rng, 1, 4), pair(rng, 0, 3), pair(rng, 1, 3));
+        let least = |kernel: usize, padding: usize, dilation: usize| {
+            (dilation * (kernel - 1) + 1).saturating_sub(2 * padding).max(1)
+        };
+        let height = least(kernel.0, padding.0, dilation.0) + rng.random_range(0..=20);
+        let width = least(kernel.1, padding.1, dilation.1) + rng.random_range(0..=20);
+        let geometry = geometry(stride, padding, dilation, groups);
+        let inputs = [
+            normal(rng, &[batch, channels * groups, height, width])?,
+            normal(rng, &[outputs * groups, channels, kernel.0, kernel.1])?,
+            normal(rng, &[outputs * groups])?,
+        ];
+        let name = format!("round {round}: {:?} {:?} {geometry:?}", inputs[0].dims(), inputs[1].dims());
+        let (ours, form) = conv(geometry);
+        assert_reference(&name, &ours, &form, &inputs)?;
+
+        // few different values: many equal maxima
+        let xs = inputs[0].round()?;
+        let padding = (padding.0.min(kernel.0 / 2), padding.1.min(kernel.1 / 2));
+        if kernel.0 <= height + 2 * padding.0 && kernel.1 <= width + 2 * padding.1 {
+            let window = window(kernel, stride, padding);
+            for (kind, ours, form) in pools(window) {
+                assert_reference(
+                    &format!("round {round}: {kind} {:?} {window:?}", xs.dims()),
+                    &ours,
+                    &form,
+                    &[xs.clone()],
+                )?;
+            }
+        }
+
+        let (rows, features) = (rng.random_range(0..=70), rng.random_range(1..=200));
+        let inputs =
+            [normal(rng, &[rows, features])?, normal(rng, &[outputs, features])?, normal(rng, &[outputs])?];
+        let (ours, form) = linear();
+        assert_reference(
+            &format!("round {round}: linear {rows} {features} {outputs}"),
+            &ours,
+            &form,
+            &inputs,
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn large_tensors_are_cut_into_chunks_without_a_seam() -> Result<()> {
+    let rng = &mut rng::stream(5, "chunks");
+    let inputs = [normal(rng, &[37, 3, 30, 31])?, normal(rng, &[9, 3, 3, 3])?, normal(rng, &[9])?];
+    let (ours, form) = conv(geometry((1, 1), (1, 1), (1, 1), 1));
+    assert_reference("conv2d", &ours, &form, &inputs)?;
+    for (name, ours, form) in pools(Window::square(2)).into_iter().chain(activations()) {
+        assert_reference(name, &ours, &form, &inputs[..1])?;
+    }
+    let inputs = [normal(rng, &[150, 301])?, normal(rng, &[203, 301])?, normal(rng, &[203])?];
+    let (ours, form) = linear();
+    assert_reference("linear", &ours, &form, &inputs)?;
+    let targets = Tensor::arange(0u32, 150, &CPU)?;
+    for (name, ours, form) in losses(&targets) {
+        assert_reference(name, &ours, &form, &inputs[..1])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_input_that_is_not_a_variable_gets_no_gradient() -> Result<()> {
+    let rng = &mut rng::stream(6, "no gradient");
+    let xs = normal(rng, &[2, 1, 5, 5])?;
+    let weight = Var::from_tensor(&normal(rng, &[2, 1, 3, 3])?)?;
+    let grads = ops::conv2d(&xs, &weight, None, Conv2dGeometry::default())?.sum_all()?.backward()?;
+    assert!(grads.get(&xs).is_none() && grads.get(&weight).is_some());
+    Ok(())
+}
+
+#[test]
+fn dropout_keeps_its_share_and_the_expected_value() -> Result<()> {
+    let ones = Tensor::ones((100, 1000), DType::F32, &CPU)?;
+    let drop = |probability, seed| ops::dropout(&ones, probability, &mut rng::stream(seed, "dropout"));
+    let ys = drop(0.25, 1)?;
+    let kept = numbers(&ys)?.iter().filter(|&&y| y != 0.).count();
+    assert!((74_000..76_000).contains(&kept), "kept {kept} of 100000");
+    assert!(numbers(&ys)?.iter().all(|&y| y == 0. || (y - 4. / 3.).abs() < 1e-6));
+    assert_eq!(numbers(&ys)?, numbers(&drop(0.25, 1)?)?);
+    assert_ne!(numbers(&ys)?, numbers(&drop(0.25, 2)?)?);
+    assert_eq!(numbers(&drop(0., 1)?)?, numbers(&ones)?);
+    assert_eq!(numbers(&drop(1., 1)?)?, vec![0.; 100_000]);
+    Ok(())
+}
+
+#[test]
+fn bad_input_is_an_error_that_says_what_was_found() -> Result<()> {
+    let zeros = |dims: &[usize]| Tensor::zeros(dims, DType::F32, &CPU);
+    let (image, logits) = (zeros(&[2, 4, 5, 5])?, zeros(&[2, 3])?);
+    let targets = |labels: &[u32]| Tensor::new(labels, &CPU);
+    let padded = |padding| window((2, 2), (2, 2), (padding, 0));
+    let plain = Conv2dGeometry::default();
+    let grouped = Conv2dGeometry { groups: 2, ..plain };
+    let no_rng = || rng::stream(0, "");
+    let cases = [
+        (ops::linear(&logits, &zeros(&[5, 4])?, None), "linear: found an input of shape [2, 3]"),
+        (ops::linear(&logits, &zeros(&[5])?, None), "linear: found a weight of shape [5]"),
+        (ops::linear(&logits, &zeros(&[5, 3])?, Some(&zeros(&[3])?)), "linear: found a bias of shape [3]"),
+        (ops::conv2d(&logits, &zeros(&[5, 4, 3, 3])?, None, plain), "conv2d: found an input of shape [2, 3]"),
+        (ops::conv2d(&image, &zeros(&[5, 3, 3, 3])?, None, plain), "conv2d: found 4 input channels"),
+        (
+            ops::conv2d(&image, &zeros(&[5, 2, 3, 3])?, None, grouped),
+            "conv2d: found 4 input channels and 5 output",
+        ),
+        (
+            ops::conv2d(&image, &zeros(&[5, 4, 6, 3])?, None, plain),
+            "conv2d: found a kernel that covers (6, 3)",
+        ),
+        (
+            ops::conv2d(&image, &zeros(&[5, 4, 0, 3])?, None, plain),
+            "conv2d: found an input of shape [2, 4, 5, 5], a weight",
+        ),
+        (ops::max_pool2d(&image, Window::square(6)), "max_pool2d: found kernel (6, 6)"),
+        (ops::avg_pool2d(&image, padded(2)), "avg_pool2d: found padding (2, 0)"),
+        (ops::l2_pool2d(&image, Window::square(0)), "l2_pool2d: found kernel (0, 0)"),
+        (ops::max_pool2d(&logits, Window::square(1)), "max_pool2d: found an input of shape [2, 3]"),
+        (
+            ops::softmax_cross_entropy(&logits, &targets(&[0, 3])?),
+            "softmax_cross_entropy: found the target 3",
+        ),
+        (ops::quadratic(&logits, &targets(&[0])?), "quadratic: found U32 targets of shape [1]"),
+        (ops::quadratic(&logits, &zeros(&[2])?), "quadratic: found F32 targets"),
+        (
+            ops::sigmoid_cross_entropy(&zeros(&[0, 3])?, &targets(&[])?),
+            "sigmoid_cross_entropy: found an empty batch",
+        ),
+        (
+            ops::max_pool2d(&zeros(&[1, 1, 0, 3])?, padded(1)),
+            "max_pool2d: found an input of shape [1, 1, 0, 3]",
+        ),
+        (ops::dropout(&logits, 1.5, &mut no_rng()), "dropout: found a probability of 1.5"),
+        (ops::dropout(&logits, f32::NAN, &mut no_rng()), "dropout: found a probability of NaN"),
+        (ops::relu(&targets(&[1])?), "relu: found U32, expected f32 or f64"),
+    ];
+    for (result, expected) in cases {
+        let found = result.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(found.starts_with(expected), "{found:?} does not start with {expected:?}");
+    }
+    Ok(())
+}
