@@ -3,7 +3,7 @@
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::VarMap;
-use candle_textbook::optim::{Adam, Clip, Curve, Method, Optimizer, Plateau, RmsProp, Schedule, Sgd};
+use candle_textbook::optim::{Adam, Clip, Curve, Method, Optimizer, PlateauState, RmsProp, Schedule, Sgd};
 use candle_textbook::rng;
 use rand::Rng;
 use std::collections::HashMap;
@@ -312,7 +312,7 @@ fn schedules_follow_pytorch() -> Result<()> {
     ] {
         let expected = fixture[&format!("schedule.{name}")].to_vec1::<f64>()?;
         for (step, expected) in expected.into_iter().enumerate() {
-            let rate = schedule.learning_rate(0.1, step, total, &Plateau::default());
+            let rate = schedule.learning_rate(0.1, step, total, &PlateauState::default());
             assert!((rate - expected).abs() < 1e-15, "{name} step {step}: {rate} {expected}");
         }
     }
@@ -326,7 +326,7 @@ fn rates_stay_finite_in_runs_of_any_length() {
             let schedule = Schedule { warmup_steps, curve };
             for total in 0..12 {
                 for step in 0..total + 2 {
-                    let rate = schedule.learning_rate(0.1, step, total, &Plateau::default());
+                    let rate = schedule.learning_rate(0.1, step, total, &PlateauState::default());
                     assert!((0. ..=0.1).contains(&rate), "{schedule:?}: step {step} of {total} at {rate}");
                 }
             }
@@ -340,7 +340,7 @@ fn the_rate_halves_on_a_plateau_and_survives_a_checkpoint() -> Result<()> {
     let schedule = Schedule::from(Curve::Plateau { factor: 0.5, patience: 3, stop_at: 1. / 128. });
     let losses = fixture["losses"].to_vec1::<f64>()?;
     let expected = fixture["schedule.plateau"].to_vec1::<f64>()?;
-    let mut plateau = Plateau::default();
+    let mut plateau = PlateauState::default();
     for (epoch, (loss, expected)) in losses.into_iter().zip(expected).enumerate() {
         let saved = serde_json::to_string(&plateau).unwrap();
         plateau = serde_json::from_str(&saved).unwrap();
@@ -355,7 +355,7 @@ fn the_rate_halves_on_a_plateau_and_survives_a_checkpoint() -> Result<()> {
 #[test]
 fn a_loss_that_is_no_number_is_no_improvement() {
     let schedule = Schedule::from(Curve::Plateau { factor: 0.5, patience: 1, stop_at: 0. });
-    let mut plateau = Plateau::default();
+    let mut plateau = PlateauState::default();
     schedule.observe(&mut plateau, f64::NAN);
     assert_eq!(schedule.learning_rate(1.0, 0, 1, &plateau), 0.5);
     schedule.observe(&mut plateau, 1.0);

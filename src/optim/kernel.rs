@@ -185,15 +185,16 @@ impl<T: Real> pulp::NullaryFnOnce for SumSquares<'_, T> {
     #[inline(always)]
     fn call(self) -> f64 {
         // Independent sums, so that additions need not wait for one another.
-        let (blocks, rest) = self.0.as_chunks::<32>();
-        let mut sums = [0.; 32];
+        let mut sums = [0.; 16];
+        let (blocks, rest) = self.0.as_chunks::<16>();
         for block in blocks {
-            for (sum, x) in sums.iter_mut().zip(block) {
-                *sum += x.to_f64() * x.to_f64();
+            let squares = block.map(T::square);
+            for i in 0..16 {
+                sums[i] += squares[i];
             }
         }
         for (sum, x) in sums.iter_mut().zip(rest) {
-            *sum += x.to_f64() * x.to_f64();
+            *sum += x.square();
         }
         sums.into_iter().sum()
     }
@@ -201,6 +202,7 @@ impl<T: Real> pulp::NullaryFnOnce for SumSquares<'_, T> {
 
 trait Real: WithDType {
     fn sqrt(self) -> Self;
+    fn square(self) -> f64;
     fn elements_mut(storage: &mut CpuStorage) -> Option<&mut [Self]>;
 }
 
@@ -210,6 +212,12 @@ macro_rules! real {
             #[inline(always)]
             fn sqrt(self) -> Self {
                 self.sqrt()
+            }
+
+            #[inline(always)]
+            fn square(self) -> f64 {
+                let x = self as f64;
+                x * x
             }
 
             fn elements_mut(storage: &mut CpuStorage) -> Option<&mut [Self]> {

@@ -24,7 +24,7 @@ mod tensor_ops;
 mod tests;
 
 pub use method::{Adam, Method, RmsProp, Sgd};
-pub use schedule::{Curve, Plateau, Schedule};
+pub use schedule::{Curve, PlateauState, Schedule};
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
@@ -47,7 +47,7 @@ pub enum Clip {
 
 /// Updates the variables of a [`VarMap`] in place.
 ///
-/// On the CPU an update in f32 or f64 allocates nothing and gives the same bits for any number of threads.
+/// On the CPU an update in f32 or f64 makes no temporary tensors and gives the same bits for any number of threads.
 pub struct Optimizer {
     method: Method,
     parameters: Vec<Parameter>,

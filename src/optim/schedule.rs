@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 
 /// The learning rate of each step, a pure function of the base rate, the step and the number of steps of the run; only
-/// [`Curve::Plateau`] also looks at a [`Plateau`].
+/// [`Curve::Plateau`] also looks at a [`PlateauState`].
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Schedule {
     /// The first steps, in which the rate rises linearly: at step `s` from 0 it is `(s + 1) / (warmup_steps + 1)` of
@@ -17,7 +17,7 @@ pub struct Schedule {
 pub enum Curve {
     #[default]
     Constant,
-    /// Multiplies the rate by `factor` every so many steps.
+    /// Multiplies the rate by `factor` every so many steps (0 counts as 1).
     Step { every: usize, factor: f64 },
     /// Half a cosine wave from the base rate down to 0 (Loshchilov & Hutter 2017, "SGDR", without restarts).
     Cosine,
@@ -32,7 +32,7 @@ pub enum Curve {
 
 /// What [`Curve::Plateau`] has seen of the run: the only part of a schedule that a checkpoint has to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-pub struct Plateau {
+pub struct PlateauState {
     best: Option<f64>,
     epochs_without_improvement: usize,
     reductions: u32,
@@ -58,7 +58,7 @@ impl From<Curve> for Schedule {
 
 impl Schedule {
     /// The rate of step `step`, counted from 0, of `total_steps`. Beyond the end it stays what it was there.
-    pub fn learning_rate(&self, base: f64, step: usize, total_steps: usize, plateau: &Plateau) -> f64 {
+    pub fn learning_rate(&self, base: f64, step: usize, total_steps: usize, plateau: &PlateauState) -> f64 {
         let total = total_steps.saturating_sub(self.warmup_steps);
         match step.checked_sub(self.warmup_steps) {
             Some(step) => base * self.curve.factor(step, total, plateau),
@@ -70,7 +70,7 @@ impl Schedule {
     }
 
     /// Takes note of the validation loss of one more epoch; for a metric of which more is better, of its negative.
-    pub fn observe(&self, plateau: &mut Plateau, loss: f64) {
+    pub fn observe(&self, plateau: &mut PlateauState, loss: f64) {
         let Curve::Plateau { patience, .. } = self.curve else { return };
         if plateau.best.is_none_or(|best| loss < best) && !loss.is_nan() {
             plateau.best = Some(loss);
@@ -85,7 +85,7 @@ impl Schedule {
     }
 
     /// Whether the rate has fallen so low that training ends.
-    pub fn has_ended(&self, plateau: &Plateau) -> bool {
+    pub fn has_ended(&self, plateau: &PlateauState) -> bool {
         match self.curve {
             Curve::Plateau { factor, stop_at, .. } => factor.powf(f64::from(plateau.reductions)) <= stop_at,
             _ => false,
@@ -95,7 +95,7 @@ impl Schedule {
 
 impl Curve {
     /// What the base rate is multiplied by.
-    fn factor(&self, step: usize, total: usize, plateau: &Plateau) -> f64 {
+    fn factor(&self, step: usize, total: usize, plateau: &PlateauState) -> f64 {
         match *self {
             Self::Constant => 1.,
             Self::Step { every, factor } => factor.powf((step / every.max(1)) as f64),
