@@ -1,0 +1,420 @@
+//! Files in, pictures out: what is read, and what is said of files that can't be.
+
+use std::fs;
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
+
+use candle_textbook::data::{idx::read_dir, picture::read_digit};
+use flate2::{Compression, write::GzEncoder};
+use image::{
+    DynamicImage, EncodableLayout, GrayImage, ImageBuffer, ImageFormat, Luma, LumaA, Pixel,
+    PixelWithColorType, Rgb, Rgba, RgbaImage, imageops,
+};
+use tempfile::{TempDir, tempdir};
+
+const TRAIN_IMAGES: &str = "train-images-idx3-ubyte";
+const TRAIN_LABELS: &str = "train-labels-idx1-ubyte";
+const TEST_IMAGES: &str = "t10k-images-idx3-ubyte";
+const TEST_LABELS: &str = "t10k-labels-idx1-ubyte";
+
+fn idx(sizes: &[u32], bytes: &[u8]) -> Vec<u8> {
+    let magic = 0x0800 + sizes.len() as u32;
+    let header = std::iter::once(magic).chain(sizes.iter().copied()).flat_map(u32::to_be_bytes);
+    header.chain(bytes.iter().copied()).collect()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Three training pictures and one test picture of 2x3.
+fn tiny() -> TempDir {
+    let dir = tempdir().unwrap();
+    let pixels: Vec<u8> = (1..=18).collect();
+    fs::write(dir.path().join(TRAIN_IMAGES), idx(&[3, 2, 3], &pixels)).unwrap();
+    fs::write(dir.path().join(TRAIN_LABELS), idx(&[3], &[5, 0, 9])).unwrap();
+    fs::write(dir.path().join(TEST_IMAGES), idx(&[1, 2, 3], &pixels[..6])).unwrap();
+    fs::write(dir.path().join(TEST_LABELS), idx(&[1], &[7])).unwrap();
+    dir
+}
+
+fn refusal(dir: &TempDir) -> String {
+    let error = format!("{:#}", read_dir(dir.path()).expect_err("bad input was read"));
+    assert!(!error.contains('\n'), "{error}");
+    error
+}
+
+/// What is said when `file` of a good data set holds `bytes` instead; the file's name is in it.
+fn refusal_of(file: &str, bytes: &[u8]) -> String {
+    let dir = tiny();
+    let _ = fs::remove_file(dir.path().join(file.trim_end_matches(".gz")));
+    fs::write(dir.path().join(file), bytes).unwrap();
+    let error = refusal(&dir);
+    assert!(error.contains(file), "{error}");
+    error
+}
+
+#[track_caller]
+fn assert_says(error: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(error.contains(part), "no {part:?} in {error:?}");
+    }
+}
+
+#[test]
+fn idx_files_are_read_plain_gzipped_and_with_a_dot_in_the_name() {
+    let dir = tiny();
+    let (train, test) = read_dir(dir.path()).unwrap();
+    assert_eq!((train.len(), test.len(), train.shape(), train.classes()), (3, 1, (1, 2, 3), 10));
+    assert_eq!((train.labels(), test.labels()), ([5, 0, 9].as_slice(), [7].as_slice()));
+    assert_eq!(train.picture(1), [7, 8, 9, 10, 11, 12]);
+
+    for (name, dotted) in [(TRAIN_IMAGES, "train-images.idx3-ubyte"), (TEST_LABELS, "t10k-labels.idx1-ubyte")]
+    {
+        fs::rename(dir.path().join(name), dir.path().join(dotted)).unwrap();
+    }
+    for name in [TRAIN_LABELS, "train-images.idx3-ubyte"] {
+        let path = dir.path().join(name);
+        fs::write(dir.path().join(format!("{name}.gz")), gzip(&fs::read(&path).unwrap())).unwrap();
+        fs::remove_file(path).unwrap();
+    }
+    assert_eq!(read_dir(dir.path()).unwrap(), (train, test));
+}
+
+#[test]
+fn mnist_has_its_known_pictures() {
+    let Some(data) = std::env::var_os("TEXTBOOK_DATA") else { return };
+    let (train, test) = read_dir(&PathBuf::from(data).join("mnist")).unwrap();
+    assert_eq!((train.len(), test.len(), train.shape()), (60_000, 10_000, (1, 28, 28)));
+    assert_eq!(train.labels()[..10], [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]);
+    assert_eq!(test.labels()[..10], [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]);
+    let count = |labels: &[u8]| (0..10).map(|digit| labels.iter().filter(|&&l| l == digit).count()).collect();
+    let (of_train, of_test): (Vec<_>, Vec<_>) = (count(train.labels()), count(test.labels()));
+    assert_eq!(of_train, [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]);
+    assert_eq!(of_test, [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]);
+}
+
+#[test]
+fn a_missing_file_is_named_with_every_name_looked_for() {
+    let dir = tiny();
+    fs::remove_file(dir.path().join(TEST_LABELS)).unwrap();
+    let names =
+        [TEST_LABELS, "t10k-labels-idx1-ubyte.gz", "t10k-labels.idx1-ubyte", "t10k-labels.idx1-ubyte.gz"];
+    assert_says(&refusal(&dir), &names);
+
+    let error = read_dir(Path::new("no/such/place")).unwrap_err().to_string();
+    assert_says(&error, &["no/such/place", "no such directory"]);
+}
+
+#[test]
+fn empty_and_truncated_files_are_refused() {
+    let images = idx(&[3, 2, 3], &[0; 18]);
+    assert_says(&refusal_of(TRAIN_IMAGES, &[]), &["is empty"]);
+    assert_says(&refusal_of(TRAIN_IMAGES, &images[..10]), &["truncated"]);
+    assert_says(&refusal_of(TRAIN_IMAGES, &images[..20]), &["4 bytes follow", "3x2x3 = 18", "truncated"]);
+    let packed = gzip(&images);
+    assert_says(&refusal_of("train-images-idx3-ubyte.gz", &packed[..packed.len() - 9]), &["truncated"]);
+    assert_says(
+        &refusal_of("train-images-idx3-ubyte.gz", &gzip(&images[..20])),
+        &["4 bytes follow", "truncated"],
+    );
+}
+
+#[test]
+fn bytes_after_the_end_are_refused() {
+    let images = idx(&[3, 2, 3], &[0; 18]);
+    let more = [&images[..], &[0]].concat();
+    assert_says(&refusal_of(TRAIN_IMAGES, &more), &["more bytes follow than the 3x2x3 = 18"]);
+    assert_says(&refusal_of("train-images-idx3-ubyte.gz", &gzip(&more)), &["more bytes follow"]);
+    refusal_of("train-images-idx3-ubyte.gz", &[&gzip(&images)[..], b"junk"].concat());
+}
+
+#[test]
+fn a_wrong_magic_number_is_shown_beside_the_right_one() {
+    assert_says(&refusal_of(TRAIN_IMAGES, &idx(&[3], &[5, 0, 9])), &["00000801", "expected 00000803"]);
+    assert_says(&refusal_of(TRAIN_LABELS, b"label,pixel\n"), &["6c616265", "expected 00000801"]);
+}
+
+#[test]
+fn headers_that_announce_nonsense_are_refused_without_allocating_for_it() {
+    assert_says(&refusal_of(TRAIN_IMAGES, &idx(&[3, 0, 3], &[])), &["3x0x3", "expected no size of 0"]);
+    let giant = idx(&[u32::MAX, u32::MAX, u32::MAX], &[0; 18]);
+    assert_says(&refusal_of(TRAIN_IMAGES, &giant), &["4294967295x4294967295x4294967295", "can hold 34"]);
+    refusal_of("train-images-idx3-ubyte.gz", &gzip(&giant));
+    refusal_of("train-images-idx3-ubyte.gz", &gzip(&idx(&[1 << 20, 1 << 10, 1 << 10], &[0; 18])));
+}
+
+#[test]
+fn counts_labels_and_sizes_that_disagree_are_refused() {
+    let two = idx(&[2], &[1, 2]);
+    assert_says(&refusal_of(TRAIN_LABELS, &two), &["2 labels", TRAIN_IMAGES, "holds 3 pictures"]);
+    assert_says(
+        &refusal_of(TRAIN_LABELS, &idx(&[3], &[1, 10, 2])),
+        &["label 10 at position 1", "expected 0 to 9"],
+    );
+
+    let dir = tiny();
+    fs::write(dir.path().join(TEST_IMAGES), idx(&[1, 3, 2], &[0; 6])).unwrap();
+    assert_says(&refusal(&dir), &["test pictures are 3x2", "training pictures are 2x3"]);
+}
+
+#[test]
+fn no_cut_and_no_flipped_byte_of_a_gzipped_file_is_read_as_something_else() {
+    let whole = read_dir(tiny().path()).unwrap();
+    let dir = tiny();
+    fs::remove_file(dir.path().join(TRAIN_IMAGES)).unwrap();
+    let path = dir.path().join("train-images-idx3-ubyte.gz");
+    let packed = gzip(&idx(&[3, 2, 3], &(1..=18).collect::<Vec<u8>>()));
+    for end in 0..packed.len() {
+        fs::write(&path, &packed[..end]).unwrap();
+        refusal(&dir);
+    }
+    for at in 0..packed.len() {
+        for flip in [0x01, 0x10, 0x80, 0xff] {
+            let mut damaged = packed.clone();
+            damaged[at] ^= flip;
+            fs::write(&path, damaged).unwrap();
+            match read_dir(dir.path()) {
+                Ok(read) => assert_eq!(read, whole, "byte {at} ^ {flip:02x}"),
+                Err(_) => assert!(refusal(&dir).contains("train-images-idx3-ubyte.gz")),
+            }
+        }
+    }
+}
+
+#[test]
+fn no_cut_and_no_flipped_header_byte_of_a_plain_file_is_read() {
+    let dir = tiny();
+    for (name, header) in [(TRAIN_IMAGES, 16), (TRAIN_LABELS, 8)] {
+        let path = dir.path().join(name);
+        let whole = fs::read(&path).unwrap();
+        for end in 0..whole.len() {
+            fs::write(&path, &whole[..end]).unwrap();
+            refusal(&dir);
+        }
+        for at in 0..header {
+            for flip in [0x01, 0x10, 0x80, 0xff] {
+                let mut damaged = whole.clone();
+                damaged[at] ^= flip;
+                fs::write(&path, damaged).unwrap();
+                refusal(&dir);
+            }
+        }
+        fs::write(&path, whole).unwrap();
+    }
+}
+
+/// How much of the pixel at (x, y) the pen covers that drew a seven into the box 100x140 with its corner at (90, 30).
+fn seven(x: u32, y: u32) -> f32 {
+    let corners = [(98.0, 38.0), (182.0, 38.0), (130.0, 162.0)];
+    let at = (x as f32 + 0.5, y as f32 + 0.5);
+    let distance = corners.windows(2).map(|line| {
+        let (from, to) = (line[0], line[1]);
+        let along = (to.0 - from.0, to.1 - from.1);
+        let part =
+            ((at.0 - from.0) * along.0 + (at.1 - from.1) * along.1) / (along.0.powi(2) + along.1.powi(2));
+        let part = part.clamp(0.0, 1.0);
+        f32::hypot(at.0 - from.0 - part * along.0, at.1 - from.1 - part * along.1)
+    });
+    (8.5 - distance.fold(f32::INFINITY, f32::min)).clamp(0.0, 1.0)
+}
+
+fn blend(ground: f32, ink: f32, cover: f32) -> u8 {
+    (ground + (ink - ground) * cover).round().clamp(0.0, 255.0) as u8
+}
+
+/// Draws a picture of 300x200 pixel by pixel and reads it as a digit.
+fn read_drawn<P>(name: &str, pixel: impl Fn(u32, u32) -> P) -> Vec<u8>
+where
+    P: Pixel<Subpixel = u8> + PixelWithColorType,
+    [u8]: EncodableLayout,
+{
+    let dir = tempdir().unwrap();
+    let path = dir.path().join(name);
+    ImageBuffer::from_fn(300, 200, pixel).save(&path).unwrap();
+    read_digit(&path).unwrap()
+}
+
+fn plain_seven() -> Vec<u8> {
+    read_drawn("seven.png", |x, y| Luma([blend(255.0, 0.0, seven(x, y))]))
+}
+
+/// The mean difference of two pictures, in parts of full ink.
+fn difference(one: &[u8], other: &[u8]) -> f64 {
+    let sum: u64 = one.iter().zip(other).map(|(&a, &b)| u64::from(a.abs_diff(b))).sum();
+    sum as f64 / 255.0 / one.len() as f64
+}
+
+fn refusal_of_picture(name: &str, bytes: &[u8]) -> String {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    let error = format!("{:#}", read_digit(&path).expect_err("bad input was read"));
+    assert!(error.contains(name) && !error.contains('\n'), "{error}");
+    error
+}
+
+fn encoded(picture: DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+#[test]
+fn a_drawn_digit_fills_the_box_and_is_centred_by_mass() {
+    let digit = plain_seven();
+    let inked = |index: &usize| digit[*index] > 25;
+    let rows: Vec<usize> = (0..784).filter(inked).map(|index| index / 28).collect();
+    let columns: Vec<usize> = (0..784).filter(inked).map(|index| index % 28).collect();
+    let extent = |places: &[usize]| places.iter().max().unwrap() - places.iter().min().unwrap() + 1;
+    assert_eq!((extent(&rows), extent(&columns)), (20, 14));
+    let mass: f64 = digit.iter().map(|&ink| f64::from(ink)).sum();
+    let mean = |place: fn(usize) -> usize| {
+        (0..784).map(|index| f64::from(digit[index]) * place(index) as f64).sum::<f64>() / mass
+    };
+    let (x, y) = (mean(|index| index % 28), mean(|index| index / 28));
+    assert!((x - 14.0).abs() <= 0.5 && (y - 14.0).abs() <= 0.5, "({x}, {y})");
+    assert_eq!((digit[0], digit.iter().max()), (0, Some(&255)));
+}
+
+#[test]
+fn polarity_colour_transparency_and_format_do_not_matter() {
+    let digit = plain_seven();
+    let light_on_dark = read_drawn("light.png", |x, y| Luma([blend(0.0, 255.0, seven(x, y))]));
+    let blue_on_cream = read_drawn("colour.png", |x, y| {
+        Rgb([(250.0, 20.0), (245.0, 40.0), (220.0, 160.0)]
+            .map(|(ground, ink)| blend(ground, ink, seven(x, y))))
+    });
+    let black_on_nothing = read_drawn("black.png", |x, y| Rgba([0, 0, 0, blend(0.0, 255.0, seven(x, y))]));
+    let white_on_nothing = read_drawn("white.png", |x, y| LumaA([255, blend(0.0, 255.0, seven(x, y))]));
+    let transparent_margin = read_drawn("margin.png", |x, y| {
+        let alpha = if x < 20 || y < 15 { 0 } else { 255 };
+        LumaA([blend(255.0, 0.0, seven(x, y)).min(alpha), alpha])
+    });
+    let jpeg = read_drawn("seven.jpg", |x, y| Rgb([blend(230.0, 30.0, seven(x, y)); 3]));
+    for (other, name) in [
+        (light_on_dark, "light on dark"),
+        (blue_on_cream, "blue on cream"),
+        (black_on_nothing, "black on nothing"),
+        (white_on_nothing, "white on nothing"),
+        (transparent_margin, "transparent margin"),
+        (jpeg, "JPEG"),
+    ] {
+        assert!(difference(&digit, &other) < 0.005, "{name}: {}", difference(&digit, &other));
+    }
+}
+
+#[test]
+fn shadows_noise_and_specks_are_not_taken_for_ink() {
+    let random = |x: u32, y: u32| f32::from((x * 7919 + y * 104_729 + x * y * 31) as u8 % 41) - 20.0;
+    let speck = |x: u32, y: u32| x.abs_diff(30) < 2 && y.abs_diff(170) < 2 || x.abs_diff(280) < 3 && y < 4;
+    let shadowed = |x: u32, y: u32| {
+        let shade = 70.0 * (x as f32 / 300.0).powi(2) + 40.0 * y as f32 / 200.0;
+        let ink = if speck(x, y) { 1.0 } else { seven(x, y) };
+        f32::from(blend(235.0 - shade, 70.0 - shade / 4.0, ink)) + random(x, y)
+    };
+    let photo = read_drawn("photo.png", |x, y| Luma([shadowed(x, y).clamp(0.0, 255.0) as u8]));
+    let blackboard = read_drawn("board.jpg", |x, y| Luma([255 - shadowed(x, y).clamp(0.0, 255.0) as u8]));
+    let digit = plain_seven();
+    // The centre of mass lies between two pixels, so it may be rounded to the one or the other.
+    let nearest = |other: &[u8]| f64::min(difference(&digit, other), difference(&digit[..783], &other[1..]));
+    assert!(
+        nearest(&photo) < 0.02 && nearest(&blackboard) < 0.02,
+        "{} {}",
+        nearest(&photo),
+        nearest(&blackboard)
+    );
+}
+
+#[test]
+fn thin_strokes_of_a_large_picture_stay_visible() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("thin.png");
+    let line = |x: u32, y: u32| (300..1500).contains(&y) && (900..906).contains(&x);
+    GrayImage::from_fn(1800, 2000, |x, y| Luma([if line(x, y) { 40 } else { 230 }])).save(&path).unwrap();
+    let digit = read_digit(&path).unwrap();
+    let row: u32 = digit[14 * 28..15 * 28].iter().map(|&ink| u32::from(ink)).sum();
+    assert!((400..800).contains(&row), "{:?}", &digit[14 * 28..15 * 28]);
+}
+
+#[test]
+fn a_picture_as_mnist_has_them_comes_out_nearly_unchanged() {
+    let digit = plain_seven();
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("mnist.png");
+    GrayImage::from_raw(28, 28, digit.clone()).unwrap().save(&path).unwrap();
+    let again = read_digit(&path).unwrap();
+    assert!(difference(&digit, &again) < 0.005, "{}", difference(&digit, &again));
+    assert!(digit.iter().zip(&again).all(|(&a, &b)| a.abs_diff(b) < 30));
+}
+
+#[test]
+fn mnist_pictures_come_out_nearly_unchanged_also_enlarged_and_inverted() {
+    let Some(data) = std::env::var_os("TEXTBOOK_DATA") else { return };
+    let (_, test) = read_dir(&PathBuf::from(data).join("mnist")).unwrap();
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("digit.png");
+    let (mut same, mut enlarged) = (0.0, 0.0);
+    for index in 0..500 {
+        let digit = GrayImage::from_raw(28, 28, test.picture(index).to_vec()).unwrap();
+        digit.save(&path).unwrap();
+        same += difference(&digit, &read_digit(&path).unwrap()) / 500.0;
+        let mut large = imageops::resize(&digit, 280, 280, imageops::Triangle);
+        imageops::invert(&mut large);
+        large.save(&path).unwrap();
+        enlarged += difference(&digit, &read_digit(&path).unwrap()) / 500.0;
+    }
+    assert!(same < 0.005 && enlarged < 0.04, "{same} {enlarged}");
+}
+
+#[test]
+fn files_that_are_no_pictures_are_refused() {
+    assert_says(
+        &format!("{:#}", read_digit(Path::new("no/seven.png")).unwrap_err()),
+        &["no/seven.png: can't be opened"],
+    );
+    assert_says(&refusal_of_picture("empty.png", &[]), &["is empty", "expected a PNG or JPEG"]);
+    assert_says(
+        &refusal_of_picture("text.png", b"%PDF-1.7"),
+        &["starts with [25, 50, 44, 46]", "expected a PNG or JPEG"],
+    );
+    assert_says(&refusal_of_picture("short.png", b"\x89"), &["expected a PNG or JPEG"]);
+
+    let picture =
+        DynamicImage::from(GrayImage::from_fn(300, 200, |x, y| Luma([blend(255.0, 0.0, seven(x, y))])));
+    let png = encoded(picture.clone(), ImageFormat::Png);
+    let jpeg = encoded(picture, ImageFormat::Jpeg);
+    for part in [4, 8] {
+        refusal_of_picture("cut.png", &png[..png.len() * part / 9]);
+        refusal_of_picture("cut.jpg", &jpeg[..jpeg.len() * part / 9]);
+    }
+    assert_says(&refusal_of_picture("cut.jpg", &jpeg[..jpeg.len() - 2]), &["expected a whole JPEG"]);
+    let mut flipped = png.clone();
+    flipped[png.len() / 2] ^= 0x10;
+    refusal_of_picture("flipped.png", &flipped);
+}
+
+#[test]
+fn blank_and_giant_pictures_are_refused() {
+    let blank = [
+        DynamicImage::from(GrayImage::from_pixel(300, 200, Luma([200]))),
+        DynamicImage::from(RgbaImage::new(300, 200)),
+        DynamicImage::from(GrayImage::from_pixel(1, 1, Luma([200]))),
+        DynamicImage::from(GrayImage::from_fn(300, 200, |x, y| {
+            Luma([190 + ((x * 31 + y * 17 + x * y) % 40) as u8])
+        })),
+        DynamicImage::from(GrayImage::from_fn(300, 200, |x, y| Luma([(x / 3 + y / 4) as u8]))),
+    ];
+    for picture in blank {
+        assert_says(&refusal_of_picture("blank.png", &encoded(picture, ImageFormat::Png)), &["no digit"]);
+    }
+    // A PNG's width is in bytes 16 to 19, its header's checksum, over bytes 12 to 28, in 29 to 32.
+    let mut giant = encoded(DynamicImage::from(GrayImage::new(1, 60_000)), ImageFormat::Png);
+    giant[16..20].copy_from_slice(&60_000_u32.to_be_bytes());
+    let mut checksum = flate2::Crc::new();
+    checksum.update(&giant[12..29]);
+    giant[29..33].copy_from_slice(&checksum.sum().to_be_bytes());
+    assert_says(&refusal_of_picture("giant.png", &giant), &["60000x60000 pixels", "expected 512"]);
+}
