@@ -318,7 +318,7 @@ impl Pen {
         }
         nearest.map(|squared| {
             let inside = self.radius * (1.0 - squared.sqrt());
-            (self.full * (inside / self.edge + 0.5)).round() as u8
+            (self.full * (inside / self.edge + 0.5) + 0.5) as u8
         })
     }
 

@@ -79,29 +79,73 @@ impl Distortion {
         let (sin, cos) = within(self.rotation.to_radians()).sin_cos();
         let [across, down] = [within(self.scale), within(self.scale)].map(|change| 1.0 / (1.0 + change));
         let shear = within(self.shear);
-        let shift = [within(self.shift), within(self.shift)];
-        let elastic = Elastic::draw(self, height, width, rng);
-        let mut moves = vec![[0.0; 2]; width];
+        // From where in the picture a pixel comes: turned and scaled around the middle, then sheared and moved.
+        let turn = [
+            [across * cos + shear * down * -sin, across * sin + shear * down * cos],
+            [down * -sin, down * cos],
+        ];
         let middle = [0.5 * (width as f32 - 1.0), 0.5 * (height as f32 - 1.0)];
+        let start = middle.map(|middle| middle + within(self.shift));
+        let [move_x, move_y] = [0; 2].map(|_: i32| self.elastic(height, width, rng));
         for (y, row) in out.chunks_mut(width).take(height).enumerate() {
-            elastic.row(y, &mut moves);
             let dy = y as f32 - middle[1];
-            for (x, (value, moved)) in row.iter_mut().zip(&moves).enumerate() {
-                // From where in the picture this pixel comes.
+            let moves = move_x[y * width..].iter().zip(&move_y[y * width..]);
+            for (x, (value, (move_x, move_y))) in row.iter_mut().zip(moves).enumerate() {
                 let dx = x as f32 - middle[0];
-                let (dx, dy) = (across * (cos * dx + sin * dy), down * (cos * dy - sin * dx));
-                let at =
-                    [dx + shear * dy + shift[0] + moved[0] + middle[0], dy + shift[1] + moved[1] + middle[1]];
-                *value = between(&framed, height, width, at);
+                let [x, y] = [0, 1].map(|axis| start[axis] + turn[axis][0] * dx + turn[axis][1] * dy);
+                *value = between(&framed, height, width, [x + move_x, y + move_y]);
             }
         }
+    }
+
+    /// How far each pixel is moved along one axis: normal numbers at the knots of a coarse grid, cubic B-splines between.
+    fn elastic(&self, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Vec<f32> {
+        // The cubic B-spline over knots h apart has variance h^2 / 3.
+        let spacing = 3.0_f32.sqrt() * self.smoothness;
+        // The sum of the squared weights of a pixel's knots is, on average, 151/315 along each axis.
+        let size = self.elastic * (315.0 / 151.0);
+        let (down, across) = (splines(height, spacing), splines(width, spacing));
+        let mut field = vec![0.0; height * width];
+        for down in down.chunks(height) {
+            let mut row = vec![0.0; width];
+            for across in across.chunks(width) {
+                add_scaled(&mut row, size * rng.sample::<f32, _>(StandardNormal), across);
+            }
+            for (to, &weight) in field.chunks_mut(width).zip(down).filter(|&(_, &weight)| weight != 0.0) {
+                add_scaled(to, weight, &row);
+            }
+        }
+        field
+    }
+}
+
+/// The cubic B-splines around knots `spacing` apart, `(knots, pixels)` row-major.
+fn splines(pixels: usize, spacing: f32) -> Vec<f32> {
+    let knots = ((pixels - 1) as f32 / spacing) as usize + 4;
+    let mut weights = vec![0.0; knots * pixels];
+    for pixel in 0..pixels {
+        let at = pixel as f32 / spacing;
+        let knot = at as usize;
+        let t = at - knot as f32;
+        let (t2, t3) = (t * t, t * t * t);
+        let four = [1.0 - 3.0 * (t - t2) - t3, 4.0 - 6.0 * t2 + 3.0 * t3, 1.0 + 3.0 * (t + t2 - t3), t3];
+        for (next, weight) in four.into_iter().enumerate() {
+            weights[(knot + next) * pixels + pixel] = weight / 6.0;
+        }
+    }
+    weights
+}
+
+fn add_scaled(to: &mut [f32], scale: f32, values: &[f32]) {
+    for (to, value) in to.iter_mut().zip(values) {
+        *to += scale * value;
     }
 }
 
 /// The picture in 0 to 1 with a frame of zeros one pixel wide.
 fn framed(picture: &[u8], height: usize, width: usize) -> Vec<f32> {
     let mut framed = vec![0.0; (height + 2) * (width + 2)];
-    for (to, from) in framed.chunks_mut(width + 2).skip(1).zip(picture.chunks(width)) {
+    for (to, from) in framed.chunks_mut(width + 2).skip(1).zip(picture.chunks(width).take(height)) {
         for (to, &from) in to[1..].iter_mut().zip(from) {
             *to = f32::from(from) / 255.0;
         }
@@ -113,65 +157,10 @@ fn framed(picture: &[u8], height: usize, width: usize) -> Vec<f32> {
 fn between(framed: &[f32], height: usize, width: usize, at: [f32; 2]) -> f32 {
     let x = (at[0] + 1.0).clamp(0.0, width as f32 + 0.999);
     let y = (at[1] + 1.0).clamp(0.0, height as f32 + 0.999);
-    let (column, row) = (x as usize, y as usize);
+    let (column, row) = (x as i32, y as i32);
     let (right, below) = (x - column as f32, y - row as f32);
-    let above_left = row * (width + 2) + column;
-    let [a, b, c, d] = [0, 1, width + 2, width + 3].map(|next| framed[above_left + next]);
+    let pixels = &framed[row as usize * (width + 2) + column as usize..][..width + 4];
+    let [a, b, c, d] = [pixels[0], pixels[1], pixels[width + 2], pixels[width + 3]];
     let (above, under) = (a + right * (b - a), c + right * (d - c));
     above + below * (under - above)
-}
-
-/// A smooth random field of movements: random ones at the knots of a grid, cubic B-splines between.
-struct Elastic {
-    /// `(rows, columns)` of knots.
-    knots: Vec<[f32; 2]>,
-    columns: usize,
-    spacing: f32,
-}
-
-impl Elastic {
-    fn draw(distortion: &Distortion, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Self {
-        // The cubic B-spline over knots `h` apart has variance h^2 / 3.
-        let spacing = 3.0_f32.sqrt() * distortion.smoothness;
-        // The mean, over where a point lies between the knots, of the sum of its squared weights is 151/315 an axis.
-        let size = distortion.elastic * (315.0 / 151.0);
-        let count = |pixels: usize| (pixels as f32 / spacing) as usize + 4;
-        let knots = (0..count(height) * count(width))
-            .map(|_| [0; 2].map(|_: i32| size * rng.sample::<f32, _>(StandardNormal)))
-            .collect();
-        Self { knots, columns: count(width), spacing }
-    }
-
-    /// The movements of the pixels of row `y`.
-    fn row(&self, y: usize, moves: &mut [[f32; 2]]) {
-        let (first, weights) = self.weights(y);
-        let rows = &self.knots[first * self.columns..];
-        let across: Vec<[f32; 2]> =
-            (0..self.columns).map(|column| blend(rows, column, self.columns, weights)).collect();
-        for (x, moved) in moves.iter_mut().enumerate() {
-            let (first, weights) = self.weights(x);
-            *moved = blend(&across, first, 1, weights);
-        }
-    }
-
-    /// The first of the four knots that act on pixel `at` of an axis, and how much each does.
-    fn weights(&self, at: usize) -> (usize, [f32; 4]) {
-        let at = at as f32 / self.spacing;
-        let t = at.fract();
-        let (t2, t3) = (t * t, t * t * t);
-        let weights = [
-            1.0 - 3.0 * t + 3.0 * t2 - t3,
-            4.0 - 6.0 * t2 + 3.0 * t3,
-            1.0 + 3.0 * t + 3.0 * t2 - 3.0 * t3,
-            t3,
-        ];
-        (at as usize, weights.map(|weight| weight / 6.0))
-    }
-}
-
-/// The weighted sum of four of `values`, from `first` on, `stride` apart.
-fn blend(values: &[[f32; 2]], first: usize, stride: usize, weights: [f32; 4]) -> [f32; 2] {
-    let [a, b, c, d] = [0, 1, 2, 3].map(|at| values[first + at * stride]);
-    [0, 1]
-        .map(|axis| weights[0] * a[axis] + weights[1] * b[axis] + weights[2] * c[axis] + weights[3] * d[axis])
 }
