@@ -318,7 +318,7 @@ impl Pen {
         }
         nearest.map(|squared| {
             let inside = self.radius * (1.0 - squared.sqrt());
-            (self.full * (inside / self.edge + 0.5)).round() as u8
+            (self.full * (inside / self.edge + 0.5) + 0.5) as u8
         })
     }
 
@@ -363,5 +363,64 @@ fn centre(ink: &[u8; SIDE * SIDE], picture: &mut [u8]) {
         let width = SIDE - shift[0].unsigned_abs();
         let (from, at) = ((-shift[0]).max(0) as usize, shift[0].max(0) as usize);
         picture[to * SIDE + at..][..width].copy_from_slice(&row[from..from + width]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::digits;
+    use candle_core::Result;
+
+    #[test]
+    fn a_smaller_set_begins_a_larger_one() -> Result<()> {
+        let (large, large_test) = digits(120, 50, 3)?;
+        let (mut first, mut first_test) = digits(200, 90, 3)?;
+        first.truncate(120);
+        first_test.truncate(50);
+        assert_eq!((&large, &large_test), (&first, &first_test));
+        assert_ne!(large, digits(120, 0, 4)?.0, "another seed");
+        assert_ne!(large.picture(0), large_test.picture(0), "another split");
+        Ok(())
+    }
+
+    #[test]
+    fn classes_are_equally_many() -> Result<()> {
+        let (train, test) = digits(1000, 100, 1)?;
+        assert_eq!((train.shape(), train.classes(), train.len(), test.len()), ((1, 28, 28), 10, 1000, 100));
+        for digit in 0..10 {
+            assert_eq!(train.labels().iter().filter(|&&label| label == digit).count(), 100);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn pictures_fit_and_are_centred_as_in_mnist() -> Result<()> {
+        let (images, _) = digits(5000, 0, 1)?;
+        for index in 0..images.len() {
+            let ink = |at: usize| f32::from(images.picture(index)[at]);
+            let inked: Vec<usize> = (0..28 * 28).filter(|&at| ink(at) > 0.0).collect();
+            let mass: f32 = inked.iter().map(|&at| ink(at)).sum();
+            let along = |axis: fn(usize) -> usize| {
+                let (low, high) =
+                    (inked.iter().map(|&at| axis(at)).min(), inked.iter().map(|&at| axis(at)).max());
+                let centre = inked.iter().map(|&at| ink(at) * (axis(at) as f32 + 0.5)).sum::<f32>() / mass;
+                (high.unwrap_or(0) + 1 - low.unwrap_or(0), centre)
+            };
+            let ((width, x), (height, y)) = (along(|at| at % 28), along(|at| at / 28));
+            assert!((18..=20).contains(&width.max(height)), "picture {index} is {width} by {height}");
+            assert!((x - 14.0).abs() <= 0.501 && (y - 14.0).abs() <= 0.501, "picture {index} is at {x}, {y}");
+            assert!(inked.iter().any(|&at| ink(at) > 250.0), "picture {index} is pale");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn any_thread_count_draws_the_same() -> Result<()> {
+        let draw = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| digits(95, 15, 1))
+        };
+        assert_eq!(draw(1)?, draw(3)?);
+        Ok(())
     }
 }

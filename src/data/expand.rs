@@ -79,29 +79,84 @@ impl Distortion {
         let (sin, cos) = within(self.rotation.to_radians()).sin_cos();
         let [across, down] = [within(self.scale), within(self.scale)].map(|change| 1.0 / (1.0 + change));
         let shear = within(self.shear);
-        let shift = [within(self.shift), within(self.shift)];
-        let elastic = Elastic::draw(self, height, width, rng);
-        let mut moves = vec![[0.0; 2]; width];
-        let middle = [0.5 * (width as f32 - 1.0), 0.5 * (height as f32 - 1.0)];
-        for (y, row) in out.chunks_mut(width).take(height).enumerate() {
-            elastic.row(y, &mut moves);
-            let dy = y as f32 - middle[1];
-            for (x, (value, moved)) in row.iter_mut().zip(&moves).enumerate() {
-                // From where in the picture this pixel comes.
-                let dx = x as f32 - middle[0];
-                let (dx, dy) = (across * (cos * dx + sin * dy), down * (cos * dy - sin * dx));
-                let at =
-                    [dx + shear * dy + shift[0] + moved[0] + middle[0], dy + shift[1] + moved[1] + middle[1]];
-                *value = between(&framed, height, width, at);
+        // From where in the picture a pixel comes: turned and scaled around the middle, sheared, moved, then bent.
+        let turn = [
+            [across * cos - shear * down * sin, across * sin + shear * down * cos],
+            [-down * sin, down * cos],
+        ];
+        let middle = [width, height].map(|length| 0.5 * (length as f32 - 1.0));
+        let start = middle.map(|middle| middle + within(self.shift));
+        // The cubic B-spline over knots h apart has variance h^2 / 3.
+        let spacing = 3.0_f32.sqrt() * self.smoothness;
+        let (rows, columns) = (splines(height, spacing), splines(width, spacing));
+        let [from_x, from_y] = [0, 1].map(|axis| {
+            let mut from = self.elastic(&rows, height, &columns, width, rng);
+            for (y, row) in from.chunks_mut(width).enumerate() {
+                let start = start[axis] + turn[axis][1] * (y as f32 - middle[1]);
+                for (x, from) in row.iter_mut().enumerate() {
+                    *from += start + turn[axis][0] * (x as f32 - middle[0]);
+                }
+            }
+            from
+        });
+        for (value, (&x, &y)) in out.iter_mut().zip(from_x.iter().zip(&from_y)) {
+            *value = between(&framed, height, width, x, y);
+        }
+    }
+
+    /// How far each pixel is moved along one axis: normal numbers at the knots of a coarse grid, smooth between.
+    fn elastic(
+        &self,
+        rows: &[f32],
+        height: usize,
+        columns: &[f32],
+        width: usize,
+        rng: &mut ChaCha8Rng,
+    ) -> Vec<f32> {
+        // The sum of the squared weights of a pixel's knots is, on average, 151/315 along each axis.
+        let size = self.elastic * (315.0 / 151.0);
+        let mut field = vec![0.0; height * width];
+        let mut row = vec![0.0; width];
+        for down in rows.chunks(height) {
+            row.fill(0.0);
+            for across in columns.chunks(width) {
+                add_scaled(&mut row, size * rng.sample::<f32, _>(StandardNormal), across);
+            }
+            for (to, &weight) in field.chunks_mut(width).zip(down).filter(|&(_, &weight)| weight != 0.0) {
+                add_scaled(to, weight, &row);
             }
         }
+        field
+    }
+}
+
+/// The cubic B-splines around knots `spacing` apart, `(knots, pixels)` row-major.
+fn splines(pixels: usize, spacing: f32) -> Vec<f32> {
+    let knots = ((pixels - 1) as f32 / spacing) as usize + 4;
+    let mut weights = vec![0.0; knots * pixels];
+    for pixel in 0..pixels {
+        let at = pixel as f32 / spacing;
+        let knot = at as usize;
+        let t = at - knot as f32;
+        let (t2, t3) = (t * t, t * t * t);
+        let four = [1.0 - 3.0 * (t - t2) - t3, 4.0 - 6.0 * t2 + 3.0 * t3, 1.0 + 3.0 * (t + t2 - t3), t3];
+        for (next, weight) in four.into_iter().enumerate() {
+            weights[(knot + next) * pixels + pixel] = weight / 6.0;
+        }
+    }
+    weights
+}
+
+fn add_scaled(to: &mut [f32], scale: f32, values: &[f32]) {
+    for (to, value) in to.iter_mut().zip(values) {
+        *to += scale * value;
     }
 }
 
 /// The picture in 0 to 1 with a frame of zeros one pixel wide.
 fn framed(picture: &[u8], height: usize, width: usize) -> Vec<f32> {
     let mut framed = vec![0.0; (height + 2) * (width + 2)];
-    for (to, from) in framed.chunks_mut(width + 2).skip(1).zip(picture.chunks(width)) {
+    for (to, from) in framed.chunks_mut(width + 2).skip(1).zip(picture.chunks(width).take(height)) {
         for (to, &from) in to[1..].iter_mut().zip(from) {
             *to = f32::from(from) / 255.0;
         }
@@ -109,69 +164,131 @@ fn framed(picture: &[u8], height: usize, width: usize) -> Vec<f32> {
     framed
 }
 
-/// The value at column and row `at` of the picture inside the frame, bilinear between pixels.
-fn between(framed: &[f32], height: usize, width: usize, at: [f32; 2]) -> f32 {
-    let x = (at[0] + 1.0).clamp(0.0, width as f32 + 0.999);
-    let y = (at[1] + 1.0).clamp(0.0, height as f32 + 0.999);
-    let (column, row) = (x as usize, y as usize);
+/// The value at column `x` and row `y` of the picture inside the frame, bilinear between pixels.
+fn between(framed: &[f32], height: usize, width: usize, x: f32, y: f32) -> f32 {
+    let x = (x + 1.0).clamp(0.0, width as f32 + 0.999);
+    let y = (y + 1.0).clamp(0.0, height as f32 + 0.999);
+    let (column, row) = (x as i32, y as i32);
     let (right, below) = (x - column as f32, y - row as f32);
-    let above_left = row * (width + 2) + column;
-    let [a, b, c, d] = [0, 1, width + 2, width + 3].map(|next| framed[above_left + next]);
+    let pixels = &framed[row as usize * (width + 2) + column as usize..][..width + 4];
+    let [a, b, c, d] = [pixels[0], pixels[1], pixels[width + 2], pixels[width + 3]];
     let (above, under) = (a + right * (b - a), c + right * (d - c));
     above + below * (under - above)
 }
 
-/// A smooth random field of movements: random ones at the knots of a grid, cubic B-splines between.
-struct Elastic {
-    /// `(rows, columns)` of knots.
-    knots: Vec<[f32; 2]>,
-    columns: usize,
-    spacing: f32,
-}
+#[cfg(test)]
+mod tests {
+    use super::{Distortion, Expansion};
+    use crate::data::{Images, digits};
+    use crate::rng::stream;
+    use candle_core::{Device, Result};
 
-impl Elastic {
-    fn draw(distortion: &Distortion, height: usize, width: usize, rng: &mut ChaCha8Rng) -> Self {
-        // The cubic B-spline over knots `h` apart has variance h^2 / 3.
-        let spacing = 3.0_f32.sqrt() * distortion.smoothness;
-        // The mean, over where a point lies between the knots, of the sum of its squared weights is 151/315 an axis.
-        let size = distortion.elastic * (315.0 / 151.0);
-        let count = |pixels: usize| (pixels as f32 / spacing) as usize + 4;
-        let knots = (0..count(height) * count(width))
-            .map(|_| [0; 2].map(|_: i32| size * rng.sample::<f32, _>(StandardNormal)))
-            .collect();
-        Self { knots, columns: count(width), spacing }
+    const SIZE: (usize, usize) = (28, 28);
+
+    fn expand(expansion: Expansion, picture: &[u8], seed: u64) -> Vec<f32> {
+        let mut out = vec![f32::NAN; picture.len()];
+        expansion.apply(picture, SIZE, &mut stream(seed, "expand"), &mut out);
+        out
     }
 
-    /// The movements of the pixels of row `y`.
-    fn row(&self, y: usize, moves: &mut [[f32; 2]]) {
-        let (first, weights) = self.weights(y);
-        let rows = &self.knots[first * self.columns..];
-        let across: Vec<[f32; 2]> =
-            (0..self.columns).map(|column| blend(rows, column, self.columns, weights)).collect();
-        for (x, moved) in moves.iter_mut().enumerate() {
-            let (first, weights) = self.weights(x);
-            *moved = blend(&across, first, 1, weights);
+    fn in_0_to_1(picture: &[u8]) -> Vec<f32> {
+        picture.iter().map(|&byte| f32::from(byte) / 255.0).collect()
+    }
+
+    #[test]
+    fn shifts_move_by_at_most_one_pixel_and_fill_with_zeros() {
+        let picture: Vec<u8> = (0..28 * 28).map(|at| (at % 251) as u8 + 1).collect();
+        let moved = |columns: isize, rows: isize| -> Vec<f32> {
+            let value = |x: isize, y: isize| match (x - columns, y - rows) {
+                (x @ 0..28, y @ 0..28) => f32::from(picture[(y * 28 + x) as usize]) / 255.0,
+                _ => 0.0,
+            };
+            (0..28).flat_map(|y| (0..28).map(move |x| (x, y))).map(|(x, y)| value(x, y)).collect()
+        };
+        let moves = [moved(0, 0), moved(0, -1), moved(0, 1), moved(-1, 0), moved(1, 0)];
+        let mut seen = [0; 5];
+        for seed in 0..1000 {
+            let shifted = expand(Expansion::Shifts, &picture, seed);
+            seen[moves.iter().position(|moved| *moved == shifted).unwrap()] += 1;
         }
+        assert!(seen.iter().all(|&times| (150..250).contains(&times)), "{seen:?}");
     }
 
-    /// The first of the four knots that act on pixel `at` of an axis, and how much each does.
-    fn weights(&self, at: usize) -> (usize, [f32; 4]) {
-        let at = at as f32 / self.spacing;
-        let t = at.fract();
-        let (t2, t3) = (t * t, t * t * t);
-        let weights = [
-            1.0 - 3.0 * t + 3.0 * t2 - t3,
-            4.0 - 6.0 * t2 + 3.0 * t3,
-            1.0 + 3.0 * t + 3.0 * t2 - 3.0 * t3,
-            t3,
-        ];
-        (at as usize, weights.map(|weight| weight / 6.0))
+    #[test]
+    fn no_distortion_leaves_the_picture_alone() -> Result<()> {
+        let (images, _) = digits(10, 0, 1)?;
+        let none =
+            Distortion { shift: 0.0, rotation: 0.0, scale: 0.0, shear: 0.0, elastic: 0.0, smoothness: 4.0 };
+        for index in 0..10 {
+            let picture = images.picture(index);
+            assert_eq!(expand(Expansion::Distort(none), picture, 1), in_0_to_1(picture));
+        }
+        Ok(())
     }
-}
 
-/// The weighted sum of four of `values`, from `first` on, `stride` apart.
-fn blend(values: &[[f32; 2]], first: usize, stride: usize, weights: [f32; 4]) -> [f32; 2] {
-    let [a, b, c, d] = [0, 1, 2, 3].map(|at| values[first + at * stride]);
-    [0, 1]
-        .map(|axis| weights[0] * a[axis] + weights[1] * b[axis] + weights[2] * c[axis] + weights[3] * d[axis])
+    #[test]
+    fn distortion_keeps_the_ink_and_changes_with_the_seed() -> Result<()> {
+        let (images, _) = digits(500, 0, 1)?;
+        let distort = Expansion::Distort(Distortion::default());
+        let (mut before, mut after) = (0.0, 0.0);
+        for index in 0..500 {
+            let picture = images.picture(index);
+            let distorted = expand(distort, picture, index as u64);
+            assert!(distorted.iter().all(|value| (0.0..=1.0).contains(value)));
+            assert_eq!(distorted, expand(distort, picture, index as u64));
+            assert_ne!(distorted, expand(distort, picture, index as u64 + 1));
+            before += in_0_to_1(picture).iter().sum::<f32>();
+            after += distorted.iter().sum::<f32>();
+        }
+        assert!((after / before - 1.0).abs() < 0.03, "{before} became {after}");
+        Ok(())
+    }
+
+    #[test]
+    fn elastic_movements_have_the_size_asked_for() {
+        // On a ramp along x the value tells from where it came.
+        let ramp: Vec<u8> = (0..28 * 28).map(|at| (at % 28 * 9) as u8).collect();
+        let elastic =
+            Distortion { shift: 0.0, rotation: 0.0, scale: 0.0, shear: 0.0, ..Distortion::default() };
+        let mut squares = 0.0;
+        for seed in 0..400 {
+            let bent = expand(Expansion::Distort(elastic), &ramp, seed);
+            let moves = (8..20).flat_map(|y| (8..20).map(move |x| (x, y)));
+            squares += moves.map(|(x, y)| (bent[y * 28 + x] * 255.0 / 9.0 - x as f32).powi(2)).sum::<f32>();
+        }
+        let deviation = (squares / (400.0 * 144.0)).sqrt();
+        assert!((deviation / elastic.elastic - 1.0).abs() < 0.08, "{deviation}");
+    }
+
+    #[test]
+    fn a_picture_is_expanded_alike_in_any_batch_and_anew_each_epoch() -> Result<()> {
+        let (images, _) = digits(40, 0, 1)?;
+        let expansion = Expansion::Distort(Distortion::default());
+        let batch = |images: &Images, indices: &[u32], epoch| -> Result<Vec<Vec<f32>>> {
+            let (pixels, labels) = images.expanded_batch(indices, &expansion, 7, epoch, &Device::Cpu)?;
+            assert_eq!(pixels.dims(), [indices.len(), 1, 28, 28]);
+            assert_eq!(labels.to_vec1::<u32>()?, images.labels_of(indices, &Device::Cpu)?.to_vec1::<u32>()?);
+            pixels.flatten_from(1)?.to_vec2()
+        };
+        let all: Vec<u32> = (0..40).collect();
+        let whole = batch(&images, &all, 1)?;
+        assert_eq!(batch(&images, &[31, 2], 1)?, [whole[31].clone(), whole[2].clone()]);
+        assert_ne!(batch(&images, &[31], 2)?, [whole[31].clone()]);
+        for threads in [1, 3] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            assert_eq!(pool.install(|| batch(&images, &all, 1))?, whole);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn channels_of_a_picture_are_expanded_alike() -> Result<()> {
+        let (one, _) = digits(1, 0, 1)?;
+        let colour = Images::new(one.picture(0).repeat(3), vec![0], (3, 28, 28), 10)?;
+        let expansion = Expansion::Distort(Distortion::default());
+        let (pixels, _) = colour.expanded_batch(&[0], &expansion, 7, 1, &Device::Cpu)?;
+        let planes = pixels.reshape((3, 28 * 28))?.to_vec2::<f32>()?;
+        assert!(planes[0] == planes[1] && planes[1] == planes[2]);
+        Ok(())
+    }
 }
