@@ -167,7 +167,7 @@ fn predict<R: ImageRecipe>(command: &PredictCommand) -> Result<Outcome> {
     let settings: R = settings_of(&run, &config)?;
     let device = device.open()?;
     let pixels: Vec<u8> =
-        inputs.iter().map(|path| data::read_digit(path)).collect::<Result<Vec<_>>>()?.concat();
+        inputs.iter().map(|path| data::picture::read_digit(path)).collect::<Result<Vec<_>>>()?.concat();
     let images = Images::new(pixels, vec![0; inputs.len()], (1, 28, 28), 10)?;
     let model = trained(&settings, &run, &images, &device)?;
     let all: Vec<u32> = (0..images.len() as u32).collect();

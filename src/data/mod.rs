@@ -25,7 +25,7 @@ const DIGITS_SEED: u64 = 0;
 /// A name that is not known; files that are missing or broken; no network.
 pub fn load(name: &str, dir: Option<&Path>) -> Result<(Images, Images)> {
     match (name, dir) {
-        ("digits", None) => Ok(digits(20_000, 4_000, DIGITS_SEED)),
+        ("digits", None) => Ok(digits(20_000, 4_000, DIGITS_SEED)?),
         ("digits", Some(_)) => bail!("data set digits: it is built in, so --data-dir has no meaning"),
         ("mnist" | "fashion-mnist", Some(dir)) => idx::read_dir(dir),
         #[cfg(feature = "hub")]

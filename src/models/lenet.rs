@@ -7,7 +7,7 @@ use super::ImageModel;
 use crate::nn::{
     self, Activation, Conv2d, Conv2dGeometry, Dropout, Linear, Mode, Model, Pool2d, Pooling, Window,
 };
-use candle_core::{Module, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 /// The shape of a network over `(1, 28, 28)` pictures.

@@ -10,7 +10,7 @@ pub use progress::{Progress, say};
 pub use run::{Run, load_weights, save_weights, write_file};
 
 use crate::nn::Mode;
-use crate::optim::{Clip, Optimizer, Plateau, Schedule};
+use crate::optim::{Clip, Optimizer, PlateauState, Schedule};
 use crate::rng;
 use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Tensor};
@@ -127,7 +127,7 @@ struct State {
     steps_in_epoch: usize,
     loss_sum: f64,
     seconds: f64,
-    plateau: Plateau,
+    plateau: PlateauState,
 }
 
 impl State {
