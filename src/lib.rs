@@ -1,4 +1,4 @@
-//! The classic models of the deep-learning books and lectures, on candle.
+#![doc = include_str!("../README.md")]
 
 pub mod cli;
 pub mod data;

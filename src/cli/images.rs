@@ -82,8 +82,6 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
         Some(run) => run,
         None => {
             let config = json!({
-                "binary": R::NAME,
-                "version": env!("CARGO_PKG_VERSION"),
                 "device": format!("{:?}", device.location()),
                 "training_examples": training.len(),
                 "validation_examples": validation.len(),

@@ -23,7 +23,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Makes a new run folder that records `config`: `out`, or the next number under `runs/<binary>/`.
+    /// Makes a new run folder that records the fields of `config`: `out`, or the next number under `runs/<binary>/`.
     ///
     /// # Errors
     /// When `out` holds anything already, or can't be written.
@@ -44,7 +44,11 @@ impl Run {
             None => next_folder(&Path::new("runs").join(binary))?,
         };
         let run = Self { dir };
-        run.write(CONFIG, &(serde_json::to_string_pretty(config)? + "\n"))?;
+        let mut recorded = json!({ "binary": binary, "version": env!("CARGO_PKG_VERSION") });
+        for (name, value) in config.as_object().into_iter().flatten() {
+            recorded[name] = value.clone();
+        }
+        run.write(CONFIG, &(serde_json::to_string_pretty(&recorded)? + "\n"))?;
         Ok(run)
     }
 
