@@ -231,8 +231,8 @@ impl Surface {
 /// in pictures a pixel or two wide, is held at 0 by a little weight on the diagonal.
 fn solve(mut system: [[f64; 7]; 6]) -> [f64; 6] {
     let ridge = 1e-9 * system[0][0].max(1.0);
-    for i in 0..6 {
-        system[i][i] += ridge;
+    for (i, row) in system.iter_mut().enumerate() {
+        row[i] += ridge;
     }
     for i in 0..6 {
         let pivot = system[i];
