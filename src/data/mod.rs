@@ -1,5 +1,7 @@
 //! Data sets: built-in ones, file formats, the hub.
 
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod idx;
 mod images;
 pub mod picture;

@@ -141,7 +141,8 @@ fn shrink(grey: GrayImage) -> GrayImage {
     if longest <= WORKING_SIDE {
         return grey;
     }
-    let shrunk = |side: u32| (side * WORKING_SIDE).div_ceil(longest).max(1);
+    let part = f64::from(WORKING_SIDE) / f64::from(longest);
+    let shrunk = |side: u32| (f64::from(side) * part).ceil() as u32;
     imageops::thumbnail(&grey, shrunk(width), shrunk(height))
 }
 
