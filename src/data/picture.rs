@@ -141,7 +141,8 @@ fn shrink(grey: GrayImage) -> GrayImage {
     if longest <= WORKING_SIDE {
         return grey;
     }
-    let shrunk = |side: u32| (side * WORKING_SIDE).div_ceil(longest).max(1);
+    let part = f64::from(WORKING_SIDE) / f64::from(longest);
+    let shrunk = |side: u32| (f64::from(side) * part).ceil() as u32;
     imageops::thumbnail(&grey, shrunk(width), shrunk(height))
 }
 
@@ -231,8 +232,8 @@ impl Surface {
 /// in pictures a pixel or two wide, is held at 0 by a little weight on the diagonal.
 fn solve(mut system: [[f64; 7]; 6]) -> [f64; 6] {
     let ridge = 1e-9 * system[0][0].max(1.0);
-    for i in 0..6 {
-        system[i][i] += ridge;
+    for (i, row) in system.iter_mut().enumerate() {
+        row[i] += ridge;
     }
     for i in 0..6 {
         let pivot = system[i];

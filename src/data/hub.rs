@@ -1,0 +1,169 @@
+//! MNIST and its kin from the Hugging Face hub. A file once downloaded is read from the hub's cache ever after.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use hf_hub::progress::{ProgressEvent, ProgressHandler};
+use hf_hub::{HFClient, HFError, split_id};
+use image::{DynamicImage, ImageFormat};
+use parquet::file::reader::SerializedFileReader;
+use parquet::record::{Field, Row};
+
+use super::Images;
+
+const CLASSES: usize = 10;
+
+/// The hub keeps each data set as parquet files under this revision.
+const REVISION: &str = "refs/convert/parquet";
+
+/// A hub that hasn't answered within this time is out of reach. Once it has, a download may be as slow as it likes,
+/// as long as something arrives within each `STALLED`.
+const OUT_OF_REACH: Duration = Duration::from_secs(8);
+const STALLED: Duration = Duration::from_secs(60);
+
+/// What works without the hub.
+const INSTEAD: &str = "give --data-dir DIR with the IDX files, or use the built-in --dataset digits";
+
+/// Downloads `mnist` or `fashion-mnist`, or finds it in the cache, and reads its training and its test set: pictures of
+/// the shape `(1, height, width)`, ten classes. The variables `HF_ENDPOINT`, `HF_HOME` and `HF_TOKEN` are heeded, as by
+/// every client of the hub.
+///
+/// # Errors
+/// When `name` is neither, the hub doesn't answer within ten seconds or lacks a file, or a file isn't what it should be.
+pub fn load(name: &str) -> Result<(Images, Images)> {
+    let (id, folder) = match name {
+        "mnist" => ("ylecun/mnist", "mnist"),
+        "fashion-mnist" => ("zalando-datasets/fashion_mnist", "fashion_mnist"),
+        _ => bail!("the data set {name} is not on the hub, expected mnist or fashion-mnist"),
+    };
+    let [train_path, test_path] =
+        download(id, ["train", "test"].map(|split| format!("{folder}/{split}/0000.parquet")))?;
+    let (train, test) = (read(&train_path)?, read(&test_path)?);
+    ensure!(
+        train.shape() == test.shape(),
+        "{}: pictures of {:?}, but {} holds {:?}",
+        test_path.display(),
+        test.shape(),
+        train_path.display(),
+        train.shape()
+    );
+    Ok((train, test))
+}
+
+enum News {
+    Progress,
+    Done(Result<Vec<PathBuf>, HFError>),
+}
+
+struct Listener(Sender<News>);
+
+impl ProgressHandler for Listener {
+    fn on_progress(&self, _: &ProgressEvent) {
+        // Nobody listens any more once the download was given up.
+        let _ = self.0.send(News::Progress);
+    }
+}
+
+/// The client waits for ever where nothing answers, so it works in a thread of its own, which is left to itself then.
+fn download<const N: usize>(id: &'static str, files: [String; N]) -> Result<[PathBuf; N]> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let paths = fetch(id, &files, &sender);
+        let _ = sender.send(News::Done(paths));
+    });
+    let mut patience = OUT_OF_REACH;
+    loop {
+        match receiver.recv_timeout(patience) {
+            Ok(News::Progress) => patience = STALLED,
+            Ok(News::Done(Ok(paths))) => {
+                return paths.try_into().map_err(|_| anyhow!("{id}: the download ended early"));
+            }
+            Ok(News::Done(Err(HFError::EntryNotFound { path, .. }))) => {
+                bail!("{id}: the hub has no file {path} at {REVISION}; {INSTEAD}")
+            }
+            Ok(News::Done(Err(error))) => {
+                bail!("{id}: can't be downloaded from the hub: {}; {INSTEAD}", innermost(&error))
+            }
+            Err(_) => {
+                bail!("{id}: no answer from the hub in {} seconds; {INSTEAD}", patience.as_secs())
+            }
+        }
+    }
+}
+
+fn fetch(id: &str, files: &[String], news: &Sender<News>) -> Result<Vec<PathBuf>, HFError> {
+    let client = HFClient::builder().retry_max_attempts(3).build_sync()?;
+    let (owner, name) = split_id(id);
+    let repository = client.dataset(owner, name);
+    files
+        .iter()
+        .map(|file| {
+            let file = repository.download_file().filename(file).revision(REVISION);
+            match file.clone().local_files_only(true).send() {
+                Ok(path) => Ok(path),
+                Err(_) => file.progress(Listener(news.clone())).send(),
+            }
+        })
+        .collect()
+}
+
+/// "error sending request" says less than the "connection refused" under it.
+fn innermost(error: &HFError) -> String {
+    let mut error: &dyn std::error::Error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string().lines().next().unwrap_or_default().to_string()
+}
+
+fn read(path: &Path) -> Result<Images> {
+    let name = path.display();
+    let file = File::open(path).with_context(|| format!("{name}: can't be opened"))?;
+    parse(file)
+        .map_err(|found| anyhow!("{name}: {found}; delete this file to download it again, or {INSTEAD}"))
+}
+
+/// Rows of `image`, a group with the PNG file in `bytes`, and `label`.
+fn parse(file: File) -> Result<Images> {
+    let damaged = |error| anyhow!("expected a whole parquet file: {error}");
+    let reader = SerializedFileReader::new(file).map_err(damaged)?;
+    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+    let mut size = None;
+    for row in reader {
+        let row = row.map_err(damaged)?;
+        let at = labels.len();
+        let Some(Field::Group(image)) = column(&row, "image") else {
+            bail!("no group \"image\" in row {at}");
+        };
+        let Some(Field::Bytes(png)) = column(image, "bytes") else {
+            bail!("no column \"image.bytes\" in row {at}");
+        };
+        let picture = image::load_from_memory_with_format(png.data(), ImageFormat::Png)
+            .map_err(|error| anyhow!("the picture in row {at} is no PNG file: {error}"))?;
+        let DynamicImage::ImageLuma8(picture) = picture else {
+            bail!("the picture in row {at} is {:?}, expected 8-bit grey", picture.color());
+        };
+        let (width, height) = picture.dimensions();
+        let (first_width, first_height) = *size.get_or_insert((width, height));
+        ensure!(
+            (width, height) == (first_width, first_height),
+            "the picture in row {at} is {height}x{width}, expected {first_height}x{first_width} like the first"
+        );
+        let Some(&Field::Long(label)) = column(&row, "label") else {
+            bail!("no 64-bit column \"label\" in row {at}");
+        };
+        ensure!((0..CLASSES as i64).contains(&label), "label {label} in row {at}, expected 0 to 9");
+        pixels.extend_from_slice(&picture);
+        labels.push(label as u8);
+    }
+    let (width, height) = size.context("no rows, expected pictures")?;
+    Ok(Images::new(pixels, labels, (1, height as usize, width as usize), CLASSES)?)
+}
+
+fn column<'a>(row: &'a Row, name: &str) -> Option<&'a Field> {
+    row.get_column_iter().find(|(column, _)| *column == name).map(|(_, field)| field)
+}

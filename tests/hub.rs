@@ -1,0 +1,233 @@
+//! The hub's real client against a small hub on 127.0.0.1.
+#![cfg(feature = "hub")]
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Cursor, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use candle_textbook::data::{Images, hub::load};
+use image::{GrayImage, ImageFormat, Luma};
+use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::parser::parse_message_type;
+use tempfile::{TempDir, tempdir};
+
+const SCHEMA: &str = "message schema {
+    optional group image { optional binary bytes; optional binary path (UTF8); }
+    optional int64 label;
+}";
+const TRAIN: &str = "mnist/train/0000.parquet";
+const TEST: &str = "mnist/test/0000.parquet";
+
+/// One process has one environment, so one test at a time points it at its own hub and its own cache.
+struct Place {
+    home: TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Place {
+    fn new() -> Self {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { home: tempdir().unwrap(), _alone: alone }
+    }
+
+    fn load(&self, endpoint: &str, name: &str) -> anyhow::Result<(Images, Images)> {
+        // SAFETY: the lock is held; what other threads of this process read of the environment, they read through std.
+        unsafe {
+            std::env::set_var("HF_ENDPOINT", endpoint);
+            std::env::set_var("HF_HOME", self.home.path());
+            std::env::set_var("NO_PROXY", "127.0.0.1");
+            std::env::remove_var("HF_HUB_CACHE");
+            std::env::remove_var("HUGGINGFACE_HUB_CACHE");
+        }
+        load(name)
+    }
+
+    fn refusal(&self, endpoint: &str) -> String {
+        let error = format!("{:#}", self.load(endpoint, "mnist").expect_err("bad input was read"));
+        assert!(!error.contains('\n'), "{error}");
+        error
+    }
+}
+
+type Files = HashMap<String, Vec<u8>>;
+
+/// Serves `files` of the data set `id` in the hub's layout; returns the endpoint and the requests so far.
+fn serve(
+    id: &str,
+    files: impl IntoIterator<Item = (&'static str, Vec<u8>)>,
+) -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let at = |file| format!("/datasets/{id}/resolve/refs%2Fconvert%2Fparquet/{file}");
+    let files: Files = files.into_iter().map(|(file, bytes)| (at(file), bytes)).collect();
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let seen = requests.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // A client that hangs up early is its own affair.
+            let _ = answer(stream, &files, &seen);
+        }
+    });
+    (endpoint, requests)
+}
+
+fn answer(mut stream: TcpStream, files: &Files, seen: &Mutex<Vec<String>>) -> std::io::Result<()> {
+    let mut request = BufReader::new(&stream);
+    let mut line = String::new();
+    request.read_line(&mut line)?;
+    loop {
+        let mut header = String::new();
+        if request.read_line(&mut header)? == 0 || header.trim().is_empty() {
+            break;
+        }
+    }
+    seen.lock().unwrap().push(line.trim().to_string());
+    let mut words = line.split(' ');
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let (status, body) = match files.get(path) {
+        Some(body) => ("200 OK", body.as_slice()),
+        None => ("404 Not Found", b"{\"error\":\"Entry not found\"}".as_slice()),
+    };
+    let etag: u64 = body.iter().fold(14_695_981_039_346_656_037, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(1_099_511_628_211)
+    });
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nETag: \"{etag:x}\"\r\nX-Repo-Commit: {commit}\r\nConnection: close\r\n\r\n",
+        body.len()
+    )?;
+    if method == "GET" { stream.write_all(body) } else { Ok(()) }
+}
+
+/// Picture `index` of 28x28 as the parquet files here hold them, and its pixels.
+fn picture(index: usize) -> (Vec<u8>, Vec<u8>) {
+    let grey = GrayImage::from_fn(28, 28, |x, y| Luma([(x * 7 + y * 3 + index as u32 * 11) as u8]));
+    (encoded(&grey), grey.into_raw())
+}
+
+fn encoded(grey: &GrayImage) -> Vec<u8> {
+    let mut png = Cursor::new(Vec::new());
+    grey.write_to(&mut png, ImageFormat::Png).unwrap();
+    png.into_inner()
+}
+
+fn parquet_of(pictures: &[Vec<u8>], labels: &[i64]) -> Vec<u8> {
+    let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
+    let mut bytes = Vec::new();
+    let mut file = SerializedFileWriter::new(&mut bytes, schema, Arc::default()).unwrap();
+    let mut rows = file.next_row_group().unwrap();
+    let pictures: Vec<ByteArray> = pictures.iter().map(|png| png.clone().into()).collect();
+    let paths: Vec<ByteArray> = labels.iter().map(|label| format!("{label}.png").as_str().into()).collect();
+    for values in [pictures, paths] {
+        let mut column = rows.next_column().unwrap().unwrap();
+        let levels = vec![2; values.len()];
+        column.typed::<ByteArrayType>().write_batch(&values, Some(&levels), None).unwrap();
+        column.close().unwrap();
+    }
+    let mut column = rows.next_column().unwrap().unwrap();
+    let levels = vec![1; labels.len()];
+    column.typed::<Int64Type>().write_batch(labels, Some(&levels), None).unwrap();
+    column.close().unwrap();
+    rows.close().unwrap();
+    file.close().unwrap();
+    bytes
+}
+
+fn good(labels: &[i64]) -> Vec<u8> {
+    parquet_of(&(0..labels.len()).map(|index| picture(index).0).collect::<Vec<_>>(), labels)
+}
+
+#[track_caller]
+fn assert_says(error: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(error.contains(part), "no {part:?} in {error:?}");
+    }
+}
+
+#[test]
+fn pictures_and_labels_come_from_the_hub_and_then_from_the_cache() {
+    let place = Place::new();
+    let (endpoint, requests) = serve("ylecun/mnist", [(TRAIN, good(&[5, 0, 9])), (TEST, good(&[7, 2]))]);
+    let (train, test) = place.load(&endpoint, "mnist").unwrap();
+    assert_eq!((train.len(), test.len(), train.shape(), train.classes()), (3, 2, (1, 28, 28), 10));
+    assert_eq!((train.labels(), test.labels()), ([5, 0, 9].as_slice(), [7, 2].as_slice()));
+    assert_eq!((train.picture(2), test.picture(1)), (picture(2).1.as_slice(), picture(1).1.as_slice()));
+
+    let asked = requests.lock().unwrap().len();
+    assert_eq!(place.load(&endpoint, "mnist").unwrap(), (train.clone(), test.clone()));
+    assert_eq!(requests.lock().unwrap().len(), asked);
+    assert_eq!(place.load("http://127.0.0.1:1", "mnist").unwrap(), (train, test));
+}
+
+#[test]
+fn fashion_mnist_lies_in_its_own_repository() {
+    let place = Place::new();
+    let files = [
+        ("fashion_mnist/train/0000.parquet", good(&[9, 0])),
+        ("fashion_mnist/test/0000.parquet", good(&[3])),
+    ];
+    let (endpoint, _) = serve("zalando-datasets/fashion_mnist", files);
+    let (train, test) = place.load(&endpoint, "fashion-mnist").unwrap();
+    assert_eq!((train.labels(), test.labels()), ([9, 0].as_slice(), [3].as_slice()));
+}
+
+#[test]
+fn without_a_hub_the_other_ways_are_named() {
+    let place = Place::new();
+    let error = place.refusal("http://127.0.0.1:1");
+    assert_says(&error, &["ylecun/mnist", "refused", "--data-dir DIR", "digits"]);
+
+    // It takes connections and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let error = place.refusal(&format!("http://{}", silent.local_addr().unwrap()));
+    assert_says(&error, &["ylecun/mnist", "no answer from the hub in 8 seconds", "--data-dir DIR", "digits"]);
+}
+
+#[test]
+fn a_file_that_the_hub_lacks_is_named() {
+    let place = Place::new();
+    let (endpoint, _) = serve("ylecun/mnist", [(TRAIN, good(&[5]))]);
+    assert_says(
+        &place.refusal(&endpoint),
+        &["ylecun/mnist", "no file mnist/test/0000.parquet", "--data-dir"],
+    );
+    // It is not missed for good.
+    let (endpoint, _) = serve("ylecun/mnist", [(TRAIN, good(&[5])), (TEST, good(&[7]))]);
+    assert_eq!(place.load(&endpoint, "mnist").unwrap().1.labels(), [7]);
+}
+
+#[test]
+fn files_that_hold_something_else_are_refused_with_their_path() {
+    let whole = good(&[5, 0]);
+    let small = encoded(&GrayImage::new(14, 28));
+    let colour = {
+        let mut png = Cursor::new(Vec::new());
+        image::RgbImage::new(28, 28).write_to(&mut png, ImageFormat::Png).unwrap();
+        png.into_inner()
+    };
+    for (bytes, said) in [
+        (Vec::new(), "expected a whole parquet file"),
+        (whole[..whole.len() / 2].to_vec(), "expected a whole parquet file"),
+        (b"<html>not here</html>".to_vec(), "expected a whole parquet file"),
+        (parquet_of(&[], &[]), "no rows"),
+        (good(&[5, 10]), "label 10 in row 1, expected 0 to 9"),
+        (parquet_of(&[picture(0).0, b"GIF89a".to_vec()], &[1, 2]), "the picture in row 1 is no PNG"),
+        (parquet_of(&[picture(0).0, small], &[1, 2]), "row 1 is 28x14, expected 28x28"),
+        (parquet_of(&[colour], &[1]), "row 0 is Rgb8, expected 8-bit grey"),
+    ] {
+        let place = Place::new();
+        let (endpoint, _) = serve("ylecun/mnist", [(TRAIN, bytes), (TEST, good(&[7]))]);
+        assert_says(&place.refusal(&endpoint), &[TRAIN, said, "delete this file"]);
+    }
+}
+
+#[test]
+fn an_unknown_name_lists_the_known_ones() {
+    let error = load("emnist").unwrap_err().to_string();
+    assert_says(&error, &["emnist", "mnist or fashion-mnist"]);
+}
