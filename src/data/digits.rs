@@ -39,6 +39,10 @@ const STYLES: [&[Style]; 10] = [
         style(3, &[&[(50, 0), (22, 10), (4, 36), (3, 62), (16, 88), (45, 100), (78, 88), (95, 58), (92, 30), (75, 8), (46, 1)]]),
         // begun at the upper right, its end crossing the beginning
         style(2, &[&[(68, 6), (36, 6), (8, 38), (8, 76), (38, 100), (76, 84), (94, 44), (74, 8), (44, 3), (28, 14)]]),
+        // with its end inside
+        style(1, &[&[(58, 2), (22, 10), (4, 40), (6, 76), (40, 100), (80, 84), (96, 46), (82, 8), (52, 6), (40, 26)]]),
+        // begun with a tail at the upper right
+        style(1, &[&[(84, -6), (52, 4), (18, 24), (4, 60), (18, 94), (52, 100), (84, 80), (94, 42), (76, 12), (50, 4)]]),
         // wide
         style(1, &[&[(56, 0), (10, 12), (-16, 48), (-6, 84), (40, 100), (96, 84), (118, 44), (98, 10), (46, 2)]]),
         // not quite closed
@@ -73,7 +77,7 @@ const STYLES: [&[Style]; 10] = [
         // with a flat top
         style(1, &[&[(8, 5), (44, 3), (82, 2), (82, 2), (42, 40), (42, 40), (76, 52), (86, 76), (58, 99), (8, 92)]]),
         // narrow, curled at the foot
-        style(1, &[&[(14, 16), (40, 2), (66, 12), (62, 34), (40, 46), (40, 46), (64, 54), (72, 78), (50, 98), (20, 94), (6, 80)]]),
+        style(2, &[&[(14, 16), (40, 2), (66, 12), (62, 34), (40, 46), (40, 46), (64, 54), (72, 78), (50, 98), (20, 94), (6, 80)]]),
         // with a hardly marked middle
         style(1, &[&[(12, 6), (50, 0), (74, 14), (66, 36), (50, 46), (74, 58), (82, 80), (56, 98), (10, 98)]]),
     ],
@@ -146,6 +150,8 @@ const STYLES: [&[Style]; 10] = [
         style(2, &[&[(84, 8), (48, 2), (14, 22), (16, 46), (46, 48), (78, 18), (84, 10), (76, 46), (60, 76), (42, 100)]]),
         // with a circle that stays open
         style(2, &[&[(70, 8), (34, 4), (8, 28), (20, 48), (54, 44), (80, 24), (80, 24), (76, 60), (70, 100)]]),
+        // small and slim on a long stem
+        style(2, &[&[(70, 6), (44, 2), (26, 20), (34, 38), (56, 34), (74, 8), (74, 8), (62, 54), (50, 100)]]),
         // like a g, the stem begun above the circle
         style(1, &[&[(76, 12), (42, 4), (12, 22), (18, 44), (48, 46), (76, 24)], &[(80, 2), (78, 50), (72, 100)]]),
         // small circle
@@ -219,7 +225,8 @@ fn trace(stroke: Stroke, rng: &mut ChaCha8Rng, lines: &mut Vec<Vec<Point>>) {
             smooth.clear();
             smooth.push(corner);
         } else {
-            let jitter = [0.035 * normal(rng), 0.035 * normal(rng)];
+            let size = if at == 0 || at + 1 == stroke.len() { 0.05 } else { 0.03 };
+            let jitter = [size * normal(rng), size * normal(rng)];
             smooth.push([x, y].map(|percent| f32::from(percent) / 100.0));
             let last = smooth.len() - 1;
             (0..2).for_each(|axis| smooth[last][axis] += offset[axis] + jitter[axis]);
@@ -253,7 +260,7 @@ fn distort(lines: &mut [Vec<Point>], rng: &mut ChaCha8Rng) {
     let waves: [_; 4] = std::array::from_fn(|wave| {
         let frequency = TAU * rng.random_range(0.3..1.0_f32);
         let direction = rng.random_range(0.0..TAU);
-        let size = 0.05 * normal(rng);
+        let size = 0.052 * normal(rng);
         (
             wave % 2,
             [frequency * direction.cos(), frequency * direction.sin()],
@@ -307,7 +314,7 @@ struct Pen {
 impl Pen {
     fn pick(rng: &mut ChaCha8Rng) -> Self {
         Self {
-            radius: (1.3 * (0.28 * normal(rng)).exp()).clamp(0.7, 2.0),
+            radius: (1.3 * (0.28 * normal(rng)).exp()).clamp(0.7, 1.9),
             edge: rng.random_range(0.9..1.7),
             swell: rng.random_range(0.0..0.25),
             phase: rng.random_range(0.0..TAU),
