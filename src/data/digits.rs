@@ -39,6 +39,12 @@ const STYLES: [&[Style]; 10] = [
         style(3, &[&[(50, 0), (22, 10), (4, 36), (3, 62), (16, 88), (45, 100), (78, 88), (95, 58), (92, 30), (75, 8), (46, 1)]]),
         // begun at the upper right, its end crossing the beginning
         style(2, &[&[(68, 6), (36, 6), (8, 38), (8, 76), (38, 100), (76, 84), (94, 44), (74, 8), (44, 3), (28, 14)]]),
+        // with its end inside
+        style(1, &[&[(58, 2), (22, 10), (4, 40), (6, 76), (40, 100), (80, 84), (96, 46), (82, 8), (52, 6), (40, 26)]]),
+        // begun with a tail at the upper right
+        style(1, &[&[(84, -6), (52, 4), (18, 24), (4, 60), (18, 94), (52, 100), (84, 80), (94, 42), (76, 12), (50, 4)]]),
+        // wide
+        style(1, &[&[(56, 0), (10, 12), (-16, 48), (-6, 84), (40, 100), (96, 84), (118, 44), (98, 10), (46, 2)]]),
         // not quite closed
         style(1, &[&[(40, 4), (12, 24), (2, 56), (16, 90), (48, 100), (82, 86), (96, 52), (86, 18), (58, 2)]]),
     ],
@@ -47,7 +53,7 @@ const STYLES: [&[Style]; 10] = [
         // bent
         style(2, &[&[(54, 0), (48, 30), (47, 70), (52, 100)]]),
         // with a flag
-        style(2, &[&[(26, 22), (50, 0), (50, 0), (50, 50), (50, 100)]]),
+        style(1, &[&[(32, 20), (50, 0), (50, 0), (50, 50), (50, 100)]]),
         // with a flag and a base
         style(1, &[&[(26, 20), (52, 0), (52, 0), (51, 50), (50, 98)], &[(18, 99), (50, 99), (86, 98)]]),
     ],
@@ -57,7 +63,7 @@ const STYLES: [&[Style]; 10] = [
         // with a loop at the foot
         style(3, &[&[(10, 20), (30, 3), (62, 2), (82, 20), (76, 46), (52, 74), (24, 96), (6, 92), (10, 76), (34, 76), (64, 90), (98, 94)]]),
         // with a large loop at the foot
-        style(2, &[&[(12, 26), (34, 4), (66, 4), (80, 26), (66, 58), (38, 90), (12, 96), (4, 80), (22, 66), (54, 80), (98, 90)]]),
+        style(3, &[&[(6, 30), (20, 6), (54, 0), (78, 22), (72, 54), (48, 86), (20, 100), (0, 88), (6, 66), (32, 64), (62, 84), (100, 92)]]),
         // like a Z
         style(1, &[&[(6, 8), (46, 2), (82, 8), (74, 36), (40, 72), (6, 98), (6, 98), (50, 97), (92, 95)]]),
         // with a curled beginning and a rising end
@@ -70,6 +76,8 @@ const STYLES: [&[Style]; 10] = [
         style(2, &[&[(10, 14), (40, 0), (72, 8), (74, 30), (52, 46), (34, 50), (42, 55), (70, 56), (84, 76), (66, 96), (34, 100), (4, 92)]]),
         // with a flat top
         style(1, &[&[(8, 5), (44, 3), (82, 2), (82, 2), (42, 40), (42, 40), (76, 52), (86, 76), (58, 99), (8, 92)]]),
+        // narrow, curled at the foot
+        style(2, &[&[(14, 16), (40, 2), (66, 12), (62, 34), (40, 46), (40, 46), (64, 54), (72, 78), (50, 98), (20, 94), (6, 80)]]),
         // with a hardly marked middle
         style(1, &[&[(12, 6), (50, 0), (74, 14), (66, 36), (50, 46), (74, 58), (82, 80), (56, 98), (10, 98)]]),
     ],
@@ -87,9 +95,9 @@ const STYLES: [&[Style]; 10] = [
         // in one go
         style(3, &[&[(84, 2), (54, 4), (26, 5), (26, 5), (18, 44), (18, 44), (50, 38), (80, 54), (82, 78), (58, 97), (28, 100), (4, 90)]]),
         // with the bar put on afterwards
-        style(3, &[&[(26, 8), (22, 28), (18, 46), (18, 46), (50, 42), (78, 56), (80, 80), (52, 99), (6, 94)], &[(26, 6), (58, 4), (94, 0)]]),
-        // with a round belly that nearly closes
-        style(1, &[&[(80, 2), (50, 4), (30, 6), (30, 6), (22, 42), (22, 42), (54, 40), (80, 58), (76, 84), (48, 100), (16, 94), (12, 78)]]),
+        style(3, &[&[(26, 8), (22, 28), (18, 46), (18, 46), (50, 42), (78, 56), (80, 80), (52, 99), (6, 94)], &[(26, 6), (60, 4), (102, -2)]]),
+        // with a small belly under a long neck
+        style(1, &[&[(84, 2), (40, 6), (40, 6), (30, 42), (30, 42), (56, 46), (68, 68), (50, 94), (8, 98)]]),
         // like an S
         style(2, &[&[(88, 0), (50, 5), (24, 20), (30, 40), (62, 54), (76, 76), (56, 97), (26, 100), (4, 88)]]),
     ],
@@ -102,6 +110,8 @@ const STYLES: [&[Style]; 10] = [
         style(1, &[&[(86, 12), (62, 0), (28, 18), (6, 56), (16, 90), (48, 100), (82, 86), (82, 60), (54, 48), (16, 64)]]),
         // with a large loop
         style(2, &[&[(46, 0), (16, 32), (4, 70), (24, 98), (62, 98), (84, 76), (72, 50), (42, 48), (12, 70)]]),
+        // straight down, the loop low
+        style(2, &[&[(26, 0), (8, 40), (6, 80), (30, 100), (66, 94), (78, 70), (58, 54), (30, 66), (20, 90)]]),
         // with a loop that stays open
         style(1, &[&[(36, 0), (14, 34), (6, 72), (28, 100), (62, 92), (74, 66), (58, 50), (40, 66)]]),
         // upright, with a small loop
@@ -113,7 +123,9 @@ const STYLES: [&[Style]; 10] = [
         // rounded
         style(3, &[&[(4, 16), (40, 7), (78, 4), (86, 20), (66, 56), (50, 100)]]),
         // with a bar
-        style(2, &[&[(6, 10), (48, 6), (90, 4), (90, 4), (66, 50), (44, 100)], &[(30, 52), (58, 50), (88, 47)]]),
+        style(3, &[&[(6, 10), (48, 6), (90, 4), (90, 4), (64, 50), (46, 100)], &[(24, 50), (54, 49), (90, 47)]]),
+        // like a question mark
+        style(1, &[&[(2, 26), (20, 6), (60, 0), (88, 12), (80, 40), (60, 70), (54, 100)]]),
         // with a serif
         style(2, &[&[(6, 26), (10, 7), (10, 7), (50, 8), (88, 4), (88, 4), (72, 50), (62, 100)]]),
     ],
@@ -138,6 +150,8 @@ const STYLES: [&[Style]; 10] = [
         style(2, &[&[(84, 8), (48, 2), (14, 22), (16, 46), (46, 48), (78, 18), (84, 10), (76, 46), (60, 76), (42, 100)]]),
         // with a circle that stays open
         style(2, &[&[(70, 8), (34, 4), (8, 28), (20, 48), (54, 44), (80, 24), (80, 24), (76, 60), (70, 100)]]),
+        // small and slim on a long stem
+        style(2, &[&[(70, 6), (44, 2), (26, 20), (34, 38), (56, 34), (74, 8), (74, 8), (62, 54), (50, 100)]]),
         // like a g, the stem begun above the circle
         style(1, &[&[(76, 12), (42, 4), (12, 22), (18, 44), (48, 46), (76, 24)], &[(80, 2), (78, 50), (72, 100)]]),
         // small circle
@@ -179,7 +193,7 @@ fn draw(digit: usize, rng: &mut ChaCha8Rng, picture: &mut [u8]) {
     }
     distort(&mut lines, rng);
     let pen = Pen::pick(rng);
-    fit(&mut lines, BOX as f32 - 2.0 * pen.radius - pen.edge);
+    fit(&mut lines, BOX as f32 - 2.0 * pen.radius * (1.0 + pen.swell) - pen.edge);
     centre(&pen.ink(&lines), picture);
 }
 
@@ -193,8 +207,9 @@ fn pick(styles: &'static [Style], rng: &mut ChaCha8Rng) -> &'static Style {
     chosen.unwrap_or(&styles[0])
 }
 
+/// A normal number, within two standard deviations: no picture is beyond reading.
 fn normal(rng: &mut ChaCha8Rng) -> f32 {
-    rng.sample(StandardNormal)
+    rng.sample::<f32, _>(StandardNormal).clamp(-2.0, 2.0)
 }
 
 type Point = [f32; 2];
@@ -210,7 +225,8 @@ fn trace(stroke: Stroke, rng: &mut ChaCha8Rng, lines: &mut Vec<Vec<Point>>) {
             smooth.clear();
             smooth.push(corner);
         } else {
-            let jitter = [0.03 * normal(rng), 0.03 * normal(rng)];
+            let size = if at == 0 || at + 1 == stroke.len() { 0.05 } else { 0.03 };
+            let jitter = [size * normal(rng), size * normal(rng)];
             smooth.push([x, y].map(|percent| f32::from(percent) / 100.0));
             let last = smooth.len() - 1;
             (0..2).for_each(|axis| smooth[last][axis] += offset[axis] + jitter[axis]);
@@ -244,7 +260,7 @@ fn distort(lines: &mut [Vec<Point>], rng: &mut ChaCha8Rng) {
     let waves: [_; 4] = std::array::from_fn(|wave| {
         let frequency = TAU * rng.random_range(0.3..1.0_f32);
         let direction = rng.random_range(0.0..TAU);
-        let size = 0.05 * normal(rng);
+        let size = 0.052 * normal(rng);
         (
             wave % 2,
             [frequency * direction.cos(), frequency * direction.sin()],
@@ -252,7 +268,7 @@ fn distort(lines: &mut [Vec<Point>], rng: &mut ChaCha8Rng) {
             size,
         )
     });
-    let slant = 0.12 + 0.22 * normal(rng);
+    let slant = 0.12 + 0.25 * normal(rng);
     let width = 0.82 * (0.22 * normal(rng)).exp();
     let (sin, cos) = (0.12 * normal(rng)).sin_cos();
     for point in lines.iter_mut().flatten() {
@@ -298,7 +314,7 @@ struct Pen {
 impl Pen {
     fn pick(rng: &mut ChaCha8Rng) -> Self {
         Self {
-            radius: (1.3 * (0.28 * normal(rng)).exp()).clamp(0.7, 2.2),
+            radius: (1.3 * (0.28 * normal(rng)).exp()).clamp(0.7, 1.9),
             edge: rng.random_range(0.9..1.7),
             swell: rng.random_range(0.0..0.25),
             phase: rng.random_range(0.0..TAU),
