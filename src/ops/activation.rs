@@ -1,6 +1,7 @@
 //! Activation functions.
 
 use super::host::{self, Real, with_real};
+use super::simd::vectorised;
 use super::{parallel, reference};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
 
@@ -72,18 +73,23 @@ impl CustomOp1 for Activation {
 }
 
 /// The logistic function.
+#[inline(always)]
 pub(super) fn sigmoid_of<T: Real>(x: T) -> T {
     T::ONE / (T::ONE + (-x).exp())
 }
 
 /// `f` of each pair of elements.
+#[inline(always)]
 fn map<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
     const CHUNK: usize = 1 << 14;
     let mut ys = vec![T::ZERO; a.len()];
     parallel::for_each_piece(&mut ys, CHUNK, |i, ys| {
-        for ((y, &a), &b) in ys.iter_mut().zip(&a[i * CHUNK..]).zip(&b[i * CHUNK..]) {
-            *y = f(a, b);
-        }
+        let (a, b) = (&a[i * CHUNK..][..ys.len()], &b[i * CHUNK..][..ys.len()]);
+        vectorised(|| {
+            for ((y, &a), &b) in ys.iter_mut().zip(a).zip(b) {
+                *y = f(a, b);
+            }
+        });
     });
     ys
 }

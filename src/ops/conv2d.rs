@@ -1,12 +1,11 @@
 //! Two-dimensional convolution.
 
-use super::gemm::{Matrix, gemm};
 use super::host::{self, Real, with_real};
 use super::linear::{bias_or_none, check_bias};
 use super::parallel;
 use super::reference;
+use super::simd::{self, Inner, Lanes, Outer, SLACK};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use std::ops::Range;
 
 /// How the kernel of a convolution moves over its input: (height, width) of each, and into how many groups the
 /// channels are split.
@@ -138,15 +137,12 @@ impl CustomOp3 for Conv2d {
                 true => host::read(weight, |weight| tensor(self.input_grad(grad, weight), xs))?,
                 false => None,
             };
-            let weight_grad = match weight.track_op() {
-                true => host::read(xs, |xs| tensor(self.weight_grad(grad, xs), weight))?,
-                false => None,
-            };
-            let bias_grad = match bias.track_op() {
-                true => tensor(self.bias_grad(grad), bias)?,
-                false => None,
-            };
-            Ok((xs_grad, weight_grad, bias_grad))
+            if !weight.track_op() && !bias.track_op() {
+                return Ok((xs_grad, None, None));
+            }
+            let (weight_grad, bias_grad) = host::read(xs, |xs| Ok(self.weight_grad(grad, xs)))?;
+            let bias_grad = if bias.elem_count() > 0 { tensor(bias_grad, bias)? } else { None };
+            Ok((xs_grad, tensor(weight_grad, weight)?, bias_grad))
         }))
     }
 }
@@ -162,127 +158,334 @@ impl Conv2d {
         self.output.0 * self.output.1
     }
 
-    /// Weights of one output: the rows of the matrix of windows.
+    /// Weights of one output.
     fn taps(&self) -> usize {
         self.channels * self.kernel.0 * self.kernel.1
     }
 
-    fn forward<T: Real>(&self, xs: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
-        let (positions, taps, outputs) = (self.positions(), self.taps(), self.outputs);
-        let mut ys = vec![T::ZERO; self.batch * self.geometry.groups * outputs * positions];
-        parallel::for_each_piece(&mut ys, outputs * positions, |i, ys| {
-            let group = i % self.geometry.groups;
-            if !bias.is_empty() {
-                for (ys, &bias) in ys.chunks_exact_mut(positions).zip(&bias[group * outputs..]) {
-                    ys.fill(bias);
-                }
+    /// How many pairs of example and group make a chunk worth handing to a thread.
+    fn pairs_a_chunk(&self) -> usize {
+        (1usize << 20).div_ceil(2 * self.outputs * self.taps() * self.positions())
+    }
+
+    fn forward<T: Lanes>(&self, xs: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
+        let size = self.outputs * self.positions();
+        let planes = Planes::of_input(self);
+        let onto = Onto { first: 0, row: self.output.1, column: 1, plane: self.positions() };
+        let sweep = Sweep::new::<T>(self.output, planes.pitch, planes.taps(self).enumerate().collect(), onto);
+        let mut ys = vec![T::ZERO; self.batch * self.geometry.groups * size];
+        let chunk = self.pairs_a_chunk();
+        parallel::for_each_piece(&mut ys, chunk * size, |i, ys| {
+            let mut image = planes.zeros();
+            let mut scratch = vec![T::ZERO; sweep.scratch * self.outputs];
+            for (pair, ys) in (i * chunk..).zip(ys.chunks_exact_mut(size)) {
+                let group = pair % self.geometry.groups;
+                planes.fill(
+                    &mut image,
+                    &xs[pair * self.input_size()..][..self.input_size()],
+                    self.channels,
+                    self.input,
+                );
+                let weight = &weight[group * self.outputs * self.taps()..][..self.outputs * self.taps()];
+                let start =
+                    if bias.is_empty() { bias } else { &bias[group * self.outputs..][..self.outputs] };
+                sweep.run(self.outputs, (weight, self.taps()), &image, start, &mut scratch, ys);
             }
-            let mut columns = vec![T::ZERO; taps * positions];
-            self.gather(&xs[i * self.input_size()..][..self.input_size()], &mut columns);
-            let weight = Matrix::new(&weight[group * outputs * taps..], taps);
-            let columns = Matrix::new(&columns, positions);
-            gemm((outputs, positions, taps), weight, columns, ys, positions, !bias.is_empty());
         });
         ys
     }
 
-    fn input_grad<T: Real>(&self, grad: &[T], weight: &[T]) -> Vec<T> {
-        let (positions, taps, outputs) = (self.positions(), self.taps(), self.outputs);
-        let mut xs_grad = vec![T::ZERO; self.batch * self.geometry.groups * self.input_size()];
-        parallel::for_each_piece(&mut xs_grad, self.input_size(), |i, xs_grad| {
-            let group = i % self.geometry.groups;
-            let mut columns = vec![T::ZERO; taps * positions];
-            let weight = Matrix::new(&weight[group * outputs * taps..], taps).transposed();
-            let grad = Matrix::new(&grad[i * outputs * positions..], positions);
-            gemm((taps, positions, outputs), weight, grad, &mut columns, positions, false);
-            self.scatter(&columns, xs_grad);
+    fn input_grad<T: Lanes>(&self, grad: &[T], weight: &[T]) -> Vec<T> {
+        let Conv2dGeometry { stride, padding, dilation, groups } = self.geometry;
+        let size = self.outputs * self.positions();
+        // Tap t reads padded row `y * stride + dilation * t`. Seen from the input: padded row `stride * q + r` is read
+        // at `y = q - before` by the taps with `dilation * t = stride * before + r`.
+        let reach =
+            (dilation.0 * (self.kernel.0 - 1) / stride.0, dilation.1 * (self.kernel.1 - 1) / stride.1);
+        let border =
+            (reach.0.saturating_sub(padding.0 / stride.0), reach.1.saturating_sub(padding.1 / stride.1));
+        let last = ((self.input.0 - 1 + padding.0) / stride.0, (self.input.1 - 1 + padding.1) / stride.1);
+        let planes = Planes {
+            channels: self.outputs,
+            stride: (1, 1),
+            border,
+            rows: border.0 + (last.0 + 1).max(self.output.0),
+            pitch: border.1 + (last.1 + 1).max(self.output.1),
+        };
+        let mut phases = vec![];
+        for (r_h, r_w) in (0..stride.0).flat_map(|r_h| (0..stride.1).map(move |r_w| (r_h, r_w))) {
+            // the first row and column of the input in this phase
+            let first_h = (r_h + stride.0 - padding.0 % stride.0) % stride.0;
+            let first_w = (r_w + stride.1 - padding.1 % stride.1) % stride.1;
+            if first_h >= self.input.0 || first_w >= self.input.1 {
+                continue;
+            }
+            let (q_h, q_w) = ((first_h + padding.0) / stride.0, (first_w + padding.1) / stride.1);
+            let mut steps = vec![];
+            for output in 0..self.outputs {
+                for (t_h, t_w) in (0..self.kernel.0).flat_map(|h| (0..self.kernel.1).map(move |w| (h, w))) {
+                    let (at_h, at_w) = (dilation.0 * t_h, dilation.1 * t_w);
+                    if at_h % stride.0 == r_h && at_w % stride.1 == r_w {
+                        let row = border.0 + q_h - at_h / stride.0;
+                        let column = border.1 + q_w - at_w / stride.1;
+                        steps.push((
+                            output * self.taps() + t_h * self.kernel.1 + t_w,
+                            output * planes.size() + row * planes.pitch + column,
+                        ));
+                    }
+                }
+            }
+            let size =
+                ((self.input.0 - first_h).div_ceil(stride.0), (self.input.1 - first_w).div_ceil(stride.1));
+            let onto = Onto {
+                first: first_h * self.input.1 + first_w,
+                row: stride.0 * self.input.1,
+                column: stride.1,
+                plane: self.input.0 * self.input.1,
+            };
+            phases.push(Sweep::new::<T>(size, planes.pitch, steps, onto));
+        }
+        let mut xs_grad = vec![T::ZERO; self.batch * groups * self.input_size()];
+        let chunk = self.pairs_a_chunk();
+        parallel::for_each_piece(&mut xs_grad, chunk * self.input_size(), |i, xs_grad| {
+            let mut image = planes.zeros();
+            let scratch = phases.iter().map(|sweep| sweep.scratch).max().unwrap_or(0);
+            let mut scratch = vec![T::ZERO; scratch * self.channels];
+            for (pair, xs_grad) in (i * chunk..).zip(xs_grad.chunks_exact_mut(self.input_size())) {
+                let group = pair % groups;
+                planes.fill(&mut image, &grad[pair * size..][..size], self.outputs, self.output);
+                let weight = &weight[group * self.outputs * self.taps()..][..self.outputs * self.taps()];
+                let weight = (weight, self.kernel.0 * self.kernel.1);
+                for sweep in &phases {
+                    sweep.run(self.channels, weight, &image, &[], &mut scratch, xs_grad);
+                }
+            }
         });
         xs_grad
     }
 
-    fn weight_grad<T: Real>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
-        const CHUNKS: usize = 16;
-        let (positions, taps, outputs) = (self.positions(), self.taps(), self.outputs);
-        let groups = self.geometry.groups;
-        let size = groups * outputs * taps;
-        let chunk = self.batch.div_ceil(CHUNKS).max(1);
+    /// The gradients of the weight and of the bias.
+    fn weight_grad<T: Lanes>(&self, grad: &[T], xs: &[T]) -> (Vec<T>, Vec<T>) {
+        /// Bytes of images that are worked on at once.
+        const CACHE: usize = 1 << 17;
+        let (groups, outputs, taps, positions) =
+            (self.geometry.groups, self.outputs, self.taps(), self.positions());
+        let planes = Planes::of_input(self);
+        let at = planes.taps(self).collect::<Vec<_>>();
+        // The gradient with rows as long as the planes', zeros at their ends: both are walked through in one go.
+        let len = (self.output.0 - 1) * planes.pitch + self.output.1;
+        let bytes = (planes.len() + outputs * len) * size_of::<T>();
+        let chunk = (CACHE / bytes).clamp(1, 8);
+        let size = groups * outputs * (taps + 1);
         let mut partial = vec![T::ZERO; self.batch.div_ceil(chunk) * size];
         parallel::for_each_piece(&mut partial, size, |i, partial| {
-            let mut columns = vec![T::ZERO; taps * positions];
-            for example in i * chunk..self.batch.min((i + 1) * chunk) {
-                for group in 0..groups {
-                    let at = example * groups + group;
-                    self.gather(&xs[at * self.input_size()..][..self.input_size()], &mut columns);
-                    let grad = Matrix::new(&grad[at * outputs * positions..], positions);
-                    let columns = Matrix::new(&columns, positions).transposed();
-                    let into = &mut partial[group * outputs * taps..][..outputs * taps];
-                    gemm((outputs, taps, positions), grad, columns, into, taps, true);
+            let (partial, bias) = partial.split_at_mut(groups * outputs * taps);
+            let examples = i * chunk..self.batch.min((i + 1) * chunk);
+            let mut images = vec![T::ZERO; examples.len() * planes.len()];
+            let mut grads = vec![T::ZERO; examples.len() * outputs * len];
+            for group in 0..groups {
+                let bias = &mut bias[group * outputs..][..outputs];
+                let buffers =
+                    images.chunks_exact_mut(planes.len()).zip(grads.chunks_exact_mut(outputs * len));
+                for (example, (image, spread)) in examples.clone().zip(buffers) {
+                    let pair = example * groups + group;
+                    let xs = &xs[pair * self.input_size()..][..self.input_size()];
+                    planes.fill(image, xs, self.channels, self.input);
+                    let grad = grad[pair * outputs * positions..].chunks_exact(positions);
+                    for ((spread, grad), bias) in spread.chunks_exact_mut(len).zip(grad).zip(&mut *bias) {
+                        for (spread, grad) in
+                            spread.chunks_mut(planes.pitch).zip(grad.chunks_exact(self.output.1))
+                        {
+                            spread[..grad.len()].copy_from_slice(grad);
+                        }
+                        *bias += simd::sum(grad.iter().copied());
+                    }
                 }
+                Inner {
+                    rows: outputs,
+                    segments: examples.len(),
+                    len,
+                    a: &grads,
+                    a_row: len,
+                    a_segment: outputs * len,
+                    b: &images,
+                    b_rows: &at,
+                    b_segment: planes.len(),
+                    c: &mut partial[group * outputs * taps..][..outputs * taps],
+                    c_row: taps,
+                    start: &[],
+                }
+                .run();
             }
         });
-        sum_rows(partial, size)
+        let mut weight = sum_rows(partial, size);
+        let bias = weight.split_off(groups * outputs * taps);
+        (weight, bias)
+    }
+}
+
+/// Images with zeros around them, taken apart by the phases of a stride: what a tap of the kernel sees while the
+/// kernel moves along a row is then consecutive, at `pitch` from one row to the next.
+struct Planes {
+    channels: usize,
+    stride: (usize, usize),
+    /// Zeros above and to the left.
+    border: (usize, usize),
+    /// Of one phase.
+    rows: usize,
+    pitch: usize,
+}
+
+impl Planes {
+    fn of_input(conv: &Conv2d) -> Self {
+        let Conv2dGeometry { stride, padding, dilation, .. } = conv.geometry;
+        Self {
+            channels: conv.channels,
+            stride,
+            border: padding,
+            rows: conv.output.0 + dilation.0 * (conv.kernel.0 - 1) / stride.0,
+            pitch: conv.output.1 + dilation.1 * (conv.kernel.1 - 1) / stride.1,
+        }
     }
 
-    fn bias_grad<T: Real>(&self, grad: &[T]) -> Vec<T> {
-        let outputs = self.geometry.groups * self.outputs;
-        let mut sums = vec![T::ZERO; self.batch * outputs];
-        let positions = self.positions();
-        let chunk = (1usize << 14).div_ceil(positions);
-        parallel::for_each_piece(&mut sums, chunk, |i, sums| {
-            for (sum, grad) in sums.iter_mut().zip(grad[i * chunk * positions..].chunks_exact(positions)) {
-                *sum = grad.iter().fold(T::ZERO, |sum, &g| sum + g);
-            }
-        });
-        sum_rows(sums, outputs)
+    /// Where each tap of each channel reads at the kernel's first position.
+    fn taps(&self, conv: &Conv2d) -> impl Iterator<Item = usize> {
+        let (kernel, dilation) = (conv.kernel, conv.geometry.dilation);
+        (0..conv.taps()).map(move |tap| {
+            let (row, column) = (tap / kernel.1 % kernel.0 * dilation.0, tap % kernel.1 * dilation.1);
+            let channel = tap / (kernel.0 * kernel.1);
+            let phase =
+                (channel * self.stride.0 + row % self.stride.0) * self.stride.1 + column % self.stride.1;
+            phase * self.size() + row / self.stride.0 * self.pitch + column / self.stride.1
+        })
     }
 
-    /// The windows of one example and group as the columns of a matrix (taps, positions).
-    fn gather<T: Real>(&self, xs: &[T], columns: &mut [T]) {
-        let stride = self.geometry.stride.1;
-        for (tap, row) in columns.chunks_exact_mut(self.positions()).enumerate() {
-            for (y, row) in row.chunks_exact_mut(self.output.1).enumerate() {
-                let Some((start, inside)) = self.line(tap, y) else {
-                    row.fill(T::ZERO);
-                    continue;
-                };
-                row[..inside.start].fill(T::ZERO);
-                row[inside.end..].fill(T::ZERO);
-                let row = &mut row[inside];
-                match stride {
-                    1 => row.copy_from_slice(&xs[start..start + row.len()]),
-                    _ => row.iter_mut().zip(xs[start..].iter().step_by(stride)).for_each(|(to, &x)| *to = x),
+    fn size(&self) -> usize {
+        self.rows * self.pitch
+    }
+
+    fn len(&self) -> usize {
+        self.channels * self.stride.0 * self.stride.1 * self.size() + SLACK
+    }
+
+    fn zeros<T: Lanes>(&self) -> Vec<T> {
+        vec![T::ZERO; self.len()]
+    }
+
+    /// Puts the images of (height, width) `size` in; around them nothing is written.
+    fn fill<T: Lanes>(&self, planes: &mut [T], images: &[T], channels: usize, size: (usize, usize)) {
+        let Self { stride, border, .. } = *self;
+        let images = images.chunks_exact(size.0 * size.1).take(channels);
+        for (image, planes) in images.zip(planes.chunks_exact_mut(stride.0 * stride.1 * self.size())) {
+            for (y, image) in image.chunks_exact(size.1).enumerate() {
+                let (row, phase) = ((y + border.0) / stride.0, (y + border.0) % stride.0);
+                if row >= self.rows {
+                    break;
+                }
+                for phase_w in 0..stride.1 {
+                    let plane = &mut planes[(phase * stride.1 + phase_w) * self.size() + row * self.pitch..];
+                    let plane = &mut plane[..self.pitch];
+                    let first = (phase_w + stride.1 - border.1 % stride.1) % stride.1;
+                    let plane = &mut plane[((first + border.1) / stride.1).min(self.pitch)..];
+                    match stride.1 {
+                        1 => {
+                            let len = plane.len().min(image.len());
+                            plane[..len].copy_from_slice(&image[..len]);
+                        }
+                        _ => {
+                            let image = image.iter().skip(first).step_by(stride.1);
+                            plane.iter_mut().zip(image).for_each(|(to, &x)| *to = x);
+                        }
+                    }
                 }
             }
         }
     }
+}
 
-    /// Adds the columns of a matrix (taps, positions) to where `gather` takes them from.
-    fn scatter<T: Real>(&self, columns: &[T], xs: &mut [T]) {
-        let stride = self.geometry.stride.1;
-        for (tap, row) in columns.chunks_exact(self.positions()).enumerate() {
-            for (y, row) in row.chunks_exact(self.output.1).enumerate() {
-                let Some((start, inside)) = self.line(tap, y) else { continue };
-                let row = &row[inside];
-                match stride {
-                    1 => xs[start..].iter_mut().zip(row).for_each(|(x, &from)| *x += from),
-                    _ => xs[start..].iter_mut().step_by(stride).zip(row).for_each(|(x, &from)| *x += from),
+/// A product of a matrix with what the taps of a kernel see at rows of `columns` positions.
+struct Sweep {
+    columns: usize,
+    /// Of the planes that are read.
+    pitch: usize,
+    /// For each term of the sum, where its weight and what it is multiplied with lie: see `Outer`.
+    steps: Vec<(usize, usize)>,
+    onto: Onto,
+    /// What is computed in one go: rows of results, or, in `scratch`, all from the first to the last with what lies
+    /// between the rows too.
+    runs: Vec<(usize, usize, usize)>,
+    /// Numbers of a plane in between, 0 if none is needed.
+    scratch: usize,
+}
+
+/// Where the results of a sweep go: result (y, x) of plane p to `first + p * plane + y * row + x * column`.
+#[derive(Clone, Copy)]
+struct Onto {
+    first: usize,
+    row: usize,
+    column: usize,
+    plane: usize,
+}
+
+impl Sweep {
+    fn new<T: Lanes>(
+        (rows, columns): (usize, usize),
+        pitch: usize,
+        steps: Vec<(usize, usize)>,
+        onto: Onto,
+    ) -> Self {
+        // Cycles: two products of vectors in each, and some ten to move a row.
+        let lanes = simd::lanes::<T>();
+        let together = (rows - 1) * pitch + columns;
+        let by_row = rows * columns.div_ceil(lanes) * steps.len() / 2;
+        let at_once = together.div_ceil(lanes) * steps.len() / 2 + 10 * rows;
+        let (runs, scratch) = match onto.column == 1 && by_row <= at_once {
+            true => ((0..rows).map(|y| (y * pitch, onto.first + y * onto.row, columns)).collect(), 0),
+            false => (vec![(0, 0, together)], together),
+        };
+        Self { columns, pitch, steps, onto, runs, scratch }
+    }
+
+    /// The products of the matrix whose rows lie at `weight.1` from each other.
+    fn run<T: Lanes>(
+        &self,
+        outputs: usize,
+        weight: (&[T], usize),
+        planes: &[T],
+        start: &[T],
+        scratch: &mut [T],
+        results: &mut [T],
+    ) {
+        let direct = self.scratch == 0;
+        Outer {
+            rows: outputs,
+            steps: &self.steps,
+            runs: &self.runs,
+            a: weight.0,
+            a_row: weight.1,
+            b: planes,
+            b_slack: true,
+            c: if direct { &mut *results } else { &mut *scratch },
+            c_row: if direct { self.onto.plane } else { self.scratch },
+            start,
+        }
+        .run();
+        if direct {
+            return;
+        }
+        let Onto { first, row, column, plane } = self.onto;
+        for (output, scratch) in scratch.chunks_exact(self.scratch).take(outputs).enumerate() {
+            for (y, scratch) in scratch.chunks(self.pitch).enumerate() {
+                let results = &mut results[first + output * plane + y * row..];
+                match column {
+                    1 => results[..self.columns].copy_from_slice(&scratch[..self.columns]),
+                    _ => {
+                        let results = results.iter_mut().step_by(column);
+                        results.zip(&scratch[..self.columns]).for_each(|(to, &x)| *to = x);
+                    }
                 }
             }
         }
-    }
-
-    /// For one row of positions: which of them see the input, not the padding, with this tap, and where the first of
-    /// those reads it. None if none does.
-    fn line(&self, tap: usize, y: usize) -> Option<(usize, Range<usize>)> {
-        let Conv2dGeometry { stride, padding, dilation, .. } = self.geometry;
-        let (tap, column) = (tap / self.kernel.1, tap % self.kernel.1 * dilation.1);
-        let (channel, row) = (tap / self.kernel.0, tap % self.kernel.0 * dilation.0);
-        let row = (y * stride.0 + row).checked_sub(padding.0).filter(|&row| row < self.input.0)?;
-        let first = padding.1.saturating_sub(column).div_ceil(stride.1);
-        let end = (self.input.1 + padding.1).saturating_sub(column).div_ceil(stride.1).min(self.output.1);
-        let start = (channel * self.input.0 + row) * self.input.1
-            + (first * stride.1 + column).checked_sub(padding.1)?;
-        (first < end).then_some((start, first..end))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Dropout.
 
 use super::host::{self, Real, with_real};
+use super::simd::vectorised;
 use super::{parallel, reference};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rand::RngCore;
@@ -38,9 +39,12 @@ impl Dropout {
         let scale = T::from_f64(f64::from(self.scale));
         let mut ys = vec![T::ZERO; xs.len()];
         parallel::for_each_piece(&mut ys, CHUNK, |i, ys| {
-            for ((y, &x), &keep) in ys.iter_mut().zip(&xs[i * CHUNK..]).zip(&self.keep[i * CHUNK..]) {
-                *y = if keep != 0 { x * scale } else { T::ZERO };
-            }
+            let (xs, keep) = (&xs[i * CHUNK..][..ys.len()], &self.keep[i * CHUNK..][..ys.len()]);
+            vectorised(|| {
+                for ((y, &x), &keep) in ys.iter_mut().zip(xs).zip(keep) {
+                    *y = if keep != 0 { x * scale } else { T::ZERO };
+                }
+            });
         });
         ys
     }

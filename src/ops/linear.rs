@@ -1,7 +1,7 @@
 //! The fully connected layer.
 
-use super::gemm::{Matrix, gemm};
 use super::host::{self, Real, with_real};
+use super::simd::{Inner, Lanes, Outer};
 use super::{parallel, reference};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
@@ -110,40 +110,70 @@ fn rows_a_chunk(flops_a_row: usize) -> usize {
     (1usize << 20).div_ceil(flops_a_row.max(1)).next_multiple_of(8)
 }
 
-fn forward<T: Real>(xs: &[T], weight: &[T], bias: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
+fn forward<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
     let mut ys = vec![T::ZERO; rows * outputs];
     let chunk = rows_a_chunk(2 * inputs * outputs);
+    let weight_rows = (0..outputs).map(|output| output * inputs).collect::<Vec<_>>();
     parallel::for_each_piece(&mut ys, chunk * outputs, |i, ys| {
-        let rows = ys.len() / outputs;
-        if !bias.is_empty() {
-            ys.chunks_exact_mut(outputs).for_each(|y| y.copy_from_slice(bias));
+        Inner {
+            rows: ys.len() / outputs,
+            segments: 1,
+            len: inputs,
+            a: &xs[i * chunk * inputs..],
+            a_row: inputs,
+            a_segment: 0,
+            b: weight,
+            b_rows: &weight_rows,
+            b_segment: 0,
+            c: ys,
+            c_row: outputs,
+            start: bias,
         }
-        let xs = Matrix::new(&xs[i * chunk * inputs..], inputs);
-        let weight = Matrix::new(weight, inputs).transposed();
-        gemm((rows, outputs, inputs), xs, weight, ys, outputs, !bias.is_empty());
+        .run();
     });
     ys
 }
 
-fn input_grad<T: Real>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
+fn input_grad<T: Lanes>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
     let mut xs_grad = vec![T::ZERO; rows * inputs];
     let chunk = rows_a_chunk(2 * inputs * outputs);
+    let steps = (0..outputs).map(|output| (output, output * inputs)).collect::<Vec<_>>();
     parallel::for_each_piece(&mut xs_grad, chunk * inputs, |i, xs_grad| {
-        let grad = Matrix::new(&grad[i * chunk * outputs..], outputs);
-        let dims = (xs_grad.len() / inputs, inputs, outputs);
-        gemm(dims, grad, Matrix::new(weight, inputs), xs_grad, inputs, false);
+        Outer {
+            rows: xs_grad.len() / inputs,
+            steps: &steps,
+            runs: &[(0, 0, inputs)],
+            a: &grad[i * chunk * outputs..],
+            a_row: outputs,
+            b: weight,
+            b_slack: false,
+            c: xs_grad,
+            c_row: inputs,
+            start: &[],
+        }
+        .run();
     });
     xs_grad
 }
 
-fn weight_grad<T: Real>(grad: &[T], xs: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
+fn weight_grad<T: Lanes>(grad: &[T], xs: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
     let mut weight_grad = vec![T::ZERO; outputs * inputs];
     let chunk = rows_a_chunk(2 * inputs * rows);
+    let steps = (0..rows).map(|row| (row * outputs, row * inputs)).collect::<Vec<_>>();
     parallel::for_each_piece(&mut weight_grad, chunk * inputs, |i, weight_grad| {
-        let grad =
-            Matrix { data: &grad[(i * chunk).min(grad.len())..], row: outputs, column: 1 }.transposed();
-        let dims = (weight_grad.len() / inputs, inputs, rows);
-        gemm(dims, grad, Matrix::new(xs, inputs), weight_grad, inputs, false);
+        Outer {
+            rows: weight_grad.len() / inputs,
+            steps: &steps,
+            runs: &[(0, 0, inputs)],
+            a: grad.get(i * chunk..).unwrap_or(&[]),
+            a_row: 1,
+            b: xs,
+            b_slack: false,
+            c: weight_grad,
+            c_row: inputs,
+            start: &[],
+        }
+        .run();
     });
     weight_grad
 }

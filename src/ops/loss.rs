@@ -5,7 +5,9 @@
 
 use super::activation::sigmoid_of;
 use super::host::{self, Real, with_real};
+use super::parallel::{self, Shared};
 use super::reference;
+use super::simd::{sum, vectorised};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, WithDType, bail};
 use std::sync::OnceLock;
 
@@ -79,17 +81,16 @@ impl Kind {
     }
 
     /// The loss of one example; `logits` become its gradient.
+    #[inline(always)]
     fn example<T: Real>(self, logits: &mut [T], target: usize) -> T {
         match self {
             Self::SoftmaxCrossEntropy => {
                 let max = logits.iter().fold(logits[0], |max, &x| if x > max { x } else { max });
                 let at_target = logits[target] - max;
-                let mut sum = T::ZERO;
-                for x in logits.iter_mut() {
-                    *x = (*x - max).exp();
-                    sum += *x;
-                }
-                logits.iter_mut().for_each(|x| *x /= sum);
+                logits.iter_mut().for_each(|x| *x = (*x - max).exp());
+                let sum = sum(logits.iter().copied());
+                let scale = T::ONE / sum;
+                logits.iter_mut().for_each(|x| *x *= scale);
                 logits[target] -= T::ONE;
                 sum.ln() - at_target
             }
@@ -135,11 +136,24 @@ impl CustomOp1 for Loss {
         let (batch, classes) = layout.shape().dims2()?;
         with_real!(self.name(), host::dtype(logits), T => {
             let mut grad = host::slice::<T>(logits, layout)?.to_vec();
-            let rows = grad.chunks_exact_mut(classes).zip(&self.targets);
-            let loss = rows.map(|(row, &target)| self.kind.example(row, target as usize).to_f64()).sum::<f64>();
+            let scale = T::ONE / T::from_f64(batch as f64);
+            let mut losses = vec![T::ZERO; batch];
+            let losses_shared = Shared::new(&mut losses);
+            let chunk = (1usize << 13).div_ceil(classes);
+            parallel::for_each_piece(&mut grad, chunk * classes, |i, grad| {
+                let examples = i * chunk..batch.min((i + 1) * chunk);
+                // SAFETY: the examples of different `i` do not overlap.
+                let losses = unsafe { losses_shared.slice(examples.clone()) };
+                let rows = grad.chunks_exact_mut(classes).zip(&self.targets[examples]).zip(losses);
+                vectorised(|| {
+                    rows.for_each(|((row, &target), loss)| {
+                        *loss = self.kind.example(row, target as usize);
+                        row.iter_mut().for_each(|g| *g *= scale);
+                    })
+                });
+            });
+            let loss = losses.iter().map(|loss| loss.to_f64()).sum::<f64>();
             if self.track {
-                let scale = T::ONE / T::from_f64(batch as f64);
-                grad.iter_mut().for_each(|g| *g *= scale);
                 let grad = Tensor::from_vec(grad, layout.shape(), &candle_core::Device::Cpu)?;
                 self.grad.get_or_init(|| grad);
             }

@@ -7,13 +7,13 @@
 mod activation;
 mod conv2d;
 mod dropout;
-mod gemm;
 mod host;
 mod linear;
 mod loss;
 pub(crate) mod parallel;
 mod pool;
 pub mod reference;
+mod simd;
 
 pub use activation::{relu, sigmoid, tanh};
 pub use conv2d::{Conv2dGeometry, conv2d};

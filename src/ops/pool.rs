@@ -1,10 +1,10 @@
 //! Pooling over windows of each channel.
 
 use super::host::{self, Real, with_real};
+use super::simd::vectorised;
 use super::{parallel, reference};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail};
 use std::ops::Range;
-use std::sync::OnceLock;
 
 /// The windows of a pooling: (height, width) of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +74,7 @@ fn apply(
     }
     let outputs = ((padded.0 - kernel.0) / stride.0 + 1, (padded.1 - kernel.1) / stride.1 + 1);
     let grid = Grid { window, inputs: (height, width), outputs };
-    let track = xs.track_op();
-    xs.contiguous()?.apply_op1(Pool { kind, grid, track, first: OnceLock::new() })
+    xs.contiguous()?.apply_op1(Pool { kind, grid })
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,10 +97,6 @@ impl Kind {
 struct Pool {
     kind: Kind,
     grid: Grid,
-    /// Whether the gradient will be asked for.
-    track: bool,
-    /// Of each maximum, where it was found in its channel.
-    first: OnceLock<Vec<u32>>,
 }
 
 /// Where the windows lie in a channel of (height, width) `inputs`, and how many there are.
@@ -114,6 +109,7 @@ struct Grid {
 
 impl Grid {
     /// The rows and columns of the input that the window at `y`, `x` covers.
+    #[inline(always)]
     fn window_at(&self, y: usize, x: usize) -> (Range<usize>, Range<usize>) {
         let Window { kernel, stride, padding } = self.window;
         let range = |at: usize, stride: usize, kernel: usize, padding: usize, size: usize| {
@@ -126,6 +122,7 @@ impl Grid {
     }
 
     /// Calls `f(output, input)` on the index of each output and of each input that belongs to it.
+    #[inline(always)]
     fn for_each_pair(&self, mut f: impl FnMut(usize, usize)) {
         for y in 0..self.outputs.0 {
             for x in 0..self.outputs.1 {
@@ -137,6 +134,75 @@ impl Grid {
                 }
             }
         }
+    }
+
+    /// Whether the windows are 2 by 2, side by side.
+    fn is_square_2(&self) -> bool {
+        self.window == Window::square(2)
+    }
+
+    /// The maximum of each window of one channel.
+    #[inline(always)]
+    fn max<T: Real>(&self, xs: &[T], ys: &mut [T]) {
+        let (width, out_width) = (self.inputs.1, self.outputs.1);
+        if self.is_square_2() {
+            for (rows, ys) in xs.chunks_exact(2 * width).zip(ys.chunks_exact_mut(out_width)) {
+                let (top, bottom) = rows.split_at(width);
+                let windows = top.as_chunks().0.iter().zip(bottom.as_chunks().0);
+                for ((&[a, b], &[c, d]), y) in windows.zip(ys) {
+                    *y = greater(greater(a, b), greater(c, d));
+                }
+            }
+            return;
+        }
+        for y in 0..self.outputs.0 {
+            for x in 0..out_width {
+                ys[y * out_width + x] = xs[self.first_max(xs, y, x)];
+            }
+        }
+    }
+
+    /// Adds the gradient of each maximum to that of the first element that has it.
+    #[inline(always)]
+    fn max_grad<T: Real>(&self, xs: &[T], grad: &[T], xs_grad: &mut [T]) {
+        let (width, out_width) = (self.inputs.1, self.outputs.1);
+        if self.is_square_2() {
+            let rows = xs.chunks_exact(2 * width).zip(xs_grad.chunks_exact_mut(2 * width));
+            for ((rows, grad_rows), grad) in rows.zip(grad.chunks_exact(out_width)) {
+                let ((top, bottom), (grad_top, grad_bottom)) =
+                    (rows.split_at(width), grad_rows.split_at_mut(width));
+                let windows = top.as_chunks().0.iter().zip(bottom.as_chunks().0);
+                let grads = grad_top.as_chunks_mut().0.iter_mut().zip(grad_bottom.as_chunks_mut().0);
+                for (((&[a, b], &[c, d]), &g), (grad_top, grad_bottom)) in windows.zip(grad).zip(grads) {
+                    let (right, lower_right) = (exceeds(b, a), exceeds(d, c));
+                    let lower = exceeds(if lower_right { d } else { c }, if right { b } else { a });
+                    let only = |here: bool| if here { g } else { T::ZERO };
+                    *grad_top = [only(!lower & !right), only(!lower & right)];
+                    *grad_bottom = [only(lower & !lower_right), only(lower & lower_right)];
+                }
+            }
+            return;
+        }
+        for y in 0..self.outputs.0 {
+            for x in 0..out_width {
+                xs_grad[self.first_max(xs, y, x)] += grad[y * out_width + x];
+            }
+        }
+    }
+
+    /// Where the first of the greatest elements of a window is.
+    #[inline(always)]
+    fn first_max<T: Real>(&self, xs: &[T], y: usize, x: usize) -> usize {
+        let (rows, columns) = self.window_at(y, x);
+        let mut first = rows.start * self.inputs.1 + columns.start;
+        for row in rows {
+            for i in row * self.inputs.1 + columns.start..row * self.inputs.1 + columns.end {
+                if exceeds(xs[i], xs[first]) {
+                    first = i;
+                }
+            }
+        }
+        first
     }
 
     fn input_size(&self) -> usize {
@@ -165,19 +231,19 @@ impl CustomOp1 for Pool {
         with_real!(self.name(), host::dtype(xs), T => {
             let xs = host::slice::<T>(xs, layout)?;
             let ys = match self.kind {
-                Kind::Max => {
-                    let (ys, first) = max_forward(xs, batch * channels, &self.grid);
-                    if self.track {
-                        self.first.get_or_init(|| first);
-                    }
-                    ys
-                }
+                Kind::Max => forward(xs, batch * channels, &self.grid, |xs, ys| self.grid.max(xs, ys)),
                 Kind::Average => {
                     let kernel = self.grid.window.kernel;
                     let scale = T::ONE / T::from_f64((kernel.0 * kernel.1) as f64);
-                    sum_forward(xs, batch * channels, &self.grid, |x| x, |sum| sum * scale)
+                    forward(xs, batch * channels, &self.grid, |xs, ys| {
+                        self.grid.for_each_pair(|output, input| ys[output] += xs[input]);
+                        ys.iter_mut().for_each(|y| *y *= scale);
+                    })
                 }
-                Kind::L2 => sum_forward(xs, batch * channels, &self.grid, |x| x * x, Real::sqrt),
+                Kind::L2 => forward(xs, batch * channels, &self.grid, |xs, ys| {
+                    self.grid.for_each_pair(|output, input| ys[output] += xs[input] * xs[input]);
+                    ys.iter_mut().for_each(|y| *y = Real::sqrt(*y));
+                }),
             };
             Ok(host::output(ys, shape))
         })
@@ -188,15 +254,12 @@ impl CustomOp1 for Pool {
         let (grid, kernel) = (&self.grid, self.grid.window.kernel);
         with_real!(self.name(), xs.dtype(), T => host::read::<T, _>(&grad, |grad| {
             let xs_grad = match self.kind {
-                Kind::Max => match self.first.get() {
-                    Some(first) => scatter(xs.elem_count(), grid, |channel, xs_grad: &mut [T]| {
-                        let outputs = channel * grid.output_size()..(channel + 1) * grid.output_size();
-                        for (&g, &i) in grad[outputs.clone()].iter().zip(&first[outputs]) {
-                            xs_grad[i as usize] += g;
-                        }
-                    }),
-                    None => return Ok(None),
-                },
+                Kind::Max => host::read::<T, _>(xs, |xs| {
+                    Ok(scatter(xs.len(), grid, |channel, xs_grad: &mut [T]| {
+                        let xs = &xs[channel * grid.input_size()..][..grid.input_size()];
+                        grid.max_grad(xs, &grad[channel * grid.output_size()..][..grid.output_size()], xs_grad);
+                    }))
+                })?,
                 Kind::Average => {
                     let scale = T::ONE / T::from_f64((kernel.0 * kernel.1) as f64);
                     scatter(xs.elem_count(), grid, |channel, xs_grad: &mut [T]| {
@@ -221,58 +284,25 @@ impl CustomOp1 for Pool {
     }
 }
 
-/// The maximum of each window and where in its channel it was first found.
-fn max_forward<T: Real>(xs: &[T], channels: usize, grid: &Grid) -> (Vec<T>, Vec<u32>) {
-    let (inputs, outputs) = (grid.input_size(), grid.output_size());
-    let mut ys = vec![T::ZERO; channels * outputs];
-    let mut first = vec![0; channels * outputs];
-    let shared = parallel::Shared::new(&mut first);
-    let chunk = grid.channels_a_chunk();
-    parallel::for_each_piece(&mut ys, chunk * outputs, |i, ys| {
-        // SAFETY: as many elements from the same place as `ys`, whose pieces do not overlap.
-        let first = unsafe { shared.slice(i * chunk * outputs..i * chunk * outputs + ys.len()) };
-        let channels = ys.chunks_exact_mut(outputs).zip(first.chunks_exact_mut(outputs));
-        for ((ys, first), xs) in channels.zip(xs[i * chunk * inputs..].chunks_exact(inputs)) {
-            for y in 0..grid.outputs.0 {
-                for x in 0..grid.outputs.1 {
-                    let (rows, columns) = grid.window_at(y, x);
-                    let mut at = rows.start * grid.inputs.1 + columns.start;
-                    let mut max = xs[at];
-                    for row in rows {
-                        for column in columns.clone() {
-                            let i = row * grid.inputs.1 + column;
-                            // A NaN is its own greatest: it is found and stays, as in PyTorch.
-                            if xs[i] > max || xs[i].is_nan() {
-                                (max, at) = (xs[i], i);
-                            }
-                        }
-                    }
-                    ys[y * grid.outputs.1 + x] = max;
-                    first[y * grid.outputs.1 + x] = at as u32;
-                }
-            }
-        }
-    });
-    (ys, first)
+/// Whether `x` takes the place of a maximum found before it. A NaN does, and keeps it, as in PyTorch.
+#[inline(always)]
+fn exceeds<T: Real>(x: T, max: T) -> bool {
+    (x > max) | (x.is_nan() & !max.is_nan())
 }
 
-/// `finish` of the sum of `each` over each window.
-fn sum_forward<T: Real>(
-    xs: &[T],
-    channels: usize,
-    grid: &Grid,
-    each: impl Fn(T) -> T + Sync,
-    finish: impl Fn(T) -> T + Sync,
-) -> Vec<T> {
+#[inline(always)]
+fn greater<T: Real>(a: T, b: T) -> T {
+    if exceeds(b, a) { b } else { a }
+}
+
+/// Calls `pool(input, output)` on each channel.
+fn forward<T: Real>(xs: &[T], channels: usize, grid: &Grid, pool: impl Fn(&[T], &mut [T]) + Sync) -> Vec<T> {
     let (inputs, outputs) = (grid.input_size(), grid.output_size());
     let mut ys = vec![T::ZERO; channels * outputs];
     let chunk = grid.channels_a_chunk();
     parallel::for_each_piece(&mut ys, chunk * outputs, |i, ys| {
         let xs = xs[i * chunk * inputs..].chunks_exact(inputs);
-        for (ys, xs) in ys.chunks_exact_mut(outputs).zip(xs) {
-            grid.for_each_pair(|output, input| ys[output] += each(xs[input]));
-            ys.iter_mut().for_each(|y| *y = finish(*y));
-        }
+        vectorised(|| ys.chunks_exact_mut(outputs).zip(xs).for_each(|(ys, xs)| pool(xs, ys)));
     });
     ys
 }
@@ -282,9 +312,8 @@ fn scatter<T: Real>(elements: usize, grid: &Grid, add: impl Fn(usize, &mut [T]) 
     let mut xs_grad = vec![T::ZERO; elements];
     let (inputs, chunk) = (grid.input_size(), grid.channels_a_chunk());
     parallel::for_each_piece(&mut xs_grad, chunk * inputs, |i, xs_grad| {
-        for (channel, xs_grad) in xs_grad.chunks_exact_mut(inputs).enumerate() {
-            add(i * chunk + channel, xs_grad);
-        }
+        let channels = (i * chunk..).zip(xs_grad.chunks_exact_mut(inputs));
+        vectorised(|| channels.for_each(|(channel, xs_grad)| add(channel, xs_grad)));
     });
     xs_grad
 }

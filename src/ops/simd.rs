@@ -1,0 +1,451 @@
+//! Matrix products in vector registers, the inner loops of the linear layer and the convolution.
+//!
+//! Neither packs its operands: elements are found through offsets, so that a convolution reads its windows straight
+//! from the padded image.
+
+use super::host::Real;
+use pulp::{Arch, Simd, WithSimd};
+use std::marker::PhantomData;
+
+/// A number with vectors of it.
+pub(crate) trait Lanes: Real {
+    type Vector<S: Simd>: Copy;
+
+    fn lanes<S: Simd>() -> usize {
+        size_of::<Self::Vector<S>>() / size_of::<Self>()
+    }
+
+    fn splat<S: Simd>(simd: S, x: Self) -> Self::Vector<S>;
+    /// `a * b + c`
+    fn mul_add<S: Simd>(
+        simd: S,
+        a: Self::Vector<S>,
+        b: Self::Vector<S>,
+        c: Self::Vector<S>,
+    ) -> Self::Vector<S>;
+    fn sum<S: Simd>(simd: S, a: Self::Vector<S>) -> Self;
+
+    /// The first `count` lanes from memory, zeros in the others.
+    ///
+    /// # Safety
+    /// `from` is valid for reading `count` numbers.
+    unsafe fn load_first<S: Simd>(simd: S, from: *const Self, count: usize) -> Self::Vector<S>;
+
+    /// The first `count` lanes to memory.
+    ///
+    /// # Safety
+    /// `to` is valid for writing `count` numbers.
+    unsafe fn store_first<S: Simd>(simd: S, to: *mut Self, count: usize, x: Self::Vector<S>);
+}
+
+macro_rules! lanes {
+    ($t:ty, $vector:ident, $index:ty, $splat:ident, $mul_add:ident, $sum:ident, $mask:ident, $load:ident, $store:ident) => {
+        impl Lanes for $t {
+            type Vector<S: Simd> = S::$vector;
+
+            #[inline(always)]
+            fn splat<S: Simd>(simd: S, x: Self) -> S::$vector {
+                simd.$splat(x)
+            }
+            #[inline(always)]
+            fn mul_add<S: Simd>(simd: S, a: S::$vector, b: S::$vector, c: S::$vector) -> S::$vector {
+                simd.$mul_add(a, b, c)
+            }
+            #[inline(always)]
+            fn sum<S: Simd>(simd: S, a: S::$vector) -> Self {
+                simd.$sum(a)
+            }
+            #[inline(always)]
+            unsafe fn load_first<S: Simd>(simd: S, from: *const Self, count: usize) -> S::$vector {
+                // From the bare mask: a plain masked load, not a call through pulp's table of them.
+                let mask = simd.$mask(0, count as $index).mask().into();
+                // SAFETY: the mask names the first `count` lanes.
+                unsafe { simd.$load(mask, from) }
+            }
+            #[inline(always)]
+            unsafe fn store_first<S: Simd>(simd: S, to: *mut Self, count: usize, x: S::$vector) {
+                let mask = simd.$mask(0, count as $index).mask().into();
+                // SAFETY: the mask names the first `count` lanes.
+                unsafe { simd.$store(mask, to, x) }
+            }
+        }
+    };
+}
+lanes!(
+    f32,
+    f32s,
+    u32,
+    splat_f32s,
+    mul_add_e_f32s,
+    reduce_sum_f32s,
+    mask_between_m32s,
+    mask_load_ptr_f32s,
+    mask_store_ptr_f32s
+);
+lanes!(
+    f64,
+    f64s,
+    u64,
+    splat_f64s,
+    mul_add_e_f64s,
+    reduce_sum_f64s,
+    mask_between_m64s,
+    mask_load_ptr_f64s,
+    mask_store_ptr_f64s
+);
+
+/// Runs `work` compiled for the best instructions that this processor has: plain loops in it are vectorised too.
+#[inline(always)]
+pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
+    Arch::new().dispatch(work)
+}
+
+/// The sum of some numbers, added in a fixed order: sixteen sums, then those.
+#[inline(always)]
+pub(super) fn sum<T: Real>(numbers: impl IntoIterator<Item = T>) -> T {
+    let mut sums = [T::ZERO; 16];
+    for (i, x) in numbers.into_iter().enumerate() {
+        sums[i % 16] += x;
+    }
+    sums.into_iter().fold(T::ZERO, |sum, x| sum + x)
+}
+
+/// How many numbers a vector of this processor holds.
+pub(super) fn lanes<T: Lanes>() -> usize {
+    struct Count<T>(PhantomData<T>);
+    impl<T: Lanes> WithSimd for Count<T> {
+        type Output = usize;
+
+        fn with_simd<S: Simd>(self, _simd: S) -> usize {
+            T::lanes::<S>()
+        }
+    }
+    Arch::new().dispatch(Count::<T>(PhantomData))
+}
+
+/// How many numbers may be read beyond what counts where a vector is loaded whole.
+pub(super) const SLACK: usize = 16;
+
+/// `c[i, j] = start[i] + sum over k of a[i, k] * b[k, j]` for j along runs of consecutive numbers.
+///
+/// Element a[i, k] lies at `a[steps[k].0 + i * a_row]`, b[k, j] at `b[steps[k].1 + run.0 + j]` and c[i, j] at
+/// `c[i * c_row + run.1 + j]`, for `j < run.2` of each of the `runs`.
+pub(super) struct Outer<'a, T> {
+    pub rows: usize,
+    pub steps: &'a [(usize, usize)],
+    pub runs: &'a [(usize, usize, usize)],
+    pub a: &'a [T],
+    pub a_row: usize,
+    pub b: &'a [T],
+    /// Whether `SLACK` numbers may be read after each run of b: then no load needs a mask.
+    pub b_slack: bool,
+    pub c: &'a mut [T],
+    pub c_row: usize,
+    /// What c starts from, one number a row; none: 0.
+    pub start: &'a [T],
+}
+
+impl<T: Lanes> Outer<'_, T> {
+    pub fn run(self) {
+        let (rows, last) = (self.rows, self.rows.saturating_sub(1));
+        let (a_end, b_end) = self.steps.iter().fold((0, 0), |(a, b), step| (a.max(step.0), b.max(step.1)));
+        let (b_run, c_run) =
+            self.runs.iter().fold((0, 0), |(b, c), run| (b.max(run.0 + run.2), c.max(run.1 + run.2)));
+        if rows == 0 || c_run == 0 {
+            return;
+        }
+        assert!(self.steps.is_empty() || a_end + last * self.a_row < self.a.len());
+        let slack = if self.b_slack { SLACK } else { 0 };
+        assert!(self.steps.is_empty() || b_end + b_run + slack <= self.b.len());
+        assert!(last * self.c_row + c_run <= self.c.len());
+        assert!(self.start.is_empty() || self.start.len() == rows);
+        Arch::new().dispatch(self)
+    }
+
+    /// Rows `i..i + M` of N runs, or of one if `MASKED`, of which then only what counts is loaded.
+    ///
+    /// # Safety
+    /// All elements lie inside their slices.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const M: usize, const N: usize, const MASKED: bool>(
+        &mut self,
+        simd: S,
+        i: usize,
+        runs: [(usize, usize, usize); N],
+        steps: &[(usize, usize)],
+        first: bool,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            let a = self.a.as_ptr().add(i * self.a_row);
+            let c = self.c.as_mut_ptr().add(i * self.c_row);
+            let b = runs.map(|run| self.b.as_ptr().wrapping_add(run.0));
+            let mut sums = [[T::splat(simd, T::ZERO); N]; M];
+            for m in 0..M {
+                if first {
+                    sums[m] = [T::splat(simd, self.start.get(i + m).copied().unwrap_or(T::ZERO)); N];
+                    continue;
+                }
+                for n in 0..N {
+                    sums[m][n] = T::load_first(simd, c.add(m * self.c_row + runs[n].1), runs[n].2);
+                }
+            }
+            let a_row = self.a_row;
+            for &(a_at, b_at) in steps {
+                let mut columns = [T::splat(simd, T::ZERO); N];
+                for n in 0..N {
+                    let from = b[n].add(b_at);
+                    columns[n] = match MASKED {
+                        true => T::load_first(simd, from, runs[n].2),
+                        false => from.cast::<T::Vector<S>>().read_unaligned(),
+                    };
+                }
+                let a = a.add(a_at);
+                for m in 0..M {
+                    let x = T::splat(simd, *a.add(m * a_row));
+                    for n in 0..N {
+                        sums[m][n] = T::mul_add(simd, x, columns[n], sums[m][n]);
+                    }
+                }
+            }
+            for m in 0..M {
+                for n in 0..N {
+                    let to = c.add(m * self.c_row + runs[n].1);
+                    let count = runs[n].2;
+                    match count == T::lanes::<S>() {
+                        true => to.cast::<T::Vector<S>>().write_unaligned(sums[m][n]),
+                        false => T::store_first(simd, to, count, sums[m][n]),
+                    }
+                }
+            }
+        }
+    }
+
+    /// All rows of N runs.
+    #[inline(always)]
+    unsafe fn panel<S: Simd, const N: usize, const MASKED: bool>(
+        &mut self,
+        simd: S,
+        runs: [(usize, usize, usize); N],
+        steps: &[(usize, usize)],
+        first: bool,
+    ) {
+        let (mut i, rows) = (0, self.rows);
+        // SAFETY: the caller's.
+        unsafe {
+            while i < rows {
+                i += match rows - i {
+                    8.. if S::REGISTER_COUNT >= 32 => {
+                        self.tile::<S, 8, N, MASKED>(simd, i, runs, steps, first);
+                        8
+                    }
+                    6.. if S::REGISTER_COUNT >= 32 => {
+                        self.tile::<S, 6, N, MASKED>(simd, i, runs, steps, first);
+                        6
+                    }
+                    4.. => {
+                        self.tile::<S, 4, N, MASKED>(simd, i, runs, steps, first);
+                        4
+                    }
+                    2.. => {
+                        self.tile::<S, 2, N, MASKED>(simd, i, runs, steps, first);
+                        2
+                    }
+                    _ => {
+                        self.tile::<S, 1, N, MASKED>(simd, i, runs, steps, first);
+                        1
+                    }
+                };
+            }
+        }
+    }
+}
+
+impl<T: Lanes> WithSimd for Outer<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        // So many steps that what three vectors of them read of b stays in the first-level cache.
+        const BLOCK: usize = 128;
+        let lanes = T::lanes::<S>();
+        let (steps, runs) = (self.steps, self.runs);
+        let mut pieces = runs.iter().flat_map(|&(b, c, len)| {
+            (0..len.div_ceil(lanes)).map(move |i| (b + i * lanes, c + i * lanes, lanes.min(len - i * lanes)))
+        });
+        let mut next = pieces.next();
+        while let Some(one) = next {
+            next = pieces.next();
+            let whole = |run: (usize, usize, usize)| self.b_slack || run.2 == lanes;
+            let (mut two, mut three) = (None, None);
+            if whole(one) && next.is_some_and(whole) {
+                two = std::mem::replace(&mut next, pieces.next());
+                if next.is_some_and(whole) {
+                    three = std::mem::replace(&mut next, pieces.next());
+                }
+            }
+            let mut blocks = steps.chunks(BLOCK);
+            let mut block = blocks.next().unwrap_or(&[]);
+            let mut first = true;
+            loop {
+                // SAFETY: `run` has checked the ends of all that is read and written.
+                unsafe {
+                    match (two, three) {
+                        (Some(two), Some(three)) => {
+                            self.panel::<S, 3, false>(simd, [one, two, three], block, first)
+                        }
+                        (Some(two), None) => self.panel::<S, 2, false>(simd, [one, two], block, first),
+                        _ if self.b_slack || one.2 == lanes => {
+                            self.panel::<S, 1, false>(simd, [one], block, first)
+                        }
+                        _ => self.panel::<S, 1, true>(simd, [one], block, first),
+                    }
+                }
+                first = false;
+                match blocks.next() {
+                    Some(next) => block = next,
+                    None => break,
+                }
+            }
+        }
+    }
+}
+
+/// `c[i, j] = start[j] + sum over segments and k of a[i, k] * b[j, k]`: the dot products of rows.
+///
+/// Segment s of a[i] is the `len` numbers from `a[i * a_row + s * a_segment]`, that of b[j] those from
+/// `b[b_rows[j] + s * b_segment]`; c[i, j] lies at `c[i * c_row + j]`.
+pub(super) struct Inner<'a, T> {
+    pub rows: usize,
+    pub segments: usize,
+    pub len: usize,
+    pub a: &'a [T],
+    pub a_row: usize,
+    pub a_segment: usize,
+    pub b: &'a [T],
+    pub b_rows: &'a [usize],
+    pub b_segment: usize,
+    pub c: &'a mut [T],
+    pub c_row: usize,
+    /// What c starts from, one number a column; none: 0.
+    pub start: &'a [T],
+}
+
+impl<T: Lanes> Inner<'_, T> {
+    pub fn run(self) {
+        let (columns, Some(last)) = (self.b_rows.len(), self.rows.checked_sub(1)) else { return };
+        let Some(&b_row) = self.b_rows.iter().max() else { return };
+        let before = self.segments.saturating_sub(1);
+        assert!(self.segments == 0 || last * self.a_row + before * self.a_segment + self.len <= self.a.len());
+        assert!(self.segments == 0 || b_row + before * self.b_segment + self.len <= self.b.len());
+        assert!(last * self.c_row + columns <= self.c.len());
+        assert!(self.start.is_empty() || self.start.len() == columns);
+        Arch::new().dispatch(self)
+    }
+
+    /// # Safety
+    /// All elements lie inside their slices.
+    #[inline(always)]
+    unsafe fn tile<S: Simd, const M: usize, const N: usize>(&mut self, simd: S, i: usize, j: usize) {
+        let lanes = T::lanes::<S>();
+        let mut sums = [[T::splat(simd, T::ZERO); N]; M];
+        // SAFETY: the caller's.
+        unsafe {
+            for segment in 0..self.segments {
+                let mut a = [self.a.as_ptr(); M];
+                for m in 0..M {
+                    a[m] = a[m].add((i + m) * self.a_row + segment * self.a_segment);
+                }
+                let mut b = [self.b.as_ptr(); N];
+                for n in 0..N {
+                    b[n] = b[n].add(self.b_rows[j + n] + segment * self.b_segment);
+                }
+                let mut k = 0;
+                while k + lanes <= self.len {
+                    let mut x = [T::splat(simd, T::ZERO); M];
+                    for m in 0..M {
+                        x[m] = a[m].add(k).cast::<T::Vector<S>>().read_unaligned();
+                    }
+                    for n in 0..N {
+                        let y = b[n].add(k).cast::<T::Vector<S>>().read_unaligned();
+                        for m in 0..M {
+                            sums[m][n] = T::mul_add(simd, x[m], y, sums[m][n]);
+                        }
+                    }
+                    k += lanes;
+                }
+                if k < self.len {
+                    let rest = self.len - k;
+                    let mut x = [T::splat(simd, T::ZERO); M];
+                    for m in 0..M {
+                        x[m] = T::load_first(simd, a[m].add(k), rest);
+                    }
+                    for n in 0..N {
+                        let y = T::load_first(simd, b[n].add(k), rest);
+                        for m in 0..M {
+                            sums[m][n] = T::mul_add(simd, x[m], y, sums[m][n]);
+                        }
+                    }
+                }
+            }
+        }
+        for m in 0..M {
+            for n in 0..N {
+                let start = self.start.get(j + n).copied().unwrap_or(T::ZERO);
+                self.c[(i + m) * self.c_row + j + n] = start + T::sum(simd, sums[m][n]);
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn panel<S: Simd, const N: usize>(&mut self, simd: S, j: usize) {
+        let (mut i, rows) = (0, self.rows);
+        // SAFETY: the caller's.
+        unsafe {
+            while i < rows {
+                i += match rows - i {
+                    4.. => {
+                        self.tile::<S, 4, N>(simd, i, j);
+                        4
+                    }
+                    2.. => {
+                        self.tile::<S, 2, N>(simd, i, j);
+                        2
+                    }
+                    _ => {
+                        self.tile::<S, 1, N>(simd, i, j);
+                        1
+                    }
+                };
+            }
+        }
+    }
+}
+
+impl<T: Lanes> WithSimd for Inner<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let (mut j, columns) = (0, self.b_rows.len());
+        // SAFETY: `run` has checked the ends of all that is read and written.
+        unsafe {
+            while j < columns {
+                j += match columns - j {
+                    6.. if S::REGISTER_COUNT >= 32 => {
+                        self.panel::<S, 6>(simd, j);
+                        6
+                    }
+                    3.. => {
+                        self.panel::<S, 3>(simd, j);
+                        3
+                    }
+                    _ => {
+                        self.panel::<S, 1>(simd, j);
+                        1
+                    }
+                };
+            }
+        }
+    }
+}
