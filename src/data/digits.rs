@@ -138,6 +138,8 @@ const STYLES: [&[Style]; 10] = [
         style(1, &[&[(72, 8), (48, 0), (28, 10), (32, 26), (54, 42), (82, 66), (80, 90), (44, 100), (14, 88), (22, 62), (50, 38), (70, 20), (66, 4)]]),
         // with a small foot
         style(2, &[&[(86, 16), (54, 0), (16, 12), (16, 34), (46, 54), (62, 76), (56, 96), (38, 98), (28, 80), (44, 58), (78, 34), (88, 10)]]),
+        // slim, the way back nearly straight
+        style(2, &[&[(84, 10), (58, 0), (30, 12), (34, 34), (58, 54), (66, 78), (46, 100), (24, 90), (36, 64), (60, 40), (86, 10)]]),
         // open at the top
         style(2, &[&[(70, 8), (42, 2), (22, 18), (38, 40), (62, 60), (66, 86), (38, 100), (16, 86), (30, 62), (58, 40), (86, 4)]]),
     ],
@@ -149,7 +151,7 @@ const STYLES: [&[Style]; 10] = [
         // bent
         style(2, &[&[(84, 8), (48, 2), (14, 22), (16, 46), (46, 48), (78, 18), (84, 10), (76, 46), (60, 76), (42, 100)]]),
         // with a circle that stays open
-        style(2, &[&[(70, 8), (34, 4), (8, 28), (20, 48), (54, 44), (80, 24), (80, 24), (76, 60), (70, 100)]]),
+        style(1, &[&[(70, 8), (34, 4), (8, 28), (20, 48), (54, 44), (80, 24), (80, 24), (76, 60), (70, 100)]]),
         // small and slim on a long stem
         style(2, &[&[(70, 6), (44, 2), (26, 20), (34, 38), (56, 34), (74, 8), (74, 8), (62, 54), (50, 100)]]),
         // like a g, the stem begun above the circle
@@ -193,8 +195,8 @@ fn draw(digit: usize, rng: &mut ChaCha8Rng, picture: &mut [u8]) {
     }
     distort(&mut lines, rng);
     let pen = Pen::pick(rng);
-    fit(&mut lines, BOX as f32 - 2.0 * pen.radius * (1.0 + pen.swell) - pen.edge);
-    centre(&pen.ink(&lines), picture);
+    fit(&mut lines, BOX as f32 - 2.0 * (pen.radius * (1.0 + pen.swell) + pen.roughness) - pen.edge);
+    centre(&pen.ink(&lines, rng), picture);
 }
 
 fn pick(styles: &'static [Style], rng: &mut ChaCha8Rng) -> &'static Style {
@@ -304,6 +306,8 @@ struct Pen {
     radius: f32,
     /// Over how far the ink fades out at the edge.
     edge: f32,
+    /// How far the edge of the ink is off by chance, at most.
+    roughness: f32,
     /// How much the radius swells and shrinks along a line, as a part of it, and where in that wave a line begins.
     swell: f32,
     phase: f32,
@@ -314,8 +318,9 @@ struct Pen {
 impl Pen {
     fn pick(rng: &mut ChaCha8Rng) -> Self {
         Self {
-            radius: (1.3 * (0.28 * normal(rng)).exp()).clamp(0.7, 1.9),
-            edge: rng.random_range(0.9..1.7),
+            radius: (1.22 * (0.3 * normal(rng)).exp()).clamp(0.75, 2.0),
+            edge: rng.random_range(0.8..1.5),
+            roughness: rng.random_range(0.0..0.4),
             swell: rng.random_range(0.0..0.25),
             phase: rng.random_range(0.0..TAU),
             full: rng.random_range(255.0..330.0),
@@ -323,7 +328,7 @@ impl Pen {
     }
 
     /// The picture of `lines` as bytes.
-    fn ink(&self, lines: &[Vec<Point>]) -> [u8; SIDE * SIDE] {
+    fn ink(&self, lines: &[Vec<Point>], rng: &mut ChaCha8Rng) -> [u8; SIDE * SIDE] {
         // Of each pixel, the squared distance to the nearest line in radii: one root a pixel at the end, not one a line.
         let mut nearest = [1e6_f32; SIDE * SIDE];
         for line in lines {
@@ -332,10 +337,14 @@ impl Pen {
                 self.approach([ends[0], ends[1]], radius, &mut nearest);
             }
         }
-        nearest.map(|squared| {
-            let inside = self.radius * (1.0 - squared.sqrt());
-            (self.full * (inside / self.edge + 0.5) + 0.5) as u8
-        })
+        let mut ink = [0; SIDE * SIDE];
+        rng.fill(&mut ink);
+        for (byte, squared) in ink.iter_mut().zip(nearest) {
+            let rough = self.roughness * (f32::from(*byte) / 127.5 - 1.0);
+            let inside = self.radius * (1.0 - squared.sqrt()) + rough;
+            *byte = (self.full * (inside / self.edge + 0.5) + 0.5) as u8;
+        }
+        ink
     }
 
     /// Lowers `nearest` around the piece of line between `ends`.
