@@ -1,0 +1,130 @@
+//! Trainings that repeat to the bit, in one go or interrupted.
+
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::VarMap;
+use candle_textbook::data::{Distortion, Expansion, digits};
+use candle_textbook::models::lenet::{Config, LeNet};
+use candle_textbook::nn::{Cost, Mode, parameters};
+use candle_textbook::optim::{Adam, Clip, Curve, Method, Optimizer, Schedule, Sgd};
+use candle_textbook::train::{
+    Epoch, INTERRUPTED, ImageClassification, Options, Progress, Report, Run, Score, Task, fit,
+};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+
+/// The interruption is the process's: one training at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+struct Interrupted<'a> {
+    task: ImageClassification<'a>,
+    at: Option<u64>,
+}
+
+impl Task for Interrupted<'_> {
+    fn examples(&self) -> usize {
+        self.task.examples()
+    }
+
+    fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
+        if matches!(mode, Mode::Train { step, .. } if Some(step) == self.at) {
+            INTERRUPTED.store(true, Ordering::Relaxed);
+        }
+        self.task.loss(batch, mode)
+    }
+
+    fn validate(&self) -> Result<Score> {
+        self.task.validate()
+    }
+
+    fn metric(&self) -> &'static str {
+        self.task.metric()
+    }
+}
+
+/// Three epochs of seven steps of a small LeNet, with everything on that has a state or draws random numbers.
+fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> anyhow::Result<Report> {
+    let binary = "test";
+    let run = match dir.exists() {
+        true => Run::open(binary, Some(dir))?.0,
+        false => Run::create(binary, Some(dir), &serde_json::json!({ "binary": binary }))?,
+    };
+    let (images, _) = digits(70, 0, 0)?;
+    let indices: Vec<u32> = (0..70).collect();
+    let config = Config { channels: vec![2, 3], hidden: vec![8], dropout: 0.3, ..Config::default() };
+    let vars = VarMap::new();
+    let model = LeNet::new(&config, parameters(&vars, seed, DType::F32, &Device::Cpu))?;
+    let mut optimizer = Optimizer::new(method, &vars)?;
+    let options = Options {
+        epochs: 3,
+        batch_size: 8,
+        learning_rate: 1e-2,
+        schedule: Schedule { warmup_steps: 2, curve: Curve::one_cycle() },
+        clip: Clip::Norm(1.0),
+        seed,
+        ..Options::default()
+    };
+    let task = ImageClassification {
+        model: &model,
+        cost: Cost::default(),
+        images: &images,
+        training: &indices[..50],
+        validation: &indices[50..],
+        expansion: Some(Expansion::Distort(Distortion::default())),
+        device: &Device::Cpu,
+    };
+    let task = Interrupted { task, at: interrupt_at };
+    let report = fit(&task, &vars, &mut optimizer, &options, &run, &Progress::Quiet);
+    INTERRUPTED.store(false, Ordering::Relaxed);
+    report
+}
+
+/// What a run leaves, without the time it took.
+fn result(
+    dir: &Path,
+    report: Report,
+) -> anyhow::Result<(Vec<u8>, Vec<(String, Vec<u8>)>, Vec<Epoch>, usize)> {
+    let checkpoint = std::fs::read(dir.join("checkpoint.safetensors"))?;
+    let tensors = safetensors::SafeTensors::deserialize(&checkpoint)?.tensors();
+    let mut tensors: Vec<_> = tensors.into_iter().map(|(name, view)| (name, view.data().to_vec())).collect();
+    tensors.sort();
+    let untimed = |epoch| Epoch { seconds: 0.0, examples_per_second: 0.0, ..epoch };
+    let epochs = report.epochs.into_iter().map(untimed).collect();
+    Ok((std::fs::read(dir.join("model.safetensors"))?, tensors, epochs, report.best_epoch))
+}
+
+#[test]
+fn an_interrupted_training_goes_on_to_the_same_bits() -> anyhow::Result<()> {
+    let _alone = ONE_AT_A_TIME.lock();
+    let momentum = Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-3, ..Sgd::default() };
+    for method in [Method::from(Adam::adamw()), momentum.into()] {
+        let dir = tempfile::tempdir()?;
+        let whole = dir.path().join("whole");
+        let expected = result(&whole, train(&whole, 1, method, None)?)?;
+        // The first step, the last of an epoch, two in the middle of one, the very last; and one after the other.
+        for interruptions in [&[0][..], &[6], &[9], &[20], &[2, 7, 8, 13]] {
+            let cut = dir.path().join(format!("{interruptions:?}"));
+            for &at in interruptions {
+                assert!(train(&cut, 1, method, Some(at))?.interrupted);
+            }
+            let found = result(&cut, train(&cut, 1, method, None)?)?;
+            assert!(found == expected, "interrupted after {interruptions:?}: {:?}", found.2);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_seed_decides_every_bit() -> anyhow::Result<()> {
+    let _alone = ONE_AT_A_TIME.lock();
+    let dir = tempfile::tempdir()?;
+    let model = |name: &str, seed| -> anyhow::Result<Vec<u8>> {
+        let dir = dir.path().join(name);
+        train(&dir, seed, Adam::adamw().into(), None)?;
+        Ok(std::fs::read(dir.join("model.safetensors"))?)
+    };
+    let first = model("first", 1)?;
+    assert!(first == model("again", 1)?);
+    assert!(first != model("other", 2)?);
+    Ok(())
+}
