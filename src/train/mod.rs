@@ -157,9 +157,12 @@ pub fn fit(
     ensure!(epochs > 0, "epochs: found 0, expected at least 1");
     ensure!(batch_size > 0, "batch size: found 0, expected at least 1");
     ensure!(task.examples() > 0, "there are no training examples");
-    let total_steps = epochs * task.examples().div_ceil(batch_size);
+    let total_steps = epochs.saturating_mul(task.examples().div_ceil(batch_size));
     let mut state: State = run.load_checkpoint(vars, optimizer)?.unwrap_or_default();
     run.write_metrics(&state.history, task.metric())?;
+    let rate_of = |step: u64, plateau: &PlateauState| {
+        schedule.learning_rate(learning_rate, step as usize, total_steps, plateau)
+    };
 
     while state.history.len() < epochs
         && !schedule.has_ended(&state.plateau)
@@ -169,10 +172,9 @@ pub fn fit(
         let mut order: Vec<u32> = (0..task.examples() as u32).collect();
         order.shuffle(&mut rng::stream(seed, &format!("shuffle/epoch {epoch}")));
         let bar = progress.epoch(epoch + 1, epochs, order.len());
-        let mut rate = learning_rate;
         for batch in order.chunks(batch_size).skip(state.steps_in_epoch) {
             let start = Instant::now();
-            rate = schedule.learning_rate(learning_rate, state.step as usize, total_steps, &state.plateau);
+            let rate = rate_of(state.step, &state.plateau);
             let loss = task.loss(batch, Mode::Train { seed, epoch, step: state.step })?;
             let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
             if !value.is_finite() {
@@ -183,7 +185,7 @@ pub fn fit(
             state.steps_in_epoch += 1;
             state.loss_sum += value * batch.len() as f64;
             state.seconds += start.elapsed().as_secs_f64();
-            bar.advance(state.steps_in_epoch * batch_size, value);
+            bar.advance((state.steps_in_epoch * batch_size).min(order.len()), value);
 
             let interrupted = INTERRUPTED.load(Ordering::Relaxed);
             if interrupted || options.checkpoint_every.is_some_and(|every| state.step.is_multiple_of(every)) {
@@ -204,7 +206,7 @@ pub fn fit(
             step: state.step,
             train_loss: state.loss_sum / task.examples() as f64,
             validation,
-            learning_rate: rate,
+            learning_rate: rate_of(state.step.saturating_sub(1), &state.plateau),
             seconds: state.seconds,
             examples_per_second: task.examples() as f64 / state.seconds,
         };
