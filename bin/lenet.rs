@@ -4,7 +4,7 @@
 //! `--variant` picks the network: today's usual LeNet, LeNet-5 of 1998, or one of Nielsen's chapter 6.
 //! `--preset nielsen` trains Nielsen's last network on distorted pictures: 99.5% of MNIST and better.
 
-use candle_core::Result;
+use candle_core::{Result, bail};
 use candle_nn::VarBuilder;
 use candle_textbook::cli::images::{self, Expand, ImageRecipe};
 use candle_textbook::cli::{Settings, TrainOptions};
@@ -84,7 +84,10 @@ impl ImageRecipe for Recipe {
     const ABOUT: &'static str = "LeNet learns to read handwritten digits";
 
     fn model(&self, images: &Images, vb: VarBuilder) -> Result<Box<dyn ImageModel>> {
-        let classes = images.classes();
+        let (classes, shape) = (images.classes(), images.shape());
+        if shape != (1, 28, 28) {
+            bail!("lenet: found pictures of {}x{} pixels, expected 28x28", shape.1, shape.2);
+        }
         let config = match self.variant {
             Variant::LeNet5 => return Ok(Box::new(LeNet5::new(classes, vb)?)),
             Variant::Modern => Config::default(),

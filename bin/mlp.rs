@@ -6,7 +6,7 @@
 use candle_core::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::images::{self, Expand, ImageRecipe};
-use candle_textbook::cli::{Settings, TrainOptions};
+use candle_textbook::cli::{Settings, TrainOptions, probability};
 use candle_textbook::data::Images;
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::mlp::{Config, Mlp};
@@ -29,7 +29,7 @@ struct Recipe {
     #[arg(long, value_name = "NAME", default_value = "pytorch")]
     init: Init,
     /// Probability that a hidden unit is dropped in training
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = probability)]
     dropout: f32,
     /// Change the training pictures each time they are seen
     #[arg(long, value_name = "HOW", default_value = "none")]

@@ -12,6 +12,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -142,9 +143,10 @@ impl TrainOptions {
         let factor = self.schedule_factor;
         let curve = match self.schedule {
             ScheduleName::Constant => Curve::Constant,
-            ScheduleName::Step => {
-                Curve::Step { every: self.schedule_epochs * examples.div_ceil(self.batch_size), factor }
-            }
+            ScheduleName::Step => Curve::Step {
+                every: self.schedule_epochs.saturating_mul(examples.div_ceil(self.batch_size)),
+                factor,
+            },
             ScheduleName::Cosine => Curve::Cosine,
             ScheduleName::OneCycle => Curve::one_cycle(),
             ScheduleName::Plateau => {
@@ -191,7 +193,7 @@ pub trait Settings: Args + Serialize + DeserializeOwned {
 }
 
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct CommandLine<S: Args> {
     #[command(subcommand)]
     command: Option<Command<S>>,
@@ -288,7 +290,7 @@ fn run<S: Settings>(
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         Err(error) => {
             // One line, whatever a library adds below its own.
-            eprintln!("error: {}", format!("{error:#}").lines().next().unwrap_or_default());
+            complain(&format!("error: {}", format!("{error:#}").lines().next().unwrap_or_default()));
             ExitCode::FAILURE
         }
     }
@@ -304,16 +306,16 @@ fn request<S: Settings>(binary: &str, matches: &ArgMatches) -> Result<Request<S>
         | Command::Predict(PredictCommand { machine, .. }) => machine,
     };
     machine.size_thread_pools();
-    ctrlc::set_handler(|| {
-        // The second time the user means it.
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })?;
     Ok(match command {
         Command::Eval(command) => Request::Eval(command),
         Command::Predict(command) => Request::Predict(command),
         Command::Train(command) => {
+            ctrlc::set_handler(|| {
+                // The second time the user means it.
+                if INTERRUPTED.swap(true, Ordering::Relaxed) {
+                    std::process::exit(130);
+                }
+            })?;
             let given = given(matches.subcommand_matches("train").unwrap_or(matches), &command.settings)?;
             let (settings, resume) = match &command.resume {
                 None => (with_preset(command.settings, given)?, None),
@@ -382,8 +384,13 @@ fn usage(error: &clap::Error) -> ExitCode {
         text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).collect();
     let message = message.join(" ");
     let message = message.split("For more information").next().unwrap_or_default().trim();
-    eprintln!("{message}");
+    complain(message);
     ExitCode::from(2)
+}
+
+/// A line on standard error, which may be closed already.
+fn complain(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -397,6 +404,17 @@ fn number(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(number) if (0.0..f64::INFINITY).contains(&number) => Ok(number),
         _ => Err("expected a number, 0 or more".to_string()),
+    }
+}
+
+/// The value of an option that is a probability.
+///
+/// # Errors
+/// When `text` is no number from 0 to 1.
+pub fn probability(text: &str) -> Result<f32, String> {
+    match text.parse() {
+        Ok(number) if (0.0..=1.0).contains(&number) => Ok(number),
+        _ => Err("expected a number from 0 to 1".to_string()),
     }
 }
 

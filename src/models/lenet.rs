@@ -42,10 +42,10 @@ impl Default for Config {
 }
 
 impl Config {
-    /// A network of Nielsen's chapter 6: 20 (and 40) channels, no padding.
+    /// A network of Nielsen's chapter 6: one stage of 20 channels, or a second one of 40; no padding.
     pub fn nielsen(stages: usize, activation: Activation, hidden: &[usize], dropout: f32) -> Self {
         Self {
-            channels: [20, 40][..stages].to_vec(),
+            channels: [20, 40].into_iter().take(stages).collect(),
             padding: 0,
             activation,
             hidden: hidden.to_vec(),
@@ -67,8 +67,11 @@ pub struct LeNet {
 
 impl LeNet {
     /// # Errors
-    /// When the convolutions leave nothing of a 28x28 picture, or `vb` holds the parameters in other shapes.
+    /// When there is no convolution, or they leave nothing of a 28x28 picture, or `vb` holds the parameters in other shapes.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
+        if config.channels.is_empty() {
+            bail!("a LeNet has at least one convolution");
+        }
         let (mut side, mut inputs) = (28 + 2 * config.padding, 1);
         let mut convolutions = Vec::new();
         for (i, &outputs) in config.channels.iter().enumerate() {
@@ -114,7 +117,7 @@ impl ImageModel for LeNet {
     fn feature_maps(&self, xs: &Tensor) -> Result<Vec<Tensor>> {
         let mut maps = Vec::new();
         for convolution in &self.convolutions {
-            // A rising activation and a maximum commute: after pooling it has a quarter of the work.
+            // Nielsen's order. Where the pooling is a maximum the other order gives the same, at four times the work.
             let map = maps.last().unwrap_or(xs).apply(convolution)?;
             maps.push(map.apply(&self.pool)?.apply(&self.activation)?);
         }

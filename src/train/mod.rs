@@ -157,12 +157,12 @@ pub fn fit(
     ensure!(epochs > 0, "epochs: found 0, expected at least 1");
     ensure!(batch_size > 0, "batch size: found 0, expected at least 1");
     ensure!(task.examples() > 0, "there are no training examples");
-    let total_steps = epochs * task.examples().div_ceil(batch_size);
+    let total_steps = epochs.saturating_mul(task.examples().div_ceil(batch_size));
+    let mut state: State = run.load_checkpoint(vars, optimizer)?.unwrap_or_default();
+    run.write_metrics(&state.history, task.metric())?;
     let rate_of = |step: u64, plateau: &PlateauState| {
         schedule.learning_rate(learning_rate, step as usize, total_steps, plateau)
     };
-    let mut state: State = run.load_checkpoint(vars, optimizer)?.unwrap_or_default();
-    run.write_metrics(&state.history, task.metric())?;
 
     while state.history.len() < epochs
         && !schedule.has_ended(&state.plateau)
@@ -180,12 +180,15 @@ pub fn fit(
             if !value.is_finite() {
                 bail!("the loss of step {} is {value}: {}", state.step + 1, run.last_good());
             }
-            optimizer.step(&loss.backward()?, rate, clip)?;
+            let norm = optimizer.step(&loss.backward()?, rate, clip)?;
+            if !norm.is_finite() {
+                bail!("the gradient's norm at step {} is {norm}: {}", state.step + 1, run.last_good());
+            }
             state.step += 1;
             state.steps_in_epoch += 1;
             state.loss_sum += value * batch.len() as f64;
             state.seconds += start.elapsed().as_secs_f64();
-            bar.advance(state.steps_in_epoch * batch_size, value);
+            bar.advance((state.steps_in_epoch * batch_size).min(order.len()), value);
 
             let interrupted = INTERRUPTED.load(Ordering::Relaxed);
             if interrupted || options.checkpoint_every.is_some_and(|every| state.step.is_multiple_of(every)) {
@@ -206,7 +209,7 @@ pub fn fit(
             step: state.step,
             train_loss: state.loss_sum / task.examples() as f64,
             validation,
-            learning_rate: rate_of(state.step - 1, &state.plateau),
+            learning_rate: rate_of(state.step.saturating_sub(1), &state.plateau),
             seconds: state.seconds,
             examples_per_second: task.examples() as f64 / state.seconds,
         };

@@ -27,7 +27,7 @@ impl Progress {
         };
         let bar = ProgressBar::with_draw_target(Some(examples as u64), target)
             .with_prefix(format!("epoch {epoch}/{epochs}"));
-        let template = "{prefix} {wide_bar:.cyan} {pos}/{len}  loss {msg}  {per_sec}  {eta} left";
+        let template = "{prefix} {wide_bar:.cyan} {pos}/{len}  {msg}  {eta} left";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }
@@ -44,7 +44,7 @@ impl EpochProgress {
     /// `examples` have been seen in this epoch; the last batch's loss was `loss`.
     pub(super) fn advance(&self, examples: usize, loss: f64) {
         if !self.bar.is_hidden() {
-            self.bar.set_message(format!("{loss:.4}"));
+            self.bar.set_message(format!("loss {loss:.4}  {:.0} examples/s", self.bar.per_sec()));
             self.bar.set_position(examples as u64);
         }
     }

@@ -133,15 +133,21 @@ impl Run {
                 _ => bail!("{}: found a tensor {name}, which is not of a checkpoint", path.display()),
             };
         }
-        set(&path, vars, &parameters)?;
         optimizer.load_state(&moments).with_context(|| path.display().to_string())?;
+        set(&path, vars, &parameters)?;
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes)?;
         let state = header.metadata().as_ref().and_then(|metadata| metadata.get("state"));
         let state = state.with_context(|| format!("{}: it has no training state", path.display()))?;
-        Ok(Some(
-            serde_json::from_str(state)
-                .with_context(|| format!("{}: its training state can't be read", path.display()))?,
-        ))
+        let state: State = serde_json::from_str(state)
+            .with_context(|| format!("{}: its training state can't be read", path.display()))?;
+        ensure!(
+            state.best_epoch <= state.history.len(),
+            "{}: its training state is damaged: epoch {} is the best of {}",
+            path.display(),
+            state.best_epoch,
+            state.history.len()
+        );
+        Ok(Some(state))
     }
 
     pub(super) fn last_good(&self) -> String {

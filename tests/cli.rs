@@ -1,0 +1,565 @@
+//! The binaries as people meet them: processes with arguments, files, signals and pipes.
+
+#![cfg(unix)]
+
+use candle_textbook::data::{Images, digits};
+use image::{GrayImage, Luma, imageops};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+use tempfile::{TempDir, tempdir_in};
+
+/// The working directories of the tests lie in here, beside `data`, a small data set in MNIST's format.
+fn ground() -> &'static Path {
+    static GROUND: OnceLock<PathBuf> = OnceLock::new();
+    GROUND.get_or_init(|| {
+        let ground = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli");
+        if ground.exists() {
+            fs::remove_dir_all(&ground).unwrap();
+        }
+        let (train, test) = digits(500, 100, 7).unwrap();
+        write_idx(&ground.join("data"), &train, &test);
+        ground
+    })
+}
+
+const DATA: &str = "--dataset mnist --data-dir ../data";
+
+fn place() -> TempDir {
+    tempdir_in(ground()).unwrap()
+}
+
+/// A finished run of each binary, to be read only.
+fn trained(binary: &str) -> PathBuf {
+    static LENET: OnceLock<PathBuf> = OnceLock::new();
+    static MLP: OnceLock<PathBuf> = OnceLock::new();
+    let finished = if binary == "lenet" { &LENET } else { &MLP };
+    let train = || {
+        let out = ground().join(format!("trained-{binary}"));
+        done(&place(), binary, &format!("{DATA} --epochs 2 --batch-size 5 --quiet --out {}", out.display()));
+        out
+    };
+    finished.get_or_init(train).clone()
+}
+
+/// A copy of the trained lenet in the folder `run` of a new place.
+fn copied() -> TempDir {
+    let place = place();
+    fs::create_dir(place.path().join("run")).unwrap();
+    for name in ["config.json", "metrics.jsonl", "model.safetensors", "checkpoint.safetensors"] {
+        fs::copy(trained("lenet").join(name), place.path().join("run").join(name)).unwrap();
+    }
+    place
+}
+
+fn write_idx(dir: &Path, train: &Images, test: &Images) {
+    fs::create_dir_all(dir).unwrap();
+    for (split, images) in [("train", train), ("t10k", test)] {
+        let (_, height, width) = images.shape();
+        let count = images.len();
+        let sizes = [count as u32, height as u32, width as u32];
+        let mut bytes: Vec<u8> = [0x0803].iter().chain(&sizes).flat_map(|n| n.to_be_bytes()).collect();
+        bytes.extend((0..count).flat_map(|index| images.picture(index)));
+        fs::write(dir.join(format!("{split}-images-idx3-ubyte")), bytes).unwrap();
+        let mut bytes: Vec<u8> = [0x0801, count as u32].iter().flat_map(|n| n.to_be_bytes()).collect();
+        bytes.extend(images.labels());
+        fs::write(dir.join(format!("{split}-labels-idx1-ubyte")), bytes).unwrap();
+    }
+}
+
+fn command(place: &TempDir, binary: &str, arguments: &str) -> Command {
+    let mut command = Command::new(match binary {
+        "lenet" => env!("CARGO_BIN_EXE_lenet"),
+        _ => env!("CARGO_BIN_EXE_mlp"),
+    });
+    command.current_dir(place.path()).args(arguments.split_whitespace());
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Standard output of a program that is to succeed.
+#[track_caller]
+fn done(place: &TempDir, binary: &str, arguments: &str) -> String {
+    let output = command(place, binary, arguments).output().unwrap();
+    assert!(output.status.success(), "{binary} {arguments}: {output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{binary} {arguments}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// That a program ends with `code` and one line that says each of `said`, and leaves all files as they were.
+#[track_caller]
+fn refused(place: &TempDir, binary: &str, arguments: &str, code: i32, said: &[&str]) {
+    let before = files(place.path());
+    let output = command(place, binary, arguments).output().unwrap();
+    one_error(&output, code, said);
+    assert!(files(place.path()) == before, "{binary} {arguments}: it left or changed files");
+}
+
+#[track_caller]
+fn one_error(output: &Output, code: i32, said: &[&str]) {
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
+    for part in said {
+        assert!(error.contains(part), "{part:?} is not in {error}");
+    }
+}
+
+/// Every file and folder below `dir` with its contents.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.append(&mut files(&path));
+        }
+        found.insert(path.clone(), fs::read(&path).ok());
+    }
+    found
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn json_lines(path: &Path) -> Vec<Value> {
+    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn keys(object: &Value) -> Vec<&str> {
+    object.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+fn model(run: &Path) -> Vec<u8> {
+    fs::read(run.join("model.safetensors")).unwrap()
+}
+
+/// What `metrics.jsonl` tells of the epochs, without the times.
+fn learned(run: &Path) -> Vec<Value> {
+    let mut lines = json_lines(&run.join("metrics.jsonl"));
+    for line in &mut lines {
+        for time in ["seconds", "examples_per_second"] {
+            line.as_object_mut().unwrap().remove(time);
+        }
+    }
+    lines
+}
+
+/// A PNG of the test digit `index`, dark on light and `scale` times as large.
+fn png(path: &Path, index: usize, scale: u32) {
+    let (_, test) = digits(500, 100, 7).unwrap();
+    let digit = GrayImage::from_raw(28, 28, test.picture(index).to_vec()).unwrap();
+    let mut picture = imageops::resize(&digit, 28 * scale, 28 * scale, imageops::FilterType::Triangle);
+    imageops::invert(&mut picture);
+    picture.save(path).unwrap();
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+/// Waits until `ready`, or until `child` has ended.
+fn wait_for(child: &mut Child, ready: impl Fn() -> bool) {
+    while !ready() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn training_writes_the_run_folder() {
+    let run = trained("lenet");
+    assert_eq!(
+        names(&run),
+        [
+            "checkpoint.safetensors",
+            "config.json",
+            "confusion.svg",
+            "curves.svg",
+            "features.svg",
+            "filters.svg",
+            "metrics.jsonl",
+            "mistakes.svg",
+            "model.safetensors"
+        ]
+    );
+    let config: Value = serde_json::from_slice(&fs::read(run.join("config.json")).unwrap()).unwrap();
+    assert_eq!((&config["binary"], &config["device"]), (&"lenet".into(), &"Cpu".into()));
+    assert_eq!(config["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(
+        ["training_examples", "validation_examples", "test_examples"].map(|name| &config[name]),
+        [450, 50, 100]
+    );
+    assert_eq!((&config["settings"]["dataset"], &config["settings"]["seed"]), (&"mnist".into(), &42.into()));
+    let [first, second, last] = &json_lines(&run.join("metrics.jsonl"))[..] else {
+        panic!("not three lines")
+    };
+    let epoch = "epoch step train_loss val_loss val_accuracy learning_rate seconds examples_per_second";
+    for line in [first, second] {
+        assert_eq!(keys(line).join(" "), epoch);
+    }
+    assert_eq!((&second["epoch"], &second["step"]), (&2.into(), &180.into()));
+    assert!(second["train_loss"].as_f64() < first["train_loss"].as_f64());
+    assert_eq!(keys(last).join(" "), "final best_epoch test_loss test_accuracy seconds");
+    assert!(last["test_accuracy"].as_f64() > Some(0.5), "{last}");
+    for (name, contents) in files(&run) {
+        let svg = name.extension().is_some_and(|extension| extension == "svg");
+        assert!(!svg || contents.unwrap().starts_with(b"<svg"), "{}", name.display());
+    }
+}
+
+#[test]
+fn a_new_run_gets_a_new_folder_and_eval_takes_the_newest() {
+    let place = place();
+    let lines = done(&place, "lenet", &format!("train {DATA} --epochs 2 --train-limit 200"));
+    let lines: Vec<&str> = lines.lines().collect();
+    assert_eq!(lines.len(), 4, "{lines:?}");
+    assert!(lines[0].contains("200 training, 50 validation, 100 test") && lines[0].ends_with("runs/lenet/1"));
+    assert!(lines[1].starts_with("epoch   1/2  train loss ") && lines[2].starts_with("epoch   2/2 "));
+    assert!(!lines.concat().contains(['\u{1b}', '\r']), "{lines:?}");
+
+    let result = done(&place, "lenet", &format!("{DATA} --epochs 1 --seed 1 --quiet"));
+    assert_eq!(result.lines().count(), 1);
+    let score = result.split(';').next().unwrap();
+    assert!(score.starts_with("test accuracy "), "{result}");
+    assert_eq!(names(&place.path().join("runs/lenet")), ["1", "2"]);
+    assert_eq!(done(&place, "lenet", "eval").trim(), score);
+    assert_eq!(done(&place, "lenet", "eval runs/lenet/2 --threads 1").trim(), score);
+    assert_eq!(done(&place, "lenet", "eval runs/lenet/1").trim(), lines[3].split(';').next().unwrap());
+
+    let (train, mut test) = digits(10, 30, 8).unwrap();
+    test.truncate(20);
+    write_idx(&place.path().join("other"), &train, &test);
+    let other = done(&place, "lenet", "eval --dataset fashion-mnist --data-dir other");
+    assert!(other.contains(" of 20)"), "{other}");
+}
+
+#[test]
+fn predict_names_three_digits_of_each_picture() {
+    let place = place();
+    let run = trained("lenet");
+    let (_, test) = digits(500, 100, 7).unwrap();
+    for index in 0..10 {
+        png(&place.path().join(format!("{index}.png")), index, 5);
+    }
+    let inputs: Vec<String> = (0..10).map(|index| format!("{index}.png")).collect();
+    let said = done(&place, "lenet", &format!("predict {} {}", run.display(), inputs.join(" ")));
+    let mut right = 0;
+    for (index, line) in said.lines().enumerate() {
+        let answers = line.strip_prefix(&format!("{index}.png: ")).unwrap();
+        let answers: Vec<(u8, f64)> = answers
+            .split("  ")
+            .map(|answer| {
+                let (digit, rest) = answer.split_once(" (").unwrap();
+                (digit.parse().unwrap(), rest.strip_suffix("%)").unwrap().parse().unwrap())
+            })
+            .collect();
+        assert!(answers.len() == 3 && answers.is_sorted_by(|a, b| a.1 >= b.1), "{line}");
+        assert!(answers.iter().map(|answer| answer.1).sum::<f64>() <= 100.02, "{line}");
+        right += usize::from(answers[0].0 == test.labels()[index]);
+    }
+    assert!(said.lines().count() == 10 && right >= 6, "{right} right\n{said}");
+
+    fs::create_dir_all(place.path().join("runs/lenet")).unwrap();
+    std::os::unix::fs::symlink(run, place.path().join("runs/lenet/1")).unwrap();
+    assert_eq!(done(&place, "lenet", "predict 0.png"), format!("{}\n", said.lines().next().unwrap()));
+}
+
+#[test]
+fn every_variant_trains() {
+    let place = place();
+    for variant in ["modern", "lenet5", "nielsen-one", "nielsen-two", "nielsen-relu", "nielsen-dropout"] {
+        let arguments = format!("{DATA} --epochs 1 --train-limit 100 --variant {variant} --out {variant}");
+        done(&place, "lenet", &arguments);
+        done(&place, "lenet", &format!("eval {variant}"));
+    }
+    for (activation, cost, expand) in
+        [("tanh", "quadratic", "shifts"), ("relu", "sigmoid-cross-entropy", "distort")]
+    {
+        let arguments =
+            format!("{DATA} --epochs 1 --activation {activation} --cost {cost} --expand {expand}");
+        done(&place, "mlp", &format!("{arguments} --hidden 20,10 --dropout 0.2 --optimizer rmsprop"));
+    }
+}
+
+#[test]
+fn options_stand_over_a_preset_and_a_preset_over_the_defaults() {
+    let place = place();
+    done(
+        &place,
+        "mlp",
+        &format!("{DATA} --preset chapter1 --epochs 1 --validation 100 --hidden 20 --out run"),
+    );
+    let config: Value =
+        serde_json::from_slice(&fs::read(place.path().join("run/config.json")).unwrap()).unwrap();
+    let settings = &config["settings"];
+    for (name, value) in [
+        ("hidden", serde_json::json!([20])),
+        ("epochs", 1.into()),
+        ("validation", 100.into()),
+        ("batch_size", 10.into()),
+        ("learning_rate", 3.0.into()),
+        ("cost", "quadratic".into()),
+        ("init", "standard-normal".into()),
+        ("optimizer", "sgd".into()),
+        ("seed", 42.into()),
+    ] {
+        assert_eq!(settings[name], value, "{name}");
+    }
+}
+
+#[test]
+fn any_number_of_threads_trains_the_same_model() {
+    let place = place();
+    for threads in [1, 2, 3] {
+        let arguments = format!("{DATA} --epochs 1 --variant nielsen-two --expand distort --batch-size 50");
+        done(&place, "lenet", &format!("{arguments} --threads {threads} --out {threads}"));
+    }
+    let [one, two, three] = ["1", "2", "3"].map(|run| model(&place.path().join(run)));
+    assert!(one == two && one == three);
+}
+
+#[test]
+fn a_killed_run_is_resumed_to_the_same_end() {
+    const OPTIONS: &str =
+        "--epochs 5 --batch-size 10 --checkpoint-every 9 --dropout 0.3 --expand distort --schedule cosine";
+    let place = place();
+    let [whole, killed] = ["whole", "killed"].map(|run| place.path().join(run));
+    done(&place, "mlp", &format!("{DATA} {OPTIONS} --out whole"));
+
+    let epochs = || fs::read_to_string(killed.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+    for moment in 0..5 {
+        let arguments = match moment {
+            0 => format!("{DATA} {OPTIONS} --out killed"),
+            _ => "train --resume killed".to_string(),
+        };
+        let mut child = command(&place, "mlp", &arguments).spawn().unwrap();
+        wait_for(&mut child, || killed.join("config.json").exists() && epochs() >= moment);
+        std::thread::sleep(Duration::from_millis(11 * moment as u64));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    done(&place, "mlp", "train --resume killed");
+    assert!(model(&whole) == model(&killed));
+    assert_eq!(learned(&whole), learned(&killed));
+    assert_eq!(names(&whole), names(&killed));
+}
+
+#[test]
+fn control_c_saves_a_checkpoint_and_says_how_to_go_on() {
+    const OPTIONS: &str = "--epochs 8 --batch-size 5 --optimizer sgd --momentum 0.9 --learning-rate 0.02";
+    let place = place();
+    done(&place, "lenet", &format!("{DATA} {OPTIONS} --out whole"));
+
+    let mut child = command(&place, "lenet", &format!("{DATA} {OPTIONS} --out stopped")).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|line| line.starts_with("epoch ")).unwrap();
+    signal(&child, "INT");
+    let last = lines.last().unwrap();
+    assert_eq!(last, "interrupted; go on with: lenet train --resume stopped");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(!place.path().join("stopped/curves.svg").exists());
+
+    done(&place, "lenet", "train --resume stopped --quiet");
+    let [whole, stopped] = ["whole", "stopped"].map(|run| place.path().join(run));
+    assert!(model(&whole) == model(&stopped));
+    assert_eq!(learned(&whole), learned(&stopped));
+}
+
+#[test]
+fn a_signal_ends_predict_at_once() {
+    let place = place();
+    let fifo = place.path().join("digit.png");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    // It waits for a writer of the pipe, until the signal.
+    let mut child = command(&place, "lenet", &format!("predict {} digit.png", trained("lenet").display()));
+    let mut child = child.spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    signal(&child, "TERM");
+    assert_eq!(child.wait().unwrap().signal(), Some(15));
+}
+
+#[test]
+fn nobody_reading_the_output_is_no_reason_to_stop() {
+    let place = place();
+    let mut child = command(&place, "lenet", &format!("{DATA} --epochs 2 --out run")).spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert!(child.wait().unwrap().success());
+    assert_eq!(json_lines(&place.path().join("run/metrics.jsonl")).len(), 3);
+
+    let mut child = command(&place, "lenet", "eval nowhere").spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn wrong_options_are_refused() {
+    let place = place();
+    for (arguments, said) in [
+        ("--epochs 0", "'--epochs <N>'"),
+        ("--batch-size 0", "'--batch-size <N>'"),
+        ("--learning-rate nan", "'--learning-rate <X>'"),
+        ("--learning-rate=-1", "'--learning-rate <X>'"),
+        ("--threads 0", "'--threads <N>'"),
+        ("--dropout 1.5", "'--dropout <X>'"),
+        ("--epoch 3", "'--epoch'"),
+        ("--device gpu", "expected auto, cpu"),
+        ("--resume run --out other", "cannot be used with"),
+        ("predict", "INPUT"),
+    ] {
+        refused(&place, "mlp", arguments, 2, &[said]);
+    }
+    let listed = "modern, lenet5, nielsen-one, nielsen-two, nielsen-relu, nielsen-dropout";
+    refused(&place, "lenet", "--variant alexnet", 2, &[listed]);
+    refused(&place, "lenet", &format!("{DATA} --validation 500"), 1, &["--validation 500", "500 examples"]);
+    if cfg!(not(feature = "cuda")) {
+        refused(&place, "lenet", &format!("{DATA} --device cuda"), 1, &["--features cuda"]);
+    }
+    refused(&place, "mlp", &format!("{DATA} --hidden 30,0"), 1, &["[784, 30, 0, 10]"]);
+    refused(&place, "mlp", &format!("{DATA} --optimizer sgd --nesterov"), 1, &["nesterov", "momentum"]);
+    assert!(done(&place, "lenet", "--help").contains("--checkpoint-every <N>"));
+}
+
+#[test]
+fn wrong_data_is_refused_before_there_is_a_run() {
+    let place = place();
+    refused(&place, "lenet", "--dataset cifar", 1, &["cifar", "digits, mnist and fashion-mnist"]);
+    refused(&place, "lenet", "--dataset mnist --data-dir gone", 1, &["gone", "no such directory"]);
+    refused(&place, "lenet", "--data-dir ../data", 1, &["digits", "--data-dir"]);
+    fs::create_dir(place.path().join("data")).unwrap();
+    let mine = "--dataset mnist --data-dir data";
+    refused(&place, "lenet", mine, 1, &["data: ", "train-images-idx3-ubyte"]);
+
+    let (train, test) = digits(20, 10, 0).unwrap();
+    write_idx(&place.path().join("data"), &train, &test);
+    let labels = place.path().join("data/t10k-labels-idx1-ubyte");
+    fs::write(&labels, &fs::read(&labels).unwrap()[..15]).unwrap();
+    refused(&place, "lenet", mine, 1, &["data/t10k-labels-idx1-ubyte", "10"]);
+
+    let tiny = Images::new(vec![9; 20 * 16], vec![0; 20], (1, 4, 4), 10).unwrap();
+    write_idx(&place.path().join("data"), &tiny, &tiny);
+    refused(&place, "lenet", mine, 1, &["4x4", "28x28"]);
+    refused(&place, "lenet", &format!("{mine} --variant lenet5"), 1, &["4x4", "28x28"]);
+    let run = trained("mlp");
+    let eval = format!("eval {} {mine}", run.display());
+    refused(&place, "mlp", &eval, 1, &["parameter layers.0.weight", "[100, 784]", "[100, 16]"]);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_refused() {
+    let place = copied();
+    fs::write(place.path().join("file"), "").unwrap();
+    refused(&place, "lenet", &format!("{DATA} --out run"), 1, &["run", "not empty"]);
+    refused(
+        &place,
+        "lenet",
+        &format!("{DATA} --out file/run"),
+        1,
+        &["file/run", "cannot make the run folder"],
+    );
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_checkpoint() {
+    let place = place();
+    let run = place.path().join("run");
+    let arguments = format!("{DATA} --epochs 1000 --checkpoint-every 1 --out run");
+    let mut child = command(&place, "lenet", &arguments).spawn().unwrap();
+    wait_for(&mut child, || run.join("checkpoint.safetensors").exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let checkpoint = fs::read(run.join("checkpoint.safetensors")).unwrap();
+
+    let output = Command::new("sh")
+        .args([
+            "-c",
+            "trap '' XFSZ; ulimit -f 100; exec \"$0\" train --resume run",
+            env!("CARGO_BIN_EXE_lenet"),
+        ])
+        .current_dir(place.path())
+        .output()
+        .unwrap();
+    one_error(&output, 1, &["run/checkpoint.safetensors", "cannot write it"]);
+    assert!(fs::read(run.join("checkpoint.safetensors")).unwrap() == checkpoint);
+    assert!(names(&run).iter().all(|name| !name.ends_with(".tmp")), "{:?}", names(&run));
+}
+
+#[test]
+fn what_contradicts_a_run_is_refused() {
+    let place = copied();
+    let named = ["run", "--learning-rate 0.001", "0.5"];
+    refused(&place, "lenet", "--resume run --learning-rate 0.5", 1, &named);
+    refused(&place, "lenet", "--resume run --variant lenet5", 1, &["--variant \"modern\"", "\"lenet5\""]);
+    refused(&place, "lenet", "--resume gone", 1, &["gone/config.json", "not a run folder"]);
+    refused(&place, "mlp", "--resume run", 1, &["run of \"lenet\"", "\"mlp\""]);
+    refused(&place, "mlp", "eval run", 1, &["run of \"lenet\"", "\"mlp\""]);
+    refused(&place, "lenet", "eval", 1, &["runs/lenet", "no run yet"]);
+    done(&place, "lenet", "--resume run --learning-rate 1e-3 --quiet");
+}
+
+#[test]
+fn a_broken_run_is_refused() {
+    let place = copied();
+    let path = |name: &str| place.path().join("run").join(name);
+    let (bytes, checkpoint) =
+        (model(&place.path().join("run")), fs::read(path("checkpoint.safetensors")).unwrap());
+    let name = "run/model.safetensors";
+
+    fs::write(path("model.safetensors"), &bytes[..bytes.len() - 1]).unwrap();
+    refused(&place, "lenet", "eval run", 1, &[name, "not a whole safetensors file"]);
+    fs::write(path("model.safetensors"), "").unwrap();
+    refused(&place, "lenet", "eval run", 1, &[name, "not a whole safetensors file"]);
+    fs::copy(trained("mlp").join("model.safetensors"), path("model.safetensors")).unwrap();
+    refused(&place, "lenet", "eval run", 1, &[name, "no parameter conv1.bias", "[6]"]);
+    fs::remove_file(path("model.safetensors")).unwrap();
+    refused(&place, "lenet", "eval run", 1, &[name, "cannot read it"]);
+    let arguments = format!("{DATA} --variant nielsen-one --epochs 1 --train-limit 50 --out foreign");
+    done(&place, "lenet", &arguments);
+    fs::copy(place.path().join("foreign/model.safetensors"), path("model.safetensors")).unwrap();
+    refused(&place, "lenet", "eval run", 1, &[name, "parameter conv1.bias", "[20]", "[6]"]);
+
+    fs::write(path("checkpoint.safetensors"), &checkpoint[..checkpoint.len() / 2]).unwrap();
+    refused(
+        &place,
+        "lenet",
+        "--resume run",
+        1,
+        &["run/checkpoint.safetensors", "not a whole safetensors file"],
+    );
+    fs::write(path("checkpoint.safetensors"), &bytes).unwrap();
+    refused(&place, "lenet", "--resume run", 1, &["run/checkpoint.safetensors", "not of a checkpoint"]);
+    let at =
+        checkpoint.windows(15).position(|text| text == br#"best_epoch\":2,"#.first_chunk::<15>().unwrap());
+    let mut damaged = checkpoint.clone();
+    damaged[at.unwrap() + 13] = b'7';
+    fs::write(path("checkpoint.safetensors"), damaged).unwrap();
+    refused(&place, "lenet", "--resume run", 1, &["run/checkpoint.safetensors", "training state"]);
+
+    fs::write(path("config.json"), "{\"binary\": ").unwrap();
+    refused(&place, "lenet", "eval run", 1, &["run/config.json", "not the settings of a run"]);
+    fs::write(path("config.json"), "{\"binary\": \"lenet\"}").unwrap();
+    refused(&place, "lenet", "--resume run", 1, &["run", "settings in its config.json"]);
+}
+
+#[test]
+fn what_is_no_picture_of_a_digit_is_refused() {
+    let place = copied();
+    fs::write(place.path().join("text.png"), "not a picture").unwrap();
+    GrayImage::from_pixel(50, 50, Luma([255])).save(place.path().join("blank.png")).unwrap();
+    png(&place.path().join("good.png"), 0, 3);
+    refused(&place, "lenet", "predict run gone.png", 1, &["gone.png", "can't be opened"]);
+    refused(&place, "lenet", "predict run text.png", 1, &["text.png", "expected a PNG or JPEG"]);
+    refused(&place, "lenet", "predict run blank.png", 1, &["blank.png", "no digit in the picture"]);
+    refused(&place, "lenet", "predict run", 1, &["name at least one PNG or JPEG"]);
+    refused(&place, "lenet", "predict good.png", 1, &["no run yet"]);
+    done(&place, "lenet", "predict run good.png");
+}
