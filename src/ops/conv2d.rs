@@ -173,9 +173,8 @@ impl Conv2d {
         let planes = Planes::of_input(self);
         let onto = Onto { first: 0, row: self.output.1, column: 1, plane: self.positions() };
         let sweep = Sweep::new::<T>(self.output, planes.pitch, planes.taps(self).enumerate().collect(), onto);
-        let mut ys = vec![T::ZERO; self.batch * self.geometry.groups * size];
         let chunk = self.pairs_a_chunk();
-        parallel::for_each_piece(&mut ys, chunk * size, |i, ys| {
+        let work = |i: usize, ys: &mut [T]| {
             let mut image = planes.zeros();
             let mut scratch = vec![T::ZERO; sweep.scratch * self.outputs];
             for (pair, ys) in (i * chunk..).zip(ys.chunks_exact_mut(size)) {
@@ -191,8 +190,9 @@ impl Conv2d {
                     if bias.is_empty() { bias } else { &bias[group * self.outputs..][..self.outputs] };
                 sweep.run(self.outputs, (weight, self.taps()), &image, start, &mut scratch, ys);
             }
-        });
-        ys
+        };
+        // SAFETY: the sweep writes each result.
+        unsafe { parallel::build(self.batch * self.geometry.groups * size, chunk * size, work) }
     }
 
     fn input_grad<T: Lanes>(&self, grad: &[T], weight: &[T]) -> Vec<T> {
@@ -245,9 +245,8 @@ impl Conv2d {
             };
             phases.push(Sweep::new::<T>(size, planes.pitch, steps, onto));
         }
-        let mut xs_grad = vec![T::ZERO; self.batch * groups * self.input_size()];
         let chunk = self.pairs_a_chunk();
-        parallel::for_each_piece(&mut xs_grad, chunk * self.input_size(), |i, xs_grad| {
+        let work = |i: usize, xs_grad: &mut [T]| {
             let mut image = planes.zeros();
             let scratch = phases.iter().map(|sweep| sweep.scratch).max().unwrap_or(0);
             let mut scratch = vec![T::ZERO; scratch * self.channels];
@@ -260,8 +259,9 @@ impl Conv2d {
                     sweep.run(self.channels, weight, &image, &[], &mut scratch, xs_grad);
                 }
             }
-        });
-        xs_grad
+        };
+        // SAFETY: the sweeps, one for each phase of the stride, write each gradient.
+        unsafe { parallel::build(self.batch * groups * self.input_size(), chunk * self.input_size(), work) }
     }
 
     /// The gradients of the weight and of the bias.

@@ -7,6 +7,7 @@
 //! Work is cut by the problem's size, never by the number of threads, and whoever adds partial sums adds them in
 //! the order of the chunks: results are the same to the bit for any number of threads.
 
+use super::host::Real;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -54,6 +55,23 @@ pub(crate) fn for_each_piece<T: Send + Sync>(
         // SAFETY: the ranges of different `i` do not overlap, and each `i` is visited once.
         work(i, unsafe { data.slice(i * size..len.min((i + 1) * size)) })
     });
+}
+
+/// A new vector of `len` numbers, of which `work(i, piece)` writes consecutive pieces as in `for_each_piece`.
+///
+/// # Safety
+/// `work` must write every element of its piece before it reads it.
+pub(crate) unsafe fn build<T: Real>(
+    len: usize,
+    size: usize,
+    work: impl Fn(usize, &mut [T]) + Sync,
+) -> Vec<T> {
+    let mut data = Vec::with_capacity(len);
+    // SAFETY: the memory is there, any bits make a number, and none is read before it is written.
+    for_each_piece(unsafe { std::slice::from_raw_parts_mut(data.as_mut_ptr(), len) }, size, work);
+    // SAFETY: the pieces, all of which were written, make up the `len` elements.
+    unsafe { data.set_len(len) };
+    data
 }
 
 /// A mutable slice of which several threads write different parts.
