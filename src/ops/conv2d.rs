@@ -4,7 +4,7 @@ use super::host::{self, Real, with_real};
 use super::linear::{bias_or_none, check_bias};
 use super::parallel;
 use super::reference;
-use super::simd::{self, Inner, Lanes, Outer, SLACK};
+use super::simd::{self, Inner, Lanes, Outer, SLACK, vectorised};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 /// How the kernel of a convolution moves over its input: (height, width) of each, and into how many groups the
@@ -298,7 +298,7 @@ impl Conv2d {
                         {
                             spread[..grad.len()].copy_from_slice(grad);
                         }
-                        *bias += simd::sum(grad.iter().copied());
+                        *bias += vectorised(|| simd::sum(grad));
                     }
                 }
                 Inner {

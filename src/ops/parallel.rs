@@ -100,3 +100,53 @@ impl<'a, T> Shared<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Busy, for_each_chunk};
+    use crate::ops::{self, Conv2dGeometry, Window};
+    use crate::rng;
+    use candle_core::{DType, Device, Result, Tensor, Var};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn nested_calls_visit_each_chunk_once() {
+        let visits = (0..100).map(|_| AtomicUsize::new(0)).collect::<Vec<_>>();
+        for_each_chunk(10, |i| {
+            for_each_chunk(10, |j| {
+                visits[10 * i + j].fetch_add(1, Ordering::Relaxed);
+            })
+        });
+        assert!(visits.iter().all(|visits| visits.load(Ordering::Relaxed) == 1));
+    }
+
+    #[test]
+    fn one_thread_and_many_give_the_same_bits() -> Result<()> {
+        let rng = &mut rng::stream(1, "threads");
+        let mut normal = |dims: &[usize]| -> Result<Var> {
+            use rand::Rng;
+            let value = |_| rng.sample::<f32, _>(rand_distr::StandardNormal);
+            let values = (0..dims.iter().product()).map(value).collect::<Vec<_>>();
+            Var::from_tensor(&Tensor::from_vec(values, dims, &Device::Cpu)?)
+        };
+        let vars = [normal(&[50, 3, 20, 20])?, normal(&[8, 3, 3, 3])?, normal(&[8])?, normal(&[100, 800])?];
+        let targets = Tensor::arange(0u32, 50, &Device::Cpu)?;
+        let step = || -> Result<Vec<Vec<u32>>> {
+            let padded = Conv2dGeometry { padding: (1, 1), ..Default::default() };
+            let xs = ops::relu(&ops::conv2d(&vars[0], &vars[1], Some(&vars[2]), padded)?)?;
+            let xs = ops::max_pool2d(&xs, Window::square(2))?.reshape((50, 800))?;
+            let loss = ops::softmax_cross_entropy(&ops::linear(&xs, &vars[3], None)?, &targets)?;
+            let grads = loss.backward()?;
+            let bits = |tensor: &Tensor| -> Result<Vec<u32>> {
+                let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+                Ok(values.into_iter().map(f32::to_bits).collect())
+            };
+            let grads = vars.iter().filter_map(|var| grads.get(var));
+            std::iter::once(&loss).chain(grads).map(bits).collect()
+        };
+        let many = step()?;
+        let _busy = Busy::enter();
+        assert!(many == step()?);
+        Ok(())
+    }
+}

@@ -100,14 +100,17 @@ pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(work)
 }
 
-/// The sum of some numbers, added in a fixed order: sixteen sums, then those.
+/// The sum of some numbers, added in a fixed order: sixteen sums, then those and what is left over.
 #[inline(always)]
-pub(super) fn sum<T: Real>(numbers: impl IntoIterator<Item = T>) -> T {
+pub(super) fn sum<T: Real>(numbers: &[T]) -> T {
+    let (chunks, rest) = numbers.as_chunks::<16>();
     let mut sums = [T::ZERO; 16];
-    for (i, x) in numbers.into_iter().enumerate() {
-        sums[i % 16] += x;
+    for chunk in chunks {
+        for (sum, &x) in sums.iter_mut().zip(chunk) {
+            *sum += x;
+        }
     }
-    sums.into_iter().fold(T::ZERO, |sum, x| sum + x)
+    sums.iter().chain(rest).fold(T::ZERO, |sum, &x| sum + x)
 }
 
 /// How many numbers a vector of this processor holds.
