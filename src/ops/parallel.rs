@@ -1,45 +1,24 @@
 //! The one place where work is spread over threads.
 //!
-//! Everything here runs on candle's own pool ([`candle_core::utils::barrier_pool`]), which candle's element-wise
-//! operations use anyway: a second pool (rayon's) would only fight it for the cores. The pool is created at its
-//! first use with `CANDLE_NUM_THREADS` threads (else `RAYON_NUM_THREADS`, else one a core).
+//! Everything here runs on the rayon pool of the thread that asks: the global one, or one that a program runs in
+//! through `ThreadPool::install`, which saves the way from the main thread to the pool at every operation. Candle's
+//! own pool is the wrong one: it waits at each operation until every thread has answered, which on a machine that
+//! does other things too takes a hundred times longer than the work. As two pools would fight for the cores, a
+//! program should keep candle's at one thread with `CANDLE_NUM_THREADS=1`.
 //!
 //! Work is cut by the problem's size, never by the number of threads, and whoever adds partial sums adds them in
 //! the order of the chunks: results are the same to the bit for any number of threads.
 
 use super::host::Real;
-use std::cell::Cell;
+use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-thread_local! {
-    /// Whether this thread is inside `for_each_chunk`: a nested call must not wait for the pool that runs it.
-    static BUSY: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Calls `work(i)` once for each `i < chunks`, spread over the pool; nested calls run in place.
+/// Calls `work(i)` once for each `i < chunks`, spread over the pool.
 pub(crate) fn for_each_chunk(chunks: usize, work: impl Fn(usize) + Sync) {
-    if chunks <= 1 || BUSY.get() {
-        return (0..chunks).for_each(work);
-    }
-    candle_core::utils::barrier_pool().execute_chunked(chunks, |range| {
-        let _busy = Busy::enter();
-        range.for_each(&work)
-    });
-}
-
-/// Sets `BUSY` for as long as it lives, through a panic too.
-struct Busy(bool);
-
-impl Busy {
-    fn enter() -> Self {
-        Self(BUSY.replace(true))
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        BUSY.set(self.0);
+    match chunks {
+        0 | 1 => (0..chunks).for_each(work),
+        _ => (0..chunks).into_par_iter().with_max_len(1).for_each(&work),
     }
 }
 
@@ -103,22 +82,9 @@ impl<'a, T> Shared<'a, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Busy, for_each_chunk};
     use crate::ops::{self, Conv2dGeometry, Window};
     use crate::rng;
     use candle_core::{DType, Device, Result, Tensor, Var};
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    #[test]
-    fn nested_calls_visit_each_chunk_once() {
-        let visits = (0..100).map(|_| AtomicUsize::new(0)).collect::<Vec<_>>();
-        for_each_chunk(10, |i| {
-            for_each_chunk(10, |j| {
-                visits[10 * i + j].fetch_add(1, Ordering::Relaxed);
-            })
-        });
-        assert!(visits.iter().all(|visits| visits.load(Ordering::Relaxed) == 1));
-    }
 
     #[test]
     fn one_thread_and_many_give_the_same_bits() -> Result<()> {
@@ -144,9 +110,11 @@ mod tests {
             let grads = vars.iter().filter_map(|var| grads.get(var));
             std::iter::once(&loss).chain(grads).map(bits).collect()
         };
-        let many = step()?;
-        let _busy = Busy::enter();
-        assert!(many == step()?);
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            pool.map_err(candle_core::Error::wrap)?.install(step)
+        };
+        assert!(on(1)? == on(3)?);
         Ok(())
     }
 }
