@@ -341,10 +341,10 @@ impl<T: Real> WithSimd for Backward<'_, T> {
     }
 }
 
-/// Whether `x` takes the place of a maximum found before it. A NaN does, and keeps it, as in PyTorch.
+/// Whether `x` takes the place of a maximum found before it. A NaN does, and keeps it from all numbers.
 #[inline(always)]
 fn exceeds<T: Real>(x: T, max: T) -> bool {
-    (x > max) | (x.is_nan() & !max.is_nan())
+    (x > max) | x.is_nan()
 }
 
 #[inline(always)]

@@ -3,6 +3,9 @@
 //! Neither packs its operands: elements are found through offsets, so that a convolution reads its windows straight
 //! from the padded image.
 
+// Loops over the M rows and N columns of a tile are unrolled and all written alike.
+#![allow(clippy::needless_range_loop)]
+
 use super::host::Real;
 use pulp::{Arch, Simd, WithSimd};
 use std::marker::PhantomData;
