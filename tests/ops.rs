@@ -213,7 +213,7 @@ fn gradients_are_those_of_finite_differences() -> Result<()> {
     }
     for window in [Window::square(2), window((3, 2), (2, 1), (1, 1)), window((1, 2), (2, 3), (0, 0))] {
         for (name, kernel, _) in pools(window) {
-            assert_gradients(&format!("{name} {window:?}"), &kernel, &[xs.clone()])?;
+            assert_gradients(&format!("{name} {window:?}"), &kernel, std::slice::from_ref(&xs))?;
         }
     }
     let inputs = [normal(rng, &[2, 3, 4])?, normal(rng, &[5, 4])?, normal(rng, &[5])?];
@@ -265,7 +265,7 @@ fn kernels_agree_with_the_reference_on_random_shapes() -> Result<()> {
                     &format!("round {round}: {kind} {:?} {window:?}", xs.dims()),
                     &ours,
                     &form,
-                    &[xs.clone()],
+                    std::slice::from_ref(&xs),
                 )?;
             }
         }

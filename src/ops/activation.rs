@@ -82,14 +82,14 @@ pub(super) fn sigmoid_of<T: Real>(x: T) -> T {
 #[inline(always)]
 fn map<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
     const CHUNK: usize = 1 << 14;
-    let mut ys = vec![T::ZERO; a.len()];
-    parallel::for_each_piece(&mut ys, CHUNK, |i, ys| {
+    let work = |i: usize, ys: &mut [T]| {
         let (a, b) = (&a[i * CHUNK..][..ys.len()], &b[i * CHUNK..][..ys.len()]);
         vectorised(|| {
             for ((y, &a), &b) in ys.iter_mut().zip(a).zip(b) {
                 *y = f(a, b);
             }
         });
-    });
-    ys
+    };
+    // SAFETY: each element is written.
+    unsafe { parallel::build(a.len(), CHUNK, work) }
 }

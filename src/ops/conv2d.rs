@@ -3,8 +3,9 @@
 use super::host::{self, Real, with_real};
 use super::linear::{bias_or_none, check_bias};
 use super::parallel;
+use super::planes::{Onto, Planes, Sweep};
 use super::reference;
-use super::simd::{self, Inner, Lanes, Outer, SLACK};
+use super::simd::{self, Inner, Lanes, vectorised};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 /// How the kernel of a convolution moves over its input: (height, width) of each, and into how many groups the
@@ -168,14 +169,38 @@ impl Conv2d {
         (1usize << 20).div_ceil(2 * self.outputs * self.taps() * self.positions())
     }
 
+    /// The input of one example and group.
+    fn planes(&self) -> Planes {
+        let Conv2dGeometry { stride, padding, dilation, .. } = self.geometry;
+        Planes {
+            channels: self.channels,
+            stride,
+            border: padding,
+            rows: self.output.0 + dilation.0 * (self.kernel.0 - 1) / stride.0,
+            pitch: self.output.1 + dilation.1 * (self.kernel.1 - 1) / stride.1,
+        }
+    }
+
+    /// Where in the planes each tap of each channel reads at the kernel's first position.
+    fn reads(&self, planes: &Planes) -> impl Iterator<Item = usize> {
+        let Self { kernel, geometry: Conv2dGeometry { stride, dilation, .. }, .. } = *self;
+        let (size, pitch) = (planes.size(), planes.pitch);
+        (0..self.taps()).map(move |tap| {
+            let (row, column) = (tap / kernel.1 % kernel.0 * dilation.0, tap % kernel.1 * dilation.1);
+            let channel = tap / (kernel.0 * kernel.1);
+            let phase = (channel * stride.0 + row % stride.0) * stride.1 + column % stride.1;
+            phase * size + row / stride.0 * pitch + column / stride.1
+        })
+    }
+
     fn forward<T: Lanes>(&self, xs: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
         let size = self.outputs * self.positions();
-        let planes = Planes::of_input(self);
+        let planes = self.planes();
         let onto = Onto { first: 0, row: self.output.1, column: 1, plane: self.positions() };
-        let sweep = Sweep::new::<T>(self.output, planes.pitch, planes.taps(self).enumerate().collect(), onto);
-        let mut ys = vec![T::ZERO; self.batch * self.geometry.groups * size];
+        let sweep =
+            Sweep::new::<T>(self.output, planes.pitch, self.reads(&planes).enumerate().collect(), onto);
         let chunk = self.pairs_a_chunk();
-        parallel::for_each_piece(&mut ys, chunk * size, |i, ys| {
+        let work = |i: usize, ys: &mut [T]| {
             let mut image = planes.zeros();
             let mut scratch = vec![T::ZERO; sweep.scratch * self.outputs];
             for (pair, ys) in (i * chunk..).zip(ys.chunks_exact_mut(size)) {
@@ -191,8 +216,9 @@ impl Conv2d {
                     if bias.is_empty() { bias } else { &bias[group * self.outputs..][..self.outputs] };
                 sweep.run(self.outputs, (weight, self.taps()), &image, start, &mut scratch, ys);
             }
-        });
-        ys
+        };
+        // SAFETY: the sweep writes each result.
+        unsafe { parallel::build(self.batch * self.geometry.groups * size, chunk * size, work) }
     }
 
     fn input_grad<T: Lanes>(&self, grad: &[T], weight: &[T]) -> Vec<T> {
@@ -245,9 +271,8 @@ impl Conv2d {
             };
             phases.push(Sweep::new::<T>(size, planes.pitch, steps, onto));
         }
-        let mut xs_grad = vec![T::ZERO; self.batch * groups * self.input_size()];
         let chunk = self.pairs_a_chunk();
-        parallel::for_each_piece(&mut xs_grad, chunk * self.input_size(), |i, xs_grad| {
+        let work = |i: usize, xs_grad: &mut [T]| {
             let mut image = planes.zeros();
             let scratch = phases.iter().map(|sweep| sweep.scratch).max().unwrap_or(0);
             let mut scratch = vec![T::ZERO; scratch * self.channels];
@@ -260,8 +285,9 @@ impl Conv2d {
                     sweep.run(self.channels, weight, &image, &[], &mut scratch, xs_grad);
                 }
             }
-        });
-        xs_grad
+        };
+        // SAFETY: the sweeps, one for each phase of the stride, write each gradient.
+        unsafe { parallel::build(self.batch * groups * self.input_size(), chunk * self.input_size(), work) }
     }
 
     /// The gradients of the weight and of the bias.
@@ -270,8 +296,8 @@ impl Conv2d {
         const CACHE: usize = 1 << 17;
         let (groups, outputs, taps, positions) =
             (self.geometry.groups, self.outputs, self.taps(), self.positions());
-        let planes = Planes::of_input(self);
-        let at = planes.taps(self).collect::<Vec<_>>();
+        let planes = self.planes();
+        let at = self.reads(&planes).collect::<Vec<_>>();
         // The gradient with rows as long as the planes', zeros at their ends: both are walked through in one go.
         let len = (self.output.0 - 1) * planes.pitch + self.output.1;
         let bytes = (planes.len() + outputs * len) * size_of::<T>();
@@ -298,7 +324,7 @@ impl Conv2d {
                         {
                             spread[..grad.len()].copy_from_slice(grad);
                         }
-                        *bias += simd::sum(grad.iter().copied());
+                        *bias += vectorised(|| simd::sum(grad));
                     }
                 }
                 Inner {
@@ -321,171 +347,6 @@ impl Conv2d {
         let mut weight = sum_rows(partial, size);
         let bias = weight.split_off(groups * outputs * taps);
         (weight, bias)
-    }
-}
-
-/// Images with zeros around them, taken apart by the phases of a stride: what a tap of the kernel sees while the
-/// kernel moves along a row is then consecutive, at `pitch` from one row to the next.
-struct Planes {
-    channels: usize,
-    stride: (usize, usize),
-    /// Zeros above and to the left.
-    border: (usize, usize),
-    /// Of one phase.
-    rows: usize,
-    pitch: usize,
-}
-
-impl Planes {
-    fn of_input(conv: &Conv2d) -> Self {
-        let Conv2dGeometry { stride, padding, dilation, .. } = conv.geometry;
-        Self {
-            channels: conv.channels,
-            stride,
-            border: padding,
-            rows: conv.output.0 + dilation.0 * (conv.kernel.0 - 1) / stride.0,
-            pitch: conv.output.1 + dilation.1 * (conv.kernel.1 - 1) / stride.1,
-        }
-    }
-
-    /// Where each tap of each channel reads at the kernel's first position.
-    fn taps(&self, conv: &Conv2d) -> impl Iterator<Item = usize> {
-        let (kernel, dilation) = (conv.kernel, conv.geometry.dilation);
-        (0..conv.taps()).map(move |tap| {
-            let (row, column) = (tap / kernel.1 % kernel.0 * dilation.0, tap % kernel.1 * dilation.1);
-            let channel = tap / (kernel.0 * kernel.1);
-            let phase =
-                (channel * self.stride.0 + row % self.stride.0) * self.stride.1 + column % self.stride.1;
-            phase * self.size() + row / self.stride.0 * self.pitch + column / self.stride.1
-        })
-    }
-
-    fn size(&self) -> usize {
-        self.rows * self.pitch
-    }
-
-    fn len(&self) -> usize {
-        self.channels * self.stride.0 * self.stride.1 * self.size() + SLACK
-    }
-
-    fn zeros<T: Lanes>(&self) -> Vec<T> {
-        vec![T::ZERO; self.len()]
-    }
-
-    /// Puts the images of (height, width) `size` in; around them nothing is written.
-    fn fill<T: Lanes>(&self, planes: &mut [T], images: &[T], channels: usize, size: (usize, usize)) {
-        let Self { stride, border, .. } = *self;
-        let images = images.chunks_exact(size.0 * size.1).take(channels);
-        for (image, planes) in images.zip(planes.chunks_exact_mut(stride.0 * stride.1 * self.size())) {
-            for (y, image) in image.chunks_exact(size.1).enumerate() {
-                let (row, phase) = ((y + border.0) / stride.0, (y + border.0) % stride.0);
-                if row >= self.rows {
-                    break;
-                }
-                for phase_w in 0..stride.1 {
-                    let plane = &mut planes[(phase * stride.1 + phase_w) * self.size() + row * self.pitch..];
-                    let plane = &mut plane[..self.pitch];
-                    let first = (phase_w + stride.1 - border.1 % stride.1) % stride.1;
-                    let plane = &mut plane[((first + border.1) / stride.1).min(self.pitch)..];
-                    match stride.1 {
-                        1 => {
-                            let len = plane.len().min(image.len());
-                            plane[..len].copy_from_slice(&image[..len]);
-                        }
-                        _ => {
-                            let image = image.iter().skip(first).step_by(stride.1);
-                            plane.iter_mut().zip(image).for_each(|(to, &x)| *to = x);
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// A product of a matrix with what the taps of a kernel see at rows of `columns` positions.
-struct Sweep {
-    columns: usize,
-    /// Of the planes that are read.
-    pitch: usize,
-    /// For each term of the sum, where its weight and what it is multiplied with lie: see `Outer`.
-    steps: Vec<(usize, usize)>,
-    onto: Onto,
-    /// What is computed in one go: rows of results, or, in `scratch`, all from the first to the last with what lies
-    /// between the rows too.
-    runs: Vec<(usize, usize, usize)>,
-    /// Numbers of a plane in between, 0 if none is needed.
-    scratch: usize,
-}
-
-/// Where the results of a sweep go: result (y, x) of plane p to `first + p * plane + y * row + x * column`.
-#[derive(Clone, Copy)]
-struct Onto {
-    first: usize,
-    row: usize,
-    column: usize,
-    plane: usize,
-}
-
-impl Sweep {
-    fn new<T: Lanes>(
-        (rows, columns): (usize, usize),
-        pitch: usize,
-        steps: Vec<(usize, usize)>,
-        onto: Onto,
-    ) -> Self {
-        // Cycles: two products of vectors in each, and some ten to move a row.
-        let lanes = simd::lanes::<T>();
-        let together = (rows - 1) * pitch + columns;
-        let by_row = rows * columns.div_ceil(lanes) * steps.len() / 2;
-        let at_once = together.div_ceil(lanes) * steps.len() / 2 + 10 * rows;
-        let (runs, scratch) = match onto.column == 1 && by_row <= at_once {
-            true => ((0..rows).map(|y| (y * pitch, onto.first + y * onto.row, columns)).collect(), 0),
-            false => (vec![(0, 0, together)], together),
-        };
-        Self { columns, pitch, steps, onto, runs, scratch }
-    }
-
-    /// The products of the matrix whose rows lie at `weight.1` from each other.
-    fn run<T: Lanes>(
-        &self,
-        outputs: usize,
-        weight: (&[T], usize),
-        planes: &[T],
-        start: &[T],
-        scratch: &mut [T],
-        results: &mut [T],
-    ) {
-        let direct = self.scratch == 0;
-        Outer {
-            rows: outputs,
-            steps: &self.steps,
-            runs: &self.runs,
-            a: weight.0,
-            a_row: weight.1,
-            b: planes,
-            b_slack: true,
-            c: if direct { &mut *results } else { &mut *scratch },
-            c_row: if direct { self.onto.plane } else { self.scratch },
-            start,
-        }
-        .run();
-        if direct {
-            return;
-        }
-        let Onto { first, row, column, plane } = self.onto;
-        for (output, scratch) in scratch.chunks_exact(self.scratch).take(outputs).enumerate() {
-            for (y, scratch) in scratch.chunks(self.pitch).enumerate() {
-                let results = &mut results[first + output * plane + y * row..];
-                match column {
-                    1 => results[..self.columns].copy_from_slice(&scratch[..self.columns]),
-                    _ => {
-                        let results = results.iter_mut().step_by(column);
-                        results.zip(&scratch[..self.columns]).for_each(|(to, &x)| *to = x);
-                    }
-                }
-            }
-        }
     }
 }
 

@@ -37,16 +37,16 @@ impl Dropout {
     fn apply<T: Real>(&self, xs: &[T]) -> Vec<T> {
         const CHUNK: usize = 1 << 14;
         let scale = T::from_f64(f64::from(self.scale));
-        let mut ys = vec![T::ZERO; xs.len()];
-        parallel::for_each_piece(&mut ys, CHUNK, |i, ys| {
+        let work = |i: usize, ys: &mut [T]| {
             let (xs, keep) = (&xs[i * CHUNK..][..ys.len()], &self.keep[i * CHUNK..][..ys.len()]);
             vectorised(|| {
                 for ((y, &x), &keep) in ys.iter_mut().zip(xs).zip(keep) {
                     *y = if keep != 0 { x * scale } else { T::ZERO };
                 }
             });
-        });
-        ys
+        };
+        // SAFETY: each element is written.
+        unsafe { parallel::build(xs.len(), CHUNK, work) }
     }
 }
 

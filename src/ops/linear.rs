@@ -111,10 +111,9 @@ fn rows_a_chunk(flops_a_row: usize) -> usize {
 }
 
 fn forward<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
-    let mut ys = vec![T::ZERO; rows * outputs];
     let chunk = rows_a_chunk(2 * inputs * outputs);
     let weight_rows = (0..outputs).map(|output| output * inputs).collect::<Vec<_>>();
-    parallel::for_each_piece(&mut ys, chunk * outputs, |i, ys| {
+    let work = |i: usize, ys: &mut [T]| {
         Inner {
             rows: ys.len() / outputs,
             segments: 1,
@@ -130,15 +129,15 @@ fn forward<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], (rows, inputs, outputs)
             start: bias,
         }
         .run();
-    });
-    ys
+    };
+    // SAFETY: `Inner` writes each result.
+    unsafe { parallel::build(rows * outputs, chunk * outputs, work) }
 }
 
 fn input_grad<T: Lanes>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
-    let mut xs_grad = vec![T::ZERO; rows * inputs];
     let chunk = rows_a_chunk(2 * inputs * outputs);
     let steps = (0..outputs).map(|output| (output, output * inputs)).collect::<Vec<_>>();
-    parallel::for_each_piece(&mut xs_grad, chunk * inputs, |i, xs_grad| {
+    let work = |i: usize, xs_grad: &mut [T]| {
         Outer {
             rows: xs_grad.len() / inputs,
             steps: &steps,
@@ -152,15 +151,15 @@ fn input_grad<T: Lanes>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dims)
             start: &[],
         }
         .run();
-    });
-    xs_grad
+    };
+    // SAFETY: `Outer` writes each result.
+    unsafe { parallel::build(rows * inputs, chunk * inputs, work) }
 }
 
 fn weight_grad<T: Lanes>(grad: &[T], xs: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
-    let mut weight_grad = vec![T::ZERO; outputs * inputs];
     let chunk = rows_a_chunk(2 * inputs * rows);
     let steps = (0..rows).map(|row| (row * outputs, row * inputs)).collect::<Vec<_>>();
-    parallel::for_each_piece(&mut weight_grad, chunk * inputs, |i, weight_grad| {
+    let work = |i: usize, weight_grad: &mut [T]| {
         Outer {
             rows: weight_grad.len() / inputs,
             steps: &steps,
@@ -174,8 +173,9 @@ fn weight_grad<T: Lanes>(grad: &[T], xs: &[T], (rows, inputs, outputs): Dims) ->
             start: &[],
         }
         .run();
-    });
-    weight_grad
+    };
+    // SAFETY: `Outer` writes each result.
+    unsafe { parallel::build(outputs * inputs, chunk * inputs, work) }
 }
 
 fn column_sums<T: Real>(grad: &[T], outputs: usize) -> Vec<T> {

@@ -88,7 +88,7 @@ impl Kind {
                 let max = logits.iter().fold(logits[0], |max, &x| if x > max { x } else { max });
                 let at_target = logits[target] - max;
                 logits.iter_mut().for_each(|x| *x = (*x - max).exp());
-                let sum = sum(logits.iter().copied());
+                let sum = sum(logits);
                 let scale = T::ONE / sum;
                 logits.iter_mut().for_each(|x| *x *= scale);
                 logits[target] -= T::ONE;

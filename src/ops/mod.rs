@@ -11,6 +11,7 @@ mod host;
 mod linear;
 mod loss;
 pub(crate) mod parallel;
+mod planes;
 mod pool;
 pub mod reference;
 mod simd;

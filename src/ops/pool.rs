@@ -1,9 +1,9 @@
 //! Pooling over windows of each channel.
 
 use super::host::{self, Real, with_real};
-use super::simd::vectorised;
 use super::{parallel, reference};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use pulp::{Arch, Simd, WithSimd};
 use std::ops::Range;
 
 /// The windows of a pooling: (height, width) of each.
@@ -162,11 +162,15 @@ impl Grid {
         }
     }
 
-    /// Adds the gradient of each maximum to that of the first element that has it.
+    /// The gradient of each maximum, given to the first element that has it.
     #[inline(always)]
     fn max_grad<T: Real>(&self, xs: &[T], grad: &[T], xs_grad: &mut [T]) {
         let (width, out_width) = (self.inputs.1, self.outputs.1);
         if self.is_square_2() {
+            // an odd last row or column belongs to no window
+            if self.inputs.0 % 2 + width % 2 > 0 {
+                xs_grad.fill(T::ZERO);
+            }
             let rows = xs.chunks_exact(2 * width).zip(xs_grad.chunks_exact_mut(2 * width));
             for ((rows, grad_rows), grad) in rows.zip(grad.chunks_exact(out_width)) {
                 let ((top, bottom), (grad_top, grad_bottom)) =
@@ -183,6 +187,7 @@ impl Grid {
             }
             return;
         }
+        xs_grad.fill(T::ZERO);
         for y in 0..self.outputs.0 {
             for x in 0..out_width {
                 xs_grad[self.first_max(xs, y, x)] += grad[y * out_width + x];
@@ -205,6 +210,10 @@ impl Grid {
         first
     }
 
+    fn kernel_size(&self) -> usize {
+        self.window.kernel.0 * self.window.kernel.1
+    }
+
     fn input_size(&self) -> usize {
         self.inputs.0 * self.inputs.1
     }
@@ -215,8 +224,7 @@ impl Grid {
 
     /// How many channels make a chunk worth handing to a thread.
     fn channels_a_chunk(&self) -> usize {
-        let kernel = self.window.kernel;
-        (1usize << 14).div_ceil(self.input_size().max(self.output_size() * kernel.0 * kernel.1))
+        (1usize << 14).div_ceil(self.input_size().max(self.output_size() * self.kernel_size()))
     }
 }
 
@@ -227,93 +235,119 @@ impl CustomOp1 for Pool {
 
     fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (batch, channels, _, _) = layout.shape().dims4()?;
+        let (inputs, outputs) = (self.grid.input_size(), self.grid.output_size());
         let shape = (batch, channels, self.grid.outputs.0, self.grid.outputs.1);
         with_real!(self.name(), host::dtype(xs), T => {
             let xs = host::slice::<T>(xs, layout)?;
-            let ys = match self.kind {
-                Kind::Max => forward(xs, batch * channels, &self.grid, |xs, ys| self.grid.max(xs, ys)),
-                Kind::Average => {
-                    let kernel = self.grid.window.kernel;
-                    let scale = T::ONE / T::from_f64((kernel.0 * kernel.1) as f64);
-                    forward(xs, batch * channels, &self.grid, |xs, ys| {
-                        self.grid.for_each_pair(|output, input| ys[output] += xs[input]);
-                        ys.iter_mut().for_each(|y| *y *= scale);
-                    })
-                }
-                Kind::L2 => forward(xs, batch * channels, &self.grid, |xs, ys| {
-                    self.grid.for_each_pair(|output, input| ys[output] += xs[input] * xs[input]);
-                    ys.iter_mut().for_each(|y| *y = Real::sqrt(*y));
-                }),
+            let chunk = self.grid.channels_a_chunk();
+            let work = |i: usize, ys: &mut [T]| {
+                Arch::new().dispatch(Forward { pool: self, xs: &xs[i * chunk * inputs..], ys });
             };
-            Ok(host::output(ys, shape))
+            // SAFETY: `Forward` writes each output.
+            Ok(host::output(unsafe { parallel::build(shape.0 * shape.1 * outputs, chunk * outputs, work) }, shape))
         })
     }
 
     fn bwd(&self, xs: &Tensor, ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
-        let (grid, kernel) = (&self.grid, self.grid.window.kernel);
-        with_real!(self.name(), xs.dtype(), T => host::read::<T, _>(&grad, |grad| {
-            let xs_grad = match self.kind {
-                Kind::Max => host::read::<T, _>(xs, |xs| {
-                    Ok(scatter(xs.len(), grid, |channel, xs_grad: &mut [T]| {
-                        let xs = &xs[channel * grid.input_size()..][..grid.input_size()];
-                        grid.max_grad(xs, &grad[channel * grid.output_size()..][..grid.output_size()], xs_grad);
-                    }))
-                })?,
-                Kind::Average => {
-                    let scale = T::ONE / T::from_f64((kernel.0 * kernel.1) as f64);
-                    scatter(xs.elem_count(), grid, |channel, xs_grad: &mut [T]| {
-                        let grad = &grad[channel * grid.output_size()..];
-                        grid.for_each_pair(|output, input| xs_grad[input] += grad[output] * scale);
-                    })
-                }
-                Kind::L2 => host::read::<T, _>(xs, |xs| host::read::<T, _>(ys, |ys| {
-                    Ok(scatter(xs.len(), grid, |channel, xs_grad: &mut [T]| {
-                        let (grad, ys) = (&grad[channel * grid.output_size()..], &ys[channel * grid.output_size()..]);
-                        let xs = &xs[channel * grid.input_size()..];
-                        grid.for_each_pair(|output, input| {
-                            if ys[output] > T::ZERO {
-                                xs_grad[input] += grad[output] * xs[input] / ys[output];
-                            }
-                        });
-                    }))
-                }))?,
-            };
-            Ok(Some(Tensor::from_vec(xs_grad, xs.shape(), xs.device())?))
-        }))
+        let (inputs, outputs) = (self.grid.input_size(), self.grid.output_size());
+        let chunk = self.grid.channels_a_chunk();
+        with_real!(self.name(), xs.dtype(), T => {
+            let data = host::read::<T, _>(xs, |xs| host::read::<T, _>(ys, |ys| host::read::<T, _>(&grad, |grad| {
+                let work = |i: usize, xs_grad: &mut [T]| {
+                    let (xs, from) = (&xs[i * chunk * inputs..], i * chunk * outputs);
+                    let (ys, grad) = (&ys[from..], &grad[from..]);
+                    Arch::new().dispatch(Backward { pool: self, xs, ys, grad, xs_grad });
+                };
+                // SAFETY: `Backward` writes each gradient.
+                Ok(unsafe { parallel::build(xs.len(), chunk * inputs, work) })
+            })))?;
+            Ok(Some(Tensor::from_vec(data, xs.shape(), xs.device())?))
+        })
     }
 }
 
-/// Whether `x` takes the place of a maximum found before it. A NaN does, and keeps it, as in PyTorch.
+/// The outputs of as many channels as `ys` holds.
+struct Forward<'a, T> {
+    pool: &'a Pool,
+    xs: &'a [T],
+    ys: &'a mut [T],
+}
+
+impl<T: Real> WithSimd for Forward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Pool { kind, grid } = self.pool;
+        let scale = T::ONE / T::from_f64(grid.kernel_size() as f64);
+        for (xs, ys) in
+            self.xs.chunks_exact(grid.input_size()).zip(self.ys.chunks_exact_mut(grid.output_size()))
+        {
+            match kind {
+                Kind::Max => grid.max(xs, ys),
+                Kind::Average => {
+                    ys.fill(T::ZERO);
+                    grid.for_each_pair(|output, input| ys[output] += xs[input]);
+                    ys.iter_mut().for_each(|y| *y *= scale);
+                }
+                Kind::L2 => {
+                    ys.fill(T::ZERO);
+                    grid.for_each_pair(|output, input| ys[output] += xs[input] * xs[input]);
+                    ys.iter_mut().for_each(|y| *y = Real::sqrt(*y));
+                }
+            }
+        }
+    }
+}
+
+/// The gradients of as many channels as `xs_grad` holds.
+struct Backward<'a, T> {
+    pool: &'a Pool,
+    xs: &'a [T],
+    ys: &'a [T],
+    grad: &'a [T],
+    xs_grad: &'a mut [T],
+}
+
+impl<T: Real> WithSimd for Backward<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let Pool { kind, grid } = self.pool;
+        let scale = T::ONE / T::from_f64(grid.kernel_size() as f64);
+        let inputs =
+            self.xs.chunks_exact(grid.input_size()).zip(self.xs_grad.chunks_exact_mut(grid.input_size()));
+        let outputs =
+            self.ys.chunks_exact(grid.output_size()).zip(self.grad.chunks_exact(grid.output_size()));
+        for ((xs, xs_grad), (ys, grad)) in inputs.zip(outputs) {
+            match kind {
+                Kind::Max => grid.max_grad(xs, grad, xs_grad),
+                Kind::Average => {
+                    xs_grad.fill(T::ZERO);
+                    grid.for_each_pair(|output, input| xs_grad[input] += grad[output] * scale);
+                }
+                Kind::L2 => {
+                    xs_grad.fill(T::ZERO);
+                    grid.for_each_pair(|output, input| {
+                        if ys[output] > T::ZERO {
+                            xs_grad[input] += grad[output] * xs[input] / ys[output];
+                        }
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Whether `x` takes the place of a maximum found before it. A NaN does, and keeps it from all numbers.
 #[inline(always)]
 fn exceeds<T: Real>(x: T, max: T) -> bool {
-    (x > max) | (x.is_nan() & !max.is_nan())
+    (x > max) | x.is_nan()
 }
 
 #[inline(always)]
 fn greater<T: Real>(a: T, b: T) -> T {
     if exceeds(b, a) { b } else { a }
-}
-
-/// Calls `pool(input, output)` on each channel.
-fn forward<T: Real>(xs: &[T], channels: usize, grid: &Grid, pool: impl Fn(&[T], &mut [T]) + Sync) -> Vec<T> {
-    let (inputs, outputs) = (grid.input_size(), grid.output_size());
-    let mut ys = vec![T::ZERO; channels * outputs];
-    let chunk = grid.channels_a_chunk();
-    parallel::for_each_piece(&mut ys, chunk * outputs, |i, ys| {
-        let xs = xs[i * chunk * inputs..].chunks_exact(inputs);
-        vectorised(|| ys.chunks_exact_mut(outputs).zip(xs).for_each(|(ys, xs)| pool(xs, ys)));
-    });
-    ys
-}
-
-/// Calls `add(channel, gradient)` on the gradient, zero at first, of each input channel.
-fn scatter<T: Real>(elements: usize, grid: &Grid, add: impl Fn(usize, &mut [T]) + Sync) -> Vec<T> {
-    let mut xs_grad = vec![T::ZERO; elements];
-    let (inputs, chunk) = (grid.input_size(), grid.channels_a_chunk());
-    parallel::for_each_piece(&mut xs_grad, chunk * inputs, |i, xs_grad| {
-        let channels = (i * chunk..).zip(xs_grad.chunks_exact_mut(inputs));
-        vectorised(|| channels.for_each(|(channel, xs_grad)| add(channel, xs_grad)));
-    });
-    xs_grad
 }

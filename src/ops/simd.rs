@@ -3,6 +3,9 @@
 //! Neither packs its operands: elements are found through offsets, so that a convolution reads its windows straight
 //! from the padded image.
 
+// Loops over the M rows and N columns of a tile are unrolled and all written alike.
+#![allow(clippy::needless_range_loop)]
+
 use super::host::Real;
 use pulp::{Arch, Simd, WithSimd};
 use std::marker::PhantomData;
@@ -100,14 +103,17 @@ pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     Arch::new().dispatch(work)
 }
 
-/// The sum of some numbers, added in a fixed order: sixteen sums, then those.
+/// The sum of some numbers, added in a fixed order: sixteen sums, then those and what is left over.
 #[inline(always)]
-pub(super) fn sum<T: Real>(numbers: impl IntoIterator<Item = T>) -> T {
+pub(super) fn sum<T: Real>(numbers: &[T]) -> T {
+    let (chunks, rest) = numbers.as_chunks::<16>();
     let mut sums = [T::ZERO; 16];
-    for (i, x) in numbers.into_iter().enumerate() {
-        sums[i % 16] += x;
+    for chunk in chunks {
+        for (sum, &x) in sums.iter_mut().zip(chunk) {
+            *sum += x;
+        }
     }
-    sums.into_iter().fold(T::ZERO, |sum, x| sum + x)
+    sums.iter().chain(rest).fold(T::ZERO, |sum, &x| sum + x)
 }
 
 /// How many numbers a vector of this processor holds.
@@ -348,24 +354,26 @@ impl<T: Lanes> Inner<'_, T> {
     #[inline(always)]
     unsafe fn tile<S: Simd, const M: usize, const N: usize>(&mut self, simd: S, i: usize, j: usize) {
         let lanes = T::lanes::<S>();
+        let mut a = [self.a.as_ptr(); M];
+        for m in 0..M {
+            a[m] = a[m].wrapping_add((i + m) * self.a_row);
+        }
+        let mut b = [self.b.as_ptr(); N];
+        for n in 0..N {
+            b[n] = b[n].wrapping_add(self.b_rows[j + n]);
+        }
         let mut sums = [[T::splat(simd, T::ZERO); N]; M];
+        let (whole, rest) = (self.len / lanes * lanes, self.len % lanes);
+        // First the whole vectors of all segments, then what is left of each: with both in one loop the sums do not
+        // stay in registers.
         // SAFETY: the caller's.
         unsafe {
             for segment in 0..self.segments {
-                let mut a = [self.a.as_ptr(); M];
-                for m in 0..M {
-                    a[m] = a[m].add((i + m) * self.a_row + segment * self.a_segment);
-                }
-                let mut b = [self.b.as_ptr(); N];
-                for n in 0..N {
-                    b[n] = b[n].add(self.b_rows[j + n] + segment * self.b_segment);
-                }
+                let a = a.map(|a| a.add(segment * self.a_segment));
+                let b = b.map(|b| b.add(segment * self.b_segment));
                 let mut k = 0;
-                while k + lanes <= self.len {
-                    let mut x = [T::splat(simd, T::ZERO); M];
-                    for m in 0..M {
-                        x[m] = a[m].add(k).cast::<T::Vector<S>>().read_unaligned();
-                    }
+                while k < whole {
+                    let x = a.map(|a| a.add(k).cast::<T::Vector<S>>().read_unaligned());
                     for n in 0..N {
                         let y = b[n].add(k).cast::<T::Vector<S>>().read_unaligned();
                         for m in 0..M {
@@ -374,17 +382,13 @@ impl<T: Lanes> Inner<'_, T> {
                     }
                     k += lanes;
                 }
-                if k < self.len {
-                    let rest = self.len - k;
-                    let mut x = [T::splat(simd, T::ZERO); M];
+            }
+            for segment in 0..if rest > 0 { self.segments } else { 0 } {
+                let x = a.map(|a| T::load_first(simd, a.add(segment * self.a_segment + whole), rest));
+                for n in 0..N {
+                    let y = T::load_first(simd, b[n].add(segment * self.b_segment + whole), rest);
                     for m in 0..M {
-                        x[m] = T::load_first(simd, a[m].add(k), rest);
-                    }
-                    for n in 0..N {
-                        let y = T::load_first(simd, b[n].add(k), rest);
-                        for m in 0..M {
-                            sums[m][n] = T::mul_add(simd, x[m], y, sums[m][n]);
-                        }
+                        sums[m][n] = T::mul_add(simd, x[m], y, sums[m][n]);
                     }
                 }
             }
