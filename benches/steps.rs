@@ -36,10 +36,13 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    for pool in ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"] {
-        // SAFETY: no thread has been started yet.
-        unsafe { std::env::set_var(pool, arguments.threads.to_string()) };
-    }
+    // As the binaries do: one pool, and everything inside it.
+    // SAFETY: no thread has been started yet.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+    rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build()?.install(|| time(&arguments))
+}
+
+fn time(arguments: &Arguments) -> Result<()> {
     let seconds = Duration::from_secs_f64(arguments.seconds);
     let time = match arguments.row.as_str() {
         "mlp" => median(mlp()?, seconds, None)?,

@@ -68,28 +68,33 @@ pub fn main<R: ImageRecipe>() -> ExitCode {
 }
 
 fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
-    let Training { settings, resume, out, device, progress } = training;
+    let Training { settings, resume, out, machine, progress } = training;
     let start = Instant::now();
     let options = settings.train_options();
     let (images, test) = data::load(&options.dataset, options.data_dir.as_deref())?;
     let (training, validation) = split(images.len(), options.validation, options.train_limit)?;
-    let device = device.open()?;
+    let device = machine.device.open()?;
     let vars = VarMap::new();
     let model = settings.model(&images, parameters(&vars, options.seed, DType::F32, &device))?;
     let mut optimizer = Optimizer::new(options.method(), &vars)?;
     let size: usize = vars.all_vars().iter().map(|var| var.elem_count()).sum();
+    let config = json!({
+        "device": format!("{:?}", device.location()),
+        "training_examples": training.len(),
+        "validation_examples": validation.len(),
+        "test_examples": test.len(),
+        "parameters": size,
+        "settings": settings,
+    });
     let run = match resume {
-        Some(run) => run,
-        None => {
-            let config = json!({
-                "device": format!("{:?}", device.location()),
-                "training_examples": training.len(),
-                "validation_examples": validation.len(),
-                "test_examples": test.len(),
-                "parameters": size,
-                "settings": settings,
-            });
-            Run::create(R::NAME, out.as_deref(), &config)?
+        None => Run::create(R::NAME, out.as_deref(), &config)?,
+        Some((run, recorded)) => {
+            for what in ["training_examples", "validation_examples", "test_examples"] {
+                let (found, expected) = (&config[what], &recorded[what]);
+                let dir = run.dir().display();
+                ensure!(found == expected, "{dir}: this run had {expected} {what}, but the data now has {found}");
+            }
+            run
         }
     };
     if progress != train::Progress::Quiet {

@@ -93,7 +93,7 @@ pub struct MachineOptions {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
     /// Threads of the CPU [default: one a physical core]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = thread_count)]
     pub threads: Option<usize>,
 }
 
@@ -170,20 +170,8 @@ impl TrainOptions {
     }
 }
 
-impl MachineOptions {
-    /// Sizes the thread pools.
-    fn size_thread_pools(&self) {
-        if let Some(threads) = self.threads {
-            for pool in ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"] {
-                // SAFETY: called from `main` before any thread is started, so that nobody reads the environment now.
-                unsafe { std::env::set_var(pool, threads.to_string()) };
-            }
-        }
-    }
-}
-
 /// Settings of a training: options of the command line that `config.json` records.
-pub trait Settings: Args + Serialize + DeserializeOwned {
+pub trait Settings: Args + Serialize + DeserializeOwned + Send {
     fn train_options(&self) -> &TrainOptions;
 
     /// Settings that take the place of the defaults, such as those of a preset; what the user gives stands.
@@ -261,11 +249,21 @@ enum Request<S> {
 /// A training that is asked for, its settings resolved.
 struct Training<S> {
     settings: S,
-    /// The run to go on with, whose settings these are.
-    resume: Option<Run>,
+    /// The run to go on with, whose settings these are, and its configuration.
+    resume: Option<(Run, Value)>,
     out: Option<PathBuf>,
-    device: DeviceChoice,
+    machine: MachineOptions,
     progress: Progress,
+}
+
+impl<S> Request<S> {
+    fn threads(&self) -> Option<usize> {
+        match self {
+            Self::Train(Training { machine, .. })
+            | Self::Eval(EvalCommand { machine, .. })
+            | Self::Predict(PredictCommand { machine, .. }) => machine.threads,
+        }
+    }
 }
 
 /// How a program ended that met no error.
@@ -278,14 +276,22 @@ enum Outcome {
 fn run<S: Settings>(
     binary: &'static str,
     about: &'static str,
-    program: impl FnOnce(Request<S>) -> Result<Outcome>,
+    program: impl FnOnce(Request<S>) -> Result<Outcome> + Send,
 ) -> ExitCode {
+    // One pool for everything: candle's own would fight it for the cores.
+    // SAFETY: no thread has been started yet, so nobody reads the environment now.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     let command = CommandLine::<S>::command().name(binary).bin_name(binary).about(about);
     let matches = match command.try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return usage(&error),
     };
-    match request(binary, &matches).and_then(program) {
+    let outcome = request(binary, &matches).and_then(|request| {
+        let threads = request.threads().unwrap_or_else(candle_core::utils::get_num_threads);
+        // Inside the pool, an operation need not hand its work over to it first.
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(|| program(request))
+    });
+    match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         Err(error) => {
@@ -296,16 +302,10 @@ fn run<S: Settings>(
     }
 }
 
-/// Reads the command line, sets the machine up and finds the settings.
+/// Reads the command line and finds the settings.
 fn request<S: Settings>(binary: &str, matches: &ArgMatches) -> Result<Request<S>> {
     let CommandLine { command, train } = CommandLine::<S>::from_arg_matches(matches)?;
     let command = command.unwrap_or(Command::Train(train));
-    let machine = match &command {
-        Command::Train(TrainCommand { machine, .. })
-        | Command::Eval(EvalCommand { machine, .. })
-        | Command::Predict(PredictCommand { machine, .. }) => machine,
-    };
-    machine.size_thread_pools();
     Ok(match command {
         Command::Eval(command) => Request::Eval(command),
         Command::Predict(command) => Request::Predict(command),
@@ -322,12 +322,12 @@ fn request<S: Settings>(binary: &str, matches: &ArgMatches) -> Result<Request<S>
                 Some(dir) => {
                     let (run, config) = Run::open(binary, Some(dir))?;
                     agree(&run, &config["settings"], &given)?;
-                    (settings_of(&run, &config)?, Some(run))
+                    (settings_of(&run, &config)?, Some((run, config)))
                 }
             };
             let progress = if command.quiet { Progress::Quiet } else { Progress::detect() };
-            let device = command.machine.device;
-            Request::Train(Training { settings, resume, out: command.out, device, progress })
+            let TrainCommand { out, machine, .. } = command;
+            Request::Train(Training { settings, resume, out, machine, progress })
         }
     })
 }
@@ -397,6 +397,13 @@ fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a whole number, 1 or more".to_string()),
         Ok(number) => Ok(number),
+    }
+}
+
+fn thread_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(threads @ 1..=1024) => Ok(threads),
+        _ => Err("expected a whole number, 1 to 1024".to_string()),
     }
 }
 
