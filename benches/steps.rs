@@ -6,6 +6,7 @@
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarMap;
+use candle_textbook::cli;
 use candle_textbook::data::Images;
 use candle_textbook::models::lenet::{self, LeNet};
 use candle_textbook::models::mlp::{self, Mlp};
@@ -36,10 +37,7 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    // As the binaries do: one pool, and everything inside it.
-    // SAFETY: no thread has been started yet.
-    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
-    rayon::ThreadPoolBuilder::new().num_threads(arguments.threads).build()?.install(|| time(&arguments))
+    cli::on_threads(Some(arguments.threads), || time(&arguments))
 }
 
 fn time(arguments: &Arguments) -> Result<()> {

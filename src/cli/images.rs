@@ -69,6 +69,7 @@ pub fn main<R: ImageRecipe>() -> ExitCode {
 
 fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
     let Training { settings, resume, out, machine, progress } = training;
+    super::catch_interrupts()?;
     let start = Instant::now();
     let options = settings.train_options();
     let (images, test) = data::load(&options.dataset, options.data_dir.as_deref())?;
@@ -92,7 +93,10 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
             for what in ["training_examples", "validation_examples", "test_examples"] {
                 let (found, expected) = (&config[what], &recorded[what]);
                 let dir = run.dir().display();
-                ensure!(found == expected, "{dir}: this run had {expected} {what}, but the data now has {found}");
+                ensure!(
+                    found == expected,
+                    "{dir}: this run had {expected} {what}, but the data now has {found}"
+                );
             }
             run
         }

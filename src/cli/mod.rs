@@ -278,19 +278,13 @@ fn run<S: Settings>(
     about: &'static str,
     program: impl FnOnce(Request<S>) -> Result<Outcome> + Send,
 ) -> ExitCode {
-    // One pool for everything: candle's own would fight it for the cores.
-    // SAFETY: no thread has been started yet, so nobody reads the environment now.
-    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     let command = CommandLine::<S>::command().name(binary).bin_name(binary).about(about);
     let matches = match command.try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return usage(&error),
     };
-    let outcome = request(binary, &matches).and_then(|request| {
-        let threads = request.threads().unwrap_or_else(candle_core::utils::get_num_threads);
-        // Inside the pool, an operation need not hand its work over to it first.
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(|| program(request))
-    });
+    let outcome =
+        request(binary, &matches).and_then(|request| on_threads(request.threads(), || program(request)));
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(130),
@@ -302,6 +296,36 @@ fn run<S: Settings>(
     }
 }
 
+/// Calls `work` on `threads` threads, or one a core, with the process set up for training. To be called from `main`,
+/// before any thread is started.
+///
+/// # Errors
+/// Those of `work`; when the threads can't be started.
+pub fn on_threads<R: Send>(threads: Option<usize>, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+    // One pool for everything: candle's own would fight it for the cores.
+    // SAFETY: no thread has been started yet, so nobody reads the environment now.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+    // A training step asks for the same memory again and again: keep it, instead of having the system clear it anew.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: these calls only set limits of the allocator.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
+    }
+    let threads = threads.unwrap_or_else(candle_core::utils::get_num_threads);
+    // All of the work inside the pool: an operation need not hand its share over to it first.
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(work)
+}
+
+/// Lets the training loop end in order on Ctrl-C or TERM; the second one ends the process at once.
+fn catch_interrupts() -> Result<()> {
+    Ok(ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })?)
+}
+
 /// Reads the command line and finds the settings.
 fn request<S: Settings>(binary: &str, matches: &ArgMatches) -> Result<Request<S>> {
     let CommandLine { command, train } = CommandLine::<S>::from_arg_matches(matches)?;
@@ -310,12 +334,6 @@ fn request<S: Settings>(binary: &str, matches: &ArgMatches) -> Result<Request<S>
         Command::Eval(command) => Request::Eval(command),
         Command::Predict(command) => Request::Predict(command),
         Command::Train(command) => {
-            ctrlc::set_handler(|| {
-                // The second time the user means it.
-                if INTERRUPTED.swap(true, Ordering::Relaxed) {
-                    std::process::exit(130);
-                }
-            })?;
             let given = given(matches.subcommand_matches("train").unwrap_or(matches), &command.settings)?;
             let (settings, resume) = match &command.resume {
                 None => (with_preset(command.settings, given)?, None),
