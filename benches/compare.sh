@@ -27,13 +27,14 @@ python=${PYTHON:-python3}
 "$python" -c 'import torch' 2>/dev/null ||
     fail "no PyTorch for $python: pip install torch (the CPU build will do), or set PYTHON to an interpreter that has it"
 
-built=$(cargo bench --manifest-path "$here/../Cargo.toml" --bench steps --no-run --message-format=json-render-diagnostics)
+# The profile of `cargo run`, which is optimised.
+built=$(cargo build --manifest-path "$here/../Cargo.toml" --bench steps --message-format=json-render-diagnostics)
 ours=$("$python" -c '
 import json, sys
 for message in map(json.loads, sys.stdin):
     if message["reason"] == "compiler-artifact" and message["target"]["name"] == "steps":
         print(message["executable"])' <<<"$built")
-[[ -x "$ours" ]] || fail "cargo bench --no-run built no executable for benches/steps.rs"
+[[ -x "$ours" ]] || fail "cargo build made no executable for benches/steps.rs"
 
 results=$(mktemp)
 trap 'rm -f "$results"' EXIT
