@@ -70,9 +70,9 @@ impl Settings for Recipe {
             Some(Preset::Nielsen) => json!({
                 "variant": "nielsen-dropout",
                 "expand": "distort",
-                "epochs": 60,
+                "epochs": 25,
                 "schedule": "one-cycle",
-                "learning_rate": 2e-3,
+                "learning_rate": 1.5e-3,
                 "validation": 5000,
             }),
         }

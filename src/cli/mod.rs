@@ -32,7 +32,7 @@ pub struct TrainOptions {
     /// Examples a step
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
     pub batch_size: usize,
-    #[arg(long, value_name = "X", default_value_t = 1e-3, value_parser = positive_number)]
+    #[arg(long, value_name = "X", default_value_t = 2e-3, value_parser = positive_number)]
     pub learning_rate: f64,
     /// Seed of initial values, shuffles, dropout and distortions: the same seed trains the same model, bit for bit
     #[arg(long, value_name = "N", default_value_t = 42)]
@@ -61,7 +61,7 @@ pub struct TrainOptions {
     #[arg(long)]
     pub keep_biases: bool,
     /// How the learning rate changes over the training
-    #[arg(long, value_name = "NAME", default_value = "constant")]
+    #[arg(long, value_name = "NAME", default_value = "cosine")]
     pub schedule: ScheduleName,
     /// Epochs between the reductions of `step`, and without a better score before those of `plateau`
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
