@@ -89,7 +89,7 @@ pub struct TrainOptions {
 /// What the computing is done with.
 #[derive(Debug, Clone, Default, Args)]
 pub struct MachineOptions {
-    /// auto, cpu, cuda[:N] or metal[:N]
+    /// auto, cpu, cuda, cuda:N, metal or metal:N
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
     /// Threads of the CPU [default: one a physical core]

@@ -1,7 +1,7 @@
 //! Differentiable operations.
 //!
 //! Each has two forms: on the CPU a kernel of our own with its gradient (f32 and f64), on every other device the
-//! form in [`reference`], which is written with candle's own operations and is also what the kernels are tested
+//! form in [`mod@reference`], which is written with candle's own operations and is also what the kernels are tested
 //! against. Tensors may be laid out in any way; a kernel takes a contiguous copy of one that is not.
 
 mod activation;
