@@ -1,7 +1,7 @@
 //! A multi-layer perceptron learns to read handwritten digits (Nielsen, chapters 1 and 3).
 //!
-//! Data: `digits` (built in), `mnist`, `fashion-mnist`. On MNIST, `--preset chapter1` reaches 95.4% and
-//! `--preset chapter3` 98.0%, as in the book.
+//! Data: `digits` (built in), `mnist`, `fashion-mnist`. On MNIST, `--preset chapter1` reaches 95% and
+//! `--preset chapter3` 98%, as in the book.
 
 use candle_core::Result;
 use candle_nn::VarBuilder;
