@@ -496,14 +496,14 @@ fn a_full_disk_leaves_the_old_checkpoint() {
 #[test]
 fn what_contradicts_a_run_is_refused() {
     let place = copied();
-    let named = ["run", "--learning-rate 0.001", "0.5"];
+    let named = ["run", "--learning-rate 0.002", "0.5"];
     refused(&place, "lenet", "--resume run --learning-rate 0.5", 1, &named);
     refused(&place, "lenet", "--resume run --variant lenet5", 1, &["--variant \"modern\"", "\"lenet5\""]);
     refused(&place, "lenet", "--resume gone", 1, &["gone/config.json", "not a run folder"]);
     refused(&place, "mlp", "--resume run", 1, &["run of \"lenet\"", "\"mlp\""]);
     refused(&place, "mlp", "eval run", 1, &["run of \"lenet\"", "\"mlp\""]);
     refused(&place, "lenet", "eval", 1, &["runs/lenet", "no run yet"]);
-    done(&place, "lenet", "--resume run --learning-rate 1e-3 --quiet");
+    done(&place, "lenet", "--resume run --learning-rate 2e-3 --quiet");
 }
 
 #[test]
