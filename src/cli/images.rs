@@ -217,7 +217,7 @@ fn split(examples: usize, validation: Option<usize>, limit: Option<usize>) -> Re
 
 fn result(evaluation: &Evaluation) -> String {
     let total = evaluation.predictions.len();
-    let right = evaluation.predictions.iter().filter(|(label, said, _)| label == said).count();
+    let right = evaluation.right();
     format!(
         "test accuracy {:.2}% ({right} of {total}), loss {:.4}",
         100.0 * evaluation.accuracy(),

@@ -1,4 +1,4 @@
-//! The one place where work is spread over threads.
+//! How the operations spread their work over threads.
 //!
 //! Everything here runs on the rayon pool of the thread that asks: the global one, or one that a program runs in
 //! through `ThreadPool::install`, which saves the way from the main thread to the pool at every operation. Candle's

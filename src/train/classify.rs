@@ -57,10 +57,14 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
+    /// How many pictures' likeliest class is the true one.
+    pub fn right(&self) -> usize {
+        self.predictions.iter().filter(|(label, said, _)| label == said).count()
+    }
+
     /// The fraction of pictures whose likeliest class is the true one; 0 where there are none.
     pub fn accuracy(&self) -> f64 {
-        let right = self.predictions.iter().filter(|(label, said, _)| label == said).count();
-        right as f64 / self.predictions.len().max(1) as f64
+        self.right() as f64 / self.predictions.len().max(1) as f64
     }
 
     /// How often each class (row) was said to be each class (column).
