@@ -1,4 +1,4 @@
-//! Linear, convolution, pooling, dropout and activations.
+//! Linear, convolution, embedding, pooling, dropout and activations.
 
 use super::{Init, Mode};
 use crate::ops::{self, Conv2dGeometry, Window};
@@ -108,6 +108,34 @@ impl Module for Conv2d {
     /// `(batch, inputs, height, width)` to `(batch, outputs, height', width')`.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         ops::conv2d(xs, &self.weight, self.bias.as_ref(), self.geometry)
+    }
+}
+
+/// A table of vectors, one for each word or character.
+#[derive(Debug, Clone)]
+pub struct Embedding {
+    weight: Tensor,
+}
+
+/// An embedding with PyTorch's initial values, N(0, 1): `weight` `(rows, size)` of `vb`.
+///
+/// # Errors
+/// When `vb` holds this parameter in another shape.
+pub fn embedding(rows: usize, size: usize, vb: VarBuilder) -> Result<Embedding> {
+    let init = candle_nn::Init::Randn { mean: 0.0, stdev: 1.0 };
+    Ok(Embedding { weight: vb.get_with_hints((rows, size), "weight", init)? })
+}
+
+impl Embedding {
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+}
+
+impl Module for Embedding {
+    /// Ids `(..)`, u32, to their vectors `(.., size)`.
+    fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        ops::embedding(&self.weight, ids)
     }
 }
 

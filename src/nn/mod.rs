@@ -6,13 +6,16 @@
 mod init;
 mod layers;
 mod loss;
+mod recurrent;
 
-pub use crate::ops::{Conv2dGeometry, Window};
+pub use crate::ops::{Cell, Conv2dGeometry, Sequences, State, Window};
 pub use init::{Init, parameters};
 pub use layers::{
-    Activation, Conv2d, Dropout, Linear, Pool2d, Pooling, conv2d, dropout, linear, linear_with,
+    Activation, Conv2d, Dropout, Embedding, Linear, Pool2d, Pooling, conv2d, dropout, embedding, linear,
+    linear_with,
 };
 pub use loss::Cost;
+pub use recurrent::{Recurrent, RecurrentConfig, recurrent};
 
 use candle_core::{Result, Tensor};
 

@@ -7,18 +7,26 @@
 mod activation;
 mod conv2d;
 mod dropout;
+mod embedding;
 mod host;
 mod linear;
 mod loss;
+mod matmul;
+mod nary;
 pub(crate) mod parallel;
 mod planes;
 mod pool;
+mod recurrent;
 pub mod reference;
+mod sequences;
 mod simd;
 
 pub use activation::{relu, sigmoid, tanh};
 pub use conv2d::{Conv2dGeometry, conv2d};
 pub use dropout::dropout;
+pub use embedding::embedding;
 pub use linear::linear;
 pub use loss::{quadratic, sigmoid_cross_entropy, softmax_cross_entropy};
 pub use pool::{Window, avg_pool2d, l2_pool2d, max_pool2d};
+pub use recurrent::{Cell, State, Weights, recurrent};
+pub use sequences::Sequences;

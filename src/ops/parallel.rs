@@ -45,10 +45,20 @@ pub(crate) unsafe fn build<T: Real>(
     size: usize,
     work: impl Fn(usize, &mut [T]) + Sync,
 ) -> Vec<T> {
+    // SAFETY: the pieces, all of which `work` writes, make up the whole.
+    let mut data = unsafe { unwritten(len) };
+    for_each_piece(&mut data, size, work);
+    data
+}
+
+/// `len` numbers, whatever they may be: memory that is not cleared first.
+///
+/// # Safety
+/// Each must be written before it is read.
+#[allow(clippy::uninit_vec)]
+pub(crate) unsafe fn unwritten<T: Real>(len: usize) -> Vec<T> {
     let mut data = Vec::with_capacity(len);
-    // SAFETY: the memory is there, any bits make a number, and none is read before it is written.
-    for_each_piece(unsafe { std::slice::from_raw_parts_mut(data.as_mut_ptr(), len) }, size, work);
-    // SAFETY: the pieces, all of which were written, make up the `len` elements.
+    // SAFETY: the memory is there, any bits make a number, and the caller reads none before it is written.
     unsafe { data.set_len(len) };
     data
 }

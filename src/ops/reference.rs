@@ -1,7 +1,7 @@
 //! The operations in candle's own tensor operations, of which only those are used whose gradient is right and that
 //! every device has. These are what runs on CUDA and Metal, and what the CPU kernels are tested against.
 
-use super::{Conv2dGeometry, Window};
+use super::{Cell, Conv2dGeometry, Sequences, State, Weights, Window};
 use candle_core::{D, DType, Result, Tensor};
 
 /// See [`super::linear`].
@@ -45,6 +45,78 @@ pub fn conv2d(
         Some(bias) => ys.broadcast_add(&bias.reshape((1, outputs, 1, 1))?),
         None => Ok(ys),
     }
+}
+
+/// See [`super::recurrent`]: step after step, all sequences that have one together.
+pub fn recurrent(
+    cell: Cell,
+    xs: &Tensor,
+    sequences: &Sequences,
+    weights: &[Weights],
+    state: Option<&State>,
+) -> Result<(Tensor, State)> {
+    let order: Vec<u32> = sequences.order().iter().map(|&sequence| sequence as u32).collect();
+    let mut places = vec![0u32; order.len()];
+    order.iter().enumerate().for_each(|(place, &sequence)| places[sequence as usize] = place as u32);
+    let order = Tensor::new(order, xs.device())?;
+    let places = Tensor::new(places, xs.device())?;
+    let (mut outputs, mut last_hidden, mut last_cells) = (vec![], vec![], vec![]);
+    for (direction, Weights { input, hidden: recurrent, input_bias, hidden_bias }) in
+        weights.iter().enumerate()
+    {
+        let units = recurrent.dim(1)?;
+        let zeros = Tensor::zeros((sequences.batch(), units), xs.dtype(), xs.device())?;
+        let start = |state: Option<&Tensor>| match state {
+            Some(state) => state.get(direction)?.index_select(&order, 0),
+            None => Ok(zeros.clone()),
+        };
+        // Of all sequences by falling length: those not begun yet as they start, those ended as they ended.
+        let mut hidden = start(state.map(|state| &state.hidden))?;
+        let mut cells = start(state.and_then(|state| state.cell.as_ref()))?;
+        let added = linear(xs, input, Some(input_bias))?;
+        let mut steps: Vec<usize> = (0..sequences.steps()).collect();
+        if direction == 1 {
+            steps.reverse();
+        }
+        let mut ys = vec![];
+        for step in steps {
+            let (active, row) = sequences.step(step);
+            let before = hidden.narrow(0, 0, active)?;
+            let cells_before = cells.narrow(0, 0, active)?;
+            let xs = added.narrow(0, row, active)?;
+            let product = linear(&before, recurrent, Some(hidden_bias))?;
+            let gate = |of: &Tensor, i: usize| of.narrow(1, i * units, units);
+            let both = |i: usize| gate(&xs, i)? + gate(&product, i)?;
+            let (now, cells_now) = match cell {
+                Cell::Tanh => (tanh(&both(0)?)?, cells_before),
+                Cell::Relu => (relu(&both(0)?)?, cells_before),
+                Cell::Gru => {
+                    let (r, z) = (sigmoid(&both(0)?)?, sigmoid(&both(1)?)?);
+                    let n = tanh(&(gate(&xs, 2)? + (r * gate(&product, 2)?)?)?)?;
+                    ((&n + (z * (before - &n)?)?)?, cells_before)
+                }
+                Cell::Lstm => {
+                    let (i, f, o) = (sigmoid(&both(0)?)?, sigmoid(&both(1)?)?, sigmoid(&both(3)?)?);
+                    let cells = ((f * cells_before)? + (i * tanh(&both(2)?)?)?)?;
+                    ((o * tanh(&cells)?)?, cells)
+                }
+            };
+            ys.push((row, now.clone()));
+            let rest = sequences.batch() - active;
+            let with_rest = |now: Tensor, all: &Tensor| match rest {
+                0 => Ok(now),
+                _ => Tensor::cat(&[now, all.narrow(0, active, rest)?], 0),
+            };
+            hidden = with_rest(now, &hidden)?;
+            cells = with_rest(cells_now, &cells)?;
+        }
+        ys.sort_by_key(|&(row, _)| row);
+        outputs.push(Tensor::cat(&ys.into_iter().map(|(_, ys)| ys).collect::<Vec<_>>(), 0)?);
+        last_hidden.push(hidden.index_select(&places, 0)?);
+        last_cells.push(cells.index_select(&places, 0)?);
+    }
+    let cell = if cell.has_cell_state() { Some(Tensor::stack(&last_cells, 0)?) } else { None };
+    Ok((Tensor::cat(&outputs, 1)?, State { hidden: Tensor::stack(&last_hidden, 0)?, cell }))
 }
 
 /// See [`super::max_pool2d`].

@@ -19,6 +19,7 @@ pub(crate) trait Lanes: Real {
     }
 
     fn splat<S: Simd>(simd: S, x: Self) -> Self::Vector<S>;
+    fn plus<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
     /// `a * b + c`
     fn mul_add<S: Simd>(
         simd: S,
@@ -42,13 +43,17 @@ pub(crate) trait Lanes: Real {
 }
 
 macro_rules! lanes {
-    ($t:ty, $vector:ident, $index:ty, $splat:ident, $mul_add:ident, $sum:ident, $mask:ident, $load:ident, $store:ident) => {
+    ($t:ty, $vector:ident, $index:ty, $splat:ident, $add:ident, $mul_add:ident, $sum:ident, $mask:ident, $load:ident, $store:ident) => {
         impl Lanes for $t {
             type Vector<S: Simd> = S::$vector;
 
             #[inline(always)]
             fn splat<S: Simd>(simd: S, x: Self) -> S::$vector {
                 simd.$splat(x)
+            }
+            #[inline(always)]
+            fn plus<S: Simd>(simd: S, a: S::$vector, b: S::$vector) -> S::$vector {
+                simd.$add(a, b)
             }
             #[inline(always)]
             fn mul_add<S: Simd>(simd: S, a: S::$vector, b: S::$vector, c: S::$vector) -> S::$vector {
@@ -79,6 +84,7 @@ lanes!(
     f32s,
     u32,
     splat_f32s,
+    add_f32s,
     mul_add_e_f32s,
     reduce_sum_f32s,
     mask_between_m32s,
@@ -90,6 +96,7 @@ lanes!(
     f64s,
     u64,
     splat_f64s,
+    add_f64s,
     mul_add_e_f64s,
     reduce_sum_f64s,
     mask_between_m64s,
@@ -127,6 +134,19 @@ pub(super) fn lanes<T: Lanes>() -> usize {
         }
     }
     Arch::new().dispatch(Count::<T>(PhantomData))
+}
+
+/// Asks for the cache line at `address`, which need not be valid, to be brought near.
+#[inline(always)]
+pub(super) fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// How many numbers may be read beyond what counts where a vector is loaded whole.

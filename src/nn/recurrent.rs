@@ -1,0 +1,175 @@
+//! Recurrent networks of any number of layers, in one or both directions.
+
+use super::{Dropout, Mode, dropout};
+use crate::ops::{self, Cell, Sequences, State, Weights};
+use candle_core::{Result, Tensor, bail};
+use candle_nn::{Init, VarBuilder};
+use std::sync::Arc;
+
+/// What a recurrent network is made of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RecurrentConfig {
+    pub cell: Cell,
+    /// Numbers of an input element.
+    pub features: usize,
+    /// Units of each layer and direction.
+    pub hidden: usize,
+    pub layers: usize,
+    /// Whether each layer also reads the sequences from their ends.
+    pub bidirectional: bool,
+    /// Probability that an output of a layer, but for the last, is dropped in training.
+    pub dropout: f32,
+    /// What the bias of LSTM's forget gate starts from (1: Jozefowicz et al. 2015); if none, a small random value as
+    /// PyTorch has it.
+    pub forget_bias: Option<f64>,
+}
+
+/// A recurrent network; PyTorch's `RNN`, `GRU` or `LSTM`, with its parameter names.
+#[derive(Debug, Clone)]
+pub struct Recurrent {
+    cell: Cell,
+    hidden: usize,
+    /// Of each layer, the weights of its directions.
+    layers: Vec<Vec<Weights>>,
+    /// One less than there are layers.
+    dropout: Vec<Dropout>,
+}
+
+/// A recurrent network with PyTorch's initial values, uniform within ±1/√hidden. Of `vb`, for layer k:
+/// `weight_ih_lk` `(gates * hidden, inputs)`, `weight_hh_lk` `(gates * hidden, hidden)`, `bias_ih_lk` and `bias_hh_lk`
+/// `(gates * hidden)`; those of the backward direction end in `_reverse`.
+///
+/// # Errors
+/// Without layers or units, with a forget bias where there is no forget gate, and when `vb` holds these parameters in
+/// other shapes.
+pub fn recurrent(config: &RecurrentConfig, vb: VarBuilder) -> Result<Recurrent> {
+    let &RecurrentConfig { cell, features, hidden, layers, bidirectional, forget_bias, .. } = config;
+    if layers * hidden == 0 {
+        bail!("recurrent: found {layers} layers of {hidden} units, expected at least one of one");
+    }
+    if forget_bias.is_some() && cell != Cell::Lstm {
+        bail!("recurrent: only an LSTM has a forget gate, not {cell:?}");
+    }
+    let bound = 1.0 / (hidden as f64).sqrt();
+    let init = Init::Uniform { lo: -bound, up: bound };
+    let rows = cell.gates() * hidden;
+    let direction = |layer: usize, suffix: &str| -> Result<Weights> {
+        let inputs = match (layer, bidirectional) {
+            (0, _) => features,
+            (_, false) => hidden,
+            (_, true) => 2 * hidden,
+        };
+        let name = |what: &str| format!("{what}_l{layer}{suffix}");
+        let bias = |what: &str, forget: f64| -> Result<Tensor> {
+            let is_new = !vb.contains_tensor(&name(what));
+            let bias = vb.get_with_hints(rows, &name(what), init)?;
+            if is_new && forget_bias.is_some() {
+                let forget = Tensor::full(forget, hidden, bias.device())?.to_dtype(bias.dtype())?;
+                bias.slice_set(&forget, 0, hidden)?;
+            }
+            Ok(bias)
+        };
+        Ok(Weights {
+            input: vb.get_with_hints((rows, inputs), &name("weight_ih"), init)?,
+            hidden: vb.get_with_hints((rows, hidden), &name("weight_hh"), init)?,
+            input_bias: bias("bias_ih", forget_bias.unwrap_or_default())?,
+            hidden_bias: bias("bias_hh", 0.0)?,
+        })
+    };
+    let suffixes: &[&str] = if bidirectional { &["", "_reverse"] } else { &[""] };
+    let layer = |layer: usize| suffixes.iter().map(|suffix| direction(layer, suffix)).collect();
+    Ok(Recurrent {
+        cell,
+        hidden,
+        layers: (0..layers).map(layer).collect::<Result<_>>()?,
+        dropout: (1..layers).map(|layer| dropout(config.dropout, vb.pp(format!("dropout{layer}")))).collect(),
+    })
+}
+
+impl Recurrent {
+    /// Numbers of an output element: units of both directions together.
+    pub fn outputs(&self) -> usize {
+        self.layers[0].len() * self.hidden
+    }
+
+    /// The last layer's outputs `(rows, outputs)` at the elements `xs` `(rows, features)` of `sequences`, and the state
+    /// of all layers after their last steps.
+    ///
+    /// The state to start from is zero if none is given. To carry it from one window of a long text to the next
+    /// without sending gradients back (truncated back-propagation through time), detach it in between.
+    ///
+    /// # Errors
+    /// When shapes do not fit.
+    pub fn forward(
+        &self,
+        xs: &Tensor,
+        sequences: &Arc<Sequences>,
+        state: Option<&State>,
+        mode: Mode,
+    ) -> Result<(Tensor, State)> {
+        let directions = self.layers[0].len();
+        let (mut xs, mut hidden, mut cells) = (xs.clone(), vec![], vec![]);
+        for (layer, weights) in self.layers.iter().enumerate() {
+            if let Some(dropout) = layer.checked_sub(1).map(|before| &self.dropout[before]) {
+                xs = dropout.forward(&xs, mode)?;
+            }
+            let part = |of: &Tensor| of.narrow(0, layer * directions, directions);
+            let start = state
+                .map(|State { hidden, cell }| -> Result<State> {
+                    Ok(State { hidden: part(hidden)?, cell: cell.as_ref().map(part).transpose()? })
+                })
+                .transpose()?;
+            let (ys, end) = ops::recurrent(self.cell, &xs, sequences, weights, start.as_ref())?;
+            hidden.push(end.hidden);
+            cells.extend(end.cell);
+            xs = ys;
+        }
+        let cell = if cells.is_empty() { None } else { Some(Tensor::cat(&cells, 0)?) };
+        Ok((xs, State { hidden: Tensor::cat(&hidden, 0)?, cell }))
+    }
+}
+
+impl State {
+    /// The same numbers, through which no gradient goes back.
+    pub fn detach(&self) -> Self {
+        Self { hidden: self.hidden.detach(), cell: self.cell.as_ref().map(Tensor::detach) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::parameters;
+    use candle_core::{DType, Device};
+    use candle_nn::VarMap;
+
+    #[test]
+    fn the_forget_bias_is_set_at_the_start_and_not_over_known_weights() -> Result<()> {
+        let config = RecurrentConfig {
+            cell: Cell::Lstm,
+            features: 2,
+            hidden: 3,
+            layers: 1,
+            bidirectional: false,
+            dropout: 0.0,
+            forget_bias: Some(1.0),
+        };
+        let vars = VarMap::new();
+        recurrent(&config, parameters(&vars, 0, DType::F32, &Device::Cpu))?;
+        let bias = |name: &str| vars.data().lock().unwrap()[name].to_vec1::<f32>();
+        assert_eq!(bias("bias_ih_l0")?[3..6], [1.0; 3]);
+        assert_eq!(bias("bias_hh_l0")?[3..6], [0.0; 3]);
+        assert!(bias("bias_ih_l0")?[..3].iter().all(|x| x.abs() < 0.6));
+        let again = RecurrentConfig { forget_bias: Some(5.0), ..config };
+        recurrent(&again, parameters(&vars, 0, DType::F32, &Device::Cpu))?;
+        assert_eq!(bias("bias_ih_l0")?[3..6], [1.0; 3]);
+        assert!(
+            recurrent(
+                &RecurrentConfig { cell: Cell::Gru, ..config },
+                parameters(&vars, 0, DType::F32, &Device::Cpu)
+            )
+            .is_err()
+        );
+        Ok(())
+    }
+}

@@ -1,0 +1,414 @@
+//! Matrix products, blocked for the caches: what the linear and the recurrent layers spend their time in.
+//!
+//! The right-hand side is first laid out in the order in which the inner loop reads it ([`Panels`]), which pays as
+//! each of its numbers is used once a row of the left-hand side. The left-hand side is read where it lies, or laid
+//! out likewise ([`Left::packed`]) where its rows do not lie along memory.
+
+use super::parallel;
+use super::simd::{Lanes, prefetch};
+use pulp::{Arch, Simd, WithSimd};
+use std::ops::Range;
+
+/// Vectors side by side in a panel of the right-hand side.
+const VECTORS: usize = 3;
+/// Rows of a panel that stay in the first-level cache while the rows of the left-hand side go past.
+const DEPTH: usize = 128;
+/// Rows that are laid out anew together.
+const PACKED: usize = 64;
+
+/// A right-hand side, `depth` x `columns`, cut into panels of a few vectors' width.
+///
+/// Panels lie one after the other; in a panel row follows row, each as wide as the panel, in whole vectors.
+pub(super) struct Panels<T> {
+    depth: usize,
+    columns: usize,
+    /// Numbers of a vector.
+    lanes: usize,
+    data: Vec<T>,
+    /// Where the data starts in the vector: at a cache line.
+    start: usize,
+}
+
+impl<T: Lanes> Panels<T> {
+    /// The matrix, `depth` x `columns`, whose row k starts at `data[rows(k)]`.
+    pub fn new(data: &[T], (depth, columns): (usize, usize), rows: impl Fn(usize) -> usize + Sync) -> Self {
+        Self::pack((depth, columns), |panels, width, lanes| {
+            parallel::for_each_chunk(depth.div_ceil(PACKED), |i| {
+                for k in i * PACKED..depth.min((i + 1) * PACKED) {
+                    let row = &data[rows(k)..][..columns];
+                    for (panel, from) in row.chunks(width).enumerate() {
+                        let width = from.len().next_multiple_of(lanes);
+                        let at = panel * depth * (lanes * VECTORS) + k * width;
+                        // SAFETY: each row of each panel is written by one chunk alone.
+                        let to = unsafe { panels.slice(at..at + width) };
+                        to[..from.len()].copy_from_slice(from);
+                        to[from.len()..].fill(T::ZERO);
+                    }
+                }
+            });
+        })
+    }
+
+    /// The matrix, `depth` x `columns`, whose column j starts at `data[column(j)]`.
+    pub fn transposed(
+        data: &[T],
+        (depth, columns): (usize, usize),
+        column: impl Fn(usize) -> usize + Sync,
+    ) -> Self {
+        Self::pack((depth, columns), |panels, width, lanes| {
+            parallel::for_each_chunk(columns.div_ceil(width), |panel| {
+                let used = width.min(columns - panel * width);
+                let wide = used.next_multiple_of(lanes);
+                let at = panel * width * depth;
+                // SAFETY: each panel is written by one chunk alone.
+                let to = unsafe { panels.slice(at..at + wide * depth) };
+                if used < wide {
+                    to.fill(T::ZERO);
+                }
+                // A block of columns at a time: there the data lies together, and what is written stays near.
+                for (block, to) in to.chunks_mut(PACKED * wide).enumerate() {
+                    for j in 0..used {
+                        let column = &data[column(panel * width + j)..][..depth][block * PACKED..];
+                        for (to, &from) in to[j..].iter_mut().step_by(wide).zip(column) {
+                            *to = from;
+                        }
+                    }
+                }
+            });
+        })
+    }
+
+    /// Panels that `fill` writes, given where, the numbers in a panel's row and those in a vector.
+    fn pack((depth, columns): (usize, usize), fill: impl FnOnce(&parallel::Shared<T>, usize, usize)) -> Self {
+        let lanes = super::simd::lanes::<T>();
+        let len = columns.next_multiple_of(lanes) * depth;
+        let mut data: Vec<T> = Vec::with_capacity(len + 64 / size_of::<T>());
+        let start = data.as_ptr().align_offset(64).min(64 / size_of::<T>());
+        // SAFETY: the memory is there, and `fill` writes all of it before anything reads it.
+        unsafe {
+            let from_start = std::slice::from_raw_parts_mut(data.as_mut_ptr().add(start), len);
+            fill(&parallel::Shared::new(from_start), VECTORS * lanes, lanes);
+            data.as_mut_ptr().write_bytes(0, start);
+            data.set_len(start + len);
+        }
+        Self { depth, columns, lanes, data, start }
+    }
+}
+
+/// A left-hand side: some rows, each as long as the right-hand side is deep.
+#[derive(Clone, Copy)]
+pub(super) enum Left<'a, T> {
+    /// Rows of consecutive numbers, the first at the start of the slice, one every so many numbers.
+    Rows(&'a [T], usize),
+    /// Tile after tile; in a tile the numbers of one depth lie together.
+    Packed(&'a [T]),
+}
+
+/// How many rows make a tile that the registers hold.
+struct Tallest;
+
+impl WithSimd for Tallest {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
+    }
+}
+
+/// The heights of the tiles that `rows` rows are cut into: as few as can be, and about the same.
+fn tiles(rows: usize, tallest: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = rows.div_ceil(tallest);
+    (0..count).map(move |i| i * rows / count..(i + 1) * rows / count)
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub(super) enum Start<'a, T> {
+    Zero,
+    /// What the result holds already.
+    Result,
+    /// This in every row.
+    Row(&'a [T]),
+}
+
+/// `c = start + left * right`, for `rows` rows: c's row i starts at `c[i * c_row]`. On the thread that asks.
+pub(super) fn multiply<T: Lanes>(
+    left: Left<T>,
+    right: &Panels<T>,
+    c: &mut [T],
+    (rows, c_row): (usize, usize),
+    start: Start<T>,
+) {
+    let Some(last) = rows.checked_sub(1) else { return };
+    assert!(last * c_row + right.columns <= c.len());
+    match left {
+        Left::Rows(data, row) => assert!(last * row + right.depth <= data.len()),
+        Left::Packed(data) => assert!(rows * right.depth <= data.len()),
+    }
+    if let Start::Row(row) = start {
+        assert_eq!(row.len(), right.columns);
+    }
+    Arch::new().dispatch(Multiply { left, right, c, rows, c_row, start });
+}
+
+struct Multiply<'a, T> {
+    left: Left<'a, T>,
+    right: &'a Panels<T>,
+    c: &'a mut [T],
+    rows: usize,
+    c_row: usize,
+    start: Start<'a, T>,
+}
+
+impl<T: Lanes> WithSimd for Multiply<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, simd: S) {
+        let lanes = T::lanes::<S>();
+        assert_eq!(lanes, self.right.lanes);
+        let (depth, columns) = (self.right.depth, self.right.columns);
+        let mut first = 0;
+        while first < columns {
+            let used = (VECTORS * lanes).min(columns - first);
+            let vectors = used.div_ceil(lanes);
+            let panel = self.right.start + first * depth;
+            // At least once, for what it starts from.
+            for k in (0..depth.max(1)).step_by(DEPTH) {
+                let depths = k..depth.min(k + DEPTH);
+                let block = panel + k * vectors * lanes;
+                // SAFETY: `multiply` has checked what is read and written.
+                unsafe {
+                    match vectors {
+                        3 => self.block::<S, 3>(simd, depths, block, first, used),
+                        2 => self.block::<S, 2>(simd, depths, block, first, used),
+                        _ => self.block::<S, 1>(simd, depths, block, first, used),
+                    }
+                }
+            }
+            first += VECTORS * lanes;
+        }
+    }
+}
+
+impl<T: Lanes> Multiply<'_, T> {
+    /// All rows of N vectors' width for some depths, whose part of the panel starts at `b`.
+    ///
+    /// # Safety
+    /// All elements lie inside their slices.
+    #[inline(always)]
+    unsafe fn block<S: Simd, const N: usize>(
+        &mut self,
+        simd: S,
+        depths: Range<usize>,
+        b: usize,
+        column: usize,
+        used: usize,
+    ) {
+        let start = if depths.start > 0 { Start::Result } else { self.start };
+        let depth = self.right.depth;
+        for tile in tiles(self.rows, Tallest.with_simd(simd)) {
+            // SAFETY: the caller's.
+            unsafe {
+                let b = self.right.data.as_ptr().add(b);
+                let c = self.c.as_mut_ptr().add(tile.start * self.c_row + column);
+                let (a, row, step) = match self.left {
+                    Left::Rows(data, row) => (data.as_ptr().add(tile.start * row + depths.start), row, 1),
+                    Left::Packed(data) => {
+                        (data.as_ptr().add(tile.start * depth + depths.start * tile.len()), 1, tile.len())
+                    }
+                };
+                let start = match start {
+                    Start::Zero => (std::ptr::null(), 0),
+                    Start::Result => (c.cast_const(), self.c_row),
+                    Start::Row(row) => (row.as_ptr().add(column), 0),
+                };
+                let last = used - (N - 1) * T::lanes::<S>();
+                let job = Tile { a, row, step, b, depth: depths.len(), c, c_row: self.c_row, last, start };
+                match tile.len() {
+                    8 => job.run::<S, 8, N>(simd),
+                    7 => job.run::<S, 7, N>(simd),
+                    6 => job.run::<S, 6, N>(simd),
+                    5 => job.run::<S, 5, N>(simd),
+                    4 => job.run::<S, 4, N>(simd),
+                    3 => job.run::<S, 3, N>(simd),
+                    2 => job.run::<S, 2, N>(simd),
+                    _ => job.run::<S, 1, N>(simd),
+                }
+            }
+        }
+    }
+}
+
+/// A tile of the result, as tall and wide as the registers hold.
+struct Tile<T> {
+    a: *const T,
+    row: usize,
+    step: usize,
+    b: *const T,
+    depth: usize,
+    c: *mut T,
+    c_row: usize,
+    /// Numbers of the last vector that count.
+    last: usize,
+    /// What the sums are added to, if anything, and the way from one row of it to the next.
+    start: (*const T, usize),
+}
+
+impl<T: Lanes> Tile<T> {
+    /// # Safety
+    /// All elements lie inside their slices.
+    #[inline(always)]
+    unsafe fn run<S: Simd, const M: usize, const N: usize>(self, simd: S) {
+        let lanes = T::lanes::<S>();
+        let mut sums = [[T::splat(simd, T::ZERO); N]; M];
+        // SAFETY: the caller's.
+        unsafe {
+            let (mut a, mut b) = (self.a, self.b);
+            for _ in 0..self.depth {
+                let mut columns = [sums[0][0]; N];
+                for n in 0..N {
+                    columns[n] = b.add(n * lanes).cast::<T::Vector<S>>().read_unaligned();
+                    // The next block, on its way while this one is worked on.
+                    prefetch(b.wrapping_add((DEPTH * N + n) * lanes));
+                }
+                for m in 0..M {
+                    let x = T::splat(simd, *a.add(m * self.row));
+                    for n in 0..N {
+                        sums[m][n] = T::mul_add(simd, x, columns[n], sums[m][n]);
+                    }
+                }
+                a = a.add(self.step);
+                b = b.add(N * lanes);
+            }
+            for m in 0..M {
+                for n in 0..N {
+                    let to = self.c.add(m * self.c_row + n * lanes);
+                    let count = if n + 1 == N { self.last } else { lanes };
+                    if !self.start.0.is_null() {
+                        let start = self.start.0.add(m * self.start.1 + n * lanes);
+                        let start = match count == lanes {
+                            true => start.cast::<T::Vector<S>>().read_unaligned(),
+                            false => T::load_first(simd, start, count),
+                        };
+                        sums[m][n] = T::plus(simd, start, sums[m][n]);
+                    }
+                    match count == lanes {
+                        true => to.cast::<T::Vector<S>>().write_unaligned(sums[m][n]),
+                        false => T::store_first(simd, to, count, sums[m][n]),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows of a product that make a piece of work for a thread: of a megaflop or more, and no more than stay in the cache.
+fn rows_a_piece(rows: usize, flops_a_row: usize) -> usize {
+    const MOST: usize = 96;
+    let least = (1usize << 20).div_ceil(flops_a_row.max(1));
+    rows.div_ceil(16).clamp(least.min(MOST), MOST).next_multiple_of(8)
+}
+
+/// `c = start + left * right` on all threads, for rows of consecutive numbers every `row` of them.
+pub(super) fn product<T: Lanes>(
+    (left, row): (&[T], usize),
+    right: &Panels<T>,
+    c: &mut [T],
+    c_row: usize,
+    start: Start<T>,
+) {
+    let rows = c.len() / c_row.max(1);
+    let piece = rows_a_piece(rows, 2 * right.depth * right.columns);
+    parallel::for_each_piece(c, piece * c_row, |i, c| {
+        let left = Left::Rows(left.get(i * piece * row..).unwrap_or(&[]), row);
+        multiply(left, right, c, (c.len() / c_row, c_row), start);
+    });
+}
+
+/// `c += left^T * right` on all threads, for matrices of `depth` rows, `height` and `width` numbers long, whose rows k
+/// start at `left.0[left.1(k)]` and `right.0[right.1(k)]`.
+pub(super) fn transposed_product<T: Lanes>(
+    left: (&[T], impl Fn(usize) -> usize + Sync),
+    right: (&[T], impl Fn(usize) -> usize + Sync),
+    (depth, height, width): (usize, usize, usize),
+    c: &mut [T],
+) {
+    /// So deep that what a piece reads of the left-hand side stays in the cache.
+    const DEEP: usize = 4 * DEPTH;
+    let tallest = Arch::new().dispatch(Tallest);
+    let piece = rows_a_piece(height, 2 * depth * width);
+    let mut packed = vec![T::ZERO; height * DEEP.min(depth)];
+    for start in (0..depth).step_by(DEEP) {
+        let deep = DEEP.min(depth - start);
+        let panels = Panels::new(right.0, (deep, width), |k| right.1(start + k));
+        let shared = parallel::Shared::new(&mut packed);
+        parallel::for_each_chunk(deep.div_ceil(PACKED), |i| {
+            for k in i * PACKED..deep.min((i + 1) * PACKED) {
+                let row = &left.0[left.1(start + k)..][..height];
+                for first in (0..height).step_by(piece) {
+                    for tile in tiles(piece.min(height - first), tallest) {
+                        let at = (first + tile.start) * deep + k * tile.len();
+                        // SAFETY: what belongs to a depth is written by one chunk alone.
+                        let to = unsafe { shared.slice(at..at + tile.len()) };
+                        to.copy_from_slice(&row[first + tile.start..first + tile.end]);
+                    }
+                }
+            }
+        });
+        parallel::for_each_piece(c, piece * width, |i, c| {
+            let left = Left::Packed(packed.get(i * piece * deep..).unwrap_or(&[]));
+            multiply(left, &panels, c, (c.len() / width, width), Start::Result);
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng;
+    use rand::Rng;
+
+    /// Numbers whose products and sums are whole, so that any order of adding gives the same.
+    fn whole(len: usize, purpose: &str) -> Vec<f32> {
+        let mut rng = rng::stream(1, purpose);
+        (0..len).map(|_| rng.random_range(-3i32..=3) as f32).collect()
+    }
+
+    #[test]
+    fn products_of_any_shape_are_those_of_the_definition() {
+        let sizes =
+            [(1, 1, 1), (3, 0, 5), (8, 7, 48), (9, 130, 49), (25, 128, 65), (50, 600, 17), (120, 3, 200)];
+        for (rows, depth, columns) in sizes {
+            let (a, b) = (whole(rows * depth, "a"), whole(depth * columns, "b"));
+            let start = whole(rows * columns, "c");
+            let expected = |i: usize, j: usize| -> f32 {
+                start[i * columns + j]
+                    + (0..depth).map(|k| a[i * depth + k] * b[k * columns + j]).sum::<f32>()
+            };
+            let expected: Vec<f32> =
+                (0..rows * columns).map(|at| expected(at / columns, at % columns)).collect();
+            let straight = Panels::new(&b, (depth, columns), |k| k * columns);
+            let transpose = |m: &[f32], rows: usize, columns: usize| -> Vec<f32> {
+                (0..m.len()).map(|at| m[at % rows * columns + at / rows]).collect()
+            };
+            let turned = transpose(&b, depth, columns);
+            let turned = Panels::transposed(&turned, (depth, columns), |j| j * depth);
+            for right in [&straight, &turned] {
+                let mut c = start.clone();
+                product((&a, depth), right, &mut c, columns, Start::Result);
+                assert_eq!(c, expected, "{rows} x {depth} x {columns}");
+            }
+            let mut c = start.clone();
+            let left = transpose(&a, rows, depth);
+            let dims = (depth, rows, columns);
+            transposed_product((&left, |k| k * rows), (&b, |k| k * columns), dims, &mut c);
+            assert_eq!(c, expected, "transposed, {rows} x {depth} x {columns}");
+            let mut sums = vec![f32::NAN; rows * columns];
+            product((&a, depth), &straight, &mut sums, columns, Start::Zero);
+            let from_start: Vec<f32> = sums.iter().zip(&start).map(|(sum, start)| sum + start).collect();
+            assert_eq!(from_start, expected);
+        }
+    }
+}
