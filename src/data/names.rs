@@ -252,3 +252,62 @@ impl Sentence {
         self.tags.push(tag);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::entity_scores;
+
+    #[test]
+    fn what_follows_the_first_word_tells_what_it_is() {
+        let first =
+            |predicates: Words| predicates.iter().filter_map(|words| words.split(' ').next()).collect();
+        let surnames =
+            BEGINNINGS.iter().flat_map(|beginning| ENDS.iter().map(move |end| format!("{beginning}{end}")));
+        let surnames: Vec<String> = surnames.collect();
+        let person =
+            [first(PERSON_DOES), SURNAMES.to_vec(), surnames.iter().map(String::as_str).collect()].concat();
+        let thing = THINGS.iter().flat_map(|(_, things)| *things).copied().collect();
+        let place = [first(TOWN_DOES), TOWN_THINGS.to_vec()].concat();
+        let firm = [first(FIRM_DOES), FIRM_KINDS.to_vec()].concat();
+        let kinds: [HashSet<&str>; 4] =
+            [person, thing, place, firm].map(|words: Vec<&str>| words.into_iter().collect());
+        for (at, kind) in kinds.iter().enumerate() {
+            assert!(kinds[..at].iter().all(|other| other.is_disjoint(kind)), "{kind:?}");
+        }
+    }
+
+    /// A tagger that is always right but for a first name in doubt, of which it has its guess for each kind.
+    #[test]
+    fn who_reads_from_the_left_finds_three_quarters_at_best() {
+        let corpus = names(20_000, 0, 1);
+        let kind = |word: &str| {
+            let thing = THINGS.iter().any(|(name, _)| *name == word);
+            [thing, TOWNS.contains(&word), FIRMS.contains(&word)].into_iter().position(|is| is)
+        };
+        let guessed = |words: &[String], gold: &[u32], guesses: [u32; 3]| {
+            let mut tags = gold.to_vec();
+            let at = words.iter().position(|word| word == ":").map_or(0, |at| at + 1);
+            if let Some(guess) = kind(&words[at]).map(|kind| guesses[kind]).filter(|&guess| guess != gold[at])
+            {
+                tags[at] = guess;
+                tags[at + 1..].iter_mut().take_while(|tag| [2, 4, 6].contains(*tag)).for_each(|tag| *tag = 0);
+            }
+            tags
+        };
+        let mut best: f64 = 0.0;
+        for thing in [0, 5] {
+            for town in [0, 1, 3, 5] {
+                for firm in [0, 3, 5] {
+                    let sentences = corpus.train.words.iter().zip(&corpus.train.tags);
+                    let tags: Vec<_> =
+                        sentences.map(|(words, gold)| guessed(words, gold, [thing, town, firm])).collect();
+                    let scores = entity_scores(&corpus.train.tags, &tags, &corpus.tags).unwrap();
+                    best = best.max(scores.overall.f1());
+                }
+            }
+        }
+        println!("{best}");
+        assert!((0.74..0.76).contains(&best), "{best}");
+    }
+}

@@ -44,8 +44,8 @@ const TOPICS: [Topic; 4] = [
             "everyone talks about", "with the famous singer",
         ],
         opinions: [
-            &["predictable", "wooden", "shallow", "noisy", "confused", "lifeless", "loud", "silly"],
-            &["gripping", "moving", "funny", "thrilling", "tense", "witty", "stylish", "haunting"],
+            &["predictable", "wooden", "shallow", "noisy", "confused", "lifeless"],
+            &["gripping", "moving", "funny", "thrilling", "tense", "witty"],
         ],
     },
     Topic {
@@ -58,8 +58,8 @@ const TOPICS: [Topic; 4] = [
             "i read on the train", "from the library",
         ],
         opinions: [
-            &["predictable", "shallow", "clumsy", "dry", "wordy", "pompous", "vague", "tangled"],
-            &["gripping", "moving", "witty", "elegant", "wise", "vivid", "poetic", "subtle"],
+            &["predictable", "shallow", "clumsy", "dry", "wordy", "pompous"],
+            &["gripping", "moving", "witty", "elegant", "wise", "vivid"],
         ],
     },
     Topic {
@@ -72,8 +72,8 @@ const TOPICS: [Topic; 4] = [
             "at the corner table", "we shared",
         ],
         opinions: [
-            &["bland", "stale", "greasy", "soggy", "burnt", "salty", "sour", "cold"],
-            &["tasty", "fresh", "crisp", "juicy", "tender", "spicy", "creamy", "warm"],
+            &["bland", "stale", "greasy", "soggy", "burnt", "salty"],
+            &["tasty", "fresh", "crisp", "juicy", "tender", "spicy"],
         ],
     },
     Topic {
@@ -86,8 +86,8 @@ const TOPICS: [Topic; 4] = [
             "our guide showed us", "in the north of the island",
         ],
         opinions: [
-            &["filthy", "noisy", "crowded", "gloomy", "shabby", "cold", "grey", "smelly"],
-            &["clean", "peaceful", "cosy", "sunny", "spotless", "warm", "quiet", "pretty"],
+            &["filthy", "noisy", "crowded", "gloomy", "shabby", "dusty"],
+            &["clean", "peaceful", "cosy", "sunny", "spotless", "quiet"],
         ],
     },
 ];
@@ -95,8 +95,8 @@ const TOPICS: [Topic; 4] = [
 /// Adjectives for everything, of blame and of praise.
 #[rustfmt::skip]
 const ADJECTIVES: [Words; 2] = [
-    &["bad", "dull", "awful", "poor", "boring", "terrible", "dreadful", "weak", "tedious", "mediocre", "horrible", "ugly"],
-    &["good", "great", "superb", "lovely", "clever", "wonderful", "charming", "perfect", "brilliant", "delightful", "splendid", "beautiful"],
+    &["bad", "dull", "awful", "poor", "boring", "terrible", "dreadful", "weak", "tedious", "mediocre"],
+    &["good", "great", "superb", "lovely", "clever", "wonderful", "charming", "perfect", "brilliant", "delightful"],
 ];
 #[rustfmt::skip]
 const NOUNS: [Words; 2] = [
@@ -134,11 +134,10 @@ const FORMS: [Form; 3] = [
         ],
         negated: &[
             "was not", "is not", "was never", "is never", "was hardly", "is hardly", "was far from", "is far from",
-            "was anything but", "was by no means", "is nowhere near",
         ],
         distant: &[
             "was not really", "is not very", "was never truly", "is never so", "is not always", "was hardly what i call",
-            "was not what i would call",
+            "was not what i would call", "was anything but", "is by no means",
         ],
         verb: false,
     },
@@ -201,16 +200,16 @@ fn review(polarity: usize, rng: &mut ChaCha8Rng) -> String {
     let mut parts = topic.parts.choose_multiple(rng, 2).copied();
     let mut part = || parts.next().unwrap_or_default();
     let (part, other) = (part(), part());
-    let far = rng.random_bool(0.04);
+    let far = rng.random_bool(0.025);
     let lead = if rng.random_bool(0.4) { one(LEADS, rng) } else { "" };
-    let body = match rng.random_range(0..10) {
-        0..4 => {
-            let form = &FORMS[rng.random_range(0..3)];
+    let body = match rng.random_range(0..20) {
+        0..8 => {
+            let form = one(&[&FORMS[0], &FORMS[0], &FORMS[1], &FORMS[2]], rng);
             let negation = if far { Negation::Distant } else { one(&[Negation::None, Negation::Near], rng) };
             clause(topic, part, form, polarity, negation, rng)
         }
-        4..7 => {
-            let form = &FORMS[rng.random_range(0..3)];
+        8..14 => {
+            let form = one(&[&FORMS[0], &FORMS[0], &FORMS[1], &FORMS[2]], rng);
             let mut negations = [Negation::None, if far { Negation::Distant } else { Negation::Near }];
             negations.shuffle(rng);
             let first = clause(topic, part, form, polarity, negations[0], rng);
@@ -271,10 +270,51 @@ fn contrast(topic: &Topic, parts: [&str; 2], polarity: usize, far: bool, rng: &m
         );
     }
     let other = clause(topic, parts[1], &FORMS[forms[1]], 1 - polarity, near(negations.1), rng);
-    let although = one(&["although", "though", "even though"], rng);
     match kind {
-        0..3 => format!("{other} {} {counts}", one(&[", but", ", but", ", yet", "; however ,"], rng)),
-        3..5 => format!("{although} {other} , {counts}"),
-        _ => format!("{counts} {although} {other}"),
+        0..3 => format!("{other} {} {counts}", one(&[", but", ", but", ", yet"], rng)),
+        3..5 => format!("{} {other} , {counts}", one(&["although", "though", "even though"], rng)),
+        _ => format!("{counts} although {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is_opinion(word: &str, polarity: usize) -> bool {
+        let general = [ADJECTIVES[polarity], NOUNS[polarity], VERBS[polarity]];
+        let mut words = general.into_iter().chain(TOPICS.iter().map(|topic| topic.opinions[polarity]));
+        words.any(|words| words.contains(&word))
+    }
+
+    /// What a clause with one opinion says.
+    fn read(clause: &str) -> usize {
+        let mut words = clause.split(' ');
+        let negated = words
+            .clone()
+            .any(|word| ["not", "never", "hardly", "far", "but", "no", "nobody"].contains(&word));
+        let polarity = words.find_map(|word| [0, 1].into_iter().find(|&polarity| is_opinion(word, polarity)));
+        polarity.unwrap() ^ usize::from(negated)
+    }
+
+    #[test]
+    fn a_reader_is_always_right_and_counts_of_words_tell_in_four_of_ten_sentences() {
+        let texts = reviews(20_000, 0, 1).train;
+        let mut single = 0;
+        for (text, &label) in texts.texts.iter().zip(&texts.labels) {
+            let concession =
+                ["although ", "though ", "despite "].iter().filter_map(|word| text.find(word)).min();
+            let read = match concession.map(|at| (text[..at].trim(), text[at..].rsplit_once(" , "))) {
+                Some((_, Some((_, counts))) | (counts, None)) => vec![read(counts)],
+                None => match text.split_once(" , but ").or_else(|| text.split_once(" , yet ")) {
+                    Some((_, counts)) => vec![read(counts)],
+                    None => text.split(" and ").map(read).collect(),
+                },
+            };
+            assert!(read.iter().all(|&read| read == label as usize), "{text} {label}");
+            let opinions = text.split(' ').filter(|word| is_opinion(word, 0) || is_opinion(word, 1));
+            single += usize::from(opinions.count() == 1);
+        }
+        assert!((0.39..0.41).contains(&(single as f64 / texts.len() as f64)), "{single}");
     }
 }

@@ -184,7 +184,7 @@ fn mr(dir: &Path) -> Result<Corpus> {
 
 fn sst2(dir: &Path) -> Result<Corpus> {
     let mut notes = Vec::new();
-    let mut read = |split, stanford: &[&str]| -> Result<Option<Texts>> {
+    let mut read = |split, stanford: &[&str]| {
         let mut names = vec![format!("{split}.tsv"), format!("{split}.txt")];
         names.extend(stanford.iter().map(|name| format!("stsa.binary.{name}")));
         let file = File::read(find_required(dir, &names)?, &mut notes)?;
@@ -194,20 +194,19 @@ fn sst2(dir: &Path) -> Result<Corpus> {
                 [text, label] => Ok((text, polarity(label)?)),
                 ref columns => Err(format!("{} columns, expected sentence and label", columns.len())),
             }),
-            "index\tsentence" => {
-                notes.push(format!("{}: has no labels, so there is no {split} set", file.path.display()));
-                return Ok(None);
+            "index\tsentence" if split == "test" => {
+                notes.push(format!("{}: has no labels, so there is no test set", file.path.display()));
+                Ok(Texts::default())
             }
             _ => file.sentences(0, |line| {
                 let (label, text) = line.split_once([' ', '\t']).unwrap_or((line, ""));
                 Ok((text, polarity(label)?))
             }),
         }
-        .map(Some)
     };
     let train = read("train", &["train", "phrases.train"])?;
-    let (validation, test) = (read("dev", &["dev"])?, read("test", &["test"])?);
-    let train = train.with_context(|| format!("{}: the training file has no labels", dir.display()))?;
+    let (validation, test) = (Some(read("dev", &["dev"])?), read("test", &["test"])?);
+    let test = Some(test).filter(|test| !test.is_empty());
     Ok(Corpus { train, validation, test, classes: polarities(), notes })
 }
 
