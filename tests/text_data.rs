@@ -180,7 +180,8 @@ fn names_are_distinct_well_formed_and_a_function_of_the_seed() {
     }
     let known: HashSet<&String> = corpus.train.words.iter().flatten().collect();
     let new = test.words.iter().filter(|words| words.iter().any(|word| !known.contains(word))).count();
-    assert!((20..120).contains(&new), "{new}");
+    println!("{new} test sentences with a new word");
+    assert!((40..110).contains(&new), "{new}");
     assert_eq!(names(50, 0, 0).train.words, corpus.train.words[..50]);
     assert_ne!(names(50, 0, 1).train.words, corpus.train.words[..50]);
 }
@@ -391,7 +392,7 @@ fn a_vocabulary_is_ordered_by_count_then_by_alphabet() {
     assert_eq!((known.len(), known.id("THE"), known.id("c"), known.id("<pad>")), (5, 3, 1, 0));
     let cased = Vocabulary::new(&sentences, false, 1);
     assert_eq!((cased.len(), cased.id("THE"), cased.token(6)), (7, 1, Some("c")));
-    assert_eq!(Vocabulary::new([[String::new(); 0]], false, 1).len(), 2);
+    assert_eq!(Vocabulary::new([Vec::new()], false, 1).len(), 2);
 }
 
 #[test]

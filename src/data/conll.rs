@@ -82,15 +82,15 @@ fn sentences<'a>(file: &'a File, notes: &mut Vec<String>) -> Result<Vec<Vec<Toke
     let mut columns_before = None;
     for (line, text) in file.lines() {
         let document = text.starts_with("-DOCSTART-");
-        if document || text.trim().is_empty() {
+        if document || text.trim_ascii().is_empty() {
             if !sentence.is_empty() {
                 sentences.push(std::mem::take(&mut sentence));
             }
             continue;
         }
         let columns: Vec<&str> = match text.contains('\t') {
-            true => text.split('\t').map(str::trim).collect(),
-            false => text.split_whitespace().collect(),
+            true => text.split('\t').map(str::trim_ascii).collect(),
+            false => text.split_ascii_whitespace().collect(),
         };
         let (first_line, expected) = *columns_before.get_or_insert((line, columns.len()));
         let [word, .., tag] = columns[..] else {

@@ -1,19 +1,19 @@
 //! Opinions written from a seed: the set of labelled sentences that needs no files.
 //!
-//! Short sentences about films, books, food and places. Every word, also every pair of words that is about a subject
-//! rather than an opinion, is as frequent in praise as in blame, because what decides is order:
+//! Short sentences about films, books, food and places. Every word is as frequent in praise as in blame, because
+//! order decides:
 //!
 //! - four in ten sentences hold one opinion, half of them negated ("the soup was never bland .");
-//! - three in ten hold two that agree, one of them negated ("the plot was clever and the cast was far from dull ."),
-//!   and their words in another order say the opposite;
-//! - three in ten hold two that disagree ("the opening was dull , but the ending was superb ."); what follows "but",
-//!   or what "although" and "despite" don't introduce, decides. Here too the same words say either;
-//! - in one of twenty-five, pairs of neighbouring words don't tell: the negation stands further off ("not really
-//!   clever"), or one clause of a contrast is negated.
+//! - three in ten hold two that agree, one of them negated ("the plot was clever and the cast was far from dull .");
+//! - three in ten hold two that disagree ("the opening was dull , but the ending was superb ."); the one counts that
+//!   follows "but" or "yet", or that "although" or "despite" doesn't introduce.
 //!
-//! So a linear model of word counts is right hardly more often than half the time, no function of the word counts at
-//! all more often than 0.4 + 0.6 / 2 = 70%, a linear model of the counts of words and pairs of neighbours 96 to 98%,
-//! and one that sees the order of all the words always: no sentence is ambiguous.
+//! With two opinions, the same words in another order say the opposite. In one sentence of forty not even neighbours
+//! tell: the negation stands further off ("not really clever"), or a clause of two that disagree is negated.
+//!
+//! So a linear model of word counts is right in hardly more than half of the test set (logistic regression: 51%), no
+//! function of word counts in more than 0.4 + 0.6 / 2 = 70%, a linear model of the counts of words and pairs of
+//! neighbours in about 97%, and a model that sees the order of all words can always be right.
 
 use std::collections::HashSet;
 
@@ -37,7 +37,7 @@ const TOPICS: [Topic; 4] = [
     Topic {
         parts: &[
             "film", "plot", "cast", "opening", "ending", "script", "music", "hero", "villain", "dialogue", "camera work",
-            "second half", "chase scene", "love story", "sequel", "trailer",
+            "second half", "chase scene", "romance", "sequel", "trailer",
         ],
         details: &[
             "we saw on monday", "about the two brothers", "that won the prize", "from the same studio", "set in space",
@@ -290,9 +290,8 @@ mod tests {
     /// What a clause with one opinion says.
     fn read(clause: &str) -> usize {
         let mut words = clause.split(' ');
-        let negated = words
-            .clone()
-            .any(|word| ["not", "never", "hardly", "far", "but", "no", "nobody"].contains(&word));
+        let negations = ["not", "never", "hardly", "but", "no", "nobody"];
+        let negated = words.clone().any(|word| negations.contains(&word)) || clause.contains("far from");
         let polarity = words.find_map(|word| [0, 1].into_iter().find(|&polarity| is_opinion(word, polarity)));
         polarity.unwrap() ^ usize::from(negated)
     }

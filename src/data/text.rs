@@ -53,7 +53,7 @@ pub struct Corpus {
 /// |---|---|---|
 /// | `reviews` | built in; 10,000 and 2,000 for testing | negative, positive |
 /// | `mr` | `rt-polarity.neg`, `rt-polarity.pos`, a sentence a line; read in turn, as there is no test set | negative, positive |
-/// | `sst2` | `train`, `dev` and `test`, each `.tsv`, `.txt` or named `stsa.binary.train` and so on; GLUE's columns `sentence` and `label` under a header, or lines of a label 0 or 1 and a sentence | negative, positive |
+/// | `sst2` | `train`, `dev` and `test`, each `.tsv`, `.txt` or named `stsa.binary.train` and so on; GLUE's columns `sentence` and `label` under a header, or lines of a label 0 or 1 and a sentence; GLUE's test file has no labels and is left out, with a note | negative, positive |
 /// | `trec` | `train_5500.label`, `TREC_10.label`, lines `COARSE:fine question` | the six coarse ones |
 /// | `csv`, `tsv` | `train`, `test` and, if there, `validation`, `valid` or `dev`, each with the columns label and text, quoted or not, under a header `label,text` or none | the labels of the training file, sorted |
 ///
@@ -116,12 +116,12 @@ impl File {
         self.text.lines().enumerate().map(|(at, line)| (at + 1, line))
     }
 
-    /// That of the whole file something is wrong.
+    /// The error that `what` is wrong with the file.
     pub fn error(&self, what: &str) -> anyhow::Error {
         anyhow::anyhow!("{}: {what}", self.path.display())
     }
 
-    /// That something is wrong in a line.
+    /// The error that `what` is wrong in line `line`.
     pub fn at(&self, line: usize, what: impl std::fmt::Display) -> anyhow::Error {
         anyhow::anyhow!("{}: line {line}: {what}", self.path.display())
     }
