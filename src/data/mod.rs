@@ -1,16 +1,29 @@
 //! Data sets: built-in ones, file formats, the hub.
 
+mod conll;
 mod digits;
+mod entities;
 mod expand;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod idx;
 mod images;
+mod names;
 pub mod picture;
+mod reviews;
+pub mod tagged;
+pub mod text;
+mod vocabulary;
 
 pub use digits::digits;
+pub use entities::{EntityCounts, EntityScores, entity_scores};
 pub use expand::{Distortion, Expansion};
 pub use images::Images;
+pub use names::names;
+pub use reviews::reviews;
+pub use tagged::{Tagged, TaggedCorpus};
+pub use text::{Corpus, Texts};
+pub use vocabulary::{Tokenizer, Vocabulary};
 
 use anyhow::{Result, bail};
 use std::path::Path;

@@ -1,0 +1,564 @@
+//! Text in, sentences and numbers out: the built-in sets, the file formats, vocabularies, entity scores.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_textbook::data::{
+    Corpus, EntityCounts, EntityScores, Tagged, Texts, Tokenizer, Vocabulary, entity_scores, names, reviews,
+    tagged, text,
+};
+use candle_textbook::rng::stream;
+use rand::Rng;
+use rand::seq::SliceRandom;
+use tempfile::{TempDir, tempdir};
+
+fn dir_of(files: &[(&str, &[u8])]) -> TempDir {
+    let dir = tempdir().unwrap();
+    files.iter().for_each(|(name, bytes)| fs::write(dir.path().join(name), bytes).unwrap());
+    dir
+}
+
+fn corpus_of(name: &str, files: &[(&str, &[u8])]) -> Corpus {
+    text::load(name, Some(dir_of(files).path())).unwrap()
+}
+
+/// What is said of `files` as the data set `name`: one line, with each of `parts` in it.
+#[track_caller]
+fn assert_refused(name: &str, files: &[(&str, &[u8])], parts: &[&str]) {
+    let dir = dir_of(files);
+    let error = match name {
+        "conll" => tagged::load(name, Some(dir.path())).err(),
+        _ => text::load(name, Some(dir.path())).err(),
+    };
+    assert_says(&format!("{:#}", error.expect("bad input was read")), parts);
+}
+
+#[track_caller]
+fn assert_says(error: &str, parts: &[&str]) {
+    assert!(!error.contains('\n'), "{error}");
+    for part in parts {
+        assert!(error.contains(part), "no {part:?} in {error:?}");
+    }
+}
+
+fn strings(words: &[&str]) -> Vec<String> {
+    words.iter().copied().map(String::from).collect()
+}
+
+fn data() -> Option<PathBuf> {
+    std::env::var_os("TEXTBOOK_DATA").map(PathBuf::from)
+}
+
+/// The accuracy on the test set of logistic regression on the counts of words and, with `pairs`, of pairs of
+/// neighbours.
+fn logistic_regression(corpus: &Corpus, pairs: bool) -> f64 {
+    let features = |texts: &Texts| -> Vec<Vec<String>> {
+        let of = |text: &String| {
+            let words = Tokenizer::Kim.tokens(text);
+            let neighbours = words.windows(2).filter(|_| pairs).map(|pair| pair.join(" "));
+            words.iter().cloned().chain(neighbours).collect()
+        };
+        texts.texts.iter().map(of).collect()
+    };
+    let (train, test) = (&corpus.train, corpus.test.as_ref().unwrap());
+    let (train_features, test_features) = (features(train), features(test));
+    let known = Vocabulary::new(&train_features, false, 1);
+    let number = |features: &[Vec<String>], labels: &[u32]| -> Vec<(Vec<usize>, f64)> {
+        let ids = features.iter().map(|all| all.iter().map(|feature| known.id(feature) as usize).collect());
+        ids.zip(labels.iter().map(|&label| f64::from(label))).collect()
+    };
+    let mut train = number(&train_features, &train.labels);
+    let test = number(&test_features, &test.labels);
+    let mut weights = vec![0.0; known.len()];
+    let logit = |weights: &[f64], features: &[usize]| features.iter().map(|&at| weights[at]).sum::<f64>();
+    for epoch in 0..30 {
+        train.shuffle(&mut stream(0, &format!("epoch {epoch}")));
+        for (features, label) in &train {
+            let error = label - 1.0 / (1.0 + (-logit(&weights, features)).exp());
+            features.iter().for_each(|&at| weights[at] += 0.1 * error);
+        }
+    }
+    let right = test.iter().filter(|(features, label)| (logit(&weights, features) > 0.0) == (*label == 1.0));
+    right.count() as f64 / test.len() as f64
+}
+
+#[test]
+fn reviews_need_the_order_of_words_and_mostly_that_of_neighbours() {
+    let corpus = text::load("reviews", None).unwrap();
+    let (words, pairs) = (logistic_regression(&corpus, false), logistic_regression(&corpus, true));
+    println!("words {words}, words and pairs {pairs}");
+    assert!(words < 0.56, "{words}");
+    assert!((0.96..0.985).contains(&pairs), "{pairs}");
+}
+
+#[test]
+fn every_word_of_the_reviews_is_as_frequent_in_praise_as_in_blame() {
+    let Corpus { train, .. } = reviews(100_000, 0, 1);
+    let mut counts: HashMap<&str, [f64; 2]> = HashMap::new();
+    for (text, &label) in train.texts.iter().zip(&train.labels) {
+        text.split(' ').for_each(|word| counts.entry(word).or_default()[label as usize] += 1.0);
+    }
+    assert!((250..400).contains(&counts.len()), "{}", counts.len());
+    for (word, [blame, praise]) in counts {
+        assert!((blame - praise).abs() < 5.0 * (blame + praise).sqrt(), "{word} {blame} {praise}");
+    }
+}
+
+#[test]
+fn reviews_are_balanced_distinct_of_the_promised_lengths_and_a_function_of_the_seed() {
+    let corpus = text::load("reviews", None).unwrap();
+    let test = corpus.test.as_ref().unwrap();
+    for (texts, len) in [(&corpus.train, 10_000), (test, 2_000)] {
+        assert_eq!((texts.len(), texts.labels.len()), (len, len));
+        assert_eq!(texts.labels.iter().filter(|&&label| label == 1).count(), len / 2);
+        let lengths: Vec<usize> = texts.texts.iter().map(|text| text.split(' ').count()).collect();
+        assert!(lengths.iter().all(|length| (5..=32).contains(length)));
+    }
+    assert_eq!(corpus.train.texts.iter().chain(&test.texts).collect::<HashSet<_>>().len(), 12_000);
+    assert_eq!(corpus.classes, ["negative", "positive"]);
+    assert_eq!(reviews(50, 0, 0).train.texts, corpus.train.texts[..50]);
+    assert_ne!(reviews(50, 0, 1).train.texts, corpus.train.texts[..50]);
+}
+
+/// Tags each word with what the training set most often has for it and the `left` words before and `right` words
+/// after, or for fewer before where those are new, and if need be for any name in its place.
+fn tag_by_windows(train: &Tagged, test: &Tagged, left: usize, right: usize) -> Vec<Vec<u32>> {
+    let known = Vocabulary::new(&train.words, false, 2);
+    let windows = |words: &[String], at: usize| -> Vec<Vec<u32>> {
+        let id =
+            |place: usize| words.get(place.wrapping_sub(left)).map_or(Vocabulary::PAD, |word| known.id(word));
+        let full: Vec<u32> = (at..=at + left + right).map(id).collect();
+        let mut unnamed = full.clone();
+        if words[at].starts_with(char::is_uppercase) {
+            unnamed[left] = Vocabulary::UNKNOWN;
+        }
+        [full, unnamed].iter().flat_map(|window| (0..=left).map(|skip| window[skip..].to_vec())).collect()
+    };
+    let mut counts: HashMap<Vec<u32>, BTreeMap<u32, u32>> = HashMap::new();
+    for (words, tags) in train.words.iter().zip(&train.tags) {
+        for (at, &tag) in tags.iter().enumerate() {
+            for window in windows(words, at) {
+                *counts.entry(window).or_default().entry(tag).or_default() += 1;
+            }
+        }
+    }
+    let tag = |words: &[String], at: usize| {
+        let Some(counts) = windows(words, at).iter().find_map(|window| counts.get(window)) else { return 0 };
+        counts.iter().max_by(|a, b| a.1.cmp(b.1)).map_or(0, |(&tag, _)| tag)
+    };
+    test.words.iter().map(|words| (0..words.len()).map(|at| tag(words, at)).collect()).collect()
+}
+
+#[test]
+fn names_are_told_by_both_sides_and_not_by_the_left_one() {
+    let corpus = tagged::load("names", None).unwrap();
+    let test = corpus.test.unwrap();
+    let f1 = |right| {
+        let tags = tag_by_windows(&corpus.train, &test, 3, right);
+        entity_scores(&test.tags, &tags, &corpus.tags).unwrap().overall.f1()
+    };
+    let (both, left) = (f1(1), f1(0));
+    println!("both sides {both}, left side {left}");
+    assert!(both > 0.97 && (0.6..0.75).contains(&left), "{both} {left}");
+}
+
+#[test]
+fn names_are_distinct_well_formed_and_a_function_of_the_seed() {
+    let corpus = tagged::load("names", None).unwrap();
+    let test = corpus.test.as_ref().unwrap();
+    assert_eq!((corpus.train.len(), test.len()), (6_000, 1_000));
+    assert_eq!(corpus.train.words.iter().chain(&test.words).collect::<HashSet<_>>().len(), 7_000);
+    assert_eq!(corpus.tags, ["O", "B-LOC", "I-LOC", "B-ORG", "I-ORG", "B-PER", "I-PER"]);
+    for (words, tags) in corpus.train.words.iter().zip(&corpus.train.tags) {
+        assert_eq!(words.len(), tags.len());
+        let inside = |at: usize| tags[at] > 0 && tags[at] % 2 == 0;
+        assert!(
+            (0..tags.len())
+                .all(|at| !inside(at) || at > 0 && [tags[at], tags[at] - 1].contains(&tags[at - 1]))
+        );
+    }
+    let known: HashSet<&String> = corpus.train.words.iter().flatten().collect();
+    let new = test.words.iter().filter(|words| words.iter().any(|word| !known.contains(word))).count();
+    println!("{new} test sentences with a new word");
+    assert!((40..110).contains(&new), "{new}");
+    assert_eq!(names(50, 0, 0).train.words, corpus.train.words[..50]);
+    assert_ne!(names(50, 0, 1).train.words, corpus.train.words[..50]);
+}
+
+#[test]
+fn unknown_names_and_missing_directories_are_refused() {
+    let of = |name, dir: Option<&str>| format!("{:#}", text::load(name, dir.map(Path::new)).unwrap_err());
+    assert_says(&of("imdb", None), &["data set imdb", "not known", "reviews, mr, sst2, trec, csv and tsv"]);
+    assert_says(&of("mr", None), &["data set mr", "--data-dir DIR", "reviews"]);
+    assert_says(&of("reviews", Some(".")), &["data set reviews", "built in"]);
+    assert_says(&of("mr", Some("no/such/place")), &["no/such/place", "no such directory"]);
+    let of = |name, dir: Option<&str>| format!("{:#}", tagged::load(name, dir.map(Path::new)).unwrap_err());
+    assert_says(&of("ontonotes", None), &["data set ontonotes", "not known", "names and conll"]);
+    assert_says(&of("conll", None), &["data set conll", "--data-dir DIR", "names"]);
+    assert_says(&of("names", Some(".")), &["data set names", "built in"]);
+    assert_says(&of("conll", Some("no/such/place")), &["no/such/place", "no such directory"]);
+}
+
+#[test]
+fn mr_files_are_read_in_turn_and_windows_1252_is_noted() {
+    let files: [(&str, &[u8]); 2] = [
+        ("rt-polarity.neg", b"too long . \nso dull\nweak\n"),
+        ("rt-polarity.pos", b"lovely\ncaf\xe9 \x96 fine\r\n"),
+    ];
+    let Corpus { train, validation, test, classes, notes } = corpus_of("mr", &files);
+    assert_eq!(train.texts, ["too long .", "lovely", "so dull", "caf\u{e9} \u{2013} fine", "weak"]);
+    assert_eq!((train.labels, validation, test), (vec![0, 1, 0, 1, 0], None, None));
+    assert_eq!(classes, ["negative", "positive"]);
+    assert_eq!(notes.len(), 1);
+    assert_says(&notes[0], &["rt-polarity.pos", "line 2", "Windows-1252"]);
+
+    assert_refused("mr", &files[..1], &["rt-polarity.pos", "not here"]);
+    assert_refused("mr", &[files[0], ("rt-polarity.pos", b"")], &["rt-polarity.pos", "is empty"]);
+    assert_refused(
+        "mr",
+        &[files[0], ("rt-polarity.pos", b"a\n \nb\n")],
+        &["rt-polarity.pos", "line 2", "no text"],
+    );
+    assert_refused(
+        "mr",
+        &[files[0], ("rt-polarity.pos", b"\xff\xfea\0")],
+        &["rt-polarity.pos", "is UTF-16LE"],
+    );
+    assert_refused("mr", &[files[0], ("rt-polarity.pos", b"\xef\xbb\xbfa\n\xe9")], &["line 2", "not UTF-8"]);
+    assert_eq!(corpus_of("mr", &[files[0], ("rt-polarity.pos", b"\xef\xbb\xbffine")]).train.texts[1], "fine");
+}
+
+#[test]
+fn mr_has_its_known_size_and_kims_tokens() {
+    let Some(data) = data() else { return };
+    let Corpus { train, notes, .. } = text::load("mr", Some(&data.join("mr"))).unwrap();
+    assert_eq!((train.len(), train.labels.iter().sum::<u32>()), (10_662, 5_331));
+    assert_eq!(notes.len(), 2);
+    let tokens: Vec<Vec<String>> = train.texts.iter().map(|text| Tokenizer::Kim.tokens(text)).collect();
+    assert_eq!(tokens.iter().map(Vec::len).max(), Some(56));
+    assert_eq!(Vocabulary::new(&tokens, true, 1).len(), 18_765 + 2);
+}
+
+#[test]
+fn sst2_is_read_as_glue_and_as_stanford_have_it() {
+    let glue: [(&str, &[u8]); 3] = [
+        ("train.tsv", b"sentence\tlabel\nso \"dull \t0\na joy \t1\n"),
+        ("dev.tsv", b"sentence\tlabel\r\nfine\t1\r\n"),
+        ("test.tsv", b"index\tsentence\n0\twho knows\n"),
+    ];
+    let Corpus { train, validation, test, notes, .. } = corpus_of("sst2", &glue);
+    assert_eq!((train.texts, train.labels), (strings(&["so \"dull", "a joy"]), vec![0, 1]));
+    assert_eq!((validation.unwrap().texts, test), (strings(&["fine"]), None));
+    assert_says(&notes[0], &["test.tsv", "no labels"]);
+
+    let stanford: [(&str, &[u8]); 3] = [
+        ("stsa.binary.train", b"1 a joy\n0 dull\n"),
+        ("stsa.binary.dev", b"1 fine\n"),
+        ("test.txt", b"0 bad\n"),
+    ];
+    let Corpus { train, validation, test, .. } = corpus_of("sst2", &stanford);
+    assert_eq!((train.texts, train.labels), (strings(&["a joy", "dull"]), vec![1, 0]));
+    assert_eq!((validation.unwrap().labels, test.unwrap().labels), (vec![1], vec![0]));
+
+    let with = |train| [glue[1], glue[2], ("train.tsv", train)];
+    assert_refused("sst2", &glue[1..], &["train.tsv, train.txt, stsa.binary.train"]);
+    assert_refused("sst2", &[glue[0], ("train.txt", b"1 a")], &["both train.tsv and train.txt"]);
+    assert_refused("sst2", &with(b"sentence\tlabel\n"), &["train.tsv", "holds no sentence"]);
+    assert_refused("sst2", &with(b"sentence\tlabel\na\t2\n"), &["train.tsv", "line 2", "\"2\"", "0 or 1"]);
+    assert_refused("sst2", &with(b"sentence\tlabel\na\t1\nb\n"), &["line 3", "1 columns"]);
+    assert_refused("sst2", &with(b"sentence\tlabel\na\tb\t1\n"), &["line 2", "3 columns"]);
+    assert_refused("sst2", &with(b"1 a\n-1 b\n"), &["line 2", "\"-1\""]);
+    assert_refused("sst2", &with(b"1 a\n0\n"), &["line 2", "no text"]);
+    assert_refused("sst2", &with(b"index\tsentence\n0\ta\n"), &["train.tsv", "line 1", "\"index\""]);
+}
+
+#[test]
+fn trec_questions_get_their_coarse_class() {
+    let files: [(&str, &[u8]); 2] = [
+        ("train_5500.label", b"HUM:ind Who was Caf\xe9 named after ?\nABBR:exp What is XY ?\n"),
+        ("TREC_10.label", b"NUM:dist How far is it ?\n"),
+    ];
+    let Corpus { train, test, classes, notes, .. } = corpus_of("trec", &files);
+    assert_eq!(train.texts, ["Who was Caf\u{e9} named after ?", "What is XY ?"]);
+    assert_eq!((train.labels, test.unwrap().labels), (vec![3, 0], vec![5]));
+    assert_eq!((classes.len(), notes.len()), (6, 1));
+
+    assert_refused("trec", &files[..1], &["TREC_10.label", "not here"]);
+    let with = |test| [files[0], ("TREC_10.label", test)];
+    assert_refused("trec", &with(b"NUM:dist How ?\nLOX:city Where ?\n"), &["line 2", "\"LOX:city\"", "LOC"]);
+    assert_refused("trec", &with(b"NUM How far ?\n"), &["line 1", "\"NUM\"", ":fine"]);
+    assert_refused("trec", &with(b"NUM:dist\n"), &["line 1", "no text"]);
+}
+
+#[test]
+fn csv_and_tsv_take_their_classes_from_the_training_file() {
+    let csv: [(&str, &[u8]); 3] = [
+        (
+            "train.csv",
+            b"label,text\nsport,\"a goal, and \"\"what\"\" a\ngoal\"\nart,a \"fine\" picture\n\nart, two\n",
+        ),
+        ("test.csv", b"sport,won\r\nart,hung\r\n"),
+        ("dev.csv", b"Label,Text\nart,sung"),
+    ];
+    let Corpus { train, validation, test, classes, .. } = corpus_of("csv", &csv);
+    assert_eq!(train.texts, ["a goal, and \"what\" a\ngoal", "a \"fine\" picture", "two"]);
+    assert_eq!((train.labels, classes), (vec![1, 0, 0], strings(&["art", "sport"])));
+    assert_eq!((test.unwrap().labels, validation.unwrap().texts), (vec![1, 0], strings(&["sung"])));
+
+    let Corpus { train, validation, .. } =
+        corpus_of("tsv", &[("train.tsv", b"2\ta, b\n1\t\"c\td\"\n"), ("test.tsv", b"1\te\n")]);
+    assert_eq!((train.texts, train.labels, validation), (strings(&["a, b", "c\td"]), vec![1, 0], None));
+}
+
+#[test]
+fn csv_files_with_mistakes_are_refused_with_the_line() {
+    let good: (&str, &[u8]) = ("train.csv", b"a,x\nb,y\n");
+    let test = |test| [good, ("test.csv", test)];
+    assert_refused("csv", &[good], &["test.csv", "not here"]);
+    assert_refused("csv", &test(b""), &["test.csv", "is empty"]);
+    assert_refused("csv", &test(b"label,text\n"), &["test.csv", "holds no label and text"]);
+    assert_refused("csv", &test(b"a,x\n\n\"b\",\"y\nz\"\nc,z\n"), &["test.csv", "line 5", "\"c\"", "lacks"]);
+    assert_refused("csv", &test(b"a,x\n\nb\n"), &["test.csv", "line 3", "1 columns"]);
+    assert_refused("csv", &test(b"a,x\nb,y,z\n"), &["test.csv", "line 2", "3 columns"]);
+    assert_refused("csv", &test(b"a,x\n,y\n"), &["line 2", "no label"]);
+    assert_refused("csv", &test(b"a,x\nb,\"\"\n"), &["line 2", "no text"]);
+    assert_refused("csv", &test(b"text,label\nx,a\n"), &["line 1", "text and label"]);
+    assert_refused("csv", &test(b"a,x\nb,\"y\na,z\n"), &["line 2", "never ends"]);
+    assert_refused(
+        "csv",
+        &[("train.csv", b"a,x\na,y\n"), ("test.csv", b"a,x\n")],
+        &["train.csv", "every label"],
+    );
+    let two: [(&str, &[u8]); 2] = [("dev.csv", b"a,x\n"), ("valid.csv", b"a,x\n")];
+    assert_refused("csv", &[&test(b"a,x\n"), &two[..]].concat(), &["valid.csv", "dev.csv", "one of them"]);
+    let quoted = [("train.tsv", b"a\t\"x\nb\ty\" z\n".as_slice()), ("test.tsv", b"a\tx\n")];
+    assert_refused("tsv", &quoted, &["train.tsv", "line 1", "several lines"]);
+}
+
+#[test]
+fn kims_tokens_are_those_of_his_code() {
+    let tokens = Tokenizer::Kim.tokens("It's (so-so), isn't it?  We'd've 'liked' caf\u{e9} 3.5!");
+    let expected = "It 's ( so so ) , is n't it ? We 'd 've 'liked' caf 3 5 !";
+    assert_eq!(tokens.join(" "), expected);
+    assert_eq!(Tokenizer::Plain.tokens(" It's\tso-so,\n fine "), ["It's", "so-so,", "fine"]);
+    assert_eq!(Tokenizer::Characters.tokens("a \u{e9}\n"), ["a", " ", "\u{e9}", "\n"]);
+    for tokenizer in [Tokenizer::Kim, Tokenizer::Plain, Tokenizer::Characters] {
+        assert_eq!(tokenizer.tokens(""), [""; 0]);
+    }
+}
+
+/// Some text of letters, signs and blanks, many of them odd.
+fn odd_text(rng: &mut impl Rng) -> String {
+    let odd = [
+        '\t',
+        '\n',
+        '\r',
+        ' ',
+        '"',
+        '\\',
+        '\'',
+        'n',
+        't',
+        's',
+        ',',
+        '\u{0}',
+        '\u{2028}',
+        '\u{e9}',
+        '\u{1f600}',
+        'I',
+    ];
+    (0..rng.random_range(1..20)).map(|_| odd[rng.random_range(0..odd.len())]).collect()
+}
+
+#[test]
+fn tokens_put_together_are_the_text_again() {
+    let mut rng = stream(0, "tokens");
+    for _ in 0..1000 {
+        let text = odd_text(&mut rng);
+        assert_eq!(Tokenizer::Characters.tokens(&text).concat(), text);
+        assert_eq!(Tokenizer::Plain.tokens(&text).concat(), text.split_whitespace().collect::<String>());
+        let kim = Tokenizer::Kim.tokens(&text);
+        assert_eq!(kim, Tokenizer::Kim.tokens(&kim.join(" ")));
+    }
+}
+
+#[test]
+fn a_vocabulary_is_ordered_by_count_then_by_alphabet() {
+    let sentences = [strings(&["b", "The", "a", "<unk>"]), strings(&["the", "a", "b", "b", "c", "the"])];
+    let known = Vocabulary::new(&sentences, true, 2);
+    let tokens: Vec<&str> = (0..).map_while(|id| known.token(id)).collect();
+    assert_eq!(tokens, ["<pad>", "<unk>", "b", "the", "a"]);
+    assert_eq!((known.len(), known.id("THE"), known.id("c"), known.id("<pad>")), (5, 3, 1, 0));
+    let cased = Vocabulary::new(&sentences, false, 1);
+    assert_eq!((cased.len(), cased.id("THE"), cased.token(6)), (7, 1, Some("c")));
+    assert_eq!(Vocabulary::new([Vec::new()], false, 1).len(), 2);
+}
+
+#[test]
+fn a_vocabulary_survives_its_file_whatever_its_tokens() {
+    let mut rng = stream(0, "vocabulary");
+    for lower_case in [false, true] {
+        let tokens: Vec<Vec<String>> = vec![(0..2000).map(|_| odd_text(&mut rng)).collect()];
+        let known = Vocabulary::new(&tokens, lower_case, 1);
+        assert!(known.len() > 1000);
+        assert_eq!(Vocabulary::from_text(&known.to_text()).unwrap(), known);
+        assert!(tokens[0].iter().all(|token| known.id(token) > Vocabulary::UNKNOWN));
+    }
+}
+
+#[test]
+fn a_damaged_vocabulary_is_refused_with_the_line() {
+    let whole = Vocabulary::new([strings(&["to", "be", "to"])], false, 1).to_text();
+    assert_eq!(whole.lines().count(), 5);
+    let says = |text: &str, parts: &[&str]| {
+        assert_says(&format!("{:#}", Vocabulary::from_text(text).unwrap_err()), parts);
+    };
+    for (end, _) in whole.char_indices().take(whole.len() - 1) {
+        says(&whole[..end], &["line "]);
+    }
+    says("", &["line 1", "expected"]);
+    says(&whole.replace("lower", "upper"), &["line 1"]);
+    says(&whole.replace("<unk>", "unk"), &["line 3", "\"unk\"", "\"<unk>\""]);
+    says(&whole.replace("\"to\"", "to"), &["line 4", "in quotes"]);
+    says(&whole.replace("be", "to"), &["line 4", "line 5 has it too"]);
+    says(&format!("{whole}\"or\"\n"), &["5 tokens", "expected 4"]);
+}
+
+#[test]
+fn conll_files_are_found_by_their_names_and_read_with_any_columns() {
+    let files: [(&str, &[u8]); 4] = [
+        ("eng.train", b"-DOCSTART- -X- O O\n\nAnna NNP I-NP B-PER\nKeller NNP I-NP I-PER\nsang VBD I-VP O\n\n\nOslo NNP I-NP B-LOC"),
+        ("eng.testa", b"Lima\tB-LOC\r\n.\tO\r\n\t\r\nAnna\tB-PER\r\n"),
+        ("eng.testb", b"She O\n"),
+        ("README.txt", b"x"),
+    ];
+    let corpus = tagged::load("conll", Some(dir_of(&files).path())).unwrap();
+    assert_eq!(corpus.tags, ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]);
+    assert_eq!(corpus.train.words, [strings(&["Anna", "Keller", "sang"]), strings(&["Oslo"])]);
+    assert_eq!(corpus.train.tags, [vec![3, 4, 0], vec![1]]);
+    assert_eq!(corpus.validation.unwrap().tags, [vec![1, 0], vec![3]]);
+    assert_eq!((corpus.test.unwrap().len(), corpus.notes), (1, vec![]));
+
+    let one = |name| tagged::load("conll", Some(dir_of(&[(name, b"Oslo B-LOC\n")]).path()));
+    for name in ["train.txt", "wnut17train.conll", "My-Train.bio", "train"] {
+        assert_eq!(one(name).unwrap().train.len(), 1);
+    }
+    for name in ["train.txt.zip", "test.txt"] {
+        assert_says(&one(name).unwrap_err().to_string(), &["no training file", "train.txt"]);
+    }
+    assert_refused(
+        "conll",
+        &[files[0], ("a.test", b""), ("a.test.annotated", b"")],
+        &["a.test and a.test.annotated", "test file", "expected one"],
+    );
+}
+
+#[test]
+fn iob1_becomes_bio() {
+    let iob1 = "a I-PER\nb I-PER\nc B-PER\nd I-LOC\ne O\nf I-LOC\n\ng I-LOC\n";
+    let bio = "a B-PER\nb I-PER\nc B-PER\nd B-LOC\ne O\nf B-LOC\n\ng B-LOC\n";
+    let read =
+        |text: &str| tagged::load("conll", Some(dir_of(&[("train.txt", text.as_bytes())]).path())).unwrap();
+    assert_eq!(read(iob1).train, read(bio).train);
+    assert_eq!(read(bio).notes, [""; 0]);
+    assert_says(&read(iob1).notes[0], &["train.txt", "IOB1"]);
+}
+
+#[test]
+fn conll_files_with_mistakes_are_refused_with_the_line() {
+    let says = |text: &str, parts: &[&str]| assert_refused("conll", &[("train.txt", text.as_bytes())], parts);
+    says("", &["train.txt", "is empty"]);
+    says("\n\n", &["train.txt", "holds no sentence"]);
+    says("a O\n", &["train.txt", "holds no entity"]);
+    says("a B-X\n\nb\n", &["line 3", "no tag after \"b\""]);
+    says("a\tB-X\nb\t\n", &["line 2", "empty tag"]);
+    says("a\tB-X\n\tO\n", &["line 2", "empty word"]);
+    says("a N B-X\nb O\n", &["line 2", "2 columns", "3 as in line 1"]);
+    for tag in ["B", "B-", "S-X", "b-X", "0", "BX"] {
+        says(&format!("a B-X\nb {tag}\n"), &["line 2", tag, "expected O, B-TYPE or I-TYPE"]);
+    }
+    says("a B-X\nb O\nc I-X\n", &["line 3", "IOB1", "line 1", "BIO"]);
+    says("a I-X\nb O\n\nc B-X\n", &["line 1", "IOB1", "line 4", "BIO"]);
+    says("a B-X\nb I-Y\n", &["line 2", "IOB1", "line 1", "BIO"]);
+    assert_refused(
+        "conll",
+        &[("train.txt", b"a B-X\n"), ("dev.txt", b"b O\na B-Y\n")],
+        &["dev.txt", "line 2", "\"Y\"", "lacks"],
+    );
+}
+
+#[test]
+fn wnut17_has_its_known_sizes() {
+    let Some(data) = data() else { return };
+    let corpus = tagged::load("conll", Some(&data.join("wnut17"))).unwrap();
+    let entities = |split: &Tagged| split.tags.iter().flatten().filter(|&&tag| tag % 2 == 1).count();
+    let (dev, test) = (corpus.validation.unwrap(), corpus.test.unwrap());
+    assert_eq!([&corpus.train, &dev, &test].map(entities), [1975, 836, 1079]);
+    assert_eq!([&corpus.train, &dev, &test].map(Tagged::len), [3394, 1009, 1287]);
+    assert_eq!((corpus.tags.len(), corpus.notes), (13, vec![]));
+}
+
+fn scores(gold: &[&str], predicted: &[&str]) -> EntityScores {
+    let tags = strings(&["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]);
+    let ids = |sentences: &[&str]| -> Vec<Vec<u32>> {
+        let id = |tag| tags.iter().position(|known| known == tag).unwrap() as u32;
+        sentences.iter().map(|sentence| sentence.split(' ').map(id).collect()).collect()
+    };
+    entity_scores(&ids(gold), &ids(predicted), &tags).unwrap()
+}
+
+fn counts(gold: &[&str], predicted: &[&str]) -> (usize, usize, usize) {
+    let EntityCounts { gold, predicted, correct } = scores(gold, predicted).overall;
+    (gold, predicted, correct)
+}
+
+#[test]
+fn entities_count_as_conlleval_counts_them() {
+    for (gold, predicted, expected) in [
+        ("B-PER I-PER O B-LOC", "B-PER I-PER O B-LOC", (2, 2, 2)),
+        // too short, too long, of another type
+        ("B-PER I-PER O", "B-PER O O", (1, 1, 0)),
+        ("B-PER I-PER O", "B-PER I-PER I-PER", (1, 1, 0)),
+        ("B-PER I-PER O", "B-LOC I-LOC O", (1, 1, 0)),
+        // one cut in two, two made one
+        ("B-PER I-PER", "B-PER B-PER", (1, 2, 0)),
+        ("B-PER B-PER", "B-PER I-PER", (2, 1, 0)),
+        // I- after O and I- of another type begin an entity
+        ("O B-PER I-PER", "O I-PER I-PER", (1, 1, 1)),
+        ("B-PER B-LOC", "B-PER I-LOC", (2, 2, 2)),
+        ("B-PER I-PER", "B-PER I-LOC", (1, 2, 0)),
+        ("B-PER I-PER B-PER", "I-PER I-PER B-PER", (2, 2, 2)),
+        ("B-LOC O", "O O", (1, 0, 0)),
+        ("O O", "O I-LOC", (0, 1, 0)),
+        ("O O", "O O", (0, 0, 0)),
+    ] {
+        assert_eq!(counts(&[gold], &[predicted]), expected, "{gold} / {predicted}");
+    }
+    // No entity goes on over the end of a sentence.
+    assert_eq!(counts(&["B-PER", "I-PER"], &["B-PER", "B-PER"]), (2, 2, 2));
+}
+
+#[test]
+fn scores_are_shares_of_the_counts_over_all_and_by_type() {
+    let all = scores(&["B-PER I-PER O B-LOC", "B-LOC O B-PER"], &["B-PER O O B-LOC", "B-LOC B-LOC O"]);
+    let expected = |gold, predicted, correct| EntityCounts { gold, predicted, correct };
+    assert_eq!(all.overall, expected(4, 4, 2));
+    assert_eq!(
+        all.types,
+        BTreeMap::from([("LOC".into(), expected(2, 3, 2)), ("PER".into(), expected(2, 1, 0))])
+    );
+    let loc = all.types["LOC"];
+    assert_eq!((loc.precision(), loc.recall(), loc.f1()), (2.0 / 3.0, 1.0, 0.8));
+    let none = scores(&["O"], &["O"]).overall;
+    assert_eq!((none.precision(), none.recall(), none.f1()), (0.0, 0.0, 0.0));
+
+    let tags = strings(&["O", "B-X"]);
+    let refused = |gold: &[Vec<u32>], predicted: &[Vec<u32>], tags: &[String]| {
+        format!("{:#}", entity_scores(gold, predicted, tags).unwrap_err())
+    };
+    assert_says(&refused(&[vec![0]], &[], &tags), &["0 sentences", "expected 1"]);
+    assert_says(&refused(&[vec![0]], &[vec![0, 0]], &tags), &["sentence 0", "2 predicted tags, expected 1"]);
+    assert_says(&refused(&[vec![0]], &[vec![2]], &tags), &["tag 2", "expected 0 to 1"]);
+    assert_says(&refused(&[], &[], &strings(&["X"])), &["tag \"X\"", "B-TYPE"]);
+}
