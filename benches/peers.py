@@ -15,6 +15,7 @@ import time
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence
 
 
 def classifier(model, optimizer, inputs, labels):
@@ -74,10 +75,57 @@ def lenet_epoch(examples):
     return step
 
 
+class LanguageModel(nn.Module):
+    def __init__(self, kind, size):
+        super().__init__()
+        self.embedding, self.recurrent = nn.Embedding(65, size), kind(size, size, 2)
+        self.output = nn.Linear(size, 65)
+
+    def forward(self, ids):
+        return self.output(self.recurrent(self.embedding(ids))[0]).flatten(0, 1)
+
+
+def language_model(kind, size, steps, batch):
+    def row(_):
+        model = LanguageModel(kind, size)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        ids, targets = torch.randint(65, (steps, batch)), torch.randint(65, (steps * batch,))
+        return classifier(model, optimizer, ids, targets)
+
+    return row
+
+
+class BiRnn(nn.Module):
+    def __init__(self, lengths):
+        super().__init__()
+        self.lengths = lengths
+        self.embedding = nn.Embedding(20_000, 100)
+        self.recurrent = nn.LSTM(100, 200, 2, bidirectional=True, batch_first=True)
+        self.output = nn.Linear(400, 9)
+
+    def forward(self, ids):
+        packed = pack_padded_sequence(self.embedding(ids), self.lengths, batch_first=True, enforce_sorted=False)
+        return self.output(self.recurrent(packed)[0].data)
+
+
+def birnn(_):
+    # 32 lengths from 5 to 40, 705 words in all.
+    lengths = torch.tensor([5 + i * 35 // 31 for i in range(32)])
+    model = BiRnn(lengths)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    return classifier(model, optimizer, torch.randint(20_000, (32, 40)), torch.randint(9, (int(lengths.sum()),)))
+
+
+def product(_):
+    """2 * 1024^3 operations, to know the machine's rate by."""
+    ones = torch.ones(1024, 1024)
+    return lambda: ones @ ones.T
+
+
 def median_step(step, seconds, block):
     """Median seconds of a step, over blocks of `block` steps (0: as many as take some 50 ms)."""
     warm, start = 0, time.perf_counter()
-    while warm < 20 or time.perf_counter() - start < 0.5:
+    while warm < 3 or time.perf_counter() - start < 0.5:
         step()
         warm += 1
     block = block or math.ceil(0.05 / ((time.perf_counter() - start) / warm))
@@ -91,7 +139,16 @@ def median_step(step, seconds, block):
 
 
 def main():
-    rows = {"mlp": mlp, "lenet": lenet, "lenet_epoch": lenet_epoch}
+    rows = {
+        "mlp": mlp,
+        "lenet": lenet,
+        "lenet_epoch": lenet_epoch,
+        "lstm_small": language_model(nn.LSTM, 128, 50, 50),
+        "gru_small": language_model(nn.GRU, 128, 50, 50),
+        "lstm_large": language_model(nn.LSTM, 512, 100, 64),
+        "birnn": birnn,
+        "product": product,
+    }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("row", choices=rows)
     parser.add_argument("--threads", type=int, default=2)

@@ -8,20 +8,24 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarMap;
 use candle_textbook::cli;
 use candle_textbook::data::Images;
+use candle_textbook::models::birnn::{self, BiRnn};
+use candle_textbook::models::language_model::{self, LanguageModel};
 use candle_textbook::models::lenet::{self, LeNet};
 use candle_textbook::models::mlp::{self, Mlp};
-use candle_textbook::nn::{Activation, Cost, Init, Mode, Model, parameters};
+use candle_textbook::nn::{Activation, Cell, Cost, Init, Mode, Model, Sequences, parameters};
+use candle_textbook::ops;
 use candle_textbook::optim::{Adam, Clip, Method, Optimizer, Sgd};
 use candle_textbook::rng;
 use clap::Parser;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use serde_json::json;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[derive(Parser)]
 struct Arguments {
-    /// mlp, lenet or lenet_epoch
+    /// mlp, lenet, lenet_epoch, lstm_small, gru_small, lstm_large, birnn, or product: a large matrix product
     row: String,
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -49,7 +53,12 @@ fn time(arguments: &Arguments) -> Result<()> {
         "lenet_epoch" => {
             median(lenet_epoch(arguments.examples)?, seconds, Some(arguments.examples.div_ceil(64)))?
         }
-        row => bail!("row {row}: not known; there are mlp, lenet and lenet_epoch"),
+        "lstm_small" => median(language_model(Cell::Lstm, 128, 50, 50)?, seconds, None)?,
+        "gru_small" => median(language_model(Cell::Gru, 128, 50, 50)?, seconds, None)?,
+        "lstm_large" => median(language_model(Cell::Lstm, 512, 100, 64)?, seconds, None)?,
+        "birnn" => median(birnn()?, seconds, None)?,
+        "product" => median(product()?, seconds, None)?,
+        row => bail!("row {row}: not known; --help names them"),
     };
     let line = json!({
         "name": arguments.row, "milliseconds_per_step": 1e3 * time, "peak_rss_mb": peak_rss()? / 1e6,
@@ -121,6 +130,68 @@ fn lenet_epoch(examples: usize) -> Result<impl FnMut() -> Result<()>> {
     })
 }
 
+/// A character model, on the same windows again and again.
+fn language_model(cell: Cell, size: usize, steps: usize, batch: usize) -> Result<impl FnMut() -> Result<()>> {
+    let config = language_model::Config {
+        vocabulary: 65,
+        embedding: size,
+        cell,
+        hidden: size,
+        layers: 2,
+        dropout: 0.0,
+    };
+    let texts = Arc::new(Sequences::new(&vec![steps; batch])?);
+    let (ids, targets) = (numbers("ids", texts.rows(), 65)?, numbers("targets", texts.rows(), 65)?);
+    let vars = VarMap::new();
+    let model = LanguageModel::new(&config, parameters(&vars, 1, DType::F32, &Device::Cpu))?;
+    let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
+    Ok(move || {
+        let (logits, _) = model.forward(&ids, &texts, None, Mode::Train { seed: 1, epoch: 0, step: 0 })?;
+        let loss = Cost::SoftmaxCrossEntropy.loss(&logits, &targets)?;
+        optimizer.step(&loss.backward()?, 1e-3, Clip::None)?;
+        Ok(())
+    })
+}
+
+fn birnn() -> Result<impl FnMut() -> Result<()>> {
+    let config = birnn::Config {
+        vocabulary: 20_000,
+        embedding: 100,
+        cell: Cell::Lstm,
+        hidden: 200,
+        layers: 2,
+        bidirectional: true,
+        dropout: 0.0,
+        tags: 9,
+    };
+    // 32 lengths from 5 to 40, 705 words in all.
+    let lengths: Vec<usize> = (0..32).map(|i| 5 + i * 35 / 31).collect();
+    let sentences = Arc::new(Sequences::new(&lengths)?);
+    let (ids, tags) = (numbers("ids", sentences.rows(), 20_000)?, numbers("tags", sentences.rows(), 9)?);
+    let vars = VarMap::new();
+    let model = BiRnn::new(&config, parameters(&vars, 1, DType::F32, &Device::Cpu))?;
+    let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
+    Ok(move || {
+        let logits = model.forward(&ids, &sentences, Mode::Train { seed: 1, epoch: 0, step: 0 })?;
+        let loss = Cost::SoftmaxCrossEntropy.loss(&logits, &tags)?;
+        optimizer.step(&loss.backward()?, 1e-3, Clip::None)?;
+        Ok(())
+    })
+}
+
+/// 2 * 1024^3 operations, to know the machine's rate by.
+fn product() -> Result<impl FnMut() -> Result<()>> {
+    let size = 1024;
+    let ones = Tensor::ones((size, size), DType::F32, &Device::Cpu)?;
+    Ok(move || Ok(drop(ops::linear(&ones, &ones, None)?)))
+}
+
+fn numbers(purpose: &str, count: usize, below: u32) -> Result<Tensor> {
+    let mut rng = rng::stream(1, purpose);
+    let numbers = (0..count).map(|_| rng.random_range(0..below)).collect();
+    Ok(Tensor::from_vec(numbers, count, &Device::Cpu)?)
+}
+
 fn pictures(count: usize) -> Result<Images> {
     let mut rng = rng::stream(1, "pictures");
     let mut pixels = vec![0; count * 784];
@@ -132,7 +203,7 @@ fn pictures(count: usize) -> Result<Images> {
 /// Median seconds of a step, over blocks of `block` steps (as many as take some 50 ms, where it is not given).
 fn median(mut step: impl FnMut() -> Result<()>, time: Duration, block: Option<usize>) -> Result<f64> {
     let (mut warm, start) = (0, Instant::now());
-    while warm < 20 || start.elapsed() < Duration::from_millis(500) {
+    while warm < 3 || start.elapsed() < Duration::from_millis(500) {
         step()?;
         warm += 1;
     }

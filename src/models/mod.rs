@@ -1,6 +1,8 @@
 //! Architectures, one file each: a `Config`, a constructor that takes its parameters from a `VarBuilder` under the
 //! names of the same PyTorch module, and a forward pass.
 
+pub mod birnn;
+pub mod language_model;
 pub mod lenet;
 pub mod lenet5;
 pub mod mlp;

@@ -1,6 +1,7 @@
 //! The fully connected layer.
 
 use super::host::{self, Real, with_real};
+use super::matmul::{Panels, Start, product, transposed_product};
 use super::simd::{Inner, Lanes, Outer};
 use super::{parallel, reference};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
@@ -105,12 +106,23 @@ impl CustomOp3 for Linear {
 /// (rows, inputs, outputs)
 type Dims = (usize, usize, usize);
 
+/// From so many rows on it pays to lay a matrix out anew before it is multiplied.
+const MANY: usize = 128;
+
 /// How many rows of a product that costs `flops_a_row` make a chunk worth handing to a thread.
 fn rows_a_chunk(flops_a_row: usize) -> usize {
     (1usize << 20).div_ceil(flops_a_row.max(1)).next_multiple_of(8)
 }
 
 fn forward<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
+    if rows >= MANY {
+        let panels = Panels::transposed(weight, (inputs, outputs), |output| output * inputs);
+        let start = if bias.is_empty() { Start::Zero } else { Start::Row(bias) };
+        // SAFETY: the product writes all of it.
+        let mut ys = unsafe { parallel::unwritten(rows * outputs) };
+        product((xs, inputs), &panels, &mut ys, outputs, start);
+        return ys;
+    }
     let chunk = rows_a_chunk(2 * inputs * outputs);
     let weight_rows = (0..outputs).map(|output| output * inputs).collect::<Vec<_>>();
     let work = |i: usize, ys: &mut [T]| {
@@ -135,6 +147,13 @@ fn forward<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], (rows, inputs, outputs)
 }
 
 fn input_grad<T: Lanes>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
+    if rows >= MANY {
+        let panels = Panels::new(weight, (outputs, inputs), |output| output * inputs);
+        // SAFETY: the product writes all of it.
+        let mut xs_grad = unsafe { parallel::unwritten(rows * inputs) };
+        product((grad, outputs), &panels, &mut xs_grad, inputs, Start::Zero);
+        return xs_grad;
+    }
     let chunk = rows_a_chunk(2 * inputs * outputs);
     let steps = (0..outputs).map(|output| (output, output * inputs)).collect::<Vec<_>>();
     let work = |i: usize, xs_grad: &mut [T]| {
@@ -157,6 +176,12 @@ fn input_grad<T: Lanes>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dims)
 }
 
 fn weight_grad<T: Lanes>(grad: &[T], xs: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
+    if rows >= MANY {
+        let mut weight_grad = vec![T::ZERO; outputs * inputs];
+        let (left, right) = ((grad, |row| row * outputs), (xs, |row| row * inputs));
+        transposed_product(left, right, (rows, outputs, inputs), &mut weight_grad);
+        return weight_grad;
+    }
     let chunk = rows_a_chunk(2 * inputs * rows);
     let steps = (0..rows).map(|row| (row * outputs, row * inputs)).collect::<Vec<_>>();
     let work = |i: usize, weight_grad: &mut [T]| {

@@ -116,10 +116,15 @@ impl WithSimd for Tallest {
     }
 }
 
-/// The heights of the tiles that `rows` rows are cut into: as few as can be, and about the same.
+/// The tiles that `rows` rows are cut into: as few as can be, and of about the same height.
 fn tiles(rows: usize, tallest: usize) -> impl Iterator<Item = Range<usize>> {
     let count = rows.div_ceil(tallest);
-    (0..count).map(move |i| i * rows / count..(i + 1) * rows / count)
+    let (low, higher) = (rows / count.max(1), rows % count.max(1));
+    (0..count).scan(0, move |start, i| {
+        let tile = *start..*start + low + usize::from(i < higher);
+        *start = tile.end;
+        Some(tile)
+    })
 }
 
 /// What a product is added to.
@@ -208,7 +213,7 @@ impl<T: Lanes> Multiply<'_, T> {
     ) {
         let start = if depths.start > 0 { Start::Result } else { self.start };
         let depth = self.right.depth;
-        for tile in tiles(self.rows, Tallest.with_simd(simd)) {
+        for (i, tile) in tiles(self.rows, Tallest.with_simd(simd)).enumerate() {
             // SAFETY: the caller's.
             unsafe {
                 let b = self.right.data.as_ptr().add(b);
@@ -225,7 +230,9 @@ impl<T: Lanes> Multiply<'_, T> {
                     Start::Row(row) => (row.as_ptr().add(column), 0),
                 };
                 let last = used - (N - 1) * T::lanes::<S>();
-                let job = Tile { a, row, step, b, depth: depths.len(), c, c_row: self.c_row, last, start };
+                let ahead = (DEPTH * N + i % N) * T::lanes::<S>();
+                let job =
+                    Tile { ahead, a, row, step, b, depth: depths.len(), c, c_row: self.c_row, last, start };
                 match tile.len() {
                     8 => job.run::<S, 8, N>(simd),
                     7 => job.run::<S, 7, N>(simd),
@@ -243,6 +250,8 @@ impl<T: Lanes> Multiply<'_, T> {
 
 /// A tile of the result, as tall and wide as the registers hold.
 struct Tile<T> {
+    /// How far on in the right-hand side the cache line is that will be wanted in the next block.
+    ahead: usize,
     a: *const T,
     row: usize,
     step: usize,
@@ -262,19 +271,33 @@ impl<T: Lanes> Tile<T> {
     #[inline(always)]
     unsafe fn run<S: Simd, const M: usize, const N: usize>(self, simd: S) {
         let lanes = T::lanes::<S>();
-        let mut sums = [[T::splat(simd, T::ZERO); N]; M];
+        let zero = T::splat(simd, T::ZERO);
+        let mut sums = [[zero; N]; M];
         // SAFETY: the caller's.
         unsafe {
+            if !self.start.0.is_null() {
+                for m in 0..M {
+                    for n in 0..N {
+                        let from = self.start.0.add(m * self.start.1 + n * lanes);
+                        sums[m][n] = match n + 1 < N || self.last == lanes {
+                            true => from.cast::<T::Vector<S>>().read_unaligned(),
+                            false => T::load_first(simd, from, self.last),
+                        };
+                    }
+                }
+            }
             let (mut a, mut b) = (self.a, self.b);
+            // Hidden from the compiler, which would otherwise add them up anew at each depth: the loop has as many
+            // instructions as the processor takes in while it multiplies.
+            let rows: [usize; M] = std::array::from_fn(|m| std::hint::black_box(m * self.row));
             for _ in 0..self.depth {
-                let mut columns = [sums[0][0]; N];
+                let mut columns = [zero; N];
                 for n in 0..N {
                     columns[n] = b.add(n * lanes).cast::<T::Vector<S>>().read_unaligned();
-                    // The next block, on its way while this one is worked on.
-                    prefetch(b.wrapping_add((DEPTH * N + n) * lanes));
                 }
+                prefetch(b.wrapping_add(self.ahead));
                 for m in 0..M {
-                    let x = T::splat(simd, *a.add(m * self.row));
+                    let x = T::splat(simd, *a.add(rows[m]));
                     for n in 0..N {
                         sums[m][n] = T::mul_add(simd, x, columns[n], sums[m][n]);
                     }
@@ -285,18 +308,9 @@ impl<T: Lanes> Tile<T> {
             for m in 0..M {
                 for n in 0..N {
                     let to = self.c.add(m * self.c_row + n * lanes);
-                    let count = if n + 1 == N { self.last } else { lanes };
-                    if !self.start.0.is_null() {
-                        let start = self.start.0.add(m * self.start.1 + n * lanes);
-                        let start = match count == lanes {
-                            true => start.cast::<T::Vector<S>>().read_unaligned(),
-                            false => T::load_first(simd, start, count),
-                        };
-                        sums[m][n] = T::plus(simd, start, sums[m][n]);
-                    }
-                    match count == lanes {
+                    match n + 1 < N || self.last == lanes {
                         true => to.cast::<T::Vector<S>>().write_unaligned(sums[m][n]),
-                        false => T::store_first(simd, to, count, sums[m][n]),
+                        false => T::store_first(simd, to, self.last, sums[m][n]),
                     }
                 }
             }
@@ -345,14 +359,21 @@ pub(super) fn transposed_product<T: Lanes>(
         let panels = Panels::new(right.0, (deep, width), |k| right.1(start + k));
         let shared = parallel::Shared::new(&mut packed);
         parallel::for_each_chunk(deep.div_ceil(PACKED), |i| {
-            for k in i * PACKED..deep.min((i + 1) * PACKED) {
-                let row = &left.0[left.1(start + k)..][..height];
-                for first in (0..height).step_by(piece) {
-                    for tile in tiles(piece.min(height - first), tallest) {
-                        let at = (first + tile.start) * deep + k * tile.len();
-                        // SAFETY: what belongs to a depth is written by one chunk alone.
-                        let to = unsafe { shared.slice(at..at + tile.len()) };
-                        to.copy_from_slice(&row[first + tile.start..first + tile.end]);
+            let depths = i * PACKED..deep.min((i + 1) * PACKED);
+            for first in (0..height).step_by(piece) {
+                for tile in tiles(piece.min(height - first), tallest) {
+                    let (at, tall) = (first + tile.start, tile.len());
+                    // SAFETY: what belongs to a depth is written by one chunk alone.
+                    let to = unsafe {
+                        shared.slice(at * deep + depths.start * tall..at * deep + depths.end * tall)
+                    };
+                    for (k, to) in depths.clone().zip(to.chunks_exact_mut(tall)) {
+                        let from = &left.0[left.1(start + k) + at..][..tall];
+                        // Most are of this height, which makes it one instruction.
+                        match (to.first_chunk_mut::<8>(), from.first_chunk::<8>()) {
+                            (Some(to), Some(from)) => *to = *from,
+                            _ => to.copy_from_slice(from),
+                        }
                     }
                 }
             }

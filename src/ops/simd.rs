@@ -19,7 +19,6 @@ pub(crate) trait Lanes: Real {
     }
 
     fn splat<S: Simd>(simd: S, x: Self) -> Self::Vector<S>;
-    fn plus<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
     /// `a * b + c`
     fn mul_add<S: Simd>(
         simd: S,
@@ -43,17 +42,13 @@ pub(crate) trait Lanes: Real {
 }
 
 macro_rules! lanes {
-    ($t:ty, $vector:ident, $index:ty, $splat:ident, $add:ident, $mul_add:ident, $sum:ident, $mask:ident, $load:ident, $store:ident) => {
+    ($t:ty, $vector:ident, $index:ty, $splat:ident, $mul_add:ident, $sum:ident, $mask:ident, $load:ident, $store:ident) => {
         impl Lanes for $t {
             type Vector<S: Simd> = S::$vector;
 
             #[inline(always)]
             fn splat<S: Simd>(simd: S, x: Self) -> S::$vector {
                 simd.$splat(x)
-            }
-            #[inline(always)]
-            fn plus<S: Simd>(simd: S, a: S::$vector, b: S::$vector) -> S::$vector {
-                simd.$add(a, b)
             }
             #[inline(always)]
             fn mul_add<S: Simd>(simd: S, a: S::$vector, b: S::$vector, c: S::$vector) -> S::$vector {
@@ -84,7 +79,6 @@ lanes!(
     f32s,
     u32,
     splat_f32s,
-    add_f32s,
     mul_add_e_f32s,
     reduce_sum_f32s,
     mask_between_m32s,
@@ -96,7 +90,6 @@ lanes!(
     f64s,
     u64,
     splat_f64s,
-    add_f64s,
     mul_add_e_f64s,
     reduce_sum_f64s,
     mask_between_m64s,

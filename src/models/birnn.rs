@@ -1,0 +1,71 @@
+//! A tagger of words: a recurrent network that reads a sentence from both ends (Graves and Schmidhuber 2005; Huang,
+//! Xu and Yu 2015, without the CRF).
+
+use crate::nn::{
+    Cell, Dropout, Embedding, Linear, Mode, Recurrent, RecurrentConfig, Sequences, dropout, embedding,
+    linear, recurrent,
+};
+use candle_core::{Module, Result, Tensor};
+use candle_nn::VarBuilder;
+use std::sync::Arc;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Number of known words.
+    pub vocabulary: usize,
+    pub embedding: usize,
+    pub cell: Cell,
+    /// Units of each direction.
+    pub hidden: usize,
+    pub layers: usize,
+    /// Whether the right context is read too.
+    pub bidirectional: bool,
+    /// Of embeddings, between layers, and before the tags.
+    pub dropout: f32,
+    pub tags: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct BiRnn {
+    embedding: Embedding,
+    recurrent: Recurrent,
+    dropout: (Dropout, Dropout),
+    output: Linear,
+}
+
+impl BiRnn {
+    /// With the parameters `embedding.weight`, those of `recurrent` and `output.{weight,bias}` of `vb`.
+    ///
+    /// # Errors
+    /// When `vb` holds them in other shapes.
+    pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
+        let &Config { vocabulary, embedding: features, cell, hidden, layers, bidirectional, tags, .. } =
+            config;
+        let network = RecurrentConfig {
+            cell,
+            features,
+            hidden,
+            layers,
+            bidirectional,
+            dropout: config.dropout,
+            forget_bias: None,
+        };
+        let recurrent = recurrent(&network, vb.pp("recurrent"))?;
+        Ok(Self {
+            embedding: embedding(vocabulary, features, vb.pp("embedding"))?,
+            dropout: (dropout(config.dropout, vb.pp("words")), dropout(config.dropout, vb.pp("outputs"))),
+            output: linear(recurrent.outputs(), tags, vb.pp("output"))?,
+            recurrent,
+        })
+    }
+
+    /// Logits `(rows, tags)` of each of the words `ids` `(rows)` of `sentences`.
+    ///
+    /// # Errors
+    /// When an id is outside the vocabulary, or shapes do not fit.
+    pub fn forward(&self, ids: &Tensor, sentences: &Arc<Sequences>, mode: Mode) -> Result<Tensor> {
+        let xs = self.dropout.0.forward(&self.embedding.forward(ids)?, mode)?;
+        let (ys, _) = self.recurrent.forward(&xs, sentences, None, mode)?;
+        self.output.forward(&self.dropout.1.forward(&ys, mode)?)
+    }
+}
