@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarMap;
 use candle_textbook::cli;
 use candle_textbook::data::Images;
+use candle_textbook::models::SentenceModel;
 use candle_textbook::models::birnn::{self, BiRnn};
 use candle_textbook::models::language_model::{self, LanguageModel};
 use candle_textbook::models::lenet::{self, LeNet};

@@ -1,13 +1,13 @@
 //! Training, testing and asking a classifier of pictures from the command line.
 
-use super::{EvalCommand, MachineOptions, Outcome, PredictCommand, Request, Settings, Training, settings_of};
+use super::{EvalCommand, Outcome, PredictCommand, Request, Settings, Training, flow, settings_of};
 use crate::data::{self, Expansion, Images};
 use crate::models::ImageModel;
 use crate::nn::{Cost, parameters};
 use crate::optim::Optimizer;
-use crate::train::pictures::{self, Curve, Panel, Section, Tile};
+use crate::train::pictures::{self, Section, Tile};
 use crate::train::{self, Evaluation, ImageClassification, Report, Run, say};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use clap::ValueEnum;
@@ -73,7 +73,7 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
     let start = Instant::now();
     let options = settings.train_options();
     let (images, test) = data::load(&options.dataset, options.data_dir.as_deref())?;
-    let (training, validation) = split(images.len(), options.validation, options.train_limit)?;
+    let (training, validation) = flow::split(images.len(), options)?;
     let device = machine.device.open()?;
     let vars = VarMap::new();
     let model = settings.model(&images, parameters(&vars, options.seed, DType::F32, &device))?;
@@ -87,20 +87,7 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
         "parameters": size,
         "settings": settings,
     });
-    let run = match resume {
-        None => Run::create(R::NAME, out.as_deref(), &config)?,
-        Some((run, recorded)) => {
-            for what in ["training_examples", "validation_examples", "test_examples"] {
-                let (found, expected) = (&config[what], &recorded[what]);
-                let dir = run.dir().display();
-                ensure!(
-                    found == expected,
-                    "{dir}: this run had {expected} {what}, but the data now has {found}"
-                );
-            }
-            run
-        }
-    };
+    let run = flow::folder(R::NAME, resume, out.as_deref(), &config)?;
     if progress != train::Progress::Quiet {
         say(&format!(
             "{}: {size} parameters; {} training, {} validation, {} test pictures of {}; run folder {}",
@@ -140,7 +127,7 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
     draw(&run, &report, model.as_ref(), &test, &evaluation, &device)?;
     say(&format!(
         "{}; best epoch {}; run folder {}",
-        result(&evaluation),
+        flow::result(&evaluation),
         report.best_epoch,
         run.dir().display()
     ));
@@ -159,22 +146,21 @@ fn eval<R: ImageRecipe>(command: &EvalCommand) -> Result<Outcome> {
     let model = trained(&settings, &run, &test, &device)?;
     let all: Vec<u32> = (0..test.len() as u32).collect();
     let evaluation = train::evaluate(model.as_ref(), settings.cost(), &test, &all, &device)?;
-    say(&result(&evaluation));
+    say(&flow::result(&evaluation));
     Ok(Outcome::Done)
 }
 
 fn predict<R: ImageRecipe>(command: &PredictCommand) -> Result<Outcome> {
-    let PredictCommand { inputs, machine: MachineOptions { device, .. } } = command;
-    let (dir, inputs) = match inputs.as_slice() {
-        [first, rest @ ..] if first.is_dir() => (Some(first.as_path()), rest),
-        inputs => (None, inputs),
-    };
+    let (dir, inputs) = command.split();
     ensure!(!inputs.is_empty(), "predict: name at least one PNG or JPEG file");
     let (run, config) = Run::open(R::NAME, dir)?;
     let settings: R = settings_of(&run, &config)?;
-    let device = device.open()?;
-    let pixels: Vec<u8> =
-        inputs.iter().map(|path| data::picture::read_digit(path)).collect::<Result<Vec<_>>>()?.concat();
+    let device = command.machine.device.open()?;
+    let pixels: Vec<u8> = inputs
+        .iter()
+        .map(|path| data::picture::read_digit(path.as_ref()))
+        .collect::<Result<Vec<_>>>()?
+        .concat();
     let images = Images::new(pixels, vec![0; inputs.len()], (1, 28, 28), 10)?;
     let model = trained(&settings, &run, &images, &device)?;
     let all: Vec<u32> = (0..images.len() as u32).collect();
@@ -204,27 +190,6 @@ fn trained<R: ImageRecipe>(
     Ok(model)
 }
 
-/// Indices for training and for validation: the last `validation` examples, or a tenth.
-fn split(examples: usize, validation: Option<usize>, limit: Option<usize>) -> Result<(Vec<u32>, Vec<u32>)> {
-    let validation = validation.unwrap_or(examples.div_ceil(10));
-    if validation >= examples {
-        bail!("--validation {validation}: the training set has only {examples} examples");
-    }
-    let training = examples - validation;
-    let used = limit.unwrap_or(training).min(training);
-    Ok(((0..used as u32).collect(), (training as u32..examples as u32).collect()))
-}
-
-fn result(evaluation: &Evaluation) -> String {
-    let total = evaluation.predictions.len();
-    let right = evaluation.right();
-    format!(
-        "test accuracy {:.2}% ({right} of {total}), loss {:.4}",
-        100.0 * evaluation.accuracy(),
-        evaluation.loss
-    )
-}
-
 /// Pictures for the run folder.
 fn draw(
     run: &Run,
@@ -234,26 +199,7 @@ fn draw(
     evaluation: &Evaluation,
     device: &Device,
 ) -> Result<()> {
-    let points =
-        |value: fn(&train::Epoch) -> f64| report.epochs.iter().map(|e| (e.epoch, value(e))).collect();
-    run.write(
-        "curves.svg",
-        &pictures::curves(&[
-            Panel {
-                title: "Loss",
-                y_label: "mean loss",
-                curves: vec![
-                    Curve { name: "training", points: points(|e| e.train_loss) },
-                    Curve { name: "validation", points: points(|e| e.validation.loss) },
-                ],
-            },
-            Panel {
-                title: "Accuracy",
-                y_label: "accuracy",
-                curves: vec![Curve { name: "validation", points: points(|e| e.validation.metric) }],
-            },
-        ])?,
-    )?;
+    run.write("curves.svg", &flow::curves(report, "accuracy")?)?;
     let names: Vec<String> = (0..test.classes()).map(|class| class.to_string()).collect();
     run.write("confusion.svg", &pictures::confusion(&evaluation.confusion(test.classes()), &names)?)?;
     run.write("mistakes.svg", &mistakes(test, evaluation)?)?;

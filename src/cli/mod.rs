@@ -1,6 +1,11 @@
 //! What all the binaries share: their options, sub-commands, error messages and exit codes.
 
+mod flow;
+mod gradient_flow;
 pub mod images;
+pub mod recurrent;
+pub mod sentences;
+pub mod tagging;
 
 use crate::device::DeviceChoice;
 use crate::optim::{Adam, Clip, Curve, Method, RmsProp, Schedule, Sgd};
@@ -12,8 +17,9 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -172,6 +178,11 @@ impl TrainOptions {
 
 /// Settings of a training: options of the command line that `config.json` records.
 pub trait Settings: Args + Serialize + DeserializeOwned + Send {
+    /// Defaults that differ from those of [`TrainOptions`], by the option's field name.
+    const DEFAULTS: &'static [(&'static str, &'static str)] = &[];
+    /// Whether `predict` reads standard input where it is given none.
+    const READS_INPUT: bool = false;
+
     fn train_options(&self) -> &TrainOptions;
 
     /// Settings that take the place of the defaults, such as those of a preset; what the user gives stands.
@@ -234,9 +245,19 @@ struct EvalCommand {
 struct PredictCommand {
     /// A run folder, where not the newest is meant, then the input
     #[arg(required = true, value_name = "[RUN] INPUT")]
-    inputs: Vec<PathBuf>,
+    inputs: Vec<OsString>,
     #[command(flatten)]
     machine: MachineOptions,
+}
+
+impl PredictCommand {
+    /// The run folder, if the first of the inputs is one, and the inputs.
+    fn split(&self) -> (Option<&Path>, &[OsString]) {
+        match self.inputs.as_slice() {
+            [first, rest @ ..] if Path::new(first).is_dir() => (Some(Path::new(first)), rest),
+            inputs => (None, inputs),
+        }
+    }
 }
 
 /// What a program is asked to do.
@@ -278,7 +299,15 @@ fn run<S: Settings>(
     about: &'static str,
     program: impl FnOnce(Request<S>) -> Result<Outcome> + Send,
 ) -> ExitCode {
-    let command = CommandLine::<S>::command().name(binary).bin_name(binary).about(about);
+    let mut command = CommandLine::<S>::command().name(binary).bin_name(binary).about(about);
+    for &(option, value) in S::DEFAULTS {
+        let set = |command: clap::Command| command.mut_arg(option, |arg| arg.default_value(value));
+        command = set(command).mut_subcommand("train", set);
+    }
+    if S::READS_INPUT {
+        let optional = |command: clap::Command| command.mut_arg("inputs", |arg| arg.required(false));
+        command = command.mut_subcommand("predict", optional);
+    }
     let matches = match command.try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return usage(&error),
@@ -411,7 +440,11 @@ fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-fn positive(text: &str) -> Result<usize, String> {
+/// The value of an option that counts something.
+///
+/// # Errors
+/// When `text` is no whole number above 0.
+pub fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("expected a whole number, 1 or more".to_string()),
         Ok(number) => Ok(number),

@@ -1,6 +1,7 @@
 //! A tagger of words: a recurrent network that reads a sentence from both ends (Graves and Schmidhuber 2005; Huang,
 //! Xu and Yu 2015, without the CRF).
 
+use super::SentenceModel;
 use crate::nn::{
     Cell, Dropout, Embedding, Linear, Mode, Recurrent, RecurrentConfig, Sequences, dropout, embedding,
     linear, recurrent,
@@ -58,13 +59,12 @@ impl BiRnn {
             recurrent,
         })
     }
+}
 
-    /// Logits `(rows, tags)` of each of the words `ids` `(rows)` of `sentences`.
-    ///
-    /// # Errors
-    /// When an id is outside the vocabulary, or shapes do not fit.
-    pub fn forward(&self, ids: &Tensor, sentences: &Arc<Sequences>, mode: Mode) -> Result<Tensor> {
-        let xs = self.dropout.0.forward(&self.embedding.forward(ids)?, mode)?;
+impl SentenceModel for BiRnn {
+    /// One row `(rows, tags)` a word.
+    fn forward(&self, words: &Tensor, sentences: &Arc<Sequences>, mode: Mode) -> Result<Tensor> {
+        let xs = self.dropout.0.forward(&self.embedding.forward(words)?, mode)?;
         let (ys, _) = self.recurrent.forward(&xs, sentences, None, mode)?;
         self.output.forward(&self.dropout.1.forward(&ys, mode)?)
     }

@@ -8,7 +8,7 @@ mod layers;
 mod loss;
 mod recurrent;
 
-pub use crate::ops::{Cell, Conv2dGeometry, Sequences, State, Window};
+pub use crate::ops::{Cell, Conv2dGeometry, OverTime, Sequences, State, Window, over_time};
 pub use init::{Init, parameters};
 pub use layers::{
     Activation, Conv2d, Dropout, Embedding, Linear, Pool2d, Pooling, conv2d, dropout, embedding, linear,

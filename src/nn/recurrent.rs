@@ -89,7 +89,12 @@ pub fn recurrent(config: &RecurrentConfig, vb: VarBuilder) -> Result<Recurrent> 
 impl Recurrent {
     /// Numbers of an output element: units of both directions together.
     pub fn outputs(&self) -> usize {
-        self.layers[0].len() * self.hidden
+        self.directions() * self.hidden
+    }
+
+    /// How many directions each layer reads in.
+    pub fn directions(&self) -> usize {
+        self.layers[0].len()
     }
 
     /// The last layer's outputs `(rows, outputs)` at the elements `xs` `(rows, features)` of `sequences`, and the state
@@ -107,7 +112,7 @@ impl Recurrent {
         state: Option<&State>,
         mode: Mode,
     ) -> Result<(Tensor, State)> {
-        let directions = self.layers[0].len();
+        let directions = self.directions();
         let (mut xs, mut hidden, mut cells) = (xs.clone(), vec![], vec![]);
         for (layer, weights) in self.layers.iter().enumerate() {
             if let Some(dropout) = layer.checked_sub(1).map(|before| &self.dropout[before]) {
@@ -133,6 +138,16 @@ impl State {
     /// The same numbers, through which no gradient goes back.
     pub fn detach(&self) -> Self {
         Self { hidden: self.hidden.detach(), cell: self.cell.as_ref().map(Tensor::detach) }
+    }
+
+    /// The hidden states `(batch, directions * hidden)` of the last layer, which reads in so many directions.
+    ///
+    /// # Errors
+    /// When there are fewer.
+    pub fn last_layer(&self, directions: usize) -> Result<Tensor> {
+        let layers = self.hidden.dim(0)?;
+        let last = (layers - directions.min(layers)..layers).map(|i| self.hidden.get(i));
+        Tensor::cat(&last.collect::<Result<Vec<_>>>()?, 1)
     }
 }
 

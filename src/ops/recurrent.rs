@@ -257,7 +257,7 @@ impl Layer {
             let (row, active) = rows(step);
             let before =
                 if forward { step.checked_sub(1) } else { Some(step + 1).filter(|&step| step <= last) };
-            let (before, there) = before.map_or((0, 0), rows);
+            let (before, there) = before.map(rows).filter(|&(_, there)| there > 0).unwrap_or_default();
             (active > 0).then_some(Step { row, active, carried: active.min(there), before })
         })
     }

@@ -1,7 +1,7 @@
 //! The operations in candle's own tensor operations, of which only those are used whose gradient is right and that
 //! every device has. These are what runs on CUDA and Metal, and what the CPU kernels are tested against.
 
-use super::{Cell, Conv2dGeometry, Sequences, State, Weights, Window};
+use super::{Cell, Conv2dGeometry, OverTime, Sequences, State, Weights, Window};
 use candle_core::{D, DType, Result, Tensor};
 
 /// See [`super::linear`].
@@ -117,6 +117,23 @@ pub fn recurrent(
     }
     let cell = if cell.has_cell_state() { Some(Tensor::stack(&last_cells, 0)?) } else { None };
     Ok((Tensor::cat(&outputs, 1)?, State { hidden: Tensor::stack(&last_hidden, 0)?, cell }))
+}
+
+/// See [`super::over_time`]: sequence after sequence.
+pub fn over_time(xs: &Tensor, sequences: &Sequences, how: OverTime) -> Result<Tensor> {
+    let mut rows = vec![vec![]; sequences.batch()];
+    for (row, (sequence, _)) in sequences.positions().enumerate() {
+        rows[sequence].push(row as u32);
+    }
+    let one = |rows: Vec<u32>| {
+        let xs = xs.index_select(&Tensor::new(rows, xs.device())?, 0)?;
+        match how {
+            OverTime::Mean => xs.mean(0),
+            // The first of equal maxima takes all the gradient.
+            OverTime::Max => xs.gather(&xs.detach().argmax_keepdim(0)?, 0)?.squeeze(0),
+        }
+    };
+    Tensor::stack(&rows.into_iter().map(one).collect::<Result<Vec<_>>>()?, 0)
 }
 
 /// See [`super::max_pool2d`].

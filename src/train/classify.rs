@@ -47,22 +47,46 @@ impl Task for ImageClassification<'_> {
     }
 }
 
-/// What a model says of labelled pictures.
-#[derive(Debug, Clone, PartialEq)]
+/// What a model says of labelled examples.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Evaluation {
     /// Mean loss.
     pub loss: f64,
-    /// Of each picture, its true class, the likeliest class and that class's probability.
+    /// Of each example, its true class, the likeliest class and that class's probability.
     pub predictions: Vec<(u32, u32, f32)>,
 }
 
 impl Evaluation {
-    /// How many pictures' likeliest class is the true one.
+    /// Of batches of logits `(batch, classes)` and labels `(batch)`, with the softmax cross-entropy as the loss.
+    ///
+    /// # Errors
+    /// Those of the batches.
+    pub fn of(batches: impl IntoIterator<Item = Result<(Tensor, Tensor)>>) -> Result<Self> {
+        Self::with_cost(Cost::SoftmaxCrossEntropy, batches)
+    }
+
+    fn with_cost(cost: Cost, batches: impl IntoIterator<Item = Result<(Tensor, Tensor)>>) -> Result<Self> {
+        let (mut loss, mut predictions) = (0.0, vec![]);
+        for batch in batches {
+            let (logits, labels) = batch?;
+            let logits = logits.detach();
+            let mean = cost.loss(&logits, &labels)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+            loss += mean * labels.elem_count() as f64;
+            let probabilities = cost.probabilities(&logits)?;
+            let said = probabilities.argmax(D::Minus1)?.to_vec1::<u32>()?;
+            let probability = probabilities.max(D::Minus1)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+            let truth = labels.to_vec1::<u32>()?;
+            predictions.extend(truth.into_iter().zip(said).zip(probability).map(|((t, s), p)| (t, s, p)));
+        }
+        Ok(Self { loss: loss / predictions.len().max(1) as f64, predictions })
+    }
+
+    /// How many examples' likeliest class is the true one.
     pub fn right(&self) -> usize {
         self.predictions.iter().filter(|(label, said, _)| label == said).count()
     }
 
-    /// The fraction of pictures whose likeliest class is the true one; 0 where there are none.
+    /// The fraction of examples whose likeliest class is the true one; 0 where there are none.
     pub fn accuracy(&self) -> f64 {
         self.right() as f64 / self.predictions.len().max(1) as f64
     }
@@ -88,17 +112,11 @@ pub fn evaluate(
     indices: &[u32],
     device: &Device,
 ) -> Result<Evaluation> {
-    let (mut loss, mut predictions) = (0.0, Vec::with_capacity(indices.len()));
-    for batch in indices.chunks(EVALUATION_BATCH) {
-        let (xs, labels) = images.batch(batch, device)?;
-        let logits = model.forward(&xs, Mode::Evaluate)?.detach();
-        let mean = cost.loss(&logits, &labels)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        loss += mean * batch.len() as f64 / indices.len() as f64;
-        let probabilities = cost.probabilities(&logits)?;
-        let said = probabilities.argmax(D::Minus1)?.to_vec1::<u32>()?;
-        let probability = probabilities.max(D::Minus1)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-        let truth = labels.to_vec1::<u32>()?;
-        predictions.extend(truth.into_iter().zip(said).zip(probability).map(|((t, s), p)| (t, s, p)));
-    }
-    Ok(Evaluation { loss, predictions })
+    Evaluation::with_cost(
+        cost,
+        indices.chunks(EVALUATION_BATCH).map(|batch| {
+            let (xs, labels) = images.batch(batch, device)?;
+            Ok((model.forward(&xs, Mode::Evaluate)?, labels))
+        }),
+    )
 }

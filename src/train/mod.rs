@@ -4,10 +4,12 @@ mod classify;
 pub mod pictures;
 mod progress;
 mod run;
+mod sentences;
 
 pub use classify::{Evaluation, ImageClassification, evaluate};
 pub use progress::{Progress, say};
 pub use run::{Run, load_weights, save_weights, write_file};
+pub use sentences::{SentenceClassification, Sentences, Tagged, Tagging};
 
 use crate::nn::Mode;
 use crate::optim::{Clip, Optimizer, PlateauState, Schedule};

@@ -1,24 +1,26 @@
-//! Lines over the epochs.
+//! Lines over epochs or steps.
 
 use super::{FONT, spread};
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-/// One line of a [`Panel`]: a value an epoch.
+/// One line of a [`Panel`]: a value an epoch, or whatever the panel counts.
 pub struct Curve<'a> {
     pub name: &'a str,
-    /// `(epoch, value)` in order; a value that is NaN or infinite leaves a gap.
+    /// `(x, value)` in order; a value that is NaN or infinite leaves a gap.
     pub points: Vec<(usize, f64)>,
 }
 
 /// One set of axes in the picture of [`curves`].
 pub struct Panel<'a> {
     pub title: &'a str,
+    /// What is counted along the x axis: `epoch`.
+    pub x_label: &'a str,
     pub y_label: &'a str,
     pub curves: Vec<Curve<'a>>,
 }
 
-/// The panels side by side, epochs along the x axis.
+/// The panels side by side.
 ///
 /// # Errors
 /// When the drawing library fails.
@@ -81,7 +83,7 @@ fn draw_panel(panel: &Panel, area: &Area) -> Result<(), Box<dyn std::error::Erro
         .x_labels(10)
         .y_labels(7)
         .y_label_formatter(&tick)
-        .x_desc("epoch")
+        .x_desc(panel.x_label)
         .y_desc(panel.y_label)
         .draw()?;
 

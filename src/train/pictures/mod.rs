@@ -415,7 +415,7 @@ mod tests {
 
     fn panel<'a>(title: &'a str, points: &[&[(usize, f64)]]) -> Panel<'a> {
         let curves = points.iter().map(|points| Curve { name: "<a & b>", points: points.to_vec() }).collect();
-        Panel { title, y_label: "loss", curves }
+        Panel { title, x_label: "epoch", y_label: "loss", curves }
     }
 
     #[test]

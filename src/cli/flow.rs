@@ -1,0 +1,66 @@
+//! Steps that every training from the command line takes.
+
+use super::TrainOptions;
+use crate::train::pictures::{self, Curve, Panel};
+use crate::train::{Epoch, Evaluation, Report, Run};
+use anyhow::{Result, bail, ensure};
+use serde_json::Value;
+use std::path::Path;
+
+/// Indices of the training set's examples for training and for validation: the last `--validation` ones, or a tenth.
+pub(super) fn split(examples: usize, options: &TrainOptions) -> Result<(Vec<u32>, Vec<u32>)> {
+    let validation = options.validation.unwrap_or(examples.div_ceil(10));
+    if validation >= examples {
+        bail!("--validation {validation}: the training set has only {examples} examples");
+    }
+    let training = examples - validation;
+    let used = options.train_limit.unwrap_or(training).min(training);
+    Ok(((0..used as u32).collect(), (training as u32..examples as u32).collect()))
+}
+
+/// A new run folder that records `config`, or that of the run to go on with, whose data must still be of the same sizes.
+pub(super) fn folder(
+    binary: &str,
+    resume: Option<(Run, Value)>,
+    out: Option<&Path>,
+    config: &Value,
+) -> Result<Run> {
+    let Some((run, recorded)) = resume else { return Run::create(binary, out, config) };
+    for what in ["training_examples", "validation_examples", "test_examples"] {
+        let (found, expected) = (&config[what], &recorded[what]);
+        let dir = run.dir().display();
+        ensure!(found == expected, "{dir}: this run had {expected} {what}, but the data now has {found}");
+    }
+    Ok(run)
+}
+
+/// A classifier's test result in words.
+pub(super) fn result(evaluation: &Evaluation) -> String {
+    let total = evaluation.predictions.len();
+    let right = evaluation.right();
+    let accuracy = 100.0 * evaluation.accuracy();
+    format!("test accuracy {accuracy:.2}% ({right} of {total}), loss {:.4}", evaluation.loss)
+}
+
+/// The picture of losses and `metric` over epochs.
+pub(super) fn curves(report: &Report, metric: &str) -> Result<String> {
+    let points = |value: fn(&Epoch) -> f64| report.epochs.iter().map(|e| (e.epoch, value(e))).collect();
+    let title = metric[..1].to_uppercase() + &metric[1..];
+    pictures::curves(&[
+        Panel {
+            title: "Loss",
+            x_label: "epoch",
+            y_label: "mean loss",
+            curves: vec![
+                Curve { name: "training", points: points(|e| e.train_loss) },
+                Curve { name: "validation", points: points(|e| e.validation.loss) },
+            ],
+        },
+        Panel {
+            title: &title,
+            x_label: "epoch",
+            y_label: metric,
+            curves: vec![Curve { name: "validation", points: points(|e| e.validation.metric) }],
+        },
+    ])
+}

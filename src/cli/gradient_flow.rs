@@ -1,0 +1,129 @@
+//! The vanishing gradient (Hochreiter 1991; Bengio, Simard and Frasconi 1994), seen.
+//!
+//! The task: many symbols, of which the first tells the class and the others tell nothing. What is drawn is the norm of
+//! the gradient of the loss in the state after each symbol, of a tanh network, a GRU and an LSTM, as they start and as
+//! they have been trained.
+
+use super::{Outcome, TrainOptions};
+use crate::nn::{
+    Cell, Cost, Embedding, Linear, Mode, Recurrent, RecurrentConfig, Sequences, State, embedding, linear,
+    parameters, recurrent,
+};
+use crate::optim::Optimizer;
+use crate::rng;
+use crate::train::pictures::{self, Curve, Panel};
+use crate::train::{Run, say};
+use anyhow::Result;
+use candle_core::{D, DType, Device, Module, Tensor, Var};
+use candle_nn::VarMap;
+use rand::Rng;
+use serde_json::json;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Symbols of a sequence.
+const STEPS: usize = 40;
+/// The first symbols are classes too.
+const SYMBOLS: usize = 8;
+const CLASSES: usize = 2;
+const BATCH: usize = 64;
+const TRAINING_STEPS: u64 = 600;
+
+struct Network {
+    embedding: Embedding,
+    recurrent: Recurrent,
+    output: Linear,
+}
+
+impl Network {
+    /// Logits of `symbols` `(STEPS', BATCH)` that follow `state`, and the state after them.
+    fn forward(&self, symbols: &Tensor, state: Option<&State>) -> candle_core::Result<(Tensor, State)> {
+        let sequences = Arc::new(Sequences::new(&vec![symbols.dim(0)?; BATCH])?);
+        let xs = self.embedding.forward(&symbols.flatten_all()?)?;
+        let (_, state) = self.recurrent.forward(&xs, &sequences, state, Mode::Evaluate)?;
+        Ok((self.output.forward(&state.last_layer(1)?)?, state))
+    }
+}
+
+/// Symbols `(STEPS, BATCH)` and classes `(BATCH)`.
+fn batch(seed: u64, purpose: &str, device: &Device) -> candle_core::Result<(Tensor, Tensor)> {
+    let mut rng = rng::stream(seed, purpose);
+    let mut symbols: Vec<u32> =
+        (0..STEPS * BATCH).map(|_| rng.random_range(CLASSES as u32..SYMBOLS as u32)).collect();
+    let classes: Vec<u32> = (0..BATCH).map(|_| rng.random_range(0..CLASSES as u32)).collect();
+    symbols[..BATCH].copy_from_slice(&classes);
+    Ok((Tensor::from_vec(symbols, (STEPS, BATCH), device)?, Tensor::new(classes, device)?))
+}
+
+/// The logarithm to base 10 of the norm of the gradient in the state after each symbol.
+fn norms(network: &Network, symbols: &Tensor, classes: &Tensor) -> candle_core::Result<Vec<(usize, f64)>> {
+    let mut points = vec![];
+    for step in 1..STEPS {
+        let (_, state) = network.forward(&symbols.narrow(0, 0, step)?, None)?;
+        // A leaf, so that the gradient in it is kept.
+        let hidden = Var::from_tensor(&state.hidden.detach())?;
+        let cell = state.cell.map(|cell| Var::from_tensor(&cell.detach())).transpose()?;
+        let leaf =
+            State { hidden: hidden.as_tensor().clone(), cell: cell.as_ref().map(|c| c.as_tensor().clone()) };
+        let (logits, _) = network.forward(&symbols.narrow(0, step, STEPS - step)?, Some(&leaf))?;
+        let grads = Cost::SoftmaxCrossEntropy.loss(&logits, classes)?.backward()?;
+        let mut square = 0.0;
+        for grad in std::iter::once(&hidden).chain(&cell).filter_map(|var| grads.get(var)) {
+            square += grad.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        }
+        points.push((step, square.sqrt().log10()));
+    }
+    Ok(points)
+}
+
+/// Trains the three networks, says how often each is right, and draws `gradient-flow.svg` into a run folder.
+pub(super) fn draw(
+    binary: &str,
+    options: &TrainOptions,
+    out: Option<&Path>,
+    device: &Device,
+) -> Result<Outcome> {
+    let run = Run::create(
+        binary,
+        out,
+        &json!({ "gradient_flow": { "steps": STEPS, "seed": options.seed, "training_steps": TRAINING_STEPS } }),
+    )?;
+    let (mut before, mut after) = (vec![], vec![]);
+    for (name, cell) in [("rnn", Cell::Tanh), ("gru", Cell::Gru), ("lstm", Cell::Lstm)] {
+        let vars = VarMap::new();
+        let vb = parameters(&vars, options.seed, DType::F32, device);
+        let config = RecurrentConfig {
+            cell,
+            features: 16,
+            hidden: 32,
+            layers: 1,
+            bidirectional: false,
+            dropout: 0.0,
+            forget_bias: None,
+        };
+        let network = Network {
+            embedding: embedding(SYMBOLS, 16, vb.pp("embedding"))?,
+            recurrent: recurrent(&config, vb.pp("recurrent"))?,
+            output: linear(32, CLASSES, vb.pp("output"))?,
+        };
+        let (symbols, classes) = batch(options.seed, "gradient-flow/test", device)?;
+        before.push(Curve { name, points: norms(&network, &symbols, &classes)? });
+        let mut optimizer = Optimizer::new(options.method(), &vars)?;
+        let clip = options.options(BATCH).clip;
+        for step in 0..TRAINING_STEPS {
+            let (symbols, classes) = batch(options.seed, &format!("gradient-flow/step {step}"), device)?;
+            let loss = Cost::SoftmaxCrossEntropy.loss(&network.forward(&symbols, None)?.0, &classes)?;
+            optimizer.step(&loss.backward()?, options.learning_rate, clip)?;
+        }
+        after.push(Curve { name, points: norms(&network, &symbols, &classes)? });
+        let said = network.forward(&symbols, None)?.0.argmax(D::Minus1)?;
+        let right = said.eq(&classes)?.to_dtype(DType::F32)?.mean_all()?.to_scalar::<f32>()?;
+        say(&format!("{name:<4} after {TRAINING_STEPS} steps: {:6.2}% right", 100.0 * right));
+    }
+    let panel =
+        |title, curves| Panel { title, x_label: "symbol", y_label: "log10 of the gradient's norm", curves };
+    let picture = pictures::curves(&[panel("As they start", before), panel("After training", after)])?;
+    run.write("gradient-flow.svg", &picture)?;
+    say(&format!("gradient-flow.svg is in the run folder {}", run.dir().display()));
+    Ok(Outcome::Done)
+}

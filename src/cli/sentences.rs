@@ -1,0 +1,410 @@
+//! Training, testing and asking a classifier of sentences from the command line.
+
+use super::{
+    EvalCommand, Outcome, PredictCommand, Request, Settings, TrainOptions, Training, complain, flow,
+    gradient_flow, positive, settings_of,
+};
+use crate::data::{Corpus, Texts, Tokenizer, Vocabulary, text};
+use crate::models::SentenceModel;
+use crate::nn::{Cost, Mode, parameters};
+use crate::optim::Optimizer;
+use crate::train::{self, Evaluation, Progress, Run, SentenceClassification, Sentences, pictures, say};
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device};
+use candle_nn::{VarBuilder, VarMap};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::io::BufRead;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// A binary that trains a classifier of sentences.
+pub trait SentenceRecipe: Settings {
+    const NAME: &'static str;
+    const ABOUT: &'static str;
+
+    fn text_options(&self) -> &TextOptions;
+
+    /// Whether to draw how far back gradients reach instead.
+    fn gradient_flow(&self) -> bool {
+        false
+    }
+
+    /// The model with its parameters in `vb`, of so many known words and classes.
+    ///
+    /// # Errors
+    /// When there is no such model.
+    fn model(
+        &self,
+        words: usize,
+        classes: usize,
+        vb: VarBuilder,
+    ) -> candle_core::Result<Box<dyn SentenceModel>>;
+}
+
+/// How sentences become words.
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
+pub struct TextOptions {
+    /// What sentences are cut into
+    #[arg(long, value_name = "NAME", default_value = "kim")]
+    pub tokenizer: Tokenizer,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub vocabulary: VocabularyOptions,
+    /// Cross-validation: train N times, each time testing on another Nth of all sentences
+    #[arg(long, value_name = "N", value_parser = folds)]
+    pub folds: Option<usize>,
+}
+
+/// Which words are known.
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
+pub struct VocabularyOptions {
+    /// Whether "The" counts as "the"
+    #[arg(long)]
+    pub lower_case: bool,
+    /// Words that the training set has less often are unknown ones
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
+    pub min_count: usize,
+}
+
+impl VocabularyOptions {
+    /// The words of the training sentences.
+    pub fn vocabulary<'a>(&self, sentences: impl Iterator<Item = &'a Vec<String>>) -> Vocabulary {
+        Vocabulary::new(sentences, self.lower_case, self.min_count)
+    }
+}
+
+fn folds(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(folds @ 2..=1000) => Ok(folds),
+        _ => Err("expected a whole number, 2 to 1000".to_string()),
+    }
+}
+
+/// File of the run folder that holds the vocabulary.
+const VOCABULARY: &str = "vocabulary.txt";
+
+pub(super) fn write_vocabulary(run: &Run, vocabulary: &Vocabulary) -> Result<()> {
+    run.write(VOCABULARY, &vocabulary.to_text())
+}
+
+pub(super) fn read_vocabulary(run: &Run) -> Result<Vocabulary> {
+    let path = run.dir().join(VOCABULARY);
+    let text =
+        std::fs::read_to_string(&path).with_context(|| format!("{}: cannot read it", path.display()))?;
+    Vocabulary::from_text(&text).with_context(|| path.display().to_string())
+}
+
+/// The sentences that `predict` is asked about: its arguments, or else the lines of standard input.
+pub(super) fn asked(inputs: &[std::ffi::OsString]) -> Result<Vec<String>> {
+    match inputs {
+        [] => std::io::stdin().lock().lines().map(|line| line.context("standard input")).collect(),
+        inputs => Ok(inputs.iter().map(|input| input.to_string_lossy().into_owned()).collect()),
+    }
+}
+
+/// What is on record of a text data set's files, for the reader.
+pub(super) fn tell(notes: &[String]) {
+    notes.iter().for_each(|note| complain(&format!("note: {note}")));
+}
+
+/// The whole program of a binary.
+pub fn main<R: SentenceRecipe>() -> ExitCode {
+    super::run(R::NAME, R::ABOUT, |request: Request<R>| match request {
+        Request::Train(training) => train(training),
+        Request::Eval(command) => eval::<R>(&command),
+        Request::Predict(command) => predict::<R>(&command),
+    })
+}
+
+/// All sentences of a data set, cut into words, and which of them are for what.
+struct Examples {
+    words: Vec<Vec<String>>,
+    labels: Vec<u32>,
+    classes: Vec<String>,
+    parts: Parts,
+}
+
+#[derive(Clone)]
+struct Parts {
+    training: Vec<u32>,
+    validation: Vec<u32>,
+    test: Vec<u32>,
+}
+
+impl Examples {
+    /// Where the data set has no validation or no test part, a tenth of the training part each.
+    fn new(corpus: Corpus, tokenizer: Tokenizer, options: &TrainOptions) -> Result<Self> {
+        let (mut words, mut labels) = (vec![], vec![]);
+        let mut add = |texts: &Texts| {
+            let start = words.len();
+            words.extend(texts.texts.iter().map(|text| tokenizer.tokens(text)));
+            labels.extend(&texts.labels);
+            (start as u32..words.len() as u32).collect::<Vec<u32>>()
+        };
+        let mut rest = add(&corpus.train);
+        let given = corpus.validation.as_ref().map(&mut add);
+        let test = match &corpus.test {
+            Some(test) => add(test),
+            None => rest.split_off(rest.len() - rest.len() / 10),
+        };
+        ensure!(!test.is_empty(), "the data set has no test part, and is too small to be cut");
+        let parts = match given {
+            Some(validation) => {
+                rest.truncate(options.train_limit.unwrap_or(usize::MAX));
+                Parts { training: rest, validation, test }
+            }
+            None => {
+                let (training, validation) = flow::split(rest.len(), options)?;
+                Parts { training, validation, test }
+            }
+        };
+        Ok(Self { words, labels, classes: corpus.classes, parts })
+    }
+
+    /// All sentences, of which every `folds`th from `fold` on is for testing.
+    fn fold(&self, fold: usize, folds: usize, options: &TrainOptions) -> Result<Parts> {
+        let all = 0..self.words.len() as u32;
+        let (test, rest): (Vec<u32>, Vec<u32>) = all.partition(|&i| i as usize % folds == fold);
+        ensure!(!test.is_empty(), "--folds {folds}: there are only {} sentences", self.words.len());
+        let (training, validation) = flow::split(rest.len(), options)?;
+        let at = |which: Vec<u32>| which.into_iter().map(|i| rest[i as usize]).collect();
+        Ok(Parts { training: at(training), validation: at(validation), test })
+    }
+}
+
+fn train<R: SentenceRecipe>(training: Training<R>) -> Result<Outcome> {
+    super::catch_interrupts()?;
+    let options = training.settings.train_options();
+    if training.settings.gradient_flow() {
+        let device = training.machine.device.open()?;
+        return gradient_flow::draw(R::NAME, options, training.out.as_deref(), &device);
+    }
+    let corpus = text::load(&options.dataset, options.data_dir.as_deref())?;
+    tell(&corpus.notes);
+    let text = training.settings.text_options();
+    let examples = Examples::new(corpus, text.tokenizer, options)?;
+    match text.folds {
+        None => {
+            let Training { settings, resume, out, machine, progress } = training;
+            let device = machine.device.open()?;
+            let start = Start { resume, out: out.as_deref() };
+            Ok(match train_on(&settings, &examples, &examples.parts, start, &device, progress)? {
+                None => Outcome::Interrupted,
+                Some(_) => Outcome::Done,
+            })
+        }
+        Some(folds) => cross_validate(training, &examples, folds),
+    }
+}
+
+/// Where a run is written.
+struct Start<'a> {
+    resume: Option<(Run, Value)>,
+    out: Option<&'a std::path::Path>,
+}
+
+/// Trains and tests one model; nothing if it was interrupted.
+fn train_on<R: SentenceRecipe>(
+    settings: &R,
+    examples: &Examples,
+    parts: &Parts,
+    start: Start,
+    device: &Device,
+    progress: Progress,
+) -> Result<Option<Evaluation>> {
+    let begin = Instant::now();
+    let options = settings.train_options();
+    let Parts { training, validation, test } = parts;
+    let known = training.iter().map(|&i| &examples.words[i as usize]);
+    let vocabulary = settings.text_options().vocabulary.vocabulary(known);
+    let sentences = Sentences::encode(&vocabulary, &examples.words);
+    let vars = VarMap::new();
+    let vb = parameters(&vars, options.seed, DType::F32, device);
+    let model = settings.model(vocabulary.len(), examples.classes.len(), vb)?;
+    let mut optimizer = Optimizer::new(options.method(), &vars)?;
+    let size: usize = vars.all_vars().iter().map(|var| var.elem_count()).sum();
+    let config = json!({
+        "device": format!("{:?}", device.location()),
+        "classes": examples.classes,
+        "words": vocabulary.len(),
+        "training_examples": training.len(),
+        "validation_examples": validation.len(),
+        "test_examples": test.len(),
+        "parameters": size,
+        "settings": settings,
+    });
+    let run = flow::folder(R::NAME, start.resume, start.out, &config)?;
+    write_vocabulary(&run, &vocabulary)?;
+    if progress != Progress::Quiet {
+        say(&format!(
+            "{}: {size} parameters, {} words; {} training, {} validation, {} test sentences of {}; run folder {}",
+            R::NAME,
+            vocabulary.len(),
+            training.len(),
+            validation.len(),
+            test.len(),
+            options.dataset,
+            run.dir().display()
+        ));
+    }
+    let task = SentenceClassification {
+        model: model.as_ref(),
+        sentences: &sentences,
+        labels: &examples.labels,
+        training,
+        validation,
+        device,
+    };
+    let report = train::fit(&task, &vars, &mut optimizer, &options.options(training.len()), &run, &progress)?;
+    if report.interrupted {
+        if settings.text_options().folds.is_none() {
+            say(&format!("interrupted; go on with: {} train --resume {}", R::NAME, run.dir().display()));
+        }
+        return Ok(None);
+    }
+    let evaluation = task.evaluate(test)?;
+    let last = json!({
+        "final": true,
+        "best_epoch": report.best_epoch,
+        "test_loss": evaluation.loss,
+        "test_accuracy": evaluation.accuracy(),
+        "seconds": begin.elapsed().as_secs_f64(),
+    });
+    run.write_final(&report.epochs, "accuracy", &last)?;
+    run.write("curves.svg", &flow::curves(&report, "accuracy")?)?;
+    let counts = evaluation.confusion(examples.classes.len());
+    run.write("confusion.svg", &pictures::confusion(&counts, &examples.classes)?)?;
+    say(&format!(
+        "{}; best epoch {}; run folder {}",
+        flow::result(&evaluation),
+        report.best_epoch,
+        run.dir().display()
+    ));
+    Ok(Some(evaluation))
+}
+
+/// Trains one model a fold, each in a folder of its own inside the run's.
+fn cross_validate<R: SentenceRecipe>(
+    training: Training<R>,
+    examples: &Examples,
+    folds: usize,
+) -> Result<Outcome> {
+    let Training { settings, resume, out, machine, progress } = training;
+    let (begin, device) = (Instant::now(), machine.device.open()?);
+    let config = json!({ "settings": settings, "classes": examples.classes, "training_examples": examples.words.len() });
+    let run = flow::folder(R::NAME, resume, out.as_deref(), &config)?;
+    let mut accuracies = vec![];
+    for fold in 0..folds {
+        let dir = run.dir().join(format!("fold-{}", fold + 1));
+        let resume = match dir.join("config.json").exists() {
+            true => Some(Run::open(R::NAME, Some(&dir))?),
+            false => None,
+        };
+        let parts = examples.fold(fold, folds, settings.train_options())?;
+        let start = Start { resume, out: Some(&dir) };
+        match train_on(&settings, examples, &parts, start, &device, progress)? {
+            Some(evaluation) => accuracies.push(evaluation.accuracy()),
+            None => {
+                say(&format!("interrupted; go on with: {} train --resume {}", R::NAME, run.dir().display()));
+                return Ok(Outcome::Interrupted);
+            }
+        }
+    }
+    let mean = accuracies.iter().sum::<f64>() / folds as f64;
+    let variance = accuracies.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (folds - 1) as f64;
+    let deviation = variance.sqrt();
+    let seconds = begin.elapsed().as_secs_f64();
+    run.write_final(
+        &[],
+        "accuracy",
+        &json!({
+            "final": true, "test_accuracy": mean, "deviation": deviation, "folds": accuracies, "seconds": seconds,
+        }),
+    )?;
+    say(&format!(
+        "test accuracy {:.2}% over {folds} folds, standard deviation {:.2}; run folder {}",
+        100.0 * mean,
+        100.0 * deviation,
+        run.dir().display()
+    ));
+    Ok(Outcome::Done)
+}
+
+/// A run's model with its best weights, its words and its classes.
+struct Trained {
+    model: Box<dyn SentenceModel>,
+    vocabulary: Vocabulary,
+    classes: Vec<String>,
+}
+
+impl Trained {
+    fn load<R: SentenceRecipe>(settings: &R, run: &Run, config: &Value, device: &Device) -> Result<Self> {
+        if settings.text_options().folds.is_some() && !run.model().exists() {
+            bail!("{0}: this run has one model a fold: name one, such as {0}/fold-1", run.dir().display());
+        }
+        let vocabulary = read_vocabulary(run)?;
+        let classes: Vec<String> = serde_json::from_value(config["classes"].clone())
+            .with_context(|| format!("{}: config.json does not tell the classes", run.dir().display()))?;
+        let vars = VarMap::new();
+        let vb = parameters(&vars, 0, DType::F32, device);
+        let model = settings.model(vocabulary.len(), classes.len(), vb)?;
+        train::load_weights(&run.model(), &vars)?;
+        Ok(Self { model, vocabulary, classes })
+    }
+}
+
+fn eval<R: SentenceRecipe>(command: &EvalCommand) -> Result<Outcome> {
+    let (run, config) = Run::open(R::NAME, command.run.as_deref())?;
+    let settings: R = settings_of(&run, &config)?;
+    let device = command.machine.device.open()?;
+    let trained = Trained::load(&settings, &run, &config, &device)?;
+    let trained_on = settings.train_options();
+    let corpus = match (&command.dataset, &command.data_dir) {
+        (None, None) => text::load(&trained_on.dataset, trained_on.data_dir.as_deref())?,
+        (name, dir) => text::load(name.as_ref().unwrap_or(&trained_on.dataset), dir.as_deref())?,
+    };
+    tell(&corpus.notes);
+    ensure!(
+        corpus.classes == trained.classes,
+        "{}: this run tells apart {:?}, but the data set has {:?}",
+        run.dir().display(),
+        trained.classes,
+        corpus.classes
+    );
+    let examples = Examples::new(corpus, settings.text_options().tokenizer, trained_on)?;
+    let task = SentenceClassification {
+        model: trained.model.as_ref(),
+        sentences: &Sentences::encode(&trained.vocabulary, &examples.words),
+        labels: &examples.labels,
+        training: &[],
+        validation: &[],
+        device: &device,
+    };
+    say(&flow::result(&task.evaluate(&examples.parts.test)?));
+    Ok(Outcome::Done)
+}
+
+fn predict<R: SentenceRecipe>(command: &PredictCommand) -> Result<Outcome> {
+    let (dir, inputs) = command.split();
+    let (run, config) = Run::open(R::NAME, dir)?;
+    let settings: R = settings_of(&run, &config)?;
+    let device = command.machine.device.open()?;
+    let Trained { model, vocabulary, classes } = Trained::load(&settings, &run, &config, &device)?;
+    let texts = asked(inputs)?;
+    let tokenizer = settings.text_options().tokenizer;
+    let words: Vec<Vec<String>> = texts.iter().map(|text| tokenizer.tokens(text)).collect();
+    let sentences = Sentences::encode(&vocabulary, &words);
+    for (i, text) in texts.iter().enumerate() {
+        let (ids, sequences) = sentences.batch(&[i as u32], &device)?;
+        let logits = model.forward(&ids, &sequences, Mode::Evaluate)?;
+        let probabilities = Cost::SoftmaxCrossEntropy.probabilities(&logits)?.get(0)?.to_vec1::<f32>()?;
+        let mut ranked: Vec<(&String, f32)> = classes.iter().zip(probabilities).collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let said: Vec<String> =
+            ranked.iter().take(3).map(|(class, p)| format!("{class} ({:.2}%)", 100.0 * p)).collect();
+        say(&format!("{}: {text}", said.join("  ")));
+    }
+    Ok(Outcome::Done)
+}

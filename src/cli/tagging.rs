@@ -1,0 +1,271 @@
+//! Training, testing and asking a tagger of words from the command line.
+
+use super::sentences::{VocabularyOptions, asked, read_vocabulary, tell, write_vocabulary};
+use super::{EvalCommand, Outcome, PredictCommand, Request, Settings, Training, flow, settings_of};
+use crate::data::{EntityCounts, EntityScores, TaggedCorpus, Vocabulary, entity_scores, tagged};
+use crate::models::SentenceModel;
+use crate::nn::{Mode, parameters};
+use crate::optim::Optimizer;
+use crate::train::{self, Progress, Run, Sentences, Tagging, pictures, say};
+use anyhow::{Context, Result, ensure};
+use candle_core::{D, DType, Device};
+use candle_nn::{VarBuilder, VarMap};
+use serde_json::{Value, json};
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// A binary that trains a tagger.
+pub trait TaggingRecipe: Settings {
+    const NAME: &'static str;
+    const ABOUT: &'static str;
+
+    fn vocabulary_options(&self) -> &VocabularyOptions;
+
+    /// The model with its parameters in `vb`, of so many known words and tags.
+    ///
+    /// # Errors
+    /// When there is no such model.
+    fn model(&self, words: usize, tags: usize, vb: VarBuilder)
+    -> candle_core::Result<Box<dyn SentenceModel>>;
+}
+
+/// The whole program of a binary.
+pub fn main<R: TaggingRecipe>() -> ExitCode {
+    super::run(R::NAME, R::ABOUT, |request: Request<R>| match request {
+        Request::Train(training) => train(training),
+        Request::Eval(command) => eval::<R>(&command),
+        Request::Predict(command) => predict::<R>(&command),
+    })
+}
+
+/// All sentences of a data set, and which of them are for what.
+struct Examples {
+    words: Vec<Vec<String>>,
+    tags: Sentences,
+    training: Vec<u32>,
+    validation: Vec<u32>,
+    test: Vec<u32>,
+}
+
+impl Examples {
+    /// Where the data set has no validation or no test part, a tenth of the training part each.
+    fn new(corpus: TaggedCorpus, options: &super::TrainOptions) -> Result<Self> {
+        let (mut words, mut tags) = (vec![], vec![]);
+        let mut add = |tagged: tagged::Tagged| {
+            let start = words.len();
+            words.extend(tagged.words);
+            tags.extend(tagged.tags);
+            (start as u32..words.len() as u32).collect::<Vec<u32>>()
+        };
+        let mut rest = add(corpus.train);
+        let given = corpus.validation.map(&mut add);
+        let test = match corpus.test {
+            Some(test) => add(test),
+            None => rest.split_off(rest.len() - rest.len() / 10),
+        };
+        ensure!(!test.is_empty(), "the data set has no test part, and is too small to be cut");
+        let (training, validation) = match given {
+            Some(validation) => {
+                rest.truncate(options.train_limit.unwrap_or(usize::MAX));
+                (rest, validation)
+            }
+            None => flow::split(rest.len(), options)?,
+        };
+        Ok(Self { words, tags: Sentences::new(tags), training, validation, test })
+    }
+}
+
+fn train<R: TaggingRecipe>(training: Training<R>) -> Result<Outcome> {
+    let Training { settings, resume, out, machine, progress } = training;
+    super::catch_interrupts()?;
+    let start = Instant::now();
+    let options = settings.train_options();
+    let corpus = tagged::load(&options.dataset, options.data_dir.as_deref())?;
+    tell(&corpus.notes);
+    let names = corpus.tags.clone();
+    let examples = Examples::new(corpus, options)?;
+    let Examples { training, validation, test, .. } = &examples;
+    let device = machine.device.open()?;
+    let known = training.iter().map(|&i| &examples.words[i as usize]);
+    let vocabulary = settings.vocabulary_options().vocabulary(known);
+    let vars = VarMap::new();
+    let vb = parameters(&vars, options.seed, DType::F32, &device);
+    let model = settings.model(vocabulary.len(), names.len(), vb)?;
+    let mut optimizer = Optimizer::new(options.method(), &vars)?;
+    let size: usize = vars.all_vars().iter().map(|var| var.elem_count()).sum();
+    let config = json!({
+        "device": format!("{:?}", device.location()),
+        "tags": names,
+        "words": vocabulary.len(),
+        "training_examples": training.len(),
+        "validation_examples": validation.len(),
+        "test_examples": test.len(),
+        "parameters": size,
+        "settings": settings,
+    });
+    let run = flow::folder(R::NAME, resume, out.as_deref(), &config)?;
+    write_vocabulary(&run, &vocabulary)?;
+    if progress != Progress::Quiet {
+        say(&format!(
+            "{}: {size} parameters, {} words, {} tags; {} training, {} validation, {} test sentences of {}; run \
+             folder {}",
+            R::NAME,
+            vocabulary.len(),
+            names.len(),
+            training.len(),
+            validation.len(),
+            test.len(),
+            options.dataset,
+            run.dir().display()
+        ));
+    }
+    let task = Tagging {
+        model: model.as_ref(),
+        words: &Sentences::encode(&vocabulary, &examples.words),
+        tags: &examples.tags,
+        names: &names,
+        training,
+        validation,
+        device: &device,
+    };
+    let report = train::fit(&task, &vars, &mut optimizer, &options.options(training.len()), &run, &progress)?;
+    if report.interrupted {
+        say(&format!("interrupted; go on with: {} train --resume {}", R::NAME, run.dir().display()));
+        return Ok(Outcome::Interrupted);
+    }
+    let train::Tagged { evaluation, tags } = task.evaluate(test)?;
+    let scores = entity_scores(&task.truth(test), &tags, &names)?;
+    let last = json!({
+        "final": true,
+        "best_epoch": report.best_epoch,
+        "test_loss": evaluation.loss,
+        "test_f1": scores.overall.f1(),
+        "test_precision": scores.overall.precision(),
+        "test_recall": scores.overall.recall(),
+        "seconds": start.elapsed().as_secs_f64(),
+    });
+    run.write_final(&report.epochs, "f1", &last)?;
+    run.write("curves.svg", &flow::curves(&report, "f1")?)?;
+    run.write("confusion.svg", &pictures::confusion(&evaluation.confusion(names.len()), &names)?)?;
+    table(&scores);
+    say(&format!("best epoch {}; run folder {}", report.best_epoch, run.dir().display()));
+    Ok(Outcome::Done)
+}
+
+/// Precision, recall and F1 of each type and of all entities.
+fn table(scores: &EntityScores) {
+    let line = |name: &str, counts: &EntityCounts| {
+        say(&format!(
+            "{name:<12} precision {:6.2}%  recall {:6.2}%  F1 {:6.2}%  ({} entities, {} found, {} of them right)",
+            100.0 * counts.precision(),
+            100.0 * counts.recall(),
+            100.0 * counts.f1(),
+            counts.gold,
+            counts.predicted,
+            counts.correct
+        ));
+    };
+    scores.types.iter().for_each(|(name, counts)| line(name, counts));
+    line("test", &scores.overall);
+}
+
+/// A run's model with its best weights, its words and its tags.
+struct Trained {
+    model: Box<dyn SentenceModel>,
+    vocabulary: Vocabulary,
+    names: Vec<String>,
+}
+
+impl Trained {
+    fn load<R: TaggingRecipe>(settings: &R, run: &Run, config: &Value, device: &Device) -> Result<Self> {
+        let vocabulary = read_vocabulary(run)?;
+        let names: Vec<String> = serde_json::from_value(config["tags"].clone())
+            .with_context(|| format!("{}: config.json does not tell the tags", run.dir().display()))?;
+        let vars = VarMap::new();
+        let model =
+            settings.model(vocabulary.len(), names.len(), parameters(&vars, 0, DType::F32, device))?;
+        train::load_weights(&run.model(), &vars)?;
+        Ok(Self { model, vocabulary, names })
+    }
+}
+
+fn eval<R: TaggingRecipe>(command: &EvalCommand) -> Result<Outcome> {
+    let (run, config) = Run::open(R::NAME, command.run.as_deref())?;
+    let settings: R = settings_of(&run, &config)?;
+    let device = command.machine.device.open()?;
+    let Trained { model, vocabulary, names } = Trained::load(&settings, &run, &config, &device)?;
+    let trained_on = settings.train_options();
+    let corpus = match (&command.dataset, &command.data_dir) {
+        (None, None) => tagged::load(&trained_on.dataset, trained_on.data_dir.as_deref())?,
+        (name, dir) => tagged::load(name.as_ref().unwrap_or(&trained_on.dataset), dir.as_deref())?,
+    };
+    tell(&corpus.notes);
+    ensure!(
+        corpus.tags == names,
+        "{}: this run knows the tags {names:?}, but the data set has {:?}",
+        run.dir().display(),
+        corpus.tags
+    );
+    let examples = Examples::new(corpus, trained_on)?;
+    let task = Tagging {
+        model: model.as_ref(),
+        words: &Sentences::encode(&vocabulary, &examples.words),
+        tags: &examples.tags,
+        names: &names,
+        training: &[],
+        validation: &[],
+        device: &device,
+    };
+    let said = task.evaluate(&examples.test)?;
+    table(&entity_scores(&task.truth(&examples.test), &said.tags, &names)?);
+    Ok(Outcome::Done)
+}
+
+fn predict<R: TaggingRecipe>(command: &PredictCommand) -> Result<Outcome> {
+    let (dir, inputs) = command.split();
+    let (run, config) = Run::open(R::NAME, dir)?;
+    let settings: R = settings_of(&run, &config)?;
+    let device = command.machine.device.open()?;
+    let Trained { model, vocabulary, names } = Trained::load(&settings, &run, &config, &device)?;
+    let on_terminal = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    for text in asked(inputs)? {
+        let words: Vec<String> = text.split_whitespace().map(String::from).collect();
+        if words.is_empty() {
+            say("");
+            continue;
+        }
+        let (ids, sentence) = Sentences::encode(&vocabulary, [&words]).batch(&[0], &device)?;
+        let tags = model.forward(&ids, &sentence, Mode::Evaluate)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
+        let tags: Vec<&str> = tags.iter().map(|&tag| names[tag as usize].as_str()).collect();
+        match on_terminal {
+            true => say(&coloured(&words, &tags)),
+            // As in a CoNLL file.
+            false => {
+                words.iter().zip(&tags).for_each(|(word, tag)| say(&format!("{word}\t{tag}")));
+                say("");
+            }
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+/// The sentence, its entities in their types' colours and followed by their types.
+fn coloured(words: &[String], tags: &[&str]) -> String {
+    let mut types: Vec<&str> = vec![];
+    let mut parts = vec![];
+    for (i, (word, tag)) in words.iter().zip(tags).enumerate() {
+        let Some((_, entity)) = tag.split_once('-') else {
+            parts.push(word.clone());
+            continue;
+        };
+        let colour = types.iter().position(|&known| known == entity).unwrap_or_else(|| {
+            types.push(entity);
+            types.len() - 1
+        });
+        let goes_on = tags.get(i + 1).is_some_and(|next| *next == format!("I-{entity}"));
+        let label = if goes_on { String::new() } else { format!(" [{entity}]") };
+        parts.push(format!("\x1b[1;{}m{word}{label}\x1b[0m", 31 + colour % 6));
+    }
+    parts.join(" ")
+}

@@ -1,0 +1,119 @@
+//! The elements of each sequence as one.
+
+use super::host::{self, Real, with_real};
+use super::{Sequences, reference};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
+use std::sync::Arc;
+
+/// What is made of the elements of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OverTime {
+    Mean,
+    /// Of each feature the largest value, whose first place takes all the gradient (Collobert et al. 2011).
+    Max,
+}
+
+/// One row `(batch, features)` a sequence of the elements `xs` `(rows, features)` of `sequences`.
+///
+/// # Errors
+/// When `xs` has another number of rows.
+pub fn over_time(xs: &Tensor, sequences: &Arc<Sequences>, how: OverTime) -> Result<Tensor> {
+    match xs.dims() {
+        &[rows, _] if rows == sequences.rows() => {}
+        dims => bail!("over_time: found a tensor of shape {dims:?}, expected ({}, ..)", sequences.rows()),
+    }
+    match xs.device().is_cpu() {
+        true => xs.contiguous()?.apply_op1(Op { sequences: sequences.clone(), how }),
+        false => reference::over_time(xs, sequences, how),
+    }
+}
+
+struct Op {
+    sequences: Arc<Sequences>,
+    how: OverTime,
+}
+
+impl Op {
+    fn lengths(&self) -> Vec<usize> {
+        let mut lengths = vec![0; self.sequences.batch()];
+        self.sequences.positions().for_each(|(sequence, _)| lengths[sequence] += 1);
+        lengths
+    }
+
+    fn mean<T: Real>(&self, xs: &[T], features: usize) -> Vec<T> {
+        let mut ys = vec![T::ZERO; self.sequences.batch() * features];
+        for ((sequence, _), x) in self.sequences.positions().zip(xs.chunks_exact(features)) {
+            ys[sequence * features..][..features].iter_mut().zip(x).for_each(|(y, &x)| *y += x);
+        }
+        for (y, length) in ys.chunks_exact_mut(features).zip(self.lengths()) {
+            y.iter_mut().for_each(|y| *y = *y / T::from_f64(length as f64));
+        }
+        ys
+    }
+
+    /// The row of the largest value of each feature of each sequence.
+    fn largest<T: Real>(&self, xs: &[T], features: usize) -> Vec<usize> {
+        let mut rows = vec![usize::MAX; self.sequences.batch() * features];
+        for (row, (sequence, _)) in self.sequences.positions().enumerate() {
+            for (i, best) in rows[sequence * features..][..features].iter_mut().enumerate() {
+                let x = xs[row * features + i];
+                if *best == usize::MAX || x > xs[*best * features + i] || x.is_nan() {
+                    *best = row;
+                }
+            }
+        }
+        rows
+    }
+
+    fn run_back<T: Real>(&self, xs: &[T], grad: &[T], features: usize) -> Vec<T> {
+        let mut xs_grad = vec![T::ZERO; xs.len()];
+        match self.how {
+            OverTime::Mean => {
+                let lengths = self.lengths();
+                for ((sequence, _), to) in self.sequences.positions().zip(xs_grad.chunks_exact_mut(features))
+                {
+                    let length = T::from_f64(lengths[sequence] as f64);
+                    to.iter_mut()
+                        .zip(&grad[sequence * features..])
+                        .for_each(|(to, &grad)| *to = grad / length);
+                }
+            }
+            OverTime::Max => {
+                for (at, (row, &grad)) in self.largest(xs, features).into_iter().zip(grad).enumerate() {
+                    xs_grad[row * features + at % features] = grad;
+                }
+            }
+        }
+        xs_grad
+    }
+}
+
+impl CustomOp1 for Op {
+    fn name(&self) -> &'static str {
+        "over_time"
+    }
+
+    fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (_, features) = layout.shape().dims2()?;
+        let shape = (self.sequences.batch(), features);
+        with_real!(self.name(), host::dtype(xs), T => {
+            let xs = host::slice::<T>(xs, layout)?;
+            let ys = match self.how {
+                OverTime::Mean => self.mean(xs, features),
+                OverTime::Max => {
+                    let rows = self.largest(xs, features).into_iter().enumerate();
+                    rows.map(|(at, row)| xs[row * features + at % features]).collect()
+                }
+            };
+            Ok(host::output(ys, shape))
+        })
+    }
+
+    fn bwd(&self, xs: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let (grad, features) = (grad.contiguous()?, xs.dim(1)?);
+        with_real!(self.name(), xs.dtype(), T => host::read::<T, _>(xs, |xs_data| host::read(&grad, |grad| {
+            let xs_grad = self.run_back(xs_data, grad, features);
+            Tensor::from_vec(xs_grad, xs.shape(), &Device::Cpu).map(Some)
+        })))
+    }
+}
