@@ -1,10 +1,11 @@
 //! Each operation against PyTorch, against finite differences, and its CPU kernel against its reference form.
 
 use candle_core::{DType, Device, Result, Tensor, Var, safetensors};
-use candle_textbook::ops::{self, Conv2dGeometry, Window, reference};
+use candle_textbook::ops::{self, Conv2dGeometry, OverTime, Sequences, Window, reference};
 use candle_textbook::rng;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use std::sync::Arc;
 
 const CPU: Device = Device::Cpu;
 
@@ -381,5 +382,48 @@ fn bad_input_is_an_error_that_says_what_was_found() -> Result<()> {
         let found = result.err().map(|error| error.to_string()).unwrap_or_default();
         assert!(found.starts_with(expected), "{found:?} does not start with {expected:?}");
     }
+    Ok(())
+}
+
+#[test]
+fn embedding_and_pooling_over_time_are_right() -> Result<()> {
+    let rng = &mut rng::stream(1, "text ops");
+    let ids = Tensor::new(&[[3u32, 0, 3], [1, 3, 5]], &CPU)?;
+    let table = normal(rng, &[6, 5])?;
+    let kernel = op(|x| ops::embedding(&x[0], &ids));
+    let form = op(|x| x[0].index_select(&ids.flatten_all()?, 0)?.reshape((2, 3, 5)));
+    assert_gradients("embedding", &kernel, std::slice::from_ref(&table))?;
+    assert_reference("embedding", &kernel, &form, &[table])?;
+    for lengths in [&[1][..], &[3, 1, 4, 4], &[2, 9]] {
+        let sequences = Arc::new(Sequences::new(lengths)?);
+        let xs = normal(rng, &[sequences.rows(), 3])?;
+        for how in [OverTime::Mean, OverTime::Max] {
+            let kernel = op(|x| ops::over_time(&x[0], &sequences, how));
+            let form = op(|x| reference::over_time(&x[0], &sequences, how));
+            let name = format!("{how:?} over {lengths:?}");
+            assert_gradients(&name, &kernel, std::slice::from_ref(&xs))?;
+            assert_reference(&name, &kernel, &form, std::slice::from_ref(&xs))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn ids_outside_the_table_and_other_row_counts_are_refused() -> Result<()> {
+    let table = Tensor::zeros((4, 2), DType::F32, &CPU)?;
+    let error = ops::embedding(&table, &Tensor::new(&[1u32, 4], &CPU)?).unwrap_err().to_string();
+    assert!(error.contains("found the id 4, expected one below 4"), "{error}");
+    assert!(ops::embedding(&table, &Tensor::new(&[1i64], &CPU)?).is_err());
+    let sequences = Arc::new(Sequences::new(&[2, 3])?);
+    assert!(ops::over_time(&table, &sequences, OverTime::Max).is_err());
+    Ok(())
+}
+
+#[test]
+fn of_equal_values_the_first_takes_the_gradient_of_max_over_time() -> Result<()> {
+    let sequences = Arc::new(Sequences::new(&[3])?);
+    let xs = Var::new(&[[0f64], [2.], [2.]], &CPU)?;
+    let grads = ops::over_time(&xs, &sequences, OverTime::Max)?.sum_all()?.backward()?;
+    assert_eq!(numbers(grads.get(&xs).unwrap())?, [0., 1., 0.]);
     Ok(())
 }

@@ -41,7 +41,7 @@ pub struct RecurrentOptions {
 impl RecurrentOptions {
     /// Defaults that suit sentences.
     pub const DEFAULTS: &'static [(&'static str, &'static str)] =
-        &[("dataset", "reviews"), ("epochs", "6"), ("batch_size", "50"), ("clip_norm", "5")];
+        &[("dataset", "reviews"), ("epochs", "12"), ("batch_size", "50"), ("clip_norm", "5")];
 
     /// The classifier asked for, of so many known words and classes.
     pub fn config(&self, cell: Cell, forget_bias: Option<f64>, words: usize, classes: usize) -> Config {

@@ -3,8 +3,8 @@
 
 use super::SentenceModel;
 use crate::nn::{
-    Cell, Dropout, Embedding, Linear, Mode, Recurrent, RecurrentConfig, Sequences, dropout, embedding,
-    linear, recurrent,
+    Cell, Dropout, Embedding, Linear, Mode, Recurrent, RecurrentConfig, Sequences, WORD_VECTORS, dropout,
+    embedding_with, linear, recurrent,
 };
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -53,7 +53,7 @@ impl BiRnn {
         };
         let recurrent = recurrent(&network, vb.pp("recurrent"))?;
         Ok(Self {
-            embedding: embedding(vocabulary, features, vb.pp("embedding"))?,
+            embedding: embedding_with(vocabulary, features, WORD_VECTORS, vb.pp("embedding"))?,
             dropout: (dropout(config.dropout, vb.pp("words")), dropout(config.dropout, vb.pp("outputs"))),
             output: linear(recurrent.outputs(), tags, vb.pp("output"))?,
             recurrent,

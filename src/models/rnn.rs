@@ -2,8 +2,8 @@
 
 use super::SentenceModel;
 use crate::nn::{
-    Dropout, Embedding, Linear, Mode, OverTime, Recurrent, RecurrentConfig, Sequences, dropout, embedding,
-    linear, over_time, recurrent,
+    Dropout, Embedding, Linear, Mode, OverTime, Recurrent, RecurrentConfig, Sequences, WORD_VECTORS, dropout,
+    embedding_with, linear, over_time, recurrent,
 };
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -52,7 +52,12 @@ impl Rnn {
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let recurrent = recurrent(&config.recurrent, vb.pp("recurrent"))?;
         Ok(Self {
-            embedding: embedding(config.vocabulary, config.recurrent.features, vb.pp("embedding"))?,
+            embedding: embedding_with(
+                config.vocabulary,
+                config.recurrent.features,
+                WORD_VECTORS,
+                vb.pp("embedding"),
+            )?,
             pool: config.pool,
             dropout: (dropout(config.dropout, vb.pp("words")), dropout(config.dropout, vb.pp("sentence"))),
             output: linear(recurrent.outputs(), config.classes, vb.pp("output"))?,

@@ -122,9 +122,19 @@ pub struct Embedding {
 /// # Errors
 /// When `vb` holds this parameter in another shape.
 pub fn embedding(rows: usize, size: usize, vb: VarBuilder) -> Result<Embedding> {
-    let init = candle_nn::Init::Randn { mean: 0.0, stdev: 1.0 };
+    embedding_with(rows, size, candle_nn::Init::Randn { mean: 0.0, stdev: 1.0 }, vb)
+}
+
+/// An embedding with initial values of the caller's choice; see [`embedding`].
+///
+/// # Errors
+/// When `vb` holds this parameter in another shape.
+pub fn embedding_with(rows: usize, size: usize, init: candle_nn::Init, vb: VarBuilder) -> Result<Embedding> {
     Ok(Embedding { weight: vb.get_with_hints((rows, size), "weight", init)? })
 }
+
+/// Initial values of words' vectors that let little be read into words seen rarely: uniform within ±0.25 (Kim 2014).
+pub const WORD_VECTORS: candle_nn::Init = candle_nn::Init::Uniform { lo: -0.25, up: 0.25 };
 
 impl Embedding {
     pub fn weight(&self) -> &Tensor {

@@ -11,8 +11,8 @@ mod recurrent;
 pub use crate::ops::{Cell, Conv2dGeometry, OverTime, Sequences, State, Window, over_time};
 pub use init::{Init, parameters};
 pub use layers::{
-    Activation, Conv2d, Dropout, Embedding, Linear, Pool2d, Pooling, conv2d, dropout, embedding, linear,
-    linear_with,
+    Activation, Conv2d, Dropout, Embedding, Linear, Pool2d, Pooling, WORD_VECTORS, conv2d, dropout,
+    embedding, embedding_with, linear, linear_with,
 };
 pub use loss::Cost;
 pub use recurrent::{Recurrent, RecurrentConfig, recurrent};

@@ -1,0 +1,223 @@
+//! The binaries of sentences and tags as processes: training, testing, asking, resuming, and bad input.
+
+#![cfg(unix)]
+
+use serde_json::Value;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use tempfile::{TempDir, tempdir};
+
+fn start(place: &Path, binary: &str, arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(match binary {
+        "rnn" => env!("CARGO_BIN_EXE_rnn"),
+        "gru" => env!("CARGO_BIN_EXE_gru"),
+        "lstm" => env!("CARGO_BIN_EXE_lstm"),
+        _ => env!("CARGO_BIN_EXE_birnn"),
+    })
+    .current_dir(place)
+    .args(arguments)
+    .stdin(Stdio::piped())
+    .stdout(Stdio::piped())
+    .stderr(Stdio::piped())
+    .spawn()
+    .unwrap();
+    // A program that refuses its arguments does not read.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+/// Standard output of a program that is to succeed.
+#[track_caller]
+fn done(place: &Path, binary: &str, arguments: &str) -> String {
+    let output = start(place, binary, &arguments.split_whitespace().collect::<Vec<_>>(), "");
+    assert!(output.status.success(), "{binary} {arguments}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// That a program ends with `code` and one line that says each of `said`.
+#[track_caller]
+fn refused(place: &Path, binary: &str, arguments: &str, code: i32, said: &[&str]) {
+    let output = start(place, binary, &arguments.split_whitespace().collect::<Vec<_>>(), "");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{binary} {arguments}: {output:?}");
+    assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
+    for part in said {
+        assert!(error.contains(part), "{part:?} is not in {error}");
+    }
+}
+
+const SMALL: &str = "--hidden 16 --embedding 16 --train-limit 400 --epochs 2 --quiet";
+
+/// A small finished run of a binary on its built-in data, to be read only.
+fn trained(binary: &'static str) -> PathBuf {
+    static LSTM: OnceLock<TempDir> = OnceLock::new();
+    static BIRNN: OnceLock<TempDir> = OnceLock::new();
+    let cell = if binary == "lstm" { &LSTM } else { &BIRNN };
+    let place = cell.get_or_init(|| {
+        let place = tempdir().unwrap();
+        done(place.path(), binary, &format!("{SMALL} --out run"));
+        place
+    });
+    place.path().join("run")
+}
+
+fn metrics(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn every_cell_learns_and_leaves_a_run_folder() {
+    for (binary, options) in [
+        ("rnn", "--activation relu --pool mean"),
+        ("gru", "--pool max --bidirectional"),
+        ("lstm", "--layers 2 --forget-bias 1"),
+    ] {
+        let place = tempdir().unwrap();
+        let said = done(place.path(), binary, &format!("{SMALL} {options} --out run"));
+        assert!(said.starts_with("test accuracy "), "{said}");
+        let run = place.path().join("run");
+        for file in ["config.json", "model.safetensors", "vocabulary.txt", "curves.svg", "confusion.svg"] {
+            assert!(run.join(file).exists(), "{binary}: {file}");
+        }
+        let lines = metrics(&run);
+        assert_eq!(lines.len(), 3);
+        assert!(lines[0]["val_accuracy"].is_number() && lines[2]["test_accuracy"].is_number());
+    }
+}
+
+#[test]
+fn predict_takes_sentences_as_arguments_and_as_lines() {
+    let run = trained("lstm");
+    let run = run.to_str().unwrap();
+    let place = tempdir().unwrap();
+    let arguments = start(place.path(), "lstm", &["predict", run, "it was not good", "zzz"], "");
+    let lines = start(place.path(), "lstm", &["predict", run], "it was not good\nzzz\n");
+    assert!(arguments.status.success() && lines.status.success(), "{arguments:?} {lines:?}");
+    assert_eq!(arguments.stdout, lines.stdout);
+    let said = String::from_utf8(lines.stdout).unwrap();
+    assert_eq!(said.lines().count(), 2);
+    let first = said.lines().next().unwrap();
+    assert!(
+        first.ends_with(": it was not good") && first.contains("positive (") && first.contains("%)"),
+        "{said}"
+    );
+}
+
+#[test]
+fn eval_gives_what_the_training_gave() {
+    for binary in ["lstm", "birnn"] {
+        let run = trained(binary);
+        let said = done(run.parent().unwrap(), binary, "eval run");
+        let last = metrics(&run).pop().unwrap();
+        let key = if binary == "lstm" { "test_accuracy" } else { "test_f1" };
+        let value = format!("{:.2}%", 100.0 * last[key].as_f64().unwrap());
+        assert!(said.contains(&value), "{value} is not in {said}");
+    }
+}
+
+#[test]
+fn a_tagged_sentence_comes_as_columns_in_a_pipe() {
+    let run = trained("birnn");
+    let output = start(run.parent().unwrap(), "birnn", &["predict", "run"], "Rose walked home\n\nParis\n");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 7, "{said}");
+    assert!(lines[0].starts_with("Rose\t") && lines[3].is_empty() && lines[5].starts_with("Paris\t"));
+}
+
+#[test]
+fn the_right_context_is_worth_five_points_of_f1_and_more() {
+    let place = tempdir().unwrap();
+    let f1 = |direction: &str| {
+        let out = place.path().join(direction);
+        let options = "--hidden 32 --embedding 32 --epochs 3 --quiet";
+        done(place.path(), "birnn", &format!("{options} --direction {direction} --out {}", out.display()));
+        metrics(&out).pop().unwrap()["test_f1"].as_f64().unwrap()
+    };
+    let (both, forward) = (f1("both"), f1("forward"));
+    assert!(both > forward + 0.05, "both {both}, forward {forward}");
+}
+
+#[test]
+fn a_run_that_was_stopped_ends_as_the_whole_one_and_threads_do_not_matter() {
+    let place = tempdir().unwrap();
+    for (binary, options) in [("gru", "--bidirectional --layers 2"), ("birnn", "--layers 2")] {
+        let whole = place.path().join(format!("{binary}-whole"));
+        let cut = place.path().join(format!("{binary}-cut"));
+        let common = format!("{SMALL} {options} --checkpoint-every 5");
+        done(place.path(), binary, &format!("{common} --threads 2 --out {}", whole.display()));
+        let mut child = Command::new(match binary {
+            "gru" => env!("CARGO_BIN_EXE_gru"),
+            _ => env!("CARGO_BIN_EXE_birnn"),
+        })
+        .current_dir(place.path())
+        .args(format!("{common} --threads 1 --out {}", cut.display()).split_whitespace())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+        while !cut.join("checkpoint.safetensors").exists() && child.try_wait().unwrap().is_none() {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        done(place.path(), binary, &format!("--threads 1 --quiet --resume {}", cut.display()));
+        let weights = |run: &Path| fs::read(run.join("model.safetensors")).unwrap();
+        assert!(weights(&whole) == weights(&cut), "{binary}");
+    }
+}
+
+#[test]
+fn folds_train_a_model_each_and_give_the_mean() {
+    let place = tempdir().unwrap();
+    let rows: String = (0..40).map(|i| format!("{},word{} tail\n", ["no", "yes"][i % 2], i % 2)).collect();
+    for split in ["train", "test"] {
+        fs::write(place.path().join(format!("{split}.csv")), format!("label,text\n{rows}")).unwrap();
+    }
+    let common = "--dataset csv --data-dir . --hidden 8 --embedding 8 --epochs 6 --batch-size 8 --quiet";
+    let said = done(place.path(), "gru", &format!("{common} --folds 4 --out run"));
+    assert!(said.contains("over 4 folds"), "{said}");
+    let last = metrics(&place.path().join("run")).pop().unwrap();
+    let folds: Vec<f64> = serde_json::from_value(last["folds"].clone()).unwrap();
+    let mean = last["test_accuracy"].as_f64().unwrap();
+    assert!((folds.iter().sum::<f64>() / 4.0 - mean).abs() < 1e-12 && folds.len() == 4);
+    refused(place.path(), "gru", "predict run yes", 1, &["fold-1"]);
+    let output = start(place.path(), "gru", &["predict", "run/fold-1", "word1 tail"], "");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn how_far_back_gradients_reach_is_drawn() {
+    let place = tempdir().unwrap();
+    let said = done(place.path(), "lstm", "--gradient-flow --out run");
+    assert_eq!(said.lines().count(), 4, "{said}");
+    let picture = fs::read_to_string(place.path().join("run/gradient-flow.svg")).unwrap();
+    assert!(["rnn", "gru", "lstm"].iter().all(|name| picture.contains(name)));
+}
+
+#[test]
+fn bad_input_is_one_clear_line() {
+    let place = tempdir().unwrap();
+    let at = place.path();
+    refused(at, "lstm", "--dataset digits", 1, &["digits", "not known"]);
+    refused(at, "lstm", "--dataset mr", 1, &["mr", "--data-dir"]);
+    refused(at, "lstm", "--folds 1", 2, &["--folds"]);
+    refused(at, "lstm", "--pool sum", 2, &["--pool", "last"]);
+    refused(at, "lstm", "--hidden 0", 2, &["--hidden"]);
+    refused(at, "birnn", "--direction back", 2, &["--direction", "forward"]);
+    refused(at, "gru", "predict nothing", 1, &["no run yet"]);
+    fs::write(at.join("train.txt"), "Rose\tB-PER\nfell\n").unwrap();
+    refused(at, "birnn", "--dataset conll --data-dir .", 1, &["train.txt", "2"]);
+    let run = trained("lstm");
+    for (file, said) in [("vocabulary.txt", "vocabulary.txt"), ("config.json", "config.json")] {
+        let copy = tempdir().unwrap();
+        for name in ["config.json", "model.safetensors", "vocabulary.txt"] {
+            fs::copy(run.join(name), copy.path().join(name)).unwrap();
+        }
+        fs::write(copy.path().join(file), "damaged").unwrap();
+        refused(at, "lstm", &format!("predict {} good", copy.path().display()), 1, &[said]);
+    }
+}

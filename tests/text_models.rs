@@ -1,0 +1,139 @@
+//! The models of sentences: PyTorch's weights give PyTorch's logits, parameter counts, and a loss that goes down.
+
+use candle_core::{DType, Device, Result, Tensor, safetensors};
+use candle_nn::{VarBuilder, VarMap};
+use candle_textbook::models::SentenceModel;
+use candle_textbook::models::birnn::{self, BiRnn};
+use candle_textbook::models::language_model::{self, LanguageModel};
+use candle_textbook::models::rnn::{self, Pool, Rnn};
+use candle_textbook::nn::{Cell, Cost, Mode, RecurrentConfig, Sequences, parameters};
+use candle_textbook::optim::{Adam, Clip, Optimizer};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+const CPU: Device = Device::Cpu;
+
+fn birnn(hidden: usize) -> birnn::Config {
+    birnn::Config {
+        vocabulary: 11,
+        embedding: 5,
+        cell: Cell::Lstm,
+        hidden,
+        layers: 2,
+        bidirectional: true,
+        dropout: 0.4,
+        tags: 3,
+    }
+}
+
+fn classifier(cell: Cell, layers: usize, bidirectional: bool, pool: Pool) -> rnn::Config {
+    let recurrent = RecurrentConfig {
+        cell,
+        features: 5,
+        hidden: 7,
+        layers,
+        bidirectional,
+        dropout: 0.4,
+        forget_bias: None,
+    };
+    rnn::Config { vocabulary: 11, recurrent, pool, dropout: 0.4, classes: 2 }
+}
+
+fn language_model() -> language_model::Config {
+    language_model::Config {
+        vocabulary: 11,
+        embedding: 5,
+        cell: Cell::Lstm,
+        hidden: 7,
+        layers: 2,
+        dropout: 0.4,
+    }
+}
+
+#[test]
+fn pytorchs_weights_give_pytorchs_logits() -> Result<()> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/text_models.safetensors");
+    let fixtures = safetensors::load(path, &CPU)?;
+    let lengths: Vec<usize> =
+        fixtures["lengths"].to_vec1::<i64>()?.into_iter().map(|length| length as usize).collect();
+    let sequences = Arc::new(Sequences::new(&lengths)?);
+    let ids = sequences.pack(&fixtures["ids"].to_dtype(DType::U32)?)?;
+    let weights = |name: &str| {
+        let start = format!("{name}.weights.");
+        let tensors: HashMap<String, Tensor> = fixtures
+            .iter()
+            .filter_map(|(key, value)| Some((key.strip_prefix(&start)?.to_string(), value.clone())))
+            .collect();
+        VarBuilder::from_tensors(tensors, DType::F32, &CPU)
+    };
+    let near = |name: &str, found: Tensor| -> Result<()> {
+        let difference =
+            (found - &fixtures[&format!("{name}.logits")])?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(difference < 1e-5, "{name}: {difference}");
+        Ok(())
+    };
+    let mode = Mode::Evaluate;
+    // PyTorch gives its output bias at the padding too.
+    let padding = |name: &str, logits: Tensor| -> Result<Tensor> {
+        let bias = &fixtures[&format!("{name}.weights.output.bias")];
+        let gap = (sequences.unpack(&logits.ones_like()?)? * -1.0)? + 1.0;
+        sequences.unpack(&logits)? + gap?.broadcast_mul(bias)?
+    };
+    let tagger = BiRnn::new(&birnn(7), weights("birnn"))?;
+    near("birnn", padding("birnn", tagger.forward(&ids, &sequences, mode)?)?)?;
+    for (name, config) in [
+        ("last", classifier(Cell::Gru, 2, true, Pool::Last)),
+        ("mean", classifier(Cell::Tanh, 1, false, Pool::Mean)),
+        ("max", classifier(Cell::Lstm, 1, false, Pool::Max)),
+    ] {
+        near(name, Rnn::new(&config, weights(name))?.forward(&ids, &sequences, mode)?)?;
+    }
+    let (logits, _) =
+        LanguageModel::new(&language_model(), weights("language"))?.forward(&ids, &sequences, None, mode)?;
+    near("language", padding("language", logits)?)
+}
+
+fn parameter_count(vars: &VarMap) -> usize {
+    vars.all_vars().iter().map(|var| var.elem_count()).sum()
+}
+
+#[test]
+fn parameter_counts_are_those_of_the_formulas() -> Result<()> {
+    let vars = VarMap::new();
+    BiRnn::new(&birnn(7), parameters(&vars, 1, DType::F32, &CPU))?;
+    let layer = |inputs: usize| 2 * 4 * 7 * (inputs + 7 + 2);
+    assert_eq!(parameter_count(&vars), 11 * 5 + layer(5) + layer(14) + 15 * 3);
+    let vars = VarMap::new();
+    Rnn::new(&classifier(Cell::Gru, 1, false, Pool::Last), parameters(&vars, 1, DType::F32, &CPU))?;
+    assert_eq!(parameter_count(&vars), 11 * 5 + 3 * 7 * (5 + 7 + 2) + 8 * 2);
+    Ok(())
+}
+
+#[test]
+fn losses_go_down() -> Result<()> {
+    let sequences = Arc::new(Sequences::new(&[3, 6, 1, 6])?);
+    let ids: Vec<u32> = (0..16).map(|i| i * 7 % 11).collect();
+    let ids = Tensor::new(ids, &CPU)?;
+    let tags = Tensor::new((0..16u32).map(|i| i % 3).collect::<Vec<_>>(), &CPU)?;
+    let classes = Tensor::new(&[0u32, 1, 1, 0], &CPU)?;
+    let vars = VarMap::new();
+    let vb = parameters(&vars, 1, DType::F32, &CPU);
+    let tagger = BiRnn::new(&birnn(16), vb.pp("tagger"))?;
+    let sentences = Rnn::new(&classifier(Cell::Tanh, 1, false, Pool::Last), vb.pp("classifier"))?;
+    let language = LanguageModel::new(&language_model(), vb.pp("language"))?;
+    let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
+    let (mut first, mut last) = (f32::NAN, f32::NAN);
+    for step in 0..60 {
+        let mode = Mode::Train { seed: 1, epoch: 0, step };
+        let cost = Cost::SoftmaxCrossEntropy;
+        let tagging = cost.loss(&tagger.forward(&ids, &sequences, mode)?, &tags)?;
+        let classifying = cost.loss(&sentences.forward(&ids, &sequences, mode)?, &classes)?;
+        let telling = cost.loss(&language.forward(&ids, &sequences, None, mode)?.0, &tags)?;
+        let loss = ((tagging + classifying)? + telling)?;
+        last = loss.to_scalar()?;
+        first = if step == 0 { last } else { first };
+        optimizer.step(&loss.backward()?, 1e-2, Clip::None)?;
+    }
+    assert!(last < 0.6 * first, "from {first} to {last}");
+    Ok(())
+}
