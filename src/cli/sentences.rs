@@ -8,11 +8,13 @@ use crate::data::{Corpus, Texts, Tokenizer, Vocabulary, text};
 use crate::models::SentenceModel;
 use crate::nn::{Cost, Mode, parameters};
 use crate::optim::Optimizer;
+use crate::rng;
 use crate::train::{self, Evaluation, Progress, Run, SentenceClassification, Sentences, pictures, say};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::{VarBuilder, VarMap};
 use clap::Args;
+use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::io::BufRead;
@@ -163,10 +165,13 @@ impl Examples {
         Ok(Self { words, labels, classes: corpus.classes, parts })
     }
 
-    /// All sentences, of which every `folds`th from `fold` on is for testing.
+    /// All sentences in an order drawn with the seed, of which every `folds`th from `fold` on is for testing.
     fn fold(&self, fold: usize, folds: usize, options: &TrainOptions) -> Result<Parts> {
-        let all = 0..self.words.len() as u32;
-        let (test, rest): (Vec<u32>, Vec<u32>) = all.partition(|&i| i as usize % folds == fold);
+        let mut order: Vec<u32> = (0..self.words.len() as u32).collect();
+        order.shuffle(&mut rng::stream(options.seed, "folds"));
+        let test: Vec<u32> = order.iter().copied().skip(fold).step_by(folds).collect();
+        let rest = order.iter().enumerate().filter(|(place, _)| place % folds != fold);
+        let rest: Vec<u32> = rest.map(|(_, &sentence)| sentence).collect();
         ensure!(!test.is_empty(), "--folds {folds}: there are only {} sentences", self.words.len());
         let (training, validation) = flow::split(rest.len(), options)?;
         let at = |which: Vec<u32>| which.into_iter().map(|i| rest[i as usize]).collect();
