@@ -2,11 +2,10 @@
 
 use candle_core::{DType, Device, Result, Tensor, safetensors};
 use candle_nn::{VarBuilder, VarMap};
-use candle_textbook::models::SentenceModel;
 use candle_textbook::models::birnn::{self, BiRnn};
 use candle_textbook::models::language_model::{self, LanguageModel};
 use candle_textbook::models::rnn::{self, Pool, Rnn};
-use candle_textbook::nn::{Cell, Cost, Mode, RecurrentConfig, Sequences, parameters};
+use candle_textbook::nn::{Cell, Cost, Mode, RecurrentConfig, SentenceModel, Sequences, parameters};
 use candle_textbook::optim::{Adam, Clip, Optimizer};
 use std::collections::HashMap;
 use std::sync::Arc;

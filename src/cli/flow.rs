@@ -18,6 +18,41 @@ pub(super) fn split(examples: usize, options: &TrainOptions) -> Result<(Vec<u32>
     Ok(((0..used as u32).collect(), (training as u32..examples as u32).collect()))
 }
 
+/// Which examples are for what, where those of all parts of a data set are counted through.
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) training: Vec<u32>,
+    pub(super) validation: Vec<u32>,
+    pub(super) test: Vec<u32>,
+}
+
+impl Parts {
+    /// Of a data set whose training, validation and test parts have so many examples; where it lacks the latter, they
+    /// are a tenth of the training part each.
+    pub(super) fn new(
+        training: usize,
+        validation: Option<usize>,
+        test: Option<usize>,
+        options: &TrainOptions,
+    ) -> Result<Self> {
+        let given = training + validation.unwrap_or(0);
+        let rest = training - if test.is_none() { training / 10 } else { 0 };
+        let test = match test {
+            Some(test) => (given as u32..(given + test) as u32).collect(),
+            None => (rest as u32..training as u32).collect::<Vec<_>>(),
+        };
+        ensure!(!test.is_empty(), "the data set has no test part, and is too small to be cut");
+        let (training, validation) = match validation {
+            Some(_) => {
+                let used = options.train_limit.unwrap_or(rest).min(rest);
+                ((0..used as u32).collect(), (training as u32..given as u32).collect())
+            }
+            None => split(rest, options)?,
+        };
+        Ok(Self { training, validation, test })
+    }
+}
+
 /// A new run folder that records `config`, or that of the run to go on with, whose data must still be of the same sizes.
 pub(super) fn folder(
     binary: &str,

@@ -1,12 +1,12 @@
 //! Training, testing and asking a classifier of sentences from the command line.
 
+use super::flow::{self, Parts};
 use super::{
-    EvalCommand, Outcome, PredictCommand, Request, Settings, TrainOptions, Training, complain, flow,
-    gradient_flow, positive, settings_of,
+    EvalCommand, Outcome, PredictCommand, Request, Settings, TrainOptions, Training, complain, gradient_flow,
+    positive, settings_of,
 };
 use crate::data::{Corpus, Texts, Tokenizer, Vocabulary, text};
-use crate::models::SentenceModel;
-use crate::nn::{Cost, Mode, parameters};
+use crate::nn::{Cost, Mode, SentenceModel, parameters};
 use crate::optim::Optimizer;
 use crate::rng;
 use crate::train::{self, Evaluation, Progress, Run, SentenceClassification, Sentences, pictures, say};
@@ -128,41 +128,17 @@ struct Examples {
     parts: Parts,
 }
 
-#[derive(Clone)]
-struct Parts {
-    training: Vec<u32>,
-    validation: Vec<u32>,
-    test: Vec<u32>,
-}
-
 impl Examples {
-    /// Where the data set has no validation or no test part, a tenth of the training part each.
     fn new(corpus: Corpus, tokenizer: Tokenizer, options: &TrainOptions) -> Result<Self> {
+        let Corpus { train, validation, test, classes, .. } = corpus;
+        let size = |part: &Option<Texts>| part.as_ref().map(Texts::len);
+        let parts = Parts::new(train.len(), size(&validation), size(&test), options)?;
         let (mut words, mut labels) = (vec![], vec![]);
-        let mut add = |texts: &Texts| {
-            let start = words.len();
-            words.extend(texts.texts.iter().map(|text| tokenizer.tokens(text)));
-            labels.extend(&texts.labels);
-            (start as u32..words.len() as u32).collect::<Vec<u32>>()
-        };
-        let mut rest = add(&corpus.train);
-        let given = corpus.validation.as_ref().map(&mut add);
-        let test = match &corpus.test {
-            Some(test) => add(test),
-            None => rest.split_off(rest.len() - rest.len() / 10),
-        };
-        ensure!(!test.is_empty(), "the data set has no test part, and is too small to be cut");
-        let parts = match given {
-            Some(validation) => {
-                rest.truncate(options.train_limit.unwrap_or(usize::MAX));
-                Parts { training: rest, validation, test }
-            }
-            None => {
-                let (training, validation) = flow::split(rest.len(), options)?;
-                Parts { training, validation, test }
-            }
-        };
-        Ok(Self { words, labels, classes: corpus.classes, parts })
+        for part in [Some(train), validation, test].into_iter().flatten() {
+            words.extend(part.texts.iter().map(|text| tokenizer.tokens(text)));
+            labels.extend(part.labels);
+        }
+        Ok(Self { words, labels, classes, parts })
     }
 
     /// All sentences in an order drawn with the seed, of which every `folds`th from `fold` on is for testing.

@@ -1,10 +1,10 @@
 //! Training, testing and asking a tagger of words from the command line.
 
+use super::flow::{self, Parts};
 use super::sentences::{VocabularyOptions, asked, read_vocabulary, tell, write_vocabulary};
-use super::{EvalCommand, Outcome, PredictCommand, Request, Settings, Training, flow, settings_of};
+use super::{EvalCommand, Outcome, PredictCommand, Request, Settings, TrainOptions, Training, settings_of};
 use crate::data::{EntityCounts, EntityScores, TaggedCorpus, Vocabulary, entity_scores, tagged};
-use crate::models::SentenceModel;
-use crate::nn::{Mode, parameters};
+use crate::nn::{Mode, SentenceModel, parameters};
 use crate::optim::Optimizer;
 use crate::train::{self, Progress, Run, Sentences, Tagging, pictures, say};
 use anyhow::{Context, Result, ensure};
@@ -43,36 +43,20 @@ pub fn main<R: TaggingRecipe>() -> ExitCode {
 struct Examples {
     words: Vec<Vec<String>>,
     tags: Sentences,
-    training: Vec<u32>,
-    validation: Vec<u32>,
-    test: Vec<u32>,
+    parts: Parts,
 }
 
 impl Examples {
-    /// Where the data set has no validation or no test part, a tenth of the training part each.
-    fn new(corpus: TaggedCorpus, options: &super::TrainOptions) -> Result<Self> {
+    fn new(corpus: TaggedCorpus, options: &TrainOptions) -> Result<Self> {
+        let TaggedCorpus { train, validation, test, .. } = corpus;
+        let size = |part: &Option<tagged::Tagged>| part.as_ref().map(tagged::Tagged::len);
+        let parts = Parts::new(train.len(), size(&validation), size(&test), options)?;
         let (mut words, mut tags) = (vec![], vec![]);
-        let mut add = |tagged: tagged::Tagged| {
-            let start = words.len();
-            words.extend(tagged.words);
-            tags.extend(tagged.tags);
-            (start as u32..words.len() as u32).collect::<Vec<u32>>()
-        };
-        let mut rest = add(corpus.train);
-        let given = corpus.validation.map(&mut add);
-        let test = match corpus.test {
-            Some(test) => add(test),
-            None => rest.split_off(rest.len() - rest.len() / 10),
-        };
-        ensure!(!test.is_empty(), "the data set has no test part, and is too small to be cut");
-        let (training, validation) = match given {
-            Some(validation) => {
-                rest.truncate(options.train_limit.unwrap_or(usize::MAX));
-                (rest, validation)
-            }
-            None => flow::split(rest.len(), options)?,
-        };
-        Ok(Self { words, tags: Sentences::new(tags), training, validation, test })
+        for part in [Some(train), validation, test].into_iter().flatten() {
+            words.extend(part.words);
+            tags.extend(part.tags);
+        }
+        Ok(Self { words, tags: Sentences::new(tags), parts })
     }
 }
 
@@ -85,7 +69,7 @@ fn train<R: TaggingRecipe>(training: Training<R>) -> Result<Outcome> {
     tell(&corpus.notes);
     let names = corpus.tags.clone();
     let examples = Examples::new(corpus, options)?;
-    let Examples { training, validation, test, .. } = &examples;
+    let Parts { training, validation, test } = &examples.parts;
     let device = machine.device.open()?;
     let known = training.iter().map(|&i| &examples.words[i as usize]);
     let vocabulary = settings.vocabulary_options().vocabulary(known);
@@ -217,8 +201,8 @@ fn eval<R: TaggingRecipe>(command: &EvalCommand) -> Result<Outcome> {
         validation: &[],
         device: &device,
     };
-    let said = task.evaluate(&examples.test)?;
-    table(&entity_scores(&task.truth(&examples.test), &said.tags, &names)?);
+    let said = task.evaluate(&examples.parts.test)?;
+    table(&entity_scores(&task.truth(&examples.parts.test), &said.tags, &names)?);
     Ok(Outcome::Done)
 }
 

@@ -1,10 +1,9 @@
 //! A tagger of words: a recurrent network that reads a sentence from both ends (Graves and Schmidhuber 2005; Huang,
 //! Xu and Yu 2015, without the CRF).
 
-use super::SentenceModel;
 use crate::nn::{
-    Cell, Dropout, Embedding, Linear, Mode, Recurrent, RecurrentConfig, Sequences, WORD_VECTORS, dropout,
-    embedding_with, linear, recurrent,
+    Cell, Dropout, Embedding, Linear, Mode, Recurrent, RecurrentConfig, SentenceModel, Sequences,
+    WORD_VECTORS, dropout, embedding_with, linear, recurrent,
 };
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;

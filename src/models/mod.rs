@@ -8,9 +8,8 @@ pub mod lenet5;
 pub mod mlp;
 pub mod rnn;
 
-use crate::nn::{Mode, Model, Sequences};
+use crate::nn::Model;
 use candle_core::{Result, Tensor};
-use std::sync::Arc;
 
 /// A model of pictures, which can show what its first layer looks for.
 pub trait ImageModel: Model {
@@ -23,13 +22,4 @@ pub trait ImageModel: Model {
     /// # Errors
     /// When `xs` does not fit the model.
     fn feature_maps(&self, xs: &Tensor) -> Result<Vec<Tensor>>;
-}
-
-/// A model of sentences of words.
-pub trait SentenceModel {
-    /// Logits, one row for each sentence or each word, of the words `words` `(rows)`, u32 ids, of `sentences`.
-    ///
-    /// # Errors
-    /// When an id is outside the vocabulary, or shapes do not fit.
-    fn forward(&self, words: &Tensor, sentences: &Arc<Sequences>, mode: Mode) -> Result<Tensor>;
 }

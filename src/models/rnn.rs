@@ -1,9 +1,8 @@
 //! A classifier of sentences: a recurrent network reads the words, and what it has made of them tells the class.
 
-use super::SentenceModel;
 use crate::nn::{
-    Dropout, Embedding, Linear, Mode, OverTime, Recurrent, RecurrentConfig, Sequences, WORD_VECTORS, dropout,
-    embedding_with, linear, over_time, recurrent,
+    Dropout, Embedding, Linear, Mode, OverTime, Recurrent, RecurrentConfig, SentenceModel, Sequences,
+    WORD_VECTORS, dropout, embedding_with, linear, over_time, recurrent,
 };
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;

@@ -18,6 +18,7 @@ pub use loss::Cost;
 pub use recurrent::{Recurrent, RecurrentConfig, recurrent};
 
 use candle_core::{Result, Tensor};
+use std::sync::Arc;
 
 /// Whether a model is being trained, and if so where in the training it is.
 ///
@@ -41,4 +42,13 @@ pub trait Model {
     /// # Errors
     /// When `xs` does not fit the model.
     fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor>;
+}
+
+/// A model of sentences of words.
+pub trait SentenceModel {
+    /// Logits, one row for each sentence or each word, of the words `words` `(rows)`, u32 ids, of `sentences`.
+    ///
+    /// # Errors
+    /// When an id is outside the vocabulary, or shapes do not fit.
+    fn forward(&self, words: &Tensor, sentences: &Arc<Sequences>, mode: Mode) -> Result<Tensor>;
 }

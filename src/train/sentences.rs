@@ -2,8 +2,7 @@
 
 use super::{Evaluation, Score, Task};
 use crate::data::{Vocabulary, entity_scores};
-use crate::models::SentenceModel;
-use crate::nn::{Cost, Mode, Sequences};
+use crate::nn::{Cost, Mode, SentenceModel, Sequences};
 use candle_core::{Device, Result, Tensor};
 use std::sync::Arc;
 
