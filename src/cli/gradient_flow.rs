@@ -22,12 +22,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// Symbols of a sequence.
-const STEPS: usize = 40;
+const STEPS: usize = 30;
 /// The first symbols are classes too.
 const SYMBOLS: usize = 8;
 const CLASSES: usize = 2;
 const BATCH: usize = 64;
-const TRAINING_STEPS: u64 = 600;
+const TRAINING_STEPS: u64 = 1000;
 
 struct Network {
     embedding: Embedding,
@@ -99,7 +99,8 @@ pub(super) fn draw(
             layers: 1,
             bidirectional: false,
             dropout: 0.0,
-            forget_bias: None,
+            // Open at the start, as Jozefowicz et al. (2015) advise.
+            forget_bias: (cell == Cell::Lstm).then_some(1.0),
         };
         let network = Network {
             embedding: embedding(SYMBOLS, 16, vb.pp("embedding"))?,

@@ -46,7 +46,7 @@ impl Op {
             ys[sequence * features..][..features].iter_mut().zip(x).for_each(|(y, &x)| *y += x);
         }
         for (y, length) in ys.chunks_exact_mut(features).zip(self.lengths()) {
-            y.iter_mut().for_each(|y| *y = *y / T::from_f64(length as f64));
+            y.iter_mut().for_each(|y| *y /= T::from_f64(length as f64));
         }
         ys
     }
