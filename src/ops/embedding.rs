@@ -1,6 +1,7 @@
 //! Rows of a table by number.
 
 use super::host::{self, Real, with_real};
+use super::parallel;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 
 /// The rows `ids` (u32, of any shape) of `table` `(rows, size)`: `(.., size)`, PyTorch's `embedding`.
@@ -19,6 +20,9 @@ pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     };
     rows.reshape([ids.dims(), &[size]].concat())
 }
+
+/// Ids whose rows one task copies.
+const IDS: usize = 256;
 
 struct Embedding;
 
@@ -42,8 +46,13 @@ impl CustomOp2 for Embedding {
         }
         with_real!(self.name(), host::dtype(table), T => {
             let table = host::slice::<T>(table, layout)?;
-            let mut found = Vec::with_capacity(ids.len() * size);
-            ids.iter().for_each(|&id| found.extend_from_slice(&table[id as usize * size..][..size]));
+            let work = |i: usize, found: &mut [T]| {
+                for (found, &id) in found.chunks_exact_mut(size.max(1)).zip(&ids[i * IDS..]) {
+                    found.copy_from_slice(&table[id as usize * size..][..size]);
+                }
+            };
+            // SAFETY: each row is written.
+            let found = unsafe { parallel::build(ids.len() * size, IDS * size, work) };
             Ok(host::output(found, (ids.len(), size)))
         })
     }
@@ -55,20 +64,22 @@ impl CustomOp2 for Embedding {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (ids, size) = (ids.to_vec1::<u32>()?, table.dim(1)?);
+        let (ids, (rows, size)) = (ids.to_vec1::<u32>()?, table.dims2()?);
         let grad = grad.contiguous()?;
+        // Each piece goes through all ids: there are few pieces, whatever the table's size.
+        let piece = (rows / 16).max(16);
         with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(&grad, |grad| {
-            let mut sums = vec![T::ZERO; table.elem_count()];
-            for (&id, grad) in ids.iter().zip(grad.chunks_exact(size.max(1))) {
-                add(&mut sums[id as usize * size..][..size], grad);
-            }
+            let work = |i: usize, sums: &mut [T]| {
+                sums.fill(T::ZERO);
+                for (&id, grad) in ids.iter().zip(grad.chunks_exact(size.max(1))) {
+                    let Some(place) = (id as usize).checked_sub(i * piece) else { continue };
+                    let Some(sums) = sums.get_mut(place * size..(place + 1) * size) else { continue };
+                    sums.iter_mut().zip(grad).for_each(|(sum, &number)| *sum += number);
+                }
+            };
+            // SAFETY: each number is written.
+            let sums = unsafe { parallel::build(rows * size, piece * size, work) };
             Ok((Some(Tensor::from_vec(sums, table.shape(), table.device())?), None))
         }))
-    }
-}
-
-fn add<T: Real>(sums: &mut [T], numbers: &[T]) {
-    for (sum, &number) in sums.iter_mut().zip(numbers) {
-        *sum += number;
     }
 }

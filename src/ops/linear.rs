@@ -2,7 +2,7 @@
 
 use super::host::{self, Real, with_real};
 use super::matmul::{Panels, Start, product, transposed_product};
-use super::simd::{Inner, Lanes, Outer};
+use super::simd::{Inner, Lanes, Outer, vectorised};
 use super::{parallel, reference};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
@@ -95,7 +95,7 @@ impl CustomOp3 for Linear {
                 false => None,
             };
             let bias_grad = match bias.track_op() {
-                true => tensor(column_sums(grad, outputs), bias)?,
+                true => tensor(column_sums(grad, outputs, outputs), bias)?,
                 false => None,
             };
             Ok((xs_grad, weight_grad, bias_grad))
@@ -116,7 +116,7 @@ fn rows_a_chunk(flops_a_row: usize) -> usize {
 
 fn forward<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
     if rows >= MANY {
-        let panels = Panels::transposed(weight, (inputs, outputs), |output| output * inputs);
+        let panels = Panels::transposed((inputs, outputs), |output| &weight[output * inputs..]);
         let start = if bias.is_empty() { Start::Zero } else { Start::Row(bias) };
         // SAFETY: the product writes all of it.
         let mut ys = unsafe { parallel::unwritten(rows * outputs) };
@@ -148,7 +148,7 @@ fn forward<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], (rows, inputs, outputs)
 
 fn input_grad<T: Lanes>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
     if rows >= MANY {
-        let panels = Panels::new(weight, (outputs, inputs), |output| output * inputs);
+        let panels = Panels::new((outputs, inputs), |output| &weight[output * inputs..]);
         // SAFETY: the product writes all of it.
         let mut xs_grad = unsafe { parallel::unwritten(rows * inputs) };
         product((grad, outputs), &panels, &mut xs_grad, inputs, Start::Zero);
@@ -177,10 +177,7 @@ fn input_grad<T: Lanes>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dims)
 
 fn weight_grad<T: Lanes>(grad: &[T], xs: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
     if rows >= MANY {
-        let mut weight_grad = vec![T::ZERO; outputs * inputs];
-        let (left, right) = ((grad, |row| row * outputs), (xs, |row| row * inputs));
-        transposed_product(left, right, (rows, outputs, inputs), &mut weight_grad);
-        return weight_grad;
+        return transposed_product((grad, outputs), |row| &xs[row * inputs..], (rows, outputs, inputs));
     }
     let chunk = rows_a_chunk(2 * inputs * rows);
     let steps = (0..rows).map(|row| (row * outputs, row * inputs)).collect::<Vec<_>>();
@@ -203,12 +200,20 @@ fn weight_grad<T: Lanes>(grad: &[T], xs: &[T], (rows, inputs, outputs): Dims) ->
     unsafe { parallel::build(outputs * inputs, chunk * inputs, work) }
 }
 
-fn column_sums<T: Real>(grad: &[T], outputs: usize) -> Vec<T> {
-    let mut sums = vec![T::ZERO; outputs];
-    for row in grad.chunks_exact(outputs.max(1)) {
-        for (sum, value) in sums.iter_mut().zip(row) {
-            *sum += *value;
-        }
-    }
+/// The sums over rows, which start every `row` numbers, of the first `columns` numbers of each.
+pub(super) fn column_sums<T: Real>(rows: &[T], row: usize, columns: usize) -> Vec<T> {
+    const PIECE: usize = 128;
+    let mut sums = vec![T::ZERO; columns];
+    parallel::for_each_piece(&mut sums, PIECE, |i, sums| {
+        let at = i * PIECE..i * PIECE + sums.len();
+        vectorised(
+            #[inline(always)]
+            || {
+                for row in rows.chunks_exact(row) {
+                    sums.iter_mut().zip(&row[at.clone()]).for_each(|(sum, &x)| *sum += x);
+                }
+            },
+        );
+    });
     sums
 }

@@ -2,7 +2,7 @@
 //!
 //! The right-hand side is first laid out in the order in which the inner loop reads it ([`Panels`]), which pays as
 //! each of its numbers is used once a row of the left-hand side. The left-hand side is read where it lies, or laid
-//! out likewise ([`Left::packed`]) where its rows do not lie along memory.
+//! out likewise ([`Left::Packed`]) where its rows do not lie along memory.
 
 use super::parallel;
 use super::simd::{Lanes, prefetch};
@@ -30,13 +30,12 @@ pub(super) struct Panels<T> {
 }
 
 impl<T: Lanes> Panels<T> {
-    /// The matrix, `depth` x `columns`, whose row k starts at `data[rows(k)]`.
-    pub fn new(data: &[T], (depth, columns): (usize, usize), rows: impl Fn(usize) -> usize + Sync) -> Self {
+    /// The matrix, `depth` x `columns`, whose row k is the start of `row(k)`.
+    pub fn new<'a>((depth, columns): (usize, usize), row: impl Fn(usize) -> &'a [T] + Sync) -> Self {
         Self::pack((depth, columns), |panels, width, lanes| {
             parallel::for_each_chunk(depth.div_ceil(PACKED), |i| {
                 for k in i * PACKED..depth.min((i + 1) * PACKED) {
-                    let row = &data[rows(k)..][..columns];
-                    for (panel, from) in row.chunks(width).enumerate() {
+                    for (panel, from) in row(k)[..columns].chunks(width).enumerate() {
                         let width = from.len().next_multiple_of(lanes);
                         let at = panel * depth * (lanes * VECTORS) + k * width;
                         // SAFETY: each row of each panel is written by one chunk alone.
@@ -49,11 +48,10 @@ impl<T: Lanes> Panels<T> {
         })
     }
 
-    /// The matrix, `depth` x `columns`, whose column j starts at `data[column(j)]`.
-    pub fn transposed(
-        data: &[T],
+    /// The matrix, `depth` x `columns`, whose column j is the start of `column(j)`.
+    pub fn transposed<'a>(
         (depth, columns): (usize, usize),
-        column: impl Fn(usize) -> usize + Sync,
+        column: impl Fn(usize) -> &'a [T] + Sync,
     ) -> Self {
         Self::pack((depth, columns), |panels, width, lanes| {
             parallel::for_each_chunk(columns.div_ceil(width), |panel| {
@@ -68,7 +66,7 @@ impl<T: Lanes> Panels<T> {
                 // A block of columns at a time: there the data lies together, and what is written stays near.
                 for (block, to) in to.chunks_mut(PACKED * wide).enumerate() {
                     for j in 0..used {
-                        let column = &data[column(panel * width + j)..][..depth][block * PACKED..];
+                        let column = &column(panel * width + j)[..depth][block * PACKED..];
                         for (to, &from) in to[j..].iter_mut().step_by(wide).zip(column) {
                             *to = from;
                         }
@@ -98,7 +96,7 @@ impl<T: Lanes> Panels<T> {
 /// A left-hand side: some rows, each as long as the right-hand side is deep.
 #[derive(Clone, Copy)]
 pub(super) enum Left<'a, T> {
-    /// Rows of consecutive numbers, the first at the start of the slice, one every so many numbers.
+    /// Each row's numbers lie together; the rows start every so many numbers.
     Rows(&'a [T], usize),
     /// Tile after tile; in a tile the numbers of one depth lie together.
     Packed(&'a [T]),
@@ -174,8 +172,7 @@ impl<T: Lanes> WithSimd for Multiply<'_, T> {
         let lanes = T::lanes::<S>();
         assert_eq!(lanes, self.right.lanes);
         let (depth, columns) = (self.right.depth, self.right.columns);
-        let mut first = 0;
-        while first < columns {
+        for first in (0..columns).step_by(VECTORS * lanes) {
             let used = (VECTORS * lanes).min(columns - first);
             let vectors = used.div_ceil(lanes);
             let panel = self.right.start + first * depth;
@@ -192,7 +189,6 @@ impl<T: Lanes> WithSimd for Multiply<'_, T> {
                     }
                 }
             }
-            first += VECTORS * lanes;
         }
     }
 }
@@ -318,11 +314,13 @@ impl<T: Lanes> Tile<T> {
     }
 }
 
-/// Rows of a product that make a piece of work for a thread: of a megaflop or more, and no more than stay in the cache.
+/// Rows of a product that make a piece of work for a thread: of a megaflop or more, enough that what is read of the
+/// right-hand side is used several times, and no more than stay in the cache.
 fn rows_a_piece(rows: usize, flops_a_row: usize) -> usize {
     const MOST: usize = 96;
-    let least = (1usize << 20).div_ceil(flops_a_row.max(1));
-    rows.div_ceil(16).clamp(least.min(MOST), MOST).next_multiple_of(8)
+    let least = (1usize << 20).div_ceil(flops_a_row.max(1)).clamp(32, MOST);
+    let pieces = rows.div_ceil((rows / 16).clamp(least, MOST)).max(1);
+    rows.div_ceil(pieces).next_multiple_of(8)
 }
 
 /// `c = start + left * right` on all threads, for rows of consecutive numbers every `row` of them.
@@ -341,48 +339,57 @@ pub(super) fn product<T: Lanes>(
     });
 }
 
-/// `c += left^T * right` on all threads, for matrices of `depth` rows, `height` and `width` numbers long, whose rows k
-/// start at `left.0[left.1(k)]` and `right.0[right.1(k)]`.
-pub(super) fn transposed_product<T: Lanes>(
-    left: (&[T], impl Fn(usize) -> usize + Sync),
-    right: (&[T], impl Fn(usize) -> usize + Sync),
+/// `c = left^T * right` on all threads, for `depth` rows of `height` numbers every `row` of them, and as many rows of
+/// `width` numbers.
+pub(super) fn transposed_product<'a, T: Lanes>(
+    (left, row): (&[T], usize),
+    right: impl Fn(usize) -> &'a [T] + Sync,
     (depth, height, width): (usize, usize, usize),
-    c: &mut [T],
-) {
-    /// So deep that what a piece reads of the left-hand side stays in the cache.
-    const DEEP: usize = 4 * DEPTH;
+) -> Vec<T> {
+    /// So deep that what is laid out anew stays in the cache until it is used.
+    const DEEP: usize = 2 * DEPTH;
+    /// Depths that are laid out side by side: few rows are read at a time, each from its start to its end, and what is
+    /// written of each tile makes whole cache lines.
+    const BESIDE: usize = 16;
     let tallest = Arch::new().dispatch(Tallest);
     let piece = rows_a_piece(height, 2 * depth * width);
-    let mut packed = vec![T::ZERO; height * DEEP.min(depth)];
-    for start in (0..depth).step_by(DEEP) {
-        let deep = DEEP.min(depth - start);
-        let panels = Panels::new(right.0, (deep, width), |k| right.1(start + k));
+    // SAFETY: of both, all that is read is written first.
+    let (mut c, mut packed) =
+        unsafe { (parallel::unwritten(height * width), parallel::unwritten(height * DEEP.min(depth))) };
+    // At least once, for the zeros.
+    for first in (0..depth.max(1)).step_by(DEEP) {
+        let deep = DEEP.min(depth - first);
+        let panels = Panels::new((deep, width), |k| right(first + k));
         let shared = parallel::Shared::new(&mut packed);
         parallel::for_each_chunk(deep.div_ceil(PACKED), |i| {
-            let depths = i * PACKED..deep.min((i + 1) * PACKED);
-            for first in (0..height).step_by(piece) {
-                for tile in tiles(piece.min(height - first), tallest) {
-                    let (at, tall) = (first + tile.start, tile.len());
-                    // SAFETY: what belongs to a depth is written by one chunk alone.
-                    let to = unsafe {
-                        shared.slice(at * deep + depths.start * tall..at * deep + depths.end * tall)
-                    };
-                    for (k, to) in depths.clone().zip(to.chunks_exact_mut(tall)) {
-                        let from = &left.0[left.1(start + k) + at..][..tall];
-                        // Most are of this height, which makes it one instruction.
-                        match (to.first_chunk_mut::<8>(), from.first_chunk::<8>()) {
-                            (Some(to), Some(from)) => *to = *from,
-                            _ => to.copy_from_slice(from),
+            for beside in (i * PACKED..deep.min((i + 1) * PACKED)).step_by(BESIDE) {
+                let depths = beside..deep.min(beside + BESIDE);
+                for start in (0..height).step_by(piece) {
+                    for tile in tiles(piece.min(height - start), tallest) {
+                        let (at, tall) = (start + tile.start, tile.len());
+                        // SAFETY: what belongs to a depth is written by one chunk alone.
+                        let to = unsafe {
+                            shared.slice(at * deep + depths.start * tall..at * deep + depths.end * tall)
+                        };
+                        for (k, to) in depths.clone().zip(to.chunks_exact_mut(tall)) {
+                            let from = &left[(first + k) * row + at..][..tall];
+                            // Most are of this height, which makes it one instruction.
+                            match (to.first_chunk_mut::<8>(), from.first_chunk::<8>()) {
+                                (Some(to), Some(from)) => *to = *from,
+                                _ => to.copy_from_slice(from),
+                            }
                         }
                     }
                 }
             }
         });
-        parallel::for_each_piece(c, piece * width, |i, c| {
+        let start = if first == 0 { Start::Zero } else { Start::Result };
+        parallel::for_each_piece(&mut c, piece * width, |i, c| {
             let left = Left::Packed(packed.get(i * piece * deep..).unwrap_or(&[]));
-            multiply(left, &panels, c, (c.len() / width, width), Start::Result);
+            multiply(left, &panels, c, (c.len() / width, width), start);
         });
     }
+    c
 }
 
 #[cfg(test)]
@@ -410,22 +417,22 @@ mod tests {
             };
             let expected: Vec<f32> =
                 (0..rows * columns).map(|at| expected(at / columns, at % columns)).collect();
-            let straight = Panels::new(&b, (depth, columns), |k| k * columns);
+            let straight = Panels::new((depth, columns), |k| &b[k * columns..]);
             let transpose = |m: &[f32], rows: usize, columns: usize| -> Vec<f32> {
                 (0..m.len()).map(|at| m[at % rows * columns + at / rows]).collect()
             };
             let turned = transpose(&b, depth, columns);
-            let turned = Panels::transposed(&turned, (depth, columns), |j| j * depth);
+            let turned = Panels::transposed((depth, columns), |j| &turned[j * depth..]);
             for right in [&straight, &turned] {
                 let mut c = start.clone();
                 product((&a, depth), right, &mut c, columns, Start::Result);
                 assert_eq!(c, expected, "{rows} x {depth} x {columns}");
             }
-            let mut c = start.clone();
             let left = transpose(&a, rows, depth);
-            let dims = (depth, rows, columns);
-            transposed_product((&left, |k| k * rows), (&b, |k| k * columns), dims, &mut c);
-            assert_eq!(c, expected, "transposed, {rows} x {depth} x {columns}");
+            let product_alone =
+                transposed_product((&left, rows), |k| &b[k * columns..], (depth, rows, columns));
+            let sums: Vec<f32> = product_alone.iter().zip(&start).map(|(sum, start)| sum + start).collect();
+            assert_eq!(sums, expected, "transposed, {rows} x {depth} x {columns}");
             let mut sums = vec![f32::NAN; rows * columns];
             product((&a, depth), &straight, &mut sums, columns, Start::Zero);
             let from_start: Vec<f32> = sums.iter().zip(&start).map(|(sum, start)| sum + start).collect();

@@ -6,6 +6,7 @@
 //! weights are again products over whole sequences.
 
 use super::host::{self, Real, with_real};
+use super::linear::column_sums;
 use super::matmul::{Left, Panels, Start, multiply, product, transposed_product};
 use super::nary::{self, Operation};
 use super::parallel::{self, Shared};
@@ -288,14 +289,14 @@ impl Layer {
                             row => input_bias[row] + hidden_bias[row],
                         })
                         .collect();
-                    let panels = Panels::transposed(input, (features, layout.added), |at| {
-                        layout.input_row(at) * features
+                    let panels = Panels::transposed((features, layout.added), |at| {
+                        &input[layout.input_row(at) * features..]
                     });
                     host::read(&args[0], |xs| {
                         product((xs, features), &panels, gates, layout.row, Start::Row(&bias));
                         Ok(())
                     })?;
-                    let panels = Panels::transposed(recurrent, (hidden, layout.added), |at| at * hidden);
+                    let panels = Panels::transposed((hidden, layout.added), |at| &recurrent[at * hidden..]);
                     Ok((hidden_bias.to_vec(), panels))
                 })?;
             weights.push((hidden_bias, panels));
@@ -410,7 +411,7 @@ impl Layer {
         let mut weights = Vec::new();
         for weight in args[1..].chunks_exact(4).take(directions) {
             weights.push(host::read::<T, _>(&weight[1], |weight| {
-                Ok(Panels::new(weight, (layout.added, hidden), |k| k * hidden))
+                Ok(Panels::new((layout.added, hidden), |k| &weight[k * hidden..]))
             })?);
         }
         let kept =
@@ -500,7 +501,7 @@ impl Layer {
                 let gate_grads = &gate_grads[direction * rows * layout.row..];
                 host::read::<T, _>(&weight[0], |weight| {
                     let panels =
-                        Panels::new(weight, (layout.added, features), |k| layout.input_row(k) * features);
+                        Panels::new((layout.added, features), |k| &weight[layout.input_row(k) * features..]);
                     let start = if direction == 0 { Start::Zero } else { Start::Result };
                     product((gate_grads, layout.row), &panels, &mut xs_grad, features, start);
                     Ok(())
@@ -512,31 +513,26 @@ impl Layer {
             let gate_grads = &gate_grads[direction * rows * layout.row..][..rows * layout.row];
             let at = 1 + 4 * direction;
             if weight[0].track_op() {
-                let mut grad = vec![T::ZERO; layout.added * features];
-                host::read(&args[0], |xs| {
-                    let (left, right) = ((gate_grads, |k| k * layout.row), (xs, |k| k * features));
-                    transposed_product(left, right, (rows, layout.added, features), &mut grad);
-                    Ok(())
+                let mut grad = host::read(&args[0], |xs: &[T]| {
+                    let dims = (rows, layout.added, features);
+                    Ok(transposed_product((gate_grads, layout.row), |k| &xs[k * features..], dims))
                 })?;
                 grad.rotate_left((layout.added - layout.input_from) % layout.added * features);
                 grads[at] = tensor(grad, &weight[0])?;
             }
             if weight[1].track_op() {
-                let mut grad = vec![T::ZERO; layout.added * hidden];
-                let steps = self.carried(direction);
-                let hidden_grads = &gate_grads[layout.hidden_at..];
-                host::read(ys, |ys: &[T]| {
-                    let left = (hidden_grads, |k: usize| steps[k].0 * layout.row);
-                    let right = (ys, |k: usize| steps[k].1 * ys_row + direction * hidden);
-                    transposed_product(left, right, (steps.len(), layout.added, hidden), &mut grad);
-                    Ok(())
+                let (before, zeros) = (self.before(direction), vec![T::ZERO; hidden]);
+                let grad = host::read(ys, |ys: &[T]| {
+                    let right = |k: usize| match before[k] {
+                        Before::Row(row) => &ys[row * ys_row + direction * hidden..],
+                        Before::Start(place) => {
+                            let at = (direction * batch + place) * hidden;
+                            initial.hidden.get(at..at + hidden).unwrap_or(&zeros)
+                        }
+                    };
+                    let left = (&gate_grads[layout.hidden_at..], layout.row);
+                    Ok(transposed_product(left, right, (rows, layout.added, hidden)))
                 })?;
-                if !initial.hidden.is_empty() {
-                    let first = self.fresh(direction);
-                    let left = (hidden_grads, |k: usize| first[k] * layout.row);
-                    let right = (initial.hidden.as_slice(), |k: usize| (direction * batch + k) * hidden);
-                    transposed_product(left, right, (batch, layout.added, hidden), &mut grad);
-                }
                 grads[at + 1] = tensor(grad, &weight[1])?;
             }
             if weight[2].track_op() || weight[3].track_op() {
@@ -578,21 +574,25 @@ impl Layer {
         Chunk { direction, start: 0, end: self.sequences.batch() }
     }
 
-    /// The rows that a step before leads to, each with that step's row.
-    fn carried(&self, direction: usize) -> Vec<(usize, usize)> {
-        self.steps(self.whole(direction))
-            .flat_map(|step| (0..step.carried).map(move |i| (step.row + i, step.before + i)))
-            .collect()
-    }
-
-    /// The row where each sequence starts, in the order of falling length.
-    fn fresh(&self, direction: usize) -> Vec<usize> {
-        let mut rows = vec![0; self.sequences.batch()];
+    /// What comes before each row of a direction.
+    fn before(&self, direction: usize) -> Vec<Before> {
+        let mut before = vec![Before::Start(0); self.sequences.rows()];
         for step in self.steps(self.whole(direction)) {
-            (step.carried..step.active).for_each(|i| rows[i] = step.row + i);
+            for i in 0..step.active {
+                before[step.row + i] =
+                    if i < step.carried { Before::Row(step.before + i) } else { Before::Start(i) };
+            }
         }
-        rows
+        before
     }
+}
+
+/// Where the hidden state that a step starts from is: in the row of another step, or at its sequence's place in the
+/// initial state.
+#[derive(Clone, Copy)]
+enum Before {
+    Row(usize),
+    Start(usize),
 }
 
 impl Operation for Layer {
@@ -798,23 +798,6 @@ fn gru_back<T: Real>(gates: &[T], before: &[T], grad: &[T], state: &mut [T], gat
             [inner, inner * product * r * (one - r), grad * (before - n) * z * (one - z), inner * r, grad * z]
         },
     );
-}
-
-/// The sums over rows of the first `columns` numbers of each.
-fn column_sums<T: Real>(rows: &[T], row: usize, columns: usize) -> Vec<T> {
-    let mut sums = vec![T::ZERO; columns];
-    parallel::for_each_piece(&mut sums, 256, |i, sums| {
-        let at = i * 256..i * 256 + sums.len();
-        vectorised(
-            #[inline(always)]
-            || {
-                for row in rows.chunks_exact(row) {
-                    sums.iter_mut().zip(&row[at.clone()]).for_each(|(sum, &x)| *sum += x);
-                }
-            },
-        );
-    });
-    sums
 }
 
 /// The state after the last steps: `(1, directions, batch, hidden)` of the hidden states, with LSTM 2 for the cells.
