@@ -4,6 +4,9 @@
 //! each of its numbers is used once a row of the left-hand side. The left-hand side is read where it lies, or laid
 //! out likewise ([`Left::Packed`]) where its rows do not lie along memory.
 
+// Loops over the M rows and N columns of a tile are unrolled and all written alike.
+#![allow(clippy::needless_range_loop)]
+
 use super::parallel;
 use super::simd::{Lanes, prefetch};
 use pulp::{Arch, Simd, WithSimd};
