@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub enum Tokenizer {
     /// Words and `( ) , ! ?` as Kim 2014 (arXiv:1408.5882) has them: `'s 've n't 're 'd 'll` are tokens of their own,
     /// and what is neither a letter, digit nor quote of ASCII is dropped. Kim also made all but TREC lower-case,
-    /// which is left to the [`Vocabulary`].
+    /// which is left to the vocabulary.
     #[default]
     Kim,
     /// What stands between blanks.
