@@ -51,7 +51,7 @@ impl CustomOp1 for Activation {
         with_real!(self.name(), host::dtype(xs), T => {
             let xs = host::slice::<T>(xs, layout)?;
             let ys = match self {
-                Self::Relu => map(xs, xs, |x, _| if x <= T::ZERO { T::ZERO } else { x }),
+                Self::Relu => map(xs, xs, |x, _| relu_of(x)),
                 Self::Sigmoid => map(xs, xs, |x, _| sigmoid_of(x)),
                 Self::Tanh => map(xs, xs, |x, _| Real::tanh(x)),
             };
@@ -70,6 +70,12 @@ impl CustomOp1 for Activation {
             Ok(Some(Tensor::from_vec(xs_grad, xs.shape(), xs.device())?))
         })))
     }
+}
+
+/// The larger of 0 and x; what is no number stays none.
+#[inline(always)]
+pub(super) fn relu_of<T: Real>(x: T) -> T {
+    if x <= T::ZERO { T::ZERO } else { x }
 }
 
 /// The logistic function.

@@ -83,15 +83,10 @@ impl<T: Lanes> Panels<T> {
     fn pack((depth, columns): (usize, usize), fill: impl FnOnce(&parallel::Shared<T>, usize, usize)) -> Self {
         let lanes = super::simd::lanes::<T>();
         let len = columns.next_multiple_of(lanes) * depth;
-        let mut data: Vec<T> = Vec::with_capacity(len + 64 / size_of::<T>());
+        // SAFETY: what is read of it, the part that `fill` gets, `fill` writes first.
+        let mut data = unsafe { parallel::unwritten::<T>(len + 64 / size_of::<T>()) };
         let start = data.as_ptr().align_offset(64).min(64 / size_of::<T>());
-        // SAFETY: the memory is there, and `fill` writes all of it before anything reads it.
-        unsafe {
-            let from_start = std::slice::from_raw_parts_mut(data.as_mut_ptr().add(start), len);
-            fill(&parallel::Shared::new(from_start), VECTORS * lanes, lanes);
-            data.as_mut_ptr().write_bytes(0, start);
-            data.set_len(start + len);
-        }
+        fill(&parallel::Shared::new(&mut data[start..start + len]), VECTORS * lanes, lanes);
         Self { depth, columns, lanes, data, start }
     }
 }

@@ -5,6 +5,7 @@
 //! against. Tensors may be laid out in any way; a kernel takes a contiguous copy of one that is not.
 
 mod activation;
+mod cells;
 mod conv2d;
 mod dropout;
 mod embedding;
@@ -23,6 +24,7 @@ mod sequences;
 mod simd;
 
 pub use activation::{relu, sigmoid, tanh};
+pub use cells::Cell;
 pub use conv2d::{Conv2dGeometry, conv2d};
 pub use dropout::dropout;
 pub use embedding::embedding;
@@ -30,5 +32,5 @@ pub use linear::linear;
 pub use loss::{quadratic, sigmoid_cross_entropy, softmax_cross_entropy};
 pub use over_time::{OverTime, over_time};
 pub use pool::{Window, avg_pool2d, l2_pool2d, max_pool2d};
-pub use recurrent::{Cell, State, Weights, recurrent};
+pub use recurrent::{State, Weights, recurrent};
 pub use sequences::Sequences;

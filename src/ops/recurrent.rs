@@ -5,46 +5,17 @@
 //! gradient is back-propagation through time over the gates that the forward pass has left; the gradients of the
 //! weights are again products over whole sequences.
 
+use super::activation::relu_of;
+use super::cells::{elman, elman_back, gru, gru_back, lstm, lstm_back};
 use super::host::{self, Real, with_real};
 use super::linear::column_sums;
 use super::matmul::{Left, Panels, Start, multiply, product, transposed_product};
 use super::nary::{self, Operation};
 use super::parallel::{self, Shared};
 use super::simd::{Lanes, vectorised};
-use super::{Sequences, reference};
+use super::{Cell, Sequences, reference};
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-
-/// What a recurrent layer does at each step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cell {
-    /// `h' = tanh(W x + b + U h + c)` (Elman 1990).
-    Tanh,
-    /// `h' = max(0, W x + b + U h + c)`.
-    Relu,
-    /// Gated recurrent unit (Cho et al. 2014), gates r, z, n; the reset gate acts after the hidden state's product, as
-    /// in PyTorch: `h' = (1 - z) n + z h` with `n = tanh(W x + b + r (U h + c))`.
-    Gru,
-    /// Long short-term memory (Hochreiter and Schmidhuber 1997, with Gers' forget gate), gates i, f, g, o:
-    /// `c' = f c + i g`, `h' = o tanh(c')`.
-    Lstm,
-}
-
-impl Cell {
-    /// How many gates the weights have, each as many rows as there are hidden units.
-    pub fn gates(self) -> usize {
-        match self {
-            Self::Tanh | Self::Relu => 1,
-            Self::Gru => 3,
-            Self::Lstm => 4,
-        }
-    }
-
-    /// Whether there is a cell state beside the hidden one.
-    pub fn has_cell_state(self) -> bool {
-        self == Self::Lstm
-    }
-}
 
 /// The parameters of one direction of a layer, with PyTorch's shapes and order of gates.
 #[derive(Debug, Clone)]
@@ -360,7 +331,7 @@ impl Layer {
                             };
                             match cell {
                                 Cell::Tanh => elman(gates, y, T::tanh),
-                                Cell::Relu => elman(gates, y, |x| if x > T::ZERO { x } else { T::ZERO }),
+                                Cell::Relu => elman(gates, y, relu_of),
                                 Cell::Gru => gru(gates, before, y),
                                 Cell::Lstm => lstm(gates, before, &mut cells[place], y),
                             }
@@ -461,7 +432,7 @@ impl Layer {
                                 match cell {
                                     Cell::Tanh => elman_back(y, grad, state, gate_grads, |y| T::ONE - y * y),
                                     Cell::Relu => elman_back(y, grad, state, gate_grads, |y| {
-                                        if y > T::ZERO { T::ONE } else { T::ZERO }
+                                        if y <= T::ZERO { T::ZERO } else { T::ONE }
                                     }),
                                     Cell::Gru => gru_back(gates, before(), grad, state, gate_grads),
                                     Cell::Lstm => {
@@ -648,158 +619,6 @@ fn numbers<T: Real, R>(tensors: &[Tensor], read: impl FnOnce([&[T]; 4]) -> Resul
     })
 }
 
-#[inline(always)]
-fn sigmoid<T: Real>(x: T) -> T {
-    T::ONE / (T::ONE + (-x).exp())
-}
-
-/// Makes `f(inputs, outputs)` of the numbers at each place of some slices of the same length.
-///
-/// Sixteen places at a time go through arrays of their own, of which the compiler knows that they do not overlap: only
-/// then does it make vector instructions of so many slices.
-#[inline(always)]
-fn each<T: Real, const IN: usize, const OUT: usize>(
-    inputs: [&[T]; IN],
-    mut outputs: [&mut [T]; OUT],
-    f: impl Fn([T; IN], [T; OUT]) -> [T; OUT],
-) {
-    const BLOCK: usize = 16;
-    let len = outputs[0].len();
-    for start in (0..len).step_by(BLOCK) {
-        let end = len.min(start + BLOCK);
-        let (mut ins, mut outs) = ([[T::ZERO; BLOCK]; IN], [[T::ZERO; BLOCK]; OUT]);
-        let load = |to: &mut [T; BLOCK], from: &[T]| match from[start..end].try_into() {
-            Ok(block) => *to = block,
-            Err(_) => to[..end - start].copy_from_slice(&from[start..end]),
-        };
-        ins.iter_mut().zip(&inputs).for_each(|(to, from)| load(to, from));
-        outs.iter_mut().zip(&outputs).for_each(|(to, from)| load(to, from));
-        for i in 0..BLOCK {
-            let new = f(std::array::from_fn(|k| ins[k][i]), std::array::from_fn(|k| outs[k][i]));
-            outs.iter_mut().zip(new).for_each(|(out, new)| out[i] = new);
-        }
-        for (to, from) in outputs.iter_mut().zip(&outs) {
-            match <&mut [T; BLOCK]>::try_from(&mut to[start..end]) {
-                Ok(to) => *to = *from,
-                Err(_) => to[start..end].copy_from_slice(&from[..end - start]),
-            }
-        }
-    }
-}
-
-/// Four gates, each of `hidden` numbers.
-#[inline(always)]
-fn four<T>(gates: &[T], hidden: usize) -> [&[T]; 4] {
-    [0, 1, 2, 3].map(|i| &gates[i * hidden..(i + 1) * hidden])
-}
-
-#[inline(always)]
-fn four_mut<T>(gates: &mut [T], hidden: usize) -> [&mut [T]; 4] {
-    let (a, rest) = gates.split_at_mut(hidden);
-    let (b, rest) = rest.split_at_mut(hidden);
-    let (c, rest) = rest.split_at_mut(hidden);
-    [a, b, c, &mut rest[..hidden]]
-}
-
-#[inline(always)]
-fn elman<T: Real>(gates: &[T], y: &mut [T], activation: impl Fn(T) -> T) {
-    each(
-        [gates],
-        [y],
-        #[inline(always)]
-        |[gate], _| [activation(gate)],
-    );
-}
-
-#[inline(always)]
-fn elman_back<T: Real>(y: &[T], grad: &[T], state: &[T], gate_grads: &mut [T], slope: impl Fn(T) -> T) {
-    let gate_grads = &mut gate_grads[..y.len()];
-    each(
-        [y, grad, state],
-        [gate_grads],
-        #[inline(always)]
-        |[y, grad, state], _| [(grad + state) * slope(y)],
-    );
-}
-
-#[inline(always)]
-fn lstm<T: Real>(gates: &mut [T], before: &[T], cells: &mut [T], y: &mut [T]) {
-    let [i, f, g, o] = four_mut(gates, y.len());
-    each(
-        [before],
-        [i, f, g, o, cells, y],
-        #[inline(always)]
-        |[before], [i, f, g, o, _, _]| {
-            let (i, f, g, o) = (sigmoid(i), sigmoid(f), g.tanh(), sigmoid(o));
-            let cell = f * before + i * g;
-            [i, f, g, o, cell, o * cell.tanh()]
-        },
-    );
-}
-
-#[inline(always)]
-fn lstm_back<T: Real>(
-    gates: &[T],
-    before: &[T],
-    cells: &[T],
-    grad: &[T],
-    state: &[T],
-    cell_grad: &mut [T],
-    gate_grads: &mut [T],
-) {
-    let [i, f, g, o] = four(gates, grad.len());
-    let [to_i, to_f, to_g, to_o] = four_mut(gate_grads, grad.len());
-    let inputs = [i, f, g, o, before, cells, grad, state];
-    each(
-        inputs,
-        [to_i, to_f, to_g, to_o, cell_grad],
-        #[inline(always)]
-        |[i, f, g, o, before, cell, grad, state], old| {
-            let (one, grad, tanh) = (T::ONE, grad + state, cell.tanh());
-            let cell = old[4] + grad * o * (one - tanh * tanh);
-            [
-                cell * g * i * (one - i),
-                cell * before * f * (one - f),
-                cell * i * (one - g * g),
-                grad * tanh * o * (one - o),
-                cell * f,
-            ]
-        },
-    );
-}
-
-#[inline(always)]
-fn gru<T: Real>(gates: &mut [T], before: &[T], y: &mut [T]) {
-    let [n, r, z, product] = four_mut(gates, y.len());
-    each(
-        [before, product],
-        [n, r, z, y],
-        #[inline(always)]
-        |[before, product], [n, r, z, _]| {
-            let (r, z) = (sigmoid(r), sigmoid(z));
-            let n = (n + r * product).tanh();
-            [n, r, z, n + z * (before - n)]
-        },
-    );
-}
-
-#[inline(always)]
-fn gru_back<T: Real>(gates: &[T], before: &[T], grad: &[T], state: &mut [T], gate_grads: &mut [T]) {
-    let [n, r, z, product] = four(gates, grad.len());
-    let [to_n, to_r, to_z, to_product] = four_mut(gate_grads, grad.len());
-    let inputs = [n, r, z, product, before, grad];
-    each(
-        inputs,
-        [to_n, to_r, to_z, to_product, state],
-        #[inline(always)]
-        |[n, r, z, product, before, grad], old| {
-            let (one, grad) = (T::ONE, grad + old[4]);
-            let inner = grad * (one - z) * (one - n * n);
-            [inner, inner * product * r * (one - r), grad * (before - n) * z * (one - z), inner * r, grad * z]
-        },
-    );
-}
-
 /// The state after the last steps: `(1, directions, batch, hidden)` of the hidden states, with LSTM 2 for the cells.
 struct Ending {
     cell: Cell,
@@ -819,21 +638,23 @@ impl Ending {
         first
     }
 
+    /// Where in `ys` each sequence's last hidden state is, direction after direction.
+    fn places(&self, hidden: usize) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+        let of = move |direction: usize| {
+            self.rows(direction).into_iter().map(move |row| (row * self.directions + direction) * hidden)
+        };
+        (0..self.directions).flat_map(of).map(move |at| at..at + hidden)
+    }
+
     fn run<T: Real>(&self, ys: &[T], hidden: usize) -> Result<Vec<T>> {
-        let rows = self.sequences.rows();
         let mut end = Vec::new();
-        for direction in 0..self.directions {
-            for row in self.rows(direction) {
-                let at = (row * self.directions + direction) * hidden;
-                end.extend_from_slice(&ys[at..at + hidden]);
-            }
-        }
+        self.places(hidden).for_each(|place| end.extend_from_slice(&ys[place]));
         if let Some(cells) = self.memory.kept.get().and_then(|kept| kept.cells.as_ref()) {
             host::read(cells, |cells: &[T]| {
-                for direction in 0..self.directions {
+                let cells_of = cells.chunks_exact(self.sequences.rows() * hidden);
+                for (direction, cells) in cells_of.enumerate() {
                     for row in self.rows(direction) {
-                        let at = (direction * rows + row) * hidden;
-                        end.extend_from_slice(&cells[at..at + hidden]);
+                        end.extend_from_slice(&cells[row * hidden..(row + 1) * hidden]);
                     }
                 }
                 Ok(())
@@ -866,12 +687,8 @@ impl CustomOp1 for Ending {
         with_real!(self.name(), grad.dtype(), T => {
             let mut ys_grad = vec![T::ZERO; ys.elem_count()];
             host::read(&grad.get(0)?, |grad: &[T]| {
-                let mut from = grad.chunks_exact(hidden);
-                for direction in 0..self.directions {
-                    for (row, from) in self.rows(direction).into_iter().zip(&mut from) {
-                        let at = (row * self.directions + direction) * hidden;
-                        ys_grad[at..at + hidden].copy_from_slice(from);
-                    }
+                for (place, from) in self.places(hidden).zip(grad.chunks_exact(hidden)) {
+                    ys_grad[place].copy_from_slice(from);
                 }
                 Ok(())
             })?;

@@ -48,7 +48,7 @@ impl Task for ImageClassification<'_> {
 }
 
 /// What a model says of labelled examples.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
     /// Mean loss.
     pub loss: f64,
@@ -57,15 +57,11 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// Of batches of logits `(batch, classes)` and labels `(batch)`, with the softmax cross-entropy as the loss.
+    /// Of batches of logits `(batch, classes)` and labels `(batch)`.
     ///
     /// # Errors
     /// Those of the batches.
-    pub fn of(batches: impl IntoIterator<Item = Result<(Tensor, Tensor)>>) -> Result<Self> {
-        Self::with_cost(Cost::SoftmaxCrossEntropy, batches)
-    }
-
-    fn with_cost(cost: Cost, batches: impl IntoIterator<Item = Result<(Tensor, Tensor)>>) -> Result<Self> {
+    pub fn of(cost: Cost, batches: impl IntoIterator<Item = Result<(Tensor, Tensor)>>) -> Result<Self> {
         let (mut loss, mut predictions) = (0.0, vec![]);
         for batch in batches {
             let (logits, labels) = batch?;
@@ -112,7 +108,7 @@ pub fn evaluate(
     indices: &[u32],
     device: &Device,
 ) -> Result<Evaluation> {
-    Evaluation::with_cost(
+    Evaluation::of(
         cost,
         indices.chunks(EVALUATION_BATCH).map(|batch| {
             let (xs, labels) = images.batch(batch, device)?;

@@ -54,12 +54,14 @@ impl Sentences {
     /// When one of them is empty.
     pub fn batch(&self, which: &[u32], device: &Device) -> Result<(Tensor, Arc<Sequences>)> {
         let lengths: Vec<usize> = which.iter().map(|&i| self.sentence(i as usize).len()).collect();
-        let sequences = Sequences::new(&lengths)?;
-        let ids: Vec<u32> = sequences
-            .positions()
-            .map(|(sequence, step)| self.ids[self.starts[which[sequence] as usize] + step])
-            .collect();
-        Ok((Tensor::new(ids, device)?, Arc::new(sequences)))
+        let sequences = Arc::new(Sequences::new(&lengths)?);
+        Ok((self.rows(which, &sequences, device)?, sequences))
+    }
+
+    /// The numbers `(rows)` of the sentences `which`, in the order of `sequences`, which have their lengths.
+    fn rows(&self, which: &[u32], sequences: &Sequences, device: &Device) -> Result<Tensor> {
+        let id = |(sequence, step)| self.ids[self.starts[which[sequence] as usize] + step];
+        Tensor::new(sequences.positions().map(id).collect::<Vec<u32>>(), device)
     }
 }
 
@@ -87,7 +89,8 @@ impl SentenceClassification<'_> {
     /// # Errors
     /// When a sentence does not fit the model.
     pub fn evaluate(&self, which: &[u32]) -> Result<Evaluation> {
-        Evaluation::of(which.chunks(EVALUATION_BATCH).map(|which| self.batch(which, Mode::Evaluate)))
+        let batches = which.chunks(EVALUATION_BATCH).map(|which| self.batch(which, Mode::Evaluate));
+        Evaluation::of(Cost::SoftmaxCrossEntropy, batches)
     }
 }
 
@@ -135,22 +138,29 @@ pub struct Tagged {
 }
 
 impl Tagging<'_> {
+    /// Logits and true tags of the words of the sentences `which`, and how they lie.
+    fn batch(&self, which: &[u32], mode: Mode) -> Result<(Tensor, Tensor, Arc<Sequences>)> {
+        let (words, sentences) = self.words.batch(which, self.device)?;
+        let tags = self.tags.rows(which, &sentences, self.device)?;
+        Ok((self.model.forward(&words, &sentences, mode)?, tags, sentences))
+    }
+
     /// What the model says of the sentences `which`.
     ///
     /// # Errors
     /// When a sentence does not fit the model.
     pub fn evaluate(&self, which: &[u32]) -> Result<Tagged> {
-        let batches = || which.chunks(EVALUATION_BATCH);
-        let evaluation = Evaluation::of(batches().map(|which| {
-            let (words, sentences) = self.words.batch(which, self.device)?;
-            let (tags, _) = self.tags.batch(which, self.device)?;
-            Ok((self.model.forward(&words, &sentences, Mode::Evaluate)?, tags))
-        }))?;
+        let mut sequences = vec![];
+        let batches = which.chunks(EVALUATION_BATCH).map(|which| {
+            let (logits, tags, sentences) = self.batch(which, Mode::Evaluate)?;
+            sequences.push(sentences);
+            Ok((logits, tags))
+        });
+        let evaluation = Evaluation::of(Cost::SoftmaxCrossEntropy, batches)?;
         // Back from rows to sentences.
         let (mut tags, mut said) = (vec![], evaluation.predictions.iter().map(|&(_, said, _)| said));
-        for which in batches() {
-            let mut batch: Vec<Vec<u32>> = vec![vec![]; which.len()];
-            let (_, sentences) = self.words.batch(which, self.device)?;
+        for sentences in sequences {
+            let mut batch: Vec<Vec<u32>> = vec![vec![]; sentences.batch()];
             sentences.positions().zip(&mut said).for_each(|((sentence, _), tag)| batch[sentence].push(tag));
             tags.extend(batch);
         }
@@ -170,9 +180,8 @@ impl Task for Tagging<'_> {
 
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
         let which: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
-        let (words, sentences) = self.words.batch(&which, self.device)?;
-        let (tags, _) = self.tags.batch(&which, self.device)?;
-        Cost::SoftmaxCrossEntropy.loss(&self.model.forward(&words, &sentences, mode)?, &tags)
+        let (logits, tags, _) = self.batch(&which, mode)?;
+        Cost::SoftmaxCrossEntropy.loss(&logits, &tags)
     }
 
     fn validate(&self) -> Result<Score> {
