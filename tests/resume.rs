@@ -7,7 +7,7 @@ use candle_textbook::models::lenet::{Config, LeNet};
 use candle_textbook::nn::{Cost, Mode, parameters};
 use candle_textbook::optim::{Adam, Clip, Curve, Method, Optimizer, Schedule, Sgd};
 use candle_textbook::train::{
-    Epoch, INTERRUPTED, ImageClassification, Options, Progress, Report, Run, Score, Task, fit,
+    Epoch, INTERRUPTED, ImageClassification, Metric, Options, Progress, Report, Run, Score, Task, fit,
 };
 use std::path::Path;
 use std::sync::Mutex;
@@ -37,7 +37,7 @@ impl Task for Interrupted<'_> {
         self.task.validate()
     }
 
-    fn metric(&self) -> &'static str {
+    fn metric(&self) -> Metric {
         self.task.metric()
     }
 }

@@ -4,7 +4,7 @@ use candle_core::{Device, Result, Tensor, Var};
 use candle_nn::VarMap;
 use candle_textbook::nn::Mode;
 use candle_textbook::optim::{Curve, Optimizer, Sgd};
-use candle_textbook::train::{Options, Progress, Report, Run, Score, Task, fit};
+use candle_textbook::train::{Metric, Options, Progress, Report, Run, Score, Task, fit};
 use std::cell::Cell;
 use tempfile::TempDir;
 
@@ -34,8 +34,8 @@ impl Task for Scripted {
         Ok(Score { loss: 1.0, metric })
     }
 
-    fn metric(&self) -> &'static str {
-        "score"
+    fn metric(&self) -> Metric {
+        Metric::Accuracy
     }
 }
 

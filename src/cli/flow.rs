@@ -2,7 +2,7 @@
 
 use super::TrainOptions;
 use crate::train::pictures::{self, Curve, Panel};
-use crate::train::{Epoch, Evaluation, Report, Run};
+use crate::train::{Epoch, Evaluation, Metric, Report, Run};
 use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 use std::path::Path;
@@ -78,9 +78,10 @@ pub(super) fn result(evaluation: &Evaluation) -> String {
 }
 
 /// The picture of losses and `metric` over epochs.
-pub(super) fn curves(report: &Report, metric: &str) -> Result<String> {
+pub(super) fn curves(report: &Report, metric: Metric) -> Result<String> {
     let points = |value: fn(&Epoch) -> f64| report.epochs.iter().map(|e| (e.epoch, value(e))).collect();
-    let title = metric[..1].to_uppercase() + &metric[1..];
+    let name = metric.name();
+    let title = name[..1].to_uppercase() + &name[1..];
     pictures::curves(&[
         Panel {
             title: "Loss",
@@ -94,7 +95,7 @@ pub(super) fn curves(report: &Report, metric: &str) -> Result<String> {
         Panel {
             title: &title,
             x_label: "epoch",
-            y_label: metric,
+            y_label: name,
             curves: vec![Curve { name: "validation", points: points(|e| e.validation.metric) }],
         },
     ])

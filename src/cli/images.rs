@@ -6,7 +6,7 @@ use crate::models::ImageModel;
 use crate::nn::{Cost, parameters};
 use crate::optim::Optimizer;
 use crate::train::pictures::{self, Section, Tile};
-use crate::train::{self, Evaluation, ImageClassification, Report, Run, say};
+use crate::train::{self, Evaluation, ImageClassification, Metric, Report, Run, say};
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
@@ -123,7 +123,7 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
         "test_accuracy": evaluation.accuracy(),
         "seconds": start.elapsed().as_secs_f64(),
     });
-    run.write_final(&report.epochs, "accuracy", &last)?;
+    run.write_final(&report.epochs, Metric::Accuracy, &last)?;
     draw(&run, &report, model.as_ref(), &test, &evaluation, &device)?;
     say(&format!(
         "{}; best epoch {}; run folder {}",
@@ -199,7 +199,7 @@ fn draw(
     evaluation: &Evaluation,
     device: &Device,
 ) -> Result<()> {
-    run.write("curves.svg", &flow::curves(report, "accuracy")?)?;
+    run.write("curves.svg", &flow::curves(report, Metric::Accuracy)?)?;
     let names: Vec<String> = (0..test.classes()).map(|class| class.to_string()).collect();
     run.write("confusion.svg", &pictures::confusion(&evaluation.confusion(test.classes()), &names)?)?;
     run.write("mistakes.svg", &mistakes(test, evaluation)?)?;

@@ -9,7 +9,9 @@ use crate::data::{Corpus, Texts, Tokenizer, Vocabulary, text};
 use crate::nn::{Cost, Mode, SentenceModel, parameters};
 use crate::optim::Optimizer;
 use crate::rng;
-use crate::train::{self, Evaluation, Progress, Run, SentenceClassification, Sentences, pictures, say};
+use crate::train::{
+    self, Evaluation, Metric, Progress, Run, SentenceClassification, Sentences, pictures, say,
+};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::{VarBuilder, VarMap};
@@ -253,8 +255,8 @@ fn train_on<R: SentenceRecipe>(
         "test_accuracy": evaluation.accuracy(),
         "seconds": begin.elapsed().as_secs_f64(),
     });
-    run.write_final(&report.epochs, "accuracy", &last)?;
-    run.write("curves.svg", &flow::curves(&report, "accuracy")?)?;
+    run.write_final(&report.epochs, Metric::Accuracy, &last)?;
+    run.write("curves.svg", &flow::curves(&report, Metric::Accuracy)?)?;
     let counts = evaluation.confusion(examples.classes.len());
     run.write("confusion.svg", &pictures::confusion(&counts, &examples.classes)?)?;
     say(&format!(
@@ -299,7 +301,7 @@ fn cross_validate<R: SentenceRecipe>(
     let seconds = begin.elapsed().as_secs_f64();
     run.write_final(
         &[],
-        "accuracy",
+        Metric::Accuracy,
         &json!({
             "final": true, "test_accuracy": mean, "deviation": deviation, "folds": accuracies, "seconds": seconds,
         }),

@@ -6,7 +6,7 @@ use super::{EvalCommand, Outcome, PredictCommand, Request, Settings, TrainOption
 use crate::data::{EntityCounts, EntityScores, TaggedCorpus, Vocabulary, entity_scores, tagged};
 use crate::nn::{Mode, SentenceModel, parameters};
 use crate::optim::Optimizer;
-use crate::train::{self, Progress, Run, Sentences, Tagging, pictures, say};
+use crate::train::{self, Metric, Progress, Run, Sentences, Tagging, pictures, say};
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device};
 use candle_nn::{VarBuilder, VarMap};
@@ -129,8 +129,8 @@ fn train<R: TaggingRecipe>(training: Training<R>) -> Result<Outcome> {
         "test_recall": scores.overall.recall(),
         "seconds": start.elapsed().as_secs_f64(),
     });
-    run.write_final(&report.epochs, "f1", &last)?;
-    run.write("curves.svg", &flow::curves(&report, "f1")?)?;
+    run.write_final(&report.epochs, Metric::F1, &last)?;
+    run.write("curves.svg", &flow::curves(&report, Metric::F1)?)?;
     run.write("confusion.svg", &pictures::confusion(&evaluation.confusion(names.len()), &names)?)?;
     table(&scores);
     say(&format!("best epoch {}; run folder {}", report.best_epoch, run.dir().display()));

@@ -88,9 +88,20 @@ impl Vocabulary {
                 *counts.entry(token).or_insert(0) += 1;
             }
         }
+        Self::from_counts(counts, lower_case, minimum_count, None)
+    }
+
+    /// The vocabulary of a text in which each token occurs so many times, of at most `size` tokens.
+    pub(super) fn from_counts(
+        mut counts: HashMap<String, usize>,
+        lower_case: bool,
+        minimum_count: usize,
+        size: Option<usize>,
+    ) -> Self {
         counts.retain(|token, count| *count >= minimum_count && !Self::SPECIAL.contains(&token.as_str()));
         let mut counts: Vec<(String, usize)> = counts.into_iter().collect();
         counts.sort_by(|(a, a_count), (b, b_count)| b_count.cmp(a_count).then_with(|| a.cmp(b)));
+        counts.truncate(size.unwrap_or(usize::MAX));
         let known = Self::SPECIAL.map(String::from).into_iter();
         Self::numbered(known.chain(counts.into_iter().map(|(token, _)| token)).collect(), lower_case)
     }

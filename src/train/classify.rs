@@ -1,6 +1,6 @@
 //! Telling the class of a picture.
 
-use super::{Score, Task};
+use super::{Metric, Score, Task};
 use crate::data::{Expansion, Images};
 use crate::nn::{Cost, Mode, Model};
 use candle_core::{D, DType, Device, Result, Tensor};
@@ -42,8 +42,8 @@ impl Task for ImageClassification<'_> {
         Ok(Score { loss: evaluation.loss, metric: evaluation.accuracy() })
     }
 
-    fn metric(&self) -> &'static str {
-        "accuracy"
+    fn metric(&self) -> Metric {
+        Metric::Accuracy
     }
 }
 

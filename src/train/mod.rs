@@ -19,6 +19,7 @@ use candle_core::{DType, Tensor};
 use candle_nn::VarMap;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -42,11 +43,76 @@ pub trait Task {
     /// Those of the model.
     fn validate(&self) -> candle_core::Result<Score>;
 
-    /// What [`Score::metric`] is: `accuracy`, `f1`, ...
-    fn metric(&self) -> &'static str;
+    /// What [`Score::metric`] is.
+    fn metric(&self) -> Metric;
+
+    /// Whether the examples of an epoch are to come in their order, not in one drawn anew.
+    fn in_order(&self) -> bool {
+        false
+    }
+
+    /// What the next step takes over from the last one, for the checkpoint: a recurrent state.
+    ///
+    /// # Errors
+    /// Those of the model.
+    fn carried(&self) -> candle_core::Result<HashMap<String, Tensor>> {
+        Ok(HashMap::new())
+    }
+
+    /// Takes over what [`carried`](Self::carried) gave.
+    ///
+    /// # Errors
+    /// When it does not fit the task.
+    fn carry(&self, carried: HashMap<String, Tensor>) -> Result<()> {
+        ensure!(carried.is_empty(), "found a carried state, expected none");
+        Ok(())
+    }
+
+    /// Something to show after an epoch, such as a text that the model writes.
+    ///
+    /// # Errors
+    /// Those of the model.
+    fn sample(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
 }
 
-/// Mean loss and a metric of which more is better.
+/// What tells how good a model is, besides its loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metric {
+    /// Share of examples whose class was said.
+    Accuracy,
+    /// Harmonic mean of precision and recall.
+    F1,
+    /// `exp` of the mean loss a token.
+    Perplexity,
+}
+
+impl Metric {
+    /// Its name in `metrics.jsonl`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::F1 => "f1",
+            Self::Perplexity => "perplexity",
+        }
+    }
+
+    /// The value for the reader.
+    pub fn format(self, value: f64) -> String {
+        match self {
+            Self::Accuracy | Self::F1 => format!("{:6.2}%", 100.0 * value),
+            Self::Perplexity => format!("{value:6.3}"),
+        }
+    }
+
+    /// The value, or its negative where less is better.
+    fn goodness(self, value: f64) -> f64 {
+        if self == Self::Perplexity { -value } else { value }
+    }
+}
+
+/// Mean loss and a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     pub loss: f64,
@@ -55,8 +121,9 @@ pub struct Score {
 
 impl Score {
     /// Whether this is better: by the metric, then by the loss.
-    fn beats(&self, other: &Self) -> bool {
-        self.metric > other.metric || (self.metric == other.metric && self.loss < other.loss)
+    fn beats(&self, other: &Self, metric: Metric) -> bool {
+        let [own, others] = [self, other].map(|score| metric.goodness(score.metric));
+        own > others || (own == others && self.loss < other.loss)
     }
 }
 
@@ -101,6 +168,9 @@ pub struct Epoch {
     /// Mean loss of the training batches, each before its step.
     pub train_loss: f64,
     pub validation: Score,
+    /// Euclidean norm of all gradients together, before clipping: the mean over the steps, and the largest.
+    pub gradient_norm: f64,
+    pub largest_gradient_norm: f64,
     /// That of the last step.
     pub learning_rate: f64,
     /// Training time alone.
@@ -128,6 +198,8 @@ struct State {
     /// Of the epoch under way.
     steps_in_epoch: usize,
     loss_sum: f64,
+    norm_sum: f64,
+    largest_norm: f64,
     seconds: f64,
     plateau: PlateauState,
 }
@@ -160,8 +232,9 @@ pub fn fit(
     ensure!(batch_size > 0, "batch size: found 0, expected at least 1");
     ensure!(task.examples() > 0, "there are no training examples");
     let total_steps = epochs.saturating_mul(task.examples().div_ceil(batch_size));
-    let mut state: State = run.load_checkpoint(vars, optimizer)?.unwrap_or_default();
-    run.write_metrics(&state.history, task.metric())?;
+    let metric = task.metric();
+    let mut state: State = run.load_checkpoint(vars, optimizer, task)?.unwrap_or_default();
+    run.write_metrics(&state.history, metric)?;
     let rate_of = |step: u64, plateau: &PlateauState| {
         schedule.learning_rate(learning_rate, step as usize, total_steps, plateau)
     };
@@ -172,7 +245,9 @@ pub fn fit(
     {
         let epoch = state.history.len();
         let mut order: Vec<u32> = (0..task.examples() as u32).collect();
-        order.shuffle(&mut rng::stream(seed, &format!("shuffle/epoch {epoch}")));
+        if !task.in_order() {
+            order.shuffle(&mut rng::stream(seed, &format!("shuffle/epoch {epoch}")));
+        }
         let bar = progress.epoch(epoch + 1, epochs, order.len());
         for batch in order.chunks(batch_size).skip(state.steps_in_epoch) {
             let start = Instant::now();
@@ -189,12 +264,14 @@ pub fn fit(
             state.step += 1;
             state.steps_in_epoch += 1;
             state.loss_sum += value * batch.len() as f64;
+            state.norm_sum += norm;
+            state.largest_norm = state.largest_norm.max(norm);
             state.seconds += start.elapsed().as_secs_f64();
             bar.advance((state.steps_in_epoch * batch_size).min(order.len()), value);
 
             let interrupted = INTERRUPTED.load(Ordering::Relaxed);
             if interrupted || options.checkpoint_every.is_some_and(|every| state.step.is_multiple_of(every)) {
-                run.save_checkpoint(vars, optimizer, &state)?;
+                run.save_checkpoint(vars, optimizer, task, &state)?;
             }
             if interrupted {
                 let State { history: epochs, best_epoch, .. } = state;
@@ -211,25 +288,33 @@ pub fn fit(
             step: state.step,
             train_loss: state.loss_sum / task.examples() as f64,
             validation,
+            gradient_norm: state.norm_sum / state.steps_in_epoch as f64,
+            largest_gradient_norm: state.largest_norm,
             learning_rate: rate_of(state.step.saturating_sub(1), &state.plateau),
             seconds: state.seconds,
             examples_per_second: task.examples() as f64 / state.seconds,
         };
-        bar.finish(&record, epochs, task.metric());
-        schedule.observe(&mut state.plateau, -validation.metric);
+        bar.finish(&record, epochs, metric);
+        if *progress != Progress::Quiet
+            && let Some(sample) = task.sample()?
+        {
+            say(&sample);
+        }
+        schedule.observe(&mut state.plateau, -metric.goodness(validation.metric));
         if state
             .history
             .get(state.best_epoch.wrapping_sub(1))
-            .is_none_or(|best| validation.beats(&best.validation))
+            .is_none_or(|best| validation.beats(&best.validation, metric))
         {
             state.best_epoch = epoch + 1;
             // Before the checkpoint that says so: a crash in between only repeats the epoch.
             save_weights(&run.model(), vars)?;
         }
         state.history.push(record);
-        (state.steps_in_epoch, state.loss_sum, state.seconds) = (0, 0.0, 0.0);
-        run.save_checkpoint(vars, optimizer, &state)?;
-        run.write_metrics(&state.history, task.metric())?;
+        state.steps_in_epoch = 0;
+        (state.loss_sum, state.norm_sum, state.largest_norm, state.seconds) = (0.0, 0.0, 0.0, 0.0);
+        run.save_checkpoint(vars, optimizer, task, &state)?;
+        run.write_metrics(&state.history, metric)?;
     }
     load_weights(&run.model(), vars)?;
     Ok(Report { epochs: state.history, best_epoch: state.best_epoch, interrupted: false })

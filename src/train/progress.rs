@@ -1,6 +1,6 @@
 //! What a person sees of a training: a bar on a terminal, a line an epoch in a pipe.
 
-use super::Epoch;
+use super::{Epoch, Metric};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{IsTerminal, Write};
 
@@ -49,15 +49,16 @@ impl EpochProgress {
         }
     }
 
-    pub(super) fn finish(self, record: &Epoch, epochs: usize, metric: &str) {
+    pub(super) fn finish(self, record: &Epoch, epochs: usize, metric: Metric) {
         self.bar.finish_and_clear();
         if self.lines {
             say(&format!(
-                "epoch {:>3}/{epochs}  train loss {:.4}  validation loss {:.4}  {metric} {:6.2}%  {:6.1} s  {:.0} examples/s",
+                "epoch {:>3}/{epochs}  train loss {:.4}  validation loss {:.4}  {} {}  {:6.1} s  {:.0} examples/s",
                 record.epoch,
                 record.train_loss,
                 record.validation.loss,
-                100.0 * record.validation.metric,
+                metric.name(),
+                metric.format(record.validation.metric),
                 record.seconds,
                 record.examples_per_second
             ));

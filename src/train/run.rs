@@ -1,6 +1,6 @@
 //! The run folder: settings, metrics, best weights, checkpoint, pictures. Every file is written whole or not at all.
 
-use super::{Epoch, State};
+use super::{Epoch, Metric, State, Task};
 use crate::optim::Optimizer;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::{Device, Tensor};
@@ -96,15 +96,21 @@ impl Run {
     ///
     /// # Errors
     /// No room or no right to write.
-    pub fn write_final(&self, epochs: &[Epoch], metric: &str, last: &Value) -> Result<()> {
+    pub fn write_final(&self, epochs: &[Epoch], metric: Metric, last: &Value) -> Result<()> {
         self.write(METRICS, &format!("{}{last}\n", metrics(epochs, metric)))
     }
 
-    pub(super) fn write_metrics(&self, epochs: &[Epoch], metric: &str) -> Result<()> {
+    pub(super) fn write_metrics(&self, epochs: &[Epoch], metric: Metric) -> Result<()> {
         self.write(METRICS, &metrics(epochs, metric))
     }
 
-    pub(super) fn save_checkpoint(&self, vars: &VarMap, optimizer: &Optimizer, state: &State) -> Result<()> {
+    pub(super) fn save_checkpoint(
+        &self,
+        vars: &VarMap,
+        optimizer: &Optimizer,
+        task: &dyn Task,
+        state: &State,
+    ) -> Result<()> {
         let mut tensors: BTreeMap<String, Tensor> = optimizer
             .state()?
             .into_iter()
@@ -113,28 +119,38 @@ impl Run {
         for (name, tensor) in named(vars) {
             tensors.insert(format!("parameters.{name}"), tensor);
         }
+        for (name, tensor) in task.carried()? {
+            tensors.insert(format!("carried.{name}"), tensor);
+        }
         let state = HashMap::from([("state".to_string(), serde_json::to_string(state)?)]);
         let bytes = safetensors::serialize(&tensors, Some(state))?;
         write_file(&self.dir.join(CHECKPOINT), &bytes)
     }
 
-    /// Puts the last checkpoint's values into `vars` and `optimizer`; none where no checkpoint was saved yet.
-    pub(super) fn load_checkpoint(&self, vars: &VarMap, optimizer: &mut Optimizer) -> Result<Option<State>> {
+    /// Puts the last checkpoint's values into `vars`, `optimizer` and `task`; none where no checkpoint was saved yet.
+    pub(super) fn load_checkpoint(
+        &self,
+        vars: &VarMap,
+        optimizer: &mut Optimizer,
+        task: &dyn Task,
+    ) -> Result<Option<State>> {
         let path = self.dir.join(CHECKPOINT);
         if !path.exists() {
             return Ok(None);
         }
         let bytes = read(&path)?;
-        let (mut parameters, mut moments) = (HashMap::new(), HashMap::new());
+        let [mut parameters, mut moments, mut carried] = [(); 3].map(|()| HashMap::new());
         for (name, tensor) in tensors(&path, &bytes)? {
-            match (name.strip_prefix("parameters."), name.strip_prefix("optimizer.")) {
-                (Some(name), _) => parameters.insert(name.to_string(), tensor),
-                (_, Some(name)) => moments.insert(name.to_string(), tensor),
+            match name.split_once('.') {
+                Some(("parameters", name)) => parameters.insert(name.to_string(), tensor),
+                Some(("optimizer", name)) => moments.insert(name.to_string(), tensor),
+                Some(("carried", name)) => carried.insert(name.to_string(), tensor),
                 _ => bail!("{}: found a tensor {name}, which is not of a checkpoint", path.display()),
             };
         }
         optimizer.load_state(&moments).with_context(|| path.display().to_string())?;
         set(&path, vars, &parameters)?;
+        task.carry(carried).with_context(|| path.display().to_string())?;
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes)?;
         let state = header.metadata().as_ref().and_then(|metadata| metadata.get("state"));
         let state = state.with_context(|| format!("{}: it has no training state", path.display()))?;
@@ -159,13 +175,15 @@ impl Run {
     }
 }
 
-fn metrics(epochs: &[Epoch], metric: &str) -> String {
+fn metrics(epochs: &[Epoch], metric: Metric) -> String {
     let line = |epoch: &Epoch| {
         let mut line = json!({
             "epoch": epoch.epoch, "step": epoch.step,
             "train_loss": epoch.train_loss, "val_loss": epoch.validation.loss,
         });
-        line[format!("val_{metric}")] = json!(epoch.validation.metric);
+        line[format!("val_{}", metric.name())] = json!(epoch.validation.metric);
+        line["gradient_norm"] = json!(epoch.gradient_norm);
+        line["largest_gradient_norm"] = json!(epoch.largest_gradient_norm);
         line["learning_rate"] = json!(epoch.learning_rate);
         line["seconds"] = json!(epoch.seconds);
         line["examples_per_second"] = json!(epoch.examples_per_second);

@@ -1,6 +1,6 @@
 //! Telling the class of a sentence, and the tags of its words.
 
-use super::{Evaluation, Score, Task};
+use super::{Evaluation, Metric, Score, Task};
 use crate::data::{Vocabulary, entity_scores};
 use crate::nn::{Cost, Mode, SentenceModel, Sequences};
 use candle_core::{Device, Result, Tensor};
@@ -110,8 +110,8 @@ impl Task for SentenceClassification<'_> {
         Ok(Score { loss: evaluation.loss, metric: evaluation.accuracy() })
     }
 
-    fn metric(&self) -> &'static str {
-        "accuracy"
+    fn metric(&self) -> Metric {
+        Metric::Accuracy
     }
 }
 
@@ -191,7 +191,7 @@ impl Task for Tagging<'_> {
         Ok(Score { loss: evaluation.loss, metric: scores.overall.f1() })
     }
 
-    fn metric(&self) -> &'static str {
-        "f1"
+    fn metric(&self) -> Metric {
+        Metric::F1
     }
 }

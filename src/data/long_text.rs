@@ -1,0 +1,357 @@
+//! A text of any size, read as it goes.
+
+use super::Vocabulary;
+use anyhow::{Context, Result, bail, ensure};
+use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+/// What the tokens of a text are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// Unicode scalar values
+    Char,
+    /// What stands between blanks, and `<eos>` for the end of a line
+    Word,
+}
+
+impl Level {
+    /// The token that ends a line.
+    pub fn line_end(self) -> &'static str {
+        match self {
+            Self::Char => "\n",
+            Self::Word => "<eos>",
+        }
+    }
+
+    /// What to write for `token` after what was written for `before`.
+    pub fn written<'a>(self, before: Option<&str>, token: &'a str) -> [&'a str; 2] {
+        let end = self.line_end();
+        match self {
+            Self::Char => ["", token],
+            Self::Word if token == end => ["", "\n"],
+            Self::Word if before.is_none_or(|before| before == end) => ["", token],
+            Self::Word => [" ", token],
+        }
+    }
+}
+
+/// A text, from memory or from a file that is read as it goes, and how many tokens it has.
+///
+/// In memory it takes a few bytes for each thousand tokens, whatever its size.
+#[derive(Debug)]
+pub struct LongText {
+    name: String,
+    source: Source,
+    /// How a byte that does not begin a character of UTF-8 is read.
+    latin: bool,
+    level: Level,
+    len: u64,
+    /// Where every `MARK`th token begins.
+    marks: Vec<u64>,
+    /// What the user should know about the file, a line each.
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Memory(Vec<u8>),
+    File(Mutex<File>),
+}
+
+/// Tokens from one known place in the text to the next.
+const MARK: u64 = 1 << 14;
+
+impl LongText {
+    /// The file `path`, which is gone through once. What is not UTF-8 is read as Windows-1252, with a note.
+    ///
+    /// # Errors
+    /// A file that can't be read, is empty, or is no text: one with zero bytes, or neither UTF-8 nor free of control
+    /// characters.
+    pub fn open(path: &Path, level: Level) -> Result<Self> {
+        let name = path.display().to_string();
+        let file = File::open(path).with_context(|| format!("{name}: can't be read"))?;
+        ensure!(!path.is_dir(), "{name}: is a directory, expected a text file");
+        Self::new(name, Source::File(Mutex::new(file)), level)
+    }
+
+    /// A text in memory.
+    ///
+    /// # Errors
+    /// When it is empty or has zero bytes.
+    pub fn from_memory(name: &str, text: impl Into<Vec<u8>>, level: Level) -> Result<Self> {
+        Self::new(name.to_string(), Source::Memory(text.into()), level)
+    }
+
+    fn new(name: String, source: Source, level: Level) -> Result<Self> {
+        let mut text = Self { name, source, latin: false, level, len: 0, marks: vec![], notes: vec![] };
+        let start = text.check()?;
+        text.marks.push(start);
+        let (mut tokens, mut token) = (text.read(0), String::new());
+        let (mut marks, mut len) = (vec![], 0);
+        loop {
+            if len % MARK == 0 {
+                marks.push(tokens.at);
+            }
+            if !tokens.next_into(&mut token)? {
+                break;
+            }
+            len += 1;
+        }
+        drop(tokens);
+        (text.marks, text.len) = (marks, len);
+        ensure!(len > 0, "{}: holds nothing but blanks", text.name);
+        Ok(text)
+    }
+
+    /// Finds out how the file is encoded, and where its text begins.
+    fn check(&mut self) -> Result<u64> {
+        let name = &self.name;
+        let mut block = vec![0; 1 << 18];
+        let (mut at, mut kept) = (0u64, 0);
+        let (mut lines, mut wrong, mut control, mut start) = (1, None, None, 0);
+        loop {
+            let read = self
+                .source
+                .read_at(at, &mut block[kept..])
+                .with_context(|| format!("{name}: can't be read"))?;
+            let bytes = &block[..kept + read];
+            let begin = at - kept as u64;
+            if at == 0 {
+                ensure!(!bytes.is_empty(), "{name}: is empty");
+                if let Some((marked, length)) = Encoding::for_bom(bytes) {
+                    ensure!(marked == UTF_8, "{name}: is {}, expected UTF-8 or Windows-1252", marked.name());
+                    start = length as u64;
+                }
+            }
+            let fresh = &bytes[kept..];
+            if let Some(zero) = fresh.iter().position(|&byte| byte == 0) {
+                bail!("{name}: is binary (byte {} is zero), expected text", at + zero as u64);
+            }
+            let is_control =
+                |byte: &u8| byte.is_ascii_control() && !byte.is_ascii_whitespace() && *byte != 0x1b;
+            control = control.or(fresh.iter().position(is_control).map(|i| at + i as u64));
+            let end_of_file = read == 0;
+            let valid = match (wrong, std::str::from_utf8(bytes)) {
+                (Some(_), _) => 0,
+                (None, Ok(_)) => bytes.len(),
+                (None, Err(error)) if error.error_len().is_none() && !end_of_file => error.valid_up_to(),
+                (None, Err(error)) => {
+                    wrong = Some((begin + error.valid_up_to() as u64, lines));
+                    0
+                }
+            };
+            if let Some((byte, _)) = wrong
+                && let Some(control) = control
+            {
+                bail!(
+                    "{name}: is binary (not UTF-8 at byte {byte}, and byte {control} is a control character), expected \
+                     text"
+                );
+            }
+            if end_of_file {
+                break;
+            }
+            at += read as u64;
+            let consumed = if wrong.is_some() { bytes.len() } else { valid };
+            lines += bytes[..consumed].iter().filter(|&&byte| byte == b'\n').count();
+            kept = bytes.len() - consumed;
+            block.copy_within(consumed..consumed + kept, 0);
+        }
+        if let Some((byte, _)) = wrong {
+            ensure!(start == 0, "{name}: not UTF-8 at byte {byte}, but the file is marked as such");
+            self.notes.push(format!("{name}: not UTF-8 at byte {byte}, so it is read as Windows-1252"));
+            self.latin = true;
+        }
+        Ok(start)
+    }
+
+    /// How many tokens it has.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// What the text is called: its file's path.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The tokens of `range` that occur in it at least `minimum_count` times, at most `size` of them.
+    ///
+    /// # Errors
+    /// A file that can't be read any more.
+    pub fn vocabulary(
+        &self,
+        range: Range<u64>,
+        minimum_count: usize,
+        size: Option<usize>,
+    ) -> Result<Vocabulary> {
+        let (mut ascii, mut others) = ([0usize; 128], HashMap::<String, usize>::new());
+        let (mut tokens, mut token) = (self.read(range.start), String::new());
+        for _ in range {
+            tokens.require(&mut token)?;
+            match token.as_bytes() {
+                &[byte] => ascii[byte as usize] += 1,
+                _ => match others.get_mut(&token) {
+                    Some(count) => *count += 1,
+                    None => _ = others.insert(token.clone(), 1),
+                },
+            }
+        }
+        let ascii = ascii.into_iter().zip(0u8..).filter(|&(count, _)| count > 0);
+        others.extend(ascii.map(|(count, byte)| (char::from(byte).to_string(), count)));
+        Ok(Vocabulary::from_counts(others, false, minimum_count, size))
+    }
+
+    /// The tokens from number `from` on.
+    pub fn read(&self, from: u64) -> Tokens<'_> {
+        let mark = ((from / MARK) as usize).min(self.marks.len() - 1);
+        let at = self.marks[mark];
+        let reader = BufReader::with_capacity(1 << 13, Cursor { source: &self.source, at });
+        Tokens { text: self, reader, at, peeked: None, skip: from - mark as u64 * MARK }
+    }
+}
+
+impl Source {
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Self::Memory(bytes) => bytes.get(at as usize..).unwrap_or_default().read(buffer),
+            Self::File(file) => {
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                file.seek(SeekFrom::Start(at))?;
+                file.read(buffer)
+            }
+        }
+    }
+}
+
+/// A place in a source. All of a file's share one handle.
+#[derive(Debug)]
+struct Cursor<'a> {
+    source: &'a Source,
+    at: u64,
+}
+
+impl Read for Cursor<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.source.read_at(self.at, buffer)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+/// Reads the tokens of a [`LongText`] one after the other.
+#[derive(Debug)]
+pub struct Tokens<'a> {
+    text: &'a LongText,
+    reader: BufReader<Cursor<'a>>,
+    /// The byte where the next character begins.
+    at: u64,
+    /// The next character and its bytes, where it has been looked at already.
+    peeked: Option<(char, u64)>,
+    /// Tokens to pass over first.
+    skip: u64,
+}
+
+impl Tokens<'_> {
+    /// The next token, in place of what `token` holds; whether there was one.
+    ///
+    /// # Errors
+    /// A file that can't be read, or is no longer what it was.
+    pub fn next_into(&mut self, token: &mut String) -> Result<bool> {
+        while self.skip > 0 {
+            self.skip -= 1;
+            self.token(token)?;
+        }
+        self.token(token)
+    }
+
+    /// The next token, which there must be.
+    pub(crate) fn require(&mut self, token: &mut String) -> Result<()> {
+        ensure!(self.next_into(token)?, "{}: ends earlier than it did when it was opened", self.text.name);
+        Ok(())
+    }
+
+    fn token(&mut self, token: &mut String) -> Result<bool> {
+        token.clear();
+        if self.text.level == Level::Char {
+            token.extend(self.take()?);
+            return Ok(!token.is_empty());
+        }
+        while let Some(c) = self.peek()? {
+            match c {
+                '\n' if token.is_empty() => token.push_str(Level::Word.line_end()),
+                c if c.is_whitespace() && token.is_empty() => {
+                    self.take()?;
+                    continue;
+                }
+                c if c.is_whitespace() => return Ok(true),
+                c => {
+                    token.push(c);
+                    self.take()?;
+                    continue;
+                }
+            }
+            self.take()?;
+            return Ok(true);
+        }
+        Ok(!token.is_empty())
+    }
+
+    fn peek(&mut self) -> Result<Option<char>> {
+        if self.peeked.is_none() {
+            self.peeked = self.decode()?;
+        }
+        Ok(self.peeked.map(|(c, _)| c))
+    }
+
+    fn take(&mut self) -> Result<Option<char>> {
+        let next = match self.peeked.take() {
+            None => self.decode()?,
+            next => next,
+        };
+        self.at += next.map_or(0, |(_, bytes)| bytes);
+        Ok(next.map(|(c, _)| c))
+    }
+
+    fn decode(&mut self) -> Result<Option<(char, u64)>> {
+        let name = &self.text.name;
+        let mut bytes = [0; 4];
+        let Some(&first) = self.reader.fill_buf().with_context(|| format!("{name}: can't be read"))?.first()
+        else {
+            return Ok(None);
+        };
+        let length = match first {
+            0x80.. if self.text.latin => {
+                self.reader.consume(1);
+                let decoded = WINDOWS_1252.decode_without_bom_handling(std::slice::from_ref(&first)).0;
+                return Ok(decoded.chars().next().map(|c| (c, 1)));
+            }
+            0..0x80 => {
+                self.reader.consume(1);
+                return Ok(Some((char::from(first), 1)));
+            }
+            0..0xe0 => 2,
+            0xe0..0xf0 => 3,
+            0xf0.. => 4,
+        };
+        let changed = || format!("{name}: is no longer the UTF-8 that it was when it was opened");
+        self.reader.read_exact(&mut bytes[..length]).with_context(changed)?;
+        let c = std::str::from_utf8(&bytes[..length]).with_context(changed)?.chars().next();
+        Ok(c.map(|c| (c, length as u64)))
+    }
+}
