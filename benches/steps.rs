@@ -134,11 +134,12 @@ fn lenet_epoch(examples: usize) -> Result<impl FnMut() -> Result<()>> {
 fn language_model(cell: Cell, size: usize, steps: usize, batch: usize) -> Result<impl FnMut() -> Result<()>> {
     let config = language_model::Config {
         vocabulary: 65,
-        embedding: size,
+        embedding: Some(size),
         cell,
         hidden: size,
         layers: 2,
         dropout: 0.0,
+        tie_weights: false,
     };
     let texts = Arc::new(Sequences::new(&vec![steps; batch])?);
     let (ids, targets) = (numbers("ids", texts.rows(), 65)?, numbers("targets", texts.rows(), 65)?);

@@ -41,11 +41,12 @@ fn classifier(cell: Cell, layers: usize, bidirectional: bool, pool: Pool) -> rnn
 fn language_model() -> language_model::Config {
     language_model::Config {
         vocabulary: 11,
-        embedding: 5,
+        embedding: Some(5),
         cell: Cell::Lstm,
         hidden: 7,
         layers: 2,
         dropout: 0.4,
+        tie_weights: false,
     }
 }
 

@@ -1,6 +1,8 @@
 //! Training, testing and asking a classifier of pictures from the command line.
 
-use super::{EvalCommand, Outcome, PredictCommand, Request, Settings, Training, flow, settings_of};
+use super::{
+    EvalCommand, Outcome, PredictCommand, Questions, Request, Settings, Training, flow, settings_of,
+};
 use crate::data::{self, Expansion, Images};
 use crate::models::ImageModel;
 use crate::nn::{Cost, parameters};
@@ -62,8 +64,8 @@ impl Expand {
 pub fn main<R: ImageRecipe>() -> ExitCode {
     super::run(R::NAME, R::ABOUT, |request: Request<R>| match request {
         Request::Train(training) => train(training),
-        Request::Eval(command) => eval::<R>(&command),
-        Request::Predict(command) => predict::<R>(&command),
+        Request::Other(Questions::Eval(command)) => eval::<R>(&command),
+        Request::Other(Questions::Predict(command)) => predict::<R>(&command),
     })
 }
 
@@ -184,10 +186,7 @@ fn trained<R: ImageRecipe>(
     images: &Images,
     device: &Device,
 ) -> Result<Box<dyn ImageModel>> {
-    let vars = VarMap::new();
-    let model = settings.model(images, parameters(&vars, 0, DType::F32, device))?;
-    train::load_weights(&run.model(), &vars)?;
-    Ok(model)
+    train::load_model(&run.model(), device, |vb| settings.model(images, vb))
 }
 
 /// Pictures for the run folder.

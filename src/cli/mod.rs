@@ -3,6 +3,7 @@
 mod flow;
 mod gradient_flow;
 pub mod images;
+pub mod language;
 pub mod recurrent;
 pub mod sentences;
 pub mod tagging;
@@ -180,6 +181,8 @@ impl TrainOptions {
 pub trait Settings: Args + Serialize + DeserializeOwned + Send {
     /// Defaults that differ from those of [`TrainOptions`], by the option's field name.
     const DEFAULTS: &'static [(&'static str, &'static str)] = &[];
+    /// Options of [`TrainOptions`] that have no meaning here, by the field name.
+    const WITHOUT: &'static [&'static str] = &[];
     /// Whether `predict` reads standard input where it is given none.
     const READS_INPUT: bool = false;
 
@@ -193,21 +196,42 @@ pub trait Settings: Args + Serialize + DeserializeOwned + Send {
 
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
-struct CommandLine<S: Args> {
+struct CommandLine<S: Args, C: Subcommand> {
     #[command(subcommand)]
-    command: Option<Command<S>>,
+    command: Option<Command<S, C>>,
     #[command(flatten)]
     train: TrainCommand<S>,
 }
 
 #[derive(Subcommand)]
-enum Command<S: Args> {
+enum Command<S: Args, C: Subcommand> {
     /// Train, pick the best epoch on validation data, test, and write a run folder (the default)
     Train(TrainCommand<S>),
+    #[command(flatten)]
+    Other(C),
+}
+
+/// The sub-commands of a binary besides `train`.
+trait Commands: Subcommand + Send {
+    fn machine(&self) -> &MachineOptions;
+}
+
+/// Those of a classifier.
+#[derive(Subcommand)]
+enum Questions {
     /// Test a finished run
     Eval(EvalCommand),
     /// What a trained model says of your own input, with probabilities
     Predict(PredictCommand),
+}
+
+impl Commands for Questions {
+    fn machine(&self) -> &MachineOptions {
+        match self {
+            Self::Eval(command) => &command.machine,
+            Self::Predict(command) => &command.machine,
+        }
+    }
 }
 
 #[derive(Args)]
@@ -261,10 +285,9 @@ impl PredictCommand {
 }
 
 /// What a program is asked to do.
-enum Request<S> {
+enum Request<S, C = Questions> {
     Train(Training<S>),
-    Eval(EvalCommand),
-    Predict(PredictCommand),
+    Other(C),
 }
 
 /// A training that is asked for, its settings resolved.
@@ -277,12 +300,11 @@ struct Training<S> {
     progress: Progress,
 }
 
-impl<S> Request<S> {
+impl<S, C: Commands> Request<S, C> {
     fn threads(&self) -> Option<usize> {
         match self {
-            Self::Train(Training { machine, .. })
-            | Self::Eval(EvalCommand { machine, .. })
-            | Self::Predict(PredictCommand { machine, .. }) => machine.threads,
+            Self::Train(training) => training.machine.threads,
+            Self::Other(command) => command.machine().threads,
         }
     }
 }
@@ -294,15 +316,19 @@ enum Outcome {
 }
 
 /// Runs `program` on what the command line asks for, and turns its outcome into the process's.
-fn run<S: Settings>(
+fn run<S: Settings, C: Commands>(
     binary: &'static str,
     about: &'static str,
-    program: impl FnOnce(Request<S>) -> Result<Outcome> + Send,
+    program: impl FnOnce(Request<S, C>) -> Result<Outcome> + Send,
 ) -> ExitCode {
-    let mut command = CommandLine::<S>::command().name(binary).bin_name(binary).about(about);
+    let mut command = CommandLine::<S, C>::command().name(binary).bin_name(binary).about(about);
     for &(option, value) in S::DEFAULTS {
         let set = |command: clap::Command| command.mut_arg(option, |arg| arg.default_value(value));
         command = set(command).mut_subcommand("train", set);
+    }
+    for &option in S::WITHOUT {
+        let hide = |command: clap::Command| command.mut_arg(option, |arg| arg.hide(true));
+        command = hide(command).mut_subcommand("train", hide);
     }
     if S::READS_INPUT {
         let optional = |command: clap::Command| command.mut_arg("inputs", |arg| arg.required(false));
@@ -356,14 +382,16 @@ fn catch_interrupts() -> Result<()> {
 }
 
 /// Reads the command line and finds the settings.
-fn request<S: Settings>(binary: &str, matches: &ArgMatches) -> Result<Request<S>> {
-    let CommandLine { command, train } = CommandLine::<S>::from_arg_matches(matches)?;
+fn request<S: Settings, C: Commands>(binary: &str, matches: &ArgMatches) -> Result<Request<S, C>> {
+    let CommandLine { command, train } = CommandLine::<S, C>::from_arg_matches(matches)?;
     let command = command.unwrap_or(Command::Train(train));
     Ok(match command {
-        Command::Eval(command) => Request::Eval(command),
-        Command::Predict(command) => Request::Predict(command),
+        Command::Other(command) => Request::Other(command),
         Command::Train(command) => {
             let given = given(matches.subcommand_matches("train").unwrap_or(matches), &command.settings)?;
+            if let Some(option) = S::WITHOUT.iter().find(|option| given.contains_key(**option)) {
+                bail!("--{}: has no meaning for {binary}", option.replace('_', "-"));
+            }
             let (settings, resume) = match &command.resume {
                 None => (with_preset(command.settings, given)?, None),
                 Some(dir) => {

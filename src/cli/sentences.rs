@@ -2,8 +2,8 @@
 
 use super::flow::{self, Parts};
 use super::{
-    EvalCommand, Outcome, PredictCommand, Request, Settings, TrainOptions, Training, complain, gradient_flow,
-    positive, settings_of,
+    EvalCommand, Outcome, PredictCommand, Questions, Request, Settings, TrainOptions, Training, complain,
+    gradient_flow, positive, settings_of,
 };
 use crate::data::{Corpus, Texts, Tokenizer, Vocabulary, text};
 use crate::nn::{Cost, Mode, SentenceModel, parameters};
@@ -117,8 +117,8 @@ pub(super) fn tell(notes: &[String]) {
 pub fn main<R: SentenceRecipe>() -> ExitCode {
     super::run(R::NAME, R::ABOUT, |request: Request<R>| match request {
         Request::Train(training) => train(training),
-        Request::Eval(command) => eval::<R>(&command),
-        Request::Predict(command) => predict::<R>(&command),
+        Request::Other(Questions::Eval(command)) => eval::<R>(&command),
+        Request::Other(Questions::Predict(command)) => predict::<R>(&command),
     })
 }
 
@@ -330,10 +330,9 @@ impl Trained {
         let vocabulary = read_vocabulary(run)?;
         let classes: Vec<String> = serde_json::from_value(config["classes"].clone())
             .with_context(|| format!("{}: config.json does not tell the classes", run.dir().display()))?;
-        let vars = VarMap::new();
-        let vb = parameters(&vars, 0, DType::F32, device);
-        let model = settings.model(vocabulary.len(), classes.len(), vb)?;
-        train::load_weights(&run.model(), &vars)?;
+        let model = train::load_model(&run.model(), device, |vb| {
+            settings.model(vocabulary.len(), classes.len(), vb)
+        })?;
         Ok(Self { model, vocabulary, classes })
     }
 }

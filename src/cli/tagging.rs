@@ -2,7 +2,9 @@
 
 use super::flow::{self, Parts};
 use super::sentences::{VocabularyOptions, asked, read_vocabulary, tell, write_vocabulary};
-use super::{EvalCommand, Outcome, PredictCommand, Request, Settings, TrainOptions, Training, settings_of};
+use super::{
+    EvalCommand, Outcome, PredictCommand, Questions, Request, Settings, TrainOptions, Training, settings_of,
+};
 use crate::data::{EntityCounts, EntityScores, TaggedCorpus, Vocabulary, entity_scores, tagged};
 use crate::nn::{Mode, SentenceModel, parameters};
 use crate::optim::Optimizer;
@@ -34,8 +36,8 @@ pub trait TaggingRecipe: Settings {
 pub fn main<R: TaggingRecipe>() -> ExitCode {
     super::run(R::NAME, R::ABOUT, |request: Request<R>| match request {
         Request::Train(training) => train(training),
-        Request::Eval(command) => eval::<R>(&command),
-        Request::Predict(command) => predict::<R>(&command),
+        Request::Other(Questions::Eval(command)) => eval::<R>(&command),
+        Request::Other(Questions::Predict(command)) => predict::<R>(&command),
     })
 }
 
@@ -166,10 +168,8 @@ impl Trained {
         let vocabulary = read_vocabulary(run)?;
         let names: Vec<String> = serde_json::from_value(config["tags"].clone())
             .with_context(|| format!("{}: config.json does not tell the tags", run.dir().display()))?;
-        let vars = VarMap::new();
         let model =
-            settings.model(vocabulary.len(), names.len(), parameters(&vars, 0, DType::F32, device))?;
-        train::load_weights(&run.model(), &vars)?;
+            train::load_model(&run.model(), device, |vb| settings.model(vocabulary.len(), names.len(), vb))?;
         Ok(Self { model, vocabulary, names })
     }
 }

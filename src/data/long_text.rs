@@ -3,6 +3,7 @@
 use super::Vocabulary;
 use anyhow::{Context, Result, bail, ensure};
 use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
+use include_dir::{Dir, include_dir};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fs::File;
@@ -226,6 +227,73 @@ impl LongText {
     }
 }
 
+/// A part of a text cut into parallel streams, read in windows of some steps, each going on where the last one ended.
+#[derive(Debug)]
+pub struct Streams<'a> {
+    vocabulary: &'a Vocabulary,
+    /// Of each stream, what is yet to come, and the number of the token before it.
+    readers: Vec<(Tokens<'a>, u32)>,
+    /// Steps left to each.
+    left: u64,
+}
+
+/// Tokens of parallel streams and what follows each, first all streams' first ones, then their second ones, and so on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenWindow {
+    pub tokens: Vec<u32>,
+    pub next: Vec<u32>,
+}
+
+impl<'a> Streams<'a> {
+    /// The steps of each of `streams` streams of a part of so many tokens: every token of a stream but the first is
+    /// foretold from those before it. What is left over at the end, less than one step a stream, is not read.
+    pub fn steps(tokens: u64, streams: usize) -> u64 {
+        tokens.saturating_sub(1) / streams.max(1) as u64
+    }
+
+    /// The streams of `range`, from step `start` on.
+    ///
+    /// # Errors
+    /// A file that can't be read.
+    pub fn new(
+        text: &'a LongText,
+        vocabulary: &'a Vocabulary,
+        range: Range<u64>,
+        streams: usize,
+        start: u64,
+    ) -> Result<Self> {
+        let steps = Self::steps(range.end.saturating_sub(range.start), streams);
+        let mut token = String::new();
+        let reader = |stream: u64| {
+            let mut tokens = text.read(range.start + stream * steps + start);
+            tokens.require(&mut token)?;
+            Ok((tokens, vocabulary.id(&token)))
+        };
+        let readers = (0..streams as u64).map(reader).collect::<Result<_>>()?;
+        Ok(Self { vocabulary, readers, left: steps.saturating_sub(start) })
+    }
+
+    /// The next `steps` steps of all streams, or as many as there are; nothing at the end.
+    ///
+    /// # Errors
+    /// A file that can't be read, or is no longer what it was.
+    pub fn next_window(&mut self, steps: usize) -> Result<Option<TokenWindow>> {
+        let steps = self.left.min(steps as u64);
+        self.left -= steps;
+        let (streams, mut token) = (self.readers.len(), String::new());
+        let mut window = TokenWindow { tokens: vec![0; steps as usize * streams], next: vec![] };
+        window.next.clone_from(&window.tokens);
+        for (stream, (reader, before)) in self.readers.iter_mut().enumerate() {
+            for row in (stream..window.tokens.len()).step_by(streams) {
+                reader.require(&mut token)?;
+                let next = self.vocabulary.id(&token);
+                (window.tokens[row], window.next[row]) = (std::mem::replace(before, next), next);
+            }
+        }
+        Ok((steps > 0).then_some(window))
+    }
+}
+
 impl Source {
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
         match self {
@@ -354,4 +422,39 @@ impl Tokens<'_> {
         let c = std::str::from_utf8(&bytes[..length]).with_context(changed)?.chars().next();
         Ok(c.map(|c| (c, length as u64)))
     }
+}
+
+/// The text `name`: `source`, the files of this project (built in), or `tiny-shakespeare`, from `input.txt` in `dir`.
+///
+/// # Errors
+/// A name that is not known; a file that is missing or no text.
+pub fn load(name: &str, dir: Option<&Path>, level: Level) -> Result<LongText> {
+    match (name, dir) {
+        ("source", None) => LongText::from_memory("source", source(), level),
+        ("source", Some(_)) => bail!("data set source: it is built in, so --data-dir has no meaning"),
+        ("tiny-shakespeare", Some(dir)) => LongText::open(&dir.join("input.txt"), level),
+        #[cfg(feature = "hub")]
+        ("tiny-shakespeare", None) => LongText::from_memory(name, super::hub::load_text(name)?, level),
+        #[cfg(not(feature = "hub"))]
+        ("tiny-shakespeare", None) => bail!(
+            "data set {name}: this build can't download it: give its file with --data-dir DIR, build with `--features \
+             hub`, or use the built-in source"
+        ),
+        _ => bail!(
+            "data set {name}: not known; there are source and tiny-shakespeare, and any file with --text FILE"
+        ),
+    }
+}
+
+/// This project's documents and Rust sources, one after the other.
+fn source() -> String {
+    static SOURCES: Dir = include_dir!("$CARGO_MANIFEST_DIR/src");
+    static BINARIES: Dir = include_dir!("$CARGO_MANIFEST_DIR/bin");
+    let mut text = include_str!("../../README.md").to_string();
+    let mut directories = vec![&BINARIES, &SOURCES];
+    while let Some(directory) = directories.pop() {
+        directory.files().filter_map(|file| file.contents_utf8()).for_each(|file| text.push_str(file));
+        directories.extend(directory.dirs());
+    }
+    text
 }

@@ -1,9 +1,10 @@
 //! A recurrent language model: at each token of a text, what comes next (Karpathy 2015; Zaremba et al. 2014).
 
 use crate::nn::{
-    Cell, Embedding, Linear, Mode, Recurrent, RecurrentConfig, Sequences, State, embedding, linear, recurrent,
+    Cell, Dropout, Embedding, Init, Linear, Mode, Recurrent, RecurrentConfig, Sequences, State, dropout,
+    embedding_with, linear, recurrent,
 };
-use candle_core::{Module, Result, Tensor};
+use candle_core::{DType, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use std::sync::Arc;
 
@@ -11,12 +12,15 @@ use std::sync::Arc;
 pub struct Config {
     /// Number of different tokens.
     pub vocabulary: usize,
-    pub embedding: usize,
+    /// Size of a token's vector; none where tokens go in as they are, one of all numbers being 1 (one-hot).
+    pub embedding: Option<usize>,
     pub cell: Cell,
     pub hidden: usize,
     pub layers: usize,
-    /// Between recurrent layers.
+    /// Of tokens' vectors, between recurrent layers and before the output (Zaremba et al. 2014).
     pub dropout: f32,
+    /// Whether the output's weights are the tokens' vectors (Press and Wolf 2017).
+    pub tie_weights: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -24,28 +28,56 @@ pub struct LanguageModel {
     embedding: Embedding,
     recurrent: Recurrent,
     output: Linear,
+    input_dropout: Dropout,
+    output_dropout: Dropout,
 }
 
 impl LanguageModel {
-    /// With the parameters `embedding.weight`, those of `recurrent` and `output.{weight,bias}` of `vb`.
+    /// With the parameters `embedding.weight` (unless one-hot), those of `recurrent`, and `output.{weight,bias}` (of tied
+    /// weights: the bias) of `vb`.
     ///
     /// # Errors
-    /// When `vb` holds them in other shapes.
+    /// When weights are tied that are not of one shape, and when `vb` holds the parameters in other shapes.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
-        let &Config { vocabulary, embedding: features, cell, hidden, layers, dropout } = config;
+        let &Config { vocabulary, embedding, cell, hidden, layers, dropout: rate, tie_weights } = config;
+        if tie_weights && embedding != Some(hidden) {
+            bail!(
+                "tied weights: found tokens' vectors of {} numbers and {hidden} hidden units, expected as many",
+                embedding.unwrap_or(vocabulary)
+            );
+        }
         let network = RecurrentConfig {
             cell,
-            features,
+            features: embedding.unwrap_or(vocabulary),
             hidden,
             layers,
             bidirectional: false,
-            dropout,
+            dropout: rate,
             forget_bias: None,
         };
+        let embedding = match embedding {
+            None => Embedding::new(Tensor::eye(vocabulary, vb.dtype(), vb.device())?),
+            Some(size) => {
+                let init = match tie_weights {
+                    true => Init::PyTorch.weight(hidden, vocabulary),
+                    false => candle_nn::Init::Randn { mean: 0.0, stdev: 1.0 },
+                };
+                embedding_with(vocabulary, size, init, vb.pp("embedding"))?
+            }
+        };
+        let output = vb.pp("output");
         Ok(Self {
-            embedding: embedding(vocabulary, features, vb.pp("embedding"))?,
             recurrent: recurrent(&network, vb.pp("recurrent"))?,
-            output: linear(hidden, vocabulary, vb.pp("output"))?,
+            output: match tie_weights {
+                true => {
+                    let bias = output.get_with_hints(vocabulary, "bias", Init::PyTorch.bias(hidden))?;
+                    Linear::new(embedding.weight().clone(), Some(bias))
+                }
+                false => linear(hidden, vocabulary, output)?,
+            },
+            embedding,
+            input_dropout: dropout(rate, vb.pp("input_dropout")),
+            output_dropout: dropout(rate, vb.pp("output_dropout")),
         })
     }
 
@@ -61,8 +93,42 @@ impl LanguageModel {
         state: Option<&State>,
         mode: Mode,
     ) -> Result<(Tensor, State)> {
-        let xs = self.embedding.forward(ids)?;
+        let xs = self.input_dropout.forward(&self.embedding.forward(ids)?, mode)?;
         let (ys, state) = self.recurrent.forward(&xs, texts, state, mode)?;
-        Ok((self.output.forward(&ys)?, state))
+        Ok((self.output_dropout.forward(&ys, mode)?.apply(&self.output)?, state))
+    }
+
+    /// Starts to read a text.
+    ///
+    /// # Errors
+    /// None that can be expected.
+    pub fn read(&self) -> Result<Reading<'_>> {
+        Ok(Reading { model: self, one: Arc::new(Sequences::new(&[1])?), state: None })
+    }
+}
+
+/// A text that a model reads token by token.
+#[derive(Debug, Clone)]
+pub struct Reading<'a> {
+    model: &'a LanguageModel,
+    one: Arc<Sequences>,
+    state: Option<State>,
+}
+
+impl Reading<'_> {
+    /// Reads the token `id`; the logits of what comes after it.
+    ///
+    /// # Errors
+    /// When the id is outside the vocabulary.
+    pub fn next(&mut self, id: u32) -> Result<Vec<f32>> {
+        let id = Tensor::new(&[id], self.model.output.weight().device())?;
+        let (logits, state) = self.model.forward(&id, &self.one, self.state.as_ref(), Mode::Evaluate)?;
+        self.state = Some(state.detach());
+        logits.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()
+    }
+
+    /// What it knows of the text so far.
+    pub fn state(&self) -> Option<&State> {
+        self.state.as_ref()
     }
 }

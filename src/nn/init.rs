@@ -29,7 +29,8 @@ pub enum Init {
 }
 
 impl Init {
-    pub(super) fn weight(self, fan_in: usize, fan_out: usize) -> candle_nn::Init {
+    /// Of a weight whose outputs each read `fan_in` inputs, and whose inputs each reach `fan_out` outputs.
+    pub fn weight(self, fan_in: usize, fan_out: usize) -> candle_nn::Init {
         let (fan_in, fan_out) = (fan_in as f64, fan_out as f64);
         match self {
             Self::PyTorch => uniform(1.0 / fan_in.sqrt()),
@@ -40,7 +41,8 @@ impl Init {
         }
     }
 
-    pub(super) fn bias(self, fan_in: usize) -> candle_nn::Init {
+    /// Of a bias beside such a weight.
+    pub fn bias(self, fan_in: usize) -> candle_nn::Init {
         match self {
             Self::PyTorch => uniform(1.0 / (fan_in as f64).sqrt()),
             Self::StandardNormal | Self::ScaledNormal => normal(1.0),

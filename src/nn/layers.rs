@@ -137,6 +137,11 @@ pub fn embedding_with(rows: usize, size: usize, init: candle_nn::Init, vb: VarBu
 pub const WORD_VECTORS: candle_nn::Init = candle_nn::Init::Uniform { lo: -0.25, up: 0.25 };
 
 impl Embedding {
+    /// A table of given `weight` `(rows, size)`.
+    pub fn new(weight: Tensor) -> Self {
+        Self { weight }
+    }
+
     pub fn weight(&self) -> &Tensor {
         &self.weight
     }

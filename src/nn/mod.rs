@@ -7,6 +7,7 @@ mod init;
 mod layers;
 mod loss;
 mod recurrent;
+mod sampling;
 
 pub use crate::ops::{Cell, Conv2dGeometry, OverTime, Sequences, State, Window, over_time};
 pub use init::{Init, parameters};
@@ -16,6 +17,7 @@ pub use layers::{
 };
 pub use loss::Cost;
 pub use recurrent::{Recurrent, RecurrentConfig, recurrent};
+pub use sampling::Sampling;
 
 use candle_core::{Result, Tensor};
 use std::sync::Arc;

@@ -1,14 +1,16 @@
 //! Training: one loop for every model, the run folder it writes, evaluation and pictures.
 
 mod classify;
+mod language;
 pub mod pictures;
 mod progress;
 mod run;
 mod sentences;
 
 pub use classify::{Evaluation, ImageClassification, evaluate};
+pub use language::{LanguageModelling, Writer, line_score};
 pub use progress::{Progress, say};
-pub use run::{Run, load_weights, save_weights, write_file};
+pub use run::{Run, load_model, load_weights, save_weights, write_file};
 pub use sentences::{SentenceClassification, Sentences, Tagged, Tagging};
 
 use crate::nn::Mode;

@@ -1,10 +1,11 @@
 //! The run folder: settings, metrics, best weights, checkpoint, pictures. Every file is written whole or not at all.
 
 use super::{Epoch, Metric, State, Task};
+use crate::nn::parameters;
 use crate::optim::Optimizer;
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use candle_core::{Device, Tensor};
-use candle_nn::VarMap;
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{VarBuilder, VarMap};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -265,6 +266,23 @@ pub fn save_weights(path: &Path, vars: &VarMap) -> Result<()> {
 /// A file that is missing, truncated, no safetensors, or of another model: the parameter is named, with both shapes.
 pub fn load_weights(path: &Path, vars: &VarMap) -> Result<()> {
     set(path, vars, &tensors(path, &read(path)?)?)
+}
+
+/// The model that `build` makes, with the weights of a safetensors file, which must hold exactly its parameters. They are
+/// fixed: nothing is kept for gradients.
+///
+/// # Errors
+/// Those of `build` and of [`load_weights`].
+pub fn load_model<M>(
+    path: &Path,
+    device: &Device,
+    build: impl Fn(VarBuilder) -> candle_core::Result<M>,
+) -> Result<M> {
+    let vars = VarMap::new();
+    build(parameters(&vars, 0, DType::F32, device))?;
+    load_weights(path, &vars)?;
+    let tensors = named(&vars).into_iter().map(|(name, tensor)| (name, tensor.detach())).collect();
+    Ok(build(VarBuilder::from_tensors(tensors, DType::F32, device))?)
 }
 
 fn named(vars: &VarMap) -> BTreeMap<String, Tensor> {
