@@ -1,7 +1,7 @@
 //! Tensors in main memory as slices of numbers.
 
 use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
-use std::ops::Neg;
+use std::ops::{Deref, Neg};
 
 /// The numbers the CPU kernels compute with: `f32`, and `f64` so that gradients can be checked by differences.
 pub(crate) trait Real: WithDType + Neg<Output = Self> {
@@ -130,6 +130,26 @@ pub(crate) fn read<T: Real, R>(tensor: &Tensor, read: impl FnOnce(&[T]) -> Resul
     match &*storage {
         Storage::Cpu(storage) => read(slice(storage, layout)?),
         _ => bail!("a CPU kernel was given a tensor on {:?}", tensor.device()),
+    }
+}
+
+/// Tensors in main memory, held for reading.
+pub(crate) struct Held<'a, Guard>(Vec<(Guard, &'a Layout)>);
+
+pub(crate) fn hold<'a>(
+    tensors: impl IntoIterator<Item = &'a Tensor>,
+) -> Held<'a, impl Deref<Target = Storage>> {
+    Held(tensors.into_iter().map(Tensor::storage_and_layout).collect())
+}
+
+impl<Guard: Deref<Target = Storage>> Held<'_, Guard> {
+    /// The numbers of the tensor `index`, which must be contiguous.
+    pub fn get<T: Real>(&self, index: usize) -> Result<&[T]> {
+        let (storage, layout) = &self.0[index];
+        match &**storage {
+            Storage::Cpu(storage) => slice(storage, layout),
+            _ => bail!("a CPU kernel was given a tensor that is not in main memory"),
+        }
     }
 }
 

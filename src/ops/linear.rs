@@ -1,7 +1,7 @@
 //! The fully connected layer.
 
 use super::host::{self, Real, with_real};
-use super::matmul::{Panels, Start, product, transposed_product};
+use super::matmul::{Panels, Start, product, transposed_products};
 use super::simd::{Inner, Lanes, Outer, vectorised};
 use super::{parallel, reference};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
@@ -177,7 +177,9 @@ fn input_grad<T: Lanes>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dims)
 
 fn weight_grad<T: Lanes>(grad: &[T], xs: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
     if rows >= MANY {
-        return transposed_product((grad, outputs), |row| &xs[row * inputs..], (rows, outputs, inputs));
+        let right = |row: usize| &xs[row * inputs..];
+        let [product] = transposed_products((grad, outputs), [(&right, inputs)], (rows, outputs));
+        return product;
     }
     let chunk = rows_a_chunk(2 * inputs * rows);
     let steps = (0..rows).map(|row| (row * outputs, row * inputs)).collect::<Vec<_>>();

@@ -35,20 +35,36 @@ pub(super) struct Panels<T> {
 impl<T: Lanes> Panels<T> {
     /// The matrix, `depth` x `columns`, whose row k is the start of `row(k)`.
     pub fn new<'a>((depth, columns): (usize, usize), row: impl Fn(usize) -> &'a [T] + Sync) -> Self {
-        Self::pack((depth, columns), |panels, width, lanes| {
-            parallel::for_each_chunk(depth.div_ceil(PACKED), |i| {
-                for k in i * PACKED..depth.min((i + 1) * PACKED) {
-                    for (panel, from) in row(k)[..columns].chunks(width).enumerate() {
-                        let width = from.len().next_multiple_of(lanes);
-                        let at = panel * depth * (lanes * VECTORS) + k * width;
-                        // SAFETY: each row of each panel is written by one chunk alone.
-                        let to = unsafe { panels.slice(at..at + width) };
-                        to[..from.len()].copy_from_slice(from);
-                        to[from.len()..].fill(T::ZERO);
+        // SAFETY: all rows are written.
+        unsafe {
+            Self::pack((depth, columns), |panels, lanes| {
+                parallel::for_each_chunk(depth.div_ceil(PACKED), |i| {
+                    for k in i * PACKED..depth.min((i + 1) * PACKED) {
+                        Self::write_row(panels, (depth, lanes), k, &row(k)[..columns]);
                     }
-                }
-            });
-        })
+                });
+            })
+        }
+    }
+
+    /// Writes row `k` of panels `depth` deep.
+    ///
+    /// # Safety
+    /// Nobody else writes or reads that row.
+    unsafe fn write_row(
+        panels: &parallel::Shared<T>,
+        (depth, lanes): (usize, usize),
+        k: usize,
+        numbers: &[T],
+    ) {
+        for (panel, from) in numbers.chunks(lanes * VECTORS).enumerate() {
+            let width = from.len().next_multiple_of(lanes);
+            let at = panel * depth * (lanes * VECTORS) + k * width;
+            // SAFETY: the caller's.
+            let to = unsafe { panels.slice(at..at + width) };
+            to[..from.len()].copy_from_slice(from);
+            to[from.len()..].fill(T::ZERO);
+        }
     }
 
     /// The matrix, `depth` x `columns`, whose column j is the start of `column(j)`.
@@ -56,7 +72,8 @@ impl<T: Lanes> Panels<T> {
         (depth, columns): (usize, usize),
         column: impl Fn(usize) -> &'a [T] + Sync,
     ) -> Self {
-        Self::pack((depth, columns), |panels, width, lanes| {
+        let fill = |panels: &parallel::Shared<T>, lanes: usize| {
+            let width = lanes * VECTORS;
             parallel::for_each_chunk(columns.div_ceil(width), |panel| {
                 let used = width.min(columns - panel * width);
                 let wide = used.next_multiple_of(lanes);
@@ -76,18 +93,27 @@ impl<T: Lanes> Panels<T> {
                     }
                 }
             });
-        })
+        };
+        // SAFETY: all panels are written.
+        unsafe { Self::pack((depth, columns), fill) }
     }
 
-    /// Panels that `fill` writes, given where, the numbers in a panel's row and those in a vector.
-    fn pack((depth, columns): (usize, usize), fill: impl FnOnce(&parallel::Shared<T>, usize, usize)) -> Self {
+    /// Panels that `fill` writes, given where, and the numbers in a vector.
+    ///
+    /// # Safety
+    /// It must write all of them.
+    unsafe fn pack((depth, columns): (usize, usize), fill: impl FnOnce(&parallel::Shared<T>, usize)) -> Self {
         let lanes = super::simd::lanes::<T>();
         let len = columns.next_multiple_of(lanes) * depth;
         // SAFETY: what is read of it, the part that `fill` gets, `fill` writes first.
         let mut data = unsafe { parallel::unwritten::<T>(len + 64 / size_of::<T>()) };
         let start = data.as_ptr().align_offset(64).min(64 / size_of::<T>());
-        fill(&parallel::Shared::new(&mut data[start..start + len]), VECTORS * lanes, lanes);
+        fill(&parallel::Shared::new(&mut data[start..start + len]), lanes);
         Self { depth, columns, lanes, data, start }
+    }
+
+    pub fn depth(&self) -> usize {
+        self.depth
     }
 }
 
@@ -337,57 +363,83 @@ pub(super) fn product<T: Lanes>(
     });
 }
 
-/// `c = left^T * right` on all threads, for `depth` rows of `height` numbers every `row` of them, and as many rows of
-/// `width` numbers.
-pub(super) fn transposed_product<'a, T: Lanes>(
+/// A matrix of given width: its row k is the start of what the function gives for k.
+pub(super) type Rows<'a, 'b, T> = (&'b (dyn Fn(usize) -> &'a [T] + Sync), usize);
+
+/// `left^T * right` for each of `rights`, on all threads, for `depth` rows of `height` numbers every `row` of them, and as
+/// many rows of each of `rights`.
+pub(super) fn transposed_products<'a, T: Lanes, const N: usize>(
     (left, row): (&[T], usize),
-    right: impl Fn(usize) -> &'a [T] + Sync,
-    (depth, height, width): (usize, usize, usize),
-) -> Vec<T> {
+    rights: [Rows<'a, '_, T>; N],
+    (depth, height): (usize, usize),
+) -> [Vec<T>; N] {
     /// So deep that what is laid out anew stays in the cache until it is used.
     const DEEP: usize = 2 * DEPTH;
     /// Depths that are laid out side by side: few rows are read at a time, each from its start to its end, and what is
     /// written of each tile makes whole cache lines.
     const BESIDE: usize = 16;
     let tallest = Arch::new().dispatch(Tallest);
-    let piece = rows_a_piece(height, 2 * depth * width);
+    let piece = rows_a_piece(height, 2 * depth * rights.iter().map(|right| right.1).sum::<usize>());
     // SAFETY: of both, all that is read is written first.
-    let (mut c, mut packed) =
-        unsafe { (parallel::unwritten(height * width), parallel::unwritten(height * DEEP.min(depth))) };
+    let (mut products, mut packed) = unsafe {
+        (
+            rights.map(|(_, width)| parallel::unwritten(height * width)),
+            parallel::unwritten(height * DEEP.min(depth)),
+        )
+    };
     // At least once, for the zeros.
     for first in (0..depth.max(1)).step_by(DEEP) {
         let deep = DEEP.min(depth - first);
-        let panels = Panels::new((deep, width), |k| right(first + k));
         let shared = parallel::Shared::new(&mut packed);
-        parallel::for_each_chunk(deep.div_ceil(PACKED), |i| {
-            for beside in (i * PACKED..deep.min((i + 1) * PACKED)).step_by(BESIDE) {
-                let depths = beside..deep.min(beside + BESIDE);
-                for start in (0..height).step_by(piece) {
-                    for tile in tiles(piece.min(height - start), tallest) {
-                        let (at, tall) = (start + tile.start, tile.len());
-                        // SAFETY: what belongs to a depth is written by one chunk alone.
-                        let to = unsafe {
-                            shared.slice(at * deep + depths.start * tall..at * deep + depths.end * tall)
-                        };
-                        for (k, to) in depths.clone().zip(to.chunks_exact_mut(tall)) {
-                            let from = &left[(first + k) * row + at..][..tall];
-                            // Most are of this height, which makes it one instruction.
-                            match (to.first_chunk_mut::<8>(), from.first_chunk::<8>()) {
-                                (Some(to), Some(from)) => *to = *from,
-                                _ => to.copy_from_slice(from),
-                            }
+        let lay_out_left = |beside: usize, depths: Range<usize>| {
+            for start in (0..height).step_by(piece) {
+                for tile in tiles(piece.min(height - start), tallest) {
+                    let (at, tall) = (start + tile.start, tile.len());
+                    let place = at * deep + depths.start * tall..at * deep + depths.end * tall;
+                    // SAFETY: what belongs to a depth is written by one chunk alone.
+                    let to = unsafe { shared.slice(place) };
+                    for (k, to) in (beside..).zip(to.chunks_exact_mut(tall)) {
+                        let from = &left[(first + k) * row + at..][..tall];
+                        // Most are of this height, which makes it one instruction.
+                        match (to.first_chunk_mut::<8>(), from.first_chunk::<8>()) {
+                            (Some(to), Some(from)) => *to = *from,
+                            _ => to.copy_from_slice(from),
                         }
                     }
                 }
             }
+        };
+        // SAFETY: all rows are written, below.
+        let mut panels = rights.map(|(_, width)| unsafe { Panels::pack((deep, width), |_, _| ()) });
+        let lanes = super::simd::lanes::<T>();
+        let right_panels = panels.each_mut().map(|panels| {
+            let len = panels.data.len() - 64 / size_of::<T>();
+            parallel::Shared::new(&mut panels.data[panels.start..panels.start + len])
         });
-        let start = if first == 0 { Start::Zero } else { Start::Result };
-        parallel::for_each_piece(&mut c, piece * width, |i, c| {
-            let left = Left::Packed(packed.get(i * piece * deep..).unwrap_or(&[]));
-            multiply(left, &panels, c, (c.len() / width, width), start);
+        parallel::for_each_chunk(deep.div_ceil(PACKED), |i| {
+            for beside in (i * PACKED..deep.min((i + 1) * PACKED)).step_by(BESIDE) {
+                lay_out_left(beside, beside..deep.min(beside + BESIDE));
+            }
+            for (panels, (right, width)) in right_panels.iter().zip(&rights) {
+                for k in i * PACKED..deep.min((i + 1) * PACKED) {
+                    // SAFETY: each row is written by one chunk alone.
+                    unsafe { Panels::write_row(panels, (deep, lanes), k, &right(first + k)[..*width]) };
+                }
+            }
+        });
+        let results = products.each_mut().map(|product| parallel::Shared::new(product));
+        parallel::for_each_chunk(height.div_ceil(piece), |i| {
+            let rows = i * piece..height.min((i + 1) * piece);
+            for ((c, panels), (_, width)) in results.iter().zip(&panels).zip(&rights) {
+                let start = if first == 0 { Start::Zero } else { Start::Result };
+                let left = Left::Packed(packed.get(rows.start * deep..).unwrap_or(&[]));
+                // SAFETY: each piece is one chunk's.
+                let c = unsafe { c.slice(rows.start * width..rows.end * width) };
+                multiply(left, panels, c, (rows.len(), *width), start);
+            }
         });
     }
-    c
+    products
 }
 
 #[cfg(test)]
@@ -427,10 +479,12 @@ mod tests {
                 assert_eq!(c, expected, "{rows} x {depth} x {columns}");
             }
             let left = transpose(&a, rows, depth);
-            let product_alone =
-                transposed_product((&left, rows), |k| &b[k * columns..], (depth, rows, columns));
-            let sums: Vec<f32> = product_alone.iter().zip(&start).map(|(sum, start)| sum + start).collect();
+            let right = |k: usize| &b[k * columns..];
+            let products =
+                transposed_products((&left, rows), [(&right, columns), (&right, 1)], (depth, rows));
+            let sums: Vec<f32> = products[0].iter().zip(&start).map(|(sum, start)| sum + start).collect();
             assert_eq!(sums, expected, "transposed, {rows} x {depth} x {columns}");
+            assert!(products[1].iter().eq(products[0].iter().step_by(columns)));
             let mut sums = vec![f32::NAN; rows * columns];
             product((&a, depth), &straight, &mut sums, columns, Start::Zero);
             let from_start: Vec<f32> = sums.iter().zip(&start).map(|(sum, start)| sum + start).collect();

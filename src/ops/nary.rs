@@ -20,7 +20,7 @@ pub(super) trait Operation: Send + Sync + 'static {
 pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
     let grads = Grads::default();
     let mut chain = Tensor::zeros(0, args[0].dtype(), &Device::Cpu)?;
-    for (index, arg) in args.iter().enumerate() {
+    for (index, arg) in args.iter().enumerate().filter(|(_, arg)| arg.track_op()) {
         chain = chain.apply_op2(arg, Argument { index, grads: grads.clone() })?;
     }
     chain.apply_op1(End { op, args, grads })

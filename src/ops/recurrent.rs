@@ -9,10 +9,10 @@ use super::activation::relu_of;
 use super::cells::{elman, elman_back, gru, gru_back, lstm, lstm_back};
 use super::host::{self, Real, with_real};
 use super::linear::column_sums;
-use super::matmul::{Left, Panels, Start, multiply, product, transposed_product};
+use super::matmul::{Left, Panels, Start, multiply, product, transposed_products};
 use super::nary::{self, Operation};
 use super::parallel::{self, Shared};
-use super::simd::{Lanes, vectorised};
+use super::simd::{Inner, Lanes, vectorised};
 use super::{Cell, Sequences, reference};
 use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -176,6 +176,48 @@ impl Gates {
     }
 }
 
+/// Up to so many rows, laying the weights out for the inner loop costs more than it saves.
+const FEW: usize = 4;
+
+/// The transpose of the recurrent weights.
+enum Right<'a, T> {
+    Panels(Panels<T>),
+    /// Where they lie: a row's place for each column.
+    InPlace(&'a [T], Vec<usize>),
+}
+
+impl<T: Lanes> Right<'_, T> {
+    /// Adds the product of `count` hidden states to the rows `c`, which start every `row` numbers.
+    fn add_product(&self, states: &[T], c: &mut [T], (count, row): (usize, usize)) {
+        match self {
+            Self::Panels(panels) => {
+                multiply(Left::Rows(states, panels.depth()), panels, c, (count, row), Start::Result)
+            }
+            Self::InPlace(weight, rows) => {
+                let len = weight.len() / rows.len();
+                for (state, c) in states.chunks_exact(len).zip(c.chunks_mut(row)).take(count) {
+                    let start = c[..rows.len()].to_vec();
+                    Inner {
+                        rows: 1,
+                        segments: 1,
+                        len,
+                        a: state,
+                        a_row: 0,
+                        a_segment: 0,
+                        b: weight,
+                        b_rows: rows,
+                        b_segment: 0,
+                        c,
+                        c_row: row,
+                        start: &start,
+                    }
+                    .run();
+                }
+            }
+        }
+    }
+}
+
 struct Layer {
     cell: Cell,
     hidden: usize,
@@ -249,35 +291,51 @@ impl Layer {
             )
         };
         let initial = Initial::<T>::of(self, args)?;
+        let held = host::hold(args);
+        let xs = held.get::<T>(0)?;
         let mut weights = Vec::new();
-        for (weight, gates) in args[1..].chunks_exact(4).zip(gates.chunks_exact_mut(rows * layout.row)) {
-            let (hidden_bias, panels) =
-                numbers::<T, _>(weight, |[input, recurrent, input_bias, hidden_bias]| {
-                    // What the hidden state's product starts from: with its bias, but for GRU's n.
-                    let bias: Vec<T> = (0..layout.added)
-                        .map(|at| match layout.input_row(at) {
-                            row if cell == Cell::Gru && row >= 2 * hidden => input_bias[row],
-                            row => input_bias[row] + hidden_bias[row],
-                        })
-                        .collect();
-                    let panels = Panels::transposed((features, layout.added), |at| {
-                        &input[layout.input_row(at) * features..]
-                    });
-                    host::read(&args[0], |xs| {
-                        product((xs, features), &panels, gates, layout.row, Start::Row(&bias));
-                        Ok(())
-                    })?;
-                    let panels = Panels::transposed((hidden, layout.added), |at| &recurrent[at * hidden..]);
-                    Ok((hidden_bias.to_vec(), panels))
-                })?;
-            weights.push((hidden_bias, panels));
+        for (direction, gates) in gates.chunks_exact_mut(rows * layout.row).enumerate() {
+            let at = 1 + 4 * direction;
+            let (input, recurrent) = (held.get::<T>(at)?, held.get::<T>(at + 1)?);
+            let (input_bias, hidden_bias) = (held.get::<T>(at + 2)?, held.get::<T>(at + 3)?);
+            // What the hidden state's product starts from: with its bias, but for GRU's n.
+            let bias: Vec<T> = (0..layout.added)
+                .map(|at| match layout.input_row(at) {
+                    row if cell == Cell::Gru && row >= 2 * hidden => input_bias[row],
+                    row => input_bias[row] + hidden_bias[row],
+                })
+                .collect();
+            let right = if rows > FEW {
+                let input_row = |at| &input[layout.input_row(at) * features..];
+                let panels = Panels::transposed((features, layout.added), input_row);
+                product((xs, features), &panels, gates, layout.row, Start::Row(&bias));
+                Right::Panels(Panels::transposed((hidden, layout.added), |at| &recurrent[at * hidden..]))
+            } else {
+                Inner {
+                    rows,
+                    segments: 1,
+                    len: features,
+                    a: xs,
+                    a_row: features,
+                    a_segment: 0,
+                    b: input,
+                    b_rows: &(0..layout.added).map(|at| layout.input_row(at) * features).collect::<Vec<_>>(),
+                    b_segment: 0,
+                    c: gates,
+                    c_row: layout.row,
+                    start: &bias,
+                }
+                .run();
+                Right::InPlace(recurrent, (0..layout.added).map(|at| at * hidden).collect())
+            };
+            weights.push((hidden_bias, right));
         }
         let (chunks, zeros) = (self.chunks(), vec![T::ZERO; hidden]);
         let (all_gates, all_states) = (Shared::new(&mut gates), Shared::new(&mut states));
         let all_cells = Shared::new(&mut cells);
         parallel::for_each_chunk(chunks.len(), |i| {
             let chunk = chunks[i];
-            let (hidden_bias, panels) = &weights[chunk.direction];
+            let (hidden_bias, right) = &weights[chunk.direction];
             let first = chunk.direction * rows;
             for Step { row, active, carried, before } in self.steps(chunk) {
                 // SAFETY: these rows belong to this chunk's sequences, and those of the step before are other ones.
@@ -294,18 +352,11 @@ impl Layer {
                     gates.chunks_exact_mut(layout.row).for_each(|row| row[n.clone()].copy_from_slice(bias));
                 }
                 let at = layout.hidden_at;
-                multiply(
-                    Left::Rows(last, hidden),
-                    panels,
-                    &mut gates[at..],
-                    (carried, layout.row),
-                    Start::Result,
-                );
+                right.add_product(last, &mut gates[at..], (carried, layout.row));
                 if active > carried && !initial.hidden.is_empty() {
                     let place = chunk.direction * batch + chunk.start + carried;
-                    let fresh = Left::Rows(&initial.hidden[place * hidden..], hidden);
                     let to = &mut gates[carried * layout.row + at..];
-                    multiply(fresh, panels, to, (active - carried, layout.row), Start::Result);
+                    right.add_product(&initial.hidden[place * hidden..], to, (active - carried, layout.row));
                 }
                 let (cells, memory) = match cell.has_cell_state() {
                     // SAFETY: as above.
@@ -379,88 +430,86 @@ impl Layer {
             Some(grad) => host::read(grad, |grad| Ok(self.sorted(grad)))?,
             None => vec![T::ZERO; directions * batch * hidden],
         };
-        let mut weights = Vec::new();
-        for weight in args[1..].chunks_exact(4).take(directions) {
-            weights.push(host::read::<T, _>(&weight[1], |weight| {
-                Ok(Panels::new((layout.added, hidden), |k| &weight[k * hidden..]))
-            })?);
-        }
-        let kept =
-            [kept.gates.as_ref(), kept.cells.as_ref(), Some(ys), Some(grad)].map(|t| t.unwrap_or(&none));
-        numbers::<T, _>(&kept.map(Clone::clone), |[gates, cells, ys, grad]| {
-            let chunks = self.chunks();
-            let zeros = vec![T::ZERO; hidden];
-            let all_grads = Shared::new(&mut gate_grads);
-            let (all_states, all_cells) = (Shared::new(&mut state_grads), Shared::new(&mut cell_grads));
-            parallel::for_each_chunk(chunks.len(), |i| {
-                let chunk = chunks[i];
-                let first = chunk.direction * rows;
-                let own = (chunk.direction * batch + chunk.start) * hidden
-                    ..(chunk.direction * batch + chunk.end) * hidden;
-                // SAFETY: each sequence belongs to one chunk alone.
-                let (state_grads, cell_grads) =
-                    unsafe { (all_states.slice(own.clone()), all_cells.slice(own)) };
-                let fresh = initial.memory(cell, chunk, hidden, batch);
-                for Step { row, active, carried, before } in self.steps(chunk).rev() {
-                    let place = (first + row) * layout.row..(first + row + active) * layout.row;
-                    // SAFETY: these rows belong to this chunk's sequences.
-                    let gate_grads = unsafe { all_grads.slice(place) };
-                    vectorised(
-                        #[inline(always)]
-                        || {
-                            for (i, gate_grads) in gate_grads.chunks_exact_mut(layout.row).enumerate() {
-                                let at = (row + i) * ys_row + chunk.direction * hidden;
-                                let (y, grad) = (&ys[at..at + hidden], &grad[at..at + hidden]);
-                                let own = i * hidden..(i + 1) * hidden;
-                                let state = &mut state_grads[own.clone()];
-                                let of = |numbers: &'_ [T], width: usize| -> std::ops::Range<usize> {
-                                    let at = (first + row + i) * width;
-                                    if numbers.is_empty() { 0..0 } else { at..at + width }
-                                };
-                                let gates = &gates[of(gates, layout.row)];
-                                let before = || match i < carried {
-                                    true if cell.has_cell_state() => {
-                                        let at = (first + before + i) * hidden;
-                                        &cells[at..at + hidden]
-                                    }
-                                    true => {
-                                        let at = (before + i) * ys_row + chunk.direction * hidden;
-                                        &ys[at..at + hidden]
-                                    }
-                                    false => fresh.get(own.clone()).unwrap_or(&zeros),
-                                };
-                                match cell {
-                                    Cell::Tanh => elman_back(y, grad, state, gate_grads, |y| T::ONE - y * y),
-                                    Cell::Relu => elman_back(y, grad, state, gate_grads, |y| {
-                                        if y <= T::ZERO { T::ZERO } else { T::ONE }
-                                    }),
-                                    Cell::Gru => gru_back(gates, before(), grad, state, gate_grads),
-                                    Cell::Lstm => {
-                                        let cells_here = &cells[of(cells, hidden)];
-                                        let cell_grad = &mut cell_grads[own.clone()];
-                                        lstm_back(
-                                            gates,
-                                            before(),
-                                            cells_here,
-                                            grad,
-                                            state,
-                                            cell_grad,
-                                            gate_grads,
-                                        );
-                                    }
+        let given = host::hold(args);
+        let weights = (0..directions).map(|direction| {
+            let weight = given.get::<T>(2 + 4 * direction)?;
+            Ok(Panels::new((layout.added, hidden), |k| &weight[k * hidden..]))
+        });
+        let weights: Vec<_> = weights.collect::<Result<_>>()?;
+        let held = [kept.gates.as_ref(), kept.cells.as_ref(), Some(ys), Some(grad)];
+        let held = host::hold(held.map(|tensor| tensor.unwrap_or(&none)));
+        let (gates, cells) = (held.get::<T>(0)?, held.get::<T>(1)?);
+        let (ys, grad) = (held.get::<T>(2)?, held.get::<T>(3)?);
+        let chunks = self.chunks();
+        let zeros = vec![T::ZERO; hidden];
+        let all_grads = Shared::new(&mut gate_grads);
+        let (all_states, all_cells) = (Shared::new(&mut state_grads), Shared::new(&mut cell_grads));
+        parallel::for_each_chunk(chunks.len(), |i| {
+            let chunk = chunks[i];
+            let first = chunk.direction * rows;
+            let own = (chunk.direction * batch + chunk.start) * hidden
+                ..(chunk.direction * batch + chunk.end) * hidden;
+            // SAFETY: each sequence belongs to one chunk alone.
+            let (state_grads, cell_grads) = unsafe { (all_states.slice(own.clone()), all_cells.slice(own)) };
+            let fresh = initial.memory(cell, chunk, hidden, batch);
+            for Step { row, active, carried, before } in self.steps(chunk).rev() {
+                let place = (first + row) * layout.row..(first + row + active) * layout.row;
+                // SAFETY: these rows belong to this chunk's sequences.
+                let gate_grads = unsafe { all_grads.slice(place) };
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (i, gate_grads) in gate_grads.chunks_exact_mut(layout.row).enumerate() {
+                            let at = (row + i) * ys_row + chunk.direction * hidden;
+                            let (y, grad) = (&ys[at..at + hidden], &grad[at..at + hidden]);
+                            let own = i * hidden..(i + 1) * hidden;
+                            let state = &mut state_grads[own.clone()];
+                            let of = |numbers: &'_ [T], width: usize| -> std::ops::Range<usize> {
+                                let at = (first + row + i) * width;
+                                if numbers.is_empty() { 0..0 } else { at..at + width }
+                            };
+                            let gates = &gates[of(gates, layout.row)];
+                            let before = || match i < carried {
+                                true if cell.has_cell_state() => {
+                                    let at = (first + before + i) * hidden;
+                                    &cells[at..at + hidden]
+                                }
+                                true => {
+                                    let at = (before + i) * ys_row + chunk.direction * hidden;
+                                    &ys[at..at + hidden]
+                                }
+                                false => fresh.get(own.clone()).unwrap_or(&zeros),
+                            };
+                            match cell {
+                                Cell::Tanh => elman_back(y, grad, state, gate_grads, |y| T::ONE - y * y),
+                                Cell::Relu => elman_back(y, grad, state, gate_grads, |y| {
+                                    if y <= T::ZERO { T::ZERO } else { T::ONE }
+                                }),
+                                Cell::Gru => gru_back(gates, before(), grad, state, gate_grads),
+                                Cell::Lstm => {
+                                    let cells_here = &cells[of(cells, hidden)];
+                                    let cell_grad = &mut cell_grads[own.clone()];
+                                    lstm_back(
+                                        gates,
+                                        before(),
+                                        cells_here,
+                                        grad,
+                                        state,
+                                        cell_grad,
+                                        gate_grads,
+                                    );
                                 }
                             }
-                        },
-                    );
-                    // What came before, where anything did.
-                    let wanted = if initial.hidden.is_empty() { carried } else { active };
-                    let left = Left::Rows(&gate_grads[layout.hidden_at..], layout.row);
-                    let start = if cell == Cell::Gru { Start::Result } else { Start::Zero };
-                    multiply(left, &weights[chunk.direction], state_grads, (wanted, hidden), start);
-                }
-            });
-            Ok(())
-        })?;
+                        }
+                    },
+                );
+                // What came before, where anything did.
+                let wanted = if initial.hidden.is_empty() { carried } else { active };
+                let left = Left::Rows(&gate_grads[layout.hidden_at..], layout.row);
+                let start = if cell == Cell::Gru { Start::Result } else { Start::Zero };
+                multiply(left, &weights[chunk.direction], state_grads, (wanted, hidden), start);
+            }
+        });
 
         let tensor =
             |data: Vec<T>, like: &Tensor| Tensor::from_vec(data, like.shape(), &Device::Cpu).map(Some);
@@ -468,43 +517,44 @@ impl Layer {
         if args[0].track_op() {
             // SAFETY: the first direction's product writes all of it.
             let mut xs_grad = unsafe { parallel::unwritten::<T>(rows * features) };
-            for (direction, weight) in args[1..].chunks_exact(4).take(directions).enumerate() {
+            for direction in 0..directions {
                 let gate_grads = &gate_grads[direction * rows * layout.row..];
-                host::read::<T, _>(&weight[0], |weight| {
-                    let panels =
-                        Panels::new((layout.added, features), |k| &weight[layout.input_row(k) * features..]);
-                    let start = if direction == 0 { Start::Zero } else { Start::Result };
-                    product((gate_grads, layout.row), &panels, &mut xs_grad, features, start);
-                    Ok(())
-                })?;
+                let weight = given.get::<T>(1 + 4 * direction)?;
+                let panels =
+                    Panels::new((layout.added, features), |k| &weight[layout.input_row(k) * features..]);
+                let start = if direction == 0 { Start::Zero } else { Start::Result };
+                product((gate_grads, layout.row), &panels, &mut xs_grad, features, start);
             }
             grads[0] = tensor(xs_grad, &args[0])?;
         }
+        let xs = given.get::<T>(0)?;
         for (direction, weight) in args[1..].chunks_exact(4).take(directions).enumerate() {
             let gate_grads = &gate_grads[direction * rows * layout.row..][..rows * layout.row];
             let at = 1 + 4 * direction;
-            if weight[0].track_op() {
-                let mut grad = host::read(&args[0], |xs: &[T]| {
-                    let dims = (rows, layout.added, features);
-                    Ok(transposed_product((gate_grads, layout.row), |k| &xs[k * features..], dims))
-                })?;
-                grad.rotate_left((layout.added - layout.input_from) % layout.added * features);
-                grads[at] = tensor(grad, &weight[0])?;
-            }
-            if weight[1].track_op() {
+            if weight[0].track_op() || weight[1].track_op() {
                 let (before, zeros) = (self.before(direction), vec![T::ZERO; hidden]);
-                let grad = host::read(ys, |ys: &[T]| {
-                    let right = |k: usize| match before[k] {
-                        Before::Row(row) => &ys[row * ys_row + direction * hidden..],
-                        Before::Start(place) => {
-                            let at = (direction * batch + place) * hidden;
-                            initial.hidden.get(at..at + hidden).unwrap_or(&zeros)
-                        }
-                    };
-                    let left = (&gate_grads[layout.hidden_at..], layout.row);
-                    Ok(transposed_product(left, right, (rows, layout.added, hidden)))
-                })?;
-                grads[at + 1] = tensor(grad, &weight[1])?;
+                let input = |k: usize| &xs[k * features..];
+                let recurrent = |k: usize| match before[k] {
+                    Before::Row(row) => &ys[row * ys_row + direction * hidden..],
+                    Before::Start(place) => {
+                        let at = (direction * batch + place) * hidden;
+                        initial.hidden.get(at..at + hidden).unwrap_or(&zeros)
+                    }
+                };
+                let (dims, left) = ((rows, layout.added), (gate_grads, layout.row));
+                let [mut input, recurrent] = match layout.hidden_at {
+                    // Both from the same gates, which are laid out once.
+                    0 => transposed_products(left, [(&input, features), (&recurrent, hidden)], dims),
+                    at => {
+                        let [input] = transposed_products(left, [(&input, features)], dims);
+                        let left = (&gate_grads[at..], layout.row);
+                        let [recurrent] = transposed_products(left, [(&recurrent, hidden)], dims);
+                        [input, recurrent]
+                    }
+                };
+                input.rotate_left((layout.added - layout.input_from) % layout.added * features);
+                grads[at] = tensor(input, &weight[0])?;
+                grads[at + 1] = tensor(recurrent, &weight[1])?;
             }
             if weight[2].track_op() || weight[3].track_op() {
                 let sums = column_sums(gate_grads, layout.row, layout.hidden_at + layout.added);
@@ -608,15 +658,6 @@ impl<T: Real> Initial<T> {
 unsafe fn rows_of<'a, T>(shared: &'a Shared<T>, row: usize, count: usize, width: usize) -> &'a mut [T] {
     // SAFETY: the caller's.
     unsafe { shared.slice(row * width..(row + count) * width) }
-}
-
-/// Gives `read` the numbers of four tensors.
-fn numbers<T: Real, R>(tensors: &[Tensor], read: impl FnOnce([&[T]; 4]) -> Result<R>) -> Result<R> {
-    host::read(&tensors[0], |a| {
-        host::read(&tensors[1], |b| {
-            host::read(&tensors[2], |c| host::read(&tensors[3], |d| read([a, b, c, d])))
-        })
-    })
 }
 
 /// The state after the last steps: `(1, directions, batch, hidden)` of the hidden states, with LSTM 2 for the cells.
