@@ -233,6 +233,78 @@ fn kernel_and_reference_agree_on_random_shapes() -> Result<()> {
     Ok(())
 }
 
+/// A layer of tokens instead of `xs`, as many different ones as it has features.
+fn on_tokens(
+    layer: Layer,
+    cell: Cell,
+    xs: &Tensor,
+    sequences: &Arc<Sequences>,
+    weights: &[Weights],
+    state: Option<&State>,
+) -> Result<(Tensor, State)> {
+    let added = |weights: &Weights| Ok(Weights { input: weights.input.t()?, ..weights.clone() });
+    let weights = weights.iter().map(added).collect::<Result<Vec<_>>>()?;
+    layer(cell, &token_ids(xs)?, sequences, &weights, state)
+}
+
+fn token_ids(xs: &Tensor) -> Result<Tensor> {
+    let (rows, tokens) = xs.dims2()?;
+    Tensor::from_vec((0..rows).map(|row| (row * row % tokens) as u32).collect(), rows, &CPU)
+}
+
+#[test]
+fn tokens_give_what_their_one_hot_vectors_give() -> Result<()> {
+    let one_hot: Layer = |cell, xs, sequences, weights, state| {
+        let vectors = Tensor::eye(xs.dim(1)?, xs.dtype(), &CPU)?.index_select(&token_ids(xs)?, 0)?;
+        ops::recurrent(cell, &vectors, sequences, weights, state)
+    };
+    let kernel: Layer = |cell, xs, sequences, weights, state| {
+        on_tokens(ops::recurrent_tokens, cell, xs, sequences, weights, state)
+    };
+    let reference: Layer = |cell, xs, sequences, weights, state| {
+        let layer: Layer = |cell, ids, sequences, weights, state| {
+            reference::recurrent_tokens(cell, ids, sequences, weights, state)
+        };
+        on_tokens(layer, cell, xs, sequences, weights, state)
+    };
+    for (name, cell) in CELLS {
+        for (lengths, tokens, both, with_state) in [
+            (&[3, 1, 2][..], 4, false, true),
+            (&[9; 40], 7, true, false),
+            (&[1], 1, false, true),
+            (&[2], 50, true, true),
+        ] {
+            let vars = arguments(cell, lengths, (tokens, 33), both)?;
+            let result = |layer: Layer| -> Result<Vec<Tensor>> {
+                let out = run(layer, cell, lengths, both, with_state, &tensors(&vars))?;
+                let grads = out.sqr()?.sum_all()?.backward()?;
+                let grad = |var| grads.get(var).cloned().map_or_else(|| Tensor::zeros_like(var), Ok);
+                std::iter::once(Ok(out.clone())).chain(vars[1..].iter().map(|var| grad(var))).collect()
+            };
+            let expected = result(one_hot)?;
+            for layer in [kernel, reference] {
+                for (found, expected) in result(layer)?.iter().zip(&expected) {
+                    assert_near(&format!("{name} of {lengths:?}"), found, expected, 1e-9)?;
+                }
+            }
+        }
+    }
+    let vars = arguments(Cell::Gru, &[2], (3, 4), false)?;
+    let strange: Layer = |cell, _, sequences, weights, state| {
+        let ids = Tensor::new(&[0u32, 4], &CPU)?;
+        ops::recurrent_tokens(
+            cell,
+            &ids,
+            sequences,
+            &[Weights { input: weights[0].input.t()?, ..weights[0].clone() }],
+            state,
+        )
+    };
+    let error = run(strange, Cell::Gru, &[2], false, false, &tensors(&vars)).unwrap_err().to_string();
+    assert!(error.contains("id 4, expected one below 3"), "{error}");
+    Ok(())
+}
+
 fn network(cell: Cell, layers: usize, bidirectional: bool, dropout: f32) -> Result<(VarMap, Recurrent)> {
     let config =
         RecurrentConfig { cell, features: 6, hidden: 20, layers, bidirectional, dropout, forget_bias: None };

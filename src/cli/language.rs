@@ -8,6 +8,7 @@ use crate::data::{Level, LongText, Vocabulary, long_text};
 use crate::models::language_model::{Config, LanguageModel};
 use crate::nn::{Cell, Sampling, parameters};
 use crate::optim::Optimizer;
+use crate::train::pictures::{self, Neuron};
 use crate::train::{self, LanguageModelling, Metric, Run, Writer, line_score, say};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
@@ -219,17 +220,20 @@ struct NeuronsCommand {
     /// A run folder, where not the newest is meant, then the text's file
     #[arg(value_name = "[RUN] FILE", required = true, num_args = 1..=2)]
     inputs: Vec<PathBuf>,
+    /// Only the first N tokens of the text
+    #[arg(long, value_name = "N", default_value_t = 5000, value_parser = positive)]
+    length: usize,
     #[command(flatten)]
     machine: MachineOptions,
 }
 
 /// The run folder, if the first of the paths is one, and the path after it.
-fn split(inputs: &[PathBuf]) -> Result<(Option<&PathBuf>, Option<&PathBuf>)> {
+fn split(inputs: &[PathBuf]) -> (Option<&PathBuf>, Option<&PathBuf>) {
     match inputs {
-        [] => Ok((None, None)),
-        [one] if one.is_dir() => Ok((Some(one), None)),
-        [one] => Ok((None, Some(one))),
-        [run, file, ..] => Ok((Some(run), Some(file))),
+        [] => (None, None),
+        [one] if one.is_dir() => (Some(one), None),
+        [one] => (None, Some(one)),
+        [run, file, ..] => (Some(run), Some(file)),
     }
 }
 
@@ -469,7 +473,7 @@ fn print(text: &str) -> bool {
 }
 
 fn score(command: &ScoreCommand) -> Result<Outcome> {
-    let (run, file) = split(&command.inputs)?;
+    let (run, file) = split(&command.inputs);
     let Trained { settings, vocabulary, model, device, .. } = Trained::load(run, &command.machine)?;
     let (name, lines): (_, Box<dyn BufRead>) = match file {
         None => ("standard input".to_string(), Box::new(std::io::stdin().lock())),
@@ -495,6 +499,31 @@ fn score(command: &ScoreCommand) -> Result<Outcome> {
 }
 
 fn neurons(command: &NeuronsCommand) -> Result<Outcome> {
-    let _ = command;
-    bail!("not yet")
+    let (run, file) = split(&command.inputs);
+    let file = file.context("neurons: no text, expected a file after the run folder")?;
+    let Trained { run, settings, vocabulary, model, .. } = Trained::load(run, &command.machine)?;
+    let text = LongText::open(file, settings.level)?;
+    sentences::tell(&text.notes);
+    let (mut tokens, mut token) = (text.read(0), String::new());
+    let (mut reading, mut shown, mut last) = (model.read()?, vec![], None);
+    let mut cells: Vec<Neuron> = vec![];
+    while shown.len() < command.length && tokens.next_into(&mut token)? {
+        reading.next(vocabulary.id(&token))?;
+        shown.push(settings.level.written(last.as_deref(), &token).concat());
+        last = Some(token.clone());
+        for (layer, values) in reading.activations()?.into_iter().enumerate() {
+            if shown.len() == 1 {
+                let name = |cell: usize| format!("layer {}, cell {}", layer + 1, cell + 1);
+                cells.extend((0..values.len()).map(|cell| Neuron { name: name(cell), values: vec![] }));
+            }
+            let layer = cells[layer * values.len()..].iter_mut();
+            layer.zip(values).for_each(|(cell, value)| cell.values.push(value));
+        }
+    }
+    if text.len() > shown.len() as u64 {
+        sentences::tell(&[format!("{}: the first {} of {} tokens", text.name(), shown.len(), text.len())]);
+    }
+    run.write("neurons.html", &pictures::neurons(&shown, &cells)?)?;
+    say(&run.dir().join("neurons.html").display().to_string());
+    Ok(Outcome::Done)
 }

@@ -1,8 +1,8 @@
 //! A recurrent language model: at each token of a text, what comes next (Karpathy 2015; Zaremba et al. 2014).
 
 use crate::nn::{
-    Cell, Dropout, Embedding, Init, Linear, Mode, Recurrent, RecurrentConfig, Sequences, State, dropout,
-    embedding_with, linear, recurrent,
+    Cell, Dropout, Embedding, Init, Linear, Mode, Projected, Recurrent, RecurrentConfig, Sequences, State,
+    dropout, embedding_with, linear, recurrent,
 };
 use candle_core::{DType, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -93,8 +93,19 @@ impl LanguageModel {
         state: Option<&State>,
         mode: Mode,
     ) -> Result<(Tensor, State)> {
-        let xs = self.input_dropout.forward(&self.embedding.forward(ids)?, mode)?;
-        let (ys, state) = self.recurrent.forward(&xs, texts, state, mode)?;
+        let table = self.embedding.weight();
+        // Where a text has more tokens than there are different ones, what each of those adds to the first layer's gates
+        // is found once; unless dropout makes each occurrence another.
+        let (ys, state) = match table.dim(0)? < ids.elem_count() && !self.input_dropout.acts(mode) {
+            true => {
+                let projected = self.recurrent.project(table)?;
+                self.recurrent.forward_tokens(ids, &projected, texts, state, mode)?
+            }
+            false => {
+                let xs = self.input_dropout.forward(&self.embedding.forward(ids)?, mode)?;
+                self.recurrent.forward(&xs, texts, state, mode)?
+            }
+        };
         Ok((self.output_dropout.forward(&ys, mode)?.apply(&self.output)?, state))
     }
 
@@ -103,7 +114,8 @@ impl LanguageModel {
     /// # Errors
     /// None that can be expected.
     pub fn read(&self) -> Result<Reading<'_>> {
-        Ok(Reading { model: self, one: Arc::new(Sequences::new(&[1])?), state: None })
+        let projected = self.recurrent.project(self.embedding.weight())?;
+        Ok(Reading { model: self, projected, one: Arc::new(Sequences::new(&[1])?), state: None })
     }
 }
 
@@ -111,6 +123,7 @@ impl LanguageModel {
 #[derive(Debug, Clone)]
 pub struct Reading<'a> {
     model: &'a LanguageModel,
+    projected: Projected,
     one: Arc<Sequences>,
     state: Option<State>,
 }
@@ -121,14 +134,26 @@ impl Reading<'_> {
     /// # Errors
     /// When the id is outside the vocabulary.
     pub fn next(&mut self, id: u32) -> Result<Vec<f32>> {
-        let id = Tensor::new(&[id], self.model.output.weight().device())?;
-        let (logits, state) = self.model.forward(&id, &self.one, self.state.as_ref(), Mode::Evaluate)?;
+        let LanguageModel { recurrent, output, .. } = self.model;
+        let id = Tensor::new(&[id], output.weight().device())?;
+        let (state, mode) = (self.state.as_ref(), Mode::Evaluate);
+        let (ys, state) = recurrent.forward_tokens(&id, &self.projected, &self.one, state, mode)?;
         self.state = Some(state.detach());
-        logits.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()
+        ys.apply(output)?.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()
     }
 
-    /// What it knows of the text so far.
-    pub fn state(&self) -> Option<&State> {
-        self.state.as_ref()
+    /// What each unit of each layer holds now, from -1 to 1: of LSTM the tanh of its cell, of others the hidden state
+    /// (Karpathy et al. 2015, section 4.2). Nothing before the first token.
+    ///
+    /// # Errors
+    /// None that can be expected.
+    pub fn activations(&self) -> Result<Vec<Vec<f32>>> {
+        match &self.state {
+            None => Ok(vec![]),
+            Some(State { hidden, cell }) => {
+                let held = cell.as_ref().map_or(Ok(hidden.clone()), Tensor::tanh)?;
+                held.squeeze(1)?.to_dtype(DType::F32)?.to_vec2()
+            }
+        }
     }
 }

@@ -215,13 +215,18 @@ pub fn dropout(probability: f32, vb: VarBuilder) -> Dropout {
 }
 
 impl Dropout {
+    /// Whether it changes anything in this mode.
+    pub fn acts(&self, mode: Mode) -> bool {
+        matches!(mode, Mode::Train { .. }) && self.probability > 0.0
+    }
+
     /// Any shape to the same shape. The mask is a function of the mode's seed and step and of this layer's path.
     ///
     /// # Errors
     /// When the probability is not in 0 to 1 (1 excluded).
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
         match mode {
-            Mode::Train { seed, step, .. } if self.probability > 0.0 => {
+            Mode::Train { seed, step, .. } if self.acts(mode) => {
                 let mut rng = rng::stream(seed, &format!("dropout/{}/step {step}", self.address));
                 ops::dropout(xs, self.probability, &mut rng)
             }

@@ -16,7 +16,7 @@ pub use layers::{
     embedding, embedding_with, linear, linear_with,
 };
 pub use loss::Cost;
-pub use recurrent::{Recurrent, RecurrentConfig, recurrent};
+pub use recurrent::{Projected, Recurrent, RecurrentConfig, recurrent};
 pub use sampling::Sampling;
 
 use candle_core::{Result, Tensor};

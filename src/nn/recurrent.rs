@@ -97,6 +97,37 @@ impl Recurrent {
         self.layers[0].len()
     }
 
+    /// What each row of `table` `(tokens, features)` adds to the first layer's gates: all that
+    /// [`forward_tokens`](Self::forward_tokens) needs of it.
+    ///
+    /// # Errors
+    /// When the rows have another number of features.
+    pub fn project(&self, table: &Tensor) -> Result<Projected> {
+        let project = |weights: &Weights| {
+            let input = ops::linear(table, &weights.input, None)?;
+            Ok(Weights { input, ..weights.clone() })
+        };
+        Ok(Projected(self.layers[0].iter().map(project).collect::<Result<_>>()?))
+    }
+
+    /// As [`forward`](Self::forward), of the table's rows `ids` `(rows)`, u32: the same sums, but less work where the table
+    /// has fewer rows than there are elements, or is used more than once.
+    ///
+    /// # Errors
+    /// When shapes do not fit, or an id is no row of the table.
+    pub fn forward_tokens(
+        &self,
+        ids: &Tensor,
+        projected: &Projected,
+        sequences: &Arc<Sequences>,
+        state: Option<&State>,
+        mode: Mode,
+    ) -> Result<(Tensor, State)> {
+        self.layers_on(sequences, state, mode, |start| {
+            ops::recurrent_tokens(self.cell, ids, sequences, &projected.0, start)
+        })
+    }
+
     /// The last layer's outputs `(rows, outputs)` at the elements `xs` `(rows, features)` of `sequences`, and the state
     /// of all layers after their last steps.
     ///
@@ -112,19 +143,32 @@ impl Recurrent {
         state: Option<&State>,
         mode: Mode,
     ) -> Result<(Tensor, State)> {
+        self.layers_on(sequences, state, mode, |start| {
+            ops::recurrent(self.cell, xs, sequences, &self.layers[0], start)
+        })
+    }
+
+    /// All layers, of which `first` is the first, given the state it starts from.
+    fn layers_on(
+        &self,
+        sequences: &Arc<Sequences>,
+        state: Option<&State>,
+        mode: Mode,
+        first: impl FnOnce(Option<&State>) -> Result<(Tensor, State)>,
+    ) -> Result<(Tensor, State)> {
         let directions = self.directions();
-        let (mut xs, mut hidden, mut cells) = (xs.clone(), vec![], vec![]);
-        for (layer, weights) in self.layers.iter().enumerate() {
-            if let Some(dropout) = layer.checked_sub(1).map(|before| &self.dropout[before]) {
-                xs = dropout.forward(&xs, mode)?;
-            }
+        let start = |layer: usize| {
             let part = |of: &Tensor| of.narrow(0, layer * directions, directions);
-            let start = state
-                .map(|State { hidden, cell }| -> Result<State> {
-                    Ok(State { hidden: part(hidden)?, cell: cell.as_ref().map(part).transpose()? })
-                })
-                .transpose()?;
-            let (ys, end) = ops::recurrent(self.cell, &xs, sequences, weights, start.as_ref())?;
+            let part = |State { hidden, cell }: &State| -> Result<State> {
+                Ok(State { hidden: part(hidden)?, cell: cell.as_ref().map(part).transpose()? })
+            };
+            state.map(part).transpose()
+        };
+        let (mut xs, end) = first(start(0)?.as_ref())?;
+        let (mut hidden, mut cells) = (vec![end.hidden], Vec::from_iter(end.cell));
+        for (layer, (weights, dropout)) in (1..).zip(self.layers[1..].iter().zip(&self.dropout)) {
+            xs = dropout.forward(&xs, mode)?;
+            let (ys, end) = ops::recurrent(self.cell, &xs, sequences, weights, start(layer)?.as_ref())?;
             hidden.push(end.hidden);
             cells.extend(end.cell);
             xs = ys;
@@ -133,6 +177,10 @@ impl Recurrent {
         Ok((xs, State { hidden: Tensor::cat(&hidden, 0)?, cell }))
     }
 }
+
+/// What each token of a table adds to the gates of a network's first layer.
+#[derive(Debug, Clone)]
+pub struct Projected(Vec<Weights>);
 
 impl State {
     /// The same numbers, through which no gradient goes back.

@@ -32,5 +32,5 @@ pub use linear::linear;
 pub use loss::{quadratic, sigmoid_cross_entropy, softmax_cross_entropy};
 pub use over_time::{OverTime, over_time};
 pub use pool::{Window, avg_pool2d, l2_pool2d, max_pool2d};
-pub use recurrent::{State, Weights, recurrent};
+pub use recurrent::{State, Weights, recurrent, recurrent_tokens};
 pub use sequences::Sequences;

@@ -14,7 +14,7 @@ use super::nary::{self, Operation};
 use super::parallel::{self, Shared};
 use super::simd::{Inner, Lanes, vectorised};
 use super::{Cell, Sequences, reference};
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The parameters of one direction of a layer, with PyTorch's shapes and order of gates.
@@ -54,10 +54,59 @@ pub fn recurrent(
     weights: &[Weights],
     state: Option<&State>,
 ) -> Result<(Tensor, State)> {
-    let hidden = check(cell, xs, sequences, weights, state)?;
+    let features = match xs.dims() {
+        &[rows, features] if rows == sequences.rows() => features,
+        dims => {
+            bail!("recurrent: found an input of shape {dims:?}, expected ({}, features)", sequences.rows())
+        }
+    };
+    let hidden = check(cell, |gates| [gates, features], sequences, weights, state)?;
     if !xs.device().is_cpu() {
         return reference::recurrent(cell, xs, sequences, weights, state);
     }
+    run(cell, hidden, xs, None, sequences, weights, state)
+}
+
+/// The same where the elements are tokens, `ids` `(rows)` in u32, and it is known already what each of them adds to the
+/// gates: in place of a direction's input weights stand those sums, `(tokens, gates * hidden)`.
+///
+/// Where there are fewer tokens than rows this is less work, in the gradient too.
+///
+/// # Errors
+/// When shapes do not fit, or an id is no token's.
+pub fn recurrent_tokens(
+    cell: Cell,
+    ids: &Tensor,
+    sequences: &Arc<Sequences>,
+    weights: &[Weights],
+    state: Option<&State>,
+) -> Result<(Tensor, State)> {
+    if ids.dims() != [sequences.rows()] || ids.dtype() != DType::U32 {
+        let (dims, dtype) = (ids.dims(), ids.dtype());
+        bail!("recurrent: found ids of shape {dims:?} in {dtype:?}, expected ({}) in u32", sequences.rows());
+    }
+    let tokens = weights.first().map_or(Ok(0), |weights| weights.input.dim(0))?;
+    let hidden = check(cell, |gates| [tokens, gates], sequences, weights, state)?;
+    if !ids.device().is_cpu() {
+        return reference::recurrent_tokens(cell, ids, sequences, weights, state);
+    }
+    let numbers = ids.to_vec1::<u32>()?;
+    if let Some(id) = numbers.iter().find(|&&id| id as usize >= tokens) {
+        bail!("recurrent: found the id {id}, expected one below {tokens}");
+    }
+    let none = Tensor::zeros(0, weights[0].input.dtype(), ids.device())?;
+    run(cell, hidden, &none, Some(numbers), sequences, weights, state)
+}
+
+fn run(
+    cell: Cell,
+    hidden: usize,
+    xs: &Tensor,
+    ids: Option<Vec<u32>>,
+    sequences: &Arc<Sequences>,
+    weights: &[Weights],
+    state: Option<&State>,
+) -> Result<(Tensor, State)> {
     let mut args = vec![xs.contiguous()?];
     for Weights { input, hidden, input_bias, hidden_bias } in weights {
         for weight in [input, hidden, input_bias, hidden_bias] {
@@ -71,6 +120,7 @@ pub fn recurrent(
         cell,
         hidden,
         directions: weights.len(),
+        ids,
         sequences: sequences.clone(),
         memory: Arc::default(),
     };
@@ -86,20 +136,15 @@ pub fn recurrent(
     Ok((ys, State { hidden: end.get(0)?, cell }))
 }
 
-/// The number of hidden units, of arguments that fit each other.
+/// The number of hidden units, of arguments that fit each other; `input` gives the shape of what stands for the input's
+/// weights, for so many gate units.
 fn check(
     cell: Cell,
-    xs: &Tensor,
+    input_shape: impl Fn(usize) -> [usize; 2],
     sequences: &Sequences,
     weights: &[Weights],
     state: Option<&State>,
 ) -> Result<usize> {
-    let features = match xs.dims() {
-        &[rows, features] if rows == sequences.rows() => features,
-        dims => {
-            bail!("recurrent: found an input of shape {dims:?}, expected ({}, features)", sequences.rows())
-        }
-    };
     if !(1..=2).contains(&weights.len()) {
         bail!("recurrent: found weights of {} directions, expected one or two", weights.len());
     }
@@ -107,7 +152,7 @@ fn check(
     let rows = cell.gates() * hidden;
     for Weights { input, hidden: recurrent, input_bias, hidden_bias } in weights {
         for (name, found, expected) in [
-            ("input weight", input.dims(), [rows, features].as_slice()),
+            ("input weight", input.dims(), input_shape(rows).as_slice()),
             ("hidden weight", recurrent.dims(), &[rows, hidden]),
             ("input bias", input_bias.dims(), &[rows]),
             ("hidden bias", hidden_bias.dims(), &[rows]),
@@ -115,7 +160,7 @@ fn check(
             if found != expected || rows == 0 {
                 bail!(
                     "recurrent: found the {name} of shape {found:?}, expected {expected:?} for a {cell:?} cell of \
-                     {hidden} hidden units and {features} features"
+                     {hidden} hidden units"
                 );
             }
         }
@@ -170,9 +215,33 @@ impl Gates {
         Self { row: (hidden_at + added).next_multiple_of(16) + 16, added, hidden_at, input_from }
     }
 
+    /// The sums of the rows of gates at which each of so many tokens is, in the order of the input's rows.
+    fn sums_of_tokens<T: Real>(self, gates: &[T], ids: &[u32], tokens: usize) -> Vec<T> {
+        const PIECE: usize = 128;
+        let mut sums = vec![T::ZERO; tokens * self.added];
+        let shared = Shared::new(&mut sums);
+        parallel::for_each_chunk(self.added.div_ceil(PIECE), |i| {
+            let columns = i * PIECE..self.added.min((i + 1) * PIECE);
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (gates, &id) in gates.chunks_exact(self.row).zip(ids) {
+                        let at = id as usize * self.added;
+                        // SAFETY: each column is one chunk's.
+                        let sums = unsafe { shared.slice(at + columns.start..at + columns.end) };
+                        sums.iter_mut().zip(&gates[columns.clone()]).for_each(|(sum, &gate)| *sum += gate);
+                    }
+                },
+            );
+        });
+        sums.chunks_exact_mut(self.added).for_each(|sums| sums.rotate_right(self.input_from));
+        sums
+    }
+
     /// The row of the input's weights that adds to gate `at`.
     fn input_row(self, at: usize) -> usize {
-        (at + self.input_from) % self.added
+        let row = at + self.input_from;
+        if row < self.added { row } else { row - self.added }
     }
 }
 
@@ -222,6 +291,8 @@ struct Layer {
     cell: Cell,
     hidden: usize,
     directions: usize,
+    /// The tokens, where the elements are such.
+    ids: Option<Vec<u32>>,
     sequences: Arc<Sequences>,
     memory: Arc<Memory>,
 }
@@ -279,7 +350,6 @@ impl Layer {
     fn run<T: Lanes>(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
         let &Self { cell, hidden, directions, .. } = self;
         let (rows, batch) = (self.sequences.rows(), self.sequences.batch());
-        let features = args[0].dim(1)?;
         let layout = Gates::new(cell, hidden);
         // SAFETY: all that is read of these is written first.
         let (mut gates, mut states, mut cells) = unsafe {
@@ -305,12 +375,12 @@ impl Layer {
                     row => input_bias[row] + hidden_bias[row],
                 })
                 .collect();
-            let right = if rows > FEW {
+            let features = input.len() / layout.added;
+            if self.ids.is_none() && rows > FEW {
                 let input_row = |at| &input[layout.input_row(at) * features..];
                 let panels = Panels::transposed((features, layout.added), input_row);
                 product((xs, features), &panels, gates, layout.row, Start::Row(&bias));
-                Right::Panels(Panels::transposed((hidden, layout.added), |at| &recurrent[at * hidden..]))
-            } else {
+            } else if self.ids.is_none() {
                 Inner {
                     rows,
                     segments: 1,
@@ -326,16 +396,21 @@ impl Layer {
                     start: &bias,
                 }
                 .run();
-                Right::InPlace(recurrent, (0..layout.added).map(|at| at * hidden).collect())
+            }
+            let right = match rows > FEW {
+                true => {
+                    Right::Panels(Panels::transposed((hidden, layout.added), |at| &recurrent[at * hidden..]))
+                }
+                false => Right::InPlace(recurrent, (0..layout.added).map(|at| at * hidden).collect()),
             };
-            weights.push((hidden_bias, right));
+            weights.push((input, bias, hidden_bias, right));
         }
         let (chunks, zeros) = (self.chunks(), vec![T::ZERO; hidden]);
         let (all_gates, all_states) = (Shared::new(&mut gates), Shared::new(&mut states));
         let all_cells = Shared::new(&mut cells);
         parallel::for_each_chunk(chunks.len(), |i| {
             let chunk = chunks[i];
-            let (hidden_bias, right) = &weights[chunk.direction];
+            let (input, bias, hidden_bias, right) = &weights[chunk.direction];
             let first = chunk.direction * rows;
             for Step { row, active, carried, before } in self.steps(chunk) {
                 // SAFETY: these rows belong to this chunk's sequences, and those of the step before are other ones.
@@ -346,6 +421,16 @@ impl Layer {
                         &*rows_of(&all_states, first + before, carried, hidden),
                     )
                 };
+                if let Some(ids) = &self.ids {
+                    for (gates, &id) in gates.chunks_exact_mut(layout.row).zip(&ids[row..]) {
+                        let input = &input[id as usize * layout.added..][..layout.added];
+                        let (later, earlier) = input.split_at(layout.input_from);
+                        let (first, rest) = gates.split_at_mut(earlier.len());
+                        first.copy_from_slice(earlier);
+                        rest[..later.len()].copy_from_slice(later);
+                        gates.iter_mut().zip(bias).for_each(|(gate, &bias)| *gate += bias);
+                    }
+                }
                 if cell == Cell::Gru {
                     let n = layout.added..layout.added + hidden;
                     let bias = &hidden_bias[2 * hidden..];
@@ -416,7 +501,6 @@ impl Layer {
     fn run_back<T: Lanes>(&self, args: &[Tensor], ys: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let &Self { cell, hidden, directions, .. } = self;
         let (rows, batch) = (self.sequences.rows(), self.sequences.batch());
-        let features = args[0].dim(1)?;
         let layout = Gates::new(cell, hidden);
         let initial = Initial::<T>::of(self, args)?;
         let Some(kept) = self.memory.kept.get() else { bail!("recurrent: backward before forward") };
@@ -431,6 +515,7 @@ impl Layer {
             None => vec![T::ZERO; directions * batch * hidden],
         };
         let given = host::hold(args);
+        let features = given.get::<T>(1)?.len() / layout.added;
         let weights = (0..directions).map(|direction| {
             let weight = given.get::<T>(2 + 4 * direction)?;
             Ok(Panels::new((layout.added, hidden), |k| &weight[k * hidden..]))
@@ -542,17 +627,26 @@ impl Layer {
                     }
                 };
                 let (dims, left) = ((rows, layout.added), (gate_grads, layout.row));
-                let [mut input, recurrent] = match layout.hidden_at {
-                    // Both from the same gates, which are laid out once.
-                    0 => transposed_products(left, [(&input, features), (&recurrent, hidden)], dims),
-                    at => {
-                        let [input] = transposed_products(left, [(&input, features)], dims);
-                        let left = (&gate_grads[at..], layout.row);
-                        let [recurrent] = transposed_products(left, [(&recurrent, hidden)], dims);
+                let from_hidden = (&gate_grads[layout.hidden_at..], layout.row);
+                let recurrent_alone = || {
+                    let [recurrent] = transposed_products(from_hidden, [(&recurrent, hidden)], dims);
+                    recurrent
+                };
+                let [input, recurrent] = match &self.ids {
+                    Some(ids) => [layout.sums_of_tokens(gate_grads, ids, features), recurrent_alone()],
+                    None => {
+                        let [mut input, recurrent] = match layout.hidden_at {
+                            // Both from the same gates, which are laid out once.
+                            0 => transposed_products(left, [(&input, features), (&recurrent, hidden)], dims),
+                            _ => {
+                                let [input] = transposed_products(left, [(&input, features)], dims);
+                                [input, recurrent_alone()]
+                            }
+                        };
+                        input.rotate_left((layout.added - layout.input_from) % layout.added * features);
                         [input, recurrent]
                     }
                 };
-                input.rotate_left((layout.added - layout.input_from) % layout.added * features);
                 grads[at] = tensor(input, &weight[0])?;
                 grads[at + 1] = tensor(recurrent, &weight[1])?;
             }
@@ -574,10 +668,13 @@ impl Layer {
     /// States `(directions, batch, hidden)`, put in the order of falling length.
     fn sorted<T: Real>(&self, states: &[T]) -> Vec<T> {
         let batch = self.sequences.batch();
-        let places = (0..self.directions).flat_map(|direction| {
-            self.sequences.order().iter().map(move |sequence| direction * batch + sequence)
-        });
-        places.flat_map(|place| &states[place * self.hidden..(place + 1) * self.hidden]).copied().collect()
+        let mut sorted = Vec::with_capacity(states.len());
+        for states in states.chunks_exact(batch * self.hidden) {
+            for &sequence in self.sequences.order() {
+                sorted.extend_from_slice(&states[sequence * self.hidden..(sequence + 1) * self.hidden]);
+            }
+        }
+        sorted
     }
 
     /// The other way round.

@@ -55,14 +55,39 @@ pub fn recurrent(
     weights: &[Weights],
     state: Option<&State>,
 ) -> Result<(Tensor, State)> {
+    let added = weights.iter().map(|weights| linear(xs, &weights.input, Some(&weights.input_bias)));
+    recurrent_on(cell, &added.collect::<Result<Vec<_>>>()?, sequences, weights, state)
+}
+
+pub fn recurrent_tokens(
+    cell: Cell,
+    ids: &Tensor,
+    sequences: &Sequences,
+    weights: &[Weights],
+    state: Option<&State>,
+) -> Result<(Tensor, State)> {
+    let added = |weights: &Weights| weights.input.index_select(ids, 0)?.broadcast_add(&weights.input_bias);
+    let added = weights.iter().map(added).collect::<Result<Vec<_>>>()?;
+    recurrent_on(cell, &added, sequences, weights, state)
+}
+
+/// Of what the elements add to each direction's gates, `(rows, gates * hidden)`.
+fn recurrent_on(
+    cell: Cell,
+    added: &[Tensor],
+    sequences: &Sequences,
+    weights: &[Weights],
+    state: Option<&State>,
+) -> Result<(Tensor, State)> {
+    let xs = &added[0];
     let order: Vec<u32> = sequences.order().iter().map(|&sequence| sequence as u32).collect();
     let mut places = vec![0u32; order.len()];
     order.iter().enumerate().for_each(|(place, &sequence)| places[sequence as usize] = place as u32);
     let order = Tensor::new(order, xs.device())?;
     let places = Tensor::new(places, xs.device())?;
     let (mut outputs, mut last_hidden, mut last_cells) = (vec![], vec![], vec![]);
-    for (direction, Weights { input, hidden: recurrent, input_bias, hidden_bias }) in
-        weights.iter().enumerate()
+    for (direction, (Weights { hidden: recurrent, hidden_bias, .. }, added)) in
+        weights.iter().zip(added).enumerate()
     {
         let units = recurrent.dim(1)?;
         let zeros = Tensor::zeros((sequences.batch(), units), xs.dtype(), xs.device())?;
@@ -73,7 +98,6 @@ pub fn recurrent(
         // Of all sequences by falling length: those not begun yet as they start, those ended as they ended.
         let mut hidden = start(state.map(|state| &state.hidden))?;
         let mut cells = start(state.and_then(|state| state.cell.as_ref()))?;
-        let added = linear(xs, input, Some(input_bias))?;
         let mut steps: Vec<usize> = (0..sequences.steps()).collect();
         if direction == 1 {
             steps.reverse();

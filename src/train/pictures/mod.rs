@@ -1,11 +1,14 @@
-//! What a run has to show, as SVG text: curves over epochs, a confusion matrix, a grid of small pictures.
+//! What a run has to show, as SVG text: curves over epochs, a confusion matrix, a grid of small pictures; and a page of a
+//! text coloured by a model's cells.
 //!
 //! Nothing is written here; the caller decides where the text goes. Colours can be told apart by colour-blind eyes
 //! (Okabe and Ito's palette; blue against red or orange, never red against green).
 
 mod curves;
+mod neurons;
 
 pub use curves::{Curve, Panel, curves};
+pub use neurons::{Neuron, neurons};
 
 use anyhow::{Result, ensure};
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};

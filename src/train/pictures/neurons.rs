@@ -1,0 +1,90 @@
+//! A page that colours a text by what recurrent cells hold (Karpathy et al. 2015).
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+/// A cell, and what it held after each token of a text, from -1 to 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Neuron {
+    pub name: String,
+    pub values: Vec<f32>,
+}
+
+impl Neuron {
+    /// How clearly the cell tells two kinds of places apart: the variance between two groups of its values, those below
+    /// a threshold and those above, at the threshold where it is largest (Otsu 1979). From 0 to 1.
+    pub fn selectivity(&self) -> f64 {
+        let mut values: Vec<f64> = self.values.iter().map(|&value| f64::from(value)).collect();
+        values.sort_by(f64::total_cmp);
+        let (count, total) = (values.len() as f64, values.iter().sum::<f64>());
+        let mut below = 0.0;
+        let variance = |(i, value): (usize, &f64)| {
+            below += value;
+            let (low, high) = ((i + 1) as f64, count - (i + 1) as f64);
+            if high > 0.0 { low * high * (below / low - (total - below) / high).powi(2) } else { 0.0 }
+        };
+        values.iter().enumerate().map(variance).fold(0.0, f64::max) / (count * count).max(1.0)
+    }
+}
+
+/// One self-contained page of a text's tokens, each coloured by a cell that the reader chooses; the most selective first.
+///
+/// # Errors
+/// When a cell has not as many values as there are tokens.
+pub fn neurons(tokens: &[String], neurons: &[Neuron]) -> Result<String> {
+    for neuron in neurons {
+        ensure!(
+            neuron.values.len() == tokens.len(),
+            "neurons: found {} values of {}, expected one for each of {} tokens",
+            neuron.values.len(),
+            neuron.name,
+            tokens.len()
+        );
+    }
+    let mut ranked: Vec<(f64, &Neuron)> =
+        neurons.iter().map(|neuron| (neuron.selectivity(), neuron)).collect();
+    ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+    // A value is a character, '0' to 'o' from -1 to 1.
+    let digit = |&value: &f32| char::from(48 + (31.5 * (value.clamp(-1.0, 1.0) + 1.0)).round() as u8);
+    let cell = |(selectivity, neuron): &(f64, &Neuron)| {
+        let values: String = neuron.values.iter().map(digit).collect();
+        json!({ "name": format!("{} ({selectivity:.2})", neuron.name), "values": values })
+    };
+    let cells: Vec<Value> = ranked.iter().map(cell).collect();
+    // Nothing in the text may end the script.
+    let script = |value: Value| value.to_string().replace('<', "\\u003c");
+    let page = include_str!("neurons.html");
+    let (head, rest) = page.split_once("@TOKENS@").unwrap_or((page, ""));
+    let (middle, tail) = rest.split_once("@CELLS@").unwrap_or((rest, ""));
+    Ok([head, &script(json!(tokens)), middle, &script(json!(cells)), tail].concat())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn neuron(values: &[f32]) -> Neuron {
+        Neuron { name: "layer 1, cell 1".to_string(), values: values.to_vec() }
+    }
+
+    #[test]
+    fn a_cell_that_switches_is_more_selective_than_one_that_does_not() {
+        assert_eq!(neuron(&[-1.0, 1.0, 1.0, -1.0]).selectivity(), 1.0);
+        assert_eq!(neuron(&[0.7; 5]).selectivity(), 0.0);
+        assert_eq!(neuron(&[]).selectivity(), 0.0);
+        let rare = neuron(&[-1.0, -1.0, -1.0, 1.0]).selectivity();
+        assert!((rare - 0.75).abs() < 1e-12, "{rare}");
+    }
+
+    #[test]
+    fn the_page_holds_any_text_and_the_clearest_cell_first() {
+        let tokens = ["</script>", "\"", "\n"].map(String::from);
+        let dull = Neuron { name: "dull".to_string(), ..neuron(&[0.0, 0.1, 0.0]) };
+        let clear = Neuron { name: "clear".to_string(), ..neuron(&[-1.0, 1.0, f32::NAN]) };
+        let page = neurons(&tokens, &[dull, clear]).unwrap();
+        assert_eq!(page.matches("</script>").count(), 1);
+        assert!(page.find("clear (").unwrap() < page.find("dull (").unwrap());
+        assert!(page.contains("\"values\":\"0o0\"") && !page.contains("@TOKENS@"));
+        assert!(neurons(&tokens[..1], &[neuron(&[0.0, 0.0])]).is_err());
+    }
+}

@@ -1,0 +1,271 @@
+//! The binary char_lm as a process: learning, writing, scoring, showing; and texts of all kinds.
+
+#![cfg(unix)]
+
+use candle_textbook::data::{Level, LongText, Streams};
+use serde_json::Value;
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use tempfile::{TempDir, tempdir};
+
+fn start(place: &Path, arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_char_lm"))
+        .current_dir(place)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A program that refuses its arguments does not read.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+fn words(arguments: &str) -> Vec<&str> {
+    arguments.split_whitespace().collect()
+}
+
+/// Standard output of a program that is to succeed.
+#[track_caller]
+fn done(place: &Path, arguments: &str) -> String {
+    let output = start(place, &words(arguments), "");
+    assert!(output.status.success(), "{arguments}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// That a program ends with `code` and one line that says each of `said`.
+#[track_caller]
+fn refused(place: &Path, arguments: &str, code: i32, said: &[&str]) {
+    let output = start(place, &words(arguments), "");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments}: {output:?}");
+    assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
+    for part in said {
+        assert!(error.contains(part), "{part:?} is not in {error}");
+    }
+}
+
+/// A text in which each character tells the next.
+fn counting(lines: usize) -> String {
+    "one two three four five six\n".repeat(lines)
+}
+
+const SMALL: &str =
+    "--hidden 24 --embedding 12 --window 20 --batch-size 8 --learning-rate 1e-2 --epochs 3 --quiet";
+
+/// A small finished run on [`counting`], to be read only.
+fn trained() -> PathBuf {
+    static PLACE: OnceLock<TempDir> = OnceLock::new();
+    let place = PLACE.get_or_init(|| {
+        let place = tempdir().unwrap();
+        fs::write(place.path().join("text"), counting(800)).unwrap();
+        done(place.path(), &format!("{SMALL} --text text --out run"));
+        place
+    });
+    place.path().join("run")
+}
+
+fn metrics(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_text_is_learned_and_its_losses_told_in_all_units() {
+    let lines = metrics(&trained());
+    let (first, last) = (&lines[0], &lines[3]);
+    let number = |line: &Value, name: &str| line[name].as_f64().unwrap_or_else(|| panic!("{name}: {line}"));
+    assert!(number(first, "val_loss") > number(last, "val_loss") && number(last, "test_loss") < 0.1);
+    for part in ["train", "val", "test"] {
+        let loss = number(last, &format!("{part}_loss"));
+        assert!((number(last, &format!("{part}_bits")) * std::f64::consts::LN_2 - loss).abs() < 1e-9);
+        assert!((number(last, &format!("{part}_perplexity")).ln() - loss).abs() < 1e-9);
+    }
+    assert!(number(first, "largest_gradient_norm") >= number(first, "gradient_norm"));
+    assert!(number(first, "gradient_norm") > 0.0);
+    for file in ["config.json", "model.safetensors", "vocabulary.txt", "curves.svg"] {
+        assert!(trained().join(file).exists(), "{file}");
+    }
+    let place = trained();
+    let said = done(place.parent().unwrap(), "eval run");
+    assert!(said.contains(&format!("{:.4} nats a character", number(last, "test_loss"))), "{said}");
+    let other = done(place.parent().unwrap(), "eval run --text text");
+    assert!(other.contains("nats a character"), "{other}");
+}
+
+#[test]
+fn sampling_goes_on_from_the_prompt_and_repeats_with_the_seed() {
+    let run = trained();
+    let place = run.parent().unwrap();
+    let greedy = done(place, "sample run --prompt two --length 40 --temperature 0");
+    assert_eq!(greedy, format!("{}\n", &counting(3)[4..47]));
+    let hot = |seed: u32| done(place, &format!("sample run --length 60 --temperature 3 --seed {seed}"));
+    assert_eq!(hot(1), hot(1));
+    assert_ne!(hot(1), hot(2));
+    let likeliest = done(place, "sample run --prompt two --length 40 --temperature 3 --top-k 1");
+    assert_eq!(likeliest, greedy);
+    let nucleus = done(place, "sample run --prompt two --length 40 --temperature 1 --top-p 0.2");
+    assert_eq!(nucleus, greedy);
+    let stopped = done(place, "sample run --prompt two --temperature 0 --stop ive");
+    assert_eq!(stopped, "two three four f\n");
+    assert_eq!(done(place, "sample run --prompt two --length 0"), "two\n");
+}
+
+#[test]
+fn a_line_like_the_text_is_likelier_than_one_that_is_not() {
+    let run = trained();
+    let place = run.parent().unwrap();
+    let output =
+        start(place, &["score", "run"], "one two three four five six\none two four three five six\n\n");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let row = |line: &str| line.split('\t').take(3).map(|x| x.parse().unwrap()).collect::<Vec<f64>>();
+    let rows: Vec<Vec<f64>> = said.lines().map(row).collect();
+    assert_eq!(rows.len(), 4, "{said}");
+    assert!(rows[0][0] > rows[1][0] + 5.0 && rows[0][2] < rows[1][2], "{said}");
+    // Log-probability over the line and its end, their mean, and the total.
+    assert!((rows[0][0] / -28.0 - rows[0][1]).abs() < 1e-3, "{said}");
+    assert!((rows[0][0] + rows[1][0] + rows[2][0] - rows[3][0]).abs() < 5e-3, "{said}");
+    fs::write(place.join("lines"), "one two\n").unwrap();
+    assert_eq!(done(place, "score run lines").lines().count(), 2);
+}
+
+#[test]
+fn the_page_of_cells_shows_the_text() {
+    let run = trained();
+    let place = run.parent().unwrap();
+    let said = done(place, "neurons run text --length 50");
+    let page = fs::read_to_string(place.join(said.trim())).unwrap();
+    assert!(page.contains("layer 2, cell 24 (") && page.contains(r#"["o","n","e"," ","t""#), "{page}");
+}
+
+#[test]
+fn words_are_learned_with_the_ends_of_lines() {
+    let place = tempdir().unwrap();
+    fs::write(place.path().join("text"), counting(1500)).unwrap();
+    done(
+        place.path(),
+        &format!("{SMALL} --level word --cell gru --tie-weights --embedding 24 --text text --out run"),
+    );
+    let greedy = done(place.path(), "sample run --prompt five --length 4 --temperature 0");
+    assert_eq!(greedy, "five six\none two\n");
+    assert!(done(place.path(), "eval run").contains("nats a word"));
+}
+
+#[test]
+fn a_killed_training_goes_on_to_the_same_bits() {
+    let place = tempdir().unwrap();
+    fs::write(place.path().join("text"), counting(300)).unwrap();
+    let options = format!("{SMALL} --text text --dropout 0.2 --checkpoint-every 7");
+    done(place.path(), &format!("{options} --out whole --threads 1"));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_char_lm"))
+        .current_dir(place.path())
+        .args(words(&format!("{options} --out killed --threads 2")))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    while !place.path().join("killed/checkpoint.safetensors").exists() {
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    done(place.path(), "--resume killed --quiet");
+    let model = |run: &str| fs::read(place.path().join(run).join("model.safetensors")).unwrap();
+    assert!(model("whole") == model("killed"));
+}
+
+#[test]
+fn what_is_no_text_or_too_short_is_refused_with_the_numbers() {
+    let place = tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(place.path().join(name), bytes).unwrap();
+    write("empty", b"");
+    write("blank", b" \n");
+    write("short", b"to be or not to be");
+    write("binary", b"PK\x03\x04\x00\x00");
+    write("noise", b"\x90\x01\x02 text");
+    write("wide", b"\xff\xfet\x01e\x01");
+    let at = |text: &str| format!("{SMALL} --text {text}");
+    refused(place.path(), &at("none"), 1, &["none", "can't be read"]);
+    refused(place.path(), &at("."), 1, &["directory"]);
+    refused(place.path(), &at("empty"), 1, &["empty: is empty"]);
+    refused(place.path(), &format!("{} --level word", at("blank")), 1, &["blank", "to train on"]);
+    refused(place.path(), &at("short"), 1, &["16 tokens", "at least 161", "window of 20", "8 streams"]);
+    refused(place.path(), &at("binary"), 1, &["binary", "byte 4 is zero"]);
+    refused(place.path(), &at("noise"), 1, &["noise: is binary", "byte 0", "byte 1"]);
+    refused(place.path(), &at("wide"), 1, &["wide: is UTF-16LE"]);
+    refused(
+        place.path(),
+        &format!("{} --validation-fraction 0.6 --test-fraction 0.4", at("short")),
+        1,
+        &["nothing"],
+    );
+    refused(place.path(), "--tie-weights --hidden 5", 1, &["128 numbers and 5 hidden"]);
+    refused(place.path(), "--validation 5", 1, &["--validation"]);
+    refused(place.path(), "--dataset poems", 1, &["poems", "--text"]);
+    refused(place.path(), "--text a --dataset source", 2, &["--text"]);
+    refused(place.path(), "sample", 1, &["no run yet"]);
+    refused(place.path(), "sample --temperature -1", 2, &["temperature"]);
+}
+
+/// What a text's tokens are, from number `from` on.
+fn tokens(text: &LongText, from: u64) -> Vec<String> {
+    let (mut tokens, mut token, mut all) = (text.read(from), String::new(), vec![]);
+    while tokens.next_into(&mut token).unwrap() {
+        all.push(token.clone());
+    }
+    all
+}
+
+#[test]
+fn a_file_of_any_encoding_is_read_from_any_place() {
+    let place = tempdir().unwrap();
+    let path = place.path().join("text");
+    // Longer than what is read at a time, and than what lies between two known places.
+    let text: String = (0..60_000).map(|i| ["a", "é", "\n", "€ b", " ", "𝛼"][i * i % 6]).collect();
+    let strings = |pieces: &[&str]| -> Vec<String> { pieces.iter().map(|piece| piece.to_string()).collect() };
+    for mark in ["", "\u{feff}"] {
+        fs::write(&path, format!("{mark}{text}")).unwrap();
+        let by_character: Vec<String> = text.chars().map(String::from).collect();
+        let ends: Vec<&str> = text.split_inclusive('\n').collect();
+        let by_word: Vec<String> = ends
+            .iter()
+            .flat_map(|line| {
+                let end = line.ends_with('\n').then_some("<eos>");
+                line.split_whitespace().chain(end).map(String::from).collect::<Vec<_>>()
+            })
+            .collect();
+        for (level, expected) in [(Level::Char, by_character), (Level::Word, by_word)] {
+            let text = LongText::open(&path, level).unwrap();
+            assert_eq!(text.len(), expected.len() as u64);
+            for from in [0, 1, 16_383, 16_384, 16_385, expected.len() - 1, expected.len()] {
+                assert!(tokens(&text, from as u64) == expected[from..], "from {from}");
+            }
+        }
+    }
+    fs::write(&path, b"caf\xe9 \x80\n").unwrap();
+    let text = LongText::open(&path, Level::Word).unwrap();
+    assert_eq!(tokens(&text, 0), strings(&["café", "€", "<eos>"]));
+    assert!(text.notes[0].contains("byte 3") && text.notes[0].contains("Windows-1252"), "{:?}", text.notes);
+}
+
+#[test]
+fn streams_go_on_where_they_were() {
+    let text = LongText::from_memory("text", "abcdefghijk", Level::Char).unwrap();
+    let vocabulary = text.vocabulary(0..11, 1, None).unwrap();
+    let written = |ids: &[u32]| ids.iter().map(|&id| vocabulary.token(id).unwrap()).collect::<String>();
+    let mut streams = Streams::new(&text, &vocabulary, 0..11, 3, 0).unwrap();
+    let first = streams.next_window(2).unwrap().unwrap();
+    assert_eq!((written(&first.tokens), written(&first.next)), ("adgbeh".into(), "behcfi".into()));
+    let rest = streams.next_window(2).unwrap().unwrap();
+    assert_eq!((written(&rest.tokens), written(&rest.next)), ("cfi".into(), "dgj".into()));
+    assert_eq!(streams.next_window(2).unwrap(), None);
+    let mut later = Streams::new(&text, &vocabulary, 0..11, 3, 2).unwrap();
+    assert_eq!(later.next_window(5).unwrap().unwrap(), rest);
+    // Only the training part is known.
+    assert_eq!(text.vocabulary(0..2, 1, None).unwrap().len(), 4);
+    assert_eq!(text.vocabulary(0..11, 2, None).unwrap().len(), 2);
+    assert_eq!(text.vocabulary(0..11, 1, Some(3)).unwrap().len(), 5);
+}
