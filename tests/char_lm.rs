@@ -97,22 +97,31 @@ fn a_text_is_learned_and_its_losses_told_in_all_units() {
     assert!(other.contains("nats a character"), "{other}");
 }
 
+/// What a run writes after two lines and a word of [`counting`].
+#[track_caller]
+fn sampled(run: &Path, options: &str) -> String {
+    let prompt = format!("{}one", counting(2));
+    let mut arguments = vec!["sample", run.to_str().unwrap(), "--prompt", &prompt];
+    arguments.extend(options.split_whitespace());
+    let output = start(run, &arguments, "");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().strip_prefix(&prompt).unwrap().to_string()
+}
+
 #[test]
 fn sampling_goes_on_from_the_prompt_and_repeats_with_the_seed() {
     let run = trained();
-    let place = run.parent().unwrap();
-    let greedy = done(place, "sample run --prompt two --length 40 --temperature 0");
-    assert_eq!(greedy, format!("{}\n", &counting(3)[4..47]));
-    let hot = |seed: u32| done(place, &format!("sample run --length 60 --temperature 3 --seed {seed}"));
+    let greedy = sampled(&run, "--length 40 --temperature 0");
+    assert_eq!(greedy, format!("{}\n", &counting(2)[3..43]));
+    let hot = |seed: u32| sampled(&run, &format!("--length 60 --temperature 3 --seed {seed}"));
     assert_eq!(hot(1), hot(1));
     assert_ne!(hot(1), hot(2));
-    let likeliest = done(place, "sample run --prompt two --length 40 --temperature 3 --top-k 1");
-    assert_eq!(likeliest, greedy);
-    let nucleus = done(place, "sample run --prompt two --length 40 --temperature 1 --top-p 0.2");
-    assert_eq!(nucleus, greedy);
-    let stopped = done(place, "sample run --prompt two --temperature 0 --stop ive");
-    assert_eq!(stopped, "two three four f\n");
-    assert_eq!(done(place, "sample run --prompt two --length 0"), "two\n");
+    assert_eq!(sampled(&run, "--length 40 --temperature 3 --top-k 1"), greedy);
+    assert_eq!(sampled(&run, "--length 40 --temperature 1 --top-p 0.2"), greedy);
+    assert_eq!(sampled(&run, "--temperature 0 --stop ive"), " two three four f\n");
+    assert_eq!(sampled(&run, "--length 0"), "\n");
+    let unprompted = done(&run, "sample . --length 9");
+    assert_eq!(unprompted.chars().count(), 10);
 }
 
 #[test]
@@ -148,10 +157,10 @@ fn words_are_learned_with_the_ends_of_lines() {
     fs::write(place.path().join("text"), counting(1500)).unwrap();
     done(
         place.path(),
-        &format!("{SMALL} --level word --cell gru --tie-weights --embedding 24 --text text --out run"),
+        &format!("{} --level word --cell gru --tie-weights --text text --out run", SMALL.replace("12", "24")),
     );
-    let greedy = done(place.path(), "sample run --prompt five --length 4 --temperature 0");
-    assert_eq!(greedy, "five six\none two\n");
+    let greedy = sampled(&place.path().join("run"), "--length 8 --temperature 0");
+    assert_eq!(greedy, " two three four five six\none two\n");
     assert!(done(place.path(), "eval run").contains("nats a word"));
 }
 
@@ -207,7 +216,7 @@ fn what_is_no_text_or_too_short_is_refused_with_the_numbers() {
     refused(place.path(), "--dataset poems", 1, &["poems", "--text"]);
     refused(place.path(), "--text a --dataset source", 2, &["--text"]);
     refused(place.path(), "sample", 1, &["no run yet"]);
-    refused(place.path(), "sample --temperature -1", 2, &["temperature"]);
+    refused(place.path(), "sample --temperature=-1", 2, &["temperature"]);
 }
 
 /// What a text's tokens are, from number `from` on.
