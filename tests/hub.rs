@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use candle_textbook::data::{Images, hub::load};
+use candle_textbook::data::{Images, Level, hub::load, long_text};
 use image::{GrayImage, ImageFormat, Luma};
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::writer::SerializedFileWriter;
@@ -35,6 +35,11 @@ impl Place {
     }
 
     fn load(&self, endpoint: &str, name: &str) -> anyhow::Result<(Images, Images)> {
+        self.point_at(endpoint);
+        load(name)
+    }
+
+    fn point_at(&self, endpoint: &str) {
         // SAFETY: the lock is held; what other threads of this process read of the environment, they read through std.
         unsafe {
             std::env::set_var("HF_ENDPOINT", endpoint);
@@ -43,7 +48,6 @@ impl Place {
             std::env::remove_var("HF_HUB_CACHE");
             std::env::remove_var("HUGGINGFACE_HUB_CACHE");
         }
-        load(name)
     }
 
     fn refusal(&self, endpoint: &str) -> String {
@@ -224,6 +228,42 @@ fn files_that_hold_something_else_are_refused_with_their_path() {
         let (endpoint, _) = serve("ylecun/mnist", [(TRAIN, bytes), (TEST, good(&[7]))]);
         assert_says(&place.refusal(&endpoint), &[TRAIN, said, "delete this file"]);
     }
+}
+
+fn parquet_of_text(text: &str) -> Vec<u8> {
+    let schema = Arc::new(parse_message_type("message schema { optional binary text (UTF8); }").unwrap());
+    let mut bytes = Vec::new();
+    let mut file = SerializedFileWriter::new(&mut bytes, schema, Arc::default()).unwrap();
+    let mut rows = file.next_row_group().unwrap();
+    let mut column = rows.next_column().unwrap().unwrap();
+    column.typed::<ByteArrayType>().write_batch(&[ByteArray::from(text)], Some(&[1]), None).unwrap();
+    column.close().unwrap();
+    rows.close().unwrap();
+    file.close().unwrap();
+    bytes
+}
+
+#[test]
+fn a_text_comes_from_its_three_parts() {
+    let place = Place::new();
+    let id = "karpathy/tiny_shakespeare";
+    let parts =
+        ["train", "validation", "test"].map(|part| format!("default/{part}/0000.parquet").leak() as &str);
+    let files =
+        parts.into_iter().zip(["To be,\n", "or ", "not…"]).map(|(part, text)| (part, parquet_of_text(text)));
+    let (endpoint, _) = serve(id, files);
+    place.point_at(&endpoint);
+    let text = long_text::load("tiny-shakespeare", None, Level::Char).unwrap();
+    assert_eq!((text.len(), text.name()), (14, "tiny-shakespeare"));
+
+    let place = Place::new();
+    let (endpoint, _) = serve(id, parts.map(|part| (part, good(&[1]))));
+    place.point_at(&endpoint);
+    let error = format!("{:#}", long_text::load("tiny-shakespeare", None, Level::Char).unwrap_err());
+    assert_says(
+        &error,
+        &[parts[0], "no column \"text\"", "delete this file", "--data-dir DIR with input.txt"],
+    );
 }
 
 #[test]

@@ -109,13 +109,14 @@ impl Settings for LanguageOptions {
             None => Value::Null,
             Some(Preset::Shakespeare) => json!({
                 "embedding": 128,
-                "hidden": 256,
+                "hidden": 384,
                 "layers": 2,
                 "dropout": 0.3,
                 "window": 100,
                 "batch_size": 32,
-                "epochs": 25,
+                "epochs": 13,
                 "learning_rate": 3e-3,
+                "warmup": 100,
             }),
         }
     }

@@ -1,4 +1,4 @@
-//! MNIST and its kin from the Hugging Face hub. A file once downloaded is read from the hub's cache ever after.
+//! MNIST and its kin, and texts, from the Hugging Face hub. A file once downloaded is read from the hub's cache ever after.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use hf_hub::progress::{ProgressEvent, ProgressHandler};
 use hf_hub::{HFClient, HFError, split_id};
 use image::{DynamicImage, ImageFormat};
+use parquet::errors::ParquetError;
 use parquet::file::reader::SerializedFileReader;
 use parquet::record::{Field, Row};
 
@@ -27,6 +28,7 @@ const STALLED: Duration = Duration::from_secs(60);
 
 /// What works without the hub.
 const INSTEAD: &str = "give --data-dir DIR with the IDX files, or use the built-in --dataset digits";
+const INSTEAD_OF_TEXT: &str = "give --data-dir DIR with input.txt, or use the built-in --dataset source";
 
 /// Downloads `mnist` or `fashion-mnist`, or finds it in the cache, and reads its training and its test set: pictures of
 /// the shape `(1, height, width)`, ten classes. The variables `HF_ENDPOINT`, `HF_HOME` and `HF_TOKEN` are heeded, as by
@@ -40,9 +42,9 @@ pub fn load(name: &str) -> Result<(Images, Images)> {
         "fashion-mnist" => ("zalando-datasets/fashion_mnist", "fashion_mnist"),
         _ => bail!("the data set {name} is not on the hub, expected mnist or fashion-mnist"),
     };
-    let [train_path, test_path] =
-        download(id, ["train", "test"].map(|split| format!("{folder}/{split}/0000.parquet")))?;
-    let (train, test) = (read(&train_path)?, read(&test_path)?);
+    let files = ["train", "test"].map(|split| format!("{folder}/{split}/0000.parquet"));
+    let [train_path, test_path] = download(id, files, INSTEAD)?;
+    let (train, test) = (read(&train_path, parse, INSTEAD)?, read(&test_path, parse, INSTEAD)?);
     ensure!(
         train.shape() == test.shape(),
         "{}: pictures of {:?}, but {} holds {:?}",
@@ -52,6 +54,19 @@ pub fn load(name: &str) -> Result<(Images, Images)> {
         train.shape()
     );
     Ok((train, test))
+}
+
+/// Downloads the text `tiny-shakespeare`, or finds it in the cache: its training, validation and test parts, which are
+/// pieces of one text, one after the other.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_text(name: &str) -> Result<String> {
+    ensure!(name == "tiny-shakespeare", "the text {name} is not on the hub, expected tiny-shakespeare");
+    let files = ["train", "validation", "test"].map(|split| format!("default/{split}/0000.parquet"));
+    let paths: [PathBuf; 3] = download("karpathy/tiny_shakespeare", files, INSTEAD_OF_TEXT)?;
+    let parts = paths.map(|path| read(&path, parse_text, INSTEAD_OF_TEXT));
+    parts.into_iter().collect()
 }
 
 enum News {
@@ -69,7 +84,7 @@ impl ProgressHandler for Listener {
 }
 
 /// The client waits for ever where nothing answers, so it works in a thread of its own, which is left to itself then.
-fn download<const N: usize>(id: &'static str, files: [String; N]) -> Result<[PathBuf; N]> {
+fn download<const N: usize>(id: &'static str, files: [String; N], instead: &str) -> Result<[PathBuf; N]> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         let paths = fetch(id, &files, &sender);
@@ -83,13 +98,13 @@ fn download<const N: usize>(id: &'static str, files: [String; N]) -> Result<[Pat
                 return paths.try_into().map_err(|_| anyhow!("{id}: the download ended early"));
             }
             Ok(News::Done(Err(HFError::EntryNotFound { path, .. }))) => {
-                bail!("{id}: the hub has no file {path} at {REVISION}; {INSTEAD}")
+                bail!("{id}: the hub has no file {path} at {REVISION}; {instead}")
             }
             Ok(News::Done(Err(error))) => {
-                bail!("{id}: can't be downloaded from the hub: {}; {INSTEAD}", innermost(&error))
+                bail!("{id}: can't be downloaded from the hub: {}; {instead}", innermost(&error))
             }
             Err(_) => {
-                bail!("{id}: no answer from the hub in {} seconds; {INSTEAD}", patience.as_secs())
+                bail!("{id}: no answer from the hub in {} seconds; {instead}", patience.as_secs())
             }
         }
     }
@@ -120,17 +135,38 @@ fn innermost(error: &HFError) -> String {
     error.to_string().lines().next().unwrap_or_default().to_string()
 }
 
-fn read(path: &Path) -> Result<Images> {
+/// What `parse` finds in the rows of a parquet file.
+fn read<R>(
+    path: &Path,
+    parse: impl FnOnce(SerializedFileReader<File>) -> Result<R>,
+    instead: &str,
+) -> Result<R> {
     let name = path.display();
     let file = File::open(path).with_context(|| format!("{name}: can't be opened"))?;
-    parse(file)
-        .map_err(|found| anyhow!("{name}: {found}; delete this file to download it again, or {INSTEAD}"))
+    SerializedFileReader::new(file)
+        .map_err(damaged)
+        .and_then(parse)
+        .map_err(|found| anyhow!("{name}: {found}; delete this file to download it again, or {instead}"))
+}
+
+fn damaged(error: ParquetError) -> anyhow::Error {
+    anyhow!("expected a whole parquet file: {error}")
+}
+
+/// Rows of `text`.
+fn parse_text(reader: SerializedFileReader<File>) -> Result<String> {
+    let mut all = String::new();
+    for row in reader {
+        let row = row.map_err(damaged)?;
+        let Some(Field::Str(text)) = column(&row, "text") else { bail!("no column \"text\"") };
+        all.push_str(text);
+    }
+    ensure!(!all.is_empty(), "no rows, expected a text");
+    Ok(all)
 }
 
 /// Rows of `image`, a group with the PNG file in `bytes`, and `label`.
-fn parse(file: File) -> Result<Images> {
-    let damaged = |error| anyhow!("expected a whole parquet file: {error}");
-    let reader = SerializedFileReader::new(file).map_err(damaged)?;
+fn parse(reader: SerializedFileReader<File>) -> Result<Images> {
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     let mut size = None;
     for row in reader {
