@@ -1,10 +1,13 @@
 //! Steps that every training from the command line takes.
 
-use super::TrainOptions;
+use super::{Outcome, TrainOptions};
 use crate::train::pictures::{self, Curve, Panel};
-use crate::train::{Epoch, Evaluation, Metric, Report, Run};
+use crate::train::{Epoch, Evaluation, Metric, Report, Run, say};
 use anyhow::{Result, bail, ensure};
-use serde_json::Value;
+use candle_core::Device;
+use candle_nn::VarMap;
+use serde::Serialize;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// Indices of the training set's examples for training and for validation: the last `--validation` ones, or a tenth.
@@ -53,20 +56,43 @@ impl Parts {
     }
 }
 
-/// A new run folder that records `config`, or that of the run to go on with, whose data must still be of the same sizes.
+/// How many numbers a model learns.
+pub(super) fn size(vars: &VarMap) -> usize {
+    vars.all_vars().iter().map(|var| var.elem_count()).sum()
+}
+
+/// A new run folder that records the device, `facts` of the data, the model's size and the settings; or the folder of the
+/// run to go on with, whose data must still be of the same sizes.
 pub(super) fn folder(
     binary: &str,
-    resume: Option<(Run, Value)>,
-    out: Option<&Path>,
-    config: &Value,
+    (resume, out): (Option<(Run, Value)>, Option<&Path>),
+    device: &Device,
+    vars: &VarMap,
+    facts: Value,
+    settings: &impl Serialize,
 ) -> Result<Run> {
-    let Some((run, recorded)) = resume else { return Run::create(binary, out, config) };
-    for what in ["training_examples", "validation_examples", "test_examples"] {
-        let (found, expected) = (&config[what], &recorded[what]);
+    let mut config = json!({ "device": format!("{:?}", device.location()) });
+    for (name, fact) in facts.as_object().into_iter().flatten() {
+        config[name] = fact.clone();
+    }
+    config["parameters"] = json!(size(vars));
+    config["settings"] = serde_json::to_value(settings)?;
+    let Some((run, recorded)) = resume else { return Run::create(binary, out, &config) };
+    for (part, kind) in
+        ["training", "validation", "test"].iter().flat_map(|part| [(part, "examples"), (part, "tokens")])
+    {
+        let what = format!("{part}_{kind}");
+        let (found, expected) = (&config[&what], &recorded[&what]);
         let dir = run.dir().display();
         ensure!(found == expected, "{dir}: this run had {expected} {what}, but the data now has {found}");
     }
     Ok(run)
+}
+
+/// Tells how to go on with a training that was interrupted.
+pub(super) fn interrupted(binary: &str, run: &Run) -> Outcome {
+    say(&format!("interrupted; go on with: {binary} train --resume {}", run.dir().display()));
+    Outcome::Interrupted
 }
 
 /// A classifier's test result in words.

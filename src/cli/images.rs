@@ -80,20 +80,17 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
     let vars = VarMap::new();
     let model = settings.model(&images, parameters(&vars, options.seed, DType::F32, &device))?;
     let mut optimizer = Optimizer::new(options.method(), &vars)?;
-    let size: usize = vars.all_vars().iter().map(|var| var.elem_count()).sum();
-    let config = json!({
-        "device": format!("{:?}", device.location()),
+    let facts = json!({
         "training_examples": training.len(),
         "validation_examples": validation.len(),
         "test_examples": test.len(),
-        "parameters": size,
-        "settings": settings,
     });
-    let run = flow::folder(R::NAME, resume, out.as_deref(), &config)?;
+    let run = flow::folder(R::NAME, (resume, out.as_deref()), &device, &vars, facts, &settings)?;
     if progress != train::Progress::Quiet {
         say(&format!(
-            "{}: {size} parameters; {} training, {} validation, {} test pictures of {}; run folder {}",
+            "{}: {} parameters; {} training, {} validation, {} test pictures of {}; run folder {}",
             R::NAME,
+            flow::size(&vars),
             training.len(),
             validation.len(),
             test.len(),
@@ -112,8 +109,7 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
     };
     let report = train::fit(&task, &vars, &mut optimizer, &options.options(training.len()), &run, &progress)?;
     if report.interrupted {
-        say(&format!("interrupted; go on with: {} train --resume {}", R::NAME, run.dir().display()));
-        return Ok(Outcome::Interrupted);
+        return Ok(flow::interrupted(R::NAME, &run));
     }
 
     let all: Vec<u32> = (0..test.len() as u32).collect();
@@ -139,11 +135,8 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
 fn eval<R: ImageRecipe>(command: &EvalCommand) -> Result<Outcome> {
     let (run, config) = Run::open(R::NAME, command.run.as_deref())?;
     let settings: R = settings_of(&run, &config)?;
-    let trained_on = settings.train_options();
-    let (_, test) = match (&command.dataset, &command.data_dir) {
-        (None, None) => data::load(&trained_on.dataset, trained_on.data_dir.as_deref())?,
-        (name, dir) => data::load(name.as_ref().unwrap_or(&trained_on.dataset), dir.as_deref())?,
-    };
+    let (name, dir) = command.data(settings.train_options());
+    let (_, test) = data::load(name, dir)?;
     let device = command.machine.device.open()?;
     let model = trained(&settings, &run, &test, &device)?;
     let all: Vec<u32> = (0..test.len() as u32).collect();

@@ -310,23 +310,20 @@ fn train(training: Training<LanguageOptions>) -> Result<Outcome> {
         &device,
     )?;
     let mut optimizer = Optimizer::new(options.method(), &vars)?;
-    let size: usize = vars.all_vars().iter().map(|var| var.elem_count()).sum();
     let count = |range: &Range<u64>| range.end - range.start;
-    let config = json!({
-        "device": format!("{:?}", device.location()),
+    let facts = json!({
         "vocabulary": vocabulary.len(),
         "training_tokens": count(&training),
         "validation_tokens": count(&validation),
         "test_tokens": count(&test),
-        "parameters": size,
-        "settings": settings,
     });
-    let run = flow::folder(NAME, resume, out.as_deref(), &config)?;
+    let run = flow::folder(NAME, (resume, out.as_deref()), &device, &vars, facts, &settings)?;
     sentences::write_vocabulary(&run, &vocabulary)?;
     if progress != train::Progress::Quiet {
         say(&format!(
-            "{NAME}: {size} parameters, {} different tokens; {} training, {} validation, {} test tokens of {}; run \
+            "{NAME}: {} parameters, {} different tokens; {} training, {} validation, {} test tokens of {}; run \
              folder {}",
+            flow::size(&vars),
             vocabulary.len(),
             count(&training),
             count(&validation),
@@ -338,8 +335,7 @@ fn train(training: Training<LanguageOptions>) -> Result<Outcome> {
     let fit_options = options.options(train::Task::examples(&task));
     let report = train::fit(&task, &vars, &mut optimizer, &fit_options, &run, &progress)?;
     if report.interrupted {
-        say(&format!("interrupted; go on with: {NAME} train --resume {}", run.dir().display()));
-        return Ok(Outcome::Interrupted);
+        return Ok(flow::interrupted(NAME, &run));
     }
     let best = &report.epochs[report.best_epoch - 1];
     let mut losses = vec![("train", best.train_loss), ("val", best.validation.loss)];

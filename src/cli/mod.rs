@@ -265,6 +265,16 @@ struct EvalCommand {
     machine: MachineOptions,
 }
 
+impl EvalCommand {
+    /// The data set to test on and where it is: by default the one trained on.
+    fn data<'a>(&'a self, trained_on: &'a TrainOptions) -> (&'a str, Option<&'a Path>) {
+        match (&self.dataset, &self.data_dir) {
+            (None, None) => (&trained_on.dataset, trained_on.data_dir.as_deref()),
+            (name, dir) => (name.as_deref().unwrap_or(&trained_on.dataset), dir.as_deref()),
+        }
+    }
+}
+
 #[derive(Args)]
 struct PredictCommand {
     /// A run folder, where not the newest is meant, then the input

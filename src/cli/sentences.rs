@@ -20,6 +20,7 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::io::BufRead;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -172,7 +173,7 @@ fn train<R: SentenceRecipe>(training: Training<R>) -> Result<Outcome> {
         None => {
             let Training { settings, resume, out, machine, progress } = training;
             let device = machine.device.open()?;
-            let start = Start { resume, out: out.as_deref() };
+            let start = (resume, out.as_deref());
             Ok(match train_on(&settings, &examples, &examples.parts, start, &device, progress)? {
                 None => Outcome::Interrupted,
                 Some(_) => Outcome::Done,
@@ -182,18 +183,12 @@ fn train<R: SentenceRecipe>(training: Training<R>) -> Result<Outcome> {
     }
 }
 
-/// Where a run is written.
-struct Start<'a> {
-    resume: Option<(Run, Value)>,
-    out: Option<&'a std::path::Path>,
-}
-
 /// Trains and tests one model; nothing if it was interrupted.
 fn train_on<R: SentenceRecipe>(
     settings: &R,
     examples: &Examples,
     parts: &Parts,
-    start: Start,
+    start: (Option<(Run, Value)>, Option<&Path>),
     device: &Device,
     progress: Progress,
 ) -> Result<Option<Evaluation>> {
@@ -207,23 +202,20 @@ fn train_on<R: SentenceRecipe>(
     let vb = parameters(&vars, options.seed, DType::F32, device);
     let model = settings.model(vocabulary.len(), examples.classes.len(), vb)?;
     let mut optimizer = Optimizer::new(options.method(), &vars)?;
-    let size: usize = vars.all_vars().iter().map(|var| var.elem_count()).sum();
-    let config = json!({
-        "device": format!("{:?}", device.location()),
+    let facts = json!({
         "classes": examples.classes,
         "words": vocabulary.len(),
         "training_examples": training.len(),
         "validation_examples": validation.len(),
         "test_examples": test.len(),
-        "parameters": size,
-        "settings": settings,
     });
-    let run = flow::folder(R::NAME, start.resume, start.out, &config)?;
+    let run = flow::folder(R::NAME, start, device, &vars, facts, settings)?;
     write_vocabulary(&run, &vocabulary)?;
     if progress != Progress::Quiet {
         say(&format!(
-            "{}: {size} parameters, {} words; {} training, {} validation, {} test sentences of {}; run folder {}",
+            "{}: {} parameters, {} words; {} training, {} validation, {} test sentences of {}; run folder {}",
             R::NAME,
+            flow::size(&vars),
             vocabulary.len(),
             training.len(),
             validation.len(),
@@ -243,7 +235,7 @@ fn train_on<R: SentenceRecipe>(
     let report = train::fit(&task, &vars, &mut optimizer, &options.options(training.len()), &run, &progress)?;
     if report.interrupted {
         if settings.text_options().folds.is_none() {
-            say(&format!("interrupted; go on with: {} train --resume {}", R::NAME, run.dir().display()));
+            flow::interrupted(R::NAME, &run);
         }
         return Ok(None);
     }
@@ -276,8 +268,8 @@ fn cross_validate<R: SentenceRecipe>(
 ) -> Result<Outcome> {
     let Training { settings, resume, out, machine, progress } = training;
     let (begin, device) = (Instant::now(), machine.device.open()?);
-    let config = json!({ "settings": settings, "classes": examples.classes, "training_examples": examples.words.len() });
-    let run = flow::folder(R::NAME, resume, out.as_deref(), &config)?;
+    let facts = json!({ "classes": examples.classes, "training_examples": examples.words.len() });
+    let run = flow::folder(R::NAME, (resume, out.as_deref()), &device, &VarMap::new(), facts, &settings)?;
     let mut accuracies = vec![];
     for fold in 0..folds {
         let dir = run.dir().join(format!("fold-{}", fold + 1));
@@ -286,13 +278,10 @@ fn cross_validate<R: SentenceRecipe>(
             false => None,
         };
         let parts = examples.fold(fold, folds, settings.train_options())?;
-        let start = Start { resume, out: Some(&dir) };
+        let start = (resume, Some(dir.as_path()));
         match train_on(&settings, examples, &parts, start, &device, progress)? {
             Some(evaluation) => accuracies.push(evaluation.accuracy()),
-            None => {
-                say(&format!("interrupted; go on with: {} train --resume {}", R::NAME, run.dir().display()));
-                return Ok(Outcome::Interrupted);
-            }
+            None => return Ok(flow::interrupted(R::NAME, &run)),
         }
     }
     let mean = accuracies.iter().sum::<f64>() / folds as f64;
@@ -343,10 +332,8 @@ fn eval<R: SentenceRecipe>(command: &EvalCommand) -> Result<Outcome> {
     let device = command.machine.device.open()?;
     let trained = Trained::load(&settings, &run, &config, &device)?;
     let trained_on = settings.train_options();
-    let corpus = match (&command.dataset, &command.data_dir) {
-        (None, None) => text::load(&trained_on.dataset, trained_on.data_dir.as_deref())?,
-        (name, dir) => text::load(name.as_ref().unwrap_or(&trained_on.dataset), dir.as_deref())?,
-    };
+    let (name, dir) = command.data(trained_on);
+    let corpus = text::load(name, dir)?;
     tell(&corpus.notes);
     ensure!(
         corpus.classes == trained.classes,

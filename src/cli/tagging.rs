@@ -79,24 +79,21 @@ fn train<R: TaggingRecipe>(training: Training<R>) -> Result<Outcome> {
     let vb = parameters(&vars, options.seed, DType::F32, &device);
     let model = settings.model(vocabulary.len(), names.len(), vb)?;
     let mut optimizer = Optimizer::new(options.method(), &vars)?;
-    let size: usize = vars.all_vars().iter().map(|var| var.elem_count()).sum();
-    let config = json!({
-        "device": format!("{:?}", device.location()),
+    let facts = json!({
         "tags": names,
         "words": vocabulary.len(),
         "training_examples": training.len(),
         "validation_examples": validation.len(),
         "test_examples": test.len(),
-        "parameters": size,
-        "settings": settings,
     });
-    let run = flow::folder(R::NAME, resume, out.as_deref(), &config)?;
+    let run = flow::folder(R::NAME, (resume, out.as_deref()), &device, &vars, facts, &settings)?;
     write_vocabulary(&run, &vocabulary)?;
     if progress != Progress::Quiet {
         say(&format!(
-            "{}: {size} parameters, {} words, {} tags; {} training, {} validation, {} test sentences of {}; run \
+            "{}: {} parameters, {} words, {} tags; {} training, {} validation, {} test sentences of {}; run \
              folder {}",
             R::NAME,
+            flow::size(&vars),
             vocabulary.len(),
             names.len(),
             training.len(),
@@ -117,8 +114,7 @@ fn train<R: TaggingRecipe>(training: Training<R>) -> Result<Outcome> {
     };
     let report = train::fit(&task, &vars, &mut optimizer, &options.options(training.len()), &run, &progress)?;
     if report.interrupted {
-        say(&format!("interrupted; go on with: {} train --resume {}", R::NAME, run.dir().display()));
-        return Ok(Outcome::Interrupted);
+        return Ok(flow::interrupted(R::NAME, &run));
     }
     let train::Tagged { evaluation, tags } = task.evaluate(test)?;
     let scores = entity_scores(&task.truth(test), &tags, &names)?;
@@ -180,10 +176,8 @@ fn eval<R: TaggingRecipe>(command: &EvalCommand) -> Result<Outcome> {
     let device = command.machine.device.open()?;
     let Trained { model, vocabulary, names } = Trained::load(&settings, &run, &config, &device)?;
     let trained_on = settings.train_options();
-    let corpus = match (&command.dataset, &command.data_dir) {
-        (None, None) => tagged::load(&trained_on.dataset, trained_on.data_dir.as_deref())?,
-        (name, dir) => tagged::load(name.as_ref().unwrap_or(&trained_on.dataset), dir.as_deref())?,
-    };
+    let (name, dir) = command.data(trained_on);
+    let corpus = tagged::load(name, dir)?;
     tell(&corpus.notes);
     ensure!(
         corpus.tags == names,

@@ -369,12 +369,8 @@ impl Layer {
             let (input, recurrent) = (held.get::<T>(at)?, held.get::<T>(at + 1)?);
             let (input_bias, hidden_bias) = (held.get::<T>(at + 2)?, held.get::<T>(at + 3)?);
             // What the hidden state's product starts from: with its bias, but for GRU's n.
-            let bias: Vec<T> = (0..layout.added)
-                .map(|at| match layout.input_row(at) {
-                    row if cell == Cell::Gru && row >= 2 * hidden => input_bias[row],
-                    row => input_bias[row] + hidden_bias[row],
-                })
-                .collect();
+            let mut bias = [&input_bias[layout.input_from..], &input_bias[..layout.input_from]].concat();
+            bias[layout.hidden_at..].iter_mut().zip(hidden_bias).for_each(|(bias, &more)| *bias += more);
             let features = input.len() / layout.added;
             if self.ids.is_none() && rows > FEW {
                 let input_row = |at| &input[layout.input_row(at) * features..];
