@@ -1,7 +1,7 @@
 //! Each operation against PyTorch, against finite differences, and its CPU kernel against its reference form.
 
 use candle_core::{DType, Device, Result, Tensor, Var, safetensors};
-use candle_textbook::ops::{self, Conv2dGeometry, OverTime, Sequences, Window, reference};
+use candle_textbook::ops::{self, Conv2dGeometry, Filters, OverTime, Sequences, Window, reference};
 use candle_textbook::rng;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -405,6 +405,83 @@ fn embedding_and_pooling_over_time_are_right() -> Result<()> {
             assert_reference(&name, &kernel, &form, std::slice::from_ref(&xs))?;
         }
     }
+    Ok(())
+}
+
+/// [`ops::conv_max`] of the words `x[0]` and pairs of weights and biases, and its reference.
+fn conv_max(sequences: &Arc<Sequences>, padding: usize) -> (Op<'static>, Op<'static>) {
+    let filters = |x: &[Tensor]| -> Vec<Filters> {
+        x[1..].chunks(2).map(|x| Filters { weight: x[0].clone(), bias: x[1].clone() }).collect()
+    };
+    let (one, other) = (sequences.clone(), sequences.clone());
+    (
+        op(move |x| ops::conv_max(&x[0], &one, &filters(x), padding)),
+        op(move |x| Ok(reference::conv_max(&x[0], &other, &filters(x), padding)?.0)),
+    )
+}
+
+#[test]
+fn the_largest_responses_of_filters_are_right() -> Result<()> {
+    let saved = safetensors::load("tests/fixtures/ops.safetensors", &CPU)?;
+    let sequences = Arc::new(Sequences::new(&[3, 6, 1])?);
+    let saved = |key: String| saved[&format!("conv_max/{key}")].clone();
+    let inputs: Vec<Tensor> = (0..7).map(|i| saved(format!("input{i}"))).collect();
+    let grads = (0..7).map(|i| saved(format!("grad{i}")));
+    let expected: Vec<Tensor> = std::iter::once(saved("output".to_string())).chain(grads).collect();
+    let (kernel, form) = conv_max(&sequences, 4);
+    for (f, what) in [(&kernel, "kernel"), (&form, "reference")] {
+        let packed = op(|x| f(&[&[sequences.pack(&x[0])?], &x[1..]].concat()));
+        let found = run(&packed, &inputs, Some(&saved("output_grad".to_string())))?;
+        assert_near(what, &found, &expected, 1e-12)?;
+    }
+
+    let rng = &mut rng::stream(8, "conv_max");
+    for round in 0..20 {
+        let batch = rng.random_range(1..=if round < 15 { 4 } else { 60 });
+        let widths: Vec<usize> = (0..rng.random_range(1..=3)).map(|_| rng.random_range(1..=5)).collect();
+        let padding = rng.random_range(0..=5);
+        let least = widths.iter().max().unwrap().saturating_sub(2 * padding).max(1);
+        let lengths: Vec<usize> = (0..batch).map(|_| rng.random_range(least..=least + 9)).collect();
+        let sequences = Arc::new(Sequences::new(&lengths)?);
+        let features = rng.random_range(1..=20);
+        let mut inputs = vec![normal(rng, &[sequences.rows(), features])?];
+        for &width in &widths {
+            let count = rng.random_range(1..=50);
+            inputs.extend([normal(rng, &[count, features, width])?, normal(rng, &[count])?]);
+        }
+        let (kernel, form) = conv_max(&sequences, padding);
+        let name = format!("widths {widths:?}, padding {padding}, lengths {lengths:?}");
+        assert_reference(&name, &kernel, &form, &inputs)?;
+        if round < 5 {
+            let few = [
+                vec![inputs[0].clone()],
+                inputs[1..].iter().map(|x| x.narrow(0, 0, 1)).collect::<Result<_>>()?,
+            ];
+            assert_gradients(&name, &kernel, &few.concat())?;
+        }
+        let filters: Vec<Filters> =
+            inputs[1..].chunks(2).map(|x| Filters { weight: x[0].clone(), bias: x[1].clone() }).collect();
+        let winners = ops::conv_winners(&inputs[0], &sequences, &filters, padding)?;
+        assert_eq!(winners, reference::conv_max(&inputs[0], &sequences, &filters, padding)?.1, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn filters_that_do_not_fit_are_refused() -> Result<()> {
+    let sequences = Arc::new(Sequences::new(&[2, 3])?);
+    let xs = Tensor::zeros((5, 4), DType::F32, &CPU)?;
+    let said = |weight: (usize, usize, usize), bias: usize, padding: usize| -> Result<String> {
+        let filters = Filters {
+            weight: Tensor::zeros(weight, DType::F32, &CPU)?,
+            bias: Tensor::zeros(bias, DType::F32, &CPU)?,
+        };
+        Ok(ops::conv_max(&xs, &sequences, &[filters], padding).unwrap_err().to_string())
+    };
+    assert!(said((6, 3, 2), 6, 0)?.contains("expected (filters, 4, width)"));
+    assert!(said((6, 4, 2), 5, 0)?.contains("expected (6)"));
+    assert!(said((6, 4, 5), 6, 1)?.contains("a sentence of 4 words with its padding, expected at least 5"));
+    assert!(ops::conv_max(&xs, &sequences, &[], 0).is_err());
     Ok(())
 }
 

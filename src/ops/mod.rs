@@ -7,6 +7,7 @@
 mod activation;
 mod cells;
 mod conv2d;
+mod conv_max;
 mod dropout;
 mod embedding;
 mod host;
@@ -25,6 +26,7 @@ mod simd;
 
 pub use activation::{relu, sigmoid, tanh};
 pub use cells::Cell;
+pub use conv_max::{Filters, conv_max, conv_winners};
 pub use conv2d::{Conv2dGeometry, conv2d};
 pub use dropout::dropout;
 pub use embedding::embedding;

@@ -34,18 +34,12 @@ struct Op {
 }
 
 impl Op {
-    fn lengths(&self) -> Vec<usize> {
-        let mut lengths = vec![0; self.sequences.batch()];
-        self.sequences.positions().for_each(|(sequence, _)| lengths[sequence] += 1);
-        lengths
-    }
-
     fn mean<T: Real>(&self, xs: &[T], features: usize) -> Vec<T> {
         let mut ys = vec![T::ZERO; self.sequences.batch() * features];
         for ((sequence, _), x) in self.sequences.positions().zip(xs.chunks_exact(features)) {
             ys[sequence * features..][..features].iter_mut().zip(x).for_each(|(y, &x)| *y += x);
         }
-        for (y, length) in ys.chunks_exact_mut(features).zip(self.lengths()) {
+        for (y, length) in ys.chunks_exact_mut(features).zip(self.sequences.lengths()) {
             y.iter_mut().for_each(|y| *y /= T::from_f64(length as f64));
         }
         ys
@@ -69,7 +63,7 @@ impl Op {
         let mut xs_grad = vec![T::ZERO; xs.len()];
         match self.how {
             OverTime::Mean => {
-                let lengths = self.lengths();
+                let lengths = self.sequences.lengths();
                 for ((sequence, _), to) in self.sequences.positions().zip(xs_grad.chunks_exact_mut(features))
                 {
                     let length = T::from_f64(lengths[sequence] as f64);

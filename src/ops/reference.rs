@@ -1,7 +1,7 @@
 //! The operations in candle's own tensor operations, of which only those are used whose gradient is right and that
 //! every device has. These are what runs on CUDA and Metal, and what the CPU kernels are tested against.
 
-use super::{Cell, Conv2dGeometry, OverTime, Sequences, State, Weights, Window};
+use super::{Cell, Conv2dGeometry, Filters, OverTime, Sequences, State, Weights, Window};
 use candle_core::{D, DType, Result, Tensor};
 
 /// See [`super::linear`].
@@ -48,6 +48,40 @@ pub fn conv2d(
 }
 
 /// See [`super::recurrent`]: step after step, all sequences that have one together.
+/// The maxima, and where in each sentence their windows begin.
+pub fn conv_max(
+    xs: &Tensor,
+    sentences: &Sequences,
+    filters: &[Filters],
+    padding: usize,
+) -> Result<(Tensor, Vec<Vec<i64>>)> {
+    let padded = sentences.unpack(xs)?.pad_with_zeros(1, padding, padding)?;
+    let (mut maxima, mut winners) = (vec![], vec![vec![]; sentences.batch()]);
+    for Filters { weight, bias } in filters {
+        let width = weight.dim(2)?;
+        let windows = padded.dim(1)? + 1 - width;
+        // Word by word of the windows: candle's own convolution has a wrong gradient.
+        let mut responses = bias.broadcast_as((sentences.batch(), windows, bias.dim(0)?))?;
+        for word in 0..width {
+            let words = padded.narrow(1, word, windows)?;
+            responses = (responses + linear(&words, &weight.narrow(2, word, 1)?.squeeze(2)?, None)?)?;
+        }
+        // Beyond a sentence's end there is no window.
+        let mask = sentences.lengths().into_iter().flat_map(|length| {
+            let own = length + 2 * padding + 1 - width;
+            (0..windows).map(move |window| if window < own { 0.0 } else { f64::NEG_INFINITY })
+        });
+        let mask = Tensor::from_vec(mask.collect(), (sentences.batch(), windows, 1), xs.device())?;
+        let responses = responses.broadcast_add(&mask.to_dtype(xs.dtype())?)?.contiguous()?;
+        let first = responses.detach().argmax_keepdim(1)?;
+        maxima.push(responses.gather(&first, 1)?.squeeze(1)?);
+        for (winners, first) in winners.iter_mut().zip(first.squeeze(1)?.to_vec2::<u32>()?) {
+            winners.extend(first.into_iter().map(|window| i64::from(window) - padding as i64));
+        }
+    }
+    Ok((Tensor::cat(&maxima, 1)?, winners))
+}
+
 pub fn recurrent(
     cell: Cell,
     xs: &Tensor,

@@ -57,6 +57,15 @@ impl Sequences {
         self.starts[self.steps()]
     }
 
+    /// How many elements each has.
+    pub fn lengths(&self) -> Vec<usize> {
+        let mut lengths = vec![0; self.batch()];
+        for (place, &sequence) in self.order.iter().enumerate() {
+            lengths[sequence] = self.sizes.partition_point(|&size| size > place);
+        }
+        lengths
+    }
+
     /// The sequence and the step in it of each row.
     pub fn positions(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
         let at = |step: usize| self.order[..self.sizes[step]].iter().map(move |&sequence| (sequence, step));
