@@ -116,6 +116,24 @@ def birnn(_):
     return classifier(model, optimizer, torch.randint(20_000, (32, 40)), torch.randint(9, (int(lengths.sum()),)))
 
 
+class TextCnn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(18_766, 300)
+        self.convs = nn.ModuleList([nn.Conv1d(300, 100, width, padding=4) for width in (3, 4, 5)])
+        self.dropout, self.output = nn.Dropout(0.5), nn.Linear(300, 2)
+
+    def forward(self, ids):
+        words = self.embedding(ids).transpose(1, 2)
+        return self.output(self.dropout(torch.cat([F.relu(conv(words)).amax(2) for conv in self.convs], 1)))
+
+
+def textcnn(_):
+    model = TextCnn()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    return classifier(model, optimizer, torch.randint(18_766, (50, 56)), torch.randint(2, (50,)))
+
+
 def product(_):
     """2 * 1024^3 operations, to know the machine's rate by."""
     ones = torch.ones(1024, 1024)
@@ -147,6 +165,7 @@ def main():
         "gru_small": language_model(nn.GRU, 128, 50, 50),
         "lstm_large": language_model(nn.LSTM, 512, 100, 64),
         "birnn": birnn,
+        "textcnn": textcnn,
         "product": product,
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -12,6 +12,7 @@ use candle_textbook::models::birnn::{self, BiRnn};
 use candle_textbook::models::language_model::{self, LanguageModel};
 use candle_textbook::models::lenet::{self, LeNet};
 use candle_textbook::models::mlp::{self, Mlp};
+use candle_textbook::models::textcnn::{self, TextCnn};
 use candle_textbook::nn::{Activation, Cell, Cost, Init, Mode, Model, SentenceModel, Sequences, parameters};
 use candle_textbook::ops;
 use candle_textbook::optim::{Adam, Clip, Method, Optimizer, Sgd};
@@ -25,7 +26,7 @@ use std::time::{Duration, Instant};
 
 #[derive(Parser)]
 struct Arguments {
-    /// mlp, lenet, lenet_epoch, lstm_small, gru_small, lstm_large, birnn, or product: a large matrix product
+    /// mlp, lenet, lenet_epoch, lstm_small, gru_small, lstm_large, birnn, textcnn, or product: a large matrix product
     row: String,
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -57,6 +58,7 @@ fn time(arguments: &Arguments) -> Result<()> {
         "gru_small" => median(language_model(Cell::Gru, 128, 50, 50)?, seconds, None)?,
         "lstm_large" => median(language_model(Cell::Lstm, 512, 100, 64)?, seconds, None)?,
         "birnn" => median(birnn()?, seconds, None)?,
+        "textcnn" => median(textcnn()?, seconds, None)?,
         "product" => median(product()?, seconds, None)?,
         row => bail!("row {row}: not known; --help names them"),
     };
@@ -171,11 +173,39 @@ fn birnn() -> Result<impl FnMut() -> Result<()>> {
     let (ids, tags) = (numbers("ids", sentences.rows(), 20_000)?, numbers("tags", sentences.rows(), 9)?);
     let vars = VarMap::new();
     let model = BiRnn::new(&config, parameters(&vars, 1, DType::F32, &Device::Cpu))?;
-    let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
+    sentence_model(model, Optimizer::new(Adam::adamw(), &vars)?, sentences, ids, tags)
+}
+
+fn textcnn() -> Result<impl FnMut() -> Result<()>> {
+    let config = textcnn::Config {
+        vocabulary: 18_766,
+        embedding: 300,
+        widths: vec![3, 4, 5],
+        filters: 100,
+        dropout: 0.5,
+        classes: 2,
+    };
+    let sentences = Arc::new(Sequences::new(&[56; 50])?);
+    let (ids, classes) = (numbers("ids", sentences.rows(), 18_766)?, numbers("classes", 50, 2)?);
+    let vars = VarMap::new();
+    let model = TextCnn::new(&config, parameters(&vars, 1, DType::F32, &Device::Cpu))?;
+    sentence_model(model, Optimizer::new(Adam::adamw(), &vars)?, sentences, ids, classes)
+}
+
+/// On the same batch again and again.
+fn sentence_model(
+    model: impl SentenceModel,
+    mut optimizer: Optimizer,
+    sentences: Arc<Sequences>,
+    ids: Tensor,
+    targets: Tensor,
+) -> Result<impl FnMut() -> Result<()>> {
+    let mut step = 0;
     Ok(move || {
-        let logits = model.forward(&ids, &sentences, Mode::Train { seed: 1, epoch: 0, step: 0 })?;
-        let loss = Cost::SoftmaxCrossEntropy.loss(&logits, &tags)?;
+        let logits = model.forward(&ids, &sentences, Mode::Train { seed: 1, epoch: 0, step })?;
+        let loss = Cost::SoftmaxCrossEntropy.loss(&logits, &targets)?;
         optimizer.step(&loss.backward()?, 1e-3, Clip::None)?;
+        step += 1;
         Ok(())
     })
 }

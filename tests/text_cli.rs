@@ -15,6 +15,7 @@ fn start(place: &Path, binary: &str, arguments: &[&str], input: &str) -> Output 
         "rnn" => env!("CARGO_BIN_EXE_rnn"),
         "gru" => env!("CARGO_BIN_EXE_gru"),
         "lstm" => env!("CARGO_BIN_EXE_lstm"),
+        "textcnn" => env!("CARGO_BIN_EXE_textcnn"),
         _ => env!("CARGO_BIN_EXE_birnn"),
     })
     .current_dir(place)
@@ -105,6 +106,29 @@ fn predict_takes_sentences_as_arguments_and_as_lines() {
         first.ends_with(": it was not good") && first.contains("positive (") && first.contains("%)"),
         "{said}"
     );
+}
+
+#[test]
+fn the_convolutional_network_learns_and_says_why() {
+    let place = tempdir().unwrap();
+    done(
+        place.path(),
+        "textcnn",
+        "--embedding 16 --filters 8 --train-limit 2000 --learning-rate 1e-2 --quiet --out run",
+    );
+    let last = metrics(&place.path().join("run")).pop().unwrap();
+    assert!(last["test_accuracy"].as_f64().unwrap() > 0.6, "{last}");
+    let sentence = "the start was dull , but the end was a delight";
+    let output = start(place.path(), "textcnn", &["predict", "run", sentence], "");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 4, "{said}");
+    for line in &lines[1..] {
+        let (added, words) = line.trim().split_once("  ").unwrap();
+        assert!(added.parse::<f32>().is_ok() && sentence.contains(words), "{said}");
+    }
+    refused(place.path(), "textcnn", "--widths 0", 2, &["widths"]);
+    refused(place.path(), "textcnn", "--max-norm 0", 2, &["max-norm"]);
 }
 
 #[test]

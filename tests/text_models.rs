@@ -5,6 +5,7 @@ use candle_nn::{VarBuilder, VarMap};
 use candle_textbook::models::birnn::{self, BiRnn};
 use candle_textbook::models::language_model::{self, LanguageModel};
 use candle_textbook::models::rnn::{self, Pool, Rnn};
+use candle_textbook::models::textcnn::{self, TextCnn};
 use candle_textbook::nn::{Cell, Cost, Mode, RecurrentConfig, SentenceModel, Sequences, parameters};
 use candle_textbook::optim::{Adam, Clip, Optimizer};
 use std::collections::HashMap;
@@ -36,6 +37,10 @@ fn classifier(cell: Cell, layers: usize, bidirectional: bool, pool: Pool) -> rnn
         forget_bias: None,
     };
     rnn::Config { vocabulary: 11, recurrent, pool, dropout: 0.4, classes: 2 }
+}
+
+fn convolutional() -> textcnn::Config {
+    textcnn::Config { vocabulary: 11, embedding: 5, widths: vec![2, 3], filters: 4, dropout: 0.4, classes: 2 }
 }
 
 fn language_model() -> language_model::Config {
@@ -88,6 +93,17 @@ fn pytorchs_weights_give_pytorchs_logits() -> Result<()> {
     ] {
         near(name, Rnn::new(&config, weights(name))?.forward(&ids, &sequences, mode)?)?;
     }
+    let model = TextCnn::new(&convolutional(), weights("convolutional"))?;
+    let logits = model.forward(&ids, &sequences, mode)?;
+    // What the reasons add up to, with the bias, are the logits.
+    let bias = fixtures["convolutional.weights.output.bias"].to_vec1::<f32>()?;
+    for (reasons, logits) in model.reasons(&ids, &sequences)?.iter().zip(logits.to_vec2::<f32>()?) {
+        for (class, logit) in logits.into_iter().enumerate() {
+            let sum = reasons.iter().map(|reason| reason.logits[class]).sum::<f32>() + bias[class];
+            assert!((sum - logit).abs() < 1e-5, "{sum} {logit}");
+        }
+    }
+    near("convolutional", logits)?;
     let (logits, _) =
         LanguageModel::new(&language_model(), weights("language"))?.forward(&ids, &sequences, None, mode)?;
     near("language", padding("language", logits)?)
@@ -106,6 +122,17 @@ fn parameter_counts_are_those_of_the_formulas() -> Result<()> {
     let vars = VarMap::new();
     Rnn::new(&classifier(Cell::Gru, 1, false, Pool::Last), parameters(&vars, 1, DType::F32, &CPU))?;
     assert_eq!(parameter_count(&vars), 11 * 5 + 3 * 7 * (5 + 7 + 2) + 8 * 2);
+    let vars = VarMap::new();
+    TextCnn::new(&convolutional(), parameters(&vars, 1, DType::F32, &CPU))?;
+    assert_eq!(parameter_count(&vars), 11 * 5 + 4 * (2 * 5 + 1) + 4 * (3 * 5 + 1) + 9 * 2);
+    let tied = language_model::Config { embedding: Some(7), tie_weights: true, ..language_model() };
+    let one_hot = language_model::Config { embedding: None, ..language_model() };
+    let recurrent = |features: usize| 4 * 7 * (features + 7 + 2) + 4 * 7 * (7 + 7 + 2);
+    for (config, expected) in [(tied, 11 * 7 + recurrent(7) + 11), (one_hot, recurrent(11) + 8 * 11)] {
+        let vars = VarMap::new();
+        LanguageModel::new(&config, parameters(&vars, 1, DType::F32, &CPU))?;
+        assert_eq!(parameter_count(&vars), expected);
+    }
     Ok(())
 }
 
@@ -121,19 +148,51 @@ fn losses_go_down() -> Result<()> {
     let tagger = BiRnn::new(&birnn(16), vb.pp("tagger"))?;
     let sentences = Rnn::new(&classifier(Cell::Tanh, 1, false, Pool::Last), vb.pp("classifier"))?;
     let language = LanguageModel::new(&language_model(), vb.pp("language"))?;
+    let convolutional = TextCnn::new(&convolutional(), vb.pp("convolutional"))?;
     let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
+    optimizer.limit_row_norms("convolutional.output.weight", 0.5)?;
     let (mut first, mut last) = (f32::NAN, f32::NAN);
     for step in 0..60 {
         let mode = Mode::Train { seed: 1, epoch: 0, step };
         let cost = Cost::SoftmaxCrossEntropy;
         let tagging = cost.loss(&tagger.forward(&ids, &sequences, mode)?, &tags)?;
         let classifying = cost.loss(&sentences.forward(&ids, &sequences, mode)?, &classes)?;
+        let seeing = cost.loss(&convolutional.forward(&ids, &sequences, mode)?, &classes)?;
         let telling = cost.loss(&language.forward(&ids, &sequences, None, mode)?.0, &tags)?;
-        let loss = ((tagging + classifying)? + telling)?;
+        let loss = (((tagging + classifying)? + telling)? + seeing)?;
         last = loss.to_scalar()?;
         first = if step == 0 { last } else { first };
         optimizer.step(&loss.backward()?, 1e-2, Clip::None)?;
     }
     assert!(last < 0.6 * first, "from {first} to {last}");
+    let vars = vars.data().lock().unwrap();
+    let norms = vars["convolutional.output.weight"].sqr()?.sum(1)?.sqrt()?.to_vec1::<f32>()?;
+    assert!(norms.iter().all(|norm| (norm - 0.5).abs() < 1e-5), "{norms:?}");
+    Ok(())
+}
+
+#[test]
+fn a_text_read_token_by_token_is_foretold_as_in_training() -> Result<()> {
+    for (cell, embedding, tokens) in
+        [(Cell::Lstm, Some(5), 9), (Cell::Gru, None, 30), (Cell::Tanh, Some(7), 30)]
+    {
+        let tie_weights = embedding == Some(7);
+        let config = language_model::Config { cell, embedding, tie_weights, ..language_model() };
+        let vars = VarMap::new();
+        let model = LanguageModel::new(&config, parameters(&vars, 1, DType::F32, &CPU))?;
+        let ids: Vec<u32> = (0..tokens).map(|i| i * i % 11).collect();
+        let text = Arc::new(Sequences::new(&[ids.len()])?);
+        let (logits, state) =
+            model.forward(&Tensor::new(ids.as_slice(), &CPU)?, &text, None, Mode::Evaluate)?;
+        let mut reading = model.read()?;
+        assert!(reading.activations()?.is_empty());
+        for (&id, expected) in ids.iter().zip(logits.to_vec2::<f32>()?) {
+            let found = reading.next(id)?;
+            assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{cell:?}");
+        }
+        let held = state.cell.map_or(Ok(state.hidden), |cell| cell.tanh())?.squeeze(1)?.to_vec2::<f32>()?;
+        let found = reading.activations()?.concat();
+        assert!(found.iter().zip(held.concat()).all(|(a, b)| (a - b).abs() < 1e-5), "{cell:?}");
+    }
     Ok(())
 }

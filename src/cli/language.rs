@@ -96,8 +96,13 @@ fn fraction(text: &str) -> Result<f64, String> {
 }
 
 impl Settings for LanguageOptions {
-    const DEFAULTS: &'static [(&'static str, &'static str)] =
-        &[("dataset", "source"), ("epochs", "8"), ("batch_size", "50"), ("clip_norm", "5")];
+    const DEFAULTS: &'static [(&'static str, &'static str)] = &[
+        ("dataset", "source"),
+        ("epochs", "12"),
+        ("batch_size", "50"),
+        ("learning_rate", "4e-3"),
+        ("clip_norm", "5"),
+    ];
     const WITHOUT: &'static [&'static str] = &["validation"];
 
     fn train_options(&self) -> &TrainOptions {

@@ -514,7 +514,11 @@ pub fn probability(text: &str) -> Result<f32, String> {
     }
 }
 
-fn positive_number(text: &str) -> Result<f64, String> {
+/// The value of an option that measures something.
+///
+/// # Errors
+/// When `text` is no number above 0.
+pub fn positive_number(text: &str) -> Result<f64, String> {
     match number(text) {
         Ok(number) if number > 0.0 => Ok(number),
         _ => Err("expected a number above 0".to_string()),

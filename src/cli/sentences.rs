@@ -6,7 +6,7 @@ use super::{
     gradient_flow, positive, settings_of,
 };
 use crate::data::{Corpus, Texts, Tokenizer, Vocabulary, text};
-use crate::nn::{Cost, Mode, SentenceModel, parameters};
+use crate::nn::{Cost, Mode, Reason, SentenceModel, parameters};
 use crate::optim::Optimizer;
 use crate::rng;
 use crate::train::{
@@ -19,7 +19,7 @@ use clap::Args;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::io::BufRead;
+use std::io::{BufRead, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -34,6 +34,14 @@ pub trait SentenceRecipe: Settings {
     /// Whether to draw how far back gradients reach instead.
     fn gradient_flow(&self) -> bool {
         false
+    }
+
+    /// What the optimizer is to see to besides the updates.
+    ///
+    /// # Errors
+    /// When the model has not the parameters that this is about.
+    fn constrain(&self, _optimizer: &mut Optimizer) -> candle_core::Result<()> {
+        Ok(())
     }
 
     /// The model with its parameters in `vb`, of so many known words and classes.
@@ -202,6 +210,7 @@ fn train_on<R: SentenceRecipe>(
     let vb = parameters(&vars, options.seed, DType::F32, device);
     let model = settings.model(vocabulary.len(), examples.classes.len(), vb)?;
     let mut optimizer = Optimizer::new(options.method(), &vars)?;
+    settings.constrain(&mut optimizer)?;
     let facts = json!({
         "classes": examples.classes,
         "words": vocabulary.len(),
@@ -374,6 +383,27 @@ fn predict<R: SentenceRecipe>(command: &PredictCommand) -> Result<Outcome> {
         let said: Vec<String> =
             ranked.iter().take(3).map(|(class, p)| format!("{class} ({:.2}%)", 100.0 * p)).collect();
         say(&format!("{}: {text}", said.join("  ")));
+        let class = classes.iter().position(|class| class == ranked[0].0).unwrap_or_default();
+        for reasons in model.reasons(&ids, &sequences)? {
+            tell_reasons(reasons, class, &words[i]);
+        }
     }
     Ok(Outcome::Done)
+}
+
+/// The words that speak most for a class, with what they add to its logit, and those that speak most against it.
+fn tell_reasons(mut reasons: Vec<Reason>, class: usize, words: &[String]) {
+    const TOLD: usize = 3;
+    let on_terminal = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    reasons.retain(|reason| !reason.words.is_empty() && reason.words.end <= words.len());
+    reasons.sort_by(|a, b| b.logits[class].abs().total_cmp(&a.logits[class].abs()));
+    for reason in reasons.iter().take(TOLD) {
+        let (added, words) = (reason.logits[class], words[reason.words.clone()].join(" "));
+        let words = match on_terminal {
+            // Blue for, orange against.
+            true => format!("\x1b[{}m{words}\x1b[0m", if added > 0.0 { "34" } else { "33" }),
+            false => words,
+        };
+        say(&format!("  {added:+.2}  {words}"));
+    }
 }

@@ -7,6 +7,7 @@ pub mod lenet;
 pub mod lenet5;
 pub mod mlp;
 pub mod rnn;
+pub mod textcnn;
 
 use crate::nn::Model;
 use candle_core::{Result, Tensor};

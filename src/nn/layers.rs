@@ -1,11 +1,12 @@
 //! Linear, convolution, embedding, pooling, dropout and activations.
 
 use super::{Init, Mode};
-use crate::ops::{self, Conv2dGeometry, Window};
+use crate::ops::{self, Conv2dGeometry, Filters, Sequences, Window};
 use crate::rng;
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A fully connected layer: `y = x · weightᵀ + bias`.
 #[derive(Debug, Clone)]
@@ -151,6 +152,58 @@ impl Module for Embedding {
     /// Ids `(..)`, u32, to their vectors `(.., size)`.
     fn forward(&self, ids: &Tensor) -> Result<Tensor> {
         ops::embedding(&self.weight, ids)
+    }
+}
+
+/// Filters over windows of words, the largest response of each over a sentence, and a ReLU (Kim 2014).
+#[derive(Debug, Clone)]
+pub struct ConvMax {
+    filters: Vec<Filters>,
+    padding: usize,
+}
+
+/// So many `filters` of each of `widths` words, with PyTorch's initial values: `k.weight` `(filters, features, width)` and
+/// `k.bias` `(filters)` of `vb` for the k-th width. Sentences have zeros before and after them, so that each word is at
+/// each place of a window.
+///
+/// # Errors
+/// Without widths or filters, and when `vb` holds these parameters in other shapes.
+pub fn conv_max(features: usize, widths: &[usize], filters: usize, vb: VarBuilder) -> Result<ConvMax> {
+    let widest = match widths.iter().max() {
+        Some(&widest) if !widths.contains(&0) && filters > 0 => widest,
+        _ => bail!("conv_max: found {filters} filters of {widths:?} words, expected at least one of one"),
+    };
+    let width = |(k, &width): (usize, &usize)| -> Result<Filters> {
+        let (vb, init, fan_in) = (vb.pp(k), Init::PyTorch, features * width);
+        let weight =
+            vb.get_with_hints((filters, features, width), "weight", init.weight(fan_in, filters * width))?;
+        Ok(Filters { weight, bias: vb.get_with_hints(filters, "bias", init.bias(fan_in))? })
+    };
+    let filters = widths.iter().enumerate().map(width).collect::<Result<_>>()?;
+    Ok(ConvMax { filters, padding: widest - 1 })
+}
+
+impl ConvMax {
+    /// Responses `(batch, filters)`, those of the first width first, to the words `xs` `(rows, features)` of `sentences`.
+    ///
+    /// # Errors
+    /// When shapes do not fit.
+    pub fn forward(&self, xs: &Tensor, sentences: &Arc<Sequences>) -> Result<Tensor> {
+        ops::relu(&ops::conv_max(xs, sentences, &self.filters, self.padding)?)
+    }
+
+    /// Where each filter's window begins in each sentence: the number of its first word, negative before the sentence.
+    ///
+    /// # Errors
+    /// As for [`forward`](Self::forward).
+    pub fn winners(&self, xs: &Tensor, sentences: &Arc<Sequences>) -> Result<Vec<Vec<i64>>> {
+        ops::conv_winners(xs, sentences, &self.filters, self.padding)
+    }
+
+    /// The width of each filter.
+    pub fn widths(&self) -> Vec<usize> {
+        let widths = |Filters { weight, .. }: &Filters| vec![weight.dims()[2]; weight.dims()[0]];
+        self.filters.iter().flat_map(widths).collect()
     }
 }
 

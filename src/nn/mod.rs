@@ -12,14 +12,15 @@ mod sampling;
 pub use crate::ops::{Cell, Conv2dGeometry, OverTime, Sequences, State, Window, over_time};
 pub use init::{Init, parameters};
 pub use layers::{
-    Activation, Conv2d, Dropout, Embedding, Linear, Pool2d, Pooling, WORD_VECTORS, conv2d, dropout,
-    embedding, embedding_with, linear, linear_with,
+    Activation, Conv2d, ConvMax, Dropout, Embedding, Linear, Pool2d, Pooling, WORD_VECTORS, conv_max, conv2d,
+    dropout, embedding, embedding_with, linear, linear_with,
 };
 pub use loss::Cost;
 pub use recurrent::{Projected, Recurrent, RecurrentConfig, recurrent};
 pub use sampling::Sampling;
 
 use candle_core::{Result, Tensor};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Whether a model is being trained, and if so where in the training it is.
@@ -53,4 +54,19 @@ pub trait SentenceModel {
     /// # Errors
     /// When an id is outside the vocabulary, or shapes do not fit.
     fn forward(&self, words: &Tensor, sentences: &Arc<Sequences>, mode: Mode) -> Result<Tensor>;
+
+    /// Of each sentence the words that its logits come from, where the model can tell.
+    ///
+    /// # Errors
+    /// As for [`forward`](Self::forward).
+    fn reasons(&self, _words: &Tensor, _sentences: &Arc<Sequences>) -> Result<Vec<Vec<Reason>>> {
+        Ok(vec![])
+    }
+}
+
+/// Some consecutive words of a sentence, and what they add to the logit of each class.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reason {
+    pub words: Range<usize>,
+    pub logits: Vec<f32>,
 }

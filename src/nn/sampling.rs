@@ -33,7 +33,9 @@ impl Sampling {
         if self.temperature == 0.0 || highest == f64::INFINITY {
             return Some(likeliest);
         }
-        tokens.iter_mut().for_each(|(_, weight)| *weight = ((*weight - highest) / self.temperature).exp());
+        // In f32, in which the logits are: twice as fast.
+        let weight = |logit: f64| f64::from((((logit - highest) / self.temperature) as f32).exp());
+        tokens.iter_mut().for_each(|(_, logit)| *logit = weight(*logit));
         if self.top_k.is_some() || self.top_p.is_some() {
             // Equally likely ones in their order.
             tokens.sort_by(|a, b| b.1.total_cmp(&a.1));

@@ -100,7 +100,9 @@ pub fn recurrent_tokens(
     weights: &[Weights],
     state: Option<&State>,
 ) -> Result<(Tensor, State)> {
-    let added = |weights: &Weights| weights.input.index_select(ids, 0)?.broadcast_add(&weights.input_bias);
+    let added = |weights: &Weights| {
+        weights.input.contiguous()?.index_select(ids, 0)?.broadcast_add(&weights.input_bias)
+    };
     let added = weights.iter().map(added).collect::<Result<Vec<_>>>()?;
     recurrent_on(cell, &added, sequences, weights, state)
 }

@@ -59,6 +59,7 @@ struct Parameter {
     /// (moments, shape of the parameter)
     moments: Option<Var>,
     steps: u32,
+    largest_row_norm: Option<f64>,
 }
 
 /// The numbers of one update of one parameter.
@@ -90,6 +91,21 @@ impl Optimizer {
             .collect::<Result<Vec<_>>>()?;
         parameters.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Self { method, parameters })
+    }
+
+    /// Keeps the Euclidean norm of each row of the matrix `name` from growing beyond `largest`: after each update, longer
+    /// rows are scaled down to it (Hinton et al. 2012, arXiv:1207.0580, section 2).
+    ///
+    /// # Errors
+    /// When there is no such matrix.
+    pub fn limit_row_norms(&mut self, name: &str, largest: f64) -> Result<()> {
+        match self.parameters.iter_mut().find(|parameter| parameter.name == name) {
+            Some(parameter) if parameter.var.rank() == 2 => {
+                parameter.largest_row_norm = Some(largest);
+                Ok(())
+            }
+            _ => bail!("optimizer: there is no matrix {name} whose rows could be limited"),
+        }
     }
 
     /// Updates every parameter that has a gradient and returns the Euclidean norm of all these gradients together,
@@ -124,6 +140,11 @@ impl Optimizer {
             };
             let apply = if has_kernel(&gradient) { kernel::update } else { tensor_ops::update };
             apply(&self.method, &update, &parameter.var, &gradient, parameter.moments.as_ref())?;
+            if let Some(largest) = parameter.largest_row_norm {
+                let rows = parameter.var.as_detached_tensor();
+                let scale = (rows.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(largest)?.recip()? * largest)?;
+                parameter.var.set(&rows.broadcast_mul(&scale)?)?;
+            }
         }
         Ok(norm)
     }
@@ -222,7 +243,7 @@ impl Parameter {
             0 => None,
             _ => Some(Var::zeros(shape, var.dtype(), var.device())?),
         };
-        Ok(Self { name: name.to_string(), var: var.clone(), moments, steps: 0 })
+        Ok(Self { name: name.to_string(), var: var.clone(), moments, steps: 0, largest_row_norm: None })
     }
 
     fn gradient(&self, grads: &GradStore) -> Result<Option<Tensor>> {

@@ -1,0 +1,79 @@
+//! A convolutional network tells whether a sentence is positive, by its telling phrases (Kim 2014).
+//!
+//! Data: `reviews` (built in), `mr`, `sst2`, `trec`, `csv`, `tsv`. `predict` takes sentences as arguments, or a line each on
+//! standard input, and tells which words the answer comes from.
+
+use candle_core::Result;
+use candle_nn::VarBuilder;
+use candle_textbook::cli::sentences::{self, SentenceRecipe, TextOptions};
+use candle_textbook::cli::{Settings, TrainOptions, positive, positive_number, probability};
+use candle_textbook::models::textcnn::{Config, TextCnn};
+use candle_textbook::nn::SentenceModel;
+use candle_textbook::optim::Optimizer;
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use std::process::ExitCode;
+
+#[derive(Args, Serialize, Deserialize)]
+struct Recipe {
+    /// Size of a word's vector
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = positive)]
+    embedding: usize,
+    /// Words that filters look at
+    #[arg(long, value_name = "N,..", default_value = "3,4,5", value_delimiter = ',', value_parser = positive)]
+    widths: Vec<usize>,
+    /// Filters of each width
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = positive)]
+    filters: usize,
+    /// Probability that a filter's response is dropped in training
+    #[arg(long, value_name = "X", default_value_t = 0.5, value_parser = probability)]
+    dropout: f32,
+    /// Largest norm of each class's weights
+    #[arg(long, value_name = "X", default_value_t = 3.0, value_parser = positive_number)]
+    max_norm: f64,
+    #[command(flatten)]
+    #[serde(flatten)]
+    text: TextOptions,
+    #[command(flatten)]
+    #[serde(flatten)]
+    train: TrainOptions,
+}
+
+impl Settings for Recipe {
+    const DEFAULTS: &'static [(&'static str, &'static str)] =
+        &[("dataset", "reviews"), ("epochs", "4"), ("batch_size", "50"), ("learning_rate", "1e-3")];
+    const READS_INPUT: bool = true;
+
+    fn train_options(&self) -> &TrainOptions {
+        &self.train
+    }
+}
+
+impl SentenceRecipe for Recipe {
+    const NAME: &'static str = "textcnn";
+    const ABOUT: &'static str = "A convolutional network tells whether a sentence is positive";
+
+    fn text_options(&self) -> &TextOptions {
+        &self.text
+    }
+
+    fn constrain(&self, optimizer: &mut Optimizer) -> Result<()> {
+        optimizer.limit_row_norms("output.weight", self.max_norm)
+    }
+
+    fn model(&self, words: usize, classes: usize, vb: VarBuilder) -> Result<Box<dyn SentenceModel>> {
+        let config = Config {
+            vocabulary: words,
+            embedding: self.embedding,
+            widths: self.widths.clone(),
+            filters: self.filters,
+            dropout: self.dropout,
+            classes,
+        };
+        Ok(Box::new(TextCnn::new(&config, vb)?))
+    }
+}
+
+fn main() -> ExitCode {
+    sentences::main::<Recipe>()
+}
