@@ -79,8 +79,8 @@ mod tests {
     #[test]
     fn the_page_holds_any_text_and_the_clearest_cell_first() {
         let tokens = ["</script>", "\"", "\n"].map(String::from);
-        let dull = Neuron { name: "dull".to_string(), ..neuron(&[0.0, 0.1, 0.0]) };
-        let clear = Neuron { name: "clear".to_string(), ..neuron(&[-1.0, 1.0, f32::NAN]) };
+        let dull = Neuron { name: "dull".to_string(), ..neuron(&[0.0, f32::NAN, 0.0]) };
+        let clear = Neuron { name: "clear".to_string(), ..neuron(&[-1.0, 1.0, -1.0]) };
         let page = neurons(&tokens, &[dull, clear]).unwrap();
         assert_eq!(page.matches("</script>").count(), 1);
         assert!(page.find("clear (").unwrap() < page.find("dull (").unwrap());
