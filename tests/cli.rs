@@ -203,7 +203,8 @@ fn training_writes_the_run_folder() {
     let [first, second, last] = &json_lines(&run.join("metrics.jsonl"))[..] else {
         panic!("not three lines")
     };
-    let epoch = "epoch step train_loss val_loss val_accuracy learning_rate seconds examples_per_second";
+    let epoch = "epoch step train_loss val_loss val_accuracy learning_rate seconds examples_per_second \
+                 gradient_norm largest_gradient_norm";
     for line in [first, second] {
         assert_eq!(keys(line).join(" "), epoch);
     }

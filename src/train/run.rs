@@ -183,11 +183,11 @@ fn metrics(epochs: &[Epoch], metric: Metric) -> String {
             "train_loss": epoch.train_loss, "val_loss": epoch.validation.loss,
         });
         line[format!("val_{}", metric.name())] = json!(epoch.validation.metric);
-        line["gradient_norm"] = json!(epoch.gradient_norm);
-        line["largest_gradient_norm"] = json!(epoch.largest_gradient_norm);
         line["learning_rate"] = json!(epoch.learning_rate);
         line["seconds"] = json!(epoch.seconds);
         line["examples_per_second"] = json!(epoch.examples_per_second);
+        line["gradient_norm"] = json!(epoch.gradient_norm);
+        line["largest_gradient_norm"] = json!(epoch.largest_gradient_norm);
         format!("{line}\n")
     };
     epochs.iter().map(line).collect()
