@@ -88,7 +88,7 @@ fn patience_ends_training_and_the_best_epochs_weights_are_left() {
     let lines: Vec<serde_json::Value> =
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 4);
-    assert_eq!((&lines[3]["step"], &lines[3]["val_score"]), (&12.into(), &3.0.into()));
+    assert_eq!((&lines[3]["step"], &lines[3]["val_accuracy"]), (&12.into(), &3.0.into()));
 }
 
 #[test]
