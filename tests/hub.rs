@@ -256,6 +256,7 @@ fn a_text_comes_from_its_three_parts() {
     let text = long_text::load("tiny-shakespeare", None, Level::Char).unwrap();
     assert_eq!((text.len(), text.name()), (14, "tiny-shakespeare"));
 
+    drop(place);
     let place = Place::new();
     let (endpoint, _) = serve(id, parts.map(|part| (part, good(&[1]))));
     place.point_at(&endpoint);
