@@ -1,8 +1,8 @@
 //! A convolutional network tells whether a sentence is positive, by its telling phrases (Kim 2014).
 //!
 //! Data: `reviews` (built in), `mr`, `sst2`, `trec`, `csv`, `tsv`. On `reviews` it is right 99% of the time, in a quarter of a
-//! minute. `predict` takes sentences as arguments, or a line each on
-//! standard input, and tells which words the answer comes from.
+//! minute. `predict` takes sentences as arguments, or a line each on standard input, and tells which words the answer comes
+//! from.
 
 use candle_core::Result;
 use candle_nn::VarBuilder;

@@ -61,13 +61,12 @@ pub(super) fn size(vars: &VarMap) -> usize {
     vars.all_vars().iter().map(|var| var.elem_count()).sum()
 }
 
-/// A new run folder that records the device, `facts` of the data, the model's size and the settings; or the folder of the
-/// run to go on with, whose data must still be of the same sizes.
+/// A new run folder that records the device, `facts` of data and model, and the settings; or the folder of the run to go on
+/// with, whose data must still be of the same sizes.
 pub(super) fn folder(
     binary: &str,
     (resume, out): (Option<(Run, Value)>, Option<&Path>),
     device: &Device,
-    vars: &VarMap,
     facts: Value,
     settings: &impl Serialize,
 ) -> Result<Run> {
@@ -75,7 +74,6 @@ pub(super) fn folder(
     for (name, fact) in facts.as_object().into_iter().flatten() {
         config[name] = fact.clone();
     }
-    config["parameters"] = json!(size(vars));
     config["settings"] = serde_json::to_value(settings)?;
     let Some((run, recorded)) = resume else { return Run::create(binary, out, &config) };
     for (part, kind) in

@@ -84,8 +84,9 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
         "training_examples": training.len(),
         "validation_examples": validation.len(),
         "test_examples": test.len(),
+        "parameters": flow::size(&vars),
     });
-    let run = flow::folder(R::NAME, (resume, out.as_deref()), &device, &vars, facts, &settings)?;
+    let run = flow::folder(R::NAME, (resume, out.as_deref()), &device, facts, &settings)?;
     if progress != train::Progress::Quiet {
         say(&format!(
             "{}: {} parameters; {} training, {} validation, {} test pictures of {}; run folder {}",

@@ -321,8 +321,9 @@ fn train(training: Training<LanguageOptions>) -> Result<Outcome> {
         "training_tokens": count(&training),
         "validation_tokens": count(&validation),
         "test_tokens": count(&test),
+        "parameters": flow::size(&vars),
     });
-    let run = flow::folder(NAME, (resume, out.as_deref()), &device, &vars, facts, &settings)?;
+    let run = flow::folder(NAME, (resume, out.as_deref()), &device, facts, &settings)?;
     sentences::write_vocabulary(&run, &vocabulary)?;
     if progress != train::Progress::Quiet {
         say(&format!(

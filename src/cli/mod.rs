@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
@@ -471,6 +471,11 @@ fn usage(error: &clap::Error) -> ExitCode {
     let message = message.split("For more information").next().unwrap_or_default().trim();
     complain(message);
     ExitCode::from(2)
+}
+
+/// Whether a person who sees colours reads standard output.
+fn in_colour() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
 }
 
 /// A line on standard error, which may be closed already.

@@ -3,7 +3,7 @@
 use super::flow::{self, Parts};
 use super::{
     EvalCommand, Outcome, PredictCommand, Questions, Request, Settings, TrainOptions, Training, complain,
-    gradient_flow, positive, settings_of,
+    gradient_flow, in_colour, positive, settings_of,
 };
 use crate::data::{Corpus, Texts, Tokenizer, Vocabulary, text};
 use crate::nn::{Cost, Mode, Reason, SentenceModel, parameters};
@@ -19,7 +19,7 @@ use clap::Args;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::io::{BufRead, IsTerminal};
+use std::io::BufRead;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -217,8 +217,9 @@ fn train_on<R: SentenceRecipe>(
         "training_examples": training.len(),
         "validation_examples": validation.len(),
         "test_examples": test.len(),
+        "parameters": flow::size(&vars),
     });
-    let run = flow::folder(R::NAME, start, device, &vars, facts, settings)?;
+    let run = flow::folder(R::NAME, start, device, facts, settings)?;
     write_vocabulary(&run, &vocabulary)?;
     if progress != Progress::Quiet {
         say(&format!(
@@ -278,7 +279,7 @@ fn cross_validate<R: SentenceRecipe>(
     let Training { settings, resume, out, machine, progress } = training;
     let (begin, device) = (Instant::now(), machine.device.open()?);
     let facts = json!({ "classes": examples.classes, "training_examples": examples.words.len() });
-    let run = flow::folder(R::NAME, (resume, out.as_deref()), &device, &VarMap::new(), facts, &settings)?;
+    let run = flow::folder(R::NAME, (resume, out.as_deref()), &device, facts, &settings)?;
     let mut accuracies = vec![];
     for fold in 0..folds {
         let dir = run.dir().join(format!("fold-{}", fold + 1));
@@ -394,12 +395,11 @@ fn predict<R: SentenceRecipe>(command: &PredictCommand) -> Result<Outcome> {
 /// The words that speak most for a class, with what they add to its logit, and those that speak most against it.
 fn tell_reasons(mut reasons: Vec<Reason>, class: usize, words: &[String]) {
     const TOLD: usize = 3;
-    let on_terminal = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     reasons.retain(|reason| !reason.words.is_empty() && reason.words.end <= words.len());
     reasons.sort_by(|a, b| b.logits[class].abs().total_cmp(&a.logits[class].abs()));
     for reason in reasons.iter().take(TOLD) {
         let (added, words) = (reason.logits[class], words[reason.words.clone()].join(" "));
-        let words = match on_terminal {
+        let words = match in_colour() {
             // Blue for, orange against.
             true => format!("\x1b[{}m{words}\x1b[0m", if added > 0.0 { "34" } else { "33" }),
             false => words,

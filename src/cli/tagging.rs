@@ -3,7 +3,8 @@
 use super::flow::{self, Parts};
 use super::sentences::{VocabularyOptions, asked, read_vocabulary, tell, write_vocabulary};
 use super::{
-    EvalCommand, Outcome, PredictCommand, Questions, Request, Settings, TrainOptions, Training, settings_of,
+    EvalCommand, Outcome, PredictCommand, Questions, Request, Settings, TrainOptions, Training, in_colour,
+    settings_of,
 };
 use crate::data::{EntityCounts, EntityScores, TaggedCorpus, Vocabulary, entity_scores, tagged};
 use crate::nn::{Mode, SentenceModel, parameters};
@@ -13,7 +14,6 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device};
 use candle_nn::{VarBuilder, VarMap};
 use serde_json::{Value, json};
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -85,8 +85,9 @@ fn train<R: TaggingRecipe>(training: Training<R>) -> Result<Outcome> {
         "training_examples": training.len(),
         "validation_examples": validation.len(),
         "test_examples": test.len(),
+        "parameters": flow::size(&vars),
     });
-    let run = flow::folder(R::NAME, (resume, out.as_deref()), &device, &vars, facts, &settings)?;
+    let run = flow::folder(R::NAME, (resume, out.as_deref()), &device, facts, &settings)?;
     write_vocabulary(&run, &vocabulary)?;
     if progress != Progress::Quiet {
         say(&format!(
@@ -206,7 +207,6 @@ fn predict<R: TaggingRecipe>(command: &PredictCommand) -> Result<Outcome> {
     let settings: R = settings_of(&run, &config)?;
     let device = command.machine.device.open()?;
     let Trained { model, vocabulary, names } = Trained::load(&settings, &run, &config, &device)?;
-    let on_terminal = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     for text in asked(inputs)? {
         let words: Vec<String> = text.split_whitespace().map(String::from).collect();
         if words.is_empty() {
@@ -216,7 +216,7 @@ fn predict<R: TaggingRecipe>(command: &PredictCommand) -> Result<Outcome> {
         let (ids, sentence) = Sentences::encode(&vocabulary, [&words]).batch(&[0], &device)?;
         let tags = model.forward(&ids, &sentence, Mode::Evaluate)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
         let tags: Vec<&str> = tags.iter().map(|&tag| names[tag as usize].as_str()).collect();
-        match on_terminal {
+        match in_colour() {
             true => say(&coloured(&words, &tags)),
             // As in a CoNLL file.
             false => {

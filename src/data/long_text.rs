@@ -116,7 +116,7 @@ impl LongText {
         let name = &self.name;
         let mut block = vec![0; 1 << 18];
         let (mut at, mut kept) = (0u64, 0);
-        let (mut lines, mut wrong, mut control, mut start) = (1, None, None, 0);
+        let (mut wrong, mut control, mut start) = (None, None, 0);
         loop {
             let read = self
                 .source
@@ -144,11 +144,11 @@ impl LongText {
                 (None, Ok(_)) => bytes.len(),
                 (None, Err(error)) if error.error_len().is_none() && !end_of_file => error.valid_up_to(),
                 (None, Err(error)) => {
-                    wrong = Some((begin + error.valid_up_to() as u64, lines));
+                    wrong = Some(begin + error.valid_up_to() as u64);
                     0
                 }
             };
-            if let Some((byte, _)) = wrong
+            if let Some(byte) = wrong
                 && let Some(control) = control
             {
                 bail!(
@@ -161,11 +161,10 @@ impl LongText {
             }
             at += read as u64;
             let consumed = if wrong.is_some() { bytes.len() } else { valid };
-            lines += bytes[..consumed].iter().filter(|&&byte| byte == b'\n').count();
             kept = bytes.len() - consumed;
             block.copy_within(consumed..consumed + kept, 0);
         }
-        if let Some((byte, _)) = wrong {
+        if let Some(byte) = wrong {
             ensure!(start == 0, "{name}: not UTF-8 at byte {byte}, but the file is marked as such");
             self.notes.push(format!("{name}: not UTF-8 at byte {byte}, so it is read as Windows-1252"));
             self.latin = true;

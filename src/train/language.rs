@@ -95,16 +95,29 @@ impl<'a> LanguageModelling<'a> {
         // A stream of less than some windows would show the model little of what comes before a token.
         let streams = (tokens / (8 * window as u64)).clamp(1, streams as u64) as usize;
         let mut reader = Streams::new(text, vocabulary, range, streams, 0)?;
-        let (mut sum, mut count, mut state) = (0.0, 0, None);
-        while let Some(next) = reader.next_window(window)? {
-            let rows = next.tokens.len();
-            let (loss, after) = window_loss(model, next, streams, state.as_ref(), Mode::Evaluate, device)?;
-            sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * rows as f64;
-            count += rows;
-            state = Some(after.detach());
-        }
+        let windows = std::iter::from_fn(|| reader.next_window(window).transpose());
+        let (sum, count) = total_loss(model, windows, streams, device)?;
         Ok(sum / count as f64)
     }
+}
+
+/// The loss of `windows`, one after the other, summed over their tokens, and how many those are.
+fn total_loss(
+    model: &LanguageModel,
+    windows: impl Iterator<Item = Result<TokenWindow>>,
+    streams: usize,
+    device: &Device,
+) -> Result<(f64, usize)> {
+    let (mut sum, mut count, mut state) = (0.0, 0, None);
+    for window in windows {
+        let window = window?;
+        let rows = window.tokens.len();
+        let (loss, after) = window_loss(model, window, streams, state.as_ref(), Mode::Evaluate, device)?;
+        sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * rows as f64;
+        count += rows;
+        state = Some(after.detach());
+    }
+    Ok((sum, count))
 }
 
 /// The mean loss of a window of `streams` streams, and the state after it.
@@ -277,13 +290,10 @@ pub fn line_score(
     let mut tokens = vec![end];
     tokens.extend(ids(vocabulary, level, line)?);
     tokens.push(end);
-    let (mut total, mut state) = (0.0, None);
     let (from, to) = (&tokens[..tokens.len() - 1], &tokens[1..]);
-    for (tokens, next) in from.chunks(WINDOW).zip(to.chunks(WINDOW)) {
-        let window = TokenWindow { tokens: tokens.to_vec(), next: next.to_vec() };
-        let (loss, after) = window_loss(model, window, 1, state.as_ref(), Mode::Evaluate, device)?;
-        total -= loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * next.len() as f64;
-        state = Some(after);
-    }
-    Ok((total, to.len()))
+    let windows = from.chunks(WINDOW).zip(to.chunks(WINDOW));
+    let windows =
+        windows.map(|(tokens, next)| Ok(TokenWindow { tokens: tokens.to_vec(), next: next.to_vec() }));
+    let (loss, count) = total_loss(model, windows, 1, device)?;
+    Ok((-loss, count))
 }
