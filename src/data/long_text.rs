@@ -412,7 +412,7 @@ impl Tokens<'_> {
                 self.reader.consume(1);
                 return Ok(Some((char::from(first), 1)));
             }
-            0..0xe0 => 2,
+            0x80..0xe0 => 2,
             0xe0..0xf0 => 3,
             0xf0.. => 4,
         };
