@@ -91,7 +91,7 @@ impl<M: Model> Training<M> {
     fn step(&mut self, xs: &Tensor, labels: &Tensor, step: u64) -> Result<Tensor> {
         let logits = self.model.forward(xs, Mode::Train { seed: 1, epoch: 0, step })?;
         let loss = Cost::SoftmaxCrossEntropy.loss(&logits, labels)?;
-        self.optimizer.step(&loss.backward()?, self.learning_rate, Clip::None)?;
+        self.optimizer.backward_step(&loss, self.learning_rate, Clip::None)?;
         Ok(loss)
     }
 }
@@ -151,7 +151,7 @@ fn language_model(cell: Cell, size: usize, steps: usize, batch: usize) -> Result
     Ok(move || {
         let (logits, _) = model.forward(&ids, &texts, None, Mode::Train { seed: 1, epoch: 0, step: 0 })?;
         let loss = Cost::SoftmaxCrossEntropy.loss(&logits, &targets)?;
-        optimizer.step(&loss.backward()?, 1e-3, Clip::None)?;
+        optimizer.backward_step(&loss, 1e-3, Clip::None)?;
         Ok(())
     })
 }
@@ -204,7 +204,7 @@ fn sentence_model(
     Ok(move || {
         let logits = model.forward(&ids, &sentences, Mode::Train { seed: 1, epoch: 0, step })?;
         let loss = Cost::SoftmaxCrossEntropy.loss(&logits, &targets)?;
-        optimizer.step(&loss.backward()?, 1e-3, Clip::None)?;
+        optimizer.backward_step(&loss, 1e-3, Clip::None)?;
         step += 1;
         Ok(())
     })

@@ -305,7 +305,7 @@ fn thirty_steps_halve_the_loss() -> Result<()> {
             let logits = model.forward(&xs, Mode::Train { seed: 0, epoch: 0, step })?;
             let loss = Cost::SoftmaxCrossEntropy.loss(&logits, &labels)?;
             losses.push(loss.to_scalar::<f32>()?);
-            optimizer.step(&loss.backward()?, learning_rate, Clip::None)?;
+            optimizer.backward_step(&loss, learning_rate, Clip::None)?;
         }
         assert!(losses[29] < losses[0] / 2.0, "{losses:?}");
     }

@@ -174,6 +174,10 @@ fn outputs_and_gradients_are_pytorchs() -> Result<()> {
     ] {
         cases.extend(pools(window).map(|(kind, kernel, form)| (format!("{kind}_{name}"), (kernel, form))));
     }
+    let ids = Tensor::new(&[[2u32, 5, 2], [0, 4, 4], [5, 0, 0]], &CPU)?;
+    cases.push(("embedding".to_string(), embedding(&ids)));
+    let sequences = Arc::new(Sequences::new(&[3, 2, 1])?);
+    cases.push(("embedding_mean".to_string(), embedding_mean(sequences.pack(&ids)?, &sequences)));
     cases.extend(activations().map(|(name, kernel, form)| (name.to_string(), (kernel, form))));
     cases.extend(losses(&targets).map(|(name, kernel, form)| (name.to_string(), (kernel, form))));
 
@@ -390,12 +394,16 @@ fn embedding_and_pooling_over_time_are_right() -> Result<()> {
     let rng = &mut rng::stream(1, "text ops");
     let ids = Tensor::new(&[[3u32, 0, 3], [1, 3, 5]], &CPU)?;
     let table = normal(rng, &[6, 5])?;
-    let kernel = op(|x| ops::embedding(&x[0], &ids));
-    let form = op(|x| x[0].index_select(&ids.flatten_all()?, 0)?.reshape((2, 3, 5)));
+    let (kernel, form) = embedding(&ids);
     assert_gradients("embedding", &kernel, std::slice::from_ref(&table))?;
     assert_reference("embedding", &kernel, &form, &[table])?;
     for lengths in [&[1][..], &[3, 1, 4, 4], &[2, 9]] {
         let sequences = Arc::new(Sequences::new(lengths)?);
+        let ids = (0..sequences.rows()).map(|_| rng.random_range(0..6u32)).collect::<Vec<_>>();
+        let (kernel, form) = embedding_mean(Tensor::new(ids, &CPU)?, &sequences);
+        let table = normal(rng, &[6, 5])?;
+        assert_gradients("embedding_mean", &kernel, std::slice::from_ref(&table))?;
+        assert_reference("embedding_mean", &kernel, &form, &[table])?;
         let xs = normal(rng, &[sequences.rows(), 3])?;
         for how in [OverTime::Mean, OverTime::Max] {
             let kernel = op(|x| ops::over_time(&x[0], &sequences, how));
@@ -406,6 +414,20 @@ fn embedding_and_pooling_over_time_are_right() -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn embedding(ids: &Tensor) -> (Op<'static>, Op<'static>) {
+    let (ids, flat, shape) = (ids.clone(), ids.flatten_all(), [ids.dims(), &[5]].concat());
+    let flat = flat.unwrap();
+    (op(move |x| ops::embedding(&x[0], &ids)), op(move |x| x[0].index_select(&flat, 0)?.reshape(&shape[..])))
+}
+
+fn embedding_mean(ids: Tensor, sequences: &Arc<Sequences>) -> (Op<'static>, Op<'static>) {
+    let (same_ids, same, sequences) = (ids.clone(), sequences.clone(), sequences.clone());
+    (
+        op(move |x| ops::embedding_mean(&x[0], &ids, &sequences)),
+        op(move |x| reference::over_time(&x[0].index_select(&same_ids, 0)?, &same, OverTime::Mean)),
+    )
 }
 
 /// [`ops::conv_max`] of the words `x[0]` and pairs of weights and biases, and its reference.
@@ -493,6 +515,8 @@ fn ids_outside_the_table_and_other_row_counts_are_refused() -> Result<()> {
     assert!(ops::embedding(&table, &Tensor::new(&[1i64], &CPU)?).is_err());
     let sequences = Arc::new(Sequences::new(&[2, 3])?);
     assert!(ops::over_time(&table, &sequences, OverTime::Max).is_err());
+    let error = ops::embedding_mean(&table, &Tensor::zeros(4, DType::U32, &CPU)?, &sequences).unwrap_err();
+    assert!(error.to_string().contains("ids of shape [4], expected (5)"), "{error}");
     Ok(())
 }
 

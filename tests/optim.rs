@@ -3,8 +3,10 @@
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::VarMap;
-use candle_textbook::optim::{Adam, Clip, Curve, Method, Optimizer, PlateauState, RmsProp, Schedule, Sgd};
-use candle_textbook::rng;
+use candle_textbook::optim::{
+    Adadelta, Adagrad, Adam, Clip, Curve, Method, Optimizer, PlateauState, RmsProp, Schedule, Sgd,
+};
+use candle_textbook::{ops, rng};
 use rand::Rng;
 use std::collections::HashMap;
 
@@ -25,6 +27,7 @@ fn case(name: &'static str, method: impl Into<Method>) -> Case {
 
 fn cases() -> Vec<Case> {
     let (sgd, adam, adamw, rmsprop) = (Sgd::default(), Adam::default(), Adam::adamw(), RmsProp::default());
+    let (adagrad, adadelta) = (Adagrad::default(), Adadelta::default());
     let decayed = Sgd { weight_decay: 0.1, ..sgd };
     let momentum = Sgd { momentum: 0.9, ..sgd };
     vec![
@@ -46,6 +49,10 @@ fn cases() -> Vec<Case> {
         case("rmsprop", rmsprop),
         case("rmsprop_options", RmsProp { alpha: 0.9, epsilon: 1e-3, weight_decay: 0.1, ..rmsprop }),
         case("rmsprop_momentum", RmsProp { momentum: 0.9, ..rmsprop }),
+        case("adagrad", adagrad),
+        case("adagrad_options", Adagrad { epsilon: 1e-3, weight_decay: 0.1, ..adagrad }),
+        case("adadelta", adadelta),
+        case("adadelta_options", Adadelta { rho: 0.95, epsilon: 1e-3, weight_decay: 0.1, ..adadelta }),
     ]
 }
 
@@ -156,6 +163,70 @@ fn every_method_follows_pytorch_step_by_step() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+#[test]
+fn lazy_updates_follow_pytorch_and_leave_the_rows_that_are_not_used() -> Result<()> {
+    let fixture = fixture()?;
+    let rates = fixture["rates"].to_vec1::<f64>()?;
+    for (dtype, tolerance) in [(DType::F64, 1e-13), (DType::F32, 3e-6)] {
+        let methods: [(&str, Method); 4] = [
+            ("sgd", Sgd::default().into()),
+            ("adagrad", Adagrad::default().into()),
+            ("adam", Adam { epsilon: 1e-30, ..Adam::default() }.into()),
+            // PyTorch has no lazy form of it.
+            ("adadelta", Adadelta::default().into()),
+        ];
+        for (name, method) in methods {
+            let table = || -> Result<(VarMap, Optimizer)> {
+                let start =
+                    Tensor::arange(0f64, 18., &Device::Cpu)?.affine(2. / 17., -1.)?.reshape((6, 3))?;
+                let vars = var_map([("table".to_string(), start.to_dtype(dtype)?)])?;
+                let mut optimizer = Optimizer::new(method, &vars)?;
+                optimizer.update_lazily("table")?;
+                Ok((vars, optimizer))
+            };
+            let ((by_rows, mut of_rows), (whole, mut of_all)) = (table()?, table()?);
+            for (step, &rate) in rates.iter().enumerate() {
+                let mut rows = vec![step as u32 % 6, (step * step + 3) as u32 % 6];
+                rows.sort_unstable();
+                rows.dedup();
+                let values = fixture["gradient.layer.weight"].get(step)?.narrow(1, 0, rows.len())?.t()?;
+                let (rows, values) = (Tensor::new(rows, &Device::Cpu)?, values.to_dtype(dtype)?);
+                let loss = |vars| (ops::embedding(&tracked_table(vars), &rows)? * &values)?.sum_all();
+                let norm = of_rows.backward_step(&loss(&by_rows)?, rate, Clip::None)?;
+                let expected = of_all.step(&loss(&whole)?.backward()?, rate, Clip::None)?;
+                assert!((norm - expected).abs() < 1e-12, "{norm} {expected}");
+                assert_eq!(bits(&by_rows)?, bits(&whole)?, "{name} {dtype:?} step {step}");
+                if let Some(expected) = fixture.get(&format!("lazy.{name}")) {
+                    let difference = largest_difference(&value(&by_rows, "table"), &expected.get(step)?)?;
+                    assert!(difference < tolerance, "{name} {dtype:?} step {step}: {difference:e}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn tracked_table(vars: &VarMap) -> Tensor {
+    var(vars, "table").as_tensor().clone()
+}
+
+#[test]
+fn a_table_used_in_two_places_gets_both_gradients() -> Result<()> {
+    let vars = var_map([("table".to_string(), Tensor::zeros((5, 2), DType::F64, &Device::Cpu)?)])?;
+    let mut optimizer = Optimizer::new(Sgd::default(), &vars)?;
+    optimizer.update_lazily("table")?;
+    let table = tracked_table(&vars);
+    let sum = |ids: &[u32]| ops::embedding(&table, &Tensor::new(ids, &Device::Cpu)?)?.sum_all();
+    let twice = (sum(&[3, 1, 3])? + sum(&[0, 3])?)?;
+    optimizer.backward_step(&twice, 1.0, Clip::None)?;
+    let rows = |values: [f64; 5]| values.map(|x| vec![x, x]).to_vec();
+    assert_eq!(value(&vars, "table").to_vec2::<f64>()?, rows([-1., -1., 0., -3., 0.]));
+    let whole_too = (sum(&[4])? + table.sum_all()?)?;
+    optimizer.backward_step(&whole_too, 1.0, Clip::None)?;
+    assert_eq!(value(&vars, "table").to_vec2::<f64>()?, rows([-2., -2., -1., -4., -2.]));
     Ok(())
 }
 

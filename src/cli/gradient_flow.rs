@@ -114,7 +114,7 @@ pub(super) fn draw(
         for step in 0..TRAINING_STEPS {
             let (symbols, classes) = batch(options.seed, &format!("gradient-flow/step {step}"), device)?;
             let loss = Cost::SoftmaxCrossEntropy.loss(&network.forward(&symbols, None)?.0, &classes)?;
-            optimizer.step(&loss.backward()?, options.learning_rate, clip)?;
+            optimizer.backward_step(&loss, options.learning_rate, clip)?;
         }
         after.push(Curve { name, points: norms(&network, &symbols, &classes)? });
         let said = network.forward(&symbols, None)?.0.argmax(D::Minus1)?;

@@ -148,6 +148,16 @@ impl Embedding {
     }
 }
 
+impl Embedding {
+    /// The mean of the vectors of each of `sequences`, `(batch, size)`, of ids `(rows)`, u32 (PyTorch's `EmbeddingBag`).
+    ///
+    /// # Errors
+    /// When an id is outside the table, or there is another number of ids.
+    pub fn mean(&self, ids: &Tensor, sequences: &Arc<Sequences>) -> Result<Tensor> {
+        ops::embedding_mean(&self.weight, ids, sequences)
+    }
+}
+
 impl Module for Embedding {
     /// Ids `(..)`, u32, to their vectors `(.., size)`.
     fn forward(&self, ids: &Tensor) -> Result<Tensor> {

@@ -1,8 +1,15 @@
-//! Rows of a table by number.
+//! Rows of a table by number, each by itself or the mean of each sequence's.
 
 use super::host::{self, Real, with_real};
-use super::parallel;
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
+use super::simd::vectorised;
+use super::{OverTime, Sequences, parallel, reference};
+use candle_core::backprop::GradStore;
+use candle_core::{
+    CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, TensorId, WithDType, bail,
+};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The rows `ids` (u32, of any shape) of `table` `(rows, size)`: `(.., size)`, PyTorch's `embedding`.
 ///
@@ -10,10 +17,7 @@ use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, b
 /// When an id is no row of the table.
 pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     let (_, size) = table.dims2()?;
-    if ids.dtype() != DType::U32 {
-        bail!("embedding: found ids of {:?}, expected u32", ids.dtype());
-    }
-    let flat = ids.flatten_all()?.contiguous()?;
+    let flat = checked(ids)?.flatten_all()?.contiguous()?;
     let rows = match table.device().is_cpu() {
         true => table.contiguous()?.apply_op2(&flat, Embedding)?,
         false => table.index_select(&flat, 0)?,
@@ -21,8 +25,165 @@ pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     rows.reshape([ids.dims(), &[size]].concat())
 }
 
-/// Ids whose rows one task copies.
-const IDS: usize = 256;
+/// The mean of the rows `ids` `(rows)`, u32, of `table` over each of `sequences`: `(batch, size)`, PyTorch's
+/// `embedding_bag`.
+///
+/// # Errors
+/// When an id is no row of the table, or there is another number of ids.
+pub fn embedding_mean(table: &Tensor, ids: &Tensor, sequences: &Arc<Sequences>) -> Result<Tensor> {
+    if checked(ids)?.dims() != [sequences.rows()] {
+        bail!("embedding_mean: found ids of shape {:?}, expected ({})", ids.dims(), sequences.rows());
+    }
+    match table.device().is_cpu() {
+        true => table.contiguous()?.apply_op2(&ids.contiguous()?, Mean(sequences.clone())),
+        false => reference::over_time(&table.index_select(ids, 0)?, sequences, OverTime::Mean),
+    }
+}
+
+fn checked(ids: &Tensor) -> Result<&Tensor> {
+    match ids.dtype() {
+        DType::U32 => Ok(ids),
+        other => bail!("embedding: found ids of {other:?}, expected u32"),
+    }
+}
+
+/// The gradient of some rows of a table; that of the others is zero.
+#[derive(Debug, Clone)]
+pub struct RowGradients {
+    /// In rising order.
+    pub rows: Vec<u32>,
+    /// `(rows, size)`.
+    pub values: Tensor,
+}
+
+/// Backward passes under way that want the gradients of some tables by rows.
+struct ByRows {
+    tables: Vec<TensorId>,
+    found: HashMap<TensorId, RowGradients>,
+}
+
+thread_local! {
+    static BY_ROWS: RefCell<Option<ByRows>> = const { RefCell::new(None) };
+}
+
+/// The gradients of the scalar `loss`, where what `tables` get from [`embedding`] and [`embedding_mean`] on the CPU comes
+/// by itself, for the rows used alone: its cost does not go by the tables' sizes.
+///
+/// # Errors
+/// Those of the operations.
+pub fn backward(
+    loss: &Tensor,
+    tables: Vec<TensorId>,
+) -> Result<(GradStore, HashMap<TensorId, RowGradients>)> {
+    let outer = BY_ROWS.replace(Some(ByRows { tables, found: HashMap::new() }));
+    let grads = loss.backward();
+    let found = BY_ROWS.replace(outer).map(|by_rows| by_rows.found);
+    Ok((grads?, found.unwrap_or_default()))
+}
+
+/// Numbers that one task works on.
+const CHUNK: usize = 1 << 14;
+
+fn check<'a>(ids: &'a CpuStorage, layout: &Layout, rows: usize) -> Result<&'a [u32]> {
+    let (start, end) = layout.contiguous_offsets().unwrap_or_default();
+    let ids = &ids.as_slice::<u32>()?[start..end];
+    match ids.iter().find(|&&id| id as usize >= rows) {
+        Some(id) => bail!("embedding: found the id {id}, expected one below {rows}"),
+        None => Ok(ids),
+    }
+}
+
+/// The gradient of `table`, to whose row `ids[i]` was added: the numbers and the factor that `added(i)` tells. Put by where
+/// it is wanted by rows.
+fn table_gradient<'a, T: Real>(
+    table: &Tensor,
+    ids: &Tensor,
+    added: impl Fn(usize) -> (&'a [T], T) + Sync,
+) -> Result<Option<Tensor>> {
+    let (rows, size) = table.dims2()?;
+    let uses = (ids.to_vec1::<u32>()?.into_iter().zip(0u64..)).map(|(id, at)| u64::from(id) << 32 | at);
+    let mut uses: Vec<u64> = uses.collect();
+    uses.sort_unstable();
+    let row = |uses: &[u64]| (uses[0] >> 32) as usize;
+    let uses: Vec<&[u64]> = uses.chunk_by(|a, b| a >> 32 == b >> 32).collect();
+    let step = CHUNK.div_ceil(size.max(1));
+    let put_by = |wanted: &mut ByRows| -> Result<()> {
+        let work = |i: usize, sums: &mut [T]| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (to, uses) in sums.chunks_exact_mut(size).zip(&uses[i * step..]) {
+                        sum(to, uses, &added);
+                    }
+                },
+            );
+        };
+        // SAFETY: each number is written.
+        let sums = unsafe { parallel::build(uses.len() * size, step * size, work) };
+        let values = Tensor::from_vec(sums, (uses.len(), size), &Device::Cpu)?;
+        let rows = uses.iter().map(|uses| row(uses) as u32).collect();
+        let gradients = RowGradients { rows, values };
+        let gradients = match wanted.found.remove(&table.id()) {
+            Some(before) => before.plus(gradients)?,
+            None => gradients,
+        };
+        wanted.found.insert(table.id(), gradients);
+        Ok(())
+    };
+    let is_put_by = |by_rows: &mut Option<ByRows>| {
+        let wanted = by_rows.as_mut().filter(|wanted| wanted.tables.contains(&table.id()));
+        wanted.map(put_by).transpose()
+    };
+    if BY_ROWS.with_borrow_mut(is_put_by)?.is_some() {
+        return Ok(None);
+    }
+    let work = |i: usize, sums: &mut [T]| {
+        sums.fill(T::ZERO);
+        let (first, end) = (i * step, i * step + sums.len() / size);
+        let uses = &uses[uses.partition_point(|uses| row(uses) < first)..];
+        vectorised(
+            #[inline(always)]
+            || {
+                for uses in uses.iter().take_while(|uses| row(uses) < end) {
+                    sum(&mut sums[(row(uses) - first) * size..][..size], uses, &added);
+                }
+            },
+        );
+    };
+    // SAFETY: each number is written.
+    let sums = unsafe { parallel::build(rows * size, step * size, work) };
+    Ok(Some(Tensor::from_vec(sums, table.shape(), table.device())?))
+}
+
+/// What is `added` at `uses`, of whose bits the lower half is the place.
+#[inline(always)]
+fn sum<'a, T: Real>(to: &mut [T], uses: &[u64], added: impl Fn(usize) -> (&'a [T], T)) {
+    for (i, &at) in uses.iter().enumerate() {
+        let (numbers, factor) = added(at as u32 as usize);
+        let numbers = to.iter_mut().zip(numbers);
+        match i {
+            0 => numbers.for_each(|(to, &number)| *to = factor * number),
+            _ => numbers.for_each(|(to, &number)| *to += factor * number),
+        }
+    }
+}
+
+impl RowGradients {
+    /// Of a table that was used in two places.
+    fn plus(self, other: Self) -> Result<Self> {
+        let mut rows = [&self.rows[..], &other.rows].concat();
+        rows.sort_unstable();
+        rows.dedup();
+        let sum =
+            self.values.zeros_like()?.narrow(0, 0, 1)?.broadcast_as((rows.len(), self.values.dim(1)?))?;
+        let add = |sum: Tensor, part: &Self| {
+            let places = part.rows.iter().map(|row| rows.partition_point(|other| other < row) as u32);
+            sum.index_add(&Tensor::new(places.collect::<Vec<_>>(), &Device::Cpu)?, &part.values, 0)
+        };
+        let values = add(add(sum.contiguous()?, &self)?, &other)?;
+        Ok(Self { rows, values })
+    }
+}
 
 struct Embedding;
 
@@ -39,20 +200,17 @@ impl CustomOp2 for Embedding {
         ids_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (rows, size) = layout.shape().dims2()?;
-        let (start, end) = ids_layout.contiguous_offsets().unwrap_or_default();
-        let ids = &ids.as_slice::<u32>()?[start..end];
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= rows) {
-            bail!("embedding: found the id {id}, expected one below {rows}");
-        }
+        let ids = check(ids, ids_layout, rows)?;
         with_real!(self.name(), host::dtype(table), T => {
             let table = host::slice::<T>(table, layout)?;
+            let step = CHUNK.div_ceil(size.max(1));
             let work = |i: usize, found: &mut [T]| {
-                for (found, &id) in found.chunks_exact_mut(size.max(1)).zip(&ids[i * IDS..]) {
+                for (found, &id) in found.chunks_exact_mut(size.max(1)).zip(&ids[i * step..]) {
                     found.copy_from_slice(&table[id as usize * size..][..size]);
                 }
             };
             // SAFETY: each row is written.
-            let found = unsafe { parallel::build(ids.len() * size, IDS * size, work) };
+            let found = unsafe { parallel::build(ids.len() * size, step * size, work) };
             Ok(host::output(found, (ids.len(), size)))
         })
     }
@@ -64,22 +222,80 @@ impl CustomOp2 for Embedding {
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (ids, (rows, size)) = (ids.to_vec1::<u32>()?, table.dims2()?);
-        let grad = grad.contiguous()?;
-        // Each piece goes through all ids: there are few pieces, whatever the table's size.
-        let piece = (rows / 16).max(16);
+        let (grad, size) = (grad.contiguous()?, table.dim(1)?);
         with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(&grad, |grad| {
-            let work = |i: usize, sums: &mut [T]| {
-                sums.fill(T::ZERO);
-                for (&id, grad) in ids.iter().zip(grad.chunks_exact(size.max(1))) {
-                    let Some(place) = (id as usize).checked_sub(i * piece) else { continue };
-                    let Some(sums) = sums.get_mut(place * size..(place + 1) * size) else { continue };
-                    sums.iter_mut().zip(grad).for_each(|(sum, &number)| *sum += number);
-                }
+            Ok((table_gradient(table, ids, |at| (&grad[at * size..][..size], T::ONE))?, None))
+        }))
+    }
+}
+
+/// The sum of the rows `ids`, times `share`.
+#[inline(always)]
+fn mean<T: Real>(to: &mut [T], table: &[T], ids: impl Iterator<Item = u32>, share: T) {
+    to.fill(T::ZERO);
+    for id in ids {
+        let row = &table[id as usize * to.len()..][..to.len()];
+        to.iter_mut().zip(row).for_each(|(to, &number)| *to += number);
+    }
+    to.iter_mut().for_each(|to| *to *= share);
+}
+
+struct Mean(Arc<Sequences>);
+
+impl CustomOp2 for Mean {
+    fn name(&self) -> &'static str {
+        "embedding_mean"
+    }
+
+    fn cpu_fwd(
+        &self,
+        table: &CpuStorage,
+        layout: &Layout,
+        ids: &CpuStorage,
+        ids_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (rows, size) = layout.shape().dims2()?;
+        let ids = check(ids, ids_layout, rows)?;
+        let Self(sequences) = self;
+        let (places, lengths) = (sequences.places(), sequences.lengths());
+        with_real!(self.name(), host::dtype(table), T => {
+            let table = host::slice::<T>(table, layout)?;
+            let step = (CHUNK * sequences.batch()).div_ceil((ids.len() * size).max(1));
+            let work = |i: usize, means: &mut [T]| {
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (k, to) in means.chunks_exact_mut(size).enumerate() {
+                            let (place, length) = (places[i * step + k], lengths[i * step + k]);
+                            let ids = (0..length).map(|step| ids[sequences.step(step).1 + place]);
+                            mean(to, table, ids, T::ONE / T::from_f64(length as f64));
+                        }
+                    },
+                );
             };
-            // SAFETY: each number is written.
-            let sums = unsafe { parallel::build(rows * size, piece * size, work) };
-            Ok((Some(Tensor::from_vec(sums, table.shape(), table.device())?), None))
+            // SAFETY: each row is written.
+            let means = unsafe { parallel::build(sequences.batch() * size, step * size, work) };
+            Ok(host::output(means, (sequences.batch(), size)))
+        })
+    }
+
+    fn bwd(
+        &self,
+        table: &Tensor,
+        ids: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let (grad, size) = (grad.contiguous()?, table.dim(1)?);
+        let owners: Vec<usize> = self.0.positions().map(|(sequence, _)| sequence).collect();
+        let lengths = self.0.lengths();
+        with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(&grad, |grad| {
+            let shares: Vec<T> = lengths.iter().map(|&length| T::ONE / T::from_f64(length as f64)).collect();
+            let added = |at: usize| {
+                let sequence = owners[at];
+                (&grad[sequence * size..][..size], shares[sequence])
+            };
+            Ok((table_gradient(table, ids, added)?, None))
         }))
     }
 }

@@ -29,7 +29,7 @@ pub use cells::Cell;
 pub use conv_max::{Filters, conv_max, conv_winners};
 pub use conv2d::{Conv2dGeometry, conv2d};
 pub use dropout::dropout;
-pub use embedding::embedding;
+pub use embedding::{RowGradients, backward, embedding, embedding_mean};
 pub use linear::linear;
 pub use loss::{quadratic, sigmoid_cross_entropy, softmax_cross_entropy};
 pub use over_time::{OverTime, over_time};

@@ -86,6 +86,13 @@ impl Sequences {
         &self.order
     }
 
+    /// The place of each sequence in [`order`](Self::order): its row within each step's.
+    pub(super) fn places(&self) -> Vec<usize> {
+        let mut places = vec![0; self.batch()];
+        self.order.iter().enumerate().for_each(|(place, &sequence)| places[sequence] = place);
+        places
+    }
+
     /// How many sequences have an element at `step`, and the row where they start.
     pub(super) fn step(&self, step: usize) -> (usize, usize) {
         (self.sizes[step], self.starts[step])

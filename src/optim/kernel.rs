@@ -1,8 +1,9 @@
 //! The updates on the CPU: one pass over memory, no temporaries.
 
-use super::{Adam, Method, RmsProp, Sgd, Update};
+use super::{Adadelta, Adagrad, Adam, Gradient, Method, RmsProp, Sgd, Update};
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Storage, Tensor, Var, WithDType, bail};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::cell::Cell;
 
 /// Elements that one task works on: all it touches fits a core's second-level cache.
@@ -15,7 +16,7 @@ pub(super) fn update(
     method: &Method,
     update: &Update,
     parameter: &Var,
-    gradient: &Tensor,
+    gradient: &Gradient,
     moments: Option<&Var>,
 ) -> Result<()> {
     match parameter.dtype() {
@@ -46,10 +47,17 @@ fn typed<T: Real>(
     method: &Method,
     update: &Update,
     parameter: &Var,
-    gradient: &Tensor,
+    gradient: &Gradient,
     moments: Option<&Var>,
 ) -> Result<()> {
     let real = T::from_f64;
+    // A lazy update goes row by row.
+    let rows = match (update.lazy, &gradient.rows) {
+        (false, _) => None,
+        (true, Some(rows)) => Some(Cow::Borrowed(&rows[..])),
+        (true, None) => Some((0..parameter.dim(0)? as u32).collect()),
+    };
+    let (gradient, rows) = (&gradient.values, rows.as_deref());
     let learning_rate = real(update.learning_rate);
     let (scale, limit, l2, l1) = (real(update.scale), real(update.limit), real(update.l2), real(update.l1));
     let (zero, one) = (T::zero(), T::one());
@@ -61,12 +69,14 @@ fn typed<T: Real>(
         g + l2 * p + l1 * sign
     };
     match *method {
-        Method::Sgd(Sgd { momentum: 0., .. }) => run(parameter, gradient, moments, move |p: T, g, []| {
-            (p - learning_rate * clipped_and_decayed(p, g), [])
-        }),
+        Method::Sgd(Sgd { momentum: 0., .. }) => {
+            run(parameter, gradient, rows, moments, move |p: T, g, []| {
+                (p - learning_rate * clipped_and_decayed(p, g), [])
+            })
+        }
         Method::Sgd(Sgd { momentum, nesterov, .. }) => {
             let momentum = real(momentum);
-            run(parameter, gradient, moments, move |p: T, g, [buffer]| {
+            run(parameter, gradient, rows, moments, move |p: T, g, [buffer]| {
                 let g = clipped_and_decayed(p, g);
                 let buffer = momentum * buffer + g;
                 let direction = if nesterov { g + momentum * buffer } else { buffer };
@@ -81,7 +91,7 @@ fn typed<T: Real>(
             let (epsilon, shrink) = (real(epsilon), real(update.shrink));
             let (kept1, added1, kept2, added2) =
                 (real(beta1), real(1. - beta1), real(beta2), real(1. - beta2));
-            run(parameter, gradient, moments, move |p: T, g, [mean, square]| {
+            run(parameter, gradient, rows, moments, move |p: T, g, [mean, square]| {
                 let g = clipped_and_decayed(p, g);
                 let mean = kept1 * mean + added1 * g;
                 let square = kept2 * square + added2 * (g * g);
@@ -96,41 +106,77 @@ fn typed<T: Real>(
                 (g / (square.sqrt() + epsilon), square)
             };
             if momentum == 0. {
-                run(parameter, gradient, moments, move |p: T, g, [square]| {
+                run(parameter, gradient, rows, moments, move |p: T, g, [square]| {
                     let (direction, square) = adapted(p, g, square);
                     (p - learning_rate * direction, [square])
                 })
             } else {
                 let momentum = real(momentum);
-                run(parameter, gradient, moments, move |p: T, g, [square, buffer]| {
+                run(parameter, gradient, rows, moments, move |p: T, g, [square, buffer]| {
                     let (direction, square) = adapted(p, g, square);
                     let buffer = momentum * buffer + direction;
                     (p - learning_rate * buffer, [square, buffer])
                 })
             }
         }
+        Method::Adagrad(Adagrad { epsilon, .. }) => {
+            let epsilon = real(epsilon);
+            run(parameter, gradient, rows, moments, move |p: T, g, [sum]| {
+                let g = clipped_and_decayed(p, g);
+                let sum = sum + g * g;
+                (p - learning_rate * (g / (sum.sqrt() + epsilon)), [sum])
+            })
+        }
+        Method::Adadelta(Adadelta { rho, epsilon, .. }) => {
+            let (kept, added, epsilon) = (real(rho), real(1. - rho), real(epsilon));
+            run(parameter, gradient, rows, moments, move |p: T, g, [square, changes]| {
+                let g = clipped_and_decayed(p, g);
+                let square = kept * square + added * (g * g);
+                let change = (changes + epsilon).sqrt() / (square + epsilon).sqrt() * g;
+                (p - learning_rate * change, [square, kept * changes + added * (change * change)])
+            })
+        }
     }
 }
 
-/// Replaces each element of the parameter and of its `N` moments by what `rule` makes of them and of the gradient.
+/// Replaces each element of the parameter and of its `N` moments by what `rule` makes of them and of the gradient; with
+/// `rows`, only in those rows, whose gradients `gradient` holds, and of them only where that is not zero throughout.
 fn run<T: Real, const N: usize>(
     parameter: &Var,
     gradient: &Tensor,
+    rows: Option<&[u32]>,
     moments: Option<&Var>,
     rule: impl Fn(T, T, [T; N]) -> (T, [T; N]) + Copy + Send + Sync,
 ) -> Result<()> {
     let apply = |moments: &mut [T]| {
         lend(parameter, gradient, move |parameter, gradient| {
-            let len = parameter.len();
-            let mut moments = moments.chunks_exact_mut(len.max(1));
+            let whole = parameter.len().max(1);
+            let size = match rows {
+                Some(rows) => (gradient.len() / rows.len().max(1)).max(1),
+                None => CHUNK,
+            };
+            let mut moments = moments.chunks_exact_mut(whole);
             let mut moments: [_; N] =
-                std::array::from_fn(|_| moments.next().unwrap_or_default().chunks_mut(CHUNK));
-            let chunks =
-                parameter.chunks_mut(CHUNK).zip(gradient.chunks(CHUNK)).map(|(parameter, gradient)| {
-                    let moments = moments.each_mut().map(|moment| moment.next().unwrap_or_default());
-                    Sweep { parameter, gradient, moments, rule }
-                });
-            for_each(chunks.collect(), len, |chunk| pulp::Arch::new().dispatch(chunk));
+                std::array::from_fn(|_| moments.next().unwrap_or_default().chunks_mut(size));
+            let mut parameter = parameter.chunks_mut(size);
+            let mut next = 0;
+            let mut piece = |at: usize, gradient| {
+                let skipped = at - std::mem::replace(&mut next, at + 1);
+                let parameter = parameter.nth(skipped).unwrap_or_default();
+                let moments = moments.each_mut().map(|moment| moment.nth(skipped).unwrap_or_default());
+                Piece { parameter, gradient, moments }
+            };
+            let gradients = gradient.chunks(size);
+            let mut pieces: Vec<Piece<T, N>> = match rows {
+                Some(rows) => {
+                    let changed = |(_, gradient): &(_, &[T])| gradient.iter().any(|&g| g != T::zero());
+                    let changed = rows.iter().zip(gradients).filter(changed);
+                    changed.map(|(&row, gradient)| piece(row as usize, gradient)).collect()
+                }
+                None => gradients.enumerate().map(|(at, gradient)| piece(at, gradient)).collect(),
+            };
+            let chunks = pieces.chunks_mut((CHUNK / size).max(1)).collect();
+            for_each(chunks, gradient.len(), |pieces| pulp::Arch::new().dispatch(Sweep { pieces, rule }));
         })
     };
     match moments {
@@ -152,26 +198,35 @@ fn for_each<C: Send, R: Send>(chunks: Vec<C>, len: usize, task: impl Fn(C) -> R 
     }
 }
 
-struct Sweep<'a, T, const N: usize, F> {
+/// Part of a parameter, and of its gradient and moments.
+struct Piece<'a, T, const N: usize> {
     parameter: &'a mut [T],
     gradient: &'a [T],
     moments: [&'a mut [T]; N],
+}
+
+struct Sweep<'a, 'b, T, const N: usize, F> {
+    pieces: &'a mut [Piece<'b, T, N>],
     rule: F,
 }
 
-impl<T: Real, const N: usize, F: Fn(T, T, [T; N]) -> (T, [T; N])> pulp::NullaryFnOnce for Sweep<'_, T, N, F> {
+impl<T: Real, const N: usize, F: Fn(T, T, [T; N]) -> (T, [T; N])> pulp::NullaryFnOnce
+    for Sweep<'_, '_, T, N, F>
+{
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
-        let len = self.parameter.len();
-        let (parameter, gradient) = (&mut self.parameter[..len], &self.gradient[..len]);
-        let moments = self.moments.map(|moment| &mut moment[..len]);
-        for i in 0..len {
-            let (p, m) = (self.rule)(parameter[i], gradient[i], std::array::from_fn(|k| moments[k][i]));
-            parameter[i] = p;
-            for k in 0..N {
-                moments[k][i] = m[k];
+        for Piece { parameter, gradient, moments } in self.pieces {
+            let len = parameter.len();
+            let (parameter, gradient) = (&mut parameter[..len], &gradient[..len]);
+            let moments = moments.each_mut().map(|moment| &mut moment[..len]);
+            for i in 0..len {
+                let (p, m) = (self.rule)(parameter[i], gradient[i], std::array::from_fn(|k| moments[k][i]));
+                parameter[i] = p;
+                for k in 0..N {
+                    moments[k][i] = m[k];
+                }
             }
         }
     }

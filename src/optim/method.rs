@@ -11,6 +11,8 @@ pub enum Method {
     Sgd(Sgd),
     Adam(Adam),
     RmsProp(RmsProp),
+    Adagrad(Adagrad),
+    Adadelta(Adadelta),
 }
 
 /// Stochastic gradient descent, with momentum as in Sutskever et al. 2013, "On the importance of initialization and
@@ -58,6 +60,31 @@ pub struct RmsProp {
     pub decay_biases: bool,
 }
 
+/// Duchi, Hazan & Singer 2011, "Adaptive subgradient methods for online learning and stochastic optimization".
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Adagrad {
+    /// Added to the root of the sum of the squared gradients.
+    pub epsilon: f64,
+    /// L2: `weight_decay * parameter` is added to the gradient.
+    pub weight_decay: f64,
+    /// Whether L2 also applies to tensors of fewer than two dimensions (biases, norms).
+    pub decay_biases: bool,
+}
+
+/// Zeiler 2012, "ADADELTA: an adaptive learning rate method" (arXiv:1212.5701), algorithm 1, with a learning rate, which is
+/// 1 in the paper.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Adadelta {
+    /// Decay of the running means of the squared gradient and of the squared change. PyTorch's 0.9; the paper's is 0.95.
+    pub rho: f64,
+    /// Added to both means under their roots.
+    pub epsilon: f64,
+    /// L2: `weight_decay * parameter` is added to the gradient.
+    pub weight_decay: f64,
+    /// Whether L2 also applies to tensors of fewer than two dimensions (biases, norms).
+    pub decay_biases: bool,
+}
+
 impl Default for Sgd {
     fn default() -> Self {
         Self { momentum: 0., nesterov: false, weight_decay: 0., l1: 0., decay_biases: true }
@@ -83,6 +110,18 @@ impl Default for RmsProp {
     }
 }
 
+impl Default for Adagrad {
+    fn default() -> Self {
+        Self { epsilon: 1e-10, weight_decay: 0., decay_biases: true }
+    }
+}
+
+impl Default for Adadelta {
+    fn default() -> Self {
+        Self { rho: 0.9, epsilon: 1e-6, weight_decay: 0., decay_biases: true }
+    }
+}
+
 impl From<Sgd> for Method {
     fn from(sgd: Sgd) -> Self {
         Self::Sgd(sgd)
@@ -98,6 +137,18 @@ impl From<Adam> for Method {
 impl From<RmsProp> for Method {
     fn from(rms_prop: RmsProp) -> Self {
         Self::RmsProp(rms_prop)
+    }
+}
+
+impl From<Adagrad> for Method {
+    fn from(adagrad: Adagrad) -> Self {
+        Self::Adagrad(adagrad)
+    }
+}
+
+impl From<Adadelta> for Method {
+    fn from(adadelta: Adadelta) -> Self {
+        Self::Adadelta(adadelta)
     }
 }
 
@@ -133,6 +184,15 @@ impl Method {
                 not_negative("momentum", rms_prop.momentum)?;
                 not_negative("weight_decay", rms_prop.weight_decay)
             }
+            Self::Adagrad(adagrad) => {
+                not_negative("epsilon", adagrad.epsilon)?;
+                not_negative("weight_decay", adagrad.weight_decay)
+            }
+            Self::Adadelta(adadelta) => {
+                fraction("rho", adadelta.rho)?;
+                not_negative("epsilon", adadelta.epsilon)?;
+                not_negative("weight_decay", adadelta.weight_decay)
+            }
         }
     }
 
@@ -144,6 +204,8 @@ impl Method {
             Self::Adam(_) => &["exp_avg", "exp_avg_sq"],
             Self::RmsProp(rms_prop) if rms_prop.momentum == 0. => &["square_avg"],
             Self::RmsProp(_) => &["square_avg", "momentum_buffer"],
+            Self::Adagrad(_) => &["sum"],
+            Self::Adadelta(_) => &["square_avg", "acc_delta"],
         }
     }
 
@@ -162,7 +224,9 @@ impl Method {
                 (Decay { decoupled: weight_decay, ..Decay::default() }, decay_biases)
             }
             Self::Adam(Adam { weight_decay, decay_biases, .. })
-            | Self::RmsProp(RmsProp { weight_decay, decay_biases, .. }) => {
+            | Self::RmsProp(RmsProp { weight_decay, decay_biases, .. })
+            | Self::Adagrad(Adagrad { weight_decay, decay_biases, .. })
+            | Self::Adadelta(Adadelta { weight_decay, decay_biases, .. }) => {
                 (Decay { l2: weight_decay, ..Decay::default() }, decay_biases)
             }
         };

@@ -10,7 +10,7 @@
 //! let layer = candle_nn::linear(3, 2, VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
 //! let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
 //! let loss = layer.forward(&candle_core::Tensor::ones((4, 3), DType::F32, &Device::Cpu)?)?.sqr()?.mean_all()?;
-//! let gradient_norm = optimizer.step(&loss.backward()?, 1e-3, Clip::Norm(1.0))?;
+//! let gradient_norm = optimizer.backward_step(&loss, 1e-3, Clip::Norm(1.0))?;
 //! assert!(gradient_norm > 0.0);
 //! # Ok(())
 //! # }
@@ -23,11 +23,12 @@ mod tensor_ops;
 #[cfg(test)]
 mod tests;
 
-pub use method::{Adam, Method, RmsProp, Sgd};
+pub use method::{Adadelta, Adagrad, Adam, Method, RmsProp, Sgd};
 pub use schedule::{Curve, PlateauState, Schedule};
 
+use crate::ops::{self, RowGradients};
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Device, Result, Tensor, Var, bail};
+use candle_core::{DType, Device, Result, Tensor, TensorId, Var, bail};
 use candle_nn::VarMap;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
@@ -60,6 +61,27 @@ struct Parameter {
     moments: Option<Var>,
     steps: u32,
     largest_row_norm: Option<f64>,
+    lazy: bool,
+}
+
+/// The gradient of a parameter: `values` of its shape or, with `rows`, of these rows alone, in rising order; the others' is
+/// zero.
+struct Gradient {
+    values: Tensor,
+    rows: Option<Vec<u32>>,
+}
+
+impl Gradient {
+    /// In the shape of the parameter.
+    fn whole(&self, parameter: &Tensor) -> Result<Tensor> {
+        match &self.rows {
+            None => Ok(self.values.clone()),
+            Some(rows) => {
+                let rows = Tensor::new(&rows[..], parameter.device())?;
+                parameter.zeros_like()?.index_add(&rows, &self.values, 0)
+            }
+        }
+    }
 }
 
 /// The numbers of one update of one parameter.
@@ -74,6 +96,8 @@ struct Update {
     l1: f64,
     /// What the parameter is multiplied by before the update.
     shrink: f64,
+    /// Only rows whose gradient is not zero throughout change.
+    lazy: bool,
 }
 
 impl Optimizer {
@@ -99,13 +123,39 @@ impl Optimizer {
     /// # Errors
     /// When there is no such matrix.
     pub fn limit_row_norms(&mut self, name: &str, largest: f64) -> Result<()> {
+        self.matrix(name)?.largest_row_norm = Some(largest);
+        Ok(())
+    }
+
+    /// Leaves those rows of the matrix `name` as they are, and their state too, whose gradient is zero throughout: of a
+    /// table of words' vectors the words that are not in the batch. A step's work then goes by the batch, not by the table,
+    /// if it is made with [`backward_step`](Self::backward_step).
+    ///
+    /// Without momentum and decay, stochastic gradient descent and Adagrad come to the same either way; Adam and Adadelta
+    /// become their lazy forms (PyTorch's `SparseAdam`).
+    ///
+    /// # Errors
+    /// When there is no such matrix.
+    pub fn update_lazily(&mut self, name: &str) -> Result<()> {
+        self.matrix(name)?.lazy = true;
+        Ok(())
+    }
+
+    fn matrix(&mut self, name: &str) -> Result<&mut Parameter> {
         match self.parameters.iter_mut().find(|parameter| parameter.name == name) {
-            Some(parameter) if parameter.var.rank() == 2 => {
-                parameter.largest_row_norm = Some(largest);
-                Ok(())
-            }
-            _ => bail!("optimizer: there is no matrix {name} whose rows could be limited"),
+            Some(parameter) if parameter.var.rank() == 2 => Ok(parameter),
+            _ => bail!("optimizer: there is no matrix {name}"),
         }
+    }
+
+    /// Updates every parameter that `loss` depends on: [`step`](Self::step) with its gradients.
+    ///
+    /// # Errors
+    /// Those of the gradients and of [`step`](Self::step).
+    pub fn backward_step(&mut self, loss: &Tensor, learning_rate: f64, clip: Clip) -> Result<f64> {
+        let lazy = self.parameters.iter().filter(|parameter| parameter.lazy);
+        let (grads, rows) = ops::backward(loss, lazy.map(|parameter| parameter.var.id()).collect())?;
+        self.update(&grads, rows, learning_rate, clip)
     }
 
     /// Updates every parameter that has a gradient and returns the Euclidean norm of all these gradients together,
@@ -116,9 +166,19 @@ impl Optimizer {
     /// # Errors
     /// A gradient whose shape or type is not its parameter's; no parameter has then changed.
     pub fn step(&mut self, grads: &GradStore, learning_rate: f64, clip: Clip) -> Result<f64> {
-        let gradients =
-            self.parameters.iter().map(|parameter| parameter.gradient(grads)).collect::<Result<Vec<_>>>()?;
-        let norm = norm(gradients.iter().flatten())?;
+        self.update(grads, HashMap::new(), learning_rate, clip)
+    }
+
+    fn update(
+        &mut self,
+        grads: &GradStore,
+        mut rows: HashMap<TensorId, RowGradients>,
+        learning_rate: f64,
+        clip: Clip,
+    ) -> Result<f64> {
+        let gradient = |parameter: &Parameter| parameter.gradient(grads, rows.remove(&parameter.var.id()));
+        let gradients = self.parameters.iter().map(gradient).collect::<Result<Vec<_>>>()?;
+        let norm = norm(gradients.iter().flatten().map(|gradient| &gradient.values))?;
         let (scale, limit) = match clip {
             Clip::None => (1., f64::INFINITY),
             // The 1e-6 is PyTorch's.
@@ -137,8 +197,9 @@ impl Optimizer {
                 l2: decay.l2,
                 l1: decay.l1,
                 shrink: 1. - learning_rate * decay.decoupled,
+                lazy: parameter.lazy,
             };
-            let apply = if has_kernel(&gradient) { kernel::update } else { tensor_ops::update };
+            let apply = if has_kernel(&gradient.values) { kernel::update } else { tensor_ops::update };
             apply(&self.method, &update, &parameter.var, &gradient, parameter.moments.as_ref())?;
             if let Some(largest) = parameter.largest_row_norm {
                 let rows = parameter.var.as_detached_tensor();
@@ -243,22 +304,39 @@ impl Parameter {
             0 => None,
             _ => Some(Var::zeros(shape, var.dtype(), var.device())?),
         };
-        Ok(Self { name: name.to_string(), var: var.clone(), moments, steps: 0, largest_row_norm: None })
+        Ok(Self {
+            name: name.to_string(),
+            var: var.clone(),
+            moments,
+            steps: 0,
+            largest_row_norm: None,
+            lazy: false,
+        })
     }
 
-    fn gradient(&self, grads: &GradStore) -> Result<Option<Tensor>> {
-        let Some(gradient) = grads.get(&self.var) else { return Ok(None) };
-        if gradient.dims() != self.var.dims() || gradient.dtype() != self.var.dtype() {
+    /// That of `grads`, and of `rows` what was put by there.
+    fn gradient(&self, grads: &GradStore, rows: Option<RowGradients>) -> Result<Option<Gradient>> {
+        let gradient = match (grads.get(&self.var), rows) {
+            (None, None) => return Ok(None),
+            (Some(values), None) => Gradient { values: values.clone(), rows: None },
+            (None, Some(RowGradients { rows, values })) => Gradient { values, rows: Some(rows) },
+            (Some(values), Some(RowGradients { rows, values: more })) => {
+                let rows = Tensor::new(rows, values.device())?;
+                Gradient { values: values.index_add(&rows, &more, 0)?, rows: None }
+            }
+        };
+        let Gradient { values, rows } = gradient;
+        if (rows.is_none() && values.dims() != self.var.dims()) || values.dtype() != self.var.dtype() {
             bail!(
                 "gradient of {} is {:?} {:?}, expected {:?} {:?}",
                 self.name,
-                gradient.dims(),
-                gradient.dtype(),
+                values.dims(),
+                values.dtype(),
                 self.var.dims(),
                 self.var.dtype()
             )
         }
-        gradient.detach().contiguous().map(Some)
+        Ok(Some(Gradient { values: values.detach().contiguous()?, rows }))
     }
 }
 

@@ -1,18 +1,19 @@
 //! The updates in candle's own tensor operations, for the devices that have no kernel of ours.
 
-use super::{Adam, Method, RmsProp, Sgd, Update};
-use candle_core::{DType, Result, Tensor, Var};
+use super::{Adadelta, Adagrad, Adam, Gradient, Method, RmsProp, Sgd, Update};
+use candle_core::{D, DType, Result, Tensor, Var};
 
 pub(super) fn update(
     method: &Method,
     update: &Update,
     parameter: &Var,
-    gradient: &Tensor,
+    gradient: &Gradient,
     moments: Option<&Var>,
 ) -> Result<()> {
     let learning_rate = update.learning_rate;
-    let p = parameter.as_detached_tensor();
-    let mut g = (gradient * update.scale)?;
+    let old = parameter.as_detached_tensor();
+    let gradient = gradient.whole(parameter)?;
+    let (p, mut g) = (old.clone(), (&gradient * update.scale)?);
     if update.limit.is_finite() {
         g = g.clamp(-update.limit, update.limit)?;
     }
@@ -55,11 +56,32 @@ pub(super) fn update(
                 ((p - (&buffer * learning_rate)?)?, vec![square, buffer])
             }
         }
+        Method::Adagrad(Adagrad { epsilon, .. }) => {
+            let sum = moment(0, 1., &g.sqr()?)?;
+            let direction = (g / (sum.sqrt()? + epsilon)?)?;
+            ((p - direction * learning_rate)?, vec![sum])
+        }
+        Method::Adadelta(Adadelta { rho, epsilon, .. }) => {
+            let square = moment(0, rho, &(g.sqr()? * (1. - rho))?)?;
+            let before = moment(1, 1., &g.zeros_like()?)?;
+            let change = (((before + epsilon)?.sqrt()? / (&square + epsilon)?.sqrt()?)? * g)?;
+            let changes = moment(1, rho, &(change.sqr()? * (1. - rho))?)?;
+            ((p - change * learning_rate)?, vec![square, changes])
+        }
+    };
+    // (rows, 1): whether a row changes at all.
+    let changes = match update.lazy {
+        true => Some(gradient.ne(0.)?.max_keepdim(D::Minus1)?),
+        false => None,
+    };
+    let keep = |new: Tensor, old: &Tensor| match &changes {
+        Some(changes) => changes.broadcast_as(new.shape())?.where_cond(&new, old),
+        None => Ok(new),
     };
     if let Some(moments) = moments {
-        moments.set(&Tensor::stack(&kept, 0)?)?;
+        moments.set(&keep(Tensor::stack(&kept, 0)?, &moments.as_detached_tensor())?)?;
     }
-    parameter.set(&p)
+    parameter.set(&keep(p, &old)?)
 }
 
 /// The sum of the squares of all elements, an f32 scalar.

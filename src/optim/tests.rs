@@ -2,13 +2,13 @@ use super::*;
 use candle_core::Shape;
 
 /// Both forms of an update from the same start; returns (parameter, moments) of each.
-fn both(method: Method, dtype: DType, limit: f64) -> Result<[(Tensor, Option<Tensor>); 2]> {
+fn both(method: Method, dtype: DType, limit: f64, lazy: bool) -> Result<[(Tensor, Option<Tensor>); 2]> {
     let wave = |shape: &[usize], frequency: f64| {
         let shape = Shape::from(shape);
         let values: Vec<f64> = (0..shape.elem_count()).map(|i| (frequency * i as f64).sin()).collect();
         Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(dtype)
     };
-    type Apply = fn(&Method, &Update, &Var, &Tensor, Option<&Var>) -> Result<()>;
+    type Apply = fn(&Method, &Update, &Var, &Gradient, Option<&Var>) -> Result<()>;
     let run = |apply: Apply| -> Result<(Tensor, Option<Tensor>)> {
         let mut parameter =
             Parameter::new("p", &Var::from_tensor(&wave(&[7, 9], 1.)?)?, method.moments().len())?;
@@ -23,8 +23,11 @@ fn both(method: Method, dtype: DType, limit: f64) -> Result<[(Tensor, Option<Ten
                 l2: decay.l2,
                 l1: decay.l1,
                 shrink: 1. - 0.1 * decay.decoupled,
+                lazy,
             };
-            let gradient = wave(&[7, 9], 1.3 + f64::from(step))?;
+            let rows = lazy.then(|| vec![0, 2, 3 + step % 3]);
+            let values = wave(&[rows.as_ref().map_or(7, Vec::len), 9], 1.3 + f64::from(step))?;
+            let gradient = Gradient { values, rows };
             apply(&method, &update, &parameter.var, &gradient, parameter.moments.as_ref())?;
         }
         Ok((
@@ -49,9 +52,11 @@ fn kernels_and_tensor_operations_agree() -> Result<()> {
             Adam::adamw().into(),
             RmsProp { weight_decay: 0.1, ..RmsProp::default() }.into(),
             RmsProp { momentum: 0.9, ..RmsProp::default() }.into(),
+            Adagrad { weight_decay: 0.1, ..Adagrad::default() }.into(),
+            Adadelta { weight_decay: 0.1, ..Adadelta::default() }.into(),
         ] {
-            for limit in [0.3, f64::INFINITY] {
-                let [(p, m), (expected_p, expected_m)] = both(method, dtype, limit)?;
+            for (limit, lazy) in [(0.3, false), (f64::INFINITY, false), (f64::INFINITY, true)] {
+                let [(p, m), (expected_p, expected_m)] = both(method, dtype, limit, lazy)?;
                 assert!(difference(&p, &expected_p)? < tolerance, "{method:?} {dtype:?}");
                 if let (Some(m), Some(expected_m)) = (m, expected_m) {
                     assert!(difference(&m, &expected_m)? < tolerance, "{method:?} {dtype:?}");

@@ -259,7 +259,7 @@ pub fn fit(
             if !value.is_finite() {
                 bail!("the loss of step {} is {value}: {}", state.step + 1, run.last_good());
             }
-            let norm = optimizer.step(&loss.backward()?, rate, clip)?;
+            let norm = optimizer.backward_step(&loss, rate, clip)?;
             if !norm.is_finite() {
                 bail!("the gradient's norm at step {} is {norm}: {}", state.step + 1, run.last_good());
             }

@@ -1,0 +1,59 @@
+//! A linear classifier of the mean of a sentence's words and n-grams (Joulin et al. 2016, arXiv:1607.01759).
+
+use crate::nn::{Embedding, Linear, Mode, Reason, SentenceModel, Sequences, embedding_with};
+use candle_core::{DType, Module, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+use std::sync::Arc;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Number of features: known words, and buckets of n-grams.
+    pub features: usize,
+    /// Size of a feature's vector.
+    pub embedding: usize,
+    pub classes: usize,
+}
+
+#[derive(Debug, Clone)]
+pub struct FastText {
+    embedding: Embedding,
+    output: Linear,
+}
+
+impl FastText {
+    /// With the parameters `embedding.weight`, uniform within ±1/embedding, and `output.weight`, zeros, of `vb`: the matrices
+    /// A and B of the paper.
+    ///
+    /// # Errors
+    /// When `vb` holds the parameters in other shapes.
+    pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
+        let &Config { features, embedding, classes } = config;
+        let bound = 1.0 / embedding as f64;
+        let init = Init::Uniform { lo: -bound, up: bound };
+        let output = vb.pp("output").get_with_hints((classes, embedding), "weight", Init::Const(0.0))?;
+        Ok(Self {
+            embedding: embedding_with(features, embedding, init, vb.pp("embedding"))?,
+            output: Linear::new(output, None),
+        })
+    }
+}
+
+impl SentenceModel for FastText {
+    /// One row `(batch, classes)` a sentence.
+    fn forward(&self, features: &Tensor, sentences: &Arc<Sequences>, _: Mode) -> Result<Tensor> {
+        self.embedding.mean(features, sentences)?.apply(&self.output)
+    }
+
+    /// Each feature by itself, with its share of the mean.
+    fn reasons(&self, features: &Tensor, sentences: &Arc<Sequences>) -> Result<Vec<Vec<Reason>>> {
+        let logits = self.embedding.forward(features)?.apply(&self.output)?;
+        let logits = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+        let lengths = sentences.lengths();
+        let mut reasons: Vec<Vec<Reason>> = vec![vec![]; sentences.batch()];
+        for ((sentence, step), logits) in sentences.positions().zip(logits) {
+            let logits = logits.iter().map(|logit| logit / lengths[sentence] as f32).collect();
+            reasons[sentence].push(Reason { words: step..step + 1, logits });
+        }
+        Ok(reasons)
+    }
+}
