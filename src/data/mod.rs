@@ -14,6 +14,7 @@ pub mod picture;
 mod reviews;
 pub mod tagged;
 pub mod text;
+mod vectors;
 mod vocabulary;
 
 pub use digits::digits;
@@ -25,6 +26,7 @@ pub use names::names;
 pub use reviews::reviews;
 pub use tagged::{Tagged, TaggedCorpus};
 pub use text::{Corpus, Texts};
+pub use vectors::WordVectors;
 pub use vocabulary::{Tokenizer, Vocabulary};
 
 use anyhow::{Result, bail};
