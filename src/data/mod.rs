@@ -15,6 +15,7 @@ pub mod picture;
 mod reviews;
 pub mod tagged;
 pub mod text;
+mod vectors;
 mod vocabulary;
 
 pub use digits::digits;
@@ -27,6 +28,7 @@ pub use ngrams::NGrams;
 pub use reviews::reviews;
 pub use tagged::{Tagged, TaggedCorpus};
 pub use text::{Corpus, Texts};
+pub use vectors::WordVectors;
 pub use vocabulary::{Tokenizer, Vocabulary};
 
 use anyhow::{Result, bail};
