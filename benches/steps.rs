@@ -178,6 +178,7 @@ fn birnn() -> Result<impl FnMut() -> Result<()>> {
 
 fn textcnn() -> Result<impl FnMut() -> Result<()>> {
     let config = textcnn::Config {
+        variant: textcnn::Variant::Rand,
         vocabulary: 18_766,
         embedding: 300,
         widths: vec![3, 4, 5],

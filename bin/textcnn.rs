@@ -4,19 +4,23 @@
 //! minute. `predict` takes sentences as arguments, or a line each on standard input, and tells which words the answer comes
 //! from.
 
-use candle_core::Result;
+use candle_core::{Result, bail};
 use candle_nn::VarBuilder;
 use candle_textbook::cli::sentences::{self, SentenceRecipe, TextOptions};
 use candle_textbook::cli::{Settings, TrainOptions, positive, positive_number, probability};
-use candle_textbook::models::textcnn::{Config, TextCnn};
+use candle_textbook::models::textcnn::{Config, TextCnn, Variant};
 use candle_textbook::nn::SentenceModel;
 use candle_textbook::optim::Optimizer;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::process::ExitCode;
 
 #[derive(Args, Serialize, Deserialize)]
 struct Recipe {
+    /// What becomes of the words' vectors [default: rand; with --vectors non-static]
+    #[arg(long, value_name = "NAME")]
+    variant: Option<Variant>,
     /// Size of a word's vector
     #[arg(long, value_name = "N", default_value_t = 300, value_parser = positive)]
     embedding: usize,
@@ -32,12 +36,22 @@ struct Recipe {
     /// Largest norm of each class's weights
     #[arg(long, value_name = "X", default_value_t = 3.0, value_parser = positive_number)]
     max_norm: f64,
+    /// Settings of the paper; options given beside it stand
+    #[arg(long, value_name = "NAME")]
+    preset: Option<Preset>,
     #[command(flatten)]
     #[serde(flatten)]
     text: TextOptions,
     #[command(flatten)]
     #[serde(flatten)]
     train: TrainOptions,
+}
+
+#[derive(Clone, Copy, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Preset {
+    /// Adadelta, at most 25 epochs, the best of which counts
+    Kim,
 }
 
 impl Settings for Recipe {
@@ -47,6 +61,18 @@ impl Settings for Recipe {
 
     fn train_options(&self) -> &TrainOptions {
         &self.train
+    }
+
+    fn preset(&self) -> Value {
+        match self.preset {
+            None => Value::Null,
+            Some(Preset::Kim) => json!({
+                "optimizer": "adadelta",
+                "learning_rate": 1.0,
+                "schedule": "constant",
+                "epochs": 25,
+            }),
+        }
     }
 }
 
@@ -63,7 +89,17 @@ impl SentenceRecipe for Recipe {
     }
 
     fn model(&self, words: usize, classes: usize, vb: VarBuilder) -> Result<Box<dyn SentenceModel>> {
+        let variant = match (self.variant, &self.text.vectors) {
+            (Some(variant @ (Variant::Static | Variant::NonStatic | Variant::Multichannel)), None) => {
+                bail!("--variant {variant:?}: needs pretrained vectors: give --vectors FILE")
+            }
+            (Some(Variant::Rand), Some(_)) => bail!("--variant rand: takes no --vectors"),
+            (Some(variant), _) => variant,
+            (None, Some(_)) => Variant::NonStatic,
+            (None, None) => Variant::Rand,
+        };
         let config = Config {
+            variant,
             vocabulary: words,
             embedding: self.embedding,
             widths: self.widths.clone(),

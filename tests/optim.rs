@@ -374,6 +374,7 @@ fn schedules_follow_pytorch() -> Result<()> {
     let cosine = Schedule::from(Curve::Cosine);
     for (name, schedule, total) in [
         ("step", Curve::Step { every: 7, factor: 0.5 }.into(), 30),
+        ("linear", Curve::Linear.into(), 30),
         ("cosine", cosine, 30),
         ("one_cycle_7", one_cycle, 7),
         ("one_cycle_30", one_cycle, 30),

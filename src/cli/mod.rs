@@ -9,7 +9,7 @@ pub mod sentences;
 pub mod tagging;
 
 use crate::device::DeviceChoice;
-use crate::optim::{Adam, Clip, Curve, Method, RmsProp, Schedule, Sgd};
+use crate::optim::{Adadelta, Adagrad, Adam, Clip, Curve, Method, RmsProp, Schedule, Sgd};
 use crate::train::{INTERRUPTED, Options, Progress, Run};
 use anyhow::{Context, Result, bail};
 use clap::error::ErrorKind;
@@ -112,6 +112,13 @@ pub enum OptimizerName {
     Adam,
     AdamW,
     RmsProp,
+    Adagrad,
+    /// Zeiler's, which wants a learning rate of 1
+    Adadelta,
+    /// Adam, but words that are not in the batch stay as they are
+    #[serde(rename = "lazy-adam")]
+    #[value(name = "lazy-adam")]
+    LazyAdam,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -119,6 +126,7 @@ pub enum OptimizerName {
 pub enum ScheduleName {
     Constant,
     Step,
+    Linear,
     Cosine,
     OneCycle,
     /// Nielsen's: lower the rate when validation no longer gets better, end at 1/128
@@ -133,7 +141,7 @@ impl TrainOptions {
         let weight_decay = self.weight_decay.unwrap_or(0.0);
         match self.optimizer {
             OptimizerName::Sgd => Sgd { momentum, nesterov, weight_decay, l1, decay_biases }.into(),
-            OptimizerName::Adam => Adam { weight_decay, decay_biases, ..Adam::default() }.into(),
+            OptimizerName::Adam | OptimizerName::LazyAdam => Adam { weight_decay, decay_biases, ..Adam::default() }.into(),
             OptimizerName::AdamW => {
                 let adamw = Adam::adamw();
                 let weight_decay = self.weight_decay.unwrap_or(adamw.weight_decay);
@@ -142,6 +150,20 @@ impl TrainOptions {
             OptimizerName::RmsProp => {
                 RmsProp { momentum, weight_decay, decay_biases, ..RmsProp::default() }.into()
             }
+            OptimizerName::Adagrad => Adagrad { weight_decay, decay_biases, ..Adagrad::default() }.into(),
+            OptimizerName::Adadelta => {
+                Adadelta { rho: 0.95, weight_decay, decay_biases, ..Adadelta::default() }.into()
+            }
+        }
+    }
+
+    /// Whether words that are not in the batch are to stay as they are.
+    fn is_lazy(&self) -> bool {
+        let plain = self.momentum == 0.0 && self.l1 == 0.0 && self.weight_decay.is_none_or(|decay| decay == 0.0);
+        match self.optimizer {
+            OptimizerName::Sgd | OptimizerName::Adagrad | OptimizerName::Adadelta => plain,
+            OptimizerName::LazyAdam => true,
+            OptimizerName::Adam | OptimizerName::AdamW | OptimizerName::RmsProp => false,
         }
     }
 
@@ -154,6 +176,7 @@ impl TrainOptions {
                 every: self.schedule_epochs.saturating_mul(examples.div_ceil(self.batch_size)),
                 factor,
             },
+            ScheduleName::Linear => Curve::Linear,
             ScheduleName::Cosine => Curve::Cosine,
             ScheduleName::OneCycle => Curve::one_cycle(),
             ScheduleName::Plateau => {

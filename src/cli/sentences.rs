@@ -2,10 +2,10 @@
 
 use super::flow::{self, Parts};
 use super::{
-    EvalCommand, Outcome, PredictCommand, Questions, Request, Settings, TrainOptions, Training, complain,
-    gradient_flow, in_colour, positive, settings_of,
+    Commands, EvalCommand, MachineOptions, Outcome, PredictCommand, Request, Settings, TrainOptions, Training,
+    complain, gradient_flow, in_colour, positive, settings_of,
 };
-use crate::data::{Corpus, Texts, Tokenizer, Vocabulary, text};
+use crate::data::{Corpus, NGrams, Texts, Tokenizer, Vocabulary, WordVectors, text};
 use crate::nn::{Cost, Mode, Reason, SentenceModel, parameters};
 use crate::optim::Optimizer;
 use crate::rng;
@@ -15,12 +15,14 @@ use crate::train::{
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::{VarBuilder, VarMap};
-use clap::Args;
+use clap::{Args, Subcommand};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::io::BufRead;
-use std::path::Path;
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -36,6 +38,11 @@ pub trait SentenceRecipe: Settings {
         false
     }
 
+    /// What of a sentence the model reads besides its words.
+    fn ngrams(&self) -> NGrams {
+        NGrams::default()
+    }
+
     /// What the optimizer is to see to besides the updates.
     ///
     /// # Errors
@@ -44,7 +51,7 @@ pub trait SentenceRecipe: Settings {
         Ok(())
     }
 
-    /// The model with its parameters in `vb`, of so many known words and classes.
+    /// The model with its parameters in `vb`, of so many known words, n-grams among them, and classes.
     ///
     /// # Errors
     /// When there is no such model.
@@ -65,6 +72,9 @@ pub struct TextOptions {
     #[command(flatten)]
     #[serde(flatten)]
     pub vocabulary: VocabularyOptions,
+    /// Start from the words' vectors in FILE: word2vec's, GloVe's or fastText's, gzipped or not
+    #[arg(long, value_name = "FILE")]
+    pub vectors: Option<PathBuf>,
     /// Cross-validation: train N times, each time testing on another Nth of all sentences
     #[arg(long, value_name = "N", value_parser = folds)]
     pub folds: Option<usize>,
@@ -110,7 +120,7 @@ pub(super) fn read_vocabulary(run: &Run) -> Result<Vocabulary> {
 }
 
 /// The sentences that `predict` is asked about: its arguments, or else the lines of standard input.
-pub(super) fn asked(inputs: &[std::ffi::OsString]) -> Result<Vec<String>> {
+pub(super) fn asked(inputs: &[OsString]) -> Result<Vec<String>> {
     match inputs {
         [] => std::io::stdin().lock().lines().map(|line| line.context("standard input")).collect(),
         inputs => Ok(inputs.iter().map(|input| input.to_string_lossy().into_owned()).collect()),
@@ -122,12 +132,34 @@ pub(super) fn tell(notes: &[String]) {
     notes.iter().for_each(|note| complain(&format!("note: {note}")));
 }
 
+/// The sub-commands besides `train`.
+#[derive(Subcommand)]
+enum Questions {
+    /// Test a finished run
+    Eval(EvalCommand),
+    /// What a trained model says of your own sentences, with probabilities and, where it can tell, reasons
+    Predict(PredictCommand),
+    /// The words whose vectors lie nearest to a word's
+    Neighbours(PredictCommand),
+}
+
+impl Commands for Questions {
+    fn machine(&self) -> &MachineOptions {
+        match self {
+            Self::Eval(command) => &command.machine,
+            Self::Predict(command) => &command.machine,
+            Self::Neighbours(command) => &command.machine,
+        }
+    }
+}
+
 /// The whole program of a binary.
 pub fn main<R: SentenceRecipe>() -> ExitCode {
-    super::run(R::NAME, R::ABOUT, |request: Request<R>| match request {
+    super::run(R::NAME, R::ABOUT, |request: Request<R, Questions>| match request {
         Request::Train(training) => train(training),
         Request::Other(Questions::Eval(command)) => eval::<R>(&command),
         Request::Other(Questions::Predict(command)) => predict::<R>(&command),
+        Request::Other(Questions::Neighbours(command)) => neighbours::<R>(&command),
     })
 }
 
@@ -137,19 +169,33 @@ struct Examples {
     labels: Vec<u32>,
     classes: Vec<String>,
     parts: Parts,
+    /// Of all these words, as far as they were found.
+    vectors: Option<WordVectors>,
 }
 
 impl Examples {
-    fn new(corpus: Corpus, tokenizer: Tokenizer, options: &TrainOptions) -> Result<Self> {
+    fn new(corpus: Corpus, text: &TextOptions, options: &TrainOptions) -> Result<Self> {
         let Corpus { train, validation, test, classes, .. } = corpus;
         let size = |part: &Option<Texts>| part.as_ref().map(Texts::len);
         let parts = Parts::new(train.len(), size(&validation), size(&test), options)?;
         let (mut words, mut labels) = (vec![], vec![]);
         for part in [Some(train), validation, test].into_iter().flatten() {
-            words.extend(part.texts.iter().map(|text| tokenizer.tokens(text)));
+            words.extend(part.texts.iter().map(|sentence| text.tokenizer.tokens(sentence)));
             labels.extend(part.labels);
         }
-        Ok(Self { words, labels, classes, parts })
+        Ok(Self { words, labels, classes, parts, vectors: None })
+    }
+
+    /// Reads the vectors of all words.
+    fn read_vectors(&mut self, path: &Path, lower_case: bool) -> Result<()> {
+        let words = self.words.iter().flatten();
+        self.vectors = Some(if lower_case {
+            let words: HashSet<String> = words.map(|word| word.to_lowercase()).collect();
+            WordVectors::read(path, &words.iter().map(String::as_str).collect())?
+        } else {
+            WordVectors::read(path, &words.map(String::as_str).collect())?
+        });
+        Ok(())
     }
 
     /// All sentences in an order drawn with the seed, of which every `folds`th from `fold` on is for testing.
@@ -176,7 +222,10 @@ fn train<R: SentenceRecipe>(training: Training<R>) -> Result<Outcome> {
     let corpus = text::load(&options.dataset, options.data_dir.as_deref())?;
     tell(&corpus.notes);
     let text = training.settings.text_options();
-    let examples = Examples::new(corpus, text.tokenizer, options)?;
+    let mut examples = Examples::new(corpus, text, options)?;
+    if let Some(path) = &text.vectors {
+        examples.read_vectors(path, text.vocabulary.lower_case)?;
+    }
     match text.folds {
         None => {
             let Training { settings, resume, out, machine, progress } = training;
@@ -204,13 +253,24 @@ fn train_on<R: SentenceRecipe>(
     let options = settings.train_options();
     let Parts { training, validation, test } = parts;
     let known = training.iter().map(|&i| &examples.words[i as usize]);
-    let vocabulary = settings.text_options().vocabulary.vocabulary(known);
-    let sentences = Sentences::encode(&vocabulary, &examples.words);
+    let mut vocabulary = settings.text_options().vocabulary.vocabulary(known);
+    if let Some(vectors) = &examples.vectors {
+        // Words that only come up in testing are known by their vectors.
+        vocabulary.extend(vectors.words());
+    }
+    let ngrams = settings.ngrams();
+    let sentences = Sentences::new(examples.words.iter().map(|words| ngrams.ids(&vocabulary, words)));
     let vars = VarMap::new();
     let vb = parameters(&vars, options.seed, DType::F32, device);
-    let model = settings.model(vocabulary.len(), examples.classes.len(), vb)?;
+    let model = settings.model(ngrams.size(vocabulary.len()), examples.classes.len(), vb)?;
+    if let Some(vectors) = &examples.vectors {
+        fill_in(vectors, &vocabulary, &vars)?;
+    }
     let mut optimizer = Optimizer::new(options.method(), &vars)?;
     settings.constrain(&mut optimizer)?;
+    if options.is_lazy() {
+        optimizer.update_lazily(VECTORS)?;
+    }
     let facts = json!({
         "classes": examples.classes,
         "words": vocabulary.len(),
@@ -222,6 +282,9 @@ fn train_on<R: SentenceRecipe>(
     let run = flow::folder(R::NAME, start, device, facts, settings)?;
     write_vocabulary(&run, &vocabulary)?;
     if progress != Progress::Quiet {
+        if let (Some(vectors), Some(path)) = (&examples.vectors, &settings.text_options().vectors) {
+            say(&coverage(vectors, &vocabulary, path));
+        }
         say(&format!(
             "{}: {} parameters, {} words; {} training, {} validation, {} test sentences of {}; run folder {}",
             R::NAME,
@@ -261,6 +324,7 @@ fn train_on<R: SentenceRecipe>(
     run.write("curves.svg", &flow::curves(&report, Metric::Accuracy)?)?;
     let counts = evaluation.confusion(examples.classes.len());
     run.write("confusion.svg", &pictures::confusion(&counts, &examples.classes)?)?;
+    run.write("words.svg", &map(model.as_ref(), &vocabulary)?)?;
     say(&format!(
         "{}; best epoch {}; run folder {}",
         flow::result(&evaluation),
@@ -268,6 +332,35 @@ fn train_on<R: SentenceRecipe>(
         run.dir().display()
     ));
     Ok(Some(evaluation))
+}
+
+/// The parameter that holds the words' vectors.
+const VECTORS: &str = "embedding.weight";
+
+/// Puts the words' vectors into all tables of the model.
+fn fill_in(vectors: &WordVectors, vocabulary: &Vocabulary, vars: &VarMap) -> Result<()> {
+    let vars = vars.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    for (_, table) in vars.iter().filter(|(name, _)| name.ends_with(VECTORS)) {
+        table.set(&vectors.fill(vocabulary, &table.as_detached_tensor()).context("--embedding")?)?;
+    }
+    Ok(())
+}
+
+/// How many of the known words have a vector.
+fn coverage(vectors: &WordVectors, vocabulary: &Vocabulary, path: &Path) -> String {
+    let words = vocabulary.words().count();
+    let found = vocabulary.words().filter(|word| vectors.get(word).is_some()).count();
+    let share = 100.0 * found as f64 / words.max(1) as f64;
+    format!("{found} of {words} words ({share:.1}%) have a vector in {}", path.display())
+}
+
+/// The picture of the most frequent words' vectors.
+fn map(model: &dyn SentenceModel, vocabulary: &Vocabulary) -> Result<String> {
+    const WORDS: usize = 150;
+    let words: Vec<String> = vocabulary.words().take(WORDS).map(String::from).collect();
+    let table = model.embedding().weight().detach().to_dtype(DType::F32)?;
+    let vectors = table.narrow(0, Vocabulary::FIRST as usize, words.len())?.flatten_all()?.to_vec1()?;
+    pictures::map(&words, &vectors, table.dim(1)?)
 }
 
 /// Trains one model a fold, each in a folder of its own inside the run's.
@@ -329,9 +422,9 @@ impl Trained {
         let vocabulary = read_vocabulary(run)?;
         let classes: Vec<String> = serde_json::from_value(config["classes"].clone())
             .with_context(|| format!("{}: config.json does not tell the classes", run.dir().display()))?;
-        let model = train::load_model(&run.model(), device, |vb| {
-            settings.model(vocabulary.len(), classes.len(), vb)
-        })?;
+        let size = settings.ngrams().size(vocabulary.len());
+        let model =
+            train::load_model(&run.model(), device, |vb| settings.model(size, classes.len(), vb))?;
         Ok(Self { model, vocabulary, classes })
     }
 }
@@ -352,10 +445,12 @@ fn eval<R: SentenceRecipe>(command: &EvalCommand) -> Result<Outcome> {
         trained.classes,
         corpus.classes
     );
-    let examples = Examples::new(corpus, settings.text_options().tokenizer, trained_on)?;
+    let examples = Examples::new(corpus, settings.text_options(), trained_on)?;
+    let ngrams = settings.ngrams();
+    let encode = |words: &Vec<String>| ngrams.ids(&trained.vocabulary, words);
     let task = SentenceClassification {
         model: trained.model.as_ref(),
-        sentences: &Sentences::encode(&trained.vocabulary, &examples.words),
+        sentences: &Sentences::new(examples.words.iter().map(encode)),
         labels: &examples.labels,
         training: &[],
         validation: &[],
@@ -374,7 +469,8 @@ fn predict<R: SentenceRecipe>(command: &PredictCommand) -> Result<Outcome> {
     let texts = asked(inputs)?;
     let tokenizer = settings.text_options().tokenizer;
     let words: Vec<Vec<String>> = texts.iter().map(|text| tokenizer.tokens(text)).collect();
-    let sentences = Sentences::encode(&vocabulary, &words);
+    let ngrams = settings.ngrams();
+    let sentences = Sentences::new(words.iter().map(|words| ngrams.ids(&vocabulary, words)));
     for (i, text) in texts.iter().enumerate() {
         let (ids, sequences) = sentences.batch(&[i as u32], &device)?;
         let logits = model.forward(&ids, &sequences, Mode::Evaluate)?;
@@ -386,8 +482,29 @@ fn predict<R: SentenceRecipe>(command: &PredictCommand) -> Result<Outcome> {
         say(&format!("{}: {text}", said.join("  ")));
         let class = classes.iter().position(|class| class == ranked[0].0).unwrap_or_default();
         for reasons in model.reasons(&ids, &sequences)? {
-            tell_reasons(reasons, class, &words[i]);
+            tell_reasons(reasons, class, &ngrams.texts(&words[i]));
         }
+    }
+    Ok(Outcome::Done)
+}
+
+fn neighbours<R: SentenceRecipe>(command: &PredictCommand) -> Result<Outcome> {
+    const TOLD: usize = 10;
+    let (dir, words) = command.split();
+    let (run, config) = Run::open(R::NAME, dir)?;
+    let settings: R = settings_of(&run, &config)?;
+    let device = command.machine.device.open()?;
+    let Trained { model, vocabulary, .. } = Trained::load(&settings, &run, &config, &device)?;
+    for word in words {
+        let word = word.to_string_lossy();
+        let id = vocabulary.id(&word);
+        ensure!(id != Vocabulary::UNKNOWN, "{word}: this run's model does not know the word");
+        let nearest = model.embedding().nearest(id, vocabulary.len(), TOLD + Vocabulary::FIRST as usize)?;
+        let nearest = nearest.iter().filter(|(id, _)| *id >= Vocabulary::FIRST).take(TOLD);
+        let said: Vec<String> = nearest
+            .map(|&(id, cosine)| format!("{} ({cosine:.2})", vocabulary.token(id).unwrap_or_default()))
+            .collect();
+        say(&format!("{word}: {}", said.join("  ")));
     }
     Ok(Outcome::Done)
 }

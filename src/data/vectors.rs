@@ -5,7 +5,9 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
 
+use super::Vocabulary;
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use candle_core::Tensor;
 use flate2::bufread::MultiGzDecoder;
 
 /// No published vectors have more numbers; a header that announces more is wrong.
@@ -75,9 +77,40 @@ impl WordVectors {
         self.starts.is_empty()
     }
 
+    /// The words that were wanted and that the file has, in alphabetical order.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        let mut words: Vec<&str> = self.starts.keys().map(String::as_str).collect();
+        words.sort_unstable();
+        words.into_iter()
+    }
+
     /// The vector of `word`, if it was wanted and the file has it.
     pub fn get(&self, word: &str) -> Option<&[f32]> {
         self.starts.get(word).map(|&start| &self.values[start..][..self.size])
+    }
+
+    /// `table` `(rows, size)`, of which the row of each known word that has a vector is that vector. The rows of the other
+    /// words are scaled to the same mean square, so that they are as large (Kim 2014, section 3.2).
+    ///
+    /// # Errors
+    /// When the table's vectors are of another size, or it has too few.
+    pub fn fill(&self, vocabulary: &Vocabulary, table: &Tensor) -> Result<Tensor> {
+        let (rows, size) = table.dims2()?;
+        ensure!(size == self.size, "the words' vectors are of {size} numbers, but pretrained ones of {}", self.size);
+        ensure!(rows >= vocabulary.len(), "found {rows} rows for {} words", vocabulary.len());
+        let mut numbers = table.flatten_all()?.to_vec1::<f32>()?;
+        let mean_square = |numbers: &[f32]| {
+            numbers.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / numbers.len().max(1) as f64
+        };
+        let own = mean_square(&numbers[..vocabulary.len() * size]);
+        let scale = if self.is_empty() || own == 0.0 { 1.0 } else { (mean_square(&self.values) / own).sqrt() };
+        for (row, id) in numbers.chunks_exact_mut(size).zip(0..vocabulary.len() as u32) {
+            match vocabulary.token(id).and_then(|word| self.get(word)) {
+                Some(vector) => row.copy_from_slice(vector),
+                None => row.iter_mut().for_each(|x| *x *= scale as f32),
+            }
+        }
+        Ok(Tensor::from_vec(numbers, (rows, size), table.device())?)
     }
 
     fn parse(&mut self, source: &mut Source, wanted: &HashSet<&str>) -> Result<()> {

@@ -70,7 +70,9 @@ impl Vocabulary {
     pub const PAD: u32 = 0;
     /// The number of `<unk>`, any token that is not known.
     pub const UNKNOWN: u32 = 1;
-    const SPECIAL: [&str; 2] = ["<pad>", "<unk>"];
+    /// The number of the most frequent token.
+    pub const FIRST: u32 = 2;
+    const SPECIAL: [&str; Self::FIRST as usize] = ["<pad>", "<unk>"];
 
     /// The vocabulary of `sentences`, those of the training split: the tokens that occur at least `minimum_count`
     /// times, from the most frequent on, equally frequent ones in alphabetical order.
@@ -111,6 +113,16 @@ impl Vocabulary {
         Self { tokens, ids, lower_case }
     }
 
+    /// Also knows `tokens`, which follow the ones known before.
+    pub fn extend<'a>(&mut self, tokens: impl IntoIterator<Item = &'a str>) {
+        for token in tokens {
+            if !self.ids.contains_key(token) {
+                self.ids.insert(token.to_string(), self.tokens.len() as u32);
+                self.tokens.push(token.to_string());
+            }
+        }
+    }
+
     /// The number of `token`, [`UNKNOWN`](Self::UNKNOWN) if it has none.
     pub fn id(&self, token: &str) -> u32 {
         let id = if self.lower_case { self.ids.get(&token.to_lowercase()) } else { self.ids.get(token) };
@@ -120,6 +132,11 @@ impl Vocabulary {
     /// The token of number `id`.
     pub fn token(&self, id: u32) -> Option<&str> {
         self.tokens.get(id as usize).map(String::as_str)
+    }
+
+    /// The tokens but for `<pad>` and `<unk>`, in the order of their numbers.
+    pub fn words(&self) -> impl Iterator<Item = &str> {
+        self.tokens[Self::FIRST as usize..].iter().map(String::as_str)
     }
 
     /// How many tokens there are, `<pad>` and `<unk>` among them.

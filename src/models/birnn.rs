@@ -67,4 +67,8 @@ impl SentenceModel for BiRnn {
         let (ys, _) = self.recurrent.forward(&xs, sentences, None, mode)?;
         self.output.forward(&self.dropout.1.forward(&ys, mode)?)
     }
+
+    fn embedding(&self) -> &Embedding {
+        &self.embedding
+    }
 }

@@ -44,6 +44,10 @@ impl SentenceModel for FastText {
         self.embedding.mean(features, sentences)?.apply(&self.output)
     }
 
+    fn embedding(&self) -> &Embedding {
+        &self.embedding
+    }
+
     /// Each feature by itself, with its share of the mean.
     fn reasons(&self, features: &Tensor, sentences: &Arc<Sequences>) -> Result<Vec<Vec<Reason>>> {
         let logits = self.embedding.forward(features)?.apply(&self.output)?;

@@ -2,6 +2,7 @@
 //! names of the same PyTorch module, and a forward pass.
 
 pub mod birnn;
+pub mod fasttext;
 pub mod language_model;
 pub mod lenet;
 pub mod lenet5;

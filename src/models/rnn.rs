@@ -77,4 +77,8 @@ impl SentenceModel for Rnn {
         };
         self.output.forward(&self.dropout.1.forward(&pooled, mode)?)
     }
+
+    fn embedding(&self) -> &Embedding {
+        &self.embedding
+    }
 }

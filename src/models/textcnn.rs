@@ -6,11 +6,29 @@ use crate::nn::{
 };
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Which words' vectors a network reads, and whether it learns them (section 3.1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Variant {
+    /// Vectors learned from random ones
+    #[default]
+    Rand,
+    /// Pretrained vectors, left as they are
+    Static,
+    /// Pretrained vectors, learned further
+    NonStatic,
+    /// Both: two vectors a word, one of which is learned further
+    Multichannel,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    pub variant: Variant,
     /// Number of known words.
     pub vocabulary: usize,
     /// Size of a word's vector.
@@ -27,36 +45,59 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct TextCnn {
     embedding: Embedding,
+    /// The second channel.
+    fixed: Option<Embedding>,
     convolution: ConvMax,
     dropout: Dropout,
     output: Linear,
 }
 
 impl TextCnn {
-    /// With the parameters `embedding.weight`, `convs.k.{weight,bias}` of width k and `output.{weight,bias}` of `vb`.
+    /// With the parameters `embedding.weight`, `convs.k.{weight,bias}` of width k and `output.{weight,bias}` of `vb`, and for
+    /// two channels `fixed_embedding.weight`, which the filters see after the other.
     ///
     /// # Errors
     /// Without widths or filters, and when `vb` holds the parameters in other shapes.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
-        let &Config { vocabulary, embedding, ref widths, filters, dropout: rate, classes } = config;
+        let &Config { variant, vocabulary, embedding, ref widths, filters, dropout: rate, classes } = config;
+        let table = |name| embedding_with(vocabulary, embedding, WORD_VECTORS, vb.pp(name));
+        // No gradient reaches it.
+        let fixed = |table: Embedding| Embedding::new(table.weight().detach());
+        let (words, channels) = (table("embedding")?, if variant == Variant::Multichannel { 2 } else { 1 });
         Ok(Self {
-            embedding: embedding_with(vocabulary, embedding, WORD_VECTORS, vb.pp("embedding"))?,
-            convolution: conv_max(embedding, widths, filters, vb.pp("convs"))?,
+            embedding: if variant == Variant::Static { fixed(words) } else { words },
+            fixed: if channels == 2 { Some(fixed(table("fixed_embedding")?)) } else { None },
+            convolution: conv_max(channels * embedding, widths, filters, vb.pp("convs"))?,
             dropout: dropout(rate, vb.pp("dropout")),
             output: linear(widths.len() * filters, classes, vb.pp("output"))?,
         })
     }
 }
 
+impl TextCnn {
+    fn vectors(&self, words: &Tensor) -> Result<Tensor> {
+        let vectors = self.embedding.forward(words)?;
+        match &self.fixed {
+            Some(fixed) => Tensor::cat(&[vectors, fixed.forward(words)?], 1),
+            None => Ok(vectors),
+        }
+    }
+}
+
 impl SentenceModel for TextCnn {
     /// One row `(batch, classes)` a sentence.
     fn forward(&self, words: &Tensor, sentences: &Arc<Sequences>, mode: Mode) -> Result<Tensor> {
-        let features = self.convolution.forward(&self.embedding.forward(words)?, sentences)?;
+        let features = self.convolution.forward(&self.vectors(words)?, sentences)?;
         self.dropout.forward(&features, mode)?.apply(&self.output)
     }
+
+    fn embedding(&self) -> &Embedding {
+        &self.embedding
+    }
+
     /// The windows that filters respond to, each with what its filters' responses add to the classes' logits.
     fn reasons(&self, words: &Tensor, sentences: &Arc<Sequences>) -> Result<Vec<Vec<Reason>>> {
-        let xs = self.embedding.forward(words)?;
+        let xs = self.vectors(words)?;
         let responses = self.convolution.forward(&xs, sentences)?;
         let winners = self.convolution.winners(&xs, sentences)?;
         let widths = self.convolution.widths();

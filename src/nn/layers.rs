@@ -3,7 +3,7 @@
 use super::{Init, Mode};
 use crate::ops::{self, Conv2dGeometry, Filters, Sequences, Window};
 use crate::rng;
-use candle_core::{Module, Result, Tensor, bail};
+use candle_core::{DType, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -146,9 +146,23 @@ impl Embedding {
     pub fn weight(&self) -> &Tensor {
         &self.weight
     }
-}
 
-impl Embedding {
+    /// The `count` rows, of the first `rows`, whose vectors have the largest cosine with that of `id`, which is not among
+    /// them, each with its cosine.
+    ///
+    /// # Errors
+    /// When the table has no such row.
+    pub fn nearest(&self, id: u32, rows: usize, count: usize) -> Result<Vec<(u32, f32)>> {
+        let table = self.weight.narrow(0, 0, rows)?.detach().to_dtype(DType::F32)?;
+        let own = table.get(id as usize)?;
+        let norms = (table.sqr()?.sum(1)? * own.sqr()?.sum_all()?.to_scalar::<f32>()? as f64)?.sqrt()?;
+        let cosines = (table.broadcast_mul(&own)?.sum(1)? / norms.maximum(f32::MIN_POSITIVE)?)?;
+        let mut ranked: Vec<(u32, f32)> = (0..).zip(cosines.to_vec1()?).filter(|row| row.0 != id).collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+        ranked.truncate(count);
+        Ok(ranked)
+    }
+
     /// The mean of the vectors of each of `sequences`, `(batch, size)`, of ids `(rows)`, u32 (PyTorch's `EmbeddingBag`).
     ///
     /// # Errors
@@ -302,7 +316,7 @@ impl Dropout {
 mod tests {
     use super::*;
     use crate::nn::parameters;
-    use candle_core::{DType, Device};
+    use candle_core::Device;
     use candle_nn::VarMap;
 
     #[test]

@@ -55,6 +55,9 @@ pub trait SentenceModel {
     /// When an id is outside the vocabulary, or shapes do not fit.
     fn forward(&self, words: &Tensor, sentences: &Arc<Sequences>, mode: Mode) -> Result<Tensor>;
 
+    /// The words' vectors.
+    fn embedding(&self) -> &Embedding;
+
     /// Of each sentence the words that its logits come from, where the model can tell.
     ///
     /// # Errors
@@ -64,7 +67,7 @@ pub trait SentenceModel {
     }
 }
 
-/// Some consecutive words of a sentence, and what they add to the logit of each class.
+/// Some consecutive words, or other features, of a sentence, and what they add to the logit of each class.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reason {
     pub words: Range<usize>,

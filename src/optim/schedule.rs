@@ -19,6 +19,8 @@ pub enum Curve {
     Constant,
     /// Multiplies the rate by `factor` every so many steps (0 counts as 1).
     Step { every: usize, factor: f64 },
+    /// Down to 0 on a straight line.
+    Linear,
     /// Half a cosine wave from the base rate down to 0 (Loshchilov & Hutter 2017, "SGDR", without restarts).
     Cosine,
     /// Up to the base rate over the first `rise` of the steps and down again, in half cosine waves (Smith & Topin 2018,
@@ -99,6 +101,7 @@ impl Curve {
         match *self {
             Self::Constant => 1.,
             Self::Step { every, factor } => factor.powf((step / every.max(1)) as f64),
+            Self::Linear => 1. - step.min(total) as f64 / total.max(1) as f64,
             Self::Cosine => half_wave(1., 0., step.min(total) as f64 / total.max(1) as f64),
             Self::OneCycle { rise, start_divisor, end_divisor } => {
                 // PyTorch's: the peak falls between two steps unless `rise * total` is whole.

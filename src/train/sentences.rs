@@ -1,7 +1,7 @@
 //! Telling the class of a sentence, and the tags of its words.
 
 use super::{Evaluation, Metric, Score, Task};
-use crate::data::{Vocabulary, entity_scores};
+use crate::data::{NGrams, Vocabulary, entity_scores};
 use crate::nn::{Cost, Mode, SentenceModel, Sequences};
 use candle_core::{Device, Result, Tensor};
 use std::sync::Arc;
@@ -20,11 +20,7 @@ pub struct Sentences {
 impl Sentences {
     /// The words' numbers in `vocabulary`; a sentence without words counts as one unknown word.
     pub fn encode<'a>(vocabulary: &Vocabulary, sentences: impl IntoIterator<Item = &'a Vec<String>>) -> Self {
-        let encode = |words: &Vec<String>| match words.is_empty() {
-            true => vec![Vocabulary::UNKNOWN],
-            false => words.iter().map(|word| vocabulary.id(word)).collect(),
-        };
-        Self::new(sentences.into_iter().map(encode))
+        Self::new(sentences.into_iter().map(|words| NGrams::default().ids(vocabulary, words)))
     }
 
     pub fn new(sentences: impl IntoIterator<Item = Vec<u32>>) -> Self {
