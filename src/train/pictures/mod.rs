@@ -1,13 +1,15 @@
-//! What a run has to show, as SVG text: curves over epochs, a confusion matrix, a grid of small pictures; and a page of a
-//! text coloured by a model's cells.
+//! What a run has to show, as SVG text: curves over epochs, a confusion matrix, a grid of small pictures, a map of
+//! words; and a page of a text coloured by a model's cells.
 //!
 //! Nothing is written here; the caller decides where the text goes. Colours can be told apart by colour-blind eyes
 //! (Okabe and Ito's palette; blue against red or orange, never red against green).
 
 mod curves;
+mod map;
 mod neurons;
 
 pub use curves::{Curve, Panel, curves};
+pub use map::map;
 pub use neurons::{Neuron, neurons};
 
 use anyhow::{Result, ensure};
@@ -355,9 +357,17 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// Roughly how wide a sans-serif font of `size` sets `text`.
+/// Roughly how wide a sans-serif font of `size` sets `text`; rather too wide than too narrow.
 fn text_width(text: &str, size: f64) -> f64 {
-    0.6 * size * text.chars().count() as f64
+    let width = |c: char| match c {
+        'f' | 'i' | 'j' | 'l' | 'r' | 't' | 'I' | ' ' | '.' | ',' | ':' | ';' | '!' | '\'' | '(' | ')' => {
+            0.42
+        }
+        'm' | 'w' | 'M' | 'W' | '@' | '%' | '…' | '—' | '\u{1100}'.. => 1.0,
+        c if c.is_uppercase() => 0.78,
+        _ => 0.63,
+    };
+    size * text.chars().map(width).sum::<f64>()
 }
 
 fn shorten(text: &str, most: usize) -> String {
@@ -392,7 +402,7 @@ mod tests {
     use std::collections::HashSet;
 
     /// Panics unless every tag is closed in order and every attribute quoted.
-    fn assert_well_formed(svg: &str) {
+    pub(super) fn assert_well_formed(svg: &str) {
         let mut open = Vec::new();
         let mut rest = svg;
         while let Some(at) = rest.find('<') {
