@@ -3,7 +3,6 @@
 //! Data: `reviews` (built in), `mr`, `sst2`, `trec`, `ag-news`, `csv`, `tsv`. `predict` takes sentences as arguments, or a
 //! line each on standard input, and tells which n-grams the answer comes from.
 
-use candle_core::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::sentences::{self, SentenceRecipe, TextOptions};
 use candle_textbook::cli::{Settings, TrainOptions, positive};
@@ -74,7 +73,12 @@ impl SentenceRecipe for Recipe {
         NGrams { words: self.word_ngrams, characters, buckets }
     }
 
-    fn model(&self, features: usize, classes: usize, vb: VarBuilder) -> Result<Box<dyn SentenceModel>> {
+    fn model(
+        &self,
+        features: usize,
+        classes: usize,
+        vb: VarBuilder,
+    ) -> candle_core::Result<Box<dyn SentenceModel>> {
         let config = Config { features, embedding: self.embedding, classes };
         Ok(Box::new(FastText::new(&config, vb)?))
     }

@@ -40,7 +40,15 @@ fn classifier(cell: Cell, layers: usize, bidirectional: bool, pool: Pool) -> rnn
 }
 
 fn convolutional() -> textcnn::Config {
-    textcnn::Config { variant: textcnn::Variant::Rand, vocabulary: 11, embedding: 5, widths: vec![2, 3], filters: 4, dropout: 0.4, classes: 2 }
+    textcnn::Config {
+        variant: textcnn::Variant::Rand,
+        vocabulary: 11,
+        embedding: 5,
+        widths: vec![2, 3],
+        filters: 4,
+        dropout: 0.4,
+        classes: 2,
+    }
 }
 
 fn language_model() -> language_model::Config {

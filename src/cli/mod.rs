@@ -141,7 +141,9 @@ impl TrainOptions {
         let weight_decay = self.weight_decay.unwrap_or(0.0);
         match self.optimizer {
             OptimizerName::Sgd => Sgd { momentum, nesterov, weight_decay, l1, decay_biases }.into(),
-            OptimizerName::Adam | OptimizerName::LazyAdam => Adam { weight_decay, decay_biases, ..Adam::default() }.into(),
+            OptimizerName::Adam | OptimizerName::LazyAdam => {
+                Adam { weight_decay, decay_biases, ..Adam::default() }.into()
+            }
             OptimizerName::AdamW => {
                 let adamw = Adam::adamw();
                 let weight_decay = self.weight_decay.unwrap_or(adamw.weight_decay);
@@ -159,7 +161,8 @@ impl TrainOptions {
 
     /// Whether words that are not in the batch are to stay as they are.
     fn is_lazy(&self) -> bool {
-        let plain = self.momentum == 0.0 && self.l1 == 0.0 && self.weight_decay.is_none_or(|decay| decay == 0.0);
+        let plain =
+            self.momentum == 0.0 && self.l1 == 0.0 && self.weight_decay.is_none_or(|decay| decay == 0.0);
         match self.optimizer {
             OptimizerName::Sgd | OptimizerName::Adagrad | OptimizerName::Adadelta => plain,
             OptimizerName::LazyAdam => true,

@@ -2,8 +2,8 @@
 
 use super::flow::{self, Parts};
 use super::{
-    Commands, EvalCommand, MachineOptions, Outcome, PredictCommand, Request, Settings, TrainOptions, Training,
-    complain, gradient_flow, in_colour, positive, settings_of,
+    Commands, EvalCommand, MachineOptions, Outcome, PredictCommand, Request, Settings, TrainOptions,
+    Training, complain, gradient_flow, in_colour, positive, settings_of,
 };
 use crate::data::{Corpus, NGrams, Texts, Tokenizer, Vocabulary, WordVectors, text};
 use crate::nn::{Cost, Mode, Reason, SentenceModel, parameters};
@@ -19,9 +19,9 @@ use clap::{Args, Subcommand};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::io::BufRead;
 use std::collections::HashSet;
 use std::ffi::OsString;
+use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -423,8 +423,7 @@ impl Trained {
         let classes: Vec<String> = serde_json::from_value(config["classes"].clone())
             .with_context(|| format!("{}: config.json does not tell the classes", run.dir().display()))?;
         let size = settings.ngrams().size(vocabulary.len());
-        let model =
-            train::load_model(&run.model(), device, |vb| settings.model(size, classes.len(), vb))?;
+        let model = train::load_model(&run.model(), device, |vb| settings.model(size, classes.len(), vb))?;
         Ok(Self { model, vocabulary, classes })
     }
 }

@@ -96,14 +96,19 @@ impl WordVectors {
     /// When the table's vectors are of another size, or it has too few.
     pub fn fill(&self, vocabulary: &Vocabulary, table: &Tensor) -> Result<Tensor> {
         let (rows, size) = table.dims2()?;
-        ensure!(size == self.size, "the words' vectors are of {size} numbers, but pretrained ones of {}", self.size);
+        ensure!(
+            size == self.size,
+            "the words' vectors are of {size} numbers, but pretrained ones of {}",
+            self.size
+        );
         ensure!(rows >= vocabulary.len(), "found {rows} rows for {} words", vocabulary.len());
         let mut numbers = table.flatten_all()?.to_vec1::<f32>()?;
         let mean_square = |numbers: &[f32]| {
             numbers.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / numbers.len().max(1) as f64
         };
         let own = mean_square(&numbers[..vocabulary.len() * size]);
-        let scale = if self.is_empty() || own == 0.0 { 1.0 } else { (mean_square(&self.values) / own).sqrt() };
+        let scale =
+            if self.is_empty() || own == 0.0 { 1.0 } else { (mean_square(&self.values) / own).sqrt() };
         for (row, id) in numbers.chunks_exact_mut(size).zip(0..vocabulary.len() as u32) {
             match vocabulary.token(id).and_then(|word| self.get(word)) {
                 Some(vector) => row.copy_from_slice(vector),
