@@ -67,7 +67,7 @@ fn every_format_gives_the_numbers_that_gensim_reads() {
 #[test]
 fn what_is_written_in_any_format_is_read_back_to_the_bit() {
     // The last files are longer than what is read at once.
-    for (count, size) in [(1, 2), (2, 1), (3, 7), (50, 20), (1500, 150)] {
+    for (count, size) in [(1, 2), (2, 1), (3, 7), (50, 20), (1000, 100)] {
         let mut rng = stream(1, &format!("{count} vectors of {size}"));
         let word = |at: usize| format!("{}{at}", ["w", "é", "言葉", "</s>", "0."][at % 5]);
         let words: Vec<String> = (0..count).map(word).collect();
@@ -201,12 +201,12 @@ fn a_wanted_vector_must_be_of_finite_numbers() {
     assert_eq!(refusal(b"a 1 2\nthe 3 \xff\n"), "line 2: \"\u{fffd}\", expected a number");
     let long = format!("a 1 2\nthe 3 {}\n", "x".repeat(1000));
     assert_eq!(refusal(long.as_bytes()), format!("line 2: {:?}, expected a number", "x".repeat(40)));
-    let holds = |value| format!("the vector of \"the\" holds {value}, expected finite numbers");
+    let holds = |value: &str| format!("the vector of \"the\" holds {value}, expected finite numbers");
     assert_eq!(refusal(b"a 1 2\nthe 3 nan\n"), format!("line 2: {}", holds("NaN")));
     assert_eq!(refusal(b"a 1 2\nthe 3 -1e99\n"), format!("line 2: {}", holds("-inf")));
     for value in [f32::NAN, f32::INFINITY] {
         let file = binary("2 2", &[(b"a", &[1., f32::NAN]), (b"the", &[3., value])]);
-        assert_eq!(refusal(&file), format!("word 2 of 2: {}", holds(value)));
+        assert_eq!(refusal(&file), format!("word 2 of 2: {}", holds(&value.to_string())));
     }
 }
 

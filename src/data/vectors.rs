@@ -42,7 +42,8 @@ impl WordVectors {
     /// | text | GloVe (Pennington 2014) | the same without the header; the numbers of the first line tell `SIZE` |
     ///
     /// In a line of text the last `SIZE` columns are the numbers, as words may hold blanks: the largest GloVe file
-    /// has "at name@domain.com". A word that comes twice has its first vector, as in gensim. Words that are not
+    /// has "at name@domain.com". Only where what stands before them ends in a number again, the line counts as one
+    /// with too many. A word that comes twice has its first vector, as in gensim. Words that are not
     /// UTF-8 are passed over.
     ///
     /// The file is read as a stream, so the memory needed is that of the wanted vectors, whatever the file's size.
@@ -130,9 +131,7 @@ impl WordVectors {
                 false => self.binary(source, words, wanted),
             };
         }
-        let columns = line.trim_ascii_end().rsplit(|&byte| byte == b' ').filter(|column| !column.is_empty());
-        self.size =
-            columns.take_while(|column| number(column).is_some()).count().min(columns_after_word(line));
+        self.size = trailing_numbers(line.trim_ascii_end());
         ensure!(
             self.size > 0,
             "line 1: neither a header of two numbers nor a word and its numbers, expected the vectors of word2vec, \
@@ -174,7 +173,7 @@ impl WordVectors {
         let (word, numbers) = line.split_at(length);
         let Some(word) = self.wanted(word, wanted) else { return Ok(()) };
         let start = self.values.len();
-        for column in numbers.split(|&byte| byte == b' ').filter(|column| !column.is_empty()) {
+        for column in after_first(numbers) {
             let Some(value) = number(column) else {
                 let column: String = String::from_utf8_lossy(column).chars().take(40).collect();
                 bail!("{column:?}, expected a number");
@@ -191,17 +190,14 @@ impl WordVectors {
         let mut word = line;
         for _ in 0..self.size {
             let Some(blank) = word.iter().rposition(|&byte| byte == b' ') else {
-                bail!("{} numbers, expected {}", columns_after_word(line), self.size);
+                bail!("{} numbers, expected {}", after_first(line).count(), self.size);
             };
             word = word[..blank].trim_ascii_end();
         }
-        let mut parts = word.rsplit(|&byte| byte == b' ');
-        let surplus = parts.by_ref().take_while(|part| number(part).is_some()).count();
-        if word.contains(&b' ') && surplus > 0 {
-            let surplus = surplus.min(columns_after_word(word));
-            bail!("{} numbers, expected {}", self.size + surplus, self.size);
+        match trailing_numbers(word) {
+            0 => Ok(word.len()),
+            surplus => bail!("{} numbers, expected {}", self.size + surplus, self.size),
         }
-        Ok(word.len())
     }
 
     fn binary(&mut self, source: &mut Source, announced: u64, wanted: &HashSet<&str>) -> Result<()> {
@@ -270,11 +266,15 @@ fn number(column: &[u8]) -> Option<f32> {
     std::str::from_utf8(column).ok()?.parse().ok()
 }
 
-/// How many columns `line` has but the first.
-fn columns_after_word(line: &[u8]) -> usize {
-    let mut columns = line.trim_ascii_end().split(|&byte| byte == b' ');
-    columns.next();
-    columns.filter(|column| !column.is_empty()).count()
+/// The columns of `line` but the first.
+fn after_first(line: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
+    let first = line.iter().position(|&byte| byte == b' ').unwrap_or(line.len());
+    line[first..].split(|&byte| byte == b' ').filter(|column| !column.is_empty())
+}
+
+/// How many columns of `line` from its end on are numbers; the first never is one.
+fn trailing_numbers(line: &[u8]) -> usize {
+    after_first(line).rev().take_while(|column| number(column).is_some()).count()
 }
 
 fn blanks(line: &[u8]) -> usize {
@@ -349,7 +349,7 @@ impl Source {
     /// Whether text follows the header, rather than binary vectors of `size` numbers.
     ///
     /// The first word is followed by `4 * size` bytes, among which half or more are characters of decimal numbers
-    /// in any text, even one of single digits, but one in twelve or so in binary.
+    /// in any text, even one of single digits, but one in ten or so in binary.
     fn is_text(&mut self, size: usize) -> Result<bool> {
         self.fill(MAX_WORD + 4 * size)?;
         let rest = self.rest();
@@ -358,7 +358,7 @@ impl Source {
         };
         let vector = rest[blank + 1..].iter().take(4 * size);
         let decimal = vector.clone().filter(|byte| b"0123456789+-.eE \r\nnaNif".contains(byte)).count();
-        Ok(2 * decimal >= vector.len())
+        Ok(decimal > 0 && 2 * decimal >= vector.len())
     }
 }
 
