@@ -2,52 +2,18 @@
 
 #![cfg(unix)]
 
+mod common;
+
 use candle_textbook::data::{Level, LongText, Streams};
+use common::{done, killed, metrics, model, refused, start};
 use serde_json::Value;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 use std::sync::OnceLock;
 use tempfile::{TempDir, tempdir};
 
-fn start(place: &Path, arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_char_lm"))
-        .current_dir(place)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A program that refuses its arguments does not read.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
-}
-
-fn words(arguments: &str) -> Vec<&str> {
-    arguments.split_whitespace().collect()
-}
-
-/// Standard output of a program that is to succeed.
-#[track_caller]
-fn done(place: &Path, arguments: &str) -> String {
-    let output = start(place, &words(arguments), "");
-    assert!(output.status.success(), "{arguments}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// That a program ends with `code` and one line that says each of `said`.
-#[track_caller]
-fn refused(place: &Path, arguments: &str, code: i32, said: &[&str]) {
-    let output = start(place, &words(arguments), "");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{arguments}: {output:?}");
-    assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
-    for part in said {
-        assert!(error.contains(part), "{part:?} is not in {error}");
-    }
-}
+const NAME: &str = "char_lm";
 
 /// A text in which each character tells the next.
 fn counting(lines: usize) -> String {
@@ -63,15 +29,10 @@ fn trained() -> PathBuf {
     let place = PLACE.get_or_init(|| {
         let place = tempdir().unwrap();
         fs::write(place.path().join("text"), counting(800)).unwrap();
-        done(place.path(), &format!("{SMALL} --text text --out run"));
+        done(place.path(), NAME, &format!("{SMALL} --text text --out run"));
         place
     });
     place.path().join("run")
-}
-
-fn metrics(run: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -91,9 +52,9 @@ fn a_text_is_learned_and_its_losses_told_in_all_units() {
         assert!(trained().join(file).exists(), "{file}");
     }
     let place = trained();
-    let said = done(place.parent().unwrap(), "eval run");
+    let said = done(place.parent().unwrap(), NAME, "eval run");
     assert!(said.contains(&format!("{:.4} nats a character", number(last, "test_loss"))), "{said}");
-    let other = done(place.parent().unwrap(), "eval run --text text");
+    let other = done(place.parent().unwrap(), NAME, "eval run --text text");
     assert!(other.contains("nats a character"), "{other}");
 }
 
@@ -103,7 +64,7 @@ fn sampled(run: &Path, options: &str) -> String {
     let prompt = format!("{}one", counting(2));
     let mut arguments = vec!["sample", run.to_str().unwrap(), "--prompt", &prompt];
     arguments.extend(options.split_whitespace());
-    let output = start(run, &arguments, "");
+    let output = start(run, NAME, &arguments, "");
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap().strip_prefix(&prompt).unwrap().to_string()
 }
@@ -120,7 +81,7 @@ fn sampling_goes_on_from_the_prompt_and_repeats_with_the_seed() {
     assert_eq!(sampled(&run, "--length 40 --temperature 1 --top-p 0.2"), greedy);
     assert_eq!(sampled(&run, "--temperature 0 --stop ive"), " two three four f\n");
     assert_eq!(sampled(&run, "--length 0"), "\n");
-    let unprompted = done(&run, "sample . --length 9");
+    let unprompted = done(&run, NAME, "sample . --length 9");
     assert_eq!(unprompted.chars().count(), 10);
 }
 
@@ -129,7 +90,7 @@ fn a_line_like_the_text_is_likelier_than_one_that_is_not() {
     let run = trained();
     let place = run.parent().unwrap();
     let output =
-        start(place, &["score", "run"], "one two three four five six\none two four three five six\n\n");
+        start(place, NAME, &["score", "run"], "one two three four five six\none two four three five six\n\n");
     let said = String::from_utf8(output.stdout).unwrap();
     let row = |line: &str| line.split('\t').take(3).map(|x| x.parse().unwrap()).collect::<Vec<f64>>();
     let rows: Vec<Vec<f64>> = said.lines().map(row).collect();
@@ -139,15 +100,16 @@ fn a_line_like_the_text_is_likelier_than_one_that_is_not() {
     assert!((rows[0][0] / -28.0 - rows[0][1]).abs() < 1e-3, "{said}");
     assert!((rows[0][0] + rows[1][0] + rows[2][0] - rows[3][0]).abs() < 5e-3, "{said}");
     fs::write(place.join("lines"), "one two\n").unwrap();
-    assert_eq!(done(place, "score run lines").lines().count(), 2);
+    assert_eq!(done(place, NAME, "score run lines").lines().count(), 2);
 }
 
 #[test]
 fn the_page_of_cells_shows_the_text() {
     let run = trained();
     let place = run.parent().unwrap();
-    let said = done(place, "neurons run text --length 50");
-    let page = fs::read_to_string(place.join(said.trim())).unwrap();
+    let Output { stdout, stderr, .. } = start(place, NAME, &["neurons", "run", "text", "--length", "50"], "");
+    assert_eq!(String::from_utf8(stderr).unwrap(), "note: text: the first 50 of 22400 tokens\n");
+    let page = fs::read_to_string(place.join(String::from_utf8(stdout).unwrap().trim())).unwrap();
     assert!(page.contains("layer 2, cell 24 (") && page.contains(r#"["o","n","e"," ","t""#), "{page}");
 }
 
@@ -157,11 +119,18 @@ fn words_are_learned_with_the_ends_of_lines() {
     fs::write(place.path().join("text"), counting(1500)).unwrap();
     done(
         place.path(),
+        NAME,
         &format!("{} --level word --cell gru --tie-weights --text text --out run", SMALL.replace("12", "24")),
     );
     let greedy = sampled(&place.path().join("run"), "--length 8 --temperature 0");
     assert_eq!(greedy, " two three four five six\none two\n");
-    assert!(done(place.path(), "eval run").contains("nats a word"));
+    assert!(done(place.path(), NAME, "eval run").contains("nats a word"));
+    // A line of blanks is one without words, of which only the end is scored.
+    let said = String::from_utf8(start(&place, NAME, &["score", "run"], "\n \t\n").stdout).unwrap();
+    let lines: Vec<Vec<&str>> = said.lines().map(|line| line.split('\t').collect()).collect();
+    assert!(lines.len() == 3 && lines[0][..3] == lines[1][..3] && lines[2][3] == "(all 2 tokens)", "{said}");
+    fs::write(place.path().join("zero"), "one\ntwo\0\n").unwrap();
+    refused(&place, NAME, "score run zero", 1, &["zero: line 2: ", "byte 3 is zero"]);
 }
 
 #[test]
@@ -169,21 +138,12 @@ fn a_killed_training_goes_on_to_the_same_bits() {
     let place = tempdir().unwrap();
     fs::write(place.path().join("text"), counting(300)).unwrap();
     let options = format!("{SMALL} --text text --dropout 0.2 --checkpoint-every 7");
-    done(place.path(), &format!("{options} --out whole --threads 1"));
-    let mut child = Command::new(env!("CARGO_BIN_EXE_char_lm"))
-        .current_dir(place.path())
-        .args(words(&format!("{options} --out killed --threads 2")))
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    while !place.path().join("killed/checkpoint.safetensors").exists() {
-        std::thread::yield_now();
-    }
-    child.kill().unwrap();
-    child.wait().unwrap();
-    done(place.path(), "--resume killed --quiet");
-    let model = |run: &str| fs::read(place.path().join(run).join("model.safetensors")).unwrap();
-    assert!(model("whole") == model("killed"));
+    done(place.path(), NAME, &format!("{options} --out whole --threads 1"));
+    killed(&place, NAME, &format!("{options} --out killed --threads 2"), || {
+        place.path().join("killed/checkpoint.safetensors").exists()
+    });
+    done(place.path(), NAME, "--resume killed --quiet");
+    assert!(model(&place.path().join("whole")) == model(&place.path().join("killed")));
 }
 
 #[test]
@@ -197,26 +157,27 @@ fn what_is_no_text_or_too_short_is_refused_with_the_numbers() {
     write("noise", b"\x90\x01\x02 text");
     write("wide", b"\xff\xfet\x01e\x01");
     let at = |text: &str| format!("{SMALL} --text {text}");
-    refused(place.path(), &at("none"), 1, &["none", "can't be read"]);
-    refused(place.path(), &at("."), 1, &["directory"]);
-    refused(place.path(), &at("empty"), 1, &["empty: is empty"]);
-    refused(place.path(), &format!("{} --level word", at("blank")), 1, &["blank", "to train on"]);
-    refused(place.path(), &at("short"), 1, &["16 tokens", "at least 161", "window of 20", "8 streams"]);
-    refused(place.path(), &at("binary"), 1, &["binary", "byte 4 is zero"]);
-    refused(place.path(), &at("noise"), 1, &["noise: is binary", "byte 0", "byte 1"]);
-    refused(place.path(), &at("wide"), 1, &["wide: is UTF-16LE"]);
+    refused(place.path(), NAME, &at("none"), 1, &["none", "can't be read"]);
+    refused(place.path(), NAME, &at("."), 1, &["directory"]);
+    refused(place.path(), NAME, &at("empty"), 1, &["empty: is empty"]);
+    refused(place.path(), NAME, &format!("{} --level word", at("blank")), 1, &["blank", "to train on"]);
+    refused(place.path(), NAME, &at("short"), 1, &["16 tokens", "at least 161", "window of 20", "8 streams"]);
+    refused(place.path(), NAME, &at("binary"), 1, &["binary", "byte 4 is zero"]);
+    refused(place.path(), NAME, &at("noise"), 1, &["noise: is binary", "byte 0", "byte 1"]);
+    refused(place.path(), NAME, &at("wide"), 1, &["wide: is UTF-16LE"]);
     refused(
         place.path(),
+        NAME,
         &format!("{} --validation-fraction 0.6 --test-fraction 0.4", at("short")),
         1,
         &["nothing"],
     );
-    refused(place.path(), "--tie-weights --hidden 5", 1, &["128 numbers and 5 hidden"]);
-    refused(place.path(), "--validation 5", 1, &["--validation"]);
-    refused(place.path(), "--dataset poems", 1, &["poems", "--text"]);
-    refused(place.path(), "--text a --dataset source", 2, &["--text"]);
-    refused(place.path(), "sample", 1, &["no run yet"]);
-    refused(place.path(), "sample --temperature=-1", 2, &["temperature"]);
+    refused(place.path(), NAME, "--tie-weights --hidden 5", 1, &["128 numbers and 5 hidden"]);
+    refused(place.path(), NAME, "--validation 5", 1, &["--validation"]);
+    refused(place.path(), NAME, "--dataset poems", 1, &["poems", "--text"]);
+    refused(place.path(), NAME, "--text a --dataset source", 2, &["--text"]);
+    refused(place.path(), NAME, "sample", 1, &["no run yet"]);
+    refused(place.path(), NAME, "sample --temperature=-1", 2, &["temperature"]);
 }
 
 /// What a text's tokens are, from number `from` on.
@@ -258,6 +219,22 @@ fn a_file_of_any_encoding_is_read_from_any_place() {
     let text = LongText::open(&path, Level::Word).unwrap();
     assert_eq!(tokens(&text, 0), strings(&["café", "€", "<eos>"]));
     assert!(text.notes[0].contains("byte 3") && text.notes[0].contains("Windows-1252"), "{:?}", text.notes);
+}
+
+#[test]
+fn a_short_text_has_the_tokens_of_a_long_one() {
+    for level in [Level::Char, Level::Word] {
+        for text in ["one two", " a\t b\u{a0}c \n\n d\r\n", "\n", "\u{feff}é 𝛼\u{2028}x", "a\n", " \n "] {
+            let long = LongText::from_memory("text", text, level).unwrap();
+            let vocabulary = long.vocabulary(0..long.len(), 1, None).unwrap();
+            let ids = level.encode(text, &vocabulary).unwrap();
+            let found: Vec<&str> = ids.iter().map(|&id| vocabulary.token(id).unwrap()).collect();
+            assert_eq!(found, tokens(&long, 0), "{text:?}");
+            assert!(level.encode("a\0", &vocabulary).is_err());
+            assert!(level.encode("", &vocabulary).unwrap().is_empty());
+            assert_eq!(level.encode(" \t", &vocabulary).unwrap().is_empty(), level == Level::Word);
+        }
+    }
 }
 
 #[test]

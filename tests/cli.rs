@@ -2,15 +2,17 @@
 
 #![cfg(unix)]
 
+mod common;
+
 use candle_textbook::data::{Images, digits};
+use common::{command, done, files, metrics, model, one_error, refused};
 use image::{GrayImage, Luma, imageops};
 use serde_json::Value;
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::time::Duration;
 use tempfile::{TempDir, tempdir_in};
@@ -73,57 +75,6 @@ fn write_idx(dir: &Path, train: &Images, test: &Images) {
     }
 }
 
-fn command(place: &TempDir, binary: &str, arguments: &str) -> Command {
-    let mut command = Command::new(match binary {
-        "lenet" => env!("CARGO_BIN_EXE_lenet"),
-        _ => env!("CARGO_BIN_EXE_mlp"),
-    });
-    command.current_dir(place.path()).args(arguments.split_whitespace());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// Standard output of a program that is to succeed.
-#[track_caller]
-fn done(place: &TempDir, binary: &str, arguments: &str) -> String {
-    let output = command(place, binary, arguments).output().unwrap();
-    assert!(output.status.success(), "{binary} {arguments}: {output:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{binary} {arguments}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// That a program ends with `code` and one line that says each of `said`, and leaves all files as they were.
-#[track_caller]
-fn refused(place: &TempDir, binary: &str, arguments: &str, code: i32, said: &[&str]) {
-    let before = files(place.path());
-    let output = command(place, binary, arguments).output().unwrap();
-    one_error(&output, code, said);
-    assert!(files(place.path()) == before, "{binary} {arguments}: it left or changed files");
-}
-
-#[track_caller]
-fn one_error(output: &Output, code: i32, said: &[&str]) {
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{output:?}");
-    assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
-    for part in said {
-        assert!(error.contains(part), "{part:?} is not in {error}");
-    }
-}
-
-/// Every file and folder below `dir` with its contents.
-fn files(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
-    let mut found = BTreeMap::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.append(&mut files(&path));
-        }
-        found.insert(path.clone(), fs::read(&path).ok());
-    }
-    found
-}
-
 fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> =
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -131,21 +82,13 @@ fn names(dir: &Path) -> Vec<String> {
     names
 }
 
-fn json_lines(path: &Path) -> Vec<Value> {
-    fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 fn keys(object: &Value) -> Vec<&str> {
     object.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-fn model(run: &Path) -> Vec<u8> {
-    fs::read(run.join("model.safetensors")).unwrap()
-}
-
 /// What `metrics.jsonl` tells of the epochs, without the times.
 fn learned(run: &Path) -> Vec<Value> {
-    let mut lines = json_lines(&run.join("metrics.jsonl"));
+    let mut lines = metrics(run);
     for line in &mut lines {
         for time in ["seconds", "examples_per_second"] {
             line.as_object_mut().unwrap().remove(time);
@@ -166,13 +109,6 @@ fn png(path: &Path, index: usize, scale: u32) {
 fn signal(child: &Child, name: &str) {
     let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
     assert!(status.success());
-}
-
-/// Waits until `ready`, or until `child` has ended.
-fn wait_for(child: &mut Child, ready: impl Fn() -> bool) {
-    while !ready() && child.try_wait().unwrap().is_none() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]
@@ -200,9 +136,7 @@ fn training_writes_the_run_folder() {
         [450, 50, 100]
     );
     assert_eq!((&config["settings"]["dataset"], &config["settings"]["seed"]), (&"mnist".into(), &42.into()));
-    let [first, second, last] = &json_lines(&run.join("metrics.jsonl"))[..] else {
-        panic!("not three lines")
-    };
+    let [first, second, last] = &metrics(&run)[..] else { panic!("not three lines") };
     let epoch = "epoch step train_loss val_loss val_accuracy learning_rate seconds examples_per_second \
                  gradient_norm largest_gradient_norm";
     for line in [first, second] {
@@ -343,11 +277,13 @@ fn a_killed_run_is_resumed_to_the_same_end() {
             0 => format!("{DATA} {OPTIONS} --out killed"),
             _ => "train --resume killed".to_string(),
         };
-        let mut child = command(&place, "mlp", &arguments).spawn().unwrap();
-        wait_for(&mut child, || killed.join("config.json").exists() && epochs() >= moment);
-        std::thread::sleep(Duration::from_millis(11 * moment as u64));
-        child.kill().unwrap();
-        child.wait().unwrap();
+        common::killed(&place, "mlp", &arguments, || {
+            let ready = killed.join("config.json").exists() && epochs() >= moment;
+            if ready {
+                std::thread::sleep(Duration::from_millis(11 * moment as u64));
+            }
+            ready
+        });
     }
     done(&place, "mlp", "train --resume killed");
     assert!(model(&whole) == model(&killed));
@@ -361,7 +297,8 @@ fn control_c_saves_a_checkpoint_and_says_how_to_go_on() {
     let place = place();
     done(&place, "lenet", &format!("{DATA} {OPTIONS} --out whole"));
 
-    let mut child = command(&place, "lenet", &format!("{DATA} {OPTIONS} --out stopped")).spawn().unwrap();
+    let arguments = format!("{DATA} {OPTIONS} --out stopped");
+    let mut child = command(&place, "lenet").args(arguments.split_whitespace()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     lines.find(|line| line.starts_with("epoch ")).unwrap();
     signal(&child, "INT");
@@ -382,8 +319,8 @@ fn a_signal_ends_predict_at_once() {
     let fifo = place.path().join("digit.png");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     // It waits for a writer of the pipe, until the signal.
-    let mut child = command(&place, "lenet", &format!("predict {} digit.png", trained("lenet").display()));
-    let mut child = child.spawn().unwrap();
+    let mut child = command(&place, "lenet");
+    let mut child = child.arg("predict").arg(trained("lenet")).arg("digit.png").spawn().unwrap();
     std::thread::sleep(Duration::from_millis(200));
     signal(&child, "TERM");
     assert_eq!(child.wait().unwrap().signal(), Some(15));
@@ -392,12 +329,13 @@ fn a_signal_ends_predict_at_once() {
 #[test]
 fn nobody_reading_the_output_is_no_reason_to_stop() {
     let place = place();
-    let mut child = command(&place, "lenet", &format!("{DATA} --epochs 2 --out run")).spawn().unwrap();
+    let arguments = format!("{DATA} --epochs 2 --out run");
+    let mut child = command(&place, "lenet").args(arguments.split_whitespace()).spawn().unwrap();
     drop((child.stdout.take(), child.stderr.take()));
     assert!(child.wait().unwrap().success());
-    assert_eq!(json_lines(&place.path().join("run/metrics.jsonl")).len(), 3);
+    assert_eq!(metrics(&place.path().join("run")).len(), 3);
 
-    let mut child = command(&place, "lenet", "eval nowhere").spawn().unwrap();
+    let mut child = command(&place, "lenet").args(["eval", "nowhere"]).spawn().unwrap();
     drop((child.stdout.take(), child.stderr.take()));
     assert_eq!(child.wait().unwrap().code(), Some(1));
 }
@@ -474,10 +412,7 @@ fn a_full_disk_leaves_the_old_checkpoint() {
     let place = place();
     let run = place.path().join("run");
     let arguments = format!("{DATA} --epochs 1000 --checkpoint-every 1 --out run");
-    let mut child = command(&place, "lenet", &arguments).spawn().unwrap();
-    wait_for(&mut child, || run.join("checkpoint.safetensors").exists());
-    child.kill().unwrap();
-    child.wait().unwrap();
+    common::killed(&place, "lenet", &arguments, || run.join("checkpoint.safetensors").exists());
     let checkpoint = fs::read(run.join("checkpoint.safetensors")).unwrap();
 
     let output = Command::new("sh")

@@ -2,53 +2,13 @@
 
 #![cfg(unix)]
 
-use serde_json::Value;
+mod common;
+
+use common::{done, killed, metrics, model, refused, start};
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use tempfile::{TempDir, tempdir};
-
-fn start(place: &Path, binary: &str, arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(match binary {
-        "rnn" => env!("CARGO_BIN_EXE_rnn"),
-        "gru" => env!("CARGO_BIN_EXE_gru"),
-        "lstm" => env!("CARGO_BIN_EXE_lstm"),
-        "textcnn" => env!("CARGO_BIN_EXE_textcnn"),
-        _ => env!("CARGO_BIN_EXE_birnn"),
-    })
-    .current_dir(place)
-    .args(arguments)
-    .stdin(Stdio::piped())
-    .stdout(Stdio::piped())
-    .stderr(Stdio::piped())
-    .spawn()
-    .unwrap();
-    // A program that refuses its arguments does not read.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
-}
-
-/// Standard output of a program that is to succeed.
-#[track_caller]
-fn done(place: &Path, binary: &str, arguments: &str) -> String {
-    let output = start(place, binary, &arguments.split_whitespace().collect::<Vec<_>>(), "");
-    assert!(output.status.success(), "{binary} {arguments}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// That a program ends with `code` and one line that says each of `said`.
-#[track_caller]
-fn refused(place: &Path, binary: &str, arguments: &str, code: i32, said: &[&str]) {
-    let output = start(place, binary, &arguments.split_whitespace().collect::<Vec<_>>(), "");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{binary} {arguments}: {output:?}");
-    assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
-    for part in said {
-        assert!(error.contains(part), "{part:?} is not in {error}");
-    }
-}
 
 const SMALL: &str = "--hidden 16 --embedding 16 --train-limit 400 --epochs 2 --quiet";
 
@@ -63,11 +23,6 @@ fn trained(binary: &'static str) -> PathBuf {
         place
     });
     place.path().join("run")
-}
-
-fn metrics(run: &Path) -> Vec<Value> {
-    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -174,23 +129,10 @@ fn a_run_that_was_stopped_ends_as_the_whole_one_and_threads_do_not_matter() {
         let cut = place.path().join(format!("{binary}-cut"));
         let common = format!("{SMALL} {options} --checkpoint-every 5");
         done(place.path(), binary, &format!("{common} --threads 2 --out {}", whole.display()));
-        let mut child = Command::new(match binary {
-            "gru" => env!("CARGO_BIN_EXE_gru"),
-            _ => env!("CARGO_BIN_EXE_birnn"),
-        })
-        .current_dir(place.path())
-        .args(format!("{common} --threads 1 --out {}", cut.display()).split_whitespace())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-        while !cut.join("checkpoint.safetensors").exists() && child.try_wait().unwrap().is_none() {
-            std::thread::yield_now();
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let arguments = format!("{common} --threads 1 --out {}", cut.display());
+        killed(&place, binary, &arguments, || cut.join("checkpoint.safetensors").exists());
         done(place.path(), binary, &format!("--threads 1 --quiet --resume {}", cut.display()));
-        let weights = |run: &Path| fs::read(run.join("model.safetensors")).unwrap();
-        assert!(weights(&whole) == weights(&cut), "{binary}");
+        assert!(model(&whole) == model(&cut), "{binary}");
     }
 }
 

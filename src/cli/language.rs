@@ -488,8 +488,10 @@ fn score(command: &ScoreCommand) -> Result<Outcome> {
     };
     let (mut total, mut tokens) = (0.0, 0);
     for (number, line) in lines.lines().enumerate() {
-        let line = line.with_context(|| format!("{name}: line {}", number + 1))?;
-        let (log_probability, count) = line_score(&model, &vocabulary, settings.level, &line, &device)?;
+        let place = || format!("{name}: line {}", number + 1);
+        let line = line.with_context(place)?;
+        let score = line_score(&model, &vocabulary, settings.level, &line, &device);
+        let (log_probability, count) = score.with_context(place)?;
         let nats = -log_probability / count as f64;
         say(&format!("{log_probability:.3}\t{nats:.4}\t{:.3}\t{line}", nats.exp()));
         (total, tokens) = (total + log_probability, tokens + count);

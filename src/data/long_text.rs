@@ -31,6 +31,57 @@ impl Level {
         }
     }
 
+    /// The numbers of the tokens of the short `text`: those of a [`LongText`] of it, except that there may be
+    /// none.
+    ///
+    /// # Errors
+    /// When it has zero bytes.
+    pub fn encode(self, text: &str, vocabulary: &Vocabulary) -> Result<Vec<u32>> {
+        if let Some(zero) = text.bytes().position(|byte| byte == 0) {
+            bail!("binary (byte {zero} is zero), expected text");
+        }
+        let mut chars = text.strip_prefix('\u{feff}').unwrap_or(text).chars();
+        let (mut token, mut at_line_end, mut ids) = (String::new(), false, vec![]);
+        while self.read(&mut token, &mut at_line_end, || Ok(chars.next()))? {
+            ids.push(vocabulary.id(&token));
+        }
+        Ok(ids)
+    }
+
+    /// The next token, in place of what `token` holds, of the characters that `next` gives; whether there was
+    /// one. `at_line_end` is whether the end of a line has just ended a word, and so is the next token.
+    fn read(
+        self,
+        token: &mut String,
+        at_line_end: &mut bool,
+        mut next: impl FnMut() -> Result<Option<char>>,
+    ) -> Result<bool> {
+        token.clear();
+        if std::mem::take(at_line_end) {
+            token.push_str(self.line_end());
+            return Ok(true);
+        }
+        while let Some(c) = next()? {
+            match self {
+                Self::Word if !c.is_whitespace() => token.push(c),
+                Self::Word if !token.is_empty() => {
+                    *at_line_end = c == '\n';
+                    return Ok(true);
+                }
+                Self::Word if c != '\n' => {}
+                Self::Word => {
+                    token.push_str(self.line_end());
+                    return Ok(true);
+                }
+                Self::Char => {
+                    token.push(c);
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(!token.is_empty())
+    }
+
     /// What to write for `token` after what was written for `before`.
     pub fn written<'a>(self, before: Option<&str>, token: &'a str) -> [&'a str; 2] {
         let end = self.line_end();
@@ -98,7 +149,7 @@ impl LongText {
         let (mut marks, mut len) = (vec![], 0);
         loop {
             if len % MARK == 0 {
-                marks.push(tokens.at);
+                marks.push(tokens.at - u64::from(tokens.at_line_end));
             }
             if !tokens.next_into(&mut token)? {
                 break;
@@ -222,7 +273,35 @@ impl LongText {
         let mark = ((from / MARK) as usize).min(self.marks.len() - 1);
         let at = self.marks[mark];
         let reader = BufReader::with_capacity(1 << 13, Cursor { source: &self.source, at });
-        Tokens { text: self, reader, at, peeked: None, skip: from - mark as u64 * MARK }
+        Tokens { text: self, reader, at, at_line_end: false, skip: from - mark as u64 * MARK }
+    }
+
+    /// The character at the byte `at`, which `reader` has come to, and goes on after it.
+    fn decode(&self, reader: &mut impl BufRead, at: &mut u64) -> Result<Option<char>> {
+        let name = &self.name;
+        let mut bytes = [0; 4];
+        let Some(&first) = reader.fill_buf().with_context(|| format!("{name}: can't be read"))?.first()
+        else {
+            return Ok(None);
+        };
+        let length = match first {
+            0..0x80 => 1,
+            _ if self.latin => 1,
+            0x80..0xe0 => 2,
+            0xe0..0xf0 => 3,
+            0xf0.. => 4,
+        };
+        *at += length as u64;
+        if length == 1 {
+            reader.consume(1);
+            return Ok(match first {
+                0..0x80 => Some(char::from(first)),
+                _ => WINDOWS_1252.decode_without_bom_handling(&[first]).0.chars().next(),
+            });
+        }
+        let changed = || format!("{name}: is no longer the UTF-8 that it was when it was opened");
+        reader.read_exact(&mut bytes[..length]).with_context(changed)?;
+        Ok(std::str::from_utf8(&bytes[..length]).with_context(changed)?.chars().next())
     }
 }
 
@@ -326,10 +405,10 @@ impl Read for Cursor<'_> {
 pub struct Tokens<'a> {
     text: &'a LongText,
     reader: BufReader<Cursor<'a>>,
-    /// The byte where the next character begins.
+    /// The byte after the last character read.
     at: u64,
-    /// The next character and its bytes, where it has been looked at already.
-    peeked: Option<(char, u64)>,
+    /// Whether that was a line's end, of one byte, which has ended a word and is a token yet to come.
+    at_line_end: bool,
     /// Tokens to pass over first.
     skip: u64,
 }
@@ -354,72 +433,8 @@ impl Tokens<'_> {
     }
 
     fn token(&mut self, token: &mut String) -> Result<bool> {
-        token.clear();
-        if self.text.level == Level::Char {
-            token.extend(self.take()?);
-            return Ok(!token.is_empty());
-        }
-        while let Some(c) = self.peek()? {
-            match c {
-                '\n' if token.is_empty() => token.push_str(Level::Word.line_end()),
-                c if c.is_whitespace() && token.is_empty() => {
-                    self.take()?;
-                    continue;
-                }
-                c if c.is_whitespace() => return Ok(true),
-                c => {
-                    token.push(c);
-                    self.take()?;
-                    continue;
-                }
-            }
-            self.take()?;
-            return Ok(true);
-        }
-        Ok(!token.is_empty())
-    }
-
-    fn peek(&mut self) -> Result<Option<char>> {
-        if self.peeked.is_none() {
-            self.peeked = self.decode()?;
-        }
-        Ok(self.peeked.map(|(c, _)| c))
-    }
-
-    fn take(&mut self) -> Result<Option<char>> {
-        let next = match self.peeked.take() {
-            None => self.decode()?,
-            next => next,
-        };
-        self.at += next.map_or(0, |(_, bytes)| bytes);
-        Ok(next.map(|(c, _)| c))
-    }
-
-    fn decode(&mut self) -> Result<Option<(char, u64)>> {
-        let name = &self.text.name;
-        let mut bytes = [0; 4];
-        let Some(&first) = self.reader.fill_buf().with_context(|| format!("{name}: can't be read"))?.first()
-        else {
-            return Ok(None);
-        };
-        let length = match first {
-            0x80.. if self.text.latin => {
-                self.reader.consume(1);
-                let decoded = WINDOWS_1252.decode_without_bom_handling(std::slice::from_ref(&first)).0;
-                return Ok(decoded.chars().next().map(|c| (c, 1)));
-            }
-            0..0x80 => {
-                self.reader.consume(1);
-                return Ok(Some((char::from(first), 1)));
-            }
-            0x80..0xe0 => 2,
-            0xe0..0xf0 => 3,
-            0xf0.. => 4,
-        };
-        let changed = || format!("{name}: is no longer the UTF-8 that it was when it was opened");
-        self.reader.read_exact(&mut bytes[..length]).with_context(changed)?;
-        let c = std::str::from_utf8(&bytes[..length]).with_context(changed)?.chars().next();
-        Ok(c.map(|c| (c, length as u64)))
+        let Self { text, reader, at, at_line_end, .. } = self;
+        text.level.read(token, at_line_end, || text.decode(reader, at))
     }
 }
 

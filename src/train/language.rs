@@ -218,10 +218,10 @@ pub struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    /// One that has read `prompt`, or the end of a line where that is empty, and goes on from there.
+    /// One that has read `prompt`, or the end of a line where that has no tokens, and goes on from there.
     ///
     /// # Errors
-    /// Those of the model.
+    /// A prompt with zero bytes; those of the model.
     pub fn new(
         model: &'a LanguageModel,
         vocabulary: &'a Vocabulary,
@@ -230,7 +230,7 @@ impl<'a> Writer<'a> {
         seed: u64,
         prompt: &str,
     ) -> Result<Self> {
-        let mut ids = ids(vocabulary, level, prompt)?;
+        let mut ids = level.encode(prompt, vocabulary).context("the prompt")?;
         if ids.is_empty() {
             ids.push(vocabulary.id(level.line_end()));
         }
@@ -260,24 +260,12 @@ impl<'a> Writer<'a> {
     }
 }
 
-/// The numbers of the tokens of `text`.
-fn ids(vocabulary: &Vocabulary, level: Level, text: &str) -> Result<Vec<u32>> {
-    if text.is_empty() {
-        return Ok(vec![]);
-    }
-    let text = LongText::from_memory("text", text, level)?;
-    let (mut tokens, mut token, mut ids) = (text.read(0), String::new(), vec![]);
-    while tokens.next_into(&mut token)? {
-        ids.push(vocabulary.id(&token));
-    }
-    Ok(ids)
-}
-
-/// The logarithm of the probability of `line` and of its end, by the chain rule, after the end of another line; and how
-/// many tokens that is.
+/// The logarithm of the probability of `line` and of its end, by the chain rule, after the end of another
+/// line; and how many tokens that is. Of a line without tokens, such as blanks at the level of words, that is
+/// of its end alone.
 ///
 /// # Errors
-/// Those of the model.
+/// A line with zero bytes; those of the model.
 pub fn line_score(
     model: &LanguageModel,
     vocabulary: &Vocabulary,
@@ -288,7 +276,7 @@ pub fn line_score(
     const WINDOW: usize = 1024;
     let end = vocabulary.id(level.line_end());
     let mut tokens = vec![end];
-    tokens.extend(ids(vocabulary, level, line)?);
+    tokens.extend(level.encode(line, vocabulary)?);
     tokens.push(end);
     let (from, to) = (&tokens[..tokens.len() - 1], &tokens[1..]);
     let windows = from.chunks(WINDOW).zip(to.chunks(WINDOW));

@@ -5,12 +5,12 @@ use crate::rng;
 use anyhow::{Result, bail, ensure};
 use rand::Rng;
 
-/// Where each word stands in the plane that shows the most of how their vectors differ: by the first two principal
-/// components of `vectors` `(words, size)` (Pearson 1901; Hotelling 1933). One length across is the same difference as
-/// that length upwards.
+/// Where each word stands in the plane that shows the most of how their vectors differ: that of the first two
+/// principal components of `vectors` `(words, size)` (Pearson 1901; Hotelling 1933). One length across is the
+/// same difference as that length upwards.
 ///
-/// Words come in the order of their importance, such as the most frequent first: each in turn gets a label beside its
-/// dot if there is still room, and shows its name when pointed at.
+/// Words come in the order of their importance, such as the most frequent first: each in turn gets a label
+/// beside its dot if there is still room, and shows its name when pointed at.
 ///
 /// # Errors
 /// When there are not `size` numbers a word, or some that are not finite.
@@ -68,12 +68,11 @@ pub fn map(words: &[String], vectors: &[f32], size: usize) -> Result<String> {
     let frame = Rectangle { left: LEFT, top: TOP, right, bottom };
     let mut taken: Vec<Rectangle> = points.iter().map(|&(x, y)| Rectangle::around(x, y, 4.0, 4.0)).collect();
     for (word, &(x, y)) in words.iter().zip(&points) {
-        let name = if word.chars().all(|c| c.is_whitespace() || c.is_control()) {
-            format!("{word:?}")
-        } else {
-            shorten(word, 18)
-        };
-        let label = room(&name, (x, y), &frame, &taken);
+        // What can't be seen is shown as it is written in a program.
+        let is_blank = word.chars().all(|c| c.is_whitespace() || c.is_control());
+        let name = if is_blank { format!("{word:?}") } else { word.clone() };
+        let shown = shorten(&name, 18);
+        let label = room(&shown, (x, y), &frame, &taken);
         let color = if label.is_some() { "#0072B2" } else { "#b0b0b0" };
         svg.push(format_args!(
             r#"<circle cx="{x:.1}" cy="{y:.1}" r="2" fill="{color}"><title>{}</title></circle>"#,
@@ -86,7 +85,7 @@ pub fn map(words: &[String], vectors: &[f32], size: usize) -> Result<String> {
                 _ => (label.left + label.right) / 2.0,
             };
             let style = Text { size: LABEL, anchor, ..Text::default() };
-            svg.text(x, label.bottom - 0.27 * LABEL, &style, &name);
+            svg.text(x, label.bottom - 0.27 * LABEL, &style, &shown);
             taken.push(label);
         }
     }
@@ -150,12 +149,13 @@ struct Component {
     share: f64,
 }
 
-/// The two leading principal components of `vectors` `(count, size)`; where there are fewer, the rest is zeros. The score
-/// of largest absolute value is positive.
+/// The two leading principal components of `vectors` `(count, size)`; where there are fewer, the rest is
+/// zeros. The score of largest absolute value is positive.
 ///
-/// From the eigenvectors of the `(count, count)` matrix of dot products of the centred vectors, which times the roots of
-/// their eigenvalues are the scores (Gower 1966), by orthogonal iteration (Golub and Van Loan, section 8.2). Where the
-/// second and the third component explain almost the same, it ends before it has told them wholly apart.
+/// The scores are the eigenvectors of the `(count, count)` matrix of dot products of the centred vectors,
+/// each times the root of its eigenvalue (Gower 1966); those are found by orthogonal iteration (Golub and Van
+/// Loan, section 8.2). Where the second and the third component explain almost the same, it may end before it
+/// has told them wholly apart.
 fn components(vectors: &[f32], size: usize) -> [Component; 2] {
     const ROUNDS: usize = 10_000;
     let count = vectors.len() / size;
@@ -178,7 +178,7 @@ fn components(vectors: &[f32], size: usize) -> [Component; 2] {
     if total == 0.0 {
         return [(); 2].map(|()| Component { scores: vec![0.0; count], share: 0.0 });
     }
-    // No image then is only rounding, not even that of an eigenvector of eigenvalue 0.
+    // So that the image of a vector that the matrix takes to 0 is that vector, not rounding alone.
     let shift = 1e-12 * total;
     gram.iter_mut().step_by(count + 1).for_each(|value| *value += shift);
 

@@ -1,5 +1,5 @@
-//! What a run has to show, as SVG text: curves over epochs, a confusion matrix, a grid of small pictures, a map of
-//! words; and a page of a text coloured by a model's cells.
+//! What a run has to show, as SVG text: curves over epochs, a confusion matrix, a grid of small pictures, a
+//! map of words; and a page of a text coloured by a model's cells.
 //!
 //! Nothing is written here; the caller decides where the text goes. Colours can be told apart by colour-blind eyes
 //! (Okabe and Ito's palette; blue against red or orange, never red against green).
