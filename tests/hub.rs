@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use candle_textbook::data::{Images, Level, hub::load, long_text};
+use candle_textbook::data::{Images, Level, hub::load, long_text, text};
 use image::{GrayImage, ImageFormat, Luma};
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::writer::SerializedFileWriter;
@@ -230,14 +230,23 @@ fn files_that_hold_something_else_are_refused_with_their_path() {
     }
 }
 
-fn parquet_of_text(text: &str) -> Vec<u8> {
-    let schema = Arc::new(parse_message_type("message schema { optional binary text (UTF8); }").unwrap());
+/// Rows of a text column of this name and, where there are labels, of a label.
+fn parquet_of_texts(name: &str, texts: &[&str], labels: &[i64]) -> Vec<u8> {
+    let label = if labels.is_empty() { "" } else { "optional int64 label;" };
+    let schema = format!("message schema {{ optional binary {name} (UTF8); {label} }}");
+    let schema = Arc::new(parse_message_type(&schema).unwrap());
     let mut bytes = Vec::new();
     let mut file = SerializedFileWriter::new(&mut bytes, schema, Arc::default()).unwrap();
     let mut rows = file.next_row_group().unwrap();
     let mut column = rows.next_column().unwrap().unwrap();
-    column.typed::<ByteArrayType>().write_batch(&[ByteArray::from(text)], Some(&[1]), None).unwrap();
+    let values: Vec<ByteArray> = texts.iter().map(|&text| text.into()).collect();
+    column.typed::<ByteArrayType>().write_batch(&values, Some(&vec![1; texts.len()]), None).unwrap();
     column.close().unwrap();
+    if !labels.is_empty() {
+        let mut column = rows.next_column().unwrap().unwrap();
+        column.typed::<Int64Type>().write_batch(labels, Some(&vec![1; labels.len()]), None).unwrap();
+        column.close().unwrap();
+    }
     rows.close().unwrap();
     file.close().unwrap();
     bytes
@@ -249,8 +258,10 @@ fn a_text_comes_from_its_three_parts() {
     let id = "karpathy/tiny_shakespeare";
     let parts =
         ["train", "validation", "test"].map(|part| format!("default/{part}/0000.parquet").leak() as &str);
-    let files =
-        parts.into_iter().zip(["To be,\n", "or ", "not…"]).map(|(part, text)| (part, parquet_of_text(text)));
+    let files = parts
+        .into_iter()
+        .zip(["To be,\n", "or ", "not…"])
+        .map(|(part, text)| (part, parquet_of_texts("text", &[text], &[])));
     let (endpoint, _) = serve(id, files);
     place.point_at(&endpoint);
     let text = long_text::load("tiny-shakespeare", None, Level::Char).unwrap();
@@ -265,6 +276,30 @@ fn a_text_comes_from_its_three_parts() {
         &error,
         &[parts[0], "no column \"text\"", "delete this file", "--data-dir DIR with input.txt"],
     );
+}
+
+#[test]
+fn labelled_sentences_come_in_their_parts() {
+    let parts =
+        ["train", "validation", "test"].map(|part| format!("default/{part}/0000.parquet").leak() as &str);
+    let of = |labels: &[i64]| parquet_of_texts("sentence", &[" so bad ", "so good"], labels);
+    let place = Place::new();
+    let files = [(parts[0], of(&[0, 1])), (parts[1], of(&[1, 0])), (parts[2], of(&[-1, -1]))];
+    let (endpoint, _) = serve("stanfordnlp/sst2", files);
+    place.point_at(&endpoint);
+    let corpus = text::load("sst2", None).unwrap();
+    assert_eq!((&corpus.train.texts[0][..], &corpus.train.labels[..]), ("so bad", &[0, 1][..]));
+    assert_eq!(corpus.validation.unwrap().labels, [1, 0]);
+    assert!(corpus.test.is_none());
+    assert_says(&corpus.notes[0], &["test", "no labels"]);
+
+    drop(place);
+    let place = Place::new();
+    let news = |label| parquet_of_texts("text", &["Stocks fall"], &[label]);
+    let (endpoint, _) = serve("fancyzhx/ag_news", [(parts[0], news(2)), (parts[2], news(4))]);
+    place.point_at(&endpoint);
+    let error = format!("{:#}", text::load("ag-news", None).unwrap_err());
+    assert_says(&error, &[parts[2], "label 4 in row 0", "0 to 3"]);
 }
 
 #[test]

@@ -4,13 +4,14 @@
 
 mod common;
 
+use candle_core::{Device, safetensors};
 use common::{done, killed, metrics, model, refused, start};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use tempfile::{TempDir, tempdir};
 
-const SMALL: &str = "--hidden 16 --embedding 16 --train-limit 400 --epochs 2 --quiet";
+const SMALL: &str = "--embedding 16 --train-limit 400 --epochs 2 --quiet";
 
 /// A small finished run of a binary on its built-in data, to be read only.
 fn trained(binary: &'static str) -> PathBuf {
@@ -19,7 +20,7 @@ fn trained(binary: &'static str) -> PathBuf {
     let cell = if binary == "lstm" { &LSTM } else { &BIRNN };
     let place = cell.get_or_init(|| {
         let place = tempdir().unwrap();
-        done(place.path(), binary, &format!("{SMALL} --out run"));
+        done(place.path(), binary, &format!("{SMALL} --hidden 16 --out run"));
         place
     });
     place.path().join("run")
@@ -28,9 +29,9 @@ fn trained(binary: &'static str) -> PathBuf {
 #[test]
 fn every_cell_learns_and_leaves_a_run_folder() {
     for (binary, options) in [
-        ("rnn", "--activation relu --pool mean"),
-        ("gru", "--pool max --bidirectional"),
-        ("lstm", "--layers 2 --forget-bias 1"),
+        ("rnn", "--hidden 16 --activation relu --pool mean"),
+        ("gru", "--hidden 16 --pool max --bidirectional"),
+        ("lstm", "--hidden 16 --layers 2 --forget-bias 1"),
     ] {
         let place = tempdir().unwrap();
         let said = done(place.path(), binary, &format!("{SMALL} {options} --out run"));
@@ -87,6 +88,74 @@ fn the_convolutional_network_learns_and_says_why() {
 }
 
 #[test]
+fn pairs_of_words_tell_what_single_ones_do_not_and_are_given_as_reasons() {
+    let place = tempdir().unwrap();
+    let accuracy = |options: &str, out: &str| {
+        let common = "--embedding 32 --buckets 10000 --quiet";
+        done(&place, "fasttext", &format!("{common} {options} --out {out}"));
+        metrics(&place.path().join(out)).pop().unwrap()["test_accuracy"].as_f64().unwrap()
+    };
+    assert!(accuracy("--word-ngrams 1 --train-limit 3000", "words") < 0.8);
+    assert!(accuracy("--word-ngrams 2", "pairs") > 0.9);
+    let said = start(&place, "fasttext", &["predict", "pairs", "not good"], "");
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(said.starts_with("negative (") && said.contains("  not good\n"), "{said}");
+    refused(&place, "fasttext", "--char-ngrams 6-3", 2, &["--char-ngrams", "3-6"]);
+    refused(&place, "fasttext", "--buckets 0", 2, &["--buckets"]);
+}
+
+/// A data set of two words that tell the class, and vectors of one of them and of a third.
+fn with_vectors(place: &Path) {
+    let rows: String = (0..60).map(|i| format!("{},it is {}\n", i % 2, ["bad", "good"][i % 2])).collect();
+    fs::write(place.join("train.csv"), &rows).unwrap();
+    fs::write(place.join("test.csv"), rows + "1,it is great\n").unwrap();
+    fs::write(place.join("vectors.txt"), "good 0.5 0.25 -1\ngreat 0.5 0.3 -1\nunheard 1 2 3\n").unwrap();
+}
+
+const TINY: &str = "--dataset csv --data-dir . --embedding 3 --filters 8 --epochs 2 --batch-size 8 --quiet";
+
+#[test]
+fn pretrained_vectors_stay_or_are_learned_further_as_the_variant_says() {
+    let place = tempdir().unwrap();
+    with_vectors(place.path());
+    for (variant, kept, channels) in
+        [("static", true, 1), ("non-static", false, 1), ("multichannel", true, 2)]
+    {
+        let options = format!("{TINY} --vectors vectors.txt --variant {variant} --out {variant}");
+        let said = done(&place, "textcnn", &options.replace(" --quiet", ""));
+        assert!(said.starts_with("2 of 5 words (40.0%) have a vector in vectors.txt\n"), "{said}");
+        let run = place.path().join(variant);
+        let words = fs::read_to_string(run.join("vocabulary.txt")).unwrap();
+        // Behind a header; "great" is known by its vector alone.
+        let row = |word: &str| words.lines().position(|line| line == format!("\"{word}\"")).unwrap() - 1;
+        let weights = safetensors::load(run.join("model.safetensors"), &Device::Cpu).unwrap();
+        let name = if channels == 2 { "fixed_embedding.weight" } else { "embedding.weight" };
+        let vector = |word| weights[name].get(row(word)).unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(vector("good") == [0.5, 0.25, -1.0], kept, "{variant}");
+        assert_eq!(vector("great"), [0.5, 0.3, -1.0]);
+        assert_eq!(weights["convs.0.weight"].dims(), [8, 3 * channels, 3]);
+        let map = fs::read_to_string(run.join("words.svg")).unwrap();
+        assert!(map.contains("good") && map.contains("great"));
+    }
+    let said = done(&place, "textcnn", "neighbours static good great");
+    let near: Vec<&str> = said.lines().collect();
+    assert!(near[0].starts_with("good: great (1.00)") && near[1].starts_with("great: good (1.00)"), "{said}");
+    refused(&place, "textcnn", "neighbours static unheard", 1, &["unheard", "does not know"]);
+}
+
+#[test]
+fn vectors_that_do_not_fit_are_refused() {
+    let place = tempdir().unwrap();
+    with_vectors(place.path());
+    refused(&place, "textcnn", &format!("{TINY} --variant static"), 1, &["--variant static", "--vectors"]);
+    let with = |file: &str| format!("{} --vectors {file}", TINY.replace("--embedding 3", "--embedding 5"));
+    refused(&place, "fasttext", &with("none.txt").replace("--filters 8", ""), 1, &["none.txt"]);
+    refused(&place, "textcnn", &with("vectors.txt"), 1, &["vectors.txt", "--embedding", "3", "5"]);
+    fs::write(place.path().join("broken.txt"), "good 1 2 3\nbad 1 2\n").unwrap();
+    refused(&place, "textcnn", &with("broken.txt"), 1, &["broken.txt", "line 2"]);
+}
+
+#[test]
 fn eval_gives_what_the_training_gave() {
     for binary in ["lstm", "birnn"] {
         let run = trained(binary);
@@ -124,7 +193,12 @@ fn the_right_context_is_worth_five_points_of_f1_and_more() {
 #[test]
 fn a_run_that_was_stopped_ends_as_the_whole_one_and_threads_do_not_matter() {
     let place = tempdir().unwrap();
-    for (binary, options) in [("gru", "--bidirectional --layers 2"), ("birnn", "--layers 2")] {
+    for (binary, options) in [
+        ("gru", "--hidden 16 --bidirectional --layers 2"),
+        ("birnn", "--hidden 16 --layers 2"),
+        ("fasttext", "--buckets 1000 --char-ngrams 3-4"),
+        ("textcnn", "--filters 8 --optimizer adadelta --learning-rate 1"),
+    ] {
         let whole = place.path().join(format!("{binary}-whole"));
         let cut = place.path().join(format!("{binary}-cut"));
         let common = format!("{SMALL} {options} --checkpoint-every 5");

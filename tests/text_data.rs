@@ -189,7 +189,10 @@ fn names_are_distinct_well_formed_and_a_function_of_the_seed() {
 #[test]
 fn unknown_names_and_missing_directories_are_refused() {
     let of = |name, dir: Option<&str>| format!("{:#}", text::load(name, dir.map(Path::new)).unwrap_err());
-    assert_says(&of("imdb", None), &["data set imdb", "not known", "reviews, mr, sst2, trec, csv and tsv"]);
+    assert_says(
+        &of("imdb", None),
+        &["data set imdb", "not known", "reviews, mr, sst2, trec, ag-news, csv and tsv"],
+    );
     assert_says(&of("mr", None), &["data set mr", "--data-dir DIR", "reviews"]);
     assert_says(&of("reviews", Some(".")), &["data set reviews", "built in"]);
     assert_says(&of("mr", Some("no/such/place")), &["no/such/place", "no such directory"]);
@@ -271,6 +274,22 @@ fn sst2_is_read_as_glue_and_as_stanford_have_it() {
     assert_refused("sst2", &with(b"1 a\n-1 b\n"), &["line 2", "\"-1\""]);
     assert_refused("sst2", &with(b"1 a\n0\n"), &["line 2", "no text"]);
     assert_refused("sst2", &with(b"index\tsentence\n0\ta\n"), &["train.tsv", "line 1", "\"index\""]);
+}
+
+#[test]
+fn news_are_title_and_description() {
+    let train: &[u8] = b"\"3\",\"Oil up\",\"Traders said,\\again \"\"no\"\".\"\n4,Chips,Small\n";
+    let files = [("train.csv", train), ("test.csv", b"Class Index,Title,Description\n1,War,Peace\n")];
+    let Corpus { train, test, classes, .. } = corpus_of("ag-news", &files);
+    assert_eq!(train.texts, ["Oil up Traders said, again \"no\".", "Chips Small"]);
+    assert_eq!((train.labels, test.unwrap().labels), (vec![2, 3], vec![0]));
+    assert_eq!(classes, ["World", "Sports", "Business", "Sci/Tech"]);
+
+    let with = |test| [files[0], ("test.csv", test)];
+    assert_refused("ag-news", &with(b"1,a,b\n5,a,b\n"), &["test.csv", "line 2", "class \"5\"", "1 to 4"]);
+    assert_refused("ag-news", &with(b"1,a\n"), &["line 1", "2 columns", "title"]);
+    assert_refused("ag-news", &with(b"1,a,\"b\n"), &["line 1", "never ends"]);
+    assert_refused("ag-news", &with(b"Class Index,Title,Description\n"), &["test.csv", "holds no news"]);
 }
 
 #[test]

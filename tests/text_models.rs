@@ -3,9 +3,10 @@
 use candle_core::{DType, Device, Result, Tensor, safetensors};
 use candle_nn::{VarBuilder, VarMap};
 use candle_textbook::models::birnn::{self, BiRnn};
+use candle_textbook::models::fasttext::{self, FastText};
 use candle_textbook::models::language_model::{self, LanguageModel};
 use candle_textbook::models::rnn::{self, Pool, Rnn};
-use candle_textbook::models::textcnn::{self, TextCnn};
+use candle_textbook::models::textcnn::{self, TextCnn, Variant};
 use candle_textbook::nn::{Cell, Cost, Mode, RecurrentConfig, SentenceModel, Sequences, parameters};
 use candle_textbook::optim::{Adam, Clip, Optimizer};
 use std::collections::HashMap;
@@ -39,9 +40,9 @@ fn classifier(cell: Cell, layers: usize, bidirectional: bool, pool: Pool) -> rnn
     rnn::Config { vocabulary: 11, recurrent, pool, dropout: 0.4, classes: 2 }
 }
 
-fn convolutional() -> textcnn::Config {
+fn convolutional(variant: Variant) -> textcnn::Config {
     textcnn::Config {
-        variant: textcnn::Variant::Rand,
+        variant,
         vocabulary: 11,
         embedding: 5,
         widths: vec![2, 3],
@@ -50,6 +51,8 @@ fn convolutional() -> textcnn::Config {
         classes: 2,
     }
 }
+
+const FASTTEXT: fasttext::Config = fasttext::Config { features: 11, embedding: 5, classes: 2 };
 
 fn language_model() -> language_model::Config {
     language_model::Config {
@@ -101,17 +104,25 @@ fn pytorchs_weights_give_pytorchs_logits() -> Result<()> {
     ] {
         near(name, Rnn::new(&config, weights(name))?.forward(&ids, &sequences, mode)?)?;
     }
-    let model = TextCnn::new(&convolutional(), weights("convolutional"))?;
-    let logits = model.forward(&ids, &sequences, mode)?;
-    // What the reasons add up to, with the bias, are the logits.
-    let bias = fixtures["convolutional.weights.output.bias"].to_vec1::<f32>()?;
-    for (reasons, logits) in model.reasons(&ids, &sequences)?.iter().zip(logits.to_vec2::<f32>()?) {
-        for (class, logit) in logits.into_iter().enumerate() {
-            let sum = reasons.iter().map(|reason| reason.logits[class]).sum::<f32>() + bias[class];
-            assert!((sum - logit).abs() < 1e-5, "{sum} {logit}");
+    let convolutional = |name, variant| TextCnn::new(&convolutional(variant), weights(name));
+    let explained: [(&str, Box<dyn SentenceModel>); 3] = [
+        ("convolutional", Box::new(convolutional("convolutional", Variant::Rand)?)),
+        ("multichannel", Box::new(convolutional("multichannel", Variant::Multichannel)?)),
+        ("fasttext", Box::new(FastText::new(&FASTTEXT, weights("fasttext"))?)),
+    ];
+    for (name, model) in explained {
+        let logits = model.forward(&ids, &sequences, mode)?;
+        // What the reasons add up to, with the bias, are the logits.
+        let bias = fixtures.get(&format!("{name}.weights.output.bias"));
+        let bias = bias.map_or(Ok(vec![0.0; 2]), |bias| bias.to_vec1::<f32>())?;
+        for (reasons, logits) in model.reasons(&ids, &sequences)?.iter().zip(logits.to_vec2::<f32>()?) {
+            for (class, logit) in logits.into_iter().enumerate() {
+                let sum = reasons.iter().map(|reason| reason.logits[class]).sum::<f32>() + bias[class];
+                assert!((sum - logit).abs() < 1e-5, "{name}: {sum} {logit}");
+            }
         }
+        near(name, logits)?;
     }
-    near("convolutional", logits)?;
     let (logits, _) =
         LanguageModel::new(&language_model(), weights("language"))?.forward(&ids, &sequences, None, mode)?;
     near("language", padding("language", logits)?)
@@ -131,8 +142,14 @@ fn parameter_counts_are_those_of_the_formulas() -> Result<()> {
     Rnn::new(&classifier(Cell::Gru, 1, false, Pool::Last), parameters(&vars, 1, DType::F32, &CPU))?;
     assert_eq!(parameter_count(&vars), 11 * 5 + 3 * 7 * (5 + 7 + 2) + 8 * 2);
     let vars = VarMap::new();
-    TextCnn::new(&convolutional(), parameters(&vars, 1, DType::F32, &CPU))?;
+    TextCnn::new(&convolutional(Variant::Rand), parameters(&vars, 1, DType::F32, &CPU))?;
     assert_eq!(parameter_count(&vars), 11 * 5 + 4 * (2 * 5 + 1) + 4 * (3 * 5 + 1) + 9 * 2);
+    let vars = VarMap::new();
+    TextCnn::new(&convolutional(Variant::Multichannel), parameters(&vars, 1, DType::F32, &CPU))?;
+    assert_eq!(parameter_count(&vars), 2 * 11 * 5 + 4 * (2 * 10 + 1) + 4 * (3 * 10 + 1) + 9 * 2);
+    let vars = VarMap::new();
+    FastText::new(&FASTTEXT, parameters(&vars, 1, DType::F32, &CPU))?;
+    assert_eq!(parameter_count(&vars), 11 * 5 + 5 * 2);
     let tied = language_model::Config { embedding: Some(7), tie_weights: true, ..language_model() };
     let one_hot = language_model::Config { embedding: None, ..language_model() };
     let recurrent = |features: usize| 4 * 7 * (features + 7 + 2) + 4 * 7 * (7 + 7 + 2);
@@ -156,9 +173,11 @@ fn losses_go_down() -> Result<()> {
     let tagger = BiRnn::new(&birnn(16), vb.pp("tagger"))?;
     let sentences = Rnn::new(&classifier(Cell::Tanh, 1, false, Pool::Last), vb.pp("classifier"))?;
     let language = LanguageModel::new(&language_model(), vb.pp("language"))?;
-    let convolutional = TextCnn::new(&convolutional(), vb.pp("convolutional"))?;
+    let convolutional = TextCnn::new(&convolutional(Variant::Rand), vb.pp("convolutional"))?;
+    let bag = FastText::new(&FASTTEXT, vb.pp("bag"))?;
     let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
     optimizer.limit_row_norms("convolutional.output.weight", 0.5)?;
+    optimizer.update_lazily("bag.embedding.weight")?;
     let (mut first, mut last) = (f32::NAN, f32::NAN);
     for step in 0..60 {
         let mode = Mode::Train { seed: 1, epoch: 0, step };
@@ -167,12 +186,14 @@ fn losses_go_down() -> Result<()> {
         let classifying = cost.loss(&sentences.forward(&ids, &sequences, mode)?, &classes)?;
         let seeing = cost.loss(&convolutional.forward(&ids, &sequences, mode)?, &classes)?;
         let telling = cost.loss(&language.forward(&ids, &sequences, None, mode)?.0, &tags)?;
-        let loss = (((tagging + classifying)? + telling)? + seeing)?;
+        let counting = cost.loss(&bag.forward(&ids, &sequences, mode)?, &classes)?;
+        let loss = ((((tagging + classifying)? + telling)? + seeing)? + counting)?;
         last = loss.to_scalar()?;
         first = if step == 0 { last } else { first };
         optimizer.backward_step(&loss, 1e-2, Clip::None)?;
     }
     assert!(last < 0.6 * first, "from {first} to {last}");
+    assert!(bag.embedding().nearest(3, 11, 4)?.windows(2).all(|pair| pair[0].1 >= pair[1].1));
     let vars = vars.data().lock().unwrap();
     let norms = vars["convolutional.output.weight"].sqr()?.sum(1)?.sqrt()?.to_vec1::<f32>()?;
     assert!(norms.iter().all(|norm| (norm - 0.5).abs() < 1e-5), "{norms:?}");

@@ -263,8 +263,8 @@ fn train_on<R: SentenceRecipe>(
     let vars = VarMap::new();
     let vb = parameters(&vars, options.seed, DType::F32, device);
     let model = settings.model(ngrams.size(vocabulary.len()), examples.classes.len(), vb)?;
-    if let Some(vectors) = &examples.vectors {
-        fill_in(vectors, &vocabulary, &vars)?;
+    if let (Some(vectors), Some(path)) = (&examples.vectors, &settings.text_options().vectors) {
+        fill_in(vectors, &vocabulary, &vars).with_context(|| format!("{}, --embedding", path.display()))?;
     }
     let mut optimizer = Optimizer::new(options.method(), &vars)?;
     settings.constrain(&mut optimizer)?;
@@ -341,7 +341,7 @@ const VECTORS: &str = "embedding.weight";
 fn fill_in(vectors: &WordVectors, vocabulary: &Vocabulary, vars: &VarMap) -> Result<()> {
     let vars = vars.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     for (_, table) in vars.iter().filter(|(name, _)| name.ends_with(VECTORS)) {
-        table.set(&vectors.fill(vocabulary, &table.as_detached_tensor()).context("--embedding")?)?;
+        table.set(&vectors.fill(vocabulary, &table.as_detached_tensor())?)?;
     }
     Ok(())
 }

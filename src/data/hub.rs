@@ -14,7 +14,8 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::SerializedFileReader;
 use parquet::record::{Field, Row};
 
-use super::Images;
+use super::text::{AG_NEWS_CLASSES, polarities};
+use super::{Corpus, Images, Texts};
 
 const CLASSES: usize = 10;
 
@@ -28,6 +29,7 @@ const STALLED: Duration = Duration::from_secs(60);
 
 /// What works without the hub.
 const INSTEAD: &str = "give --data-dir DIR with the IDX files, or use the built-in --dataset digits";
+const INSTEAD_OF_CORPUS: &str = "give --data-dir DIR with its files, or use the built-in --dataset reviews";
 const INSTEAD_OF_TEXT: &str = "give --data-dir DIR with input.txt, or use the built-in --dataset source";
 
 /// Downloads `mnist` or `fashion-mnist`, or finds it in the cache, and reads its training and its test set: pictures of
@@ -67,6 +69,78 @@ pub fn load_text(name: &str) -> Result<String> {
     let paths: [PathBuf; 3] = download("karpathy/tiny_shakespeare", files, INSTEAD_OF_TEXT)?;
     let parts = paths.map(|path| read(&path, parse_text, INSTEAD_OF_TEXT));
     parts.into_iter().collect()
+}
+
+/// Where the hub keeps a data set of labelled sentences.
+struct Sentences {
+    id: &'static str,
+    /// Training, validation and test part.
+    splits: [Option<&'static str>; 3],
+    /// Name of the column beside `label`.
+    text: &'static str,
+    classes: Vec<String>,
+}
+
+/// Downloads `mr`, `sst2` or `ag-news`, or finds it in the cache. Labels that are missing, as those of the test part
+/// of `sst2`, leave the part out, with a note.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_corpus(name: &str) -> Result<Corpus> {
+    let splits = [Some("train"), Some("validation"), Some("test")];
+    let opinions = |id, text| Sentences { id, splits, text, classes: polarities() };
+    let set = match name {
+        "mr" => opinions("cornell-movie-review-data/rotten_tomatoes", "text"),
+        "sst2" => opinions("stanfordnlp/sst2", "sentence"),
+        "ag-news" => {
+            let classes = AG_NEWS_CLASSES.map(String::from).into();
+            Sentences {
+                id: "fancyzhx/ag_news",
+                splits: [Some("train"), None, Some("test")],
+                text: "text",
+                classes,
+            }
+        }
+        _ => bail!("the data set {name} is not on the hub, expected mr, sst2 or ag-news"),
+    };
+    let mut corpus = Corpus { classes: set.classes.clone(), ..Corpus::default() };
+    for (part, split) in set.splits.iter().enumerate() {
+        let Some(split) = split else { continue };
+        let [path] = download(set.id, [format!("default/{split}/0000.parquet")], INSTEAD_OF_CORPUS)?;
+        let texts = read(&path, |reader| parse_sentences(reader, &set), INSTEAD_OF_CORPUS)?;
+        match (part, texts) {
+            (0, Some(texts)) => corpus.train = texts,
+            (1, texts) => corpus.validation = texts,
+            (_, Some(texts)) => corpus.test = Some(texts),
+            (_, None) => {
+                corpus.notes.push(format!("{}: has no labels, so there is no {split} set", path.display()))
+            }
+        }
+    }
+    Ok(corpus)
+}
+
+/// Rows of a text and a label; nothing where a label is -1.
+fn parse_sentences(reader: SerializedFileReader<File>, set: &Sentences) -> Result<Option<Texts>> {
+    let mut texts = Texts::default();
+    for (at, row) in reader.into_iter().enumerate() {
+        let row = row.map_err(damaged)?;
+        let Some(Field::Str(text)) = column(&row, set.text) else {
+            bail!("no column {:?} in row {at}", set.text);
+        };
+        match column(&row, "label") {
+            Some(&Field::Long(-1)) => return Ok(None),
+            Some(&Field::Long(label)) if (0..set.classes.len() as i64).contains(&label) => {
+                texts.push(text.trim(), label as u32);
+            }
+            Some(&Field::Long(label)) => {
+                bail!("label {label} in row {at}, expected 0 to {}", set.classes.len() - 1)
+            }
+            _ => bail!("no 64-bit column \"label\" in row {at}"),
+        }
+    }
+    ensure!(!texts.is_empty(), "no rows, expected texts");
+    Ok(Some(texts))
 }
 
 enum News {

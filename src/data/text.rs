@@ -55,7 +55,11 @@ pub struct Corpus {
 /// | `mr` | `rt-polarity.neg`, `rt-polarity.pos`, a sentence a line; read in turn, as there is no test set | negative, positive |
 /// | `sst2` | `train`, `dev` and `test`, each `.tsv`, `.txt` or named `stsa.binary.train` and so on; GLUE's columns `sentence` and `label` under a header, or lines of a label 0 or 1 and a sentence; GLUE's test file has no labels and is left out, with a note | negative, positive |
 /// | `trec` | `train_5500.label`, `TREC_10.label`, lines `COARSE:fine question` | the six coarse ones |
+/// | `ag-news` | `train.csv`, `test.csv`, each with the columns class (1 to 4), title and description, which make one text, under a header or none | world, sports, business, science and technology |
 /// | `csv`, `tsv` | `train`, `test` and, if there, `validation`, `valid` or `dev`, each with the columns label and text, quoted or not, under a header `label,text` or none | the labels of the training file, sorted |
+///
+/// With the feature `hub`, `mr`, `sst2` and `ag-news` come from there where no `dir` is given, cut into the parts that they
+/// have there.
 ///
 /// Blanks around a sentence are cut off. Text that is not UTF-8 is read as Windows-1252, with a note.
 ///
@@ -66,20 +70,23 @@ pub fn load(name: &str, dir: Option<&Path>) -> Result<Corpus> {
     match (name, dir) {
         ("reviews", None) => Ok(reviews(10_000, 2_000, REVIEWS_SEED)),
         ("reviews", Some(_)) => bail!("data set reviews: it is built in, so --data-dir has no meaning"),
-        ("mr" | "sst2" | "trec" | "csv" | "tsv", Some(dir)) => {
+        ("mr" | "sst2" | "trec" | "ag-news" | "csv" | "tsv", Some(dir)) => {
             ensure!(dir.is_dir(), "{}: no such directory", dir.display());
             match name {
                 "mr" => mr(dir),
                 "sst2" => sst2(dir),
                 "trec" => trec(dir),
+                "ag-news" => ag_news(dir),
                 "csv" => columns(dir, "csv", b','),
                 _ => columns(dir, "tsv", b'\t'),
             }
         }
-        ("mr" | "sst2" | "trec" | "csv" | "tsv", None) => {
+        #[cfg(feature = "hub")]
+        ("mr" | "sst2" | "ag-news", None) => super::hub::load_corpus(name),
+        ("mr" | "sst2" | "trec" | "ag-news" | "csv" | "tsv", None) => {
             bail!("data set {name}: give its files with --data-dir DIR, or use the built-in reviews")
         }
-        _ => bail!("data set {name}: not known; there are reviews, mr, sst2, trec, csv and tsv"),
+        _ => bail!("data set {name}: not known; there are reviews, mr, sst2, trec, ag-news, csv and tsv"),
     }
 }
 
@@ -283,33 +290,16 @@ fn columns(dir: &Path, extension: &str, delimiter: u8) -> Result<Corpus> {
 }
 
 fn rows(file: &File, delimiter: u8) -> Result<Vec<Row>> {
-    // A quoted field that never ends swallows what follows it; then this is not read as the last record.
-    const END: &str = "\u{3}";
-    let text = format!("{}\n{END}", file.text);
-    let reader = csv::ReaderBuilder::new()
-        .delimiter(delimiter)
-        .has_headers(false)
-        .flexible(true)
-        .from_reader(text.as_bytes());
     let mut rows = Vec::new();
-    for (at, record) in reader.into_records().enumerate() {
-        let record = record.with_context(|| format!("{}: can't be read", file.path.display()))?;
-        // The crate counts blank lines before a record as its beginning.
-        let (offset, line) = record.position().map_or((0, 0), |at| (at.byte() as usize, at.line() as usize));
-        let blank = text[offset..].split(|c| c != '\r' && c != '\n').next().unwrap_or_default();
-        let line = line + blank.matches('\n').count();
-        let columns: Vec<&str> = record.iter().map(str::trim).collect();
+    for (at, (line, columns)) in records(file, delimiter)?.into_iter().enumerate() {
+        let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
         match columns[..] {
-            [END] if offset + blank.len() > file.text.len() => {}
             [label, text]
                 if at == 0 && label.eq_ignore_ascii_case("label") && text.eq_ignore_ascii_case("text") => {}
             [text, label]
                 if at == 0 && text.eq_ignore_ascii_case("text") && label.eq_ignore_ascii_case("label") =>
             {
                 return Err(file.at(line, "the columns are text and label, expected label and text"));
-            }
-            _ if columns.last().is_some_and(|column| column.ends_with(END)) => {
-                return Err(file.at(line, "a quoted field begins that never ends"));
             }
             [_, text] if delimiter == b'\t' && text.contains('\n') => {
                 return Err(file.at(line, "a quoted text goes over several lines, expected one"));
@@ -321,4 +311,63 @@ fn rows(file: &File, delimiter: u8) -> Result<Vec<Row>> {
         }
     }
     if rows.is_empty() { Err(file.error("holds no label and text")) } else { Ok(rows) }
+}
+
+/// The columns, quoted or not, of each record, without blanks around them, and the line it begins in.
+fn records(file: &File, delimiter: u8) -> Result<Vec<(usize, Vec<String>)>> {
+    // A quoted field that never ends swallows what follows it; then this is not read as the last record.
+    const END: &str = "\u{3}";
+    let text = format!("{}\n{END}", file.text);
+    let reader = csv::ReaderBuilder::new()
+        .delimiter(delimiter)
+        .has_headers(false)
+        .flexible(true)
+        .from_reader(text.as_bytes());
+    let mut records = Vec::new();
+    for record in reader.into_records() {
+        let record = record.with_context(|| format!("{}: can't be read", file.path.display()))?;
+        // The crate counts blank lines before a record as its beginning.
+        let (offset, line) = record.position().map_or((0, 0), |at| (at.byte() as usize, at.line() as usize));
+        let blank = text[offset..].split(|c| c != '\r' && c != '\n').next().unwrap_or_default();
+        let line = line + blank.matches('\n').count();
+        let columns: Vec<String> = record.iter().map(|column| column.trim().to_string()).collect();
+        if offset + blank.len() > file.text.len() && columns == [END] {
+            break;
+        }
+        if columns.last().is_some_and(|column| column.ends_with(END)) {
+            return Err(file.at(line, "a quoted field begins that never ends"));
+        }
+        records.push((line, columns));
+    }
+    Ok(records)
+}
+
+pub(super) const AG_NEWS_CLASSES: [&str; 4] = ["World", "Sports", "Business", "Sci/Tech"];
+
+fn ag_news(dir: &Path) -> Result<Corpus> {
+    let mut notes = Vec::new();
+    let mut read = |name: &str| -> Result<Texts> {
+        let file = File::read(find_required(dir, &[name.into()])?, &mut notes)?;
+        let mut texts = Texts::default();
+        for (at, (line, columns)) in records(&file, b',')?.into_iter().enumerate() {
+            match &columns[..] {
+                [class, ..] if at == 0 && class.eq_ignore_ascii_case("class index") => {}
+                [class, title, description] => match class.parse::<u32>() {
+                    // Where a line ended in the sources there is a backslash.
+                    Ok(class @ 1..=4) => {
+                        texts.push(format!("{title} {description}").replace('\\', " "), class - 1);
+                    }
+                    _ => return Err(file.at(line, format!("class {class:?}, expected 1 to 4"))),
+                },
+                _ => {
+                    let what = format!("{} columns, expected class, title and description", columns.len());
+                    return Err(file.at(line, what));
+                }
+            }
+        }
+        if texts.is_empty() { Err(file.error("holds no news")) } else { Ok(texts) }
+    };
+    let (train, test) = (read("train.csv")?, read("test.csv")?);
+    let classes = AG_NEWS_CLASSES.map(String::from).into();
+    Ok(Corpus { train, test: Some(test), classes, notes, ..Corpus::default() })
 }

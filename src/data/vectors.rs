@@ -97,11 +97,7 @@ impl WordVectors {
     /// When the table's vectors are of another size, or it has too few.
     pub fn fill(&self, vocabulary: &Vocabulary, table: &Tensor) -> Result<Tensor> {
         let (rows, size) = table.dims2()?;
-        ensure!(
-            size == self.size,
-            "the words' vectors are of {size} numbers, but pretrained ones of {}",
-            self.size
-        );
+        ensure!(size == self.size, "found vectors of {} numbers, expected {size}", self.size);
         ensure!(rows >= vocabulary.len(), "found {rows} rows for {} words", vocabulary.len());
         let mut numbers = table.flatten_all()?.to_vec1::<f32>()?;
         let mean_square = |numbers: &[f32]| {

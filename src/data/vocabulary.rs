@@ -1,5 +1,6 @@
 //! From text to tokens, and from tokens to numbers.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -86,8 +87,11 @@ impl Vocabulary {
         let mut counts = HashMap::new();
         for sentence in sentences {
             for token in sentence.as_ref() {
-                let token = if lower_case { token.to_lowercase() } else { token.clone() };
-                *counts.entry(token).or_insert(0) += 1;
+                let token = if lower_case { Cow::Owned(token.to_lowercase()) } else { Cow::Borrowed(token) };
+                match counts.get_mut(token.as_ref()) {
+                    Some(count) => *count += 1,
+                    None => _ = counts.insert(token.into_owned(), 1),
+                }
             }
         }
         Self::from_counts(counts, lower_case, minimum_count, None)
