@@ -1,8 +1,8 @@
 //! A convolutional network tells whether a sentence is positive, by its telling phrases (Kim 2014).
 //!
-//! Data: `reviews` (built in), `mr`, `sst2`, `trec`, `csv`, `tsv`. On `reviews` it is right 99% of the time, in a quarter of a
-//! minute. `predict` takes sentences as arguments, or a line each on standard input, and tells which words the answer comes
-//! from.
+//! Data: `reviews` (built in), `mr`, `sst2`, `trec`, `ag-news`, `csv`, `tsv`. On `reviews` it is right 99% of the time, in a
+//! quarter of a minute; `--dataset mr --lower-case --folds 10` gives 76.9%. `predict` takes sentences as arguments, or a
+//! line each on standard input, and tells which words the answer comes from; `neighbours` takes words.
 
 use candle_core::{Result, bail};
 use candle_nn::VarBuilder;
@@ -55,8 +55,13 @@ enum Preset {
 }
 
 impl Settings for Recipe {
-    const DEFAULTS: &'static [(&'static str, &'static str)] =
-        &[("dataset", "reviews"), ("epochs", "4"), ("batch_size", "50"), ("learning_rate", "1e-3")];
+    const DEFAULTS: &'static [(&'static str, &'static str)] = &[
+        ("dataset", "reviews"),
+        ("epochs", "6"),
+        ("batch_size", "50"),
+        ("optimizer", "lazy-adam"),
+        ("learning_rate", "1e-3"),
+    ];
     const READS_INPUT: bool = true;
 
     fn train_options(&self) -> &TrainOptions {

@@ -9,7 +9,6 @@ use crate::nn::{
     Cell, Cost, Embedding, Linear, Mode, Recurrent, RecurrentConfig, Sequences, State, embedding, linear,
     parameters, recurrent,
 };
-use crate::optim::Optimizer;
 use crate::rng;
 use crate::train::pictures::{self, Curve, Panel};
 use crate::train::{Run, say};
@@ -109,7 +108,7 @@ pub(super) fn draw(
         };
         let (symbols, classes) = batch(options.seed, "gradient-flow/test", device)?;
         before.push(Curve { name, points: norms(&network, &symbols, &classes)? });
-        let mut optimizer = Optimizer::new(options.method(), &vars)?;
+        let mut optimizer = options.optimizer(&vars)?;
         let clip = options.options(BATCH).clip;
         for step in 0..TRAINING_STEPS {
             let (symbols, classes) = batch(options.seed, &format!("gradient-flow/step {step}"), device)?;

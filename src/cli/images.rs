@@ -6,7 +6,6 @@ use super::{
 use crate::data::{self, Expansion, Images};
 use crate::models::ImageModel;
 use crate::nn::{Cost, parameters};
-use crate::optim::Optimizer;
 use crate::train::pictures::{self, Section, Tile};
 use crate::train::{self, Evaluation, ImageClassification, Metric, Report, Run, say};
 use anyhow::{Context, Result, ensure};
@@ -79,7 +78,7 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
     let device = machine.device.open()?;
     let vars = VarMap::new();
     let model = settings.model(&images, parameters(&vars, options.seed, DType::F32, &device))?;
-    let mut optimizer = Optimizer::new(options.method(), &vars)?;
+    let mut optimizer = options.optimizer(&vars)?;
     let facts = json!({
         "training_examples": training.len(),
         "validation_examples": validation.len(),

@@ -7,7 +7,6 @@ use super::{
 use crate::data::{Level, LongText, Vocabulary, long_text};
 use crate::models::language_model::{Config, LanguageModel};
 use crate::nn::{Cell, Sampling, parameters};
-use crate::optim::Optimizer;
 use crate::train::pictures::{self, Neuron};
 use crate::train::{self, LanguageModelling, Metric, Run, Writer, line_score, say};
 use anyhow::{Context, Result, bail};
@@ -314,7 +313,7 @@ fn train(training: Training<LanguageOptions>) -> Result<Outcome> {
         options.seed,
         &device,
     )?;
-    let mut optimizer = Optimizer::new(options.method(), &vars)?;
+    let mut optimizer = options.optimizer(&vars)?;
     let count = |range: &Range<u64>| range.end - range.start;
     let facts = json!({
         "vocabulary": vocabulary.len(),

@@ -9,9 +9,10 @@ pub mod sentences;
 pub mod tagging;
 
 use crate::device::DeviceChoice;
-use crate::optim::{Adadelta, Adagrad, Adam, Clip, Curve, Method, RmsProp, Schedule, Sgd};
+use crate::optim::{Adadelta, Adagrad, Adam, Clip, Curve, Method, Optimizer, RmsProp, Schedule, Sgd};
 use crate::train::{INTERRUPTED, Options, Progress, Run};
 use anyhow::{Context, Result, bail};
+use candle_nn::VarMap;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -23,6 +24,9 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+
+/// The parameter that holds the vectors of words, in every model of texts.
+const VECTORS: &str = "embedding.weight";
 
 /// The options of `train` that every binary has.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
@@ -115,7 +119,7 @@ pub enum OptimizerName {
     Adagrad,
     /// Zeiler's, which wants a learning rate of 1
     Adadelta,
-    /// Adam, but words that are not in the batch stay as they are
+    /// Adam, but the vectors of words that are not in the batch stay as they are
     #[serde(rename = "lazy-adam")]
     #[value(name = "lazy-adam")]
     LazyAdam,
@@ -134,8 +138,17 @@ pub enum ScheduleName {
 }
 
 impl TrainOptions {
-    /// The optimizer asked for.
-    pub fn method(&self) -> Method {
+    /// The optimizer asked for, of `vars`.
+    fn optimizer(&self, vars: &VarMap) -> candle_core::Result<Optimizer> {
+        let mut optimizer = Optimizer::new(self.method(), vars)?;
+        let has_words = vars.data().lock().is_ok_and(|vars| vars.contains_key(VECTORS));
+        if has_words && self.is_lazy() {
+            optimizer.update_lazily(VECTORS)?;
+        }
+        Ok(optimizer)
+    }
+
+    fn method(&self) -> Method {
         let &Self { momentum, nesterov, l1, .. } = self;
         let decay_biases = !self.keep_biases;
         let weight_decay = self.weight_decay.unwrap_or(0.0);

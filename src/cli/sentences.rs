@@ -266,11 +266,8 @@ fn train_on<R: SentenceRecipe>(
     if let (Some(vectors), Some(path)) = (&examples.vectors, &settings.text_options().vectors) {
         fill_in(vectors, &vocabulary, &vars).with_context(|| format!("{}, --embedding", path.display()))?;
     }
-    let mut optimizer = Optimizer::new(options.method(), &vars)?;
+    let mut optimizer = options.optimizer(&vars)?;
     settings.constrain(&mut optimizer)?;
-    if options.is_lazy() {
-        optimizer.update_lazily(VECTORS)?;
-    }
     let facts = json!({
         "classes": examples.classes,
         "words": vocabulary.len(),
@@ -334,13 +331,10 @@ fn train_on<R: SentenceRecipe>(
     Ok(Some(evaluation))
 }
 
-/// The parameter that holds the words' vectors.
-const VECTORS: &str = "embedding.weight";
-
 /// Puts the words' vectors into all tables of the model.
 fn fill_in(vectors: &WordVectors, vocabulary: &Vocabulary, vars: &VarMap) -> Result<()> {
     let vars = vars.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    for (_, table) in vars.iter().filter(|(name, _)| name.ends_with(VECTORS)) {
+    for (_, table) in vars.iter().filter(|(name, _)| name.ends_with(super::VECTORS)) {
         table.set(&vectors.fill(vocabulary, &table.as_detached_tensor())?)?;
     }
     Ok(())

@@ -8,7 +8,6 @@ use super::{
 };
 use crate::data::{EntityCounts, EntityScores, TaggedCorpus, Vocabulary, entity_scores, tagged};
 use crate::nn::{Mode, SentenceModel, parameters};
-use crate::optim::Optimizer;
 use crate::train::{self, Metric, Progress, Run, Sentences, Tagging, pictures, say};
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device};
@@ -78,7 +77,7 @@ fn train<R: TaggingRecipe>(training: Training<R>) -> Result<Outcome> {
     let vars = VarMap::new();
     let vb = parameters(&vars, options.seed, DType::F32, &device);
     let model = settings.model(vocabulary.len(), names.len(), vb)?;
-    let mut optimizer = Optimizer::new(options.method(), &vars)?;
+    let mut optimizer = options.optimizer(&vars)?;
     let facts = json!({
         "tags": names,
         "words": vocabulary.len(),

@@ -83,7 +83,12 @@ pub fn load(name: &str, dir: Option<&Path>) -> Result<Corpus> {
         }
         #[cfg(feature = "hub")]
         ("mr" | "sst2" | "ag-news", None) => super::hub::load_corpus(name),
-        ("mr" | "sst2" | "trec" | "ag-news" | "csv" | "tsv", None) => {
+        #[cfg(not(feature = "hub"))]
+        ("mr" | "sst2" | "ag-news", None) => bail!(
+            "data set {name}: this build can't download it: give its files with --data-dir DIR, build with \
+             `--features hub`, or use the built-in reviews"
+        ),
+        ("trec" | "csv" | "tsv", None) => {
             bail!("data set {name}: give its files with --data-dir DIR, or use the built-in reviews")
         }
         _ => bail!("data set {name}: not known; there are reviews, mr, sst2, trec, ag-news, csv and tsv"),

@@ -56,7 +56,7 @@ pub struct RowGradients {
     pub values: Tensor,
 }
 
-/// Backward passes under way that want the gradients of some tables by rows.
+/// What the backward pass under way on this thread is to put by: candle's own store has room for whole gradients only.
 struct ByRows {
     tables: Vec<TensorId>,
     found: HashMap<TensorId, RowGradients>,
