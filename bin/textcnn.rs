@@ -95,8 +95,8 @@ impl SentenceRecipe for Recipe {
 
     fn model(&self, words: usize, classes: usize, vb: VarBuilder) -> Result<Box<dyn SentenceModel>> {
         let variant = match (self.variant, &self.text.vectors) {
-            (Some(variant @ (Variant::Static | Variant::NonStatic | Variant::Multichannel)), None) => {
-                bail!("--variant {variant:?}: needs pretrained vectors: give --vectors FILE")
+            (Some(Variant::Static | Variant::NonStatic | Variant::Multichannel), None) => {
+                bail!("--variant: all but rand need pretrained vectors: give --vectors FILE")
             }
             (Some(Variant::Rand), Some(_)) => bail!("--variant rand: takes no --vectors"),
             (Some(variant), _) => variant,

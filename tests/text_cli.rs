@@ -147,7 +147,13 @@ fn pretrained_vectors_stay_or_are_learned_further_as_the_variant_says() {
 fn vectors_that_do_not_fit_are_refused() {
     let place = tempdir().unwrap();
     with_vectors(place.path());
-    refused(&place, "textcnn", &format!("{TINY} --variant static"), 1, &["--variant static", "--vectors"]);
+    refused(
+        &place,
+        "textcnn",
+        &format!("{TINY} --variant static"),
+        1,
+        &["--variant", "all but rand", "--vectors"],
+    );
     let with = |file: &str| format!("{} --vectors {file}", TINY.replace("--embedding 3", "--embedding 5"));
     refused(&place, "fasttext", &with("none.txt").replace("--filters 8", ""), 1, &["none.txt"]);
     refused(&place, "textcnn", &with("vectors.txt"), 1, &["vectors.txt", "--embedding", "3", "5"]);
