@@ -11,11 +11,12 @@ pub struct Images {
     pixels: Vec<u8>,
     labels: Vec<u8>,
     shape: (usize, usize, usize),
-    classes: usize,
+    names: Vec<String>,
 }
 
 impl Images {
     /// `pixels` holds the pictures one after another, each `(channels, height, width)` row-major; `labels` one class each.
+    /// The classes are named by their numbers.
     ///
     /// # Errors
     /// When the number of pixels is not that of `labels.len()` pictures, or a label is not below `classes`.
@@ -37,7 +38,20 @@ impl Images {
         if let Some(at) = labels.iter().position(|&label| usize::from(label) >= classes) {
             bail!("label {} at position {at}, but the classes are 0 to {}", labels[at], classes - 1);
         }
-        Ok(Self { pixels, labels, shape, classes })
+        Ok(Self { pixels, labels, shape, names: (0..classes).map(|class| class.to_string()).collect() })
+    }
+
+    /// The same pictures, their classes with these names.
+    ///
+    /// # Errors
+    /// When there are not as many names as classes.
+    pub fn named<S: ToString>(mut self, names: impl IntoIterator<Item = S>) -> Result<Self> {
+        let names: Vec<String> = names.into_iter().map(|name| name.to_string()).collect();
+        if names.len() != self.classes() {
+            bail!("{} names were given to {} classes", names.len(), self.classes());
+        }
+        self.names = names;
+        Ok(self)
     }
 
     /// How many pictures there are.
@@ -56,7 +70,12 @@ impl Images {
 
     /// How many classes the labels are drawn from.
     pub fn classes(&self) -> usize {
-        self.classes
+        self.names.len()
+    }
+
+    /// What each class is called.
+    pub fn names(&self) -> &[String] {
+        &self.names
     }
 
     /// The class of each picture.
