@@ -5,6 +5,7 @@ mod conll;
 mod digits;
 mod entities;
 mod expand;
+mod folder;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod idx;
@@ -21,6 +22,7 @@ mod vocabulary;
 pub use digits::digits;
 pub use entities::{EntityCounts, EntityScores, entity_scores};
 pub use expand::{Distortion, Expansion};
+pub use folder::{ImageFolder, Pictures, Prefetch, read_square};
 pub use images::Images;
 pub use long_text::{Level, LongText, Streams, TokenWindow, Tokens};
 pub use names::names;
