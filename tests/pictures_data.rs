@@ -281,3 +281,18 @@ fn prefetch_keeps_the_order_and_stays_two_batches_ahead() {
     let results: Vec<_> = Prefetch::new(0..20, load).map(|batch| batch.ok()).collect();
     assert_eq!(results, [Some(0), Some(1), Some(2), None]);
 }
+
+#[test]
+fn statistics_are_the_mean_and_deviation_of_each_channel() {
+    let pixels: Vec<u8> = vec![0, 255, 51, 51, 7, 7, 255, 255, 102, 102, 7, 7, 9, 9, 9, 9, 9, 9];
+    let images = Images::new(pixels, vec![0; 3], (3, 1, 2), 2).unwrap();
+    let statistics = images.statistics(&[1, 0]);
+    let close = |found: &[f64], expected: &[f64]| {
+        assert!(
+            found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12),
+            "{found:?}, not {expected:?}"
+        );
+    };
+    close(&statistics.mean, &[0.75, 0.3, 7.0 / 255.0]);
+    close(&statistics.deviation, &[0.1875_f64.sqrt(), 0.1, 1.0 / 255.0]);
+}

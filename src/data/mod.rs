@@ -21,9 +21,9 @@ mod vocabulary;
 
 pub use digits::digits;
 pub use entities::{EntityCounts, EntityScores, entity_scores};
-pub use expand::{Distortion, Expansion};
+pub use expand::{Distortion, Expansion, Photo};
 pub use folder::{ImageFolder, Pictures, Prefetch, read_square};
-pub use images::Images;
+pub use images::{Images, Statistics};
 pub use long_text::{Level, LongText, Streams, TokenWindow, Tokens};
 pub use names::names;
 pub use reviews::reviews;
