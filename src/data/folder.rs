@@ -188,7 +188,9 @@ impl Pictures {
 /// The names of the folders in `dir`, sorted.
 fn classes(dir: &Path) -> Result<Vec<String>> {
     let mut names = entries(dir)?;
-    if let Some(stray) = names.iter().map(|name| dir.join(name)).find(|path| is_picture(path)) {
+    if let Some(stray) =
+        names.iter().map(|name| dir.join(name)).find(|path| is_picture(path) && path.is_file())
+    {
         bail!(
             "{}: a picture without a class, expected it in a folder named after its class",
             stray.display()
@@ -225,7 +227,7 @@ fn is_picture(path: &Path) -> bool {
 ///
 /// The picture's middle square is scaled to `side`: averaged where it shrinks, linear between pixels where it grows.
 /// Grey, palettes and 16 bits become 8-bit colours; what is transparent lies on white; a camera's note of which side is
-/// up is heeded.
+/// up is heeded. Of pictures that are read at the same time no more than 512 MB, decoded, are in memory; the rest wait.
 ///
 /// # Errors
 /// When the file is missing, truncated, neither PNG nor JPEG, smaller than 4x4 pixels, or too large to decode.

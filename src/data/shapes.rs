@@ -115,7 +115,7 @@ fn colour(within: Range<f32>, rng: &mut ChaCha8Rng) -> Colour {
     std::array::from_fn(|_| rng.random_range(within.clone()))
 }
 
-/// A colour that can be told from `others`.
+/// A colour that can be told from `others`: wherever these lie, `DARK` and `LIGHT` hold some.
 fn contrasting(within: Range<f32>, others: &[Colour], rng: &mut ChaCha8Rng) -> Colour {
     loop {
         let new = colour(within.clone(), rng);
