@@ -19,7 +19,7 @@ const SIDE: usize = 32;
 const PIXELS: usize = SIDE * SIDE;
 
 /// The part of a figure that a patch over it hides, at most.
-const MOST_HIDDEN: f32 = 0.3;
+const MOST_HIDDEN: f32 = 0.25;
 
 /// How far the colours of a figure are from each other and from that of the ground, in bytes: the root of the mean square of the channels.
 const LEAST_CONTRAST: f32 = 50.0;
@@ -68,7 +68,7 @@ fn split(len: usize, name: &str, seed: u64) -> Result<Images> {
 fn draw(class: u8, rng: &mut ChaCha8Rng, picture: &mut [u8]) {
     let ground = colour(MIDDLE, rng);
     let mut canvas = Canvas::ground(ground, rng);
-    for _ in 0..rng.random_range(1..5) {
+    for _ in 0..rng.random_range(0..4) {
         let at = [rng.random_range(0.0..SIDE as f32), rng.random_range(0.0..SIDE as f32)];
         let patch = Patch::any(at, rng.random_range(2.0..4.5), rng);
         canvas.paint(&patch, &patch.cover());
@@ -87,7 +87,7 @@ fn draw(class: u8, rng: &mut ChaCha8Rng, picture: &mut [u8]) {
     let cover = figure.cover();
     canvas.paint(&figure, &cover);
 
-    if rng.random_bool(0.75) {
+    if rng.random_bool(0.5) {
         let direction = rng.random_range(0.0..TAU);
         let away = size * rng.random_range(0.3..1.2_f32);
         let at = [at[0] + away * direction.cos(), at[1] + away * direction.sin()];
@@ -107,9 +107,9 @@ fn draw(class: u8, rng: &mut ChaCha8Rng, picture: &mut [u8]) {
 type Colour = [f32; 3];
 
 /// Between which bytes the channels of a ground lie, and those of the two colours of a figure.
-const MIDDLE: Range<f32> = 70.0..185.0;
-const DARK: Range<f32> = 0.0..140.0;
-const LIGHT: Range<f32> = 115.0..255.0;
+const MIDDLE: Range<f32> = 80.0..175.0;
+const DARK: Range<f32> = 0.0..115.0;
+const LIGHT: Range<f32> = 140.0..255.0;
 
 fn colour(within: Range<f32>, rng: &mut ChaCha8Rng) -> Colour {
     std::array::from_fn(|_| rng.random_range(within.clone()))
