@@ -1,9 +1,14 @@
 //! Artificial expansion of a training set: each time a picture is batched it is drawn a little differently.
 
+use super::Photo;
+use crate::rng::stream;
+use candle_core::{Device, Result, Tensor};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// How a training picture is changed when it is batched.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -13,6 +18,8 @@ pub enum Expansion {
     Shifts,
     /// Moved, turned, scaled, sheared and bent (Simard, Steinkraus and Platt 2003; Cireşan et al. 2010).
     Distort(Distortion),
+    /// Moved, mirrored and in other light: for photographs (He et al. 2015, section 4.2; Krizhevsky et al. 2012).
+    Photo(Photo),
 }
 
 /// How far [`Expansion::Distort`] goes; zero everywhere leaves the picture as it is.
@@ -43,38 +50,81 @@ impl Default for Distortion {
 }
 
 impl Expansion {
-    /// Writes to `out` what becomes of one channel of a picture, `(height, width)` row-major, in 0 to 1; zero where
-    /// the original does not reach.
-    ///
-    /// What happens is drawn from `rng`, which gives every channel of a picture the same if it starts the same.
+    /// Writes to `out` what becomes of a picture of `shape` `(channels, height, width)`, row-major, in 0 to 1; zero
+    /// where the original does not reach. What happens is drawn from `rng`.
     ///
     /// # Panics
-    /// When `picture` or `out` is shorter than `height * width`.
-    pub fn apply(&self, picture: &[u8], size: (usize, usize), rng: &mut ChaCha8Rng, out: &mut [f32]) {
+    /// When `picture` or `out` is shorter than `shape` tells.
+    pub fn apply(&self, picture: &[u8], shape: (usize, usize, usize), rng: &mut ChaCha8Rng, out: &mut [f32]) {
+        let (_, height, width) = shape;
         match self {
             Self::Shifts => {
                 let moves = [(0, 0), (0, -1), (0, 1), (-1, 0), (1, 0)];
-                shift(picture, size, moves[rng.random_range(0..moves.len())], out);
+                shift(picture, shape, moves[rng.random_range(0..moves.len())], false, out);
             }
-            Self::Distort(distortion) => distortion.apply(picture, size, rng, out),
+            Self::Distort(distortion) => distortion.apply(picture, (height, width), rng, out),
+            Self::Photo(photo) => photo.apply(picture, shape, rng, out),
         }
+    }
+
+    /// A batch of the pictures `indices` of a set, each changed: f32 of shape `(batch, channels, height, width)`.
+    /// `picture` gives the bytes of each by its place in the batch.
+    ///
+    /// The change is a function of `seed`, `epoch` and the picture's index: new every epoch, the same whatever else is
+    /// in the batch.
+    ///
+    /// # Errors
+    /// When `device` has no room.
+    pub fn batch<'a>(
+        &self,
+        indices: &[u32],
+        picture: impl Fn(usize) -> &'a [u8] + Sync,
+        shape: (usize, usize, usize),
+        (seed, epoch): (u64, usize),
+        device: &Device,
+    ) -> Result<Tensor> {
+        let (channels, height, width) = shape;
+        let mut pixels = vec![0.0; indices.len() * channels * height * width];
+        let changed = pixels.par_chunks_mut(channels * height * width);
+        changed.zip(indices).enumerate().for_each(|(at, (changed, &index))| {
+            let mut rng = stream(seed, &format!("expand/epoch {epoch}/picture {index}"));
+            self.apply(picture(at), shape, &mut rng, changed);
+        });
+        Tensor::from_vec(pixels, (indices.len(), channels, height, width), device)
     }
 }
 
-/// Moves the picture by `(columns, rows)`.
-fn shift(picture: &[u8], (height, width): (usize, usize), by: (isize, isize), out: &mut [f32]) {
-    for (y, row) in out.chunks_mut(width).take(height).enumerate() {
-        let from = y.checked_add_signed(-by.1).filter(|&y| y < height);
-        for (x, value) in row.iter_mut().enumerate() {
-            let at = from.zip(x.checked_add_signed(-by.0).filter(|&x| x < width));
-            *value = at.map_or(0.0, |(y, x)| f32::from(picture[y * width + x]) / 255.0);
+/// Moves the picture by `(columns, rows)`, mirrored first where `flip` says so. The columns and rows that it fills.
+pub(super) fn shift(
+    picture: &[u8],
+    (_, height, width): (usize, usize, usize),
+    by: (isize, isize),
+    flip: bool,
+    out: &mut [f32],
+) -> [Range<usize>; 2] {
+    let filled = |by: isize, length: usize| {
+        let within = |at: isize| at.clamp(0, length as isize) as usize;
+        within(by)..within(length as isize + by)
+    };
+    let (columns, rows) = (filled(by.0, width), filled(by.1, height));
+    out.fill(0.0);
+    for (plane, out) in picture.chunks(height * width).zip(out.chunks_mut(height * width)) {
+        for y in rows.clone() {
+            let from = &plane[y.wrapping_add_signed(-by.1) * width..][..width];
+            let to = out[y * width..][columns.clone()].iter_mut();
+            let skipped = (-by.0).max(0) as usize;
+            if flip {
+                to.zip(from.iter().rev().skip(skipped)).for_each(|(to, &byte)| *to = f32::from(byte) / 255.0);
+            } else {
+                to.zip(from.iter().skip(skipped)).for_each(|(to, &byte)| *to = f32::from(byte) / 255.0);
+            }
         }
     }
+    [columns, rows]
 }
 
 impl Distortion {
     fn apply(&self, picture: &[u8], (height, width): (usize, usize), rng: &mut ChaCha8Rng, out: &mut [f32]) {
-        let framed = framed(picture, height, width);
         let mut within = |bound: f32| bound * rng.random_range(-1.0..=1.0_f32);
         let (sin, cos) = within(self.rotation.to_radians()).sin_cos();
         let [across, down] = [within(self.scale), within(self.scale)].map(|change| 1.0 / (1.0 + change));
@@ -99,8 +149,11 @@ impl Distortion {
             }
             from
         });
-        for (value, (&x, &y)) in out.iter_mut().zip(from_x.iter().zip(&from_y)) {
-            *value = between(&framed, height, width, x, y);
+        for (plane, out) in picture.chunks(height * width).zip(out.chunks_mut(height * width)) {
+            let framed = framed(plane, height, width);
+            for (value, (&x, &y)) in out.iter_mut().zip(from_x.iter().zip(&from_y)) {
+                *value = between(&framed, height, width, x, y);
+            }
         }
     }
 
@@ -147,7 +200,7 @@ fn splines(pixels: usize, spacing: f32) -> Vec<f32> {
     weights
 }
 
-fn add_scaled(to: &mut [f32], scale: f32, values: &[f32]) {
+pub(super) fn add_scaled(to: &mut [f32], scale: f32, values: &[f32]) {
     for (to, value) in to.iter_mut().zip(values) {
         *to += scale * value;
     }
@@ -183,11 +236,11 @@ mod tests {
     use crate::rng::stream;
     use candle_core::{Device, Result};
 
-    const SIZE: (usize, usize) = (28, 28);
+    const SHAPE: (usize, usize, usize) = (1, 28, 28);
 
     fn expand(expansion: Expansion, picture: &[u8], seed: u64) -> Vec<f32> {
         let mut out = vec![f32::NAN; picture.len()];
-        expansion.apply(picture, SIZE, &mut stream(seed, "expand"), &mut out);
+        expansion.apply(picture, SHAPE, &mut stream(seed, "expand"), &mut out);
         out
     }
 

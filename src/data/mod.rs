@@ -1,9 +1,11 @@
 //! Data sets: built-in ones, file formats, the hub.
 
+pub mod cifar;
 mod conll;
 mod digits;
 mod entities;
 mod expand;
+mod folder;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod idx;
@@ -11,8 +13,10 @@ mod images;
 pub mod long_text;
 mod names;
 mod ngrams;
+mod photo;
 pub mod picture;
 mod reviews;
+mod shapes;
 pub mod tagged;
 pub mod text;
 mod vectors;
@@ -21,11 +25,14 @@ mod vocabulary;
 pub use digits::digits;
 pub use entities::{EntityCounts, EntityScores, entity_scores};
 pub use expand::{Distortion, Expansion};
-pub use images::Images;
+pub use folder::{ImageFolder, Pictures, Prefetch, read_square};
+pub use images::{Images, Statistics};
 pub use long_text::{Level, LongText, Streams, TokenWindow, Tokens};
 pub use names::names;
 pub use ngrams::NGrams;
+pub use photo::Photo;
 pub use reviews::reviews;
+pub use shapes::shapes;
 pub use tagged::{Tagged, TaggedCorpus};
 pub use text::{Corpus, Texts};
 pub use vectors::WordVectors;
@@ -34,18 +41,26 @@ pub use vocabulary::{Tokenizer, Vocabulary};
 use anyhow::{Result, bail};
 use std::path::Path;
 
-/// The built-in digits are always the same ones, whatever the seed of a training.
-const DIGITS_SEED: u64 = 0;
+/// The built-in pictures are always the same ones, whatever the seed of a training.
+const BUILT_IN_SEED: u64 = 0;
 
-/// The training and the test pictures of the data set `name`: `digits` (built in; 20,000 and 4,000), or `mnist` or
-/// `fashion-mnist` from their files in `dir` or, without one, from the hub.
+/// The training and the test pictures of the data set `name`: `digits` (built in; 20,000 and 4,000), `shapes` (built
+/// in; 10,000 and 2,000), `cifar10` from its files in `dir`, or `mnist` or `fashion-mnist` from theirs or, without a
+/// `dir`, from the hub.
 ///
 /// # Errors
 /// A name that is not known; files that are missing or broken; no network.
 pub fn load(name: &str, dir: Option<&Path>) -> Result<(Images, Images)> {
     match (name, dir) {
-        ("digits", None) => Ok(digits(20_000, 4_000, DIGITS_SEED)?),
-        ("digits", Some(_)) => bail!("data set digits: it is built in, so --data-dir has no meaning"),
+        ("digits", None) => Ok(digits(20_000, 4_000, BUILT_IN_SEED)?),
+        ("shapes", None) => Ok(shapes(10_000, 2_000, BUILT_IN_SEED)?),
+        ("digits" | "shapes", Some(_)) => {
+            bail!("data set {name}: it is built in, so --data-dir has no meaning")
+        }
+        ("cifar10", Some(dir)) => cifar::read_dir(dir),
+        ("cifar10", None) => {
+            bail!("data set cifar10: give the folder of its binary batches with --data-dir DIR")
+        }
         ("mnist" | "fashion-mnist", Some(dir)) => idx::read_dir(dir),
         #[cfg(feature = "hub")]
         ("mnist" | "fashion-mnist", None) => hub::load(name),
@@ -54,6 +69,6 @@ pub fn load(name: &str, dir: Option<&Path>) -> Result<(Images, Images)> {
             "data set {name}: this build can't download it: give its files with --data-dir DIR, build with \
              `--features hub`, or use the built-in digits"
         ),
-        _ => bail!("data set {name}: not known; there are digits, mnist and fashion-mnist"),
+        _ => bail!("data set {name}: not known; there are digits, shapes, mnist, fashion-mnist and cifar10"),
     }
 }

@@ -5,7 +5,9 @@ use std::io::{Cursor, Read};
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, Luma, imageops};
+use image::{
+    DynamicImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Luma, imageops,
+};
 
 /// The side of MNIST's pictures, and of the square inside them that the digit's box fits.
 const SIDE: u32 = 28;
@@ -45,17 +47,25 @@ const THINNEST_STROKE: f64 = 2.2;
 /// When the file is missing, truncated, neither PNG nor JPEG, or too large to decode; when there is no ink in it.
 pub fn read_digit(path: &Path) -> Result<Vec<u8>> {
     let name = path.display();
-    let file = File::open(path).with_context(|| format!("{name}: can't be opened"))?;
-    let mut bytes = Vec::new();
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).with_context(|| format!("{name}: can't be read"))?;
-    let picture = decode(&bytes).map_err(|error| anyhow!("{name}: {error}"))?;
+    let bytes = read(path)?;
+    let picture = open(&bytes).and_then(decode).map_err(|error| anyhow!("{name}: {error}"))?;
     let ink = ink(&shrink(flatten(picture))).and_then(|ink| crop(&ink)).with_context(|| {
         format!("{name}: no digit in the picture, expected one in dark ink on light ground or light on dark")
     })?;
     Ok(centre(&fit_box(ink)))
 }
 
-fn decode(bytes: &[u8]) -> Result<DynamicImage> {
+/// The bytes of the file `path`; of one that is too large, enough to tell.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
+    let name = path.display();
+    let file = File::open(path).with_context(|| format!("{name}: can't be opened"))?;
+    let mut bytes = Vec::new();
+    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).with_context(|| format!("{name}: can't be read"))?;
+    Ok(bytes)
+}
+
+/// A decoder of the PNG or JPEG file `bytes`, its header read: the picture is there in whole and not too large.
+pub(super) fn open(bytes: &[u8]) -> Result<impl ImageDecoder> {
     let expected = "expected a PNG or JPEG picture";
     ensure!(!bytes.is_empty(), "is empty, {expected}");
     ensure!(bytes.len() as u64 <= MOST_BYTES, "is larger than {} MB, {expected}", MOST_BYTES >> 20);
@@ -68,8 +78,7 @@ fn decode(bytes: &[u8]) -> Result<DynamicImage> {
     let mut limits = Limits::default();
     limits.max_alloc = Some(MOST_DECODED_BYTES);
     reader.limits(limits);
-    let damaged = |error| anyhow!("damaged or truncated, expected a whole picture: {error}");
-    let mut decoder = reader.into_decoder().map_err(damaged)?;
+    let decoder = reader.into_decoder().map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     ensure!(width > 0 && height > 0, "is {width}x{height} pixels, expected at least one");
     ensure!(
@@ -78,10 +87,19 @@ fn decode(bytes: &[u8]) -> Result<DynamicImage> {
         decoder.total_bytes() >> 20,
         MOST_DECODED_BYTES >> 20
     );
+    Ok(decoder)
+}
+
+/// The picture, upright.
+pub(super) fn decode(mut decoder: impl ImageDecoder) -> Result<DynamicImage> {
     let orientation = decoder.orientation().map_err(damaged)?;
     let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     picture.apply_orientation(orientation);
     Ok(picture)
+}
+
+fn damaged(error: ImageError) -> anyhow::Error {
+    anyhow!("damaged or truncated, expected a whole picture: {error}")
 }
 
 /// Whether the end marker follows the last scan: the decoder itself fills up what is missing with grey.
