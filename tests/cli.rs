@@ -371,7 +371,13 @@ fn wrong_options_are_refused() {
 #[test]
 fn wrong_data_is_refused_before_there_is_a_run() {
     let place = place();
-    refused(&place, "lenet", "--dataset cifar", 1, &["cifar", "digits, mnist and fashion-mnist"]);
+    refused(
+        &place,
+        "lenet",
+        "--dataset cifar",
+        1,
+        &["cifar", "digits, shapes, mnist, fashion-mnist and cifar10"],
+    );
     refused(&place, "lenet", "--dataset mnist --data-dir gone", 1, &["gone", "no such directory"]);
     refused(&place, "lenet", "--data-dir ../data", 1, &["digits", "--data-dir"]);
     fs::create_dir(place.path().join("data")).unwrap();
