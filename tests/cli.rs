@@ -369,6 +369,16 @@ fn wrong_options_are_refused() {
 }
 
 #[test]
+fn pictures_of_several_colours_are_learned_too() {
+    let place = place();
+    done(&place, "mlp", "--dataset shapes --train-limit 100 --epochs 1 --quiet --out run");
+    assert!(place.path().join("run/filters.svg").exists());
+    let confusion = fs::read_to_string(place.path().join("run/confusion.svg")).unwrap();
+    assert!(confusion.contains("striped"), "{confusion}");
+    refused(&place, "lenet", "--dataset shapes", 1, &["32x32", "28x28"]);
+}
+
+#[test]
 fn wrong_data_is_refused_before_there_is_a_run() {
     let place = place();
     refused(

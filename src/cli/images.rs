@@ -192,10 +192,10 @@ fn draw(
     device: &Device,
 ) -> Result<()> {
     run.write("curves.svg", &flow::curves(report, Metric::Accuracy)?)?;
-    let names: Vec<String> = (0..test.classes()).map(|class| class.to_string()).collect();
-    run.write("confusion.svg", &pictures::confusion(&evaluation.confusion(test.classes()), &names)?)?;
+    let counts = evaluation.confusion(test.classes());
+    run.write("confusion.svg", &pictures::confusion(&counts, test.names())?)?;
     run.write("mistakes.svg", &mistakes(test, evaluation)?)?;
-    run.write("filters.svg", &filters(model)?)?;
+    run.write("filters.svg", &filters(model, test.shape())?)?;
     if let Some(features) = features(model, test, device)? {
         run.write("features.svg", &features)?;
     }
@@ -217,6 +217,7 @@ fn mistakes(test: &Images, evaluation: &Evaluation) -> Result<String> {
         .iter()
         .take(SHOWN)
         .map(|&(index, (label, said, probability))| {
+            let [label, said] = [label, said].map(|class| &test.names()[class as usize]);
             let caption = format!("{label}, said {said}\n({probability:.2})");
             Tile::picture(test.picture(index), test.shape(), &caption)
         })
@@ -225,17 +226,19 @@ fn mistakes(test: &Images, evaluation: &Evaluation) -> Result<String> {
     pictures::picture_grid(&[Section { heading: &heading, columns: 8, tiles }])
 }
 
-/// The first layer's weights, a picture a unit.
-fn filters(model: &dyn ImageModel) -> Result<String> {
-    let weight = model.filters().flatten_from(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-    let tiles = weight
-        .iter()
-        .enumerate()
-        .map(|(unit, values)| {
-            let side = values.len().isqrt();
-            Tile::signed(values, side, values.len() / side, &(unit + 1).to_string())
-        })
-        .collect::<Result<Vec<_>>>()?;
+/// The first layer's weights, a picture a unit, whose channels stand one below the other; of all pixels where the layer has no
+/// windows.
+fn filters(model: &dyn ImageModel, pictures: (usize, usize, usize)) -> Result<String> {
+    let weight = model.filters();
+    let (channels, height, width) = match *weight.dims() {
+        [_, channels, height, width] => (channels, height, width),
+        _ => pictures,
+    };
+    let weight = weight.flatten_from(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    let tile = |(unit, values): (usize, &Vec<f32>)| {
+        Tile::signed(values, channels * height, width, &(unit + 1).to_string())
+    };
+    let tiles = weight.iter().enumerate().map(tile).collect::<Result<Vec<_>>>()?;
     pictures::picture_grid(&[Section {
         heading: "First layer: red is above 0, blue below",
         columns: 10,
@@ -254,7 +257,11 @@ fn features(model: &dyn ImageModel, test: &Images, device: &Device) -> Result<Op
     let mut sections = vec![Section {
         heading: "Input",
         columns: 1,
-        tiles: vec![Tile::picture(test.picture(0), test.shape(), &format!("a {}", test.labels()[0]))?],
+        tiles: vec![Tile::picture(
+            test.picture(0),
+            test.shape(),
+            &format!("a {}", test.names()[test.labels()[0] as usize]),
+        )?],
     }];
     for (map, heading) in maps.iter().zip(&headings) {
         sections.push(Section { heading, columns: 10, tiles: channels(map)? });
