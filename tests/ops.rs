@@ -136,10 +136,12 @@ fn linear() -> (Op<'static>, Op<'static>) {
 
 /// Of input, weight, bias and, if there is a fourth, what is added.
 fn batch_norm(epsilon: f64, given: Option<&Moments>, relu: bool) -> (Op<'_>, Op<'_>) {
-    let then = move |add| Then { add, relu };
+    fn then(x: &[Tensor], relu: bool) -> Then<'_> {
+        Then { add: x.get(3), relu }
+    }
     (
-        op(move |x| Ok(ops::batch_norm(&x[0], &x[1], &x[2], epsilon, given, then(x.get(3)))?.0)),
-        op(move |x| Ok(reference::batch_norm(&x[0], &x[1], &x[2], epsilon, given, then(x.get(3)))?.0)),
+        op(move |x| Ok(ops::batch_norm(&x[0], &x[1], &x[2], epsilon, given, then(x, relu))?.0)),
+        op(move |x| Ok(reference::batch_norm(&x[0], &x[1], &x[2], epsilon, given, then(x, relu))?.0)),
     )
 }
 
@@ -171,6 +173,7 @@ fn losses(targets: &Tensor) -> [(&'static str, Op<'_>, Op<'_>); 3] {
 fn outputs_and_gradients_are_pytorchs() -> Result<()> {
     let saved = safetensors::load("tests/fixtures/ops.safetensors", &CPU)?;
     let targets = saved["targets"].to_dtype(DType::U32)?;
+    let given = moments(&[0.5, -1., 0., 2.], &[0.25, 2., 1., 0.5])?;
     let mut cases = vec![("linear".to_string(), linear())];
     // the same list is in fixtures/ops.py
     for (name, geometry) in [
@@ -197,7 +200,6 @@ fn outputs_and_gradients_are_pytorchs() -> Result<()> {
     for name in ["batch_norm_relu", "batch_norm_add_relu"] {
         cases.push((name.to_string(), batch_norm(1e-5, None, true)));
     }
-    let given = moments(&[0.5, -1., 0., 2.], &[0.25, 2., 1., 0.5])?;
     cases.push(("batch_norm_given".to_string(), batch_norm(1e-5, Some(&given), false)));
     cases.extend(activations().map(|(name, kernel, form)| (name.to_string(), (kernel, form))));
     cases.extend(losses(&targets).map(|(name, kernel, form)| (name.to_string(), (kernel, form))));

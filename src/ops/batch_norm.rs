@@ -204,6 +204,12 @@ impl Channel {
     fn inverse_deviation(&self, epsilon: f64) -> f64 {
         1. / (self.variance + epsilon).sqrt()
     }
+
+    /// The mean as a number of this type, and what it lost.
+    fn center<T: Real>(&self) -> (T, f64) {
+        let center = T::from_f64(self.mean);
+        (center, self.mean - center.to_f64())
+    }
 }
 
 impl Operation for BatchNorm {
@@ -226,12 +232,14 @@ impl Operation for BatchNorm {
                         Some(given) => given[channel],
                         None => Channel::of_batch(xs, grid, channel),
                     };
-                    let scale = weight[channel] * T::from_f64(moments.inverse_deviation(self.epsilon));
-                    let (mean, bias) = (T::from_f64(moments.mean), bias[channel]);
+                    let scale = weight[channel].to_f64() * moments.inverse_deviation(self.epsilon);
+                    let (center, off) = moments.center::<T>();
+                    let shift = T::from_f64(bias[channel].to_f64() - off * scale);
+                    let scale = T::from_f64(scale);
                     for at in grid.pieces(channel) {
                         // SAFETY: a channel's pieces are its own.
                         let ys = unsafe { to.slice(at.clone()) };
-                        let norm = |x: T| (x - mean) * scale + bias;
+                        let norm = |x: T| (x - center) * scale + shift;
                         match (add.map(|add| &add[at.clone()]), self.relu) {
                             (None, false) => map(ys, &xs[at.clone()], &xs[at], #[inline(always)] |x, _| norm(x)),
                             (None, true) => {
@@ -268,7 +276,7 @@ impl Operation for BatchNorm {
                 #[inline(always)]
                 |channel| {
                     let inverse = moments[channel].inverse_deviation(self.epsilon);
-                    let mean = T::from_f64(moments[channel].mean);
+                    let (center, off) = moments[channel].center::<T>();
                     let scale = weight[channel] * T::from_f64(inverse);
                     // Of what comes in, without the nonlinearity, and of its products with what was normalised.
                     let (mut sum, mut product) = (0., 0.);
@@ -290,18 +298,21 @@ impl Operation for BatchNorm {
                             unsafe { add_to.slice(at.clone()) }.copy_from_slice(dx);
                         }
                         sum += sum_of(dx, dx, #[inline(always)] |g, _| g);
-                        product += sum_of(dx, &xs[at], #[inline(always)] |g, x| g * (x - mean));
+                        product += sum_of(dx, &xs[at], #[inline(always)] |g, x| g * (x - center));
                     }
-                    let count = grid.count();
+                    product -= off * sum;
                     let [level, slope] = match self.training {
-                        true => [sum / count, product * inverse * inverse / count].map(T::from_f64),
+                        true => {
+                            let slope = product * inverse * inverse / grid.count();
+                            [sum / grid.count() - off * slope, slope].map(T::from_f64)
+                        }
                         false => [T::ZERO; 2],
                     };
                     for at in grid.pieces(channel) {
                         // SAFETY: as before.
                         let dx = unsafe { to.slice(at.clone()) };
                         for (g, &x) in dx.iter_mut().zip(&xs[at]) {
-                            *g = scale * (*g - level - (x - mean) * slope);
+                            *g = scale * (*g - level - (x - center) * slope);
                         }
                     }
                     (sum, product * inverse)

@@ -68,7 +68,7 @@ pub fn batch_norm(
     // (channels, values)
     let values = xs.transpose(0, 1)?.reshape((channels, batch * height * width))?;
     let count = (batch * height * width) as f64;
-    let column = |tensor: &Tensor| tensor.reshape((channels, 1));
+    let column = |tensor: &Tensor| tensor.to_dtype(xs.dtype())?.reshape((channels, 1));
     let (mean, variance) = match given {
         Some(Moments { mean, variance }) => (column(&mean.detach())?, column(&variance.detach())?),
         None => {
