@@ -84,7 +84,7 @@ pub fn batch_norm(
         ys = (ys + add)?;
     }
     let ys = if then.relu { relu(&ys)? } else { ys };
-    let flat = |tensor: Tensor| Ok::<_, candle_core::Error>(tensor.detach().flatten_all()?);
+    let flat = |tensor: Tensor| tensor.detach().flatten_all();
     Ok((ys, Moments { mean: flat(mean)?, variance: flat(variance)? }))
 }
 
