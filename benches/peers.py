@@ -134,6 +134,35 @@ def textcnn(_):
     return classifier(model, optimizer, torch.randint(18_766, (50, 56)), torch.randint(2, (50,)))
 
 
+class Residual(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.stride, self.more = outputs // inputs, outputs - inputs
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, self.stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn1, self.bn2, self.relu = nn.BatchNorm2d(outputs), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        if self.more:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+        return self.relu(y + x)
+
+
+def resnet20(batch):
+    def row(_):
+        widths = [16, 16, 16, 16, 32, 32, 32, 64, 64, 64]
+        model = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True),
+            *map(Residual, widths, widths[1:]),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
+        )  # fmt: skip
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+        return classifier(model, optimizer, torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,)))
+
+    return row
+
+
 def product(_):
     """2 * 1024^3 operations, to know the machine's rate by."""
     ones = torch.ones(1024, 1024)
@@ -166,6 +195,8 @@ def main():
         "lstm_large": language_model(nn.LSTM, 512, 100, 64),
         "birnn": birnn,
         "textcnn": textcnn,
+        "resnet20": resnet20(32),
+        "resnet20_128": resnet20(128),
         "product": product,
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -12,6 +12,7 @@ use candle_textbook::models::birnn::{self, BiRnn};
 use candle_textbook::models::language_model::{self, LanguageModel};
 use candle_textbook::models::lenet::{self, LeNet};
 use candle_textbook::models::mlp::{self, Mlp};
+use candle_textbook::models::resnet::{self, ResNet};
 use candle_textbook::models::textcnn::{self, TextCnn};
 use candle_textbook::nn::{Activation, Cell, Cost, Init, Mode, Model, SentenceModel, Sequences, parameters};
 use candle_textbook::ops;
@@ -26,7 +27,8 @@ use std::time::{Duration, Instant};
 
 #[derive(Parser)]
 struct Arguments {
-    /// mlp, lenet, lenet_epoch, lstm_small, gru_small, lstm_large, birnn, textcnn, or product: a large matrix product
+    /// mlp, lenet, lenet_epoch, lstm_small, gru_small, lstm_large, birnn, textcnn, resnet20, resnet20_128, or product: a
+    /// large matrix product
     row: String,
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -59,6 +61,8 @@ fn time(arguments: &Arguments) -> Result<()> {
         "lstm_large" => median(language_model(Cell::Lstm, 512, 100, 64)?, seconds, None)?,
         "birnn" => median(birnn()?, seconds, None)?,
         "textcnn" => median(textcnn()?, seconds, None)?,
+        "resnet20" => median(resnet20(32)?, seconds, None)?,
+        "resnet20_128" => median(resnet20(128)?, seconds, None)?,
         "product" => median(product()?, seconds, None)?,
         row => bail!("row {row}: not known; --help names them"),
     };
@@ -111,6 +115,15 @@ fn mlp() -> Result<impl FnMut() -> Result<()>> {
 fn lenet() -> Result<impl FnMut() -> Result<()>> {
     let mut training = Training::new(|vb| LeNet::new(&lenet::Config::default(), vb), Adam::adamw(), 1e-3)?;
     let (xs, labels) = pictures(64)?.batch(&(0..64).collect::<Vec<_>>(), &Device::Cpu)?;
+    Ok(move || training.step(&xs, &labels, 0).map(drop))
+}
+
+fn resnet20(batch: usize) -> Result<impl FnMut() -> Result<()>> {
+    let config = resnet::Config::cifar(20, resnet::Shortcut::Identity, 10)?;
+    let sgd = Sgd { momentum: 0.9, weight_decay: 1e-4, decay_biases: true, ..Sgd::default() };
+    let mut training = Training::new(|vb| ResNet::new(&config, vb), sgd, 0.1)?;
+    let xs = Tensor::from_iter((0..batch * 3 * 32 * 32).map(|i| (i as f32).sin()), &Device::Cpu)?;
+    let (xs, labels) = (xs.reshape((batch, 3, 32, 32))?, numbers("labels", batch, 10)?);
     Ok(move || training.step(&xs, &labels, 0).map(drop))
 }
 

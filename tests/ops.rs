@@ -1,7 +1,9 @@
 //! Each operation against PyTorch, against finite differences, and its CPU kernel against its reference form.
 
 use candle_core::{DType, Device, Result, Tensor, Var, safetensors};
-use candle_textbook::ops::{self, Conv2dGeometry, Filters, OverTime, Sequences, Window, reference};
+use candle_textbook::ops::{
+    self, Conv2dGeometry, Filters, Moments, OverTime, Sequences, Then, Window, reference,
+};
 use candle_textbook::rng;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -88,6 +90,10 @@ fn assert_reference(name: &str, kernel: &Op, reference: &Op, inputs: &[Tensor]) 
     assert_near(&format!("{name}, f32"), &run(kernel, &single, None)?, &expected, 2e-5)
 }
 
+fn moments(mean: &[f64], variance: &[f64]) -> Result<Moments> {
+    Ok(Moments { mean: Tensor::new(mean, &CPU)?, variance: Tensor::new(variance, &CPU)? })
+}
+
 fn geometry(
     stride: (usize, usize),
     padding: (usize, usize),
@@ -128,6 +134,17 @@ fn linear() -> (Op<'static>, Op<'static>) {
     (op(|x| ops::linear(&x[0], &x[1], x.get(2))), op(|x| reference::linear(&x[0], &x[1], x.get(2))))
 }
 
+/// Of input, weight, bias and, if there is a fourth, what is added.
+fn batch_norm(epsilon: f64, given: Option<&Moments>, relu: bool) -> (Op<'_>, Op<'_>) {
+    fn then(x: &[Tensor], relu: bool) -> Then<'_> {
+        Then { add: x.get(3), relu }
+    }
+    (
+        op(move |x| Ok(ops::batch_norm(&x[0], &x[1], &x[2], epsilon, given, then(x, relu))?.0)),
+        op(move |x| Ok(reference::batch_norm(&x[0], &x[1], &x[2], epsilon, given, then(x, relu))?.0)),
+    )
+}
+
 fn activations() -> [(&'static str, Op<'static>, Op<'static>); 3] {
     [
         ("relu", op(|x| ops::relu(&x[0])), op(|x| reference::relu(&x[0]))),
@@ -156,6 +173,7 @@ fn losses(targets: &Tensor) -> [(&'static str, Op<'_>, Op<'_>); 3] {
 fn outputs_and_gradients_are_pytorchs() -> Result<()> {
     let saved = safetensors::load("tests/fixtures/ops.safetensors", &CPU)?;
     let targets = saved["targets"].to_dtype(DType::U32)?;
+    let given = moments(&[0.5, -1., 0., 2.], &[0.25, 2., 1., 0.5])?;
     let mut cases = vec![("linear".to_string(), linear())];
     // the same list is in fixtures/ops.py
     for (name, geometry) in [
@@ -178,6 +196,11 @@ fn outputs_and_gradients_are_pytorchs() -> Result<()> {
     cases.push(("embedding".to_string(), embedding(&ids)));
     let sequences = Arc::new(Sequences::new(&[3, 2, 1])?);
     cases.push(("embedding_mean".to_string(), embedding_mean(sequences.pack(&ids)?, &sequences)));
+    cases.push(("batch_norm".to_string(), batch_norm(1e-5, None, false)));
+    for name in ["batch_norm_relu", "batch_norm_add_relu"] {
+        cases.push((name.to_string(), batch_norm(1e-5, None, true)));
+    }
+    cases.push(("batch_norm_given".to_string(), batch_norm(1e-5, Some(&given), false)));
     cases.extend(activations().map(|(name, kernel, form)| (name.to_string(), (kernel, form))));
     cases.extend(losses(&targets).map(|(name, kernel, form)| (name.to_string(), (kernel, form))));
 
@@ -186,7 +209,7 @@ fn outputs_and_gradients_are_pytorchs() -> Result<()> {
             let get =
                 |key: String| saved.get(&format!("{name}/{key}")).map(|x| x.to_dtype(dtype)).transpose();
             let all = |key: &str| {
-                (0..3).map_while(|i| get(format!("{key}{i}")).transpose()).collect::<Result<Vec<_>>>()
+                (0..4).map_while(|i| get(format!("{key}{i}")).transpose()).collect::<Result<Vec<_>>>()
             };
             let [output, grad] = ["output", "output_grad"].map(|key| get(key.to_string()));
             let expected = [vec![output?.expect("an output")], all("grad")?].concat();
@@ -229,6 +252,15 @@ fn gradients_are_those_of_finite_differences() -> Result<()> {
     let targets = Tensor::new(&[3u32, 0, 2], &CPU)?;
     for (name, kernel, _) in losses(&targets) {
         assert_gradients(name, &kernel, &[normal(rng, &[3, 4])?])?;
+    }
+    let given = moments(&[0.5, -1., 0., 2.], &[0.25, 2., 1., 0.5])?;
+    let (weight, bias, add) = (normal(rng, &[4])?, normal(rng, &[4])?, normal(rng, &[2, 4, 5, 6])?);
+    let inputs = [xs.clone(), weight, bias, add];
+    for given in [None, Some(&given)] {
+        for (relu, count) in [(false, 3), (false, 4), (true, 3), (true, 4)] {
+            let name = format!("batch_norm of {count}, {relu}, {}", given.is_some());
+            assert_gradients(&name, &batch_norm(1e-3, given, relu).0, &inputs[..count])?;
+        }
     }
     let mask = || rng::stream(3, "dropout");
     assert_gradients("dropout", &op(move |x| ops::dropout(&x[0], 0.3, &mut mask())), &[xs])
@@ -275,6 +307,21 @@ fn kernels_agree_with_the_reference_on_random_shapes() -> Result<()> {
             }
         }
 
+        let plane = if round % 5 == 0 { (1, 1) } else { pair(rng, 1, 40) };
+        let shape = [batch, channels * groups, plane.0, plane.1];
+        let inputs = [
+            normal(rng, &shape)?,
+            normal(rng, &shape[1..2])?,
+            normal(rng, &shape[1..2])?,
+            normal(rng, &shape)?,
+        ];
+        let given = Moments { mean: inputs[1].clone(), variance: inputs[2].sqr()? };
+        for (given, relu, count) in [(None, round % 2 == 0, 3), (None, true, 4), (Some(&given), true, 4)] {
+            let (ours, form) = batch_norm(0.1, given, relu);
+            let name = format!("round {round}: batch_norm of {count} {shape:?}, {relu}, {}", given.is_some());
+            assert_reference(&name, &ours, &form, &inputs[..count])?;
+        }
+
         let (rows, features) = (rng.random_range(0..=70), rng.random_range(1..=200));
         let inputs =
             [normal(rng, &[rows, features])?, normal(rng, &[outputs, features])?, normal(rng, &[outputs])?];
@@ -305,6 +352,28 @@ fn large_tensors_are_cut_into_chunks_without_a_seam() -> Result<()> {
     for (name, ours, form) in losses(&targets) {
         assert_reference(name, &ours, &form, &inputs[..1])?;
     }
+    Ok(())
+}
+
+#[test]
+fn moments_are_right_far_from_zero_and_a_channel_that_holds_no_number_tells() -> Result<()> {
+    let xs = (normal(&mut rng::stream(7, "moments"), &[3, 2, 50, 31])? + 1e4)?.to_dtype(DType::F32)?;
+    let ones = |dtype| Tensor::ones(2, dtype, &CPU);
+    let norm = |xs: &Tensor| {
+        let ones = ones(xs.dtype())?;
+        ops::batch_norm(xs, &ones, &ones, 1e-5, None, Then { add: None, relu: true })
+    };
+    let ((ys, moments), (expected, exact)) = (norm(&xs)?, norm(&xs.to_dtype(DType::F64)?)?);
+    assert_near("output", &[ys], &[expected], 1e-5)?;
+    assert_near("mean", &[(moments.mean - 1e4)?], &[(exact.mean - 1e4)?], 1e-3)?;
+    assert_near("variance", &[moments.variance], &[exact.variance], 1e-6)?;
+
+    let nan = Tensor::new(&[[[[1f32, f32::NAN]], [[1., 2.]]]], &CPU)?;
+    let ys = numbers(&norm(&nan)?.0)?;
+    assert!(ys[..2].iter().all(|y| y.is_nan()) && ys[2..].iter().all(|y| y.is_finite()), "{ys:?}");
+    let var = Var::from_tensor(&nan)?;
+    let grads = norm(&var)?.0.sum_all()?.backward()?;
+    assert!(numbers(grads.get(&var).unwrap())?[..2].iter().all(|grad| grad.is_nan()));
     Ok(())
 }
 
@@ -342,6 +411,10 @@ fn bad_input_is_an_error_that_says_what_was_found() -> Result<()> {
     let plain = Conv2dGeometry::default();
     let grouped = Conv2dGeometry { groups: 2, ..plain };
     let no_rng = || rng::stream(0, "");
+    let norm = |xs: &Tensor, channels: usize, add| {
+        let zeros = Tensor::zeros(channels, DType::F32, &CPU)?;
+        Ok(ops::batch_norm(xs, &zeros, &zeros, 1e-5, None, Then { add, relu: false })?.0)
+    };
     let cases = [
         (ops::linear(&logits, &zeros(&[5, 4])?, None), "linear: found an input of shape [2, 3]"),
         (ops::linear(&logits, &zeros(&[5])?, None), "linear: found a weight of shape [5]"),
@@ -381,6 +454,9 @@ fn bad_input_is_an_error_that_says_what_was_found() -> Result<()> {
         (ops::dropout(&logits, 1.5, &mut no_rng()), "dropout: found a probability of 1.5"),
         (ops::dropout(&logits, f32::NAN, &mut no_rng()), "dropout: found a probability of NaN"),
         (ops::relu(&targets(&[1])?), "relu: found U32, expected f32 or f64"),
+        (norm(&logits, 3, None), "batch_norm: found an input of shape [2, 3]"),
+        (norm(&image, 3, None), "batch_norm: found the weight of shape [3], expected (4)"),
+        (norm(&image, 4, Some(&logits)), "batch_norm: found [2, 3] to add, expected"),
     ];
     for (result, expected) in cases {
         let found = result.err().map(|error| error.to_string()).unwrap_or_default();

@@ -7,6 +7,7 @@ pub mod language_model;
 pub mod lenet;
 pub mod lenet5;
 pub mod mlp;
+pub mod resnet;
 pub mod rnn;
 pub mod textcnn;
 

@@ -1,9 +1,9 @@
-//! Linear, convolution, embedding, pooling, dropout and activations.
+//! Linear, convolution, batch normalisation, embedding, pooling, dropout and activations.
 
 use super::{Init, Mode};
-use crate::ops::{self, Conv2dGeometry, Filters, Sequences, Window};
+use crate::ops::{self, Conv2dGeometry, Filters, Moments, Sequences, Then, Window};
 use crate::rng;
-use candle_core::{DType, Module, Result, Tensor, bail};
+use candle_core::{DType, Module, Result, Tensor, Var, bail};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -76,18 +76,32 @@ pub fn conv2d(
     geometry: Conv2dGeometry,
     vb: VarBuilder,
 ) -> Result<Conv2d> {
+    let mut conv = conv2d_no_bias(inputs, outputs, kernel, geometry, Init::PyTorch, vb.clone())?;
+    let fan_in = inputs / geometry.groups * kernel * kernel;
+    conv.bias = Some(vb.get_with_hints(outputs, "bias", Init::PyTorch.bias(fan_in))?);
+    Ok(conv)
+}
+
+/// A convolution without bias, with initial values of the caller's choice; see [`conv2d`].
+///
+/// # Errors
+/// As for [`conv2d`].
+pub fn conv2d_no_bias(
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+    geometry: Conv2dGeometry,
+    init: Init,
+    vb: VarBuilder,
+) -> Result<Conv2d> {
     let groups = geometry.groups;
     if groups == 0 || !inputs.is_multiple_of(groups) || !outputs.is_multiple_of(groups) {
         bail!("conv2d: {inputs} and {outputs} channels can't be cut into {groups} groups");
     }
     let (fan_in, fan_out) = (inputs / groups * kernel * kernel, outputs / groups * kernel * kernel);
-    let init = Init::PyTorch;
     let shape = (outputs, inputs / groups, kernel, kernel);
-    Ok(Conv2d {
-        weight: vb.get_with_hints(shape, "weight", init.weight(fan_in, fan_out))?,
-        bias: Some(vb.get_with_hints(outputs, "bias", init.bias(fan_in))?),
-        geometry,
-    })
+    let weight = vb.get_with_hints(shape, "weight", init.weight(fan_in, fan_out))?;
+    Ok(Conv2d { weight, bias: None, geometry })
 }
 
 impl Conv2d {
@@ -109,6 +123,65 @@ impl Module for Conv2d {
     /// `(batch, inputs, height, width)` to `(batch, outputs, height', width')`.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         ops::conv2d(xs, &self.weight, self.bias.as_ref(), self.geometry)
+    }
+}
+
+/// Batch normalisation of pictures (Ioffe and Szegedy 2015): in training with the mean and variance of the batch, of which
+/// it keeps running ones, and in evaluation with those.
+#[derive(Debug, Clone)]
+pub struct BatchNorm2d {
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Var,
+    running_var: Var,
+}
+
+/// Batch normalisation with PyTorch's initial values, ones and zeros: `weight`, `bias` and, beside them as if they were
+/// parameters, `running_mean` and `running_var`, `(channels)` each, of `vb`. The running ones get no gradient.
+///
+/// # Errors
+/// When `vb` holds these in other shapes.
+pub fn batch_norm2d(channels: usize, vb: VarBuilder) -> Result<BatchNorm2d> {
+    let get = |name, value| vb.get_with_hints(channels, name, candle_nn::Init::Const(value));
+    Ok(BatchNorm2d {
+        weight: get("weight", 1.0)?,
+        bias: get("bias", 0.0)?,
+        running_mean: Var::from_tensor(&get("running_mean", 0.0)?)?,
+        running_var: Var::from_tensor(&get("running_var", 1.0)?)?,
+    })
+}
+
+impl BatchNorm2d {
+    const EPSILON: f64 = 1e-5;
+    const MOMENTUM: f64 = 0.1;
+
+    /// `(batch, channels, height, width)` to the same shape, and `then` what the caller says. In training the running mean
+    /// and the running variance, the unbiased one, go a tenth of the way to those of the batch.
+    ///
+    /// # Errors
+    /// When shapes do not fit; in training also when there is but one value a channel, which has no variance.
+    pub fn forward(&self, xs: &Tensor, then: Then, mode: Mode) -> Result<Tensor> {
+        let norm = |given| ops::batch_norm(xs, &self.weight, &self.bias, Self::EPSILON, given, then);
+        if mode == Mode::Evaluate {
+            let [mean, variance] = [&self.running_mean, &self.running_var].map(Var::as_detached_tensor);
+            return Ok(norm(Some(&Moments { mean, variance }))?.0);
+        }
+        let (ys, Moments { mean, variance }) = norm(None)?;
+        let count = xs.elem_count() / mean.elem_count();
+        if count < 2 {
+            bail!(
+                "batch_norm: found an input of shape {:?} in training, expected two values a channel",
+                xs.dims()
+            );
+        }
+        let unbiased = count as f64 / (count - 1) as f64;
+        for (running, new, scale) in
+            [(&self.running_mean, mean, 1.0), (&self.running_var, variance, unbiased)]
+        {
+            let old = running.as_detached_tensor().affine(1.0 - Self::MOMENTUM, 0.0)?;
+            running.set(&(old + new.affine(Self::MOMENTUM * scale, 0.0)?)?)?;
+        }
+        Ok(ys)
     }
 }
 

@@ -9,11 +9,11 @@ mod loss;
 mod recurrent;
 mod sampling;
 
-pub use crate::ops::{Cell, Conv2dGeometry, OverTime, Sequences, State, Window, over_time};
+pub use crate::ops::{Cell, Conv2dGeometry, OverTime, Sequences, State, Then, Window, over_time};
 pub use init::{Init, parameters};
 pub use layers::{
-    Activation, Conv2d, ConvMax, Dropout, Embedding, Linear, Pool2d, Pooling, WORD_VECTORS, conv_max, conv2d,
-    dropout, embedding, embedding_with, linear, linear_with,
+    Activation, BatchNorm2d, Conv2d, ConvMax, Dropout, Embedding, Linear, Pool2d, Pooling, WORD_VECTORS,
+    batch_norm2d, conv_max, conv2d, conv2d_no_bias, dropout, embedding, embedding_with, linear, linear_with,
 };
 pub use loss::Cost;
 pub use recurrent::{Projected, Recurrent, RecurrentConfig, recurrent};

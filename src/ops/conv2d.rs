@@ -3,9 +3,9 @@
 use super::host::{self, Real, with_real};
 use super::linear::{bias_or_none, check_bias};
 use super::parallel;
-use super::planes::{Onto, Planes, Sweep};
+use super::planes::{Onto, Pixels, Planes, Sweep};
 use super::reference;
-use super::simd::{self, Inner, Lanes, vectorised};
+use super::simd::{self, Inner, Lanes, Outer, vectorised};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 /// How the kernel of a convolution moves over its input: (height, width) of each, and into how many groups the
@@ -141,9 +141,9 @@ impl CustomOp3 for Conv2d {
             if !weight.track_op() && !bias.track_op() {
                 return Ok((xs_grad, None, None));
             }
-            let (weight_grad, bias_grad) = host::read(xs, |xs| Ok(self.weight_grad(grad, xs)))?;
-            let bias_grad = if bias.elem_count() > 0 { tensor(bias_grad, bias)? } else { None };
-            Ok((xs_grad, tensor(weight_grad, weight)?, bias_grad))
+            let weight_grad = host::read(xs, |xs| tensor(self.weight_grad(grad, xs), weight))?;
+            let bias_grad = if bias.elem_count() > 0 { tensor(self.bias_grad(grad), bias)? } else { None };
+            Ok((xs_grad, weight_grad, bias_grad))
         }))
     }
 }
@@ -290,8 +290,102 @@ impl Conv2d {
         unsafe { parallel::build(self.batch * groups * self.input_size(), chunk * self.input_size(), work) }
     }
 
-    /// The gradients of the weight and of the bias.
-    fn weight_grad<T: Lanes>(&self, grad: &[T], xs: &[T]) -> (Vec<T>, Vec<T>) {
+    /// The gradient of the weight.
+    fn weight_grad<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
+        // Cycles of either way, a vector's product in each: of rows of the kernel by channels, and to lay an image out
+        // anew; or of the planes, and to add up the numbers of each result's vector, once an example or a few.
+        let lanes = simd::lanes::<T>();
+        let rows = self.runs(&self.pixels()).iter().map(|run| run.2.div_ceil(lanes)).sum::<usize>();
+        let by_channels = self.positions() * self.outputs * rows + self.input_size();
+        let len = (self.output.0 - 1) * self.planes().pitch + self.output.1;
+        let by_planes = self.outputs * self.taps() * (len.div_ceil(lanes) + 8);
+        match by_channels < by_planes {
+            true => self.weight_grad_by_channels(grad, xs),
+            false => self.weight_grad_by_planes(grad, xs),
+        }
+    }
+
+    /// The input of one example and group, as far as it is read.
+    fn pixels(&self) -> Pixels {
+        let Self { kernel, output, geometry: Conv2dGeometry { stride, padding, dilation, .. }, .. } = *self;
+        let reach = |output, stride, dilation, kernel| (output - 1) * stride + dilation * (kernel - 1) + 1;
+        Pixels {
+            channels: self.channels,
+            border: padding,
+            rows: reach(output.0, stride.0, dilation.0, kernel.0),
+            columns: reach(output.1, stride.1, dilation.1, kernel.1),
+        }
+    }
+
+    /// Consecutive numbers of the pixels that the kernel sees at its first position, and what weights they meet if those
+    /// have their channels last: see `Outer`.
+    fn runs(&self, pixels: &Pixels) -> Vec<(usize, usize, usize)> {
+        let Self { channels, kernel, geometry: Conv2dGeometry { dilation, .. }, .. } = *self;
+        let beside = if dilation.1 == 1 { kernel.1 } else { 1 };
+        let taps = (0..kernel.0 * kernel.1).step_by(beside);
+        let run = |tap: usize| {
+            let place = tap / kernel.1 * dilation.0 * pixels.columns + tap % kernel.1 * dilation.1;
+            (place * channels, tap * channels, beside * channels)
+        };
+        taps.map(run).collect()
+    }
+
+    /// For each output the sum over the positions of its gradient there times all that the kernel sees.
+    fn weight_grad_by_channels<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
+        /// Chunks whose sums are added in the end.
+        const CHUNKS: usize = 16;
+        let Self { geometry: Conv2dGeometry { stride, groups, .. }, channels, outputs, .. } = *self;
+        let (positions, taps, pixels) = (self.positions(), self.taps(), self.pixels());
+        let runs = self.runs(&pixels);
+        let step = |at: usize| {
+            let (y, x) = (at / self.output.1 * stride.0, at % self.output.1 * stride.1);
+            (at, (y * pixels.columns + x) * channels)
+        };
+        let steps: Vec<_> = (0..positions).map(step).collect();
+        let chunk = self.batch.div_ceil(CHUNKS).max(self.pairs_a_chunk().div_ceil(groups));
+        let size = groups * outputs * taps;
+        let work = |i: usize, partial: &mut [T]| {
+            let mut image = pixels.zeros();
+            for example in i * chunk..self.batch.min((i + 1) * chunk) {
+                for (group, partial) in partial.chunks_exact_mut(outputs * taps).enumerate() {
+                    let pair = example * groups + group;
+                    pixels.fill(&mut image, &xs[pair * self.input_size()..][..self.input_size()], self.input);
+                    Outer {
+                        rows: outputs,
+                        steps: &steps,
+                        runs: &runs,
+                        a: &grad[pair * outputs * positions..][..outputs * positions],
+                        a_row: positions,
+                        b: &image,
+                        b_slack: true,
+                        c: partial,
+                        c_row: taps,
+                        start: &[],
+                        onto: example > i * chunk,
+                    }
+                    .run();
+                }
+            }
+        };
+        // SAFETY: each chunk has an example, the first of which writes each number.
+        let partial = unsafe { parallel::build(self.batch.div_ceil(chunk) * size, size, work) };
+        let mut weight_grad = vec![T::ZERO; size];
+        parallel::for_each_piece(&mut weight_grad, taps, |output, weight_grad| {
+            let mut sum = vec![T::ZERO; taps];
+            for partial in partial.chunks_exact(size) {
+                let partial = &partial[output * taps..][..taps];
+                sum.iter_mut().zip(partial).for_each(|(sum, &x)| *sum += x);
+            }
+            for (channel, weight_grad) in weight_grad.chunks_exact_mut(taps / channels).enumerate() {
+                let sum = sum[channel..].iter().step_by(channels);
+                weight_grad.iter_mut().zip(sum).for_each(|(to, &x)| *to = x);
+            }
+        });
+        weight_grad
+    }
+
+    /// For each weight the product of its output's gradient with the plane of what it meets.
+    fn weight_grad_by_planes<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
         /// Bytes of images that are worked on at once.
         const CACHE: usize = 1 << 17;
         let (groups, outputs, taps, positions) =
@@ -302,15 +396,13 @@ impl Conv2d {
         let len = (self.output.0 - 1) * planes.pitch + self.output.1;
         let bytes = (planes.len() + outputs * len) * size_of::<T>();
         let chunk = (CACHE / bytes).clamp(1, 8);
-        let size = groups * outputs * (taps + 1);
+        let size = groups * outputs * taps;
         let mut partial = vec![T::ZERO; self.batch.div_ceil(chunk) * size];
         parallel::for_each_piece(&mut partial, size, |i, partial| {
-            let (partial, bias) = partial.split_at_mut(groups * outputs * taps);
             let examples = i * chunk..self.batch.min((i + 1) * chunk);
             let mut images = vec![T::ZERO; examples.len() * planes.len()];
             let mut grads = vec![T::ZERO; examples.len() * outputs * len];
             for group in 0..groups {
-                let bias = &mut bias[group * outputs..][..outputs];
                 let buffers =
                     images.chunks_exact_mut(planes.len()).zip(grads.chunks_exact_mut(outputs * len));
                 for (example, (image, spread)) in examples.clone().zip(buffers) {
@@ -318,13 +410,12 @@ impl Conv2d {
                     let xs = &xs[pair * self.input_size()..][..self.input_size()];
                     planes.fill(image, xs, self.channels, self.input);
                     let grad = grad[pair * outputs * positions..].chunks_exact(positions);
-                    for ((spread, grad), bias) in spread.chunks_exact_mut(len).zip(grad).zip(&mut *bias) {
+                    for (spread, grad) in spread.chunks_exact_mut(len).zip(grad) {
                         for (spread, grad) in
                             spread.chunks_mut(planes.pitch).zip(grad.chunks_exact(self.output.1))
                         {
                             spread[..grad.len()].copy_from_slice(grad);
                         }
-                        *bias += vectorised(|| simd::sum(grad));
                     }
                 }
                 Inner {
@@ -344,9 +435,26 @@ impl Conv2d {
                 .run();
             }
         });
-        let mut weight = sum_rows(partial, size);
-        let bias = weight.split_off(groups * outputs * taps);
-        (weight, bias)
+        sum_rows(partial, size)
+    }
+
+    /// The gradient of the bias.
+    fn bias_grad<T: Lanes>(&self, grad: &[T]) -> Vec<T> {
+        let (outputs, positions) = (self.geometry.groups * self.outputs, self.positions());
+        let chunk = (1usize << 14).div_ceil((self.batch * positions).max(1));
+        let mut sums = vec![T::ZERO; outputs];
+        parallel::for_each_piece(&mut sums, chunk, |i, sums| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for grad in grad.chunks_exact(outputs * positions) {
+                        let grad = grad[i * chunk * positions..].chunks_exact(positions);
+                        sums.iter_mut().zip(grad).for_each(|(sum, grad)| *sum += simd::sum(grad));
+                    }
+                },
+            );
+        });
+        sums
     }
 }
 

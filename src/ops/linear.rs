@@ -168,6 +168,7 @@ fn input_grad<T: Lanes>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dims)
             c: xs_grad,
             c_row: inputs,
             start: &[],
+            onto: false,
         }
         .run();
     };
@@ -195,6 +196,7 @@ fn weight_grad<T: Lanes>(grad: &[T], xs: &[T], (rows, inputs, outputs): Dims) ->
             c: weight_grad,
             c_row: inputs,
             start: &[],
+            onto: false,
         }
         .run();
     };

@@ -5,6 +5,7 @@
 //! against. Tensors may be laid out in any way; a kernel takes a contiguous copy of one that is not.
 
 mod activation;
+mod batch_norm;
 mod cells;
 mod conv2d;
 mod conv_max;
@@ -25,6 +26,7 @@ mod sequences;
 mod simd;
 
 pub use activation::{relu, sigmoid, tanh};
+pub use batch_norm::{Moments, Then, batch_norm};
 pub use cells::Cell;
 pub use conv_max::{Filters, conv_max, conv_winners};
 pub use conv2d::{Conv2dGeometry, conv2d};

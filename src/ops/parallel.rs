@@ -92,7 +92,7 @@ impl<'a, T> Shared<'a, T> {
 
 #[cfg(test)]
 mod tests {
-    use crate::ops::{self, Conv2dGeometry, Window};
+    use crate::ops::{self, Conv2dGeometry, Then, Window};
     use crate::rng;
     use candle_core::{DType, Device, Result, Tensor, Var};
 
@@ -110,6 +110,8 @@ mod tests {
         let step = || -> Result<Vec<Vec<u32>>> {
             let padded = Conv2dGeometry { padding: (1, 1), ..Default::default() };
             let xs = ops::relu(&ops::conv2d(&vars[0], &vars[1], Some(&vars[2]), padded)?)?;
+            let xs =
+                ops::batch_norm(&xs, &vars[2], &vars[2], 1e-5, None, Then { add: Some(&xs), relu: true })?.0;
             let xs = ops::max_pool2d(&xs, Window::square(2))?.reshape((50, 800))?;
             let loss = ops::softmax_cross_entropy(&ops::linear(&xs, &vars[3], None)?, &targets)?;
             let grads = loss.backward()?;

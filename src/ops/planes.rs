@@ -58,6 +58,34 @@ impl Planes {
     }
 }
 
+/// An image with zeros around it, the channels of each place side by side: what a row of the kernel sees is consecutive.
+pub(super) struct Pixels {
+    pub channels: usize,
+    /// Zeros above and to the left.
+    pub border: (usize, usize),
+    pub rows: usize,
+    pub columns: usize,
+}
+
+impl Pixels {
+    pub fn zeros<T: Lanes>(&self) -> Vec<T> {
+        vec![T::ZERO; self.rows * self.columns * self.channels + SLACK]
+    }
+
+    /// Puts the image of (height, width) `size` in; around it nothing is written.
+    pub fn fill<T: Lanes>(&self, pixels: &mut [T], image: &[T], (height, width): (usize, usize)) {
+        let Self { channels, border, .. } = *self;
+        let used = width.min(self.columns.saturating_sub(border.1));
+        for y in 0..height.min(self.rows.saturating_sub(border.0)) {
+            let row = &mut pixels[((y + border.0) * self.columns + border.1) * channels..][..used * channels];
+            for channel in 0..channels {
+                let image = &image[(channel * height + y) * width..][..used];
+                row[channel..].iter_mut().step_by(channels).zip(image).for_each(|(to, &x)| *to = x);
+            }
+        }
+    }
+}
+
 /// A product of a matrix with what the taps of a kernel see at rows of `columns` positions.
 pub(super) struct Sweep {
     columns: usize,
@@ -123,6 +151,7 @@ impl Sweep {
             c: if direct { &mut *results } else { &mut *scratch },
             c_row: if direct { self.onto.plane } else { self.scratch },
             start,
+            onto: false,
         }
         .run();
         if direct {

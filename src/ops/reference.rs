@@ -1,7 +1,7 @@
 //! The operations in candle's own tensor operations, of which only those are used whose gradient is right and that
 //! every device has. These are what runs on CUDA and Metal, and what the CPU kernels are tested against.
 
-use super::{Cell, Conv2dGeometry, Filters, OverTime, Sequences, State, Weights, Window};
+use super::{Cell, Conv2dGeometry, Filters, Moments, OverTime, Sequences, State, Then, Weights, Window};
 use candle_core::{D, DType, Result, Tensor};
 
 /// See [`super::linear`].
@@ -45,6 +45,47 @@ pub fn conv2d(
         Some(bias) => ys.broadcast_add(&bias.reshape((1, outputs, 1, 1))?),
         None => Ok(ys),
     }
+}
+
+/// See [`super::batch_norm`].
+pub fn batch_norm(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    epsilon: f64,
+    given: Option<&Moments>,
+    then: Then,
+) -> Result<(Tensor, Moments)> {
+    let (batch, channels, height, width) = xs.dims4()?;
+    if batch == 0 {
+        let zeros = || Tensor::zeros(channels, xs.dtype(), xs.device());
+        let moments = match given {
+            Some(given) => given.clone(),
+            None => Moments { mean: zeros()?, variance: zeros()? },
+        };
+        return Ok((xs.clone(), moments));
+    }
+    // (channels, values)
+    let values = xs.transpose(0, 1)?.reshape((channels, batch * height * width))?;
+    let count = (batch * height * width) as f64;
+    let column = |tensor: &Tensor| tensor.to_dtype(xs.dtype())?.reshape((channels, 1));
+    let (mean, variance) = match given {
+        Some(Moments { mean, variance }) => (column(&mean.detach())?, column(&variance.detach())?),
+        None => {
+            let mean = (values.sum_keepdim(1)? / count)?;
+            let variance = (values.broadcast_sub(&mean)?.sqr()?.sum_keepdim(1)? / count)?;
+            (mean, variance)
+        }
+    };
+    let scale = column(weight)?.broadcast_div(&(&variance + epsilon)?.sqrt()?)?;
+    let ys = values.broadcast_sub(&mean)?.broadcast_mul(&scale)?.broadcast_add(&column(bias)?)?;
+    let mut ys = ys.reshape((channels, batch, height, width))?.transpose(0, 1)?.contiguous()?;
+    if let Some(add) = then.add {
+        ys = (ys + add)?;
+    }
+    let ys = if then.relu { relu(&ys)? } else { ys };
+    let flat = |tensor: Tensor| tensor.detach().flatten_all();
+    Ok((ys, Moments { mean: flat(mean)?, variance: flat(variance)? }))
 }
 
 /// See [`super::recurrent`]: step after step, all sequences that have one together.

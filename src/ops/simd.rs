@@ -162,6 +162,8 @@ pub(super) struct Outer<'a, T> {
     pub c_row: usize,
     /// What c starts from, one number a row; none: 0.
     pub start: &'a [T],
+    /// Whether c starts from what it holds instead.
+    pub onto: bool,
 }
 
 impl<T: Lanes> Outer<'_, T> {
@@ -305,7 +307,7 @@ impl<T: Lanes> WithSimd for Outer<'_, T> {
             }
             let mut blocks = steps.chunks(BLOCK);
             let mut block = blocks.next().unwrap_or(&[]);
-            let mut first = true;
+            let mut first = !self.onto;
             loop {
                 // SAFETY: `run` has checked the ends of all that is read and written.
                 unsafe {

@@ -1,0 +1,248 @@
+//! Residual networks and their batch normalisation against PyTorch; `fixtures/resnet.py` makes the numbers and names the
+//! cases.
+
+use candle_core::{DType, Device, Result, Shape, Tensor, Var};
+use candle_nn::var_builder::SimpleBackend;
+use candle_nn::{VarBuilder, VarMap};
+use candle_textbook::models::ImageModel;
+use candle_textbook::models::resnet::{Config, ResNet, Shortcut};
+use candle_textbook::nn::{Cost, Mode, Model, Then, batch_norm2d, parameters};
+use candle_textbook::optim::{Clip, Optimizer, Sgd};
+use candle_textbook::train::{load_weights, save_weights};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex};
+
+const CPU: Device = Device::Cpu;
+const TRAIN: Mode = Mode::Train { seed: 0, epoch: 0, step: 0 };
+
+struct Case {
+    name: &'static str,
+    config: Config,
+    input: [usize; 4],
+    targets: &'static [u32],
+}
+
+fn cases() -> Result<Vec<Case>> {
+    let cifar = |name, shortcut, input, targets| {
+        Ok(Case { name, config: Config::cifar(20, shortcut, 10)?, input, targets })
+    };
+    let imagenet = |name, layers, input, targets| {
+        Ok(Case { name, config: Config::imagenet(layers, 10)?, input, targets })
+    };
+    [
+        cifar("resnet20", Shortcut::Identity, [3, 3, 13, 10], &[3, 0, 7]),
+        cifar("resnet20_projection", Shortcut::Projection, [2, 3, 8, 8], &[9, 1]),
+        cifar("plain20", Shortcut::None, [2, 3, 8, 12], &[5, 2]),
+        imagenet("resnet18", 18, [2, 3, 64, 50], &[3, 0]),
+        imagenet("resnet50", 50, [2, 3, 64, 64], &[9, 5]),
+    ]
+    .into_iter()
+    .collect()
+}
+
+/// From -1 to 1, the same in any language: quadratic residues.
+fn numbers(shape: &[usize], phase: usize) -> Result<Tensor> {
+    let number = |i: usize| ((31 * i * i + 17 * i + 101 * phase) % 1009) as f64 / 504.0 - 1.0;
+    Tensor::from_vec((0..shape.iter().product()).map(number).collect(), shape, &CPU)
+}
+
+fn sorted(vars: &VarMap) -> BTreeMap<String, Var> {
+    vars.data().lock().unwrap().clone().into_iter().collect()
+}
+
+fn model_of_numbers(config: &Config, dtype: DType) -> Result<(VarMap, ResNet)> {
+    let vars = VarMap::new();
+    let model = ResNet::new(config, parameters(&vars, 0, dtype, &CPU))?;
+    for (phase, (name, var)) in sorted(&vars).into_iter().enumerate() {
+        let numbers = numbers(var.dims(), phase)?;
+        let values = match var.rank() {
+            1 if name.ends_with("running_var") || name.ends_with("weight") => numbers.affine(0.5, 1.0)?,
+            1 => numbers.affine(0.1, 0.0)?,
+            _ => numbers.affine((6.0 / var.dims()[1..].iter().product::<usize>() as f64).sqrt(), 0.0)?,
+        };
+        var.set(&values.to_dtype(dtype)?)?;
+    }
+    Ok((vars, model))
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f64>> {
+    tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1()
+}
+
+#[track_caller]
+fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let scale = expected.iter().fold(1f64, |scale, x| scale.max(x.abs()));
+    for (found, expected) in found.iter().zip(expected) {
+        assert!((found - expected).abs() <= tolerance * scale, "{what}: {found}, PyTorch has {expected}");
+    }
+}
+
+/// Norm, sum, product with some numbers, and the first eight.
+fn probe(tensor: &Tensor) -> Result<Vec<f64>> {
+    let flat = values(tensor)?;
+    let product = values(&numbers(&[flat.len()], 7)?)?.iter().zip(&flat).map(|(a, b)| a * b).sum();
+    let norm = flat.iter().map(|x| x * x).sum::<f64>().sqrt();
+    Ok([&[norm, flat.iter().sum(), product], &flat[..8]].concat())
+}
+
+fn fixture() -> Result<HashMap<String, Tensor>> {
+    candle_core::safetensors::load("tests/fixtures/resnet.safetensors", &CPU)
+}
+
+#[test]
+fn logits_gradients_and_running_statistics_are_pytorchs() -> Result<()> {
+    let fixture = fixture()?;
+    for Case { name, config, input, targets } in cases()? {
+        let (vars, model) = model_of_numbers(&config, DType::F64)?;
+        let xs = numbers(&input, 1000)?;
+        let evaluated = values(&model.forward(&xs, Mode::Evaluate)?)?;
+        assert_close(name, &evaluated, &values(&fixture[&format!("{name}/evaluated")])?, 1e-10);
+        let logits = model.forward(&xs, TRAIN)?;
+        assert_close(name, &values(&logits)?, &values(&fixture[&format!("{name}/trained")])?, 1e-9);
+        let grads = Cost::SoftmaxCrossEntropy.loss(&logits, &Tensor::new(targets, &CPU)?)?.backward()?;
+        let probes = fixture[&format!("{name}/probes")].to_vec2::<f64>()?;
+        let vars = sorted(&vars);
+        assert_eq!(vars.len(), probes.len());
+        for ((parameter, var), expected) in vars.iter().zip(probes) {
+            let running = parameter.contains("running_");
+            assert_eq!(grads.get(var).is_none(), running, "{parameter}");
+            let found = probe(grads.get(var).unwrap_or(var))?;
+            assert_close(&format!("{name}, {parameter}"), &found, &expected, 1e-8);
+        }
+
+        let (_, model) = model_of_numbers(&config, DType::F32)?;
+        let logits = values(&model.forward(&xs.to_dtype(DType::F32)?, Mode::Evaluate)?)?;
+        assert_close(name, &logits, &evaluated, 1e-4);
+    }
+    Ok(())
+}
+
+/// Names and shapes of what is asked for; all zeros, which take no memory.
+#[derive(Clone, Default)]
+struct Shapes(Arc<Mutex<BTreeMap<String, Vec<usize>>>>);
+
+impl SimpleBackend for Shapes {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: candle_nn::Init,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        self.0.lock().unwrap().insert(name.to_string(), shape.dims().to_vec());
+        Tensor::zeros((), dtype, device)?.broadcast_as(shape)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        candle_core::bail!("{name}")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        true
+    }
+}
+
+fn shapes(config: &Config) -> Result<BTreeMap<String, Vec<usize>>> {
+    let shapes = Shapes::default();
+    ResNet::new(config, VarBuilder::from_backend(Box::new(shapes.clone()), DType::F32, CPU))?;
+    Ok(shapes.0.lock().unwrap().clone())
+}
+
+#[test]
+fn names_and_shapes_are_torchvisions() -> Result<()> {
+    for Case { name, config, .. } in cases()? {
+        let text = fixture()?[&format!("{name}/shapes")].to_vec1::<u8>()?;
+        let expected: BTreeMap<_, _> = serde_json::from_slice(&text).map_err(candle_core::Error::wrap)?;
+        assert_eq!(shapes(&config)?, expected, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn there_are_as_many_parameters_as_in_the_paper_and_in_torchvision() -> Result<()> {
+    let count = |config: Config| -> Result<usize> {
+        let parameters = shapes(&config)?.into_iter().filter(|(name, _)| !name.contains("running_"));
+        Ok(parameters.map(|(_, shape)| shape.iter().product::<usize>()).sum())
+    };
+    for (layers, expected) in [(20, 0.27), (32, 0.46), (44, 0.66), (56, 0.85), (110, 1.7)] {
+        let digits = if layers == 110 { 0.1 } else { 0.01 };
+        for shortcut in [Shortcut::Identity, Shortcut::None] {
+            let millions = count(Config::cifar(layers, shortcut, 10)?)? as f64 / 1e6;
+            assert_eq!(
+                (millions / digits).round(),
+                (expected / digits as f64).round(),
+                "{layers}: {millions}"
+            );
+        }
+    }
+    for (layers, expected) in
+        [(18, 11_689_512), (34, 21_797_672), (50, 25_557_032), (101, 44_549_160), (152, 60_192_808)]
+    {
+        assert_eq!(count(Config::imagenet(layers, 1000)?)?, expected, "{layers}");
+    }
+    Ok(())
+}
+
+#[test]
+fn depths_that_there_are_not_and_batches_without_variance_are_refused() -> Result<()> {
+    let depth = Config::cifar(21, Shortcut::Identity, 10).unwrap_err().to_string();
+    assert!(depth.contains("found 21 layers, expected 6n+2"), "{depth}");
+    assert!(Config::cifar(2, Shortcut::Identity, 10).is_err());
+    let depth = Config::imagenet(20, 10).unwrap_err().to_string();
+    assert!(depth.contains("found 20 layers, expected 18, 34, 50, 101 or 152"), "{depth}");
+
+    let vars = VarMap::new();
+    let norm = batch_norm2d(3, parameters(&vars, 0, DType::F32, &CPU))?;
+    let one = Tensor::ones((1, 3, 1, 1), DType::F32, &CPU)?;
+    let error = norm.forward(&one, Then::default(), TRAIN).unwrap_err().to_string();
+    assert!(error.contains("found an input of shape [1, 3, 1, 1] in training, expected two"), "{error}");
+    assert!(norm.forward(&one.narrow(0, 0, 0)?, Then::default(), TRAIN).is_err());
+    assert_eq!(sorted(&vars)["running_var"].to_vec1::<f32>()?, [1.0; 3]);
+    norm.forward(&one, Then::default(), Mode::Evaluate)?;
+    Ok(())
+}
+
+#[test]
+fn a_net_learns_and_its_running_statistics_are_saved_with_it() -> anyhow::Result<()> {
+    let config = Config { width: 4, ..Config::cifar(8, Shortcut::Identity, 4)? };
+    let vars = VarMap::new();
+    let model = ResNet::new(&config, parameters(&vars, 0, DType::F32, &CPU))?;
+    // A decay that would be seen in the running statistics, had they a gradient.
+    let sgd = Sgd { momentum: 0.9, weight_decay: 1e-2, decay_biases: true, ..Sgd::default() };
+    let mut optimizer = Optimizer::new(sgd, &vars)?;
+    let xs = numbers(&[16, 3, 12, 12], 3)?.to_dtype(DType::F32)?;
+    let targets = Tensor::from_iter((0..16u32).map(|i| i % 4), &CPU)?;
+    let mut losses = vec![];
+    for _ in 0..30 {
+        let loss = Cost::SoftmaxCrossEntropy.loss(&model.forward(&xs, TRAIN)?, &targets)?;
+        let before = values(&sorted(&vars)["bn1.running_var"])?;
+        optimizer.backward_step(&loss, 0.05, Clip::None)?;
+        assert_eq!(before, values(&sorted(&vars)["bn1.running_var"])?);
+        losses.push(loss.to_scalar::<f32>()?);
+    }
+    assert!(losses[29] < losses[0] / 2.0, "{losses:?}");
+
+    let evaluated = values(&model.forward(&xs, Mode::Evaluate)?)?;
+    assert_eq!(evaluated, values(&model.forward(&xs, Mode::Evaluate)?)?);
+    let file = tempfile::NamedTempFile::new()?;
+    save_weights(file.path(), &vars)?;
+    let vars = VarMap::new();
+    let model = ResNet::new(&config, parameters(&vars, 1, DType::F32, &CPU))?;
+    load_weights(file.path(), &vars)?;
+    assert_eq!(evaluated, values(&model.forward(&xs, Mode::Evaluate)?)?);
+    Ok(())
+}
+
+#[test]
+fn feature_maps_are_of_the_first_layers_and_each_stage() -> Result<()> {
+    let (_, model) = model_of_numbers(&Config::imagenet(18, 10)?, DType::F32)?;
+    let maps = model.feature_maps(&numbers(&[1, 3, 33, 64], 1)?.to_dtype(DType::F32)?)?;
+    let found: Vec<_> = maps.iter().map(Tensor::dims).collect();
+    let expected: [&[usize]; 5] =
+        [&[1, 64, 9, 16], &[1, 64, 9, 16], &[1, 128, 5, 8], &[1, 256, 3, 4], &[1, 512, 2, 2]];
+    assert_eq!(found, expected);
+    assert_eq!(model.filters().dims(), [64, 3, 7, 7]);
+    Ok(())
+}
