@@ -170,11 +170,7 @@ fn there_are_as_many_parameters_as_in_the_paper_and_in_torchvision() -> Result<(
         let digits = if layers == 110 { 0.1 } else { 0.01 };
         for shortcut in [Shortcut::Identity, Shortcut::None] {
             let millions = count(Config::cifar(layers, shortcut, 10)?)? as f64 / 1e6;
-            assert_eq!(
-                (millions / digits).round(),
-                (expected / digits as f64).round(),
-                "{layers}: {millions}"
-            );
+            assert_eq!((millions / digits).round(), (expected / digits).round(), "{layers}: {millions}");
         }
     }
     for (layers, expected) in
