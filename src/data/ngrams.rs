@@ -42,12 +42,9 @@ impl NGrams {
         ids
     }
 
-    /// The features of a sentence as text, in the order of [`ids`](Self::ids).
+    /// The features of a sentence as text, in the order of [`ids`](Self::ids); none without words.
     pub fn texts(&self, words: &[String]) -> Vec<String> {
         let mut texts = words.to_vec();
-        if texts.is_empty() {
-            texts.push(String::new());
-        }
         if self.buckets > 0 {
             self.runs(words, |_, text| texts.push(text()));
         }
