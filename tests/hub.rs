@@ -1,6 +1,9 @@
 //! The hub's real client against a small hub on 127.0.0.1.
 #![cfg(feature = "hub")]
 
+mod says;
+
+use says::assert_says;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Cursor, Write};
 use std::net::{TcpListener, TcpStream};
@@ -144,13 +147,6 @@ fn parquet_of(pictures: &[Vec<u8>], labels: &[i64]) -> Vec<u8> {
 
 fn good(labels: &[i64]) -> Vec<u8> {
     parquet_of(&(0..labels.len()).map(|index| picture(index).0).collect::<Vec<_>>(), labels)
-}
-
-#[track_caller]
-fn assert_says(error: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(error.contains(part), "no {part:?} in {error:?}");
-    }
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! Colour pictures: the built-in shapes, CIFAR-10's files, folders of pictures, and how they are changed in training.
 
+mod says;
+
+use says::assert_says;
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
@@ -9,16 +12,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use candle_textbook::data::{ImageFolder, Images, Prefetch, cifar, read_square, shapes};
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 use tempfile::{TempDir, tempdir};
-
-/// One line, with each of `parts` in it.
-#[track_caller]
-fn assert_says(error: &anyhow::Error, parts: &[&str]) {
-    let error = format!("{error:#}");
-    assert!(!error.contains('\n'), "{error}");
-    for part in parts {
-        assert!(error.contains(part), "no {part:?} in {error:?}");
-    }
-}
 
 fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)

@@ -1,5 +1,8 @@
 //! Text in, sentences and numbers out: the built-in sets, the file formats, vocabularies, entity scores.
 
+mod says;
+
+use says::assert_says;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,14 +35,6 @@ fn assert_refused(name: &str, files: &[(&str, &[u8])], parts: &[&str]) {
         _ => text::load(name, Some(dir.path())).err(),
     };
     assert_says(&format!("{:#}", error.expect("bad input was read")), parts);
-}
-
-#[track_caller]
-fn assert_says(error: &str, parts: &[&str]) {
-    assert!(!error.contains('\n'), "{error}");
-    for part in parts {
-        assert!(error.contains(part), "no {part:?} in {error:?}");
-    }
 }
 
 fn strings(words: &[&str]) -> Vec<String> {

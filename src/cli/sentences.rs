@@ -2,8 +2,8 @@
 
 use super::flow::{self, Parts};
 use super::{
-    Commands, EvalCommand, MachineOptions, Outcome, PredictCommand, Request, Settings, TrainOptions,
-    Training, complain, gradient_flow, in_colour, positive, settings_of,
+    Commands, EvalCommand, MachineOptions, Outcome, PredictCommand, Questions, Request, Settings,
+    TrainOptions, Training, complain, gradient_flow, in_colour, positive, settings_of,
 };
 use crate::data::{Corpus, NGrams, Texts, Tokenizer, Vocabulary, WordVectors, text};
 use crate::nn::{Cost, Mode, Reason, SentenceModel, parameters};
@@ -134,20 +134,17 @@ pub(super) fn tell(notes: &[String]) {
 
 /// The sub-commands besides `train`.
 #[derive(Subcommand)]
-enum Questions {
-    /// Test a finished run
-    Eval(EvalCommand),
-    /// What a trained model says of your own sentences, with probabilities and, where it can tell, reasons
-    Predict(PredictCommand),
+enum SentenceQuestions {
+    #[command(flatten)]
+    Classifier(Questions),
     /// The words whose vectors lie nearest to a word's
     Neighbours(PredictCommand),
 }
 
-impl Commands for Questions {
+impl Commands for SentenceQuestions {
     fn machine(&self) -> &MachineOptions {
         match self {
-            Self::Eval(command) => &command.machine,
-            Self::Predict(command) => &command.machine,
+            Self::Classifier(command) => command.machine(),
             Self::Neighbours(command) => &command.machine,
         }
     }
@@ -155,11 +152,11 @@ impl Commands for Questions {
 
 /// The whole program of a binary.
 pub fn main<R: SentenceRecipe>() -> ExitCode {
-    super::run(R::NAME, R::ABOUT, |request: Request<R, Questions>| match request {
-        Request::Train(training) => train(training),
-        Request::Other(Questions::Eval(command)) => eval::<R>(&command),
-        Request::Other(Questions::Predict(command)) => predict::<R>(&command),
-        Request::Other(Questions::Neighbours(command)) => neighbours::<R>(&command),
+    super::run(R::NAME, R::ABOUT, |request| match request {
+        Request::Train(training) => train::<R>(training),
+        Request::Other(SentenceQuestions::Classifier(Questions::Eval(command))) => eval::<R>(&command),
+        Request::Other(SentenceQuestions::Classifier(Questions::Predict(command))) => predict::<R>(&command),
+        Request::Other(SentenceQuestions::Neighbours(command)) => neighbours::<R>(&command),
     })
 }
 
@@ -259,7 +256,7 @@ fn train_on<R: SentenceRecipe>(
         vocabulary.extend(vectors.words());
     }
     let ngrams = settings.ngrams();
-    let sentences = Sentences::new(examples.words.iter().map(|words| ngrams.ids(&vocabulary, words)));
+    let sentences = Sentences::encode(&vocabulary, ngrams, &examples.words);
     let vars = VarMap::new();
     let vb = parameters(&vars, options.seed, DType::F32, device);
     let model = settings.model(ngrams.size(vocabulary.len()), examples.classes.len(), vb)?;
@@ -439,11 +436,9 @@ fn eval<R: SentenceRecipe>(command: &EvalCommand) -> Result<Outcome> {
         corpus.classes
     );
     let examples = Examples::new(corpus, settings.text_options(), trained_on)?;
-    let ngrams = settings.ngrams();
-    let encode = |words: &Vec<String>| ngrams.ids(&trained.vocabulary, words);
     let task = SentenceClassification {
         model: trained.model.as_ref(),
-        sentences: &Sentences::new(examples.words.iter().map(encode)),
+        sentences: &Sentences::encode(&trained.vocabulary, settings.ngrams(), &examples.words),
         labels: &examples.labels,
         training: &[],
         validation: &[],
@@ -463,7 +458,7 @@ fn predict<R: SentenceRecipe>(command: &PredictCommand) -> Result<Outcome> {
     let tokenizer = settings.text_options().tokenizer;
     let words: Vec<Vec<String>> = texts.iter().map(|text| tokenizer.tokens(text)).collect();
     let ngrams = settings.ngrams();
-    let sentences = Sentences::new(words.iter().map(|words| ngrams.ids(&vocabulary, words)));
+    let sentences = Sentences::encode(&vocabulary, ngrams, &words);
     for (i, text) in texts.iter().enumerate() {
         let (ids, sequences) = sentences.batch(&[i as u32], &device)?;
         let logits = model.forward(&ids, &sequences, Mode::Evaluate)?;

@@ -6,7 +6,7 @@ use super::{
     EvalCommand, Outcome, PredictCommand, Questions, Request, Settings, TrainOptions, Training, in_colour,
     settings_of,
 };
-use crate::data::{EntityCounts, EntityScores, TaggedCorpus, Vocabulary, entity_scores, tagged};
+use crate::data::{EntityCounts, EntityScores, NGrams, TaggedCorpus, Vocabulary, entity_scores, tagged};
 use crate::nn::{Mode, SentenceModel, parameters};
 use crate::train::{self, Metric, Progress, Run, Sentences, Tagging, pictures, say};
 use anyhow::{Context, Result, ensure};
@@ -105,7 +105,7 @@ fn train<R: TaggingRecipe>(training: Training<R>) -> Result<Outcome> {
     }
     let task = Tagging {
         model: model.as_ref(),
-        words: &Sentences::encode(&vocabulary, &examples.words),
+        words: &Sentences::encode(&vocabulary, NGrams::default(), &examples.words),
         tags: &examples.tags,
         names: &names,
         training,
@@ -188,7 +188,7 @@ fn eval<R: TaggingRecipe>(command: &EvalCommand) -> Result<Outcome> {
     let examples = Examples::new(corpus, trained_on)?;
     let task = Tagging {
         model: model.as_ref(),
-        words: &Sentences::encode(&vocabulary, &examples.words),
+        words: &Sentences::encode(&vocabulary, NGrams::default(), &examples.words),
         tags: &examples.tags,
         names: &names,
         training: &[],
@@ -212,7 +212,8 @@ fn predict<R: TaggingRecipe>(command: &PredictCommand) -> Result<Outcome> {
             say("");
             continue;
         }
-        let (ids, sentence) = Sentences::encode(&vocabulary, [&words]).batch(&[0], &device)?;
+        let (ids, sentence) =
+            Sentences::encode(&vocabulary, NGrams::default(), [&words]).batch(&[0], &device)?;
         let tags = model.forward(&ids, &sentence, Mode::Evaluate)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
         let tags: Vec<&str> = tags.iter().map(|&tag| names[tag as usize].as_str()).collect();
         match in_colour() {

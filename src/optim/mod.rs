@@ -76,12 +76,14 @@ impl Gradient {
     fn whole(&self, parameter: &Tensor) -> Result<Tensor> {
         match &self.rows {
             None => Ok(self.values.clone()),
-            Some(rows) => {
-                let rows = Tensor::new(&rows[..], parameter.device())?;
-                parameter.zeros_like()?.index_add(&rows, &self.values, 0)
-            }
+            Some(rows) => plus_rows(&parameter.zeros_like()?, rows, &self.values),
         }
     }
+}
+
+/// `whole` with `values` added to its `rows`.
+fn plus_rows(whole: &Tensor, rows: &[u32], values: &Tensor) -> Result<Tensor> {
+    whole.index_add(&Tensor::new(rows, whole.device())?, values, 0)
 }
 
 /// The numbers of one update of one parameter.
@@ -321,8 +323,7 @@ impl Parameter {
             (Some(values), None) => Gradient { values: values.clone(), rows: None },
             (None, Some(RowGradients { rows, values })) => Gradient { values, rows: Some(rows) },
             (Some(values), Some(RowGradients { rows, values: more })) => {
-                let rows = Tensor::new(rows, values.device())?;
-                Gradient { values: values.index_add(&rows, &more, 0)?, rows: None }
+                Gradient { values: plus_rows(values, &rows, &more)?, rows: None }
             }
         };
         let Gradient { values, rows } = gradient;

@@ -18,9 +18,14 @@ pub struct Sentences {
 }
 
 impl Sentences {
-    /// The words' numbers in `vocabulary`; a sentence without words counts as one unknown word.
-    pub fn encode<'a>(vocabulary: &Vocabulary, sentences: impl IntoIterator<Item = &'a Vec<String>>) -> Self {
-        Self::new(sentences.into_iter().map(|words| NGrams::default().ids(vocabulary, words)))
+    /// The numbers in `vocabulary` of the words, and of what else there is among `ngrams`; a sentence without words counts as
+    /// one unknown word.
+    pub fn encode<'a>(
+        vocabulary: &Vocabulary,
+        ngrams: NGrams,
+        sentences: impl IntoIterator<Item = &'a Vec<String>>,
+    ) -> Self {
+        Self::new(sentences.into_iter().map(|words| ngrams.ids(vocabulary, words)))
     }
 
     pub fn new(sentences: impl IntoIterator<Item = Vec<u32>>) -> Self {
