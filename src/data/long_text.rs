@@ -448,7 +448,10 @@ pub fn load(name: &str, dir: Option<&Path>, level: Level) -> Result<LongText> {
         ("source", Some(_)) => bail!("data set source: it is built in, so --data-dir has no meaning"),
         ("tiny-shakespeare", Some(dir)) => LongText::open(&dir.join("input.txt"), level),
         #[cfg(feature = "hub")]
-        ("tiny-shakespeare", None) => LongText::from_memory(name, super::hub::load_text(name)?, level),
+        ("tiny-shakespeare", None) => {
+            let text = super::hub::load_text(name).with_context(|| format!("data set {name}"))?;
+            LongText::from_memory(name, text, level)
+        }
         #[cfg(not(feature = "hub"))]
         ("tiny-shakespeare", None) => bail!(
             "data set {name}: this build can't download it: give its file with --data-dir DIR, build with `--features \

@@ -38,6 +38,8 @@ pub use text::{Corpus, Texts};
 pub use vectors::WordVectors;
 pub use vocabulary::{Tokenizer, Vocabulary};
 
+#[cfg(feature = "hub")]
+use anyhow::Context;
 use anyhow::{Result, bail};
 use std::path::Path;
 
@@ -63,7 +65,7 @@ pub fn load(name: &str, dir: Option<&Path>) -> Result<(Images, Images)> {
         }
         ("mnist" | "fashion-mnist", Some(dir)) => idx::read_dir(dir),
         #[cfg(feature = "hub")]
-        ("mnist" | "fashion-mnist", None) => hub::load(name),
+        ("mnist" | "fashion-mnist", None) => hub::load(name).with_context(|| format!("data set {name}")),
         #[cfg(not(feature = "hub"))]
         ("mnist" | "fashion-mnist", None) => bail!(
             "data set {name}: this build can't download it: give its files with --data-dir DIR, build with \

@@ -82,7 +82,9 @@ pub fn load(name: &str, dir: Option<&Path>) -> Result<Corpus> {
             }
         }
         #[cfg(feature = "hub")]
-        ("mr" | "sst2" | "ag-news", None) => super::hub::load_corpus(name),
+        ("mr" | "sst2" | "ag-news", None) => {
+            super::hub::load_corpus(name).with_context(|| format!("data set {name}"))
+        }
         #[cfg(not(feature = "hub"))]
         ("mr" | "sst2" | "ag-news", None) => bail!(
             "data set {name}: this build can't download it: give its files with --data-dir DIR, build with \

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-/// A binary, to be run in `place`. All of them lie in one folder.
+/// A binary, to be run in `place`, far from every hub. All of them lie in one folder.
 pub fn command(place: &(impl AsRef<Path> + ?Sized), binary: &str) -> Command {
     let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_lenet")).with_file_name(binary));
+    command.env("HF_ENDPOINT", "http://127.0.0.1:9").env("HF_HOME", place.as_ref());
     command.current_dir(place).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
