@@ -8,7 +8,7 @@ use candle_core::{Result, bail};
 use candle_nn::VarBuilder;
 use candle_textbook::cli::images::{self, Expand, ImageRecipe};
 use candle_textbook::cli::{Settings, TrainOptions};
-use candle_textbook::data::Images;
+use candle_textbook::data::{Expansion, Images};
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::lenet::{Config, LeNet};
 use candle_textbook::models::lenet5::LeNet5;
@@ -99,8 +99,8 @@ impl ImageRecipe for Recipe {
         Ok(Box::new(LeNet::new(&Config { classes, ..config }, vb)?))
     }
 
-    fn expand(&self) -> Expand {
-        self.expand
+    fn expansion(&self) -> Option<Expansion> {
+        self.expand.expansion()
     }
 }
 

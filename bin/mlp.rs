@@ -7,7 +7,7 @@ use candle_core::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::images::{self, Expand, ImageRecipe};
 use candle_textbook::cli::{Settings, TrainOptions, probability};
-use candle_textbook::data::Images;
+use candle_textbook::data::{Expansion, Images};
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::mlp::{Config, Mlp};
 use candle_textbook::nn::{Activation, Cost, Init};
@@ -102,8 +102,8 @@ impl ImageRecipe for Recipe {
         self.cost
     }
 
-    fn expand(&self) -> Expand {
-        self.expand
+    fn expansion(&self) -> Option<Expansion> {
+        self.expand.expansion()
     }
 }
 

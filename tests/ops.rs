@@ -153,12 +153,17 @@ fn activations() -> [(&'static str, Op<'static>, Op<'static>); 3] {
     ]
 }
 
-fn losses(targets: &Tensor) -> [(&'static str, Op<'_>, Op<'_>); 3] {
+fn losses(targets: &Tensor) -> [(&'static str, Op<'_>, Op<'_>); 4] {
     [
         (
             "softmax_cross_entropy",
-            op(|x| ops::softmax_cross_entropy(&x[0], targets)),
-            op(|x| reference::softmax_cross_entropy(&x[0], targets)),
+            op(|x| ops::softmax_cross_entropy(&x[0], targets, 0.)),
+            op(|x| reference::softmax_cross_entropy(&x[0], targets, 0.)),
+        ),
+        (
+            "smoothed_cross_entropy",
+            op(|x| ops::softmax_cross_entropy(&x[0], targets, 0.1)),
+            op(|x| reference::softmax_cross_entropy(&x[0], targets, 0.1)),
         ),
         (
             "sigmoid_cross_entropy",
@@ -438,7 +443,7 @@ fn bad_input_is_an_error_that_says_what_was_found() -> Result<()> {
         (ops::l2_pool2d(&image, Window::square(0)), "l2_pool2d: found kernel (0, 0)"),
         (ops::max_pool2d(&logits, Window::square(1)), "max_pool2d: found an input of shape [2, 3]"),
         (
-            ops::softmax_cross_entropy(&logits, &targets(&[0, 3])?),
+            ops::softmax_cross_entropy(&logits, &targets(&[0, 3])?, 0.),
             "softmax_cross_entropy: found the target 3",
         ),
         (ops::quadratic(&logits, &targets(&[0])?), "quadratic: found U32 targets of shape [1]"),

@@ -371,6 +371,11 @@ fn a_state_of_something_else_is_refused_and_changes_nothing() -> Result<()> {
 fn schedules_follow_pytorch() -> Result<()> {
     let fixture = fixture()?;
     let one_cycle = Schedule::from(Curve::one_cycle());
+    let milestones = Schedule::from(Curve::Milestones { factor: 0.1 });
+    let rates = [0, 49, 50, 74, 75, 99, 200]
+        .map(|step| milestones.learning_rate(1.0, step, 100, &PlateauState::default()));
+    let expected = [1.0, 1.0, 0.1, 0.1, 0.01, 0.01, 0.01];
+    assert!(rates.iter().zip(expected).all(|(a, b): (&f64, f64)| (a - b).abs() < 1e-15), "{rates:?}");
     let cosine = Schedule::from(Curve::Cosine);
     for (name, schedule, total) in [
         ("step", Curve::Step { every: 7, factor: 0.5 }.into(), 30),

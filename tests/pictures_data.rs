@@ -6,10 +6,11 @@ use says::assert_says;
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use candle_textbook::data::{ImageFolder, Images, Prefetch, cifar, read_square, shapes};
+use candle_core::{Device, Tensor};
+use candle_textbook::data::{
+    Expansion, ImageSet, Images, Photo, Statistics, cifar, folder, read_square, shapes,
+};
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 use tempfile::{TempDir, tempdir};
 
@@ -25,7 +26,7 @@ fn shapes_are_a_function_of_seed_and_place() {
     first_test.truncate(50);
     assert_eq!((&large, &large_test), (&first, &first_test));
     assert_ne!(large, shapes(120, 0, 4).unwrap().0, "another seed");
-    assert_ne!(large.picture(0), large_test.picture(0), "another split");
+    assert_ne!(large.picture(0).unwrap(), large_test.picture(0).unwrap(), "another split");
     assert_eq!(
         (large.shape(), large.classes(), large.names()[4].as_str()),
         ((3, 32, 32), 10, "striped triangle")
@@ -41,13 +42,14 @@ fn the_mean_colour_of_a_shape_tells_nothing() {
     let mean = |images: &Images, index: usize| -> Vec<f32> {
         images
             .picture(index)
+            .unwrap()
             .chunks(1024)
             .map(|plane| plane.iter().map(|&byte| f32::from(byte)).sum())
             .collect()
     };
     let mut centres = vec![vec![0.0; 3]; 10];
     for (index, &label) in train.labels().iter().enumerate() {
-        for (sum, value) in centres[usize::from(label)].iter_mut().zip(mean(&train, index)) {
+        for (sum, value) in centres[label as usize].iter_mut().zip(mean(&train, index)) {
             *sum += value / 400.0;
         }
     }
@@ -56,7 +58,7 @@ fn the_mean_colour_of_a_shape_tells_nothing() {
         let away = |centre: &[f32]| centre.iter().zip(&mean).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
         (0..10).min_by(|&a, &b| away(&centres[a]).total_cmp(&away(&centres[b]))).unwrap()
     };
-    let right = (0..1000).filter(|&index| nearest(index) == usize::from(test.labels()[index])).count();
+    let right = (0..1000).filter(|&index| nearest(index) == test.labels()[index] as usize).count();
     assert!(right < 150, "{right} of 1000 by the nearest mean colour");
 }
 
@@ -77,7 +79,7 @@ fn cifar_batches_are_read_in_order_with_their_names() {
     let (train, test) = cifar::read_dir(dir.path()).unwrap();
     assert_eq!((train.labels(), test.labels()), ([1, 2, 3, 4, 5].as_slice(), [9, 0].as_slice()));
     assert_eq!((train.shape(), train.names()[9].as_str()), ((3, 32, 32), "truck"));
-    assert_eq!(test.picture(1)[1024..1026], [20, 21]);
+    assert_eq!(test.picture(1).unwrap()[1024..1026], [20, 21]);
 
     fs::write(dir.path().join("batches.meta.txt"), "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n").unwrap();
     assert_eq!(cifar::read_dir(dir.path()).unwrap().1.names().concat(), "abcdefghij");
@@ -130,24 +132,34 @@ fn a_folder_is_listed_by_class_and_read_as_squares() {
     let dir = tiny_folder();
     fs::write(dir.path().join("train/cat/.DS_Store"), "").unwrap();
     fs::write(dir.path().join("train/README.txt"), "").unwrap();
-    let folder = ImageFolder::open(dir.path()).unwrap();
-    assert_eq!((folder.train.labels(), folder.test.labels()), ([0, 0, 1, 1].as_slice(), [0, 1].as_slice()));
-    assert_eq!((folder.train.names(), &folder.validation), (["cat".into(), "dog".into()].as_slice(), &None));
-    assert_eq!(folder.train.path(1), dir.path().join("train/cat/b.jpeg"));
+    let ImageSet { training, validation, test } = folder::read_dir(dir.path(), 8).unwrap();
+    assert_eq!((training.labels(), test.labels()), ([0, 0, 1, 1].as_slice(), [0, 1].as_slice()));
+    assert_eq!((training.names(), validation), (["cat".into(), "dog".into()].as_slice(), None));
+    assert_eq!(training.path(1).unwrap(), dir.path().join("train/cat/b.jpeg"));
 
-    let pixels = folder.train.load(&[3, 0], 8).unwrap();
+    let pixels = training.read(&[3, 0]).unwrap();
     let planes: Vec<u8> = pixels.chunks(64).map(|plane| plane[27]).collect();
     assert!(planes.iter().zip([0, 0, 200, 200, 0, 0]).all(|(a, b)| a.abs_diff(b) <= 2), "{planes:?}");
-    let images = folder.train.images(8).unwrap();
-    assert_eq!([images.picture(3), images.picture(0)].concat(), pixels);
-    assert_eq!((images.labels(), images.names()), ([0, 0, 1, 1].as_slice(), folder.train.names()));
-    assert!(!folder.train.fits_in_memory(8192));
+    let mut kept = training.clone();
+    kept.keep().unwrap();
+    assert_eq!([kept.picture(3).unwrap(), training.picture(0).unwrap()].concat(), pixels);
+    assert_eq!((kept.labels(), kept.names(), kept.path(1)), (training.labels(), training.names(), None));
 
     fs::rename(dir.path().join("test"), dir.path().join("val")).unwrap();
-    assert_says(&ImageFolder::open(dir.path()).unwrap_err(), &["test", "no such folder"]);
-    fs::create_dir_all(dir.path().join("test/cat")).unwrap();
+    fs::create_dir_all(dir.path().join("test")).unwrap();
+    for class in ["cat", "dog"] {
+        fs::rename(dir.path().join("train").join(class).join("b.jpeg"), dir.path().join("b.jpeg")).unwrap();
+        fs::create_dir_all(dir.path().join("test").join(class)).unwrap();
+        fs::rename(dir.path().join("b.jpeg"), dir.path().join("test").join(class).join("b.jpeg")).unwrap();
+    }
+    let ImageSet { training, validation, test } = folder::read_dir(dir.path(), 8).unwrap();
+    assert_eq!((training.labels(), validation, test.len()), ([0, 1, 0, 1].as_slice(), Some(2), 2));
+    assert_eq!(training.path(3).unwrap(), dir.path().join("val/dog/a.PNG"));
+
     fs::create_dir_all(dir.path().join("validation")).unwrap();
-    assert_says(&ImageFolder::open(dir.path()).unwrap_err(), &["val and validation"]);
+    assert_says(&folder::read_dir(dir.path(), 8).unwrap_err(), &["val and validation"]);
+    fs::remove_dir_all(dir.path().join("test")).unwrap();
+    assert_says(&folder::read_dir(dir.path(), 8).unwrap_err(), &["test", "no such folder"]);
 }
 
 #[test]
@@ -155,7 +167,7 @@ fn folders_whose_classes_or_files_are_not_as_they_should_be_are_refused_by_path(
     let refusal_of = |change: &dyn Fn(&Path)| {
         let dir = tiny_folder();
         change(dir.path());
-        ImageFolder::open(dir.path()).unwrap_err()
+        folder::read_dir(dir.path(), 8).unwrap_err()
     };
     let empty = |path: &Path| {
         fs::remove_dir_all(path).unwrap();
@@ -191,10 +203,13 @@ fn a_picture_that_cannot_be_read_is_named_when_it_is_read() {
     let path = dir.path().join("train/dog/a.PNG");
     let refusal_of = |bytes: &[u8]| {
         fs::write(&path, bytes).unwrap();
-        let pictures = ImageFolder::open(dir.path()).unwrap().train;
-        let error = pictures.load(&[0, 1, 2, 3], 8).unwrap_err();
+        let mut pictures = folder::read_dir(dir.path(), 8).unwrap().training;
+        let error = pictures.read(&[0, 1, 2, 3]).unwrap_err();
         assert_says(&error, &["train/dog/a.PNG"]);
-        assert_eq!(error.to_string(), pictures.images(8).unwrap_err().to_string());
+        assert_eq!(error.to_string(), pictures.keep().unwrap_err().to_string());
+        pictures.read_ahead(vec![vec![0, 1], vec![2, 3]]);
+        assert_eq!(pictures.read(&[0, 1]).unwrap().len(), 2 * 3 * 64);
+        assert_eq!(error.to_string(), pictures.read(&[2, 3]).unwrap_err().to_string());
         error
     };
     assert_says(&refusal_of(b""), &["is empty"]);
@@ -255,34 +270,40 @@ fn a_picture_of_40_megapixels_is_read() {
 }
 
 #[test]
-fn prefetch_keeps_the_order_and_stays_two_batches_ahead() {
-    let loaded = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&loaded);
-    let batches = Prefetch::new(0..20, move |batch| {
-        counter.fetch_add(1, Ordering::SeqCst);
-        Ok(batch)
-    });
-    while loaded.load(Ordering::SeqCst) < 2 {
-        std::thread::yield_now();
+fn pictures_read_ahead_are_the_same_ones() {
+    let dir = tiny_folder();
+    let pictures = folder::read_dir(dir.path(), 8).unwrap().training;
+    let batches = vec![vec![3, 0], vec![1], vec![2, 2]];
+    let expected: Vec<_> = batches.iter().map(|batch| pictures.read(batch).unwrap()).collect();
+    pictures.read_ahead(batches.clone());
+    for (batch, expected) in batches.iter().zip(expected) {
+        assert_eq!(pictures.read(&[1, 2]).unwrap().len(), 2 * 3 * 64);
+        assert!(pictures.read(batch).unwrap() == expected);
     }
-    let mut used = 0;
-    for batch in batches {
-        assert_eq!(batch.unwrap(), used);
-        used += 1;
-        assert!(loaded.load(Ordering::SeqCst) <= used + 2);
-    }
-    assert_eq!(used, 20);
+    assert_eq!(pictures.read(&[3]).unwrap().len(), 3 * 64);
+}
 
-    let load = |batch| if batch == 3 { anyhow::bail!("no batch 3") } else { Ok(batch) };
-    let results: Vec<_> = Prefetch::new(0..20, load).map(|batch| batch.ok()).collect();
-    assert_eq!(results, [Some(0), Some(1), Some(2), None]);
+#[test]
+fn normalised_batches_have_mean_0_and_deviation_1() {
+    let (mut images, _) = shapes(100, 0, 1).unwrap();
+    let all: Vec<u32> = (0..100).collect();
+    images.normalise(images.statistics(&all).unwrap()).unwrap();
+    let (xs, _) = images.batch(&all, &Device::Cpu).unwrap();
+    let numbers = |tensor: Tensor| tensor.to_vec1::<f32>().unwrap();
+    let channels = xs.transpose(0, 1).unwrap().flatten_from(1).unwrap();
+    assert!(numbers(channels.mean(1).unwrap()).iter().all(|mean| mean.abs() < 1e-4));
+    assert!(numbers(channels.var(1).unwrap()).iter().all(|variance| (variance - 1.0).abs() < 1e-3));
+    let photo = Expansion::Photo(Photo { pad: 0, flip: false, ..Photo::default() });
+    let (expanded, _) = images.expanded_batch(&all, &photo, 1, 0, &Device::Cpu).unwrap();
+    assert!(numbers(xs.flatten_all().unwrap()) == numbers(expanded.flatten_all().unwrap()));
+    assert_says(&images.normalise(Statistics { mean: vec![0.5], deviation: vec![1.0] }).unwrap_err(), &["3"]);
 }
 
 #[test]
 fn statistics_are_the_mean_and_deviation_of_each_channel() {
     let pixels: Vec<u8> = vec![0, 255, 51, 51, 7, 7, 255, 255, 102, 102, 7, 7, 9, 9, 9, 9, 9, 9];
-    let images = Images::new(pixels, vec![0; 3], (3, 1, 2), 2).unwrap();
-    let statistics = images.statistics(&[1, 0]);
+    let images = Images::new(pixels, vec![0_u8; 3], (3, 1, 2), 2).unwrap();
+    let statistics = images.statistics(&[1, 0]).unwrap();
     let close = |found: &[f64], expected: &[f64]| {
         assert!(
             found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12),

@@ -1,6 +1,7 @@
 //! Steps that every training from the command line takes.
 
 use super::{Outcome, TrainOptions};
+use crate::nn::BatchNorm2d;
 use crate::train::pictures::{self, Curve, Panel};
 use crate::train::{Epoch, Evaluation, Metric, Report, Run, say};
 use anyhow::{Result, bail, ensure};
@@ -8,10 +9,21 @@ use candle_core::Device;
 use candle_nn::VarMap;
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::ops::Range;
 use std::path::Path;
+use std::sync::PoisonError;
 
-/// Indices of the training set's examples for training and for validation: the last `--validation` ones, or a tenth.
-pub(super) fn split(examples: usize, options: &TrainOptions) -> Result<(Vec<u32>, Vec<u32>)> {
+/// Indices of `examples` for training, and those for validation: where the data set has none, the last `--validation` ones
+/// of the examples, or a tenth.
+pub(super) fn split(
+    examples: usize,
+    validation: Option<Range<usize>>,
+    options: &TrainOptions,
+) -> Result<(Vec<u32>, Vec<u32>)> {
+    if let Some(Range { start, end }) = validation {
+        let used = options.train_limit.unwrap_or(examples).min(examples);
+        return Ok(((0..used as u32).collect(), (start as u32..end as u32).collect()));
+    }
     let validation = options.validation.unwrap_or(examples.div_ceil(10));
     if validation >= examples {
         bail!("--validation {validation}: the training set has only {examples} examples");
@@ -45,20 +57,16 @@ impl Parts {
             None => (rest as u32..training as u32).collect::<Vec<_>>(),
         };
         ensure!(!test.is_empty(), "the data set has no test part, and is too small to be cut");
-        let (training, validation) = match validation {
-            Some(_) => {
-                let used = options.train_limit.unwrap_or(rest).min(rest);
-                ((0..used as u32).collect(), (training as u32..given as u32).collect())
-            }
-            None => split(rest, options)?,
-        };
+        let (training, validation) = split(rest, validation.map(|_| training..given), options)?;
         Ok(Self { training, validation, test })
     }
 }
 
-/// How many numbers a model learns.
+/// How many numbers a model learns: running statistics are not among them.
 pub(super) fn size(vars: &VarMap) -> usize {
-    vars.all_vars().iter().map(|var| var.elem_count()).sum()
+    let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
+    let learned = |name: &str| !BatchNorm2d::BUFFERS.iter().any(|buffer| name.ends_with(buffer));
+    vars.iter().filter(|(name, _)| learned(name)).map(|(_, var)| var.elem_count()).sum()
 }
 
 /// A new run folder that records the device, `facts` of data and model, and the settings; or the folder of the run to go on

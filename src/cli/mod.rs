@@ -68,7 +68,7 @@ pub struct TrainOptions {
     /// L1 (sgd)
     #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = number)]
     pub l1: f64,
-    /// Let L2 and L1 leave biases alone
+    /// Let L2 and L1 leave biases and normalisations alone
     #[arg(long)]
     pub keep_biases: bool,
     /// How the learning rate changes over the training
@@ -77,7 +77,7 @@ pub struct TrainOptions {
     /// Epochs between the reductions of `step`, and without a better score before those of `plateau`
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
     pub schedule_epochs: usize,
-    /// What `step` and `plateau` multiply the learning rate by
+    /// What `step`, `milestones` and `plateau` multiply the learning rate by
     #[arg(long, value_name = "X", default_value_t = 0.5, value_parser = positive_number)]
     pub schedule_factor: f64,
     /// Steps over which the learning rate first rises to its value
@@ -130,6 +130,8 @@ pub enum OptimizerName {
 pub enum ScheduleName {
     Constant,
     Step,
+    /// Lower the rate after half and three quarters of the training
+    Milestones,
     Linear,
     Cosine,
     OneCycle,
@@ -192,6 +194,7 @@ impl TrainOptions {
                 every: self.schedule_epochs.saturating_mul(examples.div_ceil(self.batch_size)),
                 factor,
             },
+            ScheduleName::Milestones => Curve::Milestones { factor },
             ScheduleName::Linear => Curve::Linear,
             ScheduleName::Cosine => Curve::Cosine,
             ScheduleName::OneCycle => Curve::one_cycle(),

@@ -203,7 +203,7 @@ impl Examples {
         let rest = order.iter().enumerate().filter(|(place, _)| place % folds != fold);
         let rest: Vec<u32> = rest.map(|(_, &sentence)| sentence).collect();
         ensure!(!test.is_empty(), "--folds {folds}: there are only {} sentences", self.words.len());
-        let (training, validation) = flow::split(rest.len(), options)?;
+        let (training, validation) = flow::split(rest.len(), None, options)?;
         let at = |which: Vec<u32>| which.into_iter().map(|i| rest[i as usize]).collect();
         Ok(Parts { training: at(training), validation: at(validation), test })
     }

@@ -13,7 +13,7 @@ const SHAPE: (usize, usize, usize) = (3, 32, 32);
 const RECORD: usize = 1 + 3 * 32 * 32;
 
 /// The classes, unless the folder says otherwise.
-const NAMES: [&str; 10] =
+pub(super) const NAMES: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 /// Reads the training set, `data_batch_1.bin` to `data_batch_5.bin`, and the test set, `test_batch.bin`, from `dir`.

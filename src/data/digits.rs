@@ -173,7 +173,7 @@ pub fn digits(train: usize, test: usize, seed: u64) -> Result<(Images, Images)> 
 
 fn split(len: usize, name: &str, seed: u64) -> Result<Images> {
     let mut pixels = vec![0; len * SIDE * SIDE];
-    let mut labels = vec![0; len];
+    let mut labels = vec![0_u8; len];
     let tens = pixels.par_chunks_mut(10 * SIDE * SIDE).zip(labels.par_chunks_mut(10));
     tens.enumerate().for_each(|(ten, (pixels, labels))| {
         let mut rng = stream(seed, &format!("digits/{name}/{ten}"));
@@ -422,7 +422,7 @@ mod tests {
     fn pictures_fit_and_are_centred_as_in_mnist() -> Result<()> {
         let (images, _) = digits(5000, 0, 1)?;
         for index in 0..images.len() {
-            let ink = |at: usize| f32::from(images.picture(index)[at]);
+            let ink = |at: usize| f32::from(images.picture(index).unwrap()[at]);
             let inked: Vec<usize> = (0..28 * 28).filter(|&at| ink(at) > 0.0).collect();
             let mass: f32 = inked.iter().map(|&at| ink(at)).sum();
             let along = |axis: fn(usize) -> usize| {

@@ -2,7 +2,6 @@
 
 use super::Photo;
 use crate::rng::stream;
-use candle_core::{Device, Result, Tensor};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
@@ -67,30 +66,25 @@ impl Expansion {
         }
     }
 
-    /// A batch of the pictures `indices` of a set, each changed: f32 of shape `(batch, channels, height, width)`.
-    /// `picture` gives the bytes of each by its place in the batch.
+    /// What becomes of `pictures`, those `indices` of a set, one after another; see [`apply`](Self::apply).
     ///
     /// The change is a function of `seed`, `epoch` and the picture's index: new every epoch, the same whatever else is
     /// in the batch.
-    ///
-    /// # Errors
-    /// When `device` has no room.
-    pub fn batch<'a>(
+    pub fn apply_to(
         &self,
         indices: &[u32],
-        picture: impl Fn(usize) -> &'a [u8] + Sync,
+        pictures: &[u8],
         shape: (usize, usize, usize),
         (seed, epoch): (u64, usize),
-        device: &Device,
-    ) -> Result<Tensor> {
-        let (channels, height, width) = shape;
-        let mut pixels = vec![0.0; indices.len() * channels * height * width];
-        let changed = pixels.par_chunks_mut(channels * height * width);
-        changed.zip(indices).enumerate().for_each(|(at, (changed, &index))| {
+    ) -> Vec<f32> {
+        let size = shape.0 * shape.1 * shape.2;
+        let mut pixels = vec![0.0; pictures.len()];
+        let pairs = pixels.par_chunks_mut(size).zip(pictures.par_chunks(size)).zip(indices);
+        pairs.for_each(|((changed, picture), &index)| {
             let mut rng = stream(seed, &format!("expand/epoch {epoch}/picture {index}"));
-            self.apply(picture(at), shape, &mut rng, changed);
+            self.apply(picture, shape, &mut rng, changed);
         });
-        Tensor::from_vec(pixels, (indices.len(), channels, height, width), device)
+        pixels
     }
 }
 
@@ -273,8 +267,8 @@ mod tests {
         let none =
             Distortion { shift: 0.0, rotation: 0.0, scale: 0.0, shear: 0.0, elastic: 0.0, smoothness: 4.0 };
         for index in 0..10 {
-            let picture = images.picture(index);
-            assert_eq!(expand(Expansion::Distort(none), picture, 1), in_0_to_1(picture));
+            let picture = images.picture(index)?;
+            assert_eq!(expand(Expansion::Distort(none), &picture, 1), in_0_to_1(&picture));
         }
         Ok(())
     }
@@ -285,7 +279,7 @@ mod tests {
         let distort = Expansion::Distort(Distortion::default());
         let (mut before, mut after) = (0.0, 0.0);
         for index in 0..500 {
-            let picture = images.picture(index);
+            let picture = &images.picture(index)?;
             let distorted = expand(distort, picture, index as u64);
             assert!(distorted.iter().all(|value| (0.0..=1.0).contains(value)));
             assert_eq!(distorted, expand(distort, picture, index as u64));
@@ -320,7 +314,10 @@ mod tests {
         let batch = |images: &Images, indices: &[u32], epoch| -> Result<Vec<Vec<f32>>> {
             let (pixels, labels) = images.expanded_batch(indices, &expansion, 7, epoch, &Device::Cpu)?;
             assert_eq!(pixels.dims(), [indices.len(), 1, 28, 28]);
-            assert_eq!(labels.to_vec1::<u32>()?, images.labels_of(indices, &Device::Cpu)?.to_vec1::<u32>()?);
+            assert_eq!(
+                labels.to_vec1::<u32>()?,
+                indices.iter().map(|&index| images.labels()[index as usize]).collect::<Vec<_>>()
+            );
             pixels.flatten_from(1)?.to_vec2()
         };
         let all: Vec<u32> = (0..40).collect();
@@ -337,7 +334,7 @@ mod tests {
     #[test]
     fn channels_of_a_picture_are_expanded_alike() -> Result<()> {
         let (one, _) = digits(1, 0, 1)?;
-        let colour = Images::new(one.picture(0).repeat(3), vec![0], (3, 28, 28), 10)?;
+        let colour = Images::new(one.picture(0)?.repeat(3), vec![0_u8], (3, 28, 28), 10)?;
         let expansion = Expansion::Distort(Distortion::default());
         let (pixels, _) = colour.expanded_batch(&[0], &expansion, 7, 1, &Device::Cpu)?;
         let planes = pixels.reshape((3, 28 * 28))?.to_vec2::<f32>()?;

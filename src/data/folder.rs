@@ -1,188 +1,181 @@
 //! Pictures of one's own: `DIR/train/CLASS/*.jpg`, too many to keep them all in memory.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, sync_channel};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use image::{DynamicImage, ImageDecoder, RgbImage, imageops};
 use rayon::prelude::*;
 
-use super::{Images, picture};
+use super::{ImageSet, Images, picture};
 
 const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 
 /// Nothing can be told from smaller pictures: they are placeholders.
 const LEAST_SIDE: u32 = 4;
 
-/// Sets that take no more than this, decoded, are better read once.
-const MOST_IN_MEMORY: usize = 256 << 20;
-
 /// So many bytes of whole pictures are decoded at once, on however many threads.
 const MOST_IN_FLIGHT: u64 = 512 << 20;
 
-/// The splits of a folder of pictures, `DIR/SPLIT/CLASS/PICTURE`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ImageFolder {
-    pub train: Pictures,
-    /// Where there is a folder `val` or `validation`.
-    pub validation: Option<Pictures>,
-    pub test: Pictures,
-}
-
-impl ImageFolder {
-    /// Lists the pictures in `dir/train`, `dir/test` and, where there is one, `dir/val` or `dir/validation`.
-    ///
-    /// The classes are the folders in `train`, sorted by name; their pictures, the files that end in `jpg`, `jpeg` or
-    /// `png`, too. What begins with a dot is passed over. The pictures are not opened: one that can't be read is told
-    /// of when it is.
-    ///
-    /// # Errors
-    /// When `train` or `test` is missing; when there are fewer than two classes; when the classes of another split are
-    /// not those of `train`; when a class has no pictures; when there is something else among the pictures or a picture
-    /// among the classes.
-    pub fn open(dir: &Path) -> Result<Self> {
-        ensure!(dir.is_dir(), "{}: no such directory", dir.display());
-        let [train, test, val, validation] =
-            ["train", "test", "val", "validation"].map(|split| dir.join(split));
-        for split in [&train, &test] {
-            ensure!(split.is_dir(), "{}: no such folder, expected one of classes", split.display());
-        }
-        ensure!(
-            !(val.is_dir() && validation.is_dir()),
-            "{}: there are folders val and validation, expected one of them at most",
-            dir.display()
-        );
-        let names = classes(&train)?;
-        ensure!(
-            names.len() >= 2,
-            "{}: found {} folders of classes, expected 2 or more",
-            train.display(),
-            names.len()
-        );
-        let validation = [val, validation].into_iter().find(|split| split.is_dir());
-        Ok(Self {
-            validation: validation.map(|split| Pictures::list(split, &names)).transpose()?,
-            test: Pictures::list(test, &names)?,
-            train: Pictures::list(train, &names)?,
-        })
+/// Lists the pictures in `dir/train`, `dir/test` and, where there is one, `dir/val` or `dir/validation`, to be read as
+/// squares of `side` pixels: see [`read_square`].
+///
+/// The classes are the folders in `train`, sorted by name; their pictures, the files that end in `jpg`, `jpeg` or
+/// `png`, too. What begins with a dot is passed over. The pictures are not opened: one that can't be read is told
+/// of when it is.
+///
+/// # Errors
+/// When `train` or `test` is missing; when there are fewer than two classes; when the classes of another split are
+/// not those of `train`; when a class has no pictures; when there is something else among the pictures or a picture
+/// among the classes.
+pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
+    ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+    let [train, test, val, validation] = ["train", "test", "val", "validation"].map(|split| dir.join(split));
+    for split in [&train, &test] {
+        ensure!(split.is_dir(), "{}: no such folder, expected one of classes", split.display());
     }
+    ensure!(
+        !(val.is_dir() && validation.is_dir()),
+        "{}: there are folders val and validation, expected one of them at most",
+        dir.display()
+    );
+    let names = classes(&train)?;
+    ensure!(
+        names.len() >= 2,
+        "{}: found {} folders of classes, expected 2 or more",
+        train.display(),
+        names.len()
+    );
+    let (mut files, mut labels) = list(&train, &names)?;
+    let training = labels.len();
+    let validation = match [val, validation].into_iter().find(|split| split.is_dir()) {
+        Some(split) => {
+            let (more, their_labels) = list(&split, &names)?;
+            files.extend(more);
+            labels.extend(their_labels);
+            Some(labels.len() - training)
+        }
+        None => None,
+    };
+    let (test, test_labels) = list(&test, &names)?;
+    let images = |files, labels| Images::in_files(Files::new(files, side), labels, names.clone());
+    Ok(ImageSet { training: images(files, labels), validation, test: images(test, test_labels) })
 }
 
-/// The labelled pictures of one split, in their files.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Pictures {
-    dir: PathBuf,
-    names: Vec<String>,
-    files: Vec<String>,
-    labels: Vec<u32>,
-}
-
-impl Pictures {
-    fn list(dir: PathBuf, names: &[String]) -> Result<Self> {
-        let found = classes(&dir)?;
-        let lacking = |these: &[String], those: &[String]| -> String {
-            let lacking: Vec<&str> =
-                these.iter().filter(|name| !those.contains(name)).map(String::as_str).collect();
-            lacking.join(", ")
-        };
-        let (missing, extra) = (lacking(names, &found), lacking(&found, names));
-        ensure!(
-            missing.is_empty(),
-            "{}: no folders of the classes {missing}, which train has",
-            dir.display()
-        );
-        ensure!(extra.is_empty(), "{}: folders of the classes {extra}, which train has not", dir.display());
-        let (mut files, mut labels) = (vec![], vec![]);
-        for (class, name) in names.iter().enumerate() {
-            let folder = dir.join(name);
-            for file in entries(&folder)? {
-                let path = folder.join(&file);
-                ensure!(
-                    is_picture(&path),
-                    "{}: found among pictures, expected only files ending in {}",
-                    path.display(),
-                    EXTENSIONS.join(", ")
-                );
-                files.push(file);
-                labels.push(class as u32);
-            }
+/// The pictures of one split, with their labels.
+fn list(dir: &Path, names: &[String]) -> Result<(Vec<PathBuf>, Vec<u32>)> {
+    let found = classes(dir)?;
+    let lacking = |these: &[String], those: &[String]| -> String {
+        let lacking: Vec<&str> =
+            these.iter().filter(|name| !those.contains(name)).map(String::as_str).collect();
+        lacking.join(", ")
+    };
+    let (missing, extra) = (lacking(names, &found), lacking(&found, names));
+    ensure!(missing.is_empty(), "{}: no folders of the classes {missing}, which train has", dir.display());
+    ensure!(extra.is_empty(), "{}: folders of the classes {extra}, which train has not", dir.display());
+    let (mut files, mut labels) = (vec![], vec![]);
+    for (class, name) in (0..).zip(names) {
+        let folder = dir.join(name);
+        for file in entries(&folder)? {
+            let path = folder.join(&file);
             ensure!(
-                labels.last() == Some(&(class as u32)),
-                "{}: no pictures, expected files ending in {}",
-                folder.display(),
+                is_picture(&path),
+                "{}: found among pictures, expected only files ending in {}",
+                path.display(),
                 EXTENSIONS.join(", ")
             );
+            files.push(path);
+            labels.push(class);
         }
-        Ok(Self { dir, names: names.to_vec(), files, labels })
-    }
-
-    /// How many pictures there are.
-    pub fn len(&self) -> usize {
-        self.files.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.files.is_empty()
-    }
-
-    /// The class of each picture.
-    pub fn labels(&self) -> &[u32] {
-        &self.labels
-    }
-
-    /// What each class is called.
-    pub fn names(&self) -> &[String] {
-        &self.names
-    }
-
-    /// The file of picture `index`.
-    pub fn path(&self, index: usize) -> PathBuf {
-        self.dir.join(&self.names[self.labels[index] as usize]).join(&self.files[index])
-    }
-
-    /// Reads the pictures `indices` as [`read_square`] does, on all of rayon's threads; one after another, each
-    /// `(3, side, side)` row-major.
-    ///
-    /// # Errors
-    /// Of the first of them that can't be read.
-    pub fn load(&self, indices: &[u32], side: usize) -> Result<Vec<u8>> {
-        let size = 3 * side * side;
-        let mut pixels = vec![0; indices.len() * size];
-        let read: Vec<Result<()>> = pixels
-            .par_chunks_mut(size)
-            .zip(indices)
-            .map(|(picture, &index)| read_into(&self.path(index as usize), side, picture))
-            .collect();
-        read.into_iter().collect::<Result<()>>()?;
-        Ok(pixels)
-    }
-
-    /// Whether the whole split, read at `side`, is small enough to be kept as [`Images`]: 256 MB and 256 classes.
-    pub fn fits_in_memory(&self, side: usize) -> bool {
-        self.len() <= MOST_IN_MEMORY / (3 * side * side) && self.names.len() <= 256
-    }
-
-    /// Reads all the pictures.
-    ///
-    /// # Errors
-    /// When they do not fit, as [`fits_in_memory`](Self::fits_in_memory) tells; those of [`load`](Self::load).
-    pub fn images(&self, side: usize) -> Result<Images> {
         ensure!(
-            self.fits_in_memory(side),
-            "{}: {} pictures of {side}x{side} and {} classes, expected {} MB and 256 classes at most",
-            self.dir.display(),
-            self.len(),
-            self.names.len(),
-            MOST_IN_MEMORY >> 20
+            labels.last() == Some(&class),
+            "{}: no pictures, expected files ending in {}",
+            folder.display(),
+            EXTENSIONS.join(", ")
         );
-        let all: Vec<u32> = (0..self.len() as u32).collect();
-        let labels = self.labels.iter().map(|&label| label as u8).collect();
-        let images = Images::new(self.load(&all, side)?, labels, (3, side, side), self.names.len())?;
-        Ok(images.named(&self.names)?)
     }
+    Ok((files, labels))
+}
+
+/// Pictures in files, which are read when they are wanted, or, if it is known in time, a little before.
+#[derive(Debug)]
+pub(super) struct Files {
+    paths: Arc<Vec<PathBuf>>,
+    side: usize,
+    ahead: Mutex<Option<Ahead>>,
+}
+
+/// Batches that are being read.
+#[derive(Debug)]
+struct Ahead {
+    batches: VecDeque<Vec<u32>>,
+    read: Prefetch<Vec<u8>>,
+}
+
+impl Files {
+    fn new(paths: Vec<PathBuf>, side: usize) -> Self {
+        Self { paths: Arc::new(paths), side, ahead: Mutex::default() }
+    }
+
+    pub fn side(&self) -> usize {
+        self.side
+    }
+
+    pub fn path(&self, index: usize) -> &Path {
+        &self.paths[index]
+    }
+
+    pub fn truncate(&mut self, len: usize) {
+        Arc::make_mut(&mut self.paths).truncate(len);
+    }
+
+    pub fn read_ahead(&self, batches: Vec<Vec<u32>>) {
+        let (paths, side) = (self.paths.clone(), self.side);
+        let read = move |batch: Vec<u32>| read_files(&paths, &batch, side);
+        let ahead = Ahead { batches: batches.clone().into(), read: Prefetch::new(batches, read) };
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some(ahead);
+    }
+
+    pub fn read(&self, indices: &[u32]) -> Result<Vec<u8>> {
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Ahead { batches, read }) = ahead.as_mut()
+            && batches.front().is_some_and(|next| next == indices)
+        {
+            batches.pop_front();
+            if let Some(pixels) = read.next() {
+                return pixels;
+            }
+        }
+        read_files(&self.paths, indices, self.side)
+    }
+}
+
+impl Clone for Files {
+    fn clone(&self) -> Self {
+        Self { paths: self.paths.clone(), side: self.side, ahead: Mutex::default() }
+    }
+}
+
+impl PartialEq for Files {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.paths, self.side) == (&other.paths, other.side)
+    }
+}
+
+/// Reads the pictures `indices` as [`read_square`] does, on all of rayon's threads; one after another, each
+/// `(3, side, side)` row-major.
+fn read_files(paths: &[PathBuf], indices: &[u32], side: usize) -> Result<Vec<u8>> {
+    let size = 3 * side * side;
+    let mut pixels = vec![0; indices.len() * size];
+    let pictures = pixels.par_chunks_mut(size).zip(indices);
+    let read: Vec<Result<()>> =
+        pictures.map(|(picture, &index)| read_into(&paths[index as usize], side, picture)).collect();
+    read.into_iter().collect::<Result<()>>()?;
+    Ok(pixels)
 }
 
 /// The names of the folders in `dir`, sorted.
@@ -302,14 +295,15 @@ impl Drop for Room {
 }
 
 /// Batches in order, loaded ahead of their use on a thread: two at most are ready or under way besides the one in use.
-pub struct Prefetch<T> {
+#[derive(Debug)]
+struct Prefetch<T> {
     loaded: Receiver<Result<T>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl<T: Send + 'static> Prefetch<T> {
     /// Begins to `load` the `batches`, up to the first that fails.
-    pub fn new<B, L>(batches: B, mut load: L) -> Self
+    fn new<B, L>(batches: B, mut load: L) -> Self
     where
         B: IntoIterator + Send + 'static,
         L: FnMut(B::Item) -> Result<T> + Send + 'static,
@@ -339,5 +333,36 @@ impl<T> Iterator for Prefetch<T> {
             std::panic::resume_unwind(panic);
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Prefetch;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn prefetch_keeps_the_order_and_stays_two_batches_ahead() {
+        let loaded = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&loaded);
+        let batches = Prefetch::new(0..20, move |batch| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            Ok(batch)
+        });
+        while loaded.load(Ordering::SeqCst) < 2 {
+            std::thread::yield_now();
+        }
+        let mut used = 0;
+        for batch in batches {
+            assert_eq!(batch.unwrap(), used);
+            used += 1;
+            assert!(loaded.load(Ordering::SeqCst) <= used + 2);
+        }
+        assert_eq!(used, 20);
+
+        let load = |batch| if batch == 3 { anyhow::bail!("no batch 3") } else { Ok(batch) };
+        let results: Vec<_> = Prefetch::new(0..20, load).map(|batch| batch.ok()).collect();
+        assert_eq!(results, [Some(0), Some(1), Some(2), None]);
     }
 }

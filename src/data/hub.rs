@@ -1,4 +1,4 @@
-//! MNIST and its kin, and texts, from the Hugging Face hub. A file once downloaded is read from the hub's cache ever after.
+//! Pictures, texts and weights from the Hugging Face hub. A file once downloaded is read from the hub's cache ever after.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,19 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use hf_hub::progress::{ProgressEvent, ProgressHandler};
-use hf_hub::{HFClient, HFError, split_id};
-use image::{DynamicImage, ImageFormat};
+use hf_hub::{HFClient, HFError, RepoType, RepoTypeDataset, RepoTypeModel, split_id};
+use image::{ColorType, GenericImageView, ImageFormat};
 use parquet::errors::ParquetError;
 use parquet::file::reader::SerializedFileReader;
 use parquet::record::{Field, Row};
 
 use super::text::{AG_NEWS_CLASSES, polarities};
-use super::{Corpus, Images, Texts};
+use super::{Corpus, Images, Texts, cifar};
 
 const CLASSES: usize = 10;
-
-/// The hub keeps each data set as parquet files under this revision.
-const REVISION: &str = "refs/convert/parquet";
 
 /// A hub that hasn't answered within this time is out of reach. Once it has, a download may be as slow as it likes,
 /// as long as something arrives within each `STALLED`.
@@ -28,25 +25,44 @@ const OUT_OF_REACH: Duration = Duration::from_secs(8);
 const STALLED: Duration = Duration::from_secs(60);
 
 /// What works without the hub.
-const INSTEAD: &str = "give --data-dir DIR with the IDX files, or use the built-in --dataset digits";
+const INSTEAD: &str = "give --data-dir DIR with its files, or use a built-in --dataset, digits or shapes";
+const INSTEAD_OF_WEIGHTS: &str = "give a safetensors or PyTorch file";
 const INSTEAD_OF_CORPUS: &str = "give --data-dir DIR with its files, or use the built-in --dataset reviews";
 const INSTEAD_OF_TEXT: &str = "give --data-dir DIR with input.txt, or use the built-in --dataset source";
 
-/// Downloads `mnist` or `fashion-mnist`, or finds it in the cache, and reads its training and its test set: pictures of
-/// the shape `(1, height, width)`, ten classes. The variables `HF_ENDPOINT`, `HF_HOME` and `HF_TOKEN` are heeded, as by
+/// Something that the hub keeps files of.
+#[derive(Clone)]
+struct Repository<T> {
+    kind: T,
+    id: String,
+    revision: &'static str,
+}
+
+/// A data set, of which the hub keeps parquet files under a revision of their own.
+fn dataset(id: &str) -> Repository<RepoTypeDataset> {
+    Repository { kind: RepoTypeDataset, id: id.into(), revision: "refs/convert/parquet" }
+}
+
+/// Downloads `mnist`, `fashion-mnist` or `cifar10`, or finds it in the cache, and reads its training and its test set:
+/// pictures of the shape `(1, height, width)` or, in colour, `(3, height, width)`, ten classes. The variables `HF_ENDPOINT`, `HF_HOME` and `HF_TOKEN` are heeded, as by
 /// every client of the hub.
 ///
 /// # Errors
 /// When `name` is neither, the hub doesn't answer within ten seconds or lacks a file, or a file isn't what it should be.
 pub fn load(name: &str) -> Result<(Images, Images)> {
-    let (id, folder) = match name {
-        "mnist" => ("ylecun/mnist", "mnist"),
-        "fashion-mnist" => ("zalando-datasets/fashion_mnist", "fashion_mnist"),
-        _ => bail!("the data set {name} is not on the hub, expected mnist or fashion-mnist"),
+    let (id, folder, column, colour) = match name {
+        "mnist" => ("ylecun/mnist", "mnist", "image", ColorType::L8),
+        "fashion-mnist" => ("zalando-datasets/fashion_mnist", "fashion_mnist", "image", ColorType::L8),
+        "cifar10" => ("uoft-cs/cifar10", "plain_text", "img", ColorType::Rgb8),
+        _ => bail!("the data set {name} is not on the hub, expected mnist, fashion-mnist or cifar10"),
     };
     let files = ["train", "test"].map(|split| format!("{folder}/{split}/0000.parquet"));
-    let [train_path, test_path] = download(id, files, INSTEAD)?;
-    let (train, test) = (read(&train_path, parse, INSTEAD)?, read(&test_path, parse, INSTEAD)?);
+    let [train_path, test_path] = download(dataset(id), files, INSTEAD)?;
+    let read = |path: &Path| read(path, |reader| parse(reader, column, colour), INSTEAD);
+    let (mut train, mut test) = (read(&train_path)?, read(&test_path)?);
+    if name == "cifar10" {
+        (train, test) = (train.named(cifar::NAMES)?, test.named(cifar::NAMES)?);
+    }
     ensure!(
         train.shape() == test.shape(),
         "{}: pictures of {:?}, but {} holds {:?}",
@@ -66,7 +82,7 @@ pub fn load(name: &str) -> Result<(Images, Images)> {
 pub fn load_text(name: &str) -> Result<String> {
     ensure!(name == "tiny-shakespeare", "the text {name} is not on the hub, expected tiny-shakespeare");
     let files = ["train", "validation", "test"].map(|split| format!("default/{split}/0000.parquet"));
-    let paths: [PathBuf; 3] = download("karpathy/tiny_shakespeare", files, INSTEAD_OF_TEXT)?;
+    let paths: [PathBuf; 3] = download(dataset("karpathy/tiny_shakespeare"), files, INSTEAD_OF_TEXT)?;
     let parts = paths.map(|path| read(&path, parse_text, INSTEAD_OF_TEXT));
     parts.into_iter().collect()
 }
@@ -106,7 +122,7 @@ pub fn load_corpus(name: &str) -> Result<Corpus> {
     let mut corpus = Corpus { classes: set.classes.clone(), ..Corpus::default() };
     for (part, split) in set.splits.iter().enumerate() {
         let Some(split) = split else { continue };
-        let [path] = download(set.id, [format!("default/{split}/0000.parquet")], INSTEAD_OF_CORPUS)?;
+        let [path] = download(dataset(set.id), [format!("default/{split}/0000.parquet")], INSTEAD_OF_CORPUS)?;
         let texts = read(&path, |reader| parse_sentences(reader, &set), INSTEAD_OF_CORPUS)?;
         match (part, texts) {
             (0, Some(texts)) => corpus.train = texts,
@@ -143,6 +159,19 @@ fn parse_sentences(reader: SerializedFileReader<File>, set: &Sentences) -> Resul
     Ok(Some(texts))
 }
 
+/// Downloads the weights of `resnet18`, `34`, `50`, `101` or `152`, trained on ImageNet, or finds them in the cache: a
+/// safetensors file.
+///
+/// # Errors
+/// As for [`load`].
+pub fn load_weights(name: &str) -> Result<PathBuf> {
+    let known = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"];
+    ensure!(known.contains(&name), "the model {name} is not known, expected one of {}", known.join(", "));
+    let from = Repository { kind: RepoTypeModel, id: format!("timm/{name}.a1_in1k"), revision: "main" };
+    let [path] = download(from, ["model.safetensors".into()], INSTEAD_OF_WEIGHTS)?;
+    Ok(path)
+}
+
 enum News {
     Progress,
     Done(Result<Vec<PathBuf>, HFError>),
@@ -158,10 +187,15 @@ impl ProgressHandler for Listener {
 }
 
 /// The client waits for ever where nothing answers, so it works in a thread of its own, which is left to itself then.
-fn download<const N: usize>(id: &'static str, files: [String; N], instead: &str) -> Result<[PathBuf; N]> {
+fn download<T: RepoType, const N: usize>(
+    from: Repository<T>,
+    files: [String; N],
+    instead: &str,
+) -> Result<[PathBuf; N]> {
+    let Repository { id, revision, .. } = from.clone();
     let (sender, receiver) = channel();
     thread::spawn(move || {
-        let paths = fetch(id, &files, &sender);
+        let paths = fetch(from, &files, &sender);
         let _ = sender.send(News::Done(paths));
     });
     let mut patience = OUT_OF_REACH;
@@ -172,7 +206,7 @@ fn download<const N: usize>(id: &'static str, files: [String; N], instead: &str)
                 return paths.try_into().map_err(|_| anyhow!("{id}: the download ended early"));
             }
             Ok(News::Done(Err(HFError::EntryNotFound { path, .. }))) => {
-                bail!("{id}: the hub has no file {path} at {REVISION}; {instead}")
+                bail!("{id}: the hub has no file {path} at {revision}; {instead}")
             }
             Ok(News::Done(Err(error))) => {
                 bail!("{id}: can't be downloaded from the hub: {}; {instead}", innermost(&error))
@@ -184,14 +218,18 @@ fn download<const N: usize>(id: &'static str, files: [String; N], instead: &str)
     }
 }
 
-fn fetch(id: &str, files: &[String], news: &Sender<News>) -> Result<Vec<PathBuf>, HFError> {
+fn fetch<T: RepoType>(
+    from: Repository<T>,
+    files: &[String],
+    news: &Sender<News>,
+) -> Result<Vec<PathBuf>, HFError> {
     let client = HFClient::builder().retry_max_attempts(3).build_sync()?;
-    let (owner, name) = split_id(id);
-    let repository = client.dataset(owner, name);
+    let (owner, name) = split_id(&from.id);
+    let repository = client.repository(from.kind, owner, name);
     files
         .iter()
         .map(|file| {
-            let file = repository.download_file().filename(file).revision(REVISION);
+            let file = repository.download_file().filename(file).revision(from.revision);
             match file.clone().local_files_only(true).send() {
                 Ok(path) => Ok(path),
                 Err(_) => file.progress(Listener(news.clone())).send(),
@@ -239,24 +277,26 @@ fn parse_text(reader: SerializedFileReader<File>) -> Result<String> {
     Ok(all)
 }
 
-/// Rows of `image`, a group with the PNG file in `bytes`, and `label`.
-fn parse(reader: SerializedFileReader<File>) -> Result<Images> {
+/// Rows of `group`, a group with the PNG file in `bytes`, of this colour, and `label`.
+fn parse(reader: SerializedFileReader<File>, group: &str, colour: ColorType) -> Result<Images> {
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     let mut size = None;
     for row in reader {
         let row = row.map_err(damaged)?;
         let at = labels.len();
-        let Some(Field::Group(image)) = column(&row, "image") else {
-            bail!("no group \"image\" in row {at}");
+        let Some(Field::Group(image)) = column(&row, group) else {
+            bail!("no group {group:?} in row {at}");
         };
         let Some(Field::Bytes(png)) = column(image, "bytes") else {
-            bail!("no column \"image.bytes\" in row {at}");
+            bail!("no column \"{group}.bytes\" in row {at}");
         };
         let picture = image::load_from_memory_with_format(png.data(), ImageFormat::Png)
             .map_err(|error| anyhow!("the picture in row {at} is no PNG file: {error}"))?;
-        let DynamicImage::ImageLuma8(picture) = picture else {
-            bail!("the picture in row {at} is {:?}, expected 8-bit grey", picture.color());
-        };
+        ensure!(
+            picture.color() == colour,
+            "the picture in row {at} is {:?}, expected {colour:?}",
+            picture.color()
+        );
         let (width, height) = picture.dimensions();
         let (first_width, first_height) = *size.get_or_insert((width, height));
         ensure!(
@@ -267,11 +307,18 @@ fn parse(reader: SerializedFileReader<File>) -> Result<Images> {
             bail!("no 64-bit column \"label\" in row {at}");
         };
         ensure!((0..CLASSES as i64).contains(&label), "label {label} in row {at}, expected 0 to 9");
-        pixels.extend_from_slice(&picture);
+        let channels = usize::from(colour.channel_count());
+        let plane = |channel| picture.as_bytes().iter().skip(channel).step_by(channels);
+        pixels.extend((0..channels).flat_map(plane));
         labels.push(label as u8);
     }
     let (width, height) = size.context("no rows, expected pictures")?;
-    Ok(Images::new(pixels, labels, (1, height as usize, width as usize), CLASSES)?)
+    Ok(Images::new(
+        pixels,
+        labels,
+        (colour.channel_count().into(), height as usize, width as usize),
+        CLASSES,
+    )?)
 }
 
 fn column<'a>(row: &'a Row, name: &str) -> Option<&'a Field> {

@@ -5,7 +5,7 @@ mod conll;
 mod digits;
 mod entities;
 mod expand;
-mod folder;
+pub mod folder;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod idx;
@@ -25,7 +25,7 @@ mod vocabulary;
 pub use digits::digits;
 pub use entities::{EntityCounts, EntityScores, entity_scores};
 pub use expand::{Distortion, Expansion};
-pub use folder::{ImageFolder, Pictures, Prefetch, read_square};
+pub use folder::read_square;
 pub use images::{Images, Statistics};
 pub use long_text::{Level, LongText, Streams, TokenWindow, Tokens};
 pub use names::names;
@@ -46,31 +46,48 @@ use std::path::Path;
 /// The built-in pictures are always the same ones, whatever the seed of a training.
 const BUILT_IN_SEED: u64 = 0;
 
-/// The training and the test pictures of the data set `name`: `digits` (built in; 20,000 and 4,000), `shapes` (built
-/// in; 10,000 and 2,000), `cifar10` from its files in `dir`, or `mnist` or `fashion-mnist` from theirs or, without a
-/// `dir`, from the hub.
+/// A data set of pictures.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageSet {
+    pub training: Images,
+    /// How many of them, the last ones, are there for validation; where the data set doesn't tell, the caller may.
+    pub validation: Option<usize>,
+    pub test: Images,
+}
+
+/// The pictures of the data set `name`: `digits` (built in; 20,000 and 4,000), `shapes` (built in; 10,000 and 2,000),
+/// `image-folder` from the pictures in `dir`, made into squares of `side` pixels, `cifar10`, `mnist` or `fashion-mnist`
+/// from their files in `dir` or, without a `dir`, from the hub.
 ///
 /// # Errors
 /// A name that is not known; files that are missing or broken; no network.
-pub fn load(name: &str, dir: Option<&Path>) -> Result<(Images, Images)> {
-    match (name, dir) {
-        ("digits", None) => Ok(digits(20_000, 4_000, BUILT_IN_SEED)?),
-        ("shapes", None) => Ok(shapes(10_000, 2_000, BUILT_IN_SEED)?),
+pub fn load(name: &str, dir: Option<&Path>, side: usize) -> Result<ImageSet> {
+    let (training, test) = match (name, dir) {
+        ("digits", None) => digits(20_000, 4_000, BUILT_IN_SEED)?,
+        ("shapes", None) => shapes(10_000, 2_000, BUILT_IN_SEED)?,
         ("digits" | "shapes", Some(_)) => {
             bail!("data set {name}: it is built in, so --data-dir has no meaning")
         }
-        ("cifar10", Some(dir)) => cifar::read_dir(dir),
-        ("cifar10", None) => {
-            bail!("data set cifar10: give the folder of its binary batches with --data-dir DIR")
+        ("image-folder", Some(dir)) => return folder::read_dir(dir, side),
+        ("image-folder", None) => {
+            bail!(
+                "data set {name}: give the folder with --data-dir DIR, its pictures as DIR/train/CLASS/PICTURE.jpg"
+            )
         }
-        ("mnist" | "fashion-mnist", Some(dir)) => idx::read_dir(dir),
+        ("cifar10", Some(dir)) => cifar::read_dir(dir)?,
+        ("mnist" | "fashion-mnist", Some(dir)) => idx::read_dir(dir)?,
         #[cfg(feature = "hub")]
-        ("mnist" | "fashion-mnist", None) => hub::load(name).with_context(|| format!("data set {name}")),
+        ("mnist" | "fashion-mnist" | "cifar10", None) => {
+            hub::load(name).with_context(|| format!("data set {name}"))?
+        }
         #[cfg(not(feature = "hub"))]
-        ("mnist" | "fashion-mnist", None) => bail!(
+        ("mnist" | "fashion-mnist" | "cifar10", None) => bail!(
             "data set {name}: this build can't download it: give its files with --data-dir DIR, build with \
-             `--features hub`, or use the built-in digits"
+             `--features hub`, or use a built-in one, digits or shapes"
         ),
-        _ => bail!("data set {name}: not known; there are digits, shapes, mnist, fashion-mnist and cifar10"),
-    }
+        _ => bail!(
+            "data set {name}: not known; there are digits, shapes, mnist, fashion-mnist, cifar10 and image-folder"
+        ),
+    };
+    Ok(ImageSet { training, validation: None, test })
 }

@@ -50,7 +50,7 @@ pub fn shapes(train: usize, test: usize, seed: u64) -> Result<(Images, Images)> 
 
 fn split(len: usize, name: &str, seed: u64) -> Result<Images> {
     let mut pixels = vec![0; len * 3 * PIXELS];
-    let mut labels = vec![0; len];
+    let mut labels = vec![0_u8; len];
     let tens = pixels.par_chunks_mut(10 * 3 * PIXELS).zip(labels.par_chunks_mut(10));
     tens.enumerate().for_each(|(ten, (pixels, labels))| {
         let mut rng = stream(seed, &format!("shapes/{name}/{ten}"));

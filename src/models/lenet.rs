@@ -100,12 +100,7 @@ impl LeNet {
 impl Model for LeNet {
     /// `(batch, 1, 28, 28)` to `(batch, classes)`.
     fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        let maps = self.feature_maps(xs)?;
-        let mut units = maps.last().unwrap_or(xs).flatten_from(1)?;
-        for (layer, dropout) in &self.hidden {
-            units = dropout.forward(&units.apply(layer)?.apply(&self.activation)?, mode)?;
-        }
-        units.apply(&self.output)
+        self.head(self.feature_maps(xs)?.last().unwrap_or(xs), mode)
     }
 }
 
@@ -122,5 +117,13 @@ impl ImageModel for LeNet {
             maps.push(map.apply(&self.pool)?.apply(&self.activation)?);
         }
         Ok(maps)
+    }
+
+    fn head(&self, maps: &Tensor, mode: Mode) -> Result<Tensor> {
+        let mut units = maps.flatten_from(1)?;
+        for (layer, dropout) in &self.hidden {
+            units = dropout.forward(&units.apply(layer)?.apply(&self.activation)?, mode)?;
+        }
+        units.apply(&self.output)
     }
 }

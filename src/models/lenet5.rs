@@ -89,10 +89,8 @@ impl LeNet5 {
 
 impl Model for LeNet5 {
     /// `(batch, 1, 28, 28)` to `(batch, classes)`.
-    fn forward(&self, xs: &Tensor, _: Mode) -> Result<Tensor> {
-        let s4 = &self.feature_maps(xs)?[1];
-        let c5 = squash(&s4.apply(&self.c5)?.flatten_from(1)?)?;
-        squash(&c5.apply(&self.f6)?)?.apply(&self.output)
+    fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.head(&self.feature_maps(xs)?[1], mode)
     }
 }
 
@@ -112,5 +110,10 @@ impl ImageModel for LeNet5 {
         let c3 = squash(&ops::conv2d(&s2, &kernel, self.c3.bias(), Conv2dGeometry::default())?)?;
         let s4 = squash(&c3.apply(&self.s4)?)?;
         Ok(vec![s2, s4])
+    }
+
+    fn head(&self, s4: &Tensor, _: Mode) -> Result<Tensor> {
+        let c5 = squash(&s4.apply(&self.c5)?.flatten_from(1)?)?;
+        squash(&c5.apply(&self.f6)?)?.apply(&self.output)
     }
 }

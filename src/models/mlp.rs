@@ -63,4 +63,8 @@ impl ImageModel for Mlp {
     fn feature_maps(&self, _: &Tensor) -> Result<Vec<Tensor>> {
         Ok(Vec::new())
     }
+
+    fn head(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
+        self.forward(xs, mode)
+    }
 }

@@ -11,7 +11,7 @@ pub mod resnet;
 pub mod rnn;
 pub mod textcnn;
 
-use crate::nn::Model;
+use crate::nn::{Mode, Model};
 use candle_core::{Result, Tensor};
 
 /// A model of pictures, which can show what its first layer looks for.
@@ -25,4 +25,11 @@ pub trait ImageModel: Model {
     /// # Errors
     /// When `xs` does not fit the model.
     fn feature_maps(&self, xs: &Tensor) -> Result<Vec<Tensor>>;
+
+    /// Logits `(batch, classes)` of what the last convolutional stage has made of a batch, or of the batch itself where there
+    /// is none: what [`Model::forward`] ends with.
+    ///
+    /// # Errors
+    /// When `maps` do not fit the model.
+    fn head(&self, maps: &Tensor, mode: Mode) -> Result<Tensor>;
 }

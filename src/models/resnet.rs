@@ -101,6 +101,8 @@ pub struct ResNet {
     pool: Option<Pool2d>,
     stages: Vec<Vec<Residual>>,
     fc: Linear,
+    /// So many of the first layers, the stages and the last layer stay as they are.
+    frozen: usize,
 }
 
 impl ResNet {
@@ -130,21 +132,40 @@ impl ResNet {
             pool: pool.map(|window| Pool2d { pooling: Pooling::Max, window }),
             stages,
             fc: nn::linear(inputs, classes, vb.pp("fc"))?,
+            frozen: 0,
         })
+    }
+
+    /// Leaves all before `layer`, `layer1`, `layer2`, .. or `fc`, as it is: no gradients, and in training the running
+    /// statistics in place of the batch's.
+    ///
+    /// # Errors
+    /// When there is no such layer.
+    pub fn freeze_until(&mut self, layer: &str) -> Result<()> {
+        let layers = (1..=self.stages.len()).map(|stage| format!("layer{stage}"));
+        let layers: Vec<String> = layers.chain(["fc".into()]).collect();
+        match layers.iter().position(|name| name == layer) {
+            Some(at) => self.frozen = at + 1,
+            None => bail!("resnet: found no layer {layer}, expected one of {}", layers.join(", ")),
+        }
+        Ok(())
     }
 
     /// What the first layers and each stage make of `xs`.
     fn maps(&self, xs: &Tensor, mode: Mode) -> Result<Vec<Tensor>> {
-        let mut xs = self.bn1.forward(&xs.apply(&self.conv1)?, RELU, mode)?;
+        let frozen = |part: usize| part < self.frozen;
+        let mode_of = |part| if frozen(part) { Mode::Evaluate } else { mode };
+        let mut xs = self.bn1.forward(&xs.apply(&self.conv1)?, RELU, mode_of(0))?;
         if let Some(pool) = self.pool {
             xs = xs.apply(&pool)?;
         }
-        let mut maps = vec![xs.clone()];
-        for stage in &self.stages {
+        let mut maps = vec![if frozen(0) { xs.detach() } else { xs }];
+        for (part, stage) in (1..).zip(&self.stages) {
+            let mut xs = maps[part - 1].clone();
             for residual in stage {
-                xs = residual.forward(&xs, mode)?;
+                xs = residual.forward(&xs, mode_of(part))?;
             }
-            maps.push(xs.clone());
+            maps.push(if frozen(part) { xs.detach() } else { xs });
         }
         Ok(maps)
     }
@@ -153,11 +174,7 @@ impl ResNet {
 impl Model for ResNet {
     /// `(batch, channels, height, width)` to `(batch, classes)`: any height and width.
     fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        let maps = self.maps(xs, mode)?;
-        let xs = maps.last().unwrap_or(xs);
-        let (_, _, height, width) = xs.dims4()?;
-        let all = Window { kernel: (height, width), stride: (1, 1), padding: (0, 0) };
-        xs.apply(&Pool2d { pooling: Pooling::Average, window: all })?.flatten_from(1)?.apply(&self.fc)
+        self.head(self.maps(xs, mode)?.last().unwrap_or(xs), mode)
     }
 }
 
@@ -168,6 +185,12 @@ impl ImageModel for ResNet {
 
     fn feature_maps(&self, xs: &Tensor) -> Result<Vec<Tensor>> {
         self.maps(xs, Mode::Evaluate)
+    }
+
+    fn head(&self, maps: &Tensor, _: Mode) -> Result<Tensor> {
+        let (_, _, height, width) = maps.dims4()?;
+        let all = Window { kernel: (height, width), stride: (1, 1), padding: (0, 0) };
+        maps.apply(&Pool2d { pooling: Pooling::Average, window: all })?.flatten_from(1)?.apply(&self.fc)
     }
 }
 

@@ -152,6 +152,8 @@ pub fn batch_norm2d(channels: usize, vb: VarBuilder) -> Result<BatchNorm2d> {
 }
 
 impl BatchNorm2d {
+    /// What is kept beside the parameters but not learned.
+    pub const BUFFERS: [&str; 2] = ["running_mean", "running_var"];
     const EPSILON: f64 = 1e-5;
     const MOMENTUM: f64 = 0.1;
 

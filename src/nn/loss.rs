@@ -25,7 +25,7 @@ impl Cost {
     /// When the shapes disagree or a target is not a class.
     pub fn loss(self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         match self {
-            Self::SoftmaxCrossEntropy => ops::softmax_cross_entropy(logits, targets),
+            Self::SoftmaxCrossEntropy => ops::softmax_cross_entropy(logits, targets, 0.0),
             Self::SigmoidCrossEntropy => ops::sigmoid_cross_entropy(logits, targets),
             Self::Quadratic => ops::quadratic(logits, targets),
         }

@@ -11,11 +11,17 @@ use super::simd::{sum, vectorised};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, WithDType, bail};
 use std::sync::OnceLock;
 
-/// The mean of `-ln softmax(logits)[target]`: the log-likelihood cost, Nielsen eq. 80.
+/// The mean of `-ln softmax(logits)[target]`: the log-likelihood cost, Nielsen eq. 80. Of the target so large a part as
+/// `smoothing` is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567, section 7); 0 leaves it whole.
 ///
-/// An error if a label is not below the number of classes (on the CPU) or the batch is empty.
-pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    apply(logits, targets, Kind::SoftmaxCrossEntropy, reference::softmax_cross_entropy)
+/// An error if a label is not below the number of classes (on the CPU), the batch is empty, or `smoothing` is not in 0 to 1.
+pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor, smoothing: f64) -> Result<Tensor> {
+    if !(0.0..=1.0).contains(&smoothing) {
+        bail!("softmax_cross_entropy: found a label smoothing of {smoothing}, expected one in 0 to 1");
+    }
+    apply(logits, targets, Kind::SoftmaxCrossEntropy { smoothing }, |logits, targets| {
+        reference::softmax_cross_entropy(logits, targets, smoothing)
+    })
 }
 
 /// The mean over the batch of the sum over the classes of the binary cross-entropy of `sigmoid(logits)` against the
@@ -66,7 +72,7 @@ fn apply(
 
 #[derive(Clone, Copy)]
 enum Kind {
-    SoftmaxCrossEntropy,
+    SoftmaxCrossEntropy { smoothing: f64 },
     SigmoidCrossEntropy,
     Quadratic,
 }
@@ -74,7 +80,7 @@ enum Kind {
 impl Kind {
     fn name(self) -> &'static str {
         match self {
-            Self::SoftmaxCrossEntropy => "softmax_cross_entropy",
+            Self::SoftmaxCrossEntropy { .. } => "softmax_cross_entropy",
             Self::SigmoidCrossEntropy => "sigmoid_cross_entropy",
             Self::Quadratic => "quadratic",
         }
@@ -84,15 +90,20 @@ impl Kind {
     #[inline(always)]
     fn example<T: Real>(self, logits: &mut [T], target: usize) -> T {
         match self {
-            Self::SoftmaxCrossEntropy => {
+            Self::SoftmaxCrossEntropy { smoothing } => {
                 let max = logits.iter().fold(logits[0], |max, &x| if x > max { x } else { max });
-                let at_target = logits[target] - max;
+                let (at_target, everywhere) =
+                    (T::from_f64(1.0 - smoothing), T::from_f64(smoothing / logits.len() as f64));
+                let mut expected = at_target * (logits[target] - max);
+                if smoothing > 0.0 {
+                    expected += everywhere * logits.iter().fold(T::ZERO, |sum, &x| sum + (x - max));
+                }
                 logits.iter_mut().for_each(|x| *x = (*x - max).exp());
                 let sum = sum(logits);
                 let scale = T::ONE / sum;
-                logits.iter_mut().for_each(|x| *x *= scale);
-                logits[target] -= T::ONE;
-                sum.ln() - at_target
+                logits.iter_mut().for_each(|x| *x = *x * scale - everywhere);
+                logits[target] -= at_target;
+                sum.ln() - expected
             }
             Self::SigmoidCrossEntropy => {
                 let mut loss = -logits[target];

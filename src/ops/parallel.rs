@@ -113,7 +113,7 @@ mod tests {
             let xs =
                 ops::batch_norm(&xs, &vars[2], &vars[2], 1e-5, None, Then { add: Some(&xs), relu: true })?.0;
             let xs = ops::max_pool2d(&xs, Window::square(2))?.reshape((50, 800))?;
-            let loss = ops::softmax_cross_entropy(&ops::linear(&xs, &vars[3], None)?, &targets)?;
+            let loss = ops::softmax_cross_entropy(&ops::linear(&xs, &vars[3], None)?, &targets, 0.)?;
             let grads = loss.backward()?;
             let bits = |tensor: &Tensor| -> Result<Vec<u32>> {
                 let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;

@@ -288,11 +288,12 @@ pub fn tanh(xs: &Tensor) -> Result<Tensor> {
 }
 
 /// See [`super::softmax_cross_entropy`].
-pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor, smoothing: f64) -> Result<Tensor> {
     let logits = logits.broadcast_sub(&logits.detach().max_keepdim(D::Minus1)?)?;
     let log_sum = logits.exp()?.sum_keepdim(D::Minus1)?.log()?;
-    let target = logits.gather(&targets.unsqueeze(1)?.contiguous()?, 1)?;
-    (log_sum - target)?.mean_all()
+    let target = logits.gather(&targets.unsqueeze(1)?.contiguous()?, 1)?.affine(1. - smoothing, 0.)?;
+    let expected = (target + logits.mean_keepdim(D::Minus1)?.affine(smoothing, 0.)?)?;
+    (log_sum - expected)?.mean_all()
 }
 
 /// See [`super::sigmoid_cross_entropy`].

@@ -19,6 +19,8 @@ pub enum Curve {
     Constant,
     /// Multiplies the rate by `factor` every so many steps (0 counts as 1).
     Step { every: usize, factor: f64 },
+    /// Multiplies the rate by `factor` after half of the steps and again after three quarters (He et al. 2015, section 4.2).
+    Milestones { factor: f64 },
     /// Down to 0 on a straight line.
     Linear,
     /// Half a cosine wave from the base rate down to 0 (Loshchilov & Hutter 2017, "SGDR", without restarts).
@@ -101,6 +103,7 @@ impl Curve {
         match *self {
             Self::Constant => 1.,
             Self::Step { every, factor } => factor.powf((step / every.max(1)) as f64),
+            Self::Milestones { factor } => factor.powi((4 * step / total.max(1)).clamp(1, 3) as i32 - 1),
             Self::Linear => 1. - step.min(total) as f64 / total.max(1) as f64,
             Self::Cosine => half_wave(1., 0., step.min(total) as f64 / total.max(1) as f64),
             Self::OneCycle { rise, start_divisor, end_divisor } => {

@@ -3,10 +3,12 @@
 use super::{Metric, Score, Task};
 use crate::data::{Expansion, Images};
 use crate::nn::{Cost, Mode, Model};
+use crate::ops;
 use candle_core::{D, DType, Device, Result, Tensor};
 
-/// Pictures in a batch of evaluation.
+/// Pictures in a batch of evaluation, at most, and their pixels if they are large.
 const EVALUATION_BATCH: usize = 500;
+const EVALUATION_PIXELS: usize = 1 << 19;
 
 /// A model that learns to classify pictures.
 pub struct ImageClassification<'a> {
@@ -18,6 +20,9 @@ pub struct ImageClassification<'a> {
     pub validation: &'a [u32],
     /// How training pictures are changed each time they are seen.
     pub expansion: Option<Expansion>,
+    /// How much of a label is spread over all classes in training: see [`crate::ops::softmax_cross_entropy`], the cost that has
+    /// it.
+    pub label_smoothing: f64,
     pub device: &'a Device,
 }
 
@@ -26,15 +31,23 @@ impl Task for ImageClassification<'_> {
         self.training.len()
     }
 
+    fn announce(&self, batches: &[&[u32]]) {
+        self.images.read_ahead(batches.iter().map(|batch| self.pictures(batch)).collect());
+    }
+
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        let pictures: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
+        let pictures = self.pictures(batch);
         let (xs, labels) = match (&self.expansion, mode) {
             (Some(expansion), Mode::Train { seed, epoch, .. }) => {
                 self.images.expanded_batch(&pictures, expansion, seed, epoch, self.device)?
             }
             _ => self.images.batch(&pictures, self.device)?,
         };
-        self.cost.loss(&self.model.forward(&xs, mode)?, &labels)
+        let logits = self.model.forward(&xs, mode)?;
+        match self.label_smoothing {
+            0.0 => self.cost.loss(&logits, &labels),
+            smoothing => ops::softmax_cross_entropy(&logits, &labels, smoothing),
+        }
     }
 
     fn validate(&self) -> Result<Score> {
@@ -44,6 +57,12 @@ impl Task for ImageClassification<'_> {
 
     fn metric(&self) -> Metric {
         Metric::Accuracy
+    }
+}
+
+impl ImageClassification<'_> {
+    fn pictures(&self, batch: &[u32]) -> Vec<u32> {
+        batch.iter().map(|&i| self.training[i as usize]).collect()
     }
 }
 
@@ -108,9 +127,11 @@ pub fn evaluate(
     indices: &[u32],
     device: &Device,
 ) -> Result<Evaluation> {
+    let (_, height, width) = images.shape();
+    let batch = (EVALUATION_PIXELS / (height * width)).clamp(1, EVALUATION_BATCH);
     Evaluation::of(
         cost,
-        indices.chunks(EVALUATION_BATCH).map(|batch| {
+        indices.chunks(batch).map(|batch| {
             let (xs, labels) = images.batch(batch, device)?;
             Ok((model.forward(&xs, Mode::Evaluate)?, labels))
         }),

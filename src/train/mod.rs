@@ -10,7 +10,7 @@ mod sentences;
 pub use classify::{Evaluation, ImageClassification, evaluate};
 pub use language::{LanguageModelling, Writer, line_score};
 pub use progress::{Progress, say};
-pub use run::{Run, load_model, load_weights, save_weights, write_file};
+pub use run::{Run, load_model, load_pretrained, load_weights, save_weights, write_file};
 pub use sentences::{SentenceClassification, Sentences, Tagged, Tagging};
 
 use crate::nn::Mode;
@@ -32,6 +32,10 @@ pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 pub trait Task {
     /// How many training examples there are.
     fn examples(&self) -> usize;
+
+    /// Told at the start of an epoch, or where one is gone on with, which batches will come, for a task that has its
+    /// examples read ahead.
+    fn announce(&self, _batches: &[&[u32]]) {}
 
     /// The mean loss, a scalar, of the training examples `batch`.
     ///
@@ -251,7 +255,9 @@ pub fn fit(
             order.shuffle(&mut rng::stream(seed, &format!("shuffle/epoch {epoch}")));
         }
         let bar = progress.epoch(epoch + 1, epochs, order.len());
-        for batch in order.chunks(batch_size).skip(state.steps_in_epoch) {
+        let batches: Vec<&[u32]> = order.chunks(batch_size).skip(state.steps_in_epoch).collect();
+        task.announce(&batches);
+        for batch in batches {
             let start = Instant::now();
             let rate = rate_of(state.step, &state.plateau);
             let loss = task.loss(batch, Mode::Train { seed, epoch, step: state.step })?;

@@ -4,10 +4,11 @@ use super::{Epoch, Metric, State, Task};
 use crate::nn::parameters;
 use crate::optim::Optimizer;
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Tensor, pickle};
 use candle_nn::{VarBuilder, VarMap};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -268,6 +269,33 @@ pub fn load_weights(path: &Path, vars: &VarMap) -> Result<()> {
     set(path, vars, &tensors(path, &read(path)?)?)
 }
 
+/// Sets the variables to the tensors of a safetensors file or one of PyTorch's (`.pth`, `.pt`, `.bin`: a `state_dict`). The
+/// layer `head` stays as it is where the file has it for another number of classes, or not at all. Whether it was taken too.
+///
+/// # Errors
+/// A file that is missing, neither, or of another model.
+pub fn load_pretrained(path: &Path, vars: &VarMap, head: &str) -> Result<bool> {
+    let pickled = ["pth", "pt", "bin"].map(|extension| Some(OsStr::new(extension)));
+    let mut found = match pickled.contains(&path.extension()) {
+        true => {
+            let unreadable = |error| anyhow!("{}: not a state_dict of PyTorch: {error}", path.display());
+            let tensors = pickle::read_all(path).map_err(unreadable)?;
+            trained(tensors.into_iter().collect())
+        }
+        false => tensors(path, &read(path)?)?,
+    };
+    let head = format!("{head}.");
+    let own: HashMap<_, _> = named(vars).into_iter().filter(|(name, _)| name.starts_with(&head)).collect();
+    let fits = |(name, own): (&String, &Tensor)| found.get(name).is_some_and(|x| x.shape() == own.shape());
+    let whole = own.iter().all(fits);
+    if !whole {
+        found.retain(|name, _| !name.starts_with(&head));
+        found.extend(own);
+    }
+    set(path, vars, &found)?;
+    Ok(whole)
+}
+
 /// The model that `build` makes, with the weights of a safetensors file, which must hold exactly its parameters. They are
 /// fixed: nothing is kept for gradients.
 ///
@@ -295,9 +323,16 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn tensors(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Tensor>> {
-    candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|error| {
+    let found = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|error| {
         anyhow!("{}: not a whole safetensors file ({} bytes): {error}", path.display(), bytes.len())
-    })
+    })?;
+    Ok(trained(found))
+}
+
+/// Without PyTorch's counts of batches, which no layer of ours needs.
+fn trained(mut tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
+    tensors.retain(|name, _| !name.ends_with(".num_batches_tracked"));
+    tensors
 }
 
 fn set(path: &Path, vars: &VarMap, tensors: &HashMap<String, Tensor>) -> Result<()> {

@@ -155,6 +155,40 @@ impl Tile {
         })
     }
 
+    /// A picture, as for [`picture`](Self::picture), in grey, under a map of rows of values from 0, red where they are great.
+    ///
+    /// # Errors
+    /// As for [`picture`](Self::picture), and when there is no map.
+    pub fn heat(
+        pixels: &[u8],
+        shape: (usize, usize, usize),
+        map: &[Vec<f32>],
+        caption: &str,
+    ) -> Result<Self> {
+        let Self { rgb, width, height, caption } = Self::picture(pixels, shape, caption)?;
+        let columns = map.first().map_or(0, Vec::len);
+        ensure!(columns > 0 && map.iter().all(|row| row.len() == columns), "picture {caption:?}: no map");
+        let greatest = map.iter().flatten().copied().fold(f32::MIN_POSITIVE, f32::max);
+        // Between the middles of the map's places.
+        let between = |at: usize, pixels: usize, places: usize| {
+            let place = (at as f32 + 0.5) * places as f32 / pixels as f32 - 0.5;
+            let place = place.clamp(0.0, places as f32 - 1.0);
+            (place as usize, (place as usize + 1).min(places - 1), place.fract())
+        };
+        let heat = |at: usize| {
+            let (above, below, down) = between(at / width, height, map.len());
+            let (left, right, across) = between(at % width, width, columns);
+            let row = |row: &[f32]| row[left] + across * (row[right] - row[left]);
+            (row(&map[above]) + down * (row(&map[below]) - row(&map[above]))) / greatest
+        };
+        let rgb = rgb.chunks(3).enumerate().flat_map(|(at, pixel)| {
+            let grey = pixel.iter().map(|&value| f32::from(value)).sum::<f32>() / 3.0;
+            let part = 0.75 * heat(at);
+            [178.0, 24.0, 43.0].map(|full| (grey + part * (full - grey)) as u8)
+        });
+        Ok(Self { rgb: rgb.collect(), width, height, caption })
+    }
+
     fn mapped(
         values: &[f32],
         (height, width): (usize, usize),
