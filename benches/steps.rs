@@ -244,7 +244,7 @@ fn pictures(count: usize) -> Result<Images> {
     let mut rng = rng::stream(1, "pictures");
     let mut pixels = vec![0; count * 784];
     rng.fill(&mut pixels[..]);
-    let labels = (0..count).map(|_| rng.random_range(0..10)).collect();
+    let labels = (0..count).map(|_| rng.random_range(0..10_u32)).collect();
     Ok(Images::new(pixels, labels, (1, 28, 28), 10)?)
 }
 

@@ -67,10 +67,10 @@ fn write_idx(dir: &Path, train: &Images, test: &Images) {
         let count = images.len();
         let sizes = [count as u32, height as u32, width as u32];
         let mut bytes: Vec<u8> = [0x0803].iter().chain(&sizes).flat_map(|n| n.to_be_bytes()).collect();
-        bytes.extend((0..count).flat_map(|index| images.picture(index)));
+        bytes.extend((0..count).flat_map(|index| images.picture(index).unwrap().into_owned()));
         fs::write(dir.join(format!("{split}-images-idx3-ubyte")), bytes).unwrap();
         let mut bytes: Vec<u8> = [0x0801, count as u32].iter().flat_map(|n| n.to_be_bytes()).collect();
-        bytes.extend(images.labels());
+        bytes.extend(images.labels().iter().map(|&label| label as u8));
         fs::write(dir.join(format!("{split}-labels-idx1-ubyte")), bytes).unwrap();
     }
 }
@@ -100,7 +100,7 @@ fn learned(run: &Path) -> Vec<Value> {
 /// A PNG of the test digit `index`, dark on light and `scale` times as large.
 fn png(path: &Path, index: usize, scale: u32) {
     let (_, test) = digits(500, 100, 7).unwrap();
-    let digit = GrayImage::from_raw(28, 28, test.picture(index).to_vec()).unwrap();
+    let digit = GrayImage::from_raw(28, 28, test.picture(index).unwrap().into_owned()).unwrap();
     let mut picture = imageops::resize(&digit, 28 * scale, 28 * scale, imageops::FilterType::Triangle);
     imageops::invert(&mut picture);
     picture.save(path).unwrap();
@@ -123,6 +123,7 @@ fn training_writes_the_run_folder() {
             "curves.svg",
             "features.svg",
             "filters.svg",
+            "grad-cam.svg",
             "metrics.jsonl",
             "mistakes.svg",
             "model.safetensors"
@@ -200,7 +201,7 @@ fn predict_names_three_digits_of_each_picture() {
             .collect();
         assert!(answers.len() == 3 && answers.is_sorted_by(|a, b| a.1 >= b.1), "{line}");
         assert!(answers.iter().map(|answer| answer.1).sum::<f64>() <= 100.02, "{line}");
-        right += usize::from(answers[0].0 == test.labels()[index]);
+        right += usize::from(u32::from(answers[0].0) == test.labels()[index]);
     }
     assert!(said.lines().count() == 10 && right >= 6, "{right} right\n{said}");
 
@@ -386,7 +387,7 @@ fn wrong_data_is_refused_before_there_is_a_run() {
         "lenet",
         "--dataset cifar",
         1,
-        &["cifar", "digits, shapes, mnist, fashion-mnist and cifar10"],
+        &["cifar", "digits, shapes, mnist, fashion-mnist, cifar10 and image-folder"],
     );
     refused(&place, "lenet", "--dataset mnist --data-dir gone", 1, &["gone", "no such directory"]);
     refused(&place, "lenet", "--data-dir ../data", 1, &["digits", "--data-dir"]);
@@ -400,7 +401,7 @@ fn wrong_data_is_refused_before_there_is_a_run() {
     fs::write(&labels, &fs::read(&labels).unwrap()[..15]).unwrap();
     refused(&place, "lenet", mine, 1, &["data/t10k-labels-idx1-ubyte", "10"]);
 
-    let tiny = Images::new(vec![9; 20 * 16], vec![0; 20], (1, 4, 4), 10).unwrap();
+    let tiny = Images::new(vec![9; 20 * 16], vec![0_u8; 20], (1, 4, 4), 10).unwrap();
     write_idx(&place.path().join("data"), &tiny, &tiny);
     refused(&place, "lenet", mine, 1, &["4x4", "28x28"]);
     refused(&place, "lenet", &format!("{mine} --variant lenet5"), 1, &["4x4", "28x28"]);

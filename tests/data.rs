@@ -69,7 +69,7 @@ fn idx_files_are_read_plain_gzipped_and_with_a_dot_in_the_name() {
     let (train, test) = read_dir(dir.path()).unwrap();
     assert_eq!((train.len(), test.len(), train.shape(), train.classes()), (3, 1, (1, 2, 3), 10));
     assert_eq!((train.labels(), test.labels()), ([5, 0, 9].as_slice(), [7].as_slice()));
-    assert_eq!(train.picture(1), [7, 8, 9, 10, 11, 12]);
+    assert_eq!(train.picture(1).unwrap()[..], [7, 8, 9, 10, 11, 12]);
 
     for (name, dotted) in [(TRAIN_IMAGES, "train-images.idx3-ubyte"), (TEST_LABELS, "t10k-labels.idx1-ubyte")]
     {
@@ -90,7 +90,8 @@ fn mnist_has_its_known_pictures() {
     assert_eq!((train.len(), test.len(), train.shape()), (60_000, 10_000, (1, 28, 28)));
     assert_eq!(train.labels()[..10], [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]);
     assert_eq!(test.labels()[..10], [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]);
-    let count = |labels: &[u8]| (0..10).map(|digit| labels.iter().filter(|&&l| l == digit).count()).collect();
+    let count =
+        |labels: &[u32]| (0..10).map(|digit| labels.iter().filter(|&&l| l == digit).count()).collect();
     let (of_train, of_test): (Vec<_>, Vec<_>) = (count(train.labels()), count(test.labels()));
     assert_eq!(of_train, [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]);
     assert_eq!(of_test, [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]);
@@ -358,7 +359,7 @@ fn mnist_pictures_come_out_nearly_unchanged_also_enlarged_and_inverted() {
     let path = dir.path().join("digit.png");
     let (mut same, mut enlarged) = (0.0, 0.0);
     for index in 0..100 {
-        let digit = GrayImage::from_raw(28, 28, test.picture(index).to_vec()).unwrap();
+        let digit = GrayImage::from_raw(28, 28, test.picture(index).unwrap().into_owned()).unwrap();
         digit.save(&path).unwrap();
         same += difference(&digit, &read_digit(&path).unwrap()) / 100.0;
         let mut large = imageops::resize(&digit, 280, 280, imageops::Triangle);

@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use candle_textbook::data::{Images, Level, hub::load, long_text, text};
+use candle_textbook::data::{Images, Level, hub::load, hub::load_weights, long_text, text};
 use image::{GrayImage, ImageFormat, Luma};
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::writer::SerializedFileWriter;
@@ -67,10 +67,15 @@ fn serve(
     id: &str,
     files: impl IntoIterator<Item = (&'static str, Vec<u8>)>,
 ) -> (String, Arc<Mutex<Vec<String>>>) {
+    let at = |file| format!("/datasets/{id}/resolve/refs%2Fconvert%2Fparquet/{file}");
+    serve_paths(files.into_iter().map(|(file, bytes)| (at(file), bytes)))
+}
+
+/// Serves files by their paths.
+fn serve_paths(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let at = |file| format!("/datasets/{id}/resolve/refs%2Fconvert%2Fparquet/{file}");
-    let files: Files = files.into_iter().map(|(file, bytes)| (at(file), bytes)).collect();
+    let files: Files = files.into_iter().collect();
     let requests = Arc::new(Mutex::new(Vec::new()));
     let seen = requests.clone();
     thread::spawn(move || {
@@ -124,7 +129,11 @@ fn encoded(grey: &GrayImage) -> Vec<u8> {
 }
 
 fn parquet_of(pictures: &[Vec<u8>], labels: &[i64]) -> Vec<u8> {
-    let schema = Arc::new(parse_message_type(SCHEMA).unwrap());
+    parquet_with(SCHEMA, pictures, labels)
+}
+
+fn parquet_with(schema: &str, pictures: &[Vec<u8>], labels: &[i64]) -> Vec<u8> {
+    let schema = Arc::new(parse_message_type(schema).unwrap());
     let mut bytes = Vec::new();
     let mut file = SerializedFileWriter::new(&mut bytes, schema, Arc::default()).unwrap();
     let mut rows = file.next_row_group().unwrap();
@@ -156,7 +165,10 @@ fn pictures_and_labels_come_from_the_hub_and_then_from_the_cache() {
     let (train, test) = place.load(&endpoint, "mnist").unwrap();
     assert_eq!((train.len(), test.len(), train.shape(), train.classes()), (3, 2, (1, 28, 28), 10));
     assert_eq!((train.labels(), test.labels()), ([5, 0, 9].as_slice(), [7, 2].as_slice()));
-    assert_eq!((train.picture(2), test.picture(1)), (picture(2).1.as_slice(), picture(1).1.as_slice()));
+    assert_eq!(
+        (train.picture(2).unwrap(), test.picture(1).unwrap()),
+        (picture(2).1.into(), picture(1).1.into())
+    );
 
     let asked = requests.lock().unwrap().len();
     assert_eq!(place.load(&endpoint, "mnist").unwrap(), (train.clone(), test.clone()));
@@ -174,6 +186,36 @@ fn fashion_mnist_lies_in_its_own_repository() {
     let (endpoint, _) = serve("zalando-datasets/fashion_mnist", files);
     let (train, test) = place.load(&endpoint, "fashion-mnist").unwrap();
     assert_eq!((train.labels(), test.labels()), ([9, 0].as_slice(), [3].as_slice()));
+}
+
+#[test]
+fn cifar10_is_in_colour_and_its_classes_have_names() {
+    let place = Place::new();
+    let colour = image::RgbImage::from_fn(2, 2, |x, y| image::Rgb([x as u8, y as u8, 9]));
+    let mut png = Cursor::new(Vec::new());
+    colour.write_to(&mut png, ImageFormat::Png).unwrap();
+    let schema = SCHEMA.replace("group image", "group img");
+    let of = |label| parquet_with(&schema, &[png.get_ref().clone()], &[label]);
+    let files = [("plain_text/train/0000.parquet", of(3)), ("plain_text/test/0000.parquet", of(9))];
+    let (endpoint, _) = serve("uoft-cs/cifar10", files);
+    let (train, test) = place.load(&endpoint, "cifar10").unwrap();
+    assert_eq!(train.picture(0).unwrap()[..], [0, 1, 0, 1, 0, 0, 1, 1, 9, 9, 9, 9]);
+    assert_eq!((train.shape(), test.names()[test.labels()[0] as usize].as_str()), ((3, 2, 2), "truck"));
+}
+
+#[test]
+fn weights_come_from_the_models_of_the_hub() {
+    let place = Place::new();
+    let file = "/timm/resnet18.a1_in1k/resolve/main/model.safetensors".to_string();
+    let (endpoint, _) = serve_paths([(file, b"weights".to_vec())]);
+    place.point_at(&endpoint);
+    let path = load_weights("resnet18").unwrap();
+    assert_eq!(std::fs::read(path).unwrap(), b"weights");
+    assert_says(
+        &load_weights("resnet34").unwrap_err(),
+        &["timm/resnet34.a1_in1k", "no file model.safetensors"],
+    );
+    assert_says(&load_weights("resnet19").unwrap_err(), &["resnet19", "resnet18, resnet34"]);
 }
 
 #[test]
@@ -218,7 +260,7 @@ fn files_that_hold_something_else_are_refused_with_their_path() {
         (good(&[5, 10]), "label 10 in row 1, expected 0 to 9"),
         (parquet_of(&[picture(0).0, b"GIF89a".to_vec()], &[1, 2]), "the picture in row 1 is no PNG"),
         (parquet_of(&[picture(0).0, small], &[1, 2]), "row 1 is 28x14, expected 28x28"),
-        (parquet_of(&[colour], &[1]), "row 0 is Rgb8, expected 8-bit grey"),
+        (parquet_of(&[colour], &[1]), "row 0 is Rgb8, expected L8"),
     ] {
         let place = Place::new();
         let (endpoint, _) = serve("ylecun/mnist", [(TRAIN, bytes), (TEST, good(&[7]))]);
@@ -301,5 +343,5 @@ fn labelled_sentences_come_in_their_parts() {
 #[test]
 fn an_unknown_name_lists_the_known_ones() {
     let error = load("emnist").unwrap_err().to_string();
-    assert_says(&error, &["emnist", "mnist or fashion-mnist"]);
+    assert_says(&error, &["emnist", "mnist, fashion-mnist or cifar10"]);
 }

@@ -6,10 +6,11 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{VarBuilder, VarMap};
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::resnet::{Config, ResNet, Shortcut};
-use candle_textbook::nn::{Cost, Mode, Model, Then, batch_norm2d, parameters};
+use candle_textbook::nn::{Cost, Mode, Model, Then, batch_norm2d, linear, parameters};
 use candle_textbook::optim::{Clip, Optimizer, Sgd};
-use candle_textbook::train::{load_weights, save_weights};
+use candle_textbook::train::{load_pretrained, load_weights, save_weights};
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 const CPU: Device = Device::Cpu;
@@ -228,6 +229,64 @@ fn a_net_learns_and_its_running_statistics_are_saved_with_it() -> anyhow::Result
     let model = ResNet::new(&config, parameters(&vars, 1, DType::F32, &CPU))?;
     load_weights(file.path(), &vars)?;
     assert_eq!(evaluated, values(&model.forward(&xs, Mode::Evaluate)?)?);
+    Ok(())
+}
+
+#[test]
+fn frozen_layers_stay_as_they_are() -> Result<()> {
+    let vars = VarMap::new();
+    let config = Config { width: 4, ..Config::cifar(8, Shortcut::Projection, 3)? };
+    let mut model = ResNet::new(&config, parameters(&vars, 0, DType::F32, &CPU))?;
+    model.freeze_until("layer2")?;
+    let kept: Vec<_> = sorted(&vars).into_iter().map(|(name, tensor)| (name, values(&tensor))).collect();
+    let mut optimizer = Optimizer::new(Sgd { weight_decay: 0.1, ..Sgd::default() }, &vars)?;
+    let xs = numbers(&[6, 3, 8, 8], 3)?.to_dtype(DType::F32)?;
+    let targets = Tensor::new(&[0u32, 1, 2, 0, 1, 2], &CPU)?;
+    optimizer.backward_step(
+        &Cost::default().loss(&model.forward(&xs, TRAIN)?, &targets)?,
+        0.1,
+        Clip::None,
+    )?;
+    for (name, before) in kept {
+        let same = before? == values(&sorted(&vars)[&name])?;
+        let frozen = ["conv1", "bn1", "layer1"].iter().any(|layer| name.starts_with(layer));
+        assert_eq!(same, frozen, "{name}");
+    }
+    let error = model.freeze_until("layer4").unwrap_err().to_string();
+    assert!(error.contains("no layer layer4, expected one of layer1, layer2, layer3, fc"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn weights_of_pytorch_are_taken_but_for_a_head_of_other_classes() -> anyhow::Result<()> {
+    let of = |classes: usize| -> Result<VarMap> {
+        let vars = VarMap::new();
+        let vb = parameters(&vars, 0, DType::F32, &CPU);
+        linear(2, 3, vb.pp("first"))?;
+        batch_norm2d(3, vb.pp("norm"))?;
+        linear(3, classes, vb.pp("fc"))?;
+        Ok(vars)
+    };
+    for file in ["weights.pth", "weights.safetensors"] {
+        let path = Path::new("tests/fixtures").join(file);
+        let vars = of(4)?;
+        assert!(load_pretrained(&path, &vars, "fc")?, "{file}");
+        let fc = values(&sorted(&vars)["fc.bias"])?;
+        let vars = of(5)?;
+        let own = values(&sorted(&vars)["fc.weight"])?;
+        assert!(!load_pretrained(&path, &vars, "fc")?, "{file}");
+        assert_eq!(values(&sorted(&vars)["fc.weight"])?, own);
+        assert_eq!(values(&sorted(&vars)["first.weight"])?, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+        assert_eq!((values(&sorted(&vars)["norm.running_mean"])?, fc), (vec![7.0; 3], vec![8.0; 4]));
+    }
+    let vars = of(4)?;
+    linear(1, 1, parameters(&vars, 0, DType::F32, &CPU).pp("more"))?;
+    let path = Path::new("tests/fixtures/weights.pth");
+    let error = load_pretrained(path, &vars, "fc").unwrap_err().to_string();
+    assert!(error.contains("weights.pth: it has no parameter more.bias"), "{error}");
+    let other = tempfile::Builder::new().suffix(".pth").tempfile()?;
+    let error = load_pretrained(other.path(), &vars, "fc").unwrap_err().to_string();
+    assert!(error.contains("not a state_dict of PyTorch"), "{error}");
     Ok(())
 }
 

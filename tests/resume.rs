@@ -71,6 +71,7 @@ fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> an
         training: &indices[..50],
         validation: &indices[50..],
         expansion: Some(Expansion::Distort(Distortion::default())),
+        label_smoothing: 0.1,
         device: &Device::Cpu,
     };
     let task = Interrupted { task, at: interrupt_at };

@@ -290,7 +290,9 @@ pub fn load_pretrained(path: &Path, vars: &VarMap, head: &str) -> Result<bool> {
     let whole = own.iter().all(fits);
     if !whole {
         found.retain(|name, _| !name.starts_with(&head));
-        found.extend(own);
+        for (name, own) in own {
+            found.insert(name, own.copy()?);
+        }
     }
     set(path, vars, &found)?;
     Ok(whole)

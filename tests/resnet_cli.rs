@@ -1,0 +1,199 @@
+//! The binary resnet as a process, on small folders of pictures.
+
+mod common;
+
+use common::*;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use image::{Rgb, RgbImage};
+use tempfile::{TempDir, tempdir};
+
+const FOLDER: &str = "--dataset image-folder --data-dir pictures";
+const DATA: &str = "--dataset image-folder --data-dir pictures --side 12 --layers 8 --quiet";
+
+/// Stripes that lie, stand or lean, in any colours: `classes` of these three, `train` pictures each and 6 to test with.
+fn folder(classes: &[&str], train: u32) -> TempDir {
+    let place = tempdir().unwrap();
+    for &class in classes {
+        for (split, count) in [("train", train), ("test", 6)] {
+            let dir = place.path().join("pictures").join(split).join(class);
+            fs::create_dir_all(&dir).unwrap();
+            for i in 0..count {
+                let picture = stripes(class, i + if split == "test" { 1000 } else { 0 });
+                picture.save(dir.join(format!("{i:03}.png"))).unwrap();
+            }
+        }
+    }
+    place
+}
+
+fn stripes(class: &str, i: u32) -> RgbImage {
+    RgbImage::from_fn(14, 12, |x, y| {
+        let along = match class {
+            "lying" => y,
+            "standing" => x,
+            _ => x + y,
+        };
+        let light = 60 * u32::from((along + i).is_multiple_of(4)) + 3 * (i % 11);
+        Rgb([100, 60 + 9 * (i % 7) as u8, 140 - 8 * (i % 5) as u8].map(|value| value + light as u8))
+    })
+}
+
+const CLASSES: [&str; 3] = ["leaning", "lying", "standing"];
+
+/// A run on three classes, to be read only, in the folder `run` beside its `pictures`.
+fn trained() -> &'static Path {
+    static PLACE: OnceLock<PathBuf> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let place = folder(&CLASSES, 40).keep();
+        let said =
+            done(&place, "resnet", &format!("{DATA} --flip false --batch-size 8 --epochs 8 --out run"));
+        assert!(said.starts_with("test accuracy 100.00% (18 of 18)"), "{said}");
+        place
+    })
+}
+
+fn config(run: &Path) -> Value {
+    serde_json::from_slice(&fs::read(run.join("config.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_folder_of_pictures_is_learned_and_can_be_asked_about_others() {
+    let place = trained();
+    let config = config(&place.join("run"));
+    let pictures = &config["pictures"];
+    assert_eq!((&pictures["classes"], &pictures["shape"]), (&CLASSES.into(), &[3, 12, 12].into()));
+    assert_eq!(pictures["normalisation"]["mean"].as_array().unwrap().len(), 3);
+    assert_eq!(config["training_examples"], 108);
+    for name in ["curves", "confusion", "mistakes", "filters", "features", "grad-cam"] {
+        assert!(fs::read(place.join(format!("run/{name}.svg"))).unwrap().starts_with(b"<svg"), "{name}");
+    }
+    let said = done(place, "resnet", "eval run");
+    assert!(said.starts_with("test accuracy 100.00% (18 of 18)"), "{said}");
+
+    let other = tempdir().unwrap();
+    let picture = other.path().join("a.jpg");
+    stripes("lying", 77).save(&picture).unwrap();
+    let said =
+        done(place, "resnet", &format!("predict run {} pictures/test/leaning/000.png", picture.display()));
+    let [first, second] = said.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
+    assert!(first.starts_with(&format!("{}: lying (", picture.display())), "{said}");
+    assert!(
+        second.starts_with("pictures/test/leaning/000.png: leaning (") && second.contains("%)  "),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_run_that_was_stopped_ends_as_the_whole_one_and_threads_do_not_matter() {
+    let place = folder(&CLASSES, 20);
+    let common = format!(
+        "{DATA} --epochs 3 --batch-size 8 --crop 1 --jitter 0.2 --label-smoothing 0.1 --checkpoint-every 2"
+    );
+    done(&place, "resnet", &format!("{common} --threads 2 --out whole"));
+    let cut = place.path().join("cut");
+    let ready = || cut.join("checkpoint.safetensors").exists();
+    killed(&place, "resnet", &format!("{common} --threads 1 --out cut"), ready);
+    done(&place, "resnet", "--threads 1 --quiet --resume cut");
+    assert!(model(&place.path().join("whole")) == model(&cut));
+}
+
+#[test]
+fn a_validation_folder_is_used_as_one() {
+    let place = folder(&CLASSES, 8);
+    fs::create_dir(place.path().join("pictures/val")).unwrap();
+    for class in CLASSES {
+        let val = place.path().join("pictures/val").join(class);
+        fs::create_dir(&val).unwrap();
+        stripes(class, 500).save(val.join("a.png")).unwrap();
+    }
+    done(&place, "resnet", &format!("{DATA} --epochs 1 --out run"));
+    let config = config(&place.path().join("run"));
+    assert_eq!((&config["training_examples"], &config["validation_examples"]), (&24.into(), &3.into()));
+}
+
+#[test]
+fn what_was_learned_on_some_classes_helps_with_others() {
+    let place = folder(&CLASSES[..2], 16);
+    let file = trained().join("run/model.safetensors");
+    let pretrained = format!("--pretrained {}", file.display());
+    let said = done(
+        &place,
+        "resnet",
+        &format!("{} {pretrained} --freeze-until fc --epochs 3 --out run", DATA.replace("--quiet", "")),
+    );
+    assert!(said.contains("but for fc, which starts anew"), "{said}");
+    let [before, after] = [file, place.path().join("run/model.safetensors")]
+        .map(|file| candle_core::safetensors::load(file, &candle_core::Device::Cpu).unwrap());
+    for (name, tensor) in &after {
+        let same = tensor.dims() == before[name].dims()
+            && tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+                == before[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(same, !name.starts_with("fc."), "{name}");
+    }
+    let last = metrics(&place.path().join("run")).pop().unwrap();
+    assert!(last["test_accuracy"].as_f64() > Some(0.9), "{last}");
+    refused(&place, "resnet", &format!("{FOLDER} {pretrained} --layers 14"), 1, &["no parameter layer1.1"]);
+}
+
+#[test]
+fn plain_and_residual_networks_are_compared_in_one_picture() {
+    let place = folder(&CLASSES, 6);
+    let said = done(&place, "resnet", &format!("{DATA} --degradation --epochs 2 --out run"));
+    assert!(said.contains("plain-8: wrong about ") && said.contains("resnet-8: wrong about "), "{said}");
+    let picture = fs::read_to_string(place.path().join("run/degradation.svg")).unwrap();
+    assert!(["plain-8", "resnet-8", "Training error"].iter().all(|text| picture.contains(text)));
+    assert_eq!(metrics(&place.path().join("run/plain-8")).len(), 2);
+}
+
+#[test]
+fn bad_folders_and_pictures_are_named_and_nothing_is_left_behind() {
+    let refuse = |change: &dyn Fn(&Path), said: &[&str]| {
+        let place = folder(&CLASSES, 4);
+        change(&place.path().join("pictures"));
+        refused(&place, "resnet", &format!("{DATA} --out run"), 1, said);
+    };
+    refuse(&|dir| fs::remove_dir_all(dir.join("test/lying")).unwrap(), &["test", "lying", "which train has"]);
+    refuse(
+        &|dir| {
+            fs::remove_dir_all(dir.join("train/lying")).unwrap();
+            fs::create_dir(dir.join("train/lying")).unwrap();
+        },
+        &["train/lying", "no pictures"],
+    );
+    refuse(
+        &|dir| fs::write(dir.join("train/lying/001.png"), "no").unwrap(),
+        &["train/lying/001.png", "PNG or JPEG"],
+    );
+    let dot = |dir: &Path| RgbImage::new(1, 1).save(dir.join("train/lying/x.png")).unwrap();
+    refuse(&dot, &["train/lying/x.png", "1x1 pixels", "4x4"]);
+}
+
+#[test]
+fn wrong_options_are_refused() {
+    let place = folder(&CLASSES, 4);
+    for (arguments, code, said) in [
+        ("--layers 21", 1, "expected 6n+2"),
+        ("--layers 18 --shortcut identity", 1, "18 layers has projections"),
+        ("--label-smoothing 1", 2, "'--label-smoothing <X>'"),
+        ("--side 4", 2, "'--side <PIXELS>'"),
+        ("--freeze-until fc", 2, "--pretrained"),
+        ("--layers 8 --side 12 --pretrained nowhere.pth", 1, "nowhere.pth: no such file"),
+        (
+            "--layers 8 --side 12 --pretrained pictures/train/lying/000.png",
+            1,
+            "000.png: not a whole safetensors file",
+        ),
+    ] {
+        refused(&place, "resnet", &format!("{FOLDER} {arguments}"), code, &[said]);
+    }
+    refused(&place, "resnet", "--dataset image-folder", 1, &["--data-dir", "train/CLASS"]);
+    let two = folder(&CLASSES[..2], 4);
+    let run = trained().join("run");
+    let eval = format!("eval {} --data-dir pictures", run.display());
+    refused(&two, "resnet", &eval, 1, &["found 2 classes, expected 3"]);
+    refused(&two, "resnet", &format!("predict {} gone.png", run.display()), 1, &["gone.png"]);
+}
