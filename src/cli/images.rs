@@ -476,7 +476,7 @@ fn attention(
     }
     pictures::picture_grid(&[Section {
         heading: "What speaks for the class that was said, the darker red the more (Grad-CAM)",
-        columns: 8,
+        columns: 6,
         tiles,
     }])
 }
