@@ -80,7 +80,7 @@ pub fn backward(
     tables: Vec<TensorId>,
 ) -> Result<(GradStore, HashMap<TensorId, RowGradients>)> {
     let outer = BY_ROWS.replace(Some(ByRows { tables, found: HashMap::new() }));
-    let grads = loss.backward();
+    let grads = operation::backward(loss);
     let found = BY_ROWS.replace(outer).map(|by_rows| by_rows.found);
     Ok((grads?, found.unwrap_or_default()))
 }

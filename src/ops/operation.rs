@@ -8,15 +8,15 @@
 //! gradient of the token is the number of those parts.
 //!
 //! To the rest of candle nothing looks unusual. An argument that is no result of such an operation, as no variable is,
-//! stands for itself, and the gradient that it gets goes through candle; a result that candle's own operations use too
-//! passes what it gets from them on to its token ([`Outcome`]).
+//! stands for itself, and the gradient that it gets goes through candle, but for that of a variable in [`backward`]; a
+//! result that candle's own operations use too passes what it gets from them on to its token ([`Outcome`]).
 
 use super::activation::map;
 use super::host::{self, Real, with_real};
+use candle_core::backprop::GradStore;
 use candle_core::op::BackpropOp;
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp3, DType, Device, Layout, Result, Shape, Storage, Tensor, TensorId, bail,
-};
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, TensorId, bail};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -44,11 +44,10 @@ pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
     }
     let (grad, told, result) = <(Gradient, _, _)>::default();
     let step = Arc::new(Step { op, args, used, grad, told, result });
-    let none = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
-    let mut token = none.clone();
+    let mut token = one();
     for (i, links) in links.chunks(2).enumerate() {
         let link = Link { step: step.clone(), first: 2 * i };
-        token = token.apply_op3(&links[0], links.get(1).unwrap_or(&none), link)?;
+        token = token.apply_op3(&links[0], links.get(1).unwrap_or(&one()), link)?;
     }
     let result = token.apply_op1(Outcome(step.clone()))?;
     step.result.get_or_init(|| (result.id(), result.detach()));
@@ -85,14 +84,12 @@ impl Gradient {
 
     /// The whole, which must be of so many parts: it is not where another backward pass was broken off.
     fn take(&self, count: &Tensor) -> Result<Option<Tensor>> {
-        let (count, sum) = (count.to_vec1::<f32>()?, lock(&self.0).take());
+        let (count, sum) = (count.to_vec1()?.into_iter().sum::<f32>(), lock(&self.0).take());
         let (sum, parts) = sum.map_or((None, 0.), |(sum, parts)| (Some(sum), parts));
-        match count == [parts] {
-            true => Ok(sum),
-            false => {
-                bail!("a gradient of {parts} parts, expected {count:?}: another backward pass broke off")
-            }
+        if count != parts {
+            bail!("backward: a gradient of {parts} parts, expected {count}: another pass broke off halfway");
         }
+        Ok(sum)
     }
 }
 
@@ -101,6 +98,39 @@ fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     with_real!("gradient", a.dtype(), T => {
         Tensor::from_vec(map(held.get::<T>(0)?, held.get(1)?, |a, b| a + b), a.shape(), a.device())
     })
+}
+
+thread_local! {
+    /// What variables have got in the backward pass under way on this thread.
+    static VARIABLES: RefCell<Option<HashMap<TensorId, Tensor>>> = const { RefCell::new(None) };
+}
+
+/// `loss.backward()`, in which the gradients of variables too come together beside candle's graph.
+pub(super) fn backward(loss: &Tensor) -> Result<GradStore> {
+    let outer = VARIABLES.replace(Some(HashMap::new()));
+    let grads = loss.backward();
+    let found = VARIABLES.replace(outer);
+    let mut grads = grads?;
+    for (id, grad) in found.into_iter().flatten() {
+        let grad = match grads.get_id(id) {
+            Some(more) => sum(&grad, &more.contiguous()?)?,
+            None => grad,
+        };
+        grads.insert_id(id, grad);
+    }
+    Ok(grads)
+}
+
+/// Keeps what a variable has got for the backward pass that wants it so; for any other one it comes back.
+fn put_by(variable: &Tensor, part: Tensor) -> Result<Option<Tensor>> {
+    let before = |found: &mut Option<HashMap<_, _>>| found.as_mut().map(|found| found.remove(&variable.id()));
+    let part = match VARIABLES.with_borrow_mut(before).filter(|_| variable.is_variable()) {
+        None => return Ok(Some(part)),
+        Some(None) => part,
+        Some(Some(before)) => sum(&before, &part)?,
+    };
+    VARIABLES.with_borrow_mut(|found| found.as_mut().map(|found| found.insert(variable.id(), part)));
+    Ok(None)
 }
 
 /// What stands for a result in the graph.
@@ -114,6 +144,14 @@ struct Node {
 fn results() -> MutexGuard<'static, HashMap<TensorId, Node>> {
     static RESULTS: LazyLock<Mutex<HashMap<TensorId, Node>>> = LazyLock::new(Mutex::default);
     lock(&RESULTS)
+}
+
+/// The number 1, to begin a token with and to count one part.
+fn one() -> Tensor {
+    static ONE: LazyLock<Tensor> = LazyLock::new(|| {
+        Tensor::from_storage(Storage::Cpu(CpuStorage::F32(vec![1.])), 1, BackpropOp::none(), false)
+    });
+    ONE.clone()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -148,9 +186,10 @@ impl<O: Operation> Step<O> {
         let mut parts = self.op.backward(&self.args, ys, &grad)?;
         drop(grad);
         let tell = |Use { index, sum }: &Use| match (sum, parts[*index].take()) {
-            (None, part) => Ok(part),
+            (Some(sum), Some(part)) => sum.add(&part).map(|()| Some(one())),
             (Some(_), None) => count.zeros_like().map(Some),
-            (Some(sum), Some(part)) => sum.add(&part).and_then(|()| count.ones_like()).map(Some),
+            (None, Some(part)) => put_by(&self.args[*index], part),
+            (None, None) => Ok(None),
         };
         let told = self.used.iter().map(tell).collect::<Result<_>>()?;
         *lock(&self.told) = told;
@@ -195,7 +234,7 @@ impl<O: Operation> CustomOp3 for Link<O> {
         }
         let mut told = lock(&self.step.told);
         let mut told = told[self.first..].iter_mut().map(Option::take);
-        let before = before.track_op().then(|| count.clone());
+        let before = before.track_op().then(one);
         Ok((before, told.next().flatten(), told.next().flatten()))
     }
 }
@@ -212,9 +251,8 @@ impl<O: Operation> CustomOp1 for Outcome<O> {
         self.0.op.forward(&self.0.args)
     }
 
-    fn bwd(&self, token: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        self.0.grad.add(grad)?;
-        token.ones_like().map(Some)
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        self.0.grad.add(grad).map(|()| Some(one()))
     }
 }
 
@@ -224,5 +262,28 @@ impl<O: Operation> Drop for Outcome<O> {
             // Others may go with it, so not before the lock is open again.
             let _node = results().remove(id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::relu;
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn a_result_that_is_gone_leaves_nothing_behind() -> Result<()> {
+        let x = Var::new(&[1f32, -1.], &Device::Cpu)?;
+        let inner = relu(&x)?;
+        let outer = relu(&inner)?;
+        let ids = [inner.id(), outer.id()];
+        let known = || ids.map(|id| results().contains_key(&id));
+        drop(inner);
+        assert_eq!(known(), [true, true]);
+        drop(outer);
+        assert_eq!(known(), [false, false]);
+        let untracked = relu(x.as_detached_tensor().as_ref())?;
+        assert!(!untracked.track_op() && !results().contains_key(&untracked.id()));
+        Ok(())
     }
 }
