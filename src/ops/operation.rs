@@ -84,7 +84,7 @@ impl Gradient {
 
     /// The whole, which must be of so many parts: it is not where another backward pass was broken off.
     fn take(&self, count: &Tensor) -> Result<Option<Tensor>> {
-        let (count, sum) = (count.to_vec1()?.into_iter().sum::<f32>(), lock(&self.0).take());
+        let (count, sum): (f32, _) = (count.to_vec1::<f32>()?.iter().sum(), lock(&self.0).take());
         let (sum, parts) = sum.map_or((None, 0.), |(sum, parts)| (Some(sum), parts));
         if count != parts {
             bail!("backward: a gradient of {parts} parts, expected {count}: another pass broke off halfway");
