@@ -291,6 +291,25 @@ fn weights_of_pytorch_are_taken_but_for_a_head_of_other_classes() -> anyhow::Res
 }
 
 #[test]
+fn the_deepest_networks_have_gradients_on_a_stack_of_2_mb() {
+    let gradients = || -> Result<()> {
+        let narrow =
+            |layers| Ok::<_, candle_core::Error>(Config { width: 1, ..Config::imagenet(layers, 10)? });
+        for config in [Config::cifar(110, Shortcut::Identity, 10)?, narrow(152)?] {
+            let vars = VarMap::new();
+            let model = ResNet::new(&config, parameters(&vars, 0, DType::F32, &CPU))?;
+            let xs = numbers(&[2, 3, 36, 36], 1)?.to_dtype(DType::F32)?;
+            let grads = model.forward(&xs, TRAIN)?.sqr()?.sum_all()?.backward()?;
+            let first = grads.get(&sorted(&vars)["conv1.weight"]).expect("a gradient");
+            assert!(values(first)?.iter().any(|&x| x != 0.0));
+        }
+        Ok(())
+    };
+    let thread = std::thread::Builder::new().stack_size(2 << 20).spawn(gradients).unwrap();
+    thread.join().unwrap().unwrap();
+}
+
+#[test]
 fn feature_maps_are_of_the_first_layers_and_each_stage() -> Result<()> {
     let (_, model) = model_of_numbers(&Config::imagenet(18, 10)?, DType::F32)?;
     let maps = model.feature_maps(&numbers(&[1, 3, 33, 64], 1)?.to_dtype(DType::F32)?)?;

@@ -413,9 +413,11 @@ pub fn on_threads<R: Send>(threads: Option<usize>, work: impl FnOnce() -> Result
     // SAFETY: no thread has been started yet, so nobody reads the environment now.
     unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     // A training step asks for the same memory again and again: keep it, instead of having the system clear it anew.
+    // In one arena: those of single threads give memory back all the same.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: these calls only set limits of the allocator.
     unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
     }

@@ -1,9 +1,10 @@
 //! Activation functions.
 
 use super::host::{self, Real, with_real};
+use super::operation::{self, Operation};
 use super::simd::vectorised;
 use super::{parallel, reference};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, Result, Shape, Tensor};
 
 /// `max(xs, 0)`; its gradient at 0 is 0, as in PyTorch.
 pub fn relu(xs: &Tensor) -> Result<Tensor> {
@@ -26,7 +27,7 @@ fn apply(
     reference: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     match xs.device().is_cpu() {
-        true => xs.contiguous()?.apply_op1(activation),
+        true => operation::apply(activation, vec![xs.contiguous()?]),
         false => reference(xs),
     }
 }
@@ -38,7 +39,7 @@ enum Activation {
     Tanh,
 }
 
-impl CustomOp1 for Activation {
+impl Operation for Activation {
     fn name(&self) -> &'static str {
         match self {
             Self::Relu => "relu",
@@ -47,28 +48,28 @@ impl CustomOp1 for Activation {
         }
     }
 
-    fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        with_real!(self.name(), host::dtype(xs), T => {
-            let xs = host::slice::<T>(xs, layout)?;
+    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+        with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |xs| {
             let ys = match self {
                 Self::Relu => map(xs, xs, |x, _| relu_of(x)),
                 Self::Sigmoid => map(xs, xs, |x, _| sigmoid_of(x)),
                 Self::Tanh => map(xs, xs, |x, _| Real::tanh(x)),
             };
-            Ok(host::output(ys, layout.shape()))
-        })
+            Ok(host::output(ys, args[0].shape()))
+        }))
     }
 
-    fn bwd(&self, xs: &Tensor, ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let grad = grad.contiguous()?;
-        with_real!(self.name(), xs.dtype(), T => host::read::<T, _>(ys, |ys| host::read::<T, _>(&grad, |grad| {
+    fn backward(&self, _: &[Tensor], ys: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let held = host::hold([ys, grad]);
+        with_real!(self.name(), ys.dtype(), T => {
+            let (numbers, grad) = (held.get::<T>(0)?, held.get::<T>(1)?);
             let xs_grad = match self {
-                Self::Relu => map(ys, grad, |y, g| if y <= T::ZERO { T::ZERO } else { g }),
-                Self::Sigmoid => map(ys, grad, |y, g| g * y * (T::ONE - y)),
-                Self::Tanh => map(ys, grad, |y, g| g * (T::ONE - y * y)),
+                Self::Relu => map(numbers, grad, |y, g| if y <= T::ZERO { T::ZERO } else { g }),
+                Self::Sigmoid => map(numbers, grad, |y, g| g * y * (T::ONE - y)),
+                Self::Tanh => map(numbers, grad, |y, g| g * (T::ONE - y * y)),
             };
-            Ok(Some(Tensor::from_vec(xs_grad, xs.shape(), xs.device())?))
-        })))
+            Ok(vec![Some(Tensor::from_vec(xs_grad, ys.shape(), ys.device())?)])
+        })
     }
 }
 
@@ -86,7 +87,7 @@ pub(super) fn sigmoid_of<T: Real>(x: T) -> T {
 
 /// `f` of each pair of elements.
 #[inline(always)]
-fn map<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
+pub(super) fn map<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
     const CHUNK: usize = 1 << 14;
     let work = |i: usize, ys: &mut [T]| {
         let (a, b) = (&a[i * CHUNK..][..ys.len()], &b[i * CHUNK..][..ys.len()]);

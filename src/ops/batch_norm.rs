@@ -5,7 +5,7 @@
 
 use super::activation::relu_of;
 use super::host::{self, Real, with_real};
-use super::nary::{self, Operation};
+use super::operation::{self, Operation};
 use super::parallel::{self, Shared};
 use super::reference;
 use super::simd::vectorised;
@@ -77,7 +77,7 @@ pub fn batch_norm(
         moments.get_or_init(|| channels.map(|(mean, variance)| Channel { mean, variance }).collect());
     }
     let op = BatchNorm { epsilon, training: given.is_none(), relu: then.relu, moments: moments.clone() };
-    let ys = nary::apply(op, args)?;
+    let ys = operation::apply(op, args)?;
     if let Some(given) = given {
         return Ok((ys, given.clone()));
     }
@@ -213,12 +213,14 @@ impl Channel {
 }
 
 impl Operation for BatchNorm {
-    const NAME: &'static str = "batch_norm";
+    fn name(&self) -> &'static str {
+        "batch_norm"
+    }
 
     fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
         let held = host::hold(args);
         let grid = Grid::of(&args[0])?;
-        with_real!(Self::NAME, args[0].dtype(), T => {
+        with_real!(self.name(), args[0].dtype(), T => {
             let [xs, weight, bias] = [held.get::<T>(0)?, held.get(1)?, held.get(2)?];
             let add = if args.len() > 3 { Some(held.get::<T>(3)?) } else { None };
             // SAFETY: each number belongs to a channel, which writes it.
@@ -264,7 +266,7 @@ impl Operation for BatchNorm {
         let grid = Grid::of(&args[0])?;
         let moments = self.moments.get().map_or(&[][..], Vec::as_slice);
         let add_wanted = args.get(3).is_some_and(Tensor::track_op);
-        with_real!(Self::NAME, args[0].dtype(), T => {
+        with_real!(self.name(), args[0].dtype(), T => {
             let [xs, weight] = [held.get::<T>(0)?, held.get(1)?];
             let [ys, grad] = [held.get::<T>(args.len())?, held.get(args.len() + 1)?];
             // SAFETY: each number belongs to a channel, which writes it.

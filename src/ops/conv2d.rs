@@ -1,12 +1,13 @@
 //! Two-dimensional convolution.
 
 use super::host::{self, Real, with_real};
-use super::linear::{bias_or_none, check_bias};
+use super::linear::check_bias;
+use super::operation::{self, Operation, gradients};
 use super::parallel;
 use super::planes::{Onto, Pixels, Planes, Sweep};
 use super::reference;
 use super::simd::{self, Inner, Lanes, Outer, vectorised};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 
 /// How the kernel of a convolution moves over its input: (height, width) of each, and into how many groups the
 /// channels are split.
@@ -84,8 +85,8 @@ pub fn conv2d(
         input: (height, width),
         output: ((padded.0 - reach.0) / stride.0 + 1, (padded.1 - reach.1) / stride.1 + 1),
     };
-    let bias = bias_or_none(bias, xs)?;
-    xs.contiguous()?.apply_op3(&weight.contiguous()?, &bias, conv)
+    let args = [Some(xs), Some(weight), bias].into_iter().flatten().map(Tensor::contiguous);
+    operation::apply(conv, args.collect::<Result<_>>()?)
 }
 
 #[derive(Clone, Copy)]
@@ -102,49 +103,30 @@ struct Conv2d {
     output: (usize, usize),
 }
 
-impl CustomOp3 for Conv2d {
+impl Operation for Conv2d {
     fn name(&self) -> &'static str {
         "conv2d"
     }
 
-    fn cpu_fwd(
-        &self,
-        xs: &CpuStorage,
-        xs_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
         let shape = (self.batch, self.geometry.groups * self.outputs, self.output.0, self.output.1);
-        with_real!(self.name(), host::dtype(xs), T => {
-            let (xs, weight) = (host::slice::<T>(xs, xs_layout)?, host::slice::<T>(weight, weight_layout)?);
-            Ok(host::output(self.forward(xs, weight, host::slice(bias, bias_layout)?), shape))
+        let held = host::hold(args);
+        with_real!(self.name(), args[0].dtype(), T => {
+            let bias = if args.len() > 2 { held.get::<T>(2)? } else { &[] };
+            Ok(host::output(self.forward(held.get(0)?, held.get(1)?, bias), shape))
         })
     }
 
-    fn bwd(
-        &self,
-        xs: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _ys: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let grad = grad.contiguous()?;
-        with_real!(self.name(), xs.dtype(), T => host::read::<T, _>(&grad, |grad| {
-            let tensor = |data: Vec<T>, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device()).map(Some);
-            let xs_grad = match xs.track_op() {
-                true => host::read(weight, |weight| tensor(self.input_grad(grad, weight), xs))?,
-                false => None,
-            };
-            if !weight.track_op() && !bias.track_op() {
-                return Ok((xs_grad, None, None));
-            }
-            let weight_grad = host::read(xs, |xs| tensor(self.weight_grad(grad, xs), weight))?;
-            let bias_grad = if bias.elem_count() > 0 { tensor(self.bias_grad(grad), bias)? } else { None };
-            Ok((xs_grad, weight_grad, bias_grad))
-        }))
+    fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let held = host::hold(args.iter().chain([grad]));
+        with_real!(self.name(), grad.dtype(), T => {
+            let (xs, weight, grad) = (held.get::<T>(0)?, held.get::<T>(1)?, held.get::<T>(args.len())?);
+            gradients(args, |index| match index {
+                0 => self.input_grad(grad, weight),
+                1 => self.weight_grad(grad, xs),
+                _ => self.bias_grad(grad),
+            })
+        })
     }
 }
 

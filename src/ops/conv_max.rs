@@ -7,7 +7,7 @@
 
 use super::host::{self, Real, with_real};
 use super::matmul::{Left, Panels, Start, multiply};
-use super::nary::{self, Operation};
+use super::operation::{self, Operation};
 use super::parallel::{self, Shared};
 use super::simd::{Lanes, vectorised};
 use super::{Sequences, reference};
@@ -40,7 +40,7 @@ pub fn conv_max(
 ) -> Result<Tensor> {
     let (op, args) = prepare(xs, sentences, filters, padding)?;
     match xs.device().is_cpu() {
-        true => nary::apply(op, args),
+        true => operation::apply(op, args),
         false => Ok(reference::conv_max(xs, sentences, filters, padding)?.0),
     }
 }
@@ -345,13 +345,15 @@ fn add_multiple<T: Real>(sum: &mut [T], numbers: &[T], factor: T) {
 }
 
 impl Operation for ConvMax {
-    const NAME: &'static str = "conv_max";
+    fn name(&self) -> &'static str {
+        "conv_max"
+    }
 
     fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
-        with_real!(Self::NAME, args[0].dtype(), T => self.run::<T>(args))
+        with_real!(self.name(), args[0].dtype(), T => self.run::<T>(args))
     }
 
     fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        with_real!(Self::NAME, grad.dtype(), T => self.run_back::<T>(args, grad))
+        with_real!(self.name(), grad.dtype(), T => self.run_back::<T>(args, grad))
     }
 }

@@ -1,9 +1,10 @@
 //! Dropout.
 
 use super::host::{self, Real, with_real};
+use super::operation::{self, Operation};
 use super::simd::vectorised;
 use super::{parallel, reference};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 use rand::RngCore;
 use rand_chacha::ChaCha8Rng;
 
@@ -22,7 +23,7 @@ pub fn dropout(xs: &Tensor, probability: f32, rng: &mut ChaCha8Rng) -> Result<Te
     let keep = words.chunks_exact(2).map(keep).collect::<Vec<_>>();
     let scale = if probability < 1. { 1. / (1. - probability) } else { 0. };
     match xs.device().is_cpu() {
-        true => xs.contiguous()?.apply_op1(Dropout { keep, scale }),
+        true => operation::apply(Dropout { keep, scale }, vec![xs.contiguous()?]),
         false => reference::dropout(xs, &keep, scale),
     }
 }
@@ -50,21 +51,20 @@ impl Dropout {
     }
 }
 
-impl CustomOp1 for Dropout {
+impl Operation for Dropout {
     fn name(&self) -> &'static str {
         "dropout"
     }
 
-    fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        with_real!(self.name(), host::dtype(xs), T => {
-            Ok(host::output(self.apply(host::slice::<T>(xs, layout)?), layout.shape()))
-        })
+    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+        with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |xs| {
+            Ok(host::output(self.apply(xs), args[0].shape()))
+        }))
     }
 
-    fn bwd(&self, xs: &Tensor, _ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let grad = grad.contiguous()?;
-        with_real!(self.name(), xs.dtype(), T => host::read::<T, _>(&grad, |grad| {
-            Ok(Some(Tensor::from_vec(self.apply(grad), xs.shape(), xs.device())?))
+    fn backward(&self, _: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(grad, |numbers| {
+            Ok(vec![Some(Tensor::from_vec(self.apply(numbers), grad.shape(), grad.device())?)])
         }))
     }
 }

@@ -1,12 +1,11 @@
 //! Rows of a table by number, each by itself or the mean of each sequence's.
 
 use super::host::{self, Real, with_real};
+use super::operation::{self, Operation};
 use super::simd::vectorised;
 use super::{OverTime, Sequences, parallel, reference};
 use candle_core::backprop::GradStore;
-use candle_core::{
-    CpuStorage, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, TensorId, WithDType, bail,
-};
+use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, TensorId, WithDType, bail};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,13 +15,15 @@ use std::sync::Arc;
 /// # Errors
 /// When an id is no row of the table.
 pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
-    let (_, size) = table.dims2()?;
-    let flat = checked(ids)?.flatten_all()?.contiguous()?;
-    let rows = match table.device().is_cpu() {
-        true => table.contiguous()?.apply_op2(&flat, Embedding)?,
-        false => table.index_select(&flat, 0)?,
-    };
-    rows.reshape([ids.dims(), &[size]].concat())
+    let (rows, size) = table.dims2()?;
+    let flat = checked(ids)?.flatten_all()?;
+    match table.device().is_cpu() {
+        true => {
+            let op = Embedding { ids: below(flat.to_vec1()?, rows)?, shape: ids.dims().to_vec() };
+            operation::apply(op, vec![table.contiguous()?])
+        }
+        false => table.index_select(&flat.contiguous()?, 0)?.reshape([ids.dims(), &[size]].concat()),
+    }
 }
 
 /// The mean of the rows `ids` `(rows)`, u32, of `table` over each of `sequences`: `(batch, size)`, PyTorch's
@@ -35,7 +36,10 @@ pub fn embedding_mean(table: &Tensor, ids: &Tensor, sequences: &Arc<Sequences>) 
         bail!("embedding_mean: found ids of shape {:?}, expected ({})", ids.dims(), sequences.rows());
     }
     match table.device().is_cpu() {
-        true => table.contiguous()?.apply_op2(&ids.contiguous()?, Mean(sequences.clone())),
+        true => {
+            let ids = below(ids.to_vec1()?, table.dim(0)?)?;
+            operation::apply(Mean { ids, sequences: sequences.clone() }, vec![table.contiguous()?])
+        }
         false => reference::over_time(&table.index_select(ids, 0)?, sequences, OverTime::Mean),
     }
 }
@@ -76,7 +80,7 @@ pub fn backward(
     tables: Vec<TensorId>,
 ) -> Result<(GradStore, HashMap<TensorId, RowGradients>)> {
     let outer = BY_ROWS.replace(Some(ByRows { tables, found: HashMap::new() }));
-    let grads = loss.backward();
+    let grads = operation::backward(loss);
     let found = BY_ROWS.replace(outer).map(|by_rows| by_rows.found);
     Ok((grads?, found.unwrap_or_default()))
 }
@@ -84,9 +88,7 @@ pub fn backward(
 /// Numbers that one task works on.
 const CHUNK: usize = 1 << 14;
 
-fn check<'a>(ids: &'a CpuStorage, layout: &Layout, rows: usize) -> Result<&'a [u32]> {
-    let (start, end) = layout.contiguous_offsets().unwrap_or_default();
-    let ids = &ids.as_slice::<u32>()?[start..end];
+fn below(ids: Vec<u32>, rows: usize) -> Result<Vec<u32>> {
     match ids.iter().find(|&&id| id as usize >= rows) {
         Some(id) => bail!("embedding: found the id {id}, expected one below {rows}"),
         None => Ok(ids),
@@ -97,11 +99,11 @@ fn check<'a>(ids: &'a CpuStorage, layout: &Layout, rows: usize) -> Result<&'a [u
 /// it is wanted by rows.
 fn table_gradient<'a, T: Real>(
     table: &Tensor,
-    ids: &Tensor,
+    ids: &[u32],
     added: impl Fn(usize) -> (&'a [T], T) + Sync,
 ) -> Result<Option<Tensor>> {
     let (rows, size) = table.dims2()?;
-    let uses = (ids.to_vec1::<u32>()?.into_iter().zip(0u64..)).map(|(id, at)| u64::from(id) << 32 | at);
+    let uses = ids.iter().zip(0u64..).map(|(&id, at)| u64::from(id) << 32 | at);
     let mut uses: Vec<u64> = uses.collect();
     uses.sort_unstable();
     let row = |uses: &[u64]| (uses[0] >> 32) as usize;
@@ -185,24 +187,20 @@ impl RowGradients {
     }
 }
 
-struct Embedding;
+struct Embedding {
+    ids: Vec<u32>,
+    /// Of the ids.
+    shape: Vec<usize>,
+}
 
-impl CustomOp2 for Embedding {
+impl Operation for Embedding {
     fn name(&self) -> &'static str {
         "embedding"
     }
 
-    fn cpu_fwd(
-        &self,
-        table: &CpuStorage,
-        layout: &Layout,
-        ids: &CpuStorage,
-        ids_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (rows, size) = layout.shape().dims2()?;
-        let ids = check(ids, ids_layout, rows)?;
-        with_real!(self.name(), host::dtype(table), T => {
-            let table = host::slice::<T>(table, layout)?;
+    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+        let (ids, size) = (&self.ids, args[0].dim(1)?);
+        with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |table| {
             let step = CHUNK.div_ceil(size.max(1));
             let work = |i: usize, found: &mut [T]| {
                 for (found, &id) in found.chunks_exact_mut(size.max(1)).zip(&ids[i * step..]) {
@@ -211,20 +209,14 @@ impl CustomOp2 for Embedding {
             };
             // SAFETY: each row is written.
             let found = unsafe { parallel::build(ids.len() * size, step * size, work) };
-            Ok(host::output(found, (ids.len(), size)))
-        })
+            Ok(host::output(found, [&self.shape[..], &[size]].concat()))
+        }))
     }
 
-    fn bwd(
-        &self,
-        table: &Tensor,
-        ids: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (grad, size) = (grad.contiguous()?, table.dim(1)?);
-        with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(&grad, |grad| {
-            Ok((table_gradient(table, ids, |at| (&grad[at * size..][..size], T::ONE))?, None))
+    fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let size = args[0].dim(1)?;
+        with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(grad, |grad| {
+            Ok(vec![table_gradient(&args[0], &self.ids, |at| (&grad[at * size..][..size], T::ONE))?])
         }))
     }
 }
@@ -240,26 +232,20 @@ fn mean<T: Real>(to: &mut [T], table: &[T], ids: impl Iterator<Item = u32>, shar
     to.iter_mut().for_each(|to| *to *= share);
 }
 
-struct Mean(Arc<Sequences>);
+struct Mean {
+    ids: Vec<u32>,
+    sequences: Arc<Sequences>,
+}
 
-impl CustomOp2 for Mean {
+impl Operation for Mean {
     fn name(&self) -> &'static str {
         "embedding_mean"
     }
 
-    fn cpu_fwd(
-        &self,
-        table: &CpuStorage,
-        layout: &Layout,
-        ids: &CpuStorage,
-        ids_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (rows, size) = layout.shape().dims2()?;
-        let ids = check(ids, ids_layout, rows)?;
-        let Self(sequences) = self;
+    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+        let (Self { ids, sequences }, size) = (self, args[0].dim(1)?);
         let (places, lengths) = (sequences.places(), sequences.lengths());
-        with_real!(self.name(), host::dtype(table), T => {
-            let table = host::slice::<T>(table, layout)?;
+        with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |table| {
             let step = (CHUNK * sequences.batch()).div_ceil((ids.len() * size).max(1));
             let work = |i: usize, means: &mut [T]| {
                 vectorised(
@@ -276,26 +262,20 @@ impl CustomOp2 for Mean {
             // SAFETY: each row is written.
             let means = unsafe { parallel::build(sequences.batch() * size, step * size, work) };
             Ok(host::output(means, (sequences.batch(), size)))
-        })
+        }))
     }
 
-    fn bwd(
-        &self,
-        table: &Tensor,
-        ids: &Tensor,
-        _: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let (grad, size) = (grad.contiguous()?, table.dim(1)?);
-        let owners: Vec<usize> = self.0.positions().map(|(sequence, _)| sequence).collect();
-        let lengths = self.0.lengths();
-        with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(&grad, |grad| {
+    fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let (Self { ids, sequences }, size) = (self, args[0].dim(1)?);
+        let owners: Vec<usize> = sequences.positions().map(|(sequence, _)| sequence).collect();
+        let lengths = sequences.lengths();
+        with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(grad, |grad| {
             let shares: Vec<T> = lengths.iter().map(|&length| T::ONE / T::from_f64(length as f64)).collect();
             let added = |at: usize| {
                 let sequence = owners[at];
                 (&grad[sequence * size..][..size], shares[sequence])
             };
-            Ok((table_gradient(table, ids, added)?, None))
+            Ok(vec![table_gradient(&args[0], ids, added)?])
         }))
     }
 }

@@ -1,6 +1,6 @@
 //! Tensors in main memory as slices of numbers.
 
-use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
 use std::ops::{Deref, Neg};
 
 /// The numbers the CPU kernels compute with: `f32`, and `f64` so that gradients can be checked by differences.
@@ -156,11 +156,6 @@ impl<Guard: Deref<Target = Storage>> Held<'_, Guard> {
 /// Numbers as what a custom op returns.
 pub(crate) fn output<T: Real>(data: Vec<T>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (T::to_cpu_storage_owned(data), shape.into())
-}
-
-/// The dtype of some storage.
-pub(crate) fn dtype(storage: &CpuStorage) -> DType {
-    candle_core::backend::BackendStorage::dtype(storage)
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use super::host::{self, Real, with_real};
 use super::matmul::{Panels, Start, product, transposed_products};
+use super::operation::{self, Operation, gradients};
 use super::simd::{Inner, Lanes, Outer, vectorised};
 use super::{parallel, reference};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 
 /// `xs * weight^T + bias`: `xs` (.., in), `weight` (out, in) and `bias` (out) give (.., out).
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -23,8 +24,8 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     if !xs.device().is_cpu() {
         return reference::linear(xs, weight, bias);
     }
-    let bias = bias_or_none(bias, xs)?;
-    xs.contiguous()?.apply_op3(&weight.contiguous()?, &bias, Linear)
+    let args = [Some(xs), Some(weight), bias].into_iter().flatten().map(Tensor::contiguous);
+    operation::apply(Linear, args.collect::<Result<_>>()?)
 }
 
 pub(super) fn check_bias(op: &str, bias: Option<&Tensor>, outputs: usize) -> Result<()> {
@@ -36,70 +37,40 @@ pub(super) fn check_bias(op: &str, bias: Option<&Tensor>, outputs: usize) -> Res
     }
 }
 
-/// The bias as the third argument of a custom op; one without elements stands for none.
-pub(super) fn bias_or_none(bias: Option<&Tensor>, like: &Tensor) -> Result<Tensor> {
-    match bias {
-        Some(bias) => bias.contiguous(),
-        None => Tensor::zeros(0, like.dtype(), like.device()),
+struct Linear;
+
+impl Linear {
+    fn dims(args: &[Tensor]) -> Result<Dims> {
+        let (outputs, inputs) = args[1].dims2()?;
+        Ok((args[0].elem_count() / inputs, inputs, outputs))
     }
 }
 
-struct Linear;
-
-impl CustomOp3 for Linear {
+impl Operation for Linear {
     fn name(&self) -> &'static str {
         "linear"
     }
 
-    fn cpu_fwd(
-        &self,
-        xs: &CpuStorage,
-        xs_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (outputs, inputs) = weight_layout.shape().dims2()?;
-        let mut shape = xs_layout.dims().to_vec();
-        shape.pop();
-        let rows = shape.iter().product();
-        shape.push(outputs);
-        with_real!(self.name(), host::dtype(xs), T => {
-            let (xs, weight) = (host::slice::<T>(xs, xs_layout)?, host::slice::<T>(weight, weight_layout)?);
-            let ys = forward(xs, weight, host::slice(bias, bias_layout)?, (rows, inputs, outputs));
-            Ok(host::output(ys, shape))
+    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+        let (held, dims) = (host::hold(args), Self::dims(args)?);
+        let (leading, _) = args[0].dims().split_at(args[0].rank() - 1);
+        let shape = [leading, &[dims.2]].concat();
+        with_real!(self.name(), args[0].dtype(), T => {
+            let bias = if args.len() > 2 { held.get::<T>(2)? } else { &[] };
+            Ok(host::output(forward(held.get(0)?, held.get(1)?, bias, dims), shape))
         })
     }
 
-    fn bwd(
-        &self,
-        xs: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _ys: &Tensor,
-        grad: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let (outputs, inputs) = weight.dims2()?;
-        let rows = xs.dims().iter().rev().skip(1).product::<usize>();
-        let dims = (rows, inputs, outputs);
-        let grad = grad.contiguous()?;
-        with_real!(self.name(), xs.dtype(), T => host::read::<T, _>(&grad, |grad| {
-            let tensor = |data: Vec<T>, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device()).map(Some);
-            let xs_grad = match xs.track_op() {
-                true => host::read(weight, |weight| tensor(input_grad(grad, weight, dims), xs))?,
-                false => None,
-            };
-            let weight_grad = match weight.track_op() {
-                true => host::read(xs, |xs| tensor(weight_grad(grad, xs, dims), weight))?,
-                false => None,
-            };
-            let bias_grad = match bias.track_op() {
-                true => tensor(column_sums(grad, outputs, outputs), bias)?,
-                false => None,
-            };
-            Ok((xs_grad, weight_grad, bias_grad))
-        }))
+    fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let (held, dims) = (host::hold(args.iter().chain([grad])), Self::dims(args)?);
+        with_real!(self.name(), grad.dtype(), T => {
+            let (xs, weight, grad) = (held.get::<T>(0)?, held.get::<T>(1)?, held.get::<T>(args.len())?);
+            gradients(args, |index| match index {
+                0 => input_grad(grad, weight, dims),
+                1 => weight_grad(grad, xs, dims),
+                _ => column_sums(grad, dims.2, dims.2),
+            })
+        })
     }
 }
 

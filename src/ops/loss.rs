@@ -5,10 +5,11 @@
 
 use super::activation::sigmoid_of;
 use super::host::{self, Real, with_real};
+use super::operation::{self, Operation};
 use super::parallel::{self, Shared};
 use super::reference;
 use super::simd::{sum, vectorised};
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, DType, Result, Shape, Tensor, WithDType, bail};
 use std::sync::OnceLock;
 
 /// The mean of `-ln softmax(logits)[target]`: the log-likelihood cost, Nielsen eq. 80. Of the target so large a part as
@@ -66,8 +67,7 @@ fn apply(
     if let Some(label) = targets.iter().find(|&&label| label as usize >= classes) {
         bail!("{name}: found the target {label}, expected less than {classes}, the number of classes");
     }
-    let track = logits.track_op();
-    logits.contiguous()?.apply_op1(Loss { kind, targets, track, grad: OnceLock::new() })
+    operation::apply(Loss { kind, targets, grad: OnceLock::new() }, vec![logits.contiguous()?])
 }
 
 #[derive(Clone, Copy)]
@@ -132,21 +132,20 @@ impl Kind {
 struct Loss {
     kind: Kind,
     targets: Vec<u32>,
-    /// Whether the gradient will be asked for.
-    track: bool,
-    /// The gradient of the logits.
+    /// The gradient of the logits, where it will be asked for.
     grad: OnceLock<Tensor>,
 }
 
-impl CustomOp1 for Loss {
+impl Operation for Loss {
     fn name(&self) -> &'static str {
         self.kind.name()
     }
 
-    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, classes) = layout.shape().dims2()?;
-        with_real!(self.name(), host::dtype(logits), T => {
-            let mut grad = host::slice::<T>(logits, layout)?.to_vec();
+    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+        let logits = &args[0];
+        let (batch, classes) = logits.dims2()?;
+        with_real!(self.name(), logits.dtype(), T => {
+            let mut grad = host::read(logits, |logits: &[T]| Ok(logits.to_vec()))?;
             let scale = T::ONE / T::from_f64(batch as f64);
             let mut losses = vec![T::ZERO; batch];
             let losses_shared = Shared::new(&mut losses);
@@ -164,18 +163,15 @@ impl CustomOp1 for Loss {
                 });
             });
             let loss = losses.iter().map(|loss| loss.to_f64()).sum::<f64>();
-            if self.track {
-                let grad = Tensor::from_vec(grad, layout.shape(), &candle_core::Device::Cpu)?;
+            if logits.track_op() {
+                let grad = Tensor::from_vec(grad, logits.shape(), logits.device())?;
                 self.grad.get_or_init(|| grad);
             }
             Ok(host::output(vec![T::from_f64(loss / batch as f64)], ()))
         })
     }
 
-    fn bwd(&self, _logits: &Tensor, _loss: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        match self.grad.get() {
-            Some(saved) => Ok(Some(saved.broadcast_mul(grad)?)),
-            None => Ok(None),
-        }
+    fn backward(&self, _: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![self.grad.get().map(|saved| saved.broadcast_mul(grad)).transpose()?])
     }
 }

@@ -15,7 +15,7 @@ mod host;
 mod linear;
 mod loss;
 mod matmul;
-mod nary;
+mod operation;
 mod over_time;
 pub(crate) mod parallel;
 mod planes;

@@ -1,8 +1,9 @@
 //! The elements of each sequence as one.
 
 use super::host::{self, Real, with_real};
+use super::operation::{self, Operation};
 use super::{Sequences, reference};
-use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
 /// What is made of the elements of a sequence.
@@ -23,7 +24,7 @@ pub fn over_time(xs: &Tensor, sequences: &Arc<Sequences>, how: OverTime) -> Resu
         dims => bail!("over_time: found a tensor of shape {dims:?}, expected ({}, ..)", sequences.rows()),
     }
     match xs.device().is_cpu() {
-        true => xs.contiguous()?.apply_op1(Op { sequences: sequences.clone(), how }),
+        true => operation::apply(Op { sequences: sequences.clone(), how }, vec![xs.contiguous()?]),
         false => reference::over_time(xs, sequences, how),
     }
 }
@@ -82,16 +83,14 @@ impl Op {
     }
 }
 
-impl CustomOp1 for Op {
+impl Operation for Op {
     fn name(&self) -> &'static str {
         "over_time"
     }
 
-    fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (_, features) = layout.shape().dims2()?;
-        let shape = (self.sequences.batch(), features);
-        with_real!(self.name(), host::dtype(xs), T => {
-            let xs = host::slice::<T>(xs, layout)?;
+    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+        let (_, features) = args[0].dims2()?;
+        with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |xs| {
             let ys = match self.how {
                 OverTime::Mean => self.mean(xs, features),
                 OverTime::Max => {
@@ -99,15 +98,15 @@ impl CustomOp1 for Op {
                     rows.map(|(at, row)| xs[row * features + at % features]).collect()
                 }
             };
-            Ok(host::output(ys, shape))
-        })
+            Ok(host::output(ys, (self.sequences.batch(), features)))
+        }))
     }
 
-    fn bwd(&self, xs: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let (grad, features) = (grad.contiguous()?, xs.dim(1)?);
-        with_real!(self.name(), xs.dtype(), T => host::read::<T, _>(xs, |xs_data| host::read(&grad, |grad| {
-            let xs_grad = self.run_back(xs_data, grad, features);
-            Tensor::from_vec(xs_grad, xs.shape(), &Device::Cpu).map(Some)
-        })))
+    fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let (xs, held) = (&args[0], host::hold([&args[0], grad]));
+        with_real!(self.name(), xs.dtype(), T => {
+            let xs_grad = self.run_back::<T>(held.get(0)?, held.get(1)?, xs.dim(1)?);
+            Ok(vec![Some(Tensor::from_vec(xs_grad, xs.shape(), xs.device())?)])
+        })
     }
 }

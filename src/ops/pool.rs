@@ -1,8 +1,9 @@
 //! Pooling over windows of each channel.
 
 use super::host::{self, Real, with_real};
+use super::operation::{self, Operation};
 use super::{parallel, reference};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 use pulp::{Arch, Simd, WithSimd};
 use std::ops::Range;
 
@@ -74,7 +75,7 @@ fn apply(
     }
     let outputs = ((padded.0 - kernel.0) / stride.0 + 1, (padded.1 - kernel.1) / stride.1 + 1);
     let grid = Grid { window, inputs: (height, width), outputs };
-    xs.contiguous()?.apply_op1(Pool { kind, grid })
+    operation::apply(Pool { kind, grid }, vec![xs.contiguous()?])
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -228,41 +229,39 @@ impl Grid {
     }
 }
 
-impl CustomOp1 for Pool {
+impl Operation for Pool {
     fn name(&self) -> &'static str {
         self.kind.name()
     }
 
-    fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (batch, channels, _, _) = layout.shape().dims4()?;
+    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+        let (batch, channels, _, _) = args[0].dims4()?;
         let (inputs, outputs) = (self.grid.input_size(), self.grid.output_size());
         let shape = (batch, channels, self.grid.outputs.0, self.grid.outputs.1);
-        with_real!(self.name(), host::dtype(xs), T => {
-            let xs = host::slice::<T>(xs, layout)?;
+        with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |xs| {
             let chunk = self.grid.channels_a_chunk();
             let work = |i: usize, ys: &mut [T]| {
                 Arch::new().dispatch(Forward { pool: self, xs: &xs[i * chunk * inputs..], ys });
             };
             // SAFETY: `Forward` writes each output.
             Ok(host::output(unsafe { parallel::build(shape.0 * shape.1 * outputs, chunk * outputs, work) }, shape))
-        })
+        }))
     }
 
-    fn bwd(&self, xs: &Tensor, ys: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let grad = grad.contiguous()?;
+    fn backward(&self, args: &[Tensor], ys: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let (inputs, outputs) = (self.grid.input_size(), self.grid.output_size());
         let chunk = self.grid.channels_a_chunk();
-        with_real!(self.name(), xs.dtype(), T => {
-            let data = host::read::<T, _>(xs, |xs| host::read::<T, _>(ys, |ys| host::read::<T, _>(&grad, |grad| {
-                let work = |i: usize, xs_grad: &mut [T]| {
-                    let (xs, from) = (&xs[i * chunk * inputs..], i * chunk * outputs);
-                    let (ys, grad) = (&ys[from..], &grad[from..]);
-                    Arch::new().dispatch(Backward { pool: self, xs, ys, grad, xs_grad });
-                };
-                // SAFETY: `Backward` writes each gradient.
-                Ok(unsafe { parallel::build(xs.len(), chunk * inputs, work) })
-            })))?;
-            Ok(Some(Tensor::from_vec(data, xs.shape(), xs.device())?))
+        let held = host::hold([&args[0], ys, grad]);
+        with_real!(self.name(), grad.dtype(), T => {
+            let (xs, ys, grad) = (held.get::<T>(0)?, held.get::<T>(1)?, held.get::<T>(2)?);
+            let work = |i: usize, xs_grad: &mut [T]| {
+                let (xs, from) = (&xs[i * chunk * inputs..], i * chunk * outputs);
+                let (ys, grad) = (&ys[from..], &grad[from..]);
+                Arch::new().dispatch(Backward { pool: self, xs, ys, grad, xs_grad });
+            };
+            // SAFETY: `Backward` writes each gradient.
+            let xs_grad = unsafe { parallel::build(xs.len(), chunk * inputs, work) };
+            Ok(vec![Some(Tensor::from_vec(xs_grad, args[0].shape(), args[0].device())?)])
         })
     }
 }

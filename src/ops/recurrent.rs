@@ -10,11 +10,11 @@ use super::cells::{elman, elman_back, gru, gru_back, lstm, lstm_back};
 use super::host::{self, Real, with_real};
 use super::linear::column_sums;
 use super::matmul::{Left, Panels, Start, multiply, product, transposed_products};
-use super::nary::{self, Operation};
+use super::operation::{self, Operation};
 use super::parallel::{self, Shared};
 use super::simd::{Inner, Lanes, vectorised};
 use super::{Cell, Sequences, reference};
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, bail};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The parameters of one direction of a layer, with PyTorch's shapes and order of gates.
@@ -130,8 +130,8 @@ fn run(
         sequences: sequences.clone(),
         memory: layer.memory.clone(),
     };
-    let ys = nary::apply(layer, args)?;
-    let end = ys.apply_op1(end)?;
+    let ys = operation::apply(layer, args)?;
+    let end = operation::apply(end, vec![ys.clone()])?;
     let cell = if cell.has_cell_state() { Some(end.get(1)?) } else { None };
     Ok((ys, State { hidden: end.get(0)?, cell }))
 }
@@ -710,14 +710,16 @@ enum Before {
 }
 
 impl Operation for Layer {
-    const NAME: &'static str = "recurrent";
+    fn name(&self) -> &'static str {
+        "recurrent"
+    }
 
     fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
-        with_real!(Self::NAME, args[0].dtype(), T => self.run::<T>(args))
+        with_real!(self.name(), args[0].dtype(), T => self.run::<T>(args))
     }
 
     fn backward(&self, args: &[Tensor], ys: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        with_real!(Self::NAME, grad.dtype(), T => self.run_back::<T>(args, ys, grad))
+        with_real!(self.name(), grad.dtype(), T => self.run_back::<T>(args, ys, grad))
     }
 }
 
@@ -798,26 +800,25 @@ impl Ending {
     }
 }
 
-impl CustomOp1 for Ending {
+impl Operation for Ending {
     fn name(&self) -> &'static str {
         "recurrent-end"
     }
 
-    fn cpu_fwd(&self, ys: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let hidden = layout.dims()[1] / self.directions;
+    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+        let hidden = args[0].dim(1)? / self.directions;
         let parts = if self.cell.has_cell_state() { 2 } else { 1 };
         let shape = (parts, self.directions, self.sequences.batch(), hidden);
-        with_real!(self.name(), host::dtype(ys), T => {
-            Ok(host::output(self.run::<T>(host::slice(ys, layout)?, hidden)?, shape))
-        })
+        with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |ys| {
+            Ok(host::output(self.run(ys, hidden)?, shape))
+        }))
     }
 
-    fn bwd(&self, ys: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        let grad = grad.contiguous()?;
+    fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         if self.cell.has_cell_state() {
             *self.memory.cell_grad.lock().unwrap_or_else(PoisonError::into_inner) = Some(grad.get(1)?);
         }
-        let hidden = ys.dim(1)? / self.directions;
+        let (ys, hidden) = (&args[0], args[0].dim(1)? / self.directions);
         with_real!(self.name(), grad.dtype(), T => {
             let mut ys_grad = vec![T::ZERO; ys.elem_count()];
             host::read(&grad.get(0)?, |grad: &[T]| {
@@ -826,7 +827,7 @@ impl CustomOp1 for Ending {
                 }
                 Ok(())
             })?;
-            Tensor::from_vec(ys_grad, ys.shape(), &Device::Cpu).map(Some)
+            Ok(vec![Some(Tensor::from_vec(ys_grad, ys.shape(), ys.device())?)])
         })
     }
 }
