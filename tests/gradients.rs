@@ -114,6 +114,21 @@ fn a_graph_built_on_one_thread_is_gone_back_on_another() -> Result<()> {
 }
 
 #[test]
+fn passes_side_by_side_in_one_pool_do_not_mix() -> Result<()> {
+    use rayon::prelude::*;
+    let x = Var::from_tensor(&Tensor::arange(0., 1e5, &CPU)?.affine(1e-5, 0.)?)?;
+    let pass = |i: u32| -> Result<Vec<f64>> {
+        let loss = (ops::tanh(&x)? + ops::tanh(&ops::sigmoid(&x)?)?)?.sum_all()?;
+        let grads = if i.is_multiple_of(2) { loss.backward()? } else { ops::backward(&loss, vec![])?.0 };
+        numbers(grads.get(&x).expect("a gradient"))
+    };
+    let expected = pass(0)?;
+    let found = (0..64u32).into_par_iter().map(pass).collect::<Result<Vec<_>>>()?;
+    assert!(found.iter().all(|found| *found == expected));
+    Ok(())
+}
+
+#[test]
 fn without_a_variable_there_is_no_graph_and_what_is_cut_off_gets_nothing() -> Result<()> {
     let x = x()?;
     let y = ops::tanh(&x)?;

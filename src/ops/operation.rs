@@ -100,9 +100,12 @@ fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     })
 }
 
+/// Gradients of variables.
+type Variables = HashMap<TensorId, Tensor>;
+
 thread_local! {
     /// What variables have got in the backward pass under way on this thread.
-    static VARIABLES: RefCell<Option<HashMap<TensorId, Tensor>>> = const { RefCell::new(None) };
+    static VARIABLES: RefCell<Option<Variables>> = const { RefCell::new(None) };
 }
 
 /// `loss.backward()`, in which the gradients of variables too come together beside candle's graph.
@@ -121,15 +124,24 @@ pub(super) fn backward(loss: &Tensor) -> Result<GradStore> {
     Ok(grads)
 }
 
+/// Lends the pass's variables to `work`, hidden from any other pass that this thread takes up while it waits in there.
+fn with_variables<R>(work: impl FnOnce(&mut Option<Variables>) -> Result<R>) -> Result<R> {
+    let mut variables = VARIABLES.take();
+    let result = work(&mut variables);
+    VARIABLES.set(variables);
+    result
+}
+
 /// Keeps what a variable has got for the backward pass that wants it so; for any other one it comes back.
-fn put_by(variable: &Tensor, part: Tensor) -> Result<Option<Tensor>> {
-    let before = |found: &mut Option<HashMap<_, _>>| found.as_mut().map(|found| found.remove(&variable.id()));
-    let part = match VARIABLES.with_borrow_mut(before).filter(|_| variable.is_variable()) {
-        None => return Ok(Some(part)),
-        Some(None) => part,
-        Some(Some(before)) => sum(&before, &part)?,
+fn put_by(variables: &mut Option<Variables>, variable: &Tensor, part: Tensor) -> Result<Option<Tensor>> {
+    let Some(variables) = variables.as_mut().filter(|_| variable.is_variable()) else {
+        return Ok(Some(part));
     };
-    VARIABLES.with_borrow_mut(|found| found.as_mut().map(|found| found.insert(variable.id(), part)));
+    let part = match variables.remove(&variable.id()) {
+        Some(before) => sum(&before, &part)?,
+        None => part,
+    };
+    variables.insert(variable.id(), part);
     Ok(None)
 }
 
@@ -179,7 +191,7 @@ struct Use {
 }
 
 impl<O: Operation> Step<O> {
-    fn back(&self, count: &Tensor) -> Result<()> {
+    fn back(&self, count: &Tensor, variables: &mut Option<Variables>) -> Result<()> {
         let (Some(grad), Some((_, ys))) = (self.grad.take(count)?, self.result.get()) else {
             bail!("{}: the result has no gradient", self.op.name())
         };
@@ -188,7 +200,7 @@ impl<O: Operation> Step<O> {
         let tell = |Use { index, sum }: &Use| match (sum, parts[*index].take()) {
             (Some(sum), Some(part)) => sum.add(&part).map(|()| Some(one())),
             (Some(_), None) => count.zeros_like().map(Some),
-            (None, Some(part)) => put_by(&self.args[*index], part),
+            (None, Some(part)) => put_by(variables, &self.args[*index], part),
             (None, None) => Ok(None),
         };
         let told = self.used.iter().map(tell).collect::<Result<_>>()?;
@@ -230,7 +242,7 @@ impl<O: Operation> CustomOp3 for Link<O> {
         count: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         if self.first + 2 >= self.step.used.len() {
-            self.step.back(count)?;
+            with_variables(|variables| self.step.back(count, variables))?;
         }
         let mut told = lock(&self.step.told);
         let mut told = told[self.first..].iter_mut().map(Option::take);
@@ -252,7 +264,7 @@ impl<O: Operation> CustomOp1 for Outcome<O> {
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        self.0.grad.add(grad).map(|()| Some(one()))
+        with_variables(|_| self.0.grad.add(grad)).map(|()| Some(one()))
     }
 }
 
