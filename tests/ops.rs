@@ -342,6 +342,42 @@ fn kernels_agree_with_the_reference_on_random_shapes() -> Result<()> {
 }
 
 #[test]
+fn kernels_of_three_rows_agree_with_the_reference() -> Result<()> {
+    // Batch, channels, outputs, height, width, columns of the kernel, padding: strips that end in the image's last row,
+    // and one, two and three rows beyond it; images of a few strips to a block and of several blocks to a chunk.
+    for (batch, channels, outputs, (height, width), columns, padding) in [
+        (1, 16, 16, (12, 12), 3, (1, 1)),
+        (9, 17, 17, (8, 8), 3, (1, 1)),
+        (3, 16, 20, (11, 13), 3, (0, 0)),
+        (2, 17, 12, (6, 31), 3, (2, 2)),
+        (2, 32, 7, (9, 33), 3, (2, 0)),
+        (1, 64, 64, (4, 1), 3, (1, 1)),
+        (3, 40, 40, (3, 5), 3, (1, 2)),
+        (2, 16, 40, (10, 7), 1, (1, 0)),
+        (2, 12, 12, (10, 7), 5, (1, 3)),
+        (1, 48, 48, (7, 150), 2, (0, 1)),
+        (17, 16, 16, (16, 16), 3, (1, 1)),
+        (3, 1, 17, (8, 9), 3, (1, 1)),
+        (3, 3, 80, (8, 9), 3, (1, 1)),
+        (2, 17, 3, (8, 8), 3, (1, 1)),
+        (2, 64, 64, (1, 1), 3, (1, 1)),
+        (0, 16, 16, (8, 8), 3, (1, 1)),
+    ] {
+        let rng = &mut rng::stream(8, "three rows");
+        let inputs = [
+            normal(rng, &[batch, channels, height, width])?,
+            normal(rng, &[outputs, channels, 3, columns])?,
+            normal(rng, &[outputs])?,
+        ];
+        let (ours, form) = conv(geometry((1, 1), padding, (1, 1), 1));
+        let name = format!("{:?} {:?} {padding:?}", inputs[0].dims(), inputs[1].dims());
+        assert_reference(&name, &ours, &form, &inputs)?;
+        assert_reference(&format!("{name}, no bias"), &ours, &form, &inputs[..2])?;
+    }
+    Ok(())
+}
+
+#[test]
 fn large_tensors_are_cut_into_chunks_without_a_seam() -> Result<()> {
     let rng = &mut rng::stream(5, "chunks");
     let inputs = [normal(rng, &[37, 3, 30, 31])?, normal(rng, &[9, 3, 3, 3])?, normal(rng, &[9])?];

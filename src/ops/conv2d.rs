@@ -7,6 +7,7 @@ use super::parallel;
 use super::planes::{Onto, Pixels, Planes, Sweep};
 use super::reference;
 use super::simd::{self, Inner, Lanes, Outer, vectorised};
+use super::winograd::Winograd;
 use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 
 /// How the kernel of a convolution moves over its input: (height, width) of each, and into how many groups the
@@ -175,7 +176,26 @@ impl Conv2d {
         })
     }
 
+    /// This convolution by Winograd's method, if it can be done so and pays.
+    fn winograd(&self) -> Option<Winograd> {
+        let Self { geometry: Conv2dGeometry { stride, padding, dilation, groups }, kernel, .. } = *self;
+        let fits = (stride, dilation, groups, kernel.0) == ((1, 1), (1, 1), 1, 3);
+        let winograd = Winograd {
+            batch: self.batch,
+            channels: self.channels,
+            outputs: self.outputs,
+            columns: kernel.1,
+            padding,
+            input: self.input,
+            output: self.output,
+        };
+        (fits && padding.0 <= 2 && padding.1 < kernel.1 && winograd.pays()).then_some(winograd)
+    }
+
     fn forward<T: Lanes>(&self, xs: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
+        if let Some(winograd) = self.winograd() {
+            return winograd.forward(xs, weight, bias);
+        }
         let size = self.outputs * self.positions();
         let planes = self.planes();
         let onto = Onto { first: 0, row: self.output.1, column: 1, plane: self.positions() };
@@ -204,6 +224,9 @@ impl Conv2d {
     }
 
     fn input_grad<T: Lanes>(&self, grad: &[T], weight: &[T]) -> Vec<T> {
+        if let Some(winograd) = self.winograd() {
+            return winograd.input_grad(grad, weight);
+        }
         let Conv2dGeometry { stride, padding, dilation, groups } = self.geometry;
         let size = self.outputs * self.positions();
         // Tap t reads padded row `y * stride + dilation * t`. Seen from the input: padded row `stride * q + r` is read
@@ -274,6 +297,9 @@ impl Conv2d {
 
     /// The gradient of the weight.
     fn weight_grad<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
+        if let Some(winograd) = self.winograd() {
+            return winograd.weight_grad(grad, xs);
+        }
         // Cycles of either way, a vector's product in each: of rows of the kernel by channels, and to lay an image out
         // anew; or of the planes, and to add up the numbers of each result's vector, once an example or a few.
         let lanes = simd::lanes::<T>();

@@ -24,6 +24,7 @@ mod recurrent;
 pub mod reference;
 mod sequences;
 mod simd;
+mod winograd;
 
 pub use activation::{relu, sigmoid, tanh};
 pub use batch_norm::{Moments, Then, batch_norm};

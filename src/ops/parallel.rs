@@ -105,11 +105,18 @@ mod tests {
             let values = (0..dims.iter().product()).map(value).collect::<Vec<_>>();
             Var::from_tensor(&Tensor::from_vec(values, dims, &Device::Cpu)?)
         };
-        let vars = [normal(&[50, 3, 20, 20])?, normal(&[8, 3, 3, 3])?, normal(&[8])?, normal(&[100, 800])?];
+        let vars = [
+            normal(&[50, 3, 20, 20])?,
+            normal(&[8, 3, 3, 3])?,
+            normal(&[8])?,
+            normal(&[100, 800])?,
+            normal(&[8, 8, 3, 3])?,
+        ];
         let targets = Tensor::arange(0u32, 50, &Device::Cpu)?;
         let step = || -> Result<Vec<Vec<u32>>> {
             let padded = Conv2dGeometry { padding: (1, 1), ..Default::default() };
             let xs = ops::relu(&ops::conv2d(&vars[0], &vars[1], Some(&vars[2]), padded)?)?;
+            let xs = ops::conv2d(&xs, &vars[4], None, padded)?;
             let xs =
                 ops::batch_norm(&xs, &vars[2], &vars[2], 1e-5, None, Then { add: Some(&xs), relu: true })?.0;
             let xs = ops::max_pool2d(&xs, Window::square(2))?.reshape((50, 800))?;

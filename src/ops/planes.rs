@@ -29,29 +29,52 @@ impl Planes {
 
     /// Puts the images of (height, width) `size` in; around them nothing is written.
     pub fn fill<T: Lanes>(&self, planes: &mut [T], images: &[T], channels: usize, size: (usize, usize)) {
+        simd::vectorised(
+            #[inline(always)]
+            || self.lay_out(planes, images, channels, size),
+        );
+    }
+
+    #[inline(always)]
+    fn lay_out<T: Lanes>(&self, planes: &mut [T], images: &[T], channels: usize, size: (usize, usize)) {
         let Self { stride, border, .. } = *self;
+        // Of each phase of the columns, the first that is in the image, and where it goes.
+        let columns = (0..stride.1).map(|phase| {
+            let first = (phase + stride.1 - border.1 % stride.1) % stride.1;
+            (first, ((first + border.1) / stride.1).min(self.pitch))
+        });
+        let columns: Vec<_> = columns.collect();
         let images = images.chunks_exact(size.0 * size.1).take(channels);
         for (image, planes) in images.zip(planes.chunks_exact_mut(stride.0 * stride.1 * self.size())) {
-            for (y, image) in image.chunks_exact(size.1).enumerate() {
-                let (row, phase) = ((y + border.0) / stride.0, (y + border.0) % stride.0);
+            let (mut row, mut phase) = (border.0 / stride.0, border.0 % stride.0);
+            for image in image.chunks_exact(size.1) {
                 if row >= self.rows {
                     break;
                 }
-                for phase_w in 0..stride.1 {
+                for (phase_w, &(first, start)) in columns.iter().enumerate() {
                     let plane = &mut planes[(phase * stride.1 + phase_w) * self.size() + row * self.pitch..];
-                    let plane = &mut plane[..self.pitch];
-                    let first = (phase_w + stride.1 - border.1 % stride.1) % stride.1;
-                    let plane = &mut plane[((first + border.1) / stride.1).min(self.pitch)..];
+                    let plane = &mut plane[start..self.pitch];
+                    let image = image.get(first..).unwrap_or(&[]);
                     match stride.1 {
                         1 => {
                             let len = plane.len().min(image.len());
                             plane[..len].copy_from_slice(&image[..len]);
                         }
+                        2 => {
+                            // A loop over pairs becomes vector instructions.
+                            let (pairs, last) = image.as_chunks::<2>();
+                            let (to, rest) = plane.split_at_mut(pairs.len().min(plane.len()));
+                            to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = pair[0]);
+                            rest.iter_mut().zip(last).for_each(|(to, &x)| *to = x);
+                        }
                         _ => {
-                            let image = image.iter().skip(first).step_by(stride.1);
-                            plane.iter_mut().zip(image).for_each(|(to, &x)| *to = x);
+                            plane.iter_mut().zip(image.iter().step_by(stride.1)).for_each(|(to, &x)| *to = x)
                         }
                     }
+                }
+                phase += 1;
+                if phase == stride.0 {
+                    (row, phase) = (row + 1, 0);
                 }
             }
         }
@@ -73,14 +96,34 @@ impl Pixels {
     }
 
     /// Puts the image of (height, width) `size` in; around it nothing is written.
-    pub fn fill<T: Lanes>(&self, pixels: &mut [T], image: &[T], (height, width): (usize, usize)) {
+    pub fn fill<T: Lanes>(&self, pixels: &mut [T], image: &[T], size: (usize, usize)) {
+        simd::vectorised(
+            #[inline(always)]
+            || self.lay_out(pixels, image, size),
+        );
+    }
+
+    #[inline(always)]
+    fn lay_out<T: Lanes>(&self, pixels: &mut [T], image: &[T], (height, width): (usize, usize)) {
         let Self { channels, border, .. } = *self;
         let used = width.min(self.columns.saturating_sub(border.1));
         for y in 0..height.min(self.rows.saturating_sub(border.0)) {
             let row = &mut pixels[((y + border.0) * self.columns + border.1) * channels..][..used * channels];
+            let image = |channel: usize| &image[(channel * height + y) * width..][..used];
+            let (fours, pieces) = (channels / 4 * 4, used / 4);
+            for channel in (0..fours).step_by(4) {
+                let images = [0, 1, 2, 3].map(|i| image(channel + i).as_chunks::<4>().0);
+                for (piece, row) in row.chunks_exact_mut(4 * channels).enumerate() {
+                    let columns = T::transpose(images.map(|image| &image[piece]));
+                    for (i, column) in columns.iter().enumerate() {
+                        row[i * channels + channel..][..4].copy_from_slice(column);
+                    }
+                }
+            }
             for channel in 0..channels {
-                let image = &image[(channel * height + y) * width..][..used];
-                row[channel..].iter_mut().step_by(channels).zip(image).for_each(|(to, &x)| *to = x);
+                let done = if channel < fours { pieces * 4 } else { 0 };
+                let to = row[done * channels..].iter_mut().skip(channel).step_by(channels);
+                to.zip(&image(channel)[done..]).for_each(|(to, &x)| *to = x);
             }
         }
     }

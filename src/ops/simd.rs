@@ -18,6 +18,15 @@ pub(crate) trait Lanes: Real {
         size_of::<Self::Vector<S>>() / size_of::<Self>()
     }
 
+    /// The number nearest to a constant.
+    fn number(x: f64) -> Self;
+
+    /// Four rows' columns.
+    #[inline(always)]
+    fn transpose(rows: [&[Self; 4]; 4]) -> [[Self; 4]; 4] {
+        std::array::from_fn(|i| rows.map(|row| row[i]))
+    }
+
     fn splat<S: Simd>(simd: S, x: Self) -> Self::Vector<S>;
     /// `a * b + c`
     fn mul_add<S: Simd>(
@@ -42,10 +51,15 @@ pub(crate) trait Lanes: Real {
 }
 
 macro_rules! lanes {
-    ($t:ty, $vector:ident, $index:ty, $splat:ident, $mul_add:ident, $sum:ident, $mask:ident, $load:ident, $store:ident) => {
+    ($t:ty, $vector:ident, $index:ty, $splat:ident, $mul_add:ident, $sum:ident, $mask:ident, $load:ident, $store:ident $(, $more:item)?) => {
         impl Lanes for $t {
             type Vector<S: Simd> = S::$vector;
+            $($more)?
 
+            #[inline(always)]
+            fn number(x: f64) -> Self {
+                x as Self
+            }
             #[inline(always)]
             fn splat<S: Simd>(simd: S, x: Self) -> S::$vector {
                 simd.$splat(x)
@@ -83,7 +97,23 @@ lanes!(
     reduce_sum_f32s,
     mask_between_m32s,
     mask_load_ptr_f32s,
-    mask_store_ptr_f32s
+    mask_store_ptr_f32s,
+    // What the compiler makes of the loop is several times slower.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn transpose(rows: [&[f32; 4]; 4]) -> [[f32; 4]; 4] {
+        use std::arch::x86_64::{_MM_TRANSPOSE4_PS, _mm_loadu_ps, _mm_storeu_ps};
+        let mut columns = [[0.; 4]; 4];
+        // SAFETY: every x86-64 has these, and all rows and columns are four long.
+        unsafe {
+            let [mut a, mut b, mut c, mut d] = rows.map(|row| _mm_loadu_ps(row.as_ptr()));
+            _MM_TRANSPOSE4_PS(&mut a, &mut b, &mut c, &mut d);
+            for (column, x) in columns.iter_mut().zip([a, b, c, d]) {
+                _mm_storeu_ps(column.as_mut_ptr(), x);
+            }
+        }
+        columns
+    }
 );
 lanes!(
     f64,
