@@ -82,7 +82,8 @@ impl Recipe {
 impl Settings for Recipe {
     const DEFAULTS: &'static [(&'static str, &'static str)] = &[
         ("dataset", "shapes"),
-        ("epochs", "6"),
+        ("epochs", "5"),
+        ("batch_size", "32"),
         ("optimizer", "sgd"),
         ("momentum", "0.9"),
         ("weight_decay", "1e-4"),

@@ -133,9 +133,9 @@ fn a_folder_is_listed_by_class_and_read_as_squares() {
     fs::write(dir.path().join("train/cat/.DS_Store"), "").unwrap();
     fs::write(dir.path().join("train/README.txt"), "").unwrap();
     let ImageSet { training, validation, test } = folder::read_dir(dir.path(), 8).unwrap();
-    assert_eq!((training.labels(), test.labels()), ([0, 0, 1, 1].as_slice(), [0, 1].as_slice()));
+    assert_eq!((training.labels(), test.labels()), ([0, 1, 0, 1].as_slice(), [0, 1].as_slice()));
     assert_eq!((training.names(), validation), (["cat".into(), "dog".into()].as_slice(), None));
-    assert_eq!(training.path(1).unwrap(), dir.path().join("train/cat/b.jpeg"));
+    assert_eq!(training.path(2).unwrap(), dir.path().join("train/cat/b.jpeg"));
 
     let pixels = training.read(&[3, 0]).unwrap();
     let planes: Vec<u8> = pixels.chunks(64).map(|plane| plane[27]).collect();
@@ -143,7 +143,7 @@ fn a_folder_is_listed_by_class_and_read_as_squares() {
     let mut kept = training.clone();
     kept.keep().unwrap();
     assert_eq!([kept.picture(3).unwrap(), training.picture(0).unwrap()].concat(), pixels);
-    assert_eq!((kept.labels(), kept.names(), kept.path(1)), (training.labels(), training.names(), None));
+    assert_eq!((kept.labels(), kept.names(), kept.path(2)), (training.labels(), training.names(), None));
 
     fs::rename(dir.path().join("test"), dir.path().join("val")).unwrap();
     fs::create_dir_all(dir.path().join("test")).unwrap();
@@ -160,6 +160,23 @@ fn a_folder_is_listed_by_class_and_read_as_squares() {
     assert_says(&folder::read_dir(dir.path(), 8).unwrap_err(), &["val and validation"]);
     fs::remove_dir_all(dir.path().join("test")).unwrap();
     assert_says(&folder::read_dir(dir.path(), 8).unwrap_err(), &["test", "no such folder"]);
+}
+
+#[test]
+fn any_part_of_a_folder_has_its_share_of_each_class() {
+    let dir = tempdir().unwrap();
+    for (class, count) in [("few", 10), ("many", 40), ("some", 20)] {
+        for split in ["train", "test"] {
+            let folder = dir.path().join(split).join(class);
+            fs::create_dir_all(&folder).unwrap();
+            (0..count).for_each(|i| fs::write(folder.join(format!("{i}.png")), "").unwrap());
+        }
+    }
+    let labels = folder::read_dir(dir.path(), 8).unwrap().training.labels().to_vec();
+    for part in labels.chunks(7) {
+        let counts = [0, 1, 2].map(|class| part.iter().filter(|&&label| label == class).count());
+        assert_eq!(counts, [1, 4, 2], "{labels:?}");
+    }
 }
 
 #[test]
@@ -207,9 +224,9 @@ fn a_picture_that_cannot_be_read_is_named_when_it_is_read() {
         let error = pictures.read(&[0, 1, 2, 3]).unwrap_err();
         assert_says(&error, &["train/dog/a.PNG"]);
         assert_eq!(error.to_string(), pictures.keep().unwrap_err().to_string());
-        pictures.read_ahead(vec![vec![0, 1], vec![2, 3]]);
-        assert_eq!(pictures.read(&[0, 1]).unwrap().len(), 2 * 3 * 64);
-        assert_eq!(error.to_string(), pictures.read(&[2, 3]).unwrap_err().to_string());
+        pictures.read_ahead(vec![vec![0, 2], vec![1, 3]]);
+        assert_eq!(pictures.read(&[0, 2]).unwrap().len(), 2 * 3 * 64);
+        assert_eq!(error.to_string(), pictures.read(&[1, 3]).unwrap_err().to_string());
         error
     };
     assert_says(&refusal_of(b""), &["is empty"]);

@@ -25,8 +25,8 @@ const MOST_IN_FLIGHT: u64 = 512 << 20;
 /// squares of `side` pixels: see [`read_square`].
 ///
 /// The classes are the folders in `train`, sorted by name; their pictures, the files that end in `jpg`, `jpeg` or
-/// `png`, too. What begins with a dot is passed over. The pictures are not opened: one that can't be read is told
-/// of when it is.
+/// `png`, too. They come class by class in turn, so that any part of them has about its share of each class. What begins
+/// with a dot is passed over. The pictures are not opened: one that can't be read is told of when it is.
 ///
 /// # Errors
 /// When `train` or `test` is missing; when there are fewer than two classes; when the classes of another split are
@@ -77,10 +77,13 @@ fn list(dir: &Path, names: &[String]) -> Result<(Vec<PathBuf>, Vec<u32>)> {
     let (missing, extra) = (lacking(names, &found), lacking(&found, names));
     ensure!(missing.is_empty(), "{}: no folders of the classes {missing}, which train has", dir.display());
     ensure!(extra.is_empty(), "{}: folders of the classes {extra}, which train has not", dir.display());
-    let (mut files, mut labels) = (vec![], vec![]);
+    // Each with how much of its class comes before it.
+    let mut pictures = vec![];
     for (class, name) in (0..).zip(names) {
         let folder = dir.join(name);
-        for file in entries(&folder)? {
+        let files = entries(&folder)?;
+        let count = files.len() as f64;
+        for (at, file) in files.into_iter().enumerate() {
             let path = folder.join(&file);
             ensure!(
                 is_picture(&path),
@@ -88,17 +91,17 @@ fn list(dir: &Path, names: &[String]) -> Result<(Vec<PathBuf>, Vec<u32>)> {
                 path.display(),
                 EXTENSIONS.join(", ")
             );
-            files.push(path);
-            labels.push(class);
+            pictures.push(((at as f64 + 0.5) / count, path, class));
         }
         ensure!(
-            labels.last() == Some(&class),
+            count > 0.0,
             "{}: no pictures, expected files ending in {}",
             folder.display(),
             EXTENSIONS.join(", ")
         );
     }
-    Ok((files, labels))
+    pictures.sort_by(|a, b| a.0.total_cmp(&b.0));
+    Ok(pictures.into_iter().map(|(_, path, class)| (path, class)).unzip())
 }
 
 /// Pictures in files, which are read when they are wanted, or, if it is known in time, a little before.
