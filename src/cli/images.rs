@@ -1,15 +1,16 @@
 //! Training, testing and asking a classifier of pictures from the command line.
 
 use super::{
-    EvalCommand, Outcome, PredictCommand, Questions, Request, Settings, Training, flow, settings_of,
+    EvalCommand, Outcome, PredictCommand, Questions, Request, Settings, Training, flow, image_pictures,
+    settings_of,
 };
 use crate::data::{self, Expansion, Images, Statistics};
 use crate::models::ImageModel;
 use crate::nn::{Cost, Mode, parameters};
-use crate::train::pictures::{self, Curve, Panel, Section, Tile};
-use crate::train::{self, Evaluation, ImageClassification, Metric, Progress, Report, Run, say};
+use crate::train::pictures::{self, Curve, Panel};
+use crate::train::{self, ImageClassification, Metric, Progress, Report, Run, say};
 use anyhow::{Context, Result, ensure};
-use candle_core::{D, DType, Device, Tensor, Var};
+use candle_core::{DType, Device};
 use candle_nn::{VarBuilder, VarMap};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -161,7 +162,7 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
     let device = machine.device.open()?;
     let mut data = Data::load(&settings)?;
     if !settings.compared().is_empty() {
-        ensure!(resume.is_none(), "--resume: a comparison is not gone on with, only its single runs");
+        ensure!(resume.is_none(), "--resume: a comparison can't be gone on with");
         data.validation = data.training.clone();
         return compare(&settings, out.as_deref(), &data, &device, &progress);
     }
@@ -180,7 +181,7 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
         "seconds": start.elapsed().as_secs_f64(),
     });
     run.write_final(&report.epochs, Metric::Accuracy, &last)?;
-    draw(&run, &report, model.as_ref(), &data.test, &evaluation, &device)?;
+    image_pictures::draw(&run, &report, model.as_ref(), &data.test, &evaluation, &device)?;
     say(&format!(
         "{}; best epoch {}; run folder {}",
         flow::result(&evaluation),
@@ -202,15 +203,13 @@ fn learn<R: ImageRecipe>(
     let options = settings.train_options();
     let vars = VarMap::new();
     let model = settings.model(images, parameters(&vars, options.seed, DType::F32, device))?;
-    let weights = settings.pretrained().map(|(name, head)| Ok::<_, anyhow::Error>((weights(name)?, head)));
-    let started = match weights.transpose()? {
-        Some((path, head)) => {
-            let whole = train::load_pretrained(&path, &vars, head)?;
-            let anew = if whole { String::new() } else { format!(", but for {head}, which starts anew") };
-            Some(format!("starts from {}{anew}", path.display()))
-        }
-        None => None,
-    };
+    let mut started = None;
+    if let Some((name, head)) = settings.pretrained() {
+        let path = weights(name)?;
+        let whole = train::load_pretrained(&path, &vars, head)?;
+        let anew = if whole { String::new() } else { format!(", but for {head}, which starts anew") };
+        started = Some(format!("starts from {}{anew}", path.display()));
+    }
     let mut optimizer = options.optimizer(&vars)?;
     let facts = json!({
         "training_examples": training.len(),
@@ -231,7 +230,9 @@ fn learn<R: ImageRecipe>(
             options.dataset,
             run.dir().display()
         ));
-        started.iter().for_each(|started| say(started));
+        if let Some(started) = started {
+            say(&started);
+        }
     }
     let task = ImageClassification {
         model: model.as_ref(),
@@ -261,9 +262,10 @@ fn compare<R: ImageRecipe>(
     let mut curves = vec![];
     for (name, settings) in &compared {
         let dir = parent.dir().join(name);
-        let (run, _, report) = learn(settings, (None, Some(&dir)), data, device, progress)?;
+        let (_, _, report) = learn(settings, (None, Some(&dir)), data, device, progress)?;
         if report.interrupted {
-            return Ok(flow::interrupted(R::NAME, &run));
+            say("interrupted; a comparison can't be gone on with");
+            return Ok(Outcome::Interrupted);
         }
         let error = |epoch: &train::Epoch| (epoch.epoch, 100.0 * (1.0 - epoch.validation.metric));
         let points: Vec<(usize, f64)> = report.epochs.iter().map(error).collect();
@@ -350,146 +352,4 @@ fn trained<R: ImageRecipe>(
     device: &Device,
 ) -> Result<Box<dyn ImageModel>> {
     train::load_model(&run.model(), device, |vb| settings.model(images, vb))
-}
-
-/// Pictures for the run folder.
-fn draw(
-    run: &Run,
-    report: &Report,
-    model: &dyn ImageModel,
-    test: &Images,
-    evaluation: &Evaluation,
-    device: &Device,
-) -> Result<()> {
-    run.write("curves.svg", &flow::curves(report, Metric::Accuracy)?)?;
-    let counts = evaluation.confusion(test.classes());
-    run.write("confusion.svg", &pictures::confusion(&counts, test.names())?)?;
-    run.write("mistakes.svg", &mistakes(test, evaluation)?)?;
-    run.write("filters.svg", &filters(model, test.shape())?)?;
-    if let Some(features) = features(model, test, device)? {
-        run.write("features.svg", &features)?;
-        run.write("grad-cam.svg", &attention(model, test, evaluation, device)?)?;
-    }
-    Ok(())
-}
-
-/// The pictures it got wrong and was surest of.
-fn mistakes(test: &Images, evaluation: &Evaluation) -> Result<String> {
-    const SHOWN: usize = 40;
-    let mut wrong: Vec<(usize, (u32, u32, f32))> = evaluation
-        .predictions
-        .iter()
-        .copied()
-        .enumerate()
-        .filter(|(_, (label, said, _))| label != said)
-        .collect();
-    wrong.sort_by(|a, b| b.1.2.total_cmp(&a.1.2));
-    let tiles = wrong
-        .iter()
-        .take(SHOWN)
-        .map(|&(index, (label, said, probability))| {
-            let [label, said] = [label, said].map(|class| &test.names()[class as usize]);
-            let caption = format!("{label}, said {said}\n({probability:.2})");
-            Tile::picture(&test.picture(index)?, test.shape(), &caption)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let heading = format!("{} of {} wrong; the surest mistakes first", wrong.len(), test.len());
-    pictures::picture_grid(&[Section { heading: &heading, columns: 8, tiles }])
-}
-
-/// The first layer's weights, a picture a unit: those of three channels in colour, others one below the other; of all pixels
-/// where the layer has no windows.
-fn filters(model: &dyn ImageModel, pictures: (usize, usize, usize)) -> Result<String> {
-    let weight = model.filters();
-    let (channels, height, width) = match *weight.dims() {
-        [_, channels, height, width] => (channels, height, width),
-        _ => pictures,
-    };
-    let weight = weight.flatten_from(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-    let tile = |(unit, values): (usize, &Vec<f32>)| {
-        let caption = (unit + 1).to_string();
-        if channels != 3 {
-            return Tile::signed(values, channels * height, width, &caption);
-        }
-        let most = values.iter().fold(f32::MIN_POSITIVE, |most, value| most.max(value.abs()));
-        let bytes: Vec<u8> = values.iter().map(|value| (127.5 * (1.0 + value / most)) as u8).collect();
-        Tile::picture(&bytes, (channels, height, width), &caption)
-    };
-    let tiles = weight.iter().enumerate().map(tile).collect::<Result<Vec<_>>>()?;
-    let heading = match channels {
-        3 => "First layer: grey is 0",
-        _ => "First layer: red is above 0, blue below",
-    };
-    pictures::picture_grid(&[Section { heading, columns: 10, tiles }])
-}
-
-/// What the convolutional stages make of the first test picture.
-fn features(model: &dyn ImageModel, test: &Images, device: &Device) -> Result<Option<String>> {
-    let (xs, _) = test.batch(&[0], device)?;
-    let maps = model.feature_maps(&xs)?;
-    if maps.is_empty() {
-        return Ok(None);
-    }
-    let headings: Vec<String> = (1..=maps.len()).map(|stage| format!("After stage {stage}")).collect();
-    let mut sections = vec![Section {
-        heading: "Input",
-        columns: 1,
-        tiles: vec![Tile::picture(
-            &test.picture(0)?,
-            test.shape(),
-            &format!("a {}", test.names()[test.labels()[0] as usize]),
-        )?],
-    }];
-    for (map, heading) in maps.iter().zip(&headings) {
-        sections.push(Section { heading, columns: 10, tiles: channels(map)? });
-    }
-    pictures::picture_grid(&sections).map(Some).context("features")
-}
-
-/// A tile a channel of `map` `(1, channels, height, width)`, of the first ones.
-fn channels(map: &Tensor) -> Result<Vec<Tile>> {
-    const SHOWN: usize = 64;
-    let (_, _, height, width) = map.dims4()?;
-    let values = map.get(0)?.flatten_from(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-    let tile =
-        |(channel, values): (usize, &Vec<f32>)| Tile::grey(values, height, width, &(channel + 1).to_string());
-    values.iter().take(SHOWN).enumerate().map(tile).collect()
-}
-
-/// Of one picture a class, what spoke for the class that the model said.
-fn attention(
-    model: &dyn ImageModel,
-    test: &Images,
-    evaluation: &Evaluation,
-    device: &Device,
-) -> Result<String> {
-    const SHOWN: u32 = 20;
-    let mut tiles = vec![];
-    for class in 0..SHOWN.min(test.classes() as u32) {
-        let Some(index) = test.labels().iter().position(|&label| label == class) else { continue };
-        let picture = test.picture(index)?;
-        let (_, said, probability) = evaluation.predictions[index];
-        let [name, said] = [class, said].map(|class| &test.names()[class as usize]);
-        let heat = grad_cam(model, &test.batch(&[index as u32], device)?.0)?;
-        tiles.push(Tile::picture(&picture, test.shape(), name)?);
-        tiles.push(Tile::heat(&picture, test.shape(), &heat, &format!("said {said}\n({probability:.2})"))?);
-    }
-    pictures::picture_grid(&[Section {
-        heading: "What speaks for the class that was said, the darker red the more (Grad-CAM)",
-        columns: 6,
-        tiles,
-    }])
-}
-
-/// How much each place of the last stage's maps speaks for the likeliest class of the picture `xs` `(1, channels, height,
-/// width)`: the maps, each times the mean of its gradient, added up and above 0 (Selvaraju et al. 2017, arXiv:1610.02391).
-fn grad_cam(model: &dyn ImageModel, xs: &Tensor) -> Result<Vec<Vec<f32>>> {
-    let maps = model.feature_maps(xs)?.pop().context("Grad-CAM of a model without convolutions")?;
-    let maps = Var::from_tensor(&maps.detach())?;
-    let logits = model.head(&maps, Mode::Evaluate)?;
-    let grads = logits.max(D::Minus1)?.sum_all()?.backward()?;
-    let grad = grads.get(&maps).context("Grad-CAM: the maps have no gradient")?;
-    let weights = grad.mean_keepdim((2, 3))?;
-    let heat = maps.as_detached_tensor().broadcast_mul(&weights)?.sum(1)?.relu()?;
-    Ok(heat.get(0)?.to_dtype(DType::F32)?.to_vec2()?)
 }

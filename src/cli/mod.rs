@@ -2,6 +2,7 @@
 
 mod flow;
 mod gradient_flow;
+mod image_pictures;
 pub mod images;
 pub mod language;
 pub mod recurrent;
