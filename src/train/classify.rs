@@ -8,7 +8,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 
 /// Pictures in a batch of evaluation, at most, and their pixels if they are large.
 const EVALUATION_BATCH: usize = 500;
-const EVALUATION_PIXELS: usize = 1 << 19;
+const EVALUATION_PIXELS: usize = 1 << 17;
 
 /// A model that learns to classify pictures.
 pub struct ImageClassification<'a> {
@@ -128,7 +128,7 @@ pub fn evaluate(
     device: &Device,
 ) -> Result<Evaluation> {
     let (_, height, width) = images.shape();
-    let batch = (EVALUATION_PIXELS / (height * width)).clamp(1, EVALUATION_BATCH);
+    let batch = (EVALUATION_PIXELS / (height * width)).clamp(2, EVALUATION_BATCH);
     Evaluation::of(
         cost,
         indices.chunks(batch).map(|batch| {
