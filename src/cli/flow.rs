@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::PoisonError;
+use std::time::Instant;
 
 /// Indices of `examples` for training, and those for validation: where the data set has none, the last `--validation` ones
 /// of the examples, or a tenth.
@@ -99,6 +100,31 @@ pub(super) fn folder(
 pub(super) fn interrupted(binary: &str, run: &Run) -> Outcome {
     say(&format!("interrupted; go on with: {binary} train --resume {}", run.dir().display()));
     Outcome::Interrupted
+}
+
+/// Ends a classifier's training: records the test's `evaluation`, draws the curves and the confusion of `classes`, then what
+/// else the model has to show, and tells the result.
+pub(super) fn conclude(
+    (run, report): (&Run, &Report),
+    evaluation: &Evaluation,
+    classes: &[String],
+    start: Instant,
+    draw: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let last = json!({
+        "final": true,
+        "best_epoch": report.best_epoch,
+        "test_loss": evaluation.loss,
+        "test_accuracy": evaluation.accuracy(),
+        "seconds": start.elapsed().as_secs_f64(),
+    });
+    run.write_final(&report.epochs, Metric::Accuracy, &last)?;
+    run.write("curves.svg", &curves(report, Metric::Accuracy)?)?;
+    run.write("confusion.svg", &pictures::confusion(&evaluation.confusion(classes.len()), classes)?)?;
+    draw()?;
+    let (result, dir) = (result(evaluation), run.dir().display());
+    say(&format!("{result}; best epoch {}; run folder {dir}", report.best_epoch));
+    Ok(())
 }
 
 /// A classifier's test result in words.

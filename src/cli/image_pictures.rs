@@ -1,26 +1,21 @@
 //! What a run of a classifier of pictures has to show.
 
-use super::flow;
 use crate::data::Images;
 use crate::models::ImageModel;
 use crate::nn::Mode;
 use crate::train::pictures::{self, Section, Tile};
-use crate::train::{Evaluation, Metric, Report, Run};
+use crate::train::{Evaluation, Run};
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Device, Tensor, Var};
 
 /// Pictures for the run folder.
 pub(super) fn draw(
     run: &Run,
-    report: &Report,
     model: &dyn ImageModel,
     test: &Images,
     evaluation: &Evaluation,
     device: &Device,
 ) -> Result<()> {
-    run.write("curves.svg", &flow::curves(report, Metric::Accuracy)?)?;
-    let counts = evaluation.confusion(test.classes());
-    run.write("confusion.svg", &pictures::confusion(&counts, test.names())?)?;
     run.write("mistakes.svg", &mistakes(test, evaluation)?)?;
     run.write("filters.svg", &filters(model, test.shape())?)?;
     if let Some(features) = features(model, test, device)? {

@@ -8,7 +8,7 @@ use crate::data::{self, Expansion, Images, Statistics};
 use crate::models::ImageModel;
 use crate::nn::{Cost, Mode, parameters};
 use crate::train::pictures::{self, Curve, Panel};
-use crate::train::{self, ImageClassification, Metric, Progress, Report, Run, say};
+use crate::train::{self, ImageClassification, Progress, Report, Run, say};
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use candle_nn::{VarBuilder, VarMap};
@@ -173,21 +173,9 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
 
     let all: Vec<u32> = (0..data.test.len() as u32).collect();
     let evaluation = train::evaluate(model.as_ref(), settings.cost(), &data.test, &all, &device)?;
-    let last = json!({
-        "final": true,
-        "best_epoch": report.best_epoch,
-        "test_loss": evaluation.loss,
-        "test_accuracy": evaluation.accuracy(),
-        "seconds": start.elapsed().as_secs_f64(),
-    });
-    run.write_final(&report.epochs, Metric::Accuracy, &last)?;
-    image_pictures::draw(&run, &report, model.as_ref(), &data.test, &evaluation, &device)?;
-    say(&format!(
-        "{}; best epoch {}; run folder {}",
-        flow::result(&evaluation),
-        report.best_epoch,
-        run.dir().display()
-    ));
+    flow::conclude((&run, &report), &evaluation, data.test.names(), start, || {
+        image_pictures::draw(&run, model.as_ref(), &data.test, &evaluation, &device)
+    })?;
     Ok(Outcome::Done)
 }
 

@@ -307,24 +307,9 @@ fn train_on<R: SentenceRecipe>(
         return Ok(None);
     }
     let evaluation = task.evaluate(test)?;
-    let last = json!({
-        "final": true,
-        "best_epoch": report.best_epoch,
-        "test_loss": evaluation.loss,
-        "test_accuracy": evaluation.accuracy(),
-        "seconds": begin.elapsed().as_secs_f64(),
-    });
-    run.write_final(&report.epochs, Metric::Accuracy, &last)?;
-    run.write("curves.svg", &flow::curves(&report, Metric::Accuracy)?)?;
-    let counts = evaluation.confusion(examples.classes.len());
-    run.write("confusion.svg", &pictures::confusion(&counts, &examples.classes)?)?;
-    run.write("words.svg", &map(model.as_ref(), &vocabulary)?)?;
-    say(&format!(
-        "{}; best epoch {}; run folder {}",
-        flow::result(&evaluation),
-        report.best_epoch,
-        run.dir().display()
-    ));
+    flow::conclude((&run, &report), &evaluation, &examples.classes, begin, || {
+        run.write("words.svg", &map(model.as_ref(), &vocabulary)?)
+    })?;
     Ok(Some(evaluation))
 }
 

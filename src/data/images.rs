@@ -178,7 +178,7 @@ impl Images {
     /// # Errors
     /// Of the first file that can't be read.
     pub fn keep(&mut self) -> Result<()> {
-        if self.len() <= MOST_IN_MEMORY / self.size() {
+        if matches!(self.pixels, Pixels::Files(_)) && self.len() <= MOST_IN_MEMORY / self.size() {
             let all: Vec<u32> = (0..self.len() as u32).collect();
             self.pixels = Pixels::Memory(self.read(&all)?);
         }

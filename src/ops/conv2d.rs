@@ -377,19 +377,7 @@ impl Conv2d {
         };
         // SAFETY: each chunk has an example, the first of which writes each number.
         let partial = unsafe { parallel::build(self.batch.div_ceil(chunk) * size, size, work) };
-        let mut weight_grad = vec![T::ZERO; size];
-        parallel::for_each_piece(&mut weight_grad, taps, |output, weight_grad| {
-            let mut sum = vec![T::ZERO; taps];
-            for partial in partial.chunks_exact(size) {
-                let partial = &partial[output * taps..][..taps];
-                sum.iter_mut().zip(partial).for_each(|(sum, &x)| *sum += x);
-            }
-            for (channel, weight_grad) in weight_grad.chunks_exact_mut(taps / channels).enumerate() {
-                let sum = sum[channel..].iter().step_by(channels);
-                weight_grad.iter_mut().zip(sum).for_each(|(to, &x)| *to = x);
-            }
-        });
-        weight_grad
+        pixels.weight_grad(&partial, (size, taps))
     }
 
     /// For each weight the product of its output's gradient with the plane of what it meets.

@@ -1,5 +1,6 @@
 //! What a convolution walks over.
 
+use super::parallel;
 use super::simd::{self, Lanes, Outer, SLACK};
 
 /// Images with zeros around them, taken apart by the phases of a stride: what a tap of the kernel sees while the
@@ -126,6 +127,25 @@ impl Pixels {
                 to.zip(&image(channel)[done..]).for_each(|(to, &x)| *to = x);
             }
         }
+    }
+
+    /// The sum of the parts of a weight's gradient, `size` numbers each, in order: of each output `taps` of them, which have
+    /// their channels last as the pixels have, and in the sum first.
+    pub fn weight_grad<T: Lanes>(&self, parts: &[T], (size, taps): (usize, usize)) -> Vec<T> {
+        let channels = self.channels;
+        let mut weight_grad = vec![T::ZERO; size];
+        parallel::for_each_piece(&mut weight_grad, taps, |output, weight_grad| {
+            let mut sum = vec![T::ZERO; taps];
+            for part in parts.chunks_exact(size) {
+                let part = &part[output * taps..][..taps];
+                sum.iter_mut().zip(part).for_each(|(sum, &x)| *sum += x);
+            }
+            for (channel, weight_grad) in weight_grad.chunks_exact_mut(taps / channels).enumerate() {
+                let sum = sum[channel..].iter().step_by(channels);
+                weight_grad.iter_mut().zip(sum).for_each(|(to, &x)| *to = x);
+            }
+        });
+        weight_grad
     }
 }
 

@@ -18,7 +18,7 @@ pub(crate) trait Lanes: Real {
         size_of::<Self::Vector<S>>() / size_of::<Self>()
     }
 
-    /// The number nearest to a constant.
+    /// The number nearest to a constant, known where a loop is compiled, as that of candle's `from_f64`, a call, is not.
     fn number(x: f64) -> Self;
 
     /// Four rows' columns.

@@ -471,7 +471,7 @@ impl Winograd {
                 |[_, _, output]| Strip {
                     rows: 0..POINTS,
                     from: (output * width, size),
-                    to: (output * width, size),
+                    to: (output * TAPS * width, width),
                     wanted: TAPS,
                     start: T::ZERO,
                 },
@@ -479,20 +479,6 @@ impl Winograd {
         };
         // SAFETY: the last of the transforms writes all of a partial sum.
         let partial = unsafe { parallel::build(self.batch.div_ceil(block) * TAPS * size, TAPS * size, work) };
-        let mut weight_grad = vec![T::ZERO; TAPS * size];
-        parallel::for_each_piece(&mut weight_grad, TAPS * width, |output, weight_grad| {
-            for row in 0..TAPS {
-                let mut sum = vec![T::ZERO; width];
-                for partial in partial.chunks_exact(TAPS * size) {
-                    let partial = &partial[row * size + output * width..][..width];
-                    sum.iter_mut().zip(partial).for_each(|(sum, &x)| *sum += x);
-                }
-                for (column, sum) in sum.chunks_exact(channels).enumerate() {
-                    let to = weight_grad[row * columns + column..].iter_mut().step_by(TAPS * columns);
-                    to.zip(sum).for_each(|(to, &x)| *to = x);
-                }
-            }
-        });
-        weight_grad
+        pixels.weight_grad(&partial, (TAPS * size, TAPS * width))
     }
 }

@@ -18,6 +18,7 @@ use std::fmt::Write;
 
 const INK: &str = "#222222";
 const MUTED: &str = "#767676";
+const RED: [u8; 3] = [178, 24, 43];
 const FONT: &str = "sans-serif";
 
 /// Folds values into their least and greatest.
@@ -150,7 +151,7 @@ impl Tile {
         let greatest = f64::from(finite.fold(0.0, |most: f32, value| most.max(value.abs())));
         let scale = if greatest > 0.0 { 1.0 / greatest } else { 0.0 };
         Self::mapped(values, (height, width), caption, |value| {
-            let full = if value > 0.0 { [178, 24, 43] } else { [33, 102, 172] };
+            let full = if value > 0.0 { RED } else { [33, 102, 172] };
             mix((value.abs() * scale).clamp(0.0, 1.0), full)
         })
     }
@@ -184,7 +185,7 @@ impl Tile {
         let rgb = rgb.chunks(3).enumerate().flat_map(|(at, pixel)| {
             let grey = pixel.iter().map(|&value| f32::from(value)).sum::<f32>() / 3.0;
             let part = 0.75 * heat(at);
-            [178.0, 24.0, 43.0].map(|full| (grey + part * (full - grey)) as u8)
+            RED.map(|full| (grey + part * (f32::from(full) - grey)) as u8)
         });
         Ok(Self { rgb: rgb.collect(), width, height, caption })
     }
