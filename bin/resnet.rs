@@ -141,8 +141,17 @@ impl ImageRecipe for Recipe {
         self.label_smoothing.into()
     }
 
-    fn side(&self) -> usize {
-        self.side.map_or(if self.is_large() { 224 } else { 32 }, usize::from)
+    fn side(&self) -> candle_core::Result<usize> {
+        match self.side {
+            Some(_) if self.train.dataset != "image-folder" => {
+                bail!(
+                    "--side: pictures of {} have a size of their own, only a folder's are scaled",
+                    self.train.dataset
+                )
+            }
+            Some(side) => Ok(side.into()),
+            None => Ok(if self.is_large() { 224 } else { 32 }),
+        }
     }
 
     fn normalisation(&self, images: &Images, training: &[u32]) -> candle_core::Result<Option<Statistics>> {

@@ -190,6 +190,7 @@ fn wrong_options_are_refused() {
     ] {
         refused(&place, "resnet", &format!("{FOLDER} {arguments}"), code, &[said]);
     }
+    refused(&place, "resnet", "--side 16", 1, &["pictures of shapes have a size of their own"]);
     refused(&place, "resnet", "--dataset image-folder", 1, &["--data-dir", "train/CLASS"]);
     let two = folder(&CLASSES[..2], 4);
     let run = trained().join("run");

@@ -48,8 +48,11 @@ pub trait ImageRecipe: Settings {
     }
 
     /// The side of the squares that a folder's pictures are made into.
-    fn side(&self) -> usize {
-        28
+    ///
+    /// # Errors
+    /// Where one is asked for of pictures that are not a folder's.
+    fn side(&self) -> candle_core::Result<usize> {
+        Ok(28)
     }
 
     /// What pictures are normalised with, if at all, given those for training.
@@ -139,7 +142,7 @@ struct Data {
 impl Data {
     fn load(settings: &impl ImageRecipe) -> Result<Self> {
         let options = settings.train_options();
-        let set = data::load(&options.dataset, options.data_dir.as_deref(), settings.side())?;
+        let set = data::load(&options.dataset, options.data_dir.as_deref(), settings.side()?)?;
         let data::ImageSet { training: mut images, validation, mut test } = set;
         let examples = images.len() - validation.unwrap_or(0);
         let (training, validation) =
@@ -287,7 +290,7 @@ fn eval<R: ImageRecipe>(command: &EvalCommand) -> Result<Outcome> {
     let settings: R = settings_of(&run, &config)?;
     let known = Known::of(&run, &config)?;
     let (name, dir) = command.data(settings.train_options());
-    let mut test = data::load(name, dir, settings.side())?.test;
+    let mut test = data::load(name, dir, known.shape.1)?.test;
     ensure!(
         test.classes() == known.classes.len(),
         "data set {name}: found {} classes, expected {}, those of the run {}",

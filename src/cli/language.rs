@@ -163,7 +163,7 @@ impl LanguageOptions {
 enum Questions {
     /// Test a finished run
     Eval(EvalCommand),
-    /// Have a trained model write
+    /// Have a trained model write, on the CPU on any --device: one token is too little work for another
     Sample(SampleCommand),
     /// How likely a trained model holds each line of a text
     Score(ScoreCommand),
@@ -515,7 +515,7 @@ fn neurons(command: &NeuronsCommand) -> Result<Outcome> {
         reading.next(vocabulary.id(&token))?;
         shown.push(settings.level.written(last.as_deref(), &token).concat());
         last = Some(token.clone());
-        for (layer, values) in reading.activations()?.into_iter().enumerate() {
+        for (layer, values) in reading.activations().into_iter().enumerate() {
             if shown.len() == 1 {
                 let name = |cell: usize| format!("layer {}, cell {}", layer + 1, cell + 1);
                 cells.extend((0..values.len()).map(|cell| Neuron { name: name(cell), values: vec![] }));

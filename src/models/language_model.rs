@@ -1,10 +1,10 @@
 //! A recurrent language model: at each token of a text, what comes next (Karpathy 2015; Zaremba et al. 2014).
 
 use crate::nn::{
-    Cell, Dropout, Embedding, Init, Linear, Mode, Projected, Recurrent, RecurrentConfig, Sequences, State,
+    Cell, Dropout, Embedding, Init, Linear, Mode, Recurrent, RecurrentConfig, Sequences, State, Steps,
     dropout, embedding_with, linear, recurrent,
 };
-use candle_core::{DType, Module, Result, Tensor, bail};
+use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use std::sync::Arc;
 
@@ -109,51 +109,11 @@ impl LanguageModel {
         Ok((self.output_dropout.forward(&ys, mode)?.apply(&self.output)?, state))
     }
 
-    /// Starts to read a text.
+    /// Starts to read a text token by token, after each of which come the logits of the next.
     ///
     /// # Errors
     /// None that can be expected.
-    pub fn read(&self) -> Result<Reading<'_>> {
-        let projected = self.recurrent.project(self.embedding.weight())?;
-        Ok(Reading { model: self, projected, one: Arc::new(Sequences::new(&[1])?), state: None })
-    }
-}
-
-/// A text that a model reads token by token.
-#[derive(Debug, Clone)]
-pub struct Reading<'a> {
-    model: &'a LanguageModel,
-    projected: Projected,
-    one: Arc<Sequences>,
-    state: Option<State>,
-}
-
-impl Reading<'_> {
-    /// Reads the token `id`; the logits of what comes after it.
-    ///
-    /// # Errors
-    /// When the id is outside the vocabulary.
-    pub fn next(&mut self, id: u32) -> Result<Vec<f32>> {
-        let LanguageModel { recurrent, output, .. } = self.model;
-        let id = Tensor::new(&[id], output.weight().device())?;
-        let (state, mode) = (self.state.as_ref(), Mode::Evaluate);
-        let (ys, state) = recurrent.forward_tokens(&id, &self.projected, &self.one, state, mode)?;
-        self.state = Some(state.detach());
-        ys.apply(output)?.squeeze(0)?.to_dtype(DType::F32)?.to_vec1()
-    }
-
-    /// What each unit of each layer holds now, from -1 to 1: of LSTM the tanh of its cell, of others the hidden state
-    /// (Karpathy et al. 2015, section 4.2). Nothing before the first token.
-    ///
-    /// # Errors
-    /// None that can be expected.
-    pub fn activations(&self) -> Result<Vec<Vec<f32>>> {
-        match &self.state {
-            None => Ok(vec![]),
-            Some(State { hidden, cell }) => {
-                let held = cell.as_ref().map_or(Ok(hidden.clone()), Tensor::tanh)?;
-                held.squeeze(1)?.to_dtype(DType::F32)?.to_vec2()
-            }
-        }
+    pub fn read(&self) -> Result<Steps> {
+        self.recurrent.steps(self.embedding.weight(), &self.output)
     }
 }

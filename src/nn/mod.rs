@@ -9,7 +9,7 @@ mod loss;
 mod recurrent;
 mod sampling;
 
-pub use crate::ops::{Cell, Conv2dGeometry, OverTime, Sequences, State, Then, Window, over_time};
+pub use crate::ops::{Cell, Conv2dGeometry, OverTime, Sequences, State, Steps, Then, Window, over_time};
 pub use init::{Init, parameters};
 pub use layers::{
     Activation, BatchNorm2d, Conv2d, ConvMax, Dropout, Embedding, Linear, Pool2d, Pooling, WORD_VECTORS,

@@ -1,7 +1,7 @@
 //! Recurrent networks of any number of layers, in one or both directions.
 
-use super::{Dropout, Mode, dropout};
-use crate::ops::{self, Cell, Sequences, State, Weights};
+use super::{Dropout, Linear, Mode, dropout};
+use crate::ops::{self, Cell, Sequences, State, Steps, Weights};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
 use std::sync::Arc;
@@ -146,6 +146,19 @@ impl Recurrent {
         self.layers_on(sequences, state, mode, |start| {
             ops::recurrent(self.cell, xs, sequences, &self.layers[0], start)
         })
+    }
+
+    /// Reads tokens one by one, of which the rows of `table` `(tokens, features)` are the vectors; each state goes through
+    /// `output`.
+    ///
+    /// # Errors
+    /// When shapes do not fit, and of a network that also reads backward.
+    pub fn steps(&self, table: &Tensor, output: &Linear) -> Result<Steps> {
+        if self.directions() > 1 {
+            bail!("recurrent: a bidirectional network can't read on token by token");
+        }
+        let layers = self.layers.iter().flatten();
+        Steps::new(self.cell, table, layers, (output.weight(), output.bias()))
     }
 
     /// All layers, of which `first` is the first, given the state it starts from.

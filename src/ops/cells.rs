@@ -1,10 +1,14 @@
-//! What recurrent cells do at one step with the gates' sums, element by element, and its gradient.
+//! Recurrent cells: how their gates lie in memory, what they do at one step with the gates' sums, element by element, and
+//! its gradient.
 //!
-//! Gates lie in memory as [`super::recurrent`] lays them out. `before` is what the step starts from: LSTM's cells, else
+//! `before` is what the step starts from: LSTM's cells, else
 //! the hidden state.
 
-use super::activation::sigmoid_of;
+use super::activation::{relu_of, sigmoid_of};
 use super::host::Real;
+use super::matmul::Panels;
+use super::parallel::{self, Shared};
+use super::simd::{Lanes, vectorised};
 
 /// What a recurrent layer does at each step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +38,89 @@ impl Cell {
     /// Whether there is a cell state beside the hidden one.
     pub fn has_cell_state(self) -> bool {
         self == Self::Lstm
+    }
+}
+
+/// How the gates of one step lie in memory: LSTM's as in its weights; GRU's as n's input part, r, z, n's hidden part,
+/// so that what the input adds to and what the hidden state adds to each lie together.
+#[derive(Clone, Copy)]
+pub(super) struct Gates {
+    /// Numbers from one row to the next: a little more than there are, lest all rows meet in the same cache lines.
+    pub row: usize,
+    /// How many the input and the hidden state each add to.
+    pub added: usize,
+    /// Where those begin that the hidden state adds to.
+    pub hidden_at: usize,
+    /// Which row of the input's weights adds to the first.
+    pub input_from: usize,
+}
+
+impl Gates {
+    pub fn new(cell: Cell, hidden: usize) -> Self {
+        let added = cell.gates() * hidden;
+        let (hidden_at, input_from) = if cell == Cell::Gru { (hidden, 2 * hidden) } else { (0, 0) };
+        Self { row: (hidden_at + added).next_multiple_of(16) + 16, added, hidden_at, input_from }
+    }
+
+    /// What a row starts from: the biases.
+    pub fn start<T: Real>(self, input_bias: &[T], hidden_bias: &[T]) -> Vec<T> {
+        let mut start = [&input_bias[self.input_from..], &input_bias[..self.input_from]].concat();
+        start.resize(self.hidden_at + self.added, T::ZERO);
+        start[self.hidden_at..].iter_mut().zip(hidden_bias).for_each(|(start, &bias)| *start += bias);
+        start
+    }
+
+    /// The transpose of the input's weights.
+    pub fn input_panels<T: Lanes>(self, weight: &[T]) -> Panels<T> {
+        let features = weight.len() / self.added;
+        Panels::transposed((features, self.added), |at| &weight[self.input_row(at) * features..])
+    }
+
+    /// The transpose of the hidden state's weights.
+    pub fn recurrent_panels<T: Lanes>(self, weight: &[T]) -> Panels<T> {
+        let hidden = weight.len() / self.added;
+        Panels::transposed((hidden, self.added), |at| &weight[at * hidden..])
+    }
+
+    /// The sums of the rows of gates at which each of so many tokens is, in the order of the input's rows.
+    pub fn sums_of_tokens<T: Real>(self, gates: &[T], ids: &[u32], tokens: usize) -> Vec<T> {
+        const PIECE: usize = 128;
+        let mut sums = vec![T::ZERO; tokens * self.added];
+        let shared = Shared::new(&mut sums);
+        parallel::for_each_chunk(self.added.div_ceil(PIECE), |i| {
+            let columns = i * PIECE..self.added.min((i + 1) * PIECE);
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (gates, &id) in gates.chunks_exact(self.row).zip(ids) {
+                        let at = id as usize * self.added;
+                        // SAFETY: each column is one chunk's.
+                        let sums = unsafe { shared.slice(at + columns.start..at + columns.end) };
+                        sums.iter_mut().zip(&gates[columns.clone()]).for_each(|(sum, &gate)| *sum += gate);
+                    }
+                },
+            );
+        });
+        sums.chunks_exact_mut(self.added).for_each(|sums| sums.rotate_right(self.input_from));
+        sums
+    }
+
+    /// The row of the input's weights that adds to gate `at`.
+    pub fn input_row(self, at: usize) -> usize {
+        let row = at + self.input_from;
+        if row < self.added { row } else { row - self.added }
+    }
+}
+
+/// The new state `y`, and LSTM's `cells`, of the gates' sums; of GRU and LSTM the gates become what they are after their
+/// nonlinearities.
+#[inline(always)]
+pub(super) fn step<T: Real>(cell: Cell, gates: &mut [T], before: &[T], cells: &mut [T], y: &mut [T]) {
+    match cell {
+        Cell::Tanh => elman(gates, y, T::tanh),
+        Cell::Relu => elman(gates, y, relu_of),
+        Cell::Gru => gru(gates, before, y),
+        Cell::Lstm => lstm(gates, before, cells, y),
     }
 }
 
@@ -86,7 +173,7 @@ fn four_mut<T>(gates: &mut [T], hidden: usize) -> [&mut [T]; 4] {
 }
 
 #[inline(always)]
-pub(super) fn elman<T: Real>(gates: &[T], y: &mut [T], activation: impl Fn(T) -> T) {
+fn elman<T: Real>(gates: &[T], y: &mut [T], activation: impl Fn(T) -> T) {
     each(
         [gates],
         [y],
@@ -113,7 +200,7 @@ pub(super) fn elman_back<T: Real>(
 }
 
 #[inline(always)]
-pub(super) fn lstm<T: Real>(gates: &mut [T], before: &[T], cells: &mut [T], y: &mut [T]) {
+fn lstm<T: Real>(gates: &mut [T], before: &[T], cells: &mut [T], y: &mut [T]) {
     let [i, f, g, o] = four_mut(gates, y.len());
     each(
         [before],
@@ -159,7 +246,7 @@ pub(super) fn lstm_back<T: Real>(
 }
 
 #[inline(always)]
-pub(super) fn gru<T: Real>(gates: &mut [T], before: &[T], y: &mut [T]) {
+fn gru<T: Real>(gates: &mut [T], before: &[T], y: &mut [T]) {
     let [n, r, z, product] = four_mut(gates, y.len());
     each(
         [before, product],

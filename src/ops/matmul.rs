@@ -111,10 +111,6 @@ impl<T: Lanes> Panels<T> {
         fill(&parallel::Shared::new(&mut data[start..start + len]), lanes);
         Self { depth, columns, lanes, data, start }
     }
-
-    pub fn depth(&self) -> usize {
-        self.depth
-    }
 }
 
 /// A left-hand side: some rows, each as long as the right-hand side is deep.

@@ -24,6 +24,7 @@ mod recurrent;
 pub mod reference;
 mod sequences;
 mod simd;
+mod steps;
 mod winograd;
 
 pub use activation::{relu, sigmoid, tanh};
@@ -39,3 +40,4 @@ pub use over_time::{OverTime, over_time};
 pub use pool::{Window, avg_pool2d, l2_pool2d, max_pool2d};
 pub use recurrent::{State, Weights, recurrent, recurrent_tokens};
 pub use sequences::Sequences;
+pub use steps::Steps;

@@ -5,14 +5,13 @@
 //! gradient is back-propagation through time over the gates that the forward pass has left; the gradients of the
 //! weights are again products over whole sequences.
 
-use super::activation::relu_of;
-use super::cells::{elman, elman_back, gru, gru_back, lstm, lstm_back};
+use super::cells::{self, Gates, elman_back, gru_back, lstm_back};
 use super::host::{self, Real, with_real};
 use super::linear::column_sums;
 use super::matmul::{Left, Panels, Start, multiply, product, transposed_products};
 use super::operation::{self, Operation};
 use super::parallel::{self, Shared};
-use super::simd::{Inner, Lanes, vectorised};
+use super::simd::{Lanes, vectorised};
 use super::{Cell, Sequences, reference};
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, bail};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -138,7 +137,7 @@ fn run(
 
 /// The number of hidden units, of arguments that fit each other; `input` gives the shape of what stands for the input's
 /// weights, for so many gate units.
-fn check(
+pub(super) fn check(
     cell: Cell,
     input_shape: impl Fn(usize) -> [usize; 2],
     sequences: &Sequences,
@@ -192,99 +191,6 @@ struct Kept {
     gates: Option<Tensor>,
     /// Of LSTM: `(directions, rows, hidden)`.
     cells: Option<Tensor>,
-}
-
-/// How the gates of one step lie in memory: LSTM's as in its weights; GRU's as n's input part, r, z, n's hidden part,
-/// so that what the input adds to and what the hidden state adds to each lie together.
-#[derive(Clone, Copy)]
-struct Gates {
-    /// Numbers from one row to the next: a little more than there are, lest all rows meet in the same cache lines.
-    row: usize,
-    /// How many the input and the hidden state each add to.
-    added: usize,
-    /// Where those begin that the hidden state adds to.
-    hidden_at: usize,
-    /// Which row of the input's weights adds to the first.
-    input_from: usize,
-}
-
-impl Gates {
-    fn new(cell: Cell, hidden: usize) -> Self {
-        let added = cell.gates() * hidden;
-        let (hidden_at, input_from) = if cell == Cell::Gru { (hidden, 2 * hidden) } else { (0, 0) };
-        Self { row: (hidden_at + added).next_multiple_of(16) + 16, added, hidden_at, input_from }
-    }
-
-    /// The sums of the rows of gates at which each of so many tokens is, in the order of the input's rows.
-    fn sums_of_tokens<T: Real>(self, gates: &[T], ids: &[u32], tokens: usize) -> Vec<T> {
-        const PIECE: usize = 128;
-        let mut sums = vec![T::ZERO; tokens * self.added];
-        let shared = Shared::new(&mut sums);
-        parallel::for_each_chunk(self.added.div_ceil(PIECE), |i| {
-            let columns = i * PIECE..self.added.min((i + 1) * PIECE);
-            vectorised(
-                #[inline(always)]
-                || {
-                    for (gates, &id) in gates.chunks_exact(self.row).zip(ids) {
-                        let at = id as usize * self.added;
-                        // SAFETY: each column is one chunk's.
-                        let sums = unsafe { shared.slice(at + columns.start..at + columns.end) };
-                        sums.iter_mut().zip(&gates[columns.clone()]).for_each(|(sum, &gate)| *sum += gate);
-                    }
-                },
-            );
-        });
-        sums.chunks_exact_mut(self.added).for_each(|sums| sums.rotate_right(self.input_from));
-        sums
-    }
-
-    /// The row of the input's weights that adds to gate `at`.
-    fn input_row(self, at: usize) -> usize {
-        let row = at + self.input_from;
-        if row < self.added { row } else { row - self.added }
-    }
-}
-
-/// Up to so many rows, laying the weights out for the inner loop costs more than it saves.
-const FEW: usize = 4;
-
-/// The transpose of the recurrent weights.
-enum Right<'a, T> {
-    Panels(Panels<T>),
-    /// Where they lie: a row's place for each column.
-    InPlace(&'a [T], Vec<usize>),
-}
-
-impl<T: Lanes> Right<'_, T> {
-    /// Adds the product of `count` hidden states to the rows `c`, which start every `row` numbers.
-    fn add_product(&self, states: &[T], c: &mut [T], (count, row): (usize, usize)) {
-        match self {
-            Self::Panels(panels) => {
-                multiply(Left::Rows(states, panels.depth()), panels, c, (count, row), Start::Result)
-            }
-            Self::InPlace(weight, rows) => {
-                let len = weight.len() / rows.len();
-                for (state, c) in states.chunks_exact(len).zip(c.chunks_mut(row)).take(count) {
-                    let start = c[..rows.len()].to_vec();
-                    Inner {
-                        rows: 1,
-                        segments: 1,
-                        len,
-                        a: state,
-                        a_row: 0,
-                        a_segment: 0,
-                        b: weight,
-                        b_rows: rows,
-                        b_segment: 0,
-                        c,
-                        c_row: row,
-                        start: &start,
-                    }
-                    .run();
-                }
-            }
-        }
-    }
 }
 
 struct Layer {
@@ -368,45 +274,19 @@ impl Layer {
             let at = 1 + 4 * direction;
             let (input, recurrent) = (held.get::<T>(at)?, held.get::<T>(at + 1)?);
             let (input_bias, hidden_bias) = (held.get::<T>(at + 2)?, held.get::<T>(at + 3)?);
-            // What the hidden state's product starts from: with its bias, but for GRU's n.
-            let mut bias = [&input_bias[layout.input_from..], &input_bias[..layout.input_from]].concat();
-            bias[layout.hidden_at..].iter_mut().zip(hidden_bias).for_each(|(bias, &more)| *bias += more);
-            let features = input.len() / layout.added;
-            if self.ids.is_none() && rows > FEW {
-                let input_row = |at| &input[layout.input_row(at) * features..];
-                let panels = Panels::transposed((features, layout.added), input_row);
-                product((xs, features), &panels, gates, layout.row, Start::Row(&bias));
-            } else if self.ids.is_none() {
-                Inner {
-                    rows,
-                    segments: 1,
-                    len: features,
-                    a: xs,
-                    a_row: features,
-                    a_segment: 0,
-                    b: input,
-                    b_rows: &(0..layout.added).map(|at| layout.input_row(at) * features).collect::<Vec<_>>(),
-                    b_segment: 0,
-                    c: gates,
-                    c_row: layout.row,
-                    start: &bias,
-                }
-                .run();
+            let start = layout.start(input_bias, hidden_bias);
+            if self.ids.is_none() {
+                let (features, panels) = (input.len() / layout.added, layout.input_panels(input));
+                product((xs, features), &panels, gates, layout.row, Start::Row(&start[..layout.added]));
             }
-            let right = match rows > FEW {
-                true => {
-                    Right::Panels(Panels::transposed((hidden, layout.added), |at| &recurrent[at * hidden..]))
-                }
-                false => Right::InPlace(recurrent, (0..layout.added).map(|at| at * hidden).collect()),
-            };
-            weights.push((input, bias, hidden_bias, right));
+            weights.push((input, start, layout.recurrent_panels(recurrent)));
         }
         let (chunks, zeros) = (self.chunks(), vec![T::ZERO; hidden]);
         let (all_gates, all_states) = (Shared::new(&mut gates), Shared::new(&mut states));
         let all_cells = Shared::new(&mut cells);
         parallel::for_each_chunk(chunks.len(), |i| {
             let chunk = chunks[i];
-            let (input, bias, hidden_bias, right) = &weights[chunk.direction];
+            let (input, start, right) = &weights[chunk.direction];
             let first = chunk.direction * rows;
             for Step { row, active, carried, before } in self.steps(chunk) {
                 // SAFETY: these rows belong to this chunk's sequences, and those of the step before are other ones.
@@ -417,27 +297,29 @@ impl Layer {
                         &*rows_of(&all_states, first + before, carried, hidden),
                     )
                 };
+                // What the input's product has not written yet.
+                let written = if self.ids.is_some() { 0 } else { layout.added };
+                for gates in gates.chunks_exact_mut(layout.row) {
+                    gates[written..start.len()].copy_from_slice(&start[written..]);
+                }
                 if let Some(ids) = &self.ids {
                     for (gates, &id) in gates.chunks_exact_mut(layout.row).zip(&ids[row..]) {
                         let input = &input[id as usize * layout.added..][..layout.added];
                         let (later, earlier) = input.split_at(layout.input_from);
                         let (first, rest) = gates.split_at_mut(earlier.len());
-                        first.copy_from_slice(earlier);
-                        rest[..later.len()].copy_from_slice(later);
-                        gates.iter_mut().zip(bias).for_each(|(gate, &bias)| *gate += bias);
+                        first.iter_mut().zip(earlier).for_each(|(gate, &x)| *gate += x);
+                        rest.iter_mut().zip(later).for_each(|(gate, &x)| *gate += x);
                     }
                 }
-                if cell == Cell::Gru {
-                    let n = layout.added..layout.added + hidden;
-                    let bias = &hidden_bias[2 * hidden..];
-                    gates.chunks_exact_mut(layout.row).for_each(|row| row[n.clone()].copy_from_slice(bias));
-                }
-                let at = layout.hidden_at;
-                right.add_product(last, &mut gates[at..], (carried, layout.row));
+                let add_product = |states: &[T], gates: &mut [T], count: usize| {
+                    let gates = &mut gates[layout.hidden_at..];
+                    multiply(Left::Rows(states, hidden), right, gates, (count, layout.row), Start::Result);
+                };
+                add_product(last, gates, carried);
                 if active > carried && !initial.hidden.is_empty() {
                     let place = chunk.direction * batch + chunk.start + carried;
-                    let to = &mut gates[carried * layout.row + at..];
-                    right.add_product(&initial.hidden[place * hidden..], to, (active - carried, layout.row));
+                    let fresh = &mut gates[carried * layout.row..];
+                    add_product(&initial.hidden[place * hidden..], fresh, active - carried);
                 }
                 let (cells, memory) = match cell.has_cell_state() {
                     // SAFETY: as above.
@@ -461,12 +343,9 @@ impl Layer {
                                 true => &memory[place.clone()],
                                 false => fresh.get(place.clone()).unwrap_or(&zeros),
                             };
-                            match cell {
-                                Cell::Tanh => elman(gates, y, T::tanh),
-                                Cell::Relu => elman(gates, y, relu_of),
-                                Cell::Gru => gru(gates, before, y),
-                                Cell::Lstm => lstm(gates, before, &mut cells[place], y),
-                            }
+                            // Only an LSTM has cells.
+                            let cells = cells.get_mut(place).unwrap_or_default();
+                            cells::step(cell, gates, before, cells, y);
                         }
                     },
                 );

@@ -2,8 +2,8 @@
 
 use super::{Metric, Score, Task};
 use crate::data::{Level, LongText, Streams, TokenWindow, Vocabulary};
-use crate::models::language_model::{LanguageModel, Reading};
-use crate::nn::{Cost, Mode, Sampling, Sequences, State};
+use crate::models::language_model::LanguageModel;
+use crate::nn::{Cost, Mode, Sampling, Sequences, State, Steps};
 use crate::rng;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -208,7 +208,7 @@ fn error(error: anyhow::Error) -> candle_core::Error {
 
 /// A model that writes a text.
 pub struct Writer<'a> {
-    reading: Reading<'a>,
+    reading: Steps,
     vocabulary: &'a Vocabulary,
     level: Level,
     sampling: Sampling,
