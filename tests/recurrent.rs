@@ -2,7 +2,9 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var, safetensors};
 use candle_nn::{VarBuilder, VarMap};
-use candle_textbook::nn::{Cell, Mode, Recurrent, RecurrentConfig, Sequences, State, parameters, recurrent};
+use candle_textbook::nn::{
+    Cell, Linear, Mode, Recurrent, RecurrentConfig, Sequences, State, parameters, recurrent,
+};
 use candle_textbook::ops::{self, Weights, reference};
 use candle_textbook::rng;
 use rand::Rng;
@@ -383,6 +385,46 @@ fn one_thread_and_many_give_the_same_bits() -> Result<()> {
         };
         assert!(on(1)? == on(3)?);
     }
+    Ok(())
+}
+
+#[test]
+fn steps_of_each_cell_are_the_whole_sequence() -> Result<()> {
+    let ids = [3u32, 0, 4, 4, 1];
+    let sequences = Arc::new(Sequences::new(&[ids.len()])?);
+    for (_, cell) in CELLS {
+        let (_, network) = network(cell, 3, false, 0.0)?;
+        let float = |var: Var| var.to_dtype(DType::F32);
+        let table = float(normal(1, &[5, 6])?)?;
+        for bias in [None, Some(float(normal(2, &[7])?)?)] {
+            let output = Linear::new(float(normal(3, &[7, 20])?)?, bias);
+            let xs = table.index_select(&Tensor::new(&ids, &CPU)?, 0)?;
+            let whole = network.forward(&xs, &sequences, None, Mode::Evaluate)?.0.apply(&output)?;
+            let mut steps = network.steps(&table, &output)?;
+            let each = ids.iter().flat_map(|&id| steps.next(id).unwrap()).collect();
+            assert_near("outputs", &Tensor::from_vec(each, (5, 7), &CPU)?, &whole, 1e-5)?;
+            let error = steps.next(5).unwrap_err().to_string();
+            assert!(error.contains("id 5, expected one below 5"), "{error}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn only_what_fits_a_network_of_one_direction_is_stepped_through() -> Result<()> {
+    let steps = |bidirectional: bool, features: usize, inputs: usize| {
+        let (_, network) = network(Cell::Gru, 1, bidirectional, 0.0)?;
+        let weight = Tensor::zeros((7, inputs), DType::F32, &CPU)?;
+        network.steps(&Tensor::zeros((5, features), DType::F32, &CPU)?, &Linear::new(weight, None))
+    };
+    let refused = |bidirectional: bool, features: usize, inputs: usize, said: &str| {
+        let error = steps(bidirectional, features, inputs).err().unwrap().to_string();
+        assert!(error.contains(said), "{error}");
+    };
+    assert!(steps(false, 6, 20).is_ok());
+    refused(false, 5, 20, "input weight");
+    refused(false, 6, 21, "[7, 21]");
+    refused(true, 6, 20, "bidirectional");
     Ok(())
 }
 

@@ -1,8 +1,7 @@
 //! Recurrent cells: how their gates lie in memory, what they do at one step with the gates' sums, element by element, and
 //! its gradient.
 //!
-//! `before` is what the step starts from: LSTM's cells, else
-//! the hidden state.
+//! `before` is what the step starts from: LSTM's cells, else the hidden state.
 
 use super::activation::{relu_of, sigmoid_of};
 use super::host::Real;

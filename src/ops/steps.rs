@@ -85,7 +85,8 @@ impl Steps {
         let outputs = match output.dims() {
             &[outputs, inputs] if inputs == features && !stack.is_empty() => outputs,
             dims => bail!(
-                "steps: found an output weight of shape {dims:?} after {} layers, expected (outputs, {features}) after one or more",
+                "steps: found an output weight of shape {dims:?} after {} layers, expected (outputs, {features}) \
+                 after one or more",
                 stack.len()
             ),
         };
