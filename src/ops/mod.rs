@@ -36,6 +36,7 @@ pub use dropout::dropout;
 pub use embedding::{RowGradients, backward, embedding, embedding_mean};
 pub use linear::linear;
 pub use loss::{quadratic, sigmoid_cross_entropy, softmax_cross_entropy};
+pub use operation::without_gradients;
 pub use over_time::{OverTime, over_time};
 pub use pool::{Window, avg_pool2d, l2_pool2d, max_pool2d};
 pub use recurrent::{State, Weights, recurrent, recurrent_tokens};

@@ -16,7 +16,7 @@ use super::host::{self, Real, with_real};
 use candle_core::backprop::GradStore;
 use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, TensorId, bail};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -29,10 +29,29 @@ pub(super) trait Operation: Send + Sync + 'static {
     fn backward(&self, args: &[Tensor], ys: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>>;
 }
 
+thread_local! {
+    /// Whether results on this thread are to have gradients.
+    static TRACKING: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Does `work`, of whose results nobody wants gradients: on the CPU they then hold on to nothing that they were made of, so
+/// that a network's activations are gone as soon as the next layer has read them.
+pub fn without_gradients<R>(work: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            TRACKING.set(self.0);
+        }
+    }
+    let _restore = Restore(TRACKING.replace(false));
+    work()
+}
+
 /// What `op` makes of `args`, all contiguous and in main memory.
 pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
     let (mut links, mut used) = (vec![], vec![]);
-    for (index, arg) in args.iter().enumerate().filter(|(_, arg)| arg.track_op()) {
+    let tracking = TRACKING.get();
+    for (index, arg) in args.iter().enumerate().filter(|(_, arg)| tracking && arg.track_op()) {
         let node = results().get(&arg.id()).cloned();
         let (link, sum) = node.map_or((arg.clone(), None), |node| (node.token, Some(node.grad)));
         links.push(link);
@@ -296,6 +315,17 @@ mod tests {
         assert_eq!(known(), [false, false]);
         let untracked = relu(x.as_detached_tensor().as_ref())?;
         assert!(!untracked.track_op() && !results().contains_key(&untracked.id()));
+        Ok(())
+    }
+
+    #[test]
+    fn without_gradients_the_result_is_the_same_and_holds_nothing() -> Result<()> {
+        let x = Var::new(&[1f32, -1.], &Device::Cpu)?;
+        let ys = without_gradients(|| relu(&x))?;
+        assert!(!ys.track_op() && !results().contains_key(&ys.id()));
+        assert_eq!(ys.to_vec1::<f32>()?, relu(&x)?.to_vec1::<f32>()?);
+        let broken = std::panic::catch_unwind(|| without_gradients(|| panic!("broken off")));
+        assert!(broken.is_err() && relu(&x)?.track_op());
         Ok(())
     }
 }

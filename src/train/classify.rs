@@ -133,7 +133,7 @@ pub fn evaluate(
         cost,
         indices.chunks(batch).map(|batch| {
             let (xs, labels) = images.batch(batch, device)?;
-            Ok((model.forward(&xs, Mode::Evaluate)?, labels))
+            Ok((ops::without_gradients(|| model.forward(&xs, Mode::Evaluate))?, labels))
         }),
     )
 }

@@ -4,6 +4,7 @@ use super::{Metric, Score, Task};
 use crate::data::{Level, LongText, Streams, TokenWindow, Vocabulary};
 use crate::models::language_model::LanguageModel;
 use crate::nn::{Cost, Mode, Sampling, Sequences, State, Steps};
+use crate::ops;
 use crate::rng;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -112,7 +113,8 @@ fn total_loss(
     for window in windows {
         let window = window?;
         let rows = window.tokens.len();
-        let (loss, after) = window_loss(model, window, streams, state.as_ref(), Mode::Evaluate, device)?;
+        let evaluate = || window_loss(model, window, streams, state.as_ref(), Mode::Evaluate, device);
+        let (loss, after) = ops::without_gradients(evaluate)?;
         sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * rows as f64;
         count += rows;
         state = Some(after.detach());
