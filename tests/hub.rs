@@ -186,6 +186,7 @@ fn fashion_mnist_lies_in_its_own_repository() {
     let (endpoint, _) = serve("zalando-datasets/fashion_mnist", files);
     let (train, test) = place.load(&endpoint, "fashion-mnist").unwrap();
     assert_eq!((train.labels(), test.labels()), ([9, 0].as_slice(), [3].as_slice()));
+    assert_eq!((train.names(), test.names()[7].as_str()), (test.names(), "sneaker"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::models::ImageModel;
 use crate::nn::{Cost, Mode, parameters};
 use crate::train::pictures::{self, Curve, Panel};
 use crate::train::{self, ImageClassification, Progress, Report, Run, say};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::{VarBuilder, VarMap};
 use clap::ValueEnum;
@@ -279,7 +279,7 @@ fn weights(name: &str) -> Result<PathBuf> {
     #[cfg(feature = "hub")]
     return data::hub::load_weights(name).with_context(|| format!("--pretrained {name}: no such file"));
     #[cfg(not(feature = "hub"))]
-    anyhow::bail!(
+    bail!(
         "--pretrained {name}: no such file, and this build can't download weights: give a safetensors or PyTorch \
          file, or build with `--features hub`"
     )
@@ -298,6 +298,12 @@ fn eval<R: ImageRecipe>(command: &EvalCommand) -> Result<Outcome> {
         known.classes.len(),
         run.dir().display()
     );
+    if let Some((found, expected)) = test.names().iter().zip(&known.classes).find(|(a, b)| a != b) {
+        bail!(
+            "data set {name}: found the class {found}, expected {expected}, a class of the run {}",
+            run.dir().display()
+        );
+    }
     if let Some(statistics) = known.normalisation {
         test.normalise(statistics)?;
     }

@@ -15,7 +15,7 @@ use parquet::file::reader::SerializedFileReader;
 use parquet::record::{Field, Row};
 
 use super::text::{AG_NEWS_CLASSES, polarities};
-use super::{Corpus, Images, Texts, cifar};
+use super::{CLOTHING, Corpus, Images, Texts, cifar};
 
 const CLASSES: usize = 10;
 
@@ -44,11 +44,11 @@ fn dataset(id: &str) -> Repository<RepoTypeDataset> {
 }
 
 /// Downloads `mnist`, `fashion-mnist` or `cifar10`, or finds it in the cache, and reads its training and its test set:
-/// pictures of the shape `(1, height, width)` or, in colour, `(3, height, width)`, ten classes. The variables `HF_ENDPOINT`, `HF_HOME` and `HF_TOKEN` are heeded, as by
-/// every client of the hub.
+/// pictures of the shape `(1, height, width)` or, in colour, `(3, height, width)`, ten classes. The variables `HF_ENDPOINT`,
+/// `HF_HOME` and `HF_TOKEN` are heeded, as by every client of the hub.
 ///
 /// # Errors
-/// When `name` is neither, the hub doesn't answer within ten seconds or lacks a file, or a file isn't what it should be.
+/// When `name` is none of these, the hub doesn't answer within ten seconds or lacks a file, or a file isn't what it should be.
 pub fn load(name: &str) -> Result<(Images, Images)> {
     let (id, folder, column, colour) = match name {
         "mnist" => ("ylecun/mnist", "mnist", "image", ColorType::L8),
@@ -60,8 +60,13 @@ pub fn load(name: &str) -> Result<(Images, Images)> {
     let [train_path, test_path] = download(dataset(id), files, INSTEAD)?;
     let read = |path: &Path| read(path, |reader| parse(reader, column, colour), INSTEAD);
     let (mut train, mut test) = (read(&train_path)?, read(&test_path)?);
-    if name == "cifar10" {
-        (train, test) = (train.named(cifar::NAMES)?, test.named(cifar::NAMES)?);
+    let names = match name {
+        "fashion-mnist" => Some(CLOTHING),
+        "cifar10" => Some(cifar::NAMES),
+        _ => None,
+    };
+    if let Some(names) = names {
+        (train, test) = (train.named(names)?, test.named(names)?);
     }
     ensure!(
         train.shape() == test.shape(),
