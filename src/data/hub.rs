@@ -50,21 +50,18 @@ fn dataset(id: &str) -> Repository<RepoTypeDataset> {
 /// # Errors
 /// When `name` is none of these, the hub doesn't answer within ten seconds or lacks a file, or a file isn't what it should be.
 pub fn load(name: &str) -> Result<(Images, Images)> {
-    let (id, folder, column, colour) = match name {
-        "mnist" => ("ylecun/mnist", "mnist", "image", ColorType::L8),
-        "fashion-mnist" => ("zalando-datasets/fashion_mnist", "fashion_mnist", "image", ColorType::L8),
-        "cifar10" => ("uoft-cs/cifar10", "plain_text", "img", ColorType::Rgb8),
+    let (id, folder, column, colour, names) = match name {
+        "mnist" => ("ylecun/mnist", "mnist", "image", ColorType::L8, None),
+        "fashion-mnist" => {
+            ("zalando-datasets/fashion_mnist", "fashion_mnist", "image", ColorType::L8, Some(CLOTHING))
+        }
+        "cifar10" => ("uoft-cs/cifar10", "plain_text", "img", ColorType::Rgb8, Some(cifar::NAMES)),
         _ => bail!("the data set {name} is not on the hub, expected mnist, fashion-mnist or cifar10"),
     };
     let files = ["train", "test"].map(|split| format!("{folder}/{split}/0000.parquet"));
     let [train_path, test_path] = download(dataset(id), files, INSTEAD)?;
     let read = |path: &Path| read(path, |reader| parse(reader, column, colour), INSTEAD);
     let (mut train, mut test) = (read(&train_path)?, read(&test_path)?);
-    let names = match name {
-        "fashion-mnist" => Some(CLOTHING),
-        "cifar10" => Some(cifar::NAMES),
-        _ => None,
-    };
     if let Some(names) = names {
         (train, test) = (train.named(names)?, test.named(names)?);
     }

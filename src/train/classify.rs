@@ -76,24 +76,26 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// Of batches of logits `(batch, classes)` and labels `(batch)`.
+    /// Of batches of logits `(batch, classes)` and labels `(batch)`, made one by one, without gradients.
     ///
     /// # Errors
     /// Those of the batches.
     pub fn of(cost: Cost, batches: impl IntoIterator<Item = Result<(Tensor, Tensor)>>) -> Result<Self> {
-        let (mut loss, mut predictions) = (0.0, vec![]);
-        for batch in batches {
-            let (logits, labels) = batch?;
-            let logits = logits.detach();
-            let mean = cost.loss(&logits, &labels)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-            loss += mean * labels.elem_count() as f64;
-            let probabilities = cost.probabilities(&logits)?;
-            let said = probabilities.argmax(D::Minus1)?.to_vec1::<u32>()?;
-            let probability = probabilities.max(D::Minus1)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
-            let truth = labels.to_vec1::<u32>()?;
-            predictions.extend(truth.into_iter().zip(said).zip(probability).map(|((t, s), p)| (t, s, p)));
-        }
-        Ok(Self { loss: loss / predictions.len().max(1) as f64, predictions })
+        ops::without_gradients(|| {
+            let (mut loss, mut predictions) = (0.0, vec![]);
+            for batch in batches {
+                let (logits, labels) = batch?;
+                let logits = logits.detach();
+                let mean = cost.loss(&logits, &labels)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+                loss += mean * labels.elem_count() as f64;
+                let probabilities = cost.probabilities(&logits)?;
+                let said = probabilities.argmax(D::Minus1)?.to_vec1::<u32>()?;
+                let probability = probabilities.max(D::Minus1)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+                let truth = labels.to_vec1::<u32>()?;
+                predictions.extend(truth.into_iter().zip(said).zip(probability).map(|((t, s), p)| (t, s, p)));
+            }
+            Ok(Self { loss: loss / predictions.len().max(1) as f64, predictions })
+        })
     }
 
     /// How many examples' likeliest class is the true one.
@@ -133,7 +135,7 @@ pub fn evaluate(
         cost,
         indices.chunks(batch).map(|batch| {
             let (xs, labels) = images.batch(batch, device)?;
-            Ok((ops::without_gradients(|| model.forward(&xs, Mode::Evaluate))?, labels))
+            Ok((model.forward(&xs, Mode::Evaluate)?, labels))
         }),
     )
 }

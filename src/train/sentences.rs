@@ -3,7 +3,6 @@
 use super::{Evaluation, Metric, Score, Task};
 use crate::data::{NGrams, Vocabulary, entity_scores};
 use crate::nn::{Cost, Mode, SentenceModel, Sequences};
-use crate::ops;
 use candle_core::{Device, Result, Tensor};
 use std::sync::Arc;
 
@@ -91,9 +90,7 @@ impl SentenceClassification<'_> {
     /// # Errors
     /// When a sentence does not fit the model.
     pub fn evaluate(&self, which: &[u32]) -> Result<Evaluation> {
-        let batches = which
-            .chunks(EVALUATION_BATCH)
-            .map(|which| ops::without_gradients(|| self.batch(which, Mode::Evaluate)));
+        let batches = which.chunks(EVALUATION_BATCH).map(|which| self.batch(which, Mode::Evaluate));
         Evaluation::of(Cost::SoftmaxCrossEntropy, batches)
     }
 }
@@ -156,7 +153,7 @@ impl Tagging<'_> {
     pub fn evaluate(&self, which: &[u32]) -> Result<Tagged> {
         let mut sequences = vec![];
         let batches = which.chunks(EVALUATION_BATCH).map(|which| {
-            let (logits, tags, sentences) = ops::without_gradients(|| self.batch(which, Mode::Evaluate))?;
+            let (logits, tags, sentences) = self.batch(which, Mode::Evaluate)?;
             sequences.push(sentences);
             Ok((logits, tags))
         });
