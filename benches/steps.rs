@@ -14,7 +14,9 @@ use candle_textbook::models::lenet::{self, LeNet};
 use candle_textbook::models::mlp::{self, Mlp};
 use candle_textbook::models::resnet::{self, ResNet};
 use candle_textbook::models::textcnn::{self, TextCnn};
-use candle_textbook::nn::{Activation, Cell, Cost, Init, Mode, Model, SentenceModel, Sequences, parameters};
+use candle_textbook::nn::{
+    Activation, Cell, Cost, Init, Mode, Model, PackedSequences, SentenceModel, seeded_var_builder,
+};
 use candle_textbook::ops;
 use candle_textbook::optim::{Adam, Clip, Method, Optimizer, Sgd};
 use candle_textbook::rng;
@@ -87,7 +89,7 @@ impl<M: Model> Training<M> {
         learning_rate: f64,
     ) -> Result<Self> {
         let vars = VarMap::new();
-        let model = model(parameters(&vars, 1, DType::F32, &Device::Cpu))?;
+        let model = model(seeded_var_builder(&vars, 1, DType::F32, &Device::Cpu))?;
         let optimizer = Optimizer::new(method, &vars)?;
         Ok(Self { model, optimizer, learning_rate })
     }
@@ -156,10 +158,10 @@ fn language_model(cell: Cell, size: usize, steps: usize, batch: usize) -> Result
         dropout: 0.0,
         tie_weights: false,
     };
-    let texts = Arc::new(Sequences::new(&vec![steps; batch])?);
+    let texts = Arc::new(PackedSequences::new(&vec![steps; batch])?);
     let (ids, targets) = (numbers("ids", texts.rows(), 65)?, numbers("targets", texts.rows(), 65)?);
     let vars = VarMap::new();
-    let model = LanguageModel::new(&config, parameters(&vars, 1, DType::F32, &Device::Cpu))?;
+    let model = LanguageModel::new(&config, seeded_var_builder(&vars, 1, DType::F32, &Device::Cpu))?;
     let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
     Ok(move || {
         let (logits, _) = model.forward(&ids, &texts, None, Mode::Train { seed: 1, epoch: 0, step: 0 })?;
@@ -182,10 +184,10 @@ fn birnn() -> Result<impl FnMut() -> Result<()>> {
     };
     // 32 lengths from 5 to 40, 705 words in all.
     let lengths: Vec<usize> = (0..32).map(|i| 5 + i * 35 / 31).collect();
-    let sentences = Arc::new(Sequences::new(&lengths)?);
+    let sentences = Arc::new(PackedSequences::new(&lengths)?);
     let (ids, tags) = (numbers("ids", sentences.rows(), 20_000)?, numbers("tags", sentences.rows(), 9)?);
     let vars = VarMap::new();
-    let model = BiRnn::new(&config, parameters(&vars, 1, DType::F32, &Device::Cpu))?;
+    let model = BiRnn::new(&config, seeded_var_builder(&vars, 1, DType::F32, &Device::Cpu))?;
     sentence_model(model, Optimizer::new(Adam::adamw(), &vars)?, sentences, ids, tags)
 }
 
@@ -199,10 +201,10 @@ fn textcnn() -> Result<impl FnMut() -> Result<()>> {
         dropout: 0.5,
         classes: 2,
     };
-    let sentences = Arc::new(Sequences::new(&[56; 50])?);
+    let sentences = Arc::new(PackedSequences::new(&[56; 50])?);
     let (ids, classes) = (numbers("ids", sentences.rows(), 18_766)?, numbers("classes", 50, 2)?);
     let vars = VarMap::new();
-    let model = TextCnn::new(&config, parameters(&vars, 1, DType::F32, &Device::Cpu))?;
+    let model = TextCnn::new(&config, seeded_var_builder(&vars, 1, DType::F32, &Device::Cpu))?;
     sentence_model(model, Optimizer::new(Adam::adamw(), &vars)?, sentences, ids, classes)
 }
 
@@ -210,7 +212,7 @@ fn textcnn() -> Result<impl FnMut() -> Result<()>> {
 fn sentence_model(
     model: impl SentenceModel,
     mut optimizer: Optimizer,
-    sentences: Arc<Sequences>,
+    sentences: Arc<PackedSequences>,
     ids: Tensor,
     targets: Tensor,
 ) -> Result<impl FnMut() -> Result<()>> {

@@ -6,9 +6,9 @@
 
 use candle_core::{Result, bail};
 use candle_nn::VarBuilder;
-use candle_textbook::cli::images::{self, Expand, ImageRecipe};
+use candle_textbook::cli::images::{self, Augment, ImageRecipe};
 use candle_textbook::cli::{Settings, TrainOptions};
-use candle_textbook::data::{Expansion, Images};
+use candle_textbook::data::{Augmentation, Images};
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::lenet::{Config, LeNet};
 use candle_textbook::models::lenet5::LeNet5;
@@ -24,7 +24,7 @@ struct Recipe {
     variant: Variant,
     /// Change the training pictures each time they are seen
     #[arg(long, value_name = "HOW", default_value = "none")]
-    expand: Expand,
+    expand: Augment,
     /// A whole recipe; options given beside it stand
     #[arg(long, value_name = "NAME")]
     preset: Option<Preset>,
@@ -69,7 +69,7 @@ impl Settings for Recipe {
             None => Value::Null,
             Some(Preset::Nielsen) => json!({
                 "variant": "nielsen-dropout",
-                "expand": "distort",
+                "augment": "distort",
                 "epochs": 25,
                 "schedule": "one-cycle",
                 "learning_rate": 1.5e-3,
@@ -99,8 +99,8 @@ impl ImageRecipe for Recipe {
         Ok(Box::new(LeNet::new(&Config { classes, ..config }, vb)?))
     }
 
-    fn expansion(&self) -> Option<Expansion> {
-        self.expand.expansion()
+    fn augmentation(&self) -> Option<Augmentation> {
+        self.expand.augmentation()
     }
 }
 

@@ -5,9 +5,9 @@
 
 use candle_core::Result;
 use candle_nn::VarBuilder;
-use candle_textbook::cli::images::{self, Expand, ImageRecipe};
+use candle_textbook::cli::images::{self, Augment, ImageRecipe};
 use candle_textbook::cli::{Settings, TrainOptions, probability};
-use candle_textbook::data::{Expansion, Images};
+use candle_textbook::data::{Augmentation, Images};
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::mlp::{Config, Mlp};
 use candle_textbook::nn::{Activation, Cost, Init};
@@ -33,7 +33,7 @@ struct Recipe {
     dropout: f32,
     /// Change the training pictures each time they are seen
     #[arg(long, value_name = "HOW", default_value = "none")]
-    expand: Expand,
+    expand: Augment,
     /// Settings of the book; options given beside it stand
     #[arg(long, value_name = "NAME")]
     preset: Option<Preset>,
@@ -102,8 +102,8 @@ impl ImageRecipe for Recipe {
         self.cost
     }
 
-    fn expansion(&self) -> Option<Expansion> {
-        self.expand.expansion()
+    fn augmentation(&self) -> Option<Augmentation> {
+        self.expand.augmentation()
     }
 }
 

@@ -9,7 +9,7 @@ use candle_core::bail;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::images::{self, ImageRecipe};
 use candle_textbook::cli::{Settings, TrainOptions};
-use candle_textbook::data::{Expansion, Images, Photo, Statistics, picture, read_square};
+use candle_textbook::data::{Augmentation, Images, Photo, Statistics, picture, read_square};
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::resnet::{Config, ResNet, Shortcut};
 use clap::{ArgAction, Args, ValueEnum};
@@ -132,9 +132,15 @@ impl ImageRecipe for Recipe {
         Ok(Box::new(resnet))
     }
 
-    fn expansion(&self) -> Option<Expansion> {
+    fn augmentation(&self) -> Option<Augmentation> {
         let &Self { crop: pad, flip, jitter, .. } = self;
-        Some(Expansion::Photo(Photo { pad, flip, brightness: jitter, contrast: jitter, saturation: jitter }))
+        Some(Augmentation::Photo(Photo {
+            pad,
+            flip,
+            brightness: jitter,
+            contrast: jitter,
+            saturation: jitter,
+        }))
     }
 
     fn label_smoothing(&self) -> f64 {

@@ -4,7 +4,7 @@
 
 mod common;
 
-use candle_textbook::data::{Level, LongText, Streams};
+use candle_textbook::data::{Level, Streams, TextStream};
 use common::{done, killed, metrics, model, refused, start};
 use serde_json::Value;
 use std::fs;
@@ -181,7 +181,7 @@ fn what_is_no_text_or_too_short_is_refused_with_the_numbers() {
 }
 
 /// What a text's tokens are, from number `from` on.
-fn tokens(text: &LongText, from: u64) -> Vec<String> {
+fn tokens(text: &TextStream, from: u64) -> Vec<String> {
     let (mut tokens, mut token, mut all) = (text.read(from), String::new(), vec![]);
     while tokens.next_into(&mut token).unwrap() {
         all.push(token.clone());
@@ -208,7 +208,7 @@ fn a_file_of_any_encoding_is_read_from_any_place() {
             })
             .collect();
         for (level, expected) in [(Level::Char, by_character), (Level::Word, by_word)] {
-            let text = LongText::open(&path, level).unwrap();
+            let text = TextStream::open(&path, level).unwrap();
             assert_eq!(text.len(), expected.len() as u64);
             for from in [0, 1, 16_383, 16_384, 16_385, expected.len() - 1, expected.len()] {
                 assert!(tokens(&text, from as u64) == expected[from..], "from {from}");
@@ -216,7 +216,7 @@ fn a_file_of_any_encoding_is_read_from_any_place() {
         }
     }
     fs::write(&path, b"caf\xe9 \x80\n").unwrap();
-    let text = LongText::open(&path, Level::Word).unwrap();
+    let text = TextStream::open(&path, Level::Word).unwrap();
     assert_eq!(tokens(&text, 0), strings(&["café", "€", "<eos>"]));
     assert!(text.notes[0].contains("byte 3") && text.notes[0].contains("Windows-1252"), "{:?}", text.notes);
 }
@@ -225,7 +225,7 @@ fn a_file_of_any_encoding_is_read_from_any_place() {
 fn a_short_text_has_the_tokens_of_a_long_one() {
     for level in [Level::Char, Level::Word] {
         for text in ["one two", " a\t b\u{a0}c \n\n d\r\n", "\n", "\u{feff}é 𝛼\u{2028}x", "a\n", " \n "] {
-            let long = LongText::from_memory("text", text, level).unwrap();
+            let long = TextStream::from_memory("text", text, level).unwrap();
             let vocabulary = long.vocabulary(0..long.len(), 1, None).unwrap();
             let ids = level.encode(text, &vocabulary).unwrap();
             let found: Vec<&str> = ids.iter().map(|&id| vocabulary.token(id).unwrap()).collect();
@@ -239,7 +239,7 @@ fn a_short_text_has_the_tokens_of_a_long_one() {
 
 #[test]
 fn streams_go_on_where_they_were() {
-    let text = LongText::from_memory("text", "abcdefghijk", Level::Char).unwrap();
+    let text = TextStream::from_memory("text", "abcdefghijk", Level::Char).unwrap();
     let vocabulary = text.vocabulary(0..11, 1, None).unwrap();
     let written = |ids: &[u32]| ids.iter().map(|&id| vocabulary.token(id).unwrap()).collect::<String>();
     let mut streams = Streams::new(&text, &vocabulary, 0..11, 3, 0).unwrap();

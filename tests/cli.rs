@@ -224,7 +224,7 @@ fn every_variant_trains() {
         [("tanh", "quadratic", "shifts"), ("relu", "sigmoid-cross-entropy", "distort")]
     {
         let arguments =
-            format!("{DATA} --epochs 1 --activation {activation} --cost {cost} --expand {expand}");
+            format!("{DATA} --epochs 1 --activation {activation} --cost {cost} --augment {expand}");
         done(&place, "mlp", &format!("{arguments} --hidden 20,10 --dropout 0.2 --optimizer rmsprop"));
     }
 }
@@ -259,7 +259,7 @@ fn options_stand_over_a_preset_and_a_preset_over_the_defaults() {
 fn any_number_of_threads_trains_the_same_model() {
     let place = place();
     for threads in [1, 2, 3] {
-        let arguments = format!("{DATA} --epochs 1 --variant nielsen-two --expand distort --batch-size 50");
+        let arguments = format!("{DATA} --epochs 1 --variant nielsen-two --augment distort --batch-size 50");
         done(&place, "lenet", &format!("{arguments} --threads {threads} --out {threads}"));
     }
     let [one, two, three] = ["1", "2", "3"].map(|run| model(&place.path().join(run)));
@@ -269,7 +269,7 @@ fn any_number_of_threads_trains_the_same_model() {
 #[test]
 fn a_killed_run_is_resumed_to_the_same_end() {
     const OPTIONS: &str =
-        "--epochs 5 --batch-size 10 --checkpoint-every 9 --dropout 0.3 --expand distort --schedule cosine";
+        "--epochs 5 --batch-size 10 --checkpoint-every 9 --dropout 0.3 --augment distort --schedule cosine";
     let place = place();
     let [whole, killed] = ["whole", "killed"].map(|run| place.path().join(run));
     done(&place, "mlp", &format!("{DATA} {OPTIONS} --out whole"));

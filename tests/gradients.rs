@@ -1,7 +1,7 @@
 //! How gradients find their way through our operations and candle's: against sums made by hand.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, Var};
-use candle_textbook::ops::{self, Then};
+use candle_textbook::ops::{self, Epilogue};
 
 const CPU: Device = Device::Cpu;
 
@@ -145,7 +145,7 @@ fn operations_of_many_arguments_give_each_its_own() -> Result<()> {
         .map(|dims| Var::from_tensor(&Tensor::ones(dims, DType::F64, &CPU).unwrap()).unwrap());
     let [xs, weight, bias, add] = &vars;
     let add = ops::tanh(add)?;
-    let (ys, _) = ops::batch_norm(xs, weight, bias, 1e-3, None, Then { add: Some(&add), relu: false })?;
+    let (ys, _) = ops::batch_norm(xs, weight, bias, 1e-3, None, Epilogue { add: Some(&add), relu: false })?;
     let (loss, slope) = ((ys.sum_all()? * 2.)?, 1. - 1f64.tanh().powi(2));
     let expected = [vec![0.; 6], vec![0.], vec![12.], vec![2. * slope; 6]];
     for (var, expected) in vars.iter().zip(&expected) {

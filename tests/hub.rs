@@ -10,7 +10,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use candle_textbook::data::{Images, Level, hub::load, hub::load_weights, long_text, text};
+use candle_textbook::data::{Images, Level, hub::load, hub::load_weights, text, text_stream};
 use image::{GrayImage, ImageFormat, Luma};
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::writer::SerializedFileWriter;
@@ -303,14 +303,14 @@ fn a_text_comes_from_its_three_parts() {
         .map(|(part, text)| (part, parquet_of_texts("text", &[text], &[])));
     let (endpoint, _) = serve(id, files);
     place.point_at(&endpoint);
-    let text = long_text::load("tiny-shakespeare", None, Level::Char).unwrap();
+    let text = text_stream::load("tiny-shakespeare", None, Level::Char).unwrap();
     assert_eq!((text.len(), text.name()), (14, "tiny-shakespeare"));
 
     drop(place);
     let place = Place::new();
     let (endpoint, _) = serve(id, parts.map(|part| (part, good(&[1]))));
     place.point_at(&endpoint);
-    let error = format!("{:#}", long_text::load("tiny-shakespeare", None, Level::Char).unwrap_err());
+    let error = format!("{:#}", text_stream::load("tiny-shakespeare", None, Level::Char).unwrap_err());
     assert_says(
         &error,
         &[parts[0], "no column \"text\"", "delete this file", "--data-dir DIR with input.txt"],

@@ -7,7 +7,7 @@ use candle_textbook::models::lenet::{self, LeNet};
 use candle_textbook::models::lenet5::LeNet5;
 use candle_textbook::models::{ImageModel, mlp};
 use candle_textbook::nn::Activation::{Relu, Sigmoid, Tanh};
-use candle_textbook::nn::{Activation, Cost, Init, Mode, Model, Pooling, parameters};
+use candle_textbook::nn::{Activation, Cost, Init, Mode, Model, Pooling, seeded_var_builder};
 use candle_textbook::optim::{Adam, Clip, Optimizer};
 use candle_textbook::train::{load_weights, save_weights};
 use std::collections::{BTreeMap, HashMap};
@@ -117,7 +117,7 @@ fn sorted(vars: &VarMap) -> BTreeMap<String, Var> {
 
 fn model_of_waves(case: &Case, dtype: DType) -> Result<(VarMap, Box<dyn ImageModel>)> {
     let vars = VarMap::new();
-    let model = case.architecture.build(parameters(&vars, 0, dtype, &CPU))?;
+    let model = case.architecture.build(seeded_var_builder(&vars, 0, dtype, &CPU))?;
     for (phase, var) in sorted(&vars).values().enumerate() {
         let values = Tensor::from_vec(wave(var.elem_count(), phase as f64), var.shape(), &CPU)?;
         var.set(&values.affine(0.1, 0.0)?.to_dtype(dtype)?)?;
@@ -192,7 +192,7 @@ fn names_and_shapes_are_pytorchs_and_saved_weights_can_be_loaded() -> anyhow::Re
         assert!(tensors.iter().all(|(_, view)| view.dtype() == safetensors::Dtype::F32));
 
         let vars = VarMap::new();
-        let model = case.architecture.build(parameters(&vars, 1, DType::F32, &CPU))?;
+        let model = case.architecture.build(seeded_var_builder(&vars, 1, DType::F32, &CPU))?;
         load_weights(&path, &vars)?;
         let logits = model.forward(&input(case.input.0, DType::F32)?, Mode::Evaluate)?;
         assert_close(case.name, &values(&logits)?, &fixture[&format!("{}/logits", case.name)], 1e-4);
@@ -208,7 +208,7 @@ fn weights_saved_by_pytorch_can_be_loaded() -> anyhow::Result<()> {
         ("lenet", Architecture::LeNet(config), PICTURES.0),
     ] {
         let vars = VarMap::new();
-        let model = architecture.build(parameters(&vars, 0, DType::F32, &CPU))?;
+        let model = architecture.build(seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
         load_weights(Path::new(&format!("tests/fixtures/models_{name}.safetensors")), &vars)?;
         let logits = model.forward(&input(shape, DType::F32)?, Mode::Evaluate)?;
         assert_close(name, &values(&logits)?, &fixture()?[&format!("file/{name}")], 1e-5);
@@ -219,7 +219,7 @@ fn weights_saved_by_pytorch_can_be_loaded() -> anyhow::Result<()> {
 #[test]
 fn what_the_table_leaves_unconnected_gets_no_gradient() -> Result<()> {
     let vars = VarMap::new();
-    let model = LeNet5::new(10, parameters(&vars, 0, DType::F32, &CPU))?;
+    let model = LeNet5::new(10, seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
     let logits = model.forward(&input(PICTURES.0, DType::F32)?, Mode::Evaluate)?;
     let grads = logits.sqr()?.sum_all()?.backward()?;
     let grad = grads.get(&sorted(&vars)["c3.weight"]).unwrap();
@@ -234,7 +234,7 @@ fn weights_that_do_not_fit_are_refused_and_change_nothing() -> anyhow::Result<()
     let dir = tempfile::tempdir()?;
     let path = dir.path().join("model.safetensors");
     let vars = VarMap::new();
-    Architecture::Mlp(&[4, 3, 2], Sigmoid).build(parameters(&vars, 0, DType::F32, &CPU))?;
+    Architecture::Mlp(&[4, 3, 2], Sigmoid).build(seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
     let bits = || -> Result<Vec<Vec<f32>>> {
         sorted(&vars).values().map(|var| var.flatten_all()?.to_vec1()).collect()
     };
@@ -258,7 +258,7 @@ fn weights_that_do_not_fit_are_refused_and_change_nothing() -> anyhow::Result<()
     refused(Some(b""), &["not a whole safetensors file", "0 bytes"])?;
     refused(Some(b"PK\x03\x04 a zip of another framework"), &["not a whole safetensors file"])?;
     let other = VarMap::new();
-    Architecture::Mlp(&[4, 3, 2], Sigmoid).build(parameters(&other, 1, DType::F32, &CPU))?;
+    Architecture::Mlp(&[4, 3, 2], Sigmoid).build(seeded_var_builder(&other, 1, DType::F32, &CPU))?;
     let good_path = dir.path().join("good.safetensors");
     save_weights(&good_path, &other)?;
     let whole = std::fs::read(&good_path)?;
@@ -298,7 +298,7 @@ fn thirty_steps_halve_the_loss() -> Result<()> {
         (Architecture::LeNet5, 3e-3),
     ] {
         let vars = VarMap::new();
-        let model = architecture.build(parameters(&vars, 0, DType::F32, &CPU))?;
+        let model = architecture.build(seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
         let mut optimizer = Optimizer::new(Adam::default(), &vars)?;
         let mut losses = Vec::new();
         for step in 0..30 {
@@ -318,7 +318,7 @@ fn dropout_acts_in_training_only() -> Result<()> {
     let perceptron =
         mlp::Config { sizes: vec![784, 20, 10], activation: Sigmoid, init: Init::PyTorch, dropout: 0.5 };
     let vars = VarMap::new();
-    let vb = parameters(&vars, 0, DType::F32, &CPU);
+    let vb = seeded_var_builder(&vars, 0, DType::F32, &CPU);
     let models: [Box<dyn Model>; 2] =
         [Box::new(LeNet::new(&config, vb.pp("a"))?), Box::new(mlp::Mlp::new(&perceptron, vb.pp("b"))?)];
     for model in models {

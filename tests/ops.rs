@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var, safetensors};
 use candle_textbook::ops::{
-    self, Conv2dGeometry, Filters, Moments, OverTime, Sequences, Then, Window, reference,
+    self, Conv2dConfig, Epilogue, Filters, Moments, PackedSequences, Pool2dConfig, TimePooling, reference,
 };
 use candle_textbook::rng;
 use rand::Rng;
@@ -99,22 +99,22 @@ fn geometry(
     padding: (usize, usize),
     dilation: (usize, usize),
     groups: usize,
-) -> Conv2dGeometry {
-    Conv2dGeometry { stride, padding, dilation, groups }
+) -> Conv2dConfig {
+    Conv2dConfig { stride, padding, dilation, groups }
 }
 
-fn window(kernel: (usize, usize), stride: (usize, usize), padding: (usize, usize)) -> Window {
-    Window { kernel, stride, padding }
+fn window(kernel: (usize, usize), stride: (usize, usize), padding: (usize, usize)) -> Pool2dConfig {
+    Pool2dConfig { kernel, stride, padding }
 }
 
-fn conv(geometry: Conv2dGeometry) -> (Op<'static>, Op<'static>) {
+fn conv(geometry: Conv2dConfig) -> (Op<'static>, Op<'static>) {
     (
         op(move |x| ops::conv2d(&x[0], &x[1], x.get(2), geometry)),
         op(move |x| reference::conv2d(&x[0], &x[1], x.get(2), geometry)),
     )
 }
 
-fn pools(window: Window) -> [(&'static str, Op<'static>, Op<'static>); 3] {
+fn pools(window: Pool2dConfig) -> [(&'static str, Op<'static>, Op<'static>); 3] {
     [
         (
             "max",
@@ -136,8 +136,8 @@ fn linear() -> (Op<'static>, Op<'static>) {
 
 /// Of input, weight, bias and, if there is a fourth, what is added.
 fn batch_norm(epsilon: f64, given: Option<&Moments>, relu: bool) -> (Op<'_>, Op<'_>) {
-    fn then(x: &[Tensor], relu: bool) -> Then<'_> {
-        Then { add: x.get(3), relu }
+    fn then(x: &[Tensor], relu: bool) -> Epilogue<'_> {
+        Epilogue { add: x.get(3), relu }
     }
     (
         op(move |x| Ok(ops::batch_norm(&x[0], &x[1], &x[2], epsilon, given, then(x, relu))?.0)),
@@ -191,7 +191,7 @@ fn outputs_and_gradients_are_pytorchs() -> Result<()> {
         cases.push((name.to_string(), conv(geometry)));
     }
     for (name, window) in [
-        ("pool_square", Window::square(2)),
+        ("pool_square", Pool2dConfig::square(2)),
         ("pool_overlap", window((3, 2), (2, 1), (1, 1))),
         ("pool_gaps", window((2, 3), (4, 5), (0, 1))),
     ] {
@@ -199,7 +199,7 @@ fn outputs_and_gradients_are_pytorchs() -> Result<()> {
     }
     let ids = Tensor::new(&[[2u32, 5, 2], [0, 4, 4], [5, 0, 0]], &CPU)?;
     cases.push(("embedding".to_string(), embedding(&ids)));
-    let sequences = Arc::new(Sequences::new(&[3, 2, 1])?);
+    let sequences = Arc::new(PackedSequences::new(&[3, 2, 1])?);
     cases.push(("embedding_mean".to_string(), embedding_mean(sequences.pack(&ids)?, &sequences)));
     cases.push(("batch_norm".to_string(), batch_norm(1e-5, None, false)));
     for name in ["batch_norm_relu", "batch_norm_add_relu"] {
@@ -244,7 +244,7 @@ fn gradients_are_those_of_finite_differences() -> Result<()> {
         assert_gradients(&format!("conv2d {geometry:?}"), &conv(geometry).0, &inputs)?;
         assert_gradients(&format!("conv2d without bias {geometry:?}"), &conv(geometry).0, &inputs[..2])?;
     }
-    for window in [Window::square(2), window((3, 2), (2, 1), (1, 1)), window((1, 2), (2, 3), (0, 0))] {
+    for window in [Pool2dConfig::square(2), window((3, 2), (2, 1), (1, 1)), window((1, 2), (2, 3), (0, 0))] {
         for (name, kernel, _) in pools(window) {
             assert_gradients(&format!("{name} {window:?}"), &kernel, std::slice::from_ref(&xs))?;
         }
@@ -383,7 +383,7 @@ fn large_tensors_are_cut_into_chunks_without_a_seam() -> Result<()> {
     let inputs = [normal(rng, &[37, 3, 30, 31])?, normal(rng, &[9, 3, 3, 3])?, normal(rng, &[9])?];
     let (ours, form) = conv(geometry((1, 1), (1, 1), (1, 1), 1));
     assert_reference("conv2d", &ours, &form, &inputs)?;
-    for (name, ours, form) in pools(Window::square(2)).into_iter().chain(activations()) {
+    for (name, ours, form) in pools(Pool2dConfig::square(2)).into_iter().chain(activations()) {
         assert_reference(name, &ours, &form, &inputs[..1])?;
     }
     let inputs = [normal(rng, &[150, 301])?, normal(rng, &[203, 301])?, normal(rng, &[203])?];
@@ -402,7 +402,7 @@ fn moments_are_right_far_from_zero_and_a_channel_that_holds_no_number_tells() ->
     let ones = |dtype| Tensor::ones(2, dtype, &CPU);
     let norm = |xs: &Tensor| {
         let ones = ones(xs.dtype())?;
-        ops::batch_norm(xs, &ones, &ones, 1e-5, None, Then { add: None, relu: true })
+        ops::batch_norm(xs, &ones, &ones, 1e-5, None, Epilogue { add: None, relu: true })
     };
     let ((ys, moments), (expected, exact)) = (norm(&xs)?, norm(&xs.to_dtype(DType::F64)?)?);
     assert_near("output", &[ys], &[expected], 1e-5)?;
@@ -423,7 +423,7 @@ fn an_input_that_is_not_a_variable_gets_no_gradient() -> Result<()> {
     let rng = &mut rng::stream(6, "no gradient");
     let xs = normal(rng, &[2, 1, 5, 5])?;
     let weight = Var::from_tensor(&normal(rng, &[2, 1, 3, 3])?)?;
-    let grads = ops::conv2d(&xs, &weight, None, Conv2dGeometry::default())?.sum_all()?.backward()?;
+    let grads = ops::conv2d(&xs, &weight, None, Conv2dConfig::default())?.sum_all()?.backward()?;
     assert!(grads.get(&xs).is_none() && grads.get(&weight).is_some());
     Ok(())
 }
@@ -449,12 +449,12 @@ fn bad_input_is_an_error_that_says_what_was_found() -> Result<()> {
     let (image, logits) = (zeros(&[2, 4, 5, 5])?, zeros(&[2, 3])?);
     let targets = |labels: &[u32]| Tensor::new(labels, &CPU);
     let padded = |padding| window((2, 2), (2, 2), (padding, 0));
-    let plain = Conv2dGeometry::default();
-    let grouped = Conv2dGeometry { groups: 2, ..plain };
+    let plain = Conv2dConfig::default();
+    let grouped = Conv2dConfig { groups: 2, ..plain };
     let no_rng = || rng::stream(0, "");
     let norm = |xs: &Tensor, channels: usize, add| {
         let zeros = Tensor::zeros(channels, DType::F32, &CPU)?;
-        Ok(ops::batch_norm(xs, &zeros, &zeros, 1e-5, None, Then { add, relu: false })?.0)
+        Ok(ops::batch_norm(xs, &zeros, &zeros, 1e-5, None, Epilogue { add, relu: false })?.0)
     };
     let cases = [
         (ops::linear(&logits, &zeros(&[5, 4])?, None), "linear: found an input of shape [2, 3]"),
@@ -474,10 +474,10 @@ fn bad_input_is_an_error_that_says_what_was_found() -> Result<()> {
             ops::conv2d(&image, &zeros(&[5, 4, 0, 3])?, None, plain),
             "conv2d: found an input of shape [2, 4, 5, 5], a weight",
         ),
-        (ops::max_pool2d(&image, Window::square(6)), "max_pool2d: found kernel (6, 6)"),
+        (ops::max_pool2d(&image, Pool2dConfig::square(6)), "max_pool2d: found kernel (6, 6)"),
         (ops::avg_pool2d(&image, padded(2)), "avg_pool2d: found padding (2, 0)"),
-        (ops::l2_pool2d(&image, Window::square(0)), "l2_pool2d: found kernel (0, 0)"),
-        (ops::max_pool2d(&logits, Window::square(1)), "max_pool2d: found an input of shape [2, 3]"),
+        (ops::l2_pool2d(&image, Pool2dConfig::square(0)), "l2_pool2d: found kernel (0, 0)"),
+        (ops::max_pool2d(&logits, Pool2dConfig::square(1)), "max_pool2d: found an input of shape [2, 3]"),
         (
             ops::softmax_cross_entropy(&logits, &targets(&[0, 3])?, 0.),
             "softmax_cross_entropy: found the target 3",
@@ -515,16 +515,16 @@ fn embedding_and_pooling_over_time_are_right() -> Result<()> {
     assert_gradients("embedding", &kernel, std::slice::from_ref(&table))?;
     assert_reference("embedding", &kernel, &form, &[table])?;
     for lengths in [&[1][..], &[3, 1, 4, 4], &[2, 9]] {
-        let sequences = Arc::new(Sequences::new(lengths)?);
+        let sequences = Arc::new(PackedSequences::new(lengths)?);
         let ids = (0..sequences.rows()).map(|_| rng.random_range(0..6u32)).collect::<Vec<_>>();
         let (kernel, form) = embedding_mean(Tensor::new(ids, &CPU)?, &sequences);
         let table = normal(rng, &[6, 5])?;
         assert_gradients("embedding_mean", &kernel, std::slice::from_ref(&table))?;
         assert_reference("embedding_mean", &kernel, &form, &[table])?;
         let xs = normal(rng, &[sequences.rows(), 3])?;
-        for how in [OverTime::Mean, OverTime::Max] {
-            let kernel = op(|x| ops::over_time(&x[0], &sequences, how));
-            let form = op(|x| reference::over_time(&x[0], &sequences, how));
+        for how in [TimePooling::Mean, TimePooling::Max] {
+            let kernel = op(|x| ops::pool_over_time(&x[0], &sequences, how));
+            let form = op(|x| reference::pool_over_time(&x[0], &sequences, how));
             let name = format!("{how:?} over {lengths:?}");
             assert_gradients(&name, &kernel, std::slice::from_ref(&xs))?;
             assert_reference(&name, &kernel, &form, std::slice::from_ref(&xs))?;
@@ -539,56 +539,56 @@ fn embedding(ids: &Tensor) -> (Op<'static>, Op<'static>) {
     (op(move |x| ops::embedding(&x[0], &ids)), op(move |x| x[0].index_select(&flat, 0)?.reshape(&shape[..])))
 }
 
-fn embedding_mean(ids: Tensor, sequences: &Arc<Sequences>) -> (Op<'static>, Op<'static>) {
+fn embedding_mean(ids: Tensor, sequences: &Arc<PackedSequences>) -> (Op<'static>, Op<'static>) {
     let (same_ids, same, sequences) = (ids.clone(), sequences.clone(), sequences.clone());
     (
         op(move |x| ops::embedding_mean(&x[0], &ids, &sequences)),
-        op(move |x| reference::over_time(&x[0].index_select(&same_ids, 0)?, &same, OverTime::Mean)),
+        op(move |x| reference::pool_over_time(&x[0].index_select(&same_ids, 0)?, &same, TimePooling::Mean)),
     )
 }
 
-/// [`ops::conv_max`] of the words `x[0]` and pairs of weights and biases, and its reference.
-fn conv_max(sequences: &Arc<Sequences>, padding: usize) -> (Op<'static>, Op<'static>) {
+/// [`ops::conv_max_over_time`] of the words `x[0]` and pairs of weights and biases, and its reference.
+fn conv_max_over_time(sequences: &Arc<PackedSequences>, padding: usize) -> (Op<'static>, Op<'static>) {
     let filters = |x: &[Tensor]| -> Vec<Filters> {
         x[1..].chunks(2).map(|x| Filters { weight: x[0].clone(), bias: x[1].clone() }).collect()
     };
     let (one, other) = (sequences.clone(), sequences.clone());
     (
-        op(move |x| ops::conv_max(&x[0], &one, &filters(x), padding)),
-        op(move |x| Ok(reference::conv_max(&x[0], &other, &filters(x), padding)?.0)),
+        op(move |x| ops::conv_max_over_time(&x[0], &one, &filters(x), padding)),
+        op(move |x| Ok(reference::conv_max_over_time(&x[0], &other, &filters(x), padding)?.0)),
     )
 }
 
 #[test]
 fn the_largest_responses_of_filters_are_right() -> Result<()> {
     let saved = safetensors::load("tests/fixtures/ops.safetensors", &CPU)?;
-    let sequences = Arc::new(Sequences::new(&[3, 6, 1])?);
-    let saved = |key: String| saved[&format!("conv_max/{key}")].clone();
+    let sequences = Arc::new(PackedSequences::new(&[3, 6, 1])?);
+    let saved = |key: String| saved[&format!("conv_max_over_time/{key}")].clone();
     let inputs: Vec<Tensor> = (0..7).map(|i| saved(format!("input{i}"))).collect();
     let grads = (0..7).map(|i| saved(format!("grad{i}")));
     let expected: Vec<Tensor> = std::iter::once(saved("output".to_string())).chain(grads).collect();
-    let (kernel, form) = conv_max(&sequences, 4);
+    let (kernel, form) = conv_max_over_time(&sequences, 4);
     for (f, what) in [(&kernel, "kernel"), (&form, "reference")] {
         let packed = op(|x| f(&[&[sequences.pack(&x[0])?], &x[1..]].concat()));
         let found = run(&packed, &inputs, Some(&saved("output_grad".to_string())))?;
         assert_near(what, &found, &expected, 1e-12)?;
     }
 
-    let rng = &mut rng::stream(8, "conv_max");
+    let rng = &mut rng::stream(8, "conv_max_over_time");
     for round in 0..20 {
         let batch = rng.random_range(1..=if round < 15 { 4 } else { 60 });
         let widths: Vec<usize> = (0..rng.random_range(1..=3)).map(|_| rng.random_range(1..=5)).collect();
         let padding = rng.random_range(0..=5);
         let least = widths.iter().max().unwrap().saturating_sub(2 * padding).max(1);
         let lengths: Vec<usize> = (0..batch).map(|_| rng.random_range(least..=least + 9)).collect();
-        let sequences = Arc::new(Sequences::new(&lengths)?);
+        let sequences = Arc::new(PackedSequences::new(&lengths)?);
         let features = rng.random_range(1..=20);
         let mut inputs = vec![normal(rng, &[sequences.rows(), features])?];
         for &width in &widths {
             let count = rng.random_range(1..=50);
             inputs.extend([normal(rng, &[count, features, width])?, normal(rng, &[count])?]);
         }
-        let (kernel, form) = conv_max(&sequences, padding);
+        let (kernel, form) = conv_max_over_time(&sequences, padding);
         let name = format!("widths {widths:?}, padding {padding}, lengths {lengths:?}");
         assert_reference(&name, &kernel, &form, &inputs)?;
         if round < 5 {
@@ -600,27 +600,31 @@ fn the_largest_responses_of_filters_are_right() -> Result<()> {
         }
         let filters: Vec<Filters> =
             inputs[1..].chunks(2).map(|x| Filters { weight: x[0].clone(), bias: x[1].clone() }).collect();
-        let winners = ops::conv_winners(&inputs[0], &sequences, &filters, padding)?;
-        assert_eq!(winners, reference::conv_max(&inputs[0], &sequences, &filters, padding)?.1, "{name}");
+        let winners = ops::conv_max_positions(&inputs[0], &sequences, &filters, padding)?;
+        assert_eq!(
+            winners,
+            reference::conv_max_over_time(&inputs[0], &sequences, &filters, padding)?.1,
+            "{name}"
+        );
     }
     Ok(())
 }
 
 #[test]
 fn filters_that_do_not_fit_are_refused() -> Result<()> {
-    let sequences = Arc::new(Sequences::new(&[2, 3])?);
+    let sequences = Arc::new(PackedSequences::new(&[2, 3])?);
     let xs = Tensor::zeros((5, 4), DType::F32, &CPU)?;
     let said = |weight: (usize, usize, usize), bias: usize, padding: usize| -> Result<String> {
         let filters = Filters {
             weight: Tensor::zeros(weight, DType::F32, &CPU)?,
             bias: Tensor::zeros(bias, DType::F32, &CPU)?,
         };
-        Ok(ops::conv_max(&xs, &sequences, &[filters], padding).unwrap_err().to_string())
+        Ok(ops::conv_max_over_time(&xs, &sequences, &[filters], padding).unwrap_err().to_string())
     };
     assert!(said((6, 3, 2), 6, 0)?.contains("expected (filters, 4, width)"));
     assert!(said((6, 4, 2), 5, 0)?.contains("expected (6)"));
     assert!(said((6, 4, 5), 6, 1)?.contains("a sentence of 4 words with its padding, expected at least 5"));
-    assert!(ops::conv_max(&xs, &sequences, &[], 0).is_err());
+    assert!(ops::conv_max_over_time(&xs, &sequences, &[], 0).is_err());
     Ok(())
 }
 
@@ -630,8 +634,8 @@ fn ids_outside_the_table_and_other_row_counts_are_refused() -> Result<()> {
     let error = ops::embedding(&table, &Tensor::new(&[1u32, 4], &CPU)?).unwrap_err().to_string();
     assert!(error.contains("found the id 4, expected one below 4"), "{error}");
     assert!(ops::embedding(&table, &Tensor::new(&[1i64], &CPU)?).is_err());
-    let sequences = Arc::new(Sequences::new(&[2, 3])?);
-    assert!(ops::over_time(&table, &sequences, OverTime::Max).is_err());
+    let sequences = Arc::new(PackedSequences::new(&[2, 3])?);
+    assert!(ops::pool_over_time(&table, &sequences, TimePooling::Max).is_err());
     let error = ops::embedding_mean(&table, &Tensor::zeros(4, DType::U32, &CPU)?, &sequences).unwrap_err();
     assert!(error.to_string().contains("ids of shape [4], expected (5)"), "{error}");
     Ok(())
@@ -639,9 +643,9 @@ fn ids_outside_the_table_and_other_row_counts_are_refused() -> Result<()> {
 
 #[test]
 fn of_equal_values_the_first_takes_the_gradient_of_max_over_time() -> Result<()> {
-    let sequences = Arc::new(Sequences::new(&[3])?);
+    let sequences = Arc::new(PackedSequences::new(&[3])?);
     let xs = Var::new(&[[0f64], [2.], [2.]], &CPU)?;
-    let grads = ops::over_time(&xs, &sequences, OverTime::Max)?.sum_all()?.backward()?;
+    let grads = ops::pool_over_time(&xs, &sequences, TimePooling::Max)?.sum_all()?.backward()?;
     assert_eq!(numbers(grads.get(&xs).unwrap())?, [0., 1., 0.]);
     Ok(())
 }

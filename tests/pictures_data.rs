@@ -9,7 +9,7 @@ use std::path::Path;
 
 use candle_core::{Device, Tensor};
 use candle_textbook::data::{
-    Expansion, ImageSet, Images, Photo, Statistics, cifar, folder, read_square, shapes,
+    Augmentation, ImageSet, Images, Photo, Statistics, cifar, folder, read_square, shapes,
 };
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 use tempfile::{TempDir, tempdir};
@@ -310,8 +310,8 @@ fn normalised_batches_have_mean_0_and_deviation_1() {
     let channels = xs.transpose(0, 1).unwrap().flatten_from(1).unwrap();
     assert!(numbers(channels.mean(1).unwrap()).iter().all(|mean| mean.abs() < 1e-4));
     assert!(numbers(channels.var(1).unwrap()).iter().all(|variance| (variance - 1.0).abs() < 1e-3));
-    let photo = Expansion::Photo(Photo { pad: 0, flip: false, ..Photo::default() });
-    let (expanded, _) = images.expanded_batch(&all, &photo, 1, 0, &Device::Cpu).unwrap();
+    let photo = Augmentation::Photo(Photo { pad: 0, flip: false, ..Photo::default() });
+    let (expanded, _) = images.augmented_batch(&all, &photo, 1, 0, &Device::Cpu).unwrap();
     assert!(numbers(xs.flatten_all().unwrap()) == numbers(expanded.flatten_all().unwrap()));
     assert_says(&images.normalise(Statistics { mean: vec![0.5], deviation: vec![1.0] }).unwrap_err(), &["3"]);
 }

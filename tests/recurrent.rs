@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, Var, safetensors};
 use candle_nn::{VarBuilder, VarMap};
 use candle_textbook::nn::{
-    Cell, Linear, Mode, Recurrent, RecurrentConfig, Sequences, State, parameters, recurrent,
+    Cell, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, State, recurrent, seeded_var_builder,
 };
 use candle_textbook::ops::{self, Weights, reference};
 use candle_textbook::rng;
@@ -66,7 +66,7 @@ fn networks_and_their_gradients_are_pytorchs() -> Result<()> {
                 let network = recurrent(&config, VarBuilder::from_tensors(tensors, dtype, &CPU))?;
                 let lengths: Vec<usize> =
                     get("lengths").to_vec1::<i64>()?.into_iter().map(|length| length as usize).collect();
-                let sequences = Arc::new(Sequences::new(&lengths)?);
+                let sequences = Arc::new(PackedSequences::new(&lengths)?);
                 let starts = (0..if cell.has_cell_state() { 2 } else { 1 })
                     .map(|i| var(&format!("state{i}")))
                     .collect::<Result<Vec<_>>>()?;
@@ -119,12 +119,12 @@ fn arguments(
     shapes.iter().enumerate().map(|(i, shape)| normal(i as u64, shape)).collect()
 }
 
-type Layer = fn(Cell, &Tensor, &Arc<Sequences>, &[Weights], Option<&State>) -> Result<(Tensor, State)>;
+type Layer = fn(Cell, &Tensor, &Arc<PackedSequences>, &[Weights], Option<&State>) -> Result<(Tensor, State)>;
 
 fn by_reference(
     cell: Cell,
     xs: &Tensor,
-    sequences: &Arc<Sequences>,
+    sequences: &Arc<PackedSequences>,
     weights: &[Weights],
     state: Option<&State>,
 ) -> Result<(Tensor, State)> {
@@ -153,7 +153,7 @@ fn run(
         .collect();
     let states = &args[1 + 4 * directions..];
     let state = State { hidden: states[0].clone(), cell: states.get(1).cloned() };
-    let sequences = Arc::new(Sequences::new(lengths)?);
+    let sequences = Arc::new(PackedSequences::new(lengths)?);
     let (ys, end) = layer(cell, &args[0], &sequences, &weights, with_state.then_some(&state))?;
     let parts = [Some(&ys), Some(&end.hidden), end.cell.as_ref()];
     let flat = parts.into_iter().flatten().map(Tensor::flatten_all).collect::<Result<Vec<_>>>()?;
@@ -240,7 +240,7 @@ fn on_tokens(
     layer: Layer,
     cell: Cell,
     xs: &Tensor,
-    sequences: &Arc<Sequences>,
+    sequences: &Arc<PackedSequences>,
     weights: &[Weights],
     state: Option<&State>,
 ) -> Result<(Tensor, State)> {
@@ -311,7 +311,7 @@ fn network(cell: Cell, layers: usize, bidirectional: bool, dropout: f32) -> Resu
     let config =
         RecurrentConfig { cell, features: 6, hidden: 20, layers, bidirectional, dropout, forget_bias: None };
     let vars = VarMap::new();
-    let network = recurrent(&config, parameters(&vars, 3, DType::F32, &CPU))?;
+    let network = recurrent(&config, seeded_var_builder(&vars, 3, DType::F32, &CPU))?;
     Ok((vars, network))
 }
 
@@ -320,11 +320,11 @@ fn token_by_token_and_window_by_window_are_the_whole_sequence() -> Result<()> {
     for (_, cell) in CELLS {
         let (_, network) = network(cell, 2, false, 0.0)?;
         let xs = normal(1, &[3, 8, 6])?.to_dtype(DType::F32)?;
-        let all = Arc::new(Sequences::new(&[8, 8, 8])?);
+        let all = Arc::new(PackedSequences::new(&[8, 8, 8])?);
         let (whole, end) = network.forward(&all.pack(&xs)?, &all, None, Mode::Evaluate)?;
         let whole = all.unpack(&whole)?;
         for window in [1, 4] {
-            let sequences = Arc::new(Sequences::new(&[window; 3])?);
+            let sequences = Arc::new(PackedSequences::new(&[window; 3])?);
             let (mut parts, mut state) = (vec![], None);
             for start in (0..8).step_by(window) {
                 let xs = sequences.pack(&xs.narrow(1, start, window)?)?;
@@ -344,11 +344,11 @@ fn a_sequence_does_not_depend_on_those_beside_it() -> Result<()> {
     let (_, network) = network(Cell::Lstm, 2, true, 0.0)?;
     let xs = normal(2, &[4, 9, 6])?.to_dtype(DType::F32)?;
     let lengths = [9, 2, 5, 1];
-    let together = Arc::new(Sequences::new(&lengths)?);
+    let together = Arc::new(PackedSequences::new(&lengths)?);
     let (ys, end) = network.forward(&together.pack(&xs)?, &together, None, Mode::Evaluate)?;
     let ys = together.unpack(&ys)?;
     for (i, &length) in lengths.iter().enumerate() {
-        let alone = Arc::new(Sequences::new(&[length])?);
+        let alone = Arc::new(PackedSequences::new(&[length])?);
         let (alone_ys, alone_end) = network.forward(
             &xs.narrow(0, i, 1)?.narrow(1, 0, length)?.squeeze(0)?,
             &alone,
@@ -366,7 +366,7 @@ fn one_thread_and_many_give_the_same_bits() -> Result<()> {
     let lengths: Vec<usize> = (0..70).map(|i| 1 + i * 7 % 12).collect();
     for (_, cell) in CELLS {
         let (vars, network) = network(cell, 2, true, 0.3)?;
-        let sequences = Arc::new(Sequences::new(&lengths)?);
+        let sequences = Arc::new(PackedSequences::new(&lengths)?);
         let xs = normal(4, &[sequences.rows(), 6])?.to_dtype(DType::F32)?;
         let step = || -> Result<Vec<Vec<u32>>> {
             let mode = Mode::Train { seed: 1, epoch: 0, step: 5 };
@@ -391,7 +391,7 @@ fn one_thread_and_many_give_the_same_bits() -> Result<()> {
 #[test]
 fn steps_of_each_cell_are_the_whole_sequence() -> Result<()> {
     let ids = [3u32, 0, 4, 4, 1];
-    let sequences = Arc::new(Sequences::new(&[ids.len()])?);
+    let sequences = Arc::new(PackedSequences::new(&[ids.len()])?);
     for (_, cell) in CELLS {
         let (_, network) = network(cell, 3, false, 0.0)?;
         let float = |var: Var| var.to_dtype(DType::F32);
@@ -431,7 +431,7 @@ fn only_what_fits_a_network_of_one_direction_is_stepped_through() -> Result<()> 
 #[test]
 fn what_does_not_fit_is_an_error() -> Result<()> {
     let (_, network) = network(Cell::Gru, 1, false, 0.0)?;
-    let sequences = Arc::new(Sequences::new(&[2, 1])?);
+    let sequences = Arc::new(PackedSequences::new(&[2, 1])?);
     let forward = |rows: usize, features: usize, state: Option<&State>| {
         let xs = Tensor::zeros((rows, features), DType::F32, &CPU)?;
         network.forward(&xs, &sequences, state, Mode::Evaluate)

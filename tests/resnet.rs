@@ -6,7 +6,7 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{VarBuilder, VarMap};
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::resnet::{Config, ResNet, Shortcut};
-use candle_textbook::nn::{Cost, Mode, Model, Then, batch_norm2d, linear, parameters};
+use candle_textbook::nn::{Cost, Epilogue, Mode, Model, batch_norm2d, linear, seeded_var_builder};
 use candle_textbook::optim::{Clip, Optimizer, Sgd};
 use candle_textbook::train::{load_pretrained, load_weights, save_weights};
 use std::collections::{BTreeMap, HashMap};
@@ -53,7 +53,7 @@ fn sorted(vars: &VarMap) -> BTreeMap<String, Var> {
 
 fn model_of_numbers(config: &Config, dtype: DType) -> Result<(VarMap, ResNet)> {
     let vars = VarMap::new();
-    let model = ResNet::new(config, parameters(&vars, 0, dtype, &CPU))?;
+    let model = ResNet::new(config, seeded_var_builder(&vars, 0, dtype, &CPU))?;
     for (phase, (name, var)) in sorted(&vars).into_iter().enumerate() {
         let numbers = numbers(var.dims(), phase)?;
         let values = match var.rank() {
@@ -191,13 +191,13 @@ fn depths_that_there_are_not_and_batches_without_variance_are_refused() -> Resul
     assert!(depth.contains("found 20 layers, expected 18, 34, 50, 101 or 152"), "{depth}");
 
     let vars = VarMap::new();
-    let norm = batch_norm2d(3, parameters(&vars, 0, DType::F32, &CPU))?;
+    let norm = batch_norm2d(3, seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
     let one = Tensor::ones((1, 3, 1, 1), DType::F32, &CPU)?;
-    let error = norm.forward(&one, Then::default(), TRAIN).unwrap_err().to_string();
+    let error = norm.forward(&one, Epilogue::default(), TRAIN).unwrap_err().to_string();
     assert!(error.contains("found an input of shape [1, 3, 1, 1] in training, expected two"), "{error}");
-    assert!(norm.forward(&one.narrow(0, 0, 0)?, Then::default(), TRAIN).is_err());
+    assert!(norm.forward(&one.narrow(0, 0, 0)?, Epilogue::default(), TRAIN).is_err());
     assert_eq!(sorted(&vars)["running_var"].to_vec1::<f32>()?, [1.0; 3]);
-    norm.forward(&one, Then::default(), Mode::Evaluate)?;
+    norm.forward(&one, Epilogue::default(), Mode::Evaluate)?;
     Ok(())
 }
 
@@ -205,7 +205,7 @@ fn depths_that_there_are_not_and_batches_without_variance_are_refused() -> Resul
 fn a_net_learns_and_its_running_statistics_are_saved_with_it() -> anyhow::Result<()> {
     let config = Config { width: 4, ..Config::cifar(8, Shortcut::Identity, 4)? };
     let vars = VarMap::new();
-    let model = ResNet::new(&config, parameters(&vars, 0, DType::F32, &CPU))?;
+    let model = ResNet::new(&config, seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
     // A decay that would be seen in the running statistics, had they a gradient.
     let sgd = Sgd { momentum: 0.9, weight_decay: 1e-2, decay_biases: true, ..Sgd::default() };
     let mut optimizer = Optimizer::new(sgd, &vars)?;
@@ -226,7 +226,7 @@ fn a_net_learns_and_its_running_statistics_are_saved_with_it() -> anyhow::Result
     let file = tempfile::NamedTempFile::new()?;
     save_weights(file.path(), &vars)?;
     let vars = VarMap::new();
-    let model = ResNet::new(&config, parameters(&vars, 1, DType::F32, &CPU))?;
+    let model = ResNet::new(&config, seeded_var_builder(&vars, 1, DType::F32, &CPU))?;
     load_weights(file.path(), &vars)?;
     assert_eq!(evaluated, values(&model.forward(&xs, Mode::Evaluate)?)?);
     Ok(())
@@ -236,7 +236,7 @@ fn a_net_learns_and_its_running_statistics_are_saved_with_it() -> anyhow::Result
 fn frozen_layers_stay_as_they_are() -> Result<()> {
     let vars = VarMap::new();
     let config = Config { width: 4, ..Config::cifar(8, Shortcut::Projection, 3)? };
-    let mut model = ResNet::new(&config, parameters(&vars, 0, DType::F32, &CPU))?;
+    let mut model = ResNet::new(&config, seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
     model.freeze_until("layer2")?;
     let kept: Vec<_> = sorted(&vars).into_iter().map(|(name, tensor)| (name, values(&tensor))).collect();
     let mut optimizer = Optimizer::new(Sgd { weight_decay: 0.1, ..Sgd::default() }, &vars)?;
@@ -261,7 +261,7 @@ fn frozen_layers_stay_as_they_are() -> Result<()> {
 fn weights_of_pytorch_are_taken_but_for_a_head_of_other_classes() -> anyhow::Result<()> {
     let of = |classes: usize| -> Result<VarMap> {
         let vars = VarMap::new();
-        let vb = parameters(&vars, 0, DType::F32, &CPU);
+        let vb = seeded_var_builder(&vars, 0, DType::F32, &CPU);
         linear(2, 3, vb.pp("first"))?;
         batch_norm2d(3, vb.pp("norm"))?;
         linear(3, classes, vb.pp("fc"))?;
@@ -280,7 +280,7 @@ fn weights_of_pytorch_are_taken_but_for_a_head_of_other_classes() -> anyhow::Res
         assert_eq!((values(&sorted(&vars)["norm.running_mean"])?, fc), (vec![7.0; 3], vec![8.0; 4]));
     }
     let vars = of(4)?;
-    linear(1, 1, parameters(&vars, 0, DType::F32, &CPU).pp("more"))?;
+    linear(1, 1, seeded_var_builder(&vars, 0, DType::F32, &CPU).pp("more"))?;
     let path = Path::new("tests/fixtures/weights.pth");
     let error = load_pretrained(path, &vars, "fc").unwrap_err().to_string();
     assert!(error.contains("weights.pth: it has no parameter more.bias"), "{error}");
@@ -297,7 +297,7 @@ fn the_deepest_networks_have_gradients_on_a_stack_of_2_mb() {
             |layers| Ok::<_, candle_core::Error>(Config { width: 1, ..Config::imagenet(layers, 10)? });
         for config in [Config::cifar(110, Shortcut::Identity, 10)?, narrow(152)?] {
             let vars = VarMap::new();
-            let model = ResNet::new(&config, parameters(&vars, 0, DType::F32, &CPU))?;
+            let model = ResNet::new(&config, seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
             let xs = numbers(&[2, 3, 36, 36], 1)?.to_dtype(DType::F32)?;
             let grads = model.forward(&xs, TRAIN)?.sqr()?.sum_all()?.backward()?;
             let first = grads.get(&sorted(&vars)["conv1.weight"]).expect("a gradient");

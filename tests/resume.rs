@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarMap;
-use candle_textbook::data::{Distortion, Expansion, digits};
+use candle_textbook::data::{Augmentation, Distortion, digits};
 use candle_textbook::models::lenet::{Config, LeNet};
-use candle_textbook::nn::{Cost, Mode, parameters};
+use candle_textbook::nn::{Cost, Mode, seeded_var_builder};
 use candle_textbook::optim::{Adam, Clip, Curve, Method, Optimizer, Schedule, Sgd};
 use candle_textbook::train::{
     Epoch, INTERRUPTED, ImageClassification, Metric, Options, Progress, Report, Run, Score, Task, fit,
@@ -53,7 +53,7 @@ fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> an
     let indices: Vec<u32> = (0..70).collect();
     let config = Config { channels: vec![2, 3], hidden: vec![8], dropout: 0.3, ..Config::default() };
     let vars = VarMap::new();
-    let model = LeNet::new(&config, parameters(&vars, seed, DType::F32, &Device::Cpu))?;
+    let model = LeNet::new(&config, seeded_var_builder(&vars, seed, DType::F32, &Device::Cpu))?;
     let mut optimizer = Optimizer::new(method, &vars)?;
     let options = Options {
         epochs: 3,
@@ -70,7 +70,7 @@ fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> an
         images: &images,
         training: &indices[..50],
         validation: &indices[50..],
-        expansion: Some(Expansion::Distort(Distortion::default())),
+        augmentation: Some(Augmentation::Distort(Distortion::default())),
         label_smoothing: 0.1,
         device: &Device::Cpu,
     };

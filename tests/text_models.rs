@@ -7,7 +7,9 @@ use candle_textbook::models::fasttext::{self, FastText};
 use candle_textbook::models::language_model::{self, LanguageModel};
 use candle_textbook::models::rnn::{self, Pool, Rnn};
 use candle_textbook::models::textcnn::{self, TextCnn, Variant};
-use candle_textbook::nn::{Cell, Cost, Mode, RecurrentConfig, SentenceModel, Sequences, parameters};
+use candle_textbook::nn::{
+    Cell, Cost, Mode, PackedSequences, RecurrentConfig, SentenceModel, seeded_var_builder,
+};
 use candle_textbook::optim::{Adam, Clip, Optimizer};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -72,7 +74,7 @@ fn pytorchs_weights_give_pytorchs_logits() -> Result<()> {
     let fixtures = safetensors::load(path, &CPU)?;
     let lengths: Vec<usize> =
         fixtures["lengths"].to_vec1::<i64>()?.into_iter().map(|length| length as usize).collect();
-    let sequences = Arc::new(Sequences::new(&lengths)?);
+    let sequences = Arc::new(PackedSequences::new(&lengths)?);
     let ids = sequences.pack(&fixtures["ids"].to_dtype(DType::U32)?)?;
     let weights = |name: &str| {
         let start = format!("{name}.weights.");
@@ -115,9 +117,11 @@ fn pytorchs_weights_give_pytorchs_logits() -> Result<()> {
         // What the reasons add up to, with the bias, are the logits.
         let bias = fixtures.get(&format!("{name}.weights.output.bias"));
         let bias = bias.map_or(Ok(vec![0.0; 2]), |bias| bias.to_vec1::<f32>())?;
-        for (reasons, logits) in model.reasons(&ids, &sequences)?.iter().zip(logits.to_vec2::<f32>()?) {
+        for (attributions, logits) in
+            model.attributions(&ids, &sequences)?.iter().zip(logits.to_vec2::<f32>()?)
+        {
             for (class, logit) in logits.into_iter().enumerate() {
-                let sum = reasons.iter().map(|reason| reason.logits[class]).sum::<f32>() + bias[class];
+                let sum = attributions.iter().map(|reason| reason.logits[class]).sum::<f32>() + bias[class];
                 assert!((sum - logit).abs() < 1e-5, "{name}: {sum} {logit}");
             }
         }
@@ -135,27 +139,27 @@ fn parameter_count(vars: &VarMap) -> usize {
 #[test]
 fn parameter_counts_are_those_of_the_formulas() -> Result<()> {
     let vars = VarMap::new();
-    BiRnn::new(&birnn(7), parameters(&vars, 1, DType::F32, &CPU))?;
+    BiRnn::new(&birnn(7), seeded_var_builder(&vars, 1, DType::F32, &CPU))?;
     let layer = |inputs: usize| 2 * 4 * 7 * (inputs + 7 + 2);
     assert_eq!(parameter_count(&vars), 11 * 5 + layer(5) + layer(14) + 15 * 3);
     let vars = VarMap::new();
-    Rnn::new(&classifier(Cell::Gru, 1, false, Pool::Last), parameters(&vars, 1, DType::F32, &CPU))?;
+    Rnn::new(&classifier(Cell::Gru, 1, false, Pool::Last), seeded_var_builder(&vars, 1, DType::F32, &CPU))?;
     assert_eq!(parameter_count(&vars), 11 * 5 + 3 * 7 * (5 + 7 + 2) + 8 * 2);
     let vars = VarMap::new();
-    TextCnn::new(&convolutional(Variant::Rand), parameters(&vars, 1, DType::F32, &CPU))?;
+    TextCnn::new(&convolutional(Variant::Rand), seeded_var_builder(&vars, 1, DType::F32, &CPU))?;
     assert_eq!(parameter_count(&vars), 11 * 5 + 4 * (2 * 5 + 1) + 4 * (3 * 5 + 1) + 9 * 2);
     let vars = VarMap::new();
-    TextCnn::new(&convolutional(Variant::Multichannel), parameters(&vars, 1, DType::F32, &CPU))?;
+    TextCnn::new(&convolutional(Variant::Multichannel), seeded_var_builder(&vars, 1, DType::F32, &CPU))?;
     assert_eq!(parameter_count(&vars), 2 * 11 * 5 + 4 * (2 * 10 + 1) + 4 * (3 * 10 + 1) + 9 * 2);
     let vars = VarMap::new();
-    FastText::new(&FASTTEXT, parameters(&vars, 1, DType::F32, &CPU))?;
+    FastText::new(&FASTTEXT, seeded_var_builder(&vars, 1, DType::F32, &CPU))?;
     assert_eq!(parameter_count(&vars), 11 * 5 + 5 * 2);
     let tied = language_model::Config { embedding: Some(7), tie_weights: true, ..language_model() };
     let one_hot = language_model::Config { embedding: None, ..language_model() };
     let recurrent = |features: usize| 4 * 7 * (features + 7 + 2) + 4 * 7 * (7 + 7 + 2);
     for (config, expected) in [(tied, 11 * 7 + recurrent(7) + 11), (one_hot, recurrent(11) + 8 * 11)] {
         let vars = VarMap::new();
-        LanguageModel::new(&config, parameters(&vars, 1, DType::F32, &CPU))?;
+        LanguageModel::new(&config, seeded_var_builder(&vars, 1, DType::F32, &CPU))?;
         assert_eq!(parameter_count(&vars), expected);
     }
     Ok(())
@@ -163,13 +167,13 @@ fn parameter_counts_are_those_of_the_formulas() -> Result<()> {
 
 #[test]
 fn losses_go_down() -> Result<()> {
-    let sequences = Arc::new(Sequences::new(&[3, 6, 1, 6])?);
+    let sequences = Arc::new(PackedSequences::new(&[3, 6, 1, 6])?);
     let ids: Vec<u32> = (0..16).map(|i| i * 7 % 11).collect();
     let ids = Tensor::new(ids, &CPU)?;
     let tags = Tensor::new((0..16u32).map(|i| i % 3).collect::<Vec<_>>(), &CPU)?;
     let classes = Tensor::new(&[0u32, 1, 1, 0], &CPU)?;
     let vars = VarMap::new();
-    let vb = parameters(&vars, 1, DType::F32, &CPU);
+    let vb = seeded_var_builder(&vars, 1, DType::F32, &CPU);
     let tagger = BiRnn::new(&birnn(16), vb.pp("tagger"))?;
     let sentences = Rnn::new(&classifier(Cell::Tanh, 1, false, Pool::Last), vb.pp("classifier"))?;
     let language = LanguageModel::new(&language_model(), vb.pp("language"))?;
@@ -208,9 +212,9 @@ fn a_text_read_token_by_token_is_foretold_as_in_training() -> Result<()> {
         let tie_weights = embedding == Some(7);
         let config = language_model::Config { cell, embedding, tie_weights, ..language_model() };
         let vars = VarMap::new();
-        let model = LanguageModel::new(&config, parameters(&vars, 1, DType::F32, &CPU))?;
+        let model = LanguageModel::new(&config, seeded_var_builder(&vars, 1, DType::F32, &CPU))?;
         let ids: Vec<u32> = (0..tokens).map(|i| i * i % 11).collect();
-        let text = Arc::new(Sequences::new(&[ids.len()])?);
+        let text = Arc::new(PackedSequences::new(&[ids.len()])?);
         let (logits, state) =
             model.forward(&Tensor::new(ids.as_slice(), &CPU)?, &text, None, Mode::Evaluate)?;
         let mut reading = model.read()?;

@@ -2,7 +2,7 @@
 
 use super::{Outcome, TrainOptions};
 use crate::nn::BatchNorm2d;
-use crate::train::pictures::{self, Curve, Panel};
+use crate::plots::{self, Curve, Panel};
 use crate::train::{Epoch, Evaluation, Metric, Report, Run, say};
 use anyhow::{Result, bail, ensure};
 use candle_core::Device;
@@ -120,7 +120,7 @@ pub(super) fn conclude(
     });
     run.write_final(&report.epochs, Metric::Accuracy, &last)?;
     run.write("curves.svg", &curves(report, Metric::Accuracy)?)?;
-    run.write("confusion.svg", &pictures::confusion(&evaluation.confusion(classes.len()), classes)?)?;
+    run.write("confusion.svg", &plots::confusion(&evaluation.confusion(classes.len()), classes)?)?;
     draw()?;
     let (result, dir) = (result(evaluation), run.dir().display());
     say(&format!("{result}; best epoch {}; run folder {dir}", report.best_epoch));
@@ -140,7 +140,7 @@ pub(super) fn curves(report: &Report, metric: Metric) -> Result<String> {
     let points = |value: fn(&Epoch) -> f64| report.epochs.iter().map(|e| (e.epoch, value(e))).collect();
     let name = metric.name();
     let title = name[..1].to_uppercase() + &name[1..];
-    pictures::curves(&[
+    plots::curves(&[
         Panel {
             title: "Loss",
             x_label: "epoch",

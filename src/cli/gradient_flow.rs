@@ -6,11 +6,11 @@
 
 use super::{Outcome, TrainOptions};
 use crate::nn::{
-    Cell, Cost, Embedding, Linear, Mode, Recurrent, RecurrentConfig, Sequences, State, embedding, linear,
-    parameters, recurrent,
+    Cell, Cost, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, State, embedding,
+    linear, recurrent, seeded_var_builder,
 };
+use crate::plots::{self, Curve, Panel};
 use crate::rng;
-use crate::train::pictures::{self, Curve, Panel};
 use crate::train::{Run, say};
 use anyhow::Result;
 use candle_core::{D, DType, Device, Module, Tensor, Var};
@@ -37,7 +37,7 @@ struct Network {
 impl Network {
     /// Logits of `symbols` `(STEPS', BATCH)` that follow `state`, and the state after them.
     fn forward(&self, symbols: &Tensor, state: Option<&State>) -> candle_core::Result<(Tensor, State)> {
-        let sequences = Arc::new(Sequences::new(&vec![symbols.dim(0)?; BATCH])?);
+        let sequences = Arc::new(PackedSequences::new(&vec![symbols.dim(0)?; BATCH])?);
         let xs = self.embedding.forward(&symbols.flatten_all()?)?;
         let (_, state) = self.recurrent.forward(&xs, &sequences, state, Mode::Evaluate)?;
         Ok((self.output.forward(&state.last_layer(1)?)?, state))
@@ -90,7 +90,7 @@ pub(super) fn draw(
     let (mut before, mut after) = (vec![], vec![]);
     for (name, cell) in [("rnn", Cell::Tanh), ("gru", Cell::Gru), ("lstm", Cell::Lstm)] {
         let vars = VarMap::new();
-        let vb = parameters(&vars, options.seed, DType::F32, device);
+        let vb = seeded_var_builder(&vars, options.seed, DType::F32, device);
         let config = RecurrentConfig {
             cell,
             features: 16,
@@ -122,7 +122,7 @@ pub(super) fn draw(
     }
     let panel =
         |title, curves| Panel { title, x_label: "symbol", y_label: "log10 of the gradient's norm", curves };
-    let picture = pictures::curves(&[panel("As they start", before), panel("After training", after)])?;
+    let picture = plots::curves(&[panel("As they start", before), panel("After training", after)])?;
     run.write("gradient-flow.svg", &picture)?;
     say(&format!("gradient-flow.svg is in the run folder {}", run.dir().display()));
     Ok(Outcome::Done)

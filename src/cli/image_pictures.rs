@@ -3,7 +3,7 @@
 use crate::data::Images;
 use crate::models::ImageModel;
 use crate::nn::Mode;
-use crate::train::pictures::{self, Section, Tile};
+use crate::plots::{self, Section, Tile};
 use crate::train::{Evaluation, Run};
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Device, Tensor, Var};
@@ -46,7 +46,7 @@ fn mistakes(test: &Images, evaluation: &Evaluation) -> Result<String> {
         })
         .collect::<Result<Vec<_>>>()?;
     let heading = format!("{} of {} wrong; the surest mistakes first", wrong.len(), test.len());
-    pictures::picture_grid(&[Section { heading: &heading, columns: 8, tiles }])
+    plots::picture_grid(&[Section { heading: &heading, columns: 8, tiles }])
 }
 
 /// The first layer's weights, a picture a unit: those of three channels in colour, others one below the other; of all pixels
@@ -72,7 +72,7 @@ fn filters(model: &dyn ImageModel, pictures: (usize, usize, usize)) -> Result<St
         3 => "First layer: grey is 0",
         _ => "First layer: red is above 0, blue below",
     };
-    pictures::picture_grid(&[Section { heading, columns: 10, tiles }])
+    plots::picture_grid(&[Section { heading, columns: 10, tiles }])
 }
 
 /// What the convolutional stages make of the first test picture.
@@ -95,7 +95,7 @@ fn features(model: &dyn ImageModel, test: &Images, device: &Device) -> Result<Op
     for (map, heading) in maps.iter().zip(&headings) {
         sections.push(Section { heading, columns: 10, tiles: channels(map)? });
     }
-    pictures::picture_grid(&sections).map(Some).context("features")
+    plots::picture_grid(&sections).map(Some).context("features")
 }
 
 /// A tile a channel of `map` `(1, channels, height, width)`, of the first ones.
@@ -126,7 +126,7 @@ fn attention(
         tiles.push(Tile::picture(&picture, test.shape(), name)?);
         tiles.push(Tile::heat(&picture, test.shape(), &heat, &format!("said {said}\n({probability:.2})"))?);
     }
-    pictures::picture_grid(&[Section {
+    plots::picture_grid(&[Section {
         heading: "What speaks for the class that was said, the darker red the more (Grad-CAM)",
         columns: 6,
         tiles,

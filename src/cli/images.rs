@@ -4,10 +4,10 @@ use super::{
     EvalCommand, Outcome, PredictCommand, Questions, Request, Settings, Training, flow, image_pictures,
     settings_of,
 };
-use crate::data::{self, Expansion, Images, Statistics};
+use crate::data::{self, Augmentation, Images, Statistics};
 use crate::models::ImageModel;
-use crate::nn::{Cost, Mode, parameters};
-use crate::train::pictures::{self, Curve, Panel};
+use crate::nn::{Cost, Mode, seeded_var_builder};
+use crate::plots::{self, Curve, Panel};
 use crate::train::{self, ImageClassification, Progress, Report, Run, say};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
@@ -38,7 +38,7 @@ pub trait ImageRecipe: Settings {
     }
 
     /// How training pictures are changed each time they are seen.
-    fn expansion(&self) -> Option<Expansion> {
+    fn augmentation(&self) -> Option<Augmentation> {
         None
     }
 
@@ -82,10 +82,10 @@ pub trait ImageRecipe: Settings {
     }
 }
 
-/// `--expand`: how training pictures are changed each time they are seen.
+/// `--augment`: how training pictures are changed each time they are seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Expand {
+pub enum Augment {
     #[default]
     None,
     /// By one pixel up, down, left, right, or not at all
@@ -94,12 +94,12 @@ pub enum Expand {
     Distort,
 }
 
-impl Expand {
-    pub fn expansion(self) -> Option<Expansion> {
+impl Augment {
+    pub fn augmentation(self) -> Option<Augmentation> {
         match self {
             Self::None => None,
-            Self::Shifts => Some(Expansion::Shifts),
-            Self::Distort => Some(Expansion::Distort(data::Distortion::default())),
+            Self::Shifts => Some(Augmentation::Shifts),
+            Self::Distort => Some(Augmentation::Distort(data::Distortion::default())),
         }
     }
 }
@@ -193,7 +193,7 @@ fn learn<R: ImageRecipe>(
     let Data { images, training, validation, test, known } = data;
     let options = settings.train_options();
     let vars = VarMap::new();
-    let model = settings.model(images, parameters(&vars, options.seed, DType::F32, device))?;
+    let model = settings.model(images, seeded_var_builder(&vars, options.seed, DType::F32, device))?;
     let mut started = None;
     if let Some((name, head)) = settings.pretrained() {
         let path = weights(name)?;
@@ -231,7 +231,7 @@ fn learn<R: ImageRecipe>(
         images,
         training,
         validation,
-        expansion: settings.expansion(),
+        augmentation: settings.augmentation(),
         label_smoothing: settings.label_smoothing(),
         device,
     };
@@ -265,7 +265,7 @@ fn compare<R: ImageRecipe>(
         curves.push(Curve { name, points });
     }
     let panel = Panel { title: "Training error", x_label: "epoch", y_label: "% wrong", curves };
-    parent.write("degradation.svg", &pictures::curves(&[panel])?)?;
+    parent.write("degradation.svg", &plots::curves(&[panel])?)?;
     say(&format!("degradation.svg is in the run folder {}", parent.dir().display()));
     Ok(Outcome::Done)
 }

@@ -4,11 +4,11 @@ use super::{
     Commands, MachineOptions, Outcome, Request, Settings, TrainOptions, Training, flow, positive,
     probability, sentences, settings_of,
 };
-use crate::data::{Level, LongText, Vocabulary, long_text};
+use crate::data::{Level, TextStream, Vocabulary, text_stream};
 use crate::models::language_model::{Config, LanguageModel};
-use crate::nn::{Cell, Sampling, parameters};
-use crate::train::pictures::{self, Neuron};
-use crate::train::{self, LanguageModelling, Metric, Run, Writer, line_score, say};
+use crate::nn::{Cell, Sampling, seeded_var_builder};
+use crate::plots::{self, Neuron};
+use crate::train::{self, LanguageModelling, Metric, Run, TextGenerator, line_score, say};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
@@ -127,10 +127,10 @@ impl Settings for LanguageOptions {
 }
 
 impl LanguageOptions {
-    fn load(&self) -> Result<LongText> {
+    fn load(&self) -> Result<TextStream> {
         let text = match &self.text {
-            Some(path) => LongText::open(path, self.level)?,
-            None => long_text::load(&self.train.dataset, self.train.data_dir.as_deref(), self.level)?,
+            Some(path) => TextStream::open(path, self.level)?,
+            None => text_stream::load(&self.train.dataset, self.train.data_dir.as_deref(), self.level)?,
         };
         sentences::tell(&text.notes);
         Ok(text)
@@ -301,7 +301,7 @@ fn train(training: Training<LanguageOptions>) -> Result<Outcome> {
     let vocabulary = text.vocabulary(training.clone(), settings.min_count, settings.vocab_size)?;
     let device = machine.device.open()?;
     let vars = VarMap::new();
-    let vb = parameters(&vars, options.seed, DType::F32, &device);
+    let vb = seeded_var_builder(&vars, options.seed, DType::F32, &device);
     let model = LanguageModel::new(&settings.config(vocabulary.len()), vb)?;
     let cut = settings.cut();
     let task = LanguageModelling::new(
@@ -401,7 +401,7 @@ fn eval(command: &EvalCommand) -> Result<Outcome> {
         Trained::load(command.run.as_ref(), &command.machine)?;
     let (text, range) = match &command.text {
         Some(path) => {
-            let text = LongText::open(path, settings.level)?;
+            let text = TextStream::open(path, settings.level)?;
             sentences::tell(&text.notes);
             let all = 0..text.len();
             (text, all)
@@ -424,7 +424,8 @@ fn sample(command: &SampleCommand) -> Result<Outcome> {
     let Trained { settings, vocabulary, model, .. } = Trained::load(command.run.as_ref(), &command.machine)?;
     let &SampleCommand { temperature, top_k, top_p, seed, .. } = command;
     let sampling = Sampling { temperature, top_k, top_p };
-    let mut writer = Writer::new(&model, &vocabulary, settings.level, sampling, seed, &command.prompt)?;
+    let mut writer =
+        TextGenerator::new(&model, &vocabulary, settings.level, sampling, seed, &command.prompt)?;
     let mut out = Out { stop: command.stop.as_deref().filter(|stop| !stop.is_empty()), held: String::new() };
     let mut open = out.write(&command.prompt, false);
     for _ in 0..command.length {
@@ -506,7 +507,7 @@ fn neurons(command: &NeuronsCommand) -> Result<Outcome> {
     let (run, file) = split(&command.inputs);
     let file = file.context("neurons: no text, expected a file after the run folder")?;
     let Trained { run, settings, vocabulary, model, .. } = Trained::load(run, &command.machine)?;
-    let text = LongText::open(file, settings.level)?;
+    let text = TextStream::open(file, settings.level)?;
     sentences::tell(&text.notes);
     let (mut tokens, mut token) = (text.read(0), String::new());
     let (mut reading, mut shown, mut last) = (model.read()?, vec![], None);
@@ -527,7 +528,7 @@ fn neurons(command: &NeuronsCommand) -> Result<Outcome> {
     if text.len() > shown.len() as u64 {
         sentences::tell(&[format!("{}: the first {} of {} tokens", text.name(), shown.len(), text.len())]);
     }
-    run.write("neurons.html", &pictures::neurons(&shown, &cells)?)?;
+    run.write("neurons.html", &plots::neurons(&shown, &cells)?)?;
     say(&run.dir().join("neurons.html").display().to_string());
     Ok(Outcome::Done)
 }

@@ -6,12 +6,11 @@ use super::{
     TrainOptions, Training, complain, gradient_flow, in_colour, positive, settings_of,
 };
 use crate::data::{Corpus, NGrams, Texts, Tokenizer, Vocabulary, WordVectors, text};
-use crate::nn::{Cost, Mode, Reason, SentenceModel, parameters};
+use crate::nn::{Attribution, Cost, Mode, SentenceModel, seeded_var_builder};
 use crate::optim::Optimizer;
+use crate::plots;
 use crate::rng;
-use crate::train::{
-    self, Evaluation, Metric, Progress, Run, SentenceClassification, Sentences, pictures, say,
-};
+use crate::train::{self, Evaluation, Metric, Progress, Run, SentenceClassification, Sentences, say};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::{VarBuilder, VarMap};
@@ -258,7 +257,7 @@ fn train_on<R: SentenceRecipe>(
     let ngrams = settings.ngrams();
     let sentences = Sentences::encode(&vocabulary, ngrams, &examples.words);
     let vars = VarMap::new();
-    let vb = parameters(&vars, options.seed, DType::F32, device);
+    let vb = seeded_var_builder(&vars, options.seed, DType::F32, device);
     let model = settings.model(ngrams.size(vocabulary.len()), examples.classes.len(), vb)?;
     if let (Some(vectors), Some(path)) = (&examples.vectors, &settings.text_options().vectors) {
         fill_in(vectors, &vocabulary, &vars).with_context(|| format!("{}, --embedding", path.display()))?;
@@ -336,7 +335,7 @@ fn map(model: &dyn SentenceModel, vocabulary: &Vocabulary) -> Result<String> {
     let words: Vec<String> = vocabulary.words().take(WORDS).map(String::from).collect();
     let table = model.embedding().weight().detach().to_dtype(DType::F32)?;
     let vectors = table.narrow(0, Vocabulary::FIRST as usize, words.len())?.flatten_all()?.to_vec1()?;
-    pictures::map(&words, &vectors, table.dim(1)?)
+    plots::map(&words, &vectors, table.dim(1)?)
 }
 
 /// Trains one model a fold, each in a folder of its own inside the run's.
@@ -454,8 +453,8 @@ fn predict<R: SentenceRecipe>(command: &PredictCommand) -> Result<Outcome> {
             ranked.iter().take(3).map(|(class, p)| format!("{class} ({:.2}%)", 100.0 * p)).collect();
         say(&format!("{}: {text}", said.join("  ")));
         let class = classes.iter().position(|class| class == ranked[0].0).unwrap_or_default();
-        for reasons in model.reasons(&ids, &sequences)? {
-            tell_reasons(reasons, class, &ngrams.texts(&words[i]));
+        for attributions in model.attributions(&ids, &sequences)? {
+            tell_reasons(attributions, class, &ngrams.texts(&words[i]));
         }
     }
     Ok(Outcome::Done)
@@ -483,11 +482,11 @@ fn neighbours<R: SentenceRecipe>(command: &PredictCommand) -> Result<Outcome> {
 }
 
 /// The words that speak most for a class, with what they add to its logit, and those that speak most against it.
-fn tell_reasons(mut reasons: Vec<Reason>, class: usize, words: &[String]) {
+fn tell_reasons(mut attributions: Vec<Attribution>, class: usize, words: &[String]) {
     const TOLD: usize = 3;
-    reasons.retain(|reason| !reason.words.is_empty() && reason.words.end <= words.len());
-    reasons.sort_by(|a, b| b.logits[class].abs().total_cmp(&a.logits[class].abs()));
-    for reason in reasons.iter().take(TOLD) {
+    attributions.retain(|reason| !reason.words.is_empty() && reason.words.end <= words.len());
+    attributions.sort_by(|a, b| b.logits[class].abs().total_cmp(&a.logits[class].abs()));
+    for reason in attributions.iter().take(TOLD) {
         let (added, words) = (reason.logits[class], words[reason.words.clone()].join(" "));
         let words = match in_colour() {
             // Blue for, orange against.

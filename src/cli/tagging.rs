@@ -7,8 +7,9 @@ use super::{
     settings_of,
 };
 use crate::data::{EntityCounts, EntityScores, NGrams, TaggedCorpus, Vocabulary, entity_scores, tagged};
-use crate::nn::{Mode, SentenceModel, parameters};
-use crate::train::{self, Metric, Progress, Run, Sentences, Tagging, pictures, say};
+use crate::nn::{Mode, SentenceModel, seeded_var_builder};
+use crate::plots;
+use crate::train::{self, Metric, Progress, Run, Sentences, Tagging, say};
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device};
 use candle_nn::{VarBuilder, VarMap};
@@ -75,7 +76,7 @@ fn train<R: TaggingRecipe>(training: Training<R>) -> Result<Outcome> {
     let known = training.iter().map(|&i| &examples.words[i as usize]);
     let vocabulary = settings.vocabulary_options().vocabulary(known);
     let vars = VarMap::new();
-    let vb = parameters(&vars, options.seed, DType::F32, &device);
+    let vb = seeded_var_builder(&vars, options.seed, DType::F32, &device);
     let model = settings.model(vocabulary.len(), names.len(), vb)?;
     let mut optimizer = options.optimizer(&vars)?;
     let facts = json!({
@@ -129,7 +130,7 @@ fn train<R: TaggingRecipe>(training: Training<R>) -> Result<Outcome> {
     });
     run.write_final(&report.epochs, Metric::F1, &last)?;
     run.write("curves.svg", &flow::curves(&report, Metric::F1)?)?;
-    run.write("confusion.svg", &pictures::confusion(&evaluation.confusion(names.len()), &names)?)?;
+    run.write("confusion.svg", &plots::confusion(&evaluation.confusion(names.len()), &names)?)?;
     table(&scores);
     say(&format!("best epoch {}; run folder {}", report.best_epoch, run.dir().display()));
     Ok(Outcome::Done)

@@ -1,6 +1,6 @@
 //! Labelled pictures, kept as bytes until the batch.
 
-use super::Expansion;
+use super::Augmentation;
 use super::folder::Files;
 use candle_core::{Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
@@ -222,15 +222,15 @@ impl Images {
     ///
     /// # Errors
     /// As for [`batch`](Self::batch).
-    pub fn expanded_batch(
+    pub fn augmented_batch(
         &self,
         indices: &[u32],
-        expansion: &Expansion,
+        augmentation: &Augmentation,
         seed: u64,
         epoch: usize,
         device: &Device,
     ) -> Result<(Tensor, Tensor)> {
-        let pixels = expansion.apply_to(indices, &self.read(indices)?, self.shape, (seed, epoch));
+        let pixels = augmentation.apply_to(indices, &self.read(indices)?, self.shape, (seed, epoch));
         self.tensors(indices, pixels, device)
     }
 

@@ -1,16 +1,15 @@
 //! Data sets: built-in ones, file formats, the hub.
 
+mod augment;
 pub mod cifar;
 mod conll;
 mod digits;
 mod entities;
-mod expand;
 pub mod folder;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod idx;
 mod images;
-pub mod long_text;
 mod names;
 mod ngrams;
 mod photo;
@@ -19,15 +18,15 @@ mod reviews;
 mod shapes;
 pub mod tagged;
 pub mod text;
+pub mod text_stream;
 mod vectors;
 mod vocabulary;
 
+pub use augment::{Augmentation, Distortion};
 pub use digits::digits;
 pub use entities::{EntityCounts, EntityScores, entity_scores};
-pub use expand::{Distortion, Expansion};
 pub use folder::read_square;
 pub use images::{Images, Statistics};
-pub use long_text::{Level, LongText, Streams, TokenWindow, Tokens};
 pub use names::names;
 pub use ngrams::NGrams;
 pub use photo::Photo;
@@ -35,6 +34,7 @@ pub use reviews::reviews;
 pub use shapes::shapes;
 pub use tagged::{Tagged, TaggedCorpus};
 pub use text::{Corpus, Texts};
+pub use text_stream::{Level, Streams, TextStream, TokenWindow, Tokens};
 pub use vectors::WordVectors;
 pub use vocabulary::{Tokenizer, Vocabulary};
 

@@ -1,6 +1,6 @@
 //! What is done to photographs in training: they are moved, mirrored and put in other light.
 
-use super::expand::{add_scaled, shift};
+use super::augment::{add_scaled, shift};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,7 @@
 //! Xu and Yu 2015, without the CRF).
 
 use crate::nn::{
-    Cell, Dropout, Embedding, Linear, Mode, Recurrent, RecurrentConfig, SentenceModel, Sequences,
+    Cell, Dropout, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, SentenceModel,
     WORD_VECTORS, dropout, embedding_with, linear, recurrent,
 };
 use candle_core::{Module, Result, Tensor};
@@ -62,7 +62,7 @@ impl BiRnn {
 
 impl SentenceModel for BiRnn {
     /// One row `(rows, tags)` a word.
-    fn forward(&self, words: &Tensor, sentences: &Arc<Sequences>, mode: Mode) -> Result<Tensor> {
+    fn forward(&self, words: &Tensor, sentences: &Arc<PackedSequences>, mode: Mode) -> Result<Tensor> {
         let xs = self.dropout.0.forward(&self.embedding.forward(words)?, mode)?;
         let (ys, _) = self.recurrent.forward(&xs, sentences, None, mode)?;
         self.output.forward(&self.dropout.1.forward(&ys, mode)?)

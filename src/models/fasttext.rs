@@ -1,6 +1,6 @@
 //! A linear classifier of the mean of a sentence's words and n-grams (Joulin et al. 2016, arXiv:1607.01759).
 
-use crate::nn::{Embedding, Linear, Mode, Reason, SentenceModel, Sequences, embedding_with};
+use crate::nn::{Attribution, Embedding, Linear, Mode, PackedSequences, SentenceModel, embedding_with};
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl FastText {
 
 impl SentenceModel for FastText {
     /// One row `(batch, classes)` a sentence.
-    fn forward(&self, features: &Tensor, sentences: &Arc<Sequences>, _: Mode) -> Result<Tensor> {
+    fn forward(&self, features: &Tensor, sentences: &Arc<PackedSequences>, _: Mode) -> Result<Tensor> {
         self.embedding.mean(features, sentences)?.apply(&self.output)
     }
 
@@ -49,15 +49,19 @@ impl SentenceModel for FastText {
     }
 
     /// Each feature by itself, with its share of the mean.
-    fn reasons(&self, features: &Tensor, sentences: &Arc<Sequences>) -> Result<Vec<Vec<Reason>>> {
+    fn attributions(
+        &self,
+        features: &Tensor,
+        sentences: &Arc<PackedSequences>,
+    ) -> Result<Vec<Vec<Attribution>>> {
         let logits = self.embedding.forward(features)?.apply(&self.output)?;
         let logits = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
         let lengths = sentences.lengths();
-        let mut reasons: Vec<Vec<Reason>> = vec![vec![]; sentences.batch()];
+        let mut attributions: Vec<Vec<Attribution>> = vec![vec![]; sentences.batch()];
         for ((sentence, step), logits) in sentences.positions().zip(logits) {
             let logits = logits.iter().map(|logit| logit / lengths[sentence] as f32).collect();
-            reasons[sentence].push(Reason { words: step..step + 1, logits });
+            attributions[sentence].push(Attribution { words: step..step + 1, logits });
         }
-        Ok(reasons)
+        Ok(attributions)
     }
 }

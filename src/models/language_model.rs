@@ -1,8 +1,8 @@
 //! A recurrent language model: at each token of a text, what comes next (Karpathy 2015; Zaremba et al. 2014).
 
 use crate::nn::{
-    Cell, Dropout, Embedding, Init, Linear, Mode, Recurrent, RecurrentConfig, Sequences, State, Steps,
-    dropout, embedding_with, linear, recurrent,
+    Cell, Dropout, Embedding, IncrementalDecoder, Init, Linear, Mode, PackedSequences, Recurrent,
+    RecurrentConfig, State, dropout, embedding_with, linear, recurrent,
 };
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -89,7 +89,7 @@ impl LanguageModel {
     pub fn forward(
         &self,
         ids: &Tensor,
-        texts: &Arc<Sequences>,
+        texts: &Arc<PackedSequences>,
         state: Option<&State>,
         mode: Mode,
     ) -> Result<(Tensor, State)> {
@@ -113,7 +113,7 @@ impl LanguageModel {
     ///
     /// # Errors
     /// None that can be expected.
-    pub fn read(&self) -> Result<Steps> {
+    pub fn read(&self) -> Result<IncrementalDecoder> {
         self.recurrent.steps(self.embedding.weight(), &self.output)
     }
 }

@@ -5,7 +5,7 @@
 
 use super::ImageModel;
 use crate::nn::{
-    self, Activation, Conv2d, Conv2dGeometry, Dropout, Linear, Mode, Model, Pool2d, Pooling, Window,
+    self, Activation, Conv2d, Conv2dConfig, Dropout, Linear, Mode, Model, Pool2d, Pool2dConfig, Pooling,
 };
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -79,7 +79,7 @@ impl LeNet {
                 bail!("{} convolutions leave nothing of a 28x28 picture", config.channels.len());
             }
             let padding = if i == 0 { config.padding } else { 0 };
-            let geometry = Conv2dGeometry { padding: (padding, padding), ..Default::default() };
+            let geometry = Conv2dConfig { padding: (padding, padding), ..Default::default() };
             convolutions.push(nn::conv2d(inputs, outputs, 5, geometry, vb.pp(format!("conv{}", i + 1)))?);
             (side, inputs) = ((side - 4) / 2, outputs);
         }
@@ -92,7 +92,7 @@ impl LeNet {
             inputs = units;
         }
         let output = nn::linear(inputs, config.classes, vb.pp(format!("fc{}", config.hidden.len() + 1)))?;
-        let pool = Pool2d { pooling: config.pooling, window: Window::square(2) };
+        let pool = Pool2d { pooling: config.pooling, window: Pool2dConfig::square(2) };
         Ok(Self { convolutions, pool, activation: config.activation, hidden, output })
     }
 }

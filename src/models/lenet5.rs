@@ -4,7 +4,7 @@
 //! drawings of the characters.
 
 use super::ImageModel;
-use crate::nn::{self, Conv2d, Conv2dGeometry, Linear, Mode, Model, Window};
+use crate::nn::{self, Conv2d, Conv2dConfig, Linear, Mode, Model, Pool2dConfig};
 use crate::ops;
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -48,7 +48,7 @@ impl Subsampling {
 
 impl Module for Subsampling {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        ops::avg_pool2d(xs, Window::square(2))?.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)
+        ops::avg_pool2d(xs, Pool2dConfig::square(2))?.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)
     }
 }
 
@@ -71,7 +71,7 @@ impl LeNet5 {
     /// When `vb` holds the parameters in other shapes.
     pub fn new(classes: usize, vb: VarBuilder) -> Result<Self> {
         let (padded, plain) =
-            (Conv2dGeometry { padding: (2, 2), ..Default::default() }, Conv2dGeometry::default());
+            (Conv2dConfig { padding: (2, 2), ..Default::default() }, Conv2dConfig::default());
         Ok(Self {
             c1: nn::conv2d(1, 6, 5, padded, vb.pp("c1"))?,
             s2: Subsampling::new(6, vb.pp("s2"))?,
@@ -107,7 +107,7 @@ impl ImageModel for LeNet5 {
     fn feature_maps(&self, xs: &Tensor) -> Result<Vec<Tensor>> {
         let s2 = squash(&squash(&xs.apply(&self.c1)?)?.apply(&self.s2)?)?;
         let kernel = self.c3.weight().broadcast_mul(&self.connections)?;
-        let c3 = squash(&ops::conv2d(&s2, &kernel, self.c3.bias(), Conv2dGeometry::default())?)?;
+        let c3 = squash(&ops::conv2d(&s2, &kernel, self.c3.bias(), Conv2dConfig::default())?)?;
         let s4 = squash(&c3.apply(&self.s4)?)?;
         Ok(vec![s2, s4])
     }

@@ -3,7 +3,8 @@
 
 use super::ImageModel;
 use crate::nn::{
-    self, BatchNorm2d, Conv2d, Conv2dGeometry, Init, Linear, Mode, Model, Pool2d, Pooling, Then, Window,
+    self, BatchNorm2d, Conv2d, Conv2dConfig, Epilogue, Init, Linear, Mode, Model, Pool2d, Pool2dConfig,
+    Pooling,
 };
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -31,7 +32,8 @@ pub enum Block {
 }
 
 /// How a block's input gets to its end (section 3.3).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Shortcut {
     /// A: as it is; where shapes change every second row and column of it, with channels of zeros.
@@ -112,7 +114,7 @@ impl ResNet {
         let &Config { channels, stem, block, shortcut, width, ref blocks, classes } = config;
         let (kernel, stride, pool) = match stem {
             Stem::Small => (3, 1, None),
-            Stem::Large => (7, 2, Some(Window { kernel: (3, 3), stride: (2, 2), padding: (1, 1) })),
+            Stem::Large => (7, 2, Some(Pool2dConfig { kernel: (3, 3), stride: (2, 2), padding: (1, 1) })),
         };
         let mut inputs = width;
         let stage = |(i, &blocks): (usize, &usize)| {
@@ -189,12 +191,12 @@ impl ImageModel for ResNet {
 
     fn head(&self, maps: &Tensor, _: Mode) -> Result<Tensor> {
         let (_, _, height, width) = maps.dims4()?;
-        let all = Window { kernel: (height, width), stride: (1, 1), padding: (0, 0) };
+        let all = Pool2dConfig { kernel: (height, width), stride: (1, 1), padding: (0, 0) };
         maps.apply(&Pool2d { pooling: Pooling::Average, window: all })?.flatten_from(1)?.apply(&self.fc)
     }
 }
 
-const RELU: Then = Then { add: None, relu: true };
+const RELU: Epilogue = Epilogue { add: None, relu: true };
 
 /// A block: `relu(layers(x) + shortcut(x))`, each convolution followed by batch normalisation, a ReLU between them.
 #[derive(Debug, Clone)]
@@ -240,14 +242,14 @@ impl Residual {
 
     fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
         let shortcut = match (&self.downsample, self.shortcut) {
-            (Some((conv, norm)), _) => Some(norm.forward(&xs.apply(conv)?, Then::default(), mode)?),
+            (Some((conv, norm)), _) => Some(norm.forward(&xs.apply(conv)?, Epilogue::default(), mode)?),
             (None, Shortcut::None) => None,
             (None, _) => Some(self.identity(xs)?),
         };
         let mut ys = xs.clone();
         for (i, (conv, norm)) in self.layers.iter().enumerate() {
             let add = if i + 1 < self.layers.len() { None } else { shortcut.as_ref() };
-            ys = norm.forward(&ys.apply(conv)?, Then { add, relu: true }, mode)?;
+            ys = norm.forward(&ys.apply(conv)?, Epilogue { add, relu: true }, mode)?;
         }
         Ok(ys)
     }
@@ -255,7 +257,7 @@ impl Residual {
     /// Every `stride`-th row and column, with zeros for the channels that there are more of at the block's end.
     fn identity(&self, xs: &Tensor) -> Result<Tensor> {
         let (one, stride) = ((1, 1), (self.stride, self.stride));
-        let every = Window { kernel: one, stride, padding: (0, 0) };
+        let every = Pool2dConfig { kernel: one, stride, padding: (0, 0) };
         let xs = match self.stride {
             1 => xs.clone(),
             _ => xs.apply(&Pool2d { pooling: Pooling::Average, window: every })?,
@@ -270,6 +272,6 @@ impl Residual {
 /// A convolution without bias, whose output is as large as its input where the stride is 1.
 fn conv(inputs: usize, outputs: usize, kernel: usize, stride: usize, vb: VarBuilder) -> Result<Conv2d> {
     let (stride, padding) = ((stride, stride), (kernel / 2, kernel / 2));
-    let geometry = Conv2dGeometry { stride, padding, ..Default::default() };
+    let geometry = Conv2dConfig { stride, padding, ..Default::default() };
     nn::conv2d_no_bias(inputs, outputs, kernel, geometry, Init::Kaiming, vb)
 }

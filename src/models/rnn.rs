@@ -1,8 +1,8 @@
 //! A classifier of sentences: a recurrent network reads the words, and what it has made of them tells the class.
 
 use crate::nn::{
-    Dropout, Embedding, Linear, Mode, OverTime, Recurrent, RecurrentConfig, SentenceModel, Sequences,
-    WORD_VECTORS, dropout, embedding_with, linear, over_time, recurrent,
+    Dropout, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, SentenceModel,
+    TimePooling, WORD_VECTORS, dropout, embedding_with, linear, pool_over_time, recurrent,
 };
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -22,7 +22,8 @@ pub struct Config {
 }
 
 /// What stands for the sentence.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Pool {
     /// The state after the last word (and before the first, read backward)
@@ -67,13 +68,13 @@ impl Rnn {
 
 impl SentenceModel for Rnn {
     /// One row `(batch, classes)` a sentence.
-    fn forward(&self, words: &Tensor, sentences: &Arc<Sequences>, mode: Mode) -> Result<Tensor> {
+    fn forward(&self, words: &Tensor, sentences: &Arc<PackedSequences>, mode: Mode) -> Result<Tensor> {
         let xs = self.dropout.0.forward(&self.embedding.forward(words)?, mode)?;
         let (ys, state) = self.recurrent.forward(&xs, sentences, None, mode)?;
         let pooled = match self.pool {
             Pool::Last => state.last_layer(self.recurrent.directions())?,
-            Pool::Mean => over_time(&ys, sentences, OverTime::Mean)?,
-            Pool::Max => over_time(&ys, sentences, OverTime::Max)?,
+            Pool::Mean => pool_over_time(&ys, sentences, TimePooling::Mean)?,
+            Pool::Max => pool_over_time(&ys, sentences, TimePooling::Max)?,
         };
         self.output.forward(&self.dropout.1.forward(&pooled, mode)?)
     }

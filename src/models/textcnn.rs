@@ -1,18 +1,18 @@
 //! A convolutional network tells the class of a sentence by its telling phrases (Kim 2014, arXiv:1408.5882).
 
 use crate::nn::{
-    ConvMax, Dropout, Embedding, Linear, Mode, Reason, SentenceModel, Sequences, WORD_VECTORS, conv_max,
-    dropout, embedding_with, linear,
+    Attribution, ConvMaxOverTime, Dropout, Embedding, Linear, Mode, PackedSequences, SentenceModel,
+    WORD_VECTORS, conv_max_over_time, dropout, embedding_with, linear,
 };
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Which words' vectors a network reads, and whether it learns them (section 3.1).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Variant {
     /// Vectors learned from random ones
@@ -47,7 +47,7 @@ pub struct TextCnn {
     embedding: Embedding,
     /// The second channel.
     fixed: Option<Embedding>,
-    convolution: ConvMax,
+    convolution: ConvMaxOverTime,
     dropout: Dropout,
     output: Linear,
 }
@@ -67,7 +67,7 @@ impl TextCnn {
         Ok(Self {
             embedding: if variant == Variant::Static { fixed(words) } else { words },
             fixed: if channels == 2 { Some(fixed(table("fixed_embedding")?)) } else { None },
-            convolution: conv_max(channels * embedding, widths, filters, vb.pp("convs"))?,
+            convolution: conv_max_over_time(channels * embedding, widths, filters, vb.pp("convs"))?,
             dropout: dropout(rate, vb.pp("dropout")),
             output: linear(widths.len() * filters, classes, vb.pp("output"))?,
         })
@@ -86,7 +86,7 @@ impl TextCnn {
 
 impl SentenceModel for TextCnn {
     /// One row `(batch, classes)` a sentence.
-    fn forward(&self, words: &Tensor, sentences: &Arc<Sequences>, mode: Mode) -> Result<Tensor> {
+    fn forward(&self, words: &Tensor, sentences: &Arc<PackedSequences>, mode: Mode) -> Result<Tensor> {
         let features = self.convolution.forward(&self.vectors(words)?, sentences)?;
         self.dropout.forward(&features, mode)?.apply(&self.output)
     }
@@ -96,12 +96,16 @@ impl SentenceModel for TextCnn {
     }
 
     /// The windows that filters respond to, each with what its filters' responses add to the classes' logits.
-    fn reasons(&self, words: &Tensor, sentences: &Arc<Sequences>) -> Result<Vec<Vec<Reason>>> {
+    fn attributions(
+        &self,
+        words: &Tensor,
+        sentences: &Arc<PackedSequences>,
+    ) -> Result<Vec<Vec<Attribution>>> {
         let xs = self.vectors(words)?;
         let responses = self.convolution.forward(&xs, sentences)?;
         let winners = self.convolution.winners(&xs, sentences)?;
         let widths = self.convolution.widths();
-        let mut reasons = vec![];
+        let mut attributions = vec![];
         for ((sentence, winners), length) in winners.into_iter().enumerate().zip(sentences.lengths()) {
             // (classes, filters)
             let added = self.output.weight().broadcast_mul(&responses.get(sentence)?)?;
@@ -113,9 +117,9 @@ impl SentenceModel for TextCnn {
                 let sums = windows.entry((words.start, words.end)).or_insert_with(|| vec![0.0; added.len()]);
                 sums.iter_mut().zip(added).for_each(|(sum, added)| *sum += added);
             }
-            let reason = |((start, end), logits)| Reason { words: start..end, logits };
-            reasons.push(windows.into_iter().map(reason).collect());
+            let reason = |((start, end), logits)| Attribution { words: start..end, logits };
+            attributions.push(windows.into_iter().map(reason).collect());
         }
-        Ok(reasons)
+        Ok(attributions)
     }
 }

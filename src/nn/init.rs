@@ -10,12 +10,13 @@ use rand_distr::{Normal, Uniform};
 use serde::{Deserialize, Serialize};
 
 /// How weights and biases of a layer start, from the number of its inputs (fan-in) and outputs (fan-out) a unit.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Init {
     /// PyTorch's default: weights and biases uniform within ±1/√fan-in.
     #[default]
-    #[value(name = "pytorch")]
+    #[cfg_attr(feature = "cli", value(name = "pytorch"))]
     #[serde(rename = "pytorch")]
     PyTorch,
     /// Weights and biases N(0, 1) (Nielsen, chapter 1).
@@ -63,7 +64,7 @@ fn normal(stdev: f64) -> candle_nn::Init {
 /// of `seed` and its full name alone.
 ///
 /// It stands where candle's `VarBuilder::from_varmap` would, whose numbers can't be seeded on a CPU.
-pub fn parameters(vars: &VarMap, seed: u64, dtype: DType, device: &Device) -> VarBuilder<'static> {
+pub fn seeded_var_builder(vars: &VarMap, seed: u64, dtype: DType, device: &Device) -> VarBuilder<'static> {
     VarBuilder::from_backend(Box::new(Seeded { vars: vars.clone(), seed }), dtype, device.clone())
 }
 
@@ -135,7 +136,7 @@ mod tests {
 
     fn values(init: Init, seed: u64, name: &str) -> Vec<f32> {
         let vars = VarMap::new();
-        let vb = parameters(&vars, seed, DType::F32, &Device::Cpu);
+        let vb = seeded_var_builder(&vars, seed, DType::F32, &Device::Cpu);
         let weight = vb.get_with_hints((50, 100), name, init.weight(100, 50)).unwrap();
         weight.flatten_all().unwrap().to_vec1().unwrap()
     }
@@ -166,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_known_name_with_another_shape_is_refused() {
-        let vb = parameters(&VarMap::new(), 0, DType::F32, &Device::Cpu);
+        let vb = seeded_var_builder(&VarMap::new(), 0, DType::F32, &Device::Cpu);
         vb.get((2, 3), "weight").unwrap();
         assert!(vb.get((3, 2), "weight").is_err());
     }

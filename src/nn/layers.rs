@@ -1,7 +1,7 @@
 //! Linear, convolution, batch normalisation, embedding, pooling, dropout and activations.
 
 use super::{Init, Mode};
-use crate::ops::{self, Conv2dGeometry, Filters, Moments, Sequences, Then, Window};
+use crate::ops::{self, Conv2dConfig, Epilogue, Filters, Moments, PackedSequences, Pool2dConfig};
 use crate::rng;
 use candle_core::{DType, Module, Result, Tensor, Var, bail};
 use candle_nn::VarBuilder;
@@ -61,7 +61,7 @@ impl Module for Linear {
 pub struct Conv2d {
     weight: Tensor,
     bias: Option<Tensor>,
-    geometry: Conv2dGeometry,
+    geometry: Conv2dConfig,
 }
 
 /// A convolution with square kernels and PyTorch's initial values: `weight` `(outputs, inputs / groups, kernel, kernel)`
@@ -73,7 +73,7 @@ pub fn conv2d(
     inputs: usize,
     outputs: usize,
     kernel: usize,
-    geometry: Conv2dGeometry,
+    geometry: Conv2dConfig,
     vb: VarBuilder,
 ) -> Result<Conv2d> {
     let mut conv = conv2d_no_bias(inputs, outputs, kernel, geometry, Init::PyTorch, vb.clone())?;
@@ -90,7 +90,7 @@ pub fn conv2d_no_bias(
     inputs: usize,
     outputs: usize,
     kernel: usize,
-    geometry: Conv2dGeometry,
+    geometry: Conv2dConfig,
     init: Init,
     vb: VarBuilder,
 ) -> Result<Conv2d> {
@@ -106,7 +106,7 @@ pub fn conv2d_no_bias(
 
 impl Conv2d {
     /// A layer of given `weight` `(outputs, inputs / groups, height, width)` and `bias` `(outputs)`.
-    pub fn new(weight: Tensor, bias: Option<Tensor>, geometry: Conv2dGeometry) -> Self {
+    pub fn new(weight: Tensor, bias: Option<Tensor>, geometry: Conv2dConfig) -> Self {
         Self { weight, bias, geometry }
     }
 
@@ -162,7 +162,7 @@ impl BatchNorm2d {
     ///
     /// # Errors
     /// When shapes do not fit; in training also when there is but one value a channel, which has no variance.
-    pub fn forward(&self, xs: &Tensor, then: Then, mode: Mode) -> Result<Tensor> {
+    pub fn forward(&self, xs: &Tensor, then: Epilogue, mode: Mode) -> Result<Tensor> {
         let norm = |given| ops::batch_norm(xs, &self.weight, &self.bias, Self::EPSILON, given, then);
         if mode == Mode::Evaluate {
             let [mean, variance] = [&self.running_mean, &self.running_var].map(Var::as_detached_tensor);
@@ -242,7 +242,7 @@ impl Embedding {
     ///
     /// # Errors
     /// When an id is outside the table, or there is another number of ids.
-    pub fn mean(&self, ids: &Tensor, sequences: &Arc<Sequences>) -> Result<Tensor> {
+    pub fn mean(&self, ids: &Tensor, sequences: &Arc<PackedSequences>) -> Result<Tensor> {
         ops::embedding_mean(&self.weight, ids, sequences)
     }
 }
@@ -256,7 +256,7 @@ impl Module for Embedding {
 
 /// Filters over windows of words, the largest response of each over a sentence, and a ReLU (Kim 2014).
 #[derive(Debug, Clone)]
-pub struct ConvMax {
+pub struct ConvMaxOverTime {
     filters: Vec<Filters>,
     padding: usize,
 }
@@ -267,10 +267,17 @@ pub struct ConvMax {
 ///
 /// # Errors
 /// Without widths or filters, and when `vb` holds these parameters in other shapes.
-pub fn conv_max(features: usize, widths: &[usize], filters: usize, vb: VarBuilder) -> Result<ConvMax> {
+pub fn conv_max_over_time(
+    features: usize,
+    widths: &[usize],
+    filters: usize,
+    vb: VarBuilder,
+) -> Result<ConvMaxOverTime> {
     let widest = match widths.iter().max() {
         Some(&widest) if !widths.contains(&0) && filters > 0 => widest,
-        _ => bail!("conv_max: found {filters} filters of {widths:?} words, expected at least one of one"),
+        _ => bail!(
+            "conv_max_over_time: found {filters} filters of {widths:?} words, expected at least one of one"
+        ),
     };
     let width = |(k, &width): (usize, &usize)| -> Result<Filters> {
         let (vb, init, fan_in) = (vb.pp(k), Init::PyTorch, features * width);
@@ -279,24 +286,24 @@ pub fn conv_max(features: usize, widths: &[usize], filters: usize, vb: VarBuilde
         Ok(Filters { weight, bias: vb.get_with_hints(filters, "bias", init.bias(fan_in))? })
     };
     let filters = widths.iter().enumerate().map(width).collect::<Result<_>>()?;
-    Ok(ConvMax { filters, padding: widest - 1 })
+    Ok(ConvMaxOverTime { filters, padding: widest - 1 })
 }
 
-impl ConvMax {
+impl ConvMaxOverTime {
     /// Responses `(batch, filters)`, those of the first width first, to the words `xs` `(rows, features)` of `sentences`.
     ///
     /// # Errors
     /// When shapes do not fit.
-    pub fn forward(&self, xs: &Tensor, sentences: &Arc<Sequences>) -> Result<Tensor> {
-        ops::relu(&ops::conv_max(xs, sentences, &self.filters, self.padding)?)
+    pub fn forward(&self, xs: &Tensor, sentences: &Arc<PackedSequences>) -> Result<Tensor> {
+        ops::relu(&ops::conv_max_over_time(xs, sentences, &self.filters, self.padding)?)
     }
 
     /// Where each filter's window begins in each sentence: the number of its first word, negative before the sentence.
     ///
     /// # Errors
     /// As for [`forward`](Self::forward).
-    pub fn winners(&self, xs: &Tensor, sentences: &Arc<Sequences>) -> Result<Vec<Vec<i64>>> {
-        ops::conv_winners(xs, sentences, &self.filters, self.padding)
+    pub fn winners(&self, xs: &Tensor, sentences: &Arc<PackedSequences>) -> Result<Vec<Vec<i64>>> {
+        ops::conv_max_positions(xs, sentences, &self.filters, self.padding)
     }
 
     /// The width of each filter.
@@ -319,7 +326,7 @@ pub enum Pooling {
 #[derive(Debug, Clone, Copy)]
 pub struct Pool2d {
     pub pooling: Pooling,
-    pub window: Window,
+    pub window: Pool2dConfig,
 }
 
 impl Module for Pool2d {
@@ -334,7 +341,8 @@ impl Module for Pool2d {
 }
 
 /// An element-wise nonlinearity.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Activation {
     #[default]
@@ -390,13 +398,13 @@ impl Dropout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::parameters;
+    use crate::nn::seeded_var_builder;
     use candle_core::Device;
     use candle_nn::VarMap;
 
     #[test]
     fn dropout_masks_differ_by_layer_and_step_and_repeat_at_the_same_place() -> Result<()> {
-        let vb = parameters(&VarMap::new(), 0, DType::F32, &Device::Cpu);
+        let vb = seeded_var_builder(&VarMap::new(), 0, DType::F32, &Device::Cpu);
         let (first, second) = (dropout(0.5, vb.pp("first")), dropout(0.5, vb.pp("second")));
         let xs = Tensor::ones(1000, DType::F32, &Device::Cpu)?;
         let at = |layer: &Dropout, step| -> Result<Vec<f32>> {
@@ -412,8 +420,8 @@ mod tests {
 
     #[test]
     fn channels_that_do_not_fit_the_groups_are_refused() {
-        let vb = parameters(&VarMap::new(), 0, DType::F32, &Device::Cpu);
-        let geometry = Conv2dGeometry { groups: 4, ..Default::default() };
+        let vb = seeded_var_builder(&VarMap::new(), 0, DType::F32, &Device::Cpu);
+        let geometry = Conv2dConfig { groups: 4, ..Default::default() };
         assert!(conv2d(6, 8, 3, geometry, vb).is_err());
     }
 }

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// What is minimised, together with the output nonlinearity it belongs to: a model gives logits, its weighted
 /// inputs of the last layer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Cost {
     /// Softmax output, negative log-likelihood (Nielsen eq. 80; PyTorch's `CrossEntropyLoss`).

@@ -9,14 +9,18 @@ mod loss;
 mod recurrent;
 mod sampling;
 
-pub use crate::ops::{Cell, Conv2dGeometry, OverTime, Sequences, State, Steps, Then, Window, over_time};
-pub use init::{Init, parameters};
+pub use crate::ops::{
+    Cell, Conv2dConfig, Epilogue, IncrementalDecoder, PackedSequences, Pool2dConfig, State, TimePooling,
+    pool_over_time,
+};
+pub use init::{Init, seeded_var_builder};
 pub use layers::{
-    Activation, BatchNorm2d, Conv2d, ConvMax, Dropout, Embedding, Linear, Pool2d, Pooling, WORD_VECTORS,
-    batch_norm2d, conv_max, conv2d, conv2d_no_bias, dropout, embedding, embedding_with, linear, linear_with,
+    Activation, BatchNorm2d, Conv2d, ConvMaxOverTime, Dropout, Embedding, Linear, Pool2d, Pooling,
+    WORD_VECTORS, batch_norm2d, conv_max_over_time, conv2d, conv2d_no_bias, dropout, embedding,
+    embedding_with, linear, linear_with,
 };
 pub use loss::Cost;
-pub use recurrent::{Projected, Recurrent, RecurrentConfig, recurrent};
+pub use recurrent::{Recurrent, RecurrentConfig, TokenProjection, recurrent};
 pub use sampling::Sampling;
 
 use candle_core::{Result, Tensor};
@@ -53,7 +57,7 @@ pub trait SentenceModel {
     ///
     /// # Errors
     /// When an id is outside the vocabulary, or shapes do not fit.
-    fn forward(&self, words: &Tensor, sentences: &Arc<Sequences>, mode: Mode) -> Result<Tensor>;
+    fn forward(&self, words: &Tensor, sentences: &Arc<PackedSequences>, mode: Mode) -> Result<Tensor>;
 
     /// The words' vectors.
     fn embedding(&self) -> &Embedding;
@@ -62,14 +66,18 @@ pub trait SentenceModel {
     ///
     /// # Errors
     /// As for [`forward`](Self::forward).
-    fn reasons(&self, _words: &Tensor, _sentences: &Arc<Sequences>) -> Result<Vec<Vec<Reason>>> {
+    fn attributions(
+        &self,
+        _words: &Tensor,
+        _sentences: &Arc<PackedSequences>,
+    ) -> Result<Vec<Vec<Attribution>>> {
         Ok(vec![])
     }
 }
 
 /// Some consecutive words, or other features, of a sentence, and what they add to the logit of each class.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Reason {
+pub struct Attribution {
     pub words: Range<usize>,
     pub logits: Vec<f32>,
 }

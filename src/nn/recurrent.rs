@@ -1,7 +1,7 @@
 //! Recurrent networks of any number of layers, in one or both directions.
 
 use super::{Dropout, Linear, Mode, dropout};
-use crate::ops::{self, Cell, Sequences, State, Steps, Weights};
+use crate::ops::{self, Cell, IncrementalDecoder, PackedSequences, State, Weights};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
 use std::sync::Arc;
@@ -102,12 +102,12 @@ impl Recurrent {
     ///
     /// # Errors
     /// When the rows have another number of features.
-    pub fn project(&self, table: &Tensor) -> Result<Projected> {
+    pub fn project(&self, table: &Tensor) -> Result<TokenProjection> {
         let project = |weights: &Weights| {
             let input = ops::linear(table, &weights.input, None)?;
             Ok(Weights { input, ..weights.clone() })
         };
-        Ok(Projected(self.layers[0].iter().map(project).collect::<Result<_>>()?))
+        Ok(TokenProjection(self.layers[0].iter().map(project).collect::<Result<_>>()?))
     }
 
     /// As [`forward`](Self::forward), of the table's rows `ids` `(rows)`, u32: the same sums, but less work where the table
@@ -118,8 +118,8 @@ impl Recurrent {
     pub fn forward_tokens(
         &self,
         ids: &Tensor,
-        projected: &Projected,
-        sequences: &Arc<Sequences>,
+        projected: &TokenProjection,
+        sequences: &Arc<PackedSequences>,
         state: Option<&State>,
         mode: Mode,
     ) -> Result<(Tensor, State)> {
@@ -139,7 +139,7 @@ impl Recurrent {
     pub fn forward(
         &self,
         xs: &Tensor,
-        sequences: &Arc<Sequences>,
+        sequences: &Arc<PackedSequences>,
         state: Option<&State>,
         mode: Mode,
     ) -> Result<(Tensor, State)> {
@@ -153,18 +153,18 @@ impl Recurrent {
     ///
     /// # Errors
     /// When shapes do not fit, and of a network that also reads backward.
-    pub fn steps(&self, table: &Tensor, output: &Linear) -> Result<Steps> {
+    pub fn steps(&self, table: &Tensor, output: &Linear) -> Result<IncrementalDecoder> {
         if self.directions() > 1 {
             bail!("recurrent: a bidirectional network can't read on token by token");
         }
         let layers = self.layers.iter().flatten();
-        Steps::new(self.cell, table, layers, (output.weight(), output.bias()))
+        IncrementalDecoder::new(self.cell, table, layers, (output.weight(), output.bias()))
     }
 
     /// All layers, of which `first` is the first, given the state it starts from.
     fn layers_on(
         &self,
-        sequences: &Arc<Sequences>,
+        sequences: &Arc<PackedSequences>,
         state: Option<&State>,
         mode: Mode,
         first: impl FnOnce(Option<&State>) -> Result<(Tensor, State)>,
@@ -193,7 +193,7 @@ impl Recurrent {
 
 /// What each token of a table adds to the gates of a network's first layer.
 #[derive(Debug, Clone)]
-pub struct Projected(Vec<Weights>);
+pub struct TokenProjection(Vec<Weights>);
 
 impl State {
     /// The same numbers, through which no gradient goes back.
@@ -215,7 +215,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::parameters;
+    use crate::nn::seeded_var_builder;
     use candle_core::{DType, Device};
     use candle_nn::VarMap;
 
@@ -231,18 +231,18 @@ mod tests {
             forget_bias: Some(1.0),
         };
         let vars = VarMap::new();
-        recurrent(&config, parameters(&vars, 0, DType::F32, &Device::Cpu))?;
+        recurrent(&config, seeded_var_builder(&vars, 0, DType::F32, &Device::Cpu))?;
         let bias = |name: &str| vars.data().lock().unwrap()[name].to_vec1::<f32>();
         assert_eq!(bias("bias_ih_l0")?[3..6], [1.0; 3]);
         assert_eq!(bias("bias_hh_l0")?[3..6], [0.0; 3]);
         assert!(bias("bias_ih_l0")?[..3].iter().all(|x| x.abs() < 0.6));
         let again = RecurrentConfig { forget_bias: Some(5.0), ..config };
-        recurrent(&again, parameters(&vars, 0, DType::F32, &Device::Cpu))?;
+        recurrent(&again, seeded_var_builder(&vars, 0, DType::F32, &Device::Cpu))?;
         assert_eq!(bias("bias_ih_l0")?[3..6], [1.0; 3]);
         assert!(
             recurrent(
                 &RecurrentConfig { cell: Cell::Gru, ..config },
-                parameters(&vars, 0, DType::F32, &Device::Cpu)
+                seeded_var_builder(&vars, 0, DType::F32, &Device::Cpu)
             )
             .is_err()
         );

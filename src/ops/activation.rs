@@ -1,9 +1,12 @@
 //! Activation functions.
 
-use super::host::{self, Real, with_real};
-use super::operation::{self, Operation};
-use super::simd::vectorised;
-use super::{parallel, reference};
+use super::autograd::{self, Operation};
+use super::host::{self, Element, with_real};
+use super::reference;
+use crate::kernels::cpu::Real;
+use crate::kernels::cpu::parallel;
+use crate::kernels::cpu::real::{relu_of, sigmoid_of};
+use crate::kernels::cpu::simd::vectorised;
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 
 /// `max(xs, 0)`; its gradient at 0 is 0, as in PyTorch.
@@ -27,7 +30,7 @@ fn apply(
     reference: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
     match xs.device().is_cpu() {
-        true => operation::apply(activation, vec![xs.contiguous()?]),
+        true => autograd::apply(activation, vec![xs.contiguous()?]),
         false => reference(xs),
     }
 }
@@ -73,21 +76,9 @@ impl Operation for Activation {
     }
 }
 
-/// The larger of 0 and x; what is no number stays none.
-#[inline(always)]
-pub(super) fn relu_of<T: Real>(x: T) -> T {
-    if x <= T::ZERO { T::ZERO } else { x }
-}
-
-/// The logistic function.
-#[inline(always)]
-pub(super) fn sigmoid_of<T: Real>(x: T) -> T {
-    T::ONE / (T::ONE + (-x).exp())
-}
-
 /// `f` of each pair of elements.
 #[inline(always)]
-pub(super) fn map<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
+pub(super) fn map<T: Element>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
     const CHUNK: usize = 1 << 14;
     let work = |i: usize, ys: &mut [T]| {
         let (a, b) = (&a[i * CHUNK..][..ys.len()], &b[i * CHUNK..][..ys.len()]);

@@ -3,12 +3,13 @@
 //! A chunk of work is a few whole channels: what belongs to a channel is small enough to stay in a cache while it is gone
 //! through several times, and is read from main memory once forward and once backward.
 
-use super::activation::relu_of;
-use super::host::{self, Real, with_real};
-use super::operation::{self, Operation};
-use super::parallel::{self, Shared};
+use super::autograd::{self, Operation};
+use super::host::{self, Element, with_real};
 use super::reference;
-use super::simd::vectorised;
+use crate::kernels::cpu::Real;
+use crate::kernels::cpu::parallel::{self, Shared};
+use crate::kernels::cpu::real::relu_of;
+use crate::kernels::cpu::simd::vectorised;
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, WithDType, bail};
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -22,7 +23,7 @@ pub struct Moments {
 
 /// What is done to what has been normalised, in the same pass over memory.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Then<'a> {
+pub struct Epilogue<'a> {
     /// First this, of the same shape, is added.
     pub add: Option<&'a Tensor>,
     /// Last a ReLU is taken.
@@ -43,7 +44,7 @@ pub fn batch_norm(
     bias: &Tensor,
     epsilon: f64,
     given: Option<&Moments>,
-    then: Then,
+    then: Epilogue,
 ) -> Result<(Tensor, Moments)> {
     let channels = match xs.dims() {
         &[_, channels, height, width] if channels * height * width > 0 => channels,
@@ -77,7 +78,7 @@ pub fn batch_norm(
         moments.get_or_init(|| channels.map(|(mean, variance)| Channel { mean, variance }).collect());
     }
     let op = BatchNorm { epsilon, training: given.is_none(), relu: then.relu, moments: moments.clone() };
-    let ys = operation::apply(op, args)?;
+    let ys = autograd::apply(op, args)?;
     if let Some(given) = given {
         return Ok((ys, given.clone()));
     }
@@ -155,7 +156,7 @@ impl Grid {
 
 /// The sum of `f` of each pair of numbers, added in a fixed order.
 #[inline(always)]
-fn sum_of<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
+fn sum_of<T: Element>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<32>(), b.as_chunks::<32>());
     let mut sums = [T::ZERO; 32];
     for (a, b) in a.iter().zip(b) {
@@ -164,14 +165,14 @@ fn sum_of<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
         }
     }
     let rest = a_rest.iter().zip(b_rest).map(|(&a, &b)| f(a, b));
-    sums.into_iter().chain(rest).fold(T::ZERO, |sum, x| sum + x).to_f64()
+    sums.into_iter().chain(rest).fold(T::ZERO, |sum, x| sum + x).as_f64()
 }
 
 impl Channel {
     /// Those of a channel of the batch, by the corrected two-pass algorithm: once what lies around the mean is known,
     /// the sums are of differences from there, and what it was off by is put right.
     #[inline(always)]
-    fn of_batch<T: Real>(xs: &[T], grid: Grid, channel: usize) -> Self {
+    fn of_batch<T: Element>(xs: &[T], grid: Grid, channel: usize) -> Self {
         let (mut sum, mut off, mut squares) = (0., 0., 0.);
         for at in grid.pieces(channel) {
             sum += sum_of(
@@ -181,7 +182,7 @@ impl Channel {
                 |x, _| x,
             );
         }
-        let center = T::from_f64(sum / grid.count());
+        let center = T::of(sum / grid.count());
         for at in grid.pieces(channel) {
             let xs = &xs[at];
             off += sum_of(
@@ -198,7 +199,7 @@ impl Channel {
             );
         }
         off /= grid.count();
-        Self { mean: center.to_f64() + off, variance: squares / grid.count() - off * off }
+        Self { mean: center.as_f64() + off, variance: squares / grid.count() - off * off }
     }
 
     fn inverse_deviation(&self, epsilon: f64) -> f64 {
@@ -206,9 +207,9 @@ impl Channel {
     }
 
     /// The mean as a number of this type, and what it lost.
-    fn center<T: Real>(&self) -> (T, f64) {
-        let center = T::from_f64(self.mean);
-        (center, self.mean - center.to_f64())
+    fn center<T: Element>(&self) -> (T, f64) {
+        let center = T::of(self.mean);
+        (center, self.mean - center.as_f64())
     }
 }
 
@@ -234,10 +235,10 @@ impl Operation for BatchNorm {
                         Some(given) => given[channel],
                         None => Channel::of_batch(xs, grid, channel),
                     };
-                    let scale = weight[channel].to_f64() * moments.inverse_deviation(self.epsilon);
+                    let scale = weight[channel].as_f64() * moments.inverse_deviation(self.epsilon);
                     let (center, off) = moments.center::<T>();
-                    let shift = T::from_f64(bias[channel].to_f64() - off * scale);
-                    let scale = T::from_f64(scale);
+                    let shift = T::of(bias[channel].as_f64() - off * scale);
+                    let scale = T::of(scale);
                     for at in grid.pieces(channel) {
                         // SAFETY: a channel's pieces are its own.
                         let ys = unsafe { to.slice(at.clone()) };
@@ -279,7 +280,7 @@ impl Operation for BatchNorm {
                 |channel| {
                     let inverse = moments[channel].inverse_deviation(self.epsilon);
                     let (center, off) = moments[channel].center::<T>();
-                    let scale = weight[channel] * T::from_f64(inverse);
+                    let scale = weight[channel] * T::of(inverse);
                     // Of what comes in, without the nonlinearity, and of its products with what was normalised.
                     let (mut sum, mut product) = (0., 0.);
                     for at in grid.pieces(channel) {
@@ -321,8 +322,8 @@ impl Operation for BatchNorm {
                 },
             );
             let tensor = |data: Vec<T>, like: &Tensor| Tensor::from_vec(data, like.shape(), like.device()).map(Some);
-            let bias_grad = sums.iter().map(|&(sum, _)| T::from_f64(sum)).collect();
-            let weight_grad = sums.iter().map(|&(_, product)| T::from_f64(product)).collect();
+            let bias_grad = sums.iter().map(|&(sum, _)| T::of(sum)).collect();
+            let weight_grad = sums.iter().map(|&(_, product)| T::of(product)).collect();
             let mut grads = vec![
                 tensor(xs_grad, &args[0])?,
                 tensor(weight_grad, &args[1])?,
@@ -338,7 +339,7 @@ impl Operation for BatchNorm {
 
 /// `f` of each pair of numbers.
 #[inline(always)]
-fn map<T: Real>(to: &mut [T], a: &[T], b: &[T], f: impl Fn(T, T) -> T) {
+fn map<T: Element>(to: &mut [T], a: &[T], b: &[T], f: impl Fn(T, T) -> T) {
     for ((to, &a), &b) in to.iter_mut().zip(a).zip(b) {
         *to = f(a, b);
     }

@@ -1,19 +1,19 @@
 //! Two-dimensional convolution.
 
-use super::host::{self, Real, with_real};
+use super::autograd::{self, Operation, gradients};
+use super::host::{self, Element, with_real};
 use super::linear::check_bias;
-use super::operation::{self, Operation, gradients};
-use super::parallel;
-use super::planes::{Onto, Pixels, Planes, Sweep};
 use super::reference;
-use super::simd::{self, Inner, Lanes, Outer, vectorised};
-use super::winograd::Winograd;
+use crate::kernels::cpu::parallel;
+use crate::kernels::cpu::planes::{Onto, Pixels, Planes, Sweep};
+use crate::kernels::cpu::simd::{self, Inner, Outer, vectorised};
+use crate::kernels::cpu::winograd::Winograd;
 use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 
 /// How the kernel of a convolution moves over its input: (height, width) of each, and into how many groups the
 /// channels are split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conv2dGeometry {
+pub struct Conv2dConfig {
     pub stride: (usize, usize),
     /// Zeros on either side.
     pub padding: (usize, usize),
@@ -21,7 +21,7 @@ pub struct Conv2dGeometry {
     pub groups: usize,
 }
 
-impl Default for Conv2dGeometry {
+impl Default for Conv2dConfig {
     fn default() -> Self {
         Self { stride: (1, 1), padding: (0, 0), dilation: (1, 1), groups: 1 }
     }
@@ -31,13 +31,8 @@ impl Default for Conv2dGeometry {
 /// width), plus `bias` (out): PyTorch's `conv2d`.
 ///
 /// An error if the channels do not match the weight and the groups, or the kernel does not fit the padded input.
-pub fn conv2d(
-    xs: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    geometry: Conv2dGeometry,
-) -> Result<Tensor> {
-    let Conv2dGeometry { stride, padding, dilation, groups } = geometry;
+pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geometry: Conv2dConfig) -> Result<Tensor> {
+    let Conv2dConfig { stride, padding, dilation, groups } = geometry;
     let (batch, channels, height, width) = match *xs.dims() {
         [batch, channels, height, width] => (batch, channels, height, width),
         ref dims => {
@@ -87,12 +82,12 @@ pub fn conv2d(
         output: ((padded.0 - reach.0) / stride.0 + 1, (padded.1 - reach.1) / stride.1 + 1),
     };
     let args = [Some(xs), Some(weight), bias].into_iter().flatten().map(Tensor::contiguous);
-    operation::apply(conv, args.collect::<Result<_>>()?)
+    autograd::apply(conv, args.collect::<Result<_>>()?)
 }
 
 #[derive(Clone, Copy)]
 struct Conv2d {
-    geometry: Conv2dGeometry,
+    geometry: Conv2dConfig,
     batch: usize,
     /// Of one group.
     channels: usize,
@@ -154,7 +149,7 @@ impl Conv2d {
 
     /// The input of one example and group.
     fn planes(&self) -> Planes {
-        let Conv2dGeometry { stride, padding, dilation, .. } = self.geometry;
+        let Conv2dConfig { stride, padding, dilation, .. } = self.geometry;
         Planes {
             channels: self.channels,
             stride,
@@ -166,7 +161,7 @@ impl Conv2d {
 
     /// Where in the planes each tap of each channel reads at the kernel's first position.
     fn reads(&self, planes: &Planes) -> impl Iterator<Item = usize> {
-        let Self { kernel, geometry: Conv2dGeometry { stride, dilation, .. }, .. } = *self;
+        let Self { kernel, geometry: Conv2dConfig { stride, dilation, .. }, .. } = *self;
         let (size, pitch) = (planes.size(), planes.pitch);
         (0..self.taps()).map(move |tap| {
             let (row, column) = (tap / kernel.1 % kernel.0 * dilation.0, tap % kernel.1 * dilation.1);
@@ -178,7 +173,7 @@ impl Conv2d {
 
     /// This convolution by Winograd's method, if it can be done so and pays.
     fn winograd(&self) -> Option<Winograd> {
-        let Self { geometry: Conv2dGeometry { stride, padding, dilation, groups }, kernel, .. } = *self;
+        let Self { geometry: Conv2dConfig { stride, padding, dilation, groups }, kernel, .. } = *self;
         let fits = (stride, dilation, groups, kernel.0) == ((1, 1), (1, 1), 1, 3);
         let winograd = Winograd {
             batch: self.batch,
@@ -192,7 +187,7 @@ impl Conv2d {
         (fits && padding.0 <= 2 && padding.1 < kernel.1 && winograd.pays()).then_some(winograd)
     }
 
-    fn forward<T: Lanes>(&self, xs: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
+    fn forward<T: Element>(&self, xs: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
         if let Some(winograd) = self.winograd() {
             return winograd.forward(xs, weight, bias);
         }
@@ -223,11 +218,11 @@ impl Conv2d {
         unsafe { parallel::build(self.batch * self.geometry.groups * size, chunk * size, work) }
     }
 
-    fn input_grad<T: Lanes>(&self, grad: &[T], weight: &[T]) -> Vec<T> {
+    fn input_grad<T: Element>(&self, grad: &[T], weight: &[T]) -> Vec<T> {
         if let Some(winograd) = self.winograd() {
             return winograd.input_grad(grad, weight);
         }
-        let Conv2dGeometry { stride, padding, dilation, groups } = self.geometry;
+        let Conv2dConfig { stride, padding, dilation, groups } = self.geometry;
         let size = self.outputs * self.positions();
         // Tap t reads padded row `y * stride + dilation * t`. Seen from the input: padded row `stride * q + r` is read
         // at `y = q - before` by the taps with `dilation * t = stride * before + r`.
@@ -296,7 +291,7 @@ impl Conv2d {
     }
 
     /// The gradient of the weight.
-    fn weight_grad<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
+    fn weight_grad<T: Element>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
         if let Some(winograd) = self.winograd() {
             return winograd.weight_grad(grad, xs);
         }
@@ -315,7 +310,7 @@ impl Conv2d {
 
     /// The input of one example and group, as far as it is read.
     fn pixels(&self) -> Pixels {
-        let Self { kernel, output, geometry: Conv2dGeometry { stride, padding, dilation, .. }, .. } = *self;
+        let Self { kernel, output, geometry: Conv2dConfig { stride, padding, dilation, .. }, .. } = *self;
         let reach = |output, stride, dilation, kernel| (output - 1) * stride + dilation * (kernel - 1) + 1;
         Pixels {
             channels: self.channels,
@@ -328,7 +323,7 @@ impl Conv2d {
     /// Consecutive numbers of the pixels that the kernel sees at its first position, and what weights they meet if those
     /// have their channels last: see `Outer`.
     fn runs(&self, pixels: &Pixels) -> Vec<(usize, usize, usize)> {
-        let Self { channels, kernel, geometry: Conv2dGeometry { dilation, .. }, .. } = *self;
+        let Self { channels, kernel, geometry: Conv2dConfig { dilation, .. }, .. } = *self;
         let beside = if dilation.1 == 1 { kernel.1 } else { 1 };
         let taps = (0..kernel.0 * kernel.1).step_by(beside);
         let run = |tap: usize| {
@@ -339,10 +334,10 @@ impl Conv2d {
     }
 
     /// For each output the sum over the positions of its gradient there times all that the kernel sees.
-    fn weight_grad_by_channels<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
+    fn weight_grad_by_channels<T: Element>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
         /// Chunks whose sums are added in the end.
         const CHUNKS: usize = 16;
-        let Self { geometry: Conv2dGeometry { stride, groups, .. }, channels, outputs, .. } = *self;
+        let Self { geometry: Conv2dConfig { stride, groups, .. }, channels, outputs, .. } = *self;
         let (positions, taps, pixels) = (self.positions(), self.taps(), self.pixels());
         let runs = self.runs(&pixels);
         let step = |at: usize| {
@@ -366,7 +361,7 @@ impl Conv2d {
                         a_row: positions,
                         b: &image,
                         b_slack: true,
-                        c: partial,
+                        c: partial.into(),
                         c_row: taps,
                         start: &[],
                         onto: example > i * chunk,
@@ -381,7 +376,7 @@ impl Conv2d {
     }
 
     /// For each weight the product of its output's gradient with the plane of what it meets.
-    fn weight_grad_by_planes<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
+    fn weight_grad_by_planes<T: Element>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
         /// Bytes of images that are worked on at once.
         const CACHE: usize = 1 << 17;
         let (groups, outputs, taps, positions) =
@@ -424,7 +419,7 @@ impl Conv2d {
                     b: &images,
                     b_rows: &at,
                     b_segment: planes.len(),
-                    c: &mut partial[group * outputs * taps..][..outputs * taps],
+                    c: (&mut partial[group * outputs * taps..][..outputs * taps]).into(),
                     c_row: taps,
                     start: &[],
                 }
@@ -435,7 +430,7 @@ impl Conv2d {
     }
 
     /// The gradient of the bias.
-    fn bias_grad<T: Lanes>(&self, grad: &[T]) -> Vec<T> {
+    fn bias_grad<T: Element>(&self, grad: &[T]) -> Vec<T> {
         let (outputs, positions) = (self.geometry.groups * self.outputs, self.positions());
         let chunk = (1usize << 14).div_ceil((self.batch * positions).max(1));
         let mut sums = vec![T::ZERO; outputs];
@@ -455,7 +450,7 @@ impl Conv2d {
 }
 
 /// The sum of rows of `size` elements, in order.
-fn sum_rows<T: Real>(mut rows: Vec<T>, size: usize) -> Vec<T> {
+fn sum_rows<T: Element>(mut rows: Vec<T>, size: usize) -> Vec<T> {
     if rows.len() < size {
         return vec![T::ZERO; size];
     }

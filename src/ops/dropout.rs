@@ -1,9 +1,10 @@
 //! Dropout.
 
-use super::host::{self, Real, with_real};
-use super::operation::{self, Operation};
-use super::simd::vectorised;
-use super::{parallel, reference};
+use super::autograd::{self, Operation};
+use super::host::{self, Element, with_real};
+use super::reference;
+use crate::kernels::cpu::parallel;
+use crate::kernels::cpu::simd::vectorised;
 use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 use rand::RngCore;
 use rand_chacha::ChaCha8Rng;
@@ -23,7 +24,7 @@ pub fn dropout(xs: &Tensor, probability: f32, rng: &mut ChaCha8Rng) -> Result<Te
     let keep = words.chunks_exact(2).map(keep).collect::<Vec<_>>();
     let scale = if probability < 1. { 1. / (1. - probability) } else { 0. };
     match xs.device().is_cpu() {
-        true => operation::apply(Dropout { keep, scale }, vec![xs.contiguous()?]),
+        true => autograd::apply(Dropout { keep, scale }, vec![xs.contiguous()?]),
         false => reference::dropout(xs, &keep, scale),
     }
 }
@@ -35,9 +36,9 @@ struct Dropout {
 }
 
 impl Dropout {
-    fn apply<T: Real>(&self, xs: &[T]) -> Vec<T> {
+    fn apply<T: Element>(&self, xs: &[T]) -> Vec<T> {
         const CHUNK: usize = 1 << 14;
-        let scale = T::from_f64(f64::from(self.scale));
+        let scale = T::of(f64::from(self.scale));
         let work = |i: usize, ys: &mut [T]| {
             let (xs, keep) = (&xs[i * CHUNK..][..ys.len()], &self.keep[i * CHUNK..][..ys.len()]);
             vectorised(|| {

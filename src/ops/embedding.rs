@@ -1,11 +1,13 @@
 //! Rows of a table by number, each by itself or the mean of each sequence's.
 
-use super::host::{self, Real, with_real};
-use super::operation::{self, Operation};
-use super::simd::vectorised;
-use super::{OverTime, Sequences, parallel, reference};
+use super::autograd::{self, Operation};
+use super::host::{self, Element, with_real};
+use super::{PackedSequences, TimePooling, reference};
+use crate::kernels::cpu::Real;
+use crate::kernels::cpu::parallel;
+use crate::kernels::cpu::simd::vectorised;
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, TensorId, WithDType, bail};
+use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, TensorId, bail};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +22,7 @@ pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     match table.device().is_cpu() {
         true => {
             let op = Embedding { ids: below(flat.to_vec1()?, rows)?, shape: ids.dims().to_vec() };
-            operation::apply(op, vec![table.contiguous()?])
+            autograd::apply(op, vec![table.contiguous()?])
         }
         false => table.index_select(&flat.contiguous()?, 0)?.reshape([ids.dims(), &[size]].concat()),
     }
@@ -31,16 +33,16 @@ pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// When an id is no row of the table, or there is another number of ids.
-pub fn embedding_mean(table: &Tensor, ids: &Tensor, sequences: &Arc<Sequences>) -> Result<Tensor> {
+pub fn embedding_mean(table: &Tensor, ids: &Tensor, sequences: &Arc<PackedSequences>) -> Result<Tensor> {
     if checked(ids)?.dims() != [sequences.rows()] {
         bail!("embedding_mean: found ids of shape {:?}, expected ({})", ids.dims(), sequences.rows());
     }
     match table.device().is_cpu() {
         true => {
             let ids = below(ids.to_vec1()?, table.dim(0)?)?;
-            operation::apply(Mean { ids, sequences: sequences.clone() }, vec![table.contiguous()?])
+            autograd::apply(Mean { ids, sequences: sequences.clone() }, vec![table.contiguous()?])
         }
-        false => reference::over_time(&table.index_select(ids, 0)?, sequences, OverTime::Mean),
+        false => reference::pool_over_time(&table.index_select(ids, 0)?, sequences, TimePooling::Mean),
     }
 }
 
@@ -80,7 +82,7 @@ pub fn backward(
     tables: Vec<TensorId>,
 ) -> Result<(GradStore, HashMap<TensorId, RowGradients>)> {
     let outer = BY_ROWS.replace(Some(ByRows { tables, found: HashMap::new() }));
-    let grads = operation::backward(loss);
+    let grads = autograd::backward(loss);
     let found = BY_ROWS.replace(outer).map(|by_rows| by_rows.found);
     Ok((grads?, found.unwrap_or_default()))
 }
@@ -97,7 +99,7 @@ fn below(ids: Vec<u32>, rows: usize) -> Result<Vec<u32>> {
 
 /// The gradient of `table`, to whose row `ids[i]` was added: the numbers and the factor that `added(i)` tells. Put by where
 /// it is wanted by rows.
-fn table_gradient<'a, T: Real>(
+fn table_gradient<'a, T: Element>(
     table: &Tensor,
     ids: &[u32],
     added: impl Fn(usize) -> (&'a [T], T) + Sync,
@@ -159,7 +161,7 @@ fn table_gradient<'a, T: Real>(
 
 /// What is `added` at `uses`, of whose bits the lower half is the place.
 #[inline(always)]
-fn sum<'a, T: Real>(to: &mut [T], uses: &[u64], added: impl Fn(usize) -> (&'a [T], T)) {
+fn sum<'a, T: Element>(to: &mut [T], uses: &[u64], added: impl Fn(usize) -> (&'a [T], T)) {
     for (i, &at) in uses.iter().enumerate() {
         let (numbers, factor) = added(at as u32 as usize);
         let numbers = to.iter_mut().zip(numbers);
@@ -223,7 +225,7 @@ impl Operation for Embedding {
 
 /// The sum of the rows `ids`, times `share`.
 #[inline(always)]
-fn mean<T: Real>(to: &mut [T], table: &[T], ids: impl Iterator<Item = u32>, share: T) {
+fn mean<T: Element>(to: &mut [T], table: &[T], ids: impl Iterator<Item = u32>, share: T) {
     to.fill(T::ZERO);
     for id in ids {
         let row = &table[id as usize * to.len()..][..to.len()];
@@ -234,7 +236,7 @@ fn mean<T: Real>(to: &mut [T], table: &[T], ids: impl Iterator<Item = u32>, shar
 
 struct Mean {
     ids: Vec<u32>,
-    sequences: Arc<Sequences>,
+    sequences: Arc<PackedSequences>,
 }
 
 impl Operation for Mean {
@@ -254,7 +256,7 @@ impl Operation for Mean {
                         for (k, to) in means.chunks_exact_mut(size).enumerate() {
                             let (place, length) = (places[i * step + k], lengths[i * step + k]);
                             let ids = (0..length).map(|step| ids[sequences.step(step).1 + place]);
-                            mean(to, table, ids, T::ONE / T::from_f64(length as f64));
+                            mean(to, table, ids, T::ONE / T::of(length as f64));
                         }
                     },
                 );
@@ -270,7 +272,7 @@ impl Operation for Mean {
         let owners: Vec<usize> = sequences.positions().map(|(sequence, _)| sequence).collect();
         let lengths = sequences.lengths();
         with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(grad, |grad| {
-            let shares: Vec<T> = lengths.iter().map(|&length| T::ONE / T::from_f64(length as f64)).collect();
+            let shares: Vec<T> = lengths.iter().map(|&length| T::ONE / T::of(length as f64)).collect();
             let added = |at: usize| {
                 let sequence = owners[at];
                 (&grad[sequence * size..][..size], shares[sequence])

@@ -1,102 +1,13 @@
 //! Tensors in main memory as slices of numbers.
 
+use crate::kernels::cpu::Lanes;
 use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
-use std::ops::{Deref, Neg};
+use std::ops::Deref;
 
-/// The numbers the CPU kernels compute with: `f32`, and `f64` so that gradients can be checked by differences.
-pub(crate) trait Real: WithDType + Neg<Output = Self> {
-    const ZERO: Self;
-    const ONE: Self;
+/// An element type that both candle and the CPU kernels know: f32 or f64.
+pub(crate) trait Element: Lanes + WithDType {}
 
-    fn exp(self) -> Self;
-    fn tanh(self) -> Self;
-    fn ln(self) -> Self;
-    fn ln_1p(self) -> Self;
-    fn sqrt(self) -> Self;
-    fn abs(self) -> Self;
-    fn is_nan(self) -> bool;
-}
-
-macro_rules! real {
-    ($t:ty, $exp:expr, $tanh:expr) => {
-        impl Real for $t {
-            const ZERO: Self = 0.;
-            const ONE: Self = 1.;
-
-            #[inline(always)]
-            fn exp(self) -> Self {
-                $exp(self)
-            }
-            #[inline(always)]
-            fn tanh(self) -> Self {
-                $tanh(self)
-            }
-            #[inline(always)]
-            fn ln(self) -> Self {
-                self.ln()
-            }
-            #[inline(always)]
-            fn ln_1p(self) -> Self {
-                self.ln_1p()
-            }
-            #[inline(always)]
-            fn sqrt(self) -> Self {
-                self.sqrt()
-            }
-            #[inline(always)]
-            fn abs(self) -> Self {
-                self.abs()
-            }
-            #[inline(always)]
-            fn is_nan(self) -> bool {
-                self.is_nan()
-            }
-        }
-    };
-}
-real!(f32, exp, tanh);
-real!(f64, f64::exp, f64::tanh);
-
-/// `x = n * ln(2) + r` with a whole n: the two factors of 2^n, and `exp(r) - 1`. In plain arithmetic, so that loops
-/// over it become vector instructions.
-#[inline(always)]
-fn exp_parts(x: f32) -> (f32, f32, f32) {
-    // Adding it leaves the nearest whole number in the low bits.
-    const ROUND: f32 = 12_582_912.;
-    // ln(2), of which the first part has so few bits that its product with n is exact.
-    const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
-    let rounded = x * std::f32::consts::LOG2_E + ROUND;
-    let n = rounded - ROUND;
-    let r = x - n * LN_2.0 - n * LN_2.1;
-    let series = [1. / 5040., 1. / 720., 1. / 120., 1. / 24., 1. / 6., 0.5, 1.];
-    let mut value = 0.;
-    for coefficient in series {
-        value = value * r + coefficient;
-    }
-    // In two factors, as 2^n itself may be too large or too small for a normal number.
-    let n = rounded.to_bits() as i32 - ROUND.to_bits() as i32;
-    let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
-    (power(n >> 1), power(n - (n >> 1)), value * r)
-}
-
-/// Within 2 units in the last place.
-#[inline(always)]
-fn exp(x: f32) -> f32 {
-    let x = if x > 89. { 89. } else { x };
-    let x = if x < -104. { -104. } else { x };
-    let (a, b, value) = exp_parts(x);
-    (1. + value) * a * b
-}
-
-/// By `exp(2x) - 1`, accurate near 0 too: within 4 units in the last place.
-#[inline(always)]
-fn tanh(x: f32) -> f32 {
-    let double = 2. * x.abs();
-    let (a, b, value) = exp_parts(if double > 20. { 20. } else { double });
-    let power = a * b;
-    let exp_m1 = power * value + (power - 1.);
-    (exp_m1 / (exp_m1 + 2.)).copysign(x)
-}
+impl<T: Lanes + WithDType> Element for T {}
 
 /// Evaluates an expression with a type name bound to the Rust type of a dtype.
 macro_rules! with_real {
@@ -117,7 +28,7 @@ macro_rules! with_real {
 pub(crate) use with_real;
 
 /// The numbers of a contiguous layout.
-pub(crate) fn slice<'a, T: Real>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+pub(crate) fn slice<'a, T: Element>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&T::cpu_storage_as_slice(storage)?[start..end]),
         None => bail!("a kernel was given a tensor that is not contiguous: {layout:?}"),
@@ -125,7 +36,7 @@ pub(crate) fn slice<'a, T: Real>(storage: &'a CpuStorage, layout: &Layout) -> Re
 }
 
 /// Gives `read` the numbers of a contiguous tensor in main memory.
-pub(crate) fn read<T: Real, R>(tensor: &Tensor, read: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
+pub(crate) fn read<T: Element, R>(tensor: &Tensor, read: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
     let (storage, layout) = tensor.storage_and_layout();
     match &*storage {
         Storage::Cpu(storage) => read(slice(storage, layout)?),
@@ -144,7 +55,7 @@ pub(crate) fn hold<'a>(
 
 impl<Guard: Deref<Target = Storage>> Held<'_, Guard> {
     /// The numbers of the tensor `index`, which must be contiguous.
-    pub fn get<T: Real>(&self, index: usize) -> Result<&[T]> {
+    pub fn get<T: Element>(&self, index: usize) -> Result<&[T]> {
         let (storage, layout) = &self.0[index];
         match &**storage {
             Storage::Cpu(storage) => slice(storage, layout),
@@ -154,32 +65,6 @@ impl<Guard: Deref<Target = Storage>> Held<'_, Guard> {
 }
 
 /// Numbers as what a custom op returns.
-pub(crate) fn output<T: Real>(data: Vec<T>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
+pub(crate) fn output<T: Element>(data: Vec<T>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (T::to_cpu_storage_owned(data), shape.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Real;
-
-    #[test]
-    fn exp_and_tanh_in_f32_are_right_everywhere() {
-        let near = |found: f32, exact: f64| {
-            let unit = f64::from(f32::EPSILON) * exact.abs().max(f64::from(f32::MIN_POSITIVE));
-            (f64::from(found) - exact).abs() <= 4. * unit
-        };
-        for i in -1_100_000..=1_100_000 {
-            let x = i as f32 * 1e-4;
-            let exact = (f64::from(x).exp(), f64::from(x).tanh());
-            let overflow = exact.0 > f64::from(f32::MAX);
-            assert!(near(Real::exp(x), exact.0) || overflow && Real::exp(x) == f32::INFINITY, "exp({x})");
-            assert!(near(Real::tanh(x), exact.1), "tanh({x}) = {}", Real::tanh(x));
-        }
-        for (x, exp, tanh) in
-            [(f32::INFINITY, f32::INFINITY, 1.), (f32::NEG_INFINITY, 0., -1.), (1e-30, 1., 1e-30)]
-        {
-            assert_eq!((Real::exp(x), Real::tanh(x)), (exp, tanh));
-        }
-        assert!(Real::exp(f32::NAN).is_nan() && Real::tanh(f32::NAN).is_nan());
-    }
 }

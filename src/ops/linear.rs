@@ -1,10 +1,11 @@
 //! The fully connected layer.
 
-use super::host::{self, Real, with_real};
-use super::matmul::{Panels, Start, product, transposed_products};
-use super::operation::{self, Operation, gradients};
-use super::simd::{Inner, Lanes, Outer, vectorised};
-use super::{parallel, reference};
+use super::autograd::{self, Operation, gradients};
+use super::host::{self, Element, with_real};
+use super::reference;
+use crate::kernels::cpu::matmul::{Panels, Start, product, transposed_products};
+use crate::kernels::cpu::parallel;
+use crate::kernels::cpu::simd::{Inner, Outer, vectorised};
 use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 
 /// `xs * weight^T + bias`: `xs` (.., in), `weight` (out, in) and `bias` (out) give (.., out).
@@ -25,7 +26,7 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
         return reference::linear(xs, weight, bias);
     }
     let args = [Some(xs), Some(weight), bias].into_iter().flatten().map(Tensor::contiguous);
-    operation::apply(Linear, args.collect::<Result<_>>()?)
+    autograd::apply(Linear, args.collect::<Result<_>>()?)
 }
 
 pub(super) fn check_bias(op: &str, bias: Option<&Tensor>, outputs: usize) -> Result<()> {
@@ -85,7 +86,7 @@ fn rows_a_chunk(flops_a_row: usize) -> usize {
     (1usize << 20).div_ceil(flops_a_row.max(1)).next_multiple_of(8)
 }
 
-fn forward<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
+fn forward<T: Element>(xs: &[T], weight: &[T], bias: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
     if rows >= MANY {
         let panels = Panels::transposed((inputs, outputs), |output| &weight[output * inputs..]);
         let start = if bias.is_empty() { Start::Zero } else { Start::Row(bias) };
@@ -107,7 +108,7 @@ fn forward<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], (rows, inputs, outputs)
             b: weight,
             b_rows: &weight_rows,
             b_segment: 0,
-            c: ys,
+            c: ys.into(),
             c_row: outputs,
             start: bias,
         }
@@ -117,7 +118,7 @@ fn forward<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], (rows, inputs, outputs)
     unsafe { parallel::build(rows * outputs, chunk * outputs, work) }
 }
 
-fn input_grad<T: Lanes>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
+fn input_grad<T: Element>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
     if rows >= MANY {
         let panels = Panels::new((outputs, inputs), |output| &weight[output * inputs..]);
         // SAFETY: the product writes all of it.
@@ -136,7 +137,7 @@ fn input_grad<T: Lanes>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dims)
             a_row: outputs,
             b: weight,
             b_slack: false,
-            c: xs_grad,
+            c: xs_grad.into(),
             c_row: inputs,
             start: &[],
             onto: false,
@@ -147,7 +148,7 @@ fn input_grad<T: Lanes>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dims)
     unsafe { parallel::build(rows * inputs, chunk * inputs, work) }
 }
 
-fn weight_grad<T: Lanes>(grad: &[T], xs: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
+fn weight_grad<T: Element>(grad: &[T], xs: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
     if rows >= MANY {
         let right = |row: usize| &xs[row * inputs..];
         let [product] = transposed_products((grad, outputs), [(&right, inputs)], (rows, outputs));
@@ -164,7 +165,7 @@ fn weight_grad<T: Lanes>(grad: &[T], xs: &[T], (rows, inputs, outputs): Dims) ->
             a_row: 1,
             b: xs,
             b_slack: false,
-            c: weight_grad,
+            c: weight_grad.into(),
             c_row: inputs,
             start: &[],
             onto: false,
@@ -176,7 +177,7 @@ fn weight_grad<T: Lanes>(grad: &[T], xs: &[T], (rows, inputs, outputs): Dims) ->
 }
 
 /// The sums over rows, which start every `row` numbers, of the first `columns` numbers of each.
-pub(super) fn column_sums<T: Real>(rows: &[T], row: usize, columns: usize) -> Vec<T> {
+pub(super) fn column_sums<T: Element>(rows: &[T], row: usize, columns: usize) -> Vec<T> {
     const PIECE: usize = 128;
     let mut sums = vec![T::ZERO; columns];
     parallel::for_each_piece(&mut sums, PIECE, |i, sums| {

@@ -3,13 +3,14 @@
 //! Each takes `logits` (batch, classes) and `targets`, the u32 labels (batch). The gradient costs next to nothing
 //! beside the loss, so both are computed at once.
 
-use super::activation::sigmoid_of;
-use super::host::{self, Real, with_real};
-use super::operation::{self, Operation};
-use super::parallel::{self, Shared};
+use super::autograd::{self, Operation};
+use super::host::{self, Element, with_real};
 use super::reference;
-use super::simd::{sum, vectorised};
-use candle_core::{CpuStorage, DType, Result, Shape, Tensor, WithDType, bail};
+use crate::kernels::cpu::Real;
+use crate::kernels::cpu::parallel::{self, Shared};
+use crate::kernels::cpu::real::sigmoid_of;
+use crate::kernels::cpu::simd::{sum, vectorised};
+use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
 use std::sync::OnceLock;
 
 /// The mean of `-ln softmax(logits)[target]`: the log-likelihood cost, Nielsen eq. 80. Of the target so large a part as
@@ -67,7 +68,7 @@ fn apply(
     if let Some(label) = targets.iter().find(|&&label| label as usize >= classes) {
         bail!("{name}: found the target {label}, expected less than {classes}, the number of classes");
     }
-    operation::apply(Loss { kind, targets, grad: OnceLock::new() }, vec![logits.contiguous()?])
+    autograd::apply(Loss { kind, targets, grad: OnceLock::new() }, vec![logits.contiguous()?])
 }
 
 #[derive(Clone, Copy)]
@@ -88,12 +89,12 @@ impl Kind {
 
     /// The loss of one example; `logits` become its gradient.
     #[inline(always)]
-    fn example<T: Real>(self, logits: &mut [T], target: usize) -> T {
+    fn example<T: Element>(self, logits: &mut [T], target: usize) -> T {
         match self {
             Self::SoftmaxCrossEntropy { smoothing } => {
                 let max = logits.iter().fold(logits[0], |max, &x| if x > max { x } else { max });
                 let (at_target, everywhere) =
-                    (T::from_f64(1.0 - smoothing), T::from_f64(smoothing / logits.len() as f64));
+                    (T::of(1.0 - smoothing), T::of(smoothing / logits.len() as f64));
                 let mut expected = at_target * (logits[target] - max);
                 if smoothing > 0.0 {
                     expected += everywhere * logits.iter().fold(T::ZERO, |sum, &x| sum + (x - max));
@@ -123,7 +124,7 @@ impl Kind {
                     loss += error * error;
                     *x = error * y * (T::ONE - y);
                 }
-                loss / T::from_f64(2.)
+                loss / T::of(2.)
             }
         }
     }
@@ -146,7 +147,7 @@ impl Operation for Loss {
         let (batch, classes) = logits.dims2()?;
         with_real!(self.name(), logits.dtype(), T => {
             let mut grad = host::read(logits, |logits: &[T]| Ok(logits.to_vec()))?;
-            let scale = T::ONE / T::from_f64(batch as f64);
+            let scale = T::ONE / T::of(batch as f64);
             let mut losses = vec![T::ZERO; batch];
             let losses_shared = Shared::new(&mut losses);
             let chunk = (1usize << 13).div_ceil(classes);
@@ -162,12 +163,12 @@ impl Operation for Loss {
                     })
                 });
             });
-            let loss = losses.iter().map(|loss| loss.to_f64()).sum::<f64>();
+            let loss = losses.iter().map(|loss| loss.as_f64()).sum::<f64>();
             if logits.track_op() {
                 let grad = Tensor::from_vec(grad, logits.shape(), logits.device())?;
                 self.grad.get_or_init(|| grad);
             }
-            Ok(host::output(vec![T::from_f64(loss / batch as f64)], ()))
+            Ok(host::output(vec![T::of(loss / batch as f64)], ()))
         })
     }
 

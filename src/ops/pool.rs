@@ -1,22 +1,24 @@
 //! Pooling over windows of each channel.
 
-use super::host::{self, Real, with_real};
-use super::operation::{self, Operation};
-use super::{parallel, reference};
+use super::autograd::{self, Operation};
+use super::host::{self, Element, with_real};
+use super::reference;
+use crate::kernels::cpu::Real;
+use crate::kernels::cpu::parallel;
 use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 use pulp::{Arch, Simd, WithSimd};
 use std::ops::Range;
 
 /// The windows of a pooling: (height, width) of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
+pub struct Pool2dConfig {
     pub kernel: (usize, usize),
     pub stride: (usize, usize),
     /// On either side; at most half the kernel.
     pub padding: (usize, usize),
 }
 
-impl Window {
+impl Pool2dConfig {
     /// `size` by `size`, side by side: no overlap, no padding.
     pub fn square(size: usize) -> Self {
         Self { kernel: (size, size), stride: (size, size), padding: (0, 0) }
@@ -27,14 +29,14 @@ impl Window {
 ///
 /// The gradient goes to the first of equal maxima, in rows from the top, as in PyTorch. An error if the kernel does
 /// not fit the padded input or the padding is more than half the kernel.
-pub fn max_pool2d(xs: &Tensor, window: Window) -> Result<Tensor> {
+pub fn max_pool2d(xs: &Tensor, window: Pool2dConfig) -> Result<Tensor> {
     apply(xs, window, Kind::Max, reference::max_pool2d)
 }
 
 /// The mean of each window of `xs` (batch, channels, height, width); the padding counts as zeros.
 ///
 /// Errors as for [`max_pool2d`].
-pub fn avg_pool2d(xs: &Tensor, window: Window) -> Result<Tensor> {
+pub fn avg_pool2d(xs: &Tensor, window: Pool2dConfig) -> Result<Tensor> {
     apply(xs, window, Kind::Average, reference::avg_pool2d)
 }
 
@@ -42,18 +44,18 @@ pub fn avg_pool2d(xs: &Tensor, window: Window) -> Result<Tensor> {
 /// pooling, chapter 6. Where the result is 0 its gradient is taken as 0.
 ///
 /// Errors as for [`max_pool2d`].
-pub fn l2_pool2d(xs: &Tensor, window: Window) -> Result<Tensor> {
+pub fn l2_pool2d(xs: &Tensor, window: Pool2dConfig) -> Result<Tensor> {
     apply(xs, window, Kind::L2, reference::l2_pool2d)
 }
 
 fn apply(
     xs: &Tensor,
-    window: Window,
+    window: Pool2dConfig,
     kind: Kind,
-    reference: impl Fn(&Tensor, Window) -> Result<Tensor>,
+    reference: impl Fn(&Tensor, Pool2dConfig) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let name = kind.name();
-    let Window { kernel, stride, padding } = window;
+    let Pool2dConfig { kernel, stride, padding } = window;
     let (height, width) = match *xs.dims() {
         [_, _, height, width] if height * width > 0 => (height, width),
         ref dims => {
@@ -75,7 +77,7 @@ fn apply(
     }
     let outputs = ((padded.0 - kernel.0) / stride.0 + 1, (padded.1 - kernel.1) / stride.1 + 1);
     let grid = Grid { window, inputs: (height, width), outputs };
-    operation::apply(Pool { kind, grid }, vec![xs.contiguous()?])
+    autograd::apply(Pool { kind, grid }, vec![xs.contiguous()?])
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,7 +105,7 @@ struct Pool {
 /// Where the windows lie in a channel of (height, width) `inputs`, and how many there are.
 #[derive(Clone, Copy)]
 struct Grid {
-    window: Window,
+    window: Pool2dConfig,
     inputs: (usize, usize),
     outputs: (usize, usize),
 }
@@ -112,7 +114,7 @@ impl Grid {
     /// The rows and columns of the input that the window at `y`, `x` covers.
     #[inline(always)]
     fn window_at(&self, y: usize, x: usize) -> (Range<usize>, Range<usize>) {
-        let Window { kernel, stride, padding } = self.window;
+        let Pool2dConfig { kernel, stride, padding } = self.window;
         let range = |at: usize, stride: usize, kernel: usize, padding: usize, size: usize| {
             (at * stride).saturating_sub(padding)..(at * stride + kernel - padding).min(size)
         };
@@ -139,12 +141,12 @@ impl Grid {
 
     /// Whether the windows are 2 by 2, side by side.
     fn is_square_2(&self) -> bool {
-        self.window == Window::square(2)
+        self.window == Pool2dConfig::square(2)
     }
 
     /// The maximum of each window of one channel.
     #[inline(always)]
-    fn max<T: Real>(&self, xs: &[T], ys: &mut [T]) {
+    fn max<T: Element>(&self, xs: &[T], ys: &mut [T]) {
         let (width, out_width) = (self.inputs.1, self.outputs.1);
         if self.is_square_2() {
             for (rows, ys) in xs.chunks_exact(2 * width).zip(ys.chunks_exact_mut(out_width)) {
@@ -165,7 +167,7 @@ impl Grid {
 
     /// The gradient of each maximum, given to the first element that has it.
     #[inline(always)]
-    fn max_grad<T: Real>(&self, xs: &[T], grad: &[T], xs_grad: &mut [T]) {
+    fn max_grad<T: Element>(&self, xs: &[T], grad: &[T], xs_grad: &mut [T]) {
         let (width, out_width) = (self.inputs.1, self.outputs.1);
         if self.is_square_2() {
             // an odd last row or column belongs to no window
@@ -198,7 +200,7 @@ impl Grid {
 
     /// Where the first of the greatest elements of a window is.
     #[inline(always)]
-    fn first_max<T: Real>(&self, xs: &[T], y: usize, x: usize) -> usize {
+    fn first_max<T: Element>(&self, xs: &[T], y: usize, x: usize) -> usize {
         let (rows, columns) = self.window_at(y, x);
         let mut first = rows.start * self.inputs.1 + columns.start;
         for row in rows {
@@ -273,13 +275,13 @@ struct Forward<'a, T> {
     ys: &'a mut [T],
 }
 
-impl<T: Real> WithSimd for Forward<'_, T> {
+impl<T: Element> WithSimd for Forward<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
         let Pool { kind, grid } = self.pool;
-        let scale = T::ONE / T::from_f64(grid.kernel_size() as f64);
+        let scale = T::ONE / T::of(grid.kernel_size() as f64);
         for (xs, ys) in
             self.xs.chunks_exact(grid.input_size()).zip(self.ys.chunks_exact_mut(grid.output_size()))
         {
@@ -309,13 +311,13 @@ struct Backward<'a, T> {
     xs_grad: &'a mut [T],
 }
 
-impl<T: Real> WithSimd for Backward<'_, T> {
+impl<T: Element> WithSimd for Backward<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _simd: S) {
         let Pool { kind, grid } = self.pool;
-        let scale = T::ONE / T::from_f64(grid.kernel_size() as f64);
+        let scale = T::ONE / T::of(grid.kernel_size() as f64);
         let inputs =
             self.xs.chunks_exact(grid.input_size()).zip(self.xs_grad.chunks_exact_mut(grid.input_size()));
         let outputs =
@@ -342,11 +344,11 @@ impl<T: Real> WithSimd for Backward<'_, T> {
 
 /// Whether `x` takes the place of a maximum found before it. A NaN does, and keeps it from all numbers.
 #[inline(always)]
-fn exceeds<T: Real>(x: T, max: T) -> bool {
+fn exceeds<T: Element>(x: T, max: T) -> bool {
     (x > max) | x.is_nan()
 }
 
 #[inline(always)]
-fn greater<T: Real>(a: T, b: T) -> T {
+fn greater<T: Element>(a: T, b: T) -> T {
     if exceeds(b, a) { b } else { a }
 }

@@ -5,14 +5,15 @@
 //! gradient is back-propagation through time over the gates that the forward pass has left; the gradients of the
 //! weights are again products over whole sequences.
 
-use super::cells::{self, Gates, elman_back, gru_back, lstm_back};
-use super::host::{self, Real, with_real};
+use super::autograd::{self, Operation};
+use super::host::{self, Element, with_real};
 use super::linear::column_sums;
-use super::matmul::{Left, Panels, Start, multiply, product, transposed_products};
-use super::operation::{self, Operation};
-use super::parallel::{self, Shared};
-use super::simd::{Lanes, vectorised};
-use super::{Cell, Sequences, reference};
+use super::{Cell, PackedSequences, reference};
+use crate::kernels::cpu::Real;
+use crate::kernels::cpu::cells::{self, Gates, elman_back, gru_back, lstm_back};
+use crate::kernels::cpu::matmul::{Left, Panels, Start, multiply, product, transposed_products};
+use crate::kernels::cpu::parallel::{self, Shared};
+use crate::kernels::cpu::simd::vectorised;
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, bail};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -49,7 +50,7 @@ pub struct State {
 pub fn recurrent(
     cell: Cell,
     xs: &Tensor,
-    sequences: &Arc<Sequences>,
+    sequences: &Arc<PackedSequences>,
     weights: &[Weights],
     state: Option<&State>,
 ) -> Result<(Tensor, State)> {
@@ -76,7 +77,7 @@ pub fn recurrent(
 pub fn recurrent_tokens(
     cell: Cell,
     ids: &Tensor,
-    sequences: &Arc<Sequences>,
+    sequences: &Arc<PackedSequences>,
     weights: &[Weights],
     state: Option<&State>,
 ) -> Result<(Tensor, State)> {
@@ -102,7 +103,7 @@ fn run(
     hidden: usize,
     xs: &Tensor,
     ids: Option<Vec<u32>>,
-    sequences: &Arc<Sequences>,
+    sequences: &Arc<PackedSequences>,
     weights: &[Weights],
     state: Option<&State>,
 ) -> Result<(Tensor, State)> {
@@ -129,8 +130,8 @@ fn run(
         sequences: sequences.clone(),
         memory: layer.memory.clone(),
     };
-    let ys = operation::apply(layer, args)?;
-    let end = operation::apply(end, vec![ys.clone()])?;
+    let ys = autograd::apply(layer, args)?;
+    let end = autograd::apply(end, vec![ys.clone()])?;
     let cell = if cell.has_cell_state() { Some(end.get(1)?) } else { None };
     Ok((ys, State { hidden: end.get(0)?, cell }))
 }
@@ -140,7 +141,7 @@ fn run(
 pub(super) fn check(
     cell: Cell,
     input_shape: impl Fn(usize) -> [usize; 2],
-    sequences: &Sequences,
+    sequences: &PackedSequences,
     weights: &[Weights],
     state: Option<&State>,
 ) -> Result<usize> {
@@ -199,7 +200,7 @@ struct Layer {
     directions: usize,
     /// The tokens, where the elements are such.
     ids: Option<Vec<u32>>,
-    sequences: Arc<Sequences>,
+    sequences: Arc<PackedSequences>,
     memory: Arc<Memory>,
 }
 
@@ -253,7 +254,7 @@ impl Layer {
         })
     }
 
-    fn run<T: Lanes>(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn run<T: Element>(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
         let &Self { cell, hidden, directions, .. } = self;
         let (rows, batch) = (self.sequences.rows(), self.sequences.batch());
         let layout = Gates::new(cell, hidden);
@@ -373,7 +374,12 @@ impl Layer {
         Ok(host::output(ys, (rows, directions * hidden)))
     }
 
-    fn run_back<T: Lanes>(&self, args: &[Tensor], ys: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+    fn run_back<T: Element>(
+        &self,
+        args: &[Tensor],
+        ys: &Tensor,
+        grad: &Tensor,
+    ) -> Result<Vec<Option<Tensor>>> {
         let &Self { cell, hidden, directions, .. } = self;
         let (rows, batch) = (self.sequences.rows(), self.sequences.batch());
         let layout = Gates::new(cell, hidden);
@@ -467,7 +473,7 @@ impl Layer {
                 let wanted = if initial.hidden.is_empty() { carried } else { active };
                 let left = Left::Rows(&gate_grads[layout.hidden_at..], layout.row);
                 let start = if cell == Cell::Gru { Start::Result } else { Start::Zero };
-                multiply(left, &weights[chunk.direction], state_grads, (wanted, hidden), start);
+                multiply(left, &weights[chunk.direction], &mut *state_grads, (wanted, hidden), start);
             }
         });
 
@@ -541,7 +547,7 @@ impl Layer {
     }
 
     /// States `(directions, batch, hidden)`, put in the order of falling length.
-    fn sorted<T: Real>(&self, states: &[T]) -> Vec<T> {
+    fn sorted<T: Element>(&self, states: &[T]) -> Vec<T> {
         let batch = self.sequences.batch();
         let mut sorted = Vec::with_capacity(states.len());
         for states in states.chunks_exact(batch * self.hidden) {
@@ -553,7 +559,7 @@ impl Layer {
     }
 
     /// The other way round.
-    fn unsorted<T: Real>(&self, states: &[T]) -> Vec<T> {
+    fn unsorted<T: Element>(&self, states: &[T]) -> Vec<T> {
         let mut back = vec![T::ZERO; states.len()];
         let batch = self.sequences.batch();
         for (place, from) in states.chunks_exact(self.hidden).enumerate() {
@@ -608,7 +614,7 @@ struct Initial<T> {
     cell: Vec<T>,
 }
 
-impl<T: Real> Initial<T> {
+impl<T: Element> Initial<T> {
     fn of(layer: &Layer, args: &[Tensor]) -> Result<Self> {
         let mut states = args[1 + 4 * layer.directions..]
             .iter()
@@ -638,7 +644,7 @@ unsafe fn rows_of<'a, T>(shared: &'a Shared<T>, row: usize, count: usize, width:
 struct Ending {
     cell: Cell,
     directions: usize,
-    sequences: Arc<Sequences>,
+    sequences: Arc<PackedSequences>,
     memory: Arc<Memory>,
 }
 
@@ -661,7 +667,7 @@ impl Ending {
         (0..self.directions).flat_map(of).map(move |at| at..at + hidden)
     }
 
-    fn run<T: Real>(&self, ys: &[T], hidden: usize) -> Result<Vec<T>> {
+    fn run<T: Element>(&self, ys: &[T], hidden: usize) -> Result<Vec<T>> {
         let mut end = Vec::new();
         self.places(hidden).for_each(|place| end.extend_from_slice(&ys[place]));
         if let Some(cells) = self.memory.kept.get().and_then(|kept| kept.cells.as_ref()) {

@@ -1,7 +1,10 @@
 //! The operations in candle's own tensor operations, of which only those are used whose gradient is right and that
 //! every device has. These are what runs on CUDA and Metal, and what the CPU kernels are tested against.
 
-use super::{Cell, Conv2dGeometry, Filters, Moments, OverTime, Sequences, State, Then, Weights, Window};
+use super::{
+    Cell, Conv2dConfig, Epilogue, Filters, Moments, PackedSequences, Pool2dConfig, State, TimePooling,
+    Weights,
+};
 use candle_core::{D, DType, Result, Tensor};
 
 /// See [`super::linear`].
@@ -19,13 +22,8 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
 }
 
 /// See [`super::conv2d`]: the windows of the input as the columns of a matrix, one product for each group.
-pub fn conv2d(
-    xs: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    geometry: Conv2dGeometry,
-) -> Result<Tensor> {
-    let Conv2dGeometry { stride, padding, dilation, groups } = geometry;
+pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geometry: Conv2dConfig) -> Result<Tensor> {
+    let Conv2dConfig { stride, padding, dilation, groups } = geometry;
     let (batch, channels, _, _) = xs.dims4()?;
     let (outputs, group_channels, kernel_h, kernel_w) = weight.dims4()?;
     let unfolded = unfold(&pad(xs, padding, 0.)?, (kernel_h, kernel_w), stride, dilation)?;
@@ -54,7 +52,7 @@ pub fn batch_norm(
     bias: &Tensor,
     epsilon: f64,
     given: Option<&Moments>,
-    then: Then,
+    then: Epilogue,
 ) -> Result<(Tensor, Moments)> {
     let (batch, channels, height, width) = xs.dims4()?;
     if batch == 0 {
@@ -90,9 +88,9 @@ pub fn batch_norm(
 
 /// See [`super::recurrent`]: step after step, all sequences that have one together.
 /// The maxima, and where in each sentence their windows begin.
-pub fn conv_max(
+pub fn conv_max_over_time(
     xs: &Tensor,
-    sentences: &Sequences,
+    sentences: &PackedSequences,
     filters: &[Filters],
     padding: usize,
 ) -> Result<(Tensor, Vec<Vec<i64>>)> {
@@ -126,7 +124,7 @@ pub fn conv_max(
 pub fn recurrent(
     cell: Cell,
     xs: &Tensor,
-    sequences: &Sequences,
+    sequences: &PackedSequences,
     weights: &[Weights],
     state: Option<&State>,
 ) -> Result<(Tensor, State)> {
@@ -137,7 +135,7 @@ pub fn recurrent(
 pub fn recurrent_tokens(
     cell: Cell,
     ids: &Tensor,
-    sequences: &Sequences,
+    sequences: &PackedSequences,
     weights: &[Weights],
     state: Option<&State>,
 ) -> Result<(Tensor, State)> {
@@ -152,7 +150,7 @@ pub fn recurrent_tokens(
 fn recurrent_on(
     cell: Cell,
     added: &[Tensor],
-    sequences: &Sequences,
+    sequences: &PackedSequences,
     weights: &[Weights],
     state: Option<&State>,
 ) -> Result<(Tensor, State)> {
@@ -220,8 +218,8 @@ fn recurrent_on(
     Ok((Tensor::cat(&outputs, 1)?, State { hidden: Tensor::stack(&last_hidden, 0)?, cell }))
 }
 
-/// See [`super::over_time`]: sequence after sequence.
-pub fn over_time(xs: &Tensor, sequences: &Sequences, how: OverTime) -> Result<Tensor> {
+/// See [`super::pool_over_time`]: sequence after sequence.
+pub fn pool_over_time(xs: &Tensor, sequences: &PackedSequences, how: TimePooling) -> Result<Tensor> {
     let mut rows = vec![vec![]; sequences.batch()];
     for (row, (sequence, _)) in sequences.positions().enumerate() {
         rows[sequence].push(row as u32);
@@ -229,16 +227,16 @@ pub fn over_time(xs: &Tensor, sequences: &Sequences, how: OverTime) -> Result<Te
     let one = |rows: Vec<u32>| {
         let xs = xs.index_select(&Tensor::new(rows, xs.device())?, 0)?;
         match how {
-            OverTime::Mean => xs.mean(0),
+            TimePooling::Mean => xs.mean(0),
             // The first of equal maxima takes all the gradient.
-            OverTime::Max => xs.gather(&xs.detach().argmax_keepdim(0)?, 0)?.squeeze(0),
+            TimePooling::Max => xs.gather(&xs.detach().argmax_keepdim(0)?, 0)?.squeeze(0),
         }
     };
     Tensor::stack(&rows.into_iter().map(one).collect::<Result<Vec<_>>>()?, 0)
 }
 
 /// See [`super::max_pool2d`].
-pub fn max_pool2d(xs: &Tensor, window: Window) -> Result<Tensor> {
+pub fn max_pool2d(xs: &Tensor, window: Pool2dConfig) -> Result<Tensor> {
     let (batch, channels, _, _) = xs.dims4()?;
     let padded = pad(xs, window.padding, f64::NEG_INFINITY)?;
     let (windows, (height, width)) = unfold(&padded, window.kernel, window.stride, (1, 1))?;
@@ -258,13 +256,13 @@ pub fn max_pool2d(xs: &Tensor, window: Window) -> Result<Tensor> {
 }
 
 /// See [`super::avg_pool2d`].
-pub fn avg_pool2d(xs: &Tensor, window: Window) -> Result<Tensor> {
+pub fn avg_pool2d(xs: &Tensor, window: Pool2dConfig) -> Result<Tensor> {
     let size = window.kernel.0 * window.kernel.1;
     window_sums(xs, window)? / size as f64
 }
 
 /// See [`super::l2_pool2d`].
-pub fn l2_pool2d(xs: &Tensor, window: Window) -> Result<Tensor> {
+pub fn l2_pool2d(xs: &Tensor, window: Pool2dConfig) -> Result<Tensor> {
     let squares = window_sums(&xs.sqr()?, window)?;
     let zeros = squares.zeros_like()?;
     let is_zero = squares.eq(&zeros)?;
@@ -366,7 +364,7 @@ fn unfold(
     Ok((windows.reshape((batch, channels, size, positions))?, (out_height, out_width)))
 }
 
-fn window_sums(xs: &Tensor, window: Window) -> Result<Tensor> {
+fn window_sums(xs: &Tensor, window: Pool2dConfig) -> Result<Tensor> {
     let (batch, channels, _, _) = xs.dims4()?;
     let (windows, (height, width)) =
         unfold(&pad(xs, window.padding, 0.)?, window.kernel, window.stride, (1, 1))?;

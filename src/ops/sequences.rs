@@ -8,7 +8,7 @@ use candle_core::{Result, Tensor, bail};
 /// Whatever works on single elements (an embedding, a linear layer, dropout, a loss) works on these rows, and none of
 /// its work is spent on padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sequences {
+pub struct PackedSequences {
     /// Sequences by falling length, and those of the same length in their order.
     order: Vec<usize>,
     /// How many sequences have an element at each step.
@@ -17,7 +17,7 @@ pub struct Sequences {
     starts: Vec<usize>,
 }
 
-impl Sequences {
+impl PackedSequences {
     /// Sequences of these lengths.
     ///
     /// # Errors
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn rows_lie_step_after_step_and_longest_first() -> Result<()> {
-        let sequences = Sequences::new(&[2, 3, 1, 3])?;
+        let sequences = PackedSequences::new(&[2, 3, 1, 3])?;
         let positions: Vec<_> = sequences.positions().collect();
         assert_eq!(positions, [(1, 0), (3, 0), (0, 0), (2, 0), (1, 1), (3, 1), (0, 1), (1, 2), (3, 2)]);
         assert_eq!(sequences.last_rows(), [6, 7, 3, 8]);
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn unpacking_gives_back_what_was_packed_and_zeros_in_the_gaps() -> Result<()> {
-        let sequences = Sequences::new(&[1, 3, 2])?;
+        let sequences = PackedSequences::new(&[1, 3, 2])?;
         let xs = Tensor::arange(1f32, 25., &Device::Cpu)?.reshape((3, 4, 2))?;
         let back = sequences.unpack(&sequences.pack(&xs)?)?;
         let expected = [
@@ -165,9 +165,9 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() -> Result<()> {
-        assert!(Sequences::new(&[]).is_err());
-        assert!(Sequences::new(&[3, 0]).is_err());
-        let sequences = Sequences::new(&[1, 3])?;
+        assert!(PackedSequences::new(&[]).is_err());
+        assert!(PackedSequences::new(&[3, 0]).is_err());
+        let sequences = PackedSequences::new(&[1, 3])?;
         for shape in [[2, 2, 5], [3, 3, 5]] {
             assert!(sequences.pack(&Tensor::zeros(&shape, candle_core::DType::F32, &Device::Cpu)?).is_err());
         }

@@ -1,7 +1,7 @@
 //! Telling the class of a picture.
 
 use super::{Metric, Score, Task};
-use crate::data::{Expansion, Images};
+use crate::data::{Augmentation, Images};
 use crate::nn::{Cost, Mode, Model};
 use crate::ops;
 use candle_core::{D, DType, Device, Result, Tensor};
@@ -19,7 +19,7 @@ pub struct ImageClassification<'a> {
     pub training: &'a [u32],
     pub validation: &'a [u32],
     /// How training pictures are changed each time they are seen.
-    pub expansion: Option<Expansion>,
+    pub augmentation: Option<Augmentation>,
     /// How much of a label is spread over all classes in training: see [`crate::ops::softmax_cross_entropy`], the cost that has
     /// it.
     pub label_smoothing: f64,
@@ -37,9 +37,9 @@ impl Task for ImageClassification<'_> {
 
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
         let pictures = self.pictures(batch);
-        let (xs, labels) = match (&self.expansion, mode) {
-            (Some(expansion), Mode::Train { seed, epoch, .. }) => {
-                self.images.expanded_batch(&pictures, expansion, seed, epoch, self.device)?
+        let (xs, labels) = match (&self.augmentation, mode) {
+            (Some(augmentation), Mode::Train { seed, epoch, .. }) => {
+                self.images.augmented_batch(&pictures, augmentation, seed, epoch, self.device)?
             }
             _ => self.images.batch(&pictures, self.device)?,
         };
@@ -81,7 +81,7 @@ impl Evaluation {
     /// # Errors
     /// Those of the batches.
     pub fn of(cost: Cost, batches: impl IntoIterator<Item = Result<(Tensor, Tensor)>>) -> Result<Self> {
-        ops::without_gradients(|| {
+        ops::no_grad(|| {
             let (mut loss, mut predictions) = (0.0, vec![]);
             for batch in batches {
                 let (logits, labels) = batch?;

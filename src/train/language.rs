@@ -1,9 +1,9 @@
 //! Language models: learning a text, testing on one, writing one.
 
 use super::{Metric, Score, Task};
-use crate::data::{Level, LongText, Streams, TokenWindow, Vocabulary};
+use crate::data::{Level, Streams, TextStream, TokenWindow, Vocabulary};
 use crate::models::language_model::LanguageModel;
-use crate::nn::{Cost, Mode, Sampling, Sequences, State, Steps};
+use crate::nn::{Cost, IncrementalDecoder, Mode, PackedSequences, Sampling, State};
 use crate::ops;
 use crate::rng;
 use anyhow::{Context, Result, ensure};
@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub struct LanguageModelling<'a> {
     model: &'a LanguageModel,
     vocabulary: &'a Vocabulary,
-    text: &'a LongText,
+    text: &'a TextStream,
     training: Range<u64>,
     validation: Range<u64>,
     streams: usize,
@@ -53,7 +53,7 @@ impl<'a> LanguageModelling<'a> {
     pub fn new(
         model: &'a LanguageModel,
         vocabulary: &'a Vocabulary,
-        text: &'a LongText,
+        text: &'a TextStream,
         (training, validation): (Range<u64>, Range<u64>),
         (streams, window): (usize, usize),
         seed: u64,
@@ -86,7 +86,7 @@ impl<'a> LanguageModelling<'a> {
     pub fn evaluate(
         model: &LanguageModel,
         vocabulary: &Vocabulary,
-        text: &LongText,
+        text: &TextStream,
         range: Range<u64>,
         (streams, window): (usize, usize),
         device: &Device,
@@ -114,7 +114,7 @@ fn total_loss(
         let window = window?;
         let rows = window.tokens.len();
         let evaluate = || window_loss(model, window, streams, state.as_ref(), Mode::Evaluate, device);
-        let (loss, after) = ops::without_gradients(evaluate)?;
+        let (loss, after) = ops::no_grad(evaluate)?;
         sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * rows as f64;
         count += rows;
         state = Some(after.detach());
@@ -131,7 +131,7 @@ fn window_loss(
     mode: Mode,
     device: &Device,
 ) -> candle_core::Result<(Tensor, State)> {
-    let sequences = Arc::new(Sequences::new(&vec![tokens.len() / streams; streams])?);
+    let sequences = Arc::new(PackedSequences::new(&vec![tokens.len() / streams; streams])?);
     let (logits, state) = model.forward(&Tensor::new(tokens, device)?, &sequences, state, mode)?;
     Ok((Cost::SoftmaxCrossEntropy.loss(&logits, &Tensor::new(next, device)?)?, state))
 }
@@ -199,7 +199,7 @@ impl Task for LanguageModelling<'_> {
     fn sample(&self) -> Result<Option<String>> {
         let sampling = Sampling { temperature: 0.8, ..Sampling::default() };
         let mut writer =
-            Writer::new(self.model, self.vocabulary, self.text.level(), sampling, self.seed, "")?;
+            TextGenerator::new(self.model, self.vocabulary, self.text.level(), sampling, self.seed, "")?;
         Ok(Some((0..SHOWN).map(|_| writer.write()).collect::<Result<String>>()?))
     }
 }
@@ -209,8 +209,8 @@ fn error(error: anyhow::Error) -> candle_core::Error {
 }
 
 /// A model that writes a text.
-pub struct Writer<'a> {
-    reading: Steps,
+pub struct TextGenerator<'a> {
+    reading: IncrementalDecoder,
     vocabulary: &'a Vocabulary,
     level: Level,
     sampling: Sampling,
@@ -219,7 +219,7 @@ pub struct Writer<'a> {
     last: u32,
 }
 
-impl<'a> Writer<'a> {
+impl<'a> TextGenerator<'a> {
     /// One that has read `prompt`, or the end of a line where that has no tokens, and goes on from there.
     ///
     /// # Errors

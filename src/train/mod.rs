@@ -2,13 +2,12 @@
 
 mod classify;
 mod language;
-pub mod pictures;
 mod progress;
 mod run;
 mod sentences;
 
 pub use classify::{Evaluation, ImageClassification, evaluate};
-pub use language::{LanguageModelling, Writer, line_score};
+pub use language::{LanguageModelling, TextGenerator, line_score};
 pub use progress::{Progress, say};
 pub use run::{Run, load_model, load_pretrained, load_weights, save_weights, write_file};
 pub use sentences::{SentenceClassification, Sentences, Tagged, Tagging};

@@ -1,7 +1,7 @@
 //! The run folder: settings, metrics, best weights, checkpoint, pictures. Every file is written whole or not at all.
 
 use super::{Epoch, Metric, State, Task};
-use crate::nn::parameters;
+use crate::nn::seeded_var_builder;
 use crate::optim::Optimizer;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::{DType, Device, Tensor, pickle};
@@ -309,7 +309,7 @@ pub fn load_model<M>(
     build: impl Fn(VarBuilder) -> candle_core::Result<M>,
 ) -> Result<M> {
     let vars = VarMap::new();
-    build(parameters(&vars, 0, DType::F32, device))?;
+    build(seeded_var_builder(&vars, 0, DType::F32, device))?;
     load_weights(path, &vars)?;
     let tensors = named(&vars).into_iter().map(|(name, tensor)| (name, tensor.detach())).collect();
     Ok(build(VarBuilder::from_tensors(tensors, DType::F32, device))?)

@@ -2,7 +2,7 @@
 
 use super::{Evaluation, Metric, Score, Task};
 use crate::data::{NGrams, Vocabulary, entity_scores};
-use crate::nn::{Cost, Mode, SentenceModel, Sequences};
+use crate::nn::{Cost, Mode, PackedSequences, SentenceModel};
 use candle_core::{Device, Result, Tensor};
 use std::sync::Arc;
 
@@ -53,14 +53,14 @@ impl Sentences {
     ///
     /// # Errors
     /// When one of them is empty.
-    pub fn batch(&self, which: &[u32], device: &Device) -> Result<(Tensor, Arc<Sequences>)> {
+    pub fn batch(&self, which: &[u32], device: &Device) -> Result<(Tensor, Arc<PackedSequences>)> {
         let lengths: Vec<usize> = which.iter().map(|&i| self.sentence(i as usize).len()).collect();
-        let sequences = Arc::new(Sequences::new(&lengths)?);
+        let sequences = Arc::new(PackedSequences::new(&lengths)?);
         Ok((self.rows(which, &sequences, device)?, sequences))
     }
 
     /// The numbers `(rows)` of the sentences `which`, in the order of `sequences`, which have their lengths.
-    fn rows(&self, which: &[u32], sequences: &Sequences, device: &Device) -> Result<Tensor> {
+    fn rows(&self, which: &[u32], sequences: &PackedSequences, device: &Device) -> Result<Tensor> {
         let id = |(sequence, step)| self.ids[self.starts[which[sequence] as usize] + step];
         Tensor::new(sequences.positions().map(id).collect::<Vec<u32>>(), device)
     }
@@ -140,7 +140,7 @@ pub struct Tagged {
 
 impl Tagging<'_> {
     /// Logits and true tags of the words of the sentences `which`, and how they lie.
-    fn batch(&self, which: &[u32], mode: Mode) -> Result<(Tensor, Tensor, Arc<Sequences>)> {
+    fn batch(&self, which: &[u32], mode: Mode) -> Result<(Tensor, Tensor, Arc<PackedSequences>)> {
         let (words, sentences) = self.words.batch(which, self.device)?;
         let tags = self.tags.rows(which, &sentences, self.device)?;
         Ok((self.model.forward(&words, &sentences, mode)?, tags, sentences))

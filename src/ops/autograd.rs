@@ -12,7 +12,7 @@
 //! result that candle's own operations use too passes what it gets from them on to its token ([`Outcome`]).
 
 use super::activation::map;
-use super::host::{self, Real, with_real};
+use super::host::{self, Element, with_real};
 use candle_core::backprop::GradStore;
 use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, TensorId, bail};
@@ -36,7 +36,7 @@ thread_local! {
 
 /// Does `work`, of whose results nobody wants gradients: on the CPU they then hold on to nothing that they were made of, so
 /// that a network's activations are gone as soon as the next layer has read them.
-pub fn without_gradients<R>(work: impl FnOnce() -> R) -> R {
+pub fn no_grad<R>(work: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -75,7 +75,7 @@ pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
 }
 
 /// The gradients `of(index)` of those arguments that need one.
-pub(super) fn gradients<T: Real>(
+pub(super) fn gradients<T: Element>(
     args: &[Tensor],
     of: impl Fn(usize) -> Vec<T>,
 ) -> Result<Vec<Option<Tensor>>> {
@@ -321,10 +321,10 @@ mod tests {
     #[test]
     fn without_gradients_the_result_is_the_same_and_holds_nothing() -> Result<()> {
         let x = Var::new(&[1f32, -1.], &Device::Cpu)?;
-        let ys = without_gradients(|| relu(&x))?;
+        let ys = no_grad(|| relu(&x))?;
         assert!(!ys.track_op() && !results().contains_key(&ys.id()));
         assert_eq!(ys.to_vec1::<f32>()?, relu(&x)?.to_vec1::<f32>()?);
-        let broken = std::panic::catch_unwind(|| without_gradients(|| panic!("broken off")));
+        let broken = std::panic::catch_unwind(|| no_grad(|| panic!("broken off")));
         assert!(broken.is_err() && relu(&x)?.track_op());
         Ok(())
     }

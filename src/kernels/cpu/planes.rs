@@ -5,7 +5,7 @@ use super::simd::{self, Lanes, Outer, SLACK};
 
 /// Images with zeros around them, taken apart by the phases of a stride: what a tap of the kernel sees while the
 /// kernel moves along a row is then consecutive, at `pitch` from one row to the next.
-pub(super) struct Planes {
+pub(crate) struct Planes {
     pub channels: usize,
     pub stride: (usize, usize),
     /// Zeros above and to the left.
@@ -83,7 +83,7 @@ impl Planes {
 }
 
 /// An image with zeros around it, the channels of each place side by side: what a row of the kernel sees is consecutive.
-pub(super) struct Pixels {
+pub(crate) struct Pixels {
     pub channels: usize,
     /// Zeros above and to the left.
     pub border: (usize, usize),
@@ -150,7 +150,7 @@ impl Pixels {
 }
 
 /// A product of a matrix with what the taps of a kernel see at rows of `columns` positions.
-pub(super) struct Sweep {
+pub(crate) struct Sweep {
     columns: usize,
     /// Of the planes that are read.
     pitch: usize,
@@ -166,7 +166,7 @@ pub(super) struct Sweep {
 
 /// Where the results of a sweep go: result (y, x) of plane p to `first + p * plane + y * row + x * column`.
 #[derive(Clone, Copy)]
-pub(super) struct Onto {
+pub(crate) struct Onto {
     pub first: usize,
     pub row: usize,
     pub column: usize,
@@ -211,7 +211,7 @@ impl Sweep {
             a_row: weight.1,
             b: planes,
             b_slack: true,
-            c: if direct { &mut *results } else { &mut *scratch },
+            c: if direct { &mut *results } else { &mut *scratch }.into(),
             c_row: if direct { self.onto.plane } else { self.scratch },
             start,
             onto: false,

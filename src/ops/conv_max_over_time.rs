@@ -5,12 +5,12 @@
 //! product, and the largest responses are found while its results are still in the cache. On the way back only the
 //! windows that won count: a gradient touches one window a sentence and filter, not all of them.
 
-use super::host::{self, Real, with_real};
-use super::matmul::{Left, Panels, Start, multiply};
-use super::operation::{self, Operation};
-use super::parallel::{self, Shared};
-use super::simd::{Lanes, vectorised};
-use super::{Sequences, reference};
+use super::autograd::{self, Operation};
+use super::host::{self, Element, with_real};
+use super::{PackedSequences, reference};
+use crate::kernels::cpu::matmul::{Left, Panels, Start, multiply};
+use crate::kernels::cpu::parallel::{self, Shared};
+use crate::kernels::cpu::simd::vectorised;
 use candle_core::{CpuStorage, Device, Result, Shape, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
@@ -32,37 +32,37 @@ pub struct Filters {
 ///
 /// # Errors
 /// When shapes do not fit, or a sentence with its padding is shorter than a window.
-pub fn conv_max(
+pub fn conv_max_over_time(
     xs: &Tensor,
-    sentences: &Arc<Sequences>,
+    sentences: &Arc<PackedSequences>,
     filters: &[Filters],
     padding: usize,
 ) -> Result<Tensor> {
     let (op, args) = prepare(xs, sentences, filters, padding)?;
     match xs.device().is_cpu() {
-        true => operation::apply(op, args),
-        false => Ok(reference::conv_max(xs, sentences, filters, padding)?.0),
+        true => autograd::apply(op, args),
+        false => Ok(reference::conv_max_over_time(xs, sentences, filters, padding)?.0),
     }
 }
 
 /// Where the window of each filter's largest response begins in each sentence: `(batch, filters)` numbers of words, negative
-/// in the padding before the first. See [`conv_max`].
+/// in the padding before the first. See [`conv_max_over_time`].
 ///
 /// # Errors
-/// As for [`conv_max`].
-pub fn conv_winners(
+/// As for [`conv_max_over_time`].
+pub fn conv_max_positions(
     xs: &Tensor,
-    sentences: &Arc<Sequences>,
+    sentences: &Arc<PackedSequences>,
     filters: &[Filters],
     padding: usize,
 ) -> Result<Vec<Vec<i64>>> {
     let (op, args) = prepare(xs, sentences, filters, padding)?;
     if !xs.device().is_cpu() {
-        return Ok(reference::conv_max(xs, sentences, filters, padding)?.1);
+        return Ok(reference::conv_max_over_time(xs, sentences, filters, padding)?.1);
     }
     op.forward(&args)?;
     let starts = op.layout().starts;
-    let Some(kept) = op.memory.get() else { bail!("conv_max: nothing was kept") };
+    let Some(kept) = op.memory.get() else { bail!("conv_max_over_time: nothing was kept") };
     let winners = kept.winners.chunks_exact(kept.winners.len() / starts.len());
     let of = |(winners, start): (&[u32], usize)| {
         winners.iter().map(|&row| i64::from(row) - start as i64).collect()
@@ -72,14 +72,17 @@ pub fn conv_winners(
 
 fn prepare(
     xs: &Tensor,
-    sentences: &Arc<Sequences>,
+    sentences: &Arc<PackedSequences>,
     filters: &[Filters],
     padding: usize,
-) -> Result<(ConvMax, Vec<Tensor>)> {
+) -> Result<(ConvMaxOverTime, Vec<Tensor>)> {
     let features = match xs.dims() {
         &[rows, features] if rows == sentences.rows() && features > 0 => features,
         dims => {
-            bail!("conv_max: found an input of shape {dims:?}, expected ({}, features)", sentences.rows())
+            bail!(
+                "conv_max_over_time: found an input of shape {dims:?}, expected ({}, features)",
+                sentences.rows()
+            )
         }
     };
     let lengths = sentences.lengths();
@@ -89,27 +92,34 @@ fn prepare(
         let (count, width) = match weight.dims() {
             &[count, of, width] if of == features && count * width > 0 => (count, width),
             dims => {
-                bail!("conv_max: found a weight of shape {dims:?}, expected (filters, {features}, width)")
+                bail!(
+                    "conv_max_over_time: found a weight of shape {dims:?}, expected (filters, {features}, width)"
+                )
             }
         };
         if bias.dims() != [count] {
-            bail!("conv_max: found a bias of shape {:?}, expected ({count})", bias.dims());
+            bail!("conv_max_over_time: found a bias of shape {:?}, expected ({count})", bias.dims());
         }
         if shortest < width {
-            bail!("conv_max: a sentence of {shortest} words with its padding, expected at least {width}");
+            bail!(
+                "conv_max_over_time: a sentence of {shortest} words with its padding, expected at least {width}"
+            );
         }
         args.extend([weight.contiguous()?, bias.contiguous()?]);
         shapes.push((count, width));
     }
     if filters.is_empty() {
-        bail!("conv_max: found no filters, expected some");
+        bail!("conv_max_over_time: found no filters, expected some");
     }
     let sentences = sentences.clone();
-    Ok((ConvMax { sentences, lengths, features, padding, filters: shapes, memory: OnceLock::new() }, args))
+    Ok((
+        ConvMaxOverTime { sentences, lengths, features, padding, filters: shapes, memory: OnceLock::new() },
+        args,
+    ))
 }
 
-struct ConvMax {
-    sentences: Arc<Sequences>,
+struct ConvMaxOverTime {
+    sentences: Arc<PackedSequences>,
     lengths: Vec<usize>,
     features: usize,
     padding: usize,
@@ -135,7 +145,7 @@ struct Spread {
 /// So many rows of words make a task.
 const ROWS: usize = 256;
 
-impl ConvMax {
+impl ConvMaxOverTime {
     fn layout(&self) -> Spread {
         let (mut starts, mut rows) = (vec![], self.padding);
         for length in &self.lengths {
@@ -168,7 +178,7 @@ impl ConvMax {
         tasks
     }
 
-    fn run<T: Lanes>(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn run<T: Element>(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
         let &Self { features, padding, .. } = self;
         let (batch, total) = (self.lengths.len(), self.total());
         let held = host::hold(args);
@@ -226,11 +236,11 @@ impl ConvMax {
         Ok(host::output(ys, (batch, total)))
     }
 
-    fn run_back<T: Lanes>(&self, args: &[Tensor], grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+    fn run_back<T: Element>(&self, args: &[Tensor], grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let &Self { features, padding, .. } = self;
         let total = self.total();
         let Some(Kept { spread, winners }) = self.memory.get() else {
-            bail!("conv_max: backward before forward")
+            bail!("conv_max_over_time: backward before forward")
         };
         let spread = T::cpu_storage_as_slice(spread)?;
         let (held, layout) = (host::hold(args.iter().chain([grad])), self.layout());
@@ -297,7 +307,7 @@ impl ConvMax {
 }
 
 /// `(filters, features, width)` to `(filters, width, features)`.
-fn turned<T: Real>(weight: &[T], (count, features, width): (usize, usize, usize)) -> Vec<T> {
+fn turned<T: Element>(weight: &[T], (count, features, width): (usize, usize, usize)) -> Vec<T> {
     let work = |filter: usize, to: &mut [T]| {
         let from = &weight[filter * to.len()..(filter + 1) * to.len()];
         for (word, to) in to.chunks_exact_mut(features).enumerate() {
@@ -310,7 +320,7 @@ fn turned<T: Real>(weight: &[T], (count, features, width): (usize, usize, usize)
 
 /// The largest response of each filter at the rows `windows`, the first of `responses` being row `first`; what is no number
 /// counts as the largest.
-fn largest<T: Real>(
+fn largest<T: Element>(
     responses: &[T],
     first: usize,
     windows: std::ops::Range<usize>,
@@ -334,7 +344,7 @@ fn largest<T: Real>(
 }
 
 /// `sum += factor * numbers`; nothing where the factor is 0, as for half of all filters behind a ReLU.
-fn add_multiple<T: Real>(sum: &mut [T], numbers: &[T], factor: T) {
+fn add_multiple<T: Element>(sum: &mut [T], numbers: &[T], factor: T) {
     if factor == T::ZERO {
         return;
     }
@@ -344,9 +354,9 @@ fn add_multiple<T: Real>(sum: &mut [T], numbers: &[T], factor: T) {
     );
 }
 
-impl Operation for ConvMax {
+impl Operation for ConvMaxOverTime {
     fn name(&self) -> &'static str {
-        "conv_max"
+        "conv_max_over_time"
     }
 
     fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {

@@ -9,7 +9,7 @@
 //! Work is cut by the problem's size, never by the number of threads, and whoever adds partial sums adds them in
 //! the order of the chunks: results are the same to the bit for any number of threads.
 
-use super::host::Real;
+use super::real::Real;
 use rayon::prelude::*;
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -92,7 +92,7 @@ impl<'a, T> Shared<'a, T> {
 
 #[cfg(test)]
 mod tests {
-    use crate::ops::{self, Conv2dGeometry, Then, Window};
+    use crate::ops::{self, Conv2dConfig, Epilogue, Pool2dConfig};
     use crate::rng;
     use candle_core::{DType, Device, Result, Tensor, Var};
 
@@ -114,12 +114,19 @@ mod tests {
         ];
         let targets = Tensor::arange(0u32, 50, &Device::Cpu)?;
         let step = || -> Result<Vec<Vec<u32>>> {
-            let padded = Conv2dGeometry { padding: (1, 1), ..Default::default() };
+            let padded = Conv2dConfig { padding: (1, 1), ..Default::default() };
             let xs = ops::relu(&ops::conv2d(&vars[0], &vars[1], Some(&vars[2]), padded)?)?;
             let xs = ops::conv2d(&xs, &vars[4], None, padded)?;
-            let xs =
-                ops::batch_norm(&xs, &vars[2], &vars[2], 1e-5, None, Then { add: Some(&xs), relu: true })?.0;
-            let xs = ops::max_pool2d(&xs, Window::square(2))?.reshape((50, 800))?;
+            let xs = ops::batch_norm(
+                &xs,
+                &vars[2],
+                &vars[2],
+                1e-5,
+                None,
+                Epilogue { add: Some(&xs), relu: true },
+            )?
+            .0;
+            let xs = ops::max_pool2d(&xs, Pool2dConfig::square(2))?.reshape((50, 800))?;
             let loss = ops::softmax_cross_entropy(&ops::linear(&xs, &vars[3], None)?, &targets, 0.)?;
             let grads = loss.backward()?;
             let bits = |tensor: &Tensor| -> Result<Vec<u32>> {

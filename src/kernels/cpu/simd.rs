@@ -6,7 +6,8 @@
 // Loops over the M rows and N columns of a tile are unrolled and all written alike.
 #![allow(clippy::needless_range_loop)]
 
-use super::host::Real;
+use super::memory::Destination;
+use super::real::Real;
 use pulp::{Arch, Simd, WithSimd};
 use std::marker::PhantomData;
 
@@ -17,9 +18,6 @@ pub(crate) trait Lanes: Real {
     fn lanes<S: Simd>() -> usize {
         size_of::<Self::Vector<S>>() / size_of::<Self>()
     }
-
-    /// The number nearest to a constant, known where a loop is compiled, as that of candle's `from_f64`, a call, is not.
-    fn number(x: f64) -> Self;
 
     /// Four rows' columns.
     #[inline(always)]
@@ -56,10 +54,6 @@ macro_rules! lanes {
             type Vector<S: Simd> = S::$vector;
             $($more)?
 
-            #[inline(always)]
-            fn number(x: f64) -> Self {
-                x as Self
-            }
             #[inline(always)]
             fn splat<S: Simd>(simd: S, x: Self) -> S::$vector {
                 simd.$splat(x)
@@ -135,7 +129,7 @@ pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
 
 /// The sum of some numbers, added in a fixed order: sixteen sums, then those and what is left over.
 #[inline(always)]
-pub(super) fn sum<T: Real>(numbers: &[T]) -> T {
+pub(crate) fn sum<T: Real>(numbers: &[T]) -> T {
     let (chunks, rest) = numbers.as_chunks::<16>();
     let mut sums = [T::ZERO; 16];
     for chunk in chunks {
@@ -147,7 +141,7 @@ pub(super) fn sum<T: Real>(numbers: &[T]) -> T {
 }
 
 /// How many numbers a vector of this processor holds.
-pub(super) fn lanes<T: Lanes>() -> usize {
+pub(crate) fn lanes<T: Lanes>() -> usize {
     struct Count<T>(PhantomData<T>);
     impl<T: Lanes> WithSimd for Count<T> {
         type Output = usize;
@@ -161,7 +155,7 @@ pub(super) fn lanes<T: Lanes>() -> usize {
 
 /// Asks for the cache line at `address`, which need not be valid, to be brought near.
 #[inline(always)]
-pub(super) fn prefetch<T>(address: *const T) {
+pub(crate) fn prefetch<T>(address: *const T) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which never faults.
     unsafe {
@@ -173,13 +167,13 @@ pub(super) fn prefetch<T>(address: *const T) {
 }
 
 /// How many numbers may be read beyond what counts where a vector is loaded whole.
-pub(super) const SLACK: usize = 16;
+pub(crate) const SLACK: usize = 16;
 
 /// `c[i, j] = start[i] + sum over k of a[i, k] * b[k, j]` for j along runs of consecutive numbers.
 ///
 /// Element a[i, k] lies at `a[steps[k].0 + i * a_row]`, b[k, j] at `b[steps[k].1 + run.0 + j]` and c[i, j] at
 /// `c[i * c_row + run.1 + j]`, for `j < run.2` of each of the `runs`.
-pub(super) struct Outer<'a, T> {
+pub(crate) struct Outer<'a, T> {
     pub rows: usize,
     pub steps: &'a [(usize, usize)],
     pub runs: &'a [(usize, usize, usize)],
@@ -188,7 +182,7 @@ pub(super) struct Outer<'a, T> {
     pub b: &'a [T],
     /// Whether `SLACK` numbers may be read after each run of b: then no load needs a mask.
     pub b_slack: bool,
-    pub c: &'a mut [T],
+    pub c: Destination<'a, T>,
     pub c_row: usize,
     /// What c starts from, one number a row; none: 0.
     pub start: &'a [T],
@@ -366,7 +360,7 @@ impl<T: Lanes> WithSimd for Outer<'_, T> {
 ///
 /// Segment s of a[i] is the `len` numbers from `a[i * a_row + s * a_segment]`, that of b[j] those from
 /// `b[b_rows[j] + s * b_segment]`; c[i, j] lies at `c[i * c_row + j]`.
-pub(super) struct Inner<'a, T> {
+pub(crate) struct Inner<'a, T> {
     pub rows: usize,
     pub segments: usize,
     pub len: usize,
@@ -376,7 +370,7 @@ pub(super) struct Inner<'a, T> {
     pub b: &'a [T],
     pub b_rows: &'a [usize],
     pub b_segment: usize,
-    pub c: &'a mut [T],
+    pub c: Destination<'a, T>,
     pub c_row: usize,
     /// What c starts from, one number a column; none: 0.
     pub start: &'a [T],
@@ -441,7 +435,9 @@ impl<T: Lanes> Inner<'_, T> {
         for m in 0..M {
             for n in 0..N {
                 let start = self.start.get(j + n).copied().unwrap_or(T::ZERO);
-                self.c[(i + m) * self.c_row + j + n] = start + T::sum(simd, sums[m][n]);
+                let sum = start + T::sum(simd, sums[m][n]);
+                // SAFETY: the caller's.
+                unsafe { self.c.as_mut_ptr().add((i + m) * self.c_row + j + n).write(sum) };
             }
         }
     }

@@ -3,18 +3,18 @@
 //! A step is so little work that tensors around it would cost more than it does: the weights are laid out once for the
 //! products, and all that changes are a few vectors.
 
-use super::cells::{self, Gates};
 use super::linear::check_bias;
-use super::matmul::{Left, Panels, Start, multiply, product};
 use super::recurrent::{Weights, check};
-use super::simd::vectorised;
-use super::{Cell, Sequences};
+use super::{Cell, PackedSequences};
+use crate::kernels::cpu::cells::{self, Gates};
+use crate::kernels::cpu::matmul::{Left, Panels, Start, multiply, product};
+use crate::kernels::cpu::simd::vectorised;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// Tokens that a recurrent network with a linear layer after it reads one by one.
 ///
 /// In f32 and on the CPU wherever the weights are: one token is too little work for any other device.
-pub struct Steps {
+pub struct IncrementalDecoder {
     cell: Cell,
     tokens: usize,
     layers: Vec<Layer>,
@@ -41,7 +41,7 @@ enum Input {
     Below(Vec<f32>, Panels<f32>),
 }
 
-impl Steps {
+impl IncrementalDecoder {
     /// Before the first token: the state is zero. Of `table` `(tokens, features)` the rows are the tokens' vectors; of
     /// `output` the weight is `(outputs, hidden)` and the bias, if there is one, `(outputs)`.
     ///
@@ -54,7 +54,7 @@ impl Steps {
         (output, bias): (&Tensor, Option<&Tensor>),
     ) -> Result<Self> {
         let (tokens, mut features) = table.dims2()?;
-        let (table, one) = (numbers(table)?, Sequences::new(&[1])?);
+        let (table, one) = (numbers(table)?, PackedSequences::new(&[1])?);
         let mut stack: Vec<Layer> = vec![];
         for weights in layers {
             let hidden = check(cell, |gates| [gates, features], &one, std::slice::from_ref(weights), None)?;
@@ -140,7 +140,7 @@ impl Layer {
             }
             Input::Below(start, weight) => {
                 gates.copy_from_slice(start);
-                multiply(Left::Rows(below, below.len()), weight, gates, (1, 0), Start::Result);
+                multiply(Left::Rows(below, below.len()), weight, &mut *gates, (1, 0), Start::Result);
             }
         }
         let at = Gates::new(cell, hidden.len()).hidden_at;

@@ -3,10 +3,10 @@
 //!
 //! `before` is what the step starts from: LSTM's cells, else the hidden state.
 
-use super::activation::{relu_of, sigmoid_of};
-use super::host::Real;
 use super::matmul::Panels;
 use super::parallel::{self, Shared};
+use super::real::Real;
+use super::real::{relu_of, sigmoid_of};
 use super::simd::{Lanes, vectorised};
 
 /// What a recurrent layer does at each step.
@@ -43,7 +43,7 @@ impl Cell {
 /// How the gates of one step lie in memory: LSTM's as in its weights; GRU's as n's input part, r, z, n's hidden part,
 /// so that what the input adds to and what the hidden state adds to each lie together.
 #[derive(Clone, Copy)]
-pub(super) struct Gates {
+pub(crate) struct Gates {
     /// Numbers from one row to the next: a little more than there are, lest all rows meet in the same cache lines.
     pub row: usize,
     /// How many the input and the hidden state each add to.
@@ -114,7 +114,7 @@ impl Gates {
 /// The new state `y`, and LSTM's `cells`, of the gates' sums; of GRU and LSTM the gates become what they are after their
 /// nonlinearities.
 #[inline(always)]
-pub(super) fn step<T: Real>(cell: Cell, gates: &mut [T], before: &[T], cells: &mut [T], y: &mut [T]) {
+pub(crate) fn step<T: Real>(cell: Cell, gates: &mut [T], before: &[T], cells: &mut [T], y: &mut [T]) {
     match cell {
         Cell::Tanh => elman(gates, y, T::tanh),
         Cell::Relu => elman(gates, y, relu_of),
@@ -182,7 +182,7 @@ fn elman<T: Real>(gates: &[T], y: &mut [T], activation: impl Fn(T) -> T) {
 }
 
 #[inline(always)]
-pub(super) fn elman_back<T: Real>(
+pub(crate) fn elman_back<T: Real>(
     y: &[T],
     grad: &[T],
     state: &[T],
@@ -214,7 +214,7 @@ fn lstm<T: Real>(gates: &mut [T], before: &[T], cells: &mut [T], y: &mut [T]) {
 }
 
 #[inline(always)]
-pub(super) fn lstm_back<T: Real>(
+pub(crate) fn lstm_back<T: Real>(
     gates: &[T],
     before: &[T],
     cells: &[T],
@@ -260,7 +260,7 @@ fn gru<T: Real>(gates: &mut [T], before: &[T], y: &mut [T]) {
 }
 
 #[inline(always)]
-pub(super) fn gru_back<T: Real>(
+pub(crate) fn gru_back<T: Real>(
     gates: &[T],
     before: &[T],
     grad: &[T],

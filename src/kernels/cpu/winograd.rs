@@ -164,7 +164,7 @@ impl<T: Lanes, F: Fn([usize; 3]) -> Strip<T>, A: Matrix<M, N>, const M: usize, c
                                 let mut sum = start;
                                 for n in 0..N {
                                     if A::NUMBERS[m][n] != 0. {
-                                        let factor = T::splat(simd, T::number(A::NUMBERS[m][n]));
+                                        let factor = T::splat(simd, T::of(A::NUMBERS[m][n]));
                                         sum = T::mul_add(simd, factor, numbers[n], sum);
                                     }
                                 }
@@ -183,7 +183,7 @@ impl<T: Lanes, F: Fn([usize; 3]) -> Strip<T>, A: Matrix<M, N>, const M: usize, c
 
 /// A convolution in one group with a kernel of three rows, stride 1 and no dilation.
 #[derive(Clone, Copy)]
-pub(super) struct Winograd {
+pub(crate) struct Winograd {
     pub batch: usize,
     pub channels: usize,
     pub outputs: usize,
@@ -310,7 +310,7 @@ impl Winograd {
                     a_row: 1,
                     b: &points[i * point..][..point],
                     b_slack: true,
-                    c: &mut sums[i * outputs * used..][..outputs * used],
+                    c: (&mut sums[i * outputs * used..][..outputs * used]).into(),
                     c_row: used,
                     start: &[],
                     onto: false,
@@ -369,7 +369,7 @@ impl Winograd {
                 for output in 0..outputs {
                     let taps: [T; TAPS] = std::array::from_fn(|row| weight(output, channel, row, column));
                     for (to, numbers) in to.iter_mut().zip(KERNEL) {
-                        let terms = taps.iter().zip(numbers).map(|(&tap, number)| tap * T::number(number));
+                        let terms = taps.iter().zip(numbers).map(|(&tap, number)| tap * T::of(number));
                         to[output] = terms.fold(T::ZERO, |sum, term| sum + term);
                     }
                 }
@@ -453,7 +453,7 @@ impl Winograd {
                         a_row: len,
                         b: &points[i * point..][..point],
                         b_slack: true,
-                        c: &mut products[i * size..][..size],
+                        c: (&mut products[i * size..][..size]).into(),
                         c_row: width,
                         start: &[],
                         onto: some.start > 0,

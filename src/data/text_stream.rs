@@ -13,7 +13,8 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 /// What the tokens of a text are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
     /// Unicode scalar values
@@ -31,7 +32,7 @@ impl Level {
         }
     }
 
-    /// The numbers of the tokens of the short `text`: those of a [`LongText`] of it, except that there may be
+    /// The numbers of the tokens of the short `text`: those of a [`TextStream`] of it, except that there may be
     /// none.
     ///
     /// # Errors
@@ -98,7 +99,7 @@ impl Level {
 ///
 /// In memory it takes a few bytes for each thousand tokens, whatever its size.
 #[derive(Debug)]
-pub struct LongText {
+pub struct TextStream {
     name: String,
     source: Source,
     /// How a byte that does not begin a character of UTF-8 is read.
@@ -120,7 +121,7 @@ enum Source {
 /// Tokens from one known place in the text to the next.
 const MARK: u64 = 1 << 14;
 
-impl LongText {
+impl TextStream {
     /// The file `path`, which is gone through once. What is not UTF-8 is read as Windows-1252, with a note.
     ///
     /// # Errors
@@ -334,7 +335,7 @@ impl<'a> Streams<'a> {
     /// # Errors
     /// A file that can't be read.
     pub fn new(
-        text: &'a LongText,
+        text: &'a TextStream,
         vocabulary: &'a Vocabulary,
         range: Range<u64>,
         streams: usize,
@@ -400,10 +401,10 @@ impl Read for Cursor<'_> {
     }
 }
 
-/// Reads the tokens of a [`LongText`] one after the other.
+/// Reads the tokens of a [`TextStream`] one after the other.
 #[derive(Debug)]
 pub struct Tokens<'a> {
-    text: &'a LongText,
+    text: &'a TextStream,
     reader: BufReader<Cursor<'a>>,
     /// The byte after the last character read.
     at: u64,
@@ -442,15 +443,15 @@ impl Tokens<'_> {
 ///
 /// # Errors
 /// A name that is not known; a file that is missing or no text.
-pub fn load(name: &str, dir: Option<&Path>, level: Level) -> Result<LongText> {
+pub fn load(name: &str, dir: Option<&Path>, level: Level) -> Result<TextStream> {
     match (name, dir) {
-        ("source", None) => LongText::from_memory("source", source(), level),
+        ("source", None) => TextStream::from_memory("source", source(), level),
         ("source", Some(_)) => bail!("data set source: it is built in, so --data-dir has no meaning"),
-        ("tiny-shakespeare", Some(dir)) => LongText::open(&dir.join("input.txt"), level),
+        ("tiny-shakespeare", Some(dir)) => TextStream::open(&dir.join("input.txt"), level),
         #[cfg(feature = "hub")]
         ("tiny-shakespeare", None) => {
             let text = super::hub::load_text(name).with_context(|| format!("data set {name}"))?;
-            LongText::from_memory(name, text, level)
+            TextStream::from_memory(name, text, level)
         }
         #[cfg(not(feature = "hub"))]
         ("tiny-shakespeare", None) => bail!(

@@ -1,14 +1,14 @@
 //! The elements of each sequence as one.
 
-use super::host::{self, Real, with_real};
-use super::operation::{self, Operation};
-use super::{Sequences, reference};
+use super::autograd::{self, Operation};
+use super::host::{self, Element, with_real};
+use super::{PackedSequences, reference};
 use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
 /// What is made of the elements of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OverTime {
+pub enum TimePooling {
     Mean,
     /// Of each feature the largest value, whose first place takes all the gradient (Collobert et al. 2011).
     Max,
@@ -18,36 +18,38 @@ pub enum OverTime {
 ///
 /// # Errors
 /// When `xs` has another number of rows.
-pub fn over_time(xs: &Tensor, sequences: &Arc<Sequences>, how: OverTime) -> Result<Tensor> {
+pub fn pool_over_time(xs: &Tensor, sequences: &Arc<PackedSequences>, how: TimePooling) -> Result<Tensor> {
     match xs.dims() {
         &[rows, _] if rows == sequences.rows() => {}
-        dims => bail!("over_time: found a tensor of shape {dims:?}, expected ({}, ..)", sequences.rows()),
+        dims => {
+            bail!("pool_over_time: found a tensor of shape {dims:?}, expected ({}, ..)", sequences.rows())
+        }
     }
     match xs.device().is_cpu() {
-        true => operation::apply(Op { sequences: sequences.clone(), how }, vec![xs.contiguous()?]),
-        false => reference::over_time(xs, sequences, how),
+        true => autograd::apply(Op { sequences: sequences.clone(), how }, vec![xs.contiguous()?]),
+        false => reference::pool_over_time(xs, sequences, how),
     }
 }
 
 struct Op {
-    sequences: Arc<Sequences>,
-    how: OverTime,
+    sequences: Arc<PackedSequences>,
+    how: TimePooling,
 }
 
 impl Op {
-    fn mean<T: Real>(&self, xs: &[T], features: usize) -> Vec<T> {
+    fn mean<T: Element>(&self, xs: &[T], features: usize) -> Vec<T> {
         let mut ys = vec![T::ZERO; self.sequences.batch() * features];
         for ((sequence, _), x) in self.sequences.positions().zip(xs.chunks_exact(features)) {
             ys[sequence * features..][..features].iter_mut().zip(x).for_each(|(y, &x)| *y += x);
         }
         for (y, length) in ys.chunks_exact_mut(features).zip(self.sequences.lengths()) {
-            y.iter_mut().for_each(|y| *y /= T::from_f64(length as f64));
+            y.iter_mut().for_each(|y| *y /= T::of(length as f64));
         }
         ys
     }
 
     /// The row of the largest value of each feature of each sequence.
-    fn largest<T: Real>(&self, xs: &[T], features: usize) -> Vec<usize> {
+    fn largest<T: Element>(&self, xs: &[T], features: usize) -> Vec<usize> {
         let mut rows = vec![usize::MAX; self.sequences.batch() * features];
         for (row, (sequence, _)) in self.sequences.positions().enumerate() {
             for (i, best) in rows[sequence * features..][..features].iter_mut().enumerate() {
@@ -60,20 +62,20 @@ impl Op {
         rows
     }
 
-    fn run_back<T: Real>(&self, xs: &[T], grad: &[T], features: usize) -> Vec<T> {
+    fn run_back<T: Element>(&self, xs: &[T], grad: &[T], features: usize) -> Vec<T> {
         let mut xs_grad = vec![T::ZERO; xs.len()];
         match self.how {
-            OverTime::Mean => {
+            TimePooling::Mean => {
                 let lengths = self.sequences.lengths();
                 for ((sequence, _), to) in self.sequences.positions().zip(xs_grad.chunks_exact_mut(features))
                 {
-                    let length = T::from_f64(lengths[sequence] as f64);
+                    let length = T::of(lengths[sequence] as f64);
                     to.iter_mut()
                         .zip(&grad[sequence * features..])
                         .for_each(|(to, &grad)| *to = grad / length);
                 }
             }
-            OverTime::Max => {
+            TimePooling::Max => {
                 for (at, (row, &grad)) in self.largest(xs, features).into_iter().zip(grad).enumerate() {
                     xs_grad[row * features + at % features] = grad;
                 }
@@ -85,15 +87,15 @@ impl Op {
 
 impl Operation for Op {
     fn name(&self) -> &'static str {
-        "over_time"
+        "pool_over_time"
     }
 
     fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
         let (_, features) = args[0].dims2()?;
         with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |xs| {
             let ys = match self.how {
-                OverTime::Mean => self.mean(xs, features),
-                OverTime::Max => {
+                TimePooling::Mean => self.mean(xs, features),
+                TimePooling::Max => {
                     let rows = self.largest(xs, features).into_iter().enumerate();
                     rows.map(|(at, row)| xs[row * features + at % features]).collect()
                 }

@@ -12,7 +12,7 @@ use std::ops::Range;
 /// How a training picture is changed when it is batched.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Expansion {
+pub enum Augmentation {
     /// Left alone or moved up, down, left or right by one pixel, each as often (Nielsen, chapter 6).
     Shifts,
     /// Moved, turned, scaled, sheared and bent (Simard, Steinkraus and Platt 2003; Cireşan et al. 2010).
@@ -48,7 +48,7 @@ impl Default for Distortion {
     }
 }
 
-impl Expansion {
+impl Augmentation {
     /// Writes to `out` what becomes of a picture of `shape` `(channels, height, width)`, row-major, in 0 to 1; zero
     /// where the original does not reach. What happens is drawn from `rng`.
     ///
@@ -225,16 +225,16 @@ fn between(framed: &[f32], height: usize, width: usize, x: f32, y: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Distortion, Expansion};
+    use super::{Augmentation, Distortion};
     use crate::data::{Images, digits};
     use crate::rng::stream;
     use candle_core::{Device, Result};
 
     const SHAPE: (usize, usize, usize) = (1, 28, 28);
 
-    fn expand(expansion: Expansion, picture: &[u8], seed: u64) -> Vec<f32> {
+    fn expand(augmentation: Augmentation, picture: &[u8], seed: u64) -> Vec<f32> {
         let mut out = vec![f32::NAN; picture.len()];
-        expansion.apply(picture, SHAPE, &mut stream(seed, "expand"), &mut out);
+        augmentation.apply(picture, SHAPE, &mut stream(seed, "expand"), &mut out);
         out
     }
 
@@ -255,7 +255,7 @@ mod tests {
         let moves = [moved(0, 0), moved(0, -1), moved(0, 1), moved(-1, 0), moved(1, 0)];
         let mut seen = [0; 5];
         for seed in 0..1000 {
-            let shifted = expand(Expansion::Shifts, &picture, seed);
+            let shifted = expand(Augmentation::Shifts, &picture, seed);
             seen[moves.iter().position(|moved| *moved == shifted).unwrap()] += 1;
         }
         assert!(seen.iter().all(|&times| (150..250).contains(&times)), "{seen:?}");
@@ -268,7 +268,7 @@ mod tests {
             Distortion { shift: 0.0, rotation: 0.0, scale: 0.0, shear: 0.0, elastic: 0.0, smoothness: 4.0 };
         for index in 0..10 {
             let picture = images.picture(index)?;
-            assert_eq!(expand(Expansion::Distort(none), &picture, 1), in_0_to_1(&picture));
+            assert_eq!(expand(Augmentation::Distort(none), &picture, 1), in_0_to_1(&picture));
         }
         Ok(())
     }
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn distortion_keeps_the_ink_and_changes_with_the_seed() -> Result<()> {
         let (images, _) = digits(500, 0, 1)?;
-        let distort = Expansion::Distort(Distortion::default());
+        let distort = Augmentation::Distort(Distortion::default());
         let (mut before, mut after) = (0.0, 0.0);
         for index in 0..500 {
             let picture = &images.picture(index)?;
@@ -299,7 +299,7 @@ mod tests {
             Distortion { shift: 0.0, rotation: 0.0, scale: 0.0, shear: 0.0, ..Distortion::default() };
         let mut squares = 0.0;
         for seed in 0..400 {
-            let bent = expand(Expansion::Distort(elastic), &ramp, seed);
+            let bent = expand(Augmentation::Distort(elastic), &ramp, seed);
             let moves = (8..20).flat_map(|y| (8..20).map(move |x| (x, y)));
             squares += moves.map(|(x, y)| (bent[y * 28 + x] * 255.0 / 9.0 - x as f32).powi(2)).sum::<f32>();
         }
@@ -310,9 +310,9 @@ mod tests {
     #[test]
     fn a_picture_is_expanded_alike_in_any_batch_and_anew_each_epoch() -> Result<()> {
         let (images, _) = digits(40, 0, 1)?;
-        let expansion = Expansion::Distort(Distortion::default());
+        let augmentation = Augmentation::Distort(Distortion::default());
         let batch = |images: &Images, indices: &[u32], epoch| -> Result<Vec<Vec<f32>>> {
-            let (pixels, labels) = images.expanded_batch(indices, &expansion, 7, epoch, &Device::Cpu)?;
+            let (pixels, labels) = images.augmented_batch(indices, &augmentation, 7, epoch, &Device::Cpu)?;
             assert_eq!(pixels.dims(), [indices.len(), 1, 28, 28]);
             assert_eq!(
                 labels.to_vec1::<u32>()?,
@@ -335,8 +335,8 @@ mod tests {
     fn channels_of_a_picture_are_expanded_alike() -> Result<()> {
         let (one, _) = digits(1, 0, 1)?;
         let colour = Images::new(one.picture(0)?.repeat(3), vec![0_u8], (3, 28, 28), 10)?;
-        let expansion = Expansion::Distort(Distortion::default());
-        let (pixels, _) = colour.expanded_batch(&[0], &expansion, 7, 1, &Device::Cpu)?;
+        let augmentation = Augmentation::Distort(Distortion::default());
+        let (pixels, _) = colour.augmented_batch(&[0], &augmentation, 7, 1, &Device::Cpu)?;
         let planes = pixels.reshape((3, 28 * 28))?.to_vec2::<f32>()?;
         assert!(planes[0] == planes[1] && planes[1] == planes[2]);
         Ok(())

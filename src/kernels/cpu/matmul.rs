@@ -7,6 +7,7 @@
 // Loops over the M rows and N columns of a tile are unrolled and all written alike.
 #![allow(clippy::needless_range_loop)]
 
+use super::memory::Destination;
 use super::parallel;
 use super::simd::{Lanes, prefetch};
 use pulp::{Arch, Simd, WithSimd};
@@ -22,7 +23,7 @@ const PACKED: usize = 64;
 /// A right-hand side, `depth` x `columns`, cut into panels of a few vectors' width.
 ///
 /// Panels lie one after the other; in a panel row follows row, each as wide as the panel, in whole vectors.
-pub(super) struct Panels<T> {
+pub(crate) struct Panels<T> {
     depth: usize,
     columns: usize,
     /// Numbers of a vector.
@@ -115,7 +116,7 @@ impl<T: Lanes> Panels<T> {
 
 /// A left-hand side: some rows, each as long as the right-hand side is deep.
 #[derive(Clone, Copy)]
-pub(super) enum Left<'a, T> {
+pub(crate) enum Left<'a, T> {
     /// Each row's numbers lie together; the rows start every so many numbers.
     Rows(&'a [T], usize),
     /// Tile after tile; in a tile the numbers of one depth lie together.
@@ -147,7 +148,7 @@ fn tiles(rows: usize, tallest: usize) -> impl Iterator<Item = Range<usize>> {
 
 /// What a product is added to.
 #[derive(Clone, Copy)]
-pub(super) enum Start<'a, T> {
+pub(crate) enum Start<'a, T> {
     Zero,
     /// What the result holds already.
     Result,
@@ -156,13 +157,14 @@ pub(super) enum Start<'a, T> {
 }
 
 /// `c = start + left * right`, for `rows` rows: c's row i starts at `c[i * c_row]`. On the thread that asks.
-pub(super) fn multiply<T: Lanes>(
+pub(crate) fn multiply<'c, T: Lanes>(
     left: Left<T>,
     right: &Panels<T>,
-    c: &mut [T],
+    c: impl Into<Destination<'c, T>>,
     (rows, c_row): (usize, usize),
     start: Start<T>,
 ) {
+    let c = c.into();
     let Some(last) = rows.checked_sub(1) else { return };
     assert!(last * c_row + right.columns <= c.len());
     match left {
@@ -178,7 +180,7 @@ pub(super) fn multiply<T: Lanes>(
 struct Multiply<'a, T> {
     left: Left<'a, T>,
     right: &'a Panels<T>,
-    c: &'a mut [T],
+    c: Destination<'a, T>,
     rows: usize,
     c_row: usize,
     start: Start<'a, T>,
@@ -344,27 +346,29 @@ fn rows_a_piece(rows: usize, flops_a_row: usize) -> usize {
 }
 
 /// `c = start + left * right` on all threads, for rows of consecutive numbers every `row` of them.
-pub(super) fn product<T: Lanes>(
+pub(crate) fn product<'c, T: Lanes>(
     (left, row): (&[T], usize),
     right: &Panels<T>,
-    c: &mut [T],
+    c: impl Into<Destination<'c, T>>,
     c_row: usize,
     start: Start<T>,
 ) {
+    let c = c.into();
     let rows = c.len() / c_row.max(1);
     let piece = rows_a_piece(rows, 2 * right.depth * right.columns);
-    parallel::for_each_piece(c, piece * c_row, |i, c| {
+    c.for_each_piece(piece * c_row, |i, c| {
         let left = Left::Rows(left.get(i * piece * row..).unwrap_or(&[]), row);
-        multiply(left, right, c, (c.len() / c_row, c_row), start);
+        let rows = c.len() / c_row;
+        multiply(left, right, c, (rows, c_row), start);
     });
 }
 
 /// A matrix of given width: its row k is the start of what the function gives for k.
-pub(super) type Rows<'a, 'b, T> = (&'b (dyn Fn(usize) -> &'a [T] + Sync), usize);
+pub(crate) type Rows<'a, 'b, T> = (&'b (dyn Fn(usize) -> &'a [T] + Sync), usize);
 
 /// `left^T * right` for each of `rights`, on all threads, for `depth` rows of `height` numbers every `row` of them, and as
 /// many rows of each of `rights`.
-pub(super) fn transposed_products<'a, T: Lanes, const N: usize>(
+pub(crate) fn transposed_products<'a, T: Lanes, const N: usize>(
     (left, row): (&[T], usize),
     rights: [Rows<'a, '_, T>; N],
     (depth, height): (usize, usize),

@@ -1,0 +1,14 @@
+//! CPU kernels: functions on slices of `f32` or `f64`, vectorised and spread over the thread pool.
+
+pub(crate) mod cells;
+pub(crate) mod matmul;
+pub(crate) mod memory;
+pub(crate) mod parallel;
+pub(crate) mod planes;
+pub(crate) mod real;
+pub(crate) mod simd;
+pub(crate) mod winograd;
+
+pub use cells::Cell;
+pub(crate) use real::Real;
+pub(crate) use simd::Lanes;

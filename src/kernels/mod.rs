@@ -1,0 +1,3 @@
+//! The arithmetic itself, on plain slices: no tensors, no graph, no errors.
+
+pub(crate) mod cpu;
