@@ -563,7 +563,7 @@ fn conv_max_over_time(sequences: &Arc<PackedSequences>, padding: usize) -> (Op<'
 fn the_largest_responses_of_filters_are_right() -> Result<()> {
     let saved = safetensors::load("tests/fixtures/ops.safetensors", &CPU)?;
     let sequences = Arc::new(PackedSequences::new(&[3, 6, 1])?);
-    let saved = |key: String| saved[&format!("conv_max_over_time/{key}")].clone();
+    let saved = |key: String| saved[&format!("conv_max/{key}")].clone();
     let inputs: Vec<Tensor> = (0..7).map(|i| saved(format!("input{i}"))).collect();
     let grads = (0..7).map(|i| saved(format!("grad{i}")));
     let expected: Vec<Tensor> = std::iter::once(saved("output".to_string())).chain(grads).collect();
@@ -574,7 +574,7 @@ fn the_largest_responses_of_filters_are_right() -> Result<()> {
         assert_near(what, &found, &expected, 1e-12)?;
     }
 
-    let rng = &mut rng::stream(8, "conv_max_over_time");
+    let rng = &mut rng::stream(8, "conv_max");
     for round in 0..20 {
         let batch = rng.random_range(1..=if round < 15 { 4 } else { 60 });
         let widths: Vec<usize> = (0..rng.random_range(1..=3)).map(|_| rng.random_range(1..=5)).collect();
