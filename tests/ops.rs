@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var, safetensors};
 use candle_textbook::ops::{
-    self, Conv2dConfig, Epilogue, Filters, Moments, PackedSequences, Pool2dConfig, TimePooling, reference,
+    self, BatchStatistics, Conv2dConfig, ConvFilters, Epilogue, PackedSequences, Pool2dConfig, TimePooling,
+    reference,
 };
 use candle_textbook::rng;
 use rand::Rng;
@@ -90,8 +91,8 @@ fn assert_reference(name: &str, kernel: &Op, reference: &Op, inputs: &[Tensor]) 
     assert_near(&format!("{name}, f32"), &run(kernel, &single, None)?, &expected, 2e-5)
 }
 
-fn moments(mean: &[f64], variance: &[f64]) -> Result<Moments> {
-    Ok(Moments { mean: Tensor::new(mean, &CPU)?, variance: Tensor::new(variance, &CPU)? })
+fn moments(mean: &[f64], variance: &[f64]) -> Result<BatchStatistics> {
+    Ok(BatchStatistics { mean: Tensor::new(mean, &CPU)?, variance: Tensor::new(variance, &CPU)? })
 }
 
 fn geometry(
@@ -135,7 +136,7 @@ fn linear() -> (Op<'static>, Op<'static>) {
 }
 
 /// Of input, weight, bias and, if there is a fourth, what is added.
-fn batch_norm(epsilon: f64, given: Option<&Moments>, relu: bool) -> (Op<'_>, Op<'_>) {
+fn batch_norm(epsilon: f64, given: Option<&BatchStatistics>, relu: bool) -> (Op<'_>, Op<'_>) {
     fn then(x: &[Tensor], relu: bool) -> Epilogue<'_> {
         Epilogue { add: x.get(3), relu }
     }
@@ -320,7 +321,7 @@ fn kernels_agree_with_the_reference_on_random_shapes() -> Result<()> {
             normal(rng, &shape[1..2])?,
             normal(rng, &shape)?,
         ];
-        let given = Moments { mean: inputs[1].clone(), variance: inputs[2].sqr()? };
+        let given = BatchStatistics { mean: inputs[1].clone(), variance: inputs[2].sqr()? };
         for (given, relu, count) in [(None, round % 2 == 0, 3), (None, true, 4), (Some(&given), true, 4)] {
             let (ours, form) = batch_norm(0.1, given, relu);
             let name = format!("round {round}: batch_norm of {count} {shape:?}, {relu}, {}", given.is_some());
@@ -549,8 +550,8 @@ fn embedding_mean(ids: Tensor, sequences: &Arc<PackedSequences>) -> (Op<'static>
 
 /// [`ops::conv_max_over_time`] of the words `x[0]` and pairs of weights and biases, and its reference.
 fn conv_max_over_time(sequences: &Arc<PackedSequences>, padding: usize) -> (Op<'static>, Op<'static>) {
-    let filters = |x: &[Tensor]| -> Vec<Filters> {
-        x[1..].chunks(2).map(|x| Filters { weight: x[0].clone(), bias: x[1].clone() }).collect()
+    let filters = |x: &[Tensor]| -> Vec<ConvFilters> {
+        x[1..].chunks(2).map(|x| ConvFilters { weight: x[0].clone(), bias: x[1].clone() }).collect()
     };
     let (one, other) = (sequences.clone(), sequences.clone());
     (
@@ -598,8 +599,8 @@ fn the_largest_responses_of_filters_are_right() -> Result<()> {
             ];
             assert_gradients(&name, &kernel, &few.concat())?;
         }
-        let filters: Vec<Filters> =
-            inputs[1..].chunks(2).map(|x| Filters { weight: x[0].clone(), bias: x[1].clone() }).collect();
+        let filters: Vec<ConvFilters> =
+            inputs[1..].chunks(2).map(|x| ConvFilters { weight: x[0].clone(), bias: x[1].clone() }).collect();
         let winners = ops::conv_max_positions(&inputs[0], &sequences, &filters, padding)?;
         assert_eq!(
             winners,
@@ -615,7 +616,7 @@ fn filters_that_do_not_fit_are_refused() -> Result<()> {
     let sequences = Arc::new(PackedSequences::new(&[2, 3])?);
     let xs = Tensor::zeros((5, 4), DType::F32, &CPU)?;
     let said = |weight: (usize, usize, usize), bias: usize, padding: usize| -> Result<String> {
-        let filters = Filters {
+        let filters = ConvFilters {
             weight: Tensor::zeros(weight, DType::F32, &CPU)?,
             bias: Tensor::zeros(bias, DType::F32, &CPU)?,
         };

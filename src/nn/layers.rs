@@ -1,7 +1,7 @@
 //! Linear, convolution, batch normalisation, embedding, pooling, dropout and activations.
 
 use super::{Init, Mode};
-use crate::ops::{self, Conv2dConfig, Epilogue, Filters, Moments, PackedSequences, Pool2dConfig};
+use crate::ops::{self, BatchStatistics, Conv2dConfig, ConvFilters, Epilogue, PackedSequences, Pool2dConfig};
 use crate::rng;
 use candle_core::{DType, Module, Result, Tensor, Var, bail};
 use candle_nn::VarBuilder;
@@ -166,9 +166,9 @@ impl BatchNorm2d {
         let norm = |given| ops::batch_norm(xs, &self.weight, &self.bias, Self::EPSILON, given, then);
         if mode == Mode::Evaluate {
             let [mean, variance] = [&self.running_mean, &self.running_var].map(Var::as_detached_tensor);
-            return Ok(norm(Some(&Moments { mean, variance }))?.0);
+            return Ok(norm(Some(&BatchStatistics { mean, variance }))?.0);
         }
-        let (ys, Moments { mean, variance }) = norm(None)?;
+        let (ys, BatchStatistics { mean, variance }) = norm(None)?;
         let count = xs.elem_count() / mean.elem_count();
         if count < 2 {
             bail!(
@@ -257,7 +257,7 @@ impl Module for Embedding {
 /// Filters over windows of words, the largest response of each over a sentence, and a ReLU (Kim 2014).
 #[derive(Debug, Clone)]
 pub struct ConvMaxOverTime {
-    filters: Vec<Filters>,
+    filters: Vec<ConvFilters>,
     padding: usize,
 }
 
@@ -279,11 +279,11 @@ pub fn conv_max_over_time(
             "conv_max_over_time: found {filters} filters of {widths:?} words, expected at least one of one"
         ),
     };
-    let width = |(k, &width): (usize, &usize)| -> Result<Filters> {
+    let width = |(k, &width): (usize, &usize)| -> Result<ConvFilters> {
         let (vb, init, fan_in) = (vb.pp(k), Init::PyTorch, features * width);
         let weight =
             vb.get_with_hints((filters, features, width), "weight", init.weight(fan_in, filters * width))?;
-        Ok(Filters { weight, bias: vb.get_with_hints(filters, "bias", init.bias(fan_in))? })
+        Ok(ConvFilters { weight, bias: vb.get_with_hints(filters, "bias", init.bias(fan_in))? })
     };
     let filters = widths.iter().enumerate().map(width).collect::<Result<_>>()?;
     Ok(ConvMaxOverTime { filters, padding: widest - 1 })
@@ -308,7 +308,7 @@ impl ConvMaxOverTime {
 
     /// The width of each filter.
     pub fn widths(&self) -> Vec<usize> {
-        let widths = |Filters { weight, .. }: &Filters| vec![weight.dims()[2]; weight.dims()[0]];
+        let widths = |ConvFilters { weight, .. }: &ConvFilters| vec![weight.dims()[2]; weight.dims()[0]];
         self.filters.iter().flat_map(widths).collect()
     }
 }

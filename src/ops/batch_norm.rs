@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 /// The mean and the biased variance of each channel, `(channels)` both.
 #[derive(Debug, Clone)]
-pub struct Moments {
+pub struct BatchStatistics {
     pub mean: Tensor,
     pub variance: Tensor,
 }
@@ -43,9 +43,9 @@ pub fn batch_norm(
     weight: &Tensor,
     bias: &Tensor,
     epsilon: f64,
-    given: Option<&Moments>,
+    given: Option<&BatchStatistics>,
     then: Epilogue,
-) -> Result<(Tensor, Moments)> {
+) -> Result<(Tensor, BatchStatistics)> {
     let channels = match xs.dims() {
         &[_, channels, height, width] if channels * height * width > 0 => channels,
         dims => {
@@ -86,7 +86,13 @@ pub fn batch_norm(
     let tensor = |of: fn(&Channel) -> f64| {
         Tensor::from_iter(moments.iter().map(of), &Device::Cpu)?.to_dtype(xs.dtype())
     };
-    Ok((ys, Moments { mean: tensor(|channel| channel.mean)?, variance: tensor(|channel| channel.variance)? }))
+    Ok((
+        ys,
+        BatchStatistics {
+            mean: tensor(|channel| channel.mean)?,
+            variance: tensor(|channel| channel.variance)?,
+        },
+    ))
 }
 
 /// The moments of one channel.

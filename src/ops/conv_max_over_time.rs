@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 /// Filters that look at windows of so many words.
 #[derive(Debug, Clone)]
-pub struct Filters {
+pub struct ConvFilters {
     /// `(filters, features, width)`: that of PyTorch's `Conv1d`.
     pub weight: Tensor,
     /// `(filters)`
@@ -35,7 +35,7 @@ pub struct Filters {
 pub fn conv_max_over_time(
     xs: &Tensor,
     sentences: &Arc<PackedSequences>,
-    filters: &[Filters],
+    filters: &[ConvFilters],
     padding: usize,
 ) -> Result<Tensor> {
     let (op, args) = prepare(xs, sentences, filters, padding)?;
@@ -53,7 +53,7 @@ pub fn conv_max_over_time(
 pub fn conv_max_positions(
     xs: &Tensor,
     sentences: &Arc<PackedSequences>,
-    filters: &[Filters],
+    filters: &[ConvFilters],
     padding: usize,
 ) -> Result<Vec<Vec<i64>>> {
     let (op, args) = prepare(xs, sentences, filters, padding)?;
@@ -73,7 +73,7 @@ pub fn conv_max_positions(
 fn prepare(
     xs: &Tensor,
     sentences: &Arc<PackedSequences>,
-    filters: &[Filters],
+    filters: &[ConvFilters],
     padding: usize,
 ) -> Result<(ConvMaxOverTime, Vec<Tensor>)> {
     let features = match xs.dims() {
@@ -88,7 +88,7 @@ fn prepare(
     let lengths = sentences.lengths();
     let shortest = lengths.iter().min().copied().unwrap_or(0) + 2 * padding;
     let (mut args, mut shapes) = (vec![xs.contiguous()?], vec![]);
-    for Filters { weight, bias } in filters {
+    for ConvFilters { weight, bias } in filters {
         let (count, width) = match weight.dims() {
             &[count, of, width] if of == features && count * width > 0 => (count, width),
             dims => {

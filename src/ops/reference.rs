@@ -2,8 +2,8 @@
 //! every device has. These are what runs on CUDA and Metal, and what the CPU kernels are tested against.
 
 use super::{
-    Cell, Conv2dConfig, Epilogue, Filters, Moments, PackedSequences, Pool2dConfig, State, TimePooling,
-    Weights,
+    BatchStatistics, Cell, Conv2dConfig, ConvFilters, Epilogue, PackedSequences, Pool2dConfig, State,
+    TimePooling, Weights,
 };
 use candle_core::{D, DType, Result, Tensor};
 
@@ -51,15 +51,15 @@ pub fn batch_norm(
     weight: &Tensor,
     bias: &Tensor,
     epsilon: f64,
-    given: Option<&Moments>,
+    given: Option<&BatchStatistics>,
     then: Epilogue,
-) -> Result<(Tensor, Moments)> {
+) -> Result<(Tensor, BatchStatistics)> {
     let (batch, channels, height, width) = xs.dims4()?;
     if batch == 0 {
         let zeros = || Tensor::zeros(channels, xs.dtype(), xs.device());
         let moments = match given {
             Some(given) => given.clone(),
-            None => Moments { mean: zeros()?, variance: zeros()? },
+            None => BatchStatistics { mean: zeros()?, variance: zeros()? },
         };
         return Ok((xs.clone(), moments));
     }
@@ -68,7 +68,7 @@ pub fn batch_norm(
     let count = (batch * height * width) as f64;
     let column = |tensor: &Tensor| tensor.to_dtype(xs.dtype())?.reshape((channels, 1));
     let (mean, variance) = match given {
-        Some(Moments { mean, variance }) => (column(&mean.detach())?, column(&variance.detach())?),
+        Some(BatchStatistics { mean, variance }) => (column(&mean.detach())?, column(&variance.detach())?),
         None => {
             let mean = (values.sum_keepdim(1)? / count)?;
             let variance = (values.broadcast_sub(&mean)?.sqr()?.sum_keepdim(1)? / count)?;
@@ -83,7 +83,7 @@ pub fn batch_norm(
     }
     let ys = if then.relu { relu(&ys)? } else { ys };
     let flat = |tensor: Tensor| tensor.detach().flatten_all();
-    Ok((ys, Moments { mean: flat(mean)?, variance: flat(variance)? }))
+    Ok((ys, BatchStatistics { mean: flat(mean)?, variance: flat(variance)? }))
 }
 
 /// See [`super::recurrent`]: step after step, all sequences that have one together.
@@ -91,12 +91,12 @@ pub fn batch_norm(
 pub fn conv_max_over_time(
     xs: &Tensor,
     sentences: &PackedSequences,
-    filters: &[Filters],
+    filters: &[ConvFilters],
     padding: usize,
 ) -> Result<(Tensor, Vec<Vec<i64>>)> {
     let padded = sentences.unpack(xs)?.pad_with_zeros(1, padding, padding)?;
     let (mut maxima, mut winners) = (vec![], vec![vec![]; sentences.batch()]);
-    for Filters { weight, bias } in filters {
+    for ConvFilters { weight, bias } in filters {
         let width = weight.dim(2)?;
         let windows = padded.dim(1)? + 1 - width;
         // Word by word of the windows: candle's own convolution has a wrong gradient.
