@@ -90,7 +90,7 @@ impl SentenceRecipe for Recipe {
     }
 
     fn constrain(&self, optimizer: &mut Optimizer) -> Result<()> {
-        optimizer.limit_row_norms("output.weight", self.max_norm)
+        optimizer.set_max_row_norm("output.weight", self.max_norm)
     }
 
     fn model(&self, words: usize, classes: usize, vb: VarBuilder) -> Result<Box<dyn SentenceModel>> {

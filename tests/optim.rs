@@ -184,7 +184,7 @@ fn lazy_updates_follow_pytorch_and_leave_the_rows_that_are_not_used() -> Result<
                     Tensor::arange(0f64, 18., &Device::Cpu)?.affine(2. / 17., -1.)?.reshape((6, 3))?;
                 let vars = var_map([("table".to_string(), start.to_dtype(dtype)?)])?;
                 let mut optimizer = Optimizer::new(method, &vars)?;
-                optimizer.update_lazily("table")?;
+                optimizer.set_sparse("table")?;
                 Ok((vars, optimizer))
             };
             let ((by_rows, mut of_rows), (whole, mut of_all)) = (table()?, table()?);
@@ -217,7 +217,7 @@ fn tracked_table(vars: &VarMap) -> Tensor {
 fn a_table_used_in_two_places_gets_both_gradients() -> Result<()> {
     let vars = var_map([("table".to_string(), Tensor::zeros((5, 2), DType::F64, &Device::Cpu)?)])?;
     let mut optimizer = Optimizer::new(Sgd::default(), &vars)?;
-    optimizer.update_lazily("table")?;
+    optimizer.set_sparse("table")?;
     let table = tracked_table(&vars);
     let sum = |ids: &[u32]| ops::embedding(&table, &Tensor::new(ids, &Device::Cpu)?)?.sum_all();
     let twice = (sum(&[3, 1, 3])? + sum(&[0, 3])?)?;

@@ -180,8 +180,8 @@ fn losses_go_down() -> Result<()> {
     let convolutional = TextCnn::new(&convolutional(Variant::Rand), vb.pp("convolutional"))?;
     let bag = FastText::new(&FASTTEXT, vb.pp("bag"))?;
     let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
-    optimizer.limit_row_norms("convolutional.output.weight", 0.5)?;
-    optimizer.update_lazily("bag.embedding.weight")?;
+    optimizer.set_max_row_norm("convolutional.output.weight", 0.5)?;
+    optimizer.set_sparse("bag.embedding.weight")?;
     let (mut first, mut last) = (f32::NAN, f32::NAN);
     for step in 0..60 {
         let mode = Mode::Train { seed: 1, epoch: 0, step };

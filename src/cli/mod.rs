@@ -146,7 +146,7 @@ impl TrainOptions {
         let mut optimizer = Optimizer::new(self.method(), vars)?;
         let has_words = vars.data().lock().is_ok_and(|vars| vars.contains_key(VECTORS));
         if has_words && self.is_lazy() {
-            optimizer.update_lazily(VECTORS)?;
+            optimizer.set_sparse(VECTORS)?;
         }
         Ok(optimizer)
     }

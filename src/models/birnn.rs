@@ -3,7 +3,7 @@
 
 use crate::nn::{
     Cell, Dropout, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, SentenceModel,
-    WORD_VECTORS, dropout, embedding_with, linear, recurrent,
+    WORD_VECTOR_INIT, dropout, embedding_with, linear, recurrent,
 };
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -52,7 +52,7 @@ impl BiRnn {
         };
         let recurrent = recurrent(&network, vb.pp("recurrent"))?;
         Ok(Self {
-            embedding: embedding_with(vocabulary, features, WORD_VECTORS, vb.pp("embedding"))?,
+            embedding: embedding_with(vocabulary, features, WORD_VECTOR_INIT, vb.pp("embedding"))?,
             dropout: (dropout(config.dropout, vb.pp("words")), dropout(config.dropout, vb.pp("outputs"))),
             output: linear(recurrent.outputs(), tags, vb.pp("output"))?,
             recurrent,

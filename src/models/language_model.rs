@@ -96,7 +96,7 @@ impl LanguageModel {
         let table = self.embedding.weight();
         // Where a text has more tokens than there are different ones, what each of those adds to the first layer's gates
         // is found once; unless dropout makes each occurrence another.
-        let (ys, state) = match table.dim(0)? < ids.elem_count() && !self.input_dropout.acts(mode) {
+        let (ys, state) = match table.dim(0)? < ids.elem_count() && !self.input_dropout.is_active(mode) {
             true => {
                 let projected = self.recurrent.project(table)?;
                 self.recurrent.forward_tokens(ids, &projected, texts, state, mode)?

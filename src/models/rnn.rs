@@ -2,7 +2,7 @@
 
 use crate::nn::{
     Dropout, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, SentenceModel,
-    TimePooling, WORD_VECTORS, dropout, embedding_with, linear, pool_over_time, recurrent,
+    TimePooling, WORD_VECTOR_INIT, dropout, embedding_with, linear, pool_over_time, recurrent,
 };
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -55,7 +55,7 @@ impl Rnn {
             embedding: embedding_with(
                 config.vocabulary,
                 config.recurrent.features,
-                WORD_VECTORS,
+                WORD_VECTOR_INIT,
                 vb.pp("embedding"),
             )?,
             pool: config.pool,

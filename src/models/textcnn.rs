@@ -2,7 +2,7 @@
 
 use crate::nn::{
     Attribution, ConvMaxOverTime, Dropout, Embedding, Linear, Mode, PackedSequences, SentenceModel,
-    WORD_VECTORS, conv_max_over_time, dropout, embedding_with, linear,
+    WORD_VECTOR_INIT, conv_max_over_time, dropout, embedding_with, linear,
 };
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -60,7 +60,7 @@ impl TextCnn {
     /// Without widths or filters, and when `vb` holds the parameters in other shapes.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let &Config { variant, vocabulary, embedding, ref widths, filters, dropout: rate, classes } = config;
-        let table = |name| embedding_with(vocabulary, embedding, WORD_VECTORS, vb.pp(name));
+        let table = |name| embedding_with(vocabulary, embedding, WORD_VECTOR_INIT, vb.pp(name));
         // No gradient reaches it.
         let fixed = |table: Embedding| Embedding::new(table.weight().detach());
         let (words, channels) = (table("embedding")?, if variant == Variant::Multichannel { 2 } else { 1 });
@@ -103,7 +103,7 @@ impl SentenceModel for TextCnn {
     ) -> Result<Vec<Vec<Attribution>>> {
         let xs = self.vectors(words)?;
         let responses = self.convolution.forward(&xs, sentences)?;
-        let winners = self.convolution.winners(&xs, sentences)?;
+        let winners = self.convolution.max_positions(&xs, sentences)?;
         let widths = self.convolution.widths();
         let mut attributions = vec![];
         for ((sentence, winners), length) in winners.into_iter().enumerate().zip(sentences.lengths()) {

@@ -210,7 +210,7 @@ pub fn embedding_with(rows: usize, size: usize, init: candle_nn::Init, vb: VarBu
 }
 
 /// Initial values of words' vectors that let little be read into words seen rarely: uniform within ±0.25 (Kim 2014).
-pub const WORD_VECTORS: candle_nn::Init = candle_nn::Init::Uniform { lo: -0.25, up: 0.25 };
+pub const WORD_VECTOR_INIT: candle_nn::Init = candle_nn::Init::Uniform { lo: -0.25, up: 0.25 };
 
 impl Embedding {
     /// A table of given `weight` `(rows, size)`.
@@ -302,7 +302,7 @@ impl ConvMaxOverTime {
     ///
     /// # Errors
     /// As for [`forward`](Self::forward).
-    pub fn winners(&self, xs: &Tensor, sentences: &Arc<PackedSequences>) -> Result<Vec<Vec<i64>>> {
+    pub fn max_positions(&self, xs: &Tensor, sentences: &Arc<PackedSequences>) -> Result<Vec<Vec<i64>>> {
         ops::conv_max_positions(xs, sentences, &self.filters, self.padding)
     }
 
@@ -376,7 +376,7 @@ pub fn dropout(probability: f32, vb: VarBuilder) -> Dropout {
 
 impl Dropout {
     /// Whether it changes anything in this mode.
-    pub fn acts(&self, mode: Mode) -> bool {
+    pub fn is_active(&self, mode: Mode) -> bool {
         matches!(mode, Mode::Train { .. }) && self.probability > 0.0
     }
 
@@ -386,7 +386,7 @@ impl Dropout {
     /// When the probability is not in 0 to 1 (1 excluded).
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
         match mode {
-            Mode::Train { seed, step, .. } if self.acts(mode) => {
+            Mode::Train { seed, step, .. } if self.is_active(mode) => {
                 let mut rng = rng::stream(seed, &format!("dropout/{}/step {step}", self.address));
                 ops::dropout(xs, self.probability, &mut rng)
             }

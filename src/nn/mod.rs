@@ -16,7 +16,7 @@ pub use crate::ops::{
 pub use init::{Init, seeded_var_builder};
 pub use layers::{
     Activation, BatchNorm2d, Conv2d, ConvMaxOverTime, Dropout, Embedding, Linear, Pool2d, Pooling,
-    WORD_VECTORS, batch_norm2d, conv_max_over_time, conv2d, conv2d_no_bias, dropout, embedding,
+    WORD_VECTOR_INIT, batch_norm2d, conv_max_over_time, conv2d, conv2d_no_bias, dropout, embedding,
     embedding_with, linear, linear_with,
 };
 pub use loss::Cost;

@@ -124,7 +124,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// When there is no such matrix.
-    pub fn limit_row_norms(&mut self, name: &str, largest: f64) -> Result<()> {
+    pub fn set_max_row_norm(&mut self, name: &str, largest: f64) -> Result<()> {
         self.matrix(name)?.largest_row_norm = Some(largest);
         Ok(())
     }
@@ -138,7 +138,7 @@ impl Optimizer {
     ///
     /// # Errors
     /// When there is no such matrix.
-    pub fn update_lazily(&mut self, name: &str) -> Result<()> {
+    pub fn set_sparse(&mut self, name: &str) -> Result<()> {
         self.matrix(name)?.lazy = true;
         Ok(())
     }
