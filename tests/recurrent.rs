@@ -3,9 +3,10 @@
 use candle_core::{DType, Device, Result, Tensor, Var, safetensors};
 use candle_nn::{VarBuilder, VarMap};
 use candle_textbook::nn::{
-    Cell, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, State, recurrent, seeded_var_builder,
+    Cell, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, RecurrentState, recurrent,
+    seeded_var_builder,
 };
-use candle_textbook::ops::{self, Weights, reference};
+use candle_textbook::ops::{self, RecurrentWeights, reference};
 use candle_textbook::rng;
 use rand::Rng;
 use std::collections::HashMap;
@@ -70,7 +71,7 @@ fn networks_and_their_gradients_are_pytorchs() -> Result<()> {
                 let starts = (0..if cell.has_cell_state() { 2 } else { 1 })
                     .map(|i| var(&format!("state{i}")))
                     .collect::<Result<Vec<_>>>()?;
-                let state = State {
+                let state = RecurrentState {
                     hidden: starts[0].as_tensor().clone(),
                     cell: starts.get(1).map(|cell| cell.as_tensor().clone()),
                 };
@@ -119,15 +120,21 @@ fn arguments(
     shapes.iter().enumerate().map(|(i, shape)| normal(i as u64, shape)).collect()
 }
 
-type Layer = fn(Cell, &Tensor, &Arc<PackedSequences>, &[Weights], Option<&State>) -> Result<(Tensor, State)>;
+type Layer = fn(
+    Cell,
+    &Tensor,
+    &Arc<PackedSequences>,
+    &[RecurrentWeights],
+    Option<&RecurrentState>,
+) -> Result<(Tensor, RecurrentState)>;
 
 fn by_reference(
     cell: Cell,
     xs: &Tensor,
     sequences: &Arc<PackedSequences>,
-    weights: &[Weights],
-    state: Option<&State>,
-) -> Result<(Tensor, State)> {
+    weights: &[RecurrentWeights],
+    state: Option<&RecurrentState>,
+) -> Result<(Tensor, RecurrentState)> {
     reference::recurrent(cell, xs, sequences, weights, state)
 }
 
@@ -141,10 +148,10 @@ fn run(
     args: &[Tensor],
 ) -> Result<Tensor> {
     let directions = if both { 2 } else { 1 };
-    let weights: Vec<Weights> = args[1..]
+    let weights: Vec<RecurrentWeights> = args[1..]
         .chunks_exact(4)
         .take(directions)
-        .map(|w| Weights {
+        .map(|w| RecurrentWeights {
             input: w[0].clone(),
             hidden: w[1].clone(),
             input_bias: w[2].clone(),
@@ -152,7 +159,7 @@ fn run(
         })
         .collect();
     let states = &args[1 + 4 * directions..];
-    let state = State { hidden: states[0].clone(), cell: states.get(1).cloned() };
+    let state = RecurrentState { hidden: states[0].clone(), cell: states.get(1).cloned() };
     let sequences = Arc::new(PackedSequences::new(lengths)?);
     let (ys, end) = layer(cell, &args[0], &sequences, &weights, with_state.then_some(&state))?;
     let parts = [Some(&ys), Some(&end.hidden), end.cell.as_ref()];
@@ -241,10 +248,11 @@ fn on_tokens(
     cell: Cell,
     xs: &Tensor,
     sequences: &Arc<PackedSequences>,
-    weights: &[Weights],
-    state: Option<&State>,
-) -> Result<(Tensor, State)> {
-    let added = |weights: &Weights| Ok(Weights { input: weights.input.t()?, ..weights.clone() });
+    weights: &[RecurrentWeights],
+    state: Option<&RecurrentState>,
+) -> Result<(Tensor, RecurrentState)> {
+    let added =
+        |weights: &RecurrentWeights| Ok(RecurrentWeights { input: weights.input.t()?, ..weights.clone() });
     let weights = weights.iter().map(added).collect::<Result<Vec<_>>>()?;
     layer(cell, &token_ids(xs)?, sequences, &weights, state)
 }
@@ -298,7 +306,7 @@ fn tokens_give_what_their_one_hot_vectors_give() -> Result<()> {
             cell,
             &ids,
             sequences,
-            &[Weights { input: weights[0].input.t()?, ..weights[0].clone() }],
+            &[RecurrentWeights { input: weights[0].input.t()?, ..weights[0].clone() }],
             state,
         )
     };
@@ -400,10 +408,10 @@ fn steps_of_each_cell_are_the_whole_sequence() -> Result<()> {
             let output = Linear::new(float(normal(3, &[7, 20])?)?, bias);
             let xs = table.index_select(&Tensor::new(&ids, &CPU)?, 0)?;
             let whole = network.forward(&xs, &sequences, None, Mode::Evaluate)?.0.apply(&output)?;
-            let mut steps = network.steps(&table, &output)?;
-            let each = ids.iter().flat_map(|&id| steps.next(id).unwrap()).collect();
+            let mut steps = network.incremental_decoder(&table, &output)?;
+            let each = ids.iter().flat_map(|&id| steps.step(id).unwrap()).collect();
             assert_near("outputs", &Tensor::from_vec(each, (5, 7), &CPU)?, &whole, 1e-5)?;
-            let error = steps.next(5).unwrap_err().to_string();
+            let error = steps.step(5).unwrap_err().to_string();
             assert!(error.contains("id 5, expected one below 5"), "{error}");
         }
     }
@@ -415,7 +423,8 @@ fn only_what_fits_a_network_of_one_direction_is_stepped_through() -> Result<()> 
     let steps = |bidirectional: bool, features: usize, inputs: usize| {
         let (_, network) = network(Cell::Gru, 1, bidirectional, 0.0)?;
         let weight = Tensor::zeros((7, inputs), DType::F32, &CPU)?;
-        network.steps(&Tensor::zeros((5, features), DType::F32, &CPU)?, &Linear::new(weight, None))
+        network
+            .incremental_decoder(&Tensor::zeros((5, features), DType::F32, &CPU)?, &Linear::new(weight, None))
     };
     let refused = |bidirectional: bool, features: usize, inputs: usize, said: &str| {
         let error = steps(bidirectional, features, inputs).err().unwrap().to_string();
@@ -432,16 +441,16 @@ fn only_what_fits_a_network_of_one_direction_is_stepped_through() -> Result<()> 
 fn what_does_not_fit_is_an_error() -> Result<()> {
     let (_, network) = network(Cell::Gru, 1, false, 0.0)?;
     let sequences = Arc::new(PackedSequences::new(&[2, 1])?);
-    let forward = |rows: usize, features: usize, state: Option<&State>| {
+    let forward = |rows: usize, features: usize, state: Option<&RecurrentState>| {
         let xs = Tensor::zeros((rows, features), DType::F32, &CPU)?;
         network.forward(&xs, &sequences, state, Mode::Evaluate)
     };
     assert!(forward(3, 6, None).is_ok());
     assert!(forward(4, 6, None).is_err());
     assert!(forward(3, 5, None).is_err());
-    let state = |batch: usize, cell: bool| -> Result<State> {
+    let state = |batch: usize, cell: bool| -> Result<RecurrentState> {
         let hidden = Tensor::zeros((1, batch, 20), DType::F32, &CPU)?;
-        Ok(State { cell: cell.then(|| hidden.clone()), hidden })
+        Ok(RecurrentState { cell: cell.then(|| hidden.clone()), hidden })
     };
     assert!(forward(3, 6, Some(&state(2, false)?)).is_ok());
     assert!(forward(3, 6, Some(&state(3, false)?)).is_err());

@@ -217,10 +217,10 @@ fn a_text_read_token_by_token_is_foretold_as_in_training() -> Result<()> {
         let text = Arc::new(PackedSequences::new(&[ids.len()])?);
         let (logits, state) =
             model.forward(&Tensor::new(ids.as_slice(), &CPU)?, &text, None, Mode::Evaluate)?;
-        let mut reading = model.read()?;
+        let mut reading = model.incremental_decoder()?;
         assert_eq!(reading.activations(), vec![vec![0.0; config.hidden]; config.layers]);
         for (&id, expected) in ids.iter().zip(logits.to_vec2::<f32>()?) {
-            let found = reading.next(id)?;
+            let found = reading.step(id)?;
             assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{cell:?}");
         }
         let held = state.cell.map_or(Ok(state.hidden), |cell| cell.tanh())?.squeeze(1)?.to_vec2::<f32>()?;

@@ -6,8 +6,8 @@
 
 use super::{Outcome, TrainOptions};
 use crate::nn::{
-    Cell, Cost, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, State, embedding,
-    linear, recurrent, seeded_var_builder,
+    Cell, Cost, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, RecurrentState,
+    embedding, linear, recurrent, seeded_var_builder,
 };
 use crate::plots::{self, Curve, Panel};
 use crate::rng;
@@ -36,7 +36,11 @@ struct Network {
 
 impl Network {
     /// Logits of `symbols` `(STEPS', BATCH)` that follow `state`, and the state after them.
-    fn forward(&self, symbols: &Tensor, state: Option<&State>) -> candle_core::Result<(Tensor, State)> {
+    fn forward(
+        &self,
+        symbols: &Tensor,
+        state: Option<&RecurrentState>,
+    ) -> candle_core::Result<(Tensor, RecurrentState)> {
         let sequences = Arc::new(PackedSequences::new(&vec![symbols.dim(0)?; BATCH])?);
         let xs = self.embedding.forward(&symbols.flatten_all()?)?;
         let (_, state) = self.recurrent.forward(&xs, &sequences, state, Mode::Evaluate)?;
@@ -62,8 +66,10 @@ fn norms(network: &Network, symbols: &Tensor, classes: &Tensor) -> candle_core::
         // A leaf, so that the gradient in it is kept.
         let hidden = Var::from_tensor(&state.hidden.detach())?;
         let cell = state.cell.map(|cell| Var::from_tensor(&cell.detach())).transpose()?;
-        let leaf =
-            State { hidden: hidden.as_tensor().clone(), cell: cell.as_ref().map(|c| c.as_tensor().clone()) };
+        let leaf = RecurrentState {
+            hidden: hidden.as_tensor().clone(),
+            cell: cell.as_ref().map(|c| c.as_tensor().clone()),
+        };
         let (logits, _) = network.forward(&symbols.narrow(0, step, STEPS - step)?, Some(&leaf))?;
         let grads = Cost::SoftmaxCrossEntropy.loss(&logits, classes)?.backward()?;
         let mut square = 0.0;

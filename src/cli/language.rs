@@ -510,10 +510,10 @@ fn neurons(command: &NeuronsCommand) -> Result<Outcome> {
     let text = TextStream::open(file, settings.level)?;
     sentences::tell(&text.notes);
     let (mut tokens, mut token) = (text.read(0), String::new());
-    let (mut reading, mut shown, mut last) = (model.read()?, vec![], None);
+    let (mut reading, mut shown, mut last) = (model.incremental_decoder()?, vec![], None);
     let mut cells: Vec<Neuron> = vec![];
     while shown.len() < command.length && tokens.next_into(&mut token)? {
-        reading.next(vocabulary.id(&token))?;
+        reading.step(vocabulary.id(&token))?;
         shown.push(settings.level.written(last.as_deref(), &token).concat());
         last = Some(token.clone());
         for (layer, values) in reading.activations().into_iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use crate::nn::{
     Cell, Dropout, Embedding, IncrementalDecoder, Init, Linear, Mode, PackedSequences, Recurrent,
-    RecurrentConfig, State, dropout, embedding_with, linear, recurrent,
+    RecurrentConfig, RecurrentState, dropout, embedding_with, linear, recurrent,
 };
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -90,15 +90,15 @@ impl LanguageModel {
         &self,
         ids: &Tensor,
         texts: &Arc<PackedSequences>,
-        state: Option<&State>,
+        state: Option<&RecurrentState>,
         mode: Mode,
-    ) -> Result<(Tensor, State)> {
+    ) -> Result<(Tensor, RecurrentState)> {
         let table = self.embedding.weight();
         // Where a text has more tokens than there are different ones, what each of those adds to the first layer's gates
         // is found once; unless dropout makes each occurrence another.
         let (ys, state) = match table.dim(0)? < ids.elem_count() && !self.input_dropout.is_active(mode) {
             true => {
-                let projected = self.recurrent.project(table)?;
+                let projected = self.recurrent.project_tokens(table)?;
                 self.recurrent.forward_tokens(ids, &projected, texts, state, mode)?
             }
             false => {
@@ -113,7 +113,7 @@ impl LanguageModel {
     ///
     /// # Errors
     /// None that can be expected.
-    pub fn read(&self) -> Result<IncrementalDecoder> {
-        self.recurrent.steps(self.embedding.weight(), &self.output)
+    pub fn incremental_decoder(&self) -> Result<IncrementalDecoder> {
+        self.recurrent.incremental_decoder(self.embedding.weight(), &self.output)
     }
 }

@@ -10,8 +10,8 @@ mod recurrent;
 mod sampling;
 
 pub use crate::ops::{
-    Cell, Conv2dConfig, Epilogue, IncrementalDecoder, PackedSequences, Pool2dConfig, State, TimePooling,
-    pool_over_time,
+    Cell, Conv2dConfig, Epilogue, IncrementalDecoder, PackedSequences, Pool2dConfig, RecurrentState,
+    TimePooling, pool_over_time,
 };
 pub use init::{Init, seeded_var_builder};
 pub use layers::{

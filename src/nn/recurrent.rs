@@ -1,7 +1,7 @@
 //! Recurrent networks of any number of layers, in one or both directions.
 
 use super::{Dropout, Linear, Mode, dropout};
-use crate::ops::{self, Cell, IncrementalDecoder, PackedSequences, State, Weights};
+use crate::ops::{self, Cell, IncrementalDecoder, PackedSequences, RecurrentState, RecurrentWeights};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub struct Recurrent {
     cell: Cell,
     hidden: usize,
     /// Of each layer, the weights of its directions.
-    layers: Vec<Vec<Weights>>,
+    layers: Vec<Vec<RecurrentWeights>>,
     /// One less than there are layers.
     dropout: Vec<Dropout>,
 }
@@ -53,7 +53,7 @@ pub fn recurrent(config: &RecurrentConfig, vb: VarBuilder) -> Result<Recurrent> 
     let bound = 1.0 / (hidden as f64).sqrt();
     let init = Init::Uniform { lo: -bound, up: bound };
     let rows = cell.gates() * hidden;
-    let direction = |layer: usize, suffix: &str| -> Result<Weights> {
+    let direction = |layer: usize, suffix: &str| -> Result<RecurrentWeights> {
         let inputs = match (layer, bidirectional) {
             (0, _) => features,
             (_, false) => hidden,
@@ -69,7 +69,7 @@ pub fn recurrent(config: &RecurrentConfig, vb: VarBuilder) -> Result<Recurrent> 
             }
             Ok(bias)
         };
-        Ok(Weights {
+        Ok(RecurrentWeights {
             input: vb.get_with_hints((rows, inputs), &name("weight_ih"), init)?,
             hidden: vb.get_with_hints((rows, hidden), &name("weight_hh"), init)?,
             input_bias: bias("bias_ih", forget_bias.unwrap_or_default())?,
@@ -102,10 +102,10 @@ impl Recurrent {
     ///
     /// # Errors
     /// When the rows have another number of features.
-    pub fn project(&self, table: &Tensor) -> Result<TokenProjection> {
-        let project = |weights: &Weights| {
+    pub fn project_tokens(&self, table: &Tensor) -> Result<TokenProjection> {
+        let project = |weights: &RecurrentWeights| {
             let input = ops::linear(table, &weights.input, None)?;
-            Ok(Weights { input, ..weights.clone() })
+            Ok(RecurrentWeights { input, ..weights.clone() })
         };
         Ok(TokenProjection(self.layers[0].iter().map(project).collect::<Result<_>>()?))
     }
@@ -120,9 +120,9 @@ impl Recurrent {
         ids: &Tensor,
         projected: &TokenProjection,
         sequences: &Arc<PackedSequences>,
-        state: Option<&State>,
+        state: Option<&RecurrentState>,
         mode: Mode,
-    ) -> Result<(Tensor, State)> {
+    ) -> Result<(Tensor, RecurrentState)> {
         self.layers_on(sequences, state, mode, |start| {
             ops::recurrent_tokens(self.cell, ids, sequences, &projected.0, start)
         })
@@ -140,9 +140,9 @@ impl Recurrent {
         &self,
         xs: &Tensor,
         sequences: &Arc<PackedSequences>,
-        state: Option<&State>,
+        state: Option<&RecurrentState>,
         mode: Mode,
-    ) -> Result<(Tensor, State)> {
+    ) -> Result<(Tensor, RecurrentState)> {
         self.layers_on(sequences, state, mode, |start| {
             ops::recurrent(self.cell, xs, sequences, &self.layers[0], start)
         })
@@ -153,7 +153,7 @@ impl Recurrent {
     ///
     /// # Errors
     /// When shapes do not fit, and of a network that also reads backward.
-    pub fn steps(&self, table: &Tensor, output: &Linear) -> Result<IncrementalDecoder> {
+    pub fn incremental_decoder(&self, table: &Tensor, output: &Linear) -> Result<IncrementalDecoder> {
         if self.directions() > 1 {
             bail!("recurrent: a bidirectional network can't read on token by token");
         }
@@ -165,15 +165,15 @@ impl Recurrent {
     fn layers_on(
         &self,
         sequences: &Arc<PackedSequences>,
-        state: Option<&State>,
+        state: Option<&RecurrentState>,
         mode: Mode,
-        first: impl FnOnce(Option<&State>) -> Result<(Tensor, State)>,
-    ) -> Result<(Tensor, State)> {
+        first: impl FnOnce(Option<&RecurrentState>) -> Result<(Tensor, RecurrentState)>,
+    ) -> Result<(Tensor, RecurrentState)> {
         let directions = self.directions();
         let start = |layer: usize| {
             let part = |of: &Tensor| of.narrow(0, layer * directions, directions);
-            let part = |State { hidden, cell }: &State| -> Result<State> {
-                Ok(State { hidden: part(hidden)?, cell: cell.as_ref().map(part).transpose()? })
+            let part = |RecurrentState { hidden, cell }: &RecurrentState| -> Result<RecurrentState> {
+                Ok(RecurrentState { hidden: part(hidden)?, cell: cell.as_ref().map(part).transpose()? })
             };
             state.map(part).transpose()
         };
@@ -187,15 +187,15 @@ impl Recurrent {
             xs = ys;
         }
         let cell = if cells.is_empty() { None } else { Some(Tensor::cat(&cells, 0)?) };
-        Ok((xs, State { hidden: Tensor::cat(&hidden, 0)?, cell }))
+        Ok((xs, RecurrentState { hidden: Tensor::cat(&hidden, 0)?, cell }))
     }
 }
 
 /// What each token of a table adds to the gates of a network's first layer.
 #[derive(Debug, Clone)]
-pub struct TokenProjection(Vec<Weights>);
+pub struct TokenProjection(Vec<RecurrentWeights>);
 
-impl State {
+impl RecurrentState {
     /// The same numbers, through which no gradient goes back.
     pub fn detach(&self) -> Self {
         Self { hidden: self.hidden.detach(), cell: self.cell.as_ref().map(Tensor::detach) }

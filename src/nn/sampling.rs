@@ -22,7 +22,7 @@ impl Default for Sampling {
 impl Sampling {
     /// The index of one of `logits`, drawn; one of negative infinity, or that is no number, is never drawn. None where
     /// there are no others.
-    pub fn draw(&self, logits: &[f32], rng: &mut impl Rng) -> Option<u32> {
+    pub fn sample(&self, logits: &[f32], rng: &mut impl Rng) -> Option<u32> {
         let mut tokens: Vec<(u32, f64)> = (0..)
             .zip(logits)
             .filter(|(_, logit)| **logit > f32::NEG_INFINITY)
@@ -74,7 +74,7 @@ mod tests {
     fn shares(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
         let mut counts = vec![0.0; logits.len()];
         let rng = &mut rng::stream(3, "sampling");
-        (0..10_000).for_each(|_| counts[sampling.draw(logits, rng).unwrap() as usize] += 1e-4);
+        (0..10_000).for_each(|_| counts[sampling.sample(logits, rng).unwrap() as usize] += 1e-4);
         counts
     }
 
@@ -91,7 +91,7 @@ mod tests {
         let colder = Sampling { temperature: 0.5, ..default };
         assert!(close(&shares(colder, &logits), &[0.25 / 0.38, 0.04 / 0.38, 0.09 / 0.38]));
         let greedy = Sampling { temperature: 0.0, ..default };
-        assert_eq!(greedy.draw(&logits, &mut rng::stream(0, "")), Some(0));
+        assert_eq!(greedy.sample(&logits, &mut rng::stream(0, "")), Some(0));
     }
 
     #[test]
@@ -111,8 +111,8 @@ mod tests {
     fn what_can_not_come_is_never_drawn() {
         let rng = &mut rng::stream(0, "");
         let out = f32::NEG_INFINITY;
-        assert_eq!(Sampling::default().draw(&[out, 1.0, f32::NAN], rng), Some(1));
-        assert_eq!(Sampling::default().draw(&[out, out], rng), None);
-        assert_eq!(Sampling::default().draw(&[1.0, f32::INFINITY], rng), Some(1));
+        assert_eq!(Sampling::default().sample(&[out, 1.0, f32::NAN], rng), Some(1));
+        assert_eq!(Sampling::default().sample(&[out, out], rng), None);
+        assert_eq!(Sampling::default().sample(&[1.0, f32::INFINITY], rng), Some(1));
     }
 }

@@ -4,7 +4,7 @@
 //! products, and all that changes are a few vectors.
 
 use super::linear::check_bias;
-use super::recurrent::{Weights, check};
+use super::recurrent::{RecurrentWeights, check};
 use super::{Cell, PackedSequences};
 use crate::kernels::cpu::cells::{self, Gates};
 use crate::kernels::cpu::matmul::{Left, Panels, Start, multiply, product};
@@ -50,7 +50,7 @@ impl IncrementalDecoder {
     pub fn new<'a>(
         cell: Cell,
         table: &Tensor,
-        layers: impl IntoIterator<Item = &'a Weights>,
+        layers: impl IntoIterator<Item = &'a RecurrentWeights>,
         (output, bias): (&Tensor, Option<&Tensor>),
     ) -> Result<Self> {
         let (tokens, mut features) = table.dims2()?;
@@ -105,7 +105,7 @@ impl IncrementalDecoder {
     ///
     /// # Errors
     /// When the id is no token's.
-    pub fn next(&mut self, id: u32) -> Result<Vec<f32>> {
+    pub fn step(&mut self, id: u32) -> Result<Vec<f32>> {
         if id as usize >= self.tokens {
             bail!("steps: found the id {id}, expected one below {}", self.tokens);
         }

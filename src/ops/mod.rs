@@ -35,5 +35,5 @@ pub use linear::linear;
 pub use loss::{quadratic, sigmoid_cross_entropy, softmax_cross_entropy};
 pub use pool::{Pool2dConfig, avg_pool2d, l2_pool2d, max_pool2d};
 pub use pool_over_time::{TimePooling, pool_over_time};
-pub use recurrent::{State, Weights, recurrent, recurrent_tokens};
+pub use recurrent::{RecurrentState, RecurrentWeights, recurrent, recurrent_tokens};
 pub use sequences::PackedSequences;

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// The parameters of one direction of a layer, with PyTorch's shapes and order of gates.
 #[derive(Debug, Clone)]
-pub struct Weights {
+pub struct RecurrentWeights {
     /// W, `(gates * hidden, features)`: PyTorch's `weight_ih`.
     pub input: Tensor,
     /// U, `(gates * hidden, hidden)`: `weight_hh`.
@@ -32,7 +32,7 @@ pub struct Weights {
 
 /// What a recurrent layer, or several, knows of the steps before.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct RecurrentState {
     /// `(layers * directions, batch, hidden)`
     pub hidden: Tensor,
     /// The same of LSTM's cells.
@@ -51,9 +51,9 @@ pub fn recurrent(
     cell: Cell,
     xs: &Tensor,
     sequences: &Arc<PackedSequences>,
-    weights: &[Weights],
-    state: Option<&State>,
-) -> Result<(Tensor, State)> {
+    weights: &[RecurrentWeights],
+    state: Option<&RecurrentState>,
+) -> Result<(Tensor, RecurrentState)> {
     let features = match xs.dims() {
         &[rows, features] if rows == sequences.rows() => features,
         dims => {
@@ -78,9 +78,9 @@ pub fn recurrent_tokens(
     cell: Cell,
     ids: &Tensor,
     sequences: &Arc<PackedSequences>,
-    weights: &[Weights],
-    state: Option<&State>,
-) -> Result<(Tensor, State)> {
+    weights: &[RecurrentWeights],
+    state: Option<&RecurrentState>,
+) -> Result<(Tensor, RecurrentState)> {
     if ids.dims() != [sequences.rows()] || ids.dtype() != DType::U32 {
         let (dims, dtype) = (ids.dims(), ids.dtype());
         bail!("recurrent: found ids of shape {dims:?} in {dtype:?}, expected ({}) in u32", sequences.rows());
@@ -104,11 +104,11 @@ fn run(
     xs: &Tensor,
     ids: Option<Vec<u32>>,
     sequences: &Arc<PackedSequences>,
-    weights: &[Weights],
-    state: Option<&State>,
-) -> Result<(Tensor, State)> {
+    weights: &[RecurrentWeights],
+    state: Option<&RecurrentState>,
+) -> Result<(Tensor, RecurrentState)> {
     let mut args = vec![xs.contiguous()?];
-    for Weights { input, hidden, input_bias, hidden_bias } in weights {
+    for RecurrentWeights { input, hidden, input_bias, hidden_bias } in weights {
         for weight in [input, hidden, input_bias, hidden_bias] {
             args.push(weight.contiguous()?);
         }
@@ -133,7 +133,7 @@ fn run(
     let ys = autograd::apply(layer, args)?;
     let end = autograd::apply(end, vec![ys.clone()])?;
     let cell = if cell.has_cell_state() { Some(end.get(1)?) } else { None };
-    Ok((ys, State { hidden: end.get(0)?, cell }))
+    Ok((ys, RecurrentState { hidden: end.get(0)?, cell }))
 }
 
 /// The number of hidden units, of arguments that fit each other; `input` gives the shape of what stands for the input's
@@ -142,15 +142,15 @@ pub(super) fn check(
     cell: Cell,
     input_shape: impl Fn(usize) -> [usize; 2],
     sequences: &PackedSequences,
-    weights: &[Weights],
-    state: Option<&State>,
+    weights: &[RecurrentWeights],
+    state: Option<&RecurrentState>,
 ) -> Result<usize> {
     if !(1..=2).contains(&weights.len()) {
         bail!("recurrent: found weights of {} directions, expected one or two", weights.len());
     }
     let hidden = weights[0].hidden.dims().last().copied().unwrap_or(0);
     let rows = cell.gates() * hidden;
-    for Weights { input, hidden: recurrent, input_bias, hidden_bias } in weights {
+    for RecurrentWeights { input, hidden: recurrent, input_bias, hidden_bias } in weights {
         for (name, found, expected) in [
             ("input weight", input.dims(), input_shape(rows).as_slice()),
             ("hidden weight", recurrent.dims(), &[rows, hidden]),
@@ -165,7 +165,7 @@ pub(super) fn check(
             }
         }
     }
-    if let Some(State { hidden: state, cell: cells }) = state {
+    if let Some(RecurrentState { hidden: state, cell: cells }) = state {
         let expected = [weights.len(), sequences.batch(), hidden];
         for found in std::iter::once(state).chain(cells) {
             if found.dims() != expected {

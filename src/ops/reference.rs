@@ -2,8 +2,8 @@
 //! every device has. These are what runs on CUDA and Metal, and what the CPU kernels are tested against.
 
 use super::{
-    BatchStatistics, Cell, Conv2dConfig, ConvFilters, Epilogue, PackedSequences, Pool2dConfig, State,
-    TimePooling, Weights,
+    BatchStatistics, Cell, Conv2dConfig, ConvFilters, Epilogue, PackedSequences, Pool2dConfig,
+    RecurrentState, RecurrentWeights, TimePooling,
 };
 use candle_core::{D, DType, Result, Tensor};
 
@@ -125,9 +125,9 @@ pub fn recurrent(
     cell: Cell,
     xs: &Tensor,
     sequences: &PackedSequences,
-    weights: &[Weights],
-    state: Option<&State>,
-) -> Result<(Tensor, State)> {
+    weights: &[RecurrentWeights],
+    state: Option<&RecurrentState>,
+) -> Result<(Tensor, RecurrentState)> {
     let added = weights.iter().map(|weights| linear(xs, &weights.input, Some(&weights.input_bias)));
     recurrent_on(cell, &added.collect::<Result<Vec<_>>>()?, sequences, weights, state)
 }
@@ -136,10 +136,10 @@ pub fn recurrent_tokens(
     cell: Cell,
     ids: &Tensor,
     sequences: &PackedSequences,
-    weights: &[Weights],
-    state: Option<&State>,
-) -> Result<(Tensor, State)> {
-    let added = |weights: &Weights| {
+    weights: &[RecurrentWeights],
+    state: Option<&RecurrentState>,
+) -> Result<(Tensor, RecurrentState)> {
+    let added = |weights: &RecurrentWeights| {
         weights.input.contiguous()?.index_select(ids, 0)?.broadcast_add(&weights.input_bias)
     };
     let added = weights.iter().map(added).collect::<Result<Vec<_>>>()?;
@@ -151,9 +151,9 @@ fn recurrent_on(
     cell: Cell,
     added: &[Tensor],
     sequences: &PackedSequences,
-    weights: &[Weights],
-    state: Option<&State>,
-) -> Result<(Tensor, State)> {
+    weights: &[RecurrentWeights],
+    state: Option<&RecurrentState>,
+) -> Result<(Tensor, RecurrentState)> {
     let xs = &added[0];
     let order: Vec<u32> = sequences.order().iter().map(|&sequence| sequence as u32).collect();
     let mut places = vec![0u32; order.len()];
@@ -161,7 +161,7 @@ fn recurrent_on(
     let order = Tensor::new(order, xs.device())?;
     let places = Tensor::new(places, xs.device())?;
     let (mut outputs, mut last_hidden, mut last_cells) = (vec![], vec![], vec![]);
-    for (direction, (Weights { hidden: recurrent, hidden_bias, .. }, added)) in
+    for (direction, (RecurrentWeights { hidden: recurrent, hidden_bias, .. }, added)) in
         weights.iter().zip(added).enumerate()
     {
         let units = recurrent.dim(1)?;
@@ -215,7 +215,7 @@ fn recurrent_on(
         last_cells.push(cells.index_select(&places, 0)?);
     }
     let cell = if cell.has_cell_state() { Some(Tensor::stack(&last_cells, 0)?) } else { None };
-    Ok((Tensor::cat(&outputs, 1)?, State { hidden: Tensor::stack(&last_hidden, 0)?, cell }))
+    Ok((Tensor::cat(&outputs, 1)?, RecurrentState { hidden: Tensor::stack(&last_hidden, 0)?, cell }))
 }
 
 /// See [`super::pool_over_time`]: sequence after sequence.

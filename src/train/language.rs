@@ -3,7 +3,7 @@
 use super::{Metric, Score, Task};
 use crate::data::{Level, Streams, TextStream, TokenWindow, Vocabulary};
 use crate::models::language_model::LanguageModel;
-use crate::nn::{Cost, IncrementalDecoder, Mode, PackedSequences, Sampling, State};
+use crate::nn::{Cost, IncrementalDecoder, Mode, PackedSequences, RecurrentState, Sampling};
 use crate::ops;
 use crate::rng;
 use anyhow::{Context, Result, ensure};
@@ -38,7 +38,7 @@ pub struct LanguageModelling<'a> {
 struct Place<'a> {
     /// The number of the next window, and the streams at it.
     streams: Option<(usize, Streams<'a>)>,
-    state: Option<State>,
+    state: Option<RecurrentState>,
 }
 
 /// Tokens of the sample shown after each epoch.
@@ -127,10 +127,10 @@ fn window_loss(
     model: &LanguageModel,
     TokenWindow { tokens, next }: TokenWindow,
     streams: usize,
-    state: Option<&State>,
+    state: Option<&RecurrentState>,
     mode: Mode,
     device: &Device,
-) -> candle_core::Result<(Tensor, State)> {
+) -> candle_core::Result<(Tensor, RecurrentState)> {
     let sequences = Arc::new(PackedSequences::new(&vec![tokens.len() / streams; streams])?);
     let (logits, state) = model.forward(&Tensor::new(tokens, device)?, &sequences, state, mode)?;
     Ok((Cost::SoftmaxCrossEntropy.loss(&logits, &Tensor::new(next, device)?)?, state))
@@ -192,7 +192,7 @@ impl Task for LanguageModelling<'_> {
         let mut take = |name: &str| carried.remove(name).map(|part| part.to_device(self.device)).transpose();
         let (hidden, cell) = (take("hidden")?, take("cell")?);
         ensure!(carried.is_empty() && (hidden.is_some() || cell.is_none()), "the carried state is damaged");
-        self.place.borrow_mut().state = hidden.map(|hidden| State { hidden, cell });
+        self.place.borrow_mut().state = hidden.map(|hidden| RecurrentState { hidden, cell });
         Ok(())
     }
 
@@ -236,9 +236,9 @@ impl<'a> TextGenerator<'a> {
         if ids.is_empty() {
             ids.push(vocabulary.id(level.line_end()));
         }
-        let (mut reading, mut logits) = (model.read()?, vec![]);
+        let (mut reading, mut logits) = (model.incremental_decoder()?, vec![]);
         for &id in &ids {
-            logits = reading.next(id)?;
+            logits = reading.step(id)?;
         }
         let (last, rng) = (ids[ids.len() - 1], rng::stream(seed, "sample"));
         Ok(Self { reading, vocabulary, level, sampling, rng, logits, last })
@@ -253,9 +253,9 @@ impl<'a> TextGenerator<'a> {
         for special in [Vocabulary::PAD, Vocabulary::UNKNOWN] {
             self.logits[special as usize] = f32::NEG_INFINITY;
         }
-        let drawn = self.sampling.draw(&self.logits, &mut self.rng);
+        let drawn = self.sampling.sample(&self.logits, &mut self.rng);
         let id = drawn.context("the model's vocabulary is empty, or its weights are no numbers")?;
-        self.logits = self.reading.next(id)?;
+        self.logits = self.reading.step(id)?;
         let [before, last] = [self.last, id].map(|id| self.vocabulary.token(id));
         self.last = id;
         Ok(self.level.written(before, last.unwrap_or_default()).concat())
