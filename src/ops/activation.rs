@@ -5,7 +5,6 @@ use super::host::{self, Element, with_real};
 use super::reference;
 use crate::kernels::cpu::Real;
 use crate::kernels::cpu::parallel;
-use crate::kernels::cpu::real::{relu_of, sigmoid_of};
 use crate::kernels::cpu::simd::vectorised;
 use candle_core::{CpuStorage, Result, Shape, Tensor};
 
@@ -54,8 +53,8 @@ impl Operation for Activation {
     fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
         with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |xs| {
             let ys = match self {
-                Self::Relu => map(xs, xs, |x, _| relu_of(x)),
-                Self::Sigmoid => map(xs, xs, |x, _| sigmoid_of(x)),
+                Self::Relu => map(xs, xs, |x, _| Real::relu(x)),
+                Self::Sigmoid => map(xs, xs, |x, _| Real::sigmoid(x)),
                 Self::Tanh => map(xs, xs, |x, _| Real::tanh(x)),
             };
             Ok(host::output(ys, args[0].shape()))

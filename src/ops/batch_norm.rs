@@ -8,7 +8,6 @@ use super::host::{self, Element, with_real};
 use super::reference;
 use crate::kernels::cpu::Real;
 use crate::kernels::cpu::parallel::{self, Shared};
-use crate::kernels::cpu::real::relu_of;
 use crate::kernels::cpu::simd::vectorised;
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, WithDType, bail};
 use std::ops::Range;
@@ -252,11 +251,11 @@ impl Operation for BatchNorm {
                         match (add.map(|add| &add[at.clone()]), self.relu) {
                             (None, false) => map(ys, &xs[at.clone()], &xs[at], #[inline(always)] |x, _| norm(x)),
                             (None, true) => {
-                                map(ys, &xs[at.clone()], &xs[at], #[inline(always)] |x, _| relu_of(norm(x)))
+                                map(ys, &xs[at.clone()], &xs[at], #[inline(always)] |x, _| Real::relu(norm(x)))
                             }
                             (Some(add), false) => map(ys, &xs[at], add, #[inline(always)] |x, r| norm(x) + r),
                             (Some(add), true) => {
-                                map(ys, &xs[at], add, #[inline(always)] |x, r| relu_of(norm(x) + r))
+                                map(ys, &xs[at], add, #[inline(always)] |x, r| Real::relu(norm(x) + r))
                             }
                         }
                     }

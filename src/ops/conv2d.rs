@@ -5,8 +5,8 @@ use super::host::{self, Element, with_real};
 use super::linear::check_bias;
 use super::reference;
 use crate::kernels::cpu::parallel;
-use crate::kernels::cpu::planes::{Onto, Pixels, Planes, Sweep};
-use crate::kernels::cpu::simd::{self, Inner, Outer, vectorised};
+use crate::kernels::cpu::planes::{ChannelsLast, OutputLayout, Planes, SlidingProduct};
+use crate::kernels::cpu::simd::{self, DotProducts, OuterProducts, vectorised};
 use crate::kernels::cpu::winograd::Winograd;
 use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 
@@ -193,9 +193,13 @@ impl Conv2d {
         }
         let size = self.outputs * self.positions();
         let planes = self.planes();
-        let onto = Onto { first: 0, row: self.output.1, column: 1, plane: self.positions() };
-        let sweep =
-            Sweep::new::<T>(self.output, planes.pitch, self.reads(&planes).enumerate().collect(), onto);
+        let layout = OutputLayout { first: 0, row: self.output.1, column: 1, plane: self.positions() };
+        let sweep = SlidingProduct::new::<T>(
+            self.output,
+            planes.pitch,
+            self.reads(&planes).enumerate().collect(),
+            layout,
+        );
         let chunk = self.pairs_a_chunk();
         let work = |i: usize, ys: &mut [T]| {
             let mut image = planes.zeros();
@@ -263,13 +267,13 @@ impl Conv2d {
             }
             let size =
                 ((self.input.0 - first_h).div_ceil(stride.0), (self.input.1 - first_w).div_ceil(stride.1));
-            let onto = Onto {
+            let layout = OutputLayout {
                 first: first_h * self.input.1 + first_w,
                 row: stride.0 * self.input.1,
                 column: stride.1,
                 plane: self.input.0 * self.input.1,
             };
-            phases.push(Sweep::new::<T>(size, planes.pitch, steps, onto));
+            phases.push(SlidingProduct::new::<T>(size, planes.pitch, steps, layout));
         }
         let chunk = self.pairs_a_chunk();
         let work = |i: usize, xs_grad: &mut [T]| {
@@ -309,10 +313,10 @@ impl Conv2d {
     }
 
     /// The input of one example and group, as far as it is read.
-    fn pixels(&self) -> Pixels {
+    fn pixels(&self) -> ChannelsLast {
         let Self { kernel, output, geometry: Conv2dConfig { stride, padding, dilation, .. }, .. } = *self;
         let reach = |output, stride, dilation, kernel| (output - 1) * stride + dilation * (kernel - 1) + 1;
-        Pixels {
+        ChannelsLast {
             channels: self.channels,
             border: padding,
             rows: reach(output.0, stride.0, dilation.0, kernel.0),
@@ -321,8 +325,8 @@ impl Conv2d {
     }
 
     /// Consecutive numbers of the pixels that the kernel sees at its first position, and what weights they meet if those
-    /// have their channels last: see `Outer`.
-    fn runs(&self, pixels: &Pixels) -> Vec<(usize, usize, usize)> {
+    /// have their channels last: see `OuterProducts`.
+    fn runs(&self, pixels: &ChannelsLast) -> Vec<(usize, usize, usize)> {
         let Self { channels, kernel, geometry: Conv2dConfig { dilation, .. }, .. } = *self;
         let beside = if dilation.1 == 1 { kernel.1 } else { 1 };
         let taps = (0..kernel.0 * kernel.1).step_by(beside);
@@ -353,18 +357,18 @@ impl Conv2d {
                 for (group, partial) in partial.chunks_exact_mut(outputs * taps).enumerate() {
                     let pair = example * groups + group;
                     pixels.fill(&mut image, &xs[pair * self.input_size()..][..self.input_size()], self.input);
-                    Outer {
+                    OuterProducts {
                         rows: outputs,
-                        steps: &steps,
+                        terms: &steps,
                         runs: &runs,
                         a: &grad[pair * outputs * positions..][..outputs * positions],
-                        a_row: positions,
+                        a_stride: positions,
                         b: &image,
-                        b_slack: true,
+                        b_padded: true,
                         c: partial.into(),
-                        c_row: taps,
-                        start: &[],
-                        onto: example > i * chunk,
+                        c_stride: taps,
+                        bias: &[],
+                        accumulate: example > i * chunk,
                     }
                     .run();
                 }
@@ -409,19 +413,19 @@ impl Conv2d {
                         }
                     }
                 }
-                Inner {
+                DotProducts {
                     rows: outputs,
                     segments: examples.len(),
                     len,
                     a: &grads,
-                    a_row: len,
-                    a_segment: outputs * len,
+                    a_stride: len,
+                    a_segment_stride: outputs * len,
                     b: &images,
-                    b_rows: &at,
-                    b_segment: planes.len(),
+                    b_offsets: &at,
+                    b_segment_stride: planes.len(),
                     c: (&mut partial[group * outputs * taps..][..outputs * taps]).into(),
-                    c_row: taps,
-                    start: &[],
+                    c_stride: taps,
+                    bias: &[],
                 }
                 .run();
             }

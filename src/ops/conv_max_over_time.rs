@@ -8,7 +8,7 @@
 use super::autograd::{self, Operation};
 use super::host::{self, Element, with_real};
 use super::{PackedSequences, reference};
-use crate::kernels::cpu::matmul::{Left, Panels, Start, multiply};
+use crate::kernels::cpu::matmul::{Init, Lhs, Panels, gemm_serial};
 use crate::kernels::cpu::parallel::{self, Shared};
 use crate::kernels::cpu::simd::vectorised;
 use candle_core::{CpuStorage, Device, Result, Shape, Tensor, bail};
@@ -216,8 +216,8 @@ impl ConvMaxOverTime {
                 let rows = windows(sentences.end - 1).end - first;
                 // SAFETY: the product writes all of it.
                 let mut responses = unsafe { parallel::unwritten::<T>(rows * count) };
-                let left = Left::Rows(&spread[first * features..], features);
-                multiply(left, panels, &mut responses, (rows, count), Start::Row(bias));
+                let left = Lhs::Rows(&spread[first * features..], features);
+                gemm_serial(left, panels, &mut responses, (rows, count), Init::Bias(bias));
                 for sentence in sentences.clone() {
                     let at = (sentence - sentences.start) * total + from;
                     largest(

@@ -7,7 +7,7 @@ use super::linear::check_bias;
 use super::recurrent::{RecurrentWeights, check};
 use super::{Cell, PackedSequences};
 use crate::kernels::cpu::cells::{self, Gates};
-use crate::kernels::cpu::matmul::{Left, Panels, Start, multiply, product};
+use crate::kernels::cpu::matmul::{Init, Lhs, Panels, gemm, gemm_serial};
 use crate::kernels::cpu::simd::vectorised;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
@@ -66,7 +66,7 @@ impl IncrementalDecoder {
             let input = match stack.is_empty() {
                 true => {
                     let mut rows = start.repeat(tokens);
-                    product((&table, features), &input, &mut rows, len, Start::Result);
+                    gemm((&table, features), &input, &mut rows, len, Init::Accumulate);
                     Input::Tokens(rows)
                 }
                 false => Input::Below(start, input),
@@ -115,7 +115,7 @@ impl IncrementalDecoder {
             xs = &layer.hidden;
         }
         let mut ys = self.output_bias.clone();
-        multiply(Left::Rows(xs, xs.len()), &self.output, &mut ys, (1, 0), Start::Result);
+        gemm_serial(Lhs::Rows(xs, xs.len()), &self.output, &mut ys, (1, 0), Init::Accumulate);
         Ok(ys)
     }
 
@@ -140,11 +140,11 @@ impl Layer {
             }
             Input::Below(start, weight) => {
                 gates.copy_from_slice(start);
-                multiply(Left::Rows(below, below.len()), weight, &mut *gates, (1, 0), Start::Result);
+                gemm_serial(Lhs::Rows(below, below.len()), weight, &mut *gates, (1, 0), Init::Accumulate);
             }
         }
         let at = Gates::new(cell, hidden.len()).hidden_at;
-        multiply(Left::Rows(hidden, hidden.len()), recurrent, &mut gates[at..], (1, 0), Start::Result);
+        gemm_serial(Lhs::Rows(hidden, hidden.len()), recurrent, &mut gates[at..], (1, 0), Init::Accumulate);
         std::mem::swap(before, if cell.has_cell_state() { cells } else { hidden });
         vectorised(
             #[inline(always)]

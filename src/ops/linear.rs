@@ -3,9 +3,9 @@
 use super::autograd::{self, Operation, gradients};
 use super::host::{self, Element, with_real};
 use super::reference;
-use crate::kernels::cpu::matmul::{Panels, Start, product, transposed_products};
+use crate::kernels::cpu::matmul::{Init, Panels, gemm, gemm_transposed};
 use crate::kernels::cpu::parallel;
-use crate::kernels::cpu::simd::{Inner, Outer, vectorised};
+use crate::kernels::cpu::simd::{DotProducts, OuterProducts, vectorised};
 use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 
 /// `xs * weight^T + bias`: `xs` (.., in), `weight` (out, in) and `bias` (out) give (.., out).
@@ -89,32 +89,32 @@ fn rows_a_chunk(flops_a_row: usize) -> usize {
 fn forward<T: Element>(xs: &[T], weight: &[T], bias: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
     if rows >= MANY {
         let panels = Panels::transposed((inputs, outputs), |output| &weight[output * inputs..]);
-        let start = if bias.is_empty() { Start::Zero } else { Start::Row(bias) };
+        let start = if bias.is_empty() { Init::Zero } else { Init::Bias(bias) };
         // SAFETY: the product writes all of it.
         let mut ys = unsafe { parallel::unwritten(rows * outputs) };
-        product((xs, inputs), &panels, &mut ys, outputs, start);
+        gemm((xs, inputs), &panels, &mut ys, outputs, start);
         return ys;
     }
     let chunk = rows_a_chunk(2 * inputs * outputs);
     let weight_rows = (0..outputs).map(|output| output * inputs).collect::<Vec<_>>();
     let work = |i: usize, ys: &mut [T]| {
-        Inner {
+        DotProducts {
             rows: ys.len() / outputs,
             segments: 1,
             len: inputs,
             a: &xs[i * chunk * inputs..],
-            a_row: inputs,
-            a_segment: 0,
+            a_stride: inputs,
+            a_segment_stride: 0,
             b: weight,
-            b_rows: &weight_rows,
-            b_segment: 0,
+            b_offsets: &weight_rows,
+            b_segment_stride: 0,
             c: ys.into(),
-            c_row: outputs,
-            start: bias,
+            c_stride: outputs,
+            bias: bias,
         }
         .run();
     };
-    // SAFETY: `Inner` writes each result.
+    // SAFETY: `DotProducts` writes each result.
     unsafe { parallel::build(rows * outputs, chunk * outputs, work) }
 }
 
@@ -123,56 +123,56 @@ fn input_grad<T: Element>(grad: &[T], weight: &[T], (rows, inputs, outputs): Dim
         let panels = Panels::new((outputs, inputs), |output| &weight[output * inputs..]);
         // SAFETY: the product writes all of it.
         let mut xs_grad = unsafe { parallel::unwritten(rows * inputs) };
-        product((grad, outputs), &panels, &mut xs_grad, inputs, Start::Zero);
+        gemm((grad, outputs), &panels, &mut xs_grad, inputs, Init::Zero);
         return xs_grad;
     }
     let chunk = rows_a_chunk(2 * inputs * outputs);
     let steps = (0..outputs).map(|output| (output, output * inputs)).collect::<Vec<_>>();
     let work = |i: usize, xs_grad: &mut [T]| {
-        Outer {
+        OuterProducts {
             rows: xs_grad.len() / inputs,
-            steps: &steps,
+            terms: &steps,
             runs: &[(0, 0, inputs)],
             a: &grad[i * chunk * outputs..],
-            a_row: outputs,
+            a_stride: outputs,
             b: weight,
-            b_slack: false,
+            b_padded: false,
             c: xs_grad.into(),
-            c_row: inputs,
-            start: &[],
-            onto: false,
+            c_stride: inputs,
+            bias: &[],
+            accumulate: false,
         }
         .run();
     };
-    // SAFETY: `Outer` writes each result.
+    // SAFETY: `OuterProducts` writes each result.
     unsafe { parallel::build(rows * inputs, chunk * inputs, work) }
 }
 
 fn weight_grad<T: Element>(grad: &[T], xs: &[T], (rows, inputs, outputs): Dims) -> Vec<T> {
     if rows >= MANY {
         let right = |row: usize| &xs[row * inputs..];
-        let [product] = transposed_products((grad, outputs), [(&right, inputs)], (rows, outputs));
+        let [product] = gemm_transposed((grad, outputs), [(&right, inputs)], (rows, outputs));
         return product;
     }
     let chunk = rows_a_chunk(2 * inputs * rows);
     let steps = (0..rows).map(|row| (row * outputs, row * inputs)).collect::<Vec<_>>();
     let work = |i: usize, weight_grad: &mut [T]| {
-        Outer {
+        OuterProducts {
             rows: weight_grad.len() / inputs,
-            steps: &steps,
+            terms: &steps,
             runs: &[(0, 0, inputs)],
             a: grad.get(i * chunk..).unwrap_or(&[]),
-            a_row: 1,
+            a_stride: 1,
             b: xs,
-            b_slack: false,
+            b_padded: false,
             c: weight_grad.into(),
-            c_row: inputs,
-            start: &[],
-            onto: false,
+            c_stride: inputs,
+            bias: &[],
+            accumulate: false,
         }
         .run();
     };
-    // SAFETY: `Outer` writes each result.
+    // SAFETY: `OuterProducts` writes each result.
     unsafe { parallel::build(outputs * inputs, chunk * inputs, work) }
 }
 

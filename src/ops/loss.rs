@@ -8,7 +8,6 @@ use super::host::{self, Element, with_real};
 use super::reference;
 use crate::kernels::cpu::Real;
 use crate::kernels::cpu::parallel::{self, Shared};
-use crate::kernels::cpu::real::sigmoid_of;
 use crate::kernels::cpu::simd::{sum, vectorised};
 use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
 use std::sync::OnceLock;
@@ -111,7 +110,7 @@ impl Kind {
                 for x in logits.iter_mut() {
                     let positive = if *x > T::ZERO { *x } else { T::ZERO };
                     loss += positive + (-x.abs()).exp().ln_1p();
-                    *x = sigmoid_of(*x);
+                    *x = Real::sigmoid(*x);
                 }
                 logits[target] -= T::ONE;
                 loss
@@ -119,7 +118,7 @@ impl Kind {
             Self::Quadratic => {
                 let mut loss = T::ZERO;
                 for (class, x) in logits.iter_mut().enumerate() {
-                    let y = sigmoid_of(*x);
+                    let y = Real::sigmoid(*x);
                     let error = if class == target { y - T::ONE } else { y };
                     loss += error * error;
                     *x = error * y * (T::ONE - y);

@@ -5,8 +5,9 @@ use super::host::{self, Element, with_real};
 use super::reference;
 use crate::kernels::cpu::Real;
 use crate::kernels::cpu::parallel;
+use crate::kernels::cpu::simd::dispatch;
 use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
 /// The windows of a pooling: (height, width) of each.
@@ -243,7 +244,7 @@ impl Operation for Pool {
         with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |xs| {
             let chunk = self.grid.channels_a_chunk();
             let work = |i: usize, ys: &mut [T]| {
-                Arch::new().dispatch(Forward { pool: self, xs: &xs[i * chunk * inputs..], ys });
+                dispatch(Forward { pool: self, xs: &xs[i * chunk * inputs..], ys });
             };
             // SAFETY: `Forward` writes each output.
             Ok(host::output(unsafe { parallel::build(shape.0 * shape.1 * outputs, chunk * outputs, work) }, shape))
@@ -259,7 +260,7 @@ impl Operation for Pool {
             let work = |i: usize, xs_grad: &mut [T]| {
                 let (xs, from) = (&xs[i * chunk * inputs..], i * chunk * outputs);
                 let (ys, grad) = (&ys[from..], &grad[from..]);
-                Arch::new().dispatch(Backward { pool: self, xs, ys, grad, xs_grad });
+                dispatch(Backward { pool: self, xs, ys, grad, xs_grad });
             };
             // SAFETY: `Backward` writes each gradient.
             let xs_grad = unsafe { parallel::build(xs.len(), chunk * inputs, work) };

@@ -11,7 +11,7 @@ use super::linear::column_sums;
 use super::{Cell, PackedSequences, reference};
 use crate::kernels::cpu::Real;
 use crate::kernels::cpu::cells::{self, Gates, elman_back, gru_back, lstm_back};
-use crate::kernels::cpu::matmul::{Left, Panels, Start, multiply, product, transposed_products};
+use crate::kernels::cpu::matmul::{Init, Lhs, Panels, gemm, gemm_serial, gemm_transposed};
 use crate::kernels::cpu::parallel::{self, Shared};
 use crate::kernels::cpu::simd::vectorised;
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, bail};
@@ -278,7 +278,7 @@ impl Layer {
             let start = layout.start(input_bias, hidden_bias);
             if self.ids.is_none() {
                 let (features, panels) = (input.len() / layout.added, layout.input_panels(input));
-                product((xs, features), &panels, gates, layout.row, Start::Row(&start[..layout.added]));
+                gemm((xs, features), &panels, gates, layout.row, Init::Bias(&start[..layout.added]));
             }
             weights.push((input, start, layout.recurrent_panels(recurrent)));
         }
@@ -314,7 +314,13 @@ impl Layer {
                 }
                 let add_product = |states: &[T], gates: &mut [T], count: usize| {
                     let gates = &mut gates[layout.hidden_at..];
-                    multiply(Left::Rows(states, hidden), right, gates, (count, layout.row), Start::Result);
+                    gemm_serial(
+                        Lhs::Rows(states, hidden),
+                        right,
+                        gates,
+                        (count, layout.row),
+                        Init::Accumulate,
+                    );
                 };
                 add_product(last, gates, carried);
                 if active > carried && !initial.hidden.is_empty() {
@@ -471,9 +477,9 @@ impl Layer {
                 );
                 // What came before, where anything did.
                 let wanted = if initial.hidden.is_empty() { carried } else { active };
-                let left = Left::Rows(&gate_grads[layout.hidden_at..], layout.row);
-                let start = if cell == Cell::Gru { Start::Result } else { Start::Zero };
-                multiply(left, &weights[chunk.direction], &mut *state_grads, (wanted, hidden), start);
+                let left = Lhs::Rows(&gate_grads[layout.hidden_at..], layout.row);
+                let start = if cell == Cell::Gru { Init::Accumulate } else { Init::Zero };
+                gemm_serial(left, &weights[chunk.direction], &mut *state_grads, (wanted, hidden), start);
             }
         });
 
@@ -488,8 +494,8 @@ impl Layer {
                 let weight = given.get::<T>(1 + 4 * direction)?;
                 let panels =
                     Panels::new((layout.added, features), |k| &weight[layout.input_row(k) * features..]);
-                let start = if direction == 0 { Start::Zero } else { Start::Result };
-                product((gate_grads, layout.row), &panels, &mut xs_grad, features, start);
+                let start = if direction == 0 { Init::Zero } else { Init::Accumulate };
+                gemm((gate_grads, layout.row), &panels, &mut xs_grad, features, start);
             }
             grads[0] = tensor(xs_grad, &args[0])?;
         }
@@ -510,7 +516,7 @@ impl Layer {
                 let (dims, left) = ((rows, layout.added), (gate_grads, layout.row));
                 let from_hidden = (&gate_grads[layout.hidden_at..], layout.row);
                 let recurrent_alone = || {
-                    let [recurrent] = transposed_products(from_hidden, [(&recurrent, hidden)], dims);
+                    let [recurrent] = gemm_transposed(from_hidden, [(&recurrent, hidden)], dims);
                     recurrent
                 };
                 let [input, recurrent] = match &self.ids {
@@ -518,9 +524,9 @@ impl Layer {
                     None => {
                         let [mut input, recurrent] = match layout.hidden_at {
                             // Both from the same gates, which are laid out once.
-                            0 => transposed_products(left, [(&input, features), (&recurrent, hidden)], dims),
+                            0 => gemm_transposed(left, [(&input, features), (&recurrent, hidden)], dims),
                             _ => {
-                                let [input] = transposed_products(left, [(&input, features)], dims);
+                                let [input] = gemm_transposed(left, [(&input, features)], dims);
                                 [input, recurrent_alone()]
                             }
                         };

@@ -6,7 +6,6 @@
 use super::matmul::Panels;
 use super::parallel::{self, Shared};
 use super::real::Real;
-use super::real::{relu_of, sigmoid_of};
 use super::simd::{Lanes, vectorised};
 
 /// What a recurrent layer does at each step.
@@ -117,7 +116,7 @@ impl Gates {
 pub(crate) fn step<T: Real>(cell: Cell, gates: &mut [T], before: &[T], cells: &mut [T], y: &mut [T]) {
     match cell {
         Cell::Tanh => elman(gates, y, T::tanh),
-        Cell::Relu => elman(gates, y, relu_of),
+        Cell::Relu => elman(gates, y, T::relu),
         Cell::Gru => gru(gates, before, y),
         Cell::Lstm => lstm(gates, before, cells, y),
     }
@@ -206,7 +205,7 @@ fn lstm<T: Real>(gates: &mut [T], before: &[T], cells: &mut [T], y: &mut [T]) {
         [i, f, g, o, cells, y],
         #[inline(always)]
         |[before], [i, f, g, o, _, _]| {
-            let (i, f, g, o) = (sigmoid_of(i), sigmoid_of(f), g.tanh(), sigmoid_of(o));
+            let (i, f, g, o) = (Real::sigmoid(i), Real::sigmoid(f), g.tanh(), Real::sigmoid(o));
             let cell = f * before + i * g;
             [i, f, g, o, cell, o * cell.tanh()]
         },
@@ -252,7 +251,7 @@ fn gru<T: Real>(gates: &mut [T], before: &[T], y: &mut [T]) {
         [n, r, z, y],
         #[inline(always)]
         |[before, product], [n, r, z, _]| {
-            let (r, z) = (sigmoid_of(r), sigmoid_of(z));
+            let (r, z) = (Real::sigmoid(r), Real::sigmoid(z));
             let n = (n + r * product).tanh();
             [n, r, z, n + z * (before - n)]
         },

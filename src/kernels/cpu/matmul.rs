@@ -2,15 +2,15 @@
 //!
 //! The right-hand side is first laid out in the order in which the inner loop reads it ([`Panels`]), which pays as
 //! each of its numbers is used once a row of the left-hand side. The left-hand side is read where it lies, or laid
-//! out likewise ([`Left::Packed`]) where its rows do not lie along memory.
+//! out likewise ([`Lhs::Packed`]) where its rows do not lie along memory.
 
 // Loops over the M rows and N columns of a tile are unrolled and all written alike.
 #![allow(clippy::needless_range_loop)]
 
 use super::memory::Destination;
 use super::parallel;
-use super::simd::{Lanes, prefetch};
-use pulp::{Arch, Simd, WithSimd};
+use super::simd::{Lanes, dispatch, prefetch};
+use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
 /// Vectors side by side in a panel of the right-hand side.
@@ -116,7 +116,7 @@ impl<T: Lanes> Panels<T> {
 
 /// A left-hand side: some rows, each as long as the right-hand side is deep.
 #[derive(Clone, Copy)]
-pub(crate) enum Left<'a, T> {
+pub(crate) enum Lhs<'a, T> {
     /// Each row's numbers lie together; the rows start every so many numbers.
     Rows(&'a [T], usize),
     /// Tile after tile; in a tile the numbers of one depth lie together.
@@ -148,42 +148,42 @@ fn tiles(rows: usize, tallest: usize) -> impl Iterator<Item = Range<usize>> {
 
 /// What a product is added to.
 #[derive(Clone, Copy)]
-pub(crate) enum Start<'a, T> {
+pub(crate) enum Init<'a, T> {
     Zero,
     /// What the result holds already.
-    Result,
-    /// This in every row.
-    Row(&'a [T]),
+    Accumulate,
+    /// The same row in each row of the result.
+    Bias(&'a [T]),
 }
 
-/// `c = start + left * right`, for `rows` rows: c's row i starts at `c[i * c_row]`. On the thread that asks.
-pub(crate) fn multiply<'c, T: Lanes>(
-    left: Left<T>,
+/// `c = start + left * right`, for `rows` rows: c's row i starts at `c[i * c_stride]`. On the thread that asks.
+pub(crate) fn gemm_serial<'c, T: Lanes>(
+    left: Lhs<T>,
     right: &Panels<T>,
     c: impl Into<Destination<'c, T>>,
-    (rows, c_row): (usize, usize),
-    start: Start<T>,
+    (rows, c_stride): (usize, usize),
+    start: Init<T>,
 ) {
     let c = c.into();
     let Some(last) = rows.checked_sub(1) else { return };
-    assert!(last * c_row + right.columns <= c.len());
+    assert!(last * c_stride + right.columns <= c.len());
     match left {
-        Left::Rows(data, row) => assert!(last * row + right.depth <= data.len()),
-        Left::Packed(data) => assert!(rows * right.depth <= data.len()),
+        Lhs::Rows(data, row) => assert!(last * row + right.depth <= data.len()),
+        Lhs::Packed(data) => assert!(rows * right.depth <= data.len()),
     }
-    if let Start::Row(row) = start {
+    if let Init::Bias(row) = start {
         assert_eq!(row.len(), right.columns);
     }
-    Arch::new().dispatch(Multiply { left, right, c, rows, c_row, start });
+    dispatch(Multiply { left, right, c, rows, c_stride, start });
 }
 
 struct Multiply<'a, T> {
-    left: Left<'a, T>,
+    left: Lhs<'a, T>,
     right: &'a Panels<T>,
     c: Destination<'a, T>,
     rows: usize,
-    c_row: usize,
-    start: Start<'a, T>,
+    c_stride: usize,
+    start: Init<'a, T>,
 }
 
 impl<T: Lanes> WithSimd for Multiply<'_, T> {
@@ -229,28 +229,38 @@ impl<T: Lanes> Multiply<'_, T> {
         column: usize,
         used: usize,
     ) {
-        let start = if depths.start > 0 { Start::Result } else { self.start };
+        let start = if depths.start > 0 { Init::Accumulate } else { self.start };
         let depth = self.right.depth;
         for (i, tile) in tiles(self.rows, Tallest.with_simd(simd)).enumerate() {
             // SAFETY: the caller's.
             unsafe {
                 let b = self.right.data.as_ptr().add(b);
-                let c = self.c.as_mut_ptr().add(tile.start * self.c_row + column);
+                let c = self.c.as_mut_ptr().add(tile.start * self.c_stride + column);
                 let (a, row, step) = match self.left {
-                    Left::Rows(data, row) => (data.as_ptr().add(tile.start * row + depths.start), row, 1),
-                    Left::Packed(data) => {
+                    Lhs::Rows(data, row) => (data.as_ptr().add(tile.start * row + depths.start), row, 1),
+                    Lhs::Packed(data) => {
                         (data.as_ptr().add(tile.start * depth + depths.start * tile.len()), 1, tile.len())
                     }
                 };
                 let start = match start {
-                    Start::Zero => (std::ptr::null(), 0),
-                    Start::Result => (c.cast_const(), self.c_row),
-                    Start::Row(row) => (row.as_ptr().add(column), 0),
+                    Init::Zero => (std::ptr::null(), 0),
+                    Init::Accumulate => (c.cast_const(), self.c_stride),
+                    Init::Bias(row) => (row.as_ptr().add(column), 0),
                 };
                 let last = used - (N - 1) * T::lanes::<S>();
                 let ahead = (DEPTH * N + i % N) * T::lanes::<S>();
-                let job =
-                    Tile { ahead, a, row, step, b, depth: depths.len(), c, c_row: self.c_row, last, start };
+                let job = Tile {
+                    ahead,
+                    a,
+                    row,
+                    step,
+                    b,
+                    depth: depths.len(),
+                    c,
+                    c_stride: self.c_stride,
+                    last,
+                    start,
+                };
                 match tile.len() {
                     8 => job.run::<S, 8, N>(simd),
                     7 => job.run::<S, 7, N>(simd),
@@ -276,7 +286,7 @@ struct Tile<T> {
     b: *const T,
     depth: usize,
     c: *mut T,
-    c_row: usize,
+    c_stride: usize,
     /// Numbers of the last vector that count.
     last: usize,
     /// What the sums are added to, if anything, and the way from one row of it to the next.
@@ -325,7 +335,7 @@ impl<T: Lanes> Tile<T> {
             }
             for m in 0..M {
                 for n in 0..N {
-                    let to = self.c.add(m * self.c_row + n * lanes);
+                    let to = self.c.add(m * self.c_stride + n * lanes);
                     match n + 1 < N || self.last == lanes {
                         true => to.cast::<T::Vector<S>>().write_unaligned(sums[m][n]),
                         false => T::store_first(simd, to, self.last, sums[m][n]),
@@ -346,20 +356,20 @@ fn rows_a_piece(rows: usize, flops_a_row: usize) -> usize {
 }
 
 /// `c = start + left * right` on all threads, for rows of consecutive numbers every `row` of them.
-pub(crate) fn product<'c, T: Lanes>(
+pub(crate) fn gemm<'c, T: Lanes>(
     (left, row): (&[T], usize),
     right: &Panels<T>,
     c: impl Into<Destination<'c, T>>,
-    c_row: usize,
-    start: Start<T>,
+    c_stride: usize,
+    start: Init<T>,
 ) {
     let c = c.into();
-    let rows = c.len() / c_row.max(1);
+    let rows = c.len() / c_stride.max(1);
     let piece = rows_a_piece(rows, 2 * right.depth * right.columns);
-    c.for_each_piece(piece * c_row, |i, c| {
-        let left = Left::Rows(left.get(i * piece * row..).unwrap_or(&[]), row);
-        let rows = c.len() / c_row;
-        multiply(left, right, c, (rows, c_row), start);
+    c.for_each_piece(piece * c_stride, |i, c| {
+        let left = Lhs::Rows(left.get(i * piece * row..).unwrap_or(&[]), row);
+        let rows = c.len() / c_stride;
+        gemm_serial(left, right, c, (rows, c_stride), start);
     });
 }
 
@@ -368,7 +378,7 @@ pub(crate) type Rows<'a, 'b, T> = (&'b (dyn Fn(usize) -> &'a [T] + Sync), usize)
 
 /// `left^T * right` for each of `rights`, on all threads, for `depth` rows of `height` numbers every `row` of them, and as
 /// many rows of each of `rights`.
-pub(crate) fn transposed_products<'a, T: Lanes, const N: usize>(
+pub(crate) fn gemm_transposed<'a, T: Lanes, const N: usize>(
     (left, row): (&[T], usize),
     rights: [Rows<'a, '_, T>; N],
     (depth, height): (usize, usize),
@@ -378,7 +388,7 @@ pub(crate) fn transposed_products<'a, T: Lanes, const N: usize>(
     /// Depths that are laid out side by side: few rows are read at a time, each from its start to its end, and what is
     /// written of each tile makes whole cache lines.
     const BESIDE: usize = 16;
-    let tallest = Arch::new().dispatch(Tallest);
+    let tallest = dispatch(Tallest);
     let piece = rows_a_piece(height, 2 * depth * rights.iter().map(|right| right.1).sum::<usize>());
     // SAFETY: of both, all that is read is written first.
     let (mut products, mut packed) = unsafe {
@@ -431,11 +441,11 @@ pub(crate) fn transposed_products<'a, T: Lanes, const N: usize>(
         parallel::for_each_chunk(height.div_ceil(piece), |i| {
             let rows = i * piece..height.min((i + 1) * piece);
             for ((c, panels), (_, width)) in results.iter().zip(&panels).zip(&rights) {
-                let start = if first == 0 { Start::Zero } else { Start::Result };
-                let left = Left::Packed(packed.get(rows.start * deep..).unwrap_or(&[]));
+                let start = if first == 0 { Init::Zero } else { Init::Accumulate };
+                let left = Lhs::Packed(packed.get(rows.start * deep..).unwrap_or(&[]));
                 // SAFETY: each piece is one chunk's.
                 let c = unsafe { c.slice(rows.start * width..rows.end * width) };
-                multiply(left, panels, c, (rows.len(), *width), start);
+                gemm_serial(left, panels, c, (rows.len(), *width), start);
             }
         });
     }
@@ -475,18 +485,17 @@ mod tests {
             let turned = Panels::transposed((depth, columns), |j| &turned[j * depth..]);
             for right in [&straight, &turned] {
                 let mut c = start.clone();
-                product((&a, depth), right, &mut c, columns, Start::Result);
+                gemm((&a, depth), right, &mut c, columns, Init::Accumulate);
                 assert_eq!(c, expected, "{rows} x {depth} x {columns}");
             }
             let left = transpose(&a, rows, depth);
             let right = |k: usize| &b[k * columns..];
-            let products =
-                transposed_products((&left, rows), [(&right, columns), (&right, 1)], (depth, rows));
+            let products = gemm_transposed((&left, rows), [(&right, columns), (&right, 1)], (depth, rows));
             let sums: Vec<f32> = products[0].iter().zip(&start).map(|(sum, start)| sum + start).collect();
             assert_eq!(sums, expected, "transposed, {rows} x {depth} x {columns}");
             assert!(products[1].iter().eq(products[0].iter().step_by(columns)));
             let mut sums = vec![f32::NAN; rows * columns];
-            product((&a, depth), &straight, &mut sums, columns, Start::Zero);
+            gemm((&a, depth), &straight, &mut sums, columns, Init::Zero);
             let from_start: Vec<f32> = sums.iter().zip(&start).map(|(sum, start)| sum + start).collect();
             assert_eq!(from_start, expected);
         }

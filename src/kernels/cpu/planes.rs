@@ -1,7 +1,7 @@
 //! What a convolution walks over.
 
 use super::parallel;
-use super::simd::{self, Lanes, Outer, SLACK};
+use super::simd::{self, Lanes, OVERREAD, OuterProducts};
 
 /// Images with zeros around them, taken apart by the phases of a stride: what a tap of the kernel sees while the
 /// kernel moves along a row is then consecutive, at `pitch` from one row to the next.
@@ -21,7 +21,7 @@ impl Planes {
     }
 
     pub fn len(&self) -> usize {
-        self.channels * self.stride.0 * self.stride.1 * self.size() + SLACK
+        self.channels * self.stride.0 * self.stride.1 * self.size() + OVERREAD
     }
 
     pub fn zeros<T: Lanes>(&self) -> Vec<T> {
@@ -83,7 +83,7 @@ impl Planes {
 }
 
 /// An image with zeros around it, the channels of each place side by side: what a row of the kernel sees is consecutive.
-pub(crate) struct Pixels {
+pub(crate) struct ChannelsLast {
     pub channels: usize,
     /// Zeros above and to the left.
     pub border: (usize, usize),
@@ -91,9 +91,9 @@ pub(crate) struct Pixels {
     pub columns: usize,
 }
 
-impl Pixels {
+impl ChannelsLast {
     pub fn zeros<T: Lanes>(&self) -> Vec<T> {
-        vec![T::ZERO; self.rows * self.columns * self.channels + SLACK]
+        vec![T::ZERO; self.rows * self.columns * self.channels + OVERREAD]
     }
 
     /// Puts the image of (height, width) `size` in; around it nothing is written.
@@ -150,13 +150,13 @@ impl Pixels {
 }
 
 /// A product of a matrix with what the taps of a kernel see at rows of `columns` positions.
-pub(crate) struct Sweep {
+pub(crate) struct SlidingProduct {
     columns: usize,
     /// Of the planes that are read.
     pitch: usize,
-    /// For each term of the sum, where its weight and what it is multiplied with lie: see `Outer`.
+    /// For each term of the sum, where its weight and what it is multiplied with lie: see `OuterProducts`.
     steps: Vec<(usize, usize)>,
-    onto: Onto,
+    layout: OutputLayout,
     /// What is computed in one go: rows of results, or, in `scratch`, all from the first to the last with what lies
     /// between the rows too.
     runs: Vec<(usize, usize, usize)>,
@@ -166,30 +166,30 @@ pub(crate) struct Sweep {
 
 /// Where the results of a sweep go: result (y, x) of plane p to `first + p * plane + y * row + x * column`.
 #[derive(Clone, Copy)]
-pub(crate) struct Onto {
+pub(crate) struct OutputLayout {
     pub first: usize,
     pub row: usize,
     pub column: usize,
     pub plane: usize,
 }
 
-impl Sweep {
+impl SlidingProduct {
     pub fn new<T: Lanes>(
         (rows, columns): (usize, usize),
         pitch: usize,
         steps: Vec<(usize, usize)>,
-        onto: Onto,
+        layout: OutputLayout,
     ) -> Self {
         // Cycles: two products of vectors in each, and some ten to move a row.
         let lanes = simd::lanes::<T>();
         let together = (rows - 1) * pitch + columns;
         let by_row = rows * columns.div_ceil(lanes) * steps.len() / 2;
         let at_once = together.div_ceil(lanes) * steps.len() / 2 + 10 * rows;
-        let (runs, scratch) = match onto.column == 1 && by_row <= at_once {
-            true => ((0..rows).map(|y| (y * pitch, onto.first + y * onto.row, columns)).collect(), 0),
+        let (runs, scratch) = match layout.column == 1 && by_row <= at_once {
+            true => ((0..rows).map(|y| (y * pitch, layout.first + y * layout.row, columns)).collect(), 0),
             false => (vec![(0, 0, together)], together),
         };
-        Self { columns, pitch, steps, onto, runs, scratch }
+        Self { columns, pitch, steps, layout, runs, scratch }
     }
 
     /// The products of the matrix whose rows lie at `weight.1` from each other.
@@ -203,24 +203,24 @@ impl Sweep {
         results: &mut [T],
     ) {
         let direct = self.scratch == 0;
-        Outer {
+        OuterProducts {
             rows: outputs,
-            steps: &self.steps,
+            terms: &self.steps,
             runs: &self.runs,
             a: weight.0,
-            a_row: weight.1,
+            a_stride: weight.1,
             b: planes,
-            b_slack: true,
+            b_padded: true,
             c: if direct { &mut *results } else { &mut *scratch }.into(),
-            c_row: if direct { self.onto.plane } else { self.scratch },
-            start,
-            onto: false,
+            c_stride: if direct { self.layout.plane } else { self.scratch },
+            bias: start,
+            accumulate: false,
         }
         .run();
         if direct {
             return;
         }
-        let Onto { first, row, column, plane } = self.onto;
+        let OutputLayout { first, row, column, plane } = self.layout;
         for (output, scratch) in scratch.chunks_exact(self.scratch).take(outputs).enumerate() {
             for (y, scratch) in scratch.chunks(self.pitch).enumerate() {
                 let results = &mut results[first + output * plane + y * row..];

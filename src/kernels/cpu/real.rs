@@ -36,6 +36,18 @@ pub(crate) trait Real:
     fn sqrt(self) -> Self;
     fn abs(self) -> Self;
     fn is_nan(self) -> bool;
+
+    /// `max(0, x)`; NaN stays NaN.
+    #[inline(always)]
+    fn relu(self) -> Self {
+        if self <= Self::ZERO { Self::ZERO } else { self }
+    }
+
+    /// The logistic function, `1 / (1 + exp(-x))`.
+    #[inline(always)]
+    fn sigmoid(self) -> Self {
+        Self::ONE / (Self::ONE + (-self).exp())
+    }
 }
 
 macro_rules! real {
@@ -126,18 +138,6 @@ fn tanh(x: f32) -> f32 {
     let power = a * b;
     let exp_m1 = power * value + (power - 1.);
     (exp_m1 / (exp_m1 + 2.)).copysign(x)
-}
-
-/// The larger of 0 and x; what is no number stays none.
-#[inline(always)]
-pub(crate) fn relu_of<T: Real>(x: T) -> T {
-    if x <= T::ZERO { T::ZERO } else { x }
-}
-
-/// The logistic function.
-#[inline(always)]
-pub(crate) fn sigmoid_of<T: Real>(x: T) -> T {
-    T::ONE / (T::ONE + (-x).exp())
 }
 
 #[cfg(test)]

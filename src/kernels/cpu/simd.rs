@@ -8,7 +8,7 @@
 
 use super::memory::Destination;
 use super::real::Real;
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use std::marker::PhantomData;
 
 /// A number with vectors of it.
@@ -121,10 +121,16 @@ lanes!(
     mask_store_ptr_f64s
 );
 
+/// Runs `op` compiled for the instruction set in use.
+#[inline(always)]
+pub(crate) fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
+    pulp::Arch::new().dispatch(op)
+}
+
 /// Runs `work` compiled for the best instructions that this processor has: plain loops in it are vectorised too.
 #[inline(always)]
 pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(work)
+    pulp::Arch::new().dispatch(work)
 }
 
 /// The sum of some numbers, added in a fixed order: sixteen sums, then those and what is left over.
@@ -150,7 +156,7 @@ pub(crate) fn lanes<T: Lanes>() -> usize {
             T::lanes::<S>()
         }
     }
-    Arch::new().dispatch(Count::<T>(PhantomData))
+    dispatch(Count::<T>(PhantomData))
 }
 
 /// Asks for the cache line at `address`, which need not be valid, to be brought near.
@@ -167,44 +173,44 @@ pub(crate) fn prefetch<T>(address: *const T) {
 }
 
 /// How many numbers may be read beyond what counts where a vector is loaded whole.
-pub(crate) const SLACK: usize = 16;
+pub(crate) const OVERREAD: usize = 16;
 
 /// `c[i, j] = start[i] + sum over k of a[i, k] * b[k, j]` for j along runs of consecutive numbers.
 ///
-/// Element a[i, k] lies at `a[steps[k].0 + i * a_row]`, b[k, j] at `b[steps[k].1 + run.0 + j]` and c[i, j] at
-/// `c[i * c_row + run.1 + j]`, for `j < run.2` of each of the `runs`.
-pub(crate) struct Outer<'a, T> {
+/// Element a[i, k] lies at `a[terms[k].0 + i * a_stride]`, b[k, j] at `b[terms[k].1 + run.0 + j]` and c[i, j] at
+/// `c[i * c_stride + run.1 + j]`, for `j < run.2` of each of the `runs`.
+pub(crate) struct OuterProducts<'a, T> {
     pub rows: usize,
-    pub steps: &'a [(usize, usize)],
+    pub terms: &'a [(usize, usize)],
     pub runs: &'a [(usize, usize, usize)],
     pub a: &'a [T],
-    pub a_row: usize,
+    pub a_stride: usize,
     pub b: &'a [T],
-    /// Whether `SLACK` numbers may be read after each run of b: then no load needs a mask.
-    pub b_slack: bool,
+    /// Whether `OVERREAD` numbers may be read after each run of b: then no load needs a mask.
+    pub b_padded: bool,
     pub c: Destination<'a, T>,
-    pub c_row: usize,
+    pub c_stride: usize,
     /// What c starts from, one number a row; none: 0.
-    pub start: &'a [T],
+    pub bias: &'a [T],
     /// Whether c starts from what it holds instead.
-    pub onto: bool,
+    pub accumulate: bool,
 }
 
-impl<T: Lanes> Outer<'_, T> {
+impl<T: Lanes> OuterProducts<'_, T> {
     pub fn run(self) {
         let (rows, last) = (self.rows, self.rows.saturating_sub(1));
-        let (a_end, b_end) = self.steps.iter().fold((0, 0), |(a, b), step| (a.max(step.0), b.max(step.1)));
+        let (a_end, b_end) = self.terms.iter().fold((0, 0), |(a, b), step| (a.max(step.0), b.max(step.1)));
         let (b_run, c_run) =
             self.runs.iter().fold((0, 0), |(b, c), run| (b.max(run.0 + run.2), c.max(run.1 + run.2)));
         if rows == 0 || c_run == 0 {
             return;
         }
-        assert!(self.steps.is_empty() || a_end + last * self.a_row < self.a.len());
-        let slack = if self.b_slack { SLACK } else { 0 };
-        assert!(self.steps.is_empty() || b_end + b_run + slack <= self.b.len());
-        assert!(last * self.c_row + c_run <= self.c.len());
-        assert!(self.start.is_empty() || self.start.len() == rows);
-        Arch::new().dispatch(self)
+        assert!(self.terms.is_empty() || a_end + last * self.a_stride < self.a.len());
+        let slack = if self.b_padded { OVERREAD } else { 0 };
+        assert!(self.terms.is_empty() || b_end + b_run + slack <= self.b.len());
+        assert!(last * self.c_stride + c_run <= self.c.len());
+        assert!(self.bias.is_empty() || self.bias.len() == rows);
+        dispatch(self)
     }
 
     /// Rows `i..i + M` of N runs, or of one if `MASKED`, of which then only what counts is loaded.
@@ -217,26 +223,26 @@ impl<T: Lanes> Outer<'_, T> {
         simd: S,
         i: usize,
         runs: [(usize, usize, usize); N],
-        steps: &[(usize, usize)],
+        terms: &[(usize, usize)],
         first: bool,
     ) {
         // SAFETY: the caller's.
         unsafe {
-            let a = self.a.as_ptr().add(i * self.a_row);
-            let c = self.c.as_mut_ptr().add(i * self.c_row);
+            let a = self.a.as_ptr().add(i * self.a_stride);
+            let c = self.c.as_mut_ptr().add(i * self.c_stride);
             let b = runs.map(|run| self.b.as_ptr().wrapping_add(run.0));
             let mut sums = [[T::splat(simd, T::ZERO); N]; M];
             for m in 0..M {
                 if first {
-                    sums[m] = [T::splat(simd, self.start.get(i + m).copied().unwrap_or(T::ZERO)); N];
+                    sums[m] = [T::splat(simd, self.bias.get(i + m).copied().unwrap_or(T::ZERO)); N];
                     continue;
                 }
                 for n in 0..N {
-                    sums[m][n] = T::load_first(simd, c.add(m * self.c_row + runs[n].1), runs[n].2);
+                    sums[m][n] = T::load_first(simd, c.add(m * self.c_stride + runs[n].1), runs[n].2);
                 }
             }
-            let a_row = self.a_row;
-            for &(a_at, b_at) in steps {
+            let a_stride = self.a_stride;
+            for &(a_at, b_at) in terms {
                 let mut columns = [T::splat(simd, T::ZERO); N];
                 for n in 0..N {
                     let from = b[n].add(b_at);
@@ -247,7 +253,7 @@ impl<T: Lanes> Outer<'_, T> {
                 }
                 let a = a.add(a_at);
                 for m in 0..M {
-                    let x = T::splat(simd, *a.add(m * a_row));
+                    let x = T::splat(simd, *a.add(m * a_stride));
                     for n in 0..N {
                         sums[m][n] = T::mul_add(simd, x, columns[n], sums[m][n]);
                     }
@@ -255,7 +261,7 @@ impl<T: Lanes> Outer<'_, T> {
             }
             for m in 0..M {
                 for n in 0..N {
-                    let to = c.add(m * self.c_row + runs[n].1);
+                    let to = c.add(m * self.c_stride + runs[n].1);
                     let count = runs[n].2;
                     match count == T::lanes::<S>() {
                         true => to.cast::<T::Vector<S>>().write_unaligned(sums[m][n]),
@@ -272,7 +278,7 @@ impl<T: Lanes> Outer<'_, T> {
         &mut self,
         simd: S,
         runs: [(usize, usize, usize); N],
-        steps: &[(usize, usize)],
+        terms: &[(usize, usize)],
         first: bool,
     ) {
         let (mut i, rows) = (0, self.rows);
@@ -281,23 +287,23 @@ impl<T: Lanes> Outer<'_, T> {
             while i < rows {
                 i += match rows - i {
                     8.. if S::REGISTER_COUNT >= 32 => {
-                        self.tile::<S, 8, N, MASKED>(simd, i, runs, steps, first);
+                        self.tile::<S, 8, N, MASKED>(simd, i, runs, terms, first);
                         8
                     }
                     6.. if S::REGISTER_COUNT >= 32 => {
-                        self.tile::<S, 6, N, MASKED>(simd, i, runs, steps, first);
+                        self.tile::<S, 6, N, MASKED>(simd, i, runs, terms, first);
                         6
                     }
                     4.. => {
-                        self.tile::<S, 4, N, MASKED>(simd, i, runs, steps, first);
+                        self.tile::<S, 4, N, MASKED>(simd, i, runs, terms, first);
                         4
                     }
                     2.. => {
-                        self.tile::<S, 2, N, MASKED>(simd, i, runs, steps, first);
+                        self.tile::<S, 2, N, MASKED>(simd, i, runs, terms, first);
                         2
                     }
                     _ => {
-                        self.tile::<S, 1, N, MASKED>(simd, i, runs, steps, first);
+                        self.tile::<S, 1, N, MASKED>(simd, i, runs, terms, first);
                         1
                     }
                 };
@@ -306,22 +312,22 @@ impl<T: Lanes> Outer<'_, T> {
     }
 }
 
-impl<T: Lanes> WithSimd for Outer<'_, T> {
+impl<T: Lanes> WithSimd for OuterProducts<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        // So many steps that what three vectors of them read of b stays in the first-level cache.
+        // So many terms that what three vectors of them read of b stays in the first-level cache.
         const BLOCK: usize = 128;
         let lanes = T::lanes::<S>();
-        let (steps, runs) = (self.steps, self.runs);
+        let (terms, runs) = (self.terms, self.runs);
         let mut pieces = runs.iter().flat_map(|&(b, c, len)| {
             (0..len.div_ceil(lanes)).map(move |i| (b + i * lanes, c + i * lanes, lanes.min(len - i * lanes)))
         });
         let mut next = pieces.next();
         while let Some(one) = next {
             next = pieces.next();
-            let whole = |run: (usize, usize, usize)| self.b_slack || run.2 == lanes;
+            let whole = |run: (usize, usize, usize)| self.b_padded || run.2 == lanes;
             let (mut two, mut three) = (None, None);
             if whole(one) && next.is_some_and(whole) {
                 two = std::mem::replace(&mut next, pieces.next());
@@ -329,9 +335,9 @@ impl<T: Lanes> WithSimd for Outer<'_, T> {
                     three = std::mem::replace(&mut next, pieces.next());
                 }
             }
-            let mut blocks = steps.chunks(BLOCK);
+            let mut blocks = terms.chunks(BLOCK);
             let mut block = blocks.next().unwrap_or(&[]);
-            let mut first = !self.onto;
+            let mut first = !self.accumulate;
             loop {
                 // SAFETY: `run` has checked the ends of all that is read and written.
                 unsafe {
@@ -340,7 +346,7 @@ impl<T: Lanes> WithSimd for Outer<'_, T> {
                             self.panel::<S, 3, false>(simd, [one, two, three], block, first)
                         }
                         (Some(two), None) => self.panel::<S, 2, false>(simd, [one, two], block, first),
-                        _ if self.b_slack || one.2 == lanes => {
+                        _ if self.b_padded || one.2 == lanes => {
                             self.panel::<S, 1, false>(simd, [one], block, first)
                         }
                         _ => self.panel::<S, 1, true>(simd, [one], block, first),
@@ -358,34 +364,37 @@ impl<T: Lanes> WithSimd for Outer<'_, T> {
 
 /// `c[i, j] = start[j] + sum over segments and k of a[i, k] * b[j, k]`: the dot products of rows.
 ///
-/// Segment s of a[i] is the `len` numbers from `a[i * a_row + s * a_segment]`, that of b[j] those from
-/// `b[b_rows[j] + s * b_segment]`; c[i, j] lies at `c[i * c_row + j]`.
-pub(crate) struct Inner<'a, T> {
+/// Segment s of a[i] is the `len` numbers from `a[i * a_stride + s * a_segment_stride]`, that of b[j] those from
+/// `b[b_offsets[j] + s * b_segment_stride]`; c[i, j] lies at `c[i * c_stride + j]`.
+pub(crate) struct DotProducts<'a, T> {
     pub rows: usize,
     pub segments: usize,
     pub len: usize,
     pub a: &'a [T],
-    pub a_row: usize,
-    pub a_segment: usize,
+    pub a_stride: usize,
+    pub a_segment_stride: usize,
     pub b: &'a [T],
-    pub b_rows: &'a [usize],
-    pub b_segment: usize,
+    pub b_offsets: &'a [usize],
+    pub b_segment_stride: usize,
     pub c: Destination<'a, T>,
-    pub c_row: usize,
+    pub c_stride: usize,
     /// What c starts from, one number a column; none: 0.
-    pub start: &'a [T],
+    pub bias: &'a [T],
 }
 
-impl<T: Lanes> Inner<'_, T> {
+impl<T: Lanes> DotProducts<'_, T> {
     pub fn run(self) {
-        let (columns, Some(last)) = (self.b_rows.len(), self.rows.checked_sub(1)) else { return };
-        let Some(&b_row) = self.b_rows.iter().max() else { return };
+        let (columns, Some(last)) = (self.b_offsets.len(), self.rows.checked_sub(1)) else { return };
+        let Some(&b_row) = self.b_offsets.iter().max() else { return };
         let before = self.segments.saturating_sub(1);
-        assert!(self.segments == 0 || last * self.a_row + before * self.a_segment + self.len <= self.a.len());
-        assert!(self.segments == 0 || b_row + before * self.b_segment + self.len <= self.b.len());
-        assert!(last * self.c_row + columns <= self.c.len());
-        assert!(self.start.is_empty() || self.start.len() == columns);
-        Arch::new().dispatch(self)
+        assert!(
+            self.segments == 0
+                || last * self.a_stride + before * self.a_segment_stride + self.len <= self.a.len()
+        );
+        assert!(self.segments == 0 || b_row + before * self.b_segment_stride + self.len <= self.b.len());
+        assert!(last * self.c_stride + columns <= self.c.len());
+        assert!(self.bias.is_empty() || self.bias.len() == columns);
+        dispatch(self)
     }
 
     /// # Safety
@@ -395,11 +404,11 @@ impl<T: Lanes> Inner<'_, T> {
         let lanes = T::lanes::<S>();
         let mut a = [self.a.as_ptr(); M];
         for m in 0..M {
-            a[m] = a[m].wrapping_add((i + m) * self.a_row);
+            a[m] = a[m].wrapping_add((i + m) * self.a_stride);
         }
         let mut b = [self.b.as_ptr(); N];
         for n in 0..N {
-            b[n] = b[n].wrapping_add(self.b_rows[j + n]);
+            b[n] = b[n].wrapping_add(self.b_offsets[j + n]);
         }
         let mut sums = [[T::splat(simd, T::ZERO); N]; M];
         let (whole, rest) = (self.len / lanes * lanes, self.len % lanes);
@@ -408,8 +417,8 @@ impl<T: Lanes> Inner<'_, T> {
         // SAFETY: the caller's.
         unsafe {
             for segment in 0..self.segments {
-                let a = a.map(|a| a.add(segment * self.a_segment));
-                let b = b.map(|b| b.add(segment * self.b_segment));
+                let a = a.map(|a| a.add(segment * self.a_segment_stride));
+                let b = b.map(|b| b.add(segment * self.b_segment_stride));
                 let mut k = 0;
                 while k < whole {
                     let x = a.map(|a| a.add(k).cast::<T::Vector<S>>().read_unaligned());
@@ -423,9 +432,9 @@ impl<T: Lanes> Inner<'_, T> {
                 }
             }
             for segment in 0..if rest > 0 { self.segments } else { 0 } {
-                let x = a.map(|a| T::load_first(simd, a.add(segment * self.a_segment + whole), rest));
+                let x = a.map(|a| T::load_first(simd, a.add(segment * self.a_segment_stride + whole), rest));
                 for n in 0..N {
-                    let y = T::load_first(simd, b[n].add(segment * self.b_segment + whole), rest);
+                    let y = T::load_first(simd, b[n].add(segment * self.b_segment_stride + whole), rest);
                     for m in 0..M {
                         sums[m][n] = T::mul_add(simd, x[m], y, sums[m][n]);
                     }
@@ -434,10 +443,10 @@ impl<T: Lanes> Inner<'_, T> {
         }
         for m in 0..M {
             for n in 0..N {
-                let start = self.start.get(j + n).copied().unwrap_or(T::ZERO);
+                let start = self.bias.get(j + n).copied().unwrap_or(T::ZERO);
                 let sum = start + T::sum(simd, sums[m][n]);
                 // SAFETY: the caller's.
-                unsafe { self.c.as_mut_ptr().add((i + m) * self.c_row + j + n).write(sum) };
+                unsafe { self.c.as_mut_ptr().add((i + m) * self.c_stride + j + n).write(sum) };
             }
         }
     }
@@ -467,12 +476,12 @@ impl<T: Lanes> Inner<'_, T> {
     }
 }
 
-impl<T: Lanes> WithSimd for Inner<'_, T> {
+impl<T: Lanes> WithSimd for DotProducts<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let (mut j, columns) = (0, self.b_rows.len());
+        let (mut j, columns) = (0, self.b_offsets.len());
         // SAFETY: `run` has checked the ends of all that is read and written.
         unsafe {
             while j < columns {

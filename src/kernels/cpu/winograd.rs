@@ -4,7 +4,7 @@
 //! a filter g of three taps are `A^T ((G g) . (B^T d))`, of six numbers d of the input, with 6 products in place of 12.
 //! Here it runs down the columns of an image, whose rows stay as they are: a strip of six input rows becomes six other
 //! rows ([`INPUT`]), three rows of the kernel become six ([`KERNEL`]), each of the six is a convolution along the row
-//! and over the channels, a matrix product for [`Outer`], and what comes out of them makes four rows of the result
+//! and over the channels, a matrix product for [`OuterProducts`], and what comes out of them makes four rows of the result
 //! ([`RESULT`]). Vectors lie along the rows throughout, so that images of any size need no other layout, and rounding
 //! grows less than with the same in both dimensions.
 //!
@@ -15,9 +15,9 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::parallel::{self, Shared};
-use super::planes::Pixels;
-use super::simd::{Lanes, Outer, SLACK};
-use pulp::{Arch, Simd, WithSimd};
+use super::planes::ChannelsLast;
+use super::simd::{Lanes, OVERREAD, OuterProducts, dispatch};
+use pulp::{Simd, WithSimd};
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -113,7 +113,7 @@ fn transform<T: Lanes, A: Matrix<M, N>, const M: usize, const N: usize>(
     to: &mut [T],
     strip: impl Fn([usize; 3]) -> Strip<T>,
 ) {
-    Arch::new().dispatch(Transform::<T, _, A, M, N> { count, len, from, to, strip, matrix: PhantomData });
+    dispatch(Transform::<T, _, A, M, N> { count, len, from, to, strip, matrix: PhantomData });
 }
 
 struct Transform<'a, T, F, A, const M: usize, const N: usize> {
@@ -271,7 +271,7 @@ impl Winograd {
         let weights = self.kernels(weight);
         // What a channel has of each point: rows end to end.
         let len = block * part * pitch + padding.1;
-        let point = channels * len + SLACK;
+        let point = channels * len + OVERREAD;
         let step = |tap: usize| (tap * outputs, tap / columns * len + tap % columns);
         let steps: Vec<_> = (0..channels * columns).map(step).collect();
         // Some strips of some examples.
@@ -302,18 +302,18 @@ impl Winograd {
                 },
             );
             for i in 0..POINTS {
-                Outer {
+                OuterProducts {
                     rows: outputs,
-                    steps: &steps,
+                    terms: &steps,
                     runs: &[(0, 0, used)],
                     a: &weights[i * channels * columns * outputs..],
-                    a_row: 1,
+                    a_stride: 1,
                     b: &points[i * point..][..point],
-                    b_slack: true,
+                    b_padded: true,
                     c: (&mut sums[i * outputs * used..][..outputs * used]).into(),
-                    c_row: used,
-                    start: &[],
-                    onto: false,
+                    c_stride: used,
+                    bias: &[],
+                    accumulate: false,
                 }
                 .run();
             }
@@ -383,14 +383,14 @@ impl Winograd {
         let Self { channels, outputs, columns, padding, input, output, .. } = *self;
         let (strips, (block, part)) = (self.strips(), self.block());
         let (input_size, output_size) = (channels * input.0 * input.1, outputs * output.0 * output.1);
-        let pixels = Pixels {
+        let pixels = ChannelsLast {
             channels,
             border: padding,
             rows: (strips - 1) * ROWS + POINTS,
             columns: output.1 + columns - 1,
         };
         let row = pixels.columns * channels;
-        let (point, len) = (block * part * row + SLACK, block * part * output.1);
+        let (point, len) = (block * part * row + OVERREAD, block * part * output.1);
         let step = |at: usize| (at, at / output.1 * row + at % output.1 * channels);
         let steps: Vec<_> = (0..len).map(step).collect();
         // Of each output the weights that meet the same row: column after column, the channels of each side by side.
@@ -445,18 +445,18 @@ impl Winograd {
                     },
                 );
                 for i in 0..POINTS {
-                    Outer {
+                    OuterProducts {
                         rows: outputs,
-                        steps: &steps[..images.len() * some.len() * output.1],
+                        terms: &steps[..images.len() * some.len() * output.1],
                         runs: &[(0, 0, width)],
                         a: &grads[i * outputs * len..][..outputs * len],
-                        a_row: len,
+                        a_stride: len,
                         b: &points[i * point..][..point],
-                        b_slack: true,
+                        b_padded: true,
                         c: (&mut products[i * size..][..size]).into(),
-                        c_row: width,
-                        start: &[],
-                        onto: some.start > 0,
+                        c_stride: width,
+                        bias: &[],
+                        accumulate: some.start > 0,
                     }
                     .run();
                 }
