@@ -422,7 +422,7 @@ fn a_folder_that_cannot_be_written_is_refused() {
         "lenet",
         &format!("{DATA} --out file/run"),
         1,
-        &["file/run", "cannot make the run folder"],
+        &["file/run", "cannot create the run folder"],
     );
 }
 
@@ -470,9 +470,9 @@ fn a_broken_run_is_refused() {
     let name = "run/model.safetensors";
 
     fs::write(path("model.safetensors"), &bytes[..bytes.len() - 1]).unwrap();
-    refused(&place, "lenet", "eval run", 1, &[name, "not a whole safetensors file"]);
+    refused(&place, "lenet", "eval run", 1, &[name, "not a complete safetensors file"]);
     fs::write(path("model.safetensors"), "").unwrap();
-    refused(&place, "lenet", "eval run", 1, &[name, "not a whole safetensors file"]);
+    refused(&place, "lenet", "eval run", 1, &[name, "not a complete safetensors file"]);
     fs::copy(trained("mlp").join("model.safetensors"), path("model.safetensors")).unwrap();
     refused(&place, "lenet", "eval run", 1, &[name, "no parameter conv1.bias", "[6]"]);
     fs::remove_file(path("model.safetensors")).unwrap();
@@ -488,10 +488,16 @@ fn a_broken_run_is_refused() {
         "lenet",
         "--resume run",
         1,
-        &["run/checkpoint.safetensors", "not a whole safetensors file"],
+        &["run/checkpoint.safetensors", "not a complete safetensors file"],
     );
     fs::write(path("checkpoint.safetensors"), &bytes).unwrap();
-    refused(&place, "lenet", "--resume run", 1, &["run/checkpoint.safetensors", "not of a checkpoint"]);
+    refused(
+        &place,
+        "lenet",
+        "--resume run",
+        1,
+        &["run/checkpoint.safetensors", "does not belong in a checkpoint"],
+    );
     let at =
         checkpoint.windows(15).position(|text| text == br#"best_epoch\":2,"#.first_chunk::<15>().unwrap());
     let mut damaged = checkpoint.clone();
@@ -500,7 +506,7 @@ fn a_broken_run_is_refused() {
     refused(&place, "lenet", "--resume run", 1, &["run/checkpoint.safetensors", "training state"]);
 
     fs::write(path("config.json"), "{\"binary\": ").unwrap();
-    refused(&place, "lenet", "eval run", 1, &["run/config.json", "not the settings of a run"]);
+    refused(&place, "lenet", "eval run", 1, &["run/config.json", "not the configuration of a run"]);
     fs::write(path("config.json"), "{\"binary\": \"lenet\"}").unwrap();
     refused(&place, "lenet", "--resume run", 1, &["run", "settings in its config.json"]);
 }

@@ -255,15 +255,15 @@ fn weights_that_do_not_fit_are_refused_and_change_nothing() -> anyhow::Result<()
     };
 
     refused(None, &["cannot read it"])?;
-    refused(Some(b""), &["not a whole safetensors file", "0 bytes"])?;
-    refused(Some(b"PK\x03\x04 a zip of another framework"), &["not a whole safetensors file"])?;
+    refused(Some(b""), &["not a complete safetensors file", "0 bytes"])?;
+    refused(Some(b"PK\x03\x04 a zip of another framework"), &["not a complete safetensors file"])?;
     let other = VarMap::new();
     Architecture::Mlp(&[4, 3, 2], Sigmoid).build(seeded_var_builder(&other, 1, DType::F32, &CPU))?;
     let good_path = dir.path().join("good.safetensors");
     save_weights(&good_path, &other)?;
     let whole = std::fs::read(&good_path)?;
     for length in [1, 7, 8, 9, 100, whole.len() / 2, whole.len() - 4, whole.len() - 1] {
-        refused(Some(&whole[..length]), &["not a whole safetensors file", &format!("{length} bytes")])?;
+        refused(Some(&whole[..length]), &["not a complete safetensors file", &format!("{length} bytes")])?;
     }
 
     let good = candle_core::safetensors::load_buffer(&whole, &CPU)?;

@@ -185,7 +185,7 @@ fn wrong_options_are_refused() {
         (
             "--layers 8 --side 12 --pretrained pictures/train/lying/000.png",
             1,
-            "000.png: not a whole safetensors file",
+            "000.png: not a complete safetensors file",
         ),
     ] {
         refused(&place, "resnet", &format!("{FOLDER} {arguments}"), code, &[said]);

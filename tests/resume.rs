@@ -7,7 +7,7 @@ use candle_textbook::models::lenet::{Config, LeNet};
 use candle_textbook::nn::{Cost, Mode, seeded_var_builder};
 use candle_textbook::optim::{Adam, Clip, Curve, Method, Optimizer, Schedule, Sgd};
 use candle_textbook::train::{
-    Epoch, INTERRUPTED, ImageClassification, Metric, Options, Progress, Report, Run, Score, Task, fit,
+    Epoch, INTERRUPTED, ImageClassification, Metric, Quiet, Report, Run, Score, Task, Trainer, TrainerOptions,
 };
 use std::path::Path;
 use std::sync::Mutex;
@@ -55,14 +55,14 @@ fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> an
     let vars = VarMap::new();
     let model = LeNet::new(&config, seeded_var_builder(&vars, seed, DType::F32, &Device::Cpu))?;
     let mut optimizer = Optimizer::new(method, &vars)?;
-    let options = Options {
+    let options = TrainerOptions {
         epochs: 3,
         batch_size: 8,
         learning_rate: 1e-2,
         schedule: Schedule { warmup_steps: 2, curve: Curve::one_cycle() },
         clip: Clip::Norm(1.0),
         seed,
-        ..Options::default()
+        ..TrainerOptions::default()
     };
     let task = ImageClassification {
         model: &model,
@@ -75,7 +75,7 @@ fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> an
         device: &Device::Cpu,
     };
     let task = Interrupted { task, at: interrupt_at };
-    let report = fit(&task, &vars, &mut optimizer, &options, &run, &Progress::Quiet);
+    let report = Trainer { options, run: &run, progress: &Quiet }.fit(&task, &vars, &mut optimizer);
     INTERRUPTED.store(false, Ordering::Relaxed);
     report
 }

@@ -4,7 +4,7 @@ use candle_core::{Device, Result, Tensor, Var};
 use candle_nn::VarMap;
 use candle_textbook::nn::Mode;
 use candle_textbook::optim::{Curve, Optimizer, Sgd};
-use candle_textbook::train::{Metric, Options, Progress, Report, Run, Score, Task, fit};
+use candle_textbook::train::{Metric, Quiet, Report, Run, Score, Task, Trainer, TrainerOptions};
 use std::cell::Cell;
 use tempfile::TempDir;
 
@@ -40,15 +40,19 @@ impl Task for Scripted {
 }
 
 /// Three steps an epoch, each multiplying w by 0.98. Also gives the folder and the final w.
-fn train(nan_at: Option<u64>, metrics: &[f64], options: Options) -> (anyhow::Result<Report>, TempDir, f64) {
-    let options = Options { epochs: metrics.len(), batch_size: 2, learning_rate: 0.01, ..options };
+fn train(
+    nan_at: Option<u64>,
+    metrics: &[f64],
+    options: TrainerOptions,
+) -> (anyhow::Result<Report>, TempDir, f64) {
+    let options = TrainerOptions { epochs: metrics.len(), batch_size: 2, learning_rate: 0.01, ..options };
     let dir = tempfile::tempdir().unwrap();
     let run = Run::create("test", Some(dir.path()), &serde_json::json!({})).unwrap();
     let (vars, w) = (VarMap::new(), Var::new(1f64, &Device::Cpu).unwrap());
     vars.data().lock().unwrap().insert("w".to_string(), w.clone());
     let task = Scripted { w: w.clone(), nan_at, metrics: metrics.to_vec(), validated: Cell::new(0) };
     let mut optimizer = Optimizer::new(Sgd::default(), &vars).unwrap();
-    let report = fit(&task, &vars, &mut optimizer, &options, &run, &Progress::Quiet);
+    let report = Trainer { options, run: &run, progress: &Quiet }.fit(&task, &vars, &mut optimizer);
     (report, dir, w.to_scalar::<f64>().unwrap())
 }
 
@@ -57,7 +61,7 @@ fn a_loss_that_is_no_number_names_the_step_and_the_last_checkpoint() {
     for (nan_at, checkpoint_every, saved_step) in
         [(0, None, None), (2, None, None), (2, Some(2), Some(2)), (4, None, Some(3)), (5, Some(4), Some(4))]
     {
-        let options = Options { checkpoint_every, ..Options::default() };
+        let options = TrainerOptions { checkpoint_every, ..TrainerOptions::default() };
         let (report, dir, _) = train(Some(nan_at), &[1.0, 2.0, 3.0], options);
         let message = report.unwrap_err().to_string();
         assert!(message.contains(&format!("step {} is NaN", nan_at + 1)), "{message}");
@@ -77,7 +81,7 @@ fn a_loss_that_is_no_number_names_the_step_and_the_last_checkpoint() {
 
 #[test]
 fn patience_ends_training_and_the_best_epochs_weights_are_left() {
-    let options = Options { patience: Some(2), ..Options::default() };
+    let options = TrainerOptions { patience: Some(2), ..TrainerOptions::default() };
     let (report, dir, w) = train(None, &[1.0, 3.0, 2.0, 3.0, 4.0], options);
     let report = report.unwrap();
     assert_eq!((report.epochs.len(), report.best_epoch, report.interrupted), (4, 2, false));
@@ -94,7 +98,7 @@ fn patience_ends_training_and_the_best_epochs_weights_are_left() {
 #[test]
 fn the_plateau_schedule_lowers_the_rate_and_ends_training() {
     let curve = Curve::Plateau { factor: 0.5, patience: 1, stop_at: 0.25 };
-    let options = Options { schedule: curve.into(), ..Options::default() };
+    let options = TrainerOptions { schedule: curve.into(), ..TrainerOptions::default() };
     let report = train(None, &[1.0; 9], options).0.unwrap();
     let rates: Vec<f64> = report.epochs.iter().map(|epoch| epoch.learning_rate).collect();
     assert_eq!(rates, [0.01, 0.01, 0.005]);

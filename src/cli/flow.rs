@@ -2,7 +2,7 @@
 
 use super::{Outcome, TrainOptions};
 use crate::nn::BatchNorm2d;
-use crate::plots::{self, Curve, Panel};
+use crate::plots::{self, Chart, Line};
 use crate::train::{Epoch, Evaluation, Metric, Report, Run, say};
 use anyhow::{Result, bail, ensure};
 use candle_core::Device;
@@ -120,7 +120,10 @@ pub(super) fn conclude(
     });
     run.write_final(&report.epochs, Metric::Accuracy, &last)?;
     run.write("curves.svg", &curves(report, Metric::Accuracy)?)?;
-    run.write("confusion.svg", &plots::confusion(&evaluation.confusion(classes.len()), classes)?)?;
+    run.write(
+        "confusion.svg",
+        &plots::confusion_matrix(&evaluation.confusion_matrix(classes.len())?, classes)?,
+    )?;
     draw()?;
     let (result, dir) = (result(evaluation), run.dir().display());
     say(&format!("{result}; best epoch {}; run folder {dir}", report.best_epoch));
@@ -130,7 +133,7 @@ pub(super) fn conclude(
 /// A classifier's test result in words.
 pub(super) fn result(evaluation: &Evaluation) -> String {
     let total = evaluation.predictions.len();
-    let right = evaluation.right();
+    let right = evaluation.correct();
     let accuracy = 100.0 * evaluation.accuracy();
     format!("test accuracy {accuracy:.2}% ({right} of {total}), loss {:.4}", evaluation.loss)
 }
@@ -140,21 +143,21 @@ pub(super) fn curves(report: &Report, metric: Metric) -> Result<String> {
     let points = |value: fn(&Epoch) -> f64| report.epochs.iter().map(|e| (e.epoch, value(e))).collect();
     let name = metric.name();
     let title = name[..1].to_uppercase() + &name[1..];
-    plots::curves(&[
-        Panel {
+    plots::line_charts(&[
+        Chart {
             title: "Loss",
             x_label: "epoch",
             y_label: "mean loss",
-            curves: vec![
-                Curve { name: "training", points: points(|e| e.train_loss) },
-                Curve { name: "validation", points: points(|e| e.validation.loss) },
+            lines: vec![
+                Line { name: "training", points: points(|e| e.train_loss) },
+                Line { name: "validation", points: points(|e| e.validation.loss) },
             ],
         },
-        Panel {
+        Chart {
             title: &title,
             x_label: "epoch",
             y_label: name,
-            curves: vec![Curve { name: "validation", points: points(|e| e.validation.metric) }],
+            lines: vec![Line { name: "validation", points: points(|e| e.validation.metric) }],
         },
     ])
 }

@@ -9,7 +9,7 @@ use crate::nn::{
     Cell, Cost, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, RecurrentState,
     embedding, linear, recurrent, seeded_var_builder,
 };
-use crate::plots::{self, Curve, Panel};
+use crate::plots::{self, Chart, Line};
 use crate::rng;
 use crate::train::{Run, say};
 use anyhow::Result;
@@ -113,7 +113,7 @@ pub(super) fn draw(
             output: linear(32, CLASSES, vb.pp("output"))?,
         };
         let (symbols, classes) = batch(options.seed, "gradient-flow/test", device)?;
-        before.push(Curve { name, points: norms(&network, &symbols, &classes)? });
+        before.push(Line { name, points: norms(&network, &symbols, &classes)? });
         let mut optimizer = options.optimizer(&vars)?;
         let clip = options.options(BATCH).clip;
         for step in 0..TRAINING_STEPS {
@@ -121,14 +121,18 @@ pub(super) fn draw(
             let loss = Cost::SoftmaxCrossEntropy.loss(&network.forward(&symbols, None)?.0, &classes)?;
             optimizer.backward_step(&loss, options.learning_rate, clip)?;
         }
-        after.push(Curve { name, points: norms(&network, &symbols, &classes)? });
+        after.push(Line { name, points: norms(&network, &symbols, &classes)? });
         let said = network.forward(&symbols, None)?.0.argmax(D::Minus1)?;
         let right = said.eq(&classes)?.to_dtype(DType::F32)?.mean_all()?.to_scalar::<f32>()?;
         say(&format!("{name:<4} after {TRAINING_STEPS} steps: {:6.2}% right", 100.0 * right));
     }
-    let panel =
-        |title, curves| Panel { title, x_label: "symbol", y_label: "log10 of the gradient's norm", curves };
-    let picture = plots::curves(&[panel("As they start", before), panel("After training", after)])?;
+    let panel = |title, curves| Chart {
+        title,
+        x_label: "symbol",
+        y_label: "log10 of the gradient's norm",
+        lines: curves,
+    };
+    let picture = plots::line_charts(&[panel("As they start", before), panel("After training", after)])?;
     run.write("gradient-flow.svg", &picture)?;
     say(&format!("gradient-flow.svg is in the run folder {}", run.dir().display()));
     Ok(Outcome::Done)

@@ -3,8 +3,8 @@
 use crate::data::Images;
 use crate::models::ImageModel;
 use crate::nn::Mode;
-use crate::plots::{self, Section, Tile};
-use crate::train::{Evaluation, Run};
+use crate::plots::{self, GridSection, Tile};
+use crate::train::{Evaluation, Prediction, Run};
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Device, Tensor, Var};
 
@@ -28,25 +28,25 @@ pub(super) fn draw(
 /// The pictures it got wrong and was surest of.
 fn mistakes(test: &Images, evaluation: &Evaluation) -> Result<String> {
     const SHOWN: usize = 40;
-    let mut wrong: Vec<(usize, (u32, u32, f32))> = evaluation
+    let mut wrong: Vec<(usize, Prediction)> = evaluation
         .predictions
         .iter()
         .copied()
         .enumerate()
-        .filter(|(_, (label, said, _))| label != said)
+        .filter(|(_, prediction)| !prediction.is_correct())
         .collect();
-    wrong.sort_by(|a, b| b.1.2.total_cmp(&a.1.2));
+    wrong.sort_by(|a, b| b.1.probability.total_cmp(&a.1.probability));
     let tiles = wrong
         .iter()
         .take(SHOWN)
-        .map(|&(index, (label, said, probability))| {
+        .map(|&(index, Prediction { label, predicted: said, probability })| {
             let [label, said] = [label, said].map(|class| &test.names()[class as usize]);
             let caption = format!("{label}, said {said}\n({probability:.2})");
-            Tile::picture(&test.picture(index)?, test.shape(), &caption)
+            Tile::image(&test.picture(index)?, test.shape(), &caption)
         })
         .collect::<Result<Vec<_>>>()?;
     let heading = format!("{} of {} wrong; the surest mistakes first", wrong.len(), test.len());
-    plots::picture_grid(&[Section { heading: &heading, columns: 8, tiles }])
+    plots::image_grid(&[GridSection { heading: &heading, columns: 8, tiles }])
 }
 
 /// The first layer's weights, a picture a unit: those of three channels in colour, others one below the other; of all pixels
@@ -65,14 +65,14 @@ fn filters(model: &dyn ImageModel, pictures: (usize, usize, usize)) -> Result<St
         }
         let most = values.iter().fold(f32::MIN_POSITIVE, |most, value| most.max(value.abs()));
         let bytes: Vec<u8> = values.iter().map(|value| (127.5 * (1.0 + value / most)) as u8).collect();
-        Tile::picture(&bytes, (channels, height, width), &caption)
+        Tile::image(&bytes, (channels, height, width), &caption)
     };
     let tiles = weight.iter().enumerate().map(tile).collect::<Result<Vec<_>>>()?;
     let heading = match channels {
         3 => "First layer: grey is 0",
         _ => "First layer: red is above 0, blue below",
     };
-    plots::picture_grid(&[Section { heading, columns: 10, tiles }])
+    plots::image_grid(&[GridSection { heading, columns: 10, tiles }])
 }
 
 /// What the convolutional stages make of the first test picture.
@@ -83,19 +83,19 @@ fn features(model: &dyn ImageModel, test: &Images, device: &Device) -> Result<Op
         return Ok(None);
     }
     let headings: Vec<String> = (1..=maps.len()).map(|stage| format!("After stage {stage}")).collect();
-    let mut sections = vec![Section {
+    let mut sections = vec![GridSection {
         heading: "Input",
         columns: 1,
-        tiles: vec![Tile::picture(
+        tiles: vec![Tile::image(
             &test.picture(0)?,
             test.shape(),
             &format!("a {}", test.names()[test.labels()[0] as usize]),
         )?],
     }];
     for (map, heading) in maps.iter().zip(&headings) {
-        sections.push(Section { heading, columns: 10, tiles: channels(map)? });
+        sections.push(GridSection { heading, columns: 10, tiles: channels(map)? });
     }
-    plots::picture_grid(&sections).map(Some).context("features")
+    plots::image_grid(&sections).map(Some).context("features")
 }
 
 /// A tile a channel of `map` `(1, channels, height, width)`, of the first ones.
@@ -120,13 +120,18 @@ fn attention(
     for class in 0..SHOWN.min(test.classes() as u32) {
         let Some(index) = test.labels().iter().position(|&label| label == class) else { continue };
         let picture = test.picture(index)?;
-        let (_, said, probability) = evaluation.predictions[index];
+        let Prediction { predicted: said, probability, .. } = evaluation.predictions[index];
         let [name, said] = [class, said].map(|class| &test.names()[class as usize]);
         let heat = grad_cam(model, &test.batch(&[index as u32], device)?.0)?;
-        tiles.push(Tile::picture(&picture, test.shape(), name)?);
-        tiles.push(Tile::heat(&picture, test.shape(), &heat, &format!("said {said}\n({probability:.2})"))?);
+        tiles.push(Tile::image(&picture, test.shape(), name)?);
+        tiles.push(Tile::heatmap(
+            &picture,
+            test.shape(),
+            &heat,
+            &format!("said {said}\n({probability:.2})"),
+        )?);
     }
-    plots::picture_grid(&[Section {
+    plots::image_grid(&[GridSection {
         heading: "What speaks for the class that was said, the darker red the more (Grad-CAM)",
         columns: 6,
         tiles,

@@ -7,8 +7,8 @@ use super::{
 use crate::data::{self, Augmentation, Images, Statistics};
 use crate::models::ImageModel;
 use crate::nn::{Cost, Mode, seeded_var_builder};
-use crate::plots::{self, Curve, Panel};
-use crate::train::{self, ImageClassification, Progress, Report, Run, say};
+use crate::plots::{self, Chart, Line};
+use crate::train::{self, ImageClassification, Progress, Report, Run, Trainer, say};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::{VarBuilder, VarMap};
@@ -167,15 +167,15 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
     if !settings.compared().is_empty() {
         ensure!(resume.is_none(), "--resume: a comparison can't be gone on with");
         data.validation = data.training.clone();
-        return compare(&settings, out.as_deref(), &data, &device, &progress);
+        return compare(&settings, out.as_deref(), &data, &device, progress.as_ref());
     }
-    let (run, model, report) = learn(&settings, (resume, out.as_deref()), &data, &device, &progress)?;
+    let (run, model, report) = learn(&settings, (resume, out.as_deref()), &data, &device, progress.as_ref())?;
     if report.interrupted {
         return Ok(flow::interrupted(R::NAME, &run));
     }
 
     let all: Vec<u32> = (0..data.test.len() as u32).collect();
-    let evaluation = train::evaluate(model.as_ref(), settings.cost(), &data.test, &all, &device)?;
+    let evaluation = train::evaluate_images(model.as_ref(), settings.cost(), &data.test, &all, &device)?;
     flow::conclude((&run, &report), &evaluation, data.test.names(), start, || {
         image_pictures::draw(&run, model.as_ref(), &data.test, &evaluation, &device)
     })?;
@@ -188,7 +188,7 @@ fn learn<R: ImageRecipe>(
     folder: (Option<(Run, Value)>, Option<&Path>),
     data: &Data,
     device: &Device,
-    progress: &Progress,
+    progress: &dyn Progress,
 ) -> Result<(Run, Box<dyn ImageModel>, Report)> {
     let Data { images, training, validation, test, known } = data;
     let options = settings.train_options();
@@ -210,7 +210,7 @@ fn learn<R: ImageRecipe>(
         "pictures": known,
     });
     let run = flow::folder(R::NAME, folder, device, facts, settings)?;
-    if *progress != Progress::Quiet {
+    if !progress.is_quiet() {
         say(&format!(
             "{}: {} parameters; {} training, {} validation, {} test pictures of {}; run folder {}",
             R::NAME,
@@ -235,7 +235,8 @@ fn learn<R: ImageRecipe>(
         label_smoothing: settings.label_smoothing(),
         device,
     };
-    let report = train::fit(&task, &vars, &mut optimizer, &options.options(training.len()), &run, progress)?;
+    let trainer = Trainer { options: options.options(training.len()), run: &run, progress };
+    let report = trainer.fit(&task, &vars, &mut optimizer)?;
     Ok((run, model, report))
 }
 
@@ -245,7 +246,7 @@ fn compare<R: ImageRecipe>(
     out: Option<&Path>,
     data: &Data,
     device: &Device,
-    progress: &Progress,
+    progress: &dyn Progress,
 ) -> Result<Outcome> {
     let compared = settings.compared();
     let names: Vec<&str> = compared.iter().map(|(name, _)| name.as_str()).collect();
@@ -262,10 +263,10 @@ fn compare<R: ImageRecipe>(
         let points: Vec<(usize, f64)> = report.epochs.iter().map(error).collect();
         let last = points.last().map_or(f64::NAN, |point| point.1);
         say(&format!("{name}: wrong about {last:.2}% of the training pictures after the last epoch"));
-        curves.push(Curve { name, points });
+        curves.push(Line { name, points });
     }
-    let panel = Panel { title: "Training error", x_label: "epoch", y_label: "% wrong", curves };
-    parent.write("degradation.svg", &plots::curves(&[panel])?)?;
+    let panel = Chart { title: "Training error", x_label: "epoch", y_label: "% wrong", lines: curves };
+    parent.write("degradation.svg", &plots::line_charts(&[panel])?)?;
     say(&format!("degradation.svg is in the run folder {}", parent.dir().display()));
     Ok(Outcome::Done)
 }
@@ -310,7 +311,7 @@ fn eval<R: ImageRecipe>(command: &EvalCommand) -> Result<Outcome> {
     let device = command.machine.device.open()?;
     let model = trained(&settings, &run, &test, &device)?;
     let all: Vec<u32> = (0..test.len() as u32).collect();
-    let evaluation = train::evaluate(model.as_ref(), settings.cost(), &test, &all, &device)?;
+    let evaluation = train::evaluate_images(model.as_ref(), settings.cost(), &test, &all, &device)?;
     say(&flow::result(&evaluation));
     Ok(Outcome::Done)
 }

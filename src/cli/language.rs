@@ -8,7 +8,10 @@ use crate::data::{Level, TextStream, Vocabulary, text_stream};
 use crate::models::language_model::{Config, LanguageModel};
 use crate::nn::{Cell, Sampling, seeded_var_builder};
 use crate::plots::{self, Neuron};
-use crate::train::{self, LanguageModelling, Metric, Run, TextGenerator, line_score, say};
+use crate::train::{
+    self, LanguageModelling, LanguageModellingConfig, Metric, Run, TextGenerator, Trainer, Windowing,
+    line_log_probability, say,
+};
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
@@ -153,9 +156,9 @@ impl LanguageOptions {
         }
     }
 
-    /// Streams and steps of a window.
-    fn cut(&self) -> (usize, usize) {
-        (self.train.batch_size, self.window)
+    /// How the text is cut.
+    fn windowing(&self) -> Windowing {
+        Windowing { streams: self.train.batch_size, window: self.window }
     }
 }
 
@@ -303,16 +306,16 @@ fn train(training: Training<LanguageOptions>) -> Result<Outcome> {
     let vars = VarMap::new();
     let vb = seeded_var_builder(&vars, options.seed, DType::F32, &device);
     let model = LanguageModel::new(&settings.config(vocabulary.len()), vb)?;
-    let cut = settings.cut();
-    let task = LanguageModelling::new(
-        &model,
-        &vocabulary,
-        &text,
-        (training.clone(), validation.clone()),
-        cut,
-        options.seed,
-        &device,
-    )?;
+    let task = LanguageModelling::new(LanguageModellingConfig {
+        model: &model,
+        vocabulary: &vocabulary,
+        text: &text,
+        training: training.clone(),
+        validation: validation.clone(),
+        windowing: settings.windowing(),
+        seed: options.seed,
+        device: &device,
+    })?;
     let mut optimizer = options.optimizer(&vars)?;
     let count = |range: &Range<u64>| range.end - range.start;
     let facts = json!({
@@ -324,7 +327,7 @@ fn train(training: Training<LanguageOptions>) -> Result<Outcome> {
     });
     let run = flow::folder(NAME, (resume, out.as_deref()), &device, facts, &settings)?;
     sentences::write_vocabulary(&run, &vocabulary)?;
-    if progress != train::Progress::Quiet {
+    if !progress.is_quiet() {
         say(&format!(
             "{NAME}: {} parameters, {} different tokens; {} training, {} validation, {} test tokens of {}; run \
              folder {}",
@@ -337,15 +340,16 @@ fn train(training: Training<LanguageOptions>) -> Result<Outcome> {
             run.dir().display()
         ));
     }
-    let fit_options = options.options(train::Task::examples(&task));
-    let report = train::fit(&task, &vars, &mut optimizer, &fit_options, &run, &progress)?;
+    let options = options.options(train::Task::examples(&task));
+    let trainer = Trainer { options, run: &run, progress: progress.as_ref() };
+    let report = trainer.fit(&task, &vars, &mut optimizer)?;
     if report.interrupted {
         return Ok(flow::interrupted(NAME, &run));
     }
     let best = &report.epochs[report.best_epoch - 1];
     let mut losses = vec![("train", best.train_loss), ("val", best.validation.loss)];
     if count(&test) >= 2 {
-        let loss = LanguageModelling::evaluate(&model, &vocabulary, &text, test, cut, &device)?;
+        let loss = train::evaluate_text(&model, &vocabulary, &text, test, settings.windowing(), &device)?;
         losses.push(("test", loss));
     }
     let mut last = Map::from_iter([
@@ -415,7 +419,7 @@ fn eval(command: &EvalCommand) -> Result<Outcome> {
             (text, test)
         }
     };
-    let loss = LanguageModelling::evaluate(&model, &vocabulary, &text, range, settings.cut(), &device)?;
+    let loss = train::evaluate_text(&model, &vocabulary, &text, range, settings.windowing(), &device)?;
     say(&told(loss, settings.level));
     Ok(Outcome::Done)
 }
@@ -432,7 +436,7 @@ fn sample(command: &SampleCommand) -> Result<Outcome> {
         if !open {
             return Ok(Outcome::Done);
         }
-        open = out.write(&writer.write()?, true);
+        open = out.write(&writer.next_text()?, true);
     }
     out.end();
     Ok(Outcome::Done)
@@ -490,7 +494,7 @@ fn score(command: &ScoreCommand) -> Result<Outcome> {
     for (number, line) in lines.lines().enumerate() {
         let place = || format!("{name}: line {}", number + 1);
         let line = line.with_context(place)?;
-        let score = line_score(&model, &vocabulary, settings.level, &line, &device);
+        let score = line_log_probability(&model, &vocabulary, settings.level, &line, &device);
         let (log_probability, count) = score.with_context(place)?;
         let nats = -log_probability / count as f64;
         say(&format!("{log_probability:.3}\t{nats:.4}\t{:.3}\t{line}", nats.exp()));
@@ -528,7 +532,7 @@ fn neurons(command: &NeuronsCommand) -> Result<Outcome> {
     if text.len() > shown.len() as u64 {
         sentences::tell(&[format!("{}: the first {} of {} tokens", text.name(), shown.len(), text.len())]);
     }
-    run.write("neurons.html", &plots::neurons(&shown, &cells)?)?;
+    run.write("neurons.html", &plots::neuron_page(&shown, &cells)?)?;
     say(&run.dir().join("neurons.html").display().to_string());
     Ok(Outcome::Done)
 }

@@ -5,13 +5,14 @@ mod gradient_flow;
 mod image_pictures;
 pub mod images;
 pub mod language;
+mod progress;
 pub mod recurrent;
 pub mod sentences;
 pub mod tagging;
 
 use crate::device::DeviceChoice;
 use crate::optim::{Adadelta, Adagrad, Adam, Clip, Curve, Method, Optimizer, RmsProp, Schedule, Sgd};
-use crate::train::{INTERRUPTED, Options, Progress, Run};
+use crate::train::{INTERRUPTED, Progress, Run, TrainerOptions};
 use anyhow::{Context, Result, bail};
 use candle_nn::VarMap;
 use clap::error::ErrorKind;
@@ -187,7 +188,7 @@ impl TrainOptions {
     }
 
     /// The training loop's options, where an epoch has `examples` examples.
-    pub fn options(&self, examples: usize) -> Options {
+    pub fn options(&self, examples: usize) -> TrainerOptions {
         let factor = self.schedule_factor;
         let curve = match self.schedule {
             ScheduleName::Constant => Curve::Constant,
@@ -203,7 +204,7 @@ impl TrainOptions {
                 Curve::Plateau { factor, patience: self.schedule_epochs, stop_at: 1.0 / 128.0 }
             }
         };
-        Options {
+        TrainerOptions {
             epochs: self.epochs,
             batch_size: self.batch_size,
             learning_rate: self.learning_rate,
@@ -350,7 +351,7 @@ struct Training<S> {
     resume: Option<(Run, Value)>,
     out: Option<PathBuf>,
     machine: MachineOptions,
-    progress: Progress,
+    progress: Box<dyn Progress + Send>,
 }
 
 impl<S, C: Commands> Request<S, C> {
@@ -455,7 +456,7 @@ fn request<S: Settings, C: Commands>(binary: &str, matches: &ArgMatches) -> Resu
                     (settings_of(&run, &config)?, Some((run, config)))
                 }
             };
-            let progress = if command.quiet { Progress::Quiet } else { Progress::detect() };
+            let progress = progress::detect(command.quiet);
             let TrainCommand { out, machine, .. } = command;
             Request::Train(Training { settings, resume, out, machine, progress })
         }

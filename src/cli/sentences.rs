@@ -10,7 +10,9 @@ use crate::nn::{Attribution, Cost, Mode, SentenceModel, seeded_var_builder};
 use crate::optim::Optimizer;
 use crate::plots;
 use crate::rng;
-use crate::train::{self, Evaluation, Metric, Progress, Run, SentenceClassification, Sentences, say};
+use crate::train::{
+    self, Evaluation, Metric, Progress, Run, SentenceClassification, Sentences, Trainer, say,
+};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::{VarBuilder, VarMap};
@@ -227,7 +229,7 @@ fn train<R: SentenceRecipe>(training: Training<R>) -> Result<Outcome> {
             let Training { settings, resume, out, machine, progress } = training;
             let device = machine.device.open()?;
             let start = (resume, out.as_deref());
-            Ok(match train_on(&settings, &examples, &examples.parts, start, &device, progress)? {
+            Ok(match train_on(&settings, &examples, &examples.parts, start, &device, progress.as_ref())? {
                 None => Outcome::Interrupted,
                 Some(_) => Outcome::Done,
             })
@@ -243,7 +245,7 @@ fn train_on<R: SentenceRecipe>(
     parts: &Parts,
     start: (Option<(Run, Value)>, Option<&Path>),
     device: &Device,
-    progress: Progress,
+    progress: &dyn Progress,
 ) -> Result<Option<Evaluation>> {
     let begin = Instant::now();
     let options = settings.train_options();
@@ -274,7 +276,7 @@ fn train_on<R: SentenceRecipe>(
     });
     let run = flow::folder(R::NAME, start, device, facts, settings)?;
     write_vocabulary(&run, &vocabulary)?;
-    if progress != Progress::Quiet {
+    if !progress.is_quiet() {
         if let (Some(vectors), Some(path)) = (&examples.vectors, &settings.text_options().vectors) {
             say(&coverage(vectors, &vocabulary, path));
         }
@@ -298,7 +300,8 @@ fn train_on<R: SentenceRecipe>(
         validation,
         device,
     };
-    let report = train::fit(&task, &vars, &mut optimizer, &options.options(training.len()), &run, &progress)?;
+    let trainer = Trainer { options: options.options(training.len()), run: &run, progress };
+    let report = trainer.fit(&task, &vars, &mut optimizer)?;
     if report.interrupted {
         if settings.text_options().folds.is_none() {
             flow::interrupted(R::NAME, &run);
@@ -335,7 +338,7 @@ fn map(model: &dyn SentenceModel, vocabulary: &Vocabulary) -> Result<String> {
     let words: Vec<String> = vocabulary.words().take(WORDS).map(String::from).collect();
     let table = model.embedding().weight().detach().to_dtype(DType::F32)?;
     let vectors = table.narrow(0, Vocabulary::FIRST as usize, words.len())?.flatten_all()?.to_vec1()?;
-    plots::map(&words, &vectors, table.dim(1)?)
+    plots::word_map(&words, &vectors, table.dim(1)?)
 }
 
 /// Trains one model a fold, each in a folder of its own inside the run's.
@@ -357,7 +360,7 @@ fn cross_validate<R: SentenceRecipe>(
         };
         let parts = examples.fold(fold, folds, settings.train_options())?;
         let start = (resume, Some(dir.as_path()));
-        match train_on(&settings, examples, &parts, start, &device, progress)? {
+        match train_on(&settings, examples, &parts, start, &device, progress.as_ref())? {
             Some(evaluation) => accuracies.push(evaluation.accuracy()),
             None => return Ok(flow::interrupted(R::NAME, &run)),
         }

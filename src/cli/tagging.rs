@@ -9,7 +9,7 @@ use super::{
 use crate::data::{EntityCounts, EntityScores, NGrams, TaggedCorpus, Vocabulary, entity_scores, tagged};
 use crate::nn::{Mode, SentenceModel, seeded_var_builder};
 use crate::plots;
-use crate::train::{self, Metric, Progress, Run, Sentences, Tagging, say};
+use crate::train::{self, Metric, Run, Sentences, Tagging, TaggingEvaluation, Trainer, say};
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device};
 use candle_nn::{VarBuilder, VarMap};
@@ -89,7 +89,7 @@ fn train<R: TaggingRecipe>(training: Training<R>) -> Result<Outcome> {
     });
     let run = flow::folder(R::NAME, (resume, out.as_deref()), &device, facts, &settings)?;
     write_vocabulary(&run, &vocabulary)?;
-    if progress != Progress::Quiet {
+    if !progress.is_quiet() {
         say(&format!(
             "{}: {} parameters, {} words, {} tags; {} training, {} validation, {} test sentences of {}; run \
              folder {}",
@@ -113,12 +113,14 @@ fn train<R: TaggingRecipe>(training: Training<R>) -> Result<Outcome> {
         validation,
         device: &device,
     };
-    let report = train::fit(&task, &vars, &mut optimizer, &options.options(training.len()), &run, &progress)?;
+    let options = options.options(training.len());
+    let trainer = Trainer { options, run: &run, progress: progress.as_ref() };
+    let report = trainer.fit(&task, &vars, &mut optimizer)?;
     if report.interrupted {
         return Ok(flow::interrupted(R::NAME, &run));
     }
-    let train::Tagged { evaluation, tags } = task.evaluate(test)?;
-    let scores = entity_scores(&task.truth(test), &tags, &names)?;
+    let TaggingEvaluation { words: evaluation, tags } = task.evaluate(test)?;
+    let scores = entity_scores(&task.true_tags(test), &tags, &names)?;
     let last = json!({
         "final": true,
         "best_epoch": report.best_epoch,
@@ -130,7 +132,10 @@ fn train<R: TaggingRecipe>(training: Training<R>) -> Result<Outcome> {
     });
     run.write_final(&report.epochs, Metric::F1, &last)?;
     run.write("curves.svg", &flow::curves(&report, Metric::F1)?)?;
-    run.write("confusion.svg", &plots::confusion(&evaluation.confusion(names.len()), &names)?)?;
+    run.write(
+        "confusion.svg",
+        &plots::confusion_matrix(&evaluation.confusion_matrix(names.len())?, &names)?,
+    )?;
     table(&scores);
     say(&format!("best epoch {}; run folder {}", report.best_epoch, run.dir().display()));
     Ok(Outcome::Done)
@@ -197,7 +202,7 @@ fn eval<R: TaggingRecipe>(command: &EvalCommand) -> Result<Outcome> {
         device: &device,
     };
     let said = task.evaluate(&examples.parts.test)?;
-    table(&entity_scores(&task.truth(&examples.parts.test), &said.tags, &names)?);
+    table(&entity_scores(&task.true_tags(&examples.parts.test), &said.tags, &names)?);
     Ok(Outcome::Done)
 }
 

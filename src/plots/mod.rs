@@ -4,13 +4,13 @@
 //! Nothing is written here; the caller decides where the text goes. Colours can be told apart by colour-blind eyes
 //! (Okabe and Ito's palette; blue against red or orange, never red against green).
 
-mod curves;
-mod map;
-mod neurons;
+mod line_charts;
+mod neuron_page;
+mod word_map;
 
-pub use curves::{Curve, Panel, curves};
-pub use map::map;
-pub use neurons::{Neuron, neurons};
+pub use line_charts::{Chart, Line, line_charts};
+pub use neuron_page::{Neuron, neuron_page};
+pub use word_map::word_map;
 
 use anyhow::{Result, ensure};
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
@@ -35,7 +35,7 @@ fn spread<T: PartialOrd + Copy>(ends: Option<(T, T)>, value: T) -> Option<(T, T)
 ///
 /// # Errors
 /// When `counts` is not square with one row a name.
-pub fn confusion(counts: &[Vec<u64>], names: &[String]) -> Result<String> {
+pub fn confusion_matrix(counts: &[Vec<u64>], names: &[String]) -> Result<String> {
     let classes = names.len();
     ensure!(
         counts.len() == classes && counts.iter().all(|row| row.len() == classes),
@@ -118,7 +118,7 @@ impl Tile {
     ///
     /// # Errors
     /// When `pixels` is not a picture of that shape.
-    pub fn picture(pixels: &[u8], shape: (usize, usize, usize), caption: &str) -> Result<Self> {
+    pub fn image(pixels: &[u8], shape: (usize, usize, usize), caption: &str) -> Result<Self> {
         let (channels, height, width) = shape;
         ensure!(channels == 1 || channels == 3, "picture {caption:?}: {channels} channels, expected 1 or 3");
         let area = width * height;
@@ -156,17 +156,17 @@ impl Tile {
         })
     }
 
-    /// A picture, as for [`picture`](Self::picture), in grey, under a map of rows of values from 0, red where they are great.
+    /// A picture, as for [`image`](Self::image), in grey, under a map of rows of values from 0, red where they are great.
     ///
     /// # Errors
-    /// As for [`picture`](Self::picture), and when there is no map.
-    pub fn heat(
+    /// As for [`image`](Self::image), and when there is no map.
+    pub fn heatmap(
         pixels: &[u8],
         shape: (usize, usize, usize),
         map: &[Vec<f32>],
         caption: &str,
     ) -> Result<Self> {
-        let Self { rgb, width, height, caption } = Self::picture(pixels, shape, caption)?;
+        let Self { rgb, width, height, caption } = Self::image(pixels, shape, caption)?;
         let columns = map.first().map_or(0, Vec::len);
         ensure!(columns > 0 && map.iter().all(|row| row.len() == columns), "picture {caption:?}: no map");
         let greatest = map.iter().flatten().copied().fold(f32::MIN_POSITIVE, f32::max);
@@ -242,7 +242,7 @@ fn check_size(found: usize, expected: usize, shape: (usize, usize, usize), capti
 }
 
 /// Tiles under one heading, `columns` in a row.
-pub struct Section<'a> {
+pub struct GridSection<'a> {
     pub heading: &'a str,
     pub columns: usize,
     pub tiles: Vec<Tile>,
@@ -254,7 +254,7 @@ const CAPTION: f64 = 12.0;
 ///
 /// # Errors
 /// When a picture can't be encoded.
-pub fn picture_grid(sections: &[Section]) -> Result<String> {
+pub fn image_grid(sections: &[GridSection]) -> Result<String> {
     const MARGIN: f64 = 16.0;
     const GAP: f64 = 12.0;
     const LINE: f64 = 1.25 * CAPTION;
@@ -461,9 +461,9 @@ mod tests {
         assert!(svg.starts_with("<svg") && !svg.contains("NaN") && !svg.contains("inf"));
     }
 
-    fn panel<'a>(title: &'a str, points: &[&[(usize, f64)]]) -> Panel<'a> {
-        let curves = points.iter().map(|points| Curve { name: "<a & b>", points: points.to_vec() }).collect();
-        Panel { title, x_label: "epoch", y_label: "loss", curves }
+    fn panel<'a>(title: &'a str, points: &[&[(usize, f64)]]) -> Chart<'a> {
+        let curves = points.iter().map(|points| Line { name: "<a & b>", points: points.to_vec() }).collect();
+        Chart { title, x_label: "epoch", y_label: "loss", lines: curves }
     }
 
     #[test]
@@ -482,15 +482,15 @@ mod tests {
             &[&[(0, 1e-12), (1_000_000, 2e-12)]],
         ];
         for case in cases {
-            assert_well_formed(&curves(&[panel("x < y", case), panel("", case)])?);
+            assert_well_formed(&line_charts(&[panel("x < y", case), panel("", case)])?);
         }
-        assert_well_formed(&curves(&[])?);
+        assert_well_formed(&line_charts(&[])?);
         Ok(())
     }
 
     #[test]
     fn a_curve_has_a_line_between_gaps_and_a_name_in_the_legend() -> Result<()> {
-        let svg = curves(&[panel("", &[&[(1, 3.0), (2, 2.0), (3, f64::NAN), (4, 1.0), (5, 0.5)]])])?;
+        let svg = line_charts(&[panel("", &[&[(1, 3.0), (2, 2.0), (3, f64::NAN), (4, 1.0), (5, 0.5)]])])?;
         // Two pieces, and the sample in the legend.
         assert_eq!(svg.matches(r##"stroke="#0072B2" stroke-width="2""##).count(), 3);
         assert_eq!(svg.matches("<circle").count(), 4);
@@ -501,7 +501,7 @@ mod tests {
     #[test]
     fn the_matrix_shows_each_count_name_and_recall() -> Result<()> {
         let names = ["cat", "<dog>", "none"].map(String::from);
-        let svg = confusion(&[vec![641, 22, 3], vec![0, 77, 5], vec![0, 0, 0]], &names)?;
+        let svg = confusion_matrix(&[vec![641, 22, 3], vec![0, 77, 5], vec![0, 0, 0]], &names)?;
         assert_well_formed(&svg);
         for text in ["641", "22", "3", "77", "5", "cat", "&lt;dog&gt;", "96.2%", "93.9%", "–"] {
             assert!(svg.contains(&format!(">{text}</text>")), "{text}");
@@ -513,16 +513,16 @@ mod tests {
 
     #[test]
     fn a_matrix_may_be_empty_or_large_but_not_ragged() -> Result<()> {
-        assert_well_formed(&confusion(&[], &[])?);
+        assert_well_formed(&confusion_matrix(&[], &[])?);
         let names: Vec<String> = (0..50).map(|class| format!("a class with a long name {class}")).collect();
         let counts: Vec<Vec<u64>> =
             (0..50).map(|row| (0..50).map(|said| row * 50 + said).collect()).collect();
-        let svg = confusion(&counts, &names)?;
+        let svg = confusion_matrix(&counts, &names)?;
         assert_well_formed(&svg);
         let shown: HashSet<&str> = svg.split("</text>").filter_map(|text| text.rsplit('>').next()).collect();
         assert!((0..2500).all(|count| shown.contains(count.to_string().as_str())));
-        assert!(confusion(&counts, &names[..49]).is_err());
-        assert!(confusion(&[vec![1, 2], vec![3]], &names[..2]).is_err());
+        assert!(confusion_matrix(&counts, &names[..49]).is_err());
+        assert!(confusion_matrix(&[vec![1, 2], vec![3]], &names[..2]).is_err());
         Ok(())
     }
 
@@ -557,14 +557,14 @@ mod tests {
     #[test]
     fn the_grid_holds_the_pictures_and_their_captions() -> Result<()> {
         let tiles = vec![
-            Tile::picture(&[0, 9, 128, 255], (1, 2, 2), "4, said 9\n\"<&>\"\u{7}")?,
-            Tile::picture(&[1, 2, 3, 4, 5, 6], (3, 1, 2), "")?,
+            Tile::image(&[0, 9, 128, 255], (1, 2, 2), "4, said 9\n\"<&>\"\u{7}")?,
+            Tile::image(&[1, 2, 3, 4, 5, 6], (3, 1, 2), "")?,
             Tile::grey(&[-1.0, 0.0, 1.0, f32::INFINITY], 1, 4, "")?,
             Tile::signed(&[2.0, 0.0, -2.0, f32::NAN], 2, 2, "")?,
             Tile::signed(&[f32::NAN, 0.0], 1, 2, "")?,
             Tile::grey(&[7.0], 1, 1, "")?,
         ];
-        let svg = picture_grid(&[Section { heading: "most wrong & why", columns: 4, tiles }])?;
+        let svg = image_grid(&[GridSection { heading: "most wrong & why", columns: 4, tiles }])?;
         assert_well_formed(&svg);
         for text in ["most wrong &amp; why", "4, said 9", "&quot;&lt;&amp;&gt;&quot;"] {
             assert!(svg.contains(&format!(">{text}</text>")), "{text}");
@@ -581,10 +581,10 @@ mod tests {
 
     #[test]
     fn a_grid_may_be_empty_but_a_tile_must_have_its_shape() -> Result<()> {
-        assert_well_formed(&picture_grid(&[])?);
-        assert_well_formed(&picture_grid(&[Section { heading: "nothing", columns: 0, tiles: vec![] }])?);
-        assert!(Tile::picture(&[0; 6], (1, 2, 2), "").is_err());
-        assert!(Tile::picture(&[0; 8], (2, 2, 2), "").is_err());
+        assert_well_formed(&image_grid(&[])?);
+        assert_well_formed(&image_grid(&[GridSection { heading: "nothing", columns: 0, tiles: vec![] }])?);
+        assert!(Tile::image(&[0; 6], (1, 2, 2), "").is_err());
+        assert!(Tile::image(&[0; 8], (2, 2, 2), "").is_err());
         assert!(Tile::grey(&[], 0, 3, "").is_err());
         assert!(Tile::signed(&[0.0; 3], 2, 2, "").is_err());
         Ok(())

@@ -1,93 +1,66 @@
-//! What a person sees of a training: a bar on a terminal, a line an epoch in a pipe.
+//! Display of a running training.
 
-use super::{Epoch, Metric};
-#[cfg(feature = "cli")]
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::io::{IsTerminal, Write};
+use super::metrics::{Epoch, Metric};
+use std::io::Write;
 
-/// Where progress is shown.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    #[cfg(feature = "cli")]
-    /// A bar with loss, examples a second and time left on standard error, and a line an epoch on standard output.
-    Bar,
-    /// A line an epoch on standard output.
-    Lines,
-    Quiet,
-}
+/// Receives the events of a training run, to display them.
+///
+/// Every method does nothing by default.
+pub trait Progress {
+    /// Epoch `epoch` (counted from 1) of `epochs` starts, or resumes, with `examples` training examples.
+    fn epoch_started(&self, _epoch: usize, _epochs: usize, _examples: usize) {}
 
-impl Progress {
-    /// A bar where standard error is a terminal, lines elsewhere.
-    pub fn detect() -> Self {
-        match std::io::stderr().is_terminal() {
-            #[cfg(feature = "cli")]
-            true => Self::Bar,
-            _ => Self::Lines,
-        }
-    }
+    /// A step is done: the epoch has used `examples` examples so far, and the last batch had the mean loss `loss`.
+    fn step_done(&self, _examples: usize, _loss: f64) {}
 
-    pub(super) fn epoch(self, epoch: usize, epochs: usize, examples: usize) -> EpochProgress {
-        #[cfg(feature = "cli")]
-        let bar = {
-            let target = match self {
-                Self::Bar => ProgressDrawTarget::stderr(),
-                _ => ProgressDrawTarget::hidden(),
-            };
-            let bar = ProgressBar::with_draw_target(Some(examples as u64), target)
-                .with_prefix(format!("epoch {epoch}/{epochs}"));
-            let template = "{prefix} {wide_bar:.cyan} {pos}/{len}  {msg}  {eta} left";
-            if let Ok(style) = ProgressStyle::with_template(template) {
-                bar.set_style(style);
-            }
-            bar
-        };
-        #[cfg(not(feature = "cli"))]
-        let _ = (epoch, epochs, examples);
-        EpochProgress {
-            #[cfg(feature = "cli")]
-            bar,
-            lines: self != Self::Quiet,
-        }
+    /// An epoch of `epochs` is finished and validated.
+    fn epoch_finished(&self, _record: &Epoch, _epochs: usize, _metric: Metric) {}
+
+    /// Shows a line or a longer text, such as a sample of the model's output.
+    fn message(&self, _text: &str) {}
+
+    /// Returns whether messages are discarded, so that the caller need not produce them.
+    fn is_quiet(&self) -> bool {
+        false
     }
 }
 
-pub(super) struct EpochProgress {
-    #[cfg(feature = "cli")]
-    bar: ProgressBar,
-    lines: bool,
-}
+/// Shows nothing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quiet;
 
-impl EpochProgress {
-    /// `examples` have been seen in this epoch; the last batch's loss was `loss`.
-    pub(super) fn advance(&self, examples: usize, loss: f64) {
-        #[cfg(not(feature = "cli"))]
-        let _ = (examples, loss);
-        #[cfg(feature = "cli")]
-        if !self.bar.is_hidden() {
-            self.bar.set_message(format!("loss {loss:.4}  {:.0} examples/s", self.bar.per_sec()));
-            self.bar.set_position(examples as u64);
-        }
-    }
-
-    pub(super) fn finish(self, record: &Epoch, epochs: usize, metric: Metric) {
-        #[cfg(feature = "cli")]
-        self.bar.finish_and_clear();
-        if self.lines {
-            say(&format!(
-                "epoch {:>3}/{epochs}  train loss {:.4}  validation loss {:.4}  {} {}  {:6.1} s  {:.0} examples/s",
-                record.epoch,
-                record.train_loss,
-                record.validation.loss,
-                metric.name(),
-                metric.format(record.validation.metric),
-                record.seconds,
-                record.examples_per_second
-            ));
-        }
+impl Progress for Quiet {
+    fn is_quiet(&self) -> bool {
+        true
     }
 }
 
-/// A line on standard output. Nobody reading it any more is no reason to stop training.
+/// Prints one line per epoch, and all messages, to standard output.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lines;
+
+impl Progress for Lines {
+    fn epoch_finished(&self, record: &Epoch, epochs: usize, metric: Metric) {
+        say(&format!(
+            "epoch {:>3}/{epochs}  train loss {:.4}  validation loss {:.4}  {} {}  {:6.1} s  {:.0} examples/s",
+            record.epoch,
+            record.train_loss,
+            record.validation.loss,
+            metric.name(),
+            metric.format(record.validation.metric),
+            record.seconds,
+            record.examples_per_second
+        ));
+    }
+
+    fn message(&self, text: &str) {
+        say(text);
+    }
+}
+
+/// Prints a line to standard output and ignores errors.
+///
+/// Unlike `println!`, it does not panic when the reader of a pipe is gone, so training goes on.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -1,25 +1,28 @@
-//! Telling the class of a sentence, and the tags of its words.
+//! Sentence classification.
 
-use super::{Evaluation, Metric, Score, Task};
-use crate::data::{NGrams, Vocabulary, entity_scores};
+use super::evaluation::Evaluation;
+use super::metrics::{Metric, Score};
+use super::task::Task;
+use crate::data::{NGrams, Vocabulary};
 use crate::nn::{Cost, Mode, PackedSequences, SentenceModel};
 use candle_core::{Device, Result, Tensor};
 use std::sync::Arc;
 
-/// Sentences in a batch of evaluation.
-const EVALUATION_BATCH: usize = 256;
+/// Sentences in a batch of an evaluation.
+pub(super) const EVALUATION_BATCH: usize = 256;
 
-/// Sentences as numbers: of their words, or of their words' tags.
+/// Sentences as ids: of their words in a vocabulary, or of their words' tags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sentences {
     ids: Vec<u32>,
-    /// Where each sentence starts, and where the last ends.
+    /// Start of each sentence in `ids`, then the end of the last.
     starts: Vec<usize>,
 }
 
 impl Sentences {
-    /// The numbers in `vocabulary` of the words, and of what else there is among `ngrams`; a sentence without words counts as
-    /// one unknown word.
+    /// Looks up the words of each sentence, and the further features that `ngrams` selects, in `vocabulary`.
+    ///
+    /// A sentence without words becomes a single unknown word.
     pub fn encode<'a>(
         vocabulary: &Vocabulary,
         ngrams: NGrams,
@@ -28,6 +31,7 @@ impl Sentences {
         Self::new(sentences.into_iter().map(|words| ngrams.ids(vocabulary, words)))
     }
 
+    /// Collects sentences that are ids already.
     pub fn new(sentences: impl IntoIterator<Item = Vec<u32>>) -> Self {
         let (mut ids, mut starts) = (vec![], vec![0]);
         for sentence in sentences {
@@ -37,61 +41,77 @@ impl Sentences {
         Self { ids, starts }
     }
 
+    /// Returns the number of sentences.
     pub fn len(&self) -> usize {
         self.starts.len() - 1
     }
 
+    /// Returns whether there are no sentences.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
+    /// Returns the ids of one sentence.
+    ///
+    /// # Panics
+    /// Panics if `index` is not below [`len`](Self::len).
     pub fn sentence(&self, index: usize) -> &[u32] {
         &self.ids[self.starts[index]..self.starts[index + 1]]
     }
 
-    /// The numbers `(rows)` of the sentences `which`, in the order of their sequences.
+    /// Packs the sentences at `indices` into one tensor of ids `(rows)`, in the row order of the returned sequences.
     ///
     /// # Errors
-    /// When one of them is empty.
-    pub fn batch(&self, which: &[u32], device: &Device) -> Result<(Tensor, Arc<PackedSequences>)> {
-        let lengths: Vec<usize> = which.iter().map(|&i| self.sentence(i as usize).len()).collect();
+    /// Fails if a sentence is empty.
+    pub fn batch(&self, indices: &[u32], device: &Device) -> Result<(Tensor, Arc<PackedSequences>)> {
+        let lengths: Vec<usize> = indices.iter().map(|&i| self.sentence(i as usize).len()).collect();
         let sequences = Arc::new(PackedSequences::new(&lengths)?);
-        Ok((self.rows(which, &sequences, device)?, sequences))
+        Ok((self.rows(indices, &sequences, device)?, sequences))
     }
 
-    /// The numbers `(rows)` of the sentences `which`, in the order of `sequences`, which have their lengths.
-    fn rows(&self, which: &[u32], sequences: &PackedSequences, device: &Device) -> Result<Tensor> {
-        let id = |(sequence, step)| self.ids[self.starts[which[sequence] as usize] + step];
+    /// Returns the ids `(rows)` of the sentences at `indices` in the row order of `sequences`, which has their lengths.
+    pub(super) fn rows(
+        &self,
+        indices: &[u32],
+        sequences: &PackedSequences,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let id = |(sequence, step)| self.ids[self.starts[indices[sequence] as usize] + step];
         Tensor::new(sequences.positions().map(id).collect::<Vec<u32>>(), device)
     }
 }
 
-/// A model that learns to classify sentences.
+/// The task of classifying sentences.
 pub struct SentenceClassification<'a> {
+    /// The model, which gives one row of logits per sentence.
     pub model: &'a dyn SentenceModel,
+    /// All sentences, as word ids.
     pub sentences: &'a Sentences,
     /// The class of each sentence.
     pub labels: &'a [u32],
-    /// Which of the sentences are for training, and which for validation.
+    /// Indices of the training sentences in `sentences`.
     pub training: &'a [u32],
+    /// Indices of the validation sentences in `sentences`.
     pub validation: &'a [u32],
+    /// The model's device.
     pub device: &'a Device,
 }
 
 impl SentenceClassification<'_> {
-    fn batch(&self, which: &[u32], mode: Mode) -> Result<(Tensor, Tensor)> {
-        let (words, sequences) = self.sentences.batch(which, self.device)?;
-        let labels: Vec<u32> = which.iter().map(|&i| self.labels[i as usize]).collect();
+    /// Returns the logits and the labels of the sentences at `indices`.
+    fn batch(&self, indices: &[u32], mode: Mode) -> Result<(Tensor, Tensor)> {
+        let (words, sequences) = self.sentences.batch(indices, self.device)?;
+        let labels: Vec<u32> = indices.iter().map(|&i| self.labels[i as usize]).collect();
         Ok((self.model.forward(&words, &sequences, mode)?, Tensor::new(labels, self.device)?))
     }
 
-    /// What the model says of the sentences `which`.
+    /// Evaluates the model on the sentences at `indices`.
     ///
     /// # Errors
-    /// When a sentence does not fit the model.
-    pub fn evaluate(&self, which: &[u32]) -> Result<Evaluation> {
-        let batches = which.chunks(EVALUATION_BATCH).map(|which| self.batch(which, Mode::Evaluate));
-        Evaluation::of(Cost::SoftmaxCrossEntropy, batches)
+    /// Fails if a sentence does not fit the model.
+    pub fn evaluate(&self, indices: &[u32]) -> Result<Evaluation> {
+        let batches = indices.chunks(EVALUATION_BATCH).map(|indices| self.batch(indices, Mode::Evaluate));
+        Evaluation::from_batches(Cost::SoftmaxCrossEntropy, batches)
     }
 }
 
@@ -101,8 +121,8 @@ impl Task for SentenceClassification<'_> {
     }
 
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        let which: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
-        let (logits, labels) = self.batch(&which, mode)?;
+        let indices: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
+        let (logits, labels) = self.batch(&indices, mode)?;
         Cost::SoftmaxCrossEntropy.loss(&logits, &labels)
     }
 
@@ -113,86 +133,5 @@ impl Task for SentenceClassification<'_> {
 
     fn metric(&self) -> Metric {
         Metric::Accuracy
-    }
-}
-
-/// A model that learns to tag words; the metric is the F1 of whole entities.
-pub struct Tagging<'a> {
-    pub model: &'a dyn SentenceModel,
-    pub words: &'a Sentences,
-    pub tags: &'a Sentences,
-    /// `O`, `B-PER`, `I-PER`, ...
-    pub names: &'a [String],
-    /// Which of the sentences are for training, and which for validation.
-    pub training: &'a [u32],
-    pub validation: &'a [u32],
-    pub device: &'a Device,
-}
-
-/// What a model says of tagged sentences.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tagged {
-    /// Of words.
-    pub evaluation: Evaluation,
-    /// The likeliest tags of each sentence.
-    pub tags: Vec<Vec<u32>>,
-}
-
-impl Tagging<'_> {
-    /// Logits and true tags of the words of the sentences `which`, and how they lie.
-    fn batch(&self, which: &[u32], mode: Mode) -> Result<(Tensor, Tensor, Arc<PackedSequences>)> {
-        let (words, sentences) = self.words.batch(which, self.device)?;
-        let tags = self.tags.rows(which, &sentences, self.device)?;
-        Ok((self.model.forward(&words, &sentences, mode)?, tags, sentences))
-    }
-
-    /// What the model says of the sentences `which`.
-    ///
-    /// # Errors
-    /// When a sentence does not fit the model.
-    pub fn evaluate(&self, which: &[u32]) -> Result<Tagged> {
-        let mut sequences = vec![];
-        let batches = which.chunks(EVALUATION_BATCH).map(|which| {
-            let (logits, tags, sentences) = self.batch(which, Mode::Evaluate)?;
-            sequences.push(sentences);
-            Ok((logits, tags))
-        });
-        let evaluation = Evaluation::of(Cost::SoftmaxCrossEntropy, batches)?;
-        // Back from rows to sentences.
-        let (mut tags, mut said) = (vec![], evaluation.predictions.iter().map(|&(_, said, _)| said));
-        for sentences in sequences {
-            let mut batch: Vec<Vec<u32>> = vec![vec![]; sentences.batch()];
-            sentences.positions().zip(&mut said).for_each(|((sentence, _), tag)| batch[sentence].push(tag));
-            tags.extend(batch);
-        }
-        Ok(Tagged { evaluation, tags })
-    }
-
-    /// The true tags of the sentences `which`.
-    pub fn truth(&self, which: &[u32]) -> Vec<Vec<u32>> {
-        which.iter().map(|&i| self.tags.sentence(i as usize).to_vec()).collect()
-    }
-}
-
-impl Task for Tagging<'_> {
-    fn examples(&self) -> usize {
-        self.training.len()
-    }
-
-    fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        let which: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
-        let (logits, tags, _) = self.batch(&which, mode)?;
-        Cost::SoftmaxCrossEntropy.loss(&logits, &tags)
-    }
-
-    fn validate(&self) -> Result<Score> {
-        let Tagged { evaluation, tags } = self.evaluate(self.validation)?;
-        let scores = entity_scores(&self.truth(self.validation), &tags, self.names)
-            .map_err(candle_core::Error::wrap)?;
-        Ok(Score { loss: evaluation.loss, metric: scores.overall.f1() })
-    }
-
-    fn metric(&self) -> Metric {
-        Metric::F1
     }
 }

@@ -4,27 +4,27 @@ use super::{FONT, spread};
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-/// One line of a [`Panel`]: a value an epoch, or whatever the panel counts.
-pub struct Curve<'a> {
+/// One line of a [`Chart`]: a value an epoch, or whatever the panel counts.
+pub struct Line<'a> {
     pub name: &'a str,
     /// `(x, value)` in order; a value that is NaN or infinite leaves a gap.
     pub points: Vec<(usize, f64)>,
 }
 
-/// One set of axes in the picture of [`curves`].
-pub struct Panel<'a> {
+/// One set of axes in the picture of [`line_charts`].
+pub struct Chart<'a> {
     pub title: &'a str,
     /// What is counted along the x axis: `epoch`.
     pub x_label: &'a str,
     pub y_label: &'a str,
-    pub curves: Vec<Curve<'a>>,
+    pub lines: Vec<Line<'a>>,
 }
 
 /// The panels side by side.
 ///
 /// # Errors
 /// When the drawing library fails.
-pub fn curves(panels: &[Panel]) -> Result<String> {
+pub fn line_charts(panels: &[Chart]) -> Result<String> {
     const WIDTH: u32 = 560;
     const HEIGHT: u32 = 380;
     let columns = panels.len().max(1);
@@ -41,7 +41,7 @@ pub fn curves(panels: &[Panel]) -> Result<String> {
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-fn draw_panel(panel: &Panel, area: &Area) -> Result<(), Box<dyn std::error::Error>> {
+fn draw_panel(panel: &Chart, area: &Area) -> Result<(), Box<dyn std::error::Error>> {
     const PALETTE: [RGBColor; 6] = [
         RGBColor(0, 114, 178),
         RGBColor(213, 94, 0),
@@ -52,7 +52,7 @@ fn draw_panel(panel: &Panel, area: &Area) -> Result<(), Box<dyn std::error::Erro
     ];
     let ink = RGBColor(0x22, 0x22, 0x22);
     let drawn: Vec<(i64, f64)> =
-        panel.curves.iter().flat_map(|curve| &curve.points).filter_map(drawable).collect();
+        panel.lines.iter().flat_map(|curve| &curve.points).filter_map(drawable).collect();
     let (first, last) = match drawn.iter().map(|point| point.0).fold(None, spread) {
         None => (0, 1),
         Some((first, last)) if first == last => (first - 1, last + 1),
@@ -88,7 +88,7 @@ fn draw_panel(panel: &Panel, area: &Area) -> Result<(), Box<dyn std::error::Erro
         .draw()?;
 
     let marks = if last - first <= 40 { 3 } else { 0 };
-    for (curve, color) in panel.curves.iter().zip(PALETTE.iter().cycle()) {
+    for (curve, color) in panel.lines.iter().zip(PALETTE.iter().cycle()) {
         let style = color.stroke_width(2).filled();
         let pieces = curve.points.split(|point| drawable(point).is_none()).filter(|piece| !piece.is_empty());
         for piece in pieces {

@@ -31,7 +31,7 @@ impl Neuron {
 ///
 /// # Errors
 /// When a cell has not as many values as there are tokens.
-pub fn neurons(tokens: &[String], neurons: &[Neuron]) -> Result<String> {
+pub fn neuron_page(tokens: &[String], neurons: &[Neuron]) -> Result<String> {
     for neuron in neurons {
         ensure!(
             neuron.values.len() == tokens.len(),
@@ -53,7 +53,7 @@ pub fn neurons(tokens: &[String], neurons: &[Neuron]) -> Result<String> {
     let cells: Vec<Value> = ranked.iter().map(cell).collect();
     // Nothing in the text may end the script.
     let script = |value: Value| value.to_string().replace('<', "\\u003c");
-    let page = include_str!("neurons.html");
+    let page = include_str!("neuron_page.html");
     let (head, rest) = page.split_once("@TOKENS@").unwrap_or((page, ""));
     let (middle, tail) = rest.split_once("@CELLS@").unwrap_or((rest, ""));
     Ok([head, &script(json!(tokens)), middle, &script(json!(cells)), tail].concat())
@@ -81,10 +81,10 @@ mod tests {
         let tokens = ["</script>", "\"", "\n"].map(String::from);
         let dull = Neuron { name: "dull".to_string(), ..neuron(&[0.0, f32::NAN, 0.0]) };
         let clear = Neuron { name: "clear".to_string(), ..neuron(&[-1.0, 1.0, -1.0]) };
-        let page = neurons(&tokens, &[dull, clear]).unwrap();
+        let page = neuron_page(&tokens, &[dull, clear]).unwrap();
         assert_eq!(page.matches("</script>").count(), 1);
         assert!(page.find("clear (").unwrap() < page.find("dull (").unwrap());
         assert!(page.contains("\"values\":\"0o0\"") && !page.contains("@TOKENS@"));
-        assert!(neurons(&tokens[..1], &[neuron(&[0.0, 0.0])]).is_err());
+        assert!(neuron_page(&tokens[..1], &[neuron(&[0.0, 0.0])]).is_err());
     }
 }

@@ -14,7 +14,7 @@ use rand::Rng;
 ///
 /// # Errors
 /// When there are not `size` numbers a word, or some that are not finite.
-pub fn map(words: &[String], vectors: &[f32], size: usize) -> Result<String> {
+pub fn word_map(words: &[String], vectors: &[f32], size: usize) -> Result<String> {
     const WIDTH: f64 = 960.0;
     const HEIGHTS: (f64, f64) = (480.0, 760.0);
     /// Between the frame and the outermost words.
@@ -304,7 +304,7 @@ mod tests {
             let components = components(&vectors, size);
             assert_near(&components.each_ref().map(|component| component.share), &shares);
             assert!(components.iter().flat_map(|component| &component.scores).all(|score| score.is_finite()));
-            let svg = map(&words(count), &vectors, size)?;
+            let svg = word_map(&words(count), &vectors, size)?;
             assert_well_formed(&svg);
             assert_eq!(svg.matches("<title>&lt;").count(), count);
         }
@@ -317,18 +317,19 @@ mod tests {
         // One more at the place of each.
         vectors.extend(vectors.clone());
         vectors.extend([5.0; 2].repeat(20));
-        let svg = map(&words(100), &vectors, 2)?;
+        let svg = word_map(&words(100), &vectors, 2)?;
         let labelled = |i: usize| svg.contains(&format!(">&lt;{i}&amp;</text>"));
         assert!((0..40).all(labelled) && !(80..100).all(labelled));
-        assert_eq!(svg, map(&words(100), &vectors, 2)?);
-        let blanks = map(&["\n".to_string(), " ".to_string()], &[0.0, 1.0], 1)?;
+        assert_eq!(svg, word_map(&words(100), &vectors, 2)?);
+        let blanks = word_map(&["\n".to_string(), " ".to_string()], &[0.0, 1.0], 1)?;
         assert!(blanks.contains(">&quot;\\n&quot;</text>") && blanks.contains(">&quot; &quot;</text>"));
         Ok(())
     }
 
     #[test]
     fn what_is_no_vector_a_word_is_refused() {
-        let said = |count, vectors: &[f32], size| map(&words(count), vectors, size).unwrap_err().to_string();
+        let said =
+            |count, vectors: &[f32], size| word_map(&words(count), vectors, size).unwrap_err().to_string();
         assert_eq!(said(2, &[1.0; 5], 3), "map: 5 numbers, expected 2 vectors of 3");
         assert_eq!(said(0, &[], 0), "map: 0 numbers, expected 0 vectors of 0");
         assert!(said(2, &[1.0, 2.0, f32::NAN, 4.0], 2).contains("\"<1&\" has the number NaN"));

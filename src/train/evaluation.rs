@@ -1,0 +1,92 @@
+//! Evaluation of classifiers.
+
+use crate::nn::Cost;
+use crate::ops;
+use anyhow::Context;
+use candle_core::{D, DType, Result, Tensor};
+
+/// A model's prediction for one labelled example.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Prediction {
+    /// True class.
+    pub label: u32,
+    /// Most probable class according to the model.
+    pub predicted: u32,
+    /// Probability of the predicted class.
+    pub probability: f32,
+}
+
+impl Prediction {
+    /// Returns whether the predicted class is the label.
+    pub fn is_correct(&self) -> bool {
+        self.label == self.predicted
+    }
+}
+
+/// A model's predictions for labelled examples, and their mean loss.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Evaluation {
+    /// Mean loss; 0 without examples.
+    pub loss: f64,
+    /// One prediction per example, in the order of the examples.
+    pub predictions: Vec<Prediction>,
+}
+
+impl Evaluation {
+    /// Evaluates batches of logits `(batch, classes)` and labels `(batch)`, u32.
+    ///
+    /// The iterator runs inside [`ops::no_grad`], so a lazy one computes its logits without a graph.
+    ///
+    /// # Errors
+    /// Fails if a batch is an error, or its logits and labels do not fit each other.
+    pub fn from_batches(
+        cost: Cost,
+        batches: impl IntoIterator<Item = Result<(Tensor, Tensor)>>,
+    ) -> Result<Self> {
+        ops::no_grad(|| {
+            let (mut loss, mut predictions) = (0.0, vec![]);
+            for batch in batches {
+                let (logits, labels) = batch?;
+                let logits = logits.detach();
+                let mean = cost.loss(&logits, &labels)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+                loss += mean * labels.elem_count() as f64;
+                let probabilities = cost.probabilities(&logits)?;
+                let predicted = probabilities.argmax(D::Minus1)?.to_vec1::<u32>()?;
+                let probability = probabilities.max(D::Minus1)?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+                let labels = labels.to_vec1::<u32>()?;
+                predictions.extend(
+                    labels.into_iter().zip(predicted).zip(probability).map(
+                        |((label, predicted), probability)| Prediction { label, predicted, probability },
+                    ),
+                );
+            }
+            Ok(Self { loss: loss / predictions.len().max(1) as f64, predictions })
+        })
+    }
+
+    /// Returns the number of correct predictions.
+    pub fn correct(&self) -> usize {
+        self.predictions.iter().filter(|prediction| prediction.is_correct()).count()
+    }
+
+    /// Returns the fraction of correct predictions; 0 without examples.
+    pub fn accuracy(&self) -> f64 {
+        self.correct() as f64 / self.predictions.len().max(1) as f64
+    }
+
+    /// Returns how often each class (row) was predicted as each class (column).
+    ///
+    /// # Errors
+    /// Fails if a label or a predicted class is not below `classes`.
+    pub fn confusion_matrix(&self, classes: usize) -> anyhow::Result<Vec<Vec<u64>>> {
+        let mut counts = vec![vec![0; classes]; classes];
+        for &Prediction { label, predicted, .. } in &self.predictions {
+            let row = counts.get_mut(label as usize);
+            let count = row.and_then(|row| row.get_mut(predicted as usize)).with_context(|| {
+                format!("confusion matrix: found class {}, expected below {classes}", label.max(predicted))
+            })?;
+            *count += 1;
+        }
+        Ok(counts)
+    }
+}

@@ -1,0 +1,71 @@
+//! The interface between the training loop and what it trains.
+
+use super::metrics::{Metric, Score};
+use crate::nn::Mode;
+use anyhow::{Result, ensure};
+use candle_core::Tensor;
+use std::collections::HashMap;
+
+/// A model together with its training and validation data.
+///
+/// The [`Trainer`](super::Trainer) numbers the training examples from 0 and asks for the loss of one batch after another.
+/// The task owns everything else: how examples become tensors, which loss the model minimises, and how it is validated.
+pub trait Task {
+    /// Returns the number of training examples.
+    fn examples(&self) -> usize;
+
+    /// Prepares for `batches`, the batches of the epoch that are still to come.
+    ///
+    /// Called at the start of an epoch, and on resuming in the middle of one. A task may start to read the examples in
+    /// the background. The default does nothing.
+    fn prefetch(&self, _batches: &[&[u32]]) {}
+
+    /// Returns the mean loss of the training examples `batch`, a scalar tensor with its graph.
+    ///
+    /// `mode` is always [`Mode::Train`]; it holds the seed, epoch and step that random draws are derived from.
+    ///
+    /// # Errors
+    /// Fails if the examples cannot be read or do not fit the model.
+    fn loss(&self, batch: &[u32], mode: Mode) -> candle_core::Result<Tensor>;
+
+    /// Scores the model on the validation data.
+    ///
+    /// # Errors
+    /// Fails if the examples cannot be read or do not fit the model.
+    fn validate(&self) -> candle_core::Result<Score>;
+
+    /// Returns the metric that [`validate`](Self::validate) reports and that decides which epoch is the best.
+    fn metric(&self) -> Metric;
+
+    /// Returns whether an epoch visits the examples in order. The default is `false`: every epoch shuffles them.
+    fn in_order(&self) -> bool {
+        false
+    }
+
+    /// Returns the tensors that the next step depends on besides parameters and optimizer, such as a hidden state.
+    ///
+    /// Checkpoints store them. The default has none.
+    ///
+    /// # Errors
+    /// Fails if the tensors cannot be copied.
+    fn state(&self) -> candle_core::Result<HashMap<String, Tensor>> {
+        Ok(HashMap::new())
+    }
+
+    /// Restores what [`state`](Self::state) returned when the checkpoint was saved.
+    ///
+    /// # Errors
+    /// Fails if `state` does not belong to this task.
+    fn load_state(&self, state: HashMap<String, Tensor>) -> Result<()> {
+        ensure!(state.is_empty(), "found task state in the checkpoint, expected none");
+        Ok(())
+    }
+
+    /// Returns a text to show after an epoch, such as a sample from a language model.
+    ///
+    /// # Errors
+    /// Fails if the model fails.
+    fn sample(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+}

@@ -1,0 +1,66 @@
+//! Text generation with a language model.
+
+use crate::data::{Level, Vocabulary};
+use crate::models::language_model::LanguageModel;
+use crate::nn::{IncrementalDecoder, Sampling};
+use crate::rng;
+use anyhow::{Context, Result};
+use rand_chacha::ChaCha8Rng;
+
+/// Generates text with a language model, one token at a time.
+pub struct TextGenerator<'a> {
+    decoder: IncrementalDecoder,
+    vocabulary: &'a Vocabulary,
+    level: Level,
+    sampling: Sampling,
+    rng: ChaCha8Rng,
+    /// Logits of the next token.
+    logits: Vec<f32>,
+    last: u32,
+}
+
+impl<'a> TextGenerator<'a> {
+    /// Reads `prompt`, or the end of a line if the prompt has no tokens, to continue it.
+    ///
+    /// The generated text is a function of the model, the prompt, `sampling` and `seed`.
+    ///
+    /// # Errors
+    /// Fails if the prompt has zero bytes, or the model fails.
+    pub fn new(
+        model: &'a LanguageModel,
+        vocabulary: &'a Vocabulary,
+        level: Level,
+        sampling: Sampling,
+        seed: u64,
+        prompt: &str,
+    ) -> Result<Self> {
+        let mut ids = level.encode(prompt, vocabulary).context("the prompt")?;
+        if ids.is_empty() {
+            ids.push(vocabulary.id(level.line_end()));
+        }
+        let (mut decoder, mut logits) = (model.incremental_decoder()?, vec![]);
+        for &id in &ids {
+            logits = decoder.step(id)?;
+        }
+        let (last, rng) = (ids[ids.len() - 1], rng::stream(seed, "sample"));
+        Ok(Self { decoder, vocabulary, level, sampling, rng, logits, last })
+    }
+
+    /// Draws the next token and returns its text, after the blank that separates it from the last token, if any.
+    ///
+    /// # Errors
+    /// Fails if the vocabulary has no tokens, the logits are NaN, or the model fails.
+    pub fn next_text(&mut self) -> Result<String> {
+        // Padding and the unknown token have no text.
+        for special in [Vocabulary::PAD, Vocabulary::UNKNOWN] {
+            self.logits[special as usize] = f32::NEG_INFINITY;
+        }
+        let drawn = self.sampling.sample(&self.logits, &mut self.rng);
+        let id =
+            drawn.context("cannot draw a token: the vocabulary is empty or the model's logits are NaN")?;
+        self.logits = self.decoder.step(id)?;
+        let [before, last] = [self.last, id].map(|id| self.vocabulary.token(id));
+        self.last = id;
+        Ok(self.level.written(before, last.unwrap_or_default()).concat())
+    }
+}

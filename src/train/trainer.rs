@@ -1,0 +1,253 @@
+//! The training loop.
+
+use super::checkpoint::{self, State};
+use super::metrics::{Epoch, Metric, Report, Score};
+use super::progress::Progress;
+use super::run::Run;
+use super::task::Task;
+use super::weights::{load_weights, save_weights};
+use crate::nn::Mode;
+use crate::optim::{Clip, Optimizer, Schedule};
+use crate::rng;
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::DType;
+use candle_nn::VarMap;
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Asks the training loop to stop.
+///
+/// A signal handler or another thread sets it to `true`. [`Trainer::fit`] then finishes the current step, saves a
+/// checkpoint and returns a [`Report`] with `interrupted` set. It never resets the flag.
+pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Length of a training run and the settings of its steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainerOptions {
+    /// Number of epochs: passes over the training examples.
+    pub epochs: usize,
+    /// Examples per step. The last batch of an epoch may be smaller.
+    pub batch_size: usize,
+    /// Base learning rate, which `schedule` scales.
+    pub learning_rate: f64,
+    /// Learning rate of each step.
+    pub schedule: Schedule,
+    /// Gradient clipping.
+    pub clip: Clip,
+    /// Seed of the shuffles and of all random draws in training steps.
+    pub seed: u64,
+    /// Stops training after this many epochs without a better validation score.
+    pub patience: Option<usize>,
+    /// Saves a checkpoint every this many steps, in addition to the one at the end of each epoch.
+    pub checkpoint_every: Option<u64>,
+}
+
+impl Default for TrainerOptions {
+    fn default() -> Self {
+        Self {
+            epochs: 10,
+            batch_size: 64,
+            learning_rate: 1e-3,
+            schedule: Schedule::default(),
+            clip: Clip::None,
+            seed: 42,
+            patience: None,
+            checkpoint_every: None,
+        }
+    }
+}
+
+/// Trains models: the same loop for every [`Task`].
+pub struct Trainer<'a> {
+    /// Settings of the training loop.
+    pub options: TrainerOptions,
+    /// Folder for metrics, checkpoints and the best weights.
+    pub run: &'a Run,
+    /// Display of the progress: [`Quiet`](super::Quiet), [`Lines`](super::Lines) or your own.
+    pub progress: &'a dyn Progress,
+}
+
+impl Trainer<'_> {
+    /// Trains the variables `vars` on `task`, and leaves the weights of the best epoch in them.
+    ///
+    /// An epoch trains on every example once, validates, records the scores in `metrics.jsonl`, saves the weights to
+    /// `model.safetensors` if their validation score is the best so far, and saves a checkpoint. If the run folder
+    /// already holds a checkpoint, training resumes from it and ends with the same bits as an uninterrupted run,
+    /// provided that task, variables, optimizer and options are set up in the same way.
+    ///
+    /// An interrupted run (see [`INTERRUPTED`]) leaves the weights of the last step in `vars`.
+    ///
+    /// # Errors
+    /// Fails if an option is 0 where at least 1 is needed, a loss or a gradient is not finite, a checkpoint does not
+    /// fit, a file cannot be written, or the task fails.
+    pub fn fit(&self, task: &dyn Task, vars: &VarMap, optimizer: &mut Optimizer) -> Result<Report> {
+        let mut training = Training::restore(self, task, vars, optimizer)?;
+        while !training.is_finished() {
+            if !training.epoch()? {
+                return Ok(training.report(true));
+            }
+            training.end_epoch()?;
+        }
+        load_weights(&self.run.model(), vars)?;
+        Ok(training.report(false))
+    }
+}
+
+/// A training run in progress.
+struct Training<'a> {
+    options: &'a TrainerOptions,
+    run: &'a Run,
+    progress: &'a dyn Progress,
+    task: &'a dyn Task,
+    vars: &'a VarMap,
+    optimizer: &'a mut Optimizer,
+    metric: Metric,
+    /// Number of training examples.
+    examples: u32,
+    total_steps: usize,
+    state: State,
+}
+
+impl<'a> Training<'a> {
+    /// Checks the options and loads the last checkpoint, if there is one.
+    fn restore(
+        trainer: &'a Trainer,
+        task: &'a dyn Task,
+        vars: &'a VarMap,
+        optimizer: &'a mut Optimizer,
+    ) -> Result<Self> {
+        let &Trainer { ref options, run, progress } = trainer;
+        ensure!(options.epochs > 0, "epochs: found 0, expected at least 1");
+        ensure!(options.batch_size > 0, "batch size: found 0, expected at least 1");
+        ensure!(task.examples() > 0, "training examples: found none, expected at least 1");
+        let examples = u32::try_from(task.examples()).with_context(|| {
+            format!("training examples: found {}, expected at most {}", task.examples(), u32::MAX)
+        })?;
+        let steps_per_epoch = task.examples().div_ceil(options.batch_size);
+        let total_steps = options.epochs.saturating_mul(steps_per_epoch);
+        let metric = task.metric();
+        let state = checkpoint::load(run, vars, optimizer, task, steps_per_epoch)?.unwrap_or_default();
+        run.write_metrics(&state.history, metric)?;
+        Ok(Self { options, run, progress, task, vars, optimizer, metric, examples, total_steps, state })
+    }
+
+    fn is_finished(&self) -> bool {
+        let &TrainerOptions { epochs, schedule, patience, .. } = self.options;
+        self.state.history.len() >= epochs
+            || schedule.has_ended(&self.state.plateau)
+            || patience.is_some_and(|patience| self.state.epochs_since_best() >= patience)
+    }
+
+    /// Trains on the remaining batches of the current epoch; returns `false` if interrupted.
+    fn epoch(&mut self) -> Result<bool> {
+        let &TrainerOptions { epochs, batch_size, seed, .. } = self.options;
+        let epoch = self.state.history.len();
+        let mut order: Vec<u32> = (0..self.examples).collect();
+        if !self.task.in_order() {
+            order.shuffle(&mut rng::stream(seed, &format!("shuffle/epoch {epoch}")));
+        }
+        self.progress.epoch_started(epoch + 1, epochs, order.len());
+        let batches: Vec<&[u32]> = order.chunks(batch_size).skip(self.state.steps_in_epoch).collect();
+        self.task.prefetch(&batches);
+        for batch in batches {
+            let loss = self.step(batch, epoch)?;
+            let used = self.state.steps_in_epoch.saturating_mul(batch_size).min(order.len());
+            self.progress.step_done(used, loss);
+            let interrupted = INTERRUPTED.load(Ordering::Relaxed);
+            let is_due = |every| self.state.step.is_multiple_of(every);
+            if interrupted || self.options.checkpoint_every.is_some_and(is_due) {
+                self.save_checkpoint()?;
+            }
+            if interrupted {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Trains on one batch and returns its mean loss.
+    fn step(&mut self, batch: &[u32], epoch: usize) -> Result<f64> {
+        let start = Instant::now();
+        let rate = self.learning_rate(self.state.step);
+        let mode = Mode::Train { seed: self.options.seed, epoch, step: self.state.step };
+        let loss = self.task.loss(batch, mode)?;
+        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        let number = self.state.step + 1;
+        if !value.is_finite() {
+            bail!("the loss of step {number} is {value}: {}", checkpoint::last_good(self.run));
+        }
+        let norm = self.optimizer.backward_step(&loss, rate, self.options.clip)?;
+        if !norm.is_finite() {
+            bail!("the gradient norm of step {number} is {norm}: {}", checkpoint::last_good(self.run));
+        }
+        let state = &mut self.state;
+        state.step = number;
+        state.steps_in_epoch += 1;
+        state.loss_sum += value * batch.len() as f64;
+        state.norm_sum += norm;
+        state.largest_norm = state.largest_norm.max(norm);
+        state.seconds += start.elapsed().as_secs_f64();
+        Ok(value)
+    }
+
+    /// Validates, keeps the best weights and records the epoch.
+    fn end_epoch(&mut self) -> Result<()> {
+        let validation = self.task.validate()?;
+        let record = self.record(validation);
+        if !validation.loss.is_finite() {
+            bail!(
+                "the validation loss of epoch {} is {}: {}",
+                record.epoch,
+                validation.loss,
+                checkpoint::last_good(self.run)
+            );
+        }
+        self.progress.epoch_finished(&record, self.options.epochs, self.metric);
+        if !self.progress.is_quiet()
+            && let Some(sample) = self.task.sample()?
+        {
+            self.progress.message(&sample);
+        }
+        let loss = -self.metric.goodness(validation.metric);
+        self.options.schedule.observe(&mut self.state.plateau, loss);
+        if self.state.best().is_none_or(|best| validation.beats(&best.validation, self.metric)) {
+            self.state.best_epoch = record.epoch;
+            // Before the checkpoint that refers to it: after a crash in between, the epoch is only repeated.
+            save_weights(&self.run.model(), self.vars)?;
+        }
+        self.state.finish_epoch(record);
+        self.save_checkpoint()?;
+        self.run.write_metrics(&self.state.history, self.metric)
+    }
+
+    fn record(&self, validation: Score) -> Epoch {
+        let State { step, steps_in_epoch, loss_sum, norm_sum, largest_norm, seconds, .. } = self.state;
+        let examples = f64::from(self.examples);
+        Epoch {
+            epoch: self.state.history.len() + 1,
+            step,
+            train_loss: loss_sum / examples,
+            validation,
+            gradient_norm: norm_sum / steps_in_epoch as f64,
+            largest_gradient_norm: largest_norm,
+            learning_rate: self.learning_rate(step.saturating_sub(1)),
+            seconds,
+            examples_per_second: examples / seconds,
+        }
+    }
+
+    fn learning_rate(&self, step: u64) -> f64 {
+        let &TrainerOptions { learning_rate, schedule, .. } = self.options;
+        schedule.learning_rate(learning_rate, step as usize, self.total_steps, &self.state.plateau)
+    }
+
+    fn save_checkpoint(&self) -> Result<()> {
+        checkpoint::save(self.run, self.vars, self.optimizer, self.task, &self.state)
+    }
+
+    fn report(self, interrupted: bool) -> Report {
+        Report { epochs: self.state.history, best_epoch: self.state.best_epoch, interrupted }
+    }
+}

@@ -1,0 +1,125 @@
+//! Weights on disk: safetensors files and PyTorch's `state_dict` files.
+
+use super::run::{read_file, write_file};
+use crate::nn::seeded_var_builder;
+use anyhow::{Result, anyhow, bail};
+use candle_core::{DType, Device, Tensor, pickle};
+use candle_nn::{VarBuilder, VarMap};
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::path::Path;
+
+/// Saves variables to a safetensors file, with the names and shapes of PyTorch's `state_dict`.
+///
+/// # Errors
+/// Fails if the file cannot be written.
+pub fn save_weights(path: &Path, vars: &VarMap) -> Result<()> {
+    write_file(path, &safetensors::serialize(named(vars), None)?)
+}
+
+/// Loads the weights of a safetensors file into variables.
+///
+/// # Errors
+/// Fails if the file cannot be read or is not safetensors, or if its names, shapes and types are not exactly those of
+/// `vars`. No variable changes then.
+pub fn load_weights(path: &Path, vars: &VarMap) -> Result<()> {
+    set_vars(path, vars, &read_tensors(path, &read_file(path)?)?)
+}
+
+/// Loads pretrained weights into variables, and returns whether the layer `head` was loaded too.
+///
+/// The file is safetensors or a PyTorch `state_dict` (`.pth`, `.pt` or `.bin`). The layer `head`, the model's last, keeps
+/// its values if the file lacks it or has it for another number of classes.
+///
+/// # Errors
+/// Fails if the file cannot be read or has another format, or if the weights outside `head` do not fit `vars`.
+pub fn load_pretrained(path: &Path, vars: &VarMap, head: &str) -> Result<bool> {
+    let pickled = ["pth", "pt", "bin"].map(|extension| Some(OsStr::new(extension)));
+    let mut found = match pickled.contains(&path.extension()) {
+        true => {
+            let unreadable = |error| anyhow!("{}: not a PyTorch state_dict: {error}", path.display());
+            let tensors = pickle::read_all(path).map_err(unreadable)?;
+            without_batch_counts(tensors.into_iter().collect())
+        }
+        false => read_tensors(path, &read_file(path)?)?,
+    };
+    let head = format!("{head}.");
+    let own: HashMap<_, _> = named(vars).into_iter().filter(|(name, _)| name.starts_with(&head)).collect();
+    let fits = |(name, own): (&String, &Tensor)| found.get(name).is_some_and(|x| x.shape() == own.shape());
+    let loads_head = own.iter().all(fits);
+    if !loads_head {
+        found.retain(|name, _| !name.starts_with(&head));
+        for (name, own) in own {
+            found.insert(name, own.copy()?);
+        }
+    }
+    set_vars(path, vars, &found)?;
+    Ok(loads_head)
+}
+
+/// Builds a model for inference with the weights of a safetensors file.
+///
+/// The parameters are plain tensors, not variables, so a forward pass records no graph.
+///
+/// # Errors
+/// Fails if `build` fails, or like [`load_weights`].
+pub fn load_model<M>(
+    path: &Path,
+    device: &Device,
+    build: impl Fn(VarBuilder) -> candle_core::Result<M>,
+) -> Result<M> {
+    let vars = VarMap::new();
+    build(seeded_var_builder(&vars, 0, DType::F32, device))?;
+    load_weights(path, &vars)?;
+    let tensors = named(&vars).into_iter().map(|(name, tensor)| (name, tensor.detach())).collect();
+    Ok(build(VarBuilder::from_tensors(tensors, DType::F32, device))?)
+}
+
+/// Returns the values of all variables, sorted by name.
+pub(super) fn named(vars: &VarMap) -> BTreeMap<String, Tensor> {
+    let vars = vars.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect()
+}
+
+/// Reads the tensors of a safetensors file whose contents are `bytes`.
+pub(super) fn read_tensors(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Tensor>> {
+    let found = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|error| {
+        anyhow!("{}: not a complete safetensors file ({} bytes): {error}", path.display(), bytes.len())
+    })?;
+    Ok(without_batch_counts(found))
+}
+
+/// Drops PyTorch's batch counters, which our batch normalisation does not use.
+fn without_batch_counts(mut tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
+    tensors.retain(|name, _| !name.ends_with(".num_batches_tracked"));
+    tensors
+}
+
+/// Sets the variables to `tensors`, which must have exactly the same names, shapes and types.
+pub(super) fn set_vars(path: &Path, vars: &VarMap, tensors: &HashMap<String, Tensor>) -> Result<()> {
+    let path = path.display();
+    let vars = vars.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let expected: BTreeMap<_, _> = vars.iter().collect();
+    for (name, var) in &expected {
+        let shape = var.dims();
+        match tensors.get(*name) {
+            None => bail!("{path}: parameter {name} is missing, expected one of shape {shape:?}"),
+            Some(tensor) if tensor.dims() != shape => {
+                bail!("{path}: parameter {name} has shape {:?}, expected {shape:?}", tensor.dims())
+            }
+            Some(tensor) if tensor.dtype() != var.dtype() => {
+                let [found, expected] = [tensor.dtype(), var.dtype()].map(|dtype| dtype.as_str());
+                bail!("{path}: parameter {name} has type {found}, expected {expected}")
+            }
+            Some(_) => {}
+        }
+    }
+    if let Some(name) = tensors.keys().filter(|name| !vars.contains_key(*name)).min() {
+        let shape = tensors[name].dims();
+        bail!("{path}: found a parameter {name} of shape {shape:?}, which this model does not have");
+    }
+    for (name, var) in expected {
+        var.set(&tensors[name].to_device(var.device())?)?;
+    }
+    Ok(())
+}
