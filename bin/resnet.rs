@@ -9,7 +9,7 @@ use candle_core::bail;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::images::{self, ImageRecipe};
 use candle_textbook::cli::{Settings, TrainOptions};
-use candle_textbook::data::{Augmentation, Images, Photo, Statistics, picture, read_square};
+use candle_textbook::data::{Augmentation, Images, Normalisation, PhotoAugmentation, image};
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::resnet::{Config, ResNet, Shortcut};
 use clap::{ArgAction, Args, ValueEnum};
@@ -134,7 +134,7 @@ impl ImageRecipe for Recipe {
 
     fn augmentation(&self) -> Option<Augmentation> {
         let &Self { crop: pad, flip, jitter, .. } = self;
-        Some(Augmentation::Photo(Photo {
+        Some(Augmentation::Photo(PhotoAugmentation {
             pad,
             flip,
             brightness: jitter,
@@ -160,10 +160,10 @@ impl ImageRecipe for Recipe {
         }
     }
 
-    fn normalisation(&self, images: &Images, training: &[u32]) -> candle_core::Result<Option<Statistics>> {
+    fn normalisation(&self, images: &Images, training: &[u32]) -> candle_core::Result<Option<Normalisation>> {
         Ok(Some(match self.pretrained {
-            Some(_) if self.is_large() => Statistics::imagenet(),
-            _ => images.statistics(training)?,
+            Some(_) if self.is_large() => Normalisation::imagenet(),
+            _ => images.channel_statistics(training)?,
         }))
     }
 
@@ -183,8 +183,8 @@ impl ImageRecipe for Recipe {
 
     fn read(path: &Path, (channels, side, _): (usize, usize, usize)) -> Result<Vec<u8>> {
         match channels {
-            1 => picture::read_digit(path),
-            _ => read_square(path, side),
+            1 => image::read_digit(path),
+            _ => image::read_square(path, side),
         }
     }
 }

@@ -244,9 +244,9 @@ fn streams_go_on_where_they_were() {
     let written = |ids: &[u32]| ids.iter().map(|&id| vocabulary.token(id).unwrap()).collect::<String>();
     let mut streams = Streams::new(&text, &vocabulary, 0..11, 3, 0).unwrap();
     let first = streams.next_window(2).unwrap().unwrap();
-    assert_eq!((written(&first.tokens), written(&first.next)), ("adgbeh".into(), "behcfi".into()));
+    assert_eq!((written(&first.inputs), written(&first.targets)), ("adgbeh".into(), "behcfi".into()));
     let rest = streams.next_window(2).unwrap().unwrap();
-    assert_eq!((written(&rest.tokens), written(&rest.next)), ("cfi".into(), "dgj".into()));
+    assert_eq!((written(&rest.inputs), written(&rest.targets)), ("cfi".into(), "dgj".into()));
     assert_eq!(streams.next_window(2).unwrap(), None);
     let mut later = Streams::new(&text, &vocabulary, 0..11, 3, 2).unwrap();
     assert_eq!(later.next_window(5).unwrap().unwrap(), rest);

@@ -67,7 +67,7 @@ fn write_idx(dir: &Path, train: &Images, test: &Images) {
         let count = images.len();
         let sizes = [count as u32, height as u32, width as u32];
         let mut bytes: Vec<u8> = [0x0803].iter().chain(&sizes).flat_map(|n| n.to_be_bytes()).collect();
-        bytes.extend((0..count).flat_map(|index| images.picture(index).unwrap().into_owned()));
+        bytes.extend((0..count).flat_map(|index| images.image(index).unwrap().into_owned()));
         fs::write(dir.join(format!("{split}-images-idx3-ubyte")), bytes).unwrap();
         let mut bytes: Vec<u8> = [0x0801, count as u32].iter().flat_map(|n| n.to_be_bytes()).collect();
         bytes.extend(images.labels().iter().map(|&label| label as u8));
@@ -100,7 +100,7 @@ fn learned(run: &Path) -> Vec<Value> {
 /// A PNG of the test digit `index`, dark on light and `scale` times as large.
 fn png(path: &Path, index: usize, scale: u32) {
     let (_, test) = digits(500, 100, 7).unwrap();
-    let digit = GrayImage::from_raw(28, 28, test.picture(index).unwrap().into_owned()).unwrap();
+    let digit = GrayImage::from_raw(28, 28, test.image(index).unwrap().into_owned()).unwrap();
     let mut picture = imageops::resize(&digit, 28 * scale, 28 * scale, imageops::FilterType::Triangle);
     imageops::invert(&mut picture);
     picture.save(path).unwrap();

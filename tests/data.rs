@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
-use candle_textbook::data::{idx::read_dir, picture::read_digit};
+use candle_textbook::data::image::{idx::read_dir, read_digit};
 use flate2::{Compression, write::GzEncoder};
 use image::{
     DynamicImage, EncodableLayout, GrayImage, ImageBuffer, ImageFormat, Luma, LumaA, Pixel,
@@ -69,7 +69,7 @@ fn idx_files_are_read_plain_gzipped_and_with_a_dot_in_the_name() {
     let (train, test) = read_dir(dir.path()).unwrap();
     assert_eq!((train.len(), test.len(), train.shape(), train.classes()), (3, 1, (1, 2, 3), 10));
     assert_eq!((train.labels(), test.labels()), ([5, 0, 9].as_slice(), [7].as_slice()));
-    assert_eq!(train.picture(1).unwrap()[..], [7, 8, 9, 10, 11, 12]);
+    assert_eq!(train.image(1).unwrap()[..], [7, 8, 9, 10, 11, 12]);
 
     for (name, dotted) in [(TRAIN_IMAGES, "train-images.idx3-ubyte"), (TEST_LABELS, "t10k-labels.idx1-ubyte")]
     {
@@ -150,7 +150,7 @@ fn headers_that_announce_nonsense_are_refused_without_allocating_for_it() {
 #[test]
 fn counts_labels_and_sizes_that_disagree_are_refused() {
     let two = idx(&[2], &[1, 2]);
-    assert_says(&refusal_of(TRAIN_LABELS, &two), &["2 labels", TRAIN_IMAGES, "holds 3 pictures"]);
+    assert_says(&refusal_of(TRAIN_LABELS, &two), &["2 labels", TRAIN_IMAGES, "holds 3 images"]);
     assert_says(
         &refusal_of(TRAIN_LABELS, &idx(&[3], &[1, 10, 2])),
         &["label 10 at position 1", "expected 0 to 9"],
@@ -158,7 +158,7 @@ fn counts_labels_and_sizes_that_disagree_are_refused() {
 
     let dir = tiny();
     fs::write(dir.path().join(TEST_IMAGES), idx(&[1, 3, 2], &[0; 6])).unwrap();
-    assert_says(&refusal(&dir), &["test pictures are 3x2", "training pictures are 2x3"]);
+    assert_says(&refusal(&dir), &["test images are 3x2", "training images are 2x3"]);
 }
 
 #[test]
@@ -359,7 +359,7 @@ fn mnist_pictures_come_out_nearly_unchanged_also_enlarged_and_inverted() {
     let path = dir.path().join("digit.png");
     let (mut same, mut enlarged) = (0.0, 0.0);
     for index in 0..100 {
-        let digit = GrayImage::from_raw(28, 28, test.picture(index).unwrap().into_owned()).unwrap();
+        let digit = GrayImage::from_raw(28, 28, test.image(index).unwrap().into_owned()).unwrap();
         digit.save(&path).unwrap();
         same += difference(&digit, &read_digit(&path).unwrap()) / 100.0;
         let mut large = imageops::resize(&digit, 280, 280, imageops::Triangle);

@@ -10,8 +10,8 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use candle_textbook::data::{Images, Level, hub::load, hub::load_weights, text, text_stream};
-use image::{GrayImage, ImageFormat, Luma};
+use ::image::{GrayImage, ImageFormat, Luma};
+use candle_textbook::data::{Images, Level, hub::load_weights, image, text};
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -39,7 +39,8 @@ impl Place {
 
     fn load(&self, endpoint: &str, name: &str) -> anyhow::Result<(Images, Images)> {
         self.point_at(endpoint);
-        load(name)
+        let set = image::load(name, None, 28)?;
+        Ok((set.training, set.test))
     }
 
     fn point_at(&self, endpoint: &str) {
@@ -165,10 +166,7 @@ fn pictures_and_labels_come_from_the_hub_and_then_from_the_cache() {
     let (train, test) = place.load(&endpoint, "mnist").unwrap();
     assert_eq!((train.len(), test.len(), train.shape(), train.classes()), (3, 2, (1, 28, 28), 10));
     assert_eq!((train.labels(), test.labels()), ([5, 0, 9].as_slice(), [7, 2].as_slice()));
-    assert_eq!(
-        (train.picture(2).unwrap(), test.picture(1).unwrap()),
-        (picture(2).1.into(), picture(1).1.into())
-    );
+    assert_eq!((train.image(2).unwrap(), test.image(1).unwrap()), (picture(2).1.into(), picture(1).1.into()));
 
     let asked = requests.lock().unwrap().len();
     assert_eq!(place.load(&endpoint, "mnist").unwrap(), (train.clone(), test.clone()));
@@ -186,13 +184,13 @@ fn fashion_mnist_lies_in_its_own_repository() {
     let (endpoint, _) = serve("zalando-datasets/fashion_mnist", files);
     let (train, test) = place.load(&endpoint, "fashion-mnist").unwrap();
     assert_eq!((train.labels(), test.labels()), ([9, 0].as_slice(), [3].as_slice()));
-    assert_eq!((train.names(), test.names()[7].as_str()), (test.names(), "sneaker"));
+    assert_eq!((train.class_names(), test.class_names()[7].as_str()), (test.class_names(), "sneaker"));
 }
 
 #[test]
 fn cifar10_is_in_colour_and_its_classes_have_names() {
     let place = Place::new();
-    let colour = image::RgbImage::from_fn(2, 2, |x, y| image::Rgb([x as u8, y as u8, 9]));
+    let colour = ::image::RgbImage::from_fn(2, 2, |x, y| ::image::Rgb([x as u8, y as u8, 9]));
     let mut png = Cursor::new(Vec::new());
     colour.write_to(&mut png, ImageFormat::Png).unwrap();
     let schema = SCHEMA.replace("group image", "group img");
@@ -200,8 +198,8 @@ fn cifar10_is_in_colour_and_its_classes_have_names() {
     let files = [("plain_text/train/0000.parquet", of(3)), ("plain_text/test/0000.parquet", of(9))];
     let (endpoint, _) = serve("uoft-cs/cifar10", files);
     let (train, test) = place.load(&endpoint, "cifar10").unwrap();
-    assert_eq!(train.picture(0).unwrap()[..], [0, 1, 0, 1, 0, 0, 1, 1, 9, 9, 9, 9]);
-    assert_eq!((train.shape(), test.names()[test.labels()[0] as usize].as_str()), ((3, 2, 2), "truck"));
+    assert_eq!(train.image(0).unwrap()[..], [0, 1, 0, 1, 0, 0, 1, 1, 9, 9, 9, 9]);
+    assert_eq!((train.shape(), test.class_names()[test.labels()[0] as usize].as_str()), ((3, 2, 2), "truck"));
 }
 
 #[test]
@@ -223,22 +221,19 @@ fn weights_come_from_the_models_of_the_hub() {
 fn without_a_hub_the_other_ways_are_named() {
     let place = Place::new();
     let error = place.refusal("http://127.0.0.1:1");
-    assert_says(&error, &["ylecun/mnist", "refused", "--data-dir DIR", "digits"]);
+    assert_says(&error, &["ylecun/mnist", "refused", "digits"]);
 
     // It takes connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let error = place.refusal(&format!("http://{}", silent.local_addr().unwrap()));
-    assert_says(&error, &["ylecun/mnist", "no answer from the hub in 8 seconds", "--data-dir DIR", "digits"]);
+    assert_says(&error, &["ylecun/mnist", "no answer from the hub in 8 seconds", "digits"]);
 }
 
 #[test]
 fn a_file_that_the_hub_lacks_is_named() {
     let place = Place::new();
     let (endpoint, _) = serve("ylecun/mnist", [(TRAIN, good(&[5]))]);
-    assert_says(
-        &place.refusal(&endpoint),
-        &["ylecun/mnist", "no file mnist/test/0000.parquet", "--data-dir"],
-    );
+    assert_says(&place.refusal(&endpoint), &["ylecun/mnist", "no file mnist/test/0000.parquet"]);
     // It is not missed for good.
     let (endpoint, _) = serve("ylecun/mnist", [(TRAIN, good(&[5])), (TEST, good(&[7]))]);
     assert_eq!(place.load(&endpoint, "mnist").unwrap().1.labels(), [7]);
@@ -250,7 +245,7 @@ fn files_that_hold_something_else_are_refused_with_their_path() {
     let small = encoded(&GrayImage::new(14, 28));
     let colour = {
         let mut png = Cursor::new(Vec::new());
-        image::RgbImage::new(28, 28).write_to(&mut png, ImageFormat::Png).unwrap();
+        ::image::RgbImage::new(28, 28).write_to(&mut png, ImageFormat::Png).unwrap();
         png.into_inner()
     };
     for (bytes, said) in [
@@ -259,7 +254,7 @@ fn files_that_hold_something_else_are_refused_with_their_path() {
         (b"<html>not here</html>".to_vec(), "expected a whole parquet file"),
         (parquet_of(&[], &[]), "no rows"),
         (good(&[5, 10]), "label 10 in row 1, expected 0 to 9"),
-        (parquet_of(&[picture(0).0, b"GIF89a".to_vec()], &[1, 2]), "the picture in row 1 is no PNG"),
+        (parquet_of(&[picture(0).0, b"GIF89a".to_vec()], &[1, 2]), "the image in row 1 is not a PNG"),
         (parquet_of(&[picture(0).0, small], &[1, 2]), "row 1 is 28x14, expected 28x28"),
         (parquet_of(&[colour], &[1]), "row 0 is Rgb8, expected L8"),
     ] {
@@ -303,18 +298,15 @@ fn a_text_comes_from_its_three_parts() {
         .map(|(part, text)| (part, parquet_of_texts("text", &[text], &[])));
     let (endpoint, _) = serve(id, files);
     place.point_at(&endpoint);
-    let text = text_stream::load("tiny-shakespeare", None, Level::Char).unwrap();
+    let text = text::load_stream("tiny-shakespeare", None, Level::Char).unwrap();
     assert_eq!((text.len(), text.name()), (14, "tiny-shakespeare"));
 
     drop(place);
     let place = Place::new();
     let (endpoint, _) = serve(id, parts.map(|part| (part, good(&[1]))));
     place.point_at(&endpoint);
-    let error = format!("{:#}", text_stream::load("tiny-shakespeare", None, Level::Char).unwrap_err());
-    assert_says(
-        &error,
-        &[parts[0], "no column \"text\"", "delete this file", "--data-dir DIR with input.txt"],
-    );
+    let error = format!("{:#}", text::load_stream("tiny-shakespeare", None, Level::Char).unwrap_err());
+    assert_says(&error, &[parts[0], "no column \"text\"", "delete this file"]);
 }
 
 #[test]
@@ -343,6 +335,6 @@ fn labelled_sentences_come_in_their_parts() {
 
 #[test]
 fn an_unknown_name_lists_the_known_ones() {
-    let error = load("emnist").unwrap_err().to_string();
-    assert_says(&error, &["emnist", "mnist, fashion-mnist or cifar10"]);
+    let error = image::load("emnist", None, 28).unwrap_err().to_string();
+    assert_says(&error, &["emnist", "mnist, fashion-mnist, cifar10"]);
 }

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_textbook::data::{
-    Corpus, EntityCounts, EntityScores, Tagged, Texts, Tokenizer, Vocabulary, entity_scores, names, reviews,
-    tagged, text,
+    Corpus, DataError, EntityCounts, EntityScores, Level, TaggedSentences, TextStream, Texts, Tokenizer,
+    Vocabulary, entity_scores, names, reviews, sequence, text,
 };
 use candle_textbook::rng::stream;
 use rand::Rng;
@@ -31,7 +31,7 @@ fn corpus_of(name: &str, files: &[(&str, &[u8])]) -> Corpus {
 fn assert_refused(name: &str, files: &[(&str, &[u8])], parts: &[&str]) {
     let dir = dir_of(files);
     let error = match name {
-        "conll" => tagged::load(name, Some(dir.path())).err(),
+        "conll" => sequence::load(name, Some(dir.path())).err(),
         _ => text::load(name, Some(dir.path())).err(),
     };
     assert_says(&format!("{:#}", error.expect("bad input was read")), parts);
@@ -118,7 +118,12 @@ fn reviews_are_balanced_distinct_of_the_promised_lengths_and_a_function_of_the_s
 
 /// Tags each word with what the training set most often has for it and the `left` words before and `right` words
 /// after, or for fewer before where those are new, and if need be for any name in its place.
-fn tag_by_windows(train: &Tagged, test: &Tagged, left: usize, right: usize) -> Vec<Vec<u32>> {
+fn tag_by_windows(
+    train: &TaggedSentences,
+    test: &TaggedSentences,
+    left: usize,
+    right: usize,
+) -> Vec<Vec<u32>> {
     let known = Vocabulary::new(&train.words, false, 2);
     let windows = |words: &[String], at: usize| -> Vec<Vec<u32>> {
         let id =
@@ -147,7 +152,7 @@ fn tag_by_windows(train: &Tagged, test: &Tagged, left: usize, right: usize) -> V
 
 #[test]
 fn names_are_told_by_both_sides_and_not_by_the_left_one() {
-    let corpus = tagged::load("names", None).unwrap();
+    let corpus = sequence::load("names", None).unwrap();
     let test = corpus.test.unwrap();
     let f1 = |right| {
         let tags = tag_by_windows(&corpus.train, &test, 3, right);
@@ -160,7 +165,7 @@ fn names_are_told_by_both_sides_and_not_by_the_left_one() {
 
 #[test]
 fn names_are_distinct_well_formed_and_a_function_of_the_seed() {
-    let corpus = tagged::load("names", None).unwrap();
+    let corpus = sequence::load("names", None).unwrap();
     let test = corpus.test.as_ref().unwrap();
     assert_eq!((corpus.train.len(), test.len()), (6_000, 1_000));
     assert_eq!(corpus.train.words.iter().chain(&test.words).collect::<HashSet<_>>().len(), 7_000);
@@ -186,14 +191,14 @@ fn unknown_names_and_missing_directories_are_refused() {
     let of = |name, dir: Option<&str>| format!("{:#}", text::load(name, dir.map(Path::new)).unwrap_err());
     assert_says(
         &of("imdb", None),
-        &["data set imdb", "not known", "reviews, mr, sst2, trec, ag-news, csv and tsv"],
+        &["data set imdb", "not known", "reviews, mr, sst2, trec, ag-news, csv, tsv"],
     );
-    assert_says(&of("mr", None), &["data set mr", "--data-dir DIR", "reviews"]);
+    assert_says(&of("mr", None), &["data set mr", "no directory given", "reviews"]);
     assert_says(&of("reviews", Some(".")), &["data set reviews", "built in"]);
     assert_says(&of("mr", Some("no/such/place")), &["no/such/place", "no such directory"]);
-    let of = |name, dir: Option<&str>| format!("{:#}", tagged::load(name, dir.map(Path::new)).unwrap_err());
-    assert_says(&of("ontonotes", None), &["data set ontonotes", "not known", "names and conll"]);
-    assert_says(&of("conll", None), &["data set conll", "--data-dir DIR", "names"]);
+    let of = |name, dir: Option<&str>| format!("{:#}", sequence::load(name, dir.map(Path::new)).unwrap_err());
+    assert_says(&of("ontonotes", None), &["data set ontonotes", "not known", "names, conll"]);
+    assert_says(&of("conll", None), &["data set conll", "no directory given", "names"]);
     assert_says(&of("names", Some(".")), &["data set names", "built in"]);
     assert_says(&of("conll", Some("no/such/place")), &["no/such/place", "no such directory"]);
 }
@@ -211,7 +216,7 @@ fn mr_files_are_read_in_turn_and_windows_1252_is_noted() {
     assert_eq!(notes.len(), 1);
     assert_says(&notes[0], &["rt-polarity.pos", "line 2", "Windows-1252"]);
 
-    assert_refused("mr", &files[..1], &["rt-polarity.pos", "not here"]);
+    assert_refused("mr", &files[..1], &["no file rt-polarity.pos"]);
     assert_refused("mr", &[files[0], ("rt-polarity.pos", b"")], &["rt-polarity.pos", "is empty"]);
     assert_refused(
         "mr",
@@ -262,7 +267,7 @@ fn sst2_is_read_as_glue_and_as_stanford_have_it() {
     let with = |train| [glue[1], glue[2], ("train.tsv", train)];
     assert_refused("sst2", &glue[1..], &["train.tsv, train.txt, stsa.binary.train"]);
     assert_refused("sst2", &[glue[0], ("train.txt", b"1 a")], &["both train.tsv and train.txt"]);
-    assert_refused("sst2", &with(b"sentence\tlabel\n"), &["train.tsv", "holds no sentence"]);
+    assert_refused("sst2", &with(b"sentence\tlabel\n"), &["train.tsv", "no sentences"]);
     assert_refused("sst2", &with(b"sentence\tlabel\na\t2\n"), &["train.tsv", "line 2", "\"2\"", "0 or 1"]);
     assert_refused("sst2", &with(b"sentence\tlabel\na\t1\nb\n"), &["line 3", "1 columns"]);
     assert_refused("sst2", &with(b"sentence\tlabel\na\tb\t1\n"), &["line 2", "3 columns"]);
@@ -284,7 +289,7 @@ fn news_are_title_and_description() {
     assert_refused("ag-news", &with(b"1,a,b\n5,a,b\n"), &["test.csv", "line 2", "class \"5\"", "1 to 4"]);
     assert_refused("ag-news", &with(b"1,a\n"), &["line 1", "2 columns", "title"]);
     assert_refused("ag-news", &with(b"1,a,\"b\n"), &["line 1", "never ends"]);
-    assert_refused("ag-news", &with(b"Class Index,Title,Description\n"), &["test.csv", "holds no news"]);
+    assert_refused("ag-news", &with(b"Class Index,Title,Description\n"), &["test.csv", "no news"]);
 }
 
 #[test]
@@ -298,7 +303,7 @@ fn trec_questions_get_their_coarse_class() {
     assert_eq!((train.labels, test.unwrap().labels), (vec![3, 0], vec![5]));
     assert_eq!((classes.len(), notes.len()), (6, 1));
 
-    assert_refused("trec", &files[..1], &["TREC_10.label", "not here"]);
+    assert_refused("trec", &files[..1], &["no file TREC_10.label"]);
     let with = |test| [files[0], ("TREC_10.label", test)];
     assert_refused("trec", &with(b"NUM:dist How ?\nLOX:city Where ?\n"), &["line 2", "\"LOX:city\"", "LOC"]);
     assert_refused("trec", &with(b"NUM How far ?\n"), &["line 1", "\"NUM\"", ":fine"]);
@@ -329,9 +334,9 @@ fn csv_and_tsv_take_their_classes_from_the_training_file() {
 fn csv_files_with_mistakes_are_refused_with_the_line() {
     let good: (&str, &[u8]) = ("train.csv", b"a,x\nb,y\n");
     let test = |test| [good, ("test.csv", test)];
-    assert_refused("csv", &[good], &["test.csv", "not here"]);
+    assert_refused("csv", &[good], &["no file test.csv"]);
     assert_refused("csv", &test(b""), &["test.csv", "is empty"]);
-    assert_refused("csv", &test(b"label,text\n"), &["test.csv", "holds no label and text"]);
+    assert_refused("csv", &test(b"label,text\n"), &["test.csv", "no rows of label and text"]);
     assert_refused("csv", &test(b"a,x\n\n\"b\",\"y\nz\"\nc,z\n"), &["test.csv", "line 5", "\"c\"", "lacks"]);
     assert_refused("csv", &test(b"a,x\n\nb\n"), &["test.csv", "line 3", "1 columns"]);
     assert_refused("csv", &test(b"a,x\nb,y,z\n"), &["test.csv", "line 2", "3 columns"]);
@@ -434,8 +439,8 @@ fn a_damaged_vocabulary_is_refused_with_the_line() {
     says("", &["line 1", "expected"]);
     says(&whole.replace("lower", "upper"), &["line 1"]);
     says(&whole.replace("<unk>", "unk"), &["line 3", "\"unk\"", "\"<unk>\""]);
-    says(&whole.replace("\"to\"", "to"), &["line 4", "in quotes"]);
-    says(&whole.replace("be", "to"), &["line 4", "line 5 has it too"]);
+    says(&whole.replace("\"to\"", "to"), &["line 4", "quoted token"]);
+    says(&whole.replace("be", "to"), &["line 4", "line 5"]);
     says(&format!("{whole}\"or\"\n"), &["5 tokens", "expected 4"]);
 }
 
@@ -447,14 +452,14 @@ fn conll_files_are_found_by_their_names_and_read_with_any_columns() {
         ("eng.testb", b"She O\n"),
         ("README.txt", b"x"),
     ];
-    let corpus = tagged::load("conll", Some(dir_of(&files).path())).unwrap();
+    let corpus = sequence::load("conll", Some(dir_of(&files).path())).unwrap();
     assert_eq!(corpus.tags, ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]);
     assert_eq!(corpus.train.words, [strings(&["Anna", "Keller", "sang"]), strings(&["Oslo"])]);
     assert_eq!(corpus.train.tags, [vec![3, 4, 0], vec![1]]);
     assert_eq!(corpus.validation.unwrap().tags, [vec![1, 0], vec![3]]);
     assert_eq!((corpus.test.unwrap().len(), corpus.notes), (1, vec![]));
 
-    let one = |name| tagged::load("conll", Some(dir_of(&[(name, b"Oslo B-LOC\n")]).path()));
+    let one = |name| sequence::load("conll", Some(dir_of(&[(name, b"Oslo B-LOC\n")]).path()));
     for name in ["train.txt", "wnut17train.conll", "My-Train.bio", "train"] {
         assert_eq!(one(name).unwrap().train.len(), 1);
     }
@@ -473,7 +478,7 @@ fn iob1_becomes_bio() {
     let iob1 = "a I-PER\nb I-PER\nc B-PER\nd I-LOC\ne O\nf I-LOC\n\ng I-LOC\n";
     let bio = "a B-PER\nb I-PER\nc B-PER\nd B-LOC\ne O\nf B-LOC\n\ng B-LOC\n";
     let read =
-        |text: &str| tagged::load("conll", Some(dir_of(&[("train.txt", text.as_bytes())]).path())).unwrap();
+        |text: &str| sequence::load("conll", Some(dir_of(&[("train.txt", text.as_bytes())]).path())).unwrap();
     assert_eq!(read(iob1).train, read(bio).train);
     assert_eq!(read(bio).notes, [""; 0]);
     assert_says(&read(iob1).notes[0], &["train.txt", "IOB1"]);
@@ -483,8 +488,8 @@ fn iob1_becomes_bio() {
 fn conll_files_with_mistakes_are_refused_with_the_line() {
     let says = |text: &str, parts: &[&str]| assert_refused("conll", &[("train.txt", text.as_bytes())], parts);
     says("", &["train.txt", "is empty"]);
-    says("\n\n", &["train.txt", "holds no sentence"]);
-    says("a O\n", &["train.txt", "holds no entity"]);
+    says("\n\n", &["train.txt", "no sentences"]);
+    says("a O\n", &["train.txt", "no entities"]);
     says("a B-X\n\nb\n", &["line 3", "no tag after \"b\""]);
     says("a\tB-X\nb\t\n", &["line 2", "empty tag"]);
     says("a\tB-X\n\tO\n", &["line 2", "empty word"]);
@@ -505,11 +510,11 @@ fn conll_files_with_mistakes_are_refused_with_the_line() {
 #[test]
 fn wnut17_has_its_known_sizes() {
     let Some(data) = data() else { return };
-    let corpus = tagged::load("conll", Some(&data.join("wnut17"))).unwrap();
-    let entities = |split: &Tagged| split.tags.iter().flatten().filter(|&&tag| tag % 2 == 1).count();
+    let corpus = sequence::load("conll", Some(&data.join("wnut17"))).unwrap();
+    let entities = |split: &TaggedSentences| split.tags.iter().flatten().filter(|&&tag| tag % 2 == 1).count();
     let (dev, test) = (corpus.validation.unwrap(), corpus.test.unwrap());
     assert_eq!([&corpus.train, &dev, &test].map(entities), [1975, 836, 1079]);
-    assert_eq!([&corpus.train, &dev, &test].map(Tagged::len), [3394, 1009, 1287]);
+    assert_eq!([&corpus.train, &dev, &test].map(TaggedSentences::len), [3394, 1009, 1287]);
     assert_eq!((corpus.tags.len(), corpus.notes), (13, vec![]));
 }
 
@@ -571,8 +576,8 @@ fn scores_are_shares_of_the_counts_over_all_and_by_type() {
     let refused = |gold: &[Vec<u32>], predicted: &[Vec<u32>], tags: &[String]| {
         format!("{:#}", entity_scores(gold, predicted, tags).unwrap_err())
     };
-    assert_says(&refused(&[vec![0]], &[], &tags), &["0 sentences", "expected 1"]);
+    assert_says(&refused(&[vec![0]], &[], &tags), &["of 0 sentences", "expected 1"]);
     assert_says(&refused(&[vec![0]], &[vec![0, 0]], &tags), &["sentence 0", "2 predicted tags, expected 1"]);
-    assert_says(&refused(&[vec![0]], &[vec![2]], &tags), &["tag 2", "expected 0 to 1"]);
+    assert_says(&refused(&[vec![0]], &[vec![2]], &tags), &["tag 2", "expected one of 2"]);
     assert_says(&refused(&[], &[], &strings(&["X"])), &["tag \"X\"", "B-TYPE"]);
 }

@@ -40,9 +40,9 @@ fn mistakes(test: &Images, evaluation: &Evaluation) -> Result<String> {
         .iter()
         .take(SHOWN)
         .map(|&(index, Prediction { label, predicted: said, probability })| {
-            let [label, said] = [label, said].map(|class| &test.names()[class as usize]);
+            let [label, said] = [label, said].map(|class| &test.class_names()[class as usize]);
             let caption = format!("{label}, said {said}\n({probability:.2})");
-            Tile::image(&test.picture(index)?, test.shape(), &caption)
+            Tile::image(&test.image(index)?, test.shape(), &caption)
         })
         .collect::<Result<Vec<_>>>()?;
     let heading = format!("{} of {} wrong; the surest mistakes first", wrong.len(), test.len());
@@ -87,9 +87,9 @@ fn features(model: &dyn ImageModel, test: &Images, device: &Device) -> Result<Op
         heading: "Input",
         columns: 1,
         tiles: vec![Tile::image(
-            &test.picture(0)?,
+            &test.image(0)?,
             test.shape(),
-            &format!("a {}", test.names()[test.labels()[0] as usize]),
+            &format!("a {}", test.class_names()[test.labels()[0] as usize]),
         )?],
     }];
     for (map, heading) in maps.iter().zip(&headings) {
@@ -119,9 +119,9 @@ fn attention(
     let mut tiles = vec![];
     for class in 0..SHOWN.min(test.classes() as u32) {
         let Some(index) = test.labels().iter().position(|&label| label == class) else { continue };
-        let picture = test.picture(index)?;
+        let picture = test.image(index)?;
         let Prediction { predicted: said, probability, .. } = evaluation.predictions[index];
-        let [name, said] = [class, said].map(|class| &test.names()[class as usize]);
+        let [name, said] = [class, said].map(|class| &test.class_names()[class as usize]);
         let heat = grad_cam(model, &test.batch(&[index as u32], device)?.0)?;
         tiles.push(Tile::image(&picture, test.shape(), name)?);
         tiles.push(Tile::heatmap(

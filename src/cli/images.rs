@@ -4,7 +4,7 @@ use super::{
     EvalCommand, Outcome, PredictCommand, Questions, Request, Settings, Training, flow, image_pictures,
     settings_of,
 };
-use crate::data::{self, Augmentation, Images, Statistics};
+use crate::data::{self, Augmentation, Images, Normalisation};
 use crate::models::ImageModel;
 use crate::nn::{Cost, Mode, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
@@ -59,7 +59,11 @@ pub trait ImageRecipe: Settings {
     ///
     /// # Errors
     /// When a picture can't be read.
-    fn normalisation(&self, _images: &Images, _training: &[u32]) -> candle_core::Result<Option<Statistics>> {
+    fn normalisation(
+        &self,
+        _images: &Images,
+        _training: &[u32],
+    ) -> candle_core::Result<Option<Normalisation>> {
         Ok(None)
     }
 
@@ -78,7 +82,7 @@ pub trait ImageRecipe: Settings {
     /// # Errors
     /// When it can't be read.
     fn read(path: &Path, _shape: (usize, usize, usize)) -> Result<Vec<u8>> {
-        data::picture::read_digit(path)
+        data::image::read_digit(path)
     }
 }
 
@@ -118,7 +122,7 @@ pub fn main<R: ImageRecipe>() -> ExitCode {
 struct Known {
     shape: (usize, usize, usize),
     classes: Vec<String>,
-    normalisation: Option<Statistics>,
+    normalisation: Option<Normalisation>,
 }
 
 impl Known {
@@ -142,18 +146,19 @@ struct Data {
 impl Data {
     fn load(settings: &impl ImageRecipe) -> Result<Self> {
         let options = settings.train_options();
-        let set = data::load(&options.dataset, options.data_dir.as_deref(), settings.side()?)?;
+        let set = data::image::load(&options.dataset, options.data_dir.as_deref(), settings.side()?)
+            .map_err(super::data_error)?;
         let data::ImageSet { training: mut images, validation, mut test } = set;
         let examples = images.len() - validation.unwrap_or(0);
         let (training, validation) =
             flow::split(examples, validation.map(|_| examples..images.len()), options)?;
-        images.keep()?;
+        images.load_into_memory()?;
         let normalisation = settings.normalisation(&images, &training)?;
         if let Some(statistics) = &normalisation {
             images.normalise(statistics.clone())?;
             test.normalise(statistics.clone())?;
         }
-        let known = Known { shape: images.shape(), classes: images.names().to_vec(), normalisation };
+        let known = Known { shape: images.shape(), classes: images.class_names().to_vec(), normalisation };
         Ok(Self { images, training, validation, test, known })
     }
 }
@@ -176,7 +181,7 @@ fn train<R: ImageRecipe>(training: Training<R>) -> Result<Outcome> {
 
     let all: Vec<u32> = (0..data.test.len() as u32).collect();
     let evaluation = train::evaluate_images(model.as_ref(), settings.cost(), &data.test, &all, &device)?;
-    flow::conclude((&run, &report), &evaluation, data.test.names(), start, || {
+    flow::conclude((&run, &report), &evaluation, data.test.class_names(), start, || {
         image_pictures::draw(&run, model.as_ref(), &data.test, &evaluation, &device)
     })?;
     Ok(Outcome::Done)
@@ -291,7 +296,7 @@ fn eval<R: ImageRecipe>(command: &EvalCommand) -> Result<Outcome> {
     let settings: R = settings_of(&run, &config)?;
     let known = Known::of(&run, &config)?;
     let (name, dir) = command.data(settings.train_options());
-    let mut test = data::load(name, dir, known.shape.1)?.test;
+    let mut test = data::image::load(name, dir, known.shape.1).map_err(super::data_error)?.test;
     ensure!(
         test.classes() == known.classes.len(),
         "data set {name}: found {} classes, expected {}, those of the run {}",
@@ -299,7 +304,7 @@ fn eval<R: ImageRecipe>(command: &EvalCommand) -> Result<Outcome> {
         known.classes.len(),
         run.dir().display()
     );
-    if let Some((found, expected)) = test.names().iter().zip(&known.classes).find(|(a, b)| a != b) {
+    if let Some((found, expected)) = test.class_names().iter().zip(&known.classes).find(|(a, b)| a != b) {
         bail!(
             "data set {name}: found the class {found}, expected {expected}, a class of the run {}",
             run.dir().display()

@@ -4,7 +4,7 @@ use super::{
     Commands, MachineOptions, Outcome, Request, Settings, TrainOptions, Training, flow, positive,
     probability, sentences, settings_of,
 };
-use crate::data::{Level, TextStream, Vocabulary, text_stream};
+use crate::data::{DataError, Level, TextStream, Vocabulary, text};
 use crate::models::language_model::{Config, LanguageModel};
 use crate::nn::{Cell, Sampling, seeded_var_builder};
 use crate::plots::{self, Neuron};
@@ -12,7 +12,7 @@ use crate::train::{
     self, LanguageModelling, LanguageModellingConfig, Metric, Run, TextGenerator, Trainer, Windowing,
     line_log_probability, say,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
 use clap::{Args, Subcommand, ValueEnum};
@@ -133,7 +133,11 @@ impl LanguageOptions {
     fn load(&self) -> Result<TextStream> {
         let text = match &self.text {
             Some(path) => TextStream::open(path, self.level)?,
-            None => text_stream::load(&self.train.dataset, self.train.data_dir.as_deref(), self.level)?,
+            None => text::load_stream(&self.train.dataset, self.train.data_dir.as_deref(), self.level)
+                .map_err(|error| match error.downcast_ref() {
+                    Some(DataError::UnknownName { .. }) => anyhow!("{error}; read any file with --text FILE"),
+                    _ => super::data_error(error),
+                })?,
         };
         sentences::tell(&text.notes);
         Ok(text)
@@ -518,7 +522,7 @@ fn neurons(command: &NeuronsCommand) -> Result<Outcome> {
     let mut cells: Vec<Neuron> = vec![];
     while shown.len() < command.length && tokens.next_into(&mut token)? {
         reading.step(vocabulary.id(&token))?;
-        shown.push(settings.level.written(last.as_deref(), &token).concat());
+        shown.push(settings.level.decode(last.as_deref(), &token).concat());
         last = Some(token.clone());
         for (layer, values) in reading.activations().into_iter().enumerate() {
             if shown.len() == 1 {

@@ -10,6 +10,7 @@ pub mod recurrent;
 pub mod sentences;
 pub mod tagging;
 
+use crate::data::DataError;
 use crate::device::DeviceChoice;
 use crate::optim::{Adadelta, Adagrad, Adam, Clip, Curve, Method, Optimizer, RmsProp, Schedule, Sgd};
 use crate::train::{INTERRUPTED, Progress, Run, TrainerOptions};
@@ -538,6 +539,19 @@ pub fn positive(text: &str) -> Result<usize, String> {
         Ok(0) | Err(_) => Err("expected a whole number, 1 or more".to_string()),
         Ok(number) => Ok(number),
     }
+}
+
+/// Adds to an error of loading a data set the options that remedy it.
+fn data_error(error: anyhow::Error) -> anyhow::Error {
+    let remedy = match error.downcast_ref() {
+        Some(DataError::UnknownName { .. }) => "choose one with --dataset NAME",
+        Some(DataError::BuiltIn { .. }) => "leave out --data-dir",
+        Some(DataError::FilesNeeded { .. }) => {
+            "give its files with --data-dir DIR, or choose another with --dataset NAME"
+        }
+        None => return error,
+    };
+    anyhow::anyhow!("{error:#}; {remedy}")
 }
 
 fn thread_count(text: &str) -> Result<usize, String> {

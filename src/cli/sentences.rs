@@ -217,7 +217,7 @@ fn train<R: SentenceRecipe>(training: Training<R>) -> Result<Outcome> {
         let device = training.machine.device.open()?;
         return gradient_flow::draw(R::NAME, options, training.out.as_deref(), &device);
     }
-    let corpus = text::load(&options.dataset, options.data_dir.as_deref())?;
+    let corpus = text::load(&options.dataset, options.data_dir.as_deref()).map_err(super::data_error)?;
     tell(&corpus.notes);
     let text = training.settings.text_options();
     let mut examples = Examples::new(corpus, text, options)?;
@@ -260,7 +260,7 @@ fn train_on<R: SentenceRecipe>(
     let sentences = Sentences::encode(&vocabulary, ngrams, &examples.words);
     let vars = VarMap::new();
     let vb = seeded_var_builder(&vars, options.seed, DType::F32, device);
-    let model = settings.model(ngrams.size(vocabulary.len()), examples.classes.len(), vb)?;
+    let model = settings.model(ngrams.size(vocabulary.len())?, examples.classes.len(), vb)?;
     if let (Some(vectors), Some(path)) = (&examples.vectors, &settings.text_options().vectors) {
         fill_in(vectors, &vocabulary, &vars).with_context(|| format!("{}, --embedding", path.display()))?;
     }
@@ -400,7 +400,7 @@ impl Trained {
         let vocabulary = read_vocabulary(run)?;
         let classes: Vec<String> = serde_json::from_value(config["classes"].clone())
             .with_context(|| format!("{}: config.json does not tell the classes", run.dir().display()))?;
-        let size = settings.ngrams().size(vocabulary.len());
+        let size = settings.ngrams().size(vocabulary.len())?;
         let model = train::load_model(&run.model(), device, |vb| settings.model(size, classes.len(), vb))?;
         Ok(Self { model, vocabulary, classes })
     }
@@ -413,7 +413,7 @@ fn eval<R: SentenceRecipe>(command: &EvalCommand) -> Result<Outcome> {
     let trained = Trained::load(&settings, &run, &config, &device)?;
     let trained_on = settings.train_options();
     let (name, dir) = command.data(trained_on);
-    let corpus = text::load(name, dir)?;
+    let corpus = text::load(name, dir).map_err(super::data_error)?;
     tell(&corpus.notes);
     ensure!(
         corpus.classes == trained.classes,

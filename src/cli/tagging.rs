@@ -6,7 +6,9 @@ use super::{
     EvalCommand, Outcome, PredictCommand, Questions, Request, Settings, TrainOptions, Training, in_colour,
     settings_of,
 };
-use crate::data::{EntityCounts, EntityScores, NGrams, TaggedCorpus, Vocabulary, entity_scores, tagged};
+use crate::data::{
+    EntityCounts, EntityScores, NGrams, TaggedCorpus, TaggedSentences, Vocabulary, entity_scores, sequence,
+};
 use crate::nn::{Mode, SentenceModel, seeded_var_builder};
 use crate::plots;
 use crate::train::{self, Metric, Run, Sentences, Tagging, TaggingEvaluation, Trainer, say};
@@ -51,7 +53,7 @@ struct Examples {
 impl Examples {
     fn new(corpus: TaggedCorpus, options: &TrainOptions) -> Result<Self> {
         let TaggedCorpus { train, validation, test, .. } = corpus;
-        let size = |part: &Option<tagged::Tagged>| part.as_ref().map(tagged::Tagged::len);
+        let size = |part: &Option<TaggedSentences>| part.as_ref().map(TaggedSentences::len);
         let parts = Parts::new(train.len(), size(&validation), size(&test), options)?;
         let (mut words, mut tags) = (vec![], vec![]);
         for part in [Some(train), validation, test].into_iter().flatten() {
@@ -67,7 +69,7 @@ fn train<R: TaggingRecipe>(training: Training<R>) -> Result<Outcome> {
     super::catch_interrupts()?;
     let start = Instant::now();
     let options = settings.train_options();
-    let corpus = tagged::load(&options.dataset, options.data_dir.as_deref())?;
+    let corpus = sequence::load(&options.dataset, options.data_dir.as_deref()).map_err(super::data_error)?;
     tell(&corpus.notes);
     let names = corpus.tags.clone();
     let examples = Examples::new(corpus, options)?;
@@ -183,7 +185,7 @@ fn eval<R: TaggingRecipe>(command: &EvalCommand) -> Result<Outcome> {
     let Trained { model, vocabulary, names } = Trained::load(&settings, &run, &config, &device)?;
     let trained_on = settings.train_options();
     let (name, dir) = command.data(trained_on);
-    let corpus = tagged::load(name, dir)?;
+    let corpus = sequence::load(name, dir).map_err(super::data_error)?;
     tell(&corpus.notes);
     ensure!(
         corpus.tags == names,

@@ -162,7 +162,7 @@ pub fn line_log_probability(
     let (inputs, targets) = (&tokens[..tokens.len() - 1], &tokens[1..]);
     let windows = inputs.chunks(WINDOW).zip(targets.chunks(WINDOW));
     let windows =
-        windows.map(|(tokens, next)| Ok(TokenWindow { tokens: tokens.to_vec(), next: next.to_vec() }));
+        windows.map(|(tokens, next)| Ok(TokenWindow { inputs: tokens.to_vec(), targets: next.to_vec() }));
     let (loss, count) = total_loss(model, windows, 1, device)?;
     Ok((-loss, count))
 }
@@ -177,7 +177,7 @@ fn total_loss(
     let (mut sum, mut count, mut state) = (0.0, 0, None);
     for window in windows {
         let window = window?;
-        let rows = window.tokens.len();
+        let rows = window.inputs.len();
         let evaluate = || window_loss(model, window, streams, state.as_ref(), Mode::Evaluate, device);
         let (loss, after) = ops::no_grad(evaluate)?;
         sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * rows as f64;
@@ -190,7 +190,7 @@ fn total_loss(
 /// Returns the mean loss of one window of all streams, and the hidden state after it.
 fn window_loss(
     model: &LanguageModel,
-    TokenWindow { tokens, next }: TokenWindow,
+    TokenWindow { inputs: tokens, targets: next }: TokenWindow,
     streams: usize,
     state: Option<&RecurrentState>,
     mode: Mode,

@@ -61,6 +61,6 @@ impl<'a> TextGenerator<'a> {
         self.logits = self.decoder.step(id)?;
         let [before, last] = [self.last, id].map(|id| self.vocabulary.token(id));
         self.last = id;
-        Ok(self.level.written(before, last.unwrap_or_default()).concat())
+        Ok(self.level.decode(before, last.unwrap_or_default()).concat())
     }
 }

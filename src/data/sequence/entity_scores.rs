@@ -1,4 +1,4 @@
-//! How well tagged entities are found, counted as CoNLL's conlleval counts.
+//! Precision, recall and F1 of entities, counted as by CoNLL's conlleval.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -7,50 +7,55 @@ use anyhow::{Context, Result, ensure};
 
 use super::tagged::Tag;
 
-/// How many entities there are, were found, and are rightly among the found: same words, same type.
+/// Numbers of entities.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EntityCounts {
+    /// Entities in the gold tags.
     pub gold: usize,
+    /// Entities in the predicted tags.
     pub predicted: usize,
+    /// Predicted entities that are also gold: the same words and type.
     pub correct: usize,
 }
 
 impl EntityCounts {
-    /// The share of the found entities that are right, 0 when none was found.
+    /// The fraction of the predicted entities that are correct; 0 without predictions.
     pub fn precision(&self) -> f64 {
-        share(self.correct, self.predicted)
+        ratio(self.correct, self.predicted)
     }
 
-    /// The share of the entities that were found, 0 when there are none.
+    /// The fraction of the gold entities that were predicted; 0 without entities.
     pub fn recall(&self) -> f64 {
-        share(self.correct, self.gold)
+        ratio(self.correct, self.gold)
     }
 
-    /// The harmonic mean of precision and recall, 0 when both are.
+    /// The harmonic mean of precision and recall; 0 if both are 0.
     pub fn f1(&self) -> f64 {
-        share(2 * self.correct, self.gold + self.predicted)
+        ratio(2 * self.correct, self.gold + self.predicted)
     }
 }
 
-fn share(part: usize, whole: usize) -> f64 {
+fn ratio(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-/// The counts of all entities, and of those of each type that is in the gold or the predicted tags.
+/// The counts of all entities and of each type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EntityScores {
+    /// The counts of all entities.
     pub overall: EntityCounts,
+    /// The counts of each type that occurs in the gold or the predicted tags.
     pub types: BTreeMap<String, EntityCounts>,
 }
 
-/// Compares `predicted` with `gold` tags, indices into `tags`, sentence by sentence.
+/// Compares the `predicted` with the `gold` tags of each sentence, indices into `tags`.
 ///
-/// An entity begins at `B-`, at `I-` after `O` and at `I-` of another type than the word before, and goes on over
-/// every `I-` of its type: the rules of Tjong Kim Sang and Buchholz's conlleval (CoNLL-2000), for BIO and for what a
-/// tagger makes of it.
+/// An entity begins at `B-`, at `I-` after `O`, and at `I-` of another type than the word before; it extends over every
+/// following `I-` of its type. These are the rules of conlleval (Tjong Kim Sang and Buchholz, CoNLL-2000), for BIO and for
+/// a tagger's imperfect BIO.
 ///
 /// # Errors
-/// When the two differ in their lengths, a tag is not one of `tags`, or one of these is not `O`, `B-TYPE` or `I-TYPE`.
+/// If the lengths differ, a tag is not an index into `tags`, or one of `tags` is not `O`, `B-TYPE` or `I-TYPE`.
 pub fn entity_scores(gold: &[Vec<u32>], predicted: &[Vec<u32>], tags: &[String]) -> Result<EntityScores> {
     let tags = tags
         .iter()
@@ -58,7 +63,7 @@ pub fn entity_scores(gold: &[Vec<u32>], predicted: &[Vec<u32>], tags: &[String])
     let tags: Vec<Tag> = tags.collect::<Result<_>>()?;
     ensure!(
         gold.len() == predicted.len(),
-        "{} sentences with predicted tags, expected {}",
+        "found predicted tags of {} sentences, expected {}",
         predicted.len(),
         gold.len()
     );
@@ -66,22 +71,22 @@ pub fn entity_scores(gold: &[Vec<u32>], predicted: &[Vec<u32>], tags: &[String])
     for (at, (gold, predicted)) in gold.iter().zip(predicted).enumerate() {
         ensure!(
             gold.len() == predicted.len(),
-            "sentence {at}: {} predicted tags, expected {}",
+            "sentence {at}: found {} predicted tags, expected {}",
             predicted.len(),
             gold.len()
         );
         let [gold, predicted] = [entities(gold, &tags)?, entities(predicted, &tags)?];
-        let mut count = |entity: &str, add: fn(&mut EntityCounts)| {
+        let mut count = |kind: &str, add: fn(&mut EntityCounts)| {
             add(&mut scores.overall);
-            add(scores.types.entry(entity.into()).or_default());
+            add(scores.types.entry(kind.into()).or_default());
         };
-        for found in &gold {
-            count(found.1, |counts| counts.gold += 1);
+        for entity in &gold {
+            count(entity.1, |counts| counts.gold += 1);
         }
-        for found in &predicted {
-            count(found.1, |counts| counts.predicted += 1);
-            if gold.contains(found) {
-                count(found.1, |counts| counts.correct += 1);
+        for entity in &predicted {
+            count(entity.1, |counts| counts.predicted += 1);
+            if gold.contains(entity) {
+                count(entity.1, |counts| counts.correct += 1);
             }
         }
     }
@@ -92,8 +97,9 @@ pub fn entity_scores(gold: &[Vec<u32>], predicted: &[Vec<u32>], tags: &[String])
 fn entities<'a>(ids: &[u32], tags: &[Tag<'a>]) -> Result<Vec<(Range<usize>, &'a str)>> {
     let mut entities: Vec<(Range<usize>, &str)> = Vec::new();
     for (at, &id) in ids.iter().enumerate() {
-        let tag =
-            tags.get(id as usize).with_context(|| format!("tag {id}, expected 0 to {}", tags.len() - 1))?;
+        let tag = tags
+            .get(id as usize)
+            .with_context(|| format!("tag {id}, expected one of {} tags", tags.len()))?;
         match (*tag, entities.last_mut()) {
             (Tag::Outside, _) => {}
             (Tag::Inside(entity), Some((words, before))) if words.end == at && *before == entity => {

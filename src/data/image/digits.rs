@@ -4,14 +4,12 @@
 //! over with a pen of its own width and pressure, and the ink is placed as MNIST's makers placed theirs: the box
 //! scaled to 20x20, its centre of mass at the centre of 28x28.
 
-use super::Images;
-use crate::rng::stream;
+use super::generate::generate;
+use super::images::Images;
 use candle_core::Result;
 use rand::Rng;
-use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
-use rayon::prelude::*;
 use std::f32::consts::TAU;
 
 /// Height and width of a picture, and of the box that the digit is scaled to.
@@ -168,23 +166,11 @@ const STYLES: [&[Style]; 10] = [
 /// # Errors
 /// Never: the pictures are what [`Images::new`] asks for.
 pub fn digits(train: usize, test: usize, seed: u64) -> Result<(Images, Images)> {
-    Ok((split(train, "train", seed)?, split(test, "test", seed)?))
-}
-
-fn split(len: usize, name: &str, seed: u64) -> Result<Images> {
-    let mut pixels = vec![0; len * SIDE * SIDE];
-    let mut labels = vec![0_u8; len];
-    let tens = pixels.par_chunks_mut(10 * SIDE * SIDE).zip(labels.par_chunks_mut(10));
-    tens.enumerate().for_each(|(ten, (pixels, labels))| {
-        let mut rng = stream(seed, &format!("digits/{name}/{ten}"));
-        let mut order = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
-        order.shuffle(&mut rng);
-        for ((picture, label), digit) in pixels.chunks_mut(SIDE * SIDE).zip(labels).zip(order) {
-            *label = digit;
-            draw(usize::from(digit), &mut rng, picture);
-        }
-    });
-    Images::new(pixels, labels, (1, SIDE, SIDE), 10)
+    let split = |len, name: &str| {
+        let draw = |digit, rng: &mut ChaCha8Rng, image: &mut [u8]| draw(usize::from(digit), rng, image);
+        generate(len, (1, SIDE, SIDE), (seed, &format!("digits/{name}")), draw)
+    };
+    Ok((split(train, "train")?, split(test, "test")?))
 }
 
 /// Draws one picture of `digit`.
@@ -265,18 +251,18 @@ fn distort(lines: &mut [Vec<Point>], rng: &mut ChaCha8Rng) {
         let size = 0.05 * normal(rng);
         (
             wave % 2,
-            [frequency * direction.cos(), frequency * direction.sin()],
+            [frequency * libm::cosf(direction), frequency * libm::sinf(direction)],
             rng.random_range(0.0..TAU),
             size,
         )
     });
     let slant = 0.12 + 0.23 * normal(rng);
-    let width = 0.82 * (0.22 * normal(rng)).exp();
-    let (sin, cos) = (0.12 * normal(rng)).sin_cos();
+    let width = 0.82 * libm::expf(0.22 * normal(rng));
+    let (sin, cos) = libm::sincosf(0.12 * normal(rng));
     for point in lines.iter_mut().flatten() {
         let mut bent = *point;
         for (axis, wave, phase, size) in waves {
-            bent[axis] += size * (wave[0] * point[0] + wave[1] * point[1] + phase).sin();
+            bent[axis] += size * libm::sinf(wave[0] * point[0] + wave[1] * point[1] + phase);
         }
         let [x, y] = bent;
         let x = width * x - slant * y;
@@ -318,7 +304,7 @@ struct Pen {
 impl Pen {
     fn pick(rng: &mut ChaCha8Rng) -> Self {
         Self {
-            radius: (1.28 * (0.28 * normal(rng)).exp()).clamp(0.75, 2.0),
+            radius: (1.28 * libm::expf(0.28 * normal(rng))).clamp(0.75, 2.0),
             edge: rng.random_range(0.8..1.5),
             roughness: rng.random_range(0.0..0.3),
             swell: rng.random_range(0.0..0.2),
@@ -333,7 +319,7 @@ impl Pen {
         let mut nearest = [1e6_f32; SIDE * SIDE];
         for line in lines {
             for (at, ends) in line.windows(2).enumerate() {
-                let radius = self.radius * (1.0 + self.swell * (self.phase + 0.25 * at as f32).sin());
+                let radius = self.radius * (1.0 + self.swell * libm::sinf(self.phase + 0.25 * at as f32));
                 self.approach([ends[0], ends[1]], radius, &mut nearest);
             }
         }
@@ -404,7 +390,7 @@ mod tests {
         first_test.truncate(50);
         assert_eq!((&large, &large_test), (&first, &first_test));
         assert_ne!(large, digits(120, 0, 4)?.0, "another seed");
-        assert_ne!(large.picture(0)?, large_test.picture(0)?, "another split");
+        assert_ne!(large.image(0)?, large_test.image(0)?, "another split");
         Ok(())
     }
 
@@ -422,7 +408,7 @@ mod tests {
     fn pictures_fit_and_are_centred_as_in_mnist() -> Result<()> {
         let (images, _) = digits(5000, 0, 1)?;
         for index in 0..images.len() {
-            let ink = |at: usize| f32::from(images.picture(index).unwrap()[at]);
+            let ink = |at: usize| f32::from(images.image(index).unwrap()[at]);
             let inked: Vec<usize> = (0..28 * 28).filter(|&at| ink(at) > 0.0).collect();
             let mass: f32 = inked.iter().map(|&at| ink(at)).sum();
             let along = |axis: fn(usize) -> usize| {

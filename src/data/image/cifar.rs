@@ -1,54 +1,52 @@
-//! CIFAR-10's own file format, the binary version: records of a label and the pixels, nothing else.
+//! The binary format of CIFAR-10: records of a label and pixels, nothing else.
 
+use super::images::Images;
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
-
-use super::Images;
-
 const SHAPE: (usize, usize, usize) = (3, 32, 32);
 
-/// The label's byte, then a plane each of red, green and blue.
+/// Bytes of a record: the label, then one plane each of red, green and blue.
 const RECORD: usize = 1 + 3 * 32 * 32;
 
-/// The classes, unless the folder says otherwise.
-pub(super) const NAMES: [&str; 10] =
+/// The names of the classes, unless the folder has others.
+pub(super) const CLASS_NAMES: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 /// Reads the training set, `data_batch_1.bin` to `data_batch_5.bin`, and the test set, `test_batch.bin`, from `dir`.
-/// The pictures have the shape `(3, 32, 32)` and ten classes, named by `batches.meta.txt` where it is there.
 ///
-/// The format is described on the CIFAR-10 page of Krizhevsky.
+/// The images have shape `(3, 32, 32)`. `batches.meta.txt` names the ten classes, if it exists. Krizhevsky's CIFAR-10
+/// page describes the format.
 ///
 /// # Errors
-/// When a file is missing, empty or no whole number of records; when a label is above 9; when `batches.meta.txt` is
-/// there and does not name ten classes.
+/// If a file is missing, empty or not a whole number of records; if a label is above 9; if `batches.meta.txt` does not
+/// name ten classes.
 pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
     ensure!(dir.is_dir(), "{}: no such directory", dir.display());
-    let names = names(&dir.join("batches.meta.txt"))?;
+    let names = class_names(&dir.join("batches.meta.txt"))?;
     let training: Vec<String> = (1..=5).map(|batch| format!("data_batch_{batch}.bin")).collect();
     Ok((read(dir, &training, &names)?, read(dir, &["test_batch.bin".into()], &names)?))
 }
 
-fn names(path: &Path) -> Result<Vec<String>> {
+fn class_names(path: &Path) -> Result<Vec<String>> {
     if !path.exists() {
-        return Ok(NAMES.map(String::from).into());
+        return Ok(CLASS_NAMES.map(String::from).into());
     }
     let text = fs::read_to_string(path).with_context(|| format!("{}: can't be read", path.display()))?;
     let names: Vec<String> =
         text.lines().map(|line| line.trim().to_string()).filter(|line| !line.is_empty()).collect();
     ensure!(
-        names.len() == NAMES.len(),
-        "{}: found {} names, expected {}, one a line",
+        names.len() == CLASS_NAMES.len(),
+        "{}: found {} class names, expected {}, one per line",
         path.display(),
         names.len(),
-        NAMES.len()
+        CLASS_NAMES.len()
     );
     Ok(names)
 }
 
-/// The pictures of the batches `files`, one after the other.
+/// The images of the batches `files`, one after another.
 fn read(dir: &Path, files: &[String], names: &[String]) -> Result<Images> {
     let (mut pixels, mut labels) = (vec![], vec![]);
     for file in files {
@@ -58,16 +56,16 @@ fn read(dir: &Path, files: &[String], names: &[String]) -> Result<Images> {
         let batch = fs::read(&path).with_context(|| format!("{name}: can't be read"))?;
         ensure!(
             !batch.is_empty() && batch.len() % RECORD == 0,
-            "{name}: is {} bytes, expected a multiple of {RECORD} (a label and 3x32x32 pixels)",
+            "{name}: found {} bytes, expected a multiple of {RECORD} (a label and 3x32x32 pixels)",
             batch.len()
         );
         for (at, record) in batch.chunks_exact(RECORD).enumerate() {
             if usize::from(record[0]) >= names.len() {
-                bail!("{name}: label {} at record {at}, expected 0 to {}", record[0], names.len() - 1);
+                bail!("{name}: label {} in record {at}, expected 0 to {}", record[0], names.len() - 1);
             }
             labels.push(record[0]);
             pixels.extend_from_slice(&record[1..]);
         }
     }
-    Ok(Images::new(pixels, labels, SHAPE, names.len())?.named(names)?)
+    Ok(Images::new(pixels, labels, SHAPE, names.len())?.with_class_names(names)?)
 }

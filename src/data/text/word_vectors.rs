@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 use std::path::Path;
 
-use super::Vocabulary;
+use super::vocabulary::Vocabulary;
+use crate::data::gzip;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
 use flate2::bufread::MultiGzDecoder;
@@ -290,7 +291,7 @@ struct Source {
 impl Source {
     fn new(file: File) -> io::Result<Self> {
         let mut file = BufReader::with_capacity(CHUNK, file);
-        let gzipped = file.fill_buf()?.starts_with(&[0x1f, 0x8b]);
+        let gzipped = file.fill_buf()?.starts_with(&gzip::MAGIC);
         let reader: Box<dyn Read> =
             if gzipped { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
         Ok(Self { reader, buffer: vec![0; CHUNK], start: 0, end: 0 })

@@ -1,57 +1,11 @@
-//! From text to tokens, and from tokens to numbers.
-
-use std::borrow::Cow;
-use std::collections::HashMap;
+//! The numbering of tokens.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::HashMap;
 
-/// What a text is cut into.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
-#[serde(rename_all = "kebab-case")]
-pub enum Tokenizer {
-    /// Words and `( ) , ! ?` as Kim 2014 (arXiv:1408.5882) has them: `'s 've n't 're 'd 'll` are tokens of their own,
-    /// and what is neither a letter, digit nor quote of ASCII is dropped. Kim also made all but TREC lower-case,
-    /// which is left to the vocabulary.
-    #[default]
-    Kim,
-    /// What stands between blanks.
-    Plain,
-    /// Every character, blanks too.
-    Characters,
-}
-
-impl Tokenizer {
-    /// The tokens of `text`, in order.
-    pub fn tokens(self, text: &str) -> Vec<String> {
-        match self {
-            Self::Kim => kim(text).split_ascii_whitespace().map(String::from).collect(),
-            Self::Plain => text.split_whitespace().map(String::from).collect(),
-            Self::Characters => text.chars().map(String::from).collect(),
-        }
-    }
-}
-
-/// `text` with blanks around what is to be a token.
-fn kim(text: &str) -> String {
-    let mut spaced = String::with_capacity(text.len() + text.len() / 8);
-    for (at, c) in text.char_indices() {
-        match c {
-            '(' | ')' | ',' | '!' | '?' => spaced.extend([' ', c, ' ']),
-            '\'' | 'n'
-                if ["'s", "'ve", "n't", "'re", "'d", "'ll"].iter().any(|end| text[at..].starts_with(end)) =>
-            {
-                spaced.extend([' ', c]);
-            }
-            '\'' | '`' | 'a'..='z' | 'A'..='Z' | '0'..='9' => spaced.push(c),
-            _ => spaced.push(' '),
-        }
-    }
-    spaced
-}
-
-/// The tokens that a model knows, and the number of each.
+/// The tokens that a model knows, and their ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vocabulary {
     tokens: Vec<String>,
@@ -68,18 +22,18 @@ struct Header {
 }
 
 impl Vocabulary {
-    /// The number of `<pad>`, what fills up a batch of sentences of several lengths.
+    /// The id of `<pad>`, the padding in batches of sentences of different lengths.
     pub const PAD: u32 = 0;
-    /// The number of `<unk>`, any token that is not known.
+    /// The id of `<unk>`, which stands for all unknown tokens.
     pub const UNKNOWN: u32 = 1;
-    /// The number of the most frequent token.
+    /// The id of the most frequent token.
     pub const FIRST: u32 = 2;
     const SPECIAL: [&str; Self::FIRST as usize] = ["<pad>", "<unk>"];
 
-    /// The vocabulary of `sentences`, those of the training split: the tokens that occur at least `minimum_count`
-    /// times, from the most frequent on, equally frequent ones in alphabetical order.
+    /// Creates the vocabulary of the training sentences.
     ///
-    /// With `lower_case`, here and in [`id`](Self::id), "The" counts as "the".
+    /// It has the tokens that occur at least `minimum_count` times, in order of decreasing frequency, then alphabetically.
+    /// With `lower_case`, tokens are lower-cased here and in [`id`](Self::id).
     pub fn new(
         sentences: impl IntoIterator<Item = impl AsRef<[String]>>,
         lower_case: bool,
@@ -98,7 +52,7 @@ impl Vocabulary {
         Self::from_counts(counts, lower_case, minimum_count, None)
     }
 
-    /// The vocabulary of a text in which each token occurs so many times, of at most `size` tokens.
+    /// Creates the vocabulary of a text from its tokens' counts, of at most `size` tokens.
     pub(super) fn from_counts(
         mut counts: HashMap<String, usize>,
         lower_case: bool,
@@ -118,7 +72,7 @@ impl Vocabulary {
         Self { tokens, ids, lower_case }
     }
 
-    /// Also knows `tokens`, which follow the ones known before.
+    /// Adds `tokens` at the end, except known ones.
     pub fn extend<'a>(&mut self, tokens: impl IntoIterator<Item = &'a str>) {
         for token in tokens {
             if !self.ids.contains_key(token) {
@@ -128,42 +82,43 @@ impl Vocabulary {
         }
     }
 
-    /// The number of `token`, [`UNKNOWN`](Self::UNKNOWN) if it has none.
+    /// The id of `token`, or [`UNKNOWN`](Self::UNKNOWN).
     pub fn id(&self, token: &str) -> u32 {
         let id = if self.lower_case { self.ids.get(&token.to_lowercase()) } else { self.ids.get(token) };
         id.copied().unwrap_or(Self::UNKNOWN)
     }
 
-    /// The token of number `id`.
+    /// The token with this id.
     pub fn token(&self, id: u32) -> Option<&str> {
         self.tokens.get(id as usize).map(String::as_str)
     }
 
-    /// The tokens but for `<pad>` and `<unk>`, in the order of their numbers.
+    /// The tokens except `<pad>` and `<unk>`, in the order of their ids.
     pub fn words(&self) -> impl Iterator<Item = &str> {
         self.tokens[Self::FIRST as usize..].iter().map(String::as_str)
     }
 
-    /// How many tokens there are, `<pad>` and `<unk>` among them.
+    /// Number of tokens, including `<pad>` and `<unk>`.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
 
+    /// Whether there are no tokens. Never true, as `<pad>` and `<unk>` always exist.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
 
-    /// The whole vocabulary as JSON lines: a header, then a token a line, quoted, in the order of their numbers.
+    /// Writes the vocabulary as JSON lines: a header, then one quoted token per line, in the order of their ids.
     pub fn to_text(&self) -> String {
         let header = serde_json::json!({ "tokens": self.len(), "lower_case": self.lower_case });
         let tokens = self.tokens.iter().map(|token| serde_json::Value::from(token.as_str()));
         std::iter::once(header).chain(tokens).map(|line| format!("{line}\n")).collect()
     }
 
-    /// Reads what [`to_text`](Self::to_text) wrote.
+    /// Reads the format of [`to_text`](Self::to_text).
     ///
     /// # Errors
-    /// With the line's number: when a line is not as it was written, a token comes twice, or some are missing.
+    /// If a line is malformed, a token is duplicated, or tokens are missing; the message has the line's number.
     pub fn from_text(text: &str) -> Result<Self> {
         let mut lines = text.lines().zip(1..);
         let header = lines.next().and_then(|(line, _)| serde_json::from_str(line).ok());
@@ -173,7 +128,7 @@ impl Vocabulary {
         for (line, number) in lines {
             let token: String = serde_json::from_str(line)
                 .ok()
-                .with_context(|| format!("line {number}: {line:?}, expected a token in quotes"))?;
+                .with_context(|| format!("line {number}: {line:?}, expected a quoted token"))?;
             if let Some(special) = Self::SPECIAL.get(tokens.len()).filter(|&&special| special != token) {
                 bail!("line {number}: token {token:?}, expected {special:?}");
             }
@@ -188,10 +143,7 @@ impl Vocabulary {
         let vocabulary = Self::numbered(tokens, lower_case);
         for (token, number) in vocabulary.tokens.iter().zip(2..) {
             let last = vocabulary.ids[token] + 2;
-            ensure!(
-                last == number,
-                "line {number}: token {token:?}, expected once but line {last} has it too"
-            );
+            ensure!(last == number, "line {number}: token {token:?} is duplicated in line {last}");
         }
         Ok(vocabulary)
     }

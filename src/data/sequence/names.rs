@@ -12,7 +12,7 @@
 
 use std::collections::HashSet;
 
-use super::tagged::{Tagged, TaggedCorpus, tag_names};
+use super::tagged::{TaggedCorpus, TaggedSentences, tag_names};
 use crate::rng::stream;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -127,7 +127,7 @@ pub fn names(train: usize, test: usize, seed: u64) -> TaggedCorpus {
     let mut known = HashSet::new();
     let mut split = |len, name: &str| {
         let mut rng = stream(seed, &format!("names/{name}"));
-        let mut tagged = Tagged::default();
+        let mut tagged = TaggedSentences::default();
         while tagged.len() < len {
             let sentence = Sentence::new(&mut rng);
             if known.insert(sentence.words.clone()) {

@@ -8,9 +8,8 @@ use std::io::Cursor;
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use candle_textbook::data::{
-    Augmentation, ImageSet, Images, Photo, Statistics, cifar, folder, read_square, shapes,
-};
+use candle_textbook::data::image::{cifar, folder, read_square};
+use candle_textbook::data::{Augmentation, ImageSet, Images, Normalisation, PhotoAugmentation, shapes};
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 use tempfile::{TempDir, tempdir};
 
@@ -26,9 +25,9 @@ fn shapes_are_a_function_of_seed_and_place() {
     first_test.truncate(50);
     assert_eq!((&large, &large_test), (&first, &first_test));
     assert_ne!(large, shapes(120, 0, 4).unwrap().0, "another seed");
-    assert_ne!(large.picture(0).unwrap(), large_test.picture(0).unwrap(), "another split");
+    assert_ne!(large.image(0).unwrap(), large_test.image(0).unwrap(), "another split");
     assert_eq!(
-        (large.shape(), large.classes(), large.names()[4].as_str()),
+        (large.shape(), large.classes(), large.class_names()[4].as_str()),
         ((3, 32, 32), 10, "striped triangle")
     );
     for class in 0..10 {
@@ -41,7 +40,7 @@ fn the_mean_colour_of_a_shape_tells_nothing() {
     let (train, test) = shapes(4000, 1000, 0).unwrap();
     let mean = |images: &Images, index: usize| -> Vec<f32> {
         images
-            .picture(index)
+            .image(index)
             .unwrap()
             .chunks(1024)
             .map(|plane| plane.iter().map(|&byte| f32::from(byte)).sum())
@@ -78,11 +77,11 @@ fn cifar_batches_are_read_in_order_with_their_names() {
     let dir = tiny_cifar();
     let (train, test) = cifar::read_dir(dir.path()).unwrap();
     assert_eq!((train.labels(), test.labels()), ([1, 2, 3, 4, 5].as_slice(), [9, 0].as_slice()));
-    assert_eq!((train.shape(), train.names()[9].as_str()), ((3, 32, 32), "truck"));
-    assert_eq!(test.picture(1).unwrap()[1024..1026], [20, 21]);
+    assert_eq!((train.shape(), train.class_names()[9].as_str()), ((3, 32, 32), "truck"));
+    assert_eq!(test.image(1).unwrap()[1024..1026], [20, 21]);
 
     fs::write(dir.path().join("batches.meta.txt"), "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n").unwrap();
-    assert_eq!(cifar::read_dir(dir.path()).unwrap().1.names().concat(), "abcdefghij");
+    assert_eq!(cifar::read_dir(dir.path()).unwrap().1.class_names().concat(), "abcdefghij");
 }
 
 #[test]
@@ -134,16 +133,19 @@ fn a_folder_is_listed_by_class_and_read_as_squares() {
     fs::write(dir.path().join("train/README.txt"), "").unwrap();
     let ImageSet { training, validation, test } = folder::read_dir(dir.path(), 8).unwrap();
     assert_eq!((training.labels(), test.labels()), ([0, 1, 0, 1].as_slice(), [0, 1].as_slice()));
-    assert_eq!((training.names(), validation), (["cat".into(), "dog".into()].as_slice(), None));
+    assert_eq!((training.class_names(), validation), (["cat".into(), "dog".into()].as_slice(), None));
     assert_eq!(training.path(2).unwrap(), dir.path().join("train/cat/b.jpeg"));
 
     let pixels = training.read(&[3, 0]).unwrap();
     let planes: Vec<u8> = pixels.chunks(64).map(|plane| plane[27]).collect();
     assert!(planes.iter().zip([0, 0, 200, 200, 0, 0]).all(|(a, b)| a.abs_diff(b) <= 2), "{planes:?}");
     let mut kept = training.clone();
-    kept.keep().unwrap();
-    assert_eq!([kept.picture(3).unwrap(), training.picture(0).unwrap()].concat(), pixels);
-    assert_eq!((kept.labels(), kept.names(), kept.path(2)), (training.labels(), training.names(), None));
+    kept.load_into_memory().unwrap();
+    assert_eq!([kept.image(3).unwrap(), training.image(0).unwrap()].concat(), pixels);
+    assert_eq!(
+        (kept.labels(), kept.class_names(), kept.path(2)),
+        (training.labels(), training.class_names(), None)
+    );
 
     fs::rename(dir.path().join("test"), dir.path().join("val")).unwrap();
     fs::create_dir_all(dir.path().join("test")).unwrap();
@@ -157,9 +159,9 @@ fn a_folder_is_listed_by_class_and_read_as_squares() {
     assert_eq!(training.path(3).unwrap(), dir.path().join("val/dog/a.PNG"));
 
     fs::create_dir_all(dir.path().join("validation")).unwrap();
-    assert_says(&folder::read_dir(dir.path(), 8).unwrap_err(), &["val and validation"]);
+    assert_says(&folder::read_dir(dir.path(), 8).unwrap_err(), &["both val and validation"]);
     fs::remove_dir_all(dir.path().join("test")).unwrap();
-    assert_says(&folder::read_dir(dir.path(), 8).unwrap_err(), &["test", "no such folder"]);
+    assert_says(&folder::read_dir(dir.path(), 8).unwrap_err(), &["test", "no such directory"]);
 }
 
 #[test]
@@ -190,19 +192,19 @@ fn folders_whose_classes_or_files_are_not_as_they_should_be_are_refused_by_path(
         fs::remove_dir_all(path).unwrap();
         fs::create_dir(path).unwrap();
     };
-    assert_says(&refusal_of(&|dir| empty(&dir.join("train/dog"))), &["train/dog", "no pictures"]);
-    assert_says(&refusal_of(&|dir| empty(&dir.join("test/dog"))), &["test/dog", "no pictures"]);
+    assert_says(&refusal_of(&|dir| empty(&dir.join("train/dog"))), &["train/dog", "no images"]);
+    assert_says(&refusal_of(&|dir| empty(&dir.join("test/dog"))), &["test/dog", "no images"]);
     assert_says(
         &refusal_of(&|dir| fs::remove_dir_all(dir.join("test/cat")).unwrap()),
         &["test", "cat", "train has"],
     );
     assert_says(
         &refusal_of(&|dir| fs::create_dir(dir.join("test/cow")).unwrap()),
-        &["test", "cow", "train has not"],
+        &["test", "cow", "train lacks"],
     );
     assert_says(
         &refusal_of(&|dir| fs::remove_dir_all(dir.join("train/cat")).unwrap()),
-        &["train", "1 folders"],
+        &["train", "1 class folders"],
     );
     assert_says(
         &refusal_of(&|dir| fs::write(dir.join("train/cat/c.webp"), "").unwrap()),
@@ -223,7 +225,7 @@ fn a_picture_that_cannot_be_read_is_named_when_it_is_read() {
         let mut pictures = folder::read_dir(dir.path(), 8).unwrap().training;
         let error = pictures.read(&[0, 1, 2, 3]).unwrap_err();
         assert_says(&error, &["train/dog/a.PNG"]);
-        assert_eq!(error.to_string(), pictures.keep().unwrap_err().to_string());
+        assert_eq!(error.to_string(), pictures.load_into_memory().unwrap_err().to_string());
         pictures.read_ahead(vec![vec![0, 2], vec![1, 3]]);
         assert_eq!(pictures.read(&[0, 2]).unwrap().len(), 2 * 3 * 64);
         assert_eq!(error.to_string(), pictures.read(&[1, 3]).unwrap_err().to_string());
@@ -304,23 +306,24 @@ fn pictures_read_ahead_are_the_same_ones() {
 fn normalised_batches_have_mean_0_and_deviation_1() {
     let (mut images, _) = shapes(100, 0, 1).unwrap();
     let all: Vec<u32> = (0..100).collect();
-    images.normalise(images.statistics(&all).unwrap()).unwrap();
+    images.normalise(images.channel_statistics(&all).unwrap()).unwrap();
     let (xs, _) = images.batch(&all, &Device::Cpu).unwrap();
     let numbers = |tensor: Tensor| tensor.to_vec1::<f32>().unwrap();
     let channels = xs.transpose(0, 1).unwrap().flatten_from(1).unwrap();
     assert!(numbers(channels.mean(1).unwrap()).iter().all(|mean| mean.abs() < 1e-4));
     assert!(numbers(channels.var(1).unwrap()).iter().all(|variance| (variance - 1.0).abs() < 1e-3));
-    let photo = Augmentation::Photo(Photo { pad: 0, flip: false, ..Photo::default() });
+    let photo =
+        Augmentation::Photo(PhotoAugmentation { pad: 0, flip: false, ..PhotoAugmentation::default() });
     let (expanded, _) = images.augmented_batch(&all, &photo, 1, 0, &Device::Cpu).unwrap();
     assert!(numbers(xs.flatten_all().unwrap()) == numbers(expanded.flatten_all().unwrap()));
-    assert_says(&images.normalise(Statistics { mean: vec![0.5], deviation: vec![1.0] }).unwrap_err(), &["3"]);
+    assert_says(&images.normalise(Normalisation { mean: vec![0.5], std: vec![1.0] }).unwrap_err(), &["3"]);
 }
 
 #[test]
 fn statistics_are_the_mean_and_deviation_of_each_channel() {
     let pixels: Vec<u8> = vec![0, 255, 51, 51, 7, 7, 255, 255, 102, 102, 7, 7, 9, 9, 9, 9, 9, 9];
     let images = Images::new(pixels, vec![0_u8; 3], (3, 1, 2), 2).unwrap();
-    let statistics = images.statistics(&[1, 0]).unwrap();
+    let statistics = images.channel_statistics(&[1, 0]).unwrap();
     let close = |found: &[f64], expected: &[f64]| {
         assert!(
             found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-12),
@@ -328,5 +331,5 @@ fn statistics_are_the_mean_and_deviation_of_each_channel() {
         );
     };
     close(&statistics.mean, &[0.75, 0.3, 7.0 / 255.0]);
-    close(&statistics.deviation, &[0.1875_f64.sqrt(), 0.1, 1.0 / 255.0]);
+    close(&statistics.std, &[0.1875_f64.sqrt(), 0.1, 1.0 / 255.0]);
 }

@@ -1,36 +1,35 @@
-//! MNIST's own file format, IDX: a magic number, the sizes, then a byte a pixel or label; gzipped or not.
+//! IDX, the format of MNIST: a magic number, the dimensions, then one byte per pixel or label; gzipped or not.
 
+use super::images::Images;
+use crate::data::gzip;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
-use flate2::bufread::MultiGzDecoder;
-
-use super::Images;
-
-/// The labels of every data set in MNIST's format are the digits, or ten kinds of clothing.
+/// Number of classes of every data set in this format.
 const CLASSES: usize = 10;
 
-/// Deflate can't pack more than this many bytes into one, so a header that announces more is wrong.
+/// The largest compression ratio of Deflate: a header that announces more is wrong.
 const DEFLATE_MAX_RATIO: u64 = 1032;
 
-/// Reads the training and the test set in MNIST's format from `dir`: `train-images-idx3-ubyte`,
-/// `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and `t10k-labels-idx1-ubyte`, each with or without `.gz`,
-/// also spelled `train-images.idx3-ubyte`. The pictures have the shape `(1, height, width)` and ten classes.
+/// Reads the training and the test set from `dir`.
 ///
-/// The format is described on the MNIST page of LeCun, Cortes and Burges.
+/// The files are `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
+/// `t10k-labels-idx1-ubyte`, each with or without `.gz`, also spelled `train-images.idx3-ubyte`. The images have the shape
+/// `(1, height, width)` and ten classes. The MNIST page of LeCun, Cortes and Burges describes the format.
 ///
 /// # Errors
-/// When a file is missing, truncated, damaged, longer than its header announces or not of this format; when the
-/// counts of pictures and labels disagree; when a label is above 9; when training and test pictures differ in size.
+/// If a file is missing, truncated, damaged, longer than its header announces or of another format; if the numbers of
+/// images and labels differ; if a label is above 9; if training and test images differ in size.
 pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
     let train = read_split(dir, "train")?;
     let test = read_split(dir, "t10k")?;
     let ((_, train_height, train_width), (_, height, width)) = (train.shape(), test.shape());
     ensure!(
         train.shape() == test.shape(),
-        "{}: the test pictures are {height}x{width}, but the training pictures are {train_height}x{train_width}",
+        "{}: the test images are {height}x{width}, but the training images are {train_height}x{train_width}",
         dir.display()
     );
     Ok((train, test))
@@ -43,7 +42,7 @@ fn read_split(dir: &Path, split: &str) -> Result<Images> {
     let ([count], labels) = read(&labels_path)?;
     ensure!(
         count == images,
-        "{}: {count} labels, but {} holds {images} pictures",
+        "{}: {count} labels, but {} holds {images} images",
         labels_path.display(),
         images_path.display()
     );
@@ -60,11 +59,11 @@ fn find(dir: &Path, stem: &str, dimensions: usize) -> Result<PathBuf> {
     let names = [format!("{dashed}.gz"), dashed, format!("{dotted}.gz"), dotted];
     match names.iter().map(|name| dir.join(name)).find(|path| path.exists()) {
         Some(path) => Ok(path),
-        None => bail!("{}: none of the files {} is here", dir.display(), names.join(", ")),
+        None => bail!("{}: found none of the files {}", dir.display(), names.join(", ")),
     }
 }
 
-/// The sizes and the bytes of one file. Whether it is gzipped shows in its first bytes, not in its name.
+/// The dimensions and the bytes of one file. Its first bytes, not its name, show whether it is gzipped.
 fn read<const D: usize>(path: &Path) -> Result<([usize; D], Vec<u8>)> {
     let name = path.display();
     let file = File::open(path).with_context(|| format!("{name}: can't be opened"))?;
@@ -72,16 +71,16 @@ fn read<const D: usize>(path: &Path) -> Result<([usize; D], Vec<u8>)> {
     let mut file = BufReader::with_capacity(1 << 16, file);
     let start = file.fill_buf().with_context(|| format!("{name}: can't be read"))?;
     ensure!(!start.is_empty(), "{name}: is empty, expected an IDX file");
-    let parsed = if start.starts_with(&[0x1f, 0x8b]) {
+    let parsed = if start.starts_with(&gzip::MAGIC) {
         parse(MultiGzDecoder::new(file), length.saturating_mul(DEFLATE_MAX_RATIO))
     } else {
         parse(file, length)
     };
-    parsed.map_err(|found| anyhow::anyhow!("{name}: {found}"))
+    parsed.map_err(|error| anyhow!("{name}: {error}"))
 }
 
-/// Reads to the end, which also makes the gzip decoder compare its checksum. `most` is how many bytes there can be.
-fn parse<const D: usize>(mut reader: impl Read, most: u64) -> Result<([usize; D], Vec<u8>)> {
+/// Parses a file of at most `max_bytes` bytes. Reads to the end, which makes the gzip decoder compare its checksum.
+fn parse<const D: usize>(mut reader: impl Read, max_bytes: u64) -> Result<([usize; D], Vec<u8>)> {
     let magic = word(&mut reader)?;
     let expected = 0x0800 + D as u32;
     ensure!(
@@ -95,21 +94,21 @@ fn parse<const D: usize>(mut reader: impl Read, most: u64) -> Result<([usize; D]
     let announced = sizes.map(|size| size.to_string()).join("x");
     ensure!(!sizes.contains(&0), "the header announces {announced} bytes, expected no size of 0");
     let length = sizes.iter().try_fold(1_usize, |length, &size| length.checked_mul(size));
-    let Some(length) = length.filter(|&length| length as u64 <= most) else {
+    let Some(length) = length.filter(|&length| length as u64 <= max_bytes) else {
         bail!(
-            "the header announces {announced} bytes, but the file can hold {most} at most: truncated or damaged"
+            "the header announces {announced} bytes, but the file can hold at most {max_bytes}: truncated or damaged"
         );
     };
     let mut bytes = Vec::new();
     bytes.try_reserve_exact(length).with_context(|| format!("no memory for {announced} bytes"))?;
-    reader.by_ref().take(length as u64).read_to_end(&mut bytes).map_err(damage)?;
+    reader.by_ref().take(length as u64).read_to_end(&mut bytes).map_err(gzip::read_error)?;
     ensure!(
         bytes.len() == length,
         "{} bytes follow the header, expected {announced} = {length}: truncated",
         bytes.len()
     );
     ensure!(
-        reader.read(&mut [0]).map_err(damage)? == 0,
+        reader.read(&mut [0]).map_err(gzip::read_error)? == 0,
         "more bytes follow than the {announced} = {length} that the header announces"
     );
     Ok((sizes, bytes))
@@ -117,16 +116,6 @@ fn parse<const D: usize>(mut reader: impl Read, most: u64) -> Result<([usize; D]
 
 fn word(reader: &mut impl Read) -> Result<u32> {
     let mut bytes = [0; 4];
-    reader.read_exact(&mut bytes).map_err(damage)?;
+    reader.read_exact(&mut bytes).map_err(gzip::read_error)?;
     Ok(u32::from_be_bytes(bytes))
-}
-
-fn damage(error: std::io::Error) -> anyhow::Error {
-    match error.kind() {
-        ErrorKind::UnexpectedEof => anyhow::anyhow!("ends too early, expected a whole file: truncated"),
-        ErrorKind::InvalidInput | ErrorKind::InvalidData => {
-            anyhow::anyhow!("damaged, expected a whole gzip file: {error}")
-        }
-        _ => error.into(),
-    }
 }

@@ -4,13 +4,12 @@
 //! and texture are drawn anew for each picture, the shapes have equal areas on average, both textures cover half of the
 //! figure. Patches lie behind the figure and over it, some of them with the wrong texture.
 
-use super::Images;
-use crate::rng::stream;
+use super::generate::generate;
+use super::images::Images;
 use candle_core::Result;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 use std::f32::consts::TAU;
 use std::ops::Range;
 
@@ -25,7 +24,7 @@ const MOST_HIDDEN: f32 = 0.25;
 const LEAST_CONTRAST: f32 = 50.0;
 
 /// The classes: twice the number of the shape, plus one where it is dotted.
-const NAMES: [&str; 10] = [
+const CLASS_NAMES: [&str; 10] = [
     "striped disc",
     "dotted disc",
     "striped square",
@@ -45,23 +44,11 @@ const NAMES: [&str; 10] = [
 /// # Errors
 /// Never: the pictures are what [`Images::new`] asks for.
 pub fn shapes(train: usize, test: usize, seed: u64) -> Result<(Images, Images)> {
-    Ok((split(train, "train", seed)?, split(test, "test", seed)?))
-}
-
-fn split(len: usize, name: &str, seed: u64) -> Result<Images> {
-    let mut pixels = vec![0; len * 3 * PIXELS];
-    let mut labels = vec![0_u8; len];
-    let tens = pixels.par_chunks_mut(10 * 3 * PIXELS).zip(labels.par_chunks_mut(10));
-    tens.enumerate().for_each(|(ten, (pixels, labels))| {
-        let mut rng = stream(seed, &format!("shapes/{name}/{ten}"));
-        let mut order = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9];
-        order.shuffle(&mut rng);
-        for ((picture, label), class) in pixels.chunks_mut(3 * PIXELS).zip(labels).zip(order) {
-            *label = class;
-            draw(class, &mut rng, picture);
-        }
-    });
-    Images::new(pixels, labels, (3, SIDE, SIDE), NAMES.len())?.named(NAMES)
+    let split = |len, name: &str| {
+        let images = generate(len, (3, SIDE, SIDE), (seed, &format!("shapes/{name}")), draw)?;
+        images.with_class_names(CLASS_NAMES)
+    };
+    Ok((split(train, "train")?, split(test, "test")?))
 }
 
 /// Draws one picture of `class`, `(3, SIDE, SIDE)` row-major.
@@ -90,7 +77,7 @@ fn draw(class: u8, rng: &mut ChaCha8Rng, picture: &mut [u8]) {
     if rng.random_bool(0.5) {
         let direction = rng.random_range(0.0..TAU);
         let away = size * rng.random_range(0.3..1.2_f32);
-        let at = [at[0] + away * direction.cos(), at[1] + away * direction.sin()];
+        let at = [at[0] + away * libm::cosf(direction), at[1] + away * libm::sinf(direction)];
         let mut patch = Patch::any(at, rng.random_range(2.5..5.0), rng);
         let whole: f32 = cover.iter().sum();
         let hidden =
@@ -140,7 +127,7 @@ struct Place {
 
 impl Place {
     fn any(origin: Point, rng: &mut ChaCha8Rng) -> Self {
-        let (sin, cos) = rng.random_range(0.0..TAU).sin_cos();
+        let (sin, cos) = libm::sincosf(rng.random_range(0.0..TAU));
         Self { origin, turn: [cos, sin], stretch: rng.random_range(0.85..1.0 / 0.85) }
     }
 

@@ -17,7 +17,7 @@
 
 use std::collections::HashSet;
 
-use super::text::{Corpus, Texts, polarities};
+use super::corpus::{Corpus, Texts, polarities};
 use crate::rng::stream;
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};

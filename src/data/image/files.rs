@@ -1,0 +1,101 @@
+//! Images that stay in their files until they are needed.
+
+use super::prefetch::Prefetch;
+use super::square;
+use crate::kernels::cpu::parallel;
+use anyhow::Result;
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Image files, read as squares of one size.
+#[derive(Debug)]
+pub(super) struct Files {
+    paths: Arc<Vec<PathBuf>>,
+    side: usize,
+    ahead: Mutex<Option<Ahead>>,
+}
+
+/// Batches that are being read in the background.
+#[derive(Debug)]
+struct Ahead {
+    batches: VecDeque<Vec<u32>>,
+    pixels: Prefetch<Vec<u8>>,
+}
+
+impl Files {
+    pub fn new(paths: Vec<PathBuf>, side: usize) -> Self {
+        Self { paths: Arc::new(paths), side, ahead: Mutex::default() }
+    }
+
+    pub fn side(&self) -> usize {
+        self.side
+    }
+
+    pub fn path(&self, index: usize) -> Option<&Path> {
+        self.paths.get(index).map(PathBuf::as_path)
+    }
+
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.paths.iter().map(PathBuf::as_path)
+    }
+
+    pub fn truncate(&mut self, len: usize) {
+        Arc::make_mut(&mut self.paths).truncate(len);
+    }
+
+    /// Starts to read `batches` in the background. Without threads for it, they are read when they are needed.
+    pub fn read_ahead(&self, batches: Vec<Vec<u32>>) {
+        let (paths, side) = (self.paths.clone(), self.side);
+        let read = move |batch: Vec<u32>| read_files(&paths, &batch, side);
+        let ahead = Prefetch::new(batches.clone(), read);
+        let ahead = ahead.map(|pixels| Ahead { batches: batches.into(), pixels }).ok();
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = ahead;
+    }
+
+    /// The pixels of the images `indices`, one after another.
+    pub fn read(&self, indices: &[u32]) -> Result<Vec<u8>> {
+        match self.take_ahead(indices) {
+            Some(pixels) => pixels,
+            // No lock is held here: a thread that waits in the pool may run another job that comes here, too.
+            None => read_files(&self.paths, indices, self.side),
+        }
+    }
+
+    /// The pixels of `indices` if they are the next batch read ahead.
+    ///
+    /// The lock is held while waiting for the batch, which is safe as its readers need neither the lock nor this thread.
+    fn take_ahead(&self, indices: &[u32]) -> Option<Result<Vec<u8>>> {
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ahead { batches, pixels } = ahead.as_mut()?;
+        batches.front().filter(|next| *next == indices)?;
+        batches.pop_front();
+        pixels.next()
+    }
+}
+
+impl Clone for Files {
+    fn clone(&self) -> Self {
+        Self { paths: self.paths.clone(), side: self.side, ahead: Mutex::default() }
+    }
+}
+
+impl PartialEq for Files {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.paths, self.side) == (&other.paths, other.side)
+    }
+}
+
+/// Reads the images `indices` in parallel, each `(3, side, side)` row-major, one after another.
+fn read_files(paths: &[PathBuf], indices: &[u32], side: usize) -> Result<Vec<u8>> {
+    let size = 3 * side * side;
+    let mut pixels = vec![0; indices.len() * size];
+    let mut images: Vec<(&mut [u8], Result<()>)> =
+        pixels.chunks_mut(size).map(|pixels| (pixels, Ok(()))).collect();
+    parallel::for_each_piece(&mut images, 1, |at, image| {
+        let (pixels, result) = &mut image[0];
+        *result = square::read_into(&paths[indices[at] as usize], side, pixels);
+    });
+    images.into_iter().try_for_each(|(_, result)| result)?;
+    Ok(pixels)
+}

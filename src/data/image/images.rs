@@ -1,0 +1,328 @@
+//! Labelled images, kept as bytes until they are batched.
+
+use super::augmentation::Augmentation;
+use super::files::Files;
+use super::normalisation::Normalisation;
+use crate::data::fingerprint::Fingerprint;
+use candle_core::{Device, Result, Tensor, bail};
+use std::borrow::Cow;
+use std::path::Path;
+
+/// Lower bound of a channel's standard deviation, so that a constant channel can be divided by it.
+const MIN_STD: f64 = 1.0 / 255.0;
+
+/// Number of images in files from which the normalisation is estimated.
+const SAMPLE: usize = 2000;
+
+/// Image files that take at most this many bytes, decoded, are kept in memory.
+const MAX_BYTES_IN_MEMORY: usize = 256 << 20;
+
+/// A data set of images.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImageSet {
+    /// The training images, followed by the validation images, if the data set has any.
+    pub training: Images,
+    /// Number of validation images at the end of `training`; `None` if the data set does not define a validation split.
+    pub validation: Option<usize>,
+    /// The test images.
+    pub test: Images,
+}
+
+/// Labelled images of one size, one byte per pixel and channel: 0 is black, 255 is full ink or light.
+///
+/// The images of a folder stay in their files until they are needed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Images {
+    pixels: Pixels,
+    labels: Vec<u32>,
+    shape: (usize, usize, usize),
+    class_names: Vec<String>,
+    normalisation: Option<Normalisation>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Pixels {
+    Memory(Vec<u8>),
+    Files(Files),
+}
+
+impl Images {
+    /// Creates a set from the images' bytes, each image `(channels, height, width)` row-major, and one label per image.
+    ///
+    /// The classes are named "0", "1", ...
+    ///
+    /// # Errors
+    /// If `shape` has a size of 0, the number of pixels is not that of `labels.len()` images, or a label is not below
+    /// `classes`.
+    pub fn new<L: Into<u32>>(
+        pixels: Vec<u8>,
+        labels: Vec<L>,
+        shape: (usize, usize, usize),
+        classes: usize,
+    ) -> Result<Self> {
+        let expected = image_size(shape).and_then(|size| size.checked_mul(labels.len()));
+        if expected != Some(pixels.len()) {
+            let (channels, height, width) = shape;
+            bail!(
+                "images: found {} bytes, expected {} images of {channels}x{height}x{width} bytes, no size being 0",
+                pixels.len(),
+                labels.len()
+            );
+        }
+        let labels: Vec<u32> = labels.into_iter().map(Into::into).collect();
+        if let Some(at) = labels.iter().position(|&label| label as usize >= classes) {
+            bail!("images: found label {} at position {at}, expected one of {classes} classes", labels[at]);
+        }
+        let class_names = (0..classes).map(|class| class.to_string()).collect();
+        Ok(Self { pixels: Pixels::Memory(pixels), labels, shape, class_names, normalisation: None })
+    }
+
+    /// Creates a set of images in files, one label per file.
+    pub(super) fn from_files(files: Files, labels: Vec<u32>, class_names: Vec<String>) -> Self {
+        let shape = (3, files.side(), files.side());
+        Self { pixels: Pixels::Files(files), labels, shape, class_names, normalisation: None }
+    }
+
+    /// Names the classes.
+    ///
+    /// # Errors
+    /// If there is not one name per class.
+    pub fn with_class_names<S: ToString>(mut self, names: impl IntoIterator<Item = S>) -> Result<Self> {
+        let names: Vec<String> = names.into_iter().map(|name| name.to_string()).collect();
+        if names.len() != self.classes() {
+            bail!("images: found {} class names, expected {}", names.len(), self.classes());
+        }
+        self.class_names = names;
+        Ok(self)
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there are no images.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// `(channels, height, width)` of each image.
+    pub fn shape(&self) -> (usize, usize, usize) {
+        self.shape
+    }
+
+    /// Number of classes.
+    pub fn classes(&self) -> usize {
+        self.class_names.len()
+    }
+
+    /// The name of each class.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    /// The class of each image.
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// Number of bytes of an image.
+    fn size(&self) -> usize {
+        self.shape.0 * self.shape.1 * self.shape.2
+    }
+
+    /// The bytes of image `index`, `(channels, height, width)` row-major.
+    ///
+    /// # Errors
+    /// If `index` is out of range or the image's file can't be read.
+    pub fn image(&self, index: usize) -> Result<Cow<'_, [u8]>> {
+        self.check_range(index)?;
+        match &self.pixels {
+            Pixels::Memory(pixels) => Ok(pixels[index * self.size()..][..self.size()].into()),
+            Pixels::Files(_) => Ok(self.read(&[index as u32])?.into()),
+        }
+    }
+
+    /// The file of image `index`; `None` for an image in memory.
+    pub fn path(&self, index: usize) -> Option<&Path> {
+        match &self.pixels {
+            Pixels::Memory(_) => None,
+            Pixels::Files(files) => files.path(index),
+        }
+    }
+
+    /// The bytes of the images `indices`, one after another. Files are read in parallel.
+    ///
+    /// # Errors
+    /// If an index is out of range or a file can't be read.
+    pub fn read(&self, indices: &[u32]) -> Result<Vec<u8>> {
+        if let Some(&largest) = indices.iter().max() {
+            self.check_range(largest as usize)?;
+        }
+        match &self.pixels {
+            Pixels::Memory(pixels) => {
+                let image = |&index: &u32| &pixels[index as usize * self.size()..][..self.size()];
+                Ok(indices.iter().map(image).collect::<Vec<_>>().concat())
+            }
+            Pixels::Files(files) => {
+                files.read(indices).map_err(|error| candle_core::Error::Msg(format!("{error:#}")))
+            }
+        }
+    }
+
+    fn check_range(&self, index: usize) -> Result<()> {
+        if index >= self.len() {
+            bail!("images: found index {index}, expected one below {}, the number of images", self.len());
+        }
+        Ok(())
+    }
+
+    /// Starts to read the files of `batches` in the background, for calls of `read` or `batch` in this order.
+    ///
+    /// Does nothing for images in memory. Replaces the batches of the last call. At most two batches are ready or being
+    /// read; the reading threads are as many as those of the rayon pool of this call.
+    pub fn read_ahead(&self, batches: Vec<Vec<u32>>) {
+        let in_range = |batch: &Vec<u32>| batch.iter().all(|&index| (index as usize) < self.len());
+        if let Pixels::Files(files) = &self.pixels
+            && batches.iter().all(in_range)
+        {
+            files.read_ahead(batches);
+        }
+    }
+
+    /// Reads the images of files into memory if they take at most 256 MiB.
+    ///
+    /// # Errors
+    /// If a file can't be read.
+    pub fn load_into_memory(&mut self) -> Result<()> {
+        if matches!(self.pixels, Pixels::Files(_)) && self.len() <= MAX_BYTES_IN_MEMORY / self.size() {
+            let all: Vec<u32> = (0..self.len() as u32).collect();
+            self.pixels = Pixels::Memory(self.read(&all)?);
+        }
+        Ok(())
+    }
+
+    /// Keeps only the first `len` images.
+    pub fn truncate(&mut self, len: usize) {
+        self.labels.truncate(len);
+        let bytes = self.len() * self.size();
+        match &mut self.pixels {
+            Pixels::Memory(pixels) => pixels.truncate(bytes),
+            Pixels::Files(files) => files.truncate(len),
+        }
+    }
+
+    /// Makes `batch` subtract each channel's mean and divide by its standard deviation.
+    ///
+    /// # Errors
+    /// If the normalisation is for another number of channels.
+    pub fn normalise(&mut self, normalisation: Normalisation) -> Result<()> {
+        let (means, stds) = (normalisation.mean.len(), normalisation.std.len());
+        if (means, stds) != (self.shape.0, self.shape.0) {
+            bail!(
+                "normalisation: found {means} means and {stds} standard deviations, expected {} of each, one per channel",
+                self.shape.0
+            );
+        }
+        self.normalisation = Some(normalisation);
+        Ok(())
+    }
+
+    /// The images `indices` and their labels.
+    ///
+    /// The images are f32 of shape `(batch, channels, height, width)`, from 0 to 1 unless
+    /// [normalised](Self::normalise); the labels are u32 of shape `(batch)`.
+    ///
+    /// # Errors
+    /// If an index is out of range, a file can't be read, or the device has no memory left.
+    pub fn batch(&self, indices: &[u32], device: &Device) -> Result<(Tensor, Tensor)> {
+        let bytes = self.read(indices)?;
+        self.tensors(indices, bytes.iter().map(|&byte| f32::from(byte) / 255.0).collect(), device)
+    }
+
+    /// Like [`batch`](Self::batch), with each image augmented.
+    ///
+    /// An augmented image is a function of `seed`, `epoch` and the image's index: it changes every epoch and does not
+    /// depend on the rest of the batch.
+    ///
+    /// # Errors
+    /// Those of [`batch`](Self::batch); if a parameter of the augmentation is out of range.
+    pub fn augmented_batch(
+        &self,
+        indices: &[u32],
+        augmentation: &Augmentation,
+        seed: u64,
+        epoch: usize,
+        device: &Device,
+    ) -> Result<(Tensor, Tensor)> {
+        augmentation.validate()?;
+        let pixels = augmentation.apply_to(indices, &self.read(indices)?, self.shape, (seed, epoch));
+        self.tensors(indices, pixels, device)
+    }
+
+    /// Images from 0 to 1 as a model reads them, with their labels.
+    fn tensors(&self, indices: &[u32], mut pixels: Vec<f32>, device: &Device) -> Result<(Tensor, Tensor)> {
+        let (channels, height, width) = self.shape;
+        if let Some(normalisation) = &self.normalisation {
+            normalisation.apply(&mut pixels, height * width);
+        }
+        let pixels = Tensor::from_vec(pixels, (indices.len(), channels, height, width), device)?;
+        let labels: Vec<u32> = indices.iter().map(|&index| self.labels[index as usize]).collect();
+        Ok((pixels, Tensor::from_vec(labels, indices.len(), device)?))
+    }
+
+    /// The mean and standard deviation of each channel over the images `indices`.
+    ///
+    /// For images in files, 2,000 of them, evenly spread, stand for all. The sums are exact, so their order does not
+    /// matter.
+    ///
+    /// # Errors
+    /// If an index is out of range or a file can't be read.
+    pub fn channel_statistics(&self, indices: &[u32]) -> Result<Normalisation> {
+        let (channels, height, width) = self.shape;
+        let step = match self.pixels {
+            Pixels::Memory(_) => 1,
+            Pixels::Files(_) => indices.len().div_ceil(SAMPLE).max(1),
+        };
+        let indices: Vec<u32> = indices.iter().copied().step_by(step).collect();
+        let (mut sums, mut squares) = (vec![0_u64; channels], vec![0_u64; channels]);
+        for indices in indices.chunks(64) {
+            for (at, plane) in self.read(indices)?.chunks(height * width).enumerate() {
+                let (sum, square) = sums_of(plane);
+                sums[at % channels] += sum;
+                squares[at % channels] += square;
+            }
+        }
+        let count = (indices.len() * height * width).max(1) as f64;
+        let mean: Vec<f64> = sums.iter().map(|&sum| sum as f64 / count / 255.0).collect();
+        let std = squares.iter().zip(&mean).map(|(&sum, mean)| {
+            (sum as f64 / count / (255.0 * 255.0) - mean * mean).max(0.0).sqrt().max(MIN_STD)
+        });
+        Ok(Normalisation { std: std.collect(), mean })
+    }
+
+    /// A hash of the images and labels, by which a resumed run notices other data. Of files it covers the paths only.
+    pub fn fingerprint(&self) -> u64 {
+        let hash = Fingerprint::new().add_strings(&self.class_names).add_ids(&self.labels);
+        match &self.pixels {
+            Pixels::Memory(pixels) => hash.add(pixels).finish(),
+            Pixels::Files(files) => hash.add_strings(files.paths().map(Path::to_string_lossy)).finish(),
+        }
+    }
+}
+
+/// Number of bytes of an image; `None` if it is 0 or too large.
+pub(super) fn image_size((channels, height, width): (usize, usize, usize)) -> Option<usize> {
+    channels.checked_mul(height)?.checked_mul(width).filter(|&size| size > 0)
+}
+
+/// The sum of `bytes` and the sum of their squares.
+fn sums_of(bytes: &[u8]) -> (u64, u64) {
+    let (mut sum, mut squares) = (0, 0);
+    // The squares of 2^16 bytes add up to less than 2^32.
+    for part in bytes.chunks(1 << 16) {
+        sum += u64::from(part.iter().map(|&byte| u32::from(byte)).sum::<u32>());
+        squares += u64::from(part.iter().map(|&byte| u32::from(byte) * u32::from(byte)).sum::<u32>());
+    }
+    (sum, squares)
+}

@@ -1,0 +1,46 @@
+//! Sentences with a tag for each word: types, the CoNLL format, entity scores, a built-in set.
+
+mod conll;
+mod entity_scores;
+mod names;
+mod tagged;
+
+pub use entity_scores::{EntityCounts, EntityScores, entity_scores};
+pub use names::names;
+pub use tagged::{TaggedCorpus, TaggedSentences};
+
+use crate::data::error::DataError;
+use anyhow::{Result, ensure};
+use std::path::Path;
+
+const KNOWN: [&str; 2] = ["names", "conll"];
+const BUILT_IN: [&str; 1] = ["names"];
+
+/// The seed of the built-in names, which do not change with the seed of a training run.
+const NAMES_SEED: u64 = 0;
+
+/// Loads the tagged sentences `name`: `names` (built in; 6,000 for training, 1,000 for testing), or `conll`, from the
+/// files in `dir`.
+///
+/// A file in the CoNLL format has one word per line, its tag in the last column, and a blank line between sentences. Tabs
+/// or spaces separate the columns; lines of `-DOCSTART-` are skipped. The files' names contain "train", one of "dev",
+/// "valid" and "testa", and "test"; they may end in .txt, .conll, .tsv, .bio, .iob, .iob2 or .annotated. Tags in the older
+/// scheme IOB1, in which `B-` only separates adjacent entities of one type, are converted to BIO, with a note. Text that
+/// is not UTF-8 is read as Windows-1252, with a note.
+///
+/// # Errors
+/// A [`DataError`] for an unknown name, or for a directory that is missing or superfluous; other errors for a training
+/// file that is missing, two files for one split, lines with a wrong number of columns or an invalid tag, files that
+/// follow neither scheme, and types that the training file lacks.
+pub fn load(name: &str, dir: Option<&Path>) -> Result<TaggedCorpus> {
+    match (name, dir) {
+        ("names", None) => Ok(names(6_000, 1_000, NAMES_SEED)),
+        ("names", Some(_)) => Err(DataError::built_in(name)),
+        ("conll", Some(dir)) => {
+            ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+            conll::read_dir(dir)
+        }
+        ("conll", None) => Err(DataError::files_needed(name, "no directory given", &BUILT_IN)),
+        _ => Err(DataError::unknown(name, &KNOWN)),
+    }
+}

@@ -1,0 +1,86 @@
+//! Sentences with a tag for each word.
+
+use crate::data::fingerprint::Fingerprint;
+
+/// Sentences and the tags of their words.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TaggedSentences {
+    /// The words of each sentence.
+    pub words: Vec<Vec<String>>,
+    /// The tag of each word, an index into [`TaggedCorpus::tags`].
+    pub tags: Vec<Vec<u32>>,
+}
+
+impl TaggedSentences {
+    /// Number of sentences.
+    pub fn len(&self) -> usize {
+        self.words.len()
+    }
+
+    /// Whether there are no sentences.
+    pub fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+}
+
+/// A data set of tagged sentences with the splits that it defines.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TaggedCorpus {
+    /// The training split.
+    pub train: TaggedSentences,
+    /// The validation split, if the data set defines one.
+    pub validation: Option<TaggedSentences>,
+    /// The test split, if the data set defines one.
+    pub test: Option<TaggedSentences>,
+    /// `O`, then `B-` and `I-` of each type in alphabetical order: the first word of an entity has `B-`, the rest `I-`.
+    pub tags: Vec<String>,
+    /// Remarks about the files for the user, one line each.
+    pub notes: Vec<String>,
+}
+
+impl TaggedCorpus {
+    /// A hash of all words and tags, by which a resumed run notices other data.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = Fingerprint::new().add_strings(&self.tags);
+        for split in [Some(&self.train), self.validation.as_ref(), self.test.as_ref()].into_iter().flatten() {
+            for (words, tags) in split.words.iter().zip(&split.tags) {
+                hash = hash.add_strings(words).add_ids(tags);
+            }
+        }
+        hash.finish()
+    }
+}
+
+/// A tag in the scheme BIO or IOB1, with the type of its entity.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Tag<'a> {
+    Outside,
+    Begin(&'a str),
+    Inside(&'a str),
+}
+
+impl<'a> Tag<'a> {
+    pub fn parse(tag: &'a str) -> Option<Self> {
+        match tag.split_once('-') {
+            None => (tag == "O").then_some(Self::Outside),
+            Some((_, "")) => None,
+            Some(("B", entity)) => Some(Self::Begin(entity)),
+            Some(("I", entity)) => Some(Self::Inside(entity)),
+            Some(_) => None,
+        }
+    }
+
+    /// The type of the entity that the word belongs to.
+    pub fn entity(self) -> Option<&'a str> {
+        match self {
+            Self::Outside => None,
+            Self::Begin(entity) | Self::Inside(entity) => Some(entity),
+        }
+    }
+}
+
+/// `O`, then `B-` and `I-` of each type.
+pub(super) fn tag_names<'a>(types: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let of_type = |entity| ["B", "I"].map(|prefix| format!("{prefix}-{entity}"));
+    std::iter::once("O".into()).chain(types.into_iter().flat_map(of_type)).collect()
+}

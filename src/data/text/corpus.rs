@@ -1,0 +1,60 @@
+//! Labelled sentences.
+
+use crate::data::fingerprint::Fingerprint;
+
+/// Sentences and their labels.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Texts {
+    /// The sentences.
+    pub texts: Vec<String>,
+    /// The class of each sentence, an index into [`Corpus::classes`].
+    pub labels: Vec<u32>,
+}
+
+impl Texts {
+    /// Number of sentences.
+    pub fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// Whether there are no sentences.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    pub(super) fn push(&mut self, text: impl Into<String>, label: u32) {
+        self.texts.push(text.into());
+        self.labels.push(label);
+    }
+}
+
+/// A data set of labelled sentences with the splits that it defines.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Corpus {
+    /// The training split.
+    pub train: Texts,
+    /// The validation split, if the data set defines one.
+    pub validation: Option<Texts>,
+    /// The test split, if the data set defines one.
+    pub test: Option<Texts>,
+    /// The names of the classes.
+    pub classes: Vec<String>,
+    /// Remarks about the files for the user, one line each.
+    pub notes: Vec<String>,
+}
+
+impl Corpus {
+    /// A hash of all sentences and labels, by which a resumed run notices other data.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hash = Fingerprint::new().add_strings(&self.classes);
+        for split in [Some(&self.train), self.validation.as_ref(), self.test.as_ref()].into_iter().flatten() {
+            hash = hash.add_strings(&split.texts).add_ids(&split.labels);
+        }
+        hash.finish()
+    }
+}
+
+/// The class names of data sets of opinions.
+pub(super) fn polarities() -> Vec<String> {
+    ["negative", "positive"].map(String::from).into()
+}

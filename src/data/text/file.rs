@@ -1,0 +1,69 @@
+//! Whole text files, decoded and read line by line.
+
+use super::encoding::{byte_order_mark, windows_1252};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::fmt::Display;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A whole text file, decoded.
+pub(in crate::data) struct TextFile {
+    pub path: PathBuf,
+    pub text: String,
+}
+
+impl TextFile {
+    /// Reads a file in UTF-8 or, with a note, in Windows-1252.
+    pub fn read(path: PathBuf, notes: &mut Vec<String>) -> Result<Self> {
+        let name = path.display();
+        let bytes = fs::read(&path).with_context(|| format!("{name}: can't be read"))?;
+        ensure!(!bytes.is_empty(), "{name}: is empty");
+        let mark = byte_order_mark(&bytes).map_err(|error| anyhow!("{name}: {error}"))?;
+        let text = match std::str::from_utf8(&bytes) {
+            Ok(text) => text[mark..].to_string(),
+            Err(error) => {
+                let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
+                if mark > 0 {
+                    bail!("{name}: line {line}: not UTF-8, but the file is marked as such");
+                }
+                notes.push(format!("{name}: not UTF-8 at line {line}, so it is read as Windows-1252"));
+                windows_1252(&bytes)
+            }
+        };
+        Ok(Self { path, text })
+    }
+
+    /// The lines and their numbers, from 1.
+    pub fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.text.lines().enumerate().map(|(at, line)| (at + 1, line))
+    }
+
+    /// An error about the file.
+    pub fn error(&self, message: impl Display) -> anyhow::Error {
+        anyhow!("{}: {message}", self.path.display())
+    }
+
+    /// An error about line `line`.
+    pub fn error_at(&self, line: usize, message: impl Display) -> anyhow::Error {
+        anyhow!("{}: line {line}: {message}", self.path.display())
+    }
+}
+
+/// The one of `names` that exists in `dir`, if any.
+pub(super) fn find(dir: &Path, names: &[String]) -> Result<Option<PathBuf>> {
+    let mut found = names.iter().filter(|name| dir.join(name).is_file());
+    let first = found.next();
+    if let (Some(first), Some(second)) = (first, found.next()) {
+        bail!("{}: found both {first} and {second}, expected one of them", dir.display());
+    }
+    Ok(first.map(|name| dir.join(name)))
+}
+
+/// The one of `names` that exists in `dir`.
+pub(super) fn find_required(dir: &Path, names: &[String]) -> Result<PathBuf> {
+    match find(dir, names)? {
+        Some(path) => Ok(path),
+        None if names.len() == 1 => bail!("{}: no file {}", dir.display(), names[0]),
+        None => bail!("{}: found none of the files {}", dir.display(), names.join(", ")),
+    }
+}

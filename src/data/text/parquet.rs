@@ -1,0 +1,62 @@
+//! The hub's parquet files of texts.
+
+use super::columns::AG_NEWS_CLASSES;
+use super::corpus::{Corpus, Texts, polarities};
+use crate::data::hub;
+use anyhow::{Result, bail};
+use std::path::Path;
+
+const SPLITS: [&str; 3] = ["train", "validation", "test"];
+
+/// Downloads and reads `mr`, `sst2` or `ag-news`. A split with missing labels is left out, with a note.
+pub(super) fn corpus(name: &str) -> Result<Corpus> {
+    let (id, splits, column, classes) = match name {
+        "mr" => ("cornell-movie-review-data/rotten_tomatoes", &SPLITS[..], "text", polarities()),
+        "sst2" => ("stanfordnlp/sst2", &SPLITS[..], "sentence", polarities()),
+        "ag-news" => {
+            ("fancyzhx/ag_news", &["train", "test"][..], "text", AG_NEWS_CLASSES.map(String::from).into())
+        }
+        _ => bail!("{name}: not a corpus of the hub"),
+    };
+    let mut corpus = Corpus { classes, ..Corpus::default() };
+    for &split in splits {
+        let [path] = hub::dataset(id, [format!("default/{split}/0000.parquet")])?;
+        let texts = sentences(&path, column, corpus.classes.len())?;
+        if texts.is_none() {
+            corpus.notes.push(format!("{}: has no labels, so there is no {split} set", path.display()));
+        }
+        match split {
+            "train" => corpus.train = texts.unwrap_or_default(),
+            "validation" => corpus.validation = texts,
+            _ => corpus.test = texts,
+        }
+    }
+    Ok(corpus)
+}
+
+/// Rows of a text and a label; `None` if labels are missing.
+fn sentences(path: &Path, column: &str, classes: usize) -> Result<Option<Texts>> {
+    let (mut texts, mut complete) = (Texts::default(), true);
+    hub::read_rows(path, |at, row| {
+        let text = hub::text(row, at, column)?;
+        match hub::label(row, at, classes)? {
+            Some(label) => texts.push(text.trim(), label),
+            None => complete = false,
+        }
+        Ok(())
+    })?;
+    Ok(complete.then_some(texts))
+}
+
+/// Downloads and reads `tiny-shakespeare`: its training, validation and test parts are consecutive pieces of one text.
+pub(super) fn tiny_shakespeare() -> Result<String> {
+    let files = SPLITS.map(|split| format!("default/{split}/0000.parquet"));
+    let mut whole = String::new();
+    for path in hub::dataset("karpathy/tiny_shakespeare", files)? {
+        hub::read_rows(&path, |at, row| {
+            whole.push_str(hub::text(row, at, "text")?);
+            Ok(())
+        })?;
+    }
+    Ok(whole)
+}

@@ -1,0 +1,328 @@
+//! A text of any size, read as it is needed.
+
+use super::encoding::{byte_order_mark, windows_1252};
+use super::level::Level;
+use super::vocabulary::Vocabulary;
+use crate::data::fingerprint::Fingerprint;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+/// A text in memory or in a file that is read as it is needed.
+///
+/// Its index takes a few bytes per thousand tokens, whatever its size.
+#[derive(Debug)]
+pub struct TextStream {
+    name: String,
+    source: Source,
+    encoding: Encoding,
+    fingerprint: u64,
+    level: Level,
+    len: u64,
+    /// The byte at which every `MARK`th token begins.
+    marks: Vec<u64>,
+    /// Remarks about the file for the user, one line each.
+    pub notes: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Memory(Vec<u8>),
+    File(Mutex<File>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Encoding {
+    Utf8,
+    Windows1252,
+}
+
+/// Number of tokens between two known positions of the text.
+const MARK: u64 = 1 << 14;
+
+impl TextStream {
+    /// Opens the file `path` and reads it once. A file that is not UTF-8 is read as Windows-1252, with a note.
+    ///
+    /// # Errors
+    /// If the file can't be read, is empty or is binary: it has zero bytes, or it has control characters and is not UTF-8.
+    pub fn open(path: &Path, level: Level) -> Result<Self> {
+        let name = path.display().to_string();
+        let file = File::open(path).with_context(|| format!("{name}: can't be read"))?;
+        ensure!(!path.is_dir(), "{name}: is a directory, expected a text file");
+        Self::new(name, Source::File(Mutex::new(file)), level)
+    }
+
+    /// Creates a text in memory.
+    ///
+    /// # Errors
+    /// If it is empty or binary.
+    pub fn from_memory(name: &str, text: impl Into<Vec<u8>>, level: Level) -> Result<Self> {
+        Self::new(name.to_string(), Source::Memory(text.into()), level)
+    }
+
+    fn new(name: String, source: Source, level: Level) -> Result<Self> {
+        let scan = Scan::of(&source).map_err(|error| anyhow!("{name}: {error:#}"))?;
+        let mut text = Self {
+            source,
+            encoding: scan.encoding(),
+            fingerprint: scan.fingerprint.finish(),
+            level,
+            len: 0,
+            marks: vec![scan.start],
+            notes: vec![],
+            name,
+        };
+        if let Some(byte) = scan.invalid {
+            let note = format!("{}: not UTF-8 at byte {byte}, so it is read as Windows-1252", text.name);
+            text.notes.push(note);
+        }
+        let (mut tokens, mut token) = (text.read(0), String::new());
+        let (mut marks, mut len) = (vec![], 0);
+        loop {
+            if len % MARK == 0 {
+                marks.push(tokens.at - u64::from(tokens.at_line_end));
+            }
+            if !tokens.next_into(&mut token)? {
+                break;
+            }
+            len += 1;
+        }
+        drop(tokens);
+        (text.marks, text.len) = (marks, len);
+        ensure!(len > 0, "{}: no tokens, only white space", text.name);
+        Ok(text)
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there are no tokens. Never true, as an empty text is refused.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What the tokens are.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// The name of the text: its file's path.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A hash of the text's bytes, by which a resumed run notices another text.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
+    }
+
+    /// The vocabulary of the tokens `range`: those that occur at least `minimum_count` times, at most `size` of them.
+    ///
+    /// # Errors
+    /// If a file can't be read or has changed since it was opened.
+    pub fn vocabulary(
+        &self,
+        range: Range<u64>,
+        minimum_count: usize,
+        size: Option<usize>,
+    ) -> Result<Vocabulary> {
+        let (mut ascii, mut others) = ([0usize; 128], HashMap::<String, usize>::new());
+        let (mut tokens, mut token) = (self.read(range.start), String::new());
+        for _ in range {
+            tokens.require(&mut token)?;
+            match token.as_bytes() {
+                &[byte] => ascii[byte as usize] += 1,
+                _ => match others.get_mut(&token) {
+                    Some(count) => *count += 1,
+                    None => _ = others.insert(token.clone(), 1),
+                },
+            }
+        }
+        let ascii = ascii.into_iter().zip(0u8..).filter(|&(count, _)| count > 0);
+        others.extend(ascii.map(|(count, byte)| (char::from(byte).to_string(), count)));
+        Ok(Vocabulary::from_counts(others, false, minimum_count, size))
+    }
+
+    /// Reads the tokens from number `from` on.
+    pub fn read(&self, from: u64) -> Tokens<'_> {
+        let mark = ((from / MARK) as usize).min(self.marks.len() - 1);
+        let at = self.marks[mark];
+        let reader = BufReader::with_capacity(1 << 13, Cursor { source: &self.source, at });
+        Tokens { text: self, reader, at, at_line_end: false, skip: from - mark as u64 * MARK }
+    }
+
+    /// Decodes the character at byte `at`, the position of `reader`, and advances both.
+    fn decode(&self, reader: &mut impl BufRead, at: &mut u64) -> Result<Option<char>> {
+        let name = &self.name;
+        let mut bytes = [0; 4];
+        let Some(&first) = reader.fill_buf().with_context(|| format!("{name}: can't be read"))?.first()
+        else {
+            return Ok(None);
+        };
+        let length = match first {
+            0..0x80 => 1,
+            _ if self.encoding == Encoding::Windows1252 => 1,
+            0x80..0xe0 => 2,
+            0xe0..0xf0 => 3,
+            0xf0.. => 4,
+        };
+        *at += length as u64;
+        if length == 1 {
+            reader.consume(1);
+            return Ok(match first {
+                0..0x80 => Some(char::from(first)),
+                _ => windows_1252(&[first]).chars().next(),
+            });
+        }
+        let changed = || format!("{name}: has changed since it was opened: not UTF-8 any more");
+        reader.read_exact(&mut bytes[..length]).with_context(changed)?;
+        Ok(std::str::from_utf8(&bytes[..length]).with_context(changed)?.chars().next())
+    }
+}
+
+/// What one pass over the bytes of a text finds.
+struct Scan {
+    /// The first byte that is not UTF-8.
+    invalid: Option<u64>,
+    /// The first control character that text does not have.
+    control: Option<u64>,
+    /// Where the text starts, after a byte order mark.
+    start: u64,
+    fingerprint: Fingerprint,
+}
+
+impl Scan {
+    fn of(source: &Source) -> Result<Self> {
+        let mut scan = Self { invalid: None, control: None, start: 0, fingerprint: Fingerprint::new() };
+        let mut block = vec![0; 1 << 18];
+        // The first `kept` bytes of the block are the beginning of a character that the last block cut.
+        let (mut at, mut kept) = (0u64, 0);
+        loop {
+            let read = source.read_at(at, &mut block[kept..]).context("can't be read")?;
+            let bytes = &block[..kept + read];
+            if at == 0 {
+                ensure!(read > 0, "is empty");
+                scan.start = byte_order_mark(bytes)? as u64;
+            }
+            let valid = scan.check_utf8(bytes, at - kept as u64, read == 0);
+            scan.check_binary(&bytes[kept..], at)?;
+            scan.fingerprint = scan.fingerprint.add(&bytes[kept..]);
+            if read == 0 {
+                break;
+            }
+            at += read as u64;
+            kept = bytes.len() - valid;
+            block.copy_within(valid..valid + kept, 0);
+        }
+        if let Some(byte) = scan.invalid {
+            ensure!(scan.start == 0, "not UTF-8 at byte {byte}, but the file is marked as such");
+        }
+        Ok(scan)
+    }
+
+    /// Checks `bytes`, which begin at byte `begin` of the text, and returns how many are whole characters.
+    fn check_utf8(&mut self, bytes: &[u8], begin: u64, is_end: bool) -> usize {
+        if self.invalid.is_some() {
+            return bytes.len();
+        }
+        match std::str::from_utf8(bytes) {
+            Ok(_) => bytes.len(),
+            Err(error) if error.error_len().is_none() && !is_end => error.valid_up_to(),
+            Err(error) => {
+                self.invalid = Some(begin + error.valid_up_to() as u64);
+                bytes.len()
+            }
+        }
+    }
+
+    /// Refuses zero bytes, and control characters in what is not UTF-8.
+    fn check_binary(&mut self, bytes: &[u8], begin: u64) -> Result<()> {
+        if let Some(zero) = bytes.iter().position(|&byte| byte == 0) {
+            bail!("is binary (byte {} is zero), expected text", begin + zero as u64);
+        }
+        let is_control = |byte: &u8| byte.is_ascii_control() && !byte.is_ascii_whitespace() && *byte != 0x1b;
+        self.control = self.control.or(bytes.iter().position(is_control).map(|at| begin + at as u64));
+        if let (Some(byte), Some(control)) = (self.invalid, self.control) {
+            bail!(
+                "is binary (not UTF-8 at byte {byte}, and byte {control} is a control character), expected text"
+            );
+        }
+        Ok(())
+    }
+
+    fn encoding(&self) -> Encoding {
+        if self.invalid.is_some() { Encoding::Windows1252 } else { Encoding::Utf8 }
+    }
+}
+
+impl Source {
+    fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Memory(bytes) => bytes.get(at as usize..).unwrap_or_default().read(buffer),
+            Self::File(file) => {
+                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                file.seek(SeekFrom::Start(at))?;
+                file.read(buffer)
+            }
+        }
+    }
+}
+
+/// A position in a source. All readers of a file share one handle.
+#[derive(Debug)]
+struct Cursor<'a> {
+    source: &'a Source,
+    at: u64,
+}
+
+impl Read for Cursor<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.source.read_at(self.at, buffer)?;
+        self.at += read as u64;
+        Ok(read)
+    }
+}
+
+/// Reads the tokens of a [`TextStream`] one after another.
+#[derive(Debug)]
+pub struct Tokens<'a> {
+    text: &'a TextStream,
+    reader: BufReader<Cursor<'a>>,
+    /// The byte after the last character read.
+    at: u64,
+    /// Whether that character was the end of a line that ended a word and is itself the next token.
+    at_line_end: bool,
+    /// Tokens to skip first.
+    skip: u64,
+}
+
+impl Tokens<'_> {
+    /// Reads the next token into `token`; whether there was one.
+    ///
+    /// # Errors
+    /// If a file can't be read or has changed since it was opened.
+    pub fn next_into(&mut self, token: &mut String) -> Result<bool> {
+        while self.skip > 0 {
+            self.skip -= 1;
+            self.advance(token)?;
+        }
+        self.advance(token)
+    }
+
+    /// Reads the next token, which must exist.
+    pub(crate) fn require(&mut self, token: &mut String) -> Result<()> {
+        ensure!(self.next_into(token)?, "{}: has changed since it was opened: ends earlier", self.text.name);
+        Ok(())
+    }
+
+    fn advance(&mut self, token: &mut String) -> Result<bool> {
+        let Self { text, reader, at, at_line_end, .. } = self;
+        text.level.read(token, at_line_end, || text.decode(reader, at))
+    }
+}
