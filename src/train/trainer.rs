@@ -178,6 +178,10 @@ impl<'a> Training<'a> {
         if !value.is_finite() {
             bail!("the loss of step {number} is {value}: {}", checkpoint::last_good(self.run));
         }
+        ensure!(
+            loss.track_op(),
+            "the loss of step {number} depends on no parameter, so there is nothing to train"
+        );
         let norm = self.optimizer.backward_step(&loss, rate, self.options.clip)?;
         if !norm.is_finite() {
             bail!("the gradient norm of step {number} is {norm}: {}", checkpoint::last_good(self.run));
