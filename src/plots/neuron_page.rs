@@ -1,18 +1,22 @@
-//! A page that colours a text by what recurrent cells hold (Karpathy et al. 2015).
+//! An HTML page that colours a text by the values of recurrent cells (Karpathy et al. 2015).
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
-/// A cell, and what it held after each token of a text, from -1 to 1.
+/// A recurrent cell and its values over a text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Neuron {
+    /// The name shown to the reader.
     pub name: String,
+    /// The value after each token of the text, from -1 to 1.
     pub values: Vec<f32>,
 }
 
 impl Neuron {
-    /// How clearly the cell tells two kinds of places apart: the variance between two groups of its values, those below
-    /// a threshold and those above, at the threshold where it is largest (Otsu 1979). From 0 to 1.
+    /// Returns how clearly the cell separates two kinds of tokens, from 0 to 1.
+    ///
+    /// This is the variance between the values below a threshold and those above, at the threshold that maximises it
+    /// (Otsu 1979).
     pub fn selectivity(&self) -> f64 {
         let mut values: Vec<f64> = self.values.iter().map(|&value| f64::from(value)).collect();
         values.sort_by(f64::total_cmp);
@@ -27,15 +31,17 @@ impl Neuron {
     }
 }
 
-/// One self-contained page of a text's tokens, each coloured by a cell that the reader chooses; the most selective first.
+/// Creates a self-contained HTML page that colours each token by the value of a cell.
+///
+/// The reader chooses the cell; the most selective one (see [`Neuron::selectivity`]) comes first.
 ///
 /// # Errors
-/// When a cell has not as many values as there are tokens.
+/// Fails if a cell does not have one value per token.
 pub fn neuron_page(tokens: &[String], neurons: &[Neuron]) -> Result<String> {
     for neuron in neurons {
         ensure!(
             neuron.values.len() == tokens.len(),
-            "neurons: found {} values of {}, expected one for each of {} tokens",
+            "neuron page: found {} values of {}, expected one for each of {} tokens",
             neuron.values.len(),
             neuron.name,
             tokens.len()
@@ -44,14 +50,14 @@ pub fn neuron_page(tokens: &[String], neurons: &[Neuron]) -> Result<String> {
     let mut ranked: Vec<(f64, &Neuron)> =
         neurons.iter().map(|neuron| (neuron.selectivity(), neuron)).collect();
     ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
-    // A value is a character, '0' to 'o' from -1 to 1.
+    // One character per value: '0' is -1, 'o' is 1.
     let digit = |&value: &f32| char::from(48 + (31.5 * (value.clamp(-1.0, 1.0) + 1.0)).round() as u8);
     let cell = |(selectivity, neuron): &(f64, &Neuron)| {
         let values: String = neuron.values.iter().map(digit).collect();
         json!({ "name": format!("{} ({selectivity:.2})", neuron.name), "values": values })
     };
     let cells: Vec<Value> = ranked.iter().map(cell).collect();
-    // Nothing in the text may end the script.
+    // Keeps the text from ending the script.
     let script = |value: Value| value.to_string().replace('<', "\\u003c");
     let page = include_str!("neuron_page.html");
     let (head, rest) = page.split_once("@TOKENS@").unwrap_or((page, ""));
@@ -68,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_that_switches_is_more_selective_than_one_that_does_not() {
+    fn a_cell_that_switches_is_more_selective_than_a_constant_one() {
         assert_eq!(neuron(&[-1.0, 1.0, 1.0, -1.0]).selectivity(), 1.0);
         assert_eq!(neuron(&[0.7; 5]).selectivity(), 0.0);
         assert_eq!(neuron(&[]).selectivity(), 0.0);
@@ -77,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_holds_any_text_and_the_clearest_cell_first() {
+    fn the_page_holds_any_text_and_starts_with_the_most_selective_cell() {
         let tokens = ["</script>", "\"", "\n"].map(String::from);
         let dull = Neuron { name: "dull".to_string(), ..neuron(&[0.0, f32::NAN, 0.0]) };
         let clear = Neuron { name: "clear".to_string(), ..neuron(&[-1.0, 1.0, -1.0]) };
