@@ -1,4 +1,5 @@
-//! The recurrent layer against PyTorch, against finite differences, and its CPU kernel against its reference form.
+//! Recurrent networks: against PyTorch and finite differences, the CPU kernel against the reference implementation, and
+//! errors.
 
 use candle_core::{DType, Device, Result, Tensor, Var, safetensors};
 use candle_nn::{VarBuilder, VarMap};
@@ -24,10 +25,10 @@ fn normal(seed: u64, dims: &[usize]) -> Result<Var> {
 
 fn assert_near(name: &str, found: &Tensor, expected: &Tensor, tolerance: f64) -> Result<()> {
     assert_eq!(found.dims(), expected.dims(), "{name}");
-    let numbers = |tensor: &Tensor| tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
-    let expected = numbers(expected)?;
+    let values = |tensor: &Tensor| tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
+    let expected = values(expected)?;
     let scale = expected.iter().fold(1f64, |scale, x| scale.max(x.abs()));
-    for (i, (found, expected)) in numbers(found)?.iter().zip(&expected).enumerate() {
+    for (i, (found, expected)) in values(found)?.iter().zip(&expected).enumerate() {
         let near = (found - expected).abs() <= tolerance * scale;
         assert!(near, "{name}: element {i} is {found}, expected {expected}");
     }
@@ -35,7 +36,7 @@ fn assert_near(name: &str, found: &Tensor, expected: &Tensor, tolerance: f64) ->
 }
 
 #[test]
-fn networks_and_their_gradients_are_pytorchs() -> Result<()> {
+fn outputs_and_gradients_equal_pytorch() -> Result<()> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/recurrent.safetensors");
     let fixtures = safetensors::load(path, &CPU)?;
     for (name, cell) in CELLS {
@@ -102,7 +103,7 @@ fn networks_and_their_gradients_are_pytorchs() -> Result<()> {
     Ok(())
 }
 
-/// A layer's arguments: input, weights of each direction, initial hidden state and cells.
+/// Random arguments of a layer: the input, the weights of each direction, and the initial hidden state and cell state.
 fn arguments(
     cell: Cell,
     lengths: &[usize],
@@ -138,7 +139,7 @@ fn by_reference(
     reference::recurrent(cell, xs, sequences, weights, state)
 }
 
-/// Outputs and last states in one row, all of which count in a loss.
+/// The outputs and final states of a layer in one vector.
 fn run(
     layer: Layer,
     cell: Cell,
@@ -172,7 +173,7 @@ fn tensors(vars: &[Var]) -> Vec<Tensor> {
 }
 
 #[test]
-fn gradients_are_those_of_finite_differences() -> Result<()> {
+fn gradients_equal_finite_differences() -> Result<()> {
     const STEP: f64 = 1e-5;
     for (name, cell) in CELLS {
         for (lengths, both, with_state) in [
@@ -210,12 +211,12 @@ fn gradients_are_those_of_finite_differences() -> Result<()> {
 }
 
 #[test]
-fn kernel_and_reference_agree_on_random_shapes() -> Result<()> {
+fn the_kernel_agrees_with_the_reference_on_random_shapes() -> Result<()> {
     let mut rng = rng::stream(5, "shapes");
     for round in 0..60 {
         let (name, cell) = CELLS[round % 4];
         let batch = [1, 2, 7, 20, 70][rng.random_range(0..5)];
-        // From ragged to nearly all alike.
+        // From very different lengths to nearly equal ones.
         let shortest = rng.random_range(1..=9);
         let lengths: Vec<usize> = (0..batch).map(|_| rng.random_range(shortest..=9)).collect();
         let sizes = (rng.random_range(1..=20), rng.random_range(1..=40));
@@ -242,7 +243,7 @@ fn kernel_and_reference_agree_on_random_shapes() -> Result<()> {
     Ok(())
 }
 
-/// A layer of tokens instead of `xs`, as many different ones as it has features.
+/// Runs a layer on tokens, one distinct token per feature of `xs`, with the transposed input weights as their table.
 fn on_tokens(
     layer: Layer,
     cell: Cell,
@@ -251,9 +252,9 @@ fn on_tokens(
     weights: &[RecurrentWeights],
     state: Option<&RecurrentState>,
 ) -> Result<(Tensor, RecurrentState)> {
-    let added =
+    let transposed =
         |weights: &RecurrentWeights| Ok(RecurrentWeights { input: weights.input.t()?, ..weights.clone() });
-    let weights = weights.iter().map(added).collect::<Result<Vec<_>>>()?;
+    let weights = weights.iter().map(transposed).collect::<Result<Vec<_>>>()?;
     layer(cell, &token_ids(xs)?, sequences, &weights, state)
 }
 
@@ -263,7 +264,7 @@ fn token_ids(xs: &Tensor) -> Result<Tensor> {
 }
 
 #[test]
-fn tokens_give_what_their_one_hot_vectors_give() -> Result<()> {
+fn tokens_equal_their_one_hot_vectors() -> Result<()> {
     let one_hot: Layer = |cell, xs, sequences, weights, state| {
         let vectors = Tensor::eye(xs.dim(1)?, xs.dtype(), &CPU)?.index_select(&token_ids(xs)?, 0)?;
         ops::recurrent(cell, &vectors, sequences, weights, state)
@@ -300,7 +301,7 @@ fn tokens_give_what_their_one_hot_vectors_give() -> Result<()> {
         }
     }
     let vars = arguments(Cell::Gru, &[2], (3, 4), false)?;
-    let strange: Layer = |cell, _, sequences, weights, state| {
+    let out_of_range: Layer = |cell, _, sequences, weights, state| {
         let ids = Tensor::new(&[0u32, 4], &CPU)?;
         ops::recurrent_tokens(
             cell,
@@ -310,7 +311,7 @@ fn tokens_give_what_their_one_hot_vectors_give() -> Result<()> {
             state,
         )
     };
-    let error = run(strange, Cell::Gru, &[2], false, false, &tensors(&vars)).unwrap_err().to_string();
+    let error = run(out_of_range, Cell::Gru, &[2], false, false, &tensors(&vars)).unwrap_err().to_string();
     assert!(error.contains("id 4, expected one below 3"), "{error}");
     Ok(())
 }
@@ -324,7 +325,7 @@ fn network(cell: Cell, layers: usize, bidirectional: bool, dropout: f32) -> Resu
 }
 
 #[test]
-fn token_by_token_and_window_by_window_are_the_whole_sequence() -> Result<()> {
+fn windows_that_pass_on_the_state_equal_the_whole_sequence() -> Result<()> {
     for (_, cell) in CELLS {
         let (_, network) = network(cell, 2, false, 0.0)?;
         let xs = normal(1, &[3, 8, 6])?.to_dtype(DType::F32)?;
@@ -348,7 +349,7 @@ fn token_by_token_and_window_by_window_are_the_whole_sequence() -> Result<()> {
 }
 
 #[test]
-fn a_sequence_does_not_depend_on_those_beside_it() -> Result<()> {
+fn a_sequence_does_not_depend_on_the_rest_of_the_batch() -> Result<()> {
     let (_, network) = network(Cell::Lstm, 2, true, 0.0)?;
     let xs = normal(2, &[4, 9, 6])?.to_dtype(DType::F32)?;
     let lengths = [9, 2, 5, 1];
@@ -370,7 +371,7 @@ fn a_sequence_does_not_depend_on_those_beside_it() -> Result<()> {
 }
 
 #[test]
-fn one_thread_and_many_give_the_same_bits() -> Result<()> {
+fn the_number_of_threads_does_not_change_a_bit() -> Result<()> {
     let lengths: Vec<usize> = (0..70).map(|i| 1 + i * 7 % 12).collect();
     for (_, cell) in CELLS {
         let (vars, network) = network(cell, 2, true, 0.3)?;
@@ -397,7 +398,7 @@ fn one_thread_and_many_give_the_same_bits() -> Result<()> {
 }
 
 #[test]
-fn steps_of_each_cell_are_the_whole_sequence() -> Result<()> {
+fn the_incremental_decoder_equals_the_whole_sequence() -> Result<()> {
     let ids = [3u32, 0, 4, 4, 1];
     let sequences = Arc::new(PackedSequences::new(&[ids.len()])?);
     for (_, cell) in CELLS {
@@ -408,10 +409,10 @@ fn steps_of_each_cell_are_the_whole_sequence() -> Result<()> {
             let output = Linear::new(float(normal(3, &[7, 20])?)?, bias);
             let xs = table.index_select(&Tensor::new(&ids, &CPU)?, 0)?;
             let whole = network.forward(&xs, &sequences, None, Mode::Evaluate)?.0.apply(&output)?;
-            let mut steps = network.incremental_decoder(&table, &output)?;
-            let each = ids.iter().flat_map(|&id| steps.step(id).unwrap()).collect();
+            let mut decoder = network.incremental_decoder(&table, &output)?;
+            let each = ids.iter().flat_map(|&id| decoder.step(id).unwrap()).collect();
             assert_near("outputs", &Tensor::from_vec(each, (5, 7), &CPU)?, &whole, 1e-5)?;
-            let error = steps.step(5).unwrap_err().to_string();
+            let error = decoder.step(5).unwrap_err().to_string();
             assert!(error.contains("id 5, expected one below 5"), "{error}");
         }
     }
@@ -419,18 +420,18 @@ fn steps_of_each_cell_are_the_whole_sequence() -> Result<()> {
 }
 
 #[test]
-fn only_what_fits_a_network_of_one_direction_is_stepped_through() -> Result<()> {
-    let steps = |bidirectional: bool, features: usize, inputs: usize| {
+fn the_incremental_decoder_refuses_what_does_not_fit() -> Result<()> {
+    let decoder = |bidirectional: bool, features: usize, inputs: usize| {
         let (_, network) = network(Cell::Gru, 1, bidirectional, 0.0)?;
         let weight = Tensor::zeros((7, inputs), DType::F32, &CPU)?;
         network
             .incremental_decoder(&Tensor::zeros((5, features), DType::F32, &CPU)?, &Linear::new(weight, None))
     };
-    let refused = |bidirectional: bool, features: usize, inputs: usize, said: &str| {
-        let error = steps(bidirectional, features, inputs).err().unwrap().to_string();
-        assert!(error.contains(said), "{error}");
+    let refused = |bidirectional: bool, features: usize, inputs: usize, expected: &str| {
+        let error = decoder(bidirectional, features, inputs).err().unwrap().to_string();
+        assert!(error.contains(expected), "{error}");
     };
-    assert!(steps(false, 6, 20).is_ok());
+    assert!(decoder(false, 6, 20).is_ok());
     refused(false, 5, 20, "input weight");
     refused(false, 6, 21, "[7, 21]");
     refused(true, 6, 20, "bidirectional");
@@ -438,7 +439,7 @@ fn only_what_fits_a_network_of_one_direction_is_stepped_through() -> Result<()> 
 }
 
 #[test]
-fn what_does_not_fit_is_an_error() -> Result<()> {
+fn inputs_and_states_of_wrong_shapes_are_errors() -> Result<()> {
     let (_, network) = network(Cell::Gru, 1, false, 0.0)?;
     let sequences = Arc::new(PackedSequences::new(&[2, 1])?);
     let forward = |rows: usize, features: usize, state: Option<&RecurrentState>| {
@@ -448,12 +449,108 @@ fn what_does_not_fit_is_an_error() -> Result<()> {
     assert!(forward(3, 6, None).is_ok());
     assert!(forward(4, 6, None).is_err());
     assert!(forward(3, 5, None).is_err());
-    let state = |batch: usize, cell: bool| -> Result<RecurrentState> {
-        let hidden = Tensor::zeros((1, batch, 20), DType::F32, &CPU)?;
+    let state = |layers: usize, batch: usize, cell: bool| -> Result<RecurrentState> {
+        let hidden = Tensor::zeros((layers, batch, 20), DType::F32, &CPU)?;
         Ok(RecurrentState { cell: cell.then(|| hidden.clone()), hidden })
     };
-    assert!(forward(3, 6, Some(&state(2, false)?)).is_ok());
-    assert!(forward(3, 6, Some(&state(3, false)?)).is_err());
-    assert!(forward(3, 6, Some(&state(2, true)?)).is_err());
+    let one = state(1, 2, false)?;
+    assert!(forward(3, 6, Some(&one)).is_ok());
+    assert!(forward(3, 6, Some(&state(1, 3, false)?)).is_err());
+    assert!(forward(3, 6, Some(&state(1, 2, true)?)).is_err());
+    // A state of more layers than the network has.
+    let error = forward(3, 6, Some(&state(2, 2, false)?)).unwrap_err().to_string();
+    assert!(error.contains("[2, 2, 20], expected (1, batch, 20)"), "{error}");
+    assert!(one.last_layer(1).is_ok() && one.last_layer(2).is_err());
+    Ok(())
+}
+
+#[test]
+fn sizes_that_overflow_are_errors() -> Result<()> {
+    let config = RecurrentConfig {
+        cell: Cell::Lstm,
+        features: 1,
+        hidden: 1,
+        layers: 1,
+        bidirectional: true,
+        dropout: 0.0,
+        forget_bias: None,
+    };
+    for config in [
+        RecurrentConfig { hidden: usize::MAX / 2, ..config },
+        RecurrentConfig { features: usize::MAX, ..config },
+        RecurrentConfig { layers: usize::MAX, ..config },
+        RecurrentConfig { layers: 0, ..config },
+        RecurrentConfig { hidden: 0, ..config },
+    ] {
+        let vb = seeded_var_builder(&VarMap::new(), 0, DType::F32, &CPU);
+        let error = recurrent(&config, vb).unwrap_err().to_string();
+        assert!(error.contains("address space") || error.contains("at least one"), "{error}");
+    }
+    // An empty weight takes no memory, whatever its shape.
+    let weight = Tensor::zeros((0, usize::MAX), DType::F32, &CPU)?;
+    let weights = RecurrentWeights {
+        input: weight.clone(),
+        hidden: weight.clone(),
+        input_bias: weight.clone(),
+        hidden_bias: weight,
+    };
+    let sequences = Arc::new(PackedSequences::new(&[1])?);
+    let xs = Tensor::zeros((1, 1), DType::F32, &CPU)?;
+    let error = ops::recurrent(Cell::Gru, &xs, &sequences, &[weights], None).unwrap_err().to_string();
+    assert!(error.contains("hidden weight"), "{error}");
+    Ok(())
+}
+
+#[test]
+fn a_layer_without_features_equals_one_whose_feature_is_zero() -> Result<()> {
+    let zero_feature: Layer = |cell, xs, sequences, weights, state| {
+        let xs = Tensor::zeros((xs.dim(0)?, 1), DType::F64, &CPU)?;
+        let padded = |weights: &RecurrentWeights| -> Result<RecurrentWeights> {
+            let input = Tensor::ones((weights.input.dim(0)?, 1), DType::F64, &CPU)?;
+            Ok(RecurrentWeights { input, ..weights.clone() })
+        };
+        let weights = weights.iter().map(padded).collect::<Result<Vec<_>>>()?;
+        ops::recurrent(cell, &xs, sequences, &weights, state)
+    };
+    for (name, cell) in CELLS {
+        let vars = arguments(cell, &[3, 1, 2], (0, 5), true)?;
+        let result = |layer: Layer| -> Result<Vec<Tensor>> {
+            let out = run(layer, cell, &[3, 1, 2], true, true, &tensors(&vars))?;
+            let grads = out.sqr()?.sum_all()?.backward()?;
+            let nonempty = vars.iter().filter(|var| var.elem_count() > 0);
+            let grads = nonempty.map(|var| grads.get(var).cloned().unwrap());
+            Ok(std::iter::once(out.clone()).chain(grads).collect())
+        };
+        for (found, expected) in result(ops::recurrent)?.iter().zip(&result(zero_feature)?) {
+            assert_near(name, found, expected, 1e-12)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_memory_layout_of_the_arguments_does_not_matter() -> Result<()> {
+    for (name, cell) in CELLS {
+        let lengths = [3, 1, 2];
+        let vars = arguments(cell, &lengths, (4, 5), true)?;
+        let result = |args: &[Tensor]| -> Result<Vec<Tensor>> {
+            let out = run(ops::recurrent, cell, &lengths, true, true, args)?;
+            let grads = out.sqr()?.sum_all()?.backward()?;
+            let grads = vars.iter().map(|var| grads.get(var).cloned().unwrap());
+            Ok(std::iter::once(out.clone()).chain(grads).collect())
+        };
+        // Every other element of a tensor of twice the size.
+        let strided = |var: &Var| -> Result<Tensor> {
+            let last = var.rank();
+            let doubled = Tensor::stack(&[var.as_tensor(), var.as_tensor()], last)?;
+            let strided = doubled.narrow(last, 1, 1)?.squeeze(last)?;
+            assert!(!strided.is_contiguous());
+            Ok(strided)
+        };
+        let strided = vars.iter().map(strided).collect::<Result<Vec<_>>>()?;
+        for (found, expected) in result(&strided)?.iter().zip(&result(&tensors(&vars))?) {
+            assert_near(name, found, expected, 1e-12)?;
+        }
+    }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The models of sentences: PyTorch's weights give PyTorch's logits, parameter counts, and a loss that goes down.
+//! The text models: PyTorch's logits from PyTorch's weights, parameter counts, and a loss that falls in training.
 
 use candle_core::{DType, Device, Result, Tensor, safetensors};
 use candle_nn::{VarBuilder, VarMap};
@@ -69,7 +69,7 @@ fn language_model() -> language_model::Config {
 }
 
 #[test]
-fn pytorchs_weights_give_pytorchs_logits() -> Result<()> {
+fn logits_equal_pytorch_for_the_same_weights() -> Result<()> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/text_models.safetensors");
     let fixtures = safetensors::load(path, &CPU)?;
     let lengths: Vec<usize> =
@@ -91,7 +91,7 @@ fn pytorchs_weights_give_pytorchs_logits() -> Result<()> {
         Ok(())
     };
     let mode = Mode::Evaluate;
-    // PyTorch gives its output bias at the padding too.
+    // In PyTorch's fixtures the padding holds the output bias.
     let padding = |name: &str, logits: Tensor| -> Result<Tensor> {
         let bias = &fixtures[&format!("{name}.weights.output.bias")];
         let gap = (sequences.unpack(&logits.ones_like()?)? * -1.0)? + 1.0;
@@ -114,14 +114,15 @@ fn pytorchs_weights_give_pytorchs_logits() -> Result<()> {
     ];
     for (name, model) in explained {
         let logits = model.forward(&ids, &sequences, mode)?;
-        // What the reasons add up to, with the bias, are the logits.
+        // The attributions and the bias sum to the logits.
         let bias = fixtures.get(&format!("{name}.weights.output.bias"));
         let bias = bias.map_or(Ok(vec![0.0; 2]), |bias| bias.to_vec1::<f32>())?;
         for (attributions, logits) in
             model.attributions(&ids, &sequences)?.iter().zip(logits.to_vec2::<f32>()?)
         {
             for (class, logit) in logits.into_iter().enumerate() {
-                let sum = attributions.iter().map(|reason| reason.logits[class]).sum::<f32>() + bias[class];
+                let sum = attributions.iter().map(|attribution| attribution.logits[class]).sum::<f32>()
+                    + bias[class];
                 assert!((sum - logit).abs() < 1e-5, "{name}: {sum} {logit}");
             }
         }
@@ -137,7 +138,7 @@ fn parameter_count(vars: &VarMap) -> usize {
 }
 
 #[test]
-fn parameter_counts_are_those_of_the_formulas() -> Result<()> {
+fn parameter_counts_match_the_formulas() -> Result<()> {
     let vars = VarMap::new();
     BiRnn::new(&birnn(7), seeded_var_builder(&vars, 1, DType::F32, &CPU))?;
     let layer = |inputs: usize| 2 * 4 * 7 * (inputs + 7 + 2);
@@ -166,7 +167,7 @@ fn parameter_counts_are_those_of_the_formulas() -> Result<()> {
 }
 
 #[test]
-fn losses_go_down() -> Result<()> {
+fn training_reduces_the_loss() -> Result<()> {
     let sequences = Arc::new(PackedSequences::new(&[3, 6, 1, 6])?);
     let ids: Vec<u32> = (0..16).map(|i| i * 7 % 11).collect();
     let ids = Tensor::new(ids, &CPU)?;
@@ -188,10 +189,10 @@ fn losses_go_down() -> Result<()> {
         let cost = Cost::SoftmaxCrossEntropy;
         let tagging = cost.loss(&tagger.forward(&ids, &sequences, mode)?, &tags)?;
         let classifying = cost.loss(&sentences.forward(&ids, &sequences, mode)?, &classes)?;
-        let seeing = cost.loss(&convolutional.forward(&ids, &sequences, mode)?, &classes)?;
-        let telling = cost.loss(&language.forward(&ids, &sequences, None, mode)?.0, &tags)?;
-        let counting = cost.loss(&bag.forward(&ids, &sequences, mode)?, &classes)?;
-        let loss = ((((tagging + classifying)? + telling)? + seeing)? + counting)?;
+        let convolving = cost.loss(&convolutional.forward(&ids, &sequences, mode)?, &classes)?;
+        let modelling = cost.loss(&language.forward(&ids, &sequences, None, mode)?.0, &tags)?;
+        let averaging = cost.loss(&bag.forward(&ids, &sequences, mode)?, &classes)?;
+        let loss = ((((tagging + classifying)? + modelling)? + convolving)? + averaging)?;
         last = loss.to_scalar()?;
         first = if step == 0 { last } else { first };
         optimizer.backward_step(&loss, 1e-2, Clip::None)?;
@@ -205,7 +206,7 @@ fn losses_go_down() -> Result<()> {
 }
 
 #[test]
-fn a_text_read_token_by_token_is_foretold_as_in_training() -> Result<()> {
+fn the_incremental_decoder_predicts_as_the_forward_pass_does() -> Result<()> {
     for (cell, embedding, tokens) in
         [(Cell::Lstm, Some(5), 9), (Cell::Gru, None, 30), (Cell::Tanh, Some(7), 30)]
     {
@@ -217,15 +218,16 @@ fn a_text_read_token_by_token_is_foretold_as_in_training() -> Result<()> {
         let text = Arc::new(PackedSequences::new(&[ids.len()])?);
         let (logits, state) =
             model.forward(&Tensor::new(ids.as_slice(), &CPU)?, &text, None, Mode::Evaluate)?;
-        let mut reading = model.incremental_decoder()?;
-        assert_eq!(reading.activations(), vec![vec![0.0; config.hidden]; config.layers]);
+        let mut decoder = model.incremental_decoder()?;
+        assert_eq!(decoder.activations(), vec![vec![0.0; config.hidden]; config.layers]);
         for (&id, expected) in ids.iter().zip(logits.to_vec2::<f32>()?) {
-            let found = reading.step(id)?;
+            let found = decoder.step(id)?;
             assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-5), "{cell:?}");
         }
-        let held = state.cell.map_or(Ok(state.hidden), |cell| cell.tanh())?.squeeze(1)?.to_vec2::<f32>()?;
-        let found = reading.activations().concat();
-        assert!(found.iter().zip(held.concat()).all(|(a, b)| (a - b).abs() < 1e-5), "{cell:?}");
+        let expected =
+            state.cell.map_or(Ok(state.hidden), |cell| cell.tanh())?.squeeze(1)?.to_vec2::<f32>()?;
+        let found = decoder.activations().concat();
+        assert!(found.iter().zip(expected.concat()).all(|(a, b)| (a - b).abs() < 1e-5), "{cell:?}");
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! A tagger of words: a recurrent network that reads a sentence from both ends (Graves and Schmidhuber 2005; Huang,
-//! Xu and Yu 2015, without the CRF).
+//! Sequence tagging with a bidirectional recurrent network: one tag per word, from the context on both sides (Graves and
+//! Schmidhuber 2005; Huang, Xu and Yu 2015, without the CRF).
 
 use crate::nn::{
     Cell, Dropout, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, SentenceModel,
@@ -9,63 +9,76 @@ use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use std::sync::Arc;
 
+/// The configuration of a [`BiRnn`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Number of known words.
+    /// Number of words in the vocabulary.
     pub vocabulary: usize,
+    /// Size of a word's embedding.
     pub embedding: usize,
+    /// The kind of recurrent cell.
     pub cell: Cell,
-    /// Units of each direction.
+    /// Number of hidden units per layer and direction.
     pub hidden: usize,
+    /// Number of recurrent layers.
     pub layers: usize,
-    /// Whether the right context is read too.
+    /// Whether the network also reads the words to the right; without it a tag depends on the words so far only.
     pub bidirectional: bool,
-    /// Of embeddings, between layers, and before the tags.
+    /// Dropout probability of the embeddings, between layers, and of the last layer's output.
     pub dropout: f32,
+    /// Number of tags.
     pub tags: usize,
 }
 
+/// A recurrent tagger of words.
 #[derive(Debug, Clone)]
 pub struct BiRnn {
     embedding: Embedding,
     recurrent: Recurrent,
-    dropout: (Dropout, Dropout),
+    word_dropout: Dropout,
+    output_dropout: Dropout,
     output: Linear,
 }
 
 impl BiRnn {
-    /// With the parameters `embedding.weight`, those of `recurrent` and `output.{weight,bias}` of `vb`.
+    /// Creates the model with the parameters of `vb`: `embedding.weight`, the parameters of a [`Recurrent`] network under
+    /// `recurrent`, and `output.{weight,bias}`.
     ///
     /// # Errors
-    /// When `vb` holds them in other shapes.
+    /// If `vb` holds a parameter in another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
-        let &Config { vocabulary, embedding: features, cell, hidden, layers, bidirectional, tags, .. } =
+        let &Config { vocabulary, embedding, cell, hidden, layers, bidirectional, dropout: rate, tags } =
             config;
         let network = RecurrentConfig {
             cell,
-            features,
+            features: embedding,
             hidden,
             layers,
             bidirectional,
-            dropout: config.dropout,
+            dropout: rate,
             forget_bias: None,
         };
+        let embedding = embedding_with(vocabulary, embedding, WORD_VECTOR_INIT, vb.pp("embedding"))?;
         let recurrent = recurrent(&network, vb.pp("recurrent"))?;
+        let output = linear(recurrent.outputs(), tags, vb.pp("output"))?;
         Ok(Self {
-            embedding: embedding_with(vocabulary, features, WORD_VECTOR_INIT, vb.pp("embedding"))?,
-            dropout: (dropout(config.dropout, vb.pp("words")), dropout(config.dropout, vb.pp("outputs"))),
-            output: linear(recurrent.outputs(), tags, vb.pp("output"))?,
+            embedding,
             recurrent,
+            word_dropout: dropout(rate, vb.pp("words")),
+            output_dropout: dropout(rate, vb.pp("outputs")),
+            output,
         })
     }
 }
 
 impl SentenceModel for BiRnn {
-    /// One row `(rows, tags)` a word.
+    /// One row of logits per word, `(rows, tags)`.
     fn forward(&self, words: &Tensor, sentences: &Arc<PackedSequences>, mode: Mode) -> Result<Tensor> {
-        let xs = self.dropout.0.forward(&self.embedding.forward(words)?, mode)?;
-        let (ys, _) = self.recurrent.forward(&xs, sentences, None, mode)?;
-        self.output.forward(&self.dropout.1.forward(&ys, mode)?)
+        let xs = self.embedding.forward(words)?; // (rows, embedding)
+        let xs = self.word_dropout.forward(&xs, mode)?;
+        let (ys, _) = self.recurrent.forward(&xs, sentences, None, mode)?; // (rows, directions * hidden)
+        let ys = self.output_dropout.forward(&ys, mode)?;
+        self.output.forward(&ys) // (rows, tags)
     }
 
     fn embedding(&self) -> &Embedding {

@@ -1,19 +1,23 @@
-//! A linear classifier of the mean of a sentence's words and n-grams (Joulin et al. 2016, arXiv:1607.01759).
+//! fastText: a linear classifier on the mean embedding of a sentence's words and n-grams (Joulin et al. 2016,
+//! arXiv:1607.01759, figure 1).
 
 use crate::nn::{Attribution, Embedding, Linear, Mode, PackedSequences, SentenceModel, embedding_with};
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::{Init, VarBuilder};
 use std::sync::Arc;
 
+/// The configuration of a [`FastText`] model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Number of features: known words, and buckets of n-grams.
+    /// Number of features: words of the vocabulary plus hash buckets of n-grams.
     pub features: usize,
-    /// Size of a feature's vector.
+    /// Size of a feature's embedding: the paper's hidden layer.
     pub embedding: usize,
+    /// Number of classes.
     pub classes: usize,
 }
 
+/// A bag-of-features sentence classifier.
 #[derive(Debug, Clone)]
 pub struct FastText {
     embedding: Embedding,
@@ -21,11 +25,11 @@ pub struct FastText {
 }
 
 impl FastText {
-    /// With the parameters `embedding.weight`, uniform within ±1/embedding, and `output.weight`, zeros, of `vb`: the matrices
-    /// A and B of the paper.
+    /// Creates the model with the parameters of `vb`: `embedding.weight`, initially uniform within ±1/embedding, and
+    /// `output.weight`, initially zero. They are the matrices A and B of the paper.
     ///
     /// # Errors
-    /// When `vb` holds the parameters in other shapes.
+    /// If `vb` holds a parameter in another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let &Config { features, embedding, classes } = config;
         let bound = 1.0 / embedding as f64;
@@ -39,22 +43,23 @@ impl FastText {
 }
 
 impl SentenceModel for FastText {
-    /// One row `(batch, classes)` a sentence.
+    /// One row of logits per sentence, `(batch, classes)`.
     fn forward(&self, features: &Tensor, sentences: &Arc<PackedSequences>, _: Mode) -> Result<Tensor> {
-        self.embedding.mean(features, sentences)?.apply(&self.output)
+        let mean = self.embedding.mean(features, sentences)?; // (batch, embedding)
+        mean.apply(&self.output) // (batch, classes)
     }
 
     fn embedding(&self) -> &Embedding {
         &self.embedding
     }
 
-    /// Each feature by itself, with its share of the mean.
+    /// The contribution of each feature, which is exact: the model is linear in the mean.
     fn attributions(
         &self,
         features: &Tensor,
         sentences: &Arc<PackedSequences>,
     ) -> Result<Vec<Vec<Attribution>>> {
-        let logits = self.embedding.forward(features)?.apply(&self.output)?;
+        let logits = self.embedding.forward(features)?.apply(&self.output)?; // (rows, classes)
         let logits = logits.to_dtype(DType::F32)?.to_vec2::<f32>()?;
         let lengths = sentences.lengths();
         let mut attributions: Vec<Vec<Attribution>> = vec![vec![]; sentences.batch()];

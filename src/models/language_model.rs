@@ -1,4 +1,5 @@
-//! A recurrent language model: at each token of a text, what comes next (Karpathy 2015; Zaremba et al. 2014).
+//! A recurrent language model: it predicts each token of a text from the tokens before it (Karpathy 2015; Zaremba et al.
+//! 2014, arXiv:1409.2329).
 
 use crate::nn::{
     Cell, Dropout, Embedding, IncrementalDecoder, Init, Linear, Mode, PackedSequences, Recurrent,
@@ -8,21 +9,26 @@ use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use std::sync::Arc;
 
+/// The configuration of a [`LanguageModel`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Number of different tokens.
+    /// Number of tokens in the vocabulary.
     pub vocabulary: usize,
-    /// Size of a token's vector; none where tokens go in as they are, one of all numbers being 1 (one-hot).
+    /// Size of a token's embedding; `None` for one-hot vectors without an embedding layer.
     pub embedding: Option<usize>,
+    /// The kind of recurrent cell.
     pub cell: Cell,
+    /// Number of hidden units per layer.
     pub hidden: usize,
+    /// Number of recurrent layers.
     pub layers: usize,
-    /// Of tokens' vectors, between recurrent layers and before the output (Zaremba et al. 2014).
+    /// Dropout probability of the embeddings, between layers, and of the last layer's output (Zaremba et al. 2014).
     pub dropout: f32,
-    /// Whether the output's weights are the tokens' vectors (Press and Wolf 2017).
+    /// Whether the output weights are the embedding table (Press and Wolf 2017); `embedding` must equal `hidden`.
     pub tie_weights: bool,
 }
 
+/// A recurrent language model.
 #[derive(Debug, Clone)]
 pub struct LanguageModel {
     embedding: Embedding,
@@ -33,16 +39,17 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// With the parameters `embedding.weight` (unless one-hot), those of `recurrent`, and `output.{weight,bias}` (of tied
-    /// weights: the bias) of `vb`.
+    /// Creates the model with the parameters of `vb`: `embedding.weight` unless tokens are one-hot, the parameters of a
+    /// [`Recurrent`] network under `recurrent`, and `output.{weight,bias}`. With tied weights there is no `output.weight`.
     ///
     /// # Errors
-    /// When weights are tied that are not of one shape, and when `vb` holds the parameters in other shapes.
+    /// If weights are tied and the size of the embeddings differs from `hidden`, and if `vb` holds a parameter in another
+    /// shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let &Config { vocabulary, embedding, cell, hidden, layers, dropout: rate, tie_weights } = config;
         if tie_weights && embedding != Some(hidden) {
             bail!(
-                "tied weights: found tokens' vectors of {} numbers and {hidden} hidden units, expected as many",
+                "tied weights: found embeddings of size {} and {hidden} hidden units, expected equal sizes",
                 embedding.unwrap_or(vocabulary)
             );
         }
@@ -65,27 +72,28 @@ impl LanguageModel {
                 embedding_with(vocabulary, size, init, vb.pp("embedding"))?
             }
         };
-        let output = vb.pp("output");
+        let output = match tie_weights {
+            true => {
+                let init = Init::PyTorch.bias(hidden);
+                let bias = vb.pp("output").get_with_hints(vocabulary, "bias", init)?;
+                Linear::new(embedding.weight().clone(), Some(bias))
+            }
+            false => linear(hidden, vocabulary, vb.pp("output"))?,
+        };
         Ok(Self {
-            recurrent: recurrent(&network, vb.pp("recurrent"))?,
-            output: match tie_weights {
-                true => {
-                    let bias = output.get_with_hints(vocabulary, "bias", Init::PyTorch.bias(hidden))?;
-                    Linear::new(embedding.weight().clone(), Some(bias))
-                }
-                false => linear(hidden, vocabulary, output)?,
-            },
             embedding,
+            recurrent: recurrent(&network, vb.pp("recurrent"))?,
+            output,
             input_dropout: dropout(rate, vb.pp("input_dropout")),
             output_dropout: dropout(rate, vb.pp("output_dropout")),
         })
     }
 
-    /// Logits `(rows, vocabulary)` of the token after each of `ids` `(rows)`, the tokens of `texts`, and the state
-    /// that goes on from there.
+    /// Logits `(rows, vocabulary)` of the token that follows each of `ids` `(rows)`, packed as `texts` describe, and the
+    /// state after the last tokens.
     ///
     /// # Errors
-    /// When an id is outside the vocabulary, or shapes do not fit.
+    /// If an id is not below the vocabulary's size, or the shapes do not agree.
     pub fn forward(
         &self,
         ids: &Tensor,
@@ -93,26 +101,25 @@ impl LanguageModel {
         state: Option<&RecurrentState>,
         mode: Mode,
     ) -> Result<(Tensor, RecurrentState)> {
-        let table = self.embedding.weight();
-        // Where a text has more tokens than there are different ones, what each of those adds to the first layer's gates
-        // is found once; unless dropout makes each occurrence another.
-        let (ys, state) = match table.dim(0)? < ids.elem_count() && !self.input_dropout.is_active(mode) {
-            true => {
-                let projected = self.recurrent.project_tokens(table)?;
-                self.recurrent.forward_tokens(ids, &projected, texts, state, mode)?
-            }
-            false => {
-                let xs = self.input_dropout.forward(&self.embedding.forward(ids)?, mode)?;
-                self.recurrent.forward(&xs, texts, state, mode)?
-            }
-        };
-        Ok((self.output_dropout.forward(&ys, mode)?.apply(&self.output)?, state))
+        let table = self.embedding.weight(); // (vocabulary, embedding)
+        // Dropout makes the embeddings of equal tokens differ, so it rules out one projection per token.
+        let few_tokens = table.dim(0)? < ids.elem_count() && !self.input_dropout.is_active(mode);
+        let (ys, state) = if few_tokens {
+            let projection = self.recurrent.project_tokens(table)?; // (vocabulary, gates * hidden)
+            self.recurrent.forward_tokens(ids, &projection, texts, state, mode)?
+        } else {
+            let xs = self.embedding.forward(ids)?; // (rows, embedding)
+            let xs = self.input_dropout.forward(&xs, mode)?;
+            self.recurrent.forward(&xs, texts, state, mode)?
+        }; // (rows, hidden)
+        let ys = self.output_dropout.forward(&ys, mode)?;
+        Ok((ys.apply(&self.output)?, state)) // (rows, vocabulary)
     }
 
-    /// Starts to read a text token by token, after each of which come the logits of the next.
+    /// A decoder that reads a text token by token and gives the logits of the next token after each.
     ///
     /// # Errors
-    /// None that can be expected.
+    /// If the weights can't be copied to main memory.
     pub fn incremental_decoder(&self) -> Result<IncrementalDecoder> {
         self.recurrent.incremental_decoder(self.embedding.weight(), &self.output)
     }

@@ -1,4 +1,5 @@
-//! A classifier of sentences: a recurrent network reads the words, and what it has made of them tells the class.
+//! Sentence classification with a recurrent network: the words' embeddings go through the network, and its pooled hidden
+//! states through a linear layer.
 
 use crate::nn::{
     Dropout, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, SentenceModel,
@@ -9,74 +10,81 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+/// The configuration of an [`Rnn`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Number of known words.
+    /// Number of words in the vocabulary.
     pub vocabulary: usize,
-    /// Its `features` are the size of the embedding.
+    /// The recurrent network; its `features` are the size of the word embeddings.
     pub recurrent: RecurrentConfig,
+    /// How the hidden states become one vector per sentence.
     pub pool: Pool,
-    /// Of embeddings and before the classes.
+    /// Dropout probability of the embeddings and of the sentence vector.
     pub dropout: f32,
+    /// Number of classes.
     pub classes: usize,
 }
 
-/// What stands for the sentence.
+/// How the hidden states at all words become one vector per sentence.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Pool {
-    /// The state after the last word (and before the first, read backward)
+    /// The final hidden state: after the last word, and for the backward direction after the first
     #[default]
     Last,
-    /// The mean of the outputs at all words
+    /// The mean over all words
     Mean,
-    /// Of each output its largest value
+    /// The maximum of each unit over all words
     Max,
 }
 
+/// A recurrent sentence classifier.
 #[derive(Debug, Clone)]
 pub struct Rnn {
     embedding: Embedding,
     recurrent: Recurrent,
     pool: Pool,
-    dropout: (Dropout, Dropout),
+    word_dropout: Dropout,
+    sentence_dropout: Dropout,
     output: Linear,
 }
 
 impl Rnn {
-    /// With the parameters `embedding.weight`, those of `recurrent` and `output.{weight,bias}` of `vb`.
+    /// Creates the model with the parameters of `vb`: `embedding.weight`, the parameters of a [`Recurrent`] network under
+    /// `recurrent`, and `output.{weight,bias}`.
     ///
     /// # Errors
-    /// When `vb` holds them in other shapes.
+    /// If `vb` holds a parameter in another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
-        let recurrent = recurrent(&config.recurrent, vb.pp("recurrent"))?;
+        let &Config { vocabulary, recurrent: network, pool, dropout: rate, classes } = config;
+        let embedding = embedding_with(vocabulary, network.features, WORD_VECTOR_INIT, vb.pp("embedding"))?;
+        let recurrent = recurrent(&network, vb.pp("recurrent"))?;
+        let output = linear(recurrent.outputs(), classes, vb.pp("output"))?;
         Ok(Self {
-            embedding: embedding_with(
-                config.vocabulary,
-                config.recurrent.features,
-                WORD_VECTOR_INIT,
-                vb.pp("embedding"),
-            )?,
-            pool: config.pool,
-            dropout: (dropout(config.dropout, vb.pp("words")), dropout(config.dropout, vb.pp("sentence"))),
-            output: linear(recurrent.outputs(), config.classes, vb.pp("output"))?,
+            embedding,
             recurrent,
+            pool,
+            word_dropout: dropout(rate, vb.pp("words")),
+            sentence_dropout: dropout(rate, vb.pp("sentence")),
+            output,
         })
     }
 }
 
 impl SentenceModel for Rnn {
-    /// One row `(batch, classes)` a sentence.
+    /// One row of logits per sentence, `(batch, classes)`.
     fn forward(&self, words: &Tensor, sentences: &Arc<PackedSequences>, mode: Mode) -> Result<Tensor> {
-        let xs = self.dropout.0.forward(&self.embedding.forward(words)?, mode)?;
-        let (ys, state) = self.recurrent.forward(&xs, sentences, None, mode)?;
+        let xs = self.embedding.forward(words)?; // (rows, embedding)
+        let xs = self.word_dropout.forward(&xs, mode)?;
+        let (ys, state) = self.recurrent.forward(&xs, sentences, None, mode)?; // (rows, directions * hidden)
         let pooled = match self.pool {
             Pool::Last => state.last_layer(self.recurrent.directions())?,
             Pool::Mean => pool_over_time(&ys, sentences, TimePooling::Mean)?,
             Pool::Max => pool_over_time(&ys, sentences, TimePooling::Max)?,
-        };
-        self.output.forward(&self.dropout.1.forward(&pooled, mode)?)
+        }; // (batch, directions * hidden)
+        let pooled = self.sentence_dropout.forward(&pooled, mode)?;
+        self.output.forward(&pooled) // (batch, classes)
     }
 
     fn embedding(&self) -> &Embedding {

@@ -1,124 +1,136 @@
-//! A convolutional network tells the class of a sentence by its telling phrases (Kim 2014, arXiv:1408.5882).
+//! Sentence classification with a convolutional network: filters over windows of words, and the maximum response of each
+//! over the sentence (Kim 2014, arXiv:1408.5882, figure 1).
 
 use crate::nn::{
     Attribution, ConvMaxOverTime, Dropout, Embedding, Linear, Mode, PackedSequences, SentenceModel,
     WORD_VECTOR_INIT, conv_max_over_time, dropout, embedding_with, linear,
 };
-use candle_core::{DType, Module, Result, Tensor};
+use candle_core::{DType, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Which words' vectors a network reads, and whether it learns them (section 3.1).
+/// Which word vectors the network uses, and whether it trains them (section 3.1 of the paper).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Variant {
-    /// Vectors learned from random ones
+    /// Random vectors, trained with the network
     #[default]
     Rand,
-    /// Pretrained vectors, left as they are
+    /// Pretrained vectors, frozen
     Static,
-    /// Pretrained vectors, learned further
+    /// Pretrained vectors, fine-tuned
     NonStatic,
-    /// Both: two vectors a word, one of which is learned further
+    /// Two channels of pretrained vectors, one fine-tuned and one frozen
     Multichannel,
 }
 
+/// The configuration of a [`TextCnn`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// Which word vectors the network uses.
     pub variant: Variant,
-    /// Number of known words.
+    /// Number of words in the vocabulary.
     pub vocabulary: usize,
-    /// Size of a word's vector.
+    /// Size of a word's embedding.
     pub embedding: usize,
-    /// Of so many words are the windows that filters look at.
+    /// Widths of the filters in words; the paper uses 3, 4 and 5.
     pub widths: Vec<usize>,
-    /// Filters of each width.
+    /// Number of filters per width.
     pub filters: usize,
-    /// Before the classes.
+    /// Dropout probability of the pooled responses.
     pub dropout: f32,
+    /// Number of classes.
     pub classes: usize,
 }
 
+/// A convolutional sentence classifier.
 #[derive(Debug, Clone)]
 pub struct TextCnn {
     embedding: Embedding,
-    /// The second channel.
-    fixed: Option<Embedding>,
-    convolution: ConvMaxOverTime,
+    /// The frozen channel of [`Variant::Multichannel`].
+    fixed_embedding: Option<Embedding>,
+    convs: ConvMaxOverTime,
     dropout: Dropout,
     output: Linear,
 }
 
 impl TextCnn {
-    /// With the parameters `embedding.weight`, `convs.k.{weight,bias}` of width k and `output.{weight,bias}` of `vb`, and for
-    /// two channels `fixed_embedding.weight`, which the filters see after the other.
+    /// Creates the model with the parameters of `vb`: `embedding.weight`, `convs.k.{weight,bias}` for the k-th width,
+    /// `output.{weight,bias}`, and for two channels `fixed_embedding.weight`, whose features follow those of the first.
     ///
     /// # Errors
-    /// Without widths or filters, and when `vb` holds the parameters in other shapes.
+    /// If there are no widths or no filters, if the embeddings are too large, and if `vb` holds a parameter in another
+    /// shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let &Config { variant, vocabulary, embedding, ref widths, filters, dropout: rate, classes } = config;
+        let channels = if variant == Variant::Multichannel { 2 } else { 1 };
+        let Some(features) = embedding.checked_mul(channels) else {
+            bail!("textcnn: found embeddings of {embedding} features, which are too many for two channels")
+        };
         let table = |name| embedding_with(vocabulary, embedding, WORD_VECTOR_INIT, vb.pp(name));
-        // No gradient reaches it.
-        let fixed = |table: Embedding| Embedding::new(table.weight().detach());
-        let (words, channels) = (table("embedding")?, if variant == Variant::Multichannel { 2 } else { 1 });
+        // A detached table gets no gradient.
+        let frozen = |table: Embedding| Embedding::new(table.weight().detach());
+        let embedding = table("embedding")?;
         Ok(Self {
-            embedding: if variant == Variant::Static { fixed(words) } else { words },
-            fixed: if channels == 2 { Some(fixed(table("fixed_embedding")?)) } else { None },
-            convolution: conv_max_over_time(channels * embedding, widths, filters, vb.pp("convs"))?,
+            embedding: if variant == Variant::Static { frozen(embedding) } else { embedding },
+            fixed_embedding: if channels == 2 { Some(frozen(table("fixed_embedding")?)) } else { None },
+            convs: conv_max_over_time(features, widths, filters, vb.pp("convs"))?,
             dropout: dropout(rate, vb.pp("dropout")),
             output: linear(widths.len() * filters, classes, vb.pp("output"))?,
         })
     }
-}
 
-impl TextCnn {
-    fn vectors(&self, words: &Tensor) -> Result<Tensor> {
-        let vectors = self.embedding.forward(words)?;
-        match &self.fixed {
-            Some(fixed) => Tensor::cat(&[vectors, fixed.forward(words)?], 1),
-            None => Ok(vectors),
+    /// The embeddings of the words, `(rows, channels * embedding)`.
+    fn embed(&self, words: &Tensor) -> Result<Tensor> {
+        let xs = self.embedding.forward(words)?;
+        match &self.fixed_embedding {
+            Some(fixed) => Tensor::cat(&[xs, fixed.forward(words)?], 1),
+            None => Ok(xs),
         }
     }
 }
 
 impl SentenceModel for TextCnn {
-    /// One row `(batch, classes)` a sentence.
+    /// One row of logits per sentence, `(batch, classes)`.
     fn forward(&self, words: &Tensor, sentences: &Arc<PackedSequences>, mode: Mode) -> Result<Tensor> {
-        let features = self.convolution.forward(&self.vectors(words)?, sentences)?;
-        self.dropout.forward(&features, mode)?.apply(&self.output)
+        let xs = self.embed(words)?; // (rows, channels * embedding)
+        let responses = self.convs.forward(&xs, sentences)?; // (batch, widths * filters)
+        let responses = self.dropout.forward(&responses, mode)?;
+        responses.apply(&self.output) // (batch, classes)
     }
 
     fn embedding(&self) -> &Embedding {
         &self.embedding
     }
 
-    /// The windows that filters respond to, each with what its filters' responses add to the classes' logits.
+    /// The contribution of each window in which a filter has its maximum; filters with the same window are added up.
     fn attributions(
         &self,
         words: &Tensor,
         sentences: &Arc<PackedSequences>,
     ) -> Result<Vec<Vec<Attribution>>> {
-        let xs = self.vectors(words)?;
-        let responses = self.convolution.forward(&xs, sentences)?;
-        let winners = self.convolution.max_positions(&xs, sentences)?;
-        let widths = self.convolution.widths();
+        let xs = self.embed(words)?;
+        let responses = self.convs.forward(&xs, sentences)?;
+        let positions = self.convs.max_positions(&xs, sentences)?;
+        let widths = self.convs.widths();
         let mut attributions = vec![];
-        for ((sentence, winners), length) in winners.into_iter().enumerate().zip(sentences.lengths()) {
-            // (classes, filters)
-            let added = self.output.weight().broadcast_mul(&responses.get(sentence)?)?;
-            let added = added.t()?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+        for ((sentence, positions), length) in positions.into_iter().enumerate().zip(sentences.lengths()) {
+            let contributions = self.output.weight().broadcast_mul(&responses.get(sentence)?)?; // (classes, filters)
+            let contributions = contributions.t()?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
             let mut windows = BTreeMap::<(usize, usize), Vec<f32>>::new();
-            for ((first, &width), added) in winners.into_iter().zip(&widths).zip(added) {
+            for ((first, &width), logits) in positions.into_iter().zip(&widths).zip(contributions) {
+                // A window may begin before the sentence and end after it.
                 let end = (first + width as i64).clamp(0, length as i64) as usize;
-                let words = (first.max(0) as usize).min(end)..end;
-                let sums = windows.entry((words.start, words.end)).or_insert_with(|| vec![0.0; added.len()]);
-                sums.iter_mut().zip(added).for_each(|(sum, added)| *sum += added);
+                let start = (first.max(0) as usize).min(end);
+                let sums = windows.entry((start, end)).or_insert_with(|| vec![0.0; logits.len()]);
+                sums.iter_mut().zip(logits).for_each(|(sum, logit)| *sum += logit);
             }
-            let reason = |((start, end), logits)| Attribution { words: start..end, logits };
-            attributions.push(windows.into_iter().map(reason).collect());
+            let windows = windows.into_iter();
+            let attribution = |((start, end), logits)| Attribution { words: start..end, logits };
+            attributions.push(windows.map(attribution).collect());
         }
         Ok(attributions)
     }

@@ -1,15 +1,19 @@
-//! Drawing what comes next from a model's logits.
+//! Drawing the next token from a model's logits.
 
 use rand::Rng;
 
-/// How to choose among the tokens that a model holds likely.
+/// How to choose the next token: by temperature, and optionally from the most probable tokens only.
+///
+/// [`Default`] samples from the model's own distribution.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// What logits are divided by: below 1 the likely becomes likelier still; 0 always takes the likeliest.
+    /// Divides the logits. Below 1 probable tokens become more probable, above 1 less; 0 always chooses the most
+    /// probable token (greedy decoding).
     pub temperature: f64,
-    /// Only so many of the likeliest.
+    /// Sample from this number of most probable tokens only; at least one is kept.
     pub top_k: Option<usize>,
-    /// Only the likeliest that together have this probability (Holtzman et al. 2020, nucleus sampling).
+    /// Sample from the smallest set of most probable tokens whose probabilities sum to at least this (nucleus sampling,
+    /// Holtzman et al. 2020). It applies after `top_k`; at least one token is kept.
     pub top_p: Option<f64>,
 }
 
@@ -20,48 +24,50 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// The index of one of `logits`, drawn; one of negative infinity, or that is no number, is never drawn. None where
-    /// there are no others.
+    /// Draws the index of one of `logits`, or `None` if no token is possible.
+    ///
+    /// Tokens with a logit of negative infinity or NaN are never drawn. The first of several equal logits counts as the
+    /// most probable.
     pub fn sample(&self, logits: &[f32], rng: &mut impl Rng) -> Option<u32> {
         let mut tokens: Vec<(u32, f64)> = (0..)
             .zip(logits)
             .filter(|(_, logit)| **logit > f32::NEG_INFINITY)
             .map(|(token, &logit)| (token, f64::from(logit)))
             .collect();
-        let (likeliest, highest) =
+        let (best, highest) =
             tokens.iter().copied().reduce(|best, other| if other.1 > best.1 { other } else { best })?;
         if self.temperature == 0.0 || highest == f64::INFINITY {
-            return Some(likeliest);
+            return Some(best);
         }
-        // In f32, in which the logits are: twice as fast.
+        // The exponential in f32, the precision of the logits, is twice as fast.
         let weight = |logit: f64| f64::from((((logit - highest) / self.temperature) as f32).exp());
         tokens.iter_mut().for_each(|(_, logit)| *logit = weight(*logit));
         if self.top_k.is_some() || self.top_p.is_some() {
-            // Equally likely ones in their order.
+            // The sort is stable: equally probable tokens keep their order.
             tokens.sort_by(|a, b| b.1.total_cmp(&a.1));
             tokens.truncate(self.top_k.unwrap_or(usize::MAX).max(1));
         }
-        let mut total = total_of(&tokens);
+        let mut total = total_weight(&tokens);
         if let Some(top_p) = self.top_p {
-            let mut reached = 0.0;
-            let enough = tokens.iter().position(|(_, weight)| {
-                reached += weight;
-                reached >= top_p * total
+            let mut sum = 0.0;
+            let last = tokens.iter().position(|(_, weight)| {
+                sum += weight;
+                sum >= top_p * total
             });
-            tokens.truncate(enough.map_or(tokens.len(), |last| last + 1));
-            total = total_of(&tokens);
+            tokens.truncate(last.map_or(tokens.len(), |last| last + 1));
+            total = total_weight(&tokens);
         }
-        let mut left = rng.random::<f64>() * total;
+        let mut remaining = rng.random::<f64>() * total;
         let drawn = tokens.iter().find(|(_, weight)| {
-            left -= weight;
-            left < 0.0
+            remaining -= weight;
+            remaining < 0.0
         });
-        // Rounding may leave a little beyond the last.
+        // Rounding may leave a remainder after the last token.
         drawn.or(tokens.last()).map(|&(token, _)| token)
     }
 }
 
-fn total_of(tokens: &[(u32, f64)]) -> f64 {
+fn total_weight(tokens: &[(u32, f64)]) -> f64 {
     tokens.iter().map(|(_, weight)| weight).sum()
 }
 
@@ -70,12 +76,12 @@ mod tests {
     use super::*;
     use crate::rng;
 
-    /// How often each of `logits` is drawn in 10,000 times.
-    fn shares(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
-        let mut counts = vec![0.0; logits.len()];
+    /// The frequency of each token in 10,000 draws.
+    fn frequencies(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
+        let mut frequencies = vec![0.0; logits.len()];
         let rng = &mut rng::stream(3, "sampling");
-        (0..10_000).for_each(|_| counts[sampling.sample(logits, rng).unwrap() as usize] += 1e-4);
-        counts
+        (0..10_000).for_each(|_| frequencies[sampling.sample(logits, rng).unwrap() as usize] += 1e-4);
+        frequencies
     }
 
     fn close(found: &[f64], expected: &[f64]) -> bool {
@@ -83,32 +89,32 @@ mod tests {
     }
 
     #[test]
-    fn each_token_is_drawn_as_often_as_the_model_holds_it_likely() {
+    fn tokens_are_drawn_with_the_probabilities_of_the_model() {
         let logits = [0.5f32, 0.2, 0.3].map(f32::ln);
         let default = Sampling::default();
-        assert!(close(&shares(default, &logits), &[0.5, 0.2, 0.3]));
-        // At temperature 0.5 probabilities are squared.
+        assert!(close(&frequencies(default, &logits), &[0.5, 0.2, 0.3]));
+        // Temperature 0.5 squares the probabilities.
         let colder = Sampling { temperature: 0.5, ..default };
-        assert!(close(&shares(colder, &logits), &[0.25 / 0.38, 0.04 / 0.38, 0.09 / 0.38]));
+        assert!(close(&frequencies(colder, &logits), &[0.25 / 0.38, 0.04 / 0.38, 0.09 / 0.38]));
         let greedy = Sampling { temperature: 0.0, ..default };
         assert_eq!(greedy.sample(&logits, &mut rng::stream(0, "")), Some(0));
     }
 
     #[test]
-    fn only_the_likeliest_are_drawn_where_so_asked() {
+    fn top_k_and_top_p_restrict_the_draw_to_the_most_probable_tokens() {
         let logits = [0.1f32, 0.2, 0.4, 0.3].map(f32::ln);
         let default = Sampling::default();
         let two = Sampling { top_k: Some(2), ..default };
-        assert!(close(&shares(two, &logits), &[0.0, 0.0, 4.0 / 7.0, 3.0 / 7.0]));
-        // 0.4 and 0.3 do not reach 0.75, with 0.2 they do.
+        assert!(close(&frequencies(two, &logits), &[0.0, 0.0, 4.0 / 7.0, 3.0 / 7.0]));
+        // 0.4 + 0.3 is below 0.75, 0.4 + 0.3 + 0.2 is not.
         let nucleus = Sampling { top_p: Some(0.75), ..default };
-        assert!(close(&shares(nucleus, &logits), &[0.0, 2.0 / 9.0, 4.0 / 9.0, 3.0 / 9.0]));
+        assert!(close(&frequencies(nucleus, &logits), &[0.0, 2.0 / 9.0, 4.0 / 9.0, 3.0 / 9.0]));
         let none = Sampling { top_p: Some(0.0), top_k: Some(0), ..default };
-        assert_eq!(shares(none, &logits)[2].round(), 1.0);
+        assert_eq!(frequencies(none, &logits)[2].round(), 1.0);
     }
 
     #[test]
-    fn what_can_not_come_is_never_drawn() {
+    fn impossible_tokens_are_never_drawn() {
         let rng = &mut rng::stream(0, "");
         let out = f32::NEG_INFINITY;
         assert_eq!(Sampling::default().sample(&[out, 1.0, f32::NAN], rng), Some(1));

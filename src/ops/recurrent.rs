@@ -1,52 +1,52 @@
-//! A recurrent layer over whole sequences, in one operation.
+//! A recurrent layer over packed sequences, as one operation.
 //!
-//! The input's part in all gates of all steps is one matrix product. The recurrence then runs over chunks of the
-//! batch, each through all its steps without waiting for another, on weights laid out for the inner loop once. The
-//! gradient is back-propagation through time over the gates that the forward pass has left; the gradients of the
-//! weights are again products over whole sequences.
+//! A second operation, the final state, reads the last hidden states off the layer's output. Both share what the forward
+//! pass has saved.
 
 use super::autograd::{self, Operation};
 use super::host::{self, Element, with_real};
-use super::linear::column_sums;
 use super::{Cell, PackedSequences, reference};
-use crate::kernels::cpu::Real;
-use crate::kernels::cpu::cells::{self, Gates, elman_back, gru_back, lstm_back};
-use crate::kernels::cpu::matmul::{Init, Lhs, Panels, gemm, gemm_serial, gemm_transposed};
-use crate::kernels::cpu::parallel::{self, Shared};
-use crate::kernels::cpu::simd::vectorised;
-use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, bail};
+use crate::kernels::cpu::recurrent::{self as kernel, InitialState, Input, Layer};
+use crate::kernels::cpu::recurrent_gradient::{self as gradient, Saved};
+use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// The parameters of one direction of a layer, with PyTorch's shapes and order of gates.
+/// The parameters of one direction of a recurrent layer, with PyTorch's shapes and order of gates.
 #[derive(Debug, Clone)]
 pub struct RecurrentWeights {
     /// W, `(gates * hidden, features)`: PyTorch's `weight_ih`.
+    ///
+    /// For [`recurrent_tokens`]: the product of each token's vector with W, `(tokens, gates * hidden)`.
     pub input: Tensor,
-    /// U, `(gates * hidden, hidden)`: `weight_hh`.
+    /// U, `(gates * hidden, hidden)`: PyTorch's `weight_hh`.
     pub hidden: Tensor,
-    /// b, `(gates * hidden)`: `bias_ih`.
+    /// b, `(gates * hidden)`: PyTorch's `bias_ih`.
     pub input_bias: Tensor,
-    /// c, `(gates * hidden)`: `bias_hh`.
+    /// d, `(gates * hidden)`: PyTorch's `bias_hh`.
     pub hidden_bias: Tensor,
 }
 
-/// What a recurrent layer, or several, knows of the steps before.
+/// The state of a recurrent network between two time steps: one vector per sequence, layer and direction.
+///
+/// The first dimension is ordered as in PyTorch: layer by layer, and within a layer the forward direction first.
 #[derive(Debug, Clone)]
 pub struct RecurrentState {
-    /// `(layers * directions, batch, hidden)`
+    /// Hidden states h, `(layers * directions, batch, hidden)`.
     pub hidden: Tensor,
-    /// The same of LSTM's cells.
+    /// Cell states c of an LSTM, in the same shape; `None` for other cells.
     pub cell: Option<Tensor>,
 }
 
-/// The hidden states `(rows, directions * hidden)` at all elements `xs` `(rows, features)` of `sequences`, and the
-/// state after each sequence's last step (of the backward direction: its first).
+/// Runs one recurrent layer over the input `xs` `(rows, features)` of `sequences`.
 ///
-/// One of `weights` a direction: the first goes forward, a second one backward from each sequence's own end. The state
-/// to start from, `(directions, batch, hidden)`, is zero if none is given.
+/// Returns the hidden states at all elements, `(rows, directions * hidden)`, and the final state `(directions, batch,
+/// hidden)`. The layer has one direction per element of `weights`: the first reads each sequence forward, the second
+/// backward from the sequence's own end, so that its final state belongs to the first element. `state` is the initial
+/// state `(directions, batch, hidden)`; it is zero if `None`.
 ///
 /// # Errors
-/// When shapes do not fit.
+/// If the shapes do not agree, or `state` has a cell part for another cell than an LSTM or lacks it for an LSTM.
 pub fn recurrent(
     cell: Cell,
     xs: &Tensor,
@@ -64,16 +64,17 @@ pub fn recurrent(
     if !xs.device().is_cpu() {
         return reference::recurrent(cell, xs, sequences, weights, state);
     }
-    run(cell, hidden, xs, None, sequences, weights, state)
+    run(cell, [features, hidden], xs, None, sequences, weights, state)
 }
 
-/// The same where the elements are tokens, `ids` `(rows)` in u32, and it is known already what each of them adds to the
-/// gates: in place of a direction's input weights stand those sums, `(tokens, gates * hidden)`.
+/// Runs one recurrent layer over tokens `ids` `(rows)`, u32, whose products with the input weights are known.
 ///
-/// Where there are fewer tokens than rows this is less work, in the gradient too.
+/// This is [`recurrent`] on the tokens' vectors, except that `weights` hold, in place of the input weights, a table
+/// `(tokens, gates * hidden)`: the product of each token's vector with the input weights, without biases. If there are
+/// fewer tokens than rows this is less work, also in the backward pass.
 ///
 /// # Errors
-/// When shapes do not fit, or an id is no token's.
+/// As for [`recurrent`]; also if an id is not below the number of tokens.
 pub fn recurrent_tokens(
     cell: Cell,
     ids: &Tensor,
@@ -82,25 +83,29 @@ pub fn recurrent_tokens(
     state: Option<&RecurrentState>,
 ) -> Result<(Tensor, RecurrentState)> {
     if ids.dims() != [sequences.rows()] || ids.dtype() != DType::U32 {
-        let (dims, dtype) = (ids.dims(), ids.dtype());
-        bail!("recurrent: found ids of shape {dims:?} in {dtype:?}, expected ({}) in u32", sequences.rows());
+        let (dims, dtype) = (ids.dims(), ids.dtype().as_str());
+        bail!("recurrent: found ids of shape {dims:?} in {dtype}, expected ({}) in u32", sequences.rows());
     }
-    let tokens = weights.first().map_or(Ok(0), |weights| weights.input.dim(0))?;
+    let tokens = match weights.first() {
+        Some(weights) => weights.input.dims().first().copied().unwrap_or(0),
+        None => 0,
+    };
     let hidden = check(cell, |gates| [tokens, gates], sequences, weights, state)?;
     if !ids.device().is_cpu() {
         return reference::recurrent_tokens(cell, ids, sequences, weights, state);
     }
-    let numbers = ids.to_vec1::<u32>()?;
-    if let Some(id) = numbers.iter().find(|&&id| id as usize >= tokens) {
+    let ids = ids.to_vec1::<u32>()?;
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= tokens) {
         bail!("recurrent: found the id {id}, expected one below {tokens}");
     }
-    let none = Tensor::zeros(0, weights[0].input.dtype(), ids.device())?;
-    run(cell, hidden, &none, Some(numbers), sequences, weights, state)
+    let no_input = Tensor::zeros(0, weights[0].input.dtype(), &Device::Cpu)?;
+    run(cell, [tokens, hidden], &no_input, Some(ids), sequences, weights, state)
 }
 
+/// Applies the two operations to arguments of the right shapes.
 fn run(
     cell: Cell,
-    hidden: usize,
+    [features, hidden]: [usize; 2],
     xs: &Tensor,
     ids: Option<Vec<u32>>,
     sequences: &Arc<PackedSequences>,
@@ -116,28 +121,18 @@ fn run(
     for state in state.into_iter().flat_map(|state| [Some(&state.hidden), state.cell.as_ref()]).flatten() {
         args.push(state.contiguous()?);
     }
-    let layer = Layer {
-        cell,
-        hidden,
-        directions: weights.len(),
-        ids,
-        sequences: sequences.clone(),
-        memory: Arc::default(),
-    };
-    let end = Ending {
-        cell,
-        directions: layer.directions,
-        sequences: sequences.clone(),
-        memory: layer.memory.clone(),
-    };
+    let sizes = Sizes { cell, features, hidden, directions: weights.len(), sequences: sequences.clone() };
+    let saved = Arc::<SavedForBackward>::default();
+    let layer = Recurrent { sizes: sizes.clone(), ids, saved: saved.clone() };
     let ys = autograd::apply(layer, args)?;
-    let end = autograd::apply(end, vec![ys.clone()])?;
-    let cell = if cell.has_cell_state() { Some(end.get(1)?) } else { None };
-    Ok((ys, RecurrentState { hidden: end.get(0)?, cell }))
+    let state = autograd::apply(FinalState { sizes, saved }, vec![ys.clone()])?;
+    let cell = if cell.has_cell_state() { Some(state.get(1)?) } else { None };
+    Ok((ys, RecurrentState { hidden: state.get(0)?, cell }))
 }
 
-/// The number of hidden units, of arguments that fit each other; `input` gives the shape of what stands for the input's
-/// weights, for so many gate units.
+/// Checks that the arguments fit each other and returns the number of hidden units.
+///
+/// `input_shape` is the expected shape of the input weights, given the number of rows of the weights.
 pub(super) fn check(
     cell: Cell,
     input_shape: impl Fn(usize) -> [usize; 2],
@@ -149,7 +144,12 @@ pub(super) fn check(
         bail!("recurrent: found weights of {} directions, expected one or two", weights.len());
     }
     let hidden = weights[0].hidden.dims().last().copied().unwrap_or(0);
-    let rows = cell.gates() * hidden;
+    let Some(rows) = cell.gates().checked_mul(hidden).filter(|&rows| rows > 0) else {
+        bail!(
+            "recurrent: found a hidden weight of shape {:?}, expected (gates * hidden, hidden)",
+            weights[0].hidden.dims()
+        )
+    };
     for RecurrentWeights { input, hidden: recurrent, input_bias, hidden_bias } in weights {
         for (name, found, expected) in [
             ("input weight", input.dims(), input_shape(rows).as_slice()),
@@ -157,10 +157,10 @@ pub(super) fn check(
             ("input bias", input_bias.dims(), &[rows]),
             ("hidden bias", hidden_bias.dims(), &[rows]),
         ] {
-            if found != expected || rows == 0 {
+            if found != expected {
                 bail!(
-                    "recurrent: found the {name} of shape {found:?}, expected {expected:?} for a {cell:?} cell of \
-                     {hidden} hidden units"
+                    "recurrent: found the {name} of shape {found:?}, expected {expected:?} for a layer of {hidden} \
+                     {cell} units"
                 );
             }
         }
@@ -172,435 +172,150 @@ pub(super) fn check(
                 bail!("recurrent: found a state of shape {:?}, expected {expected:?}", found.dims());
             }
         }
-        if cells.is_some() != cell.has_cell_state() {
-            bail!("recurrent: a state must have a cell part for an LSTM, and for nothing else");
+        match (cells, cell.has_cell_state()) {
+            (Some(_), false) => {
+                bail!("recurrent: found a state with a cell part, expected none for a {cell} layer")
+            }
+            (None, true) => bail!("recurrent: found a state without a cell part, expected one for an LSTM"),
+            _ => {}
         }
     }
     Ok(hidden)
 }
 
-/// What the forward pass leaves behind.
+/// The sizes of a layer; see [`Layer`].
+#[derive(Clone)]
+struct Sizes {
+    cell: Cell,
+    features: usize,
+    hidden: usize,
+    directions: usize,
+    sequences: Arc<PackedSequences>,
+}
+
+impl Sizes {
+    fn layer(&self) -> Layer<'_> {
+        let &Self { cell, features, hidden, directions, ref sequences } = self;
+        Layer { cell, features, hidden, directions, sequences: sequences.layout() }
+    }
+}
+
+/// What the backward pass needs besides arguments and result.
 #[derive(Default)]
-struct Memory {
-    kept: OnceLock<Kept>,
-    /// The gradient of the last cells, on its way back from [`Ending`].
+struct SavedForBackward {
+    activations: OnceLock<Activations>,
+    /// The gradient of the final cell state, on its way from [`FinalState`] to [`Recurrent`].
     cell_grad: Mutex<Option<Tensor>>,
 }
 
-struct Kept {
-    /// Of GRU and LSTM, after their nonlinearities: `(directions, rows, width)`, a row being one of [`Gates`].
+/// Intermediate values of the forward pass.
+struct Activations {
+    /// The activated gates of a GRU or LSTM, flat; the gates of other cells follow from the result.
     gates: Option<Tensor>,
-    /// Of LSTM: `(directions, rows, hidden)`.
+    /// The cell states of an LSTM, flat.
     cells: Option<Tensor>,
 }
 
-struct Layer {
-    cell: Cell,
-    hidden: usize,
-    directions: usize,
-    /// The tokens, where the elements are such.
+/// The operation of a layer: arguments are the input, the weights of each direction and the parts of the initial state.
+struct Recurrent {
+    sizes: Sizes,
+    /// The tokens, if the input weights are a table of tokens.
     ids: Option<Vec<u32>>,
-    sequences: Arc<PackedSequences>,
-    memory: Arc<Memory>,
+    saved: Arc<SavedForBackward>,
 }
 
-/// The sequences that one task goes through: places in the order of falling length.
-#[derive(Clone, Copy)]
-struct Chunk {
-    direction: usize,
-    start: usize,
-    end: usize,
-}
-
-/// A step of a chunk.
-struct Step {
-    /// Its first row.
-    row: usize,
-    /// How many of its sequences have an element here.
-    active: usize,
-    /// How many of those have been at a step before this one.
-    carried: usize,
-    /// The row of the first of those at that step.
-    before: usize,
-}
-
-impl Layer {
-    /// The tasks that do not wait for each other. Few sequences a task would read the weights too often.
-    fn chunks(&self) -> Vec<Chunk> {
-        let batch = self.sequences.batch();
-        let count = batch.div_ceil(32).max((batch / 8).min(2)).max(1);
-        let part = |i: usize| (i * batch / count, (i + 1) * batch / count);
-        let all = (0..count).map(part);
-        all.flat_map(|(start, end)| {
-            (0..self.directions).map(move |direction| Chunk { direction, start, end })
-        })
-        .collect()
-    }
-
-    /// The steps of a chunk in the order of the recurrence.
-    fn steps(&self, chunk: Chunk) -> impl DoubleEndedIterator<Item = Step> + '_ {
-        let last = self.sequences.steps() - 1;
-        let forward = chunk.direction == 0;
-        let rows = move |step: usize| {
-            let (size, start) = self.sequences.step(step);
-            (start + chunk.start, size.min(chunk.end).saturating_sub(chunk.start))
+impl Recurrent {
+    /// The arguments of the kernels.
+    fn arguments<'a, T: Element>(
+        &'a self,
+        held: &'a host::Held<'_, impl Deref<Target = Storage>>,
+        count: usize,
+    ) -> Result<(Input<'a, T>, Vec<kernel::Weights<'a, T>>, InitialState<T>)> {
+        let input = match &self.ids {
+            Some(ids) => Input::Tokens(ids),
+            None => Input::Features(held.get::<T>(0)?),
         };
-        (0..=last).map(move |i| if forward { i } else { last - i }).filter_map(move |step| {
-            let (row, active) = rows(step);
-            let before =
-                if forward { step.checked_sub(1) } else { Some(step + 1).filter(|&step| step <= last) };
-            let (before, there) = before.map(rows).filter(|&(_, there)| there > 0).unwrap_or_default();
-            (active > 0).then_some(Step { row, active, carried: active.min(there), before })
-        })
+        let state_index = 1 + 4 * self.sizes.directions;
+        let weights = (1..state_index).step_by(4).map(|i| {
+            Ok(kernel::Weights {
+                input: held.get(i)?,
+                hidden: held.get(i + 1)?,
+                input_bias: held.get(i + 2)?,
+                hidden_bias: held.get(i + 3)?,
+            })
+        });
+        let state = |i: usize| (i < count).then(|| held.get::<T>(i)).transpose();
+        let initial = self.sizes.layer().initial_state(state(state_index)?, state(state_index + 1)?);
+        Ok((input, weights.collect::<Result<_>>()?, initial))
     }
 
     fn run<T: Element>(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
-        let &Self { cell, hidden, directions, .. } = self;
-        let (rows, batch) = (self.sequences.rows(), self.sequences.batch());
-        let layout = Gates::new(cell, hidden);
-        // SAFETY: all that is read of these is written first.
-        let (mut gates, mut states, mut cells) = unsafe {
-            let cells = if cell.has_cell_state() { directions * rows * hidden } else { 0 };
-            (
-                parallel::unwritten::<T>(directions * rows * layout.row),
-                parallel::unwritten::<T>(directions * rows * hidden),
-                parallel::unwritten::<T>(cells),
-            )
-        };
-        let initial = Initial::<T>::of(self, args)?;
+        let Sizes { cell, hidden, directions, sequences, .. } = &self.sizes;
         let held = host::hold(args);
-        let xs = held.get::<T>(0)?;
-        let mut weights = Vec::new();
-        for (direction, gates) in gates.chunks_exact_mut(rows * layout.row).enumerate() {
-            let at = 1 + 4 * direction;
-            let (input, recurrent) = (held.get::<T>(at)?, held.get::<T>(at + 1)?);
-            let (input_bias, hidden_bias) = (held.get::<T>(at + 2)?, held.get::<T>(at + 3)?);
-            let start = layout.start(input_bias, hidden_bias);
-            if self.ids.is_none() {
-                let (features, panels) = (input.len() / layout.added, layout.input_panels(input));
-                gemm((xs, features), &panels, gates, layout.row, Init::Bias(&start[..layout.added]));
-            }
-            weights.push((input, start, layout.recurrent_panels(recurrent)));
-        }
-        let (chunks, zeros) = (self.chunks(), vec![T::ZERO; hidden]);
-        let (all_gates, all_states) = (Shared::new(&mut gates), Shared::new(&mut states));
-        let all_cells = Shared::new(&mut cells);
-        parallel::for_each_chunk(chunks.len(), |i| {
-            let chunk = chunks[i];
-            let (input, start, right) = &weights[chunk.direction];
-            let first = chunk.direction * rows;
-            for Step { row, active, carried, before } in self.steps(chunk) {
-                // SAFETY: these rows belong to this chunk's sequences, and those of the step before are other ones.
-                let (gates, ys, last) = unsafe {
-                    (
-                        rows_of(&all_gates, first + row, active, layout.row),
-                        rows_of(&all_states, first + row, active, hidden),
-                        &*rows_of(&all_states, first + before, carried, hidden),
-                    )
-                };
-                // What the input's product has not written yet.
-                let written = if self.ids.is_some() { 0 } else { layout.added };
-                for gates in gates.chunks_exact_mut(layout.row) {
-                    gates[written..start.len()].copy_from_slice(&start[written..]);
-                }
-                if let Some(ids) = &self.ids {
-                    for (gates, &id) in gates.chunks_exact_mut(layout.row).zip(&ids[row..]) {
-                        let input = &input[id as usize * layout.added..][..layout.added];
-                        let (later, earlier) = input.split_at(layout.input_from);
-                        let (first, rest) = gates.split_at_mut(earlier.len());
-                        first.iter_mut().zip(earlier).for_each(|(gate, &x)| *gate += x);
-                        rest.iter_mut().zip(later).for_each(|(gate, &x)| *gate += x);
-                    }
-                }
-                let add_product = |states: &[T], gates: &mut [T], count: usize| {
-                    let gates = &mut gates[layout.hidden_at..];
-                    gemm_serial(
-                        Lhs::Rows(states, hidden),
-                        right,
-                        gates,
-                        (count, layout.row),
-                        Init::Accumulate,
-                    );
-                };
-                add_product(last, gates, carried);
-                if active > carried && !initial.hidden.is_empty() {
-                    let place = chunk.direction * batch + chunk.start + carried;
-                    let fresh = &mut gates[carried * layout.row..];
-                    add_product(&initial.hidden[place * hidden..], fresh, active - carried);
-                }
-                let (cells, memory) = match cell.has_cell_state() {
-                    // SAFETY: as above.
-                    true => unsafe {
-                        (
-                            rows_of(&all_cells, first + row, active, hidden),
-                            &*rows_of(&all_cells, first + before, carried, hidden),
-                        )
-                    },
-                    false => (Default::default(), last),
-                };
-                let fresh = initial.memory(cell, chunk, hidden, batch);
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        for (i, (gates, y)) in
-                            gates.chunks_exact_mut(layout.row).zip(ys.chunks_exact_mut(hidden)).enumerate()
-                        {
-                            let place = i * hidden..(i + 1) * hidden;
-                            let before = match i < carried {
-                                true => &memory[place.clone()],
-                                false => fresh.get(place.clone()).unwrap_or(&zeros),
-                            };
-                            // Only an LSTM has cells.
-                            let cells = cells.get_mut(place).unwrap_or_default();
-                            cells::step(cell, gates, before, cells, y);
-                        }
-                    },
-                );
-            }
-        });
-        let shaped =
-            |data: Vec<T>, width: usize| Tensor::from_vec(data, (directions, rows, width), &Device::Cpu);
-        let gated = matches!(cell, Cell::Gru | Cell::Lstm);
-        let kept = Kept {
-            gates: if gated { Some(shaped(gates, layout.row)?) } else { None },
-            cells: if cell.has_cell_state() { Some(shaped(cells, hidden)?) } else { None },
+        let (input, weights, initial) = self.arguments::<T>(&held, args.len())?;
+        let kernel::Forward { ys, gates, cells } =
+            kernel::forward(self.sizes.layer(), input, &weights, &initial);
+        let save = |keep: bool, data: Vec<T>| {
+            let len = data.len();
+            keep.then(|| Tensor::from_vec(data, len, &Device::Cpu)).transpose()
         };
-        let _ = self.memory.kept.set(kept);
-        let ys = match directions {
-            1 => states,
-            _ => {
-                let (forward, backward) = states.split_at(rows * hidden);
-                forward
-                    .chunks_exact(hidden)
-                    .zip(backward.chunks_exact(hidden))
-                    .flat_map(|(forward, backward)| forward.iter().chain(backward).copied())
-                    .collect()
-            }
+        let activations = Activations {
+            gates: save(matches!(cell, Cell::Gru | Cell::Lstm), gates)?,
+            cells: save(cell.has_cell_state(), cells)?,
         };
-        Ok(host::output(ys, (rows, directions * hidden)))
+        let _ = self.saved.activations.set(activations);
+        Ok(host::output(ys, (sequences.rows(), directions * hidden)))
     }
 
-    fn run_back<T: Element>(
+    fn run_backward<T: Element>(
         &self,
         args: &[Tensor],
         ys: &Tensor,
         grad: &Tensor,
     ) -> Result<Vec<Option<Tensor>>> {
-        let &Self { cell, hidden, directions, .. } = self;
-        let (rows, batch) = (self.sequences.rows(), self.sequences.batch());
-        let layout = Gates::new(cell, hidden);
-        let initial = Initial::<T>::of(self, args)?;
-        let Some(kept) = self.memory.kept.get() else { bail!("recurrent: backward before forward") };
-        let (none, ys_row) = (Tensor::zeros(0, grad.dtype(), &Device::Cpu)?, directions * hidden);
-        // SAFETY: all that is read of it is written first.
-        let mut gate_grads = unsafe { parallel::unwritten::<T>(directions * rows * layout.row) };
-        // Of the state before the step gone back to last; in the order of falling length.
-        let mut state_grads = vec![T::ZERO; directions * batch * hidden];
-        let cell_grad = self.memory.cell_grad.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut cell_grads = match &cell_grad {
-            Some(grad) => host::read(grad, |grad| Ok(self.sorted(grad)))?,
-            None => vec![T::ZERO; directions * batch * hidden],
+        let (layer, directions) = (self.sizes.layer(), self.sizes.directions);
+        let Some(Activations { gates, cells }) = self.saved.activations.get() else {
+            bail!("recurrent: backward before forward")
         };
-        let given = host::hold(args);
-        let features = given.get::<T>(1)?.len() / layout.added;
-        let weights = (0..directions).map(|direction| {
-            let weight = given.get::<T>(2 + 4 * direction)?;
-            Ok(Panels::new((layout.added, hidden), |k| &weight[k * hidden..]))
-        });
-        let weights: Vec<_> = weights.collect::<Result<_>>()?;
-        let held = [kept.gates.as_ref(), kept.cells.as_ref(), Some(ys), Some(grad)];
-        let held = host::hold(held.map(|tensor| tensor.unwrap_or(&none)));
-        let (gates, cells) = (held.get::<T>(0)?, held.get::<T>(1)?);
-        let (ys, grad) = (held.get::<T>(2)?, held.get::<T>(3)?);
-        let chunks = self.chunks();
-        let zeros = vec![T::ZERO; hidden];
-        let all_grads = Shared::new(&mut gate_grads);
-        let (all_states, all_cells) = (Shared::new(&mut state_grads), Shared::new(&mut cell_grads));
-        parallel::for_each_chunk(chunks.len(), |i| {
-            let chunk = chunks[i];
-            let first = chunk.direction * rows;
-            let own = (chunk.direction * batch + chunk.start) * hidden
-                ..(chunk.direction * batch + chunk.end) * hidden;
-            // SAFETY: each sequence belongs to one chunk alone.
-            let (state_grads, cell_grads) = unsafe { (all_states.slice(own.clone()), all_cells.slice(own)) };
-            let fresh = initial.memory(cell, chunk, hidden, batch);
-            for Step { row, active, carried, before } in self.steps(chunk).rev() {
-                let place = (first + row) * layout.row..(first + row + active) * layout.row;
-                // SAFETY: these rows belong to this chunk's sequences.
-                let gate_grads = unsafe { all_grads.slice(place) };
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        for (i, gate_grads) in gate_grads.chunks_exact_mut(layout.row).enumerate() {
-                            let at = (row + i) * ys_row + chunk.direction * hidden;
-                            let (y, grad) = (&ys[at..at + hidden], &grad[at..at + hidden]);
-                            let own = i * hidden..(i + 1) * hidden;
-                            let state = &mut state_grads[own.clone()];
-                            let of = |numbers: &'_ [T], width: usize| -> std::ops::Range<usize> {
-                                let at = (first + row + i) * width;
-                                if numbers.is_empty() { 0..0 } else { at..at + width }
-                            };
-                            let gates = &gates[of(gates, layout.row)];
-                            let before = || match i < carried {
-                                true if cell.has_cell_state() => {
-                                    let at = (first + before + i) * hidden;
-                                    &cells[at..at + hidden]
-                                }
-                                true => {
-                                    let at = (before + i) * ys_row + chunk.direction * hidden;
-                                    &ys[at..at + hidden]
-                                }
-                                false => fresh.get(own.clone()).unwrap_or(&zeros),
-                            };
-                            match cell {
-                                Cell::Tanh => elman_back(y, grad, state, gate_grads, |y| T::ONE - y * y),
-                                Cell::Relu => elman_back(y, grad, state, gate_grads, |y| {
-                                    if y <= T::ZERO { T::ZERO } else { T::ONE }
-                                }),
-                                Cell::Gru => gru_back(gates, before(), grad, state, gate_grads),
-                                Cell::Lstm => {
-                                    let cells_here = &cells[of(cells, hidden)];
-                                    let cell_grad = &mut cell_grads[own.clone()];
-                                    lstm_back(
-                                        gates,
-                                        before(),
-                                        cells_here,
-                                        grad,
-                                        state,
-                                        cell_grad,
-                                        gate_grads,
-                                    );
-                                }
-                            }
-                        }
-                    },
-                );
-                // What came before, where anything did.
-                let wanted = if initial.hidden.is_empty() { carried } else { active };
-                let left = Lhs::Rows(&gate_grads[layout.hidden_at..], layout.row);
-                let start = if cell == Cell::Gru { Init::Accumulate } else { Init::Zero };
-                gemm_serial(left, &weights[chunk.direction], &mut *state_grads, (wanted, hidden), start);
-            }
-        });
+        let cell_grad = lock(&self.saved.cell_grad).take();
+        let empty = Tensor::zeros(0, grad.dtype(), &Device::Cpu)?;
+        let optional = [gates, cells, &cell_grad].map(|tensor| tensor.as_ref().unwrap_or(&empty));
+        let (given, held) = (host::hold(args), host::hold([ys, grad].into_iter().chain(optional)));
+        let (input, weights, initial) = self.arguments::<T>(&given, args.len())?;
+        let (ys, grad) = (held.get::<T>(0)?, held.get::<T>(1)?);
+        let saved = Saved { ys, gates: held.get(2)?, cells: held.get(3)? };
+        let cell_grad = cell_grad.is_some().then(|| held.get::<T>(4)).transpose()?;
+        let back = gradient::backward(layer, &weights, &initial, saved, grad, cell_grad);
 
         let tensor =
             |data: Vec<T>, like: &Tensor| Tensor::from_vec(data, like.shape(), &Device::Cpu).map(Some);
         let mut grads = vec![None; args.len()];
         if args[0].track_op() {
-            // SAFETY: the first direction's product writes all of it.
-            let mut xs_grad = unsafe { parallel::unwritten::<T>(rows * features) };
-            for direction in 0..directions {
-                let gate_grads = &gate_grads[direction * rows * layout.row..];
-                let weight = given.get::<T>(1 + 4 * direction)?;
-                let panels =
-                    Panels::new((layout.added, features), |k| &weight[layout.input_row(k) * features..]);
-                let start = if direction == 0 { Init::Zero } else { Init::Accumulate };
-                gemm((gate_grads, layout.row), &panels, &mut xs_grad, features, start);
-            }
-            grads[0] = tensor(xs_grad, &args[0])?;
+            grads[0] = tensor(gradient::input_gradient(layer, &weights, &back.gates), &args[0])?;
         }
-        let xs = given.get::<T>(0)?;
-        for (direction, weight) in args[1..].chunks_exact(4).take(directions).enumerate() {
-            let gate_grads = &gate_grads[direction * rows * layout.row..][..rows * layout.row];
-            let at = 1 + 4 * direction;
+        let (weight_args, state_args) = args[1..].split_at(4 * directions);
+        for (direction, weight) in weight_args.chunks_exact(4).enumerate() {
+            let mut set = |first: usize, parts: [Vec<T>; 2]| -> Result<()> {
+                for (i, part) in (first..).zip(parts) {
+                    grads[1 + 4 * direction + i] = tensor(part, &weight[i])?;
+                }
+                Ok(())
+            };
             if weight[0].track_op() || weight[1].track_op() {
-                let (before, zeros) = (self.before(direction), vec![T::ZERO; hidden]);
-                let input = |k: usize| &xs[k * features..];
-                let recurrent = |k: usize| match before[k] {
-                    Before::Row(row) => &ys[row * ys_row + direction * hidden..],
-                    Before::Start(place) => {
-                        let at = (direction * batch + place) * hidden;
-                        initial.hidden.get(at..at + hidden).unwrap_or(&zeros)
-                    }
-                };
-                let (dims, left) = ((rows, layout.added), (gate_grads, layout.row));
-                let from_hidden = (&gate_grads[layout.hidden_at..], layout.row);
-                let recurrent_alone = || {
-                    let [recurrent] = gemm_transposed(from_hidden, [(&recurrent, hidden)], dims);
-                    recurrent
-                };
-                let [input, recurrent] = match &self.ids {
-                    Some(ids) => [layout.sums_of_tokens(gate_grads, ids, features), recurrent_alone()],
-                    None => {
-                        let [mut input, recurrent] = match layout.hidden_at {
-                            // Both from the same gates, which are laid out once.
-                            0 => gemm_transposed(left, [(&input, features), (&recurrent, hidden)], dims),
-                            _ => {
-                                let [input] = gemm_transposed(left, [(&input, features)], dims);
-                                [input, recurrent_alone()]
-                            }
-                        };
-                        input.rotate_left((layout.added - layout.input_from) % layout.added * features);
-                        [input, recurrent]
-                    }
-                };
-                grads[at] = tensor(input, &weight[0])?;
-                grads[at + 1] = tensor(recurrent, &weight[1])?;
+                set(0, gradient::weight_gradients(layer, direction, input, ys, &initial, &back.gates))?;
             }
             if weight[2].track_op() || weight[3].track_op() {
-                let sums = column_sums(gate_grads, layout.row, layout.hidden_at + layout.added);
-                let mut input = sums[..layout.added].to_vec();
-                input.rotate_left((layout.added - layout.input_from) % layout.added);
-                grads[at + 2] = tensor(input, &weight[2])?;
-                grads[at + 3] = tensor(sums[layout.hidden_at..].to_vec(), &weight[3])?;
+                set(2, gradient::bias_gradients(layer, direction, &back.gates))?;
             }
         }
-        let states = args.iter().skip(1 + 4 * directions).zip([state_grads, cell_grads]);
-        for (i, (state, grad)) in states.enumerate() {
-            grads[1 + 4 * directions + i] = tensor(self.unsorted(&grad), state)?;
+        for (i, (state, grad)) in state_args.iter().zip([back.hidden, back.cell]).enumerate() {
+            grads[1 + 4 * directions + i] = tensor(layer.to_batch_order(&grad), state)?;
         }
         Ok(grads)
     }
-
-    /// States `(directions, batch, hidden)`, put in the order of falling length.
-    fn sorted<T: Element>(&self, states: &[T]) -> Vec<T> {
-        let batch = self.sequences.batch();
-        let mut sorted = Vec::with_capacity(states.len());
-        for states in states.chunks_exact(batch * self.hidden) {
-            for &sequence in self.sequences.order() {
-                sorted.extend_from_slice(&states[sequence * self.hidden..(sequence + 1) * self.hidden]);
-            }
-        }
-        sorted
-    }
-
-    /// The other way round.
-    fn unsorted<T: Element>(&self, states: &[T]) -> Vec<T> {
-        let mut back = vec![T::ZERO; states.len()];
-        let batch = self.sequences.batch();
-        for (place, from) in states.chunks_exact(self.hidden).enumerate() {
-            let to = place / batch * batch + self.sequences.order()[place % batch];
-            back[to * self.hidden..(to + 1) * self.hidden].copy_from_slice(from);
-        }
-        back
-    }
-
-    fn whole(&self, direction: usize) -> Chunk {
-        Chunk { direction, start: 0, end: self.sequences.batch() }
-    }
-
-    /// What comes before each row of a direction.
-    fn before(&self, direction: usize) -> Vec<Before> {
-        let mut before = vec![Before::Start(0); self.sequences.rows()];
-        for step in self.steps(self.whole(direction)) {
-            for i in 0..step.active {
-                before[step.row + i] =
-                    if i < step.carried { Before::Row(step.before + i) } else { Before::Start(i) };
-            }
-        }
-        before
-    }
 }
 
-/// Where the hidden state that a step starts from is: in the row of another step, or at its sequence's place in the
-/// initial state.
-#[derive(Clone, Copy)]
-enum Before {
-    Row(usize),
-    Start(usize),
-}
-
-impl Operation for Layer {
+impl Operation for Recurrent {
     fn name(&self) -> &'static str {
         "recurrent"
     }
@@ -610,115 +325,46 @@ impl Operation for Layer {
     }
 
     fn backward(&self, args: &[Tensor], ys: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        with_real!(self.name(), grad.dtype(), T => self.run_back::<T>(args, ys, grad))
+        with_real!(self.name(), grad.dtype(), T => self.run_backward::<T>(args, ys, grad))
     }
 }
 
-/// The state to start from, `(directions, batch, hidden)` in the order of falling length; empty if it is zero.
-struct Initial<T> {
-    hidden: Vec<T>,
-    cell: Vec<T>,
+/// The operation that reads the final state off a layer's output: `(1, directions, batch, hidden)`, or `(2, ..)` with the
+/// cell state of an LSTM.
+struct FinalState {
+    sizes: Sizes,
+    saved: Arc<SavedForBackward>,
 }
 
-impl<T: Element> Initial<T> {
-    fn of(layer: &Layer, args: &[Tensor]) -> Result<Self> {
-        let mut states = args[1 + 4 * layer.directions..]
-            .iter()
-            .map(|state| host::read(state, |state| Ok(layer.sorted(state))));
-        let mut next = || states.next().unwrap_or(Ok(Vec::new()));
-        Ok(Self { hidden: next()?, cell: next()? })
-    }
-
-    /// What an element-wise step needs of it for a chunk: LSTM the cells, others the hidden states.
-    fn memory(&self, cell: Cell, chunk: Chunk, hidden: usize, batch: usize) -> &[T] {
-        let states = if cell.has_cell_state() { &self.cell } else { &self.hidden };
-        states.get((chunk.direction * batch + chunk.start) * hidden..).unwrap_or(&[])
-    }
-}
-
-/// Some rows, each of `width` numbers.
-///
-/// # Safety
-/// As for [`Shared::slice`].
-#[allow(clippy::mut_from_ref)]
-unsafe fn rows_of<'a, T>(shared: &'a Shared<T>, row: usize, count: usize, width: usize) -> &'a mut [T] {
-    // SAFETY: the caller's.
-    unsafe { shared.slice(row * width..(row + count) * width) }
-}
-
-/// The state after the last steps: `(1, directions, batch, hidden)` of the hidden states, with LSTM 2 for the cells.
-struct Ending {
-    cell: Cell,
-    directions: usize,
-    sequences: Arc<PackedSequences>,
-    memory: Arc<Memory>,
-}
-
-impl Ending {
-    /// The row where each sequence ends in a direction.
-    fn rows(&self, direction: usize) -> Vec<usize> {
-        let mut first = vec![0; self.sequences.batch()];
-        if direction == 0 {
-            return self.sequences.last_rows();
-        }
-        self.sequences.order().iter().enumerate().for_each(|(row, &sequence)| first[sequence] = row);
-        first
-    }
-
-    /// Where in `ys` each sequence's last hidden state is, direction after direction.
-    fn places(&self, hidden: usize) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
-        let of = move |direction: usize| {
-            self.rows(direction).into_iter().map(move |row| (row * self.directions + direction) * hidden)
-        };
-        (0..self.directions).flat_map(of).map(move |at| at..at + hidden)
-    }
-
-    fn run<T: Element>(&self, ys: &[T], hidden: usize) -> Result<Vec<T>> {
-        let mut end = Vec::new();
-        self.places(hidden).for_each(|place| end.extend_from_slice(&ys[place]));
-        if let Some(cells) = self.memory.kept.get().and_then(|kept| kept.cells.as_ref()) {
-            host::read(cells, |cells: &[T]| {
-                let cells_of = cells.chunks_exact(self.sequences.rows() * hidden);
-                for (direction, cells) in cells_of.enumerate() {
-                    for row in self.rows(direction) {
-                        end.extend_from_slice(&cells[row * hidden..(row + 1) * hidden]);
-                    }
-                }
-                Ok(())
-            })?;
-        }
-        Ok(end)
-    }
-}
-
-impl Operation for Ending {
+impl Operation for FinalState {
     fn name(&self) -> &'static str {
-        "recurrent-end"
+        "recurrent-final-state"
     }
 
     fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
-        let hidden = args[0].dim(1)? / self.directions;
-        let parts = if self.cell.has_cell_state() { 2 } else { 1 };
-        let shape = (parts, self.directions, self.sequences.batch(), hidden);
-        with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |ys| {
-            Ok(host::output(self.run(ys, hidden)?, shape))
-        }))
+        let Sizes { cell, hidden, directions, sequences, .. } = &self.sizes;
+        let parts = if cell.has_cell_state() { 2 } else { 1 };
+        let shape = (parts, *directions, sequences.batch(), *hidden);
+        let cells = self.saved.activations.get().and_then(|activations| activations.cells.as_ref());
+        let held = host::hold(args.iter().chain(cells));
+        with_real!(self.name(), args[0].dtype(), T => {
+            let cells = if cells.is_some() { held.get::<T>(1)? } else { &[] };
+            Ok(host::output(self.sizes.layer().final_state(held.get::<T>(0)?, cells), shape))
+        })
     }
 
     fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        if self.cell.has_cell_state() {
-            *self.memory.cell_grad.lock().unwrap_or_else(PoisonError::into_inner) = Some(grad.get(1)?);
+        if self.sizes.cell.has_cell_state() {
+            *lock(&self.saved.cell_grad) = Some(grad.get(1)?);
         }
-        let (ys, hidden) = (&args[0], args[0].dim(1)? / self.directions);
         with_real!(self.name(), grad.dtype(), T => {
-            let mut ys_grad = vec![T::ZERO; ys.elem_count()];
-            host::read(&grad.get(0)?, |grad: &[T]| {
-                for (place, from) in self.places(hidden).zip(grad.chunks_exact(hidden)) {
-                    ys_grad[place].copy_from_slice(from);
-                }
-                Ok(())
-            })?;
-            Ok(vec![Some(Tensor::from_vec(ys_grad, ys.shape(), ys.device())?)])
+            let gradient = |grad: &[T]| Ok(self.sizes.layer().final_state_gradient(grad));
+            let ys_grad = host::read(&grad.get(0)?, gradient)?;
+            Ok(vec![Some(Tensor::from_vec(ys_grad, args[0].shape(), &Device::Cpu)?)])
         })
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

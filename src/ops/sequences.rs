@@ -1,107 +1,102 @@
-//! A batch of sequences of different lengths, without the gaps.
+//! Batches of sequences of different lengths, stored without padding.
 
+use crate::kernels::cpu::sequences::PackedLayout;
 use candle_core::{Result, Tensor, bail};
 
-/// How the elements of some sequences lie in one tensor, one a row: first all sequences' first elements, then their
-/// second ones, and so on, each time the longest sequence first (PyTorch's packed sequences).
+/// The row layout of a batch of sequences of different lengths in one tensor without padding.
 ///
-/// Whatever works on single elements (an embedding, a linear layer, dropout, a loss) works on these rows, and none of
-/// its work is spent on padding.
+/// Each row of a packed tensor `(rows, ..)` holds one element of one sequence. The rows run time step by time step:
+/// first the first elements of all sequences, then their second elements, and so on. Within a step the longest sequence
+/// comes first, and equally long ones keep their order. PyTorch's `PackedSequence` has the same layout.
+///
+/// Sequences of lengths 2, 3 and 1 (a, b and c) are packed into these rows:
+///
+/// ```text
+/// row       0   1   2   3   4   5
+/// element   b0  a0  c0  b1  a1  b2
+/// ```
+///
+/// Layers that treat elements independently (embedding, linear, dropout, losses) take packed tensors as they are and spend
+/// no work on padding. [`pack`](Self::pack) and [`unpack`](Self::unpack) convert from and to padded tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedSequences {
-    /// Sequences by falling length, and those of the same length in their order.
-    order: Vec<usize>,
-    /// How many sequences have an element at each step.
-    sizes: Vec<usize>,
-    /// The row where each step starts, and at the end the number of rows.
-    starts: Vec<usize>,
+    layout: PackedLayout,
 }
 
 impl PackedSequences {
-    /// Sequences of these lengths.
+    /// The layout of sequences with these lengths, in the order of the batch.
     ///
     /// # Errors
-    /// When there is none, or one without elements.
+    /// If there are no sequences, if one is empty, or if there are more than `u32::MAX` elements in all.
     pub fn new(lengths: &[usize]) -> Result<Self> {
+        if lengths.is_empty() {
+            bail!("sequences: found none, expected at least one");
+        }
         if let Some(empty) = lengths.iter().position(|&length| length == 0) {
-            bail!("sequences: sequence {empty} has no elements, expected at least one");
+            bail!("sequences: sequence {empty} is empty, expected at least one element");
         }
-        let mut order: Vec<usize> = (0..lengths.len()).collect();
-        order.sort_by_key(|&sequence| std::cmp::Reverse(lengths[sequence]));
-        let Some(&longest) = order.first() else { bail!("sequences: found none, expected at least one") };
-        let mut sizes = vec![0; lengths[longest]];
-        for &length in lengths {
-            sizes[..length].iter_mut().for_each(|size| *size += 1);
+        let rows = lengths.iter().try_fold(0usize, |rows, &length| rows.checked_add(length));
+        if rows.is_none_or(|rows| u32::try_from(rows).is_err()) {
+            bail!("sequences: found more than {} elements, which row numbers in u32 can't index", u32::MAX);
         }
-        let starts = std::iter::once(0)
-            .chain(sizes.iter().scan(0, |row, size| {
-                *row += size;
-                Some(*row)
-            }))
-            .collect();
-        Ok(Self { order, sizes, starts })
+        Ok(Self { layout: PackedLayout::new(lengths) })
     }
 
-    /// How many sequences there are.
+    /// Number of sequences.
     pub fn batch(&self) -> usize {
-        self.order.len()
+        self.layout.batch()
     }
 
-    /// How many elements the longest has.
+    /// Number of time steps: the length of the longest sequence.
     pub fn steps(&self) -> usize {
-        self.sizes.len()
+        self.layout.steps()
     }
 
-    /// How many elements they have together.
+    /// Number of rows of a packed tensor: the elements of all sequences together.
     pub fn rows(&self) -> usize {
-        self.starts[self.steps()]
+        self.layout.rows()
     }
 
-    /// How many elements each has.
+    /// Length of each sequence, in the order of the batch.
     pub fn lengths(&self) -> Vec<usize> {
-        let mut lengths = vec![0; self.batch()];
-        for (place, &sequence) in self.order.iter().enumerate() {
-            lengths[sequence] = self.sizes.partition_point(|&size| size > place);
-        }
-        lengths
+        self.layout.lengths()
     }
 
-    /// The sequence and the step in it of each row.
+    /// The sequence and the time step of each row.
     pub fn positions(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
-        let at = |step: usize| self.order[..self.sizes[step]].iter().map(move |&sequence| (sequence, step));
-        (0..self.steps()).flat_map(at)
+        self.layout.positions()
     }
 
-    /// The row of the last element of each sequence.
+    /// The row of each sequence's last element.
     pub fn last_rows(&self) -> Vec<usize> {
-        let mut last = vec![0; self.batch()];
-        for (row, (sequence, _)) in self.positions().enumerate() {
-            last[sequence] = row;
-        }
-        last
+        self.layout.last_rows()
     }
 
-    /// Sequences by falling length.
+    /// The layout that the kernels work with.
+    pub(super) fn layout(&self) -> &PackedLayout {
+        &self.layout
+    }
+
+    /// The sequences by descending length.
     pub(super) fn order(&self) -> &[usize] {
-        &self.order
+        self.layout.order()
     }
 
-    /// The place of each sequence in [`order`](Self::order): its row within each step's.
+    /// The place of each sequence in [`order`](Self::order), which is also the row of its first element.
     pub(super) fn places(&self) -> Vec<usize> {
-        let mut places = vec![0; self.batch()];
-        self.order.iter().enumerate().for_each(|(place, &sequence)| places[sequence] = place);
-        places
+        self.layout.first_rows()
     }
 
-    /// How many sequences have an element at `step`, and the row where they start.
+    /// Number of sequences that have an element at `step`, and their first row.
     pub(super) fn step(&self, step: usize) -> (usize, usize) {
-        (self.sizes[step], self.starts[step])
+        self.layout.step(step)
     }
 
-    /// The rows `(rows, ..)` of `xs` `(batch, time, ..)`; what lies beyond a sequence's end is left out.
+    /// Packs padded sequences `(batch, time, ..)` into rows `(rows, ..)`; elements beyond a sequence's end are left out.
     ///
     /// # Errors
-    /// When `xs` has another number of sequences or too few steps.
+    /// If `xs` has a different batch size, fewer time steps than the longest sequence, or more than `u32::MAX` time steps in
+    /// all.
     pub fn pack(&self, xs: &Tensor) -> Result<Tensor> {
         let time = match xs.dims() {
             &[batch, time, ..] if batch == self.batch() && time >= self.steps() => time,
@@ -111,46 +106,58 @@ impl PackedSequences {
                 self.steps()
             ),
         };
+        check_index("pack", self.batch(), time)?;
         let index: Vec<u32> =
             self.positions().map(|(sequence, step)| (sequence * time + step) as u32).collect();
         xs.flatten(0, 1)?.index_select(&Tensor::new(index, xs.device())?, 0)
     }
 
-    /// `(batch, time, ..)` of the rows `xs` `(rows, ..)`, with zeros beyond each sequence's end.
+    /// Unpacks rows `(rows, ..)` into padded sequences `(batch, time, ..)`, with zeros beyond each sequence's end.
     ///
     /// # Errors
-    /// When `xs` has another number of rows.
+    /// If `xs` has a different number of rows, or the padded batch has more than `u32::MAX` time steps in all.
     pub fn unpack(&self, xs: &Tensor) -> Result<Tensor> {
         let (rows, batch, steps) = (self.rows(), self.batch(), self.steps());
         if xs.dims().first() != Some(&rows) {
             bail!("unpack: found a tensor of shape {:?}, expected ({rows}, ..)", xs.dims());
         }
-        let gap = xs.narrow(0, 0, 1)?.zeros_like()?;
+        check_index("unpack", batch, steps)?;
+        let padding = xs.narrow(0, 0, 1)?.zeros_like()?;
         let mut index = vec![rows as u32; batch * steps];
         for (row, (sequence, step)) in self.positions().enumerate() {
             index[sequence * steps + step] = row as u32;
         }
-        let padded = Tensor::cat(&[xs, &gap], 0)?.index_select(&Tensor::new(index, xs.device())?, 0)?;
+        let padded = Tensor::cat(&[xs, &padding], 0)?.index_select(&Tensor::new(index, xs.device())?, 0)?;
         padded.reshape([&[batch, steps], &xs.dims()[1..]].concat())
+    }
+}
+
+/// Checks that an index in u32 reaches every step of a padded batch.
+fn check_index(op: &str, batch: usize, time: usize) -> Result<()> {
+    match batch.checked_mul(time).map(u32::try_from) {
+        Some(Ok(_)) => Ok(()),
+        _ => bail!("{op}: {batch} sequences of {time} steps are more than an index in u32 can reach"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::Device;
+    use candle_core::{DType, Device};
 
     #[test]
-    fn rows_lie_step_after_step_and_longest_first() -> Result<()> {
+    fn rows_run_step_by_step_with_the_longest_sequence_first() -> Result<()> {
         let sequences = PackedSequences::new(&[2, 3, 1, 3])?;
         let positions: Vec<_> = sequences.positions().collect();
         assert_eq!(positions, [(1, 0), (3, 0), (0, 0), (2, 0), (1, 1), (3, 1), (0, 1), (1, 2), (3, 2)]);
         assert_eq!(sequences.last_rows(), [6, 7, 3, 8]);
+        assert_eq!(sequences.lengths(), [2, 3, 1, 3]);
+        assert_eq!(sequences.places(), [2, 0, 3, 1]);
         Ok(())
     }
 
     #[test]
-    fn unpacking_gives_back_what_was_packed_and_zeros_in_the_gaps() -> Result<()> {
+    fn unpacking_restores_packed_elements_and_pads_with_zeros() -> Result<()> {
         let sequences = PackedSequences::new(&[1, 3, 2])?;
         let xs = Tensor::arange(1f32, 25., &Device::Cpu)?.reshape((3, 4, 2))?;
         let back = sequences.unpack(&sequences.pack(&xs)?)?;
@@ -164,14 +171,30 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() -> Result<()> {
+    fn unsuitable_lengths_and_shapes_are_errors() -> Result<()> {
         assert!(PackedSequences::new(&[]).is_err());
         assert!(PackedSequences::new(&[3, 0]).is_err());
         let sequences = PackedSequences::new(&[1, 3])?;
         for shape in [[2, 2, 5], [3, 3, 5]] {
-            assert!(sequences.pack(&Tensor::zeros(&shape, candle_core::DType::F32, &Device::Cpu)?).is_err());
+            assert!(sequences.pack(&Tensor::zeros(&shape, DType::F32, &Device::Cpu)?).is_err());
         }
-        assert!(sequences.unpack(&Tensor::zeros((5, 1), candle_core::DType::F32, &Device::Cpu)?).is_err());
+        assert!(sequences.unpack(&Tensor::zeros((5, 1), DType::F32, &Device::Cpu)?).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn more_elements_than_an_index_reaches_are_an_error() -> Result<()> {
+        for lengths in [&[usize::MAX][..], &[usize::MAX, 2], &[1, u32::MAX as usize]] {
+            let error = PackedSequences::new(lengths).unwrap_err().to_string();
+            assert!(error.contains("more than 4294967295 elements"), "{error}");
+        }
+        // An empty tensor may have any number of time steps.
+        let sequences = PackedSequences::new(&[1, 1])?;
+        for time in [1 << 31, usize::MAX] {
+            let padded = Tensor::zeros((2, time, 0), DType::F32, &Device::Cpu)?;
+            let error = sequences.pack(&padded).unwrap_err().to_string();
+            assert!(error.contains("index in u32"), "{error}");
+        }
         Ok(())
     }
 }

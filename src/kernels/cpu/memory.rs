@@ -23,6 +23,15 @@ pub(crate) unsafe fn assume_init<T: Real>(data: Vec<MaybeUninit<T>>) -> Vec<T> {
     unsafe { Vec::from_raw_parts(data.as_mut_ptr().cast(), data.len(), data.capacity()) }
 }
 
+/// The slice with all its elements initialised.
+///
+/// # Safety
+/// Every element has been written.
+pub(crate) unsafe fn assume_init_mut<T: Real>(data: &mut [MaybeUninit<T>]) -> &mut [T] {
+    // SAFETY: `MaybeUninit<T>` has the layout of `T`, and the caller has written every element.
+    unsafe { &mut *(std::ptr::from_mut(data) as *mut [T]) }
+}
+
 /// A new vector of `len` elements, which `write(i, piece)` writes in consecutive pieces of `size` elements.
 ///
 /// # Safety

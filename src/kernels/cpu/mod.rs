@@ -1,11 +1,15 @@
 //! CPU kernels: functions on slices of `f32` or `f64`, vectorised and spread over the thread pool.
 
 pub(crate) mod cells;
+pub(crate) mod decoder;
 pub(crate) mod matmul;
 pub(crate) mod memory;
 pub(crate) mod parallel;
 pub(crate) mod planes;
 pub(crate) mod real;
+pub(crate) mod recurrent;
+pub(crate) mod recurrent_gradient;
+pub(crate) mod sequences;
 pub(crate) mod simd;
 pub(crate) mod winograd;
 
