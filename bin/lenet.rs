@@ -1,31 +1,33 @@
-//! LeNet learns to read handwritten digits.
+//! LeNet classifies handwritten digits (LeCun et al. 1998; Nielsen, chapter 6).
 //!
-//! Data: `digits` (built in; 99% of its test set after 10 epochs), `mnist` (99.2%), `fashion-mnist`.
-//! `--variant` picks the network: today's usual LeNet, LeNet-5 of 1998, or one of Nielsen's chapter 6.
-//! `--preset nielsen` trains Nielsen's last network on distorted pictures: 99.6% of MNIST.
+//! Data: `digits` (built in), `mnist`, `fashion-mnist`.
+//! Result: 99% on `digits` and 99.2% on MNIST after 10 epochs; 99.6% on MNIST with `--preset nielsen`, which trains
+//! Nielsen's last network on distorted images. `--variant` selects the network.
 
-use candle_core::{Result, bail};
+use anyhow::Result;
+use candle_core::bail;
 use candle_nn::VarBuilder;
-use candle_textbook::cli::images::{self, Augment, ImageRecipe};
-use candle_textbook::cli::{Settings, TrainOptions};
-use candle_textbook::data::{Augmentation, Images};
+use candle_textbook::cli::{
+    self, Augment, ImageData, ImageFacts, ImageOptions, Recipe, ScheduleName, TrainOptions,
+};
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::lenet::{Config, LeNet};
 use candle_textbook::models::lenet5::LeNet5;
 use candle_textbook::nn::Activation::{Relu, Sigmoid};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use std::process::ExitCode;
 
-#[derive(Args, Serialize, Deserialize)]
-struct Recipe {
-    #[arg(long, value_name = "NAME", default_value = "modern")]
+#[derive(Clone, Args, Serialize, Deserialize)]
+struct Settings {
+    /// Network
+    #[arg(long, value_name = "NAME")]
     variant: Variant,
-    /// Change the training pictures each time they are seen
-    #[arg(long, value_name = "HOW", default_value = "none")]
-    expand: Augment,
-    /// A whole recipe; options given beside it stand
+    /// Augmentation of training images
+    #[arg(long, value_name = "HOW")]
+    #[serde(alias = "expand")]
+    augment: Augment,
+    /// Complete settings; other options given with it win
     #[arg(long, value_name = "NAME")]
     preset: Option<Preset>,
     #[command(flatten)]
@@ -38,13 +40,13 @@ struct Recipe {
 enum Variant {
     /// 6 and 16 channels, ReLU, max-pooling, 120 and 84 units
     Modern,
-    /// LeCun's of 1998: tanh, trainable subsampling, the table of connections
+    /// LeNet-5 of 1998: tanh, trainable subsampling, partial connections between feature maps
     #[serde(rename = "lenet5")]
     #[value(name = "lenet5")]
     LeNet5,
-    /// Nielsen: one convolution of 20 channels, 100 sigmoid units
+    /// Nielsen: one convolution with 20 channels, 100 sigmoid units
     NielsenOne,
-    /// Nielsen: convolutions of 20 and 40 channels, 100 sigmoid units
+    /// Nielsen: convolutions with 20 and 40 channels, 100 sigmoid units
     NielsenTwo,
     /// Nielsen: the same with ReLU
     NielsenRelu,
@@ -55,38 +57,45 @@ enum Variant {
 #[derive(Clone, Copy, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Preset {
-    /// Nielsen's last network, trained on distorted pictures
+    /// Nielsen's last network, trained on distorted images
     Nielsen,
 }
 
-impl Settings for Recipe {
+impl Default for Settings {
+    fn default() -> Self {
+        let (variant, augment) = (Variant::Modern, Augment::None);
+        Self { variant, augment, preset: None, train: TrainOptions::default() }
+    }
+}
+
+impl Recipe for Settings {
+    const NAME: &'static str = "lenet";
+    const ABOUT: &'static str = "LeNet classifies handwritten digits";
+    type Data = ImageData;
+
     fn train_options(&self) -> &TrainOptions {
         &self.train
     }
 
-    fn preset(&self) -> Value {
-        match self.preset {
-            None => Value::Null,
-            Some(Preset::Nielsen) => json!({
-                "variant": "nielsen-dropout",
-                "augment": "distort",
-                "epochs": 25,
-                "schedule": "one-cycle",
-                "learning_rate": 1.5e-3,
-                "validation": 5000,
-            }),
+    fn apply_preset(&mut self) {
+        if let Some(Preset::Nielsen) = self.preset {
+            self.variant = Variant::NielsenDropout;
+            self.augment = Augment::Distort;
+            self.train.epochs = 25;
+            self.train.schedule = ScheduleName::OneCycle;
+            self.train.learning_rate = 1.5e-3;
+            self.train.validation = Some(5000);
         }
     }
-}
 
-impl ImageRecipe for Recipe {
-    const NAME: &'static str = "lenet";
-    const ABOUT: &'static str = "LeNet learns to read handwritten digits";
+    fn data_options(&self) -> Result<ImageOptions> {
+        Ok(ImageOptions { augmentation: self.augment.augmentation(), ..ImageOptions::default() })
+    }
 
-    fn model(&self, images: &Images, vb: VarBuilder) -> Result<Box<dyn ImageModel>> {
-        let (classes, shape) = (images.classes(), images.shape());
+    fn model(&self, images: &ImageFacts, vb: VarBuilder) -> candle_core::Result<Box<dyn ImageModel>> {
+        let (classes, shape) = (images.classes.len(), images.shape);
         if shape != (1, 28, 28) {
-            bail!("lenet: found pictures of {}x{} pixels, expected 28x28", shape.1, shape.2);
+            bail!("lenet: found images of {}x{} pixels, expected 28x28", shape.1, shape.2);
         }
         let config = match self.variant {
             Variant::LeNet5 => return Ok(Box::new(LeNet5::new(classes, vb)?)),
@@ -98,12 +107,8 @@ impl ImageRecipe for Recipe {
         };
         Ok(Box::new(LeNet::new(&Config { classes, ..config }, vb)?))
     }
-
-    fn augmentation(&self) -> Option<Augmentation> {
-        self.expand.augmentation()
-    }
 }
 
 fn main() -> ExitCode {
-    images::main::<Recipe>()
+    cli::main::<Settings>()
 }

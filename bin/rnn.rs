@@ -1,28 +1,20 @@
-//! An Elman network tells whether a sentence is positive (Elman 1990).
+//! An Elman network classifies sentences (Elman 1990).
 //!
-//! Data: `reviews` (built in), `mr`, `sst2`, `trec`, `csv`, `tsv`. On `reviews` it is right about 99.9% of the
-//! time, in ten seconds; a bag of words about 51%. `predict` takes sentences as arguments, or a line each on
-//! standard input.
+//! Data: `reviews` (built in), `mr`, `sst2`, `trec`, `csv`, `tsv`.
+//! Result: 99.9% on `reviews` in ten seconds, where a bag of words reaches 51%.
+//! `predict` takes sentences as arguments, or lines of standard input. [`RecurrentRecipe`] has the model and its options.
 
-use candle_core::Result;
-use candle_nn::VarBuilder;
-use candle_textbook::cli::recurrent::RecurrentOptions;
-use candle_textbook::cli::sentences::{self, SentenceRecipe, TextOptions};
-use candle_textbook::cli::{Settings, TrainOptions};
-use candle_textbook::models::rnn::Rnn;
-use candle_textbook::nn::{Cell, SentenceModel};
+use candle_textbook::cli::{self, RecurrentClassifier, RecurrentRecipe};
+use candle_textbook::nn::Cell;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
-#[derive(Args, Serialize, Deserialize)]
-struct Recipe {
-    /// tanh, or ReLU (Le, Jaitly and Hinton 2015)
-    #[arg(long, value_name = "NAME", default_value = "tanh")]
+#[derive(Clone, Args, Serialize, Deserialize)]
+struct Elman {
+    /// Activation: tanh, or ReLU (Le, Jaitly and Hinton 2015)
+    #[arg(long, value_name = "NAME")]
     activation: Activation,
-    #[command(flatten)]
-    #[serde(flatten)]
-    network: RecurrentOptions,
 }
 
 #[derive(Clone, Copy, ValueEnum, Serialize, Deserialize)]
@@ -32,37 +24,24 @@ enum Activation {
     Relu,
 }
 
-impl Settings for Recipe {
-    const DEFAULTS: &'static [(&'static str, &'static str)] = RecurrentOptions::DEFAULTS;
-    const READS_INPUT: bool = true;
-
-    fn train_options(&self) -> &TrainOptions {
-        &self.network.train
+impl Default for Elman {
+    fn default() -> Self {
+        Self { activation: Activation::Tanh }
     }
 }
 
-impl SentenceRecipe for Recipe {
+impl RecurrentClassifier for Elman {
     const NAME: &'static str = "rnn";
-    const ABOUT: &'static str = "An Elman network tells whether a sentence is positive";
+    const ABOUT: &'static str = "An Elman network classifies sentences";
 
-    fn text_options(&self) -> &TextOptions {
-        &self.network.text
-    }
-
-    fn gradient_flow(&self) -> bool {
-        self.network.gradient_flow
-    }
-
-    fn model(&self, words: usize, classes: usize, vb: VarBuilder) -> Result<Box<dyn SentenceModel>> {
-        let cell = match self.activation {
+    fn cell(&self) -> Cell {
+        match self.activation {
             Activation::Tanh => Cell::Tanh,
             Activation::Relu => Cell::Relu,
-        };
-        let config = self.network.config(cell, None, words, classes);
-        Ok(Box::new(Rnn::new(&config, vb)?))
+        }
     }
 }
 
 fn main() -> ExitCode {
-    sentences::main::<Recipe>()
+    cli::main::<RecurrentRecipe<Elman>>()
 }

@@ -1,145 +1,209 @@
-//! Steps that every training from the command line takes.
+//! Training and evaluation, the same for every recipe.
 
-use super::{Outcome, TrainOptions};
-use crate::nn::BatchNorm2d;
+use super::command_line::{EvalCommand, Request, Start, recorded_settings};
+use super::options::TrainOptions;
+use super::process::catch_interrupts;
+use super::recipe::{Command, Data, Recipe, Test, Trained};
+use super::{MachineOptions, Outcome};
+use crate::nn::{BatchNorm2d, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
-use crate::train::{Epoch, Evaluation, Metric, Report, Run, say};
+use crate::train::{self, Epoch, Metric, Progress, Report, Run, Trainer, say};
 use anyhow::{Result, bail, ensure};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use candle_nn::VarMap;
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Instant;
 
-/// Indices of `examples` for training, and those for validation: where the data set has none, the last `--validation` ones
-/// of the examples, or a tenth.
-pub(super) fn split(
-    examples: usize,
-    validation: Option<Range<usize>>,
-    options: &TrainOptions,
-) -> Result<(Vec<u32>, Vec<u32>)> {
-    if let Some(Range { start, end }) = validation {
-        let used = options.train_limit.unwrap_or(examples).min(examples);
-        return Ok(((0..used as u32).collect(), (start as u32..end as u32).collect()));
-    }
-    let validation = options.validation.unwrap_or(examples.div_ceil(10));
-    if validation >= examples {
-        bail!("--validation {validation}: the training set has only {examples} examples");
-    }
-    let training = examples - validation;
-    let used = options.train_limit.unwrap_or(training).min(training);
-    Ok(((0..used as u32).collect(), (training as u32..examples as u32).collect()))
+/// A training run that was asked for.
+pub struct Training<R> {
+    /// Its settings, with defaults and preset resolved.
+    pub settings: R,
+    /// Where it starts.
+    pub(super) start: Start,
+    /// Where to compute.
+    pub device: Device,
+    /// How to show progress.
+    pub(super) progress: Box<dyn Progress + Send>,
 }
 
-/// Which examples are for what, where those of all parts of a data set are counted through.
-#[derive(Clone)]
-pub(super) struct Parts {
-    pub(super) training: Vec<u32>,
-    pub(super) validation: Vec<u32>,
-    pub(super) test: Vec<u32>,
-}
-
-impl Parts {
-    /// Of a data set whose training, validation and test parts have so many examples; where it lacks the latter, they
-    /// are a tenth of the training part each.
-    pub(super) fn new(
-        training: usize,
-        validation: Option<usize>,
-        test: Option<usize>,
-        options: &TrainOptions,
-    ) -> Result<Self> {
-        let given = training + validation.unwrap_or(0);
-        let rest = training - if test.is_none() { training / 10 } else { 0 };
-        let test = match test {
-            Some(test) => (given as u32..(given + test) as u32).collect(),
-            None => (rest as u32..training as u32).collect::<Vec<_>>(),
-        };
-        ensure!(!test.is_empty(), "the data set has no test part, and is too small to be cut");
-        let (training, validation) = split(rest, validation.map(|_| training..given), options)?;
-        Ok(Self { training, validation, test })
+/// Runs what the command line asks for.
+pub(super) fn run<R: Recipe>(request: Request<R>) -> Result<Outcome> {
+    match request {
+        Request::Train { settings, start, machine, progress } => {
+            catch_interrupts()?;
+            let training = Training { settings, start, device: machine.device.open()?, progress };
+            train(&training)
+        }
+        Request::Eval(EvalCommand { run, test, machine }) => {
+            eval(open::<R>(run.as_deref(), &machine)?, &test)
+        }
+        Request::Other(command) => {
+            let trained = open::<R>(command.run(), command.machine())?;
+            R::Data::answer(&command, trained)?;
+            Ok(Outcome::Done)
+        }
     }
 }
 
-/// How many numbers a model learns: running statistics are not among them.
-pub(super) fn size(vars: &VarMap) -> usize {
-    let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
-    let learned = |name: &str| !BatchNorm2d::BUFFERS.iter().any(|buffer| name.ends_with(buffer));
-    vars.iter().filter(|(name, _)| learned(name)).map(|(_, var)| var.elem_count()).sum()
+fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
+    let Training { settings, start, .. } = training;
+    if let Some(experiment) = settings.experiment() {
+        return experiment(training);
+    }
+    let data = R::Data::load(settings.data_options()?, settings.train_options())?;
+    Ok(match fit_and_test(training, settings, &data, start)? {
+        Fitted::Tested(_) => Outcome::Done,
+        Fitted::Interrupted(run) => interrupted(R::NAME, &run),
+    })
 }
 
-/// A new run folder that records the device, `facts` of data and model, and the settings; or the folder of the run to go on
-/// with, whose data must still be of the same sizes.
-pub(super) fn folder(
-    binary: &str,
-    (resume, out): (Option<(Run, Value)>, Option<&Path>),
+/// The end of a training run.
+pub(super) enum Fitted {
+    Tested(Test),
+    Interrupted(Run),
+}
+
+/// Trains and tests a model, and completes its run folder.
+pub(super) fn fit_and_test<R: Recipe>(
+    training: &Training<R>,
+    settings: &R,
+    data: &R::Data,
+    start: &Start,
+) -> Result<Fitted> {
+    let begin = Instant::now();
+    let (run, model, report) = fit(training, settings, data, start)?;
+    if report.interrupted {
+        return Ok(Fitted::Interrupted(run));
+    }
+    let device = &training.device;
+    let test = data.test(&model, report.epochs.get(report.best_epoch.wrapping_sub(1)), device)?;
+    let mut last = Map::from_iter([
+        ("final".to_string(), json!(true)),
+        ("best_epoch".to_string(), json!(report.best_epoch)),
+    ]);
+    last.extend(test.record.clone());
+    last.insert("seconds".to_string(), json!(begin.elapsed().as_secs_f64()));
+    let metric = R::Data::METRIC;
+    run.write_final(&report.epochs, metric, &Value::Object(last))?;
+    run.write("curves.svg", &curves(&report, metric)?)?;
+    if let Some(evaluation) = &test.evaluation {
+        let classes = data.classes();
+        run.write(
+            "confusion.svg",
+            &plots::confusion_matrix(&evaluation.confusion_matrix(classes.len())?, classes)?,
+        )?;
+        data.plot(&run, &model, evaluation, device)?;
+    }
+    let separator = if test.text.contains('\n') { "\n" } else { "; " };
+    let dir = run.dir().display();
+    say(&format!("{}{separator}best epoch {}; run folder {dir}", test.text, report.best_epoch));
+    Ok(Fitted::Tested(test))
+}
+
+type ModelOf<R> = <<R as Recipe>::Data as Data>::Model;
+
+/// Trains a model in a new run folder, or in that of a resumed run.
+pub(super) fn fit<R: Recipe>(
+    training: &Training<R>,
+    settings: &R,
+    data: &R::Data,
+    start: &Start,
+) -> Result<(Run, Box<ModelOf<R>>, Report)> {
+    let (options, device) = (settings.train_options(), &training.device);
+    let vars = VarMap::new();
+    let vb = seeded_var_builder(&vars, options.seed, DType::F32, device);
+    let model = settings.model(data.facts(), vb)?;
+    let note = data.initialise(&vars)?;
+    let mut optimizer = options.optimizer(&vars)?;
+    settings.constrain(&mut optimizer)?;
+    let task = data.task(&model, options, device)?;
+    let ([training_size, validation, test], parameters) = (data.sizes(), count_parameters(&vars));
+    let mut facts = data.record()?;
+    for (part, size) in [("training", training_size), ("validation", validation), ("test", test)] {
+        facts.insert(format!("{part}_{}", R::Data::UNIT), json!(size));
+    }
+    facts.insert("parameters".to_string(), json!(parameters));
+    let run = folder(settings, start, device, facts)?;
+    data.write(&run)?;
+    if !training.progress.is_quiet() {
+        note.iter().for_each(|note| say(note));
+        say(&format!(
+            "{}: {parameters} parameters{}; {training_size} training, {validation} validation, {test} test {} of {}; run \
+             folder {}",
+            R::NAME,
+            data.describe(),
+            R::Data::NOUN,
+            data.name(options),
+            run.dir().display()
+        ));
+    }
+    let trainer = Trainer {
+        options: options.options(task.examples()),
+        run: &run,
+        progress: training.progress.as_ref(),
+    };
+    let report = trainer.fit(task.as_ref(), &vars, &mut optimizer)?;
+    drop(task);
+    Ok((run, model, report))
+}
+
+fn eval<R: Recipe>(trained: Trained<R>, test: &<R::Data as Data>::TestOptions) -> Result<Outcome> {
+    let Trained { settings, facts, model, device, .. } = trained;
+    let data = R::Data::load_test(settings.data_options()?, settings.train_options(), facts, test)?;
+    say(&data.test(&model, None, &device)?.text);
+    Ok(Outcome::Done)
+}
+
+/// Opens the run in the folder `dir`, or the newest one, with its best weights.
+fn open<R: Recipe>(dir: Option<&Path>, machine: &MachineOptions) -> Result<Trained<R>> {
+    let (run, config) = Run::open(R::NAME, dir)?;
+    let settings: R = recorded_settings(&run, &config)?;
+    let facts = R::Data::read(&run, &config)?;
+    let device = machine.device.open()?;
+    let model = train::load_model(&run.model(), &device, |vb| settings.model(&facts, vb))?;
+    Ok(Trained { run, settings, facts, model, device })
+}
+
+/// A new run folder that records the device, `facts` and the settings, or the folder of the run to resume.
+///
+/// # Errors
+/// When the folder can't be written, and when the data of a resumed run has changed.
+pub(super) fn folder<R: Recipe>(
+    settings: &R,
+    start: &Start,
     device: &Device,
-    facts: Value,
-    settings: &impl Serialize,
+    facts: Map<String, Value>,
 ) -> Result<Run> {
+    if let Some((run, recorded)) = &start.resume {
+        // A run of an older version may lack some facts.
+        let known = facts.into_iter().filter(|(name, _)| recorded.get(name).is_some());
+        run.check_facts(recorded, &Value::Object(known.collect()))?;
+        return Ok(run.clone());
+    }
     let mut config = json!({ "device": format!("{:?}", device.location()) });
-    for (name, fact) in facts.as_object().into_iter().flatten() {
-        config[name] = fact.clone();
-    }
+    facts.into_iter().for_each(|(name, fact)| config[name] = fact);
     config["settings"] = serde_json::to_value(settings)?;
-    let Some((run, recorded)) = resume else { return Run::create(binary, out, &config) };
-    for (part, kind) in
-        ["training", "validation", "test"].iter().flat_map(|part| [(part, "examples"), (part, "tokens")])
-    {
-        let what = format!("{part}_{kind}");
-        let (found, expected) = (&config[&what], &recorded[&what]);
-        let dir = run.dir().display();
-        ensure!(found == expected, "{dir}: this run had {expected} {what}, but the data now has {found}");
-    }
-    Ok(run)
+    Run::create(R::NAME, start.out.as_deref(), &config)
 }
 
-/// Tells how to go on with a training that was interrupted.
+/// Says how to resume an interrupted training run.
 pub(super) fn interrupted(binary: &str, run: &Run) -> Outcome {
-    say(&format!("interrupted; go on with: {binary} train --resume {}", run.dir().display()));
+    say(&format!("interrupted; resume with: {binary} train --resume {}", run.dir().display()));
     Outcome::Interrupted
 }
 
-/// Ends a classifier's training: records the test's `evaluation`, draws the curves and the confusion of `classes`, then what
-/// else the model has to show, and tells the result.
-pub(super) fn conclude(
-    (run, report): (&Run, &Report),
-    evaluation: &Evaluation,
-    classes: &[String],
-    start: Instant,
-    draw: impl FnOnce() -> Result<()>,
-) -> Result<()> {
-    let last = json!({
-        "final": true,
-        "best_epoch": report.best_epoch,
-        "test_loss": evaluation.loss,
-        "test_accuracy": evaluation.accuracy(),
-        "seconds": start.elapsed().as_secs_f64(),
-    });
-    run.write_final(&report.epochs, Metric::Accuracy, &last)?;
-    run.write("curves.svg", &curves(report, Metric::Accuracy)?)?;
-    run.write(
-        "confusion.svg",
-        &plots::confusion_matrix(&evaluation.confusion_matrix(classes.len())?, classes)?,
-    )?;
-    draw()?;
-    let (result, dir) = (result(evaluation), run.dir().display());
-    say(&format!("{result}; best epoch {}; run folder {dir}", report.best_epoch));
-    Ok(())
+/// Number of trained parameters, without running statistics.
+fn count_parameters(vars: &VarMap) -> usize {
+    let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
+    let is_trained = |name: &str| !BatchNorm2d::BUFFERS.iter().any(|buffer| name.ends_with(buffer));
+    vars.iter().filter(|(name, _)| is_trained(name)).map(|(_, var)| var.elem_count()).sum()
 }
 
-/// A classifier's test result in words.
-pub(super) fn result(evaluation: &Evaluation) -> String {
-    let total = evaluation.predictions.len();
-    let right = evaluation.correct();
-    let accuracy = 100.0 * evaluation.accuracy();
-    format!("test accuracy {accuracy:.2}% ({right} of {total}), loss {:.4}", evaluation.loss)
-}
-
-/// The picture of losses and `metric` over epochs.
-pub(super) fn curves(report: &Report, metric: Metric) -> Result<String> {
+/// Draws losses and `metric` over epochs.
+fn curves(report: &Report, metric: Metric) -> Result<String> {
     let points = |value: fn(&Epoch) -> f64| report.epochs.iter().map(|e| (e.epoch, value(e))).collect();
     let name = metric.name();
     let title = name[..1].to_uppercase() + &name[1..];
@@ -160,4 +224,59 @@ pub(super) fn curves(report: &Report, metric: Metric) -> Result<String> {
             lines: vec![Line { name: "validation", points: points(|e| e.validation.metric) }],
         },
     ])
+}
+
+/// Splits `examples` into indices for training and for validation.
+///
+/// If the data set has a validation part, it lies at the indices `validation`. Otherwise the last `--validation`
+/// examples are held out, by default a tenth.
+pub(super) fn split(
+    examples: usize,
+    validation: Option<Range<usize>>,
+    options: &TrainOptions,
+) -> Result<(Vec<u32>, Vec<u32>)> {
+    let limit = |training: usize| options.train_limit.unwrap_or(training).min(training) as u32;
+    if let Some(Range { start, end }) = validation {
+        return Ok(((0..limit(examples)).collect(), (start as u32..end as u32).collect()));
+    }
+    let held_out = options.validation.unwrap_or(examples.div_ceil(10));
+    if held_out >= examples {
+        bail!("--validation {held_out}: the training set has only {examples} examples");
+    }
+    let training = examples - held_out;
+    Ok(((0..limit(training)).collect(), (training as u32..examples as u32).collect()))
+}
+
+/// Indices of the examples of each part, in a numbering across all parts.
+pub(super) struct Parts {
+    pub(super) training: Vec<u32>,
+    pub(super) validation: Vec<u32>,
+    pub(super) test: Vec<u32>,
+}
+
+impl Parts {
+    /// Splits a data set with parts of the given sizes, which follow one another.
+    ///
+    /// A missing validation or test part becomes a tenth of the training part.
+    pub(super) fn new(
+        training: usize,
+        validation: Option<usize>,
+        test: Option<usize>,
+        options: &TrainOptions,
+    ) -> Result<Self> {
+        let given = training + validation.unwrap_or(0);
+        let rest = training - if test.is_none() { training / 10 } else { 0 };
+        let test = match test {
+            Some(test) => (given as u32..(given + test) as u32).collect(),
+            None => (rest as u32..training as u32).collect::<Vec<_>>(),
+        };
+        ensure!(!test.is_empty(), "the data set has no test part, and is too small to be split");
+        let (training, validation) = split(rest, validation.map(|_| training..given), options)?;
+        Ok(Self { training, validation, test })
+    }
+
+    /// Number of examples in the training, validation and test part.
+    pub(super) fn sizes(&self) -> [u64; 3] {
+        [&self.training, &self.validation, &self.test].map(|part| part.len() as u64)
+    }
 }

@@ -1,10 +1,12 @@
-//! The vanishing gradient (Hochreiter 1991; Bengio, Simard and Frasconi 1994), seen.
+//! The vanishing gradient (Hochreiter 1991; Bengio, Simard and Frasconi 1994), made visible.
 //!
-//! The task: many symbols, of which the first tells the class and the others tell nothing. What is drawn is the norm of
-//! the gradient of the loss in the state after each symbol, of a tanh network, a GRU and an LSTM, as they start and as
-//! they have been trained.
+//! The task is to classify a sequence of symbols by its first symbol; the others are noise. The plot shows the norm of
+//! the loss's gradient with respect to the state after each symbol, for a tanh network, a GRU and an LSTM, before and
+//! after training.
 
-use super::{Outcome, TrainOptions};
+use super::Outcome;
+use super::flow::Training;
+use super::recipe::Recipe;
 use crate::nn::{
     Cell, Cost, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, RecurrentState,
     embedding, linear, recurrent, seeded_var_builder,
@@ -17,12 +19,11 @@ use candle_core::{D, DType, Device, Module, Tensor, Var};
 use candle_nn::VarMap;
 use rand::Rng;
 use serde_json::json;
-use std::path::Path;
 use std::sync::Arc;
 
-/// Symbols of a sequence.
+/// Length of a sequence.
 const STEPS: usize = 30;
-/// The first symbols are classes too.
+/// Number of different symbols; the first ones are the classes.
 const SYMBOLS: usize = 8;
 const CLASSES: usize = 2;
 const BATCH: usize = 64;
@@ -35,7 +36,7 @@ struct Network {
 }
 
 impl Network {
-    /// Logits of `symbols` `(STEPS', BATCH)` that follow `state`, and the state after them.
+    /// Logits after `symbols` `(steps, BATCH)`, which follow `state`, and the state after them.
     fn forward(
         &self,
         symbols: &Tensor,
@@ -58,12 +59,12 @@ fn batch(seed: u64, purpose: &str, device: &Device) -> candle_core::Result<(Tens
     Ok((Tensor::from_vec(symbols, (STEPS, BATCH), device)?, Tensor::new(classes, device)?))
 }
 
-/// The logarithm to base 10 of the norm of the gradient in the state after each symbol.
+/// The base-10 logarithm of the gradient's norm with respect to the state after each symbol.
 fn norms(network: &Network, symbols: &Tensor, classes: &Tensor) -> candle_core::Result<Vec<(usize, f64)>> {
     let mut points = vec![];
     for step in 1..STEPS {
         let (_, state) = network.forward(&symbols.narrow(0, 0, step)?, None)?;
-        // A leaf, so that the gradient in it is kept.
+        // A variable, so that the backward pass keeps its gradient.
         let hidden = Var::from_tensor(&state.hidden.detach())?;
         let cell = state.cell.map(|cell| Var::from_tensor(&cell.detach())).transpose()?;
         let leaf = RecurrentState {
@@ -81,18 +82,11 @@ fn norms(network: &Network, symbols: &Tensor, classes: &Tensor) -> candle_core::
     Ok(points)
 }
 
-/// Trains the three networks, says how often each is right, and draws `gradient-flow.svg` into a run folder.
-pub(super) fn draw(
-    binary: &str,
-    options: &TrainOptions,
-    out: Option<&Path>,
-    device: &Device,
-) -> Result<Outcome> {
-    let run = Run::create(
-        binary,
-        out,
-        &json!({ "gradient_flow": { "steps": STEPS, "seed": options.seed, "training_steps": TRAINING_STEPS } }),
-    )?;
+/// Trains the three networks, prints their accuracies, and draws `gradient-flow.svg` into a run folder.
+pub(super) fn plot<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
+    let (options, device) = (training.settings.train_options(), &training.device);
+    let config = json!({ "gradient_flow": { "steps": STEPS, "seed": options.seed, "training_steps": TRAINING_STEPS } });
+    let run = Run::create(R::NAME, training.start.out.as_deref(), &config)?;
     let (mut before, mut after) = (vec![], vec![]);
     for (name, cell) in [("rnn", Cell::Tanh), ("gru", Cell::Gru), ("lstm", Cell::Lstm)] {
         let vars = VarMap::new();
@@ -104,7 +98,7 @@ pub(super) fn draw(
             layers: 1,
             bidirectional: false,
             dropout: 0.0,
-            // Open at the start, as Jozefowicz et al. (2015) advise.
+            // An open forget gate, as Jozefowicz et al. (2015) advise.
             forget_bias: (cell == Cell::Lstm).then_some(1.0),
         };
         let network = Network {
@@ -122,18 +116,14 @@ pub(super) fn draw(
             optimizer.backward_step(&loss, options.learning_rate, clip)?;
         }
         after.push(Line { name, points: norms(&network, &symbols, &classes)? });
-        let said = network.forward(&symbols, None)?.0.argmax(D::Minus1)?;
-        let right = said.eq(&classes)?.to_dtype(DType::F32)?.mean_all()?.to_scalar::<f32>()?;
-        say(&format!("{name:<4} after {TRAINING_STEPS} steps: {:6.2}% right", 100.0 * right));
+        let predicted = network.forward(&symbols, None)?.0.argmax(D::Minus1)?;
+        let accuracy = predicted.eq(&classes)?.to_dtype(DType::F32)?.mean_all()?.to_scalar::<f32>()?;
+        say(&format!("{name:<4} accuracy {:6.2}% after {TRAINING_STEPS} steps", 100.0 * accuracy));
     }
-    let panel = |title, curves| Chart {
-        title,
-        x_label: "symbol",
-        y_label: "log10 of the gradient's norm",
-        lines: curves,
-    };
-    let picture = plots::line_charts(&[panel("As they start", before), panel("After training", after)])?;
-    run.write("gradient-flow.svg", &picture)?;
+    let chart =
+        |title, lines| Chart { title, x_label: "symbol", y_label: "log10 of the gradient norm", lines };
+    let plot = plots::line_charts(&[chart("Before training", before), chart("After training", after)])?;
+    run.write("gradient-flow.svg", &plot)?;
     say(&format!("gradient-flow.svg is in the run folder {}", run.dir().display()));
     Ok(Outcome::Done)
 }

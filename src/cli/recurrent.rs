@@ -1,53 +1,120 @@
-//! What the binaries of recurrent classifiers share.
+//! The recipe that the binaries `rnn`, `gru` and `lstm` share.
 
-use super::sentences::TextOptions;
-use super::{TrainOptions, positive, probability};
-use crate::models::rnn::{Config, Pool};
-use crate::nn::{Cell, RecurrentConfig};
+use super::gradient_flow;
+use super::options::{TrainOptions, positive, probability};
+use super::recipe::{Experiment, Recipe};
+use super::sentences::{SentenceData, SentenceOptions, TextOptions};
+use super::text::TextFacts;
+use crate::data::NGrams;
+use crate::models::rnn::{Config, Pool, Rnn};
+use crate::nn::{Cell, RecurrentConfig, SentenceModel};
+use anyhow::Result;
+use candle_nn::VarBuilder;
 use clap::Args;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The recurrent network and what goes into it, and the options of every training.
-#[derive(Debug, Clone, Args, Serialize, Deserialize)]
-pub struct RecurrentOptions {
-    /// Size of a word's vector
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = positive)]
-    embedding: usize,
-    /// Units of each layer and direction
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = positive)]
-    hidden: usize,
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = positive)]
-    layers: usize,
-    /// Read sentences from their ends too
-    #[arg(long)]
-    bidirectional: bool,
-    /// What stands for the sentence
-    #[arg(long, value_name = "NAME", default_value = "last")]
-    pool: Pool,
-    /// Probability that a value is dropped in training: of words' vectors, between layers, and before the classes
-    #[arg(long, value_name = "X", default_value_t = 0.3, value_parser = probability)]
-    dropout: f32,
-    /// Instead of training a classifier, draw how far back the gradient of rnn, gru and lstm reaches
-    #[arg(long)]
-    pub gradient_flow: bool,
-    #[command(flatten)]
-    #[serde(flatten)]
-    pub text: TextOptions,
-    #[command(flatten)]
-    #[serde(flatten)]
-    pub train: TrainOptions,
+/// The cell of a recurrent classifier, with the options that only it has.
+pub trait RecurrentClassifier: Args + Clone + Default + Serialize + DeserializeOwned + Send {
+    /// Name of the binary.
+    const NAME: &'static str;
+    /// One line for `--help`.
+    const ABOUT: &'static str;
+
+    /// The cell.
+    fn cell(&self) -> Cell;
+
+    /// Initial bias of the forget gate; none for a random one.
+    fn forget_bias(&self) -> Option<f64> {
+        None
+    }
 }
 
-impl RecurrentOptions {
-    /// Defaults that suit sentences.
-    pub const DEFAULTS: &'static [(&'static str, &'static str)] =
-        &[("dataset", "reviews"), ("epochs", "12"), ("batch_size", "50"), ("clip_norm", "5")];
+/// A recurrent network that classifies sentences.
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub struct RecurrentRecipe<C: RecurrentClassifier> {
+    #[command(flatten)]
+    #[serde(flatten)]
+    classifier: C,
+    /// Size of the word vectors
+    #[arg(long, value_name = "N", value_parser = positive)]
+    embedding: usize,
+    /// Number of units per layer and direction
+    #[arg(long, value_name = "N", value_parser = positive)]
+    hidden: usize,
+    /// Number of layers
+    #[arg(long, value_name = "N", value_parser = positive)]
+    layers: usize,
+    /// Read sentences in both directions
+    #[arg(long)]
+    bidirectional: bool,
+    /// How hidden states become a representation of the sentence
+    #[arg(long, value_name = "NAME")]
+    pool: Pool,
+    /// Dropout probability on word vectors, between layers, and before the output layer
+    #[arg(long, value_name = "X", value_parser = probability)]
+    dropout: f32,
+    /// Plot how far back gradients reach in an rnn, a gru and an lstm, in place of training a classifier
+    #[arg(long)]
+    gradient_flow: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    text: TextOptions,
+    #[command(flatten)]
+    #[serde(flatten)]
+    train: TrainOptions,
+}
 
-    /// The classifier asked for, of so many known words and classes.
-    pub fn config(&self, cell: Cell, forget_bias: Option<f64>, words: usize, classes: usize) -> Config {
+impl<C: RecurrentClassifier> Default for RecurrentRecipe<C> {
+    fn default() -> Self {
+        Self {
+            classifier: C::default(),
+            embedding: 100,
+            hidden: 128,
+            layers: 1,
+            bidirectional: false,
+            pool: Pool::Last,
+            dropout: 0.3,
+            gradient_flow: false,
+            text: TextOptions::default(),
+            train: TrainOptions {
+                dataset: "reviews".to_string(),
+                epochs: 12,
+                batch_size: 50,
+                clip_norm: Some(5.0),
+                ..TrainOptions::default()
+            },
+        }
+    }
+}
+
+impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
+    const NAME: &'static str = C::NAME;
+    const ABOUT: &'static str = C::ABOUT;
+    type Data = SentenceData;
+
+    fn train_options(&self) -> &TrainOptions {
+        &self.train
+    }
+
+    fn data_options(&self) -> Result<SentenceOptions> {
+        Ok(SentenceOptions { text: self.text.clone(), ngrams: NGrams::default() })
+    }
+
+    fn model(&self, facts: &TextFacts, vb: VarBuilder) -> candle_core::Result<Box<dyn SentenceModel>> {
         let &Self { embedding: features, hidden, layers, bidirectional, pool, dropout, .. } = self;
+        let (cell, forget_bias) = (self.classifier.cell(), self.classifier.forget_bias());
         let recurrent =
             RecurrentConfig { cell, features, hidden, layers, bidirectional, dropout, forget_bias };
-        Config { vocabulary: words, recurrent, pool, dropout, classes }
+        let (vocabulary, classes) = (facts.vocabulary.len(), facts.classes.len());
+        Ok(Box::new(Rnn::new(&Config { vocabulary, recurrent, pool, dropout, classes }, vb)?))
+    }
+
+    fn experiment(&self) -> Option<Experiment<Self>> {
+        match self.gradient_flow {
+            true => Some(gradient_flow::plot),
+            false => self.text.experiment(),
+        }
     }
 }

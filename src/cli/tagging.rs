@@ -1,242 +1,204 @@
-//! Training, testing and asking a tagger of words from the command line.
+//! Tagging the words of sentences with entities.
 
-use super::flow::{self, Parts};
-use super::sentences::{VocabularyOptions, asked, read_vocabulary, tell, write_vocabulary};
-use super::{
-    EvalCommand, Outcome, PredictCommand, Questions, Request, Settings, TrainOptions, Training, in_colour,
-    settings_of,
-};
+use super::flow::Parts;
+use super::images::numbers;
+use super::options::TrainOptions;
+use super::recipe::{Data, Recipe, Test, Trained};
+use super::text::{TextFacts, VocabularyOptions, input_sentences, write_vocabulary};
+use super::{Predict, TestSet, data_error, in_colour, show_notes};
 use crate::data::{
-    EntityCounts, EntityScores, NGrams, TaggedCorpus, TaggedSentences, Vocabulary, entity_scores, sequence,
+    EntityCounts, EntityScores, NGrams, TaggedCorpus, TaggedSentences, entity_scores, sequence,
 };
-use crate::nn::{Mode, SentenceModel, seeded_var_builder};
-use crate::plots;
-use crate::train::{self, Metric, Run, Sentences, Tagging, TaggingEvaluation, Trainer, say};
-use anyhow::{Context, Result, ensure};
-use candle_core::{D, DType, Device};
-use candle_nn::{VarBuilder, VarMap};
-use serde_json::{Value, json};
-use std::process::ExitCode;
-use std::time::Instant;
+use crate::nn::{Mode, SentenceModel};
+use crate::train::{Epoch, Metric, Run, Sentences, Tagging, TaggingEvaluation, Task, say};
+use anyhow::{Result, ensure};
+use candle_core::{D, Device};
+use serde_json::{Map, Value};
 
-/// A binary that trains a tagger.
-pub trait TaggingRecipe: Settings {
-    const NAME: &'static str;
-    const ABOUT: &'static str;
-
-    fn vocabulary_options(&self) -> &VocabularyOptions;
-
-    /// The model with its parameters in `vb`, of so many known words and tags.
-    ///
-    /// # Errors
-    /// When there is no such model.
-    fn model(&self, words: usize, tags: usize, vb: VarBuilder)
-    -> candle_core::Result<Box<dyn SentenceModel>>;
+/// A recipe's choices about tagged sentences.
+pub struct TaggingOptions {
+    /// The known words.
+    pub vocabulary: VocabularyOptions,
 }
 
-/// The whole program of a binary.
-pub fn main<R: TaggingRecipe>() -> ExitCode {
-    super::run(R::NAME, R::ABOUT, |request: Request<R>| match request {
-        Request::Train(training) => train(training),
-        Request::Other(Questions::Eval(command)) => eval::<R>(&command),
-        Request::Other(Questions::Predict(command)) => predict::<R>(&command),
-    })
-}
-
-/// All sentences of a data set, and which of them are for what.
-struct Examples {
-    words: Vec<Vec<String>>,
+/// Sentences with a tag per word.
+pub struct TaggingData {
+    words: Sentences,
     tags: Sentences,
+    /// Fingerprint of all sentences and tags.
+    fingerprint: u64,
     parts: Parts,
+    facts: TextFacts,
 }
 
-impl Examples {
-    fn new(corpus: TaggedCorpus, options: &TrainOptions) -> Result<Self> {
-        let TaggedCorpus { train, validation, test, .. } = corpus;
+impl TaggingData {
+    /// Builds the data; the vocabulary is `facts`, or comes from the training part.
+    fn new(
+        options: &TaggingOptions,
+        corpus: TaggedCorpus,
+        facts: Option<TextFacts>,
+        train: &TrainOptions,
+    ) -> Result<Self> {
+        let fingerprint = corpus.fingerprint();
+        let TaggedCorpus { train: training, validation, test, tags: names, .. } = corpus;
         let size = |part: &Option<TaggedSentences>| part.as_ref().map(TaggedSentences::len);
-        let parts = Parts::new(train.len(), size(&validation), size(&test), options)?;
+        let parts = Parts::new(training.len(), size(&validation), size(&test), train)?;
         let (mut words, mut tags) = (vec![], vec![]);
-        for part in [Some(train), validation, test].into_iter().flatten() {
+        for part in [Some(training), validation, test].into_iter().flatten() {
             words.extend(part.words);
             tags.extend(part.tags);
         }
-        Ok(Self { words, tags: Sentences::new(tags), parts })
+        let new_facts = || TextFacts::new(&options.vocabulary, &words, &parts.training, names);
+        let facts = facts.unwrap_or_else(new_facts);
+        let words = Sentences::encode(&facts.vocabulary, NGrams::default(), &words);
+        Ok(Self { words, tags: Sentences::new(tags), fingerprint, parts, facts })
+    }
+
+    fn tagging<'a>(&'a self, model: &'a dyn SentenceModel, device: &'a Device) -> Tagging<'a> {
+        Tagging {
+            model,
+            words: &self.words,
+            tags: &self.tags,
+            names: &self.facts.classes,
+            training: &self.parts.training,
+            validation: &self.parts.validation,
+            device,
+        }
     }
 }
 
-fn train<R: TaggingRecipe>(training: Training<R>) -> Result<Outcome> {
-    let Training { settings, resume, out, machine, progress } = training;
-    super::catch_interrupts()?;
-    let start = Instant::now();
-    let options = settings.train_options();
-    let corpus = sequence::load(&options.dataset, options.data_dir.as_deref()).map_err(super::data_error)?;
-    tell(&corpus.notes);
-    let names = corpus.tags.clone();
-    let examples = Examples::new(corpus, options)?;
-    let Parts { training, validation, test } = &examples.parts;
-    let device = machine.device.open()?;
-    let known = training.iter().map(|&i| &examples.words[i as usize]);
-    let vocabulary = settings.vocabulary_options().vocabulary(known);
-    let vars = VarMap::new();
-    let vb = seeded_var_builder(&vars, options.seed, DType::F32, &device);
-    let model = settings.model(vocabulary.len(), names.len(), vb)?;
-    let mut optimizer = options.optimizer(&vars)?;
-    let facts = json!({
-        "tags": names,
-        "words": vocabulary.len(),
-        "training_examples": training.len(),
-        "validation_examples": validation.len(),
-        "test_examples": test.len(),
-        "parameters": flow::size(&vars),
-    });
-    let run = flow::folder(R::NAME, (resume, out.as_deref()), &device, facts, &settings)?;
-    write_vocabulary(&run, &vocabulary)?;
-    if !progress.is_quiet() {
-        say(&format!(
-            "{}: {} parameters, {} words, {} tags; {} training, {} validation, {} test sentences of {}; run \
-             folder {}",
-            R::NAME,
-            flow::size(&vars),
-            vocabulary.len(),
-            names.len(),
-            training.len(),
-            validation.len(),
-            test.len(),
-            options.dataset,
-            run.dir().display()
-        ));
+impl Data for TaggingData {
+    type Model = dyn SentenceModel;
+    type Options = TaggingOptions;
+    type Facts = TextFacts;
+    type TestOptions = TestSet;
+    type Command = Predict;
+    const METRIC: Metric = Metric::F1;
+    const NOUN: &'static str = "sentences";
+    const READS_INPUT: bool = true;
+
+    fn load(options: TaggingOptions, train: &TrainOptions) -> Result<Self> {
+        let corpus = sequence::load(&train.dataset, train.data_dir.as_deref()).map_err(data_error)?;
+        show_notes(&corpus.notes);
+        Self::new(&options, corpus, None, train)
     }
-    let task = Tagging {
-        model: model.as_ref(),
-        words: &Sentences::encode(&vocabulary, NGrams::default(), &examples.words),
-        tags: &examples.tags,
-        names: &names,
-        training,
-        validation,
-        device: &device,
-    };
-    let options = options.options(training.len());
-    let trainer = Trainer { options, run: &run, progress: progress.as_ref() };
-    let report = trainer.fit(&task, &vars, &mut optimizer)?;
-    if report.interrupted {
-        return Ok(flow::interrupted(R::NAME, &run));
+
+    fn load_test(
+        options: TaggingOptions,
+        train: &TrainOptions,
+        facts: TextFacts,
+        test: &TestSet,
+    ) -> Result<Self> {
+        let (name, dir) = test.resolve(train);
+        let corpus = sequence::load(name, dir).map_err(data_error)?;
+        show_notes(&corpus.notes);
+        ensure!(
+            corpus.tags == facts.classes,
+            "data set {name}: found the tags {}, expected {}",
+            corpus.tags.join(", "),
+            facts.classes.join(", ")
+        );
+        Self::new(&options, corpus, Some(facts), train)
     }
-    let TaggingEvaluation { words: evaluation, tags } = task.evaluate(test)?;
-    let scores = entity_scores(&task.true_tags(test), &tags, &names)?;
-    let last = json!({
-        "final": true,
-        "best_epoch": report.best_epoch,
-        "test_loss": evaluation.loss,
-        "test_f1": scores.overall.f1(),
-        "test_precision": scores.overall.precision(),
-        "test_recall": scores.overall.recall(),
-        "seconds": start.elapsed().as_secs_f64(),
-    });
-    run.write_final(&report.epochs, Metric::F1, &last)?;
-    run.write("curves.svg", &flow::curves(&report, Metric::F1)?)?;
-    run.write(
-        "confusion.svg",
-        &plots::confusion_matrix(&evaluation.confusion_matrix(names.len())?, &names)?,
-    )?;
-    table(&scores);
-    say(&format!("best epoch {}; run folder {}", report.best_epoch, run.dir().display()));
-    Ok(Outcome::Done)
+
+    fn facts(&self) -> &TextFacts {
+        &self.facts
+    }
+
+    fn sizes(&self) -> [u64; 3] {
+        self.parts.sizes()
+    }
+
+    fn classes(&self) -> &[String] {
+        &self.facts.classes
+    }
+
+    fn record(&self) -> Result<Map<String, Value>> {
+        Ok(self.facts.record("tags", self.fingerprint))
+    }
+
+    fn write(&self, run: &Run) -> Result<()> {
+        write_vocabulary(run, &self.facts.vocabulary)
+    }
+
+    fn read(run: &Run, config: &Value) -> Result<TextFacts> {
+        TextFacts::read(run, config, "tags")
+    }
+
+    fn describe(&self) -> String {
+        format!(", {} words, {} tags", self.facts.vocabulary.len(), self.facts.classes.len())
+    }
+
+    fn task<'a>(
+        &'a self,
+        model: &'a dyn SentenceModel,
+        _train: &TrainOptions,
+        device: &'a Device,
+    ) -> Result<Box<dyn Task + 'a>> {
+        Ok(Box::new(self.tagging(model, device)))
+    }
+
+    fn test(&self, model: &dyn SentenceModel, _best: Option<&Epoch>, device: &Device) -> Result<Test> {
+        let (task, test) = (self.tagging(model, device), &self.parts.test);
+        let TaggingEvaluation { words: evaluation, tags } = task.evaluate(test)?;
+        let scores = entity_scores(&task.true_tags(test), &tags, &self.facts.classes)?;
+        let overall = &scores.overall;
+        let record = numbers(&[
+            ("test_loss", evaluation.loss),
+            ("test_f1", overall.f1()),
+            ("test_precision", overall.precision()),
+            ("test_recall", overall.recall()),
+        ]);
+        Ok(Test { record, text: table(&scores), evaluation: Some(evaluation) })
+    }
+
+    fn answer<R: Recipe<Data = Self>>(
+        Predict::Predict(command): &Predict,
+        trained: Trained<R>,
+    ) -> Result<()> {
+        let Trained { facts: TextFacts { vocabulary, classes }, model, device, .. } = trained;
+        for text in input_sentences(command.inputs())? {
+            let words: Vec<String> = text.split_whitespace().map(String::from).collect();
+            if words.is_empty() {
+                say("");
+                continue;
+            }
+            let sentences = Sentences::encode(&vocabulary, NGrams::default(), [&words]);
+            let (ids, sequences) = sentences.batch(&[0], &device)?;
+            let logits = model.forward(&ids, &sequences, Mode::Evaluate)?;
+            let tags = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
+            let tags: Vec<&str> = tags.iter().map(|&tag| classes[tag as usize].as_str()).collect();
+            match in_colour() {
+                true => say(&coloured(&words, &tags)),
+                // As in a CoNLL file.
+                false => {
+                    words.iter().zip(&tags).for_each(|(word, tag)| say(&format!("{word}\t{tag}")));
+                    say("");
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Precision, recall and F1 of each type and of all entities.
-fn table(scores: &EntityScores) {
+/// Precision, recall and F1 per entity type and for all entities, one line each.
+fn table(scores: &EntityScores) -> String {
     let line = |name: &str, counts: &EntityCounts| {
-        say(&format!(
-            "{name:<12} precision {:6.2}%  recall {:6.2}%  F1 {:6.2}%  ({} entities, {} found, {} of them right)",
+        format!(
+            "{name:<12} precision {:6.2}%  recall {:6.2}%  F1 {:6.2}%  ({} entities, {} predicted, {} correct)",
             100.0 * counts.precision(),
             100.0 * counts.recall(),
             100.0 * counts.f1(),
             counts.gold,
             counts.predicted,
             counts.correct
-        ));
+        )
     };
-    scores.types.iter().for_each(|(name, counts)| line(name, counts));
-    line("test", &scores.overall);
+    let types = scores.types.iter().map(|(name, counts)| line(name, counts));
+    types.chain([line("test", &scores.overall)]).collect::<Vec<_>>().join("\n")
 }
 
-/// A run's model with its best weights, its words and its tags.
-struct Trained {
-    model: Box<dyn SentenceModel>,
-    vocabulary: Vocabulary,
-    names: Vec<String>,
-}
-
-impl Trained {
-    fn load<R: TaggingRecipe>(settings: &R, run: &Run, config: &Value, device: &Device) -> Result<Self> {
-        let vocabulary = read_vocabulary(run)?;
-        let names: Vec<String> = serde_json::from_value(config["tags"].clone())
-            .with_context(|| format!("{}: config.json does not tell the tags", run.dir().display()))?;
-        let model =
-            train::load_model(&run.model(), device, |vb| settings.model(vocabulary.len(), names.len(), vb))?;
-        Ok(Self { model, vocabulary, names })
-    }
-}
-
-fn eval<R: TaggingRecipe>(command: &EvalCommand) -> Result<Outcome> {
-    let (run, config) = Run::open(R::NAME, command.run.as_deref())?;
-    let settings: R = settings_of(&run, &config)?;
-    let device = command.machine.device.open()?;
-    let Trained { model, vocabulary, names } = Trained::load(&settings, &run, &config, &device)?;
-    let trained_on = settings.train_options();
-    let (name, dir) = command.data(trained_on);
-    let corpus = sequence::load(name, dir).map_err(super::data_error)?;
-    tell(&corpus.notes);
-    ensure!(
-        corpus.tags == names,
-        "{}: this run knows the tags {names:?}, but the data set has {:?}",
-        run.dir().display(),
-        corpus.tags
-    );
-    let examples = Examples::new(corpus, trained_on)?;
-    let task = Tagging {
-        model: model.as_ref(),
-        words: &Sentences::encode(&vocabulary, NGrams::default(), &examples.words),
-        tags: &examples.tags,
-        names: &names,
-        training: &[],
-        validation: &[],
-        device: &device,
-    };
-    let said = task.evaluate(&examples.parts.test)?;
-    table(&entity_scores(&task.true_tags(&examples.parts.test), &said.tags, &names)?);
-    Ok(Outcome::Done)
-}
-
-fn predict<R: TaggingRecipe>(command: &PredictCommand) -> Result<Outcome> {
-    let (dir, inputs) = command.split();
-    let (run, config) = Run::open(R::NAME, dir)?;
-    let settings: R = settings_of(&run, &config)?;
-    let device = command.machine.device.open()?;
-    let Trained { model, vocabulary, names } = Trained::load(&settings, &run, &config, &device)?;
-    for text in asked(inputs)? {
-        let words: Vec<String> = text.split_whitespace().map(String::from).collect();
-        if words.is_empty() {
-            say("");
-            continue;
-        }
-        let (ids, sentence) =
-            Sentences::encode(&vocabulary, NGrams::default(), [&words]).batch(&[0], &device)?;
-        let tags = model.forward(&ids, &sentence, Mode::Evaluate)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
-        let tags: Vec<&str> = tags.iter().map(|&tag| names[tag as usize].as_str()).collect();
-        match in_colour() {
-            true => say(&coloured(&words, &tags)),
-            // As in a CoNLL file.
-            false => {
-                words.iter().zip(&tags).for_each(|(word, tag)| say(&format!("{word}\t{tag}")));
-                say("");
-            }
-        }
-    }
-    Ok(Outcome::Done)
-}
-
-/// The sentence, its entities in their types' colours and followed by their types.
+/// The sentence with its entities in a colour per type, each followed by its type.
 fn coloured(words: &[String], tags: &[&str]) -> String {
     let mut types: Vec<&str> = vec![];
     let mut parts = vec![];
@@ -249,8 +211,8 @@ fn coloured(words: &[String], tags: &[&str]) -> String {
             types.push(entity);
             types.len() - 1
         });
-        let goes_on = tags.get(i + 1).is_some_and(|next| *next == format!("I-{entity}"));
-        let label = if goes_on { String::new() } else { format!(" [{entity}]") };
+        let continues = tags.get(i + 1).is_some_and(|next| *next == format!("I-{entity}"));
+        let label = if continues { String::new() } else { format!(" [{entity}]") };
         parts.push(format!("\x1b[1;{}m{word}{label}\x1b[0m", 31 + colour % 6));
     }
     parts.join(" ")

@@ -1,4 +1,4 @@
-//! What a run of a classifier of pictures has to show.
+//! Plots of an image classifier's run.
 
 use crate::data::Images;
 use crate::models::ImageModel;
@@ -8,7 +8,7 @@ use crate::train::{Evaluation, Prediction, Run};
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Device, Tensor, Var};
 
-/// Pictures for the run folder.
+/// Draws mistakes and filters, and for convolutional networks feature maps and Grad-CAM, into the run folder.
 pub(super) fn draw(
     run: &Run,
     model: &dyn ImageModel,
@@ -20,12 +20,12 @@ pub(super) fn draw(
     run.write("filters.svg", &filters(model, test.shape())?)?;
     if let Some(features) = features(model, test, device)? {
         run.write("features.svg", &features)?;
-        run.write("grad-cam.svg", &attention(model, test, evaluation, device)?)?;
+        run.write("grad-cam.svg", &grad_cams(model, test, evaluation, device)?)?;
     }
     Ok(())
 }
 
-/// The pictures it got wrong and was surest of.
+/// The wrong predictions with the highest probabilities.
 fn mistakes(test: &Images, evaluation: &Evaluation) -> Result<String> {
     const SHOWN: usize = 40;
     let mut wrong: Vec<(usize, Prediction)> = evaluation
@@ -39,23 +39,25 @@ fn mistakes(test: &Images, evaluation: &Evaluation) -> Result<String> {
     let tiles = wrong
         .iter()
         .take(SHOWN)
-        .map(|&(index, Prediction { label, predicted: said, probability })| {
-            let [label, said] = [label, said].map(|class| &test.class_names()[class as usize]);
-            let caption = format!("{label}, said {said}\n({probability:.2})");
+        .map(|&(index, Prediction { label, predicted, probability })| {
+            let [label, predicted] = [label, predicted].map(|class| &test.class_names()[class as usize]);
+            let caption = format!("{label}, predicted {predicted}\n({probability:.2})");
             Tile::image(&test.image(index)?, test.shape(), &caption)
         })
         .collect::<Result<Vec<_>>>()?;
-    let heading = format!("{} of {} wrong; the surest mistakes first", wrong.len(), test.len());
+    let heading = format!("{} of {} wrong, most confident first", wrong.len(), test.len());
     plots::image_grid(&[GridSection { heading: &heading, columns: 8, tiles }])
 }
 
-/// The first layer's weights, a picture a unit: those of three channels in colour, others one below the other; of all pixels
-/// where the layer has no windows.
-fn filters(model: &dyn ImageModel, pictures: (usize, usize, usize)) -> Result<String> {
+/// The first layer's weights, one tile per unit.
+///
+/// Three channels are shown in colour, others one below the other. A unit of a fully connected layer has the shape of an
+/// image, `images`.
+fn filters(model: &dyn ImageModel, images: (usize, usize, usize)) -> Result<String> {
     let weight = model.filters();
     let (channels, height, width) = match *weight.dims() {
         [_, channels, height, width] => (channels, height, width),
-        _ => pictures,
+        _ => images,
     };
     let weight = weight.flatten_from(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
     let tile = |(unit, values): (usize, &Vec<f32>)| {
@@ -75,7 +77,7 @@ fn filters(model: &dyn ImageModel, pictures: (usize, usize, usize)) -> Result<St
     plots::image_grid(&[GridSection { heading, columns: 10, tiles }])
 }
 
-/// What the convolutional stages make of the first test picture.
+/// The feature maps of the first test image after each convolutional stage.
 fn features(model: &dyn ImageModel, test: &Images, device: &Device) -> Result<Option<String>> {
     let (xs, _) = test.batch(&[0], device)?;
     let maps = model.feature_maps(&xs)?;
@@ -89,16 +91,16 @@ fn features(model: &dyn ImageModel, test: &Images, device: &Device) -> Result<Op
         tiles: vec![Tile::image(
             &test.image(0)?,
             test.shape(),
-            &format!("a {}", test.class_names()[test.labels()[0] as usize]),
+            &test.class_names()[test.labels()[0] as usize],
         )?],
     }];
     for (map, heading) in maps.iter().zip(&headings) {
         sections.push(GridSection { heading, columns: 10, tiles: channels(map)? });
     }
-    plots::image_grid(&sections).map(Some).context("features")
+    plots::image_grid(&sections).map(Some).context("feature maps")
 }
 
-/// A tile a channel of `map` `(1, channels, height, width)`, of the first ones.
+/// One tile per channel of `map` `(1, channels, height, width)`, for the first channels.
 fn channels(map: &Tensor) -> Result<Vec<Tile>> {
     const SHOWN: usize = 64;
     let (_, _, height, width) = map.dims4()?;
@@ -108,8 +110,8 @@ fn channels(map: &Tensor) -> Result<Vec<Tile>> {
     values.iter().take(SHOWN).enumerate().map(tile).collect()
 }
 
-/// Of one picture a class, what spoke for the class that the model said.
-fn attention(
+/// Grad-CAM of one test image per class, for the predicted class.
+fn grad_cams(
     model: &dyn ImageModel,
     test: &Images,
     evaluation: &Evaluation,
@@ -119,29 +121,29 @@ fn attention(
     let mut tiles = vec![];
     for class in 0..SHOWN.min(test.classes() as u32) {
         let Some(index) = test.labels().iter().position(|&label| label == class) else { continue };
-        let picture = test.image(index)?;
-        let Prediction { predicted: said, probability, .. } = evaluation.predictions[index];
-        let [name, said] = [class, said].map(|class| &test.class_names()[class as usize]);
+        let image = test.image(index)?;
+        let Prediction { predicted, probability, .. } = evaluation.predictions[index];
+        let [name, predicted] = [class, predicted].map(|class| &test.class_names()[class as usize]);
         let heat = grad_cam(model, &test.batch(&[index as u32], device)?.0)?;
-        tiles.push(Tile::image(&picture, test.shape(), name)?);
+        tiles.push(Tile::image(&image, test.shape(), name)?);
         tiles.push(Tile::heatmap(
-            &picture,
+            &image,
             test.shape(),
             &heat,
-            &format!("said {said}\n({probability:.2})"),
+            &format!("predicted {predicted}\n({probability:.2})"),
         )?);
     }
     plots::image_grid(&[GridSection {
-        heading: "What speaks for the class that was said, the darker red the more (Grad-CAM)",
+        heading: "Evidence for the predicted class, stronger in darker red (Grad-CAM)",
         columns: 6,
         tiles,
     }])
 }
 
-/// How much each place of the last stage's maps speaks for the likeliest class of the picture `xs` `(1, channels, height,
-/// width)`: the maps, each times the mean of its gradient, added up and above 0 (Selvaraju et al. 2017, arXiv:1610.02391).
+/// Grad-CAM of the most probable class for the image `xs` `(1, channels, height, width)`: the sum of the last feature maps,
+/// each weighted by the mean of its gradient, cut off below 0 (Selvaraju et al. 2017, arXiv:1610.02391).
 fn grad_cam(model: &dyn ImageModel, xs: &Tensor) -> Result<Vec<Vec<f32>>> {
-    let maps = model.feature_maps(xs)?.pop().context("Grad-CAM of a model without convolutions")?;
+    let maps = model.feature_maps(xs)?.pop().context("Grad-CAM: the model has no convolutions")?;
     let maps = Var::from_tensor(&maps.detach())?;
     let logits = model.head(&maps, Mode::Evaluate)?;
     let grads = logits.max(D::Minus1)?.sum_all()?.backward()?;

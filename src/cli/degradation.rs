@@ -1,0 +1,46 @@
+//! Comparing the training errors of several settings (He et al. 2015, figure 1).
+
+use super::Outcome;
+use super::command_line::Start;
+use super::flow::{self, Training};
+use super::images::ImageData;
+use super::recipe::{Data, Recipe};
+use crate::plots::{self, Chart, Line};
+use crate::train::{Epoch, Run, say};
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+/// Trains each of the named settings, and draws their training errors over the epochs in one plot.
+///
+/// # Errors
+/// Those of the training runs, and a run to resume: a comparison can't be resumed.
+pub fn compare<R: Recipe<Data = ImageData>>(
+    training: &Training<R>,
+    compared: &[(String, R)],
+) -> Result<Outcome> {
+    let Training { settings, start, .. } = training;
+    ensure!(start.resume.is_none(), "--resume: a comparison can't be resumed");
+    let mut data = ImageData::load(settings.data_options()?, settings.train_options())?;
+    data.validate_on_training();
+    let names: Vec<&str> = compared.iter().map(|(name, _)| name.as_str()).collect();
+    let config = json!({ "compared": names, "settings": settings });
+    let parent = Run::create(R::NAME, start.out.as_deref(), &config)?;
+    let mut lines = vec![];
+    for (name, settings) in compared {
+        let start = Start { resume: None, out: Some(parent.dir().join(name)) };
+        let (_, _, report) = flow::fit(training, settings, &data, &start)?;
+        if report.interrupted {
+            say("interrupted; a comparison can't be resumed");
+            return Ok(Outcome::Interrupted);
+        }
+        let error = |epoch: &Epoch| (epoch.epoch, 100.0 * (1.0 - epoch.validation.metric));
+        let points: Vec<(usize, f64)> = report.epochs.iter().map(error).collect();
+        let last = points.last().map_or(f64::NAN, |point| point.1);
+        say(&format!("{name}: training error {last:.2}% after the last epoch"));
+        lines.push(Line { name, points });
+    }
+    let chart = Chart { title: "Training error", x_label: "epoch", y_label: "error in %", lines };
+    parent.write("degradation.svg", &plots::line_charts(&[chart])?)?;
+    say(&format!("degradation.svg is in the run folder {}", parent.dir().display()));
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,56 @@
+//! Cross-validation of classifiers of sentences.
+
+use super::Outcome;
+use super::command_line::Start;
+use super::flow::{self, Fitted, Training};
+use super::recipe::{Data, Recipe};
+use super::sentences::SentenceData;
+use crate::train::{Metric, Run, say};
+use anyhow::{Context, Result};
+use serde_json::json;
+use std::time::Instant;
+
+/// Trains one model per fold, each in its own folder inside the run folder, and reports the mean accuracy.
+pub(super) fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Result<Outcome> {
+    let begin = Instant::now();
+    let Training { settings, start, device, .. } = training;
+    let options = settings.data_options()?;
+    let folds = options.text.folds.context("--folds: not given")?;
+    let mut data = SentenceData::load(options, settings.train_options())?;
+    let mut facts = data.record()?;
+    // Each fold has its own vocabulary.
+    facts.remove("words");
+    facts.insert("training_examples".to_string(), json!(data.len()));
+    let run = flow::folder(settings, start, device, facts)?;
+    let mut accuracies = vec![];
+    for fold in 0..folds {
+        let dir = run.dir().join(format!("fold-{}", fold + 1));
+        let resume = match dir.join("config.json").exists() {
+            true => Some(Run::open(R::NAME, Some(&dir))?),
+            false => None,
+        };
+        data.select_fold(fold, folds, settings.train_options())?;
+        match flow::fit_and_test(training, settings, &data, &Start { resume, out: Some(dir) })? {
+            Fitted::Tested(test) => accuracies.extend(test.evaluation.map(|test| test.accuracy())),
+            Fitted::Interrupted(_) => return Ok(flow::interrupted(R::NAME, &run)),
+        }
+    }
+    let mean = accuracies.iter().sum::<f64>() / folds as f64;
+    let variance = accuracies.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (folds - 1) as f64;
+    let deviation = variance.sqrt();
+    let last = json!({
+        "final": true,
+        "test_accuracy": mean,
+        "deviation": deviation,
+        "folds": accuracies,
+        "seconds": begin.elapsed().as_secs_f64(),
+    });
+    run.write_final(&[], Metric::Accuracy, &last)?;
+    say(&format!(
+        "test accuracy {:.2}% over {folds} folds, standard deviation {:.2}; run folder {}",
+        100.0 * mean,
+        100.0 * deviation,
+        run.dir().display()
+    ));
+    Ok(Outcome::Done)
+}

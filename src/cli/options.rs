@@ -1,0 +1,308 @@
+//! Options shared by all binaries, and the parsers of their values.
+
+use crate::device::DeviceChoice;
+use crate::optim::{Adadelta, Adagrad, Adam, Clip, Curve, Method, Optimizer, RmsProp, Schedule, Sgd};
+use crate::train::TrainerOptions;
+use candle_nn::VarMap;
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use std::ops::{Bound, RangeBounds};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Name of the parameter that holds the word vectors, in every model of sentences.
+pub(super) const WORD_VECTORS: &str = "embedding.weight";
+
+/// Options of every training run.
+///
+/// Defaults are those of [`Default`]; a recipe overrides them in its own `Default` implementation.
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
+pub struct TrainOptions {
+    /// Data set
+    #[arg(long, value_name = "NAME")]
+    pub dataset: String,
+    /// Read the data set's files from DIR instead of downloading them
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Number of passes over the training set
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub epochs: usize,
+    /// Number of examples per step
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub batch_size: usize,
+    /// Peak learning rate
+    #[arg(long, value_name = "X", value_parser = positive_number)]
+    pub learning_rate: f64,
+    /// Seed of initial values, shuffles, dropout and augmentation; the same seed gives the same model, bit for bit
+    #[arg(long, value_name = "N")]
+    pub seed: u64,
+    /// Train on the first N examples only
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub train_limit: Option<usize>,
+    /// Number of examples held out for validation, from the end of the training set [default: a tenth]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub validation: Option<usize>,
+    /// Optimizer
+    #[arg(long, value_name = "NAME")]
+    pub optimizer: OptimizerName,
+    /// Momentum (sgd, rmsprop)
+    #[arg(long, value_name = "X", value_parser = non_negative)]
+    pub momentum: f64,
+    /// Use Nesterov momentum (sgd)
+    #[arg(long)]
+    pub nesterov: bool,
+    /// L2 penalty; decoupled weight decay for adamw [default: 0, adamw 0.01]
+    #[arg(long, value_name = "X", value_parser = non_negative)]
+    pub weight_decay: Option<f64>,
+    /// L1 penalty (sgd)
+    #[arg(long, value_name = "X", value_parser = non_negative)]
+    pub l1: f64,
+    /// Exclude biases and normalisation layers from weight decay and L1
+    #[arg(long)]
+    pub keep_biases: bool,
+    /// Learning-rate schedule
+    #[arg(long, value_name = "NAME")]
+    pub schedule: ScheduleName,
+    /// Epochs between reductions (step), or without improvement before one (plateau)
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub schedule_epochs: usize,
+    /// Factor applied to the learning rate at each reduction (step, milestones, plateau)
+    #[arg(long, value_name = "X", value_parser = positive_number)]
+    pub schedule_factor: f64,
+    /// Number of steps over which the learning rate rises from 0
+    #[arg(long, value_name = "N")]
+    pub warmup: usize,
+    /// Clip the global gradient norm to X
+    #[arg(long, value_name = "X", value_parser = positive_number, conflicts_with = "clip_value")]
+    pub clip_norm: Option<f64>,
+    /// Clip each gradient element to the range from -X to X
+    #[arg(long, value_name = "X", value_parser = positive_number)]
+    pub clip_value: Option<f64>,
+    /// Stop after N epochs without a better validation score
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub patience: Option<usize>,
+    /// Save a checkpoint every N steps as well as after each epoch
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub checkpoint_every: Option<usize>,
+}
+
+impl Default for TrainOptions {
+    fn default() -> Self {
+        Self {
+            dataset: "digits".to_string(),
+            data_dir: None,
+            epochs: 10,
+            batch_size: 64,
+            learning_rate: 2e-3,
+            seed: 42,
+            train_limit: None,
+            validation: None,
+            optimizer: OptimizerName::AdamW,
+            momentum: 0.0,
+            nesterov: false,
+            weight_decay: None,
+            l1: 0.0,
+            keep_biases: false,
+            schedule: ScheduleName::Cosine,
+            schedule_epochs: 10,
+            schedule_factor: 0.5,
+            warmup: 0,
+            clip_norm: None,
+            clip_value: None,
+            patience: None,
+            checkpoint_every: None,
+        }
+    }
+}
+
+/// Options that choose where to compute.
+#[derive(Debug, Clone, Default, Args)]
+pub struct MachineOptions {
+    /// auto, cpu, cuda, cuda:N, metal or metal:N
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Number of CPU threads [default: one per physical core]
+    #[arg(long, value_name = "N", value_parser = |text: &str| in_range(text, 1..=1024, "a whole number, 1 to 1024"))]
+    pub threads: Option<usize>,
+}
+
+/// The value of `--optimizer`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[value(rename_all = "lowercase")]
+pub enum OptimizerName {
+    /// Stochastic gradient descent
+    Sgd,
+    /// Adam with an L2 penalty
+    Adam,
+    /// Adam with decoupled weight decay
+    AdamW,
+    /// RMSprop
+    RmsProp,
+    /// Adagrad
+    Adagrad,
+    /// Adadelta, which expects a learning rate of 1
+    Adadelta,
+    /// Adam that updates only the word vectors that occur in the batch
+    #[serde(rename = "lazy-adam")]
+    #[value(name = "lazy-adam")]
+    LazyAdam,
+}
+
+/// The value of `--schedule`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScheduleName {
+    /// The same learning rate throughout
+    Constant,
+    /// Lower the rate every few epochs
+    Step,
+    /// Lower the rate after half and after three quarters of the training
+    Milestones,
+    /// Decay linearly to 0
+    Linear,
+    /// Decay to 0 along a cosine
+    Cosine,
+    /// Rise, then fall (Smith 2018)
+    OneCycle,
+    /// Lower the rate when validation stops improving; stop at 1/128 of the initial rate (Nielsen)
+    Plateau,
+}
+
+impl TrainOptions {
+    /// The chosen optimizer over the variables `vars`.
+    pub(super) fn optimizer(&self, vars: &VarMap) -> candle_core::Result<Optimizer> {
+        let mut optimizer = Optimizer::new(self.method(), vars)?;
+        let has_words = vars.data().lock().is_ok_and(|vars| vars.contains_key(WORD_VECTORS));
+        if has_words && self.is_sparse() {
+            optimizer.set_sparse(WORD_VECTORS)?;
+        }
+        Ok(optimizer)
+    }
+
+    fn method(&self) -> Method {
+        let &Self { momentum, nesterov, l1, .. } = self;
+        let decay_biases = !self.keep_biases;
+        let weight_decay = self.weight_decay.unwrap_or(0.0);
+        match self.optimizer {
+            OptimizerName::Sgd => Sgd { momentum, nesterov, weight_decay, l1, decay_biases }.into(),
+            OptimizerName::Adam | OptimizerName::LazyAdam => {
+                Adam { weight_decay, decay_biases, ..Adam::default() }.into()
+            }
+            OptimizerName::AdamW => {
+                let adamw = Adam::adamw();
+                let weight_decay = self.weight_decay.unwrap_or(adamw.weight_decay);
+                Adam { weight_decay, decay_biases, ..adamw }.into()
+            }
+            OptimizerName::RmsProp => {
+                RmsProp { momentum, weight_decay, decay_biases, ..RmsProp::default() }.into()
+            }
+            OptimizerName::Adagrad => Adagrad { weight_decay, decay_biases, ..Adagrad::default() }.into(),
+            OptimizerName::Adadelta => {
+                Adadelta { rho: 0.95, weight_decay, decay_biases, ..Adadelta::default() }.into()
+            }
+        }
+    }
+
+    /// Whether the optimizer updates only the word vectors that have a gradient.
+    ///
+    /// Without momentum and decay the other vectors would keep their values anyway.
+    fn is_sparse(&self) -> bool {
+        let plain =
+            self.momentum == 0.0 && self.l1 == 0.0 && self.weight_decay.is_none_or(|decay| decay == 0.0);
+        match self.optimizer {
+            OptimizerName::Sgd | OptimizerName::Adagrad | OptimizerName::Adadelta => plain,
+            OptimizerName::LazyAdam => true,
+            OptimizerName::Adam | OptimizerName::AdamW | OptimizerName::RmsProp => false,
+        }
+    }
+
+    /// The training loop's options for epochs of `examples` examples.
+    pub fn options(&self, examples: usize) -> TrainerOptions {
+        let factor = self.schedule_factor;
+        let curve = match self.schedule {
+            ScheduleName::Constant => Curve::Constant,
+            ScheduleName::Step => Curve::Step {
+                every: self.schedule_epochs.saturating_mul(examples.div_ceil(self.batch_size)),
+                factor,
+            },
+            ScheduleName::Milestones => Curve::Milestones { factor },
+            ScheduleName::Linear => Curve::Linear,
+            ScheduleName::Cosine => Curve::Cosine,
+            ScheduleName::OneCycle => Curve::one_cycle(),
+            ScheduleName::Plateau => {
+                Curve::Plateau { factor, patience: self.schedule_epochs, stop_at: 1.0 / 128.0 }
+            }
+        };
+        TrainerOptions {
+            epochs: self.epochs,
+            batch_size: self.batch_size,
+            learning_rate: self.learning_rate,
+            schedule: Schedule { warmup_steps: self.warmup, curve },
+            clip: match (self.clip_norm, self.clip_value) {
+                // The norm may be a default; the value is the user's.
+                (_, Some(value)) => Clip::Value(value),
+                (Some(norm), None) => Clip::Norm(norm),
+                (None, None) => Clip::None,
+            },
+            seed: self.seed,
+            patience: self.patience,
+            checkpoint_every: self.checkpoint_every.map(|every| every as u64),
+        }
+    }
+}
+
+/// Parses a number in `range`.
+///
+/// # Errors
+/// When `text` isn't such a number. The message says that `expected` was expected.
+pub fn in_range<T: FromStr + PartialOrd>(
+    text: &str,
+    range: impl RangeBounds<T>,
+    expected: &str,
+) -> Result<T, String> {
+    match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(format!("expected {expected}")),
+    }
+}
+
+/// Parses a count of at least 1.
+///
+/// # Errors
+/// When `text` isn't a whole number above 0.
+pub fn positive(text: &str) -> Result<usize, String> {
+    in_range(text, 1.., "a whole number, 1 or more")
+}
+
+/// Parses a finite number of at least 0.
+///
+/// # Errors
+/// When `text` isn't one.
+pub fn non_negative(text: &str) -> Result<f64, String> {
+    in_range(text, 0.0..f64::INFINITY, "a number, 0 or more")
+}
+
+/// Parses a finite number above 0.
+///
+/// # Errors
+/// When `text` isn't one.
+pub fn positive_number(text: &str) -> Result<f64, String> {
+    in_range(text, (Bound::Excluded(0.0), Bound::Excluded(f64::INFINITY)), "a number above 0")
+}
+
+/// Parses a probability.
+///
+/// # Errors
+/// When `text` isn't a number from 0 to 1.
+pub fn probability(text: &str) -> Result<f32, String> {
+    in_range(text, 0.0..=1.0, "a number from 0 to 1")
+}
+
+/// Parses a number from 0 to 1, excluding 1.
+///
+/// # Errors
+/// When `text` isn't one.
+pub fn fraction<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
+    in_range(text, T::from(0)..T::from(1), "a number from 0 to 1, excluding 1")
+}
