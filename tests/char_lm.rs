@@ -1,4 +1,4 @@
-//! The binary char_lm as a process: learning, writing, scoring, showing; and texts of all kinds.
+//! The binary char_lm as a process: training, sampling, scoring, showing cells; and the reading of texts.
 
 #![cfg(unix)]
 
@@ -15,7 +15,7 @@ use tempfile::{TempDir, tempdir};
 
 const NAME: &str = "char_lm";
 
-/// A text in which each character tells the next.
+/// A text in which each character determines the next.
 fn counting(lines: usize) -> String {
     "one two three four five six\n".repeat(lines)
 }
@@ -23,7 +23,7 @@ fn counting(lines: usize) -> String {
 const SMALL: &str =
     "--hidden 24 --embedding 12 --window 20 --batch-size 8 --learning-rate 1e-2 --epochs 3 --quiet";
 
-/// A small finished run on [`counting`], to be read only.
+/// A small finished run on [`counting`]; tests must not change it.
 fn trained() -> PathBuf {
     static PLACE: OnceLock<TempDir> = OnceLock::new();
     let place = PLACE.get_or_init(|| {
@@ -36,7 +36,7 @@ fn trained() -> PathBuf {
 }
 
 #[test]
-fn a_text_is_learned_and_its_losses_told_in_all_units() {
+fn a_text_is_learned_and_losses_are_reported_in_all_units() {
     let lines = metrics(&trained());
     let (first, last) = (&lines[0], &lines[3]);
     let number = |line: &Value, name: &str| line[name].as_f64().unwrap_or_else(|| panic!("{name}: {line}"));
@@ -53,12 +53,12 @@ fn a_text_is_learned_and_its_losses_told_in_all_units() {
     }
     let place = trained();
     let said = done(place.parent().unwrap(), NAME, "eval run");
-    assert!(said.contains(&format!("{:.4} nats a character", number(last, "test_loss"))), "{said}");
+    assert!(said.contains(&format!("{:.4} nats per character", number(last, "test_loss"))), "{said}");
     let other = done(place.parent().unwrap(), NAME, "eval run --text text");
-    assert!(other.contains("nats a character"), "{other}");
+    assert!(other.contains("nats per character"), "{other}");
 }
 
-/// What a run writes after two lines and a word of [`counting`].
+/// What a run generates after two lines and a word of [`counting`].
 #[track_caller]
 fn sampled(run: &Path, options: &str) -> String {
     let prompt = format!("{}one", counting(2));
@@ -70,7 +70,7 @@ fn sampled(run: &Path, options: &str) -> String {
 }
 
 #[test]
-fn sampling_goes_on_from_the_prompt_and_repeats_with_the_seed() {
+fn sampling_continues_the_prompt_and_repeats_with_the_seed() {
     let run = trained();
     let greedy = sampled(&run, "--length 40 --temperature 0");
     assert_eq!(greedy, format!("{}\n", &counting(2)[3..43]));
@@ -86,7 +86,7 @@ fn sampling_goes_on_from_the_prompt_and_repeats_with_the_seed() {
 }
 
 #[test]
-fn a_line_like_the_text_is_likelier_than_one_that_is_not() {
+fn a_line_like_the_text_scores_higher_than_another() {
     let run = trained();
     let place = run.parent().unwrap();
     let output =
@@ -96,7 +96,7 @@ fn a_line_like_the_text_is_likelier_than_one_that_is_not() {
     let rows: Vec<Vec<f64>> = said.lines().map(row).collect();
     assert_eq!(rows.len(), 4, "{said}");
     assert!(rows[0][0] > rows[1][0] + 5.0 && rows[0][2] < rows[1][2], "{said}");
-    // Log-probability over the line and its end, their mean, and the total.
+    // The mean is over the line and its end; the last row is the total.
     assert!((rows[0][0] / -28.0 - rows[0][1]).abs() < 1e-3, "{said}");
     assert!((rows[0][0] + rows[1][0] + rows[2][0] - rows[3][0]).abs() < 5e-3, "{said}");
     fs::write(place.join("lines"), "one two\n").unwrap();
@@ -104,7 +104,7 @@ fn a_line_like_the_text_is_likelier_than_one_that_is_not() {
 }
 
 #[test]
-fn the_page_of_cells_shows_the_text() {
+fn the_page_of_cells_contains_the_text() {
     let run = trained();
     let place = run.parent().unwrap();
     let Output { stdout, stderr, .. } = start(place, NAME, &["neurons", "run", "text", "--length", "50"], "");
@@ -114,7 +114,7 @@ fn the_page_of_cells_shows_the_text() {
 }
 
 #[test]
-fn words_are_learned_with_the_ends_of_lines() {
+fn words_are_learned_with_line_ends() {
     let place = tempdir().unwrap();
     fs::write(place.path().join("text"), counting(1500)).unwrap();
     done(
@@ -124,8 +124,8 @@ fn words_are_learned_with_the_ends_of_lines() {
     );
     let greedy = sampled(&place.path().join("run"), "--length 8 --temperature 0");
     assert_eq!(greedy, " two three four five six\none two\n");
-    assert!(done(place.path(), NAME, "eval run").contains("nats a word"));
-    // A line of blanks is one without words, of which only the end is scored.
+    assert!(done(place.path(), NAME, "eval run").contains("nats per word"));
+    // A line of blanks has no words; only its end is scored.
     let said = String::from_utf8(start(&place, NAME, &["score", "run"], "\n \t\n").stdout).unwrap();
     let lines: Vec<Vec<&str>> = said.lines().map(|line| line.split('\t').collect()).collect();
     assert!(lines.len() == 3 && lines[0][..3] == lines[1][..3] && lines[2][3] == "(all 2 tokens)", "{said}");
@@ -134,7 +134,7 @@ fn words_are_learned_with_the_ends_of_lines() {
 }
 
 #[test]
-fn a_killed_training_goes_on_to_the_same_bits() {
+fn a_killed_run_resumes_to_the_same_bits() {
     let place = tempdir().unwrap();
     fs::write(place.path().join("text"), counting(300)).unwrap();
     let options = format!("{SMALL} --text text --dropout 0.2 --checkpoint-every 7");
@@ -147,7 +147,7 @@ fn a_killed_training_goes_on_to_the_same_bits() {
 }
 
 #[test]
-fn what_is_no_text_or_too_short_is_refused_with_the_numbers() {
+fn binary_and_short_texts_are_refused() {
     let place = tempdir().unwrap();
     let write = |name: &str, bytes: &[u8]| fs::write(place.path().join(name), bytes).unwrap();
     write("empty", b"");
@@ -180,7 +180,7 @@ fn what_is_no_text_or_too_short_is_refused_with_the_numbers() {
     refused(place.path(), NAME, "sample --temperature=-1", 2, &["temperature"]);
 }
 
-/// What a text's tokens are, from number `from` on.
+/// The tokens of a text from index `from` on.
 fn tokens(text: &TextStream, from: u64) -> Vec<String> {
     let (mut tokens, mut token, mut all) = (text.read(from), String::new(), vec![]);
     while tokens.next_into(&mut token).unwrap() {
@@ -190,10 +190,10 @@ fn tokens(text: &TextStream, from: u64) -> Vec<String> {
 }
 
 #[test]
-fn a_file_of_any_encoding_is_read_from_any_place() {
+fn files_in_any_encoding_are_read_from_any_token() {
     let place = tempdir().unwrap();
     let path = place.path().join("text");
-    // Longer than what is read at a time, and than what lies between two known places.
+    // Longer than the read buffer and than the distance between two entries of the index.
     let text: String = (0..60_000).map(|i| ["a", "é", "\n", "€ b", " ", "𝛼"][i * i % 6]).collect();
     let strings = |pieces: &[&str]| -> Vec<String> { pieces.iter().map(|piece| piece.to_string()).collect() };
     for mark in ["", "\u{feff}"] {
@@ -222,7 +222,7 @@ fn a_file_of_any_encoding_is_read_from_any_place() {
 }
 
 #[test]
-fn a_short_text_has_the_tokens_of_a_long_one() {
+fn encoding_a_short_text_gives_the_tokens_of_a_stream() {
     for level in [Level::Char, Level::Word] {
         for text in ["one two", " a\t b\u{a0}c \n\n d\r\n", "\n", "\u{feff}é 𝛼\u{2028}x", "a\n", " \n "] {
             let long = TextStream::from_memory("text", text, level).unwrap();
@@ -238,7 +238,7 @@ fn a_short_text_has_the_tokens_of_a_long_one() {
 }
 
 #[test]
-fn streams_go_on_where_they_were() {
+fn streams_resume_where_they_stopped() {
     let text = TextStream::from_memory("text", "abcdefghijk", Level::Char).unwrap();
     let vocabulary = text.vocabulary(0..11, 1, None).unwrap();
     let written = |ids: &[u32]| ids.iter().map(|&id| vocabulary.token(id).unwrap()).collect::<String>();
@@ -250,7 +250,7 @@ fn streams_go_on_where_they_were() {
     assert_eq!(streams.next_window(2).unwrap(), None);
     let mut later = Streams::new(&text, &vocabulary, 0..11, 3, 2).unwrap();
     assert_eq!(later.next_window(5).unwrap().unwrap(), rest);
-    // Only the training part is known.
+    // The vocabulary covers the training part only.
     assert_eq!(text.vocabulary(0..2, 1, None).unwrap().len(), 4);
     assert_eq!(text.vocabulary(0..11, 2, None).unwrap().len(), 2);
     assert_eq!(text.vocabulary(0..11, 1, Some(3)).unwrap().len(), 5);

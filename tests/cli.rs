@@ -1,11 +1,11 @@
-//! The binaries as people meet them: processes with arguments, files, signals and pipes.
+//! The image binaries as processes: arguments, files, signals and pipes.
 
 #![cfg(unix)]
 
 mod common;
 
 use candle_textbook::data::{Images, digits};
-use common::{command, done, files, metrics, model, one_error, refused};
+use common::{command, config, done, files, metrics, model, one_error, refused};
 use image::{GrayImage, Luma, imageops};
 use serde_json::Value;
 use std::fs;
@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 use tempfile::{TempDir, tempdir_in};
 
-/// The working directories of the tests lie in here, beside `data`, a small data set in MNIST's format.
+/// The parent of the tests' working directories. It also holds `data`, a small data set in MNIST's format.
 fn ground() -> &'static Path {
     static GROUND: OnceLock<PathBuf> = OnceLock::new();
     GROUND.get_or_init(|| {
@@ -37,7 +37,7 @@ fn place() -> TempDir {
     tempdir_in(ground()).unwrap()
 }
 
-/// A finished run of each binary, to be read only.
+/// The folder of a finished run of the binary; tests must not change it.
 fn trained(binary: &str) -> PathBuf {
     static LENET: OnceLock<PathBuf> = OnceLock::new();
     static MLP: OnceLock<PathBuf> = OnceLock::new();
@@ -50,7 +50,7 @@ fn trained(binary: &str) -> PathBuf {
     finished.get_or_init(train).clone()
 }
 
-/// A copy of the trained lenet in the folder `run` of a new place.
+/// A new working directory with a copy of the trained lenet in the folder `run`.
 fn copied() -> TempDir {
     let place = place();
     fs::create_dir(place.path().join("run")).unwrap();
@@ -86,7 +86,7 @@ fn keys(object: &Value) -> Vec<&str> {
     object.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// What `metrics.jsonl` tells of the epochs, without the times.
+/// The lines of `metrics.jsonl` without the times.
 fn learned(run: &Path) -> Vec<Value> {
     let mut lines = metrics(run);
     for line in &mut lines {
@@ -97,7 +97,7 @@ fn learned(run: &Path) -> Vec<Value> {
     lines
 }
 
-/// A PNG of the test digit `index`, dark on light and `scale` times as large.
+/// Writes the test digit `index` as a PNG, dark on light and `scale` times as large.
 fn png(path: &Path, index: usize, scale: u32) {
     let (_, test) = digits(500, 100, 7).unwrap();
     let digit = GrayImage::from_raw(28, 28, test.image(index).unwrap().into_owned()).unwrap();
@@ -129,7 +129,7 @@ fn training_writes_the_run_folder() {
             "model.safetensors"
         ]
     );
-    let config: Value = serde_json::from_slice(&fs::read(run.join("config.json")).unwrap()).unwrap();
+    let config = config(&run);
     assert_eq!((&config["binary"], &config["device"]), (&"lenet".into(), &"Cpu".into()));
     assert_eq!(config["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(
@@ -182,7 +182,7 @@ fn a_new_run_gets_a_new_folder_and_eval_takes_the_newest() {
 }
 
 #[test]
-fn predict_names_three_digits_of_each_picture() {
+fn predict_shows_three_digits_per_image() {
     let place = place();
     let run = trained("lenet");
     let (_, test) = digits(500, 100, 7).unwrap();
@@ -191,7 +191,7 @@ fn predict_names_three_digits_of_each_picture() {
     }
     let inputs: Vec<String> = (0..10).map(|index| format!("{index}.png")).collect();
     let said = done(&place, "lenet", &format!("predict {} {}", run.display(), inputs.join(" ")));
-    let mut right = 0;
+    let mut correct = 0;
     for (index, line) in said.lines().enumerate() {
         let answers = line.strip_prefix(&format!("{index}.png: ")).unwrap();
         let answers: Vec<(u8, f64)> = answers
@@ -203,9 +203,9 @@ fn predict_names_three_digits_of_each_picture() {
             .collect();
         assert!(answers.len() == 3 && answers.is_sorted_by(|a, b| a.1 >= b.1), "{line}");
         assert!(answers.iter().map(|answer| answer.1).sum::<f64>() <= 100.02, "{line}");
-        right += usize::from(u32::from(answers[0].0) == test.labels()[index]);
+        correct += usize::from(u32::from(answers[0].0) == test.labels()[index]);
     }
-    assert!(said.lines().count() == 10 && right >= 6, "{right} right\n{said}");
+    assert!(said.lines().count() == 10 && correct >= 6, "{correct} correct\n{said}");
 
     fs::create_dir_all(place.path().join("runs/lenet")).unwrap();
     std::os::unix::fs::symlink(run, place.path().join("runs/lenet/1")).unwrap();
@@ -220,25 +220,24 @@ fn every_variant_trains() {
         done(&place, "lenet", &arguments);
         done(&place, "lenet", &format!("eval {variant}"));
     }
-    for (activation, cost, expand) in
+    for (activation, cost, augment) in
         [("tanh", "quadratic", "shifts"), ("relu", "sigmoid-cross-entropy", "distort")]
     {
         let arguments =
-            format!("{DATA} --epochs 1 --activation {activation} --cost {cost} --augment {expand}");
+            format!("{DATA} --epochs 1 --activation {activation} --cost {cost} --augment {augment}");
         done(&place, "mlp", &format!("{arguments} --hidden 20,10 --dropout 0.2 --optimizer rmsprop"));
     }
 }
 
 #[test]
-fn options_stand_over_a_preset_and_a_preset_over_the_defaults() {
+fn options_win_over_a_preset_and_a_preset_over_the_defaults() {
     let place = place();
     done(
         &place,
         "mlp",
         &format!("{DATA} --preset chapter1 --epochs 1 --validation 100 --hidden 20 --out run"),
     );
-    let config: Value =
-        serde_json::from_slice(&fs::read(place.path().join("run/config.json")).unwrap()).unwrap();
+    let config = config(&place.path().join("run"));
     let settings = &config["settings"];
     for (name, value) in [
         ("hidden", serde_json::json!([20])),
@@ -252,6 +251,36 @@ fn options_stand_over_a_preset_and_a_preset_over_the_defaults() {
         ("seed", 42.into()),
     ] {
         assert_eq!(settings[name], value, "{name}");
+    }
+
+    let given = "--epochs 1 --train-limit 20 --validation 20 --variant nielsen-one";
+    done(&place, "lenet", &format!("{DATA} --preset nielsen {given} --out nielsen"));
+    let config = common::config(&place.path().join("nielsen"));
+    let settings = &config["settings"];
+    for (name, value) in [
+        ("augment", "distort"),
+        ("schedule", "one-cycle"),
+        ("variant", "nielsen-one"),
+        ("optimizer", "adamw"),
+    ] {
+        assert_eq!(settings[name], value, "{name}");
+    }
+}
+
+#[test]
+fn help_shows_the_defaults_of_the_recipe() {
+    let place = place();
+    for (binary, defaults) in [
+        ("lenet", ["[default: 64]", "[default: modern]", "[default: 0.002]"]),
+        ("textcnn", ["[default: 3,4,5]", "[default: lazy-adam]", "[default: 0.5]"]),
+        ("birnn", ["[default: 2]", "[default: names]", "[default: 5]"]),
+    ] {
+        for command in ["--help", "train --help"] {
+            let help = done(&place, binary, command);
+            for default in defaults {
+                assert!(help.contains(default), "{binary} {command}: no {default} in {help}");
+            }
+        }
     }
 }
 
@@ -267,7 +296,7 @@ fn any_number_of_threads_trains_the_same_model() {
 }
 
 #[test]
-fn a_killed_run_is_resumed_to_the_same_end() {
+fn a_killed_run_resumes_to_the_same_model() {
     const OPTIONS: &str =
         "--epochs 5 --batch-size 10 --checkpoint-every 9 --dropout 0.3 --augment distort --schedule cosine";
     let place = place();
@@ -295,7 +324,7 @@ fn a_killed_run_is_resumed_to_the_same_end() {
 }
 
 #[test]
-fn control_c_saves_a_checkpoint_and_says_how_to_go_on() {
+fn an_interrupt_saves_a_checkpoint_and_prints_how_to_resume() {
     const OPTIONS: &str = "--epochs 8 --batch-size 5 --optimizer sgd --momentum 0.9 --learning-rate 0.02";
     let place = place();
     done(&place, "lenet", &format!("{DATA} {OPTIONS} --out whole"));
@@ -306,7 +335,7 @@ fn control_c_saves_a_checkpoint_and_says_how_to_go_on() {
     lines.find(|line| line.starts_with("epoch ")).unwrap();
     signal(&child, "INT");
     let last = lines.last().unwrap();
-    assert_eq!(last, "interrupted; go on with: lenet train --resume stopped");
+    assert_eq!(last, "interrupted; resume with: lenet train --resume stopped");
     assert_eq!(child.wait().unwrap().code(), Some(130));
     assert!(!place.path().join("stopped/curves.svg").exists());
 
@@ -317,11 +346,11 @@ fn control_c_saves_a_checkpoint_and_says_how_to_go_on() {
 }
 
 #[test]
-fn a_signal_ends_predict_at_once() {
+fn a_signal_ends_predict_immediately() {
     let place = place();
     let fifo = place.path().join("digit.png");
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-    // It waits for a writer of the pipe, until the signal.
+    // It waits for a writer of the pipe.
     let mut child = command(&place, "lenet");
     let mut child = child.arg("predict").arg(trained("lenet")).arg("digit.png").spawn().unwrap();
     std::thread::sleep(Duration::from_millis(200));
@@ -330,7 +359,7 @@ fn a_signal_ends_predict_at_once() {
 }
 
 #[test]
-fn nobody_reading_the_output_is_no_reason_to_stop() {
+fn training_continues_when_nobody_reads_its_output() {
     let place = place();
     let arguments = format!("{DATA} --epochs 2 --out run");
     let mut child = command(&place, "lenet").args(arguments.split_whitespace()).spawn().unwrap();
@@ -372,7 +401,7 @@ fn wrong_options_are_refused() {
 }
 
 #[test]
-fn pictures_of_several_colours_are_learned_too() {
+fn an_mlp_trains_on_colour_images() {
     let place = place();
     done(&place, "mlp", "--dataset shapes --train-limit 100 --epochs 1 --quiet --out run");
     assert!(place.path().join("run/filters.svg").exists());
@@ -382,7 +411,7 @@ fn pictures_of_several_colours_are_learned_too() {
 }
 
 #[test]
-fn wrong_data_is_refused_before_there_is_a_run() {
+fn wrong_data_is_refused_before_a_run_folder_exists() {
     let place = place();
     refused(
         &place,
@@ -409,7 +438,7 @@ fn wrong_data_is_refused_before_there_is_a_run() {
     refused(&place, "lenet", &format!("{mine} --variant lenet5"), 1, &["4x4", "28x28"]);
     let run = trained("mlp");
     let eval = format!("eval {} {mine}", run.display());
-    refused(&place, "mlp", &eval, 1, &["parameter layers.0.weight", "[100, 784]", "[100, 16]"]);
+    refused(&place, "mlp", &eval, 1, &["mnist: found images of 4x4", "expected 28x28"]);
 }
 
 #[test]
@@ -449,7 +478,7 @@ fn a_full_disk_leaves_the_old_checkpoint() {
 }
 
 #[test]
-fn what_contradicts_a_run_is_refused() {
+fn options_that_contradict_a_run_are_refused() {
     let place = copied();
     let named = ["run", "--learning-rate 0.002", "0.5"];
     refused(&place, "lenet", "--resume run --learning-rate 0.5", 1, &named);
@@ -512,7 +541,7 @@ fn a_broken_run_is_refused() {
 }
 
 #[test]
-fn what_is_no_picture_of_a_digit_is_refused() {
+fn predict_refuses_files_without_a_digit() {
     let place = copied();
     fs::write(place.path().join("text.png"), "not a picture").unwrap();
     GrayImage::from_pixel(50, 50, Luma([255])).save(place.path().join("blank.png")).unwrap();

@@ -1,9 +1,8 @@
-//! The binary resnet as a process, on small folders of pictures.
+//! The binary resnet as a process, on small folders of images.
 
 mod common;
 
 use common::*;
-use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -14,7 +13,7 @@ use tempfile::{TempDir, tempdir};
 const FOLDER: &str = "--dataset image-folder --data-dir pictures";
 const DATA: &str = "--dataset image-folder --data-dir pictures --side 12 --layers 8 --quiet";
 
-/// Stripes that lie, stand or lean, in any colours: `classes` of these three, `train` pictures each and 6 to test with.
+/// A folder of striped images in `classes`, with `train` training images and 6 test images per class.
 fn folder(classes: &[&str], train: u32) -> TempDir {
     let place = tempdir().unwrap();
     for &class in classes {
@@ -44,7 +43,7 @@ fn stripes(class: &str, i: u32) -> RgbImage {
 
 const CLASSES: [&str; 3] = ["leaning", "lying", "standing"];
 
-/// A run on three classes, to be read only, in the folder `run` beside its `pictures`.
+/// A working directory with a run on three classes in `run` and its images in `pictures`; tests must not change it.
 fn trained() -> &'static Path {
     static PLACE: OnceLock<PathBuf> = OnceLock::new();
     PLACE.get_or_init(|| {
@@ -56,12 +55,8 @@ fn trained() -> &'static Path {
     })
 }
 
-fn config(run: &Path) -> Value {
-    serde_json::from_slice(&fs::read(run.join("config.json")).unwrap()).unwrap()
-}
-
 #[test]
-fn a_folder_of_pictures_is_learned_and_can_be_asked_about_others() {
+fn a_folder_of_images_is_learned_and_other_images_are_predicted() {
     let place = trained();
     let config = config(&place.join("run"));
     let pictures = &config["pictures"];
@@ -88,7 +83,7 @@ fn a_folder_of_pictures_is_learned_and_can_be_asked_about_others() {
 }
 
 #[test]
-fn a_run_that_was_stopped_ends_as_the_whole_one_and_threads_do_not_matter() {
+fn a_killed_run_resumes_to_the_same_model_with_any_number_of_threads() {
     let place = folder(&CLASSES, 20);
     let common = format!(
         "{DATA} --epochs 3 --batch-size 8 --crop 1 --jitter 0.2 --label-smoothing 0.1 --checkpoint-every 2"
@@ -102,7 +97,7 @@ fn a_run_that_was_stopped_ends_as_the_whole_one_and_threads_do_not_matter() {
 }
 
 #[test]
-fn a_validation_folder_is_used_as_one() {
+fn a_validation_folder_is_used_for_validation() {
     let place = folder(&CLASSES, 8);
     fs::create_dir(place.path().join("pictures/val")).unwrap();
     for class in CLASSES {
@@ -116,7 +111,7 @@ fn a_validation_folder_is_used_as_one() {
 }
 
 #[test]
-fn what_was_learned_on_some_classes_helps_with_others() {
+fn pretrained_weights_transfer_to_other_classes() {
     let place = folder(&CLASSES[..2], 16);
     let file = trained().join("run/model.safetensors");
     let pretrained = format!("--pretrained {}", file.display());
@@ -125,7 +120,7 @@ fn what_was_learned_on_some_classes_helps_with_others() {
         "resnet",
         &format!("{} {pretrained} --freeze-until fc --epochs 3 --out run", DATA.replace("--quiet", "")),
     );
-    assert!(said.contains("but for fc, which starts anew"), "{said}");
+    assert!(said.contains("except fc, which starts anew"), "{said}");
     let [before, after] = [file, place.path().join("run/model.safetensors")]
         .map(|file| candle_core::safetensors::load(file, &candle_core::Device::Cpu).unwrap());
     for (name, tensor) in &after {
@@ -140,17 +135,20 @@ fn what_was_learned_on_some_classes_helps_with_others() {
 }
 
 #[test]
-fn plain_and_residual_networks_are_compared_in_one_picture() {
+fn plain_and_residual_networks_are_compared_in_one_plot() {
     let place = folder(&CLASSES, 6);
     let said = done(&place, "resnet", &format!("{DATA} --degradation --epochs 2 --out run"));
-    assert!(said.contains("plain-8: wrong about ") && said.contains("resnet-8: wrong about "), "{said}");
+    assert!(
+        said.contains("plain-8: training error ") && said.contains("resnet-8: training error "),
+        "{said}"
+    );
     let picture = fs::read_to_string(place.path().join("run/degradation.svg")).unwrap();
     assert!(["plain-8", "resnet-8", "Training error"].iter().all(|text| picture.contains(text)));
     assert_eq!(metrics(&place.path().join("run/plain-8")).len(), 2);
 }
 
 #[test]
-fn bad_folders_and_pictures_are_named_and_nothing_is_left_behind() {
+fn bad_folders_and_images_are_named_and_leave_no_run() {
     let refuse = |change: &dyn Fn(&Path), said: &[&str]| {
         let place = folder(&CLASSES, 4);
         change(&place.path().join("pictures"));
@@ -190,11 +188,11 @@ fn wrong_options_are_refused() {
     ] {
         refused(&place, "resnet", &format!("{FOLDER} {arguments}"), code, &[said]);
     }
-    refused(&place, "resnet", "--side 16", 1, &["pictures of shapes have a size of their own"]);
+    refused(&place, "resnet", "--side 16", 1, &["images of shapes have a fixed size"]);
     refused(&place, "resnet", "--dataset image-folder", 1, &["--data-dir", "train/CLASS"]);
     let two = folder(&CLASSES[..2], 4);
     let run = trained().join("run");
     let eval = format!("eval {} --data-dir pictures", run.display());
-    refused(&two, "resnet", &eval, 1, &["found 2 classes, expected 3"]);
+    refused(&two, "resnet", &eval, 1, &["found 2 classes, expected the 3"]);
     refused(&two, "resnet", &format!("predict {} gone.png", run.display()), 1, &["gone.png"]);
 }

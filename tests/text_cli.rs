@@ -1,11 +1,11 @@
-//! The binaries of sentences and tags as processes: training, testing, asking, resuming, and bad input.
+//! The binaries for sentences as processes: training, evaluation, prediction, resuming, and bad input.
 
 #![cfg(unix)]
 
 mod common;
 
 use candle_core::{Device, safetensors};
-use common::{done, killed, metrics, model, refused, start};
+use common::{config, done, killed, metrics, model, refused, start};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -13,7 +13,7 @@ use tempfile::{TempDir, tempdir};
 
 const SMALL: &str = "--embedding 16 --train-limit 400 --epochs 2 --quiet";
 
-/// A small finished run of a binary on its built-in data, to be read only.
+/// A small finished run of the binary on its built-in data; tests must not change it.
 fn trained(binary: &'static str) -> PathBuf {
     static LSTM: OnceLock<TempDir> = OnceLock::new();
     static BIRNN: OnceLock<TempDir> = OnceLock::new();
@@ -65,7 +65,7 @@ fn predict_takes_sentences_as_arguments_and_as_lines() {
 }
 
 #[test]
-fn the_convolutional_network_learns_and_says_why() {
+fn the_convolutional_network_learns_and_explains_its_predictions() {
     let place = tempdir().unwrap();
     done(
         place.path(),
@@ -88,7 +88,7 @@ fn the_convolutional_network_learns_and_says_why() {
 }
 
 #[test]
-fn pairs_of_words_tell_what_single_ones_do_not_and_are_given_as_reasons() {
+fn word_pairs_classify_what_single_words_do_not_and_explain_predictions() {
     let place = tempdir().unwrap();
     let accuracy = |options: &str, out: &str| {
         let common = "--embedding 32 --buckets 10000 --quiet";
@@ -104,7 +104,7 @@ fn pairs_of_words_tell_what_single_ones_do_not_and_are_given_as_reasons() {
     refused(&place, "fasttext", "--buckets 0", 2, &["--buckets"]);
 }
 
-/// A data set of two words that tell the class, and vectors of one of them and of a third.
+/// Writes a data set whose class depends on one of two words, and vectors of one of these and of two other words.
 fn with_vectors(place: &Path) {
     let rows: String = (0..60).map(|i| format!("{},it is {}\n", i % 2, ["bad", "good"][i % 2])).collect();
     fs::write(place.join("train.csv"), &rows).unwrap();
@@ -115,7 +115,7 @@ fn with_vectors(place: &Path) {
 const TINY: &str = "--dataset csv --data-dir . --embedding 3 --filters 8 --epochs 2 --batch-size 8 --quiet";
 
 #[test]
-fn pretrained_vectors_stay_or_are_learned_further_as_the_variant_says() {
+fn the_variant_decides_whether_pretrained_vectors_are_trained() {
     let place = tempdir().unwrap();
     with_vectors(place.path());
     for (variant, kept, channels) in
@@ -126,7 +126,7 @@ fn pretrained_vectors_stay_or_are_learned_further_as_the_variant_says() {
         assert!(said.starts_with("2 of 5 words (40.0%) have a vector in vectors.txt\n"), "{said}");
         let run = place.path().join(variant);
         let words = fs::read_to_string(run.join("vocabulary.txt")).unwrap();
-        // Behind a header; "great" is known by its vector alone.
+        // After a header line; only the vectors contain "great".
         let row = |word: &str| words.lines().position(|line| line == format!("\"{word}\"")).unwrap() - 1;
         let weights = safetensors::load(run.join("model.safetensors"), &Device::Cpu).unwrap();
         let name = if channels == 2 { "fixed_embedding.weight" } else { "embedding.weight" };
@@ -138,13 +138,16 @@ fn pretrained_vectors_stay_or_are_learned_further_as_the_variant_says() {
         assert!(map.contains("good") && map.contains("great"));
     }
     let said = done(&place, "textcnn", "neighbours static good great");
-    let near: Vec<&str> = said.lines().collect();
-    assert!(near[0].starts_with("good: great (1.00)") && near[1].starts_with("great: good (1.00)"), "{said}");
+    let neighbours: Vec<&str> = said.lines().collect();
+    assert!(
+        neighbours[0].starts_with("good: great (1.00)") && neighbours[1].starts_with("great: good (1.00)"),
+        "{said}"
+    );
     refused(&place, "textcnn", "neighbours static unheard", 1, &["unheard", "does not know"]);
 }
 
 #[test]
-fn vectors_that_do_not_fit_are_refused() {
+fn vectors_that_do_not_fit_the_model_are_refused() {
     let place = tempdir().unwrap();
     with_vectors(place.path());
     refused(
@@ -162,7 +165,16 @@ fn vectors_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn eval_gives_what_the_training_gave() {
+fn a_recipe_overrides_defaults_of_shared_options() {
+    let settings = |binary| config(&trained(binary))["settings"].clone();
+    let (lstm, birnn) = (settings("lstm"), settings("birnn"));
+    assert_eq!((&lstm["min_count"], &birnn["min_count"]), (&1.into(), &2.into()));
+    assert_eq!((&lstm["batch_size"], &birnn["batch_size"]), (&50.into(), &32.into()));
+    assert_eq!((&lstm["learning_rate"], &birnn["learning_rate"]), (&2e-3.into(), &2e-3.into()));
+}
+
+#[test]
+fn eval_repeats_the_result_of_training() {
     for binary in ["lstm", "birnn"] {
         let run = trained(binary);
         let said = done(run.parent().unwrap(), binary, "eval run");
@@ -174,7 +186,7 @@ fn eval_gives_what_the_training_gave() {
 }
 
 #[test]
-fn a_tagged_sentence_comes_as_columns_in_a_pipe() {
+fn tags_are_printed_as_columns_into_a_pipe() {
     let run = trained("birnn");
     let output = start(run.parent().unwrap(), "birnn", &["predict", "run"], "Rose walked home\n\nParis\n");
     let said = String::from_utf8(output.stdout).unwrap();
@@ -184,7 +196,7 @@ fn a_tagged_sentence_comes_as_columns_in_a_pipe() {
 }
 
 #[test]
-fn the_right_context_is_worth_five_points_of_f1_and_more() {
+fn context_on_the_right_improves_f1_by_at_least_five_points() {
     let place = tempdir().unwrap();
     let f1 = |direction: &str| {
         let out = place.path().join(direction);
@@ -197,7 +209,7 @@ fn the_right_context_is_worth_five_points_of_f1_and_more() {
 }
 
 #[test]
-fn a_run_that_was_stopped_ends_as_the_whole_one_and_threads_do_not_matter() {
+fn a_killed_run_resumes_to_the_same_model_with_any_number_of_threads() {
     let place = tempdir().unwrap();
     for (binary, options) in [
         ("gru", "--hidden 16 --bidirectional --layers 2"),
@@ -217,7 +229,7 @@ fn a_run_that_was_stopped_ends_as_the_whole_one_and_threads_do_not_matter() {
 }
 
 #[test]
-fn folds_train_a_model_each_and_give_the_mean() {
+fn cross_validation_trains_a_model_per_fold_and_reports_the_mean() {
     let place = tempdir().unwrap();
     let rows: String = (0..40).map(|i| format!("{},word{} tail\n", ["no", "yes"][i % 2], i % 2)).collect();
     for split in ["train", "test"] {
@@ -236,7 +248,7 @@ fn folds_train_a_model_each_and_give_the_mean() {
 }
 
 #[test]
-fn how_far_back_gradients_reach_is_drawn() {
+fn the_gradient_flow_is_plotted() {
     let place = tempdir().unwrap();
     let said = done(place.path(), "lstm", "--gradient-flow --out run");
     assert_eq!(said.lines().count(), 4, "{said}");
@@ -245,7 +257,7 @@ fn how_far_back_gradients_reach_is_drawn() {
 }
 
 #[test]
-fn bad_input_is_one_clear_line() {
+fn bad_input_gives_a_one_line_error() {
     let place = tempdir().unwrap();
     let at = place.path();
     refused(at, "lstm", "--dataset digits", 1, &["digits", "not known"]);

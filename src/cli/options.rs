@@ -306,3 +306,26 @@ pub fn probability(text: &str) -> Result<f32, String> {
 pub fn fraction<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
     in_range(text, T::from(0)..T::from(1), "a number from 0 to 1, excluding 1")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clip_value_wins_over_the_default_norm() {
+        let options = TrainOptions { clip_norm: Some(5.0), ..TrainOptions::default() };
+        assert_eq!(options.options(1).clip, Clip::Norm(5.0));
+        let options = TrainOptions { clip_value: Some(0.1), ..options };
+        assert_eq!(options.options(1).clip, Clip::Value(0.1));
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_rejected() {
+        for text in ["-1", "nan", "inf", "x", ""] {
+            assert!(non_negative(text).is_err() && positive_number(text).is_err(), "{text}");
+        }
+        assert_eq!((non_negative("0"), positive_number("0").is_err()), (Ok(0.0), true));
+        assert_eq!((probability("1"), fraction::<f64>("1").is_err()), (Ok(1.0), true));
+        assert_eq!((positive("1"), positive("0").is_err(), positive("1.5").is_err()), (Ok(1), true, true));
+    }
+}

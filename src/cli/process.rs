@@ -50,3 +50,21 @@ pub(super) fn catch_interrupts() -> Result<()> {
         }
     })?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_stays_as_it_is_while_other_threads_run() {
+        // The test harness runs this on a thread of its own.
+        let before = std::env::var_os("CANDLE_NUM_THREADS");
+        on_threads(Some(2), || Ok(())).unwrap();
+        assert_eq!(std::env::var_os("CANDLE_NUM_THREADS"), before);
+    }
+
+    #[test]
+    fn work_runs_on_the_number_of_threads_asked_for() {
+        assert_eq!(on_threads(Some(3), || Ok(rayon::current_num_threads())).unwrap(), 3);
+    }
+}

@@ -1,4 +1,4 @@
-//! The binaries as processes, for the tests that run them.
+//! Helpers to run the binaries as processes.
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -8,23 +8,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-/// A binary, to be run in `place`, far from every hub. All of them lie in one folder.
+/// A command for the binary in the working directory `place`, without access to the hub.
 pub fn command(place: &(impl AsRef<Path> + ?Sized), binary: &str) -> Command {
+    // All binaries are in one folder.
     let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_lenet")).with_file_name(binary));
     command.env("HF_ENDPOINT", "http://127.0.0.1:9").env("HF_HOME", place.as_ref());
     command.current_dir(place).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-/// What a program does with `input`.
+/// Runs the binary with `input` on standard input.
 pub fn start(place: &(impl AsRef<Path> + ?Sized), binary: &str, arguments: &[&str], input: &str) -> Output {
     let mut child = command(place, binary).args(arguments).stdin(Stdio::piped()).spawn().unwrap();
-    // A program that refuses its arguments does not read.
+    // Fails if the binary exits before it reads.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
     child.wait_with_output().unwrap()
 }
 
-/// Standard output of a program that is to succeed.
+/// Runs the binary, checks that it succeeds without errors or notes, and returns its standard output.
 #[track_caller]
 pub fn done(place: &(impl AsRef<Path> + ?Sized), binary: &str, arguments: &str) -> String {
     let output = start(place, binary, &arguments.split_whitespace().collect::<Vec<_>>(), "");
@@ -33,26 +34,33 @@ pub fn done(place: &(impl AsRef<Path> + ?Sized), binary: &str, arguments: &str) 
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// That a program ends with `code` and one line that says each of `said`, and leaves all files as they were.
+/// Runs the binary, and checks that it exits with `code` and a one-line error with all `parts`, and changes no file.
 #[track_caller]
-pub fn refused(place: &(impl AsRef<Path> + ?Sized), binary: &str, arguments: &str, code: i32, said: &[&str]) {
+pub fn refused(
+    place: &(impl AsRef<Path> + ?Sized),
+    binary: &str,
+    arguments: &str,
+    code: i32,
+    parts: &[&str],
+) {
     let before = files(place.as_ref());
     let output = start(place, binary, &arguments.split_whitespace().collect::<Vec<_>>(), "");
-    one_error(&output, code, said);
-    assert!(files(place.as_ref()) == before, "{binary} {arguments}: it left or changed files");
+    one_error(&output, code, parts);
+    assert!(files(place.as_ref()) == before, "{binary} {arguments}: it added or changed files");
 }
 
+/// Checks that a process exited with `code` and a one-line error with all `parts`.
 #[track_caller]
-pub fn one_error(output: &Output, code: i32, said: &[&str]) {
+pub fn one_error(output: &Output, code: i32, parts: &[&str]) {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{output:?}");
     assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
-    for part in said {
+    for part in parts {
         assert!(error.contains(part), "{part:?} is not in {error}");
     }
 }
 
-/// Runs a program and kills it once it is `ready`, unless it has ended before.
+/// Starts the binary and kills it when `ready` returns true, unless it exits before.
 pub fn killed(place: &(impl AsRef<Path> + ?Sized), binary: &str, arguments: &str, ready: impl Fn() -> bool) {
     let mut child = command(place, binary).args(arguments.split_whitespace()).spawn().unwrap();
     while !ready() && child.try_wait().unwrap().is_none() {
@@ -62,7 +70,7 @@ pub fn killed(place: &(impl AsRef<Path> + ?Sized), binary: &str, arguments: &str
     child.wait().unwrap();
 }
 
-/// Every file and folder below `dir` with its contents.
+/// All files and folders below `dir`, the files with their contents.
 pub fn files(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(dir).unwrap() {
@@ -75,6 +83,12 @@ pub fn files(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     found
 }
 
+/// The configuration of a run.
+pub fn config(run: &Path) -> Value {
+    serde_json::from_slice(&fs::read(run.join("config.json")).unwrap()).unwrap()
+}
+
+/// The lines of a run's metrics.
 pub fn metrics(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
