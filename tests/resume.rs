@@ -1,4 +1,4 @@
-//! Trainings that repeat to the bit, in one go or interrupted.
+//! Training runs give the same bits when repeated, and when interrupted and resumed.
 
 use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarMap;
@@ -13,9 +13,10 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
-/// The interruption is the process's: one training at a time.
+/// `INTERRUPTED` is global to the process, so only one test trains at a time.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// A task that interrupts training in step `at`.
 struct Interrupted<'a> {
     task: ImageClassification<'a>,
     at: Option<u64>,
@@ -42,7 +43,7 @@ impl Task for Interrupted<'_> {
     }
 }
 
-/// Three epochs of seven steps of a small LeNet, with everything on that has a state or draws random numbers.
+/// Trains a small LeNet for three epochs of seven steps, with everything that has a state or draws random values.
 fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> anyhow::Result<Report> {
     let binary = "test";
     let run = match dir.exists() {
@@ -80,16 +81,16 @@ fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> an
     report
 }
 
-/// What a run leaves, without the time it took.
+/// Everything that a run leaves, except its timings.
 #[derive(PartialEq)]
-struct Left {
+struct Outcome {
     model: Vec<u8>,
     checkpoint: Vec<(String, Vec<u8>)>,
     epochs: Vec<Epoch>,
     best_epoch: usize,
 }
 
-fn left(dir: &Path, report: Report) -> anyhow::Result<Left> {
+fn outcome(dir: &Path, report: Report) -> anyhow::Result<Outcome> {
     let file = std::fs::read(dir.join("checkpoint.safetensors"))?;
     let tensors = safetensors::SafeTensors::deserialize(&file)?.tensors();
     let mut checkpoint: Vec<_> =
@@ -98,24 +99,24 @@ fn left(dir: &Path, report: Report) -> anyhow::Result<Left> {
     let untimed = |epoch| Epoch { seconds: 0.0, examples_per_second: 0.0, ..epoch };
     let epochs = report.epochs.into_iter().map(untimed).collect();
     let model = std::fs::read(dir.join("model.safetensors"))?;
-    Ok(Left { model, checkpoint, epochs, best_epoch: report.best_epoch })
+    Ok(Outcome { model, checkpoint, epochs, best_epoch: report.best_epoch })
 }
 
 #[test]
-fn an_interrupted_training_goes_on_to_the_same_bits() -> anyhow::Result<()> {
+fn an_interrupted_run_resumes_to_the_same_bits() -> anyhow::Result<()> {
     let _alone = ONE_AT_A_TIME.lock();
     let momentum = Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-3, ..Sgd::default() };
     for method in [Method::from(Adam::adamw()), momentum.into()] {
         let dir = tempfile::tempdir()?;
         let whole = dir.path().join("whole");
-        let expected = left(&whole, train(&whole, 1, method, None)?)?;
-        // The first step, the last of an epoch, two in the middle of one, the very last; and one after the other.
+        let expected = outcome(&whole, train(&whole, 1, method, None)?)?;
+        // The first step, the last of an epoch, one in the middle, the very last, and several in turn.
         for interruptions in [&[0][..], &[6], &[9], &[20], &[2, 7, 8, 13]] {
             let cut = dir.path().join(format!("{interruptions:?}"));
             for &at in interruptions {
                 assert!(train(&cut, 1, method, Some(at))?.interrupted);
             }
-            let found = left(&cut, train(&cut, 1, method, None)?)?;
+            let found = outcome(&cut, train(&cut, 1, method, None)?)?;
             assert!(found == expected, "interrupted after {interruptions:?}: {:?}", found.epochs);
         }
     }
@@ -123,7 +124,7 @@ fn an_interrupted_training_goes_on_to_the_same_bits() -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_seed_decides_every_bit() -> anyhow::Result<()> {
+fn the_seed_determines_every_bit() -> anyhow::Result<()> {
     let _alone = ONE_AT_A_TIME.lock();
     let dir = tempfile::tempdir()?;
     let model = |name: &str, seed| -> anyhow::Result<Vec<u8>> {

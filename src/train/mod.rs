@@ -1,10 +1,112 @@
-//! Training: one loop for every model, its run folder, and the evaluation of models.
+//! Training: one loop for every model, the run folder that it writes, and the evaluation of models.
 //!
-//! - A [`Task`] is a model with its data. It computes the loss of a batch and scores the model on validation data.
-//!   [`ImageClassification`], [`SentenceClassification`], [`Tagging`] and [`LanguageModelling`] are the built-in ones.
-//! - A [`Trainer`] runs the epochs: it shuffles the examples, steps the optimizer, validates, and writes the run folder.
-//! - A [`Run`] is that folder.
-//! - [`Progress`] receives the events of a training run to display them.
+//! | type | role |
+//! |---|---|
+//! | [`Task`] | a model with its data: computes the loss of a batch, and scores the model on validation data |
+//! | [`Trainer`] | the training loop: shuffles, steps the optimizer, validates, keeps the best weights |
+//! | [`Run`] | the run folder: configuration, metrics, weights, checkpoint |
+//! | [`Progress`] | the display: [`Quiet`], [`Lines`], or your own |
+//!
+//! Built-in tasks are [`ImageClassification`], [`SentenceClassification`], [`Tagging`] and [`LanguageModelling`]. To train
+//! something else, implement [`Task`]:
+//!
+//! ```
+//! use candle_core::{DType, Device, Result, Tensor};
+//! use candle_nn::{Linear, Module, VarBuilder, VarMap};
+//! use candle_textbook::nn::Mode;
+//! use candle_textbook::optim::{Adam, Optimizer};
+//! use candle_textbook::train::{Lines, Metric, Run, Score, Task, Trainer, TrainerOptions};
+//!
+//! /// Separates the positive from the negative numbers.
+//! struct Signs {
+//!     layer: Linear,
+//! }
+//!
+//! impl Signs {
+//!     fn logits_and_labels(&self, numbers: &[f32]) -> Result<(Tensor, Tensor)> {
+//!         let xs = Tensor::from_slice(numbers, (numbers.len(), 1), &Device::Cpu)?;
+//!         let labels: Vec<u32> = numbers.iter().map(|&x| u32::from(x > 0.0)).collect();
+//!         Ok((self.layer.forward(&xs)?, Tensor::new(labels, &Device::Cpu)?))
+//!     }
+//! }
+//!
+//! impl Task for Signs {
+//!     fn examples(&self) -> usize {
+//!         100
+//!     }
+//!
+//!     fn loss(&self, batch: &[u32], _: Mode) -> Result<Tensor> {
+//!         let numbers: Vec<f32> = batch.iter().map(|&i| i as f32 / 50.0 - 0.99).collect();
+//!         let (logits, labels) = self.logits_and_labels(&numbers)?;
+//!         candle_nn::loss::cross_entropy(&logits, &labels)
+//!     }
+//!
+//!     fn validate(&self) -> Result<Score> {
+//!         let (logits, labels) = self.logits_and_labels(&[-0.8, -0.3, 0.2, 0.7])?;
+//!         let correct = logits.argmax(1)?.eq(&labels)?.to_dtype(DType::F64)?.mean_all()?.to_scalar()?;
+//!         let loss = candle_nn::loss::cross_entropy(&logits, &labels)?.to_scalar::<f32>()?;
+//!         Ok(Score { loss: loss.into(), metric: correct })
+//!     }
+//!
+//!     fn metric(&self) -> Metric {
+//!         Metric::Accuracy
+//!     }
+//! }
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! # let dir = tempfile::tempdir()?;
+//! # let out = Some(dir.path());
+//! let vars = VarMap::new();
+//! let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+//! let task = Signs { layer: candle_nn::linear(1, 2, vb)? };
+//! let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
+//! let run = Run::create("signs", out, &serde_json::json!({}))?;
+//! let options = TrainerOptions { epochs: 20, batch_size: 10, learning_rate: 0.05, ..Default::default() };
+//! let report = Trainer { options, run: &run, progress: &Lines }.fit(&task, &vars, &mut optimizer)?;
+//! assert_eq!(report.epochs[report.best_epoch - 1].validation.metric, 1.0);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # One epoch
+//!
+//! 1. The trainer shuffles the training examples, as a function of the seed and the epoch, and cuts them into batches.
+//!    A task may ask for the original order instead ([`Task::in_order`]).
+//! 2. Each batch is one step: [`Task::loss`], backward pass, clipping, update with the learning rate of the schedule.
+//! 3. [`Task::validate`] scores the model. The epoch becomes a line of `metrics.jsonl`.
+//! 4. If the score is the best so far, the weights go to `model.safetensors`. A score is better if its [`Metric`] is; with
+//!    equal metrics, if its loss is lower.
+//! 5. The trainer saves a checkpoint.
+//!
+//! Training ends after the last epoch, after [`TrainerOptions::patience`] epochs without a better score, or when a plateau
+//! schedule ends it. [`Trainer::fit`] then loads the best weights into the variables. It never sees the test data: evaluate
+//! the model on them afterwards, with [`evaluate_images`], [`SentenceClassification::evaluate`], [`Tagging::evaluate`] or
+//! [`evaluate_text`], and append the result to the metrics with [`Run::write_final`].
+//!
+//! # The run folder
+//!
+//! | file | content |
+//! |---|---|
+//! | `config.json` | what [`Run::create`] was given, plus the name of the binary and the version of this crate |
+//! | `metrics.jsonl` | one JSON object per epoch (see [`Epoch`]), then the result on the test data |
+//! | `model.safetensors` | the weights of the best epoch, with PyTorch's names and shapes; load them with [`load_model`] |
+//! | `checkpoint.safetensors` | the state of training: see below |
+//!
+//! Every file is written to a temporary name, synced and renamed. A crash leaves the old file or the new one.
+//!
+//! # Checkpoints and resuming
+//!
+//! A checkpoint holds the parameters, the optimizer's state, the task's state (see [`Task::state`]), and the step, sums and
+//! finished epochs so far. It is saved at the end of each epoch, every [`TrainerOptions::checkpoint_every`] steps, and on an
+//! interruption.
+//!
+//! To resume, build model, task, optimizer and options as before, open the folder with [`Run::open`], and call
+//! [`Trainer::fit`]. It finds the checkpoint and continues, in the middle of an epoch if need be. The result has the same
+//! bits as an uninterrupted run, because every random draw is a function of the seed and its place in training: no
+//! generator state needs saving. This requires the same data. [`Run::check_facts`] refuses a run whose data has changed.
+//!
+//! To stop early and in order, set [`INTERRUPTED`]: the trainer finishes the step, saves a checkpoint, and returns a
+//! [`Report`] with `interrupted` set. A killed process resumes from its last checkpoint.
 
 mod checkpoint;
 mod evaluation;
