@@ -1,15 +1,19 @@
-//! Randomness that is addressed, not consumed: every draw is a function of a seed and of what it is for.
+//! Randomness that is addressed, not consumed: every draw is a function of a seed and a purpose.
 //!
-//! Nothing about the generators needs saving: the mask of step 4,711 is the same whether the run got there in one
-//! go or was resumed at step 4,710, and the first layer starts the same whatever layers follow it.
+//! No generator state needs saving: a resumed run draws the same mask for step 4,711 as an uninterrupted one, and the
+//! initial values of the first layer do not depend on the layers after it.
+
+mod ziggurat;
+
+pub use ziggurat::StandardNormal;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// The random numbers that belong to `purpose`, such as `"init/conv1.weight"` or `"shuffle/epoch 3"`.
+/// Returns the random stream of `purpose`, such as `"init/conv1.weight"` or `"shuffle/epoch 3"`.
 ///
-/// ChaCha8 keyed by `seed`, on the stream whose number is the FNV-1a hash of `purpose`; drawn on the host, so that
-/// every device starts from the same numbers.
+/// The generator is ChaCha8 keyed by `seed`, on the stream numbered by the FNV-1a hash of `purpose`. All draws happen
+/// on the host, so every device gets the same values.
 pub fn stream(seed: u64, purpose: &str) -> ChaCha8Rng {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let hash = purpose.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
@@ -25,7 +29,7 @@ mod tests {
     use rand::Rng;
 
     #[test]
-    fn same_address_same_numbers() {
+    fn same_seed_and_purpose_give_the_same_values() {
         let draw = |seed, purpose| stream(seed, purpose).random::<[u64; 4]>();
         assert_eq!(draw(1, "shuffle/1"), draw(1, "shuffle/1"));
         assert_ne!(draw(1, "shuffle/1"), draw(1, "shuffle/2"));

@@ -1,15 +1,18 @@
 //! Initial values of parameters.
 
-use crate::rng;
+use crate::rng::{self, StandardNormal};
 use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
 use candle_nn::init::NormalOrUniform;
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{VarBuilder, VarMap};
 use rand::Rng;
-use rand_distr::{Normal, Uniform};
+use rand::distr::Uniform;
 use serde::{Deserialize, Serialize};
 
-/// How weights and biases of a layer start, from the number of its inputs (fan-in) and outputs (fan-out) a unit.
+/// The distribution of a layer's initial weights and biases.
+///
+/// It depends on the layer's fan-in, the number of inputs of each output, and its fan-out, the number of outputs of
+/// each input. A fan of 0 gives zeros.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
@@ -21,16 +24,16 @@ pub enum Init {
     PyTorch,
     /// Weights and biases N(0, 1) (Nielsen, chapter 1).
     StandardNormal,
-    /// Weights N(0, 1/fan-in), that is, of deviation 1/√fan-in, and biases N(0, 1) (Nielsen, chapter 3).
+    /// Weights N(0, 1/fan-in), biases N(0, 1) (Nielsen, chapter 3).
     ScaledNormal,
     /// Weights uniform within ±√(6/(fan-in + fan-out)), biases 0 (Glorot and Bengio 2010, eq. 16).
     Xavier,
-    /// Weights of deviation √(2/fan-in), normal, biases 0 (He et al. 2015, eq. 10).
+    /// Weights N(0, 2/fan-in), biases 0 (He et al. 2015, eq. 10).
     Kaiming,
 }
 
 impl Init {
-    /// Of a weight whose outputs each read `fan_in` inputs, and whose inputs each reach `fan_out` outputs.
+    /// The distribution of a weight with this fan-in and fan-out.
     pub fn weight(self, fan_in: usize, fan_out: usize) -> candle_nn::Init {
         let (fan_in, fan_out) = (fan_in as f64, fan_out as f64);
         match self {
@@ -42,7 +45,7 @@ impl Init {
         }
     }
 
-    /// Of a bias beside such a weight.
+    /// The distribution of the bias beside a weight with this fan-in.
     pub fn bias(self, fan_in: usize) -> candle_nn::Init {
         match self {
             Self::PyTorch => uniform(1.0 / (fan_in as f64).sqrt()),
@@ -52,18 +55,25 @@ impl Init {
     }
 }
 
+/// Uniform within ±`bound`; a fan of 0, which makes the bound infinite, gives zeros.
 fn uniform(bound: f64) -> candle_nn::Init {
+    let bound = if bound.is_finite() { bound } else { 0.0 };
     candle_nn::Init::Uniform { lo: -bound, up: bound }
 }
 
+/// Normal around 0, with zeros for an infinite deviation as in [`uniform`].
 fn normal(stdev: f64) -> candle_nn::Init {
+    let stdev = if stdev.is_finite() { stdev } else { 0.0 };
     candle_nn::Init::Randn { mean: 0.0, stdev }
 }
 
-/// A builder of parameters that live in `vars`; one not there yet is made, with an initial value that is a function
-/// of `seed` and its full name alone.
+/// Returns a builder that creates missing parameters in `vars`, with initial values drawn from `seed` and the
+/// parameter's full name.
 ///
-/// It stands where candle's `VarBuilder::from_varmap` would, whose numbers can't be seeded on a CPU.
+/// Unlike candle's `VarBuilder::from_varmap`, its values are reproducible on the CPU.
+///
+/// # Errors
+/// The builder fails if a parameter exists with another shape, or if its shape is too large.
 pub fn seeded_var_builder(vars: &VarMap, seed: u64, dtype: DType, device: &Device) -> VarBuilder<'static> {
     VarBuilder::from_backend(Box::new(Seeded { vars: vars.clone(), seed }), dtype, device.clone())
 }
@@ -95,7 +105,7 @@ impl SimpleBackend for Seeded {
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
         match self.vars.data().lock().unwrap().get(name) {
             Some(var) => Ok(var.as_tensor().clone()),
-            None => bail!("parameter {name} has no value yet, and its shape is not known"),
+            None => bail!("parameter {name} does not exist yet, and its shape is unknown"),
         }
     }
 
@@ -104,30 +114,37 @@ impl SimpleBackend for Seeded {
     }
 }
 
-/// Values of a parameter, drawn on the host in f64, so that f32 and f64 models, CPU and GPU start alike.
+/// Draws the values of a parameter, on the host and in f64: f32 and f64 models, CPU and GPU start alike.
 fn draw(init: candle_nn::Init, shape: &Shape, seed: u64, name: &str) -> Result<Vec<f64>> {
-    let rng = rng::stream(seed, &format!("init/{name}"));
-    let count = shape.elem_count();
-    let uniform = |lo, up| -> Result<Vec<f64>> {
-        let distribution = Uniform::new_inclusive(lo, up).map_err(candle_core::Error::wrap)?;
-        Ok(rng.clone().sample_iter(distribution).take(count).collect())
+    let mut rng = rng::stream(seed, &format!("init/{name}"));
+    let mut values = Vec::new();
+    let count = shape.dims().iter().try_fold(1usize, |count, &dim| count.checked_mul(dim));
+    let count = match count {
+        Some(count) if values.try_reserve_exact(count).is_ok() => count,
+        _ => bail!("parameter {name}: the shape {:?} is too large", shape.dims()),
     };
-    let normal = |mean, stdev| -> Result<Vec<f64>> {
-        let distribution = Normal::new(mean, stdev).map_err(candle_core::Error::wrap)?;
-        Ok(rng.clone().sample_iter(distribution).take(count).collect())
+    let mut uniform = |lo, up| -> Result<()> {
+        let uniform = Uniform::new_inclusive(lo, up).map_err(candle_core::Error::wrap)?;
+        values.extend((&mut rng).sample_iter(uniform).take(count));
+        Ok(())
     };
     match init {
-        candle_nn::Init::Const(value) => Ok(vec![value; count]),
-        candle_nn::Init::Uniform { lo, up } => uniform(lo, up),
-        candle_nn::Init::Randn { mean, stdev } => normal(mean, stdev),
+        candle_nn::Init::Const(value) => values.resize(count, value),
+        candle_nn::Init::Uniform { lo, up } => uniform(lo, up)?,
+        candle_nn::Init::Randn { mean, stdev } => {
+            values.extend(rng.sample_iter(StandardNormal).take(count).map(|z: f64| mean + stdev * z));
+        }
         candle_nn::Init::Kaiming { dist, fan, non_linearity } => {
             let stdev = non_linearity.gain() / (fan.for_shape(shape) as f64).sqrt();
             match dist {
-                NormalOrUniform::Uniform => uniform(-3f64.sqrt() * stdev, 3f64.sqrt() * stdev),
-                NormalOrUniform::Normal => normal(0.0, stdev),
+                NormalOrUniform::Uniform => uniform(-3f64.sqrt() * stdev, 3f64.sqrt() * stdev)?,
+                NormalOrUniform::Normal => {
+                    values.extend(rng.sample_iter(StandardNormal).take(count).map(|z: f64| stdev * z));
+                }
             }
         }
     }
+    Ok(values)
 }
 
 #[cfg(test)]
@@ -142,14 +159,14 @@ mod tests {
     }
 
     #[test]
-    fn a_value_depends_on_seed_and_name_alone() {
+    fn values_depend_only_on_seed_and_name() {
         assert_eq!(values(Init::PyTorch, 1, "a"), values(Init::PyTorch, 1, "a"));
         assert_ne!(values(Init::PyTorch, 1, "a"), values(Init::PyTorch, 1, "b"));
         assert_ne!(values(Init::PyTorch, 1, "a"), values(Init::PyTorch, 2, "a"));
     }
 
     #[test]
-    fn deviations_are_those_of_the_papers() {
+    fn standard_deviations_match_the_papers() {
         for (init, expected) in [
             (Init::PyTorch, 0.1 / 3f32.sqrt()),
             (Init::StandardNormal, 1.0),
@@ -170,5 +187,22 @@ mod tests {
         let vb = seeded_var_builder(&VarMap::new(), 0, DType::F32, &Device::Cpu);
         vb.get((2, 3), "weight").unwrap();
         assert!(vb.get((3, 2), "weight").is_err());
+    }
+
+    #[test]
+    fn shapes_beyond_memory_are_refused_and_empty_ones_are_not() {
+        let vb = seeded_var_builder(&VarMap::new(), 0, DType::F32, &Device::Cpu);
+        for shape in [(usize::MAX, 2), (1 << 32, 1 << 32), (1 << 31, 1 << 31)] {
+            let error = vb.get_with_hints(shape, "weight", candle_nn::Init::Const(0.0)).unwrap_err();
+            assert!(error.to_string().contains("too large"), "{error}");
+        }
+        for init in [Init::PyTorch, Init::ScaledNormal, Init::Xavier, Init::Kaiming] {
+            let name = format!("{init:?}");
+            assert_eq!(vb.get_with_hints((3, 0), &name, init.weight(0, 0)).unwrap().dims(), [3, 0]);
+        }
+        assert_eq!(
+            vb.get_with_hints(2, "b", Init::PyTorch.bias(0)).unwrap().to_vec1::<f32>().unwrap(),
+            [0.; 2]
+        );
     }
 }

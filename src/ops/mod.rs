@@ -11,7 +11,7 @@ mod conv2d;
 mod conv_max_over_time;
 mod dropout;
 mod embedding;
-mod host;
+pub(crate) mod host;
 mod incremental;
 mod linear;
 mod loss;

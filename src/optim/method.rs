@@ -1,17 +1,23 @@
+use crate::kernels::cpu::optimizer::Rule;
 use candle_core::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-/// How a gradient becomes a change of the parameters. The learning rate is not part of it: see
-/// [`Schedule`](super::Schedule).
+/// An optimization method: how a gradient changes a parameter.
 ///
-/// Names, defaults and formulas are those of `torch.optim`.
+/// Names, defaults and formulas are those of `torch.optim`. The learning rate is set per step, see
+/// [`Schedule`](super::Schedule).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
+    /// Stochastic gradient descent.
     Sgd(Sgd),
+    /// Adam and AdamW.
     Adam(Adam),
+    /// RMSprop.
     RmsProp(RmsProp),
+    /// Adagrad.
     Adagrad(Adagrad),
+    /// Adadelta.
     Adadelta(Adadelta),
 }
 
@@ -19,8 +25,9 @@ pub enum Method {
 /// momentum in deep learning".
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sgd {
+    /// Share of the momentum buffer that a step keeps; 0 turns momentum off.
     pub momentum: f64,
-    /// Look ahead along the momentum; needs a momentum above 0.
+    /// Nesterov momentum: looks ahead along the momentum. Needs a momentum above 0.
     pub nesterov: bool,
     /// L2: `weight_decay * parameter` is added to the gradient (Nielsen's lambda / n).
     pub weight_decay: f64,
@@ -30,29 +37,33 @@ pub struct Sgd {
     pub decay_biases: bool,
 }
 
-/// Kingma & Ba 2015, "Adam: a method for stochastic optimization", algorithm 1; with `decoupled` AdamW,
-/// Loshchilov & Hutter 2019, "Decoupled weight decay regularization".
+/// Adam (Kingma and Ba 2015, "Adam: a method for stochastic optimization", algorithm 1) or, with `decoupled`, AdamW
+/// (Loshchilov and Hutter 2019, "Decoupled weight decay regularization").
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Adam {
+    /// Decay of the running means of the gradient and of the squared gradient.
     pub betas: (f64, f64),
-    /// Added to the root of the bias-corrected second moment.
+    /// Added to the root of the bias-corrected second moment. A sparse update adds it before the bias correction, as
+    /// `torch.optim.SparseAdam` does.
     pub epsilon: f64,
+    /// Strength of the weight decay.
     pub weight_decay: f64,
-    /// Weight decay shrinks the parameter by `learning_rate * weight_decay` of itself (AdamW) instead of being added
-    /// to the gradient (L2).
+    /// Whether weight decay shrinks the parameter by the factor `1 - learning_rate * weight_decay` (AdamW) instead of
+    /// adding `weight_decay * parameter` to the gradient (L2).
     pub decoupled: bool,
     /// Whether weight decay also applies to tensors of fewer than two dimensions (biases, norms).
     pub decay_biases: bool,
 }
 
-/// Tieleman & Hinton 2012, "Neural networks for machine learning", lecture 6.5; momentum as in Graves 2013,
-/// "Generating sequences with recurrent neural networks".
+/// RMSprop (Tieleman and Hinton 2012, "Neural networks for machine learning", lecture 6.5), with momentum as in Graves
+/// 2013, "Generating sequences with recurrent neural networks".
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RmsProp {
     /// Decay of the running mean of the squared gradient.
     pub alpha: f64,
     /// Added to the root of that mean.
     pub epsilon: f64,
+    /// Share of the momentum buffer that a step keeps; 0 turns momentum off.
     pub momentum: f64,
     /// L2: `weight_decay * parameter` is added to the gradient.
     pub weight_decay: f64,
@@ -60,7 +71,8 @@ pub struct RmsProp {
     pub decay_biases: bool,
 }
 
-/// Duchi, Hazan & Singer 2011, "Adaptive subgradient methods for online learning and stochastic optimization".
+/// Adagrad (Duchi, Hazan and Singer 2011, "Adaptive subgradient methods for online learning and stochastic
+/// optimization").
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Adagrad {
     /// Added to the root of the sum of the squared gradients.
@@ -71,11 +83,11 @@ pub struct Adagrad {
     pub decay_biases: bool,
 }
 
-/// Zeiler 2012, "ADADELTA: an adaptive learning rate method" (arXiv:1212.5701), algorithm 1, with a learning rate, which is
-/// 1 in the paper.
+/// Adadelta (Zeiler 2012, arXiv:1212.5701, algorithm 1), with a learning rate, which is 1 in the paper.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Adadelta {
-    /// Decay of the running means of the squared gradient and of the squared change. PyTorch's 0.9; the paper's is 0.95.
+    /// Decay of the running means of the squared gradient and of the squared change: PyTorch's 0.9 by default, 0.95 in
+    /// the paper.
     pub rho: f64,
     /// Added to both means under their roots.
     pub epsilon: f64,
@@ -153,6 +165,7 @@ impl From<Adadelta> for Method {
 }
 
 impl Method {
+    /// Checks that all settings are in range.
     pub(super) fn check(&self) -> Result<()> {
         let not_negative = |name: &str, value: f64| match value >= 0. && value.is_finite() {
             true => Ok(()),
@@ -196,7 +209,7 @@ impl Method {
         }
     }
 
-    /// What is kept for each parameter in its own shape, by PyTorch's names.
+    /// PyTorch's names of the tensors kept per parameter, each in the parameter's shape.
     pub(super) fn moments(&self) -> &'static [&'static str] {
         match self {
             Self::Sgd(sgd) if sgd.momentum == 0. => &[],
@@ -209,12 +222,36 @@ impl Method {
         }
     }
 
-    /// Whether an update depends on how many went before it.
+    /// Whether an update depends on the number of earlier updates.
     pub(super) fn counts_steps(&self) -> bool {
         matches!(self, Self::Adam(_))
     }
 
-    /// How a parameter of `rank` dimensions is pulled towards zero.
+    /// The update rule of step number `steps` (from 1), which multiplies the parameter by `shrink` first.
+    pub(super) fn rule(&self, rate: f64, steps: u32, shrink: f64, sparse: bool) -> Rule {
+        match *self {
+            Self::Sgd(Sgd { momentum: 0., .. }) => Rule::Sgd { rate },
+            Self::Sgd(Sgd { momentum, nesterov, .. }) => Rule::Momentum { rate, momentum, nesterov },
+            Self::Adam(Adam { betas, epsilon, .. }) => {
+                let correction = |beta| 1. - libm::pow(beta, f64::from(steps));
+                let (correction, root) = (correction(betas.0), correction(betas.1).sqrt());
+                // SparseAdam corrects the bias after it has added epsilon, Adam before.
+                let (step_size, root_scale) =
+                    if sparse { (rate * root / correction, 1.) } else { (rate / correction, 1. / root) };
+                Rule::Adam { betas, epsilon, step_size, root_scale, shrink }
+            }
+            Self::RmsProp(RmsProp { alpha, epsilon, momentum: 0., .. }) => {
+                Rule::RmsProp { rate, alpha, epsilon }
+            }
+            Self::RmsProp(RmsProp { alpha, epsilon, momentum, .. }) => {
+                Rule::RmsPropMomentum { rate, alpha, epsilon, momentum }
+            }
+            Self::Adagrad(Adagrad { epsilon, .. }) => Rule::Adagrad { rate, epsilon },
+            Self::Adadelta(Adadelta { rho, epsilon, .. }) => Rule::Adadelta { rate, rho, epsilon },
+        }
+    }
+
+    /// The weight decay of a parameter with `rank` dimensions.
     pub(super) fn decay(&self, rank: usize) -> Decay {
         let (decay, decay_biases) = match *self {
             Self::Sgd(Sgd { weight_decay, l1, decay_biases, .. }) => {
@@ -234,9 +271,13 @@ impl Method {
     }
 }
 
+/// The forms of weight decay and their strengths.
 #[derive(Default)]
 pub(super) struct Decay {
+    /// Multiple of the parameter that is added to its gradient.
     pub l2: f64,
+    /// Multiple of the parameter's sign that is added to its gradient.
     pub l1: f64,
+    /// Decay of the parameter itself, relative to the learning rate.
     pub decoupled: f64,
 }

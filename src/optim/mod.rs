@@ -16,7 +16,7 @@
 //! # }
 //! ```
 
-mod kernel;
+mod cpu;
 mod method;
 mod schedule;
 mod tensor_ops;
@@ -26,6 +26,7 @@ mod tests;
 pub use method::{Adadelta, Adagrad, Adam, Method, RmsProp, Sgd};
 pub use schedule::{Curve, PlateauState, Schedule};
 
+use crate::kernels::cpu::optimizer::{GradientTerms, Rule};
 use crate::ops::{self, RowGradients};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, TensorId, Var, bail};
@@ -33,84 +34,78 @@ use candle_nn::VarMap;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 
-/// What keeps one large gradient from throwing the parameters far off.
+/// Gradient clipping, which keeps one large gradient from throwing the parameters far off.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Clip {
+    /// No clipping.
     #[default]
     None,
-    /// Scales all gradients together so that their Euclidean norm is at most this (Pascanu et al. 2013, algorithm 1;
-    /// `torch.nn.utils.clip_grad_norm_`).
+    /// Scales all gradients together so that their Euclidean norm is at most this value (Pascanu et al. 2013,
+    /// algorithm 1; `torch.nn.utils.clip_grad_norm_`).
     Norm(f64),
-    /// Limits each element to plus or minus this (`torch.nn.utils.clip_grad_value_`).
+    /// Limits each element to plus or minus this value (`torch.nn.utils.clip_grad_value_`).
     Value(f64),
 }
 
 /// Updates the variables of a [`VarMap`] in place.
 ///
-/// On the CPU an update in f32 or f64 makes no temporary tensors and gives the same bits for any number of threads.
+/// On the CPU, updates in f32 and f64 allocate no temporary tensors and give the same bits for any number of threads.
 pub struct Optimizer {
     method: Method,
     parameters: Vec<Parameter>,
 }
 
+/// A variable and its share of the optimizer's state.
 struct Parameter {
     name: String,
     var: Var,
-    /// (moments, shape of the parameter)
+    /// `(moments, shape of the parameter)`
     moments: Option<Var>,
+    /// Number of updates so far.
     steps: u32,
-    largest_row_norm: Option<f64>,
-    lazy: bool,
+    max_row_norm: Option<f64>,
+    sparse: bool,
 }
 
-/// The gradient of a parameter: `values` of its shape or, with `rows`, of these rows alone, in rising order; the others' is
-/// zero.
+/// The gradient of a parameter: in the parameter's shape or, with `rows`, only these rows, in rising order.
 struct Gradient {
     values: Tensor,
     rows: Option<Vec<u32>>,
 }
 
 impl Gradient {
-    /// In the shape of the parameter.
+    /// The gradient in the shape of `parameter`.
     fn whole(&self, parameter: &Tensor) -> Result<Tensor> {
         match &self.rows {
             None => Ok(self.values.clone()),
-            Some(rows) => plus_rows(&parameter.zeros_like()?, rows, &self.values),
+            Some(rows) => add_rows(&parameter.zeros_like()?, rows, &self.values),
         }
     }
 }
 
-/// `whole` with `values` added to its `rows`.
-fn plus_rows(whole: &Tensor, rows: &[u32], values: &Tensor) -> Result<Tensor> {
+/// Returns `whole` with `values` added to its `rows`.
+fn add_rows(whole: &Tensor, rows: &[u32], values: &Tensor) -> Result<Tensor> {
     whole.index_add(&Tensor::new(rows, whole.device())?, values, 0)
 }
 
-/// The numbers of one update of one parameter.
+/// One update of one parameter.
 struct Update {
-    learning_rate: f64,
-    /// Updates of this parameter, this one included.
-    steps: u32,
-    /// The gradient is multiplied by `scale`, then limited to plus or minus `limit`.
-    scale: f64,
-    limit: f64,
-    l2: f64,
-    l1: f64,
-    /// What the parameter is multiplied by before the update.
-    shrink: f64,
-    /// Only rows whose gradient is not zero throughout change.
-    lazy: bool,
+    rule: Rule,
+    terms: GradientTerms,
+    /// Whether rows whose gradient is all zero keep their values.
+    sparse: bool,
 }
 
 impl Optimizer {
-    /// An optimizer of the variables that `vars` holds now, taken in the order of their names, without history.
+    /// Creates an optimizer of all variables in `vars`, in the order of their names, with empty state.
     ///
     /// # Errors
-    /// A setting out of its range, a variable that is no floating-point tensor.
+    /// If a setting is out of range, or a variable is not a contiguous floating-point tensor.
     pub fn new(method: impl Into<Method>, vars: &VarMap) -> Result<Self> {
         let method = method.into();
         method.check()?;
-        let Ok(vars) = vars.data().lock() else { bail!("optimizer: the variables' lock is poisoned") };
+        let Ok(vars) = vars.data().lock() else { bail!("optimizer: the lock of the variables is poisoned") };
         let mut parameters = vars
             .iter()
             .map(|(name, var)| Parameter::new(name, var, method.moments().len()))
@@ -119,27 +114,32 @@ impl Optimizer {
         Ok(Self { method, parameters })
     }
 
-    /// Keeps the Euclidean norm of each row of the matrix `name` from growing beyond `largest`: after each update, longer
-    /// rows are scaled down to it (Hinton et al. 2012, arXiv:1207.0580, section 2).
+    /// Limits the Euclidean norm of each row of the matrix `name` to `max`: after each update, longer rows are scaled
+    /// down (Hinton et al. 2012, arXiv:1207.0580, section 2).
     ///
     /// # Errors
-    /// When there is no such matrix.
-    pub fn set_max_row_norm(&mut self, name: &str, largest: f64) -> Result<()> {
-        self.matrix(name)?.largest_row_norm = Some(largest);
+    /// If there is no matrix of that name, or `max` is not above 0.
+    pub fn set_max_row_norm(&mut self, name: &str, max: f64) -> Result<()> {
+        if max.is_nan() || max <= 0. {
+            bail!("optimizer: the maximum row norm of {name} is {max}, expected a number above 0")
+        }
+        self.matrix(name)?.max_row_norm = Some(max);
         Ok(())
     }
 
-    /// Leaves those rows of the matrix `name` as they are, and their state too, whose gradient is zero throughout: of a
-    /// table of words' vectors the words that are not in the batch. A step's work then goes by the batch, not by the table,
-    /// if it is made with [`backward_step`](Self::backward_step).
+    /// Updates only those rows of the matrix `name` that have a non-zero gradient; other rows keep their values and
+    /// their moments.
     ///
-    /// Without momentum and decay, stochastic gradient descent and Adagrad come to the same either way; Adam and Adadelta
-    /// become their lazy forms (PyTorch's `SparseAdam`).
+    /// In a table of word vectors these are the words of the batch. The cost of
+    /// [`backward_step`](Self::backward_step) then depends on the size of the batch, not on that of the table.
+    ///
+    /// Plain stochastic gradient descent and Adagrad give the same result either way, unless they decay weights. Adam
+    /// becomes `torch.optim.SparseAdam`, Adadelta its sparse analogue.
     ///
     /// # Errors
-    /// When there is no such matrix.
+    /// If there is no matrix of that name.
     pub fn set_sparse(&mut self, name: &str) -> Result<()> {
-        self.matrix(name)?.lazy = true;
+        self.matrix(name)?.sparse = true;
         Ok(())
     }
 
@@ -150,23 +150,23 @@ impl Optimizer {
         }
     }
 
-    /// Updates every parameter that `loss` depends on: [`step`](Self::step) with its gradients.
+    /// Computes the gradients of `loss` and takes a [`step`](Self::step) with them.
     ///
     /// # Errors
-    /// Those of the gradients and of [`step`](Self::step).
+    /// If a gradient cannot be computed, and as for [`step`](Self::step).
     pub fn backward_step(&mut self, loss: &Tensor, learning_rate: f64, clip: Clip) -> Result<f64> {
-        let lazy = self.parameters.iter().filter(|parameter| parameter.lazy);
-        let (grads, rows) = ops::backward(loss, lazy.map(|parameter| parameter.var.id()).collect())?;
+        let sparse = self.parameters.iter().filter(|parameter| parameter.sparse);
+        let (grads, rows) = ops::backward(loss, sparse.map(|parameter| parameter.var.id()).collect())?;
         self.update(&grads, rows, learning_rate, clip)
     }
 
-    /// Updates every parameter that has a gradient and returns the Euclidean norm of all these gradients together,
-    /// before clipping.
+    /// Updates every parameter that has a gradient, and returns the Euclidean norm of all gradients before clipping.
     ///
-    /// As in PyTorch, a parameter without a gradient is left as it is, and so is its state.
+    /// As in PyTorch, a parameter without a gradient keeps its value and its state.
     ///
     /// # Errors
-    /// A gradient whose shape or type is not its parameter's; no parameter has then changed.
+    /// If the shape or type of a gradient differs from its parameter's, or the learning rate or the clipping limit is
+    /// not a number. No parameter has changed then.
     pub fn step(&mut self, grads: &GradStore, learning_rate: f64, clip: Clip) -> Result<f64> {
         self.update(grads, HashMap::new(), learning_rate, clip)
     }
@@ -178,46 +178,36 @@ impl Optimizer {
         learning_rate: f64,
         clip: Clip,
     ) -> Result<f64> {
+        if !learning_rate.is_finite() {
+            bail!("optimizer: the learning rate is {learning_rate}, expected a finite number")
+        }
         let gradient = |parameter: &Parameter| parameter.gradient(grads, rows.remove(&parameter.var.id()));
         let gradients = self.parameters.iter().map(gradient).collect::<Result<Vec<_>>>()?;
         let norm = norm(gradients.iter().flatten().map(|gradient| &gradient.values))?;
-        let (scale, limit) = match clip {
-            Clip::None => (1., f64::INFINITY),
-            // The 1e-6 is PyTorch's.
-            Clip::Norm(max) => (if norm + 1e-6 > max { max / (norm + 1e-6) } else { 1. }, f64::INFINITY),
-            Clip::Value(max) => (1., max),
-        };
+        let (scale, limit) = clip.scale_and_limit(norm)?;
         for (parameter, gradient) in self.parameters.iter_mut().zip(gradients) {
             let Some(gradient) = gradient else { continue };
-            parameter.steps += 1;
+            parameter.steps = parameter.steps.saturating_add(1);
             let decay = self.method.decay(parameter.var.rank());
+            let shrink = 1. - learning_rate * decay.decoupled;
             let update = Update {
-                learning_rate,
-                steps: parameter.steps,
-                scale,
-                limit,
-                l2: decay.l2,
-                l1: decay.l1,
-                shrink: 1. - learning_rate * decay.decoupled,
-                lazy: parameter.lazy,
+                rule: self.method.rule(learning_rate, parameter.steps, shrink, parameter.sparse),
+                terms: GradientTerms { scale, limit, l2: decay.l2, l1: decay.l1 },
+                sparse: parameter.sparse,
             };
-            let apply = if has_kernel(&gradient.values) { kernel::update } else { tensor_ops::update };
-            apply(&self.method, &update, &parameter.var, &gradient, parameter.moments.as_ref())?;
-            if let Some(largest) = parameter.largest_row_norm {
-                let rows = parameter.var.as_detached_tensor();
-                let scale = (rows.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(largest)?.recip()? * largest)?;
-                parameter.var.set(&rows.broadcast_mul(&scale)?)?;
-            }
+            parameter.update(&update, &gradient)?;
         }
         Ok(norm)
     }
 
-    /// A copy of everything but the parameters that the next step depends on, named by parameter and PyTorch's name
-    /// of the quantity (`conv1.weight.exp_avg`), each in the parameter's shape and type; for Adam also the number of
-    /// updates of each parameter (`conv1.weight.step`, an i64 scalar).
+    /// Returns a copy of the optimizer's state: together with the parameters, all that the next step depends on.
+    ///
+    /// Each tensor is named by its parameter and by PyTorch's name of the quantity (`conv1.weight.exp_avg`), and has
+    /// the parameter's shape and type. Adam adds each parameter's number of updates (`conv1.weight.step`, an i64
+    /// scalar).
     ///
     /// # Errors
-    /// Those of the device.
+    /// If the device cannot copy a tensor.
     pub fn state(&self) -> Result<HashMap<String, Tensor>> {
         let mut state = HashMap::new();
         for parameter in &self.parameters {
@@ -235,10 +225,10 @@ impl Optimizer {
         Ok(state)
     }
 
-    /// Goes on from a [`state`](Self::state) of an optimizer of the same method and parameters.
+    /// Restores the [`state`](Self::state) of an optimizer with the same method and parameters.
     ///
     /// # Errors
-    /// A tensor that is missing, unknown, or of another shape or type; nothing has then changed.
+    /// If a tensor is missing, unknown, or of another shape or type. Nothing has changed then.
     pub fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         let mut known = HashSet::new();
         let mut loaded = Vec::new();
@@ -296,6 +286,22 @@ impl Optimizer {
     }
 }
 
+impl Clip {
+    /// The factor for all gradients, whose norm is `norm`, and the limit of each element after that.
+    fn scale_and_limit(self, norm: f64) -> Result<(f64, f64)> {
+        match self {
+            Self::Norm(max) | Self::Value(max) if max.is_nan() || max < 0. => {
+                bail!("optimizer: the clipping limit is {max}, expected a number of at least 0")
+            }
+            Self::None => Ok((1., f64::INFINITY)),
+            // PyTorch adds 1e-6, too.
+            Self::Norm(max) if norm + 1e-6 > max => Ok((max / (norm + 1e-6), f64::INFINITY)),
+            Self::Norm(_) => Ok((1., f64::INFINITY)),
+            Self::Value(max) => Ok((1., max)),
+        }
+    }
+}
+
 impl Parameter {
     fn new(name: &str, var: &Var, moments: usize) -> Result<Self> {
         if !var.dtype().is_float() || !var.is_contiguous() {
@@ -306,24 +312,18 @@ impl Parameter {
             0 => None,
             _ => Some(Var::zeros(shape, var.dtype(), var.device())?),
         };
-        Ok(Self {
-            name: name.to_string(),
-            var: var.clone(),
-            moments,
-            steps: 0,
-            largest_row_norm: None,
-            lazy: false,
-        })
+        let (name, var) = (name.to_string(), var.clone());
+        Ok(Self { name, var, moments, steps: 0, max_row_norm: None, sparse: false })
     }
 
-    /// That of `grads`, and of `rows` what was put by there.
+    /// The gradient of this parameter in `grads`, with its gradient by rows added, if there is any.
     fn gradient(&self, grads: &GradStore, rows: Option<RowGradients>) -> Result<Option<Gradient>> {
         let gradient = match (grads.get(&self.var), rows) {
             (None, None) => return Ok(None),
             (Some(values), None) => Gradient { values: values.clone(), rows: None },
             (None, Some(RowGradients { rows, values })) => Gradient { values, rows: Some(rows) },
             (Some(values), Some(RowGradients { rows, values: more })) => {
-                Gradient { values: plus_rows(values, &rows, &more)?, rows: None }
+                Gradient { values: add_rows(values, &rows, &more)?, rows: None }
             }
         };
         let Gradient { values, rows } = gradient;
@@ -339,20 +339,27 @@ impl Parameter {
         }
         Ok(Some(Gradient { values: values.detach().contiguous()?, rows }))
     }
+
+    fn update(&self, update: &Update, gradient: &Gradient) -> Result<()> {
+        let on_cpu = cpu::supports(&self.var);
+        let apply = if on_cpu { cpu::update } else { tensor_ops::update };
+        apply(update, &self.var, gradient, self.moments.as_ref())?;
+        match self.max_row_norm {
+            Some(max) if on_cpu => cpu::limit_row_norms(&self.var, max),
+            Some(max) => tensor_ops::limit_row_norms(&self.var, max),
+            None => Ok(()),
+        }
+    }
 }
 
-fn has_kernel(tensor: &Tensor) -> bool {
-    tensor.device().is_cpu() && matches!(tensor.dtype(), DType::F32 | DType::F64)
-}
-
-/// Euclidean norm of all gradients together.
+/// The Euclidean norm of all gradients together.
 fn norm<'a>(gradients: impl Iterator<Item = &'a Tensor>) -> Result<f64> {
     let mut sum = 0.;
-    // One transfer from the device for all of them.
+    // One transfer from the device for all gradients.
     let mut on_device = Vec::new();
     for gradient in gradients {
-        if has_kernel(gradient) {
-            sum += kernel::sum_squares(gradient)?;
+        if cpu::supports(gradient) {
+            sum += cpu::sum_squares(gradient)?;
         } else {
             on_device.push(tensor_ops::sum_squares(gradient)?);
         }

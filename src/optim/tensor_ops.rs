@@ -1,76 +1,61 @@
-//! The updates in candle's own tensor operations, for the devices that have no kernel of ours.
+//! Updates in candle's tensor operations, for devices and element types without a kernel.
 
-use super::{Adadelta, Adagrad, Adam, Gradient, Method, RmsProp, Sgd, Update};
+use super::{Gradient, Update};
+use crate::kernels::cpu::optimizer::Rule;
 use candle_core::{D, DType, Result, Tensor, Var};
 
+/// Does what `cpu::update` does.
 pub(super) fn update(
-    method: &Method,
     update: &Update,
     parameter: &Var,
     gradient: &Gradient,
     moments: Option<&Var>,
 ) -> Result<()> {
-    let learning_rate = update.learning_rate;
     let old = parameter.as_detached_tensor();
     let gradient = gradient.whole(parameter)?;
-    let (p, mut g) = (old.clone(), (&gradient * update.scale)?);
-    if update.limit.is_finite() {
-        g = g.clamp(-update.limit, update.limit)?;
-    }
-    if update.l2 != 0. {
-        g = (g + (&p * update.l2)?)?;
-    }
-    if update.l1 != 0. {
-        let sign = (p.gt(0.)?.to_dtype(p.dtype())? - p.lt(0.)?.to_dtype(p.dtype())?)?;
-        g = (g + (sign * update.l1)?)?;
-    }
-    let moment = |index: usize, kept: f64, added: &Tensor| -> Result<Tensor> {
-        match moments {
-            Some(moments) => (moments.as_detached_tensor().get(index)? * kept)? + added,
-            None => Ok(added.clone()),
-        }
+    let (p, g) = (old.clone(), final_gradient(update, &old, &gradient)?);
+    let moment = |index: usize| match moments {
+        Some(moments) => moments.as_detached_tensor().get(index),
+        None => old.zeros_like(),
     };
-    let (p, kept) = match *method {
-        Method::Sgd(Sgd { momentum: 0., .. }) => ((p - g * learning_rate)?, vec![]),
-        Method::Sgd(Sgd { momentum, nesterov, .. }) => {
-            let buffer = moment(0, momentum, &g)?;
+    // The running mean that keeps the share `kept` of moment `index`.
+    let mean = |index: usize, kept: f64, x: &Tensor| (moment(index)? * kept)? + (x * (1. - kept))?;
+    let (p, new) = match update.rule {
+        Rule::Sgd { rate } => ((p - g * rate)?, vec![]),
+        Rule::Momentum { rate, momentum, nesterov } => {
+            let buffer = ((moment(0)? * momentum)? + &g)?;
             let direction = if nesterov { (g + (&buffer * momentum)?)? } else { buffer.clone() };
-            ((p - direction * learning_rate)?, vec![buffer])
+            ((p - direction * rate)?, vec![buffer])
         }
-        Method::Adam(Adam { betas: (beta1, beta2), epsilon, .. }) => {
-            let correction1 = 1. - beta1.powf(f64::from(update.steps));
-            let correction2 = 1. - beta2.powf(f64::from(update.steps));
-            let mean = moment(0, beta1, &(&g * (1. - beta1))?)?;
-            let square = moment(1, beta2, &(g.sqr()? * (1. - beta2))?)?;
-            let direction = (&mean / ((square.sqrt()? / correction2.sqrt())? + epsilon)?)?;
-            let p = ((p * update.shrink)? - direction * (learning_rate / correction1))?;
-            (p, vec![mean, square])
+        Rule::Adam { betas, epsilon, step_size, root_scale, shrink } => {
+            let (mean, square) = (mean(0, betas.0, &g)?, mean(1, betas.1, &g.sqr()?)?);
+            let direction = (&mean / ((square.sqrt()? * root_scale)? + epsilon)?)?;
+            (((p * shrink)? - direction * step_size)?, vec![mean, square])
         }
-        Method::RmsProp(RmsProp { alpha, epsilon, momentum, .. }) => {
-            let square = moment(0, alpha, &(g.sqr()? * (1. - alpha))?)?;
+        Rule::RmsProp { rate, alpha, epsilon } => {
+            let square = mean(0, alpha, &g.sqr()?)?;
             let direction = (g / (square.sqrt()? + epsilon)?)?;
-            if momentum == 0. {
-                ((p - direction * learning_rate)?, vec![square])
-            } else {
-                let buffer = moment(1, momentum, &direction)?;
-                ((p - (&buffer * learning_rate)?)?, vec![square, buffer])
-            }
+            ((p - direction * rate)?, vec![square])
         }
-        Method::Adagrad(Adagrad { epsilon, .. }) => {
-            let sum = moment(0, 1., &g.sqr()?)?;
+        Rule::RmsPropMomentum { rate, alpha, epsilon, momentum } => {
+            let square = mean(0, alpha, &g.sqr()?)?;
+            let buffer = ((moment(1)? * momentum)? + (g / (square.sqrt()? + epsilon)?)?)?;
+            ((p - (&buffer * rate)?)?, vec![square, buffer])
+        }
+        Rule::Adagrad { rate, epsilon } => {
+            let sum = (moment(0)? + g.sqr()?)?;
             let direction = (g / (sum.sqrt()? + epsilon)?)?;
-            ((p - direction * learning_rate)?, vec![sum])
+            ((p - direction * rate)?, vec![sum])
         }
-        Method::Adadelta(Adadelta { rho, epsilon, .. }) => {
-            let square = moment(0, rho, &(g.sqr()? * (1. - rho))?)?;
-            let before = moment(1, 1., &g.zeros_like()?)?;
-            let change = (((before + epsilon)?.sqrt()? / (&square + epsilon)?.sqrt()?)? * g)?;
-            let changes = moment(1, rho, &(change.sqr()? * (1. - rho))?)?;
-            ((p - change * learning_rate)?, vec![square, changes])
+        Rule::Adadelta { rate, rho, epsilon } => {
+            let square = mean(0, rho, &g.sqr()?)?;
+            let change = (((moment(1)? + epsilon)?.sqrt()? / (&square + epsilon)?.sqrt()?)? * g)?;
+            let changes = mean(1, rho, &change.sqr()?)?;
+            ((p - change * rate)?, vec![square, changes])
         }
     };
     // (rows, 1): whether a row changes at all.
-    let changes = match update.lazy {
+    let changes = match update.sparse {
         true => Some(gradient.ne(0.)?.max_keepdim(D::Minus1)?),
         false => None,
     };
@@ -79,9 +64,33 @@ pub(super) fn update(
         None => Ok(new),
     };
     if let Some(moments) = moments {
-        moments.set(&keep(Tensor::stack(&kept, 0)?, &moments.as_detached_tensor())?)?;
+        moments.set(&keep(Tensor::stack(&new, 0)?, &moments.as_detached_tensor())?)?;
     }
     parameter.set(&keep(p, &old)?)
+}
+
+/// The gradient of the parameter `p` after scaling, clipping and weight decay.
+fn final_gradient(update: &Update, p: &Tensor, gradient: &Tensor) -> Result<Tensor> {
+    let terms = update.terms;
+    let mut g = (gradient * terms.scale)?;
+    if terms.limit.is_finite() {
+        g = g.clamp(-terms.limit, terms.limit)?;
+    }
+    if terms.l2 != 0. {
+        g = (g + (p * terms.l2)?)?;
+    }
+    if terms.l1 != 0. {
+        let sign = (p.gt(0.)?.to_dtype(p.dtype())? - p.lt(0.)?.to_dtype(p.dtype())?)?;
+        g = (g + (sign * terms.l1)?)?;
+    }
+    Ok(g)
+}
+
+/// Scales down the rows of `matrix` whose Euclidean norm exceeds `max`.
+pub(super) fn limit_row_norms(matrix: &Var, max: f64) -> Result<()> {
+    let rows = matrix.as_detached_tensor();
+    let scale = (rows.sqr()?.sum_keepdim(1)?.sqrt()?.maximum(max)?.recip()? * max)?;
+    matrix.set(&rows.broadcast_mul(&scale)?)
 }
 
 /// The sum of the squares of all elements, an f32 scalar.

@@ -9,7 +9,6 @@ use super::images::Images;
 use candle_core::Result;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use rand_distr::StandardNormal;
 use std::f32::consts::TAU;
 
 /// Height and width of a picture, and of the box that the digit is scaled to.

@@ -3,7 +3,6 @@
 use candle_core::{Result, bail};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
-use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 
 /// The parameters of [`Augmentation::Distort`](super::Augmentation::Distort).

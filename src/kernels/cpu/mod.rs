@@ -4,6 +4,7 @@ pub(crate) mod cells;
 pub(crate) mod decoder;
 pub(crate) mod matmul;
 pub(crate) mod memory;
+pub(crate) mod optimizer;
 pub(crate) mod parallel;
 pub(crate) mod planes;
 pub(crate) mod real;
