@@ -1,4 +1,4 @@
-//! Which device a program computes on.
+//! The device that a program computes on.
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
@@ -6,21 +6,26 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// The value of `--device`.
+/// The choice of a device, written `auto`, `cpu`, `cuda`, `cuda:N`, `metal` or `metal:N`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum DeviceChoice {
-    /// The first GPU this build can use and this machine has, else the CPU.
+    /// The first GPU that this build supports and this machine has, or else the CPU.
     #[default]
     Auto,
+    /// The CPU.
     Cpu,
+    /// The CUDA device of this index.
     Cuda(usize),
+    /// The Metal device of this index.
     Metal(usize),
 }
 
 impl DeviceChoice {
+    /// Opens the device.
+    ///
     /// # Errors
-    /// When this build lacks the device, with the feature to build with, or the machine has none.
+    /// If this build does not support the device (the message names the feature it needs), or the machine has none.
     pub fn open(self) -> Result<Device> {
         match self {
             Self::Auto => {
@@ -38,10 +43,10 @@ impl DeviceChoice {
             }
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(_) if !cfg!(feature = "cuda") => {
-                bail!("device {self}: this build has no CUDA: build it with `--features cuda`")
+                bail!("device {self}: this build does not support CUDA: build with `--features cuda`")
             }
             Self::Metal(_) if !cfg!(feature = "metal") => {
-                bail!("device {self}: this build has no Metal: build it with `--features metal`")
+                bail!("device {self}: this build does not support Metal: build with `--features metal`")
             }
             Self::Cuda(ordinal) => {
                 Device::new_cuda(ordinal).with_context(|| format!("device {self}: cannot open it"))
@@ -101,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn choices_survive_formatting_and_parsing() {
         for text in ["auto", "cpu", "cuda:0", "cuda:3", "metal:1"] {
             assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
         }
@@ -113,7 +118,7 @@ mod tests {
 
     #[test]
     #[cfg(not(feature = "cuda"))]
-    fn a_device_this_build_lacks_names_the_feature() {
+    fn an_unsupported_device_names_the_feature_it_needs() {
         let error = DeviceChoice::Cuda(0).open().unwrap_err().to_string();
         assert!(error.contains("--features cuda"), "{error}");
     }

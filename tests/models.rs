@@ -1,4 +1,4 @@
-//! Models and their weights against PyTorch; `fixtures/models.py` makes the numbers and names the cases.
+//! Compares models and their weights with PyTorch; `fixtures/models.py` computes the expected values.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::{VarBuilder, VarMap};
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 const CPU: Device = Device::Cpu;
-const PICTURES: (&[usize], &[u32]) = (&[3, 1, 28, 28], &[3, 0, 7]);
+const IMAGES: (&[usize], &[u32]) = (&[3, 1, 28, 28], &[3, 0, 7]);
 const ROWS: (&[usize], &[u32]) = (&[3, 7], &[2, 0, 1]);
 
 enum Architecture {
@@ -51,14 +51,14 @@ fn cases() -> Vec<Case> {
         name,
         architecture: Architecture::Mlp(&[784, 30, 10], activation),
         cost,
-        input: PICTURES,
+        input: IMAGES,
         parameters: 23_860,
     };
     let lenet = |name, config, parameters| Case {
         name,
         architecture: Architecture::LeNet(config),
         cost: SoftmaxCrossEntropy,
-        input: PICTURES,
+        input: IMAGES,
         parameters,
     };
     let modern = lenet::Config::default;
@@ -115,7 +115,7 @@ fn sorted(vars: &VarMap) -> BTreeMap<String, Var> {
     vars.data().lock().unwrap().clone().into_iter().collect()
 }
 
-fn model_of_waves(case: &Case, dtype: DType) -> Result<(VarMap, Box<dyn ImageModel>)> {
+fn model_with_wave_weights(case: &Case, dtype: DType) -> Result<(VarMap, Box<dyn ImageModel>)> {
     let vars = VarMap::new();
     let model = case.architecture.build(seeded_var_builder(&vars, 0, dtype, &CPU))?;
     for (phase, var) in sorted(&vars).values().enumerate() {
@@ -149,11 +149,11 @@ fn state_dict(fixture: &HashMap<String, Tensor>, case: &str) -> Result<BTreeMap<
 }
 
 #[test]
-fn logits_loss_and_gradients_are_pytorchs() -> Result<()> {
+fn logits_loss_and_gradients_equal_pytorchs() -> Result<()> {
     let fixture = fixture()?;
     for case in cases() {
         let name = case.name;
-        let (vars, model) = model_of_waves(&case, DType::F64)?;
+        let (vars, model) = model_with_wave_weights(&case, DType::F64)?;
         let logits = model.forward(&input(case.input.0, DType::F64)?, Mode::Evaluate)?;
         assert_close(name, &values(&logits)?, &fixture[&format!("{name}/logits")], 1e-11);
         let loss = case.cost.loss(&logits, &Tensor::new(case.input.1, &CPU)?)?;
@@ -174,12 +174,12 @@ fn logits_loss_and_gradients_are_pytorchs() -> Result<()> {
 }
 
 #[test]
-fn names_and_shapes_are_pytorchs_and_saved_weights_can_be_loaded() -> anyhow::Result<()> {
+fn names_and_shapes_equal_pytorchs_and_saved_weights_load() -> anyhow::Result<()> {
     let fixture = fixture()?;
     let dir = tempfile::tempdir()?;
     for case in cases() {
         let expected = state_dict(&fixture, case.name)?;
-        let (vars, _) = model_of_waves(&case, DType::F32)?;
+        let (vars, _) = model_with_wave_weights(&case, DType::F32)?;
         let count: usize = vars.all_vars().iter().map(|var| var.elem_count()).sum();
         assert_eq!(count, case.parameters, "{}", case.name);
 
@@ -201,11 +201,11 @@ fn names_and_shapes_are_pytorchs_and_saved_weights_can_be_loaded() -> anyhow::Re
 }
 
 #[test]
-fn weights_saved_by_pytorch_can_be_loaded() -> anyhow::Result<()> {
+fn weights_saved_by_pytorch_load() -> anyhow::Result<()> {
     let config = lenet::Config { channels: vec![2, 3], hidden: vec![7], ..lenet::Config::default() };
     for (name, architecture, shape) in [
         ("mlp", Architecture::Mlp(&[7, 5, 3], Sigmoid), ROWS.0),
-        ("lenet", Architecture::LeNet(config), PICTURES.0),
+        ("lenet", Architecture::LeNet(config), IMAGES.0),
     ] {
         let vars = VarMap::new();
         let model = architecture.build(seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
@@ -217,14 +217,14 @@ fn weights_saved_by_pytorch_can_be_loaded() -> anyhow::Result<()> {
 }
 
 #[test]
-fn what_the_table_leaves_unconnected_gets_no_gradient() -> Result<()> {
+fn missing_connections_of_lenet5_get_no_gradient() -> Result<()> {
     let vars = VarMap::new();
     let model = LeNet5::new(10, seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
-    let logits = model.forward(&input(PICTURES.0, DType::F32)?, Mode::Evaluate)?;
+    let logits = model.forward(&input(IMAGES.0, DType::F32)?, Mode::Evaluate)?;
     let grads = logits.sqr()?.sum_all()?.backward()?;
     let grad = grads.get(&sorted(&vars)["c3.weight"]).unwrap();
     let connected = grad.abs()?.sum((2, 3))?.flatten_all()?.to_vec1::<f32>()?;
-    // Of the paper: C3 has 1,516 parameters, 16 of them biases, 25 a connection.
+    // The paper counts 1,516 parameters of C3: 16 biases and 25 per connection.
     assert_eq!(connected.iter().filter(|&&sum| sum != 0.0).count(), 60);
     Ok(())
 }
@@ -313,7 +313,7 @@ fn thirty_steps_halve_the_loss() -> Result<()> {
 }
 
 #[test]
-fn dropout_acts_in_training_only() -> Result<()> {
+fn dropout_is_active_only_in_training() -> Result<()> {
     let config = lenet::Config::nielsen(1, Relu, &[20], 0.5);
     let perceptron =
         mlp::Config { sizes: vec![784, 20, 10], activation: Sigmoid, init: Init::PyTorch, dropout: 0.5 };
@@ -322,11 +322,34 @@ fn dropout_acts_in_training_only() -> Result<()> {
     let models: [Box<dyn Model>; 2] =
         [Box::new(LeNet::new(&config, vb.pp("a"))?), Box::new(mlp::Mlp::new(&perceptron, vb.pp("b"))?)];
     for model in models {
-        let at = |mode| model.forward(&input(PICTURES.0, DType::F32)?, mode)?.to_vec2::<f32>();
+        let at = |mode| model.forward(&input(IMAGES.0, DType::F32)?, mode)?.to_vec2::<f32>();
         let train = |step| Mode::Train { seed: 0, epoch: 0, step };
         assert_ne!(at(train(0))?, at(Mode::Evaluate)?);
         assert_ne!(at(train(0))?, at(train(1))?);
         assert_eq!(at(train(1))?, at(train(1))?);
     }
     Ok(())
+}
+
+#[test]
+fn impossible_sizes_are_refused() {
+    let vb = || seeded_var_builder(&VarMap::new(), 0, DType::F32, &CPU);
+    let lenet = |config: lenet::Config| LeNet::new(&config, vb()).unwrap_err().to_string();
+    let modern = lenet::Config::default;
+    assert!(lenet(lenet::Config { padding: usize::MAX, ..modern() }).contains("too large"));
+    assert!(lenet(lenet::Config { channels: vec![1; 4], ..modern() }).contains("leave nothing"));
+    for config in [
+        lenet::Config { channels: vec![], ..modern() },
+        lenet::Config { channels: vec![6, 0], ..modern() },
+        lenet::Config { hidden: vec![0], ..modern() },
+        lenet::Config { classes: 0, ..modern() },
+    ] {
+        assert!(lenet(config).contains("no zeros"));
+    }
+    assert!(lenet(lenet::Config { hidden: vec![usize::MAX], ..modern() }).contains("too large"));
+    assert!(LeNet5::new(0, vb()).is_err());
+    for sizes in [vec![784], vec![784, 0, 10]] {
+        let config = mlp::Config { sizes, activation: Sigmoid, init: Init::PyTorch, dropout: 0.0 };
+        assert!(mlp::Mlp::new(&config, vb()).unwrap_err().to_string().contains("expected at least two"));
+    }
 }

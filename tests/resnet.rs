@@ -1,5 +1,4 @@
-//! Residual networks and their batch normalisation against PyTorch; `fixtures/resnet.py` makes the numbers and names the
-//! cases.
+//! Compares residual networks and batch normalisation with PyTorch; `fixtures/resnet.py` computes the expected values.
 
 use candle_core::{DType, Device, Result, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
@@ -41,8 +40,8 @@ fn cases() -> Result<Vec<Case>> {
     .collect()
 }
 
-/// From -1 to 1, the same in any language: quadratic residues.
-fn numbers(shape: &[usize], phase: usize) -> Result<Tensor> {
+/// Values from -1 to 1 that are the same in any language: quadratic residues.
+fn fixed_values(shape: &[usize], phase: usize) -> Result<Tensor> {
     let number = |i: usize| ((31 * i * i + 17 * i + 101 * phase) % 1009) as f64 / 504.0 - 1.0;
     Tensor::from_vec((0..shape.iter().product()).map(number).collect(), shape, &CPU)
 }
@@ -51,15 +50,15 @@ fn sorted(vars: &VarMap) -> BTreeMap<String, Var> {
     vars.data().lock().unwrap().clone().into_iter().collect()
 }
 
-fn model_of_numbers(config: &Config, dtype: DType) -> Result<(VarMap, ResNet)> {
+fn model_with_fixed_weights(config: &Config, dtype: DType) -> Result<(VarMap, ResNet)> {
     let vars = VarMap::new();
     let model = ResNet::new(config, seeded_var_builder(&vars, 0, dtype, &CPU))?;
     for (phase, (name, var)) in sorted(&vars).into_iter().enumerate() {
-        let numbers = numbers(var.dims(), phase)?;
+        let values = fixed_values(var.dims(), phase)?;
         let values = match var.rank() {
-            1 if name.ends_with("running_var") || name.ends_with("weight") => numbers.affine(0.5, 1.0)?,
-            1 => numbers.affine(0.1, 0.0)?,
-            _ => numbers.affine((6.0 / var.dims()[1..].iter().product::<usize>() as f64).sqrt(), 0.0)?,
+            1 if name.ends_with("running_var") || name.ends_with("weight") => values.affine(0.5, 1.0)?,
+            1 => values.affine(0.1, 0.0)?,
+            _ => values.affine((6.0 / var.dims()[1..].iter().product::<usize>() as f64).sqrt(), 0.0)?,
         };
         var.set(&values.to_dtype(dtype)?)?;
     }
@@ -79,10 +78,10 @@ fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
     }
 }
 
-/// Norm, sum, product with some numbers, and the first eight.
+/// Norm, sum, product with fixed values, and the first eight elements.
 fn probe(tensor: &Tensor) -> Result<Vec<f64>> {
     let flat = values(tensor)?;
-    let product = values(&numbers(&[flat.len()], 7)?)?.iter().zip(&flat).map(|(a, b)| a * b).sum();
+    let product = values(&fixed_values(&[flat.len()], 7)?)?.iter().zip(&flat).map(|(a, b)| a * b).sum();
     let norm = flat.iter().map(|x| x * x).sum::<f64>().sqrt();
     Ok([&[norm, flat.iter().sum(), product], &flat[..8]].concat())
 }
@@ -92,11 +91,11 @@ fn fixture() -> Result<HashMap<String, Tensor>> {
 }
 
 #[test]
-fn logits_gradients_and_running_statistics_are_pytorchs() -> Result<()> {
+fn logits_gradients_and_running_statistics_equal_pytorchs() -> Result<()> {
     let fixture = fixture()?;
     for Case { name, config, input, targets } in cases()? {
-        let (vars, model) = model_of_numbers(&config, DType::F64)?;
-        let xs = numbers(&input, 1000)?;
+        let (vars, model) = model_with_fixed_weights(&config, DType::F64)?;
+        let xs = fixed_values(&input, 1000)?;
         let evaluated = values(&model.forward(&xs, Mode::Evaluate)?)?;
         assert_close(name, &evaluated, &values(&fixture[&format!("{name}/evaluated")])?, 1e-10);
         let logits = model.forward(&xs, TRAIN)?;
@@ -112,14 +111,14 @@ fn logits_gradients_and_running_statistics_are_pytorchs() -> Result<()> {
             assert_close(&format!("{name}, {parameter}"), &found, &expected, 1e-8);
         }
 
-        let (_, model) = model_of_numbers(&config, DType::F32)?;
+        let (_, model) = model_with_fixed_weights(&config, DType::F32)?;
         let logits = values(&model.forward(&xs.to_dtype(DType::F32)?, Mode::Evaluate)?)?;
         assert_close(name, &logits, &evaluated, 1e-4);
     }
     Ok(())
 }
 
-/// Names and shapes of what is asked for; all zeros, which take no memory.
+/// A backend that records names and shapes of the parameters and returns zeros without allocating memory.
 #[derive(Clone, Default)]
 struct Shapes(Arc<Mutex<BTreeMap<String, Vec<usize>>>>);
 
@@ -152,7 +151,7 @@ fn shapes(config: &Config) -> Result<BTreeMap<String, Vec<usize>>> {
 }
 
 #[test]
-fn names_and_shapes_are_torchvisions() -> Result<()> {
+fn names_and_shapes_equal_torchvisions() -> Result<()> {
     for Case { name, config, .. } in cases()? {
         let text = fixture()?[&format!("{name}/shapes")].to_vec1::<u8>()?;
         let expected: BTreeMap<_, _> = serde_json::from_slice(&text).map_err(candle_core::Error::wrap)?;
@@ -162,7 +161,7 @@ fn names_and_shapes_are_torchvisions() -> Result<()> {
 }
 
 #[test]
-fn there_are_as_many_parameters_as_in_the_paper_and_in_torchvision() -> Result<()> {
+fn parameter_counts_match_the_paper_and_torchvision() -> Result<()> {
     let count = |config: Config| -> Result<usize> {
         let parameters = shapes(&config)?.into_iter().filter(|(name, _)| !name.contains("running_"));
         Ok(parameters.map(|(_, shape)| shape.iter().product::<usize>()).sum())
@@ -183,12 +182,25 @@ fn there_are_as_many_parameters_as_in_the_paper_and_in_torchvision() -> Result<(
 }
 
 #[test]
-fn depths_that_there_are_not_and_batches_without_variance_are_refused() -> Result<()> {
+fn invalid_depths_and_batches_without_variance_are_refused() -> Result<()> {
     let depth = Config::cifar(21, Shortcut::Identity, 10).unwrap_err().to_string();
     assert!(depth.contains("found 21 layers, expected 6n+2"), "{depth}");
     assert!(Config::cifar(2, Shortcut::Identity, 10).is_err());
     let depth = Config::imagenet(20, 10).unwrap_err().to_string();
     assert!(depth.contains("found 20 layers, expected 18, 34, 50, 101 or 152"), "{depth}");
+
+    let valid = || Config::cifar(20, Shortcut::Projection, 10);
+    for config in [
+        Config { width: 0, ..valid()? },
+        Config { channels: 0, ..valid()? },
+        Config { classes: 0, ..valid()? },
+        Config { width: usize::MAX / 2, ..valid()? },
+        Config { blocks: vec![1; 100], ..valid()? },
+    ] {
+        let error =
+            ResNet::new(&config, seeded_var_builder(&VarMap::new(), 0, DType::F32, &CPU)).unwrap_err();
+        assert!(error.to_string().contains("expected numbers of at least 1"), "{error}");
+    }
 
     let vars = VarMap::new();
     let norm = batch_norm2d(3, seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
@@ -202,14 +214,14 @@ fn depths_that_there_are_not_and_batches_without_variance_are_refused() -> Resul
 }
 
 #[test]
-fn a_net_learns_and_its_running_statistics_are_saved_with_it() -> anyhow::Result<()> {
+fn a_network_learns_and_saves_its_running_statistics() -> anyhow::Result<()> {
     let config = Config { width: 4, ..Config::cifar(8, Shortcut::Identity, 4)? };
     let vars = VarMap::new();
     let model = ResNet::new(&config, seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
-    // A decay that would be seen in the running statistics, had they a gradient.
+    // Weight decay would change the running statistics if they had a gradient.
     let sgd = Sgd { momentum: 0.9, weight_decay: 1e-2, decay_biases: true, ..Sgd::default() };
     let mut optimizer = Optimizer::new(sgd, &vars)?;
-    let xs = numbers(&[16, 3, 12, 12], 3)?.to_dtype(DType::F32)?;
+    let xs = fixed_values(&[16, 3, 12, 12], 3)?.to_dtype(DType::F32)?;
     let targets = Tensor::from_iter((0..16u32).map(|i| i % 4), &CPU)?;
     let mut losses = vec![];
     for _ in 0..30 {
@@ -233,14 +245,14 @@ fn a_net_learns_and_its_running_statistics_are_saved_with_it() -> anyhow::Result
 }
 
 #[test]
-fn frozen_layers_stay_as_they_are() -> Result<()> {
+fn frozen_layers_do_not_change() -> Result<()> {
     let vars = VarMap::new();
     let config = Config { width: 4, ..Config::cifar(8, Shortcut::Projection, 3)? };
     let mut model = ResNet::new(&config, seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
     model.freeze_until("layer2")?;
     let kept: Vec<_> = sorted(&vars).into_iter().map(|(name, tensor)| (name, values(&tensor))).collect();
     let mut optimizer = Optimizer::new(Sgd { weight_decay: 0.1, ..Sgd::default() }, &vars)?;
-    let xs = numbers(&[6, 3, 8, 8], 3)?.to_dtype(DType::F32)?;
+    let xs = fixed_values(&[6, 3, 8, 8], 3)?.to_dtype(DType::F32)?;
     let targets = Tensor::new(&[0u32, 1, 2, 0, 1, 2], &CPU)?;
     optimizer.backward_step(
         &Cost::default().loss(&model.forward(&xs, TRAIN)?, &targets)?,
@@ -258,7 +270,7 @@ fn frozen_layers_stay_as_they_are() -> Result<()> {
 }
 
 #[test]
-fn weights_of_pytorch_are_taken_but_for_a_head_of_other_classes() -> anyhow::Result<()> {
+fn pretrained_weights_load_except_for_a_head_with_other_classes() -> anyhow::Result<()> {
     let of = |classes: usize| -> Result<VarMap> {
         let vars = VarMap::new();
         let vb = seeded_var_builder(&vars, 0, DType::F32, &CPU);
@@ -291,14 +303,14 @@ fn weights_of_pytorch_are_taken_but_for_a_head_of_other_classes() -> anyhow::Res
 }
 
 #[test]
-fn the_deepest_networks_have_gradients_on_a_stack_of_2_mb() {
+fn the_deepest_networks_backpropagate_on_a_2_mb_stack() {
     let gradients = || -> Result<()> {
         let narrow =
             |layers| Ok::<_, candle_core::Error>(Config { width: 1, ..Config::imagenet(layers, 10)? });
         for config in [Config::cifar(110, Shortcut::Identity, 10)?, narrow(152)?] {
             let vars = VarMap::new();
             let model = ResNet::new(&config, seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
-            let xs = numbers(&[2, 3, 36, 36], 1)?.to_dtype(DType::F32)?;
+            let xs = fixed_values(&[2, 3, 36, 36], 1)?.to_dtype(DType::F32)?;
             let grads = model.forward(&xs, TRAIN)?.sqr()?.sum_all()?.backward()?;
             let first = grads.get(&sorted(&vars)["conv1.weight"]).expect("a gradient");
             assert!(values(first)?.iter().any(|&x| x != 0.0));
@@ -310,9 +322,9 @@ fn the_deepest_networks_have_gradients_on_a_stack_of_2_mb() {
 }
 
 #[test]
-fn feature_maps_are_of_the_first_layers_and_each_stage() -> Result<()> {
-    let (_, model) = model_of_numbers(&Config::imagenet(18, 10)?, DType::F32)?;
-    let maps = model.feature_maps(&numbers(&[1, 3, 33, 64], 1)?.to_dtype(DType::F32)?)?;
+fn feature_maps_are_those_of_the_stem_and_each_stage() -> Result<()> {
+    let (_, model) = model_with_fixed_weights(&Config::imagenet(18, 10)?, DType::F32)?;
+    let maps = model.feature_maps(&fixed_values(&[1, 3, 33, 64], 1)?.to_dtype(DType::F32)?)?;
     let found: Vec<_> = maps.iter().map(Tensor::dims).collect();
     let expected: [&[usize]; 5] =
         [&[1, 64, 9, 16], &[1, 64, 9, 16], &[1, 128, 5, 8], &[1, 256, 3, 4], &[1, 512, 2, 2]];

@@ -1,7 +1,7 @@
-//! LeNet as it is usually drawn today, and the convolutional networks of Nielsen's chapter 6: convolution, pooling
-//! and nonlinearity, once or twice, then fully connected layers.
+//! The modern LeNet and the convolutional networks of Nielsen's chapter 6.
 //!
-//! The network of the 1998 paper, with its trainable subsampling and its table of connections, is in [`super::lenet5`].
+//! One or two stages of convolution, pooling and nonlinearity, then fully connected layers. [`super::lenet5`] is the
+//! network of the 1998 paper, with its trainable subsampling and its table of connections.
 
 use super::ImageModel;
 use crate::nn::{
@@ -10,19 +10,22 @@ use crate::nn::{
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-/// The shape of a network over `(1, 28, 28)` pictures.
+/// The shape of a network over `(1, 28, 28)` images.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Output channels of each 5x5 convolution, each followed by 2x2 pooling.
     pub channels: Vec<usize>,
-    /// Zeros around the input of the first convolution.
+    /// Zero padding around the input of the first convolution.
     pub padding: usize,
+    /// Function of the pooling layers.
     pub pooling: Pooling,
+    /// Nonlinearity of all layers but the last.
     pub activation: Activation,
     /// Units of the fully connected layers before the output.
     pub hidden: Vec<usize>,
-    /// Probability that a unit of a fully connected layer is dropped in training.
+    /// Probability of dropping a unit of a hidden fully connected layer in training.
     pub dropout: f32,
+    /// Number of classes.
     pub classes: usize,
 }
 
@@ -53,9 +56,25 @@ impl Config {
             ..Self::default()
         }
     }
+
+    /// Height and width of the last feature maps.
+    fn last_side(&self) -> Result<usize> {
+        let Some(mut side) = self.padding.checked_mul(2).and_then(|padding| padding.checked_add(28)) else {
+            bail!("lenet: the padding {} is too large", self.padding);
+        };
+        for _ in &self.channels {
+            if side < 6 {
+                bail!("lenet: {} convolutions leave nothing of a 28x28 image", self.channels.len());
+            }
+            side = (side - 4) / 2;
+        }
+        Ok(side)
+    }
 }
 
-/// Parameters: `conv1.weight`, `conv1.bias`, ..., `fc1.weight`, `fc1.bias`, ..., the last `fc` being the output.
+/// A LeNet.
+///
+/// Parameters: `conv1.weight`, `conv1.bias`, ..., `fc1.weight`, `fc1.bias`, ...; the last `fc` is the output layer.
 #[derive(Debug, Clone)]
 pub struct LeNet {
     convolutions: Vec<Conv2d>,
@@ -66,32 +85,40 @@ pub struct LeNet {
 }
 
 impl LeNet {
+    /// Creates the model with its parameters in `vb`.
+    ///
     /// # Errors
-    /// When there is no convolution, or they leave nothing of a 28x28 picture, or `vb` holds the parameters in other shapes.
+    /// If there is no convolution, a size is 0 or too large, the convolutions leave nothing of a 28x28 image, or `vb`
+    /// holds a parameter in another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
-        if config.channels.is_empty() {
-            bail!("a LeNet has at least one convolution");
+        let Config { channels, hidden: units, classes, .. } = config;
+        if channels.is_empty() || channels.contains(&0) || units.contains(&0) || *classes == 0 {
+            bail!(
+                "lenet: found {channels:?} channels, {units:?} hidden units and {classes} classes, \
+                 expected at least one convolution and no zeros"
+            );
         }
-        let (mut side, mut inputs) = (28 + 2 * config.padding, 1);
+        let side = config.last_side()?;
+        let mut inputs = 1;
         let mut convolutions = Vec::new();
-        for (i, &outputs) in config.channels.iter().enumerate() {
-            if side < 6 {
-                bail!("{} convolutions leave nothing of a 28x28 picture", config.channels.len());
-            }
+        for (i, &outputs) in channels.iter().enumerate() {
             let padding = if i == 0 { config.padding } else { 0 };
             let geometry = Conv2dConfig { padding: (padding, padding), ..Default::default() };
             convolutions.push(nn::conv2d(inputs, outputs, 5, geometry, vb.pp(format!("conv{}", i + 1)))?);
-            (side, inputs) = ((side - 4) / 2, outputs);
+            inputs = outputs;
         }
-        inputs *= side * side;
+        inputs = match side.checked_mul(side).and_then(|area| area.checked_mul(inputs)) {
+            Some(inputs) => inputs,
+            None => bail!("lenet: {inputs} feature maps of {side}x{side} are too large"),
+        };
         let mut hidden = Vec::new();
-        for (i, &units) in config.hidden.iter().enumerate() {
+        for (i, &units) in units.iter().enumerate() {
             let path = vb.pp(format!("fc{}", i + 1));
             let dropout = nn::dropout(config.dropout, path.clone());
             hidden.push((nn::linear(inputs, units, path)?, dropout));
             inputs = units;
         }
-        let output = nn::linear(inputs, config.classes, vb.pp(format!("fc{}", config.hidden.len() + 1)))?;
+        let output = nn::linear(inputs, *classes, vb.pp(format!("fc{}", units.len() + 1)))?;
         let pool = Pool2d { pooling: config.pooling, window: Pool2dConfig::square(2) };
         Ok(Self { convolutions, pool, activation: config.activation, hidden, output })
     }
@@ -110,9 +137,10 @@ impl ImageModel for LeNet {
     }
 
     fn feature_maps(&self, xs: &Tensor) -> Result<Vec<Tensor>> {
-        let mut maps = Vec::new();
+        let mut maps = Vec::new(); // with the default config: (batch, 6, 14, 14), (batch, 16, 5, 5)
         for convolution in &self.convolutions {
-            // Nielsen's order. Where the pooling is a maximum the other order gives the same, at four times the work.
+            // Pooling before the nonlinearity is Nielsen's order. With max-pooling both orders give the same result, but
+            // the other one takes four times the work.
             let map = maps.last().unwrap_or(xs).apply(convolution)?;
             maps.push(map.apply(&self.pool)?.apply(&self.activation)?);
         }
@@ -120,10 +148,11 @@ impl ImageModel for LeNet {
     }
 
     fn head(&self, maps: &Tensor, mode: Mode) -> Result<Tensor> {
-        let mut units = maps.flatten_from(1)?;
+        let mut xs = maps.flatten_from(1)?; // (batch, 16 * 5 * 5)
         for (layer, dropout) in &self.hidden {
-            units = dropout.forward(&units.apply(layer)?.apply(&self.activation)?, mode)?;
+            xs = xs.apply(layer)?.apply(&self.activation)?; // (batch, 120), (batch, 84)
+            xs = dropout.forward(&xs, mode)?;
         }
-        units.apply(&self.output)
+        xs.apply(&self.output) // (batch, classes)
     }
 }

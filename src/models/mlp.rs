@@ -5,13 +5,16 @@ use crate::nn::{self, Activation, Dropout, Init, Linear, Mode, Model};
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-/// `sizes` lists the units of each layer, input and output included: `[784, 30, 10]`.
+/// The shape of a perceptron.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
+    /// Number of units of each layer, input and output included: `[784, 30, 10]`.
     pub sizes: Vec<usize>,
+    /// Nonlinearity of the hidden layers.
     pub activation: Activation,
+    /// Distribution of the initial weights and biases.
     pub init: Init,
-    /// Probability that a hidden unit is dropped in training.
+    /// Probability of dropping a hidden unit in training.
     pub dropout: f32,
 }
 
@@ -26,18 +29,18 @@ pub struct Mlp {
 }
 
 impl Mlp {
+    /// Creates the model with its parameters in `vb`.
+    ///
     /// # Errors
-    /// When there are fewer than two sizes or one is 0, or `vb` holds the parameters in other shapes.
+    /// If there are fewer than two sizes, a size is 0, or `vb` holds a parameter in another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         if config.sizes.len() < 2 || config.sizes.contains(&0) {
-            bail!("layer sizes {:?}: at least two are needed, each 1 or more", config.sizes);
+            bail!("mlp: found the layer sizes {:?}, expected at least two, each 1 or more", config.sizes);
         }
-        let layers = std::iter::zip(&config.sizes, &config.sizes[1..])
-            .enumerate()
-            .map(|(i, (&inputs, &outputs))| {
-                nn::linear_with(inputs, outputs, config.init, vb.pp("layers").pp(i))
-            })
-            .collect::<Result<Vec<_>>>()?;
+        let sizes = config.sizes.iter().zip(&config.sizes[1..]);
+        let layer =
+            |(i, (&inputs, &outputs))| nn::linear_with(inputs, outputs, config.init, vb.pp("layers").pp(i));
+        let layers = sizes.enumerate().map(layer).collect::<Result<Vec<_>>>()?;
         let dropouts =
             (1..layers.len()).map(|i| nn::dropout(config.dropout, vb.pp("dropouts").pp(i))).collect();
         Ok(Self { layers, dropouts, activation: config.activation })
@@ -45,13 +48,14 @@ impl Mlp {
 }
 
 impl Model for Mlp {
-    /// Any `(batch, ..)` with the first size's number of values an example.
+    /// `(batch, ..)` with `sizes[0]` values per example to `(batch, classes)`.
     fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        let mut hidden = xs.flatten_from(1)?.apply(&self.layers[0])?;
+        let mut xs = xs.flatten_from(1)?.apply(&self.layers[0])?; // (batch, sizes[1])
         for (layer, dropout) in self.layers[1..].iter().zip(&self.dropouts) {
-            hidden = dropout.forward(&self.activation.forward(&hidden)?, mode)?.apply(layer)?;
+            xs = self.activation.forward(&xs)?;
+            xs = dropout.forward(&xs, mode)?.apply(layer)?; // (batch, sizes[i])
         }
-        Ok(hidden)
+        Ok(xs)
     }
 }
 

@@ -1,5 +1,7 @@
-//! Architectures, one file each: a `Config`, a constructor that takes its parameters from a `VarBuilder` under the
-//! names of the same PyTorch module, and a forward pass.
+//! Architectures, one file each.
+//!
+//! Each has a `Config`, a constructor that takes its parameters from a `VarBuilder` under the names of the same PyTorch
+//! module, and a forward pass.
 
 pub mod birnn;
 pub mod fasttext;
@@ -14,22 +16,22 @@ pub mod textcnn;
 use crate::nn::{Mode, Model};
 use candle_core::{Result, Tensor};
 
-/// A model of pictures, which can show what its first layer looks for.
+/// A model of images, whose first layer and feature maps can be plotted.
 pub trait ImageModel: Model {
-    /// The first layer's weight: `(units, ..)`, square pictures.
+    /// The weight of the first layer, `(units, ..)`; each unit's weights form a square image.
     fn filters(&self) -> &Tensor;
 
-    /// What each convolutional stage makes of `xs` `(batch, channels, height, width)`: `(batch, channels', height',
-    /// width')` each; nothing for a model without convolutions.
+    /// Computes the output of each convolutional stage, `(batch, channels', height', width')` each, for the images `xs`
+    /// `(batch, channels, height, width)`. A model without convolutions returns no maps.
     ///
     /// # Errors
-    /// When `xs` does not fit the model.
+    /// If `xs` does not fit the model.
     fn feature_maps(&self, xs: &Tensor) -> Result<Vec<Tensor>>;
 
-    /// Logits `(batch, classes)` of what the last convolutional stage has made of a batch, or of the batch itself where there
-    /// is none: what [`Model::forward`] ends with.
+    /// Computes logits `(batch, classes)` from the last feature maps, or from the images if the model has no
+    /// convolutions: the last part of [`Model::forward`].
     ///
     /// # Errors
-    /// When `maps` do not fit the model.
+    /// If `maps` do not fit the model.
     fn head(&self, maps: &Tensor, mode: Mode) -> Result<Tensor>;
 }

@@ -1,5 +1,6 @@
-//! Deep residual networks (He et al. 2015, arXiv:1512.03385): those of 6n+2 layers for CIFAR-10, with which the paper shows
-//! what shortcuts are for, and those for ImageNet, with the parameter names of torchvision.
+//! Deep residual networks (He et al. 2015, arXiv:1512.03385), with the parameter names of torchvision.
+//!
+//! [`Config::cifar`] gives the networks of 6n+2 layers for CIFAR-10, [`Config::imagenet`] those for ImageNet.
 
 use super::ImageModel;
 use crate::nn::{
@@ -10,53 +11,58 @@ use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
-/// What a network's first layers make of a picture.
+/// The layers before the first stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stem {
-    /// A 3x3 convolution, as for CIFAR-10's small pictures.
+    /// A 3x3 convolution, for small images (CIFAR-10).
     Small,
-    /// A 7x7 convolution and 3x3 max-pooling, both at every second place, as for ImageNet.
+    /// A 7x7 convolution and 3x3 max-pooling, both with stride 2, for large images (ImageNet).
     Large,
 }
 
-/// What a block adds to its input.
+/// The layers of a residual block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Block {
     /// Two 3x3 convolutions.
     Basic,
-    /// 1x1, 3x3 and 1x1 convolutions, the last with four times the channels of the others (figure 5). Where the picture is
-    /// halved it is the 3x3 one that does it, as in torchvision; in the paper it is the first.
+    /// 1x1, 3x3 and 1x1 convolutions, the last with four times the channels of the others (figure 5).
+    ///
+    /// If the block halves the image, the 3x3 convolution has stride 2, as in torchvision; in the paper it is the first.
     Bottleneck,
 }
 
-/// How a block's input gets to its end (section 3.3).
+/// The connection from a block's input to its output (section 3.3).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Shortcut {
-    /// A: as it is; where shapes change every second row and column of it, with channels of zeros.
+    /// Option A: the identity. If shapes change, it takes every second row and column and adds channels of zeros.
     #[default]
     Identity,
-    /// B: as it is; where shapes change through a 1x1 convolution.
+    /// Option B: the identity, or a 1x1 convolution if shapes change.
     Projection,
-    /// Not at all: a plain network.
+    /// No shortcut: a plain network.
     None,
 }
 
-/// The shape of a network over `(channels, height, width)` pictures.
+/// The shape of a network over `(channels, height, width)` images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
-    /// Of the pictures.
+    /// Channels of the images.
     pub channels: usize,
+    /// Layers before the first stage.
     pub stem: Stem,
+    /// Layers of each block.
     pub block: Block,
+    /// Shortcut of each block.
     pub shortcut: Shortcut,
-    /// Channels of the first stage; each further stage has twice as many, on half the height and width.
+    /// Channels of the first stage. Each further stage doubles the channels and halves height and width.
     pub width: usize,
-    /// Blocks of each stage.
+    /// Number of blocks of each stage.
     pub blocks: Vec<usize>,
+    /// Number of classes.
     pub classes: usize,
 }
 
@@ -64,10 +70,10 @@ impl Config {
     /// A network of 6n+2 layers for CIFAR-10 (section 4.2): 20, 32, 44, 56, 110.
     ///
     /// # Errors
-    /// When there is no n of 1 or more for these `layers`.
+    /// If `layers` is not 6n+2 for an n of at least 1.
     pub fn cifar(layers: usize, shortcut: Shortcut, classes: usize) -> Result<Self> {
         if layers < 8 || layers % 6 != 2 {
-            bail!("resnet: found {layers} layers, expected 6n+2 of them: 20, 32, 44, 56, 110");
+            bail!("resnet: found {layers} layers, expected 6n+2: 20, 32, 44, 56, 110");
         }
         let blocks = vec![layers / 6; 3];
         Ok(Self { channels: 3, stem: Stem::Small, block: Block::Basic, shortcut, width: 16, blocks, classes })
@@ -76,7 +82,7 @@ impl Config {
     /// A network of 18, 34, 50, 101 or 152 layers for ImageNet (table 1).
     ///
     /// # Errors
-    /// Any other number of `layers`.
+    /// If `layers` is another number.
     pub fn imagenet(layers: usize, classes: usize) -> Result<Self> {
         let (block, blocks) = match layers {
             18 => (Block::Basic, [2, 2, 2, 2]),
@@ -91,11 +97,13 @@ impl Config {
     }
 }
 
-/// Parameters as in torchvision: `conv1.weight`, `bn1.weight`, .., `layer1.0.conv1.weight`, `layer1.0.bn1.weight`, ..,
-/// `layer2.0.downsample.0.weight` (a projection), .., `fc.weight`, `fc.bias`.
+/// A residual network.
 ///
-/// Convolutions start normal with deviation √(2/fan-in), as the paper's (torchvision's with fan-out), the last layer as any
-/// of PyTorch's.
+/// Parameters as in torchvision: `conv1.weight`, `bn1.weight`, ..., `layer1.0.conv1.weight`, `layer1.0.bn1.weight`, ...,
+/// `layer2.0.downsample.0.weight` (a projection), ..., `fc.weight`, `fc.bias`.
+///
+/// Convolutions start from N(0, 2/fan-in), as in the paper (torchvision uses the fan-out), the last layer from PyTorch's
+/// default.
 #[derive(Debug, Clone)]
 pub struct ResNet {
     conv1: Conv2d,
@@ -103,15 +111,28 @@ pub struct ResNet {
     pool: Option<Pool2d>,
     stages: Vec<Vec<Residual>>,
     fc: Linear,
-    /// So many of the first layers, the stages and the last layer stay as they are.
+    /// Number of frozen parts, counted from the stem; each stage is a part.
     frozen: usize,
 }
 
 impl ResNet {
+    /// Creates the model with its parameters in `vb`.
+    ///
     /// # Errors
-    /// When `vb` holds the parameters in other shapes.
+    /// If a size is 0 or too large, or `vb` holds a parameter in another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let &Config { channels, stem, block, shortcut, width, ref blocks, classes } = config;
+        // At least the channels of the last stage, including those of a bottleneck.
+        let widest = u32::try_from(blocks.len())
+            .ok()
+            .and_then(|stages| 2usize.checked_pow(stages)?.checked_mul(4)?.checked_mul(width));
+        if channels == 0 || width == 0 || classes == 0 || widest.is_none() {
+            bail!(
+                "resnet: found {channels} channels, width {width}, {} stages and {classes} classes, \
+                 expected numbers of at least 1 that are not too large",
+                blocks.len()
+            );
+        }
         let (kernel, stride, pool) = match stem {
             Stem::Small => (3, 1, None),
             Stem::Large => (7, 2, Some(Pool2dConfig { kernel: (3, 3), stride: (2, 2), padding: (1, 1) })),
@@ -138,11 +159,12 @@ impl ResNet {
         })
     }
 
-    /// Leaves all before `layer`, `layer1`, `layer2`, .. or `fc`, as it is: no gradients, and in training the running
-    /// statistics in place of the batch's.
+    /// Freezes all layers before `layer`: `layer1`, `layer2`, ... or `fc`.
+    ///
+    /// Frozen layers get no gradients and normalise with their running statistics, in training too.
     ///
     /// # Errors
-    /// When there is no such layer.
+    /// If there is no such layer.
     pub fn freeze_until(&mut self, layer: &str) -> Result<()> {
         let layers = (1..=self.stages.len()).map(|stage| format!("layer{stage}"));
         let layers: Vec<String> = layers.chain(["fc".into()]).collect();
@@ -153,11 +175,11 @@ impl ResNet {
         Ok(())
     }
 
-    /// What the first layers and each stage make of `xs`.
+    /// Computes the outputs of the stem and of each stage, `(batch, width * 2^i, height', width')` each.
     fn maps(&self, xs: &Tensor, mode: Mode) -> Result<Vec<Tensor>> {
         let frozen = |part: usize| part < self.frozen;
         let mode_of = |part| if frozen(part) { Mode::Evaluate } else { mode };
-        let mut xs = self.bn1.forward(&xs.apply(&self.conv1)?, RELU, mode_of(0))?;
+        let mut xs = self.bn1.forward(&xs.apply(&self.conv1)?, RELU, mode_of(0))?; // (batch, width, ..)
         if let Some(pool) = self.pool {
             xs = xs.apply(&pool)?;
         }
@@ -174,7 +196,7 @@ impl ResNet {
 }
 
 impl Model for ResNet {
-    /// `(batch, channels, height, width)` to `(batch, classes)`: any height and width.
+    /// `(batch, channels, height, width)` to `(batch, classes)`, for any height and width.
     fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
         self.head(self.maps(xs, mode)?.last().unwrap_or(xs), mode)
     }
@@ -191,19 +213,22 @@ impl ImageModel for ResNet {
 
     fn head(&self, maps: &Tensor, _: Mode) -> Result<Tensor> {
         let (_, _, height, width) = maps.dims4()?;
-        let all = Pool2dConfig { kernel: (height, width), stride: (1, 1), padding: (0, 0) };
-        maps.apply(&Pool2d { pooling: Pooling::Average, window: all })?.flatten_from(1)?.apply(&self.fc)
+        let window = Pool2dConfig { kernel: (height, width), stride: (1, 1), padding: (0, 0) };
+        let xs = maps.apply(&Pool2d { pooling: Pooling::Average, window })?; // (batch, channels, 1, 1)
+        xs.flatten_from(1)?.apply(&self.fc) // (batch, classes)
     }
 }
 
 const RELU: Epilogue = Epilogue { add: None, relu: true };
 
-/// A block: `relu(layers(x) + shortcut(x))`, each convolution followed by batch normalisation, a ReLU between them.
+/// A residual block: `relu(layers(x) + shortcut(x))`.
+///
+/// A batch normalisation follows each convolution, and a ReLU lies between two layers.
 #[derive(Debug, Clone)]
 struct Residual {
     layers: Vec<(Conv2d, BatchNorm2d)>,
     shortcut: Shortcut,
-    /// Where shapes change.
+    /// The projection of the shortcut, if shapes change.
     downsample: Option<(Conv2d, BatchNorm2d)>,
     stride: usize,
     outputs: usize,
@@ -254,13 +279,12 @@ impl Residual {
         Ok(ys)
     }
 
-    /// Every `stride`-th row and column, with zeros for the channels that there are more of at the block's end.
+    /// Takes every `stride`-th row and column, and adds channels of zeros up to the block's outputs.
     fn identity(&self, xs: &Tensor) -> Result<Tensor> {
-        let (one, stride) = ((1, 1), (self.stride, self.stride));
-        let every = Pool2dConfig { kernel: one, stride, padding: (0, 0) };
+        let window = Pool2dConfig { kernel: (1, 1), stride: (self.stride, self.stride), padding: (0, 0) };
         let xs = match self.stride {
             1 => xs.clone(),
-            _ => xs.apply(&Pool2d { pooling: Pooling::Average, window: every })?,
+            _ => xs.apply(&Pool2d { pooling: Pooling::Average, window })?,
         };
         match self.outputs - xs.dim(1)? {
             0 => Ok(xs),
@@ -269,7 +293,7 @@ impl Residual {
     }
 }
 
-/// A convolution without bias, whose output is as large as its input where the stride is 1.
+/// A convolution without bias; with stride 1 its output is as large as its input.
 fn conv(inputs: usize, outputs: usize, kernel: usize, stride: usize, vb: VarBuilder) -> Result<Conv2d> {
     let (stride, padding) = ((stride, stride), (kernel / 2, kernel / 2));
     let geometry = Conv2dConfig { stride, padding, ..Default::default() };

@@ -1,11 +1,8 @@
-//! Costs of classification.
-
 use crate::ops;
 use candle_core::{D, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// What is minimised, together with the output nonlinearity it belongs to: a model gives logits, its weighted
-/// inputs of the last layer.
+/// The cost of a classifier, together with its output nonlinearity: models return logits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
@@ -20,10 +17,10 @@ pub enum Cost {
 }
 
 impl Cost {
-    /// Mean cost, a scalar, of `logits` `(batch, classes)` against the classes `targets`, u32 `(batch)`.
+    /// The mean cost, a scalar, of `logits` `(batch, classes)` for the u32 `targets` `(batch)`.
     ///
     /// # Errors
-    /// When the shapes disagree or a target is not a class.
+    /// If shapes do not fit, or a target is not a class.
     pub fn loss(self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         match self {
             Self::SoftmaxCrossEntropy => ops::softmax_cross_entropy(logits, targets, 0.0),
@@ -32,10 +29,10 @@ impl Cost {
         }
     }
 
-    /// Probabilities `(batch, classes)` of `logits`. Sigmoid outputs are divided by their sum.
+    /// The probabilities `(batch, classes)` of `logits`. Sigmoid outputs are divided by their sum.
     ///
     /// # Errors
-    /// When `logits` is not two-dimensional.
+    /// If `logits` has no dimension.
     pub fn probabilities(self, logits: &Tensor) -> Result<Tensor> {
         match self {
             Self::SoftmaxCrossEntropy => candle_nn::ops::softmax(logits, D::Minus1),

@@ -1,11 +1,21 @@
-//! Layers: the ones candle_nn lacks, gets wrong or runs slowly, with PyTorch's parameter names and initial values.
+//! Layers that candle_nn lacks, gets wrong or runs slowly, with PyTorch's parameter names and initial values.
 //!
-//! A layer without randomness is a [`candle_core::Module`], so that a model is a chain of `xs.apply(&layer)`.
-//! What behaves differently in training takes a [`Mode`].
+//! A constructor such as [`linear`] takes its parameters from a `VarBuilder`. A layer that behaves the same in training
+//! and evaluation is a [`candle_core::Module`], so a model is a chain of `xs.apply(&layer)`; any other layer takes a
+//! [`Mode`].
+//!
+//! [`Model`] and [`SentenceModel`] are what [`train`](crate::train) trains.
 
+mod activation;
+mod batch_norm;
+mod conv2d;
+mod conv_max_over_time;
+mod dropout;
+mod embedding;
 mod init;
-mod layers;
+mod linear;
 mod loss;
+mod pool;
 mod recurrent;
 mod sampling;
 
@@ -13,13 +23,16 @@ pub use crate::ops::{
     Cell, Conv2dConfig, Epilogue, IncrementalDecoder, PackedSequences, Pool2dConfig, RecurrentState,
     TimePooling, pool_over_time,
 };
+pub use activation::Activation;
+pub use batch_norm::{BatchNorm2d, batch_norm2d};
+pub use conv_max_over_time::{ConvMaxOverTime, conv_max_over_time};
+pub use conv2d::{Conv2d, conv2d, conv2d_no_bias};
+pub use dropout::{Dropout, dropout};
+pub use embedding::{Embedding, WORD_VECTOR_INIT, embedding, embedding_with};
 pub use init::{Init, seeded_var_builder};
-pub use layers::{
-    Activation, BatchNorm2d, Conv2d, ConvMaxOverTime, Dropout, Embedding, Linear, Pool2d, Pooling,
-    WORD_VECTOR_INIT, batch_norm2d, conv_max_over_time, conv2d, conv2d_no_bias, dropout, embedding,
-    embedding_with, linear, linear_with,
-};
+pub use linear::{Linear, linear, linear_with};
 pub use loss::Cost;
+pub use pool::{Pool2d, Pooling};
 pub use recurrent::{Recurrent, RecurrentConfig, TokenProjection, recurrent};
 pub use sampling::Sampling;
 
@@ -27,42 +40,46 @@ use candle_core::{Result, Tensor};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Whether a model is being trained, and if so where in the training it is.
+/// Whether a forward pass trains or evaluates, and the place in training.
 ///
-/// Every random draw of a training step (dropout masks, distortions of pictures) is a function of `seed`, the place
-/// in training and what it is for, so that a resumed run draws what the uninterrupted one would have drawn.
+/// Every random draw of a training step (dropout masks, augmentation) is a function of `seed`, of the place in training
+/// and of its purpose. A resumed run therefore draws the same values as an uninterrupted one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Step `step`, counted from the start of training, within epoch `epoch`; both start at 0.
+    /// Training: dropout is active, batch normalisation uses the statistics of the batch.
     Train {
+        /// Seed of all random draws.
         seed: u64,
+        /// Current epoch, from 0.
         epoch: usize,
+        /// Current step, from 0 at the start of training.
         step: u64,
     },
+    /// Evaluation: no randomness, running statistics.
     Evaluate,
 }
 
-/// A network: a batch in, one row of logits an example out.
+/// A classifier: maps a batch to one row of logits per example.
 pub trait Model {
-    /// Logits `(batch, classes)` of the batch `xs`, whose shape beyond the first dimension is the model's own.
+    /// Computes logits `(batch, classes)` of `xs` `(batch, ..)`; the model defines the shape of an example.
     ///
     /// # Errors
-    /// When `xs` does not fit the model.
+    /// If `xs` does not fit the model.
     fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor>;
 }
 
-/// A model of sentences of words.
+/// A model of sentences: classifies whole sentences, or tags each of their words.
 pub trait SentenceModel {
-    /// Logits, one row for each sentence or each word, of the words `words` `(rows)`, u32 ids, of `sentences`.
+    /// Computes logits, one row per sentence or per word, of the u32 word ids `words` `(rows)`, which `sentences` packs.
     ///
     /// # Errors
-    /// When an id is outside the vocabulary, or shapes do not fit.
+    /// If an id is outside the vocabulary, or shapes do not fit.
     fn forward(&self, words: &Tensor, sentences: &Arc<PackedSequences>, mode: Mode) -> Result<Tensor>;
 
-    /// The words' vectors.
+    /// The word vectors.
     fn embedding(&self) -> &Embedding;
 
-    /// Of each sentence the words that its logits come from, where the model can tell.
+    /// The words that contribute to each sentence's logits; empty if the model cannot attribute them.
     ///
     /// # Errors
     /// As for [`forward`](Self::forward).
@@ -75,9 +92,11 @@ pub trait SentenceModel {
     }
 }
 
-/// Some consecutive words, or other features, of a sentence, and what they add to the logit of each class.
+/// The contribution of consecutive words of a sentence, or of other features, to its logits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attribution {
+    /// Indices of the words in the sentence.
     pub words: Range<usize>,
+    /// What they add to the logit of each class.
     pub logits: Vec<f32>,
 }

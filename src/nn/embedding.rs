@@ -1,0 +1,73 @@
+use crate::ops::{self, PackedSequences};
+use candle_core::{DType, Module, Result, Tensor};
+use candle_nn::VarBuilder;
+use std::sync::Arc;
+
+/// A table of vectors, one per word or character.
+#[derive(Debug, Clone)]
+pub struct Embedding {
+    weight: Tensor,
+}
+
+/// Creates an embedding with PyTorch's initial values, N(0, 1).
+///
+/// Parameter in `vb`: `weight` `(rows, size)`.
+///
+/// # Errors
+/// If `vb` holds this parameter in another shape.
+pub fn embedding(rows: usize, size: usize, vb: VarBuilder) -> Result<Embedding> {
+    embedding_with(rows, size, candle_nn::Init::Randn { mean: 0.0, stdev: 1.0 }, vb)
+}
+
+/// Creates an embedding with the initial values of `init`; see [`embedding`].
+///
+/// # Errors
+/// As for [`embedding`].
+pub fn embedding_with(rows: usize, size: usize, init: candle_nn::Init, vb: VarBuilder) -> Result<Embedding> {
+    Ok(Embedding { weight: vb.get_with_hints((rows, size), "weight", init)? })
+}
+
+/// Initial values of word vectors, uniform within ±0.25 (Kim 2014): small, so that rare words have little influence.
+pub const WORD_VECTOR_INIT: candle_nn::Init = candle_nn::Init::Uniform { lo: -0.25, up: 0.25 };
+
+impl Embedding {
+    /// Creates an embedding from `weight` `(rows, size)`.
+    pub fn new(weight: Tensor) -> Self {
+        Self { weight }
+    }
+
+    /// The table, `(rows, size)`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// Finds the `count` nearest neighbours of `id` by cosine among the first `rows` rows, each with its cosine.
+    ///
+    /// # Errors
+    /// If the table has fewer than `rows` rows, or `id` is not among them.
+    pub fn nearest(&self, id: u32, rows: usize, count: usize) -> Result<Vec<(u32, f32)>> {
+        let table = self.weight.narrow(0, 0, rows)?.detach().to_dtype(DType::F32)?;
+        let own = table.get(id as usize)?;
+        let norms = (table.sqr()?.sum(1)? * own.sqr()?.sum_all()?.to_scalar::<f32>()? as f64)?.sqrt()?;
+        let cosines = (table.broadcast_mul(&own)?.sum(1)? / norms.maximum(f32::MIN_POSITIVE)?)?;
+        let mut ranked: Vec<(u32, f32)> = (0..).zip(cosines.to_vec1()?).filter(|row| row.0 != id).collect();
+        ranked.sort_by(|a, b| b.1.total_cmp(&a.1));
+        ranked.truncate(count);
+        Ok(ranked)
+    }
+
+    /// Averages the vectors of each sequence, `(batch, size)`, given u32 `ids` `(rows)` (PyTorch's `EmbeddingBag`).
+    ///
+    /// # Errors
+    /// If an id is outside the table, or the number of ids is not that of the sequences' elements.
+    pub fn mean(&self, ids: &Tensor, sequences: &Arc<PackedSequences>) -> Result<Tensor> {
+        ops::embedding_mean(&self.weight, ids, sequences)
+    }
+}
+
+impl Module for Embedding {
+    /// u32 ids `(..)` to their vectors `(.., size)`.
+    fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        ops::embedding(&self.weight, ids)
+    }
+}

@@ -1,0 +1,56 @@
+use super::Init;
+use crate::ops;
+use candle_core::{Module, Result, Tensor};
+use candle_nn::VarBuilder;
+
+/// A fully connected layer: `y = x · weightᵀ + bias`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+/// Creates a fully connected layer with PyTorch's initial values.
+///
+/// Parameters in `vb`: `weight` `(outputs, inputs)` and `bias` `(outputs)`.
+///
+/// # Errors
+/// If `vb` holds a parameter in another shape.
+pub fn linear(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Linear> {
+    linear_with(inputs, outputs, Init::PyTorch, vb)
+}
+
+/// Creates a fully connected layer with the initial values of `init`; see [`linear`].
+///
+/// # Errors
+/// As for [`linear`].
+pub fn linear_with(inputs: usize, outputs: usize, init: Init, vb: VarBuilder) -> Result<Linear> {
+    Ok(Linear {
+        weight: vb.get_with_hints((outputs, inputs), "weight", init.weight(inputs, outputs))?,
+        bias: Some(vb.get_with_hints(outputs, "bias", init.bias(inputs))?),
+    })
+}
+
+impl Linear {
+    /// Creates a layer from `weight` `(outputs, inputs)` and `bias` `(outputs)`.
+    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Self {
+        Self { weight, bias }
+    }
+
+    /// The weight, `(outputs, inputs)`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The bias, `(outputs)`.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+}
+
+impl Module for Linear {
+    /// `(.., inputs)` to `(.., outputs)`.
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        ops::linear(xs, &self.weight, self.bias.as_ref())
+    }
+}
