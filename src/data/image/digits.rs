@@ -6,6 +6,7 @@
 
 use super::generate::generate;
 use super::images::Images;
+use crate::rng::StandardNormal;
 use candle_core::Result;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;

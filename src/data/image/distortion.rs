@@ -1,5 +1,6 @@
 //! Affine and elastic distortions of handwriting.
 
+use crate::rng::StandardNormal;
 use candle_core::{Result, bail};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
