@@ -1,7 +1,8 @@
-//! How gradients find their way through our operations and candle's: against sums made by hand.
+//! Gradients through graphs of our operations and candle's, against derivatives worked out by hand.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, Var};
 use candle_textbook::ops::{self, Epilogue};
+use std::sync::Mutex;
 
 const CPU: Device = Device::Cpu;
 
@@ -9,7 +10,7 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
     tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
 }
 
-/// The gradient of `loss`, the same by candle's own backward pass, again and again, and by ours.
+/// Returns the gradient of `loss`, and checks that repeated passes by candle and by `ops::backward` agree on it.
 fn gradient(loss: &Tensor, x: &Var) -> Result<Vec<f64>> {
     let found = numbers(loss.backward()?.get(x).expect("a gradient"))?;
     for _ in 0..2 {
@@ -32,10 +33,10 @@ fn x() -> Result<Var> {
 }
 
 #[test]
-fn a_result_gets_the_gradients_of_all_its_uses() -> Result<()> {
+fn a_result_accumulates_the_gradients_of_all_its_uses() -> Result<()> {
     let x = x()?;
     let y = ops::tanh(&x)?;
-    // Ours twice, candle's twice, one of them through a view, and one that nothing comes back from.
+    // Two of our operations, two of candle's (one through a view), and one whose result is not part of the loss.
     let ours = (ops::relu(&y)? + ops::tanh(&y)?)?;
     let candles = (y.sqr()? + y.narrow(0, 0, 3)?.affine(3., 1.)?)?;
     ops::relu(&y)?;
@@ -50,7 +51,7 @@ fn a_result_gets_the_gradients_of_all_its_uses() -> Result<()> {
 }
 
 #[test]
-fn an_argument_may_come_in_twice_and_a_variable_from_several_sides() -> Result<()> {
+fn a_tensor_may_be_two_arguments_and_a_variable_may_have_many_uses() -> Result<()> {
     let x = x()?;
     let square = ops::tanh(&x)?.reshape((3, 1))?;
     let products = ops::linear(&square, &square, None)?;
@@ -63,7 +64,7 @@ fn an_argument_may_come_in_twice_and_a_variable_from_several_sides() -> Result<(
 }
 
 #[test]
-fn losses_that_share_a_part_of_the_graph_do_not_mix() -> Result<()> {
+fn losses_that_share_part_of_a_graph_have_separate_gradients() -> Result<()> {
     let x = x()?;
     let y = ops::tanh(&x)?;
     let (one, other) = (ops::relu(&y)?.sum_all()?, ops::tanh(&y)?.sum_all()?);
@@ -74,12 +75,12 @@ fn losses_that_share_a_part_of_the_graph_do_not_mix() -> Result<()> {
     Ok(())
 }
 
-/// Candle finds no way back through it.
-struct NoWayBack;
+/// A custom operation of candle without a backward pass.
+struct NoBackward;
 
-impl CustomOp1 for NoWayBack {
+impl CustomOp1 for NoBackward {
     fn name(&self) -> &'static str {
-        "no way back"
+        "no backward"
     }
 
     fn cpu_fwd(&self, xs: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
@@ -88,20 +89,22 @@ impl CustomOp1 for NoWayBack {
 }
 
 #[test]
-fn what_a_pass_that_broke_off_has_left_does_not_go_unnoticed() -> Result<()> {
+fn gradients_left_by_a_broken_pass_are_noticed_and_cleared() -> Result<()> {
     let x = x()?;
     let y = ops::tanh(&x)?;
     let (loss, before) = (ops::relu(&y)?.sum_all()?, gradient(&ops::relu(&y)?.sum_all()?, &x)?);
-    // Candle goes back through the right side first.
-    assert!((y.apply_op1(NoWayBack)?.sum_all()? + &loss)?.backward().is_err());
+    // Candle goes through the right-hand side first: a part has arrived for `y` when the pass breaks off.
+    assert!((y.apply_op1(NoBackward)?.sum_all()? + &loss)?.backward().is_err());
+    let (grads, _) = ops::backward(&loss, vec![])?;
+    assert_near(&numbers(grads.get(&x).expect("a gradient"))?, &before);
     let error = loss.backward().unwrap_err().to_string();
-    assert!(error.contains("a gradient of 2 parts, expected 1"), "{error}");
+    assert!(error.contains("found 2 parts of a gradient, expected 1"), "{error}");
     assert_eq!(gradient(&loss, &x)?, before);
     Ok(())
 }
 
 #[test]
-fn a_graph_built_on_one_thread_is_gone_back_on_another() -> Result<()> {
+fn a_graph_may_be_built_on_one_thread_and_differentiated_on_another() -> Result<()> {
     let x = x()?;
     let here = ops::tanh(&x)?;
     let build = || -> Result<Tensor> { ops::relu(&here)?.sum_all() };
@@ -114,7 +117,7 @@ fn a_graph_built_on_one_thread_is_gone_back_on_another() -> Result<()> {
 }
 
 #[test]
-fn passes_side_by_side_in_one_pool_do_not_mix() -> Result<()> {
+fn concurrent_passes_in_one_pool_do_not_mix() -> Result<()> {
     use rayon::prelude::*;
     let x = Var::from_tensor(&Tensor::arange(0., 1e5, &CPU)?.affine(1e-5, 0.)?)?;
     let pass = |i: u32| -> Result<Vec<f64>> {
@@ -129,18 +132,18 @@ fn passes_side_by_side_in_one_pool_do_not_mix() -> Result<()> {
 }
 
 #[test]
-fn without_a_variable_there_is_no_graph_and_what_is_cut_off_gets_nothing() -> Result<()> {
+fn only_what_depends_on_a_variable_is_recorded() -> Result<()> {
     let x = x()?;
     let y = ops::tanh(&x)?;
     assert!(!ops::relu(&y.detach())?.track_op() && !ops::relu(&Tensor::new(&X, &CPU)?)?.track_op());
-    // The second argument is tracked, but candle finds no way back through it.
+    // The second argument is tracked, but candle does not continue below the product with 0.
     let sum = ops::linear(&y.reshape((1, 3))?, &ops::relu(&(&y * 0.)?)?.reshape((1, 3))?, None)?.sum_all()?;
     assert_near(&gradient(&sum, &x)?, &[0.; 3]);
     Ok(())
 }
 
 #[test]
-fn operations_of_many_arguments_give_each_its_own() -> Result<()> {
+fn operations_with_many_arguments_give_each_its_gradient() -> Result<()> {
     let vars = [[2, 1, 1, 3].as_slice(), &[1], &[1], &[2, 1, 1, 3]]
         .map(|dims| Var::from_tensor(&Tensor::ones(dims, DType::F64, &CPU).unwrap()).unwrap());
     let [xs, weight, bias, add] = &vars;
@@ -150,6 +153,73 @@ fn operations_of_many_arguments_give_each_its_own() -> Result<()> {
     let expected = [vec![0.; 6], vec![0.], vec![12.], vec![2. * slope; 6]];
     for (var, expected) in vars.iter().zip(&expected) {
         assert_near(&gradient(&loss, var)?, expected);
+    }
+    Ok(())
+}
+
+/// Runs `jobs` jobs in a pool of `threads` threads, all spawned from one of its threads, and returns their results.
+fn in_pool<R: Send>(threads: usize, jobs: usize, job: impl Fn(usize) -> R + Sync) -> Vec<R> {
+    let results: Vec<_> = (0..jobs).map(|_| Mutex::new(None)).collect();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    pool.in_place_scope(|scope| {
+        for (index, result) in results.iter().enumerate() {
+            let job = &job;
+            scope.spawn(move |_| *result.lock().unwrap() = Some(job(index)));
+        }
+    });
+    results.into_iter().map(|result| result.into_inner().unwrap().expect("a result")).collect()
+}
+
+#[test]
+fn no_grad_does_not_reach_jobs_that_its_thread_runs_while_it_waits() -> Result<()> {
+    // Large enough for `relu` to use the pool and wait there.
+    let x = Var::from_tensor(&Tensor::ones(1 << 20, DType::F32, &CPU)?)?;
+    for threads in [2, 4] {
+        let tracked = in_pool(threads, 400, |job| match job % 2 {
+            0 => ops::no_grad(|| ops::relu(&x)).map(|ys| !ys.track_op()),
+            _ => ops::relu(&x).map(|ys| ys.track_op()),
+        });
+        let lost = tracked.into_iter().collect::<Result<Vec<_>>>()?.iter().filter(|right| !**right).count();
+        assert_eq!(lost, 0, "with {threads} threads");
+    }
+    Ok(())
+}
+
+#[test]
+fn row_gradients_of_concurrent_passes_stay_apart() -> Result<()> {
+    const ROWS: usize = 4000;
+    let table = Var::from_tensor(&Tensor::ones((ROWS, 64), DType::F32, &CPU)?)?;
+    let wrong = in_pool(4, 200, |job| -> Result<bool> {
+        let ids: Vec<u32> = (0..ROWS).map(|i| (i * (1 + job % 3) % ROWS) as u32).collect();
+        let loss = ops::embedding(&table, &Tensor::new(&ids[..], &CPU)?)?.sum_all()?;
+        let (grads, mut rows) = ops::backward(&loss, vec![table.id()])?;
+        let rows = rows.remove(&table.id()).expect("row gradients");
+        let mut uses = vec![0f32; ROWS];
+        ids.iter().for_each(|&id| uses[id as usize] += 1.);
+        let used: Vec<u32> = (0..ROWS as u32).filter(|&id| uses[id as usize] > 0.).collect();
+        let expected = used.iter().map(|&id| vec![uses[id as usize]; 64]).collect::<Vec<_>>();
+        Ok(grads.get(&table).is_some() || rows.rows != used || rows.values.to_vec2::<f32>()? != expected)
+    });
+    assert!(wrong.into_iter().collect::<Result<Vec<_>>>()?.iter().all(|wrong| !wrong));
+    Ok(())
+}
+
+#[test]
+fn two_threads_may_differentiate_one_graph_at_the_same_time() -> Result<()> {
+    let x = x()?;
+    let y = ops::tanh(&x)?;
+    let mut loss = ops::relu(&y)?;
+    for _ in 0..20 {
+        loss = (ops::tanh(&loss)? + ops::sigmoid(&loss)?)?;
+    }
+    let loss = (loss.sum_all()? + y.sum_all()?)?;
+    let expected = gradient(&loss, &x)?;
+    let passes = || (0..50).map(|_| gradient(&loss, &x)).collect::<Result<Vec<_>>>();
+    let found = std::thread::scope(|scope| {
+        [scope.spawn(passes), scope.spawn(passes)].map(|thread| thread.join().unwrap())
+    });
+    for found in found {
+        assert!(found?.iter().all(|found| *found == expected));
     }
     Ok(())
 }

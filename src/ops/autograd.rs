@@ -1,81 +1,111 @@
-//! How the CPU's operations are part of candle's graph: with any number of arguments, and with gradients that go
-//! straight from one to the next.
+//! How our operations join candle's graph, and the state of one backward pass.
 //!
-//! Candle's backward pass takes operations of three arguments at most, and for each gradient that one returns it fills a
-//! tensor with zeros and adds the gradient to that, on one thread. Here it only keeps the order: a result is made of a
-//! token, a tensor of one number, and the token ([`Link`]) of the tokens of the operation's arguments. The gradient of a
-//! result lies beside its token, where each operation that used the result adds its part; what candle takes to be the
-//! gradient of the token is the number of those parts.
+//! Candle's custom operations have at most three arguments, and candle accumulates their gradients on one thread, into
+//! tensors that it first fills with zeros. Our CPU operations have any number of arguments and hand gradients over
+//! directly. Candle's graph then only determines the order of the backward pass.
 //!
-//! To the rest of candle nothing looks unusual. An argument that is no result of such an operation, as no variable is,
-//! stands for itself, and the gradient that it gets goes through candle, but for that of a variable in [`backward`]; a
-//! result that candle's own operations use too passes what it gets from them on to its token ([`Outcome`]).
+//! # Terms
+//!
+//! - A *node* is one application of an operation ([`Node`]): the operation, its arguments and its result.
+//! - A *token* is a tensor of one element that stands for the node's result in candle's graph. [`Link`] makes a node's
+//!   token from the tokens of its arguments; an argument that is not a result of ours stands for itself. [`Outcome`]
+//!   makes the result from the token, for candle's operations to use.
+//! - A *pass* ([`Pass`]) is one run backward through a graph, and owns all its state. Passes on different threads may
+//!   therefore run through one graph at the same time.
+//! - A *part* is the contribution of one use to the gradient of a result. The pass keeps the sum of the parts. What candle
+//!   takes for the gradient of the token is their number.
+//!
+//! ```text
+//!                  y = linear(x, w),  z = relu(y),  loss = z.sum_all() + y.sum_all()
+//!
+//! forward                                                           candle's operations
+//!
+//!     x ---.                                       .-- Outcome ---> y ---- sum_all ---.
+//!           >--- Link(linear) ---> token of y ----<                                    + --- loss
+//!     w ---'                                       '-- Link(relu) ---> token of z      |
+//!                                                                          '-- Outcome --> z -- sum_all
+//! backward
+//!
+//!     Outcome of z    adds candle's gradient of z to the pass: part 1 of z
+//!     Link(relu)      takes the gradient of z, calls relu's backward, adds part 1 of y
+//!     Outcome of y    adds candle's gradient of y: part 2 of y
+//!     Link(linear)    its token has the "gradient" 2 = number of parts; takes the sum, calls linear's backward,
+//!                     and returns the gradients of x and w to candle
+//! ```
+//!
+//! # The context of a thread
+//!
+//! A backward pass and [`no_grad`] belong to the thread that runs them. Their state ([`Context`]) lies in the slot that
+//! [`parallel`] keeps per thread and empties while the thread waits for the pool: a job that the thread runs meanwhile
+//! neither inherits `no_grad` nor reaches the pass. Candle's own operations wait outside `parallel` if its pool has more
+//! than one thread, which programs should avoid for speed alone (`CANDLE_NUM_THREADS=1`).
+//!
+//! [`backward`] creates an explicit pass, which also collects the gradients of variables and of table rows. Candle's
+//! `loss.backward()` does not announce itself: the first of our nodes that it reaches creates an implicit pass, which
+//! disappears once each gradient in it has been taken, or if one of our operations fails.
 
-use super::activation::map;
-use super::host::{self, Element, with_real};
+use super::host::{self, with_real};
+use crate::kernels::cpu::{Lanes, elementwise, embedding, parallel};
 use candle_core::backprop::GradStore;
 use candle_core::op::BackpropOp;
-use candle_core::{CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, TensorId, bail};
-use std::cell::{Cell, RefCell};
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, TensorId, WithDType, bail,
+};
 use std::collections::HashMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
+/// A differentiable operation on the CPU.
 pub(super) trait Operation: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
+    /// Computes the result.
     fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)>;
 
-    /// The gradients of the arguments in their order; none where an argument needs none.
+    /// Computes the gradient of each argument from the result `ys` and its gradient `grad`, all contiguous.
+    ///
+    /// `None` for arguments without `track_op`; the others must have a gradient.
     fn backward(&self, args: &[Tensor], ys: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>>;
-}
 
-thread_local! {
-    /// Whether results on this thread are to have gradients.
-    static TRACKING: Cell<bool> = const { Cell::new(true) };
-}
-
-/// Does `work`, of whose results nobody wants gradients: on the CPU they then hold on to nothing that they were made of, so
-/// that a network's activations are gone as soon as the next layer has read them.
-pub fn no_grad<R>(work: impl FnOnce() -> R) -> R {
-    struct Restore(bool);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            TRACKING.set(self.0);
-        }
+    /// Computes the gradient of the only argument, a table, for the rows that the operation reads.
+    ///
+    /// A pass that collects row gradients of the table calls this instead of `backward`. `None` if the operation does not
+    /// read single rows.
+    fn row_gradients(&self, _args: &[Tensor], _grad: &Tensor) -> Result<Option<RowGradients>> {
+        Ok(None)
     }
-    let _restore = Restore(TRACKING.replace(false));
-    work()
 }
 
-/// What `op` makes of `args`, all contiguous and in main memory.
+/// Applies `op` to `args`, which are contiguous and in main memory, and records it for the backward pass.
 pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
+    let recording = Context::existing().is_none_or(|context| context.recording);
     let (mut links, mut used) = (vec![], vec![]);
-    let tracking = TRACKING.get();
-    for (index, arg) in args.iter().enumerate().filter(|(_, arg)| tracking && arg.track_op()) {
-        let node = results().get(&arg.id()).cloned();
-        let (link, sum) = node.map_or((arg.clone(), None), |node| (node.token, Some(node.grad)));
+    for (index, arg) in args.iter().enumerate().filter(|(_, arg)| recording && arg.track_op()) {
+        let ours = results().get(&arg.id()).cloned();
+        let (link, node) = ours.map_or((arg.clone(), None), |(token, node)| (token, Some(node)));
         links.push(link);
-        used.push(Use { index, sum });
+        used.push(Use { index, node });
     }
     if used.is_empty() {
-        let (numbers, shape) = op.forward(&args)?;
-        return Ok(Tensor::from_storage(Storage::Cpu(numbers), shape, BackpropOp::none(), false));
+        let (values, shape) = op.forward(&args)?;
+        return Ok(Tensor::from_storage(Storage::Cpu(values), shape, BackpropOp::none(), false));
     }
-    let (grad, told, result) = <(Gradient, _, _)>::default();
-    let step = Arc::new(Step { op, args, used, grad, told, result });
+    let id = NodeId::new();
+    let node = Arc::new(Node { id, op, args, used, result: OnceLock::new() });
     let mut token = one();
     for (i, links) in links.chunks(2).enumerate() {
-        let link = Link { step: step.clone(), first: 2 * i };
+        let link = Link { node: node.clone(), first: 2 * i };
         token = token.apply_op3(&links[0], links.get(1).unwrap_or(&one()), link)?;
     }
-    let result = token.apply_op1(Outcome(step.clone()))?;
-    step.result.get_or_init(|| (result.id(), result.detach()));
-    results().insert(result.id(), Node { token, grad: step.grad.clone() });
+    let result = token.apply_op1(Outcome(node.clone()))?;
+    node.result.get_or_init(|| (result.id(), result.detach()));
+    results().insert(result.id(), (token, id));
     Ok(result)
 }
 
-/// The gradients `of(index)` of those arguments that need one.
-pub(super) fn gradients<T: Element>(
+/// Returns the gradient `of(index)` for each argument that needs one.
+pub(super) fn gradients<T: WithDType>(
     args: &[Tensor],
     of: impl Fn(usize) -> Vec<T>,
 ) -> Result<Vec<Option<Tensor>>> {
@@ -86,98 +116,241 @@ pub(super) fn gradients<T: Element>(
     args.iter().enumerate().map(gradient).collect()
 }
 
-/// What has come together of a gradient, and of how many parts.
-#[derive(Clone, Default)]
-struct Gradient(Arc<Mutex<Option<(Tensor, f32)>>>);
-
-impl Gradient {
-    fn add(&self, part: &Tensor) -> Result<()> {
-        let (part, before) = (part.contiguous()?, lock(&self.0).take());
-        let sum = match before {
-            None => (part, 1.),
-            Some((before, parts)) => (sum(&before, &part)?, parts + 1.),
-        };
-        *lock(&self.0) = Some(sum);
-        Ok(())
-    }
-
-    /// The whole, which must be of so many parts: it is not where another backward pass was broken off.
-    fn take(&self, count: &Tensor) -> Result<Option<Tensor>> {
-        let (count, sum): (f32, _) = (count.to_vec1::<f32>()?.iter().sum(), lock(&self.0).take());
-        let (sum, parts) = sum.map_or((None, 0.), |(sum, parts)| (Some(sum), parts));
-        if count != parts {
-            bail!("backward: a gradient of {parts} parts, expected {count}: another pass broke off halfway");
+/// Runs `work` without recording operations for a backward pass, like `torch.no_grad`.
+///
+/// On the CPU, the results of this crate's operations then do not keep their arguments alive: each layer's activations
+/// are freed as soon as the next layer has read them. This applies to the calling thread, not to jobs that `work` spawns.
+pub fn no_grad<R>(work: impl FnOnce() -> R) -> R {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            Context::get().recording = self.0;
         }
-        Ok(sum)
     }
+    let _restore = Restore(std::mem::replace(&mut Context::get().recording, false));
+    work()
 }
 
-fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let held = host::hold([a, b]);
-    with_real!("gradient", a.dtype(), T => {
-        Tensor::from_vec(map(held.get::<T>(0)?, held.get(1)?, |a, b| a + b), a.shape(), a.device())
-    })
-}
-
-/// Gradients of variables.
-type Variables = HashMap<TensorId, Tensor>;
-
-thread_local! {
-    /// What variables have got in the backward pass under way on this thread.
-    static VARIABLES: RefCell<Option<Variables>> = const { RefCell::new(None) };
-}
-
-/// `loss.backward()`, in which the gradients of variables too come together beside candle's graph.
-pub(super) fn backward(loss: &Tensor) -> Result<GradStore> {
-    let outer = VARIABLES.replace(Some(HashMap::new()));
-    let grads = loss.backward();
-    let found = VARIABLES.replace(outer);
-    let mut grads = grads?;
-    for (id, grad) in found.into_iter().flatten() {
+/// Computes the gradients of the scalar `loss`, with those of the variables `tables` by rows.
+///
+/// Like `loss.backward()`, but faster on the CPU, and the gradient that a table gets from [`embedding`](super::embedding)
+/// and [`embedding_mean`](super::embedding_mean) comes separately, for the rows in use. Its cost does not depend on the
+/// size of the table. The gradient that a table gets from other operations is in the `GradStore`, as usual.
+///
+/// A custom operation whose own backward pass differentiates another graph must call this function, not
+/// `Tensor::backward`.
+///
+/// # Errors
+/// Returns the errors of the operations.
+pub fn backward(
+    loss: &Tensor,
+    tables: Vec<TensorId>,
+) -> Result<(GradStore, HashMap<TensorId, RowGradients>)> {
+    /// Ends the explicit pass and continues the outer one, if any.
+    struct Restore(Option<Pass>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            Context::get().pass = self.0.take();
+        }
+    }
+    let collected = Some(Collected { variables: HashMap::new(), tables, rows: HashMap::new() });
+    let _restore = Restore(Context::get().pass.replace(Pass { collected, ..Pass::default() }));
+    let mut grads = loss.backward()?;
+    let pass = Context::get().pass.take();
+    let Some(Collected { variables, rows, .. }) = pass.and_then(|pass| pass.collected) else {
+        bail!("backward: the pass has lost its state")
+    };
+    for (id, grad) in variables {
         let grad = match grads.get_id(id) {
             Some(more) => sum(&grad, &more.contiguous()?)?,
             None => grad,
         };
         grads.insert_id(id, grad);
     }
-    Ok(grads)
+    Ok((grads, rows))
 }
 
-/// Lends the pass's variables to `work`, hidden from any other pass that this thread takes up while it waits in there.
-fn with_variables<R>(work: impl FnOnce(&mut Option<Variables>) -> Result<R>) -> Result<R> {
-    let mut variables = VARIABLES.take();
-    let result = work(&mut variables);
-    VARIABLES.set(variables);
-    result
+/// The gradient of some rows of a table; the gradient of the other rows is zero.
+#[derive(Debug, Clone)]
+pub struct RowGradients {
+    /// Indices of the rows, in increasing order.
+    pub rows: Vec<u32>,
+    /// Gradients of these rows, `(rows, size)`.
+    pub values: Tensor,
 }
 
-/// Keeps what a variable has got for the backward pass that wants it so; for any other one it comes back.
-fn put_by(variables: &mut Option<Variables>, variable: &Tensor, part: Tensor) -> Result<Option<Tensor>> {
-    let Some(variables) = variables.as_mut().filter(|_| variable.is_variable()) else {
-        return Ok(Some(part));
-    };
-    let part = match variables.remove(&variable.id()) {
-        Some(before) => sum(&before, &part)?,
-        None => part,
-    };
-    variables.insert(variable.id(), part);
-    Ok(None)
+impl RowGradients {
+    /// Adds gradients of the same table.
+    fn add(self, other: Self) -> Result<Self> {
+        let held = host::hold([&self.values, &other.values]);
+        let size = self.values.dim(1)?;
+        with_real!("row gradients", self.values.dtype(), T => {
+            let (a, b) = ((&self.rows[..], held.get::<T>(0)?), (&other.rows[..], held.get::<T>(1)?));
+            let (rows, values) = embedding::add_rows(a, b, size);
+            let values = Tensor::from_vec(values, (rows.len(), size), self.values.device())?;
+            Ok(Self { rows, values })
+        })
+    }
 }
 
-/// What stands for a result in the graph.
-#[derive(Clone)]
-struct Node {
-    token: Tensor,
-    grad: Gradient,
+fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let held = host::hold([a, b]);
+    with_real!("gradient", a.dtype(), T => {
+        let sum = elementwise::zip_map(held.get::<T>(0)?, held.get(1)?, |a, b| a + b);
+        Tensor::from_vec(sum, a.shape(), a.device())
+    })
 }
 
-/// Those of the results that there are.
-fn results() -> MutexGuard<'static, HashMap<TensorId, Node>> {
-    static RESULTS: LazyLock<Mutex<HashMap<TensorId, Node>>> = LazyLock::new(Mutex::default);
-    lock(&RESULTS)
+/// Identifies a node for as long as the program runs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct NodeId(u64);
+
+impl NodeId {
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
-/// The number 1, to begin a token with and to count one part.
+/// The state of a backward pass.
+#[derive(Default)]
+struct Pass {
+    /// Sum and number of the parts that have arrived for each node, until the node takes them.
+    sums: HashMap<NodeId, (Tensor, usize)>,
+    /// Gradients for the arguments of a node with several links, until each link has taken its own.
+    returned: HashMap<NodeId, Vec<Option<Tensor>>>,
+    /// What an explicit pass collects beside candle's gradients.
+    collected: Option<Collected>,
+}
+
+/// Gradients that [`backward`] collects.
+struct Collected {
+    variables: HashMap<TensorId, Tensor>,
+    tables: Vec<TensorId>,
+    rows: HashMap<TensorId, RowGradients>,
+}
+
+impl Pass {
+    /// Runs `work` on the current thread's pass. If `work` fails or panics, the pass ends.
+    fn with<R>(work: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
+        let mut context = Context::get();
+        let mut pass = context.pass.take().unwrap_or_default();
+        let result = work(&mut pass)?;
+        context.pass = Some(pass);
+        Ok(result)
+    }
+
+    /// Adds a part to the gradient of `node`.
+    fn add(&mut self, node: NodeId, part: &Tensor) -> Result<()> {
+        let part = part.contiguous()?;
+        let sum = match self.sums.remove(&node) {
+            Some((before, parts)) => (sum(&before, &part)?, parts + 1),
+            None => (part, 1),
+        };
+        self.sums.insert(node, sum);
+        Ok(())
+    }
+
+    /// Takes the gradient of `node`, which must consist of `count` parts.
+    fn take(&mut self, node: NodeId, count: usize) -> Result<Tensor> {
+        match self.sums.remove(&node) {
+            Some((grad, parts)) if parts == count => Ok(grad),
+            sum => bail!(
+                "backward: found {} parts of a gradient, expected {count}: an earlier pass on this thread broke off; \
+                 call backward again",
+                sum.map_or(0, |(_, parts)| parts)
+            ),
+        }
+    }
+
+    /// Collects the gradient of a variable if the pass is explicit, and otherwise returns it.
+    fn collect(&mut self, variable: &Tensor, part: Tensor) -> Result<Option<Tensor>> {
+        let Some(collected) = self.collected.as_mut().filter(|_| variable.is_variable()) else {
+            return Ok(Some(part));
+        };
+        let part = match collected.variables.remove(&variable.id()) {
+            Some(before) => sum(&before, &part)?,
+            None => part,
+        };
+        collected.variables.insert(variable.id(), part);
+        Ok(None)
+    }
+
+    /// Collects the row gradients of the node's table if the pass wants them, and returns whether it has.
+    fn collect_rows<O: Operation>(&mut self, node: &Node<O>, grad: &Tensor) -> Result<bool> {
+        let [table] = &node.args[..] else { return Ok(false) };
+        let wants =
+            |collected: &&mut Collected| table.is_variable() && collected.tables.contains(&table.id());
+        let Some(collected) = self.collected.as_mut().filter(wants) else { return Ok(false) };
+        let Some(rows) = node.op.row_gradients(&node.args, grad)? else { return Ok(false) };
+        let rows = match collected.rows.remove(&table.id()) {
+            Some(before) => before.add(rows)?,
+            None => rows,
+        };
+        collected.rows.insert(table.id(), rows);
+        Ok(true)
+    }
+
+    /// Returns whether the pass is implicit and nothing waits in it.
+    fn is_over(&self) -> bool {
+        self.collected.is_none() && self.sums.is_empty() && self.returned.is_empty()
+    }
+}
+
+/// What a thread keeps for our operations.
+struct Context {
+    /// Whether operations are recorded for a backward pass.
+    recording: bool,
+    pass: Option<Pass>,
+}
+
+impl Context {
+    /// Borrows the current thread's context.
+    fn get() -> Lent {
+        Self::existing().unwrap_or_else(|| Lent(Some(Box::new(Self { recording: true, pass: None }))))
+    }
+
+    /// Borrows the current thread's context if it differs from the default.
+    fn existing() -> Option<Lent> {
+        let context = parallel::replace_context(None)?.downcast();
+        Some(Lent(Some(context.expect("the context of autograd"))))
+    }
+}
+
+/// A context taken from its slot, which it returns to when dropped.
+struct Lent(Option<Box<Context>>);
+
+impl Deref for Lent {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        self.0.as_ref().expect("a context until drop")
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut Context {
+        self.0.as_mut().expect("a context until drop")
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let Some(mut context) = self.0.take() else { return };
+        context.pass.take_if(|pass| pass.is_over());
+        if !context.recording || context.pass.is_some() {
+            parallel::replace_context(Some(context));
+        }
+    }
+}
+
+/// The token and the node of each result that is alive.
+fn results() -> MutexGuard<'static, HashMap<TensorId, (Tensor, NodeId)>> {
+    static RESULTS: LazyLock<Mutex<HashMap<TensorId, (Tensor, NodeId)>>> = LazyLock::new(Mutex::default);
+    RESULTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The value 1: the start of each token, and the count of one part.
 fn one() -> Tensor {
     static ONE: LazyLock<Tensor> = LazyLock::new(|| {
         Tensor::from_storage(Storage::Cpu(CpuStorage::F32(vec![1.])), 1, BackpropOp::none(), false)
@@ -185,59 +358,64 @@ fn one() -> Tensor {
     ONE.clone()
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// An operation that has been done.
-struct Step<O> {
+/// One application of an operation.
+struct Node<O> {
+    id: NodeId,
     op: O,
     args: Vec<Tensor>,
     /// The arguments that need a gradient.
     used: Vec<Use>,
-    /// The result's.
-    grad: Gradient,
-    /// What candle is to take for the gradients of what stands for the arguments `used`.
-    told: Mutex<Vec<Option<Tensor>>>,
-    /// Its name, and its numbers.
+    /// The result's id and, outside the graph, its values.
     result: OnceLock<(TensorId, Tensor)>,
 }
 
 struct Use {
     index: usize,
-    /// Where the part of the gradient goes, if the argument is a result.
-    sum: Option<Gradient>,
+    /// The node that the argument is the result of, if it is one of ours.
+    node: Option<NodeId>,
 }
 
-impl<O: Operation> Step<O> {
-    fn back(&self, count: &Tensor, variables: &mut Option<Variables>) -> Result<()> {
-        let (Some(grad), Some((_, ys))) = (self.grad.take(count)?, self.result.get()) else {
-            bail!("{}: the result has no gradient", self.op.name())
-        };
+impl<O: Operation> Node<O> {
+    /// Returns, for each of `used`, what candle is to take for the gradient of the tensor that stands for it.
+    fn back(&self, count: &Tensor, pass: &mut Pass) -> Result<Vec<Option<Tensor>>> {
+        let Some((_, ys)) = self.result.get() else { bail!("{}: there is no result", self.op.name()) };
+        let grad = pass.take(self.id, count.to_vec1::<f32>()?[0] as usize)?;
+        if pass.collect_rows(self, &grad)? {
+            return Ok(vec![None]);
+        }
         let mut parts = self.op.backward(&self.args, ys, &grad)?;
         drop(grad);
-        let tell = |Use { index, sum }: &Use| match (sum, parts[*index].take()) {
-            (Some(sum), Some(part)) => sum.add(&part).map(|()| Some(one())),
-            (Some(_), None) => count.zeros_like().map(Some),
-            (None, Some(part)) => put_by(variables, &self.args[*index], part),
-            (None, None) => Ok(None),
+        let hand_over = |Use { index, node }: &Use| match (node, parts[*index].take()) {
+            (_, None) => bail!("{}: argument {index} has no gradient", self.op.name()),
+            (Some(node), Some(part)) => pass.add(*node, &part).map(|()| Some(one())),
+            (None, Some(part)) => pass.collect(&self.args[*index], part),
         };
-        let told = self.used.iter().map(tell).collect::<Result<_>>()?;
-        *lock(&self.told) = told;
-        Ok(())
+        self.used.iter().map(hand_over).collect()
     }
 }
 
-/// Makes the result's token of what stands for the arguments, two at a time: the first two, then what came of those and
-/// the next two, and so on.
+impl<O> Drop for Node<O> {
+    fn drop(&mut self) {
+        // A pass leaves gradients behind where candle does not continue: below `x * 0`, or where it broke off.
+        let left = Context::existing().and_then(|mut context| {
+            let pass = context.pass.as_mut()?;
+            Some((pass.sums.remove(&self.id), pass.returned.remove(&self.id)))
+        });
+        drop(left);
+    }
+}
+
+/// Makes a node's token from the tensors that stand for its arguments, two at a time.
+///
+/// The first link takes the first two, the next link takes the token so far and the next two, and so on.
 struct Link<O> {
-    step: Arc<Step<O>>,
+    node: Arc<Node<O>>,
     first: usize,
 }
 
 impl<O: Operation> CustomOp3 for Link<O> {
     fn name(&self) -> &'static str {
-        self.step.op.name()
+        self.node.op.name()
     }
 
     fn cpu_fwd(
@@ -260,18 +438,26 @@ impl<O: Operation> CustomOp3 for Link<O> {
         _: &Tensor,
         count: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        if self.first + 2 >= self.step.used.len() {
-            with_variables(|variables| self.step.back(count, variables))?;
-        }
-        let mut told = lock(&self.step.told);
-        let mut told = told[self.first..].iter_mut().map(Option::take);
+        let is_last = self.first + 2 >= self.node.used.len();
+        let mut own = Pass::with(|pass| {
+            let mut all = match is_last {
+                true => self.node.back(count, pass)?,
+                false => pass.returned.remove(&self.node.id).unwrap_or_default(),
+            };
+            let own = all.split_off(self.first.min(all.len()));
+            if !all.is_empty() {
+                pass.returned.insert(self.node.id, all);
+            }
+            Ok(own)
+        })?
+        .into_iter();
         let before = before.track_op().then(one);
-        Ok((before, told.next().flatten(), told.next().flatten()))
+        Ok((before, own.next().flatten(), own.next().flatten()))
     }
 }
 
-/// Makes the result of its token.
-struct Outcome<O: Operation>(Arc<Step<O>>);
+/// Makes a node's result from its token.
+struct Outcome<O: Operation>(Arc<Node<O>>);
 
 impl<O: Operation> CustomOp1 for Outcome<O> {
     fn name(&self) -> &'static str {
@@ -283,15 +469,15 @@ impl<O: Operation> CustomOp1 for Outcome<O> {
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
-        with_variables(|_| self.0.grad.add(grad)).map(|()| Some(one()))
+        Pass::with(|pass| pass.add(self.0.id, grad)).map(|()| Some(one()))
     }
 }
 
 impl<O: Operation> Drop for Outcome<O> {
     fn drop(&mut self) {
         if let Some((id, _)) = self.0.result.get() {
-            // Others may go with it, so not before the lock is open again.
-            let _node = results().remove(id);
+            // Dropping the token may drop other results: only after the lock is released.
+            let _entry = results().remove(id);
         }
     }
 }
@@ -299,12 +485,20 @@ impl<O: Operation> Drop for Outcome<O> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::relu;
+    use crate::ops::{relu, tanh};
     use candle_core::{Device, Var};
 
+    fn x() -> Result<Var> {
+        Var::new(&[1f32, -1.], &Device::Cpu)
+    }
+
+    fn has_context() -> bool {
+        Context::existing().is_some()
+    }
+
     #[test]
-    fn a_result_that_is_gone_leaves_nothing_behind() -> Result<()> {
-        let x = Var::new(&[1f32, -1.], &Device::Cpu)?;
+    fn a_result_leaves_the_registry_with_its_last_user() -> Result<()> {
+        let x = x()?;
         let inner = relu(&x)?;
         let outer = relu(&inner)?;
         let ids = [inner.id(), outer.id()];
@@ -319,13 +513,69 @@ mod tests {
     }
 
     #[test]
-    fn without_gradients_the_result_is_the_same_and_holds_nothing() -> Result<()> {
-        let x = Var::new(&[1f32, -1.], &Device::Cpu)?;
+    fn no_grad_gives_the_same_result_outside_the_graph() -> Result<()> {
+        let x = x()?;
         let ys = no_grad(|| relu(&x))?;
         assert!(!ys.track_op() && !results().contains_key(&ys.id()));
         assert_eq!(ys.to_vec1::<f32>()?, relu(&x)?.to_vec1::<f32>()?);
-        let broken = std::panic::catch_unwind(|| no_grad(|| panic!("broken off")));
-        assert!(broken.is_err() && relu(&x)?.track_op());
+        let panicked = std::panic::catch_unwind(|| no_grad(|| panic!("on purpose")));
+        assert!(panicked.is_err() && relu(&x)?.track_op() && !has_context());
+        Ok(())
+    }
+
+    /// Fails or panics on the way back.
+    struct Failing {
+        panics: bool,
+    }
+
+    impl Operation for Failing {
+        fn name(&self) -> &'static str {
+            "failing"
+        }
+
+        fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+            host::read(&args[0], |xs: &[f32]| Ok(host::output(xs.to_vec(), args[0].shape())))
+        }
+
+        fn backward(&self, _: &[Tensor], _: &Tensor, _: &Tensor) -> Result<Vec<Option<Tensor>>> {
+            assert!(!self.panics, "on purpose");
+            bail!("on purpose")
+        }
+    }
+
+    #[test]
+    fn a_pass_through_the_same_graph_works_after_an_operation_failed() -> Result<()> {
+        let x = x()?;
+        let y = tanh(&x)?;
+        let loss = relu(&y)?.sum_all()?;
+        let grad = |grads: GradStore| grads.get(&x).expect("a gradient").to_vec1::<f32>();
+        let expected = grad(loss.backward()?)?;
+        for panics in [false, true] {
+            // Candle goes through the right-hand side first: a part has arrived for `y` when the pass breaks off.
+            let failing = (apply(Failing { panics }, vec![y.clone()])?.sum_all()? + &loss)?;
+            for explicit in [false, true] {
+                let run = || match explicit {
+                    true => backward(&failing, vec![]).map(|_| ()),
+                    false => failing.backward().map(|_| ()),
+                };
+                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+                assert!(!matches!(result, Ok(Ok(()))) && !has_context());
+                assert_eq!(grad(loss.backward()?)?, expected);
+                assert_eq!(grad(backward(&loss, vec![])?.0)?, expected);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_that_candle_does_not_follow_go_with_the_graph() -> Result<()> {
+        let x = x()?;
+        // Candle does not continue below a product with 0, so that nothing takes the gradient of `relu`.
+        let loss = tanh(&relu(&(x.as_tensor() * 0.)?)?)?.mul(&relu(&x)?)?.sum_all()?;
+        loss.backward()?;
+        loss.backward()?;
+        drop(loss);
+        assert!(!has_context());
         Ok(())
     }
 }

@@ -1,15 +1,15 @@
-//! Tensors in main memory as slices of numbers.
+//! Tensors in main memory as slices.
 
 use crate::kernels::cpu::Lanes;
 use candle_core::{CpuStorage, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
 use std::ops::Deref;
 
-/// An element type that both candle and the CPU kernels know: f32 or f64.
+/// An element type that both candle and the CPU kernels support: `f32` or `f64`.
 pub(crate) trait Element: Lanes + WithDType {}
 
 impl<T: Lanes + WithDType> Element for T {}
 
-/// Evaluates an expression with a type name bound to the Rust type of a dtype.
+/// Evaluates an expression with the name `$t` bound to the Rust type of a dtype, `f32` or `f64`.
 macro_rules! with_real {
     ($op:expr, $dtype:expr, $t:ident => $body:expr) => {
         match $dtype {
@@ -27,26 +27,26 @@ macro_rules! with_real {
 }
 pub(crate) use with_real;
 
-/// The numbers of a contiguous layout.
+/// Returns the elements of a contiguous layout.
 pub(crate) fn slice<'a, T: Element>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+    let elements = T::cpu_storage_as_slice(storage)?;
     match layout.contiguous_offsets() {
-        Some((start, end)) => Ok(&T::cpu_storage_as_slice(storage)?[start..end]),
-        None => bail!("a kernel was given a tensor that is not contiguous: {layout:?}"),
+        // An empty view may start beyond the end of its storage.
+        Some((start, end)) if start == end => Ok(&[]),
+        Some((start, end)) => Ok(&elements[start..end]),
+        None => bail!("found a tensor with strides {:?}, expected a contiguous one", layout.stride()),
     }
 }
 
-/// Gives `read` the numbers of a contiguous tensor in main memory.
+/// Calls `read` with the elements of a contiguous tensor in main memory.
 pub(crate) fn read<T: Element, R>(tensor: &Tensor, read: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => read(slice(storage, layout)?),
-        _ => bail!("a CPU kernel was given a tensor on {:?}", tensor.device()),
-    }
+    read(hold([tensor]).get(0)?)
 }
 
-/// Tensors in main memory, held for reading.
+/// Tensors locked for reading.
 pub(crate) struct Held<'a, Guard>(Vec<(Guard, &'a Layout)>);
 
+/// Locks `tensors` for reading.
 pub(crate) fn hold<'a>(
     tensors: impl IntoIterator<Item = &'a Tensor>,
 ) -> Held<'a, impl Deref<Target = Storage>> {
@@ -54,17 +54,17 @@ pub(crate) fn hold<'a>(
 }
 
 impl<Guard: Deref<Target = Storage>> Held<'_, Guard> {
-    /// The numbers of the tensor `index`, which must be contiguous.
+    /// Returns the elements of the tensor `index`, which must be contiguous and in main memory.
     pub fn get<T: Element>(&self, index: usize) -> Result<&[T]> {
         let (storage, layout) = &self.0[index];
         match &**storage {
             Storage::Cpu(storage) => slice(storage, layout),
-            _ => bail!("a CPU kernel was given a tensor that is not in main memory"),
+            _ => bail!("found a tensor on another device, expected one in main memory"),
         }
     }
 }
 
-/// Numbers as what a custom op returns.
+/// Turns elements into what a custom operation returns.
 pub(crate) fn output<T: Element>(data: Vec<T>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
     (T::to_cpu_storage_owned(data), shape.into())
 }

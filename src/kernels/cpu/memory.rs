@@ -1,38 +1,51 @@
-//! Memory that is written before it is read, without being zeroed first.
+//! Buffers that are written before they are read, without being zeroed first.
+//!
+//! Zeroing a large result costs a pass over memory. [`uninit`] skips it: the elements are [`MaybeUninit`] until the kernel
+//! has written them and [`assume_init`] turns the buffer into an ordinary vector. [`build`] does both around a parallel
+//! loop. A kernel that takes a [`Destination`] writes to initialised and uninitialised memory alike.
+//!
+//! Builds with debug assertions fill new buffers with a NaN of a fixed bit pattern, and `assume_init` panics if an element
+//! still has that pattern.
 
 use super::parallel::{for_each_chunk, for_each_piece};
 use super::real::Real;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
-/// `len` elements without values.
+/// Returns `len` uninitialised elements.
 pub(crate) fn uninit<T: Real>(len: usize) -> Vec<MaybeUninit<T>> {
-    let mut data = Vec::with_capacity(len);
-    // SAFETY: the capacity is there, and an element of `MaybeUninit` needs no value.
-    unsafe { data.set_len(len) };
-    data
+    let mut data = Box::new_uninit_slice(len);
+    if cfg!(debug_assertions) {
+        data.fill(MaybeUninit::new(unwritten()));
+    }
+    data.into_vec()
 }
 
-/// The vector with all its elements initialised.
+/// Turns a buffer into a vector of its elements.
 ///
 /// # Safety
 /// Every element has been written.
 pub(crate) unsafe fn assume_init<T: Real>(data: Vec<MaybeUninit<T>>) -> Vec<T> {
-    let mut data = std::mem::ManuallyDrop::new(data);
-    // SAFETY: the same allocation, and `MaybeUninit<T>` has the layout of `T`; the caller has written every element.
-    unsafe { Vec::from_raw_parts(data.as_mut_ptr().cast(), data.len(), data.capacity()) }
+    // SAFETY: the caller has written every element.
+    let data = unsafe { data.into_boxed_slice().assume_init() };
+    debug_assert!(!data.iter().any(is_unwritten), "a kernel left elements of its result unwritten");
+    data.into_vec()
 }
 
-/// The slice with all its elements initialised.
+/// Returns the elements of a slice.
 ///
 /// # Safety
 /// Every element has been written.
 pub(crate) unsafe fn assume_init_mut<T: Real>(data: &mut [MaybeUninit<T>]) -> &mut [T] {
     // SAFETY: `MaybeUninit<T>` has the layout of `T`, and the caller has written every element.
-    unsafe { &mut *(std::ptr::from_mut(data) as *mut [T]) }
+    let data = unsafe { &mut *(std::ptr::from_mut(data) as *mut [T]) };
+    debug_assert!(!data.iter().any(is_unwritten), "a kernel left elements of its result unwritten");
+    data
 }
 
-/// A new vector of `len` elements, which `write(i, piece)` writes in consecutive pieces of `size` elements.
+/// Returns a new vector of `len` elements, of which `write(i, piece)` writes consecutive pieces in parallel.
+///
+/// Each piece has `size` elements; the last may be shorter.
 ///
 /// # Safety
 /// `write` writes every element of its piece.
@@ -43,37 +56,74 @@ pub(crate) unsafe fn build<T: Real>(
 ) -> Vec<T> {
     let mut data = uninit(len);
     for_each_piece(&mut data, size, write);
-    // SAFETY: the pieces make up the whole, and `write` has written each of them.
+    // SAFETY: the pieces cover the buffer, and `write` writes every element of each piece.
     unsafe { assume_init(data) }
 }
 
-/// Copies `from` to `to`, of the same length, and returns what it has written.
+/// The value of elements that nobody has written, in builds with debug assertions: a NaN.
+fn unwritten<T: Real>() -> T {
+    // No arithmetic produces this payload by itself.
+    const PATTERN: u64 = 0xfffd_5a5a_fffd_5a5a;
+    const { assert!(size_of::<T>() == 4 || size_of::<T>() == 8) };
+    // SAFETY: `Real` types are floats of at most 8 bytes, for which any bits are a value.
+    unsafe { std::mem::transmute_copy(&PATTERN) }
+}
+
+fn is_unwritten<T: Real>(x: &T) -> bool {
+    let unwritten = unwritten();
+    // SAFETY: floats have no padding, so that all their bytes are initialised.
+    let bytes =
+        |x: &T| unsafe { std::slice::from_raw_parts(std::ptr::from_ref(x).cast::<u8>(), size_of::<T>()) };
+    bytes(x) == bytes(&unwritten)
+}
+
+/// Copies `from` to `to`, which has the same length, and returns the initialised slice.
+#[inline(always)]
 pub(crate) fn write_copy<'a, T: Real>(to: &'a mut [MaybeUninit<T>], from: &[T]) -> &'a mut [T] {
     assert_eq!(to.len(), from.len());
-    // SAFETY: both are `from.len()` long, `to` is borrowed mutably, and all of it is initialised afterwards.
+    // SAFETY: both slices have `from.len()` elements and do not overlap, and the copy initialises all of `to`.
     unsafe {
         std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast(), from.len());
-        &mut *(std::ptr::from_mut(to) as *mut [T])
+        assume_init_mut(to)
     }
 }
 
+/// Writes `f(x)` for each element x of `from`, which has the same length, and returns the initialised slice.
+#[inline(always)]
+pub(crate) fn write_map<'a, T: Real>(
+    to: &'a mut [MaybeUninit<T>],
+    from: &[T],
+    f: impl Fn(T) -> T,
+) -> &'a mut [T] {
+    assert_eq!(to.len(), from.len());
+    for (to, &x) in to.iter_mut().zip(from) {
+        to.write(f(x));
+    }
+    // SAFETY: both slices have the same length, so that every element has been written.
+    unsafe { assume_init_mut(to) }
+}
+
 /// Writes `value` to every element and returns the initialised slice.
+#[inline(always)]
 pub(crate) fn write_fill<T: Real>(to: &mut [MaybeUninit<T>], value: T) -> &mut [T] {
-    to.iter_mut().for_each(|to| _ = to.write(value));
+    to.fill(MaybeUninit::new(value));
     // SAFETY: every element has been written.
-    unsafe { &mut *(std::ptr::from_mut(to) as *mut [T]) }
+    unsafe { assume_init_mut(to) }
 }
 
 /// The elements that a kernel writes, initialised or not.
+///
+/// A kernel that also reads them, to add to them, checks [`is_initialised`](Self::is_initialised).
 pub(crate) struct Destination<'a, T> {
     start: *mut T,
     len: usize,
+    initialised: bool,
     _borrow: PhantomData<&'a mut [T]>,
 }
 
 impl<'a, T> From<&'a mut [T]> for Destination<'a, T> {
     fn from(data: &'a mut [T]) -> Self {
-        Self { start: data.as_mut_ptr(), len: data.len(), _borrow: PhantomData }
+        Self { start: data.as_mut_ptr(), len: data.len(), initialised: true, _borrow: PhantomData }
     }
 }
 
@@ -85,7 +135,7 @@ impl<'a, T> From<&'a mut Vec<T>> for Destination<'a, T> {
 
 impl<'a, T> From<&'a mut [MaybeUninit<T>]> for Destination<'a, T> {
     fn from(data: &'a mut [MaybeUninit<T>]) -> Self {
-        Self { start: data.as_mut_ptr().cast(), len: data.len(), _borrow: PhantomData }
+        Self { start: data.as_mut_ptr().cast(), len: data.len(), initialised: false, _borrow: PhantomData }
     }
 }
 
@@ -96,28 +146,40 @@ impl<'a, T> From<&'a mut Vec<MaybeUninit<T>>> for Destination<'a, T> {
 }
 
 impl<T: Real> Destination<'_, T> {
+    /// Returns the number of elements.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
+    /// Returns whether the elements may be read before they are written.
+    pub(crate) fn is_initialised(&self) -> bool {
+        self.initialised
+    }
+
+    /// Returns a pointer to the first element, valid for writes of `len` elements.
+    ///
+    /// Only floats may be written, and elements may be read only once they are initialised.
     pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
         self.start
     }
 
-    /// Calls `work(i, piece)` in parallel on consecutive pieces of `size` elements (the last may be shorter).
+    /// Calls `work(i, piece)` on consecutive pieces, in parallel.
+    ///
+    /// Each piece has `size` elements; the last may be shorter.
     pub(crate) fn for_each_piece(self, size: usize, work: impl Fn(usize, Destination<'_, T>) + Sync) {
-        let (len, size) = (self.len, size.max(1));
+        let (len, size, initialised) = (self.len, size.max(1), self.initialised);
         let start = SendPtr(self.start);
         for_each_chunk(len.div_ceil(size), |i| {
             let range = i * size..len.min((i + 1) * size);
-            // SAFETY: in bounds; pieces of different `i` do not overlap, and each `i` is visited once.
+            // SAFETY: the range is in bounds.
             let start = unsafe { start.get().add(range.start) };
-            work(i, Destination { start, len: range.len(), _borrow: PhantomData });
+            // The pieces do not overlap, and each is visited once.
+            work(i, Destination { start, len: range.len(), initialised, _borrow: PhantomData });
         });
     }
 }
 
-/// A pointer that may be shared between threads, whose users keep their parts apart.
+/// A pointer to memory whose parts several threads write.
 struct SendPtr<T>(*mut T);
 
 impl<T> SendPtr<T> {
@@ -126,5 +188,29 @@ impl<T> SendPtr<T> {
     }
 }
 
-// SAFETY: only disjoint parts are written.
+// SAFETY: the users of the pointer write disjoint parts; `T: Send` lets another thread write.
 unsafe impl<T: Send> Sync for SendPtr<T> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn build_returns_the_pieces_in_order() {
+        // SAFETY: every element is written.
+        let data = unsafe { build(7, 3, |i, piece| _ = write_copy(piece, &[i as f32; 3][..piece.len()])) };
+        assert_eq!(data, [0., 0., 0., 1., 1., 1., 2.]);
+        // SAFETY: there is no element.
+        assert!(unsafe { build::<f64>(0, 3, |_, _| unreachable!()) }.is_empty());
+    }
+
+    #[cfg(debug_assertions)]
+    #[test]
+    #[should_panic(expected = "left elements of its result unwritten")]
+    fn a_forgotten_element_is_found() {
+        let mut data = uninit::<f64>(3);
+        write_fill(&mut data[..2], f64::NAN);
+        // SAFETY: none of the elements is read, and `uninit` has filled them with a NaN under debug assertions.
+        unsafe { assume_init(data) };
+    }
+}

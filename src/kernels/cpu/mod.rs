@@ -2,6 +2,9 @@
 
 pub(crate) mod cells;
 pub(crate) mod decoder;
+pub(crate) mod elementwise;
+pub(crate) mod embedding;
+pub(crate) mod linear;
 pub(crate) mod matmul;
 pub(crate) mod memory;
 pub(crate) mod optimizer;

@@ -1,39 +1,83 @@
-//! How the operations spread their work over threads.
+//! Work on several threads.
 //!
-//! Everything here runs on the rayon pool of the thread that asks: the global one, or one that a program runs in
-//! through `ThreadPool::install`, which saves the way from the main thread to the pool at every operation. Candle's
-//! own pool is the wrong one: it waits at each operation until every thread has answered, which on a machine that
-//! does other things too takes a hundred times longer than the work. As two pools would fight for the cores, a
-//! program should keep candle's at one thread with `CANDLE_NUM_THREADS=1`.
+//! Everything runs on the rayon pool of the calling thread: the global pool, or the pool that the program entered with
+//! `ThreadPool::install`, which saves the hop from the main thread to the pool in every operation. Candle's own pool is
+//! unsuitable: it waits in each operation until every thread has answered, which takes a hundred times longer than the
+//! work itself if the machine is busy. Keep candle's pool at one thread with `CANDLE_NUM_THREADS=1`, so that the two do
+//! not compete for the cores.
 //!
-//! Work is cut by the problem's size, never by the number of threads, and whoever adds partial sums adds them in
-//! the order of the chunks: results are the same to the bit for any number of threads.
+//! The size of the problem alone determines the chunks, never the number of threads. Partial sums are added in the order
+//! of their chunks. Results are therefore equal to the bit for any number of threads.
+//!
+//! # The context of a thread
+//!
+//! A thread of the pool that waits for its chunks runs other jobs meanwhile, deep inside the operation that waits. State
+//! in plain thread-locals would leak into those jobs. Each thread therefore has one slot for such state
+//! ([`replace_context`]), and every function here empties the slot before it waits and refills it afterwards: a job always
+//! starts with an empty slot. The type of the state is the business of the code that stores it.
 
 use super::real::Real;
 use rayon::prelude::*;
+use std::any::Any;
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Calls `work(i)` once for each `i < chunks`, spread over the pool.
+/// State of a thread that jobs run by this thread must not see.
+pub(crate) type Context = Box<dyn Any>;
+
+thread_local! {
+    static CONTEXT: Cell<Option<Context>> = const { Cell::new(None) };
+}
+
+/// Stores `context` for the current thread and returns the previous one.
+///
+/// The slot counts as empty while the thread's locals are being destroyed.
+pub(crate) fn replace_context(context: Option<Context>) -> Option<Context> {
+    CONTEXT.try_with(|slot| slot.replace(context)).unwrap_or(None)
+}
+
+/// Runs `work`, which may wait for the pool, with an empty context slot.
+fn without_context<R>(work: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Context>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            replace_context(self.0.take());
+        }
+    }
+    let _restore = Restore(replace_context(None));
+    work()
+}
+
+/// Calls `work(i)` for each `i < chunks`, in parallel.
 pub(crate) fn for_each_chunk(chunks: usize, work: impl Fn(usize) + Sync) {
     match chunks {
         0 | 1 => (0..chunks).for_each(work),
-        _ => (0..chunks).into_par_iter().with_max_len(1).for_each(&work),
+        _ => without_context(|| (0..chunks).into_par_iter().with_max_len(1).for_each(&work)),
     }
 }
 
-/// Calls `work(i, chunk)` on consecutive pieces of `data`, `size` elements each (the last may be shorter).
-pub(crate) fn for_each_piece<T: Send + Sync>(
-    data: &mut [T],
-    size: usize,
-    work: impl Fn(usize, &mut [T]) + Sync,
-) {
-    let (len, size) = (data.len(), size.max(1));
-    let data = Shared::new(data);
-    for_each_chunk(len.div_ceil(size), |i| {
-        // SAFETY: the ranges of different `i` do not overlap, and each `i` is visited once.
-        work(i, unsafe { data.slice(i * size..len.min((i + 1) * size)) })
-    });
+/// Calls `work(i, piece)` on consecutive pieces of `data`, in parallel.
+///
+/// Each piece has `size` elements; the last may be shorter.
+pub(crate) fn for_each_piece<T: Send>(data: &mut [T], size: usize, work: impl Fn(usize, &mut [T]) + Sync) {
+    let size = size.max(1);
+    match data.len() {
+        0 => {}
+        len if len <= size => work(0, data),
+        _ => without_context(|| {
+            let pieces = data.par_chunks_mut(size).enumerate().with_max_len(1);
+            pieces.for_each(|(i, piece)| work(i, piece));
+        }),
+    }
+}
+
+/// Returns `f(0), f(1), .. f(len - 1)`, computed in parallel.
+pub(crate) fn map<R: Send>(len: usize, f: impl Fn(usize) -> R + Sync) -> Vec<R> {
+    match len {
+        0 | 1 => (0..len).map(f).collect(),
+        _ => without_context(|| (0..len).into_par_iter().map(&f).collect()),
+    }
 }
 
 /// A new vector of `len` numbers, of which `work(i, piece)` writes consecutive pieces as in `for_each_piece`.
@@ -63,38 +107,61 @@ pub(crate) unsafe fn unwritten<T: Real>(len: usize) -> Vec<T> {
     data
 }
 
-/// A mutable slice of which several threads write different parts.
+/// A mutable slice whose parts several threads write at the same time.
 pub(crate) struct Shared<'a, T> {
     start: *mut T,
     len: usize,
     _borrow: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: access goes through `slice`, whose caller keeps ranges apart.
-unsafe impl<T: Send + Sync> Sync for Shared<'_, T> {}
+// SAFETY: all access goes through `slice`, whose callers keep their ranges apart; `T: Send` lets another thread write.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
     pub(crate) fn new(data: &'a mut [T]) -> Self {
         Self { start: data.as_mut_ptr(), len: data.len(), _borrow: PhantomData }
     }
 
-    /// The part `range` of the slice.
+    /// Returns the elements `range`.
     ///
     /// # Safety
-    /// No two ranges that are alive at the same time may overlap.
+    /// Slices that are in use at the same time do not overlap.
+    ///
+    /// # Panics
+    /// If the range is out of bounds.
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
         assert!(range.start <= range.end && range.end <= self.len);
-        // SAFETY: in bounds; the caller keeps ranges apart.
+        // SAFETY: the range is in bounds, the data is borrowed for as long as `self`, and the caller keeps ranges apart.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::ops::{self, Conv2dConfig, Epilogue, Pool2dConfig};
     use crate::rng;
     use candle_core::{DType, Device, Result, Tensor, Var};
+
+    #[test]
+    fn jobs_start_without_a_context_and_the_waiting_thread_gets_its_own_back() {
+        let context = || {
+            let context = replace_context(None);
+            let value = context.as_ref().and_then(|context| context.downcast_ref::<u32>().copied());
+            replace_context(context);
+            value
+        };
+        replace_context(Some(Box::new(7u32)));
+        for_each_chunk(50, |_| assert_eq!(context(), None));
+        for_each_piece(&mut [0; 50], 1, |_, _| assert_eq!(context(), None));
+        assert!(map(50, |_| context()).iter().all(Option::is_none));
+        assert_eq!(context(), Some(7));
+        let panicked = std::panic::catch_unwind(|| for_each_chunk(2, |_| panic!("on purpose")));
+        assert!(panicked.is_err());
+        assert_eq!(context(), Some(7));
+        replace_context(None);
+    }
 
     #[test]
     fn one_thread_and_many_give_the_same_bits() -> Result<()> {

@@ -1,0 +1,152 @@
+//! The fully connected layer, `ys = xs * weight^T + bias`, and its gradients.
+//!
+//! `xs` is `(rows, inputs)`, `weight` `(outputs, inputs)`, `bias` `(outputs)` or empty, `ys` `(rows, outputs)`.
+
+use super::matmul::{Init, Panels, gemm, gemm_transposed};
+use super::memory;
+use super::parallel;
+use super::simd::{DotProducts, Lanes, OuterProducts, vectorised};
+use std::mem::MaybeUninit;
+
+/// Sizes of a linear layer.
+#[derive(Clone, Copy)]
+pub(crate) struct Dims {
+    pub rows: usize,
+    pub inputs: usize,
+    pub outputs: usize,
+}
+
+impl Dims {
+    /// Whether there are enough rows for a packed copy of the right-hand side to pay off.
+    fn packs(self) -> bool {
+        self.rows >= 128
+    }
+}
+
+/// Returns the number of rows per task for a product that costs `flops_per_row`.
+fn rows_per_task(flops_per_row: usize) -> usize {
+    (1usize << 20).div_ceil(flops_per_row.max(1)).next_multiple_of(8)
+}
+
+/// Returns `ys`.
+pub(crate) fn forward<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], dims: Dims) -> Vec<T> {
+    let Dims { rows, inputs, outputs } = dims;
+    if inputs == 0 {
+        return if bias.is_empty() { vec![T::ZERO; rows * outputs] } else { bias.repeat(rows) };
+    }
+    if dims.packs() {
+        let panels = Panels::transposed((inputs, outputs), |output| &weight[output * inputs..]);
+        let init = if bias.is_empty() { Init::Zero } else { Init::Bias(bias) };
+        let mut ys = memory::uninit(rows * outputs);
+        gemm((xs, inputs), &panels, &mut ys, outputs, init);
+        // SAFETY: `gemm` writes every element.
+        return unsafe { memory::assume_init(ys) };
+    }
+    let step = rows_per_task(2 * inputs * outputs);
+    let offsets: Vec<usize> = (0..outputs).map(|output| output * inputs).collect();
+    let write = |i: usize, ys: &mut [MaybeUninit<T>]| {
+        DotProducts {
+            rows: ys.len() / outputs,
+            segments: 1,
+            len: inputs,
+            a: &xs[i * step * inputs..],
+            a_stride: inputs,
+            a_segment_stride: 0,
+            b: weight,
+            b_offsets: &offsets,
+            b_segment_stride: 0,
+            c: ys.into(),
+            c_stride: outputs,
+            bias,
+        }
+        .run();
+    };
+    // SAFETY: `DotProducts` writes every element.
+    unsafe { memory::build(rows * outputs, step * outputs, write) }
+}
+
+/// Returns the gradient of `xs`, `grad * weight`.
+pub(crate) fn input_grad<T: Lanes>(grad: &[T], weight: &[T], dims: Dims) -> Vec<T> {
+    let Dims { rows, inputs, outputs } = dims;
+    if outputs == 0 {
+        return vec![T::ZERO; rows * inputs];
+    }
+    if dims.packs() {
+        let panels = Panels::new((outputs, inputs), |output| &weight[output * inputs..]);
+        let mut xs_grad = memory::uninit(rows * inputs);
+        gemm((grad, outputs), &panels, &mut xs_grad, inputs, Init::Zero);
+        // SAFETY: `gemm` writes every element.
+        return unsafe { memory::assume_init(xs_grad) };
+    }
+    let step = rows_per_task(2 * inputs * outputs);
+    let terms: Vec<(usize, usize)> = (0..outputs).map(|output| (output, output * inputs)).collect();
+    let write = |i: usize, xs_grad: &mut [MaybeUninit<T>]| {
+        OuterProducts {
+            rows: xs_grad.len() / inputs,
+            terms: &terms,
+            runs: &[(0, 0, inputs)],
+            a: &grad[i * step * outputs..],
+            a_stride: outputs,
+            b: weight,
+            b_padded: false,
+            c: xs_grad.into(),
+            c_stride: inputs,
+            bias: &[],
+            accumulate: false,
+        }
+        .run();
+    };
+    // SAFETY: `OuterProducts` writes every element.
+    unsafe { memory::build(rows * inputs, step * inputs, write) }
+}
+
+/// Returns the gradient of `weight`, `grad^T * xs`.
+pub(crate) fn weight_grad<T: Lanes>(grad: &[T], xs: &[T], dims: Dims) -> Vec<T> {
+    let Dims { rows, inputs, outputs } = dims;
+    if inputs * outputs == 0 {
+        return vec![];
+    }
+    if dims.packs() {
+        let right = |row: usize| &xs[row * inputs..];
+        let [product] = gemm_transposed((grad, outputs), [(&right, inputs)], (rows, outputs));
+        return product;
+    }
+    let step = rows_per_task(2 * inputs * rows);
+    let terms: Vec<(usize, usize)> = (0..rows).map(|row| (row * outputs, row * inputs)).collect();
+    let write = |i: usize, weight_grad: &mut [MaybeUninit<T>]| {
+        OuterProducts {
+            rows: weight_grad.len() / inputs,
+            terms: &terms,
+            runs: &[(0, 0, inputs)],
+            a: grad.get(i * step..).unwrap_or(&[]),
+            a_stride: 1,
+            b: xs,
+            b_padded: false,
+            c: weight_grad.into(),
+            c_stride: inputs,
+            bias: &[],
+            accumulate: false,
+        }
+        .run();
+    };
+    // SAFETY: `OuterProducts` writes every element.
+    unsafe { memory::build(outputs * inputs, step * inputs, write) }
+}
+
+/// Returns the column sums of the first `columns` columns of a matrix whose rows have `row` elements.
+pub(crate) fn column_sums<T: Lanes>(rows: &[T], row: usize, columns: usize) -> Vec<T> {
+    const PIECE: usize = 128;
+    let mut sums = vec![T::ZERO; columns];
+    parallel::for_each_piece(&mut sums, PIECE, |i, sums| {
+        let at = i * PIECE..i * PIECE + sums.len();
+        vectorised(
+            #[inline(always)]
+            || {
+                for row in rows.chunks_exact(row) {
+                    sums.iter_mut().zip(&row[at.clone()]).for_each(|(sum, &x)| *sum += x);
+                }
+            },
+        );
+    });
+    sums
+}
