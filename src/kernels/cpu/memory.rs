@@ -113,17 +113,16 @@ pub(crate) fn write_fill<T: Real>(to: &mut [MaybeUninit<T>], value: T) -> &mut [
 
 /// The elements that a kernel writes, initialised or not.
 ///
-/// A kernel that also reads them, to add to them, checks [`is_initialised`](Self::is_initialised).
+/// The caller of a kernel that adds to its destination has written the destination before.
 pub(crate) struct Destination<'a, T> {
     start: *mut T,
     len: usize,
-    initialised: bool,
     _borrow: PhantomData<&'a mut [T]>,
 }
 
 impl<'a, T> From<&'a mut [T]> for Destination<'a, T> {
     fn from(data: &'a mut [T]) -> Self {
-        Self { start: data.as_mut_ptr(), len: data.len(), initialised: true, _borrow: PhantomData }
+        Self { start: data.as_mut_ptr(), len: data.len(), _borrow: PhantomData }
     }
 }
 
@@ -135,7 +134,7 @@ impl<'a, T> From<&'a mut Vec<T>> for Destination<'a, T> {
 
 impl<'a, T> From<&'a mut [MaybeUninit<T>]> for Destination<'a, T> {
     fn from(data: &'a mut [MaybeUninit<T>]) -> Self {
-        Self { start: data.as_mut_ptr().cast(), len: data.len(), initialised: false, _borrow: PhantomData }
+        Self { start: data.as_mut_ptr().cast(), len: data.len(), _borrow: PhantomData }
     }
 }
 
@@ -151,11 +150,6 @@ impl<T: Real> Destination<'_, T> {
         self.len
     }
 
-    /// Returns whether the elements may be read before they are written.
-    pub(crate) fn is_initialised(&self) -> bool {
-        self.initialised
-    }
-
     /// Returns a pointer to the first element, valid for writes of `len` elements.
     ///
     /// Only floats may be written, and elements may be read only once they are initialised.
@@ -167,14 +161,14 @@ impl<T: Real> Destination<'_, T> {
     ///
     /// Each piece has `size` elements; the last may be shorter.
     pub(crate) fn for_each_piece(self, size: usize, work: impl Fn(usize, Destination<'_, T>) + Sync) {
-        let (len, size, initialised) = (self.len, size.max(1), self.initialised);
+        let (len, size) = (self.len, size.max(1));
         let start = SendPtr(self.start);
         for_each_chunk(len.div_ceil(size), |i| {
             let range = i * size..len.min((i + 1) * size);
             // SAFETY: the range is in bounds.
             let start = unsafe { start.get().add(range.start) };
             // The pieces do not overlap, and each is visited once.
-            work(i, Destination { start, len: range.len(), initialised, _borrow: PhantomData });
+            work(i, Destination { start, len: range.len(), _borrow: PhantomData });
         });
     }
 }
