@@ -77,6 +77,11 @@ pub(super) trait Operation: Send + Sync + 'static {
     }
 }
 
+/// Returns whether an operation on `tensor` would be recorded, so that its gradient may be needed.
+pub(super) fn records(tensor: &Tensor) -> bool {
+    tensor.track_op() && Context::existing().is_none_or(|context| context.recording)
+}
+
 /// Applies `op` to `args`, which are contiguous and in main memory, and records it for the backward pass.
 pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
     let recording = Context::existing().is_none_or(|context| context.recording);

@@ -3,16 +3,19 @@
 use super::autograd::{self, Operation};
 use super::host::{self, Element, with_real};
 use super::reference;
-use crate::kernels::cpu::parallel;
-use crate::kernels::cpu::simd::vectorised;
+use crate::kernels::cpu::dropout::mask;
 use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 use rand::RngCore;
 use rand_chacha::ChaCha8Rng;
 
-/// Sets each element to 0 with `probability` (rounded to a multiple of 1/65536), else divides it by
-/// `1 - probability`, so that the expected value stays (Srivastava et al. 2014, section 10, at training time).
+/// Zeroes each element with the given `probability` and scales the others by `1 / (1 - probability)`.
 ///
-/// The mask is drawn from `rng` on the host: the same one on every device.
+/// The scaling keeps the expected value (Srivastava et al. 2014, section 10, at training time). The probability is rounded
+/// to a multiple of 1/65536. `rng` draws the mask on the host, so it is the same on every device. A dropped NaN or infinity
+/// becomes NaN, as in PyTorch.
+///
+/// # Errors
+/// If `probability` is not from 0 to 1.
 pub fn dropout(xs: &Tensor, probability: f32, rng: &mut ChaCha8Rng) -> Result<Tensor> {
     if !(0. ..=1.).contains(&probability) {
         bail!("dropout: found a probability of {probability}, expected one from 0 to 1");
@@ -30,25 +33,14 @@ pub fn dropout(xs: &Tensor, probability: f32, rng: &mut ChaCha8Rng) -> Result<Te
 }
 
 struct Dropout {
-    /// One for each element: 1 to keep it, 0 to drop it.
+    /// One per element: 1 to keep it, 0 to drop it.
     keep: Vec<u8>,
     scale: f32,
 }
 
 impl Dropout {
-    fn apply<T: Element>(&self, xs: &[T]) -> Vec<T> {
-        const CHUNK: usize = 1 << 14;
-        let scale = T::of(f64::from(self.scale));
-        let work = |i: usize, ys: &mut [T]| {
-            let (xs, keep) = (&xs[i * CHUNK..][..ys.len()], &self.keep[i * CHUNK..][..ys.len()]);
-            vectorised(|| {
-                for ((y, &x), &keep) in ys.iter_mut().zip(xs).zip(keep) {
-                    *y = if keep != 0 { x * scale } else { T::ZERO };
-                }
-            });
-        };
-        // SAFETY: each element is written.
-        unsafe { parallel::build(xs.len(), CHUNK, work) }
+    fn mask<T: Element>(&self, xs: &[T]) -> Vec<T> {
+        mask(xs, &self.keep, T::of(f64::from(self.scale)))
     }
 }
 
@@ -59,13 +51,13 @@ impl Operation for Dropout {
 
     fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
         with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |xs| {
-            Ok(host::output(self.apply(xs), args[0].shape()))
+            Ok(host::output(self.mask(xs), args[0].shape()))
         }))
     }
 
     fn backward(&self, _: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(grad, |numbers| {
-            Ok(vec![Some(Tensor::from_vec(self.apply(numbers), grad.shape(), grad.device())?)])
+        with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(grad, |elements| {
+            Ok(vec![Some(Tensor::from_vec(self.mask(elements), grad.shape(), grad.device())?)])
         }))
     }
 }

@@ -1,177 +1,154 @@
-//! Losses of a classifier: scalars, the mean over the batch.
+//! Classification losses: scalars, the mean over the batch.
 //!
-//! Each takes `logits` (batch, classes) and `targets`, the u32 labels (batch). The gradient costs next to nothing
-//! beside the loss, so both are computed at once.
+//! Each takes `logits` `(batch, classes)` and `targets` `(batch)`, the u32 class labels. The forward pass also computes the
+//! gradient, which costs little more, unless nothing records it.
 
 use super::autograd::{self, Operation};
-use super::host::{self, Element, with_real};
+use super::host::{self, with_real};
 use super::reference;
-use crate::kernels::cpu::Real;
-use crate::kernels::cpu::parallel::{self, Shared};
-use crate::kernels::cpu::simd::{sum, vectorised};
+use crate::kernels::cpu::loss::{self as kernel, Loss};
 use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
 use std::sync::OnceLock;
 
-/// The mean of `-ln softmax(logits)[target]`: the log-likelihood cost, Nielsen eq. 80. Of the target so large a part as
-/// `smoothing` is spread evenly over all classes (Szegedy et al. 2016, arXiv:1512.00567, section 7); 0 leaves it whole.
+/// The mean of `-ln softmax(logits)[target]`: PyTorch's `cross_entropy`, and the log-likelihood cost of Nielsen, eq. 80.
 ///
-/// An error if a label is not below the number of classes (on the CPU), the batch is empty, or `smoothing` is not in 0 to 1.
+/// `smoothing` is the part of the target distribution that is spread evenly over all classes (Szegedy et al. 2016,
+/// arXiv:1512.00567, section 7). A logit of minus infinity masks its class.
+///
+/// # Errors
+/// If the batch is empty, `smoothing` is not from 0 to 1 or, on the CPU, a label is not below the number of classes.
 pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor, smoothing: f64) -> Result<Tensor> {
-    if !(0.0..=1.0).contains(&smoothing) {
-        bail!("softmax_cross_entropy: found a label smoothing of {smoothing}, expected one in 0 to 1");
-    }
-    apply(logits, targets, Kind::SoftmaxCrossEntropy { smoothing }, |logits, targets| {
+    check_smoothing(smoothing)?;
+    let loss = Loss::SoftmaxCrossEntropy { smoothing };
+    apply("softmax_cross_entropy", loss, logits, targets, |logits, targets| {
         reference::softmax_cross_entropy(logits, targets, smoothing)
     })
 }
 
-/// The mean over the batch of the sum over the classes of the binary cross-entropy of `sigmoid(logits)` against the
-/// one-hot target: Nielsen eq. 63. Stable for logits of any size.
+/// The mean over the batch of the summed binary cross-entropies of `sigmoid(logits)`: Nielsen, eq. 63.
 ///
-/// An error if a label is not below the number of classes (on the CPU) or the batch is empty.
+/// The targets are one-hot. The result is accurate for logits of any size.
+///
+/// # Errors
+/// If the batch is empty or, on the CPU, a label is not below the number of classes.
 pub fn sigmoid_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    apply(logits, targets, Kind::SigmoidCrossEntropy, reference::sigmoid_cross_entropy)
+    let loss = Loss::SigmoidCrossEntropy;
+    apply("sigmoid_cross_entropy", loss, logits, targets, reference::sigmoid_cross_entropy)
 }
 
-/// The mean over the batch of `||one_hot(target) - sigmoid(logits)||^2 / 2`: Nielsen eq. 6.
+/// The mean over the batch of `||one_hot(target) - sigmoid(logits)||^2 / 2`: Nielsen, eq. 6.
 ///
-/// An error if a label is not below the number of classes (on the CPU) or the batch is empty.
+/// # Errors
+/// If the batch is empty or, on the CPU, a label is not below the number of classes.
 pub fn quadratic(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    apply(logits, targets, Kind::Quadratic, reference::quadratic)
+    apply("quadratic", Loss::Quadratic, logits, targets, reference::quadratic)
 }
 
 fn apply(
+    name: &'static str,
+    loss: Loss,
     logits: &Tensor,
     targets: &Tensor,
-    kind: Kind,
     reference: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let name = kind.name();
-    let (batch, classes) = match *logits.dims() {
-        [batch, classes] => (batch, classes),
-        ref dims => bail!("{name}: found logits of shape {dims:?}, expected (batch, classes)"),
+    match check(name, logits, targets)? {
+        Some(labels) => {
+            let op = Classification::new(name, loss, labels, logits);
+            autograd::apply(op, vec![logits.contiguous()?])
+        }
+        None => reference(logits, targets),
+    }
+}
+
+pub(super) fn check_smoothing(smoothing: f64) -> Result<()> {
+    if !(0.0..=1.0).contains(&smoothing) {
+        bail!("softmax_cross_entropy: found a label smoothing of {smoothing}, expected one from 0 to 1");
+    }
+    Ok(())
+}
+
+/// Checks the shapes; for logits on the CPU also checks and returns the labels.
+pub(super) fn check(name: &str, logits: &Tensor, targets: &Tensor) -> Result<Option<Vec<u32>>> {
+    let &[batch, classes] = logits.dims() else {
+        bail!("{name}: found logits of shape {:?}, expected (batch, classes)", logits.dims())
     };
     if targets.dims() != [batch] || targets.dtype() != DType::U32 {
-        let (dims, dtype) = (targets.dims(), targets.dtype());
+        let (dims, dtype) = (targets.dims(), targets.dtype().as_str());
         bail!(
-            "{name}: found {dtype:?} targets of shape {dims:?}, expected u32 of shape ({batch}), the logits' batch"
+            "{name}: found {dtype} targets of shape {dims:?}, expected u32 of shape ({batch}), the logits' batch"
         );
     }
     if batch == 0 {
-        bail!("{name}: found an empty batch, whose mean is undefined; expected one example or more");
+        bail!("{name}: found an empty batch, which has no mean; expected at least one example");
     }
     if !logits.device().is_cpu() {
-        return reference(logits, targets);
+        return Ok(None);
     }
-    let targets = targets.to_vec1::<u32>()?;
-    if let Some(label) = targets.iter().find(|&&label| label as usize >= classes) {
-        bail!("{name}: found the target {label}, expected less than {classes}, the number of classes");
-    }
-    autograd::apply(Loss { kind, targets, grad: OnceLock::new() }, vec![logits.contiguous()?])
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    SoftmaxCrossEntropy { smoothing: f64 },
-    SigmoidCrossEntropy,
-    Quadratic,
-}
-
-impl Kind {
-    fn name(self) -> &'static str {
-        match self {
-            Self::SoftmaxCrossEntropy { .. } => "softmax_cross_entropy",
-            Self::SigmoidCrossEntropy => "sigmoid_cross_entropy",
-            Self::Quadratic => "quadratic",
+    let labels = targets.to_vec1::<u32>()?;
+    match labels.iter().find(|&&label| label as usize >= classes) {
+        Some(label) => {
+            bail!("{name}: found the target {label}, expected one below {classes}, the number of classes")
         }
-    }
-
-    /// The loss of one example; `logits` become its gradient.
-    #[inline(always)]
-    fn example<T: Element>(self, logits: &mut [T], target: usize) -> T {
-        match self {
-            Self::SoftmaxCrossEntropy { smoothing } => {
-                let max = logits.iter().fold(logits[0], |max, &x| if x > max { x } else { max });
-                let (at_target, everywhere) =
-                    (T::of(1.0 - smoothing), T::of(smoothing / logits.len() as f64));
-                let mut expected = at_target * (logits[target] - max);
-                if smoothing > 0.0 {
-                    expected += everywhere * logits.iter().fold(T::ZERO, |sum, &x| sum + (x - max));
-                }
-                logits.iter_mut().for_each(|x| *x = (*x - max).exp());
-                let sum = sum(logits);
-                let scale = T::ONE / sum;
-                logits.iter_mut().for_each(|x| *x = *x * scale - everywhere);
-                logits[target] -= at_target;
-                sum.ln() - expected
-            }
-            Self::SigmoidCrossEntropy => {
-                let mut loss = -logits[target];
-                for x in logits.iter_mut() {
-                    let positive = if *x > T::ZERO { *x } else { T::ZERO };
-                    loss += positive + (-x.abs()).exp().ln_1p();
-                    *x = Real::sigmoid(*x);
-                }
-                logits[target] -= T::ONE;
-                loss
-            }
-            Self::Quadratic => {
-                let mut loss = T::ZERO;
-                for (class, x) in logits.iter_mut().enumerate() {
-                    let y = Real::sigmoid(*x);
-                    let error = if class == target { y - T::ONE } else { y };
-                    loss += error * error;
-                    *x = error * y * (T::ONE - y);
-                }
-                loss / T::of(2.)
-            }
-        }
+        None => Ok(Some(labels)),
     }
 }
 
-struct Loss {
-    kind: Kind,
-    targets: Vec<u32>,
-    /// The gradient of the logits, where it will be asked for.
+struct Classification {
+    name: &'static str,
+    loss: Loss,
+    labels: Vec<u32>,
+    wants_gradient: bool,
+    /// The gradient of the logits, which the forward pass computes if it is wanted.
     grad: OnceLock<Tensor>,
 }
 
-impl Operation for Loss {
+impl Classification {
+    fn new(name: &'static str, loss: Loss, labels: Vec<u32>, logits: &Tensor) -> Self {
+        Self { name, loss, labels, wants_gradient: autograd::records(logits), grad: OnceLock::new() }
+    }
+}
+
+impl Operation for Classification {
     fn name(&self) -> &'static str {
-        self.kind.name()
+        self.name
     }
 
     fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
         let logits = &args[0];
-        let (batch, classes) = logits.dims2()?;
-        with_real!(self.name(), logits.dtype(), T => {
-            let mut grad = host::read(logits, |logits: &[T]| Ok(logits.to_vec()))?;
-            let scale = T::ONE / T::of(batch as f64);
-            let mut losses = vec![T::ZERO; batch];
-            let losses_shared = Shared::new(&mut losses);
-            let chunk = (1usize << 13).div_ceil(classes);
-            parallel::for_each_piece(&mut grad, chunk * classes, |i, grad| {
-                let examples = i * chunk..batch.min((i + 1) * chunk);
-                // SAFETY: the examples of different `i` do not overlap.
-                let losses = unsafe { losses_shared.slice(examples.clone()) };
-                let rows = grad.chunks_exact_mut(classes).zip(&self.targets[examples]).zip(losses);
-                vectorised(|| {
-                    rows.for_each(|((row, &target), loss)| {
-                        *loss = self.kind.example(row, target as usize);
-                        row.iter_mut().for_each(|g| *g *= scale);
-                    })
-                });
-            });
-            let loss = losses.iter().map(|loss| loss.as_f64()).sum::<f64>();
-            if logits.track_op() {
+        with_real!(self.name, logits.dtype(), T => {
+            let (loss, grad) = host::read::<T, _>(logits, |elements| {
+                Ok(kernel::forward(self.loss, elements, &self.labels, self.wants_gradient))
+            })?;
+            if let Some(grad) = grad {
                 let grad = Tensor::from_vec(grad, logits.shape(), logits.device())?;
                 self.grad.get_or_init(|| grad);
             }
-            Ok(host::output(vec![T::of(loss / batch as f64)], ()))
+            Ok(host::output(vec![loss], ()))
         })
     }
 
     fn backward(&self, _: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![self.grad.get().map(|saved| saved.broadcast_mul(grad)).transpose()?])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::no_grad;
+    use candle_core::{Device, Var};
+
+    #[test]
+    fn the_gradient_is_computed_only_if_it_is_recorded() -> Result<()> {
+        let variable = Var::new(&[[1f32, 2.], [3., 4.]], &Device::Cpu)?;
+        let has_gradient = |logits: &Tensor| -> Result<bool> {
+            let op = Classification::new("loss", Loss::Quadratic, vec![0, 1], logits);
+            op.forward(std::slice::from_ref(logits))?;
+            Ok(op.grad.get().is_some())
+        };
+        assert!(has_gradient(&variable)?);
+        assert!(!no_grad(|| has_gradient(&variable))?);
+        assert!(!has_gradient(&variable.detach())?);
+        Ok(())
     }
 }

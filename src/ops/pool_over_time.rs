@@ -1,114 +1,98 @@
-//! The elements of each sequence as one.
+//! Pooling over time: the elements of each sequence reduced to one.
 
 use super::autograd::{self, Operation};
-use super::host::{self, Element, with_real};
+use super::host::{self, with_real};
 use super::{PackedSequences, reference};
+use crate::kernels::cpu::pool_over_time as kernel;
 use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 use std::sync::Arc;
 
-/// What is made of the elements of a sequence.
+/// How the elements of a sequence are reduced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimePooling {
+    /// The mean of each feature.
     Mean,
-    /// Of each feature the largest value, whose first place takes all the gradient (Collobert et al. 2011).
+    /// The maximum of each feature (Collobert et al. 2011). The first of equal maxima gets the gradient.
     Max,
 }
 
-/// One row `(batch, features)` a sequence of the elements `xs` `(rows, features)` of `sequences`.
+/// Reduces the elements of each sequence to one: `xs` `(rows, features)` to `(batch, features)`.
+///
+/// `xs` holds the elements of `sequences` in packed order.
 ///
 /// # Errors
-/// When `xs` has another number of rows.
-pub fn pool_over_time(xs: &Tensor, sequences: &Arc<PackedSequences>, how: TimePooling) -> Result<Tensor> {
-    match xs.dims() {
-        &[rows, _] if rows == sequences.rows() => {}
-        dims => {
-            bail!("pool_over_time: found a tensor of shape {dims:?}, expected ({}, ..)", sequences.rows())
-        }
-    }
+/// If the number of rows is not that of `sequences`.
+pub fn pool_over_time(xs: &Tensor, sequences: &Arc<PackedSequences>, pooling: TimePooling) -> Result<Tensor> {
+    check(xs, sequences)?;
     match xs.device().is_cpu() {
-        true => autograd::apply(Op { sequences: sequences.clone(), how }, vec![xs.contiguous()?]),
-        false => reference::pool_over_time(xs, sequences, how),
+        true => {
+            autograd::apply(PoolOverTime { sequences: sequences.clone(), pooling }, vec![xs.contiguous()?])
+        }
+        false => reference::pool_over_time(xs, sequences, pooling),
     }
 }
 
-struct Op {
+/// Checks the shape of the input.
+pub(super) fn check(xs: &Tensor, sequences: &PackedSequences) -> Result<()> {
+    match xs.dims() {
+        &[rows, _] if rows == sequences.rows() => Ok(()),
+        dims => {
+            bail!(
+                "pool_over_time: found an input of shape {dims:?}, expected ({}, features)",
+                sequences.rows()
+            )
+        }
+    }
+}
+
+struct PoolOverTime {
     sequences: Arc<PackedSequences>,
-    how: TimePooling,
+    pooling: TimePooling,
 }
 
-impl Op {
-    fn mean<T: Element>(&self, xs: &[T], features: usize) -> Vec<T> {
-        let mut ys = vec![T::ZERO; self.sequences.batch() * features];
-        for ((sequence, _), x) in self.sequences.positions().zip(xs.chunks_exact(features)) {
-            ys[sequence * features..][..features].iter_mut().zip(x).for_each(|(y, &x)| *y += x);
-        }
-        for (y, length) in ys.chunks_exact_mut(features).zip(self.sequences.lengths()) {
-            y.iter_mut().for_each(|y| *y /= T::of(length as f64));
-        }
-        ys
-    }
-
-    /// The row of the largest value of each feature of each sequence.
-    fn largest<T: Element>(&self, xs: &[T], features: usize) -> Vec<usize> {
-        let mut rows = vec![usize::MAX; self.sequences.batch() * features];
-        for (row, (sequence, _)) in self.sequences.positions().enumerate() {
-            for (i, best) in rows[sequence * features..][..features].iter_mut().enumerate() {
-                let x = xs[row * features + i];
-                if *best == usize::MAX || x > xs[*best * features + i] || x.is_nan() {
-                    *best = row;
-                }
-            }
-        }
-        rows
-    }
-
-    fn run_back<T: Element>(&self, xs: &[T], grad: &[T], features: usize) -> Vec<T> {
-        let mut xs_grad = vec![T::ZERO; xs.len()];
-        match self.how {
-            TimePooling::Mean => {
-                let lengths = self.sequences.lengths();
-                for ((sequence, _), to) in self.sequences.positions().zip(xs_grad.chunks_exact_mut(features))
-                {
-                    let length = T::of(lengths[sequence] as f64);
-                    to.iter_mut()
-                        .zip(&grad[sequence * features..])
-                        .for_each(|(to, &grad)| *to = grad / length);
-                }
-            }
-            TimePooling::Max => {
-                for (at, (row, &grad)) in self.largest(xs, features).into_iter().zip(grad).enumerate() {
-                    xs_grad[row * features + at % features] = grad;
-                }
-            }
-        }
-        xs_grad
+impl PoolOverTime {
+    /// The index of the sequence that each row belongs to.
+    fn sequence_of_rows(&self) -> impl Iterator<Item = usize> + '_ {
+        self.sequences.positions().map(|(sequence, _)| sequence)
     }
 }
 
-impl Operation for Op {
+impl Operation for PoolOverTime {
     fn name(&self) -> &'static str {
         "pool_over_time"
     }
 
     fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
-        let (_, features) = args[0].dims2()?;
+        let (batch, features) = (self.sequences.batch(), args[0].dim(1)?);
         with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |xs| {
-            let ys = match self.how {
-                TimePooling::Mean => self.mean(xs, features),
+            let ys = match self.pooling {
+                TimePooling::Mean => {
+                    kernel::mean(xs, features, self.sequence_of_rows(), &self.sequences.lengths())
+                }
                 TimePooling::Max => {
-                    let rows = self.largest(xs, features).into_iter().enumerate();
-                    rows.map(|(at, row)| xs[row * features + at % features]).collect()
+                    let rows = kernel::argmax(xs, features, self.sequence_of_rows(), batch);
+                    kernel::max(xs, features, &rows)
                 }
             };
-            Ok(host::output(ys, (self.sequences.batch(), features)))
+            Ok(host::output(ys, (batch, features)))
         }))
     }
 
     fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let (xs, held) = (&args[0], host::hold([&args[0], grad]));
-        with_real!(self.name(), xs.dtype(), T => {
-            let xs_grad = self.run_back::<T>(held.get(0)?, held.get(1)?, xs.dim(1)?);
-            Ok(vec![Some(Tensor::from_vec(xs_grad, xs.shape(), xs.device())?)])
+        let (batch, features) = (self.sequences.batch(), args[0].dim(1)?);
+        let held = host::hold([&args[0], grad]);
+        with_real!(self.name(), grad.dtype(), T => {
+            let (xs, grad) = (held.get::<T>(0)?, held.get::<T>(1)?);
+            let xs_grad = match self.pooling {
+                TimePooling::Mean => {
+                    kernel::mean_grad(grad, features, self.sequence_of_rows(), &self.sequences.lengths())
+                }
+                TimePooling::Max => {
+                    let rows = kernel::argmax(xs, features, self.sequence_of_rows(), batch);
+                    kernel::max_grad(grad, features, &rows, xs.len())
+                }
+            };
+            Ok(vec![Some(Tensor::from_vec(xs_grad, args[0].shape(), args[0].device())?)])
         })
     }
 }

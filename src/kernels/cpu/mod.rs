@@ -1,15 +1,21 @@
 //! CPU kernels: functions on slices of `f32` or `f64`, vectorised and spread over the thread pool.
 
+pub(crate) mod batch_norm;
 pub(crate) mod cells;
+pub(crate) mod conv_max_over_time;
 pub(crate) mod decoder;
+pub(crate) mod dropout;
 pub(crate) mod elementwise;
 pub(crate) mod embedding;
 pub(crate) mod linear;
+pub(crate) mod loss;
 pub(crate) mod matmul;
 pub(crate) mod memory;
 pub(crate) mod optimizer;
 pub(crate) mod parallel;
 pub(crate) mod planes;
+pub(crate) mod pool;
+pub(crate) mod pool_over_time;
 pub(crate) mod real;
 pub(crate) mod recurrent;
 pub(crate) mod recurrent_gradient;

@@ -1,0 +1,330 @@
+//! Batch normalisation, one channel at a time.
+//!
+//! A task is a few whole channels. Each channel is small enough to stay in a cache while several passes run over it, so
+//! main memory is read once in the forward pass and once in the backward pass.
+
+use super::Real;
+use super::memory::{assume_init, assume_init_mut, uninit, write_copy};
+use super::parallel::{self, Shared};
+use super::simd::vectorised;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// The layout `(batch, channels, plane)` of a tensor.
+#[derive(Clone, Copy)]
+pub(crate) struct Grid {
+    pub batch: usize,
+    pub channels: usize,
+    /// Elements of one channel of one example.
+    pub plane: usize,
+}
+
+/// The mean and the biased variance of one channel.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Statistics {
+    pub mean: f64,
+    pub variance: f64,
+}
+
+/// The operands of the forward pass. `xs` and `residual` have the layout of `grid`; `weight` and `bias` hold one element
+/// per channel.
+pub(crate) struct Forward<'a, T> {
+    pub grid: Grid,
+    pub xs: &'a [T],
+    pub weight: &'a [T],
+    pub bias: &'a [T],
+    pub residual: Option<&'a [T]>,
+    pub relu: bool,
+    pub epsilon: f64,
+}
+
+/// The operands of the backward pass: `ys` is the output, `grad` its gradient.
+pub(crate) struct Backward<'a, T> {
+    pub grid: Grid,
+    pub xs: &'a [T],
+    pub weight: &'a [T],
+    pub ys: &'a [T],
+    pub grad: &'a [T],
+    pub statistics: &'a [Statistics],
+    /// Whether the statistics were computed from `xs`, so that the gradient flows through them too.
+    pub of_batch: bool,
+    pub residual: bool,
+    pub relu: bool,
+    pub epsilon: f64,
+}
+
+pub(crate) struct Gradients<T> {
+    pub xs: Vec<T>,
+    pub weight: Vec<T>,
+    pub bias: Vec<T>,
+    pub residual: Option<Vec<T>>,
+}
+
+impl Grid {
+    fn len(&self) -> usize {
+        self.batch * self.channels * self.plane
+    }
+
+    /// The ranges of one channel's elements, cut into pieces that fit the first-level cache and are short enough to be
+    /// summed in f32.
+    fn pieces(self, channel: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+        const PIECE: usize = 1 << 10;
+        (0..self.batch).flat_map(move |example| {
+            let plane = (example * self.channels + channel) * self.plane;
+            let end = plane + self.plane;
+            (plane..end).step_by(PIECE).map(move |start| start..end.min(start + PIECE))
+        })
+    }
+
+    /// Elements of one channel; 1 for an empty batch, whose sums, and so means, are 0.
+    fn count(&self) -> f64 {
+        (self.batch * self.plane).max(1) as f64
+    }
+
+    /// Calls `work` on each channel in parallel and collects the results.
+    fn for_each_channel<R: Send + Sync + Clone + Default>(self, work: impl Fn(usize) -> R + Sync) -> Vec<R> {
+        let chunk = (1usize << 14).div_ceil((self.batch * self.plane).max(1));
+        let mut results = vec![R::default(); self.channels];
+        parallel::for_each_piece(&mut results, chunk, |i, results| {
+            for (channel, result) in (i * chunk..).zip(results) {
+                *result = vectorised(
+                    #[inline(always)]
+                    || work(channel),
+                );
+            }
+        });
+        results
+    }
+}
+
+impl Statistics {
+    /// The statistics of one channel of the batch, by the corrected two-pass algorithm (Chan, Golub and LeVeque 1983): a
+    /// first pass estimates the mean, a second one sums differences from the estimate and corrects for its error.
+    #[inline(always)]
+    fn of_batch<T: Real>(xs: &[T], grid: Grid, channel: usize) -> Self {
+        let (mut sum, mut error, mut squares) = (0., 0., 0.);
+        for at in grid.pieces(channel) {
+            sum += sum_of(
+                &xs[at.clone()],
+                &xs[at],
+                #[inline(always)]
+                |x, _| x,
+            );
+        }
+        let centre = T::of(sum / grid.count());
+        for at in grid.pieces(channel) {
+            let xs = &xs[at];
+            error += sum_of(
+                xs,
+                xs,
+                #[inline(always)]
+                |x, _| x - centre,
+            );
+            squares += sum_of(
+                xs,
+                xs,
+                #[inline(always)]
+                |x, _| (x - centre) * (x - centre),
+            );
+        }
+        error /= grid.count();
+        let variance = squares / grid.count() - error * error;
+        // Rounding can push the variance of a constant channel below 0. `f64::max` would turn NaN into 0.
+        Self { mean: centre.as_f64() + error, variance: if variance < 0. { 0. } else { variance } }
+    }
+
+    fn inverse_deviation(&self, epsilon: f64) -> f64 {
+        1. / (self.variance + epsilon).sqrt()
+    }
+
+    /// The mean rounded to `T`, and the rounding error.
+    fn centre<T: Real>(&self) -> (T, f64) {
+        let centre = T::of(self.mean);
+        (centre, self.mean - centre.as_f64())
+    }
+}
+
+/// The normalised tensor and the statistics of each channel: `running` if given, otherwise those of the batch.
+pub(crate) fn forward<T: Real>(
+    operands: &Forward<T>,
+    running: Option<&[Statistics]>,
+) -> (Vec<T>, Vec<Statistics>) {
+    let grid = operands.grid;
+    let mut ys = uninit(grid.len());
+    let to = Shared::new(&mut ys);
+    let statistics = grid.for_each_channel(
+        #[inline(always)]
+        |channel| {
+            let statistics = match running {
+                Some(running) => running[channel],
+                None => Statistics::of_batch(operands.xs, grid, channel),
+            };
+            operands.normalise(channel, statistics, &to);
+            statistics
+        },
+    );
+    // SAFETY: `normalise` has written every piece of every channel, and these make up the whole.
+    (unsafe { assume_init(ys) }, statistics)
+}
+
+impl<T: Real> Forward<'_, T> {
+    /// Writes the output of one channel.
+    #[inline(always)]
+    fn normalise(&self, channel: usize, statistics: Statistics, to: &Shared<MaybeUninit<T>>) {
+        let scale = self.weight[channel].as_f64() * statistics.inverse_deviation(self.epsilon);
+        let (centre, error) = statistics.centre::<T>();
+        let shift = T::of(self.bias[channel].as_f64() - error * scale);
+        let scale = T::of(scale);
+        let norm = |x: T| (x - centre) * scale + shift;
+        for at in self.grid.pieces(channel) {
+            // SAFETY: the pieces of different channels do not overlap, and one task works on a channel.
+            let ys = unsafe { to.slice(at.clone()) };
+            let xs = &self.xs[at.clone()];
+            match (self.residual.map(|residual| &residual[at]), self.relu) {
+                (None, false) => write_map(
+                    ys,
+                    xs,
+                    xs,
+                    #[inline(always)]
+                    |x, _| norm(x),
+                ),
+                (None, true) => write_map(
+                    ys,
+                    xs,
+                    xs,
+                    #[inline(always)]
+                    |x, _| norm(x).relu(),
+                ),
+                (Some(residual), false) => write_map(
+                    ys,
+                    xs,
+                    residual,
+                    #[inline(always)]
+                    |x, r| norm(x) + r,
+                ),
+                (Some(residual), true) => write_map(
+                    ys,
+                    xs,
+                    residual,
+                    #[inline(always)]
+                    |x, r| (norm(x) + r).relu(),
+                ),
+            };
+        }
+    }
+}
+
+/// The gradients of the operands.
+pub(crate) fn backward<T: Real>(operands: &Backward<T>) -> Gradients<T> {
+    let grid = operands.grid;
+    let mut xs_grad = uninit(grid.len());
+    let mut residual_grad = uninit(if operands.residual { grid.len() } else { 0 });
+    let (to, residual_to) = (Shared::new(&mut xs_grad), Shared::new(&mut residual_grad));
+    let sums = grid.for_each_channel(
+        #[inline(always)]
+        |channel| operands.channel(channel, &to, &residual_to),
+    );
+    // SAFETY: `channel` has written every piece of every channel of both vectors.
+    let (xs, residual) = unsafe { (assume_init(xs_grad), assume_init(residual_grad)) };
+    Gradients {
+        xs,
+        weight: sums.iter().map(|&(weight, _)| T::of(weight)).collect(),
+        bias: sums.iter().map(|&(_, bias)| T::of(bias)).collect(),
+        residual: operands.residual.then_some(residual),
+    }
+}
+
+impl<T: Real> Backward<'_, T> {
+    /// Writes the gradients of the input and the residual in one channel; returns those of the weight and the bias.
+    #[inline(always)]
+    fn channel(
+        &self,
+        channel: usize,
+        to: &Shared<MaybeUninit<T>>,
+        residual_to: &Shared<MaybeUninit<T>>,
+    ) -> (f64, f64) {
+        let (grid, statistics) = (self.grid, self.statistics[channel]);
+        let inverse = statistics.inverse_deviation(self.epsilon);
+        let (centre, error) = statistics.centre::<T>();
+        let scale = self.weight[channel] * T::of(inverse);
+        // The sums of the gradient before the ReLU, and of its products with the centred input.
+        let (mut sum, mut product) = (0., 0.);
+        for at in grid.pieces(channel) {
+            // SAFETY: the pieces of different channels do not overlap, and one task works on a channel.
+            let dx = unsafe { to.slice(at.clone()) };
+            let grad = &self.grad[at.clone()];
+            let dx = match self.relu {
+                true => write_map(
+                    dx,
+                    &self.ys[at.clone()],
+                    grad,
+                    #[inline(always)]
+                    |y, g| if y <= T::ZERO { T::ZERO } else { g },
+                ),
+                false => write_copy(dx, grad),
+            };
+            if self.residual {
+                // SAFETY: as before.
+                write_copy(unsafe { residual_to.slice(at.clone()) }, dx);
+            }
+            sum += sum_of(
+                dx,
+                dx,
+                #[inline(always)]
+                |g, _| g,
+            );
+            product += sum_of(
+                dx,
+                &self.xs[at],
+                #[inline(always)]
+                |g, x| g * (x - centre),
+            );
+        }
+        product -= error * sum;
+        let [level, slope] = match self.of_batch {
+            true => {
+                let slope = product * inverse * inverse / grid.count();
+                [sum / grid.count() - error * slope, slope].map(T::of)
+            }
+            false => [T::ZERO; 2],
+        };
+        for at in grid.pieces(channel) {
+            // SAFETY: as before, and the loop above has written the piece.
+            let dx = unsafe { assume_init_mut(to.slice(at.clone())) };
+            for (g, &x) in dx.iter_mut().zip(&self.xs[at]) {
+                *g = scale * (*g - level - (x - centre) * slope);
+            }
+        }
+        (product * inverse, sum)
+    }
+}
+
+/// The sum of `f` over pairs of elements, added in a fixed order.
+#[inline(always)]
+fn sum_of<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<32>(), b.as_chunks::<32>());
+    let mut sums = [T::ZERO; 32];
+    for (a, b) in a.iter().zip(b) {
+        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+            *sum += f(a, b);
+        }
+    }
+    let rest = a_rest.iter().zip(b_rest).map(|(&a, &b)| f(a, b));
+    sums.into_iter().chain(rest).fold(T::ZERO, |sum, x| sum + x).as_f64()
+}
+
+/// Writes `f` of each pair of elements, and returns the initialised slice.
+#[inline(always)]
+fn write_map<'a, T: Real>(
+    to: &'a mut [MaybeUninit<T>],
+    a: &[T],
+    b: &[T],
+    f: impl Fn(T, T) -> T,
+) -> &'a mut [T] {
+    assert!(a.len() == to.len() && b.len() == to.len());
+    for ((to, &a), &b) in to.iter_mut().zip(a).zip(b) {
+        to.write(f(a, b));
+    }
+    // SAFETY: all three slices have the same length, so the loop has written every element.
+    unsafe { assume_init_mut(to) }
+}

@@ -1,0 +1,129 @@
+//! Classification losses and their gradients, one row of logits per example.
+
+use super::Real;
+use super::memory::{assume_init, uninit, write_copy};
+use super::parallel::{self, Shared};
+use super::simd::{sum, vectorised};
+
+#[derive(Clone, Copy)]
+pub(crate) enum Loss {
+    SoftmaxCrossEntropy {
+        smoothing: f64,
+    },
+    /// The sum over the classes of the binary cross-entropy of `sigmoid(logits)`.
+    SigmoidCrossEntropy,
+    /// Half the squared distance of `sigmoid(logits)` from the one-hot target.
+    Quadratic,
+}
+
+/// The mean loss of `logits` `(targets.len(), classes)` and, if wanted, its gradient. Every target is below `classes`, which
+/// is at least 1.
+pub(crate) fn forward<T: Real>(
+    loss: Loss,
+    logits: &[T],
+    targets: &[u32],
+    wants_gradient: bool,
+) -> (T, Option<Vec<T>>) {
+    let (batch, classes) = (targets.len(), logits.len() / targets.len());
+    assert_eq!(logits.len(), batch * classes);
+    let scale = T::ONE / T::of(batch as f64);
+    let mut grad = uninit(if wants_gradient { logits.len() } else { 0 });
+    let grad_rows = Shared::new(&mut grad);
+    let mut losses = vec![T::ZERO; batch];
+    let chunk = (1usize << 13).div_ceil(classes);
+    parallel::for_each_piece(&mut losses, chunk, |i, losses| {
+        let mut scratch = uninit(if wants_gradient { 0 } else { classes });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (example, example_loss) in (i * chunk..).zip(losses) {
+                    let at = example * classes..(example + 1) * classes;
+                    let row = match wants_gradient {
+                        // SAFETY: the rows of different examples do not overlap.
+                        true => unsafe { grad_rows.slice(at.clone()) },
+                        false => &mut scratch[..],
+                    };
+                    let row = write_copy(row, &logits[at]);
+                    let target = targets[example] as usize;
+                    *example_loss = loss.example(row, target, wants_gradient);
+                    if wants_gradient {
+                        row.iter_mut().for_each(|g| *g *= scale);
+                    }
+                }
+            },
+        );
+    });
+    let total = losses.iter().map(|loss| loss.as_f64()).sum::<f64>();
+    // SAFETY: every example has written its row, and these make up the whole.
+    let grad = wants_gradient.then(|| unsafe { assume_init(grad) });
+    (T::of(total / batch as f64), grad)
+}
+
+impl Loss {
+    /// The loss of one example. Overwrites its logits, with the gradient if that is wanted.
+    #[inline(always)]
+    fn example<T: Real>(self, logits: &mut [T], target: usize, wants_gradient: bool) -> T {
+        match self {
+            Self::SoftmaxCrossEntropy { smoothing } => {
+                softmax_cross_entropy(logits, target, smoothing, wants_gradient)
+            }
+            Self::SigmoidCrossEntropy => sigmoid_cross_entropy(logits, target, wants_gradient),
+            Self::Quadratic => quadratic(logits, target),
+        }
+    }
+}
+
+#[inline(always)]
+fn softmax_cross_entropy<T: Real>(
+    logits: &mut [T],
+    target: usize,
+    smoothing: f64,
+    wants_gradient: bool,
+) -> T {
+    let max = logits.iter().fold(logits[0], |max, &x| if x > max { x } else { max });
+    let (at_target, everywhere) = (T::of(1.0 - smoothing), T::of(smoothing / logits.len() as f64));
+    let mut expected = at_target * (logits[target] - max);
+    // Without smoothing, a logit of minus infinity must not turn 0 * x into NaN.
+    if smoothing > 0.0 {
+        expected += everywhere * logits.iter().fold(T::ZERO, |sum, &x| sum + (x - max));
+    }
+    logits.iter_mut().for_each(|x| *x = (*x - max).exp());
+    let sum = sum(logits);
+    if wants_gradient {
+        let scale = T::ONE / sum;
+        logits.iter_mut().for_each(|x| *x = *x * scale - everywhere);
+        logits[target] -= at_target;
+    }
+    sum.ln() - expected
+}
+
+#[inline(always)]
+fn sigmoid_cross_entropy<T: Real>(logits: &mut [T], target: usize, wants_gradient: bool) -> T {
+    // The target's term is softplus(-x), every other one softplus(x): all are positive, so none cancel.
+    logits[target] = -logits[target];
+    let loss = logits.iter().fold(T::ZERO, |sum, &x| sum + softplus(x));
+    if wants_gradient {
+        logits.iter_mut().for_each(|x| *x = x.sigmoid());
+        logits[target] = -logits[target];
+    }
+    loss
+}
+
+#[inline(always)]
+fn quadratic<T: Real>(logits: &mut [T], target: usize) -> T {
+    let mut loss = T::ZERO;
+    for (class, x) in logits.iter_mut().enumerate() {
+        let y = x.sigmoid();
+        let error = if class == target { y - T::ONE } else { y };
+        loss += error * error;
+        *x = error * y * (T::ONE - y);
+    }
+    loss / T::of(2.)
+}
+
+/// `ln(1 + exp(x))`, accurate for any x.
+#[inline(always)]
+fn softplus<T: Real>(x: T) -> T {
+    let positive = if x > T::ZERO { x } else { T::ZERO };
+    positive + (-x.abs()).exp().ln_1p()
+}
