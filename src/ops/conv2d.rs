@@ -32,6 +32,21 @@ impl Default for Conv2dConfig {
 ///
 /// An error if the channels do not match the weight and the groups, or the kernel does not fit the padded input.
 pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geometry: Conv2dConfig) -> Result<Tensor> {
+    let conv = check(xs, weight, bias, geometry)?;
+    if !xs.device().is_cpu() {
+        return reference::conv2d(xs, weight, bias, geometry);
+    }
+    let args = [Some(xs), Some(weight), bias].into_iter().flatten().map(Tensor::contiguous);
+    autograd::apply(conv, args.collect::<Result<_>>()?)
+}
+
+/// Checks the shapes and the geometry and returns the sizes.
+pub(super) fn check(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    geometry: Conv2dConfig,
+) -> Result<Conv2d> {
     let Conv2dConfig { stride, padding, dilation, groups } = geometry;
     let (batch, channels, height, width) = match *xs.dims() {
         [batch, channels, height, width] => (batch, channels, height, width),
@@ -69,10 +84,7 @@ pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geometry: Con
             "conv2d: found a kernel that covers {reach:?}, expected one no larger than the padded input {padded:?}"
         );
     }
-    if !xs.device().is_cpu() {
-        return reference::conv2d(xs, weight, bias, geometry);
-    }
-    let conv = Conv2d {
+    Ok(Conv2d {
         geometry,
         batch,
         channels: group_channels,
@@ -80,13 +92,11 @@ pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geometry: Con
         kernel,
         input: (height, width),
         output: ((padded.0 - reach.0) / stride.0 + 1, (padded.1 - reach.1) / stride.1 + 1),
-    };
-    let args = [Some(xs), Some(weight), bias].into_iter().flatten().map(Tensor::contiguous);
-    autograd::apply(conv, args.collect::<Result<_>>()?)
+    })
 }
 
 #[derive(Clone, Copy)]
-struct Conv2d {
+pub(super) struct Conv2d {
     geometry: Conv2dConfig,
     batch: usize,
     /// Of one group.

@@ -31,11 +31,11 @@ pub fn conv_max_over_time(
     filters: &[ConvFilters],
     padding: usize,
 ) -> Result<Tensor> {
-    let sizes = check(xs, sentences, filters, padding)?;
+    let (layout, sizes) = check(xs, sentences, filters, padding)?;
     if !xs.device().is_cpu() {
         return Ok(reference::conv_max_over_time(xs, sentences, filters, padding)?.0);
     }
-    let op = ConvMaxOverTime::new(xs, sentences, sizes, padding)?;
+    let op = ConvMaxOverTime { sentences: sentences.clone(), layout, sizes, saved: OnceLock::new() };
     autograd::apply(op, arguments(xs, filters)?)
 }
 
@@ -51,11 +51,11 @@ pub fn conv_max_positions(
     filters: &[ConvFilters],
     padding: usize,
 ) -> Result<Vec<Vec<i64>>> {
-    let sizes = check(xs, sentences, filters, padding)?;
+    let (layout, sizes) = check(xs, sentences, filters, padding)?;
     if !xs.device().is_cpu() {
         return Ok(reference::conv_max_over_time(xs, sentences, filters, padding)?.1);
     }
-    let op = ConvMaxOverTime::new(xs, sentences, sizes, padding)?;
+    let op = ConvMaxOverTime { sentences: sentences.clone(), layout, sizes, saved: OnceLock::new() };
     op.forward(&arguments(xs, filters)?)?;
     let rows = &op.saved()?.rows;
     let sentences = rows.chunks_exact(op.total()).zip(op.layout.starts());
@@ -64,13 +64,13 @@ pub fn conv_max_positions(
     Ok(sentences.map(positions).collect())
 }
 
-/// Checks the shapes and returns the size of each element of `filters`.
+/// Checks the arguments; returns the layout of the sentences and the size of each element of `filters`.
 pub(super) fn check(
     xs: &Tensor,
     sentences: &PackedSequences,
     filters: &[ConvFilters],
     padding: usize,
-) -> Result<Vec<FilterSize>> {
+) -> Result<(Layout, Vec<FilterSize>)> {
     const OP: &str = "conv_max_over_time";
     let features = match xs.dims() {
         &[rows, features] if rows == sentences.rows() && features > 0 => features,
@@ -79,10 +79,12 @@ pub(super) fn check(
     if filters.is_empty() {
         bail!("{OP}: found no filters, expected at least one");
     }
-    let shortest = sentences.lengths().into_iter().min().unwrap_or(0);
-    let Some(shortest) = padding.checked_mul(2).and_then(|both| both.checked_add(shortest)) else {
+    let lengths = sentences.lengths();
+    let shortest = lengths.iter().min().copied().unwrap_or(0);
+    let Some(layout) = Layout::new(lengths, padding, features) else {
         bail!("{OP}: found a padding of {padding}: the sizes overflow")
     };
+    let shortest = shortest + 2 * padding;
     let size = |ConvFilters { weight, bias }: &ConvFilters| {
         let (count, width) = match weight.dims() {
             &[count, found, width] if found == features && count > 0 && width > 0 => (count, width),
@@ -98,7 +100,7 @@ pub(super) fn check(
         }
         Ok(FilterSize { count, width })
     };
-    filters.iter().map(size).collect()
+    Ok((layout, filters.iter().map(size).collect::<Result<_>>()?))
 }
 
 /// The operation's arguments: the words, then the weight and the bias of each width.
@@ -110,7 +112,6 @@ fn arguments(xs: &Tensor, filters: &[ConvFilters]) -> Result<Vec<Tensor>> {
 struct ConvMaxOverTime {
     sentences: Arc<PackedSequences>,
     layout: Layout,
-    features: usize,
     sizes: Vec<FilterSize>,
     /// What the backward pass needs of the forward pass.
     saved: OnceLock<Saved>,
@@ -124,19 +125,6 @@ struct Saved {
 }
 
 impl ConvMaxOverTime {
-    fn new(
-        xs: &Tensor,
-        sentences: &Arc<PackedSequences>,
-        sizes: Vec<FilterSize>,
-        padding: usize,
-    ) -> Result<Self> {
-        let features = xs.dim(1)?;
-        let Some(layout) = Layout::new(sentences.lengths(), padding, features) else {
-            bail!("conv_max_over_time: found a padding of {padding}: the sizes overflow")
-        };
-        Ok(Self { sentences: sentences.clone(), layout, features, sizes, saved: OnceLock::new() })
-    }
-
     /// The number of filters of all widths.
     fn total(&self) -> usize {
         self.sizes.iter().map(|size| size.count).sum()
@@ -186,7 +174,7 @@ impl ConvMaxOverTime {
         for (i, &size) in self.sizes.iter().enumerate() {
             let (weight, bias) = (&args[1 + 2 * i], &args[2 + 2 * i]);
             if weight.track_op() {
-                let weight_grad = kernel::weight_grad(self.features, size, words, columns, rows, grad);
+                let weight_grad = kernel::weight_grad(&self.layout, size, words, columns, rows, grad);
                 grads[1 + 2 * i] = tensor(weight_grad, weight)?;
             }
             if bias.track_op() {

@@ -1,38 +1,60 @@
-//! The operations in candle's own tensor operations, of which only those are used whose gradient is right and that
-//! every device has. These are what runs on CUDA and Metal, and what the CPU kernels are tested against.
+//! The operations written in candle's own tensor operations: the definition of each, and the oracle in tests.
+//!
+//! These forms run on CUDA and Metal. They use only operations that every device has and whose gradient is correct, and they
+//! check their arguments exactly as the operations in [`super`] do.
 
 use super::{
     BatchStatistics, Cell, Conv2dConfig, ConvFilters, Epilogue, PackedSequences, Pool2dConfig,
     RecurrentState, RecurrentWeights, TimePooling,
 };
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor, bail};
 
-/// See [`super::linear`].
+/// The definition of [`super::linear`].
+///
+/// # Errors
+/// As for [`super::linear`].
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let (outputs, inputs) = weight.dims2()?;
+    if xs.dims().last() != Some(&inputs) {
+        bail!("linear: found an input of shape {:?}, expected (.., {inputs})", xs.dims());
+    }
+    super::linear::check_bias("linear", bias, outputs)?;
     let mut shape = xs.dims().to_vec();
     shape.pop();
+    let rows = shape.iter().product::<usize>();
     shape.push(outputs);
-    let rows = xs.elem_count() / inputs.max(1);
-    let ys = xs.reshape((rows, inputs))?.matmul(&weight.t()?)?.reshape(shape)?;
+    let ys = match rows == 0 || inputs == 0 || outputs == 0 {
+        true => Tensor::zeros(shape, xs.dtype(), xs.device())?,
+        false => xs.reshape((rows, inputs))?.matmul(&weight.contiguous()?.t()?)?.reshape(shape)?,
+    };
     match bias {
         Some(bias) => ys.broadcast_add(bias),
         None => Ok(ys),
     }
 }
 
-/// See [`super::conv2d`]: the windows of the input as the columns of a matrix, one product for each group.
-pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geometry: Conv2dConfig) -> Result<Tensor> {
-    let Conv2dConfig { stride, padding, dilation, groups } = geometry;
-    let (batch, channels, _, _) = xs.dims4()?;
+/// The definition of [`super::conv2d`]: one matrix product per group, whose columns are the windows of the input.
+///
+/// # Errors
+/// As for [`super::conv2d`].
+pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
+    super::conv2d::check(xs, weight, bias, config)?;
+    let Conv2dConfig { stride, padding, dilation, groups } = config;
+    let (batch, channels, height, width) = xs.dims4()?;
     let (outputs, group_channels, kernel_h, kernel_w) = weight.dims4()?;
-    let unfolded = unfold(&pad(xs, padding, 0.)?, (kernel_h, kernel_w), stride, dilation)?;
-    let (windows, (height, width)) = unfolded;
+    let windows = Unfold {
+        kernel: (kernel_h, kernel_w),
+        stride,
+        dilation,
+        padded: (height + 2 * padding.0, width + 2 * padding.1),
+    };
+    let (height, width) = windows.output();
     if batch == 0 {
         return Tensor::zeros((0, outputs, height, width), xs.dtype(), xs.device());
     }
-    // (batch, channels, kernel, positions) -> (groups, channels a group * kernel, batch * positions)
+    // (batch, channels, kernel, positions) -> (groups, channels of a group * kernel, batch * positions)
     let columns = windows
+        .apply(&pad(xs, padding, 0.)?)?
         .reshape((batch, channels * kernel_h * kernel_w, height * width))?
         .transpose(0, 1)?
         .reshape((groups, group_channels * kernel_h * kernel_w, batch * height * width))?;
@@ -45,82 +67,103 @@ pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geometry: Con
     }
 }
 
-/// See [`super::batch_norm`].
+/// The definition of [`super::batch_norm`].
+///
+/// # Errors
+/// As for [`super::batch_norm`].
 pub fn batch_norm(
     xs: &Tensor,
     weight: &Tensor,
     bias: &Tensor,
     epsilon: f64,
-    given: Option<&BatchStatistics>,
-    then: Epilogue,
+    running: Option<&BatchStatistics>,
+    epilogue: Epilogue,
 ) -> Result<(Tensor, BatchStatistics)> {
+    super::batch_norm::check(xs, weight, bias, running, epilogue)?;
     let (batch, channels, height, width) = xs.dims4()?;
     if batch == 0 {
         let zeros = || Tensor::zeros(channels, xs.dtype(), xs.device());
-        let moments = match given {
-            Some(given) => given.clone(),
+        let statistics = match running {
+            Some(running) => running.clone(),
             None => BatchStatistics { mean: zeros()?, variance: zeros()? },
         };
-        return Ok((xs.clone(), moments));
+        return Ok((xs.clone(), statistics));
     }
     // (channels, values)
     let values = xs.transpose(0, 1)?.reshape((channels, batch * height * width))?;
-    let count = (batch * height * width) as f64;
     let column = |tensor: &Tensor| tensor.to_dtype(xs.dtype())?.reshape((channels, 1));
-    let (mean, variance) = match given {
-        Some(BatchStatistics { mean, variance }) => (column(&mean.detach())?, column(&variance.detach())?),
+    let (mean, deviation, variance) = match running {
+        Some(BatchStatistics { mean, variance }) => {
+            let (mean, variance) = (column(&mean.detach())?, column(&variance.detach())?);
+            let deviation = values.broadcast_sub(&mean)?;
+            (mean, deviation, variance)
+        }
         None => {
-            let mean = (values.sum_keepdim(1)? / count)?;
-            let variance = (values.broadcast_sub(&mean)?.sqr()?.sum_keepdim(1)? / count)?;
-            (mean, variance)
+            // Far from 0 the first mean is inexact; the mean of the differences from it is its error.
+            let estimate = values.detach().mean_keepdim(1)?;
+            let centred = values.broadcast_sub(&estimate)?;
+            let error = centred.mean_keepdim(1)?;
+            let deviation = centred.broadcast_sub(&error)?;
+            let variance = deviation.sqr()?.mean_keepdim(1)?;
+            ((estimate + error)?, deviation, variance)
         }
     };
     let scale = column(weight)?.broadcast_div(&(&variance + epsilon)?.sqrt()?)?;
-    let ys = values.broadcast_sub(&mean)?.broadcast_mul(&scale)?.broadcast_add(&column(bias)?)?;
+    let ys = deviation.broadcast_mul(&scale)?.broadcast_add(&column(bias)?)?;
     let mut ys = ys.reshape((channels, batch, height, width))?.transpose(0, 1)?.contiguous()?;
-    if let Some(add) = then.add {
+    if let Some(add) = epilogue.add {
         ys = (ys + add)?;
     }
-    let ys = if then.relu { relu(&ys)? } else { ys };
+    let ys = if epilogue.relu { relu(&ys)? } else { ys };
     let flat = |tensor: Tensor| tensor.detach().flatten_all();
     Ok((ys, BatchStatistics { mean: flat(mean)?, variance: flat(variance)? }))
 }
 
-/// See [`super::recurrent`]: step after step, all sequences that have one together.
-/// The maxima, and where in each sentence their windows begin.
+/// The definition of [`super::conv_max_over_time`] and [`super::conv_max_positions`]: the maxima, and where their windows
+/// begin.
+///
+/// # Errors
+/// As for [`super::conv_max_over_time`].
 pub fn conv_max_over_time(
     xs: &Tensor,
     sentences: &PackedSequences,
     filters: &[ConvFilters],
     padding: usize,
 ) -> Result<(Tensor, Vec<Vec<i64>>)> {
-    let padded = sentences.unpack(xs)?.pad_with_zeros(1, padding, padding)?;
-    let (mut maxima, mut winners) = (vec![], vec![vec![]; sentences.batch()]);
+    super::conv_max_over_time::check(xs, sentences, filters, padding)?;
+    let (batch, device) = (sentences.batch(), xs.device());
+    let padded = sentences.unpack(&xs.contiguous()?)?.pad_with_zeros(1, padding, padding)?;
+    let (mut maxima, mut positions) = (vec![], vec![vec![]; batch]);
     for ConvFilters { weight, bias } in filters {
-        let width = weight.dim(2)?;
+        let (count, _, width) = weight.dims3()?;
         let windows = padded.dim(1)? + 1 - width;
-        // Word by word of the windows: candle's own convolution has a wrong gradient.
-        let mut responses = bias.broadcast_as((sentences.batch(), windows, bias.dim(0)?))?;
+        // One word of the windows at a time: candle's own convolution has a wrong gradient.
+        let mut responses = bias.broadcast_as((batch, windows, count))?;
         for word in 0..width {
             let words = padded.narrow(1, word, windows)?;
             responses = (responses + linear(&words, &weight.narrow(2, word, 1)?.squeeze(2)?, None)?)?;
         }
-        // Beyond a sentence's end there is no window.
-        let mask = sentences.lengths().into_iter().flat_map(|length| {
+        // Windows beyond a sentence's end do not exist.
+        let exists = sentences.lengths().into_iter().flat_map(|length| {
             let own = length + 2 * padding + 1 - width;
-            (0..windows).map(move |window| if window < own { 0.0 } else { f64::NEG_INFINITY })
+            (0..windows).map(move |window| u8::from(window < own))
         });
-        let mask = Tensor::from_vec(mask.collect(), (sentences.batch(), windows, 1), xs.device())?;
-        let responses = responses.broadcast_add(&mask.to_dtype(xs.dtype())?)?.contiguous()?;
-        let first = responses.detach().argmax_keepdim(1)?;
+        let exists = Tensor::from_vec(exists.collect(), (batch, windows, 1), device)?;
+        let exists = exists.broadcast_as((batch, windows, count))?;
+        let responses = exists.where_cond(&responses, &lowest(&responses)?)?.contiguous()?;
+        let first = argmax(&responses, 1, None)?;
         maxima.push(responses.gather(&first, 1)?.squeeze(1)?);
-        for (winners, first) in winners.iter_mut().zip(first.squeeze(1)?.to_vec2::<u32>()?) {
-            winners.extend(first.into_iter().map(|window| i64::from(window) - padding as i64));
+        for (positions, first) in positions.iter_mut().zip(first.squeeze(1)?.to_vec2::<u32>()?) {
+            positions.extend(first.into_iter().map(|window| i64::from(window) - padding as i64));
         }
     }
-    Ok((Tensor::cat(&maxima, 1)?, winners))
+    Ok((Tensor::cat(&maxima, 1)?, positions))
 }
 
+/// The definition of [`super::recurrent`]: one time step after another, for all sequences that have it.
+///
+/// # Errors
+/// As for [`super::recurrent`].
 pub fn recurrent(
     cell: Cell,
     xs: &Tensor,
@@ -128,10 +171,21 @@ pub fn recurrent(
     weights: &[RecurrentWeights],
     state: Option<&RecurrentState>,
 ) -> Result<(Tensor, RecurrentState)> {
-    let added = weights.iter().map(|weights| linear(xs, &weights.input, Some(&weights.input_bias)));
-    recurrent_on(cell, &added.collect::<Result<Vec<_>>>()?, sequences, weights, state)
+    let features = match xs.dims() {
+        &[rows, features] if rows == sequences.rows() => features,
+        dims => {
+            bail!("recurrent: found an input of shape {dims:?}, expected ({}, features)", sequences.rows())
+        }
+    };
+    super::recurrent::check(cell, |gates| [gates, features], sequences, weights, state)?;
+    let inputs = weights.iter().map(|weights| linear(xs, &weights.input, Some(&weights.input_bias)));
+    recurrent_layer(cell, &inputs.collect::<Result<Vec<_>>>()?, sequences, weights, state)
 }
 
+/// The definition of [`super::recurrent_tokens`].
+///
+/// # Errors
+/// As for [`super::recurrent_tokens`].
 pub fn recurrent_tokens(
     cell: Cell,
     ids: &Tensor,
@@ -139,184 +193,270 @@ pub fn recurrent_tokens(
     weights: &[RecurrentWeights],
     state: Option<&RecurrentState>,
 ) -> Result<(Tensor, RecurrentState)> {
-    let added = |weights: &RecurrentWeights| {
-        weights.input.contiguous()?.index_select(ids, 0)?.broadcast_add(&weights.input_bias)
+    if ids.dims() != [sequences.rows()] || ids.dtype() != DType::U32 {
+        let (dims, dtype) = (ids.dims(), ids.dtype().as_str());
+        bail!("recurrent: found {dtype} ids of shape {dims:?}, expected u32 of shape ({})", sequences.rows());
+    }
+    let tokens = weights.first().and_then(|weights| weights.input.dims().first().copied()).unwrap_or(0);
+    super::recurrent::check(cell, |gates| [tokens, gates], sequences, weights, state)?;
+    let ids = ids.contiguous()?;
+    let input = |weights: &RecurrentWeights| {
+        weights.input.contiguous()?.index_select(&ids, 0)?.broadcast_add(&weights.input_bias)
     };
-    let added = weights.iter().map(added).collect::<Result<Vec<_>>>()?;
-    recurrent_on(cell, &added, sequences, weights, state)
+    let inputs = weights.iter().map(input).collect::<Result<Vec<_>>>()?;
+    recurrent_layer(cell, &inputs, sequences, weights, state)
 }
 
-/// Of what the elements add to each direction's gates, `(rows, gates * hidden)`.
-fn recurrent_on(
+/// Runs a layer on the input part of each direction's gate pre-activations, `(rows, gates * hidden)`.
+fn recurrent_layer(
     cell: Cell,
-    added: &[Tensor],
+    inputs: &[Tensor],
     sequences: &PackedSequences,
     weights: &[RecurrentWeights],
     state: Option<&RecurrentState>,
 ) -> Result<(Tensor, RecurrentState)> {
-    let xs = &added[0];
-    let order: Vec<u32> = sequences.order().iter().map(|&sequence| sequence as u32).collect();
-    let mut places = vec![0u32; order.len()];
-    order.iter().enumerate().for_each(|(place, &sequence)| places[sequence as usize] = place as u32);
-    let order = Tensor::new(order, xs.device())?;
-    let places = Tensor::new(places, xs.device())?;
     let (mut outputs, mut last_hidden, mut last_cells) = (vec![], vec![], vec![]);
-    for (direction, (RecurrentWeights { hidden: recurrent, hidden_bias, .. }, added)) in
-        weights.iter().zip(added).enumerate()
-    {
-        let units = recurrent.dim(1)?;
-        let zeros = Tensor::zeros((sequences.batch(), units), xs.dtype(), xs.device())?;
-        let start = |state: Option<&Tensor>| match state {
-            Some(state) => state.get(direction)?.index_select(&order, 0),
-            None => Ok(zeros.clone()),
-        };
-        // Of all sequences by falling length: those not begun yet as they start, those ended as they ended.
-        let mut hidden = start(state.map(|state| &state.hidden))?;
-        let mut cells = start(state.and_then(|state| state.cell.as_ref()))?;
-        let mut steps: Vec<usize> = (0..sequences.steps()).collect();
-        if direction == 1 {
-            steps.reverse();
-        }
-        let mut ys = vec![];
-        for step in steps {
-            let (active, row) = sequences.step(step);
-            let before = hidden.narrow(0, 0, active)?;
-            let cells_before = cells.narrow(0, 0, active)?;
-            let xs = added.narrow(0, row, active)?;
-            let product = linear(&before, recurrent, Some(hidden_bias))?;
-            let gate = |of: &Tensor, i: usize| of.narrow(1, i * units, units);
-            let both = |i: usize| gate(&xs, i)? + gate(&product, i)?;
-            let (now, cells_now) = match cell {
-                Cell::Tanh => (tanh(&both(0)?)?, cells_before),
-                Cell::Relu => (relu(&both(0)?)?, cells_before),
-                Cell::Gru => {
-                    let (r, z) = (sigmoid(&both(0)?)?, sigmoid(&both(1)?)?);
-                    let n = tanh(&(gate(&xs, 2)? + (r * gate(&product, 2)?)?)?)?;
-                    ((&n + (z * (before - &n)?)?)?, cells_before)
-                }
-                Cell::Lstm => {
-                    let (i, f, o) = (sigmoid(&both(0)?)?, sigmoid(&both(1)?)?, sigmoid(&both(3)?)?);
-                    let cells = ((f * cells_before)? + (i * tanh(&both(2)?)?)?)?;
-                    ((o * tanh(&cells)?)?, cells)
-                }
-            };
-            ys.push((row, now.clone()));
-            let rest = sequences.batch() - active;
-            let with_rest = |now: Tensor, all: &Tensor| match rest {
-                0 => Ok(now),
-                _ => Tensor::cat(&[now, all.narrow(0, active, rest)?], 0),
-            };
-            hidden = with_rest(now, &hidden)?;
-            cells = with_rest(cells_now, &cells)?;
-        }
-        ys.sort_by_key(|&(row, _)| row);
-        outputs.push(Tensor::cat(&ys.into_iter().map(|(_, ys)| ys).collect::<Vec<_>>(), 0)?);
-        last_hidden.push(hidden.index_select(&places, 0)?);
-        last_cells.push(cells.index_select(&places, 0)?);
+    for (direction, (weights, inputs)) in weights.iter().zip(inputs).enumerate() {
+        let initial = |state: Option<&Tensor>| state.map(|state| state.get(direction)).transpose();
+        let hidden = initial(state.map(|state| &state.hidden))?;
+        let cells = initial(state.and_then(|state| state.cell.as_ref()))?;
+        let reversed = direction == 1;
+        let (ys, hidden, cells) =
+            recurrent_direction(cell, inputs, sequences, weights, [hidden, cells], reversed)?;
+        outputs.push(ys);
+        last_hidden.push(hidden);
+        last_cells.push(cells);
     }
     let cell = if cell.has_cell_state() { Some(Tensor::stack(&last_cells, 0)?) } else { None };
     Ok((Tensor::cat(&outputs, 1)?, RecurrentState { hidden: Tensor::stack(&last_hidden, 0)?, cell }))
 }
 
-/// See [`super::pool_over_time`]: sequence after sequence.
-pub fn pool_over_time(xs: &Tensor, sequences: &PackedSequences, how: TimePooling) -> Result<Tensor> {
+/// Runs one direction; returns its hidden states `(rows, hidden)` and its final hidden and cell states `(batch, hidden)`.
+fn recurrent_direction(
+    cell: Cell,
+    inputs: &Tensor,
+    sequences: &PackedSequences,
+    RecurrentWeights { hidden: weight, hidden_bias, .. }: &RecurrentWeights,
+    initial: [Option<Tensor>; 2],
+    reversed: bool,
+) -> Result<(Tensor, Tensor, Tensor)> {
+    let (batch, units, device) = (sequences.batch(), weight.dim(1)?, inputs.device());
+    let index = |sequences: &[usize]| {
+        Tensor::new(sequences.iter().map(|&sequence| sequence as u32).collect::<Vec<_>>(), device)
+    };
+    let order = index(sequences.order())?;
+    let zeros = Tensor::zeros((batch, units), inputs.dtype(), device)?;
+    let [hidden, cells] = initial.map(|state| match state {
+        Some(state) => state.contiguous()?.index_select(&order, 0),
+        None => Ok(zeros.clone()),
+    });
+    // Ordered from the longest sequence to the shortest. Sequences without the current step keep their state.
+    let (mut hidden, mut cells) = (hidden?, cells?);
+    let mut steps: Vec<usize> = (0..sequences.steps()).collect();
+    if reversed {
+        steps.reverse();
+    }
+    let mut ys = vec![];
+    for step in steps {
+        let (active, row) = sequences.step(step);
+        let [before, cells_before] = [&hidden, &cells].map(|state| state.narrow(0, 0, active));
+        let (before, cells_before) = (before?, cells_before?);
+        let product = linear(&before, weight, Some(hidden_bias))?;
+        let (now, cells_now) =
+            cell_step(cell, &inputs.narrow(0, row, active)?, &product, before, cells_before)?;
+        ys.push((row, now.clone()));
+        let with_idle = |now: Tensor, all: &Tensor| match batch - active {
+            0 => Ok(now),
+            idle => Tensor::cat(&[now, all.narrow(0, active, idle)?], 0),
+        };
+        hidden = with_idle(now, &hidden)?;
+        cells = with_idle(cells_now, &cells)?;
+    }
+    ys.sort_by_key(|&(row, _)| row);
+    let ys = Tensor::cat(&ys.into_iter().map(|(_, ys)| ys).collect::<Vec<_>>(), 0)?;
+    let places = index(&sequences.places())?;
+    Ok((ys, hidden.index_select(&places, 0)?, cells.index_select(&places, 0)?))
+}
+
+/// One time step: the hidden and cell states after it, from the input part and the recurrent part (`product`) of the gate
+/// pre-activations and the states before it.
+fn cell_step(
+    cell: Cell,
+    input: &Tensor,
+    product: &Tensor,
+    before: Tensor,
+    cells_before: Tensor,
+) -> Result<(Tensor, Tensor)> {
+    let units = before.dim(1)?;
+    let gate = |gates: &Tensor, i: usize| gates.narrow(1, i * units, units);
+    let sum = |i: usize| gate(input, i)? + gate(product, i)?;
+    Ok(match cell {
+        Cell::Tanh => (tanh(&sum(0)?)?, cells_before),
+        Cell::Relu => (relu(&sum(0)?)?, cells_before),
+        Cell::Gru => {
+            let (r, z) = (sigmoid(&sum(0)?)?, sigmoid(&sum(1)?)?);
+            let n = tanh(&(gate(input, 2)? + (r * gate(product, 2)?)?)?)?;
+            ((&n + (z * (before - &n)?)?)?, cells_before)
+        }
+        Cell::Lstm => {
+            let (i, f, o) = (sigmoid(&sum(0)?)?, sigmoid(&sum(1)?)?, sigmoid(&sum(3)?)?);
+            let cells = ((f * cells_before)? + (i * tanh(&sum(2)?)?)?)?;
+            ((o * tanh(&cells)?)?, cells)
+        }
+    })
+}
+
+/// The definition of [`super::pool_over_time`]: one sequence after another.
+///
+/// # Errors
+/// As for [`super::pool_over_time`].
+pub fn pool_over_time(xs: &Tensor, sequences: &PackedSequences, pooling: TimePooling) -> Result<Tensor> {
+    super::pool_over_time::check(xs, sequences)?;
+    let features = xs.dim(1)?;
+    if features == 0 {
+        return Tensor::zeros((sequences.batch(), 0), xs.dtype(), xs.device());
+    }
+    let xs = xs.contiguous()?;
     let mut rows = vec![vec![]; sequences.batch()];
     for (row, (sequence, _)) in sequences.positions().enumerate() {
         rows[sequence].push(row as u32);
     }
-    let one = |rows: Vec<u32>| {
+    let reduce = |rows: Vec<u32>| {
         let xs = xs.index_select(&Tensor::new(rows, xs.device())?, 0)?;
-        match how {
+        match pooling {
             TimePooling::Mean => xs.mean(0),
-            // The first of equal maxima takes all the gradient.
-            TimePooling::Max => xs.gather(&xs.detach().argmax_keepdim(0)?, 0)?.squeeze(0),
+            TimePooling::Max => xs.gather(&argmax(&xs, 0, None)?, 0)?.squeeze(0),
         }
     };
-    Tensor::stack(&rows.into_iter().map(one).collect::<Result<Vec<_>>>()?, 0)
+    Tensor::stack(&rows.into_iter().map(reduce).collect::<Result<Vec<_>>>()?, 0)
 }
 
-/// See [`super::max_pool2d`].
-pub fn max_pool2d(xs: &Tensor, window: Pool2dConfig) -> Result<Tensor> {
-    let (batch, channels, _, _) = xs.dims4()?;
-    let padded = pad(xs, window.padding, f64::NEG_INFINITY)?;
-    let (windows, (height, width)) = unfold(&padded, window.kernel, window.stride, (1, 1))?;
+/// The definition of [`super::max_pool2d`].
+///
+/// # Errors
+/// As for [`super::max_pool2d`].
+pub fn max_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
+    let (height, width) = super::pool::check("max_pool2d", xs, config)?.output();
+    let (batch, channels, rows, columns) = xs.dims4()?;
     if batch * channels == 0 {
         return Tensor::zeros((batch, channels, height, width), xs.dtype(), xs.device());
     }
-    // The first of equal maxima takes all the gradient: the least index where the maximum is found.
-    let values = windows.detach();
-    let size = window.kernel.0 * window.kernel.1;
-    let index =
-        Tensor::arange(0u32, size as u32, xs.device())?.to_dtype(DType::F32)?.reshape((1, 1, size, 1))?;
-    let index = index.broadcast_as(values.shape())?;
-    let is_max = values.broadcast_eq(&values.max_keepdim(2)?)?;
-    let first =
-        is_max.where_cond(&index, &index.affine(0., size as f64)?)?.min_keepdim(2)?.to_dtype(DType::U32)?;
-    windows.gather(&first.contiguous()?, 2)?.reshape((batch, channels, height, width))
+    let unfold = Unfold::pooling(xs, config)?;
+    let windows = unfold.apply(&pad(xs, config.padding, f64::NEG_INFINITY)?)?;
+    // A window of minus infinities must not choose the padding.
+    let inside = Tensor::ones((1, 1, rows, columns), DType::F32, xs.device())?;
+    let inside = unfold.apply(&pad(&inside, config.padding, 0.)?)?;
+    let maxima = windows.gather(&argmax(&windows, 2, Some(&inside))?, 2)?;
+    maxima.reshape((batch, channels, height, width))
 }
 
-/// See [`super::avg_pool2d`].
-pub fn avg_pool2d(xs: &Tensor, window: Pool2dConfig) -> Result<Tensor> {
-    let size = window.kernel.0 * window.kernel.1;
-    window_sums(xs, window)? / size as f64
+/// The definition of [`super::avg_pool2d`].
+///
+/// # Errors
+/// As for [`super::avg_pool2d`].
+pub fn avg_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
+    super::pool::check("avg_pool2d", xs, config)?;
+    window_sums(xs, config)? / (config.kernel.0 as f64 * config.kernel.1 as f64)
 }
 
-/// See [`super::l2_pool2d`].
-pub fn l2_pool2d(xs: &Tensor, window: Pool2dConfig) -> Result<Tensor> {
-    let squares = window_sums(&xs.sqr()?, window)?;
+/// The definition of [`super::l2_pool2d`].
+///
+/// # Errors
+/// As for [`super::l2_pool2d`].
+pub fn l2_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
+    super::pool::check("l2_pool2d", xs, config)?;
+    let squares = window_sums(&xs.sqr()?, config)?;
     let zeros = squares.zeros_like()?;
     let is_zero = squares.eq(&zeros)?;
     is_zero.where_cond(&zeros, &is_zero.where_cond(&squares.ones_like()?, &squares)?.sqrt()?)
 }
 
-/// See [`super::relu`].
+/// The definition of [`super::relu`].
+///
+/// # Errors
+/// Those of candle's operations.
 pub fn relu(xs: &Tensor) -> Result<Tensor> {
     let zeros = xs.zeros_like()?;
     xs.le(&zeros)?.where_cond(&zeros, xs)
 }
 
-/// See [`super::sigmoid`].
+/// The definition of [`super::sigmoid`].
+///
+/// # Errors
+/// Those of candle's operations.
 pub fn sigmoid(xs: &Tensor) -> Result<Tensor> {
     candle_nn::ops::sigmoid(xs)
 }
 
-/// See [`super::tanh`].
+/// The definition of [`super::tanh`].
+///
+/// # Errors
+/// Those of candle's operations.
 pub fn tanh(xs: &Tensor) -> Result<Tensor> {
     xs.tanh()
 }
 
-/// See [`super::softmax_cross_entropy`].
+/// The definition of [`super::softmax_cross_entropy`].
+///
+/// # Errors
+/// As for [`super::softmax_cross_entropy`].
 pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor, smoothing: f64) -> Result<Tensor> {
+    super::loss::check_smoothing(smoothing)?;
+    super::loss::check("softmax_cross_entropy", logits, targets)?;
     let logits = logits.broadcast_sub(&logits.detach().max_keepdim(D::Minus1)?)?;
     let log_sum = logits.exp()?.sum_keepdim(D::Minus1)?.log()?;
-    let target = logits.gather(&targets.unsqueeze(1)?.contiguous()?, 1)?.affine(1. - smoothing, 0.)?;
-    let expected = (target + logits.mean_keepdim(D::Minus1)?.affine(smoothing, 0.)?)?;
+    let target = logits.gather(&targets.unsqueeze(1)?.contiguous()?, 1)?;
+    // Without smoothing, a logit of minus infinity must not turn 0 * x into NaN.
+    let expected = match smoothing > 0. {
+        true => {
+            (target.affine(1. - smoothing, 0.)? + logits.mean_keepdim(D::Minus1)?.affine(smoothing, 0.)?)?
+        }
+        false => target,
+    };
     (log_sum - expected)?.mean_all()
 }
 
-/// See [`super::sigmoid_cross_entropy`].
+/// The definition of [`super::sigmoid_cross_entropy`].
+///
+/// # Errors
+/// As for [`super::sigmoid_cross_entropy`].
 pub fn sigmoid_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    let expected = one_hot(logits, targets)?;
-    // ln(1 + exp(x)) = max(x, 0) + ln(1 + exp(-|x|)), whose gradient is right at 0 too
-    let positive = logits.detach().ge(&logits.zeros_like()?)?.to_dtype(logits.dtype())?;
-    let minus_abs = logits.mul(&positive.affine(-2., 1.)?)?;
-    let softplus = (logits.mul(&positive)? + (minus_abs.exp()? + 1.)?.log()?)?;
-    (softplus - logits.mul(&expected)?)?.sum_all()? / logits.dim(0)? as f64
+    super::loss::check("sigmoid_cross_entropy", logits, targets)?;
+    // The target's term is softplus(-x), every other one softplus(x): all are positive, so none cancel.
+    let signs = one_hot(logits, targets)?.affine(-2., 1.)?;
+    softplus(&logits.mul(&signs)?)?.sum_all()? / logits.dim(0)? as f64
 }
 
-/// See [`super::quadratic`].
+/// The definition of [`super::quadratic`].
+///
+/// # Errors
+/// As for [`super::quadratic`].
 pub fn quadratic(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    super::loss::check("quadratic", logits, targets)?;
     let expected = one_hot(logits, targets)?;
-    (sigmoid(logits)? - expected)?.sqr()?.sum_all()? / (2 * logits.dim(0)?) as f64
+    (sigmoid(logits)? - expected)?.sqr()?.sum_all()? / (2. * logits.dim(0)? as f64)
 }
 
-/// Multiplies by a mask of as many elements as `xs`.
+/// Multiplies `xs` by `scale` where `keep`, of one element per element of `xs`, is not 0, and by 0 elsewhere.
 pub(super) fn dropout(xs: &Tensor, keep: &[u8], scale: f32) -> Result<Tensor> {
     let mask = keep.iter().map(|&keep| if keep != 0 { scale } else { 0. }).collect::<Vec<_>>();
     xs.mul(&Tensor::from_vec(mask, xs.shape(), xs.device())?.to_dtype(xs.dtype())?)
 }
 
-/// (batch, classes): 1 where the class is the target, 0 elsewhere.
+/// `ln(1 + exp(xs))`, accurate for any x: `max(x, 0) + ln(1 + exp(-|x|))`.
+fn softplus(xs: &Tensor) -> Result<Tensor> {
+    let zeros = xs.zeros_like()?;
+    // With 0 counted as positive the gradient at 0 is right too.
+    let is_positive = xs.ge(&zeros)?;
+    let positive = is_positive.where_cond(xs, &zeros)?;
+    let power = is_positive.where_cond(&xs.neg()?, xs)?.exp()?;
+    // ln(1 + power), corrected for what the sum has rounded off.
+    let sum = (&power + 1.)?;
+    let rounded_off = (power - (&sum - 1.)?)?;
+    positive + (sum.log()? + (rounded_off / sum)?)?
+}
+
+/// `(batch, classes)`: 1 for the target class, 0 for the others.
 fn one_hot(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let (batch, classes) = logits.dims2()?;
     let class = Tensor::arange(0u32, classes as u32, logits.device())?.reshape((1, classes))?;
@@ -324,7 +464,36 @@ fn one_hot(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     class.broadcast_eq(&targets)?.to_dtype(logits.dtype())
 }
 
-/// The last two dimensions with `value` around them.
+/// Minus infinity in the shape of `like`.
+fn lowest(like: &Tensor) -> Result<Tensor> {
+    let value = Tensor::full(f32::NEG_INFINITY, (), like.device())?.to_dtype(like.dtype())?;
+    value.broadcast_as(like.shape())
+}
+
+/// The index of the maximum along `dim`, which becomes 1: the first of equal maxima, or the last NaN.
+///
+/// `inside`, if given, broadcasts to `values` and is 0 for elements that must not be chosen, which are minus infinity.
+fn argmax(values: &Tensor, dim: usize, inside: Option<&Tensor>) -> Result<Tensor> {
+    let (values, size) = (values.detach(), values.dim(dim)?);
+    let mut shape = vec![1; values.rank()];
+    shape[dim] = size;
+    let index = Tensor::arange(0u32, size as u32, values.device())?.to_dtype(DType::F32)?.reshape(shape)?;
+    // Every element gets a rank: `size` to 1 for maxima in order, more for NaNs in reverse order, 0 for all others.
+    let nan_rank = (&index + (size + 1) as f64)?.broadcast_as(values.shape())?;
+    let max_rank = index.affine(-1., size as f64)?;
+    let max_rank = match inside {
+        Some(inside) => max_rank.broadcast_mul(inside)?,
+        None => max_rank,
+    };
+    let max_rank = max_rank.broadcast_as(values.shape())?;
+    let is_nan = values.ne(&values)?;
+    let numbers = is_nan.where_cond(&lowest(&values)?, &values)?;
+    let is_max = numbers.broadcast_eq(&numbers.max_keepdim(dim)?)?;
+    let rank = is_nan.where_cond(&nan_rank, &is_max.where_cond(&max_rank, &max_rank.zeros_like()?)?)?;
+    rank.contiguous()?.argmax_keepdim(dim)?.contiguous()
+}
+
+/// Pads the last two dimensions with `value`.
 fn pad(xs: &Tensor, padding: (usize, usize), value: f64) -> Result<Tensor> {
     let along = |xs: &Tensor, dim: usize, size: usize| {
         if size == 0 {
@@ -338,35 +507,66 @@ fn pad(xs: &Tensor, padding: (usize, usize), value: f64) -> Result<Tensor> {
     along(&along(xs, 2, padding.0)?, 3, padding.1)
 }
 
-/// The windows of (batch, channels, height, width) as (batch, channels, kernel elements, positions), and the height
-/// and width of the positions.
-fn unfold(
-    xs: &Tensor,
+/// Cuts padded images into windows; each size is (height, width). The windows fit into the image.
+struct Unfold {
     kernel: (usize, usize),
     stride: (usize, usize),
     dilation: (usize, usize),
-) -> Result<(Tensor, (usize, usize))> {
-    let (batch, channels, height, width) = xs.dims4()?;
-    let steps = |size, kernel, stride, dilation| (size - dilation * (kernel - 1) - 1) / stride + 1;
-    let out_height = steps(height, kernel.0, stride.0, dilation.0);
-    let out_width = steps(width, kernel.1, stride.1, dilation.1);
-    let (size, positions) = (kernel.0 * kernel.1, out_height * out_width);
-    let mut index = Vec::with_capacity(size * positions);
-    for tap in 0..size {
-        let (row, column) = (tap / kernel.1 * dilation.0, tap % kernel.1 * dilation.1);
-        for y in 0..out_height {
-            let start = (y * stride.0 + row) * width + column;
-            index.extend((0..out_width).map(|x| (start + x * stride.1) as u32));
-        }
-    }
-    let index = Tensor::from_vec(index, size * positions, xs.device())?;
-    let windows = xs.reshape((batch, channels, height * width))?.contiguous()?.index_select(&index, 2)?;
-    Ok((windows.reshape((batch, channels, size, positions))?, (out_height, out_width)))
+    padded: (usize, usize),
 }
 
-fn window_sums(xs: &Tensor, window: Pool2dConfig) -> Result<Tensor> {
+impl Unfold {
+    /// The windows of a pooling operation, which [`super::pool::check`] has accepted.
+    fn pooling(xs: &Tensor, config: Pool2dConfig) -> Result<Self> {
+        let Pool2dConfig { kernel, stride, padding } = config;
+        let (_, _, height, width) = xs.dims4()?;
+        let padded = (height + 2 * padding.0, width + 2 * padding.1);
+        Ok(Self { kernel, stride, dilation: (1, 1), padded })
+    }
+
+    /// The number of windows along the height and the width.
+    fn output(&self) -> (usize, usize) {
+        let windows = |size, kernel, stride, dilation| (size - dilation * (kernel - 1) - 1) / stride + 1;
+        (
+            windows(self.padded.0, self.kernel.0, self.stride.0, self.dilation.0),
+            windows(self.padded.1, self.kernel.1, self.stride.1, self.dilation.1),
+        )
+    }
+
+    /// The windows of the padded `(batch, channels, height, width)`: `(batch, channels, kernel elements, positions)`.
+    fn apply(&self, xs: &Tensor) -> Result<Tensor> {
+        let &Self { kernel, stride, dilation, padded } = self;
+        let (batch, channels, _, _) = xs.dims4()?;
+        let (height, width) = self.output();
+        let sizes = [kernel.0, kernel.1, height, width];
+        let len = sizes.iter().try_fold(1, |len: usize, &size| len.checked_mul(size));
+        let image = padded.0.checked_mul(padded.1);
+        // Candle's indices are u32.
+        let [Some(len), Some(image)] = [len, image].map(|len| len.filter(|&len| u32::try_from(len).is_ok()))
+        else {
+            bail!("found {height} by {width} windows of {kernel:?}, expected at most {} elements", u32::MAX)
+        };
+        let mut index = Vec::with_capacity(len);
+        for tap in 0..kernel.0 * kernel.1 {
+            let (row, column) = (tap / kernel.1 * dilation.0, tap % kernel.1 * dilation.1);
+            for y in 0..height {
+                let start = (y * stride.0 + row) * padded.1 + column;
+                index.extend((0..width).map(|x| (start + x * stride.1) as u32));
+            }
+        }
+        let index = Tensor::from_vec(index, len, xs.device())?;
+        let windows = xs.reshape((batch, channels, image))?.contiguous()?.index_select(&index, 2)?;
+        windows.reshape((batch, channels, kernel.0 * kernel.1, height * width))
+    }
+}
+
+/// The sum of each window; padding counts as zeros.
+fn window_sums(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
     let (batch, channels, _, _) = xs.dims4()?;
-    let (windows, (height, width)) =
-        unfold(&pad(xs, window.padding, 0.)?, window.kernel, window.stride, (1, 1))?;
-    windows.sum(2)?.reshape((batch, channels, height, width))
+    let unfold = Unfold::pooling(xs, config)?;
+    let (height, width) = unfold.output();
+    if batch * channels == 0 {
+        return Tensor::zeros((batch, channels, height, width), xs.dtype(), xs.device());
+    }
+    unfold.apply(&pad(xs, config.padding, 0.)?)?.sum(2)?.reshape((batch, channels, height, width))
 }

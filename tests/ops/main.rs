@@ -10,6 +10,7 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
 
+mod special_values;
 mod text;
 
 const CPU: Device = Device::Cpu;
@@ -26,7 +27,7 @@ fn normal(rng: &mut ChaCha8Rng, dims: &[usize]) -> Result<Tensor> {
     Tensor::from_vec((0..dims.iter().product()).map(value).collect(), dims, &CPU)
 }
 
-fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
+fn values(tensor: &Tensor) -> Result<Vec<f64>> {
     tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
 }
 
@@ -46,7 +47,7 @@ fn run(f: &Op, inputs: &[Tensor], output_grad: Option<&Tensor>) -> Result<Vec<Te
 fn assert_near(name: &str, found: &[Tensor], expected: &[Tensor], tolerance: f64) -> Result<()> {
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         assert_eq!(found.dims(), expected.dims(), "{name}: shape of result {i}");
-        let (found, expected) = (numbers(found)?, numbers(expected)?);
+        let (found, expected) = (values(found)?, values(expected)?);
         let scale = expected.iter().fold(1f64, |scale, x| scale.max(x.abs()));
         for (j, (found, expected)) in found.iter().zip(&expected).enumerate() {
             let near = (found - expected).abs() <= tolerance * scale;
@@ -62,7 +63,7 @@ fn assert_gradients(name: &str, f: &Op, inputs: &[Tensor]) -> Result<()> {
     let output_grad = normal(&mut rng::stream(1, name), f(inputs)?.dims())?;
     let found = run(f, inputs, Some(&output_grad))?;
     for (i, input) in inputs.iter().enumerate() {
-        let values = numbers(input)?;
+        let values = values(input)?;
         let mut expected = vec![];
         for j in 0..values.len() {
             let at = |step: f64| -> Result<f64> {
@@ -427,11 +428,11 @@ fn moments_are_right_far_from_zero_and_a_channel_that_holds_no_number_tells() ->
     assert_near("variance", &[moments.variance], &[exact.variance], 1e-6)?;
 
     let nan = Tensor::new(&[[[[1f32, f32::NAN]], [[1., 2.]]]], &CPU)?;
-    let ys = numbers(&norm(&nan)?.0)?;
+    let ys = values(&norm(&nan)?.0)?;
     assert!(ys[..2].iter().all(|y| y.is_nan()) && ys[2..].iter().all(|y| y.is_finite()), "{ys:?}");
     let var = Var::from_tensor(&nan)?;
     let grads = norm(&var)?.0.sum_all()?.backward()?;
-    assert!(numbers(grads.get(&var).unwrap())?[..2].iter().all(|grad| grad.is_nan()));
+    assert!(values(grads.get(&var).unwrap())?[..2].iter().all(|grad| grad.is_nan()));
     Ok(())
 }
 
@@ -450,13 +451,13 @@ fn dropout_keeps_its_share_and_the_expected_value() -> Result<()> {
     let ones = Tensor::ones((100, 1000), DType::F32, &CPU)?;
     let drop = |probability, seed| ops::dropout(&ones, probability, &mut rng::stream(seed, "dropout"));
     let ys = drop(0.25, 1)?;
-    let kept = numbers(&ys)?.iter().filter(|&&y| y != 0.).count();
+    let kept = values(&ys)?.iter().filter(|&&y| y != 0.).count();
     assert!((74_000..76_000).contains(&kept), "kept {kept} of 100000");
-    assert!(numbers(&ys)?.iter().all(|&y| y == 0. || (y - 4. / 3.).abs() < 1e-6));
-    assert_eq!(numbers(&ys)?, numbers(&drop(0.25, 1)?)?);
-    assert_ne!(numbers(&ys)?, numbers(&drop(0.25, 2)?)?);
-    assert_eq!(numbers(&drop(0., 1)?)?, numbers(&ones)?);
-    assert_eq!(numbers(&drop(1., 1)?)?, vec![0.; 100_000]);
+    assert!(values(&ys)?.iter().all(|&y| y == 0. || (y - 4. / 3.).abs() < 1e-6));
+    assert_eq!(values(&ys)?, values(&drop(0.25, 1)?)?);
+    assert_ne!(values(&ys)?, values(&drop(0.25, 2)?)?);
+    assert_eq!(values(&drop(0., 1)?)?, values(&ones)?);
+    assert_eq!(values(&drop(1., 1)?)?, vec![0.; 100_000]);
     Ok(())
 }
 
@@ -499,8 +500,8 @@ fn bad_input_is_an_error_that_says_what_was_found() -> Result<()> {
             ops::softmax_cross_entropy(&logits, &targets(&[0, 3])?, 0.),
             "softmax_cross_entropy: found the target 3",
         ),
-        (ops::quadratic(&logits, &targets(&[0])?), "quadratic: found U32 targets of shape [1]"),
-        (ops::quadratic(&logits, &zeros(&[2])?), "quadratic: found F32 targets"),
+        (ops::quadratic(&logits, &targets(&[0])?), "quadratic: found u32 targets of shape [1]"),
+        (ops::quadratic(&logits, &zeros(&[2])?), "quadratic: found f32 targets"),
         (
             ops::sigmoid_cross_entropy(&zeros(&[0, 3])?, &targets(&[])?),
             "sigmoid_cross_entropy: found an empty batch",
@@ -513,8 +514,8 @@ fn bad_input_is_an_error_that_says_what_was_found() -> Result<()> {
         (ops::dropout(&logits, f32::NAN, &mut no_rng()), "dropout: found a probability of NaN"),
         (ops::relu(&targets(&[1])?), "relu: found U32, expected f32 or f64"),
         (norm(&logits, 3, None), "batch_norm: found an input of shape [2, 3]"),
-        (norm(&image, 3, None), "batch_norm: found the weight of shape [3], expected (4)"),
-        (norm(&image, 4, Some(&logits)), "batch_norm: found [2, 3] to add, expected"),
+        (norm(&image, 3, None), "batch_norm: found a weight of shape [3], expected (4)"),
+        (norm(&image, 4, Some(&logits)), "batch_norm: found a residual of shape [2, 3], expected"),
     ];
     for (result, expected) in cases {
         let found = result.err().map(|error| error.to_string()).unwrap_or_default();
@@ -528,7 +529,7 @@ fn of_equal_values_the_first_takes_the_gradient_of_max_over_time() -> Result<()>
     let sequences = Arc::new(PackedSequences::new(&[3])?);
     let xs = Var::new(&[[0f64], [2.], [2.]], &CPU)?;
     let grads = ops::pool_over_time(&xs, &sequences, TimePooling::Max)?.sum_all()?.backward()?;
-    assert_eq!(numbers(grads.get(&xs).unwrap())?, [0., 1., 0.]);
+    assert_eq!(values(grads.get(&xs).unwrap())?, [0., 1., 0.]);
     Ok(())
 }
 

@@ -30,7 +30,10 @@ fn embedding_and_pooling_over_time_are_right() -> Result<()> {
 }
 
 /// [`ops::conv_max_over_time`] of the words `x[0]` and pairs of weights and biases, and its reference.
-fn conv_max_over_time(sequences: &Arc<PackedSequences>, padding: usize) -> (Op<'static>, Op<'static>) {
+pub(super) fn conv_max_over_time(
+    sequences: &Arc<PackedSequences>,
+    padding: usize,
+) -> (Op<'static>, Op<'static>) {
     let filters = |x: &[Tensor]| -> Vec<ConvFilters> {
         x[1..].chunks(2).map(|x| ConvFilters { weight: x[0].clone(), bias: x[1].clone() }).collect()
     };
@@ -105,7 +108,10 @@ fn filters_that_do_not_fit_are_refused() -> Result<()> {
     };
     assert!(said((6, 3, 2), 6, 0)?.contains("expected (filters, 4, width)"));
     assert!(said((6, 4, 2), 5, 0)?.contains("expected (6)"));
-    assert!(said((6, 4, 5), 6, 1)?.contains("a sentence of 4 words with its padding, expected at least 5"));
+    assert!(
+        said((6, 4, 5), 6, 1)?
+            .contains("found a sentence of 4 words including its padding, expected at least 5")
+    );
     assert!(ops::conv_max_over_time(&xs, &sequences, &[], 0).is_err());
     Ok(())
 }

@@ -181,28 +181,28 @@ impl<T: Real> Forward<'_, T> {
             let ys = unsafe { to.slice(at.clone()) };
             let xs = &self.xs[at.clone()];
             match (self.residual.map(|residual| &residual[at]), self.relu) {
-                (None, false) => write_map(
+                (None, false) => write_zip(
                     ys,
                     xs,
                     xs,
                     #[inline(always)]
                     |x, _| norm(x),
                 ),
-                (None, true) => write_map(
+                (None, true) => write_zip(
                     ys,
                     xs,
                     xs,
                     #[inline(always)]
                     |x, _| norm(x).relu(),
                 ),
-                (Some(residual), false) => write_map(
+                (Some(residual), false) => write_zip(
                     ys,
                     xs,
                     residual,
                     #[inline(always)]
                     |x, r| norm(x) + r,
                 ),
-                (Some(residual), true) => write_map(
+                (Some(residual), true) => write_zip(
                     ys,
                     xs,
                     residual,
@@ -254,7 +254,7 @@ impl<T: Real> Backward<'_, T> {
             let dx = unsafe { to.slice(at.clone()) };
             let grad = &self.grad[at.clone()];
             let dx = match self.relu {
-                true => write_map(
+                true => write_zip(
                     dx,
                     &self.ys[at.clone()],
                     grad,
@@ -315,7 +315,7 @@ fn sum_of<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
 
 /// Writes `f` of each pair of elements, and returns the initialised slice.
 #[inline(always)]
-fn write_map<'a, T: Real>(
+fn write_zip<'a, T: Real>(
     to: &'a mut [MaybeUninit<T>],
     a: &[T],
     b: &[T],

@@ -206,13 +206,14 @@ pub(crate) fn input_grad<T: Real>(
 /// The gradient of the weight `(count, features, width)` of the filters of one width, which begin at `column` of `grad` and
 /// `rows` `(batch, total)`.
 pub(crate) fn weight_grad<T: Real>(
-    features: usize,
+    layout: &Layout,
     size: FilterSize,
     words: &[T],
     (column, total): (usize, usize),
     rows: &[u32],
     grad: &[T],
 ) -> Vec<T> {
+    let features = layout.features;
     let len = size.width * features;
     let work = |filter: usize, to: &mut [MaybeUninit<T>]| {
         let mut sum = vec![T::ZERO; len];
