@@ -194,7 +194,7 @@ fn binary_and_short_texts_are_refused() {
     refused(place.path(), NAME, "--validation 5", 1, &["--validation"]);
     refused(place.path(), NAME, "--dataset poems", 1, &["poems", "--text"]);
     refused(place.path(), NAME, "--text a --dataset source", 2, &["--text"]);
-    refused(place.path(), NAME, "sample", 1, &["no run yet"]);
+    refused(place.path(), NAME, "sample", 1, &["found no run"]);
     refused(place.path(), NAME, "sample --temperature=-1", 2, &["temperature"]);
 }
 

@@ -486,7 +486,7 @@ fn options_that_contradict_a_run_are_refused() {
     refused(&place, "lenet", "--resume gone", 1, &["gone/config.json", "not a run folder"]);
     refused(&place, "mlp", "--resume run", 1, &["run of \"lenet\"", "\"mlp\""]);
     refused(&place, "mlp", "eval run", 1, &["run of \"lenet\"", "\"mlp\""]);
-    refused(&place, "lenet", "eval", 1, &["runs/lenet", "no run yet"]);
+    refused(&place, "lenet", "eval", 1, &["runs/lenet", "found no run"]);
     done(&place, "lenet", "--resume run --learning-rate 2e-3 --quiet");
 }
 
@@ -503,7 +503,7 @@ fn a_broken_run_is_refused() {
     fs::write(path("model.safetensors"), "").unwrap();
     refused(&place, "lenet", "eval run", 1, &[name, "not a complete safetensors file"]);
     fs::copy(trained("mlp").join("model.safetensors"), path("model.safetensors")).unwrap();
-    refused(&place, "lenet", "eval run", 1, &[name, "no parameter conv1.bias", "[6]"]);
+    refused(&place, "lenet", "eval run", 1, &[name, "parameter conv1.bias is missing", "[6]"]);
     fs::remove_file(path("model.safetensors")).unwrap();
     refused(&place, "lenet", "eval run", 1, &[name, "cannot read it"]);
     let arguments = format!("{DATA} --variant nielsen-one --epochs 1 --train-limit 50 --out foreign");
@@ -550,6 +550,6 @@ fn predict_refuses_files_without_a_digit() {
     refused(&place, "lenet", "predict run text.png", 1, &["text.png", "expected a PNG or JPEG"]);
     refused(&place, "lenet", "predict run blank.png", 1, &["blank.png", "no digit in the picture"]);
     refused(&place, "lenet", "predict run", 1, &["name at least one PNG or JPEG"]);
-    refused(&place, "lenet", "predict good.png", 1, &["no run yet"]);
+    refused(&place, "lenet", "predict good.png", 1, &["found no run"]);
     done(&place, "lenet", "predict run good.png");
 }

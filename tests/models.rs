@@ -279,7 +279,7 @@ fn weights_that_do_not_fit_are_refused_and_change_nothing() -> anyhow::Result<()
     refused(Some(&changed(None)?), &[name, "[2, 3]"])?;
     let zeros = |shape: &[usize], dtype| Tensor::zeros(shape, dtype, &CPU);
     refused(Some(&changed(Some((name, zeros(&[3, 2], DType::F32)?)))?), &[name, "[3, 2]", "[2, 3]"])?;
-    refused(Some(&changed(Some((name, zeros(&[2, 3], DType::F64)?)))?), &[name, "F64", "F32"])?;
+    refused(Some(&changed(Some((name, zeros(&[2, 3], DType::F64)?)))?), &[name, "f64", "f32"])?;
     let foreign = changed(Some(("layers.2.weight", zeros(&[5, 2], DType::F32)?)))?;
     refused(Some(&foreign), &["layers.2.weight", "[5, 2]"])?;
 

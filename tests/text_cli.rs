@@ -266,7 +266,7 @@ fn bad_input_gives_a_one_line_error() {
     refused(at, "lstm", "--pool sum", 2, &["--pool", "last"]);
     refused(at, "lstm", "--hidden 0", 2, &["--hidden"]);
     refused(at, "birnn", "--direction back", 2, &["--direction", "forward"]);
-    refused(at, "gru", "predict nothing", 1, &["no run yet"]);
+    refused(at, "gru", "predict nothing", 1, &["found no run"]);
     fs::write(at.join("train.txt"), "Rose\tB-PER\nfell\n").unwrap();
     refused(at, "birnn", "--dataset conll --data-dir .", 1, &["train.txt", "2"]);
     let run = trained("lstm");
