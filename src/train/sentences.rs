@@ -63,6 +63,9 @@ impl Sentences {
     ///
     /// # Errors
     /// Fails if a sentence is empty.
+    ///
+    /// # Panics
+    /// Panics if an index is not below [`len`](Self::len).
     pub fn batch(&self, indices: &[u32], device: &Device) -> Result<(Tensor, Arc<PackedSequences>)> {
         let lengths: Vec<usize> = indices.iter().map(|&i| self.sentence(i as usize).len()).collect();
         let sequences = Arc::new(PackedSequences::new(&lengths)?);

@@ -20,7 +20,7 @@ use std::time::Instant;
 /// Asks the training loop to stop.
 ///
 /// A signal handler or another thread sets it to `true`. [`Trainer::fit`] then finishes the current step, saves a
-/// checkpoint and returns a [`Report`] with `interrupted` set. It never resets the flag.
+/// checkpoint and returns a [`Report`] with `interrupted` set. The trainer never resets the flag.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Length of a training run and the settings of its steps.
@@ -80,8 +80,8 @@ impl Trainer<'_> {
     /// An interrupted run (see [`INTERRUPTED`]) leaves the weights of the last step in `vars`.
     ///
     /// # Errors
-    /// Fails if an option is 0 where at least 1 is needed, a loss or a gradient is not finite, a checkpoint does not
-    /// fit, a file cannot be written, or the task fails.
+    /// Fails if an option is 0 where at least 1 is needed, a loss or a gradient is not finite, a loss depends on no
+    /// parameter, a checkpoint does not fit, a file cannot be written, or the task fails.
     pub fn fit(&self, task: &dyn Task, vars: &VarMap, optimizer: &mut Optimizer) -> Result<Report> {
         let mut training = Training::restore(self, task, vars, optimizer)?;
         while !training.is_finished() {
