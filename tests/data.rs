@@ -1,4 +1,4 @@
-//! Files in, pictures out: what is read, and what is said of files that can't be.
+//! IDX files and photographs of digits: what they are read as, and the errors for malformed files.
 
 use std::fs;
 use std::io::{Cursor, Write};
@@ -29,7 +29,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Three training pictures and one test picture of 2x3.
+/// Three training images and one test image of 2x3 pixels.
 fn tiny() -> TempDir {
     let dir = tempdir().unwrap();
     let pixels: Vec<u8> = (1..=18).collect();
@@ -40,18 +40,18 @@ fn tiny() -> TempDir {
     dir
 }
 
-fn refusal(dir: &TempDir) -> String {
-    let error = format!("{:#}", read_dir(dir.path()).expect_err("bad input was read"));
+fn error_of_dir(dir: &TempDir) -> String {
+    let error = format!("{:#}", read_dir(dir.path()).expect_err("a malformed file was read"));
     assert!(!error.contains('\n'), "{error}");
     error
 }
 
-/// What is said when `file` of a good data set holds `bytes` instead; the file's name is in it.
-fn refusal_of(file: &str, bytes: &[u8]) -> String {
+/// The error when `file` of a good data set has these bytes instead. It contains the file's name.
+fn error_of(file: &str, bytes: &[u8]) -> String {
     let dir = tiny();
     let _ = fs::remove_file(dir.path().join(file.trim_end_matches(".gz")));
     fs::write(dir.path().join(file), bytes).unwrap();
-    let error = refusal(&dir);
+    let error = error_of_dir(&dir);
     assert!(error.contains(file), "{error}");
     error
 }
@@ -84,7 +84,7 @@ fn idx_files_are_read_plain_gzipped_and_with_a_dot_in_the_name() {
 }
 
 #[test]
-fn mnist_has_its_known_pictures() {
+fn mnist_has_its_published_labels() {
     let Some(data) = std::env::var_os("TEXTBOOK_DATA") else { return };
     let (train, test) = read_dir(&PathBuf::from(data).join("mnist")).unwrap();
     assert_eq!((train.len(), test.len(), train.shape()), (60_000, 10_000, (1, 28, 28)));
@@ -98,12 +98,12 @@ fn mnist_has_its_known_pictures() {
 }
 
 #[test]
-fn a_missing_file_is_named_with_every_name_looked_for() {
+fn a_missing_file_is_an_error_with_all_accepted_names() {
     let dir = tiny();
     fs::remove_file(dir.path().join(TEST_LABELS)).unwrap();
     let names =
         [TEST_LABELS, "t10k-labels-idx1-ubyte.gz", "t10k-labels.idx1-ubyte", "t10k-labels.idx1-ubyte.gz"];
-    assert_says(&refusal(&dir), &names);
+    assert_says(&error_of_dir(&dir), &names);
 
     let error = read_dir(Path::new("no/such/place")).unwrap_err().to_string();
     assert_says(&error, &["no/such/place", "no such directory"]);
@@ -112,13 +112,13 @@ fn a_missing_file_is_named_with_every_name_looked_for() {
 #[test]
 fn empty_and_truncated_files_are_refused() {
     let images = idx(&[3, 2, 3], &[0; 18]);
-    assert_says(&refusal_of(TRAIN_IMAGES, &[]), &["is empty"]);
-    assert_says(&refusal_of(TRAIN_IMAGES, &images[..10]), &["truncated"]);
-    assert_says(&refusal_of(TRAIN_IMAGES, &images[..20]), &["4 bytes follow", "3x2x3 = 18", "truncated"]);
+    assert_says(&error_of(TRAIN_IMAGES, &[]), &["is empty"]);
+    assert_says(&error_of(TRAIN_IMAGES, &images[..10]), &["truncated"]);
+    assert_says(&error_of(TRAIN_IMAGES, &images[..20]), &["4 bytes follow", "3x2x3 = 18", "truncated"]);
     let packed = gzip(&images);
-    assert_says(&refusal_of("train-images-idx3-ubyte.gz", &packed[..packed.len() - 9]), &["truncated"]);
+    assert_says(&error_of("train-images-idx3-ubyte.gz", &packed[..packed.len() - 9]), &["truncated"]);
     assert_says(
-        &refusal_of("train-images-idx3-ubyte.gz", &gzip(&images[..20])),
+        &error_of("train-images-idx3-ubyte.gz", &gzip(&images[..20])),
         &["4 bytes follow", "truncated"],
     );
 }
@@ -127,42 +127,42 @@ fn empty_and_truncated_files_are_refused() {
 fn bytes_after_the_end_are_refused() {
     let images = idx(&[3, 2, 3], &[0; 18]);
     let more = [&images[..], &[0]].concat();
-    assert_says(&refusal_of(TRAIN_IMAGES, &more), &["more bytes follow than the 3x2x3 = 18"]);
-    assert_says(&refusal_of("train-images-idx3-ubyte.gz", &gzip(&more)), &["more bytes follow"]);
-    refusal_of("train-images-idx3-ubyte.gz", &[&gzip(&images)[..], b"junk"].concat());
+    assert_says(&error_of(TRAIN_IMAGES, &more), &["more bytes follow than the 3x2x3 = 18"]);
+    assert_says(&error_of("train-images-idx3-ubyte.gz", &gzip(&more)), &["more bytes follow"]);
+    error_of("train-images-idx3-ubyte.gz", &[&gzip(&images)[..], b"junk"].concat());
 }
 
 #[test]
-fn a_wrong_magic_number_is_shown_beside_the_right_one() {
-    assert_says(&refusal_of(TRAIN_IMAGES, &idx(&[3], &[5, 0, 9])), &["00000801", "expected 00000803"]);
-    assert_says(&refusal_of(TRAIN_LABELS, b"label,pixel\n"), &["6c616265", "expected 00000801"]);
+fn a_wrong_magic_number_is_shown_with_the_expected_one() {
+    assert_says(&error_of(TRAIN_IMAGES, &idx(&[3], &[5, 0, 9])), &["00000801", "expected 00000803"]);
+    assert_says(&error_of(TRAIN_LABELS, b"label,pixel\n"), &["6c616265", "expected 00000801"]);
 }
 
 #[test]
-fn headers_that_announce_nonsense_are_refused_without_allocating_for_it() {
-    assert_says(&refusal_of(TRAIN_IMAGES, &idx(&[3, 0, 3], &[])), &["3x0x3", "expected no size of 0"]);
+fn headers_with_absurd_sizes_are_refused_without_allocating_memory() {
+    assert_says(&error_of(TRAIN_IMAGES, &idx(&[3, 0, 3], &[])), &["3x0x3", "expected no size of 0"]);
     let giant = idx(&[u32::MAX, u32::MAX, u32::MAX], &[0; 18]);
-    assert_says(&refusal_of(TRAIN_IMAGES, &giant), &["4294967295x4294967295x4294967295", "can hold 34"]);
-    refusal_of("train-images-idx3-ubyte.gz", &gzip(&giant));
-    refusal_of("train-images-idx3-ubyte.gz", &gzip(&idx(&[1 << 20, 1 << 10, 1 << 10], &[0; 18])));
+    assert_says(&error_of(TRAIN_IMAGES, &giant), &["4294967295x4294967295x4294967295", "can hold 34"]);
+    error_of("train-images-idx3-ubyte.gz", &gzip(&giant));
+    error_of("train-images-idx3-ubyte.gz", &gzip(&idx(&[1 << 20, 1 << 10, 1 << 10], &[0; 18])));
 }
 
 #[test]
-fn counts_labels_and_sizes_that_disagree_are_refused() {
+fn inconsistent_counts_labels_and_sizes_are_refused() {
     let two = idx(&[2], &[1, 2]);
-    assert_says(&refusal_of(TRAIN_LABELS, &two), &["2 labels", TRAIN_IMAGES, "holds 3 images"]);
+    assert_says(&error_of(TRAIN_LABELS, &two), &["2 labels", TRAIN_IMAGES, "holds 3 images"]);
     assert_says(
-        &refusal_of(TRAIN_LABELS, &idx(&[3], &[1, 10, 2])),
+        &error_of(TRAIN_LABELS, &idx(&[3], &[1, 10, 2])),
         &["label 10 at position 1", "expected 0 to 9"],
     );
 
     let dir = tiny();
     fs::write(dir.path().join(TEST_IMAGES), idx(&[1, 3, 2], &[0; 6])).unwrap();
-    assert_says(&refusal(&dir), &["test images are 3x2", "training images are 2x3"]);
+    assert_says(&error_of_dir(&dir), &["test images are 3x2", "training images are 2x3"]);
 }
 
 #[test]
-fn no_cut_and_no_flipped_byte_of_a_gzipped_file_is_read_as_something_else() {
+fn a_truncated_or_damaged_gzip_file_is_never_read_as_other_data() {
     let whole = read_dir(tiny().path()).unwrap();
     let dir = tiny();
     fs::remove_file(dir.path().join(TRAIN_IMAGES)).unwrap();
@@ -170,7 +170,7 @@ fn no_cut_and_no_flipped_byte_of_a_gzipped_file_is_read_as_something_else() {
     let packed = gzip(&idx(&[3, 2, 3], &(1..=18).collect::<Vec<u8>>()));
     for end in 0..packed.len() {
         fs::write(&path, &packed[..end]).unwrap();
-        refusal(&dir);
+        error_of_dir(&dir);
     }
     for at in 0..packed.len() {
         for flip in [0x01, 0x10, 0x80, 0xff] {
@@ -179,35 +179,35 @@ fn no_cut_and_no_flipped_byte_of_a_gzipped_file_is_read_as_something_else() {
             fs::write(&path, damaged).unwrap();
             match read_dir(dir.path()) {
                 Ok(read) => assert_eq!(read, whole, "byte {at} ^ {flip:02x}"),
-                Err(_) => assert!(refusal(&dir).contains("train-images-idx3-ubyte.gz")),
+                Err(_) => assert!(error_of_dir(&dir).contains("train-images-idx3-ubyte.gz")),
             }
         }
     }
 }
 
 #[test]
-fn no_cut_and_no_flipped_header_byte_of_a_plain_file_is_read() {
+fn a_truncated_plain_file_or_one_with_a_damaged_header_is_refused() {
     let dir = tiny();
     for (name, header) in [(TRAIN_IMAGES, 16), (TRAIN_LABELS, 8)] {
         let path = dir.path().join(name);
         let whole = fs::read(&path).unwrap();
         for end in 0..whole.len() {
             fs::write(&path, &whole[..end]).unwrap();
-            refusal(&dir);
+            error_of_dir(&dir);
         }
         for at in 0..header {
             for flip in [0x01, 0x10, 0x80, 0xff] {
                 let mut damaged = whole.clone();
                 damaged[at] ^= flip;
                 fs::write(&path, damaged).unwrap();
-                refusal(&dir);
+                error_of_dir(&dir);
             }
         }
         fs::write(&path, whole).unwrap();
     }
 }
 
-/// How much of the pixel at (x, y) the pen covers that drew a seven into the box 100x140 with its corner at (90, 30).
+/// The fraction of pixel (x, y) that is ink of a seven in the box of 100x140 pixels at (90, 30).
 fn seven(x: u32, y: u32) -> f32 {
     let corners = [(98.0, 38.0), (182.0, 38.0), (130.0, 162.0)];
     let at = (x as f32 + 0.5, y as f32 + 0.5);
@@ -226,7 +226,7 @@ fn blend(ground: f32, ink: f32, cover: f32) -> u8 {
     (ground + (ink - ground) * cover).round().clamp(0.0, 255.0) as u8
 }
 
-/// Draws a picture of 300x200 pixel by pixel and reads it as a digit.
+/// Draws an image of 300x200 pixels and reads it as a digit.
 fn read_drawn<P>(name: &str, pixel: impl Fn(u32, u32) -> P) -> Vec<u8>
 where
     P: Pixel<Subpixel = u8> + PixelWithColorType,
@@ -242,24 +242,24 @@ fn plain_seven() -> Vec<u8> {
     read_drawn("seven.png", |x, y| Luma([blend(255.0, 0.0, seven(x, y))]))
 }
 
-/// The mean difference of two pictures, in parts of full ink.
+/// The mean absolute difference of two images, full ink being 1.
 fn difference(one: &[u8], other: &[u8]) -> f64 {
     let sum: u64 = one.iter().zip(other).map(|(&a, &b)| u64::from(a.abs_diff(b))).sum();
     sum as f64 / 255.0 / one.len() as f64
 }
 
-fn refusal_of_picture(name: &str, bytes: &[u8]) -> String {
+fn error_of_image(name: &str, bytes: &[u8]) -> String {
     let dir = tempdir().unwrap();
     let path = dir.path().join(name);
     fs::write(&path, bytes).unwrap();
-    let error = format!("{:#}", read_digit(&path).expect_err("bad input was read"));
+    let error = format!("{:#}", read_digit(&path).expect_err("a malformed file was read"));
     assert!(error.contains(name) && !error.contains('\n'), "{error}");
     error
 }
 
-fn encoded(picture: DynamicImage, format: ImageFormat) -> Vec<u8> {
+fn encoded(image: DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, format).unwrap();
+    image.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
@@ -308,7 +308,7 @@ fn polarity_colour_transparency_and_format_do_not_matter() {
 }
 
 #[test]
-fn shadows_noise_and_specks_are_not_taken_for_ink() {
+fn shadows_noise_and_specks_are_not_ink() {
     let random = |x: u32, y: u32| f32::from((x * 7919 + y * 104_729 + x * y * 31) as u8 % 41) - 20.0;
     let speck = |x: u32, y: u32| x.abs_diff(30) < 2 && y.abs_diff(170) < 2 || x.abs_diff(280) < 3 && y < 4;
     let shadowed = |x: u32, y: u32| {
@@ -319,7 +319,7 @@ fn shadows_noise_and_specks_are_not_taken_for_ink() {
     let photo = read_drawn("photo.png", |x, y| Luma([shadowed(x, y).clamp(0.0, 255.0) as u8]));
     let blackboard = read_drawn("board.jpg", |x, y| Luma([255 - shadowed(x, y).clamp(0.0, 255.0) as u8]));
     let digit = plain_seven();
-    // The centre of mass lies between two pixels, so it may be rounded to the one or the other.
+    // The centre of mass lies between two pixels and may be rounded to either.
     let nearest = |other: &[u8]| f64::min(difference(&digit, other), difference(&digit[..783], &other[1..]));
     assert!(
         nearest(&photo) < 0.02 && nearest(&blackboard) < 0.02,
@@ -330,7 +330,7 @@ fn shadows_noise_and_specks_are_not_taken_for_ink() {
 }
 
 #[test]
-fn thin_strokes_of_a_large_picture_stay_visible() {
+fn thin_strokes_of_a_large_image_stay_visible() {
     let dir = tempdir().unwrap();
     let path = dir.path().join("thin.png");
     let line = |x: u32, y: u32| (300..1500).contains(&y) && (900..906).contains(&x);
@@ -341,7 +341,7 @@ fn thin_strokes_of_a_large_picture_stay_visible() {
 }
 
 #[test]
-fn a_picture_as_mnist_has_them_comes_out_nearly_unchanged() {
+fn an_image_in_the_format_of_mnist_is_nearly_unchanged() {
     let digit = plain_seven();
     let dir = tempdir().unwrap();
     let path = dir.path().join("mnist.png");
@@ -352,7 +352,7 @@ fn a_picture_as_mnist_has_them_comes_out_nearly_unchanged() {
 }
 
 #[test]
-fn mnist_pictures_come_out_nearly_unchanged_also_enlarged_and_inverted() {
+fn mnist_images_are_nearly_unchanged_even_when_enlarged_and_inverted() {
     let Some(data) = std::env::var_os("TEXTBOOK_DATA") else { return };
     let (_, test) = read_dir(&PathBuf::from(data).join("mnist")).unwrap();
     let dir = tempdir().unwrap();
@@ -371,34 +371,34 @@ fn mnist_pictures_come_out_nearly_unchanged_also_enlarged_and_inverted() {
 }
 
 #[test]
-fn files_that_are_no_pictures_are_refused() {
+fn files_that_are_not_images_are_refused() {
     assert_says(
         &format!("{:#}", read_digit(Path::new("no/seven.png")).unwrap_err()),
         &["no/seven.png: can't be opened"],
     );
-    assert_says(&refusal_of_picture("empty.png", &[]), &["is empty", "expected a PNG or JPEG"]);
+    assert_says(&error_of_image("empty.png", &[]), &["is empty", "expected a PNG or JPEG"]);
     assert_says(
-        &refusal_of_picture("text.png", b"%PDF-1.7"),
+        &error_of_image("text.png", b"%PDF-1.7"),
         &["starts with [25, 50, 44, 46]", "expected a PNG or JPEG"],
     );
-    assert_says(&refusal_of_picture("short.png", b"\x89"), &["expected a PNG or JPEG"]);
+    assert_says(&error_of_image("short.png", b"\x89"), &["expected a PNG or JPEG"]);
 
-    let picture =
+    let image =
         DynamicImage::from(GrayImage::from_fn(300, 200, |x, y| Luma([blend(255.0, 0.0, seven(x, y))])));
-    let png = encoded(picture.clone(), ImageFormat::Png);
-    let jpeg = encoded(picture, ImageFormat::Jpeg);
+    let png = encoded(image.clone(), ImageFormat::Png);
+    let jpeg = encoded(image, ImageFormat::Jpeg);
     for part in [4, 8] {
-        refusal_of_picture("cut.png", &png[..png.len() * part / 9]);
-        refusal_of_picture("cut.jpg", &jpeg[..jpeg.len() * part / 9]);
+        error_of_image("cut.png", &png[..png.len() * part / 9]);
+        error_of_image("cut.jpg", &jpeg[..jpeg.len() * part / 9]);
     }
-    assert_says(&refusal_of_picture("cut.jpg", &jpeg[..jpeg.len() - 2]), &["expected a whole JPEG"]);
+    assert_says(&error_of_image("cut.jpg", &jpeg[..jpeg.len() - 2]), &["expected a whole JPEG"]);
     let mut flipped = png.clone();
     flipped[png.len() / 2] ^= 0x10;
-    refusal_of_picture("flipped.png", &flipped);
+    error_of_image("flipped.png", &flipped);
 }
 
 #[test]
-fn blank_and_giant_pictures_are_refused() {
+fn blank_and_giant_images_are_refused() {
     let blank = [
         DynamicImage::from(GrayImage::from_pixel(300, 200, Luma([200]))),
         DynamicImage::from(RgbaImage::new(300, 200)),
@@ -408,14 +408,14 @@ fn blank_and_giant_pictures_are_refused() {
         })),
         DynamicImage::from(GrayImage::from_fn(300, 200, |x, y| Luma([(x / 3 + y / 4) as u8]))),
     ];
-    for picture in blank {
-        assert_says(&refusal_of_picture("blank.png", &encoded(picture, ImageFormat::Png)), &["no digit"]);
+    for image in blank {
+        assert_says(&error_of_image("blank.png", &encoded(image, ImageFormat::Png)), &["no digit"]);
     }
-    // A PNG's width is in bytes 16 to 19, its header's checksum, over bytes 12 to 28, in 29 to 32.
+    // A PNG file has its width in bytes 16 to 19 and the checksum of bytes 12 to 28 in bytes 29 to 32.
     let mut giant = encoded(DynamicImage::from(GrayImage::new(1, 60_000)), ImageFormat::Png);
     giant[16..20].copy_from_slice(&60_000_u32.to_be_bytes());
     let mut checksum = flate2::Crc::new();
     checksum.update(&giant[12..29]);
     giant[29..33].copy_from_slice(&checksum.sum().to_be_bytes());
-    assert_says(&refusal_of_picture("giant.png", &giant), &["60000x60000 pixels", "expected 512"]);
+    assert_says(&error_of_image("giant.png", &giant), &["60000x60000 pixels", "expected 512"]);
 }

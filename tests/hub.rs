@@ -1,4 +1,4 @@
-//! The hub's real client against a small hub on 127.0.0.1.
+//! Downloads by the hub's client from a small server on 127.0.0.1.
 #![cfg(feature = "hub")]
 
 mod says;
@@ -24,7 +24,7 @@ const SCHEMA: &str = "message schema {
 const TRAIN: &str = "mnist/train/0000.parquet";
 const TEST: &str = "mnist/test/0000.parquet";
 
-/// One process has one environment, so one test at a time points it at its own hub and its own cache.
+/// A process has one environment, so the tests take turns in pointing it to their own hub and cache.
 struct Place {
     home: TempDir,
     _alone: MutexGuard<'static, ()>,
@@ -44,7 +44,7 @@ impl Place {
     }
 
     fn point_at(&self, endpoint: &str) {
-        // SAFETY: the lock is held; what other threads of this process read of the environment, they read through std.
+        // SAFETY: the lock is held, and other threads of this process read the environment through std only.
         unsafe {
             std::env::set_var("HF_ENDPOINT", endpoint);
             std::env::set_var("HF_HOME", self.home.path());
@@ -54,8 +54,8 @@ impl Place {
         }
     }
 
-    fn refusal(&self, endpoint: &str) -> String {
-        let error = format!("{:#}", self.load(endpoint, "mnist").expect_err("bad input was read"));
+    fn error_of(&self, endpoint: &str) -> String {
+        let error = format!("{:#}", self.load(endpoint, "mnist").expect_err("a malformed file was read"));
         assert!(!error.contains('\n'), "{error}");
         error
     }
@@ -63,7 +63,7 @@ impl Place {
 
 type Files = HashMap<String, Vec<u8>>;
 
-/// Serves `files` of the data set `id` in the hub's layout; returns the endpoint and the requests so far.
+/// Serves `files` of the data set `id` at the hub's paths; returns the endpoint and the list of requests.
 fn serve(
     id: &str,
     files: impl IntoIterator<Item = (&'static str, Vec<u8>)>,
@@ -81,7 +81,7 @@ fn serve_paths(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> (String, A
     let seen = requests.clone();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            // A client that hangs up early is its own affair.
+            // A client may disconnect early.
             let _ = answer(stream, &files, &seen);
         }
     });
@@ -117,8 +117,8 @@ fn answer(mut stream: TcpStream, files: &Files, seen: &Mutex<Vec<String>>) -> st
     if method == "GET" { stream.write_all(body) } else { Ok(()) }
 }
 
-/// Picture `index` of 28x28 as the parquet files here hold them, and its pixels.
-fn picture(index: usize) -> (Vec<u8>, Vec<u8>) {
+/// Image `index`, of 28x28 pixels, as PNG and as pixels.
+fn sample(index: usize) -> (Vec<u8>, Vec<u8>) {
     let grey = GrayImage::from_fn(28, 28, |x, y| Luma([(x * 7 + y * 3 + index as u32 * 11) as u8]));
     (encoded(&grey), grey.into_raw())
 }
@@ -129,18 +129,18 @@ fn encoded(grey: &GrayImage) -> Vec<u8> {
     png.into_inner()
 }
 
-fn parquet_of(pictures: &[Vec<u8>], labels: &[i64]) -> Vec<u8> {
-    parquet_with(SCHEMA, pictures, labels)
+fn parquet_of(images: &[Vec<u8>], labels: &[i64]) -> Vec<u8> {
+    parquet_with(SCHEMA, images, labels)
 }
 
-fn parquet_with(schema: &str, pictures: &[Vec<u8>], labels: &[i64]) -> Vec<u8> {
+fn parquet_with(schema: &str, images: &[Vec<u8>], labels: &[i64]) -> Vec<u8> {
     let schema = Arc::new(parse_message_type(schema).unwrap());
     let mut bytes = Vec::new();
     let mut file = SerializedFileWriter::new(&mut bytes, schema, Arc::default()).unwrap();
     let mut rows = file.next_row_group().unwrap();
-    let pictures: Vec<ByteArray> = pictures.iter().map(|png| png.clone().into()).collect();
+    let images: Vec<ByteArray> = images.iter().map(|png| png.clone().into()).collect();
     let paths: Vec<ByteArray> = labels.iter().map(|label| format!("{label}.png").as_str().into()).collect();
-    for values in [pictures, paths] {
+    for values in [images, paths] {
         let mut column = rows.next_column().unwrap().unwrap();
         let levels = vec![2; values.len()];
         column.typed::<ByteArrayType>().write_batch(&values, Some(&levels), None).unwrap();
@@ -156,17 +156,17 @@ fn parquet_with(schema: &str, pictures: &[Vec<u8>], labels: &[i64]) -> Vec<u8> {
 }
 
 fn good(labels: &[i64]) -> Vec<u8> {
-    parquet_of(&(0..labels.len()).map(|index| picture(index).0).collect::<Vec<_>>(), labels)
+    parquet_of(&(0..labels.len()).map(|index| sample(index).0).collect::<Vec<_>>(), labels)
 }
 
 #[test]
-fn pictures_and_labels_come_from_the_hub_and_then_from_the_cache() {
+fn images_come_from_the_hub_and_then_from_the_cache() {
     let place = Place::new();
     let (endpoint, requests) = serve("ylecun/mnist", [(TRAIN, good(&[5, 0, 9])), (TEST, good(&[7, 2]))]);
     let (train, test) = place.load(&endpoint, "mnist").unwrap();
     assert_eq!((train.len(), test.len(), train.shape(), train.classes()), (3, 2, (1, 28, 28), 10));
     assert_eq!((train.labels(), test.labels()), ([5, 0, 9].as_slice(), [7, 2].as_slice()));
-    assert_eq!((train.image(2).unwrap(), test.image(1).unwrap()), (picture(2).1.into(), picture(1).1.into()));
+    assert_eq!((train.image(2).unwrap(), test.image(1).unwrap()), (sample(2).1.into(), sample(1).1.into()));
 
     let asked = requests.lock().unwrap().len();
     assert_eq!(place.load(&endpoint, "mnist").unwrap(), (train.clone(), test.clone()));
@@ -175,7 +175,7 @@ fn pictures_and_labels_come_from_the_hub_and_then_from_the_cache() {
 }
 
 #[test]
-fn fashion_mnist_lies_in_its_own_repository() {
+fn fashion_mnist_has_its_own_repository_and_class_names() {
     let place = Place::new();
     let files = [
         ("fashion_mnist/train/0000.parquet", good(&[9, 0])),
@@ -188,7 +188,7 @@ fn fashion_mnist_lies_in_its_own_repository() {
 }
 
 #[test]
-fn cifar10_is_in_colour_and_its_classes_have_names() {
+fn cifar10_is_in_colour_and_has_class_names() {
     let place = Place::new();
     let colour = ::image::RgbImage::from_fn(2, 2, |x, y| ::image::Rgb([x as u8, y as u8, 9]));
     let mut png = Cursor::new(Vec::new());
@@ -203,7 +203,7 @@ fn cifar10_is_in_colour_and_its_classes_have_names() {
 }
 
 #[test]
-fn weights_come_from_the_models_of_the_hub() {
+fn weights_come_from_the_hub() {
     let place = Place::new();
     let file = "/timm/resnet18.a1_in1k/resolve/main/model.safetensors".to_string();
     let (endpoint, _) = serve_paths([(file, b"weights".to_vec())]);
@@ -218,29 +218,29 @@ fn weights_come_from_the_models_of_the_hub() {
 }
 
 #[test]
-fn without_a_hub_the_other_ways_are_named() {
+fn without_a_hub_the_error_names_the_built_in_sets() {
     let place = Place::new();
-    let error = place.refusal("http://127.0.0.1:1");
+    let error = place.error_of("http://127.0.0.1:1");
     assert_says(&error, &["ylecun/mnist", "refused", "digits"]);
 
-    // It takes connections and never answers.
+    // A server that accepts connections and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let error = place.refusal(&format!("http://{}", silent.local_addr().unwrap()));
+    let error = place.error_of(&format!("http://{}", silent.local_addr().unwrap()));
     assert_says(&error, &["ylecun/mnist", "no answer from the hub in 8 seconds", "digits"]);
 }
 
 #[test]
-fn a_file_that_the_hub_lacks_is_named() {
+fn a_file_missing_on_the_hub_is_named() {
     let place = Place::new();
     let (endpoint, _) = serve("ylecun/mnist", [(TRAIN, good(&[5]))]);
-    assert_says(&place.refusal(&endpoint), &["ylecun/mnist", "no file mnist/test/0000.parquet"]);
-    // It is not missed for good.
+    assert_says(&place.error_of(&endpoint), &["ylecun/mnist", "no file mnist/test/0000.parquet"]);
+    // The missing file is not cached.
     let (endpoint, _) = serve("ylecun/mnist", [(TRAIN, good(&[5])), (TEST, good(&[7]))]);
     assert_eq!(place.load(&endpoint, "mnist").unwrap().1.labels(), [7]);
 }
 
 #[test]
-fn files_that_hold_something_else_are_refused_with_their_path() {
+fn malformed_files_are_refused_with_their_path() {
     let whole = good(&[5, 0]);
     let small = encoded(&GrayImage::new(14, 28));
     let colour = {
@@ -254,17 +254,17 @@ fn files_that_hold_something_else_are_refused_with_their_path() {
         (b"<html>not here</html>".to_vec(), "expected a whole parquet file"),
         (parquet_of(&[], &[]), "no rows"),
         (good(&[5, 10]), "label 10 in row 1, expected 0 to 9"),
-        (parquet_of(&[picture(0).0, b"GIF89a".to_vec()], &[1, 2]), "the image in row 1 is not a PNG"),
-        (parquet_of(&[picture(0).0, small], &[1, 2]), "row 1 is 28x14, expected 28x28"),
+        (parquet_of(&[sample(0).0, b"GIF89a".to_vec()], &[1, 2]), "the image in row 1 is not a PNG"),
+        (parquet_of(&[sample(0).0, small], &[1, 2]), "row 1 is 28x14, expected 28x28"),
         (parquet_of(&[colour], &[1]), "row 0 is Rgb8, expected L8"),
     ] {
         let place = Place::new();
         let (endpoint, _) = serve("ylecun/mnist", [(TRAIN, bytes), (TEST, good(&[7]))]);
-        assert_says(&place.refusal(&endpoint), &[TRAIN, said, "delete this file"]);
+        assert_says(&place.error_of(&endpoint), &[TRAIN, said, "delete this file"]);
     }
 }
 
-/// Rows of a text column of this name and, where there are labels, of a label.
+/// A parquet file with a text column and, if there are labels, a label column.
 fn parquet_of_texts(name: &str, texts: &[&str], labels: &[i64]) -> Vec<u8> {
     let label = if labels.is_empty() { "" } else { "optional int64 label;" };
     let schema = format!("message schema {{ optional binary {name} (UTF8); {label} }}");
@@ -287,7 +287,7 @@ fn parquet_of_texts(name: &str, texts: &[&str], labels: &[i64]) -> Vec<u8> {
 }
 
 #[test]
-fn a_text_comes_from_its_three_parts() {
+fn a_text_is_joined_from_its_three_parts() {
     let place = Place::new();
     let id = "karpathy/tiny_shakespeare";
     let parts =
@@ -310,7 +310,7 @@ fn a_text_comes_from_its_three_parts() {
 }
 
 #[test]
-fn labelled_sentences_come_in_their_parts() {
+fn labelled_sentences_come_in_their_splits() {
     let parts =
         ["train", "validation", "test"].map(|part| format!("default/{part}/0000.parquet").leak() as &str);
     let of = |labels: &[i64]| parquet_of_texts("sentence", &[" so bad ", "so good"], labels);

@@ -1,4 +1,4 @@
-//! Colour pictures: the built-in shapes, CIFAR-10's files, folders of pictures, and how they are changed in training.
+//! Built-in images, CIFAR-10's files, image folders, normalisation, and out-of-range arguments.
 
 mod says;
 
@@ -6,11 +6,16 @@ use says::assert_says;
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use candle_textbook::data::image::{cifar, folder, read_square};
-use candle_textbook::data::{Augmentation, ImageSet, Images, Normalisation, PhotoAugmentation, shapes};
+use candle_textbook::data::{
+    Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, digits, shapes,
+};
 use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
+use rayon::prelude::*;
 use tempfile::{TempDir, tempdir};
 
 fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
@@ -18,7 +23,7 @@ fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
 }
 
 #[test]
-fn shapes_are_a_function_of_seed_and_place() {
+fn shapes_are_a_function_of_seed_and_index() {
     let (large, large_test) = shapes(120, 50, 3).unwrap();
     let (mut first, mut first_test) = with_threads(3, || shapes(200, 90, 3)).unwrap();
     first.truncate(120);
@@ -36,7 +41,7 @@ fn shapes_are_a_function_of_seed_and_place() {
 }
 
 #[test]
-fn the_mean_colour_of_a_shape_tells_nothing() {
+fn the_mean_colour_does_not_tell_the_class() {
     let (train, test) = shapes(4000, 1000, 0).unwrap();
     let mean = |images: &Images, index: usize| -> Vec<f32> {
         images
@@ -54,11 +59,11 @@ fn the_mean_colour_of_a_shape_tells_nothing() {
     }
     let nearest = |index: usize| {
         let mean = mean(&test, index);
-        let away = |centre: &[f32]| centre.iter().zip(&mean).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
-        (0..10).min_by(|&a, &b| away(&centres[a]).total_cmp(&away(&centres[b]))).unwrap()
+        let distance = |centre: &[f32]| centre.iter().zip(&mean).map(|(a, b)| (a - b).powi(2)).sum::<f32>();
+        (0..10).min_by(|&a, &b| distance(&centres[a]).total_cmp(&distance(&centres[b]))).unwrap()
     };
-    let right = (0..1000).filter(|&index| nearest(index) == test.labels()[index] as usize).count();
-    assert!(right < 150, "{right} of 1000 by the nearest mean colour");
+    let correct = (0..1000).filter(|&index| nearest(index) == test.labels()[index] as usize).count();
+    assert!(correct < 150, "{correct} of 1000 by the nearest mean colour");
 }
 
 /// One record in each of the five training batches, two in the test batch.
@@ -73,7 +78,7 @@ fn tiny_cifar() -> TempDir {
 }
 
 #[test]
-fn cifar_batches_are_read_in_order_with_their_names() {
+fn cifar_batches_are_read_in_order_with_their_class_names() {
     let dir = tiny_cifar();
     let (train, test) = cifar::read_dir(dir.path()).unwrap();
     assert_eq!((train.labels(), test.labels()), ([1, 2, 3, 4, 5].as_slice(), [9, 0].as_slice()));
@@ -85,21 +90,18 @@ fn cifar_batches_are_read_in_order_with_their_names() {
 }
 
 #[test]
-fn broken_cifar_batches_are_named_with_what_was_found_and_expected() {
-    let refusal_of = |file: &str, bytes: &[u8]| {
+fn errors_of_malformed_cifar_batches_name_file_and_position() {
+    let error_of = |file: &str, bytes: &[u8]| {
         let dir = tiny_cifar();
         fs::write(dir.path().join(file), bytes).unwrap();
         cifar::read_dir(dir.path()).unwrap_err()
     };
     let batch = "data_batch_3.bin";
-    assert_says(&refusal_of(batch, &[0; 3072]), &[batch, "3072 bytes", "multiple of 3073"]);
-    assert_says(&refusal_of(batch, &[]), &[batch, "0 bytes"]);
+    assert_says(&error_of(batch, &[0; 3072]), &[batch, "3072 bytes", "multiple of 3073"]);
+    assert_says(&error_of(batch, &[]), &[batch, "0 bytes"]);
     let labels = [[0; 3073], [10; 3073]].concat();
-    assert_says(
-        &refusal_of("test_batch.bin", &labels),
-        &["test_batch.bin", "label 10 at record 1", "0 to 9"],
-    );
-    assert_says(&refusal_of("batches.meta.txt", b"cat\ndog\n"), &["batches.meta.txt", "2 names", "10"]);
+    assert_says(&error_of("test_batch.bin", &labels), &["test_batch.bin", "label 10 at record 1", "0 to 9"]);
+    assert_says(&error_of("batches.meta.txt", b"cat\ndog\n"), &["batches.meta.txt", "2 names", "10"]);
 
     let dir = tiny_cifar();
     fs::remove_file(dir.path().join(batch)).unwrap();
@@ -107,12 +109,12 @@ fn broken_cifar_batches_are_named_with_what_was_found_and_expected() {
     assert_says(&cifar::read_dir(Path::new("no/place")).unwrap_err(), &["no/place", "no such directory"]);
 }
 
-/// A picture of one colour.
+/// An image of one colour.
 fn plain(width: u32, height: u32, colour: [u8; 3]) -> DynamicImage {
     RgbImage::from_pixel(width, height, Rgb(colour)).into()
 }
 
-/// Two classes with one red and one blue picture each, in train and in test.
+/// Two classes, one of red and one of blue images, in train and in test.
 fn tiny_folder() -> TempDir {
     let dir = tempdir().unwrap();
     for (class, colour) in [("cat", [200, 0, 0]), ("dog", [0, 0, 200])] {
@@ -182,8 +184,8 @@ fn any_part_of_a_folder_has_its_share_of_each_class() {
 }
 
 #[test]
-fn folders_whose_classes_or_files_are_not_as_they_should_be_are_refused_by_path() {
-    let refusal_of = |change: &dyn Fn(&Path)| {
+fn malformed_folders_are_refused_with_the_path() {
+    let error_of = |change: &dyn Fn(&Path)| {
         let dir = tiny_folder();
         change(dir.path());
         folder::read_dir(dir.path(), 8).unwrap_err()
@@ -192,71 +194,68 @@ fn folders_whose_classes_or_files_are_not_as_they_should_be_are_refused_by_path(
         fs::remove_dir_all(path).unwrap();
         fs::create_dir(path).unwrap();
     };
-    assert_says(&refusal_of(&|dir| empty(&dir.join("train/dog"))), &["train/dog", "no images"]);
-    assert_says(&refusal_of(&|dir| empty(&dir.join("test/dog"))), &["test/dog", "no images"]);
+    assert_says(&error_of(&|dir| empty(&dir.join("train/dog"))), &["train/dog", "no images"]);
+    assert_says(&error_of(&|dir| empty(&dir.join("test/dog"))), &["test/dog", "no images"]);
     assert_says(
-        &refusal_of(&|dir| fs::remove_dir_all(dir.join("test/cat")).unwrap()),
+        &error_of(&|dir| fs::remove_dir_all(dir.join("test/cat")).unwrap()),
         &["test", "cat", "train has"],
     );
     assert_says(
-        &refusal_of(&|dir| fs::create_dir(dir.join("test/cow")).unwrap()),
+        &error_of(&|dir| fs::create_dir(dir.join("test/cow")).unwrap()),
         &["test", "cow", "train lacks"],
     );
     assert_says(
-        &refusal_of(&|dir| fs::remove_dir_all(dir.join("train/cat")).unwrap()),
+        &error_of(&|dir| fs::remove_dir_all(dir.join("train/cat")).unwrap()),
         &["train", "1 class folders"],
     );
+    assert_says(&error_of(&|dir| fs::write(dir.join("train/cat/c.webp"), "").unwrap()), &["c.webp", "jpeg"]);
     assert_says(
-        &refusal_of(&|dir| fs::write(dir.join("train/cat/c.webp"), "").unwrap()),
-        &["c.webp", "jpeg"],
-    );
-    assert_says(
-        &refusal_of(&|dir| fs::write(dir.join("train/x.jpg"), "").unwrap()),
+        &error_of(&|dir| fs::write(dir.join("train/x.jpg"), "").unwrap()),
         &["x.jpg", "without a class"],
     );
 }
 
 #[test]
-fn a_picture_that_cannot_be_read_is_named_when_it_is_read() {
+fn an_unreadable_image_is_an_error_when_it_is_read() {
     let dir = tiny_folder();
     let path = dir.path().join("train/dog/a.PNG");
-    let refusal_of = |bytes: &[u8]| {
+    let error_of = |bytes: &[u8]| {
         fs::write(&path, bytes).unwrap();
-        let mut pictures = folder::read_dir(dir.path(), 8).unwrap().training;
-        let error = pictures.read(&[0, 1, 2, 3]).unwrap_err();
+        let mut images = folder::read_dir(dir.path(), 8).unwrap().training;
+        let error = images.read(&[0, 1, 2, 3]).unwrap_err();
         assert_says(&error, &["train/dog/a.PNG"]);
-        assert_eq!(error.to_string(), pictures.load_into_memory().unwrap_err().to_string());
-        pictures.read_ahead(vec![vec![0, 2], vec![1, 3]]);
-        assert_eq!(pictures.read(&[0, 2]).unwrap().len(), 2 * 3 * 64);
-        assert_eq!(error.to_string(), pictures.read(&[1, 3]).unwrap_err().to_string());
+        assert_eq!(error.to_string(), images.load_into_memory().unwrap_err().to_string());
+        images.read_ahead(vec![vec![0, 2], vec![1, 3]]);
+        assert_eq!(images.read(&[0, 2]).unwrap().len(), 2 * 3 * 64);
+        assert_eq!(error.to_string(), images.read(&[1, 3]).unwrap_err().to_string());
         error
     };
-    assert_says(&refusal_of(b""), &["is empty"]);
-    assert_says(&refusal_of(b"GIF89a"), &["expected a PNG or JPEG"]);
-    assert_says(&refusal_of(&encoded(plain(1, 1, [0; 3]), ImageFormat::Png)), &["1x1 pixels", "4x4"]);
+    assert_says(&error_of(b""), &["is empty"]);
+    assert_says(&error_of(b"GIF89a"), &["expected a PNG or JPEG"]);
+    assert_says(&error_of(&encoded(plain(1, 1, [0; 3]), ImageFormat::Png)), &["1x1 pixels", "4x4"]);
     for format in [ImageFormat::Png, ImageFormat::Jpeg] {
         let whole = encoded(plain(90, 90, [9; 3]), format);
-        refusal_of(&whole[..whole.len() / 2]);
+        error_of(&whole[..whole.len() / 2]);
     }
 }
 
-fn encoded(picture: DynamicImage, format: ImageFormat) -> Vec<u8> {
+fn encoded(image: DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(vec![]);
-    picture.write_to(&mut bytes, format).unwrap();
+    image.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
-/// The bytes of `picture` in a file of `format`, read at 8x8: red, green and blue of the pixel in row 2, column 5.
-fn read_back(picture: DynamicImage, format: ImageFormat) -> [u8; 3] {
+/// Writes `image` to a file, reads it as 8x8, and returns the pixel in row 2, column 5.
+fn read_back(image: DynamicImage, format: ImageFormat) -> [u8; 3] {
     let dir = tempdir().unwrap();
-    let path = dir.path().join("picture");
-    fs::write(&path, encoded(picture, format)).unwrap();
+    let path = dir.path().join("image");
+    fs::write(&path, encoded(image, format)).unwrap();
     let pixels = read_square(&path, 8).unwrap();
     [0, 64, 128].map(|plane| pixels[plane + 2 * 8 + 5])
 }
 
 #[test]
-fn pictures_of_every_kind_become_8_bit_colours() {
+fn images_of_every_kind_become_8_bit_colour() {
     let (png, jpeg) = (ImageFormat::Png, ImageFormat::Jpeg);
     let colour = plain(8, 8, [250, 128, 3]);
     assert_eq!(read_back(colour.clone(), png), [250, 128, 3]);
@@ -271,8 +270,8 @@ fn pictures_of_every_kind_become_8_bit_colours() {
 }
 
 #[test]
-fn the_middle_square_is_scaled() {
-    // A wide ramp along x: its middle third, averaged in steps.
+fn the_central_square_is_scaled() {
+    // A wide ramp along x, of which the middle third is averaged.
     let wide = RgbImage::from_fn(96, 32, |x, _| Rgb([2 * x as u8, 0, 0]));
     let [red, ..] = read_back(wide.into(), ImageFormat::Png);
     assert!(red.abs_diff(2 * (32 + 22)) <= 2, "{red}");
@@ -282,45 +281,45 @@ fn the_middle_square_is_scaled() {
 }
 
 #[test]
-fn a_picture_of_40_megapixels_is_read() {
+fn an_image_of_40_megapixels_is_read() {
     let large =
         GrayImage::from_fn(8000, 5000, |x, _| Luma([if (1500..6500).contains(&x) { 60 } else { 255 }]));
     assert_eq!(read_back(large.into(), ImageFormat::Png), [60; 3]);
 }
 
 #[test]
-fn pictures_read_ahead_are_the_same_ones() {
+fn batches_read_ahead_are_equal_to_batches_read_directly() {
     let dir = tiny_folder();
-    let pictures = folder::read_dir(dir.path(), 8).unwrap().training;
+    let images = folder::read_dir(dir.path(), 8).unwrap().training;
     let batches = vec![vec![3, 0], vec![1], vec![2, 2]];
-    let expected: Vec<_> = batches.iter().map(|batch| pictures.read(batch).unwrap()).collect();
-    pictures.read_ahead(batches.clone());
+    let expected: Vec<_> = batches.iter().map(|batch| images.read(batch).unwrap()).collect();
+    images.read_ahead(batches.clone());
     for (batch, expected) in batches.iter().zip(expected) {
-        assert_eq!(pictures.read(&[1, 2]).unwrap().len(), 2 * 3 * 64);
-        assert!(pictures.read(batch).unwrap() == expected);
+        assert_eq!(images.read(&[1, 2]).unwrap().len(), 2 * 3 * 64);
+        assert!(images.read(batch).unwrap() == expected);
     }
-    assert_eq!(pictures.read(&[3]).unwrap().len(), 3 * 64);
+    assert_eq!(images.read(&[3]).unwrap().len(), 3 * 64);
 }
 
 #[test]
-fn normalised_batches_have_mean_0_and_deviation_1() {
+fn normalised_batches_have_mean_0_and_standard_deviation_1() {
     let (mut images, _) = shapes(100, 0, 1).unwrap();
     let all: Vec<u32> = (0..100).collect();
     images.normalise(images.channel_statistics(&all).unwrap()).unwrap();
     let (xs, _) = images.batch(&all, &Device::Cpu).unwrap();
-    let numbers = |tensor: Tensor| tensor.to_vec1::<f32>().unwrap();
+    let values = |tensor: Tensor| tensor.to_vec1::<f32>().unwrap();
     let channels = xs.transpose(0, 1).unwrap().flatten_from(1).unwrap();
-    assert!(numbers(channels.mean(1).unwrap()).iter().all(|mean| mean.abs() < 1e-4));
-    assert!(numbers(channels.var(1).unwrap()).iter().all(|variance| (variance - 1.0).abs() < 1e-3));
+    assert!(values(channels.mean(1).unwrap()).iter().all(|mean| mean.abs() < 1e-4));
+    assert!(values(channels.var(1).unwrap()).iter().all(|variance| (variance - 1.0).abs() < 1e-3));
     let photo =
         Augmentation::Photo(PhotoAugmentation { pad: 0, flip: false, ..PhotoAugmentation::default() });
-    let (expanded, _) = images.augmented_batch(&all, &photo, 1, 0, &Device::Cpu).unwrap();
-    assert!(numbers(xs.flatten_all().unwrap()) == numbers(expanded.flatten_all().unwrap()));
+    let (augmented, _) = images.augmented_batch(&all, &photo, 1, 0, &Device::Cpu).unwrap();
+    assert!(values(xs.flatten_all().unwrap()) == values(augmented.flatten_all().unwrap()));
     assert_says(&images.normalise(Normalisation { mean: vec![0.5], std: vec![1.0] }).unwrap_err(), &["3"]);
 }
 
 #[test]
-fn statistics_are_the_mean_and_deviation_of_each_channel() {
+fn channel_statistics_are_the_mean_and_standard_deviation_of_each_channel() {
     let pixels: Vec<u8> = vec![0, 255, 51, 51, 7, 7, 255, 255, 102, 102, 7, 7, 9, 9, 9, 9, 9, 9];
     let images = Images::new(pixels, vec![0_u8; 3], (3, 1, 2), 2).unwrap();
     let statistics = images.channel_statistics(&[1, 0]).unwrap();
@@ -332,4 +331,138 @@ fn statistics_are_the_mean_and_deviation_of_each_channel() {
     };
     close(&statistics.mean, &[0.75, 0.3, 7.0 / 255.0]);
     close(&statistics.std, &[0.1875_f64.sqrt(), 0.1, 1.0 / 255.0]);
+}
+
+/// Runs `work` on another thread and fails, instead of hanging, if it deadlocks.
+fn assert_ends(work: impl FnOnce() + Send + 'static) {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        work();
+        sender.send(()).unwrap();
+    });
+    match receiver.recv_timeout(Duration::from_secs(120)) {
+        Err(RecvTimeoutError::Timeout) => panic!("deadlock"),
+        _ => thread.join().unwrap(),
+    }
+}
+
+#[test]
+fn batches_of_files_can_be_read_inside_parallel_jobs() {
+    let dir = tiny_folder();
+    let images = folder::read_dir(dir.path(), 8).unwrap().training;
+    assert_ends(move || {
+        let all: Vec<u32> = (0..64).map(|index| index % 4).collect();
+        let read = |indices: &[u32]| images.batch(indices, &Device::Cpu).unwrap().0.dims()[0];
+        for _ in 0..20 {
+            let count: usize = with_threads(4, || all.par_chunks(8).map(read).sum());
+            assert_eq!(count, 64);
+        }
+    });
+}
+
+#[test]
+fn batches_read_ahead_can_be_awaited_on_every_thread_of_the_pool() {
+    let dir = tiny_folder();
+    let images = folder::read_dir(dir.path(), 8).unwrap().training;
+    assert_ends(move || {
+        rayon::broadcast(|_| {
+            let images = images.clone();
+            images.read_ahead(vec![vec![0, 1], vec![2, 3]]);
+            for batch in [[0, 1], [2, 3]] {
+                assert_eq!(images.read(&batch).unwrap().len(), 2 * 3 * 64);
+            }
+        });
+    });
+}
+
+#[test]
+fn labels_and_indices_out_of_range_are_errors() {
+    assert_says(&Images::new(vec![1], vec![0_u8], (1, 1, 1), 0).unwrap_err(), &["label 0", "of 0 classes"]);
+    assert_says(&Images::new(vec![1], vec![3_u8], (1, 1, 1), 3).unwrap_err(), &["label 3", "of 3 classes"]);
+    let (mut memory, _) = shapes(3, 0, 1).unwrap();
+    let dir = tiny_folder();
+    let files = folder::read_dir(dir.path(), 8).unwrap().training;
+    for (images, len) in [(&memory, 3), (&files, 4)] {
+        let device = &Device::Cpu;
+        let errors = [
+            images.batch(&[0, len, 1], device).unwrap_err(),
+            images.augmented_batch(&[len], &Augmentation::Shifts, 1, 1, device).unwrap_err(),
+            images.read(&[len]).unwrap_err(),
+            images.image(len as usize).unwrap_err(),
+            images.channel_statistics(&[len]).unwrap_err(),
+        ];
+        for error in errors {
+            assert_says(&error, &[&format!("index {len}"), &format!("below {len}")]);
+        }
+        assert!(images.path(len as usize).is_none());
+        images.read_ahead(vec![vec![len]]);
+    }
+    memory.truncate(usize::MAX);
+    assert_eq!(memory.len(), 3);
+}
+
+#[test]
+fn absurd_sizes_are_errors() {
+    let new = |shape, count| Images::new(vec![1], vec![0_u8; count], shape, 1);
+    for shape in [(usize::MAX, 2, 1), (1 << 32, 1 << 32, 1), (1, 0, 1)] {
+        assert_says(&new(shape, 1).unwrap_err(), &["found 1 bytes, expected 1 images"]);
+    }
+    assert_says(&new((1, 1, usize::MAX), 2).unwrap_err(), &["expected 2 images"]);
+    for many in [usize::MAX, usize::MAX / 1000] {
+        assert_says(&digits(many, 0, 0).unwrap_err(), &["digits", "memory"]);
+        assert_says(&shapes(0, many, 0).unwrap_err(), &["shapes", "memory"]);
+    }
+    let dir = tiny_folder();
+    for side in [0, (1 << 14) + 1, (1 << 32) + 8, usize::MAX] {
+        let found = format!("found {side}");
+        assert_says(&folder::read_dir(dir.path(), side).unwrap_err(), &["image side", &found, "16384"]);
+        assert_says(&read_square(&dir.path().join("train/cat/a.PNG"), side).unwrap_err(), &[&found]);
+    }
+    let (images, _) = digits(1, 0, 0).unwrap();
+    let error_of =
+        |augmentation| images.augmented_batch(&[0], &augmentation, 1, 1, &Device::Cpu).unwrap_err();
+    for pad in [usize::MAX, usize::MAX / 2, (1 << 16) + 1] {
+        let photo = PhotoAugmentation { pad, ..PhotoAugmentation::default() };
+        assert_says(&error_of(Augmentation::Photo(photo)), &["padding", &pad.to_string(), "65536"]);
+    }
+    let none = Distortion::default();
+    for (distortion, part) in [
+        (Distortion { smoothness: 0.0, ..none }, "smoothness 0"),
+        (Distortion { smoothness: 1e-30, ..none }, "smoothness"),
+        (Distortion { scale: 1.0, ..none }, "scale 1"),
+        (Distortion { shift: f32::NAN, ..none }, "finite"),
+    ] {
+        assert_says(&error_of(Augmentation::Distort(distortion)), &["distortion", part]);
+    }
+    let large = PhotoAugmentation { pad: 1 << 16, flip: false, ..PhotoAugmentation::default() };
+    assert!(images.augmented_batch(&[0], &Augmentation::Photo(large), 1, 1, &Device::Cpu).is_ok());
+}
+
+/// Hashes of 1,000 built-in images.
+const DIGITS: u64 = 0;
+const SHAPES: u64 = 0;
+const DISTORTED: u64 = 0;
+
+#[test]
+fn built_in_images_and_their_augmentation_are_the_same_on_every_machine() {
+    let (digits, shapes) = (digits(1000, 0, 0).unwrap().0, shapes(1000, 0, 0).unwrap().0);
+    assert_eq!((digits.fingerprint(), shapes.fingerprint()), (DIGITS, SHAPES));
+    let all: Vec<u32> = (0..1000).collect();
+    let distort = Augmentation::Distort(Distortion::default());
+    let (distorted, _) = digits.augmented_batch(&all, &distort, 1, 1, &Device::Cpu).unwrap();
+    let values = distorted.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let bits: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let distorted = Images::new(bits, vec![0_u8], (1, 1, 4 * values.len()), 1).unwrap();
+    assert_eq!(distorted.fingerprint(), DISTORTED);
+}
+
+#[test]
+fn fingerprints_depend_on_pixels_labels_and_files() {
+    let new = |pixel, label| Images::new(vec![pixel], vec![label], (1, 1, 1), 2).unwrap().fingerprint();
+    assert_eq!(new(1, 0_u8), new(1, 0));
+    assert!(new(1, 0) != new(2, 0) && new(1, 0) != new(1, 1));
+    let dir = tiny_folder();
+    let set = folder::read_dir(dir.path(), 8).unwrap();
+    assert_eq!(set.training.fingerprint(), folder::read_dir(dir.path(), 8).unwrap().training.fingerprint());
+    assert_ne!(set.training.fingerprint(), set.test.fingerprint());
 }

@@ -1,4 +1,4 @@
-//! Text in, sentences and numbers out: the built-in sets, the file formats, vocabularies, entity scores.
+//! Sentences, texts and tags: the built-in sets, the file formats, vocabularies, streams, entity scores.
 
 mod says;
 
@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_textbook::data::{
-    Corpus, DataError, EntityCounts, EntityScores, Level, TaggedSentences, TextStream, Texts, Tokenizer,
-    Vocabulary, entity_scores, names, reviews, sequence, text,
+    Corpus, DataError, EntityCounts, EntityScores, Level, Streams, TaggedSentences, TextStream, Texts,
+    Tokenizer, Vocabulary, entity_scores, names, reviews, sequence, text,
 };
 use candle_textbook::rng::stream;
 use rand::Rng;
@@ -26,7 +26,7 @@ fn corpus_of(name: &str, files: &[(&str, &[u8])]) -> Corpus {
     text::load(name, Some(dir_of(files).path())).unwrap()
 }
 
-/// What is said of `files` as the data set `name`: one line, with each of `parts` in it.
+/// Checks that loading `files` as the data set `name` is an error of one line that contains `parts`.
 #[track_caller]
 fn assert_refused(name: &str, files: &[(&str, &[u8])], parts: &[&str]) {
     let dir = dir_of(files);
@@ -34,7 +34,7 @@ fn assert_refused(name: &str, files: &[(&str, &[u8])], parts: &[&str]) {
         "conll" => sequence::load(name, Some(dir.path())).err(),
         _ => text::load(name, Some(dir.path())).err(),
     };
-    assert_says(&format!("{:#}", error.expect("bad input was read")), parts);
+    assert_says(&format!("{:#}", error.expect("a malformed file was read")), parts);
 }
 
 fn strings(words: &[&str]) -> Vec<String> {
@@ -45,8 +45,7 @@ fn data() -> Option<PathBuf> {
     std::env::var_os("TEXTBOOK_DATA").map(PathBuf::from)
 }
 
-/// The accuracy on the test set of logistic regression on the counts of words and, with `pairs`, of pairs of
-/// neighbours.
+/// The test accuracy of logistic regression on the counts of words and, with `pairs`, of adjacent pairs.
 fn logistic_regression(corpus: &Corpus, pairs: bool) -> f64 {
     let features = |texts: &Texts| -> Vec<Vec<String>> {
         let of = |text: &String| {
@@ -74,12 +73,13 @@ fn logistic_regression(corpus: &Corpus, pairs: bool) -> f64 {
             features.iter().for_each(|&at| weights[at] += 0.1 * error);
         }
     }
-    let right = test.iter().filter(|(features, label)| (logit(&weights, features) > 0.0) == (*label == 1.0));
-    right.count() as f64 / test.len() as f64
+    let correct =
+        test.iter().filter(|(features, label)| (logit(&weights, features) > 0.0) == (*label == 1.0));
+    correct.count() as f64 / test.len() as f64
 }
 
 #[test]
-fn reviews_need_the_order_of_words_and_mostly_that_of_neighbours() {
+fn reviews_need_word_order_and_mostly_that_of_adjacent_words() {
     let corpus = text::load("reviews", None).unwrap();
     let (words, pairs) = (logistic_regression(&corpus, false), logistic_regression(&corpus, true));
     println!("words {words}, words and pairs {pairs}");
@@ -88,20 +88,23 @@ fn reviews_need_the_order_of_words_and_mostly_that_of_neighbours() {
 }
 
 #[test]
-fn every_word_of_the_reviews_is_as_frequent_in_praise_as_in_blame() {
+fn every_word_of_the_reviews_is_equally_frequent_in_both_classes() {
     let Corpus { train, .. } = reviews(100_000, 0, 1);
     let mut counts: HashMap<&str, [f64; 2]> = HashMap::new();
     for (text, &label) in train.texts.iter().zip(&train.labels) {
         text.split(' ').for_each(|word| counts.entry(word).or_default()[label as usize] += 1.0);
     }
     assert!((250..400).contains(&counts.len()), "{}", counts.len());
-    for (word, [blame, praise]) in counts {
-        assert!((blame - praise).abs() < 5.0 * (blame + praise).sqrt(), "{word} {blame} {praise}");
+    for (word, [negative, positive]) in counts {
+        assert!(
+            (negative - positive).abs() < 5.0 * (negative + positive).sqrt(),
+            "{word} {negative} {positive}"
+        );
     }
 }
 
 #[test]
-fn reviews_are_balanced_distinct_of_the_promised_lengths_and_a_function_of_the_seed() {
+fn reviews_are_balanced_distinct_and_a_function_of_the_seed() {
     let corpus = text::load("reviews", None).unwrap();
     let test = corpus.test.as_ref().unwrap();
     for (texts, len) in [(&corpus.train, 10_000), (test, 2_000)] {
@@ -116,8 +119,8 @@ fn reviews_are_balanced_distinct_of_the_promised_lengths_and_a_function_of_the_s
     assert_ne!(reviews(50, 0, 1).train.texts, corpus.train.texts[..50]);
 }
 
-/// Tags each word with what the training set most often has for it and the `left` words before and `right` words
-/// after, or for fewer before where those are new, and if need be for any name in its place.
+/// Tags each word with the most frequent tag, in the training set, of its window of `left` words before and `right`
+/// words after; for an unseen window, of one with fewer words before, then of one with any name in the word's place.
 fn tag_by_windows(
     train: &TaggedSentences,
     test: &TaggedSentences,
@@ -151,7 +154,7 @@ fn tag_by_windows(
 }
 
 #[test]
-fn names_are_told_by_both_sides_and_not_by_the_left_one() {
+fn names_need_the_words_on_both_sides() {
     let corpus = sequence::load("names", None).unwrap();
     let test = corpus.test.unwrap();
     let f1 = |right| {
@@ -187,7 +190,7 @@ fn names_are_distinct_well_formed_and_a_function_of_the_seed() {
 }
 
 #[test]
-fn unknown_names_and_missing_directories_are_refused() {
+fn unknown_names_and_missing_directories_are_errors() {
     let of = |name, dir: Option<&str>| format!("{:#}", text::load(name, dir.map(Path::new)).unwrap_err());
     assert_says(
         &of("imdb", None),
@@ -204,7 +207,7 @@ fn unknown_names_and_missing_directories_are_refused() {
 }
 
 #[test]
-fn mr_files_are_read_in_turn_and_windows_1252_is_noted() {
+fn mr_sentences_alternate_and_windows_1252_is_noted() {
     let files: [(&str, &[u8]); 2] = [
         ("rt-polarity.neg", b"too long . \nso dull\nweak\n"),
         ("rt-polarity.pos", b"lovely\ncaf\xe9 \x96 fine\r\n"),
@@ -233,7 +236,7 @@ fn mr_files_are_read_in_turn_and_windows_1252_is_noted() {
 }
 
 #[test]
-fn mr_has_its_known_size_and_kims_tokens() {
+fn mr_has_its_published_size_and_vocabulary() {
     let Some(data) = data() else { return };
     let Corpus { train, notes, .. } = text::load("mr", Some(&data.join("mr"))).unwrap();
     assert_eq!((train.len(), train.labels.iter().sum::<u32>()), (10_662, 5_331));
@@ -244,7 +247,7 @@ fn mr_has_its_known_size_and_kims_tokens() {
 }
 
 #[test]
-fn sst2_is_read_as_glue_and_as_stanford_have_it() {
+fn sst2_is_read_in_the_formats_of_glue_and_stanford() {
     let glue: [(&str, &[u8]); 3] = [
         ("train.tsv", b"sentence\tlabel\nso \"dull \t0\na joy \t1\n"),
         ("dev.tsv", b"sentence\tlabel\r\nfine\t1\r\n"),
@@ -277,7 +280,7 @@ fn sst2_is_read_as_glue_and_as_stanford_have_it() {
 }
 
 #[test]
-fn news_are_title_and_description() {
+fn ag_news_joins_title_and_description() {
     let train: &[u8] = b"\"3\",\"Oil up\",\"Traders said,\\again \"\"no\"\".\"\n4,Chips,Small\n";
     let files = [("train.csv", train), ("test.csv", b"Class Index,Title,Description\n1,War,Peace\n")];
     let Corpus { train, test, classes, .. } = corpus_of("ag-news", &files);
@@ -293,7 +296,7 @@ fn news_are_title_and_description() {
 }
 
 #[test]
-fn trec_questions_get_their_coarse_class() {
+fn trec_questions_have_their_coarse_class() {
     let files: [(&str, &[u8]); 2] = [
         ("train_5500.label", b"HUM:ind Who was Caf\xe9 named after ?\nABBR:exp What is XY ?\n"),
         ("TREC_10.label", b"NUM:dist How far is it ?\n"),
@@ -331,7 +334,7 @@ fn csv_and_tsv_take_their_classes_from_the_training_file() {
 }
 
 #[test]
-fn csv_files_with_mistakes_are_refused_with_the_line() {
+fn malformed_csv_files_are_refused_with_the_line() {
     let good: (&str, &[u8]) = ("train.csv", b"a,x\nb,y\n");
     let test = |test| [good, ("test.csv", test)];
     assert_refused("csv", &[good], &["no file test.csv"]);
@@ -367,7 +370,7 @@ fn kims_tokens_are_those_of_his_code() {
     }
 }
 
-/// Some text of letters, signs and blanks, many of them odd.
+/// A random text of unusual characters.
 fn odd_text(rng: &mut impl Rng) -> String {
     let odd = [
         '\t',
@@ -391,7 +394,7 @@ fn odd_text(rng: &mut impl Rng) -> String {
 }
 
 #[test]
-fn tokens_put_together_are_the_text_again() {
+fn joined_tokens_are_the_text() {
     let mut rng = stream(0, "tokens");
     for _ in 0..1000 {
         let text = odd_text(&mut rng);
@@ -403,7 +406,7 @@ fn tokens_put_together_are_the_text_again() {
 }
 
 #[test]
-fn a_vocabulary_is_ordered_by_count_then_by_alphabet() {
+fn a_vocabulary_is_ordered_by_count_then_alphabetically() {
     let sentences = [strings(&["b", "The", "a", "<unk>"]), strings(&["the", "a", "b", "b", "c", "the"])];
     let known = Vocabulary::new(&sentences, true, 2);
     let tokens: Vec<&str> = (0..).map_while(|id| known.token(id)).collect();
@@ -415,7 +418,7 @@ fn a_vocabulary_is_ordered_by_count_then_by_alphabet() {
 }
 
 #[test]
-fn a_vocabulary_survives_its_file_whatever_its_tokens() {
+fn a_vocabulary_is_read_back_from_its_file() {
     let mut rng = stream(0, "vocabulary");
     for lower_case in [false, true] {
         let tokens: Vec<Vec<String>> = vec![(0..2000).map(|_| odd_text(&mut rng)).collect()];
@@ -474,7 +477,7 @@ fn conll_files_are_found_by_their_names_and_read_with_any_columns() {
 }
 
 #[test]
-fn iob1_becomes_bio() {
+fn iob1_is_converted_to_bio() {
     let iob1 = "a I-PER\nb I-PER\nc B-PER\nd I-LOC\ne O\nf I-LOC\n\ng I-LOC\n";
     let bio = "a B-PER\nb I-PER\nc B-PER\nd B-LOC\ne O\nf B-LOC\n\ng B-LOC\n";
     let read =
@@ -485,7 +488,7 @@ fn iob1_becomes_bio() {
 }
 
 #[test]
-fn conll_files_with_mistakes_are_refused_with_the_line() {
+fn malformed_conll_files_are_refused_with_the_line() {
     let says = |text: &str, parts: &[&str]| assert_refused("conll", &[("train.txt", text.as_bytes())], parts);
     says("", &["train.txt", "is empty"]);
     says("\n\n", &["train.txt", "no sentences"]);
@@ -508,7 +511,7 @@ fn conll_files_with_mistakes_are_refused_with_the_line() {
 }
 
 #[test]
-fn wnut17_has_its_known_sizes() {
+fn wnut17_has_its_published_sizes() {
     let Some(data) = data() else { return };
     let corpus = sequence::load("conll", Some(&data.join("wnut17"))).unwrap();
     let entities = |split: &TaggedSentences| split.tags.iter().flatten().filter(|&&tag| tag % 2 == 1).count();
@@ -540,7 +543,7 @@ fn entities_count_as_conlleval_counts_them() {
         ("B-PER I-PER O", "B-PER O O", (1, 1, 0)),
         ("B-PER I-PER O", "B-PER I-PER I-PER", (1, 1, 0)),
         ("B-PER I-PER O", "B-LOC I-LOC O", (1, 1, 0)),
-        // one cut in two, two made one
+        // one split in two, two merged
         ("B-PER I-PER", "B-PER B-PER", (1, 2, 0)),
         ("B-PER B-PER", "B-PER I-PER", (2, 1, 0)),
         // I- after O and I- of another type begin an entity
@@ -554,12 +557,12 @@ fn entities_count_as_conlleval_counts_them() {
     ] {
         assert_eq!(counts(&[gold], &[predicted]), expected, "{gold} / {predicted}");
     }
-    // No entity goes on over the end of a sentence.
+    // No entity extends over the end of a sentence.
     assert_eq!(counts(&["B-PER", "I-PER"], &["B-PER", "B-PER"]), (2, 2, 2));
 }
 
 #[test]
-fn scores_are_shares_of_the_counts_over_all_and_by_type() {
+fn scores_are_ratios_of_the_counts_overall_and_by_type() {
     let all = scores(&["B-PER I-PER O B-LOC", "B-LOC O B-PER"], &["B-PER O O B-LOC", "B-LOC B-LOC O"]);
     let expected = |gold, predicted, correct| EntityCounts { gold, predicted, correct };
     assert_eq!(all.overall, expected(4, 4, 2));
@@ -580,4 +583,56 @@ fn scores_are_shares_of_the_counts_over_all_and_by_type() {
     assert_says(&refused(&[vec![0]], &[vec![0, 0]], &tags), &["sentence 0", "2 predicted tags, expected 1"]);
     assert_says(&refused(&[vec![0]], &[vec![2]], &tags), &["tag 2", "expected one of 2"]);
     assert_says(&refused(&[], &[], &strings(&["X"])), &["tag \"X\"", "B-TYPE"]);
+}
+
+#[test]
+fn errors_of_choosing_a_data_set_can_be_told_apart_without_their_text() {
+    let kind = |error: anyhow::Error| error.downcast::<DataError>().unwrap();
+    let dir = tempdir().unwrap();
+    assert!(matches!(kind(text::load("imdb", None).unwrap_err()), DataError::UnknownName { .. }));
+    assert!(matches!(kind(text::load("reviews", Some(dir.path())).unwrap_err()), DataError::BuiltIn { .. }));
+    assert!(matches!(kind(text::load("csv", None).unwrap_err()), DataError::FilesNeeded { .. }));
+    assert!(matches!(kind(sequence::load("conll", None).unwrap_err()), DataError::FilesNeeded { .. }));
+    for error in
+        [DataError::UnknownName { name: "x".into(), known: &["y"] }, DataError::BuiltIn { name: "x".into() }]
+    {
+        assert!(!error.to_string().contains("--"), "{error}");
+    }
+}
+
+#[test]
+fn fingerprints_depend_on_the_text_and_not_on_its_source() {
+    let memory = |text: &str| TextStream::from_memory("text", text, Level::Char).unwrap().fingerprint();
+    // Longer than a block of the file.
+    let long = "caf\u{e9} ".repeat(100_000);
+    let dir = dir_of(&[("text", long.as_bytes())]);
+    let file = TextStream::open(&dir.path().join("text"), Level::Word).unwrap();
+    assert_eq!(file.fingerprint(), memory(&long));
+    assert_ne!(memory(&long), memory(&format!("{long}.")));
+    assert_ne!(memory("ab"), memory("ba"));
+
+    let corpus = reviews(20, 5, 0);
+    let mut other = corpus.clone();
+    other.train.labels.swap(0, 1);
+    assert_eq!(corpus.fingerprint(), reviews(20, 5, 0).fingerprint());
+    assert_ne!(corpus.fingerprint(), other.fingerprint());
+    let corpus = names(20, 5, 0);
+    let mut other = corpus.clone();
+    other.train.tags[0][0] += 1;
+    assert_eq!(corpus.fingerprint(), names(20, 5, 0).fingerprint());
+    assert_ne!(corpus.fingerprint(), other.fingerprint());
+}
+
+#[test]
+fn streams_outside_the_text_are_errors() {
+    let text = TextStream::from_memory("text", "abcdefghij", Level::Char).unwrap();
+    let vocabulary = text.vocabulary(0..10, 1, None).unwrap();
+    let error_of =
+        |range, streams, start| Streams::new(&text, &vocabulary, range, streams, start).unwrap_err();
+    assert_says(&error_of(0..11, 2, 0), &["tokens 0 to 11", "of 0 to 10"]);
+    assert_says(&error_of(5..5, 1, 0), &["tokens 5 to 5"]);
+    assert_says(&error_of(0..10, 0, 0), &["0 streams"]);
+    assert_says(&error_of(0..u64::MAX, usize::MAX, 0), &["tokens 0 to"]);
+    assert_says(&error_of(0..10, 3, u64::MAX), &["streams of 3 steps"]);
+    assert!(Streams::new(&text, &vocabulary, 0..10, 3, 3).unwrap().next_window(1).unwrap().is_none());
 }

@@ -1,5 +1,5 @@
-//! Pretrained word vectors: the numbers that gensim reads (`fixtures/vectors.py` makes the files), every format
-//! there and back, and what is said of files that can't be read.
+//! Pretrained word vectors: compared with gensim (`fixtures/vectors.py` writes the files), written and read back in
+//! every format, and the errors for malformed files.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -25,10 +25,10 @@ fn read(bytes: &[u8], wanted: &[&str]) -> anyhow::Result<WordVectors> {
     WordVectors::read(&path, &wanted.iter().copied().collect())
 }
 
-/// What is said of the file `bytes`, where "the" and "of" are wanted, after its name.
+/// The error, without the file's name, when "the" and "of" are read from the file `bytes`.
 #[track_caller]
 fn refusal(bytes: &[u8]) -> String {
-    let error = format!("{:#}", read(bytes, &["the", "of"]).expect_err("bad input was read"));
+    let error = format!("{:#}", read(bytes, &["the", "of"]).expect_err("a malformed file was read"));
     assert!(!error.contains('\n'), "{error}");
     error.split_once("vectors: ").expect("the file's name").1.into()
 }
@@ -48,7 +48,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 #[test]
-fn every_format_gives_the_numbers_that_gensim_reads() {
+fn every_format_gives_the_values_that_gensim_reads() {
     let fixtures = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures"));
     let expected: BTreeMap<String, BTreeMap<String, Vec<f32>>> =
         serde_json::from_slice(&fs::read(fixtures.join("vectors.json")).unwrap()).unwrap();
@@ -65,8 +65,8 @@ fn every_format_gives_the_numbers_that_gensim_reads() {
 }
 
 #[test]
-fn what_is_written_in_any_format_is_read_back_to_the_bit() {
-    // The last files are longer than what is read at once.
+fn vectors_written_in_any_format_are_read_back_exactly() {
+    // The last files are longer than one chunk.
     for (count, size) in [(1, 2), (2, 1), (3, 7), (50, 20), (1000, 100)] {
         let mut rng = stream(1, &format!("{count} vectors of {size}"));
         let word = |at: usize| format!("{}{at}", ["w", "é", "言葉", "</s>", "0."][at % 5]);
@@ -123,7 +123,7 @@ fn what_is_written_in_any_format_is_read_back_to_the_bit() {
 }
 
 #[test]
-fn words_may_hold_blanks() {
+fn words_may_contain_spaces() {
     let text = "at name@domain.com 0.1 0.2\n. . . 0.3 0.4\nthe  0.5  0.6\n 0.7 0.8\n";
     let vectors = read(text.as_bytes(), &["at name@domain.com", ". . .", "the", "at", ""]).unwrap();
     assert_eq!((vectors.len(), vectors.size()), (4, 2));
@@ -143,7 +143,7 @@ fn the_first_vector_of_a_word_counts() {
 }
 
 #[test]
-fn words_that_are_not_utf8_are_passed_over() {
+fn words_that_are_not_utf8_are_skipped() {
     let of_binary = binary("2 2", &[(b"caf\xe9", &[1., 2.]), (b"the", &[3., 4.])]);
     for file in [&b"2 2\ncaf\xe9 1 2\nthe 3 4\n"[..], b"caf\xe9 1 2\nthe 3 4\n", &of_binary] {
         let vectors = read(file, &["caf\u{e9}", "caf\u{fffd}", "the"]).unwrap();
@@ -158,50 +158,51 @@ fn a_file_without_a_wanted_word_has_no_vectors() {
 }
 
 #[test]
-fn a_first_line_that_tells_no_vectors_is_refused() {
+fn a_first_line_without_vectors_is_refused() {
     assert_eq!(refusal(b""), "is empty, expected word vectors");
     assert_eq!(refusal(&gzip(b"")), "is empty, expected word vectors");
     for file in [&b"\n"[..], b"the\n", b"the 1 2x\n", b"PK\x03\x04 \n", b"the,1,2\n", b"7\n", b"-1 2\n\n"] {
-        let error = if file == b"-1 2\n\n" { "line 2: 0 numbers, expected 1" } else { "line 1: neither" };
+        let error =
+            if file == b"-1 2\n\n" { "line 2: found 0 numbers, expected 1" } else { "line 1: neither" };
         assert!(refusal(file).starts_with(error), "{file:?}: {}", refusal(file));
     }
     for header in ["0 5", "5 0", "5 16385", "5 99999999999999999999", "99999999999999999999 5"] {
         let (words, size) = header.split_once(' ').unwrap();
         let expected = format!(
-            "line 1: announces {words} words of {size} numbers, expected 1 word or more of 1 to 16384 numbers"
+            "line 1: announces {words} vectors of size {size}, expected at least 1 of size 1 to 16384"
         );
         assert_eq!(refusal(format!("{header}\nthe 1 2\n").as_bytes()), expected);
     }
 }
 
 #[test]
-fn a_line_of_too_many_or_too_few_numbers_is_refused_wanted_or_not() {
+fn a_line_of_too_many_or_too_few_numbers_is_refused() {
     for (header, first) in [("", 1), ("9 3\n", 2)] {
         for word in ["the", "a", "at home"] {
             let refusal = |line: &str| {
                 let file = format!("{header}b 1 2 3\n{word} 4 5 6\n{line}\n");
                 refusal(file.as_bytes()).replace(&format!("line {}: ", first + 2), "")
             };
-            assert_eq!(refusal(""), "0 numbers, expected 3");
-            assert_eq!(refusal("c"), "0 numbers, expected 3");
-            assert_eq!(refusal("c 7"), "1 numbers, expected 3");
-            assert_eq!(refusal("the 7 8"), "2 numbers, expected 3");
-            assert_eq!(refusal("c 7 8 9 10"), "4 numbers, expected 3");
-            assert_eq!(refusal("the 7 8 9 10 11 \r"), "5 numbers, expected 3");
-            assert_eq!(refusal(" 7 8 9 10"), "4 numbers, expected 3");
+            assert_eq!(refusal(""), "found 0 numbers, expected 3");
+            assert_eq!(refusal("c"), "found 0 numbers, expected 3");
+            assert_eq!(refusal("c 7"), "found 1 numbers, expected 3");
+            assert_eq!(refusal("the 7 8"), "found 2 numbers, expected 3");
+            assert_eq!(refusal("c 7 8 9 10"), "found 4 numbers, expected 3");
+            assert_eq!(refusal("the 7 8 9 10 11 \r"), "found 5 numbers, expected 3");
+            assert_eq!(refusal(" 7 8 9 10"), "found 4 numbers, expected 3");
         }
     }
-    assert_eq!(refusal(b"a 1 2 3\nof 1  2\n"), "line 2: 2 numbers, expected 3");
+    assert_eq!(refusal(b"a 1 2 3\nof 1  2\n"), "line 2: found 2 numbers, expected 3");
 }
 
 #[test]
-fn a_wanted_vector_must_be_of_finite_numbers() {
+fn a_wanted_vector_must_be_finite() {
     assert_eq!(refusal(b"a 1 2\nthe 0.1x 3\n"), "line 2: \"0.1x\", expected a number");
     assert_eq!(refusal(b"2 2\na 1 2\nthe 3 4,5\n"), "line 3: \"4,5\", expected a number");
     assert_eq!(refusal(b"a 1 2\nthe 3 \xff\n"), "line 2: \"\u{fffd}\", expected a number");
     let long = format!("a 1 2\nthe 3 {}\n", "x".repeat(1000));
     assert_eq!(refusal(long.as_bytes()), format!("line 2: {:?}, expected a number", "x".repeat(40)));
-    let holds = |value: &str| format!("the vector of \"the\" holds {value}, expected finite numbers");
+    let holds = |value: &str| format!("the vector of \"the\" contains {value}, expected finite numbers");
     assert_eq!(refusal(b"a 1 2\nthe 3 nan\n"), format!("line 2: {}", holds("NaN")));
     assert_eq!(refusal(b"a 1 2\nthe 3 -1e99\n"), format!("line 2: {}", holds("-inf")));
     for value in [f32::NAN, f32::INFINITY] {
@@ -211,24 +212,24 @@ fn a_wanted_vector_must_be_of_finite_numbers() {
 }
 
 #[test]
-fn a_file_must_hold_as_many_words_as_its_header_announces() {
-    assert_eq!(refusal(b"2 2\n"), "ends after 0 words, expected 2 as line 1 announces");
-    assert_eq!(refusal(b"2 2\nthe 1 2\n"), "ends after 1 words, expected 2 as line 1 announces");
+fn a_file_must_have_as_many_words_as_its_header_announces() {
+    assert_eq!(refusal(b"2 2\n"), "ends after 0 words, expected 2 as in line 1");
+    assert_eq!(refusal(b"2 2\nthe 1 2\n"), "ends after 1 words, expected 2 as in line 1");
     assert_eq!(
         refusal(b"2 2\nthe 1 2\nof 3 4\na 5 6\n"),
-        "line 4: goes on after the 2 words that line 1 announces"
+        "line 4: more than the 2 words that line 1 announces"
     );
     let words: [(&[u8], &[f32]); 3] = [(b"the", &[1., 2.]), (b"\nof", &[3., 4.]), (b"\na", &[5., 6.])];
     let mut file = binary("4 2", &words);
-    assert_eq!(refusal(&file), "ends after 3 words, expected 4 as line 1 announces");
+    assert_eq!(refusal(&file), "ends after 3 words, expected 4 as in line 1");
     file.push(b'\n');
-    assert_eq!(refusal(&file), "ends after 3 words, expected 4 as line 1 announces");
+    assert_eq!(refusal(&file), "ends after 3 words, expected 4 as in line 1");
     let file = binary("2 2", &words);
-    assert_eq!(refusal(&file), "goes on after the 2 words that line 1 announces");
+    assert_eq!(refusal(&file), "more than the 2 words that line 1 announces");
 }
 
 #[test]
-fn a_file_cut_short_anywhere_is_refused_with_the_place() {
+fn a_truncated_file_is_refused_with_the_position() {
     let file = binary("2 3", &[(b"the", &[1., 2., 3.]), (b"\nof", &[4., 5., 6.])]);
     let second = 4 + 4 + 12;
     for length in second + 2..file.len() {
@@ -243,7 +244,7 @@ fn a_file_cut_short_anywhere_is_refused_with_the_place() {
             let error = refusal(&packed[..length]);
             let place =
                 ["line ", "word ", "after the last word"].iter().any(|place| error.starts_with(place));
-            assert!(place && error.ends_with("expected a whole one: truncated"), "{length} bytes: {error}");
+            assert!(place && error.ends_with("truncated, expected a whole file"), "{length} bytes: {error}");
         }
     }
     let mut damaged = gzip(&file);
@@ -253,7 +254,7 @@ fn a_file_cut_short_anywhere_is_refused_with_the_place() {
 }
 
 #[test]
-fn what_can_t_be_opened_or_is_no_file_is_refused() {
+fn missing_files_and_directories_are_refused() {
     let dir = tempdir().unwrap();
     for (path, part) in [(dir.path().join("none.bin"), "can't be opened"), (dir.path().into(), "can't be ")] {
         let error = format!("{:#}", WordVectors::read(&path, &HashSet::new()).unwrap_err());
@@ -262,7 +263,7 @@ fn what_can_t_be_opened_or_is_no_file_is_refused() {
 }
 
 #[test]
-fn lines_and_words_without_end_are_refused() {
+fn unlimited_lines_and_words_are_refused() {
     const LINE: &str = "longer than 1048576 bytes, expected a word and its numbers";
     let long = vec![b'x'; 2_000_000];
     let with = |start: &[u8]| [start, &long].concat();
@@ -271,7 +272,7 @@ fn lines_and_words_without_end_are_refused() {
         assert_eq!(refusal(long.clone()), format!("line 1: {LINE}"));
         assert_eq!(refusal(with(b"the 1 2\n")), format!("line 2: {LINE}"));
         assert_eq!(refusal(with(b"9 2\nthe 1 2\n")), format!("line 3: {LINE}"));
-        let word = |at| format!("word {at} of 9: no blank within 4096 bytes, expected one after each word");
+        let word = |at| format!("word {at} of 9: no space within 4096 bytes, expected one after each word");
         assert_eq!(refusal(with(b"9 2\n")), word(1));
         assert_eq!(refusal(with(&binary("9 2", &[(b"the", &[1., 2.])]))), word(2));
     }
@@ -279,7 +280,7 @@ fn lines_and_words_without_end_are_refused() {
 
 #[cfg(unix)]
 #[test]
-fn a_stream_that_never_ends_is_given_up() {
+fn an_endless_stream_is_refused() {
     let error = WordVectors::read(Path::new("/dev/zero"), &HashSet::new()).unwrap_err();
     assert!(format!("{error:#}").starts_with("/dev/zero: line 1: longer than 1048576 bytes"), "{error:#}");
 }

@@ -1,8 +1,8 @@
-//! Handwritten-like digits drawn from a seed: the data set that needs no files.
+//! The built-in grey images: digits like handwriting, drawn from a seed.
 //!
-//! Each picture starts as one of several pen paths for its digit; the path is bent, slanted, turned and stretched, gone
-//! over with a pen of its own width and pressure, and the ink is placed as MNIST's makers placed theirs: the box
-//! scaled to 20x20, its centre of mass at the centre of 28x28.
+//! Each image starts with one of several pen paths for its digit. The path is bent, slanted, rotated and stretched, then
+//! drawn with a pen of random width and pressure. The ink is placed as in MNIST: the bounding box scaled to 20x20 pixels,
+//! the centre of mass at the centre of 28x28.
 
 use super::generate::generate;
 use super::images::Images;
@@ -12,18 +12,18 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::f32::consts::TAU;
 
-/// Height and width of a picture, and of the box that the digit is scaled to.
+/// Height and width of an image, and of the box that the digit is scaled to.
 const SIDE: usize = 28;
 const BOX: usize = 20;
 
-/// One way to write a digit. `weight` is how often, beside the other ways.
+/// One way to write a digit, with its relative frequency.
 struct Style {
     weight: u32,
     strokes: &'static [Stroke],
 }
 
-/// The points that a pen passes smoothly, x to the right and y down, in percent of the digit's box before distortion.
-/// A point written twice is a corner.
+/// The points of a smooth curve, x to the right and y down, in percent of the digit's undistorted box.
+/// A duplicated point is a corner.
 type Stroke = &'static [(i8, i8)];
 
 const fn style(weight: u32, strokes: &'static [Stroke]) -> Style {
@@ -35,11 +35,11 @@ const STYLES: [&[Style]; 10] = [
     &[
         // closed at the top
         style(3, &[&[(50, 0), (22, 10), (4, 36), (3, 62), (16, 88), (45, 100), (78, 88), (95, 58), (92, 30), (75, 8), (46, 1)]]),
-        // begun at the upper right, its end crossing the beginning
+        // starting at the upper right, the end crossing the start
         style(2, &[&[(68, 6), (36, 6), (8, 38), (8, 76), (38, 100), (76, 84), (94, 44), (74, 8), (44, 3), (28, 14)]]),
-        // with its end inside
+        // ending inside
         style(1, &[&[(58, 2), (22, 10), (4, 40), (6, 76), (40, 100), (80, 84), (96, 46), (82, 8), (52, 6), (40, 26)]]),
-        // begun with a tail at the upper right
+        // with a tail at the upper right
         style(1, &[&[(84, -6), (52, 4), (18, 24), (4, 60), (18, 94), (52, 100), (84, 80), (94, 42), (76, 12), (50, 4)]]),
         // wide
         style(1, &[&[(56, 0), (10, 12), (-16, 48), (-6, 84), (40, 100), (96, 84), (118, 44), (98, 10), (46, 2)]]),
@@ -78,7 +78,7 @@ const STYLES: [&[Style]; 10] = [
         style(1, &[&[(8, 5), (44, 3), (82, 2), (82, 2), (42, 40), (42, 40), (76, 52), (86, 76), (58, 99), (8, 92)]]),
         // narrow, curled at the foot
         style(2, &[&[(14, 16), (40, 2), (66, 12), (62, 34), (40, 46), (40, 46), (64, 54), (72, 78), (50, 98), (20, 94), (6, 80)]]),
-        // with a hardly marked middle
+        // with a weak middle
         style(1, &[&[(12, 6), (50, 0), (74, 14), (66, 36), (50, 46), (74, 58), (82, 80), (56, 98), (10, 98)]]),
     ],
     &[
@@ -94,7 +94,7 @@ const STYLES: [&[Style]; 10] = [
     &[
         // in one go
         style(3, &[&[(84, 2), (54, 4), (26, 5), (26, 5), (18, 44), (18, 44), (50, 38), (80, 54), (82, 78), (58, 97), (28, 100), (4, 90)]]),
-        // with the bar put on afterwards
+        // with a separate bar
         style(3, &[&[(26, 8), (22, 28), (18, 46), (18, 46), (50, 42), (78, 56), (80, 80), (52, 99), (6, 94)], &[(26, 6), (60, 4), (102, -2)]]),
         // with a small belly under a long neck
         style(1, &[&[(84, 2), (40, 6), (40, 6), (30, 42), (30, 42), (56, 46), (68, 68), (50, 94), (8, 98)]]),
@@ -136,13 +136,13 @@ const STYLES: [&[Style]; 10] = [
         style(1, &[&[(72, 8), (48, 0), (28, 10), (32, 26), (54, 42), (82, 66), (80, 90), (44, 100), (14, 88), (22, 62), (50, 38), (70, 20), (66, 4)]]),
         // with a small foot
         style(2, &[&[(86, 16), (54, 0), (16, 12), (16, 34), (46, 54), (62, 76), (56, 96), (38, 98), (28, 80), (44, 58), (78, 34), (88, 10)]]),
-        // slim, the way back nearly straight
+        // slim, with a nearly straight way back
         style(2, &[&[(84, 10), (58, 0), (30, 12), (34, 34), (58, 54), (66, 78), (46, 100), (24, 90), (36, 64), (60, 40), (86, 10)]]),
         // open at the top
         style(2, &[&[(70, 8), (42, 2), (22, 18), (38, 40), (62, 60), (66, 86), (38, 100), (16, 86), (30, 62), (58, 40), (86, 4)]]),
     ],
     &[
-        // a straight stroke going on from the circle
+        // a straight stem below the circle
         style(3, &[&[(82, 16), (54, 1), (20, 12), (8, 36), (26, 52), (58, 44), (82, 14), (82, 14), (78, 54), (72, 100)]]),
         // curled at the foot
         style(2, &[&[(80, 20), (52, 1), (18, 12), (10, 38), (30, 52), (62, 44), (82, 18), (84, 56), (70, 92), (40, 100), (14, 90)]]),
@@ -152,19 +152,19 @@ const STYLES: [&[Style]; 10] = [
         style(1, &[&[(70, 8), (34, 4), (8, 28), (20, 48), (54, 44), (80, 24), (80, 24), (76, 60), (70, 100)]]),
         // small and slim on a long stem
         style(2, &[&[(70, 6), (44, 2), (26, 20), (34, 38), (56, 34), (74, 8), (74, 8), (62, 54), (50, 100)]]),
-        // like a g, the stem begun above the circle
+        // like a g, the stem starting above the circle
         style(1, &[&[(76, 12), (42, 4), (12, 22), (18, 44), (48, 46), (76, 24)], &[(80, 2), (78, 50), (72, 100)]]),
         // small circle
         style(2, &[&[(78, 8), (46, 2), (20, 18), (24, 38), (52, 38), (80, 12), (80, 12), (74, 52), (70, 100)]]),
     ],
 ];
 
-/// `train` and `test` pictures of handwritten-like digits, 28x28, ink 255 on 0, classes 0 to 9 equally often.
+/// Generates `train` training and `test` test images of digits, of shape (1, 28, 28), with ten classes equally often.
 ///
-/// Picture `i` of either set is a function of `seed` and `i`: the first pictures of a larger set are the smaller set.
+/// Image `i` of either set is a function of `seed` and `i`, so a smaller set is the beginning of a larger one.
 ///
 /// # Errors
-/// Never: the pictures are what [`Images::new`] asks for.
+/// If so many images don't fit in memory.
 pub fn digits(train: usize, test: usize, seed: u64) -> Result<(Images, Images)> {
     let split = |len, name: &str| {
         let draw = |digit, rng: &mut ChaCha8Rng, image: &mut [u8]| draw(usize::from(digit), rng, image);
@@ -173,16 +173,16 @@ pub fn digits(train: usize, test: usize, seed: u64) -> Result<(Images, Images)> 
     Ok((split(train, "train")?, split(test, "test")?))
 }
 
-/// Draws one picture of `digit`.
-fn draw(digit: usize, rng: &mut ChaCha8Rng, picture: &mut [u8]) {
+/// Draws one image of `digit`.
+fn draw(digit: usize, rng: &mut ChaCha8Rng, image: &mut [u8]) {
     let mut lines = Vec::new();
     for stroke in pick(STYLES[digit], rng).strokes {
         trace(stroke, rng, &mut lines);
     }
     distort(&mut lines, rng);
-    let pen = Pen::pick(rng);
+    let pen = Pen::random(rng);
     fit(&mut lines, BOX as f32 - 2.0 * (pen.radius * (1.0 + pen.swell) + pen.roughness) - pen.edge);
-    centre(&pen.ink(&lines, rng), picture);
+    centre(&pen.ink(&lines, rng), image);
 }
 
 fn pick(styles: &'static [Style], rng: &mut ChaCha8Rng) -> &'static Style {
@@ -195,14 +195,14 @@ fn pick(styles: &'static [Style], rng: &mut ChaCha8Rng) -> &'static Style {
     chosen.unwrap_or(&styles[0])
 }
 
-/// A normal number, within two standard deviations: no picture is beyond reading.
+/// A normal value, clamped to two standard deviations so that every image is legible.
 fn normal(rng: &mut ChaCha8Rng) -> f32 {
     rng.sample::<f32, _>(StandardNormal).clamp(-2.0, 2.0)
 }
 
 type Point = [f32; 2];
 
-/// Adds the lines of a `stroke` whose points are a little off, cut at its corners.
+/// Adds the lines of a `stroke` with jittered points, cut at its corners.
 fn trace(stroke: Stroke, rng: &mut ChaCha8Rng, lines: &mut Vec<Vec<Point>>) {
     let offset = [0.02 * normal(rng), 0.02 * normal(rng)];
     let mut smooth: Vec<Point> = Vec::with_capacity(stroke.len());
@@ -223,7 +223,7 @@ fn trace(stroke: Stroke, rng: &mut ChaCha8Rng, lines: &mut Vec<Vec<Point>>) {
     lines.push(spline(&smooth));
 }
 
-/// The Catmull-Rom curve through `points`, as short straight pieces.
+/// The Catmull-Rom spline through `points`, as a polyline.
 fn spline(points: &[Point]) -> Vec<Point> {
     const PIECES: usize = 5;
     let last = points.len() - 1;
@@ -243,7 +243,7 @@ fn spline(points: &[Point]) -> Vec<Point> {
     line
 }
 
-/// Bends the lines by slow waves, then slants, narrows and turns them.
+/// Bends the lines by slow waves, then slants, scales and rotates them.
 fn distort(lines: &mut [Vec<Point>], rng: &mut ChaCha8Rng) {
     let waves: [_; 4] = std::array::from_fn(|wave| {
         let frequency = TAU * rng.random_range(0.3..1.0_f32);
@@ -270,7 +270,7 @@ fn distort(lines: &mut [Vec<Point>], rng: &mut ChaCha8Rng) {
     }
 }
 
-/// Scales the lines so that their larger extent is `extent`, and puts their box in the middle of the picture.
+/// Scales the lines so that their larger extent is `extent`, and centres their bounding box in the image.
 fn fit(lines: &mut [Vec<Point>], extent: f32) {
     let (mut low, mut high) = ([f32::INFINITY; 2], [f32::NEG_INFINITY; 2]);
     for point in lines.iter().flatten() {
@@ -287,22 +287,22 @@ fn fit(lines: &mut [Vec<Point>], extent: f32) {
     }
 }
 
-/// What the lines are drawn with; lengths in pixels.
+/// The pen that draws the lines; lengths are in pixels.
 struct Pen {
     radius: f32,
-    /// Over how far the ink fades out at the edge.
+    /// Width of the blurred edge.
     edge: f32,
-    /// How far the edge of the ink is off by chance, at most.
+    /// Bound of the random displacement of the edge.
     roughness: f32,
-    /// How much the radius swells and shrinks along a line, as a part of it, and where in that wave a line begins.
+    /// Relative amplitude and initial phase of the radius's variation along a line.
     swell: f32,
     phase: f32,
-    /// How dark the ink is, 255 being black; more is cut off, which sharpens the edges.
+    /// Darkness of the ink. Values above 255 are clipped, which sharpens the edges.
     full: f32,
 }
 
 impl Pen {
-    fn pick(rng: &mut ChaCha8Rng) -> Self {
+    fn random(rng: &mut ChaCha8Rng) -> Self {
         Self {
             radius: (1.28 * libm::expf(0.28 * normal(rng))).clamp(0.75, 2.0),
             edge: rng.random_range(0.8..1.5),
@@ -313,14 +313,14 @@ impl Pen {
         }
     }
 
-    /// The picture of `lines` as bytes.
+    /// Draws `lines`.
     fn ink(&self, lines: &[Vec<Point>], rng: &mut ChaCha8Rng) -> [u8; SIDE * SIDE] {
-        // Of each pixel, the squared distance to the nearest line in radii: one root a pixel at the end, not one a line.
+        // The squared distance of each pixel to the nearest line, in radii.
         let mut nearest = [1e6_f32; SIDE * SIDE];
         for line in lines {
             for (at, ends) in line.windows(2).enumerate() {
                 let radius = self.radius * (1.0 + self.swell * libm::sinf(self.phase + 0.25 * at as f32));
-                self.approach([ends[0], ends[1]], radius, &mut nearest);
+                self.update([ends[0], ends[1]], radius, &mut nearest);
             }
         }
         let mut ink = [0; SIDE * SIDE];
@@ -333,8 +333,8 @@ impl Pen {
         ink
     }
 
-    /// Lowers `nearest` around the piece of line between `ends`.
-    fn approach(&self, ends: [Point; 2], radius: f32, nearest: &mut [f32; SIDE * SIDE]) {
+    /// Updates `nearest` around the line segment between `ends`.
+    fn update(&self, ends: [Point; 2], radius: f32, nearest: &mut [f32; SIDE * SIDE]) {
         let [from, to] = ends;
         let reach = radius + self.edge;
         let span = |axis: usize| {
@@ -359,8 +359,8 @@ impl Pen {
     }
 }
 
-/// Copies `ink` to `picture`, shifted by whole pixels so that its centre of mass is at the picture's centre.
-fn centre(ink: &[u8; SIDE * SIDE], picture: &mut [u8]) {
+/// Copies `ink` to `image`, shifted by whole pixels so that the centre of mass is at the centre.
+fn centre(ink: &[u8; SIDE * SIDE], image: &mut [u8]) {
     let (mut mass, mut sum) = (0, [0, 0]);
     for (at, &byte) in ink.iter().enumerate() {
         let byte = u32::from(byte);
@@ -373,7 +373,7 @@ fn centre(ink: &[u8; SIDE * SIDE], picture: &mut [u8]) {
         let Some(to) = y.checked_add_signed(shift[1]).filter(|&to| to < SIDE) else { continue };
         let width = SIDE - shift[0].unsigned_abs();
         let (from, at) = ((-shift[0]).max(0) as usize, shift[0].max(0) as usize);
-        picture[to * SIDE + at..][..width].copy_from_slice(&row[from..from + width]);
+        image[to * SIDE + at..][..width].copy_from_slice(&row[from..from + width]);
     }
 }
 
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn classes_are_equally_many() -> Result<()> {
+    fn classes_are_equally_frequent() -> Result<()> {
         let (train, test) = digits(1000, 100, 1)?;
         assert_eq!((train.shape(), train.classes(), train.len(), test.len()), ((1, 28, 28), 10, 1000, 100));
         for digit in 0..10 {
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_fit_and_are_centred_as_in_mnist() -> Result<()> {
+    fn digits_fit_and_are_centred_as_in_mnist() -> Result<()> {
         let (images, _) = digits(5000, 0, 1)?;
         for index in 0..images.len() {
             let ink = |at: usize| f32::from(images.image(index).unwrap()[at]);
@@ -418,15 +418,15 @@ mod tests {
                 (high.unwrap_or(0) + 1 - low.unwrap_or(0), centre)
             };
             let ((width, x), (height, y)) = (along(|at| at % 28), along(|at| at / 28));
-            assert!((18..=20).contains(&width.max(height)), "picture {index} is {width} by {height}");
-            assert!((x - 14.0).abs() <= 0.501 && (y - 14.0).abs() <= 0.501, "picture {index} is at {x}, {y}");
-            assert!(inked.iter().any(|&at| ink(at) >= 240.0), "picture {index} is pale");
+            assert!((18..=20).contains(&width.max(height)), "image {index} is {width} by {height}");
+            assert!((x - 14.0).abs() <= 0.501 && (y - 14.0).abs() <= 0.501, "image {index} is at {x}, {y}");
+            assert!(inked.iter().any(|&at| ink(at) >= 240.0), "image {index} is pale");
         }
         Ok(())
     }
 
     #[test]
-    fn any_thread_count_draws_the_same() -> Result<()> {
+    fn the_number_of_threads_does_not_matter() -> Result<()> {
         let draw = |threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| digits(95, 15, 1))

@@ -1,8 +1,8 @@
-//! Figures of five shapes and two textures drawn from a seed: the set of colour pictures that needs no files.
+//! The built-in colour images: five shapes in two textures, drawn from a seed.
 //!
-//! A class is a shape and a texture, so both must be seen. Nothing else tells them apart: the colours of ground, figure
-//! and texture are drawn anew for each picture, the shapes have equal areas on average, both textures cover half of the
-//! figure. Patches lie behind the figure and over it, some of them with the wrong texture.
+//! A class is a shape with a texture, and only these two tell the classes apart: the colours of background, figure and
+//! texture are drawn independently for each image, the shapes have equal areas on average, and both textures cover half of
+//! the figure. Distracting patches lie behind and over the figure, some of them with the other texture.
 
 use super::generate::generate;
 use super::images::Images;
@@ -13,17 +13,17 @@ use rand_chacha::ChaCha8Rng;
 use std::f32::consts::TAU;
 use std::ops::Range;
 
-/// Height and width of a picture.
+/// Height and width of an image.
 const SIDE: usize = 32;
 const PIXELS: usize = SIDE * SIDE;
 
-/// The part of a figure that a patch over it hides, at most.
-const MOST_HIDDEN: f32 = 0.25;
+/// Upper bound of the fraction of a figure that a patch hides.
+const MAX_HIDDEN: f32 = 0.25;
 
-/// How far the colours of a figure are from each other and from that of the ground, in bytes: the root of the mean square of the channels.
-const LEAST_CONTRAST: f32 = 50.0;
+/// Minimum distance between the colours of a figure and its background: the root mean square over the channels, of 255.
+const MIN_CONTRAST: f32 = 50.0;
 
-/// The classes: twice the number of the shape, plus one where it is dotted.
+/// The class names; a class is twice the index of its shape, plus one if it is dotted.
 const CLASS_NAMES: [&str; 10] = [
     "striped disc",
     "dotted disc",
@@ -37,12 +37,12 @@ const CLASS_NAMES: [&str; 10] = [
     "dotted cross",
 ];
 
-/// `train` and `test` pictures of the built-in shapes, 3x32x32, ten classes equally often.
+/// Generates `train` training and `test` test images of shape (3, 32, 32), with ten classes equally often.
 ///
-/// Picture `i` of either set is a function of `seed` and `i`: the first pictures of a larger set are the smaller set.
+/// Image `i` of either set is a function of `seed` and `i`, so a smaller set is the beginning of a larger one.
 ///
 /// # Errors
-/// Never: the pictures are what [`Images::new`] asks for.
+/// If so many images don't fit in memory.
 pub fn shapes(train: usize, test: usize, seed: u64) -> Result<(Images, Images)> {
     let split = |len, name: &str| {
         let images = generate(len, (3, SIDE, SIDE), (seed, &format!("shapes/{name}")), draw)?;
@@ -51,13 +51,13 @@ pub fn shapes(train: usize, test: usize, seed: u64) -> Result<(Images, Images)> 
     Ok((split(train, "train")?, split(test, "test")?))
 }
 
-/// Draws one picture of `class`, `(3, SIDE, SIDE)` row-major.
-fn draw(class: u8, rng: &mut ChaCha8Rng, picture: &mut [u8]) {
-    let ground = colour(MIDDLE, rng);
-    let mut canvas = Canvas::ground(ground, rng);
+/// Draws one image of `class`, `(3, SIDE, SIDE)` row-major.
+fn draw(class: u8, rng: &mut ChaCha8Rng, image: &mut [u8]) {
+    let background = colour(MIDDLE, rng);
+    let mut canvas = Canvas::background(background, rng);
     for _ in 0..rng.random_range(0..4) {
         let at = [rng.random_range(0.0..SIDE as f32), rng.random_range(0.0..SIDE as f32)];
-        let patch = Patch::any(at, rng.random_range(2.0..4.5), rng);
+        let patch = Patch::random(at, rng.random_range(2.0..4.5), rng);
         canvas.paint(&patch, &patch.cover());
     }
 
@@ -67,10 +67,11 @@ fn draw(class: u8, rng: &mut ChaCha8Rng, picture: &mut [u8]) {
     let shape =
         [Shape::Disc, Shape::Square, Shape::Triangle, Shape::Star, Shape::Cross][usize::from(class / 2)];
     let texture = [Texture::Stripes, Texture::Dots][usize::from(class % 2)];
-    let dark = contrasting(DARK, &[ground], rng);
-    let mut colours = [dark, contrasting(LIGHT, &[ground, dark], rng)];
+    let dark = contrasting(DARK, &[background], rng);
+    let mut colours = [dark, contrasting(LIGHT, &[background, dark], rng)];
     colours.shuffle(rng);
-    let figure = Patch { shape, size, place: Place::any(at, rng), fill: Fill::any(texture, colours, rng) };
+    let figure =
+        Patch { shape, size, frame: Frame::random(at, rng), fill: Fill::random(texture, colours, rng) };
     let cover = figure.cover();
     canvas.paint(&figure, &cover);
 
@@ -78,39 +79,39 @@ fn draw(class: u8, rng: &mut ChaCha8Rng, picture: &mut [u8]) {
         let direction = rng.random_range(0.0..TAU);
         let away = size * rng.random_range(0.3..1.2_f32);
         let at = [at[0] + away * libm::cosf(direction), at[1] + away * libm::sinf(direction)];
-        let mut patch = Patch::any(at, rng.random_range(2.5..5.0), rng);
+        let mut patch = Patch::random(at, rng.random_range(2.5..5.0), rng);
         let whole: f32 = cover.iter().sum();
         let hidden =
             |patch: &Patch| patch.cover().iter().zip(&cover).map(|(over, under)| over * under).sum::<f32>();
-        while hidden(&patch) > MOST_HIDDEN * whole {
+        while hidden(&patch) > MAX_HIDDEN * whole {
             patch.size *= 0.8;
         }
         canvas.paint(&patch, &patch.cover());
     }
-    canvas.develop(rng, picture);
+    canvas.render(rng, image);
 }
 
 /// Red, green and blue, 0 to 255.
 type Colour = [f32; 3];
 
-/// Between which bytes the channels of a ground lie, and those of the two colours of a figure.
+/// The ranges of the channels of a background and of the two colours of a figure.
 const MIDDLE: Range<f32> = 80.0..175.0;
 const DARK: Range<f32> = 0.0..115.0;
 const LIGHT: Range<f32> = 140.0..255.0;
 
-fn colour(within: Range<f32>, rng: &mut ChaCha8Rng) -> Colour {
-    std::array::from_fn(|_| rng.random_range(within.clone()))
+fn colour(range: Range<f32>, rng: &mut ChaCha8Rng) -> Colour {
+    std::array::from_fn(|_| rng.random_range(range.clone()))
 }
 
-/// A colour that can be told from `others`: wherever these lie, `DARK` and `LIGHT` hold some.
-fn contrasting(within: Range<f32>, others: &[Colour], rng: &mut ChaCha8Rng) -> Colour {
+/// Draws a colour that contrasts with `others`. `DARK` and `LIGHT` always contain one.
+fn contrasting(range: Range<f32>, others: &[Colour], rng: &mut ChaCha8Rng) -> Colour {
     loop {
-        let new = colour(within.clone(), rng);
-        let far = |other: &Colour| {
+        let new = colour(range.clone(), rng);
+        let contrasts = |other: &Colour| {
             let squared: f32 = new.iter().zip(other).map(|(a, b)| (a - b) * (a - b)).sum();
-            squared >= 3.0 * LEAST_CONTRAST * LEAST_CONTRAST
+            squared >= 3.0 * MIN_CONTRAST * MIN_CONTRAST
         };
-        if others.iter().all(far) {
+        if others.iter().all(contrasts) {
             return new;
         }
     }
@@ -118,23 +119,24 @@ fn contrasting(within: Range<f32>, others: &[Colour], rng: &mut ChaCha8Rng) -> C
 
 type Point = [f32; 2];
 
-/// A frame of reference: its origin, how it is turned, and how much longer it is along one axis than along the other.
-struct Place {
+/// A rotated and stretched coordinate system.
+struct Frame {
     origin: Point,
-    turn: Point,
+    /// Cosine and sine of the rotation.
+    rotation: Point,
     stretch: f32,
 }
 
-impl Place {
-    fn any(origin: Point, rng: &mut ChaCha8Rng) -> Self {
+impl Frame {
+    fn random(origin: Point, rng: &mut ChaCha8Rng) -> Self {
         let (sin, cos) = libm::sincosf(rng.random_range(0.0..TAU));
-        Self { origin, turn: [cos, sin], stretch: rng.random_range(0.85..1.0 / 0.85) }
+        Self { origin, rotation: [cos, sin], stretch: rng.random_range(0.85..1.0 / 0.85) }
     }
 
-    /// Where in this frame the middle of a pixel is.
-    fn of(&self, x: usize, y: usize) -> Point {
+    /// The coordinates of the centre of a pixel.
+    fn at(&self, x: usize, y: usize) -> Point {
         let (x, y) = (x as f32 + 0.5 - self.origin[0], y as f32 + 0.5 - self.origin[1]);
-        let [cos, sin] = self.turn;
+        let [cos, sin] = self.rotation;
         [(cos * x + sin * y) * self.stretch, (cos * y - sin * x) / self.stretch]
     }
 }
@@ -149,9 +151,9 @@ enum Shape {
 }
 
 impl Shape {
-    /// How far outside the edge `point` is, or inside where below 0, for a shape of the area of a disc of radius `size`.
-    fn outside(self, [x, y]: Point, size: f32) -> f32 {
-        /// The sine and cosine of 60 degrees, of 72 and of 144.
+    /// The distance of `point` from the edge, negative inside, of a shape with the area of a disc of radius `size`.
+    fn distance(self, [x, y]: Point, size: f32) -> f32 {
+        /// The sine of 60 degrees; the cosine and sine of 72 and of 144.
         const SIN_60: f32 = 0.866_025_4;
         const FIFTH: Point = [0.309_017, 0.951_056_5];
         const TWO_FIFTHS: Point = [-0.809_017, 0.587_785_25];
@@ -159,7 +161,7 @@ impl Shape {
             Self::Disc => (x * x + y * y).sqrt() - size,
             Self::Square => x.abs().max(y.abs()) - 0.886 * size,
             Self::Triangle => (-y).max(SIN_60 * x.abs() + 0.5 * y) - 0.777 * size,
-            // Its tips lie beyond one of the five lines along its edges, the rest of it beyond none.
+            // A point of the star lies beyond at most one of the five lines along its edges.
             Self::Star => {
                 let mut most = [f32::NEG_INFINITY; 2];
                 let x = x.abs();
@@ -178,7 +180,7 @@ impl Shape {
         }
     }
 
-    /// How far the edge of such a shape is from its middle, at most.
+    /// The largest distance of the edge from the centre.
     fn reach(self, size: f32) -> f32 {
         size * match self {
             Self::Disc => 1.0,
@@ -197,23 +199,23 @@ enum Texture {
     Dots,
 }
 
-/// What a patch is filled with: a ground and, where the texture says so, a second colour on half of it.
+/// The filling of a patch: one colour or, with a texture, two colours that cover half of it each.
 struct Fill {
     texture: Texture,
     colours: [Colour; 2],
-    place: Place,
-    /// From a stripe or a dot to the next, in pixels.
+    frame: Frame,
+    /// The distance of stripes or dots, in pixels.
     period: f32,
 }
 
 impl Fill {
-    fn any(texture: Texture, colours: [Colour; 2], rng: &mut ChaCha8Rng) -> Self {
+    fn random(texture: Texture, colours: [Colour; 2], rng: &mut ChaCha8Rng) -> Self {
         let origin = [rng.random_range(-8.0..0.0), rng.random_range(-8.0..0.0)];
-        Self { texture, colours, place: Place::any(origin, rng), period: rng.random_range(3.6..6.0) }
+        Self { texture, colours, frame: Frame::random(origin, rng), period: rng.random_range(3.6..6.0) }
     }
 
-    fn of(&self, x: usize, y: usize) -> Colour {
-        /// The radius of dots that cover half of the plane, in periods.
+    fn colour_at(&self, x: usize, y: usize) -> Colour {
+        /// The radius, in periods, of dots that cover half of the plane.
         const RADIUS: f32 = 0.398_942_3;
         let off = |along: f32| {
             let periods = along / self.period;
@@ -221,9 +223,9 @@ impl Fill {
         };
         let inside = match self.texture {
             Texture::Plain => return self.colours[0],
-            Texture::Stripes => 0.25 - off(self.place.of(x, y)[0]).abs(),
+            Texture::Stripes => 0.25 - off(self.frame.at(x, y)[0]).abs(),
             Texture::Dots => {
-                let [dx, dy] = self.place.of(x, y).map(off);
+                let [dx, dy] = self.frame.at(x, y).map(off);
                 RADIUS - (dx * dx + dy * dy).sqrt()
             }
         };
@@ -235,17 +237,17 @@ fn mix(from: Colour, to: Colour, part: f32) -> Colour {
     std::array::from_fn(|channel| from[channel] + part * (to[channel] - from[channel]))
 }
 
-/// A filled shape somewhere in the picture.
+/// A filled shape somewhere in the image.
 struct Patch {
     shape: Shape,
     size: f32,
-    place: Place,
+    frame: Frame,
     fill: Fill,
 }
 
 impl Patch {
-    /// A patch that says nothing: a disc or a bar, half of them plain.
-    fn any(at: Point, size: f32, rng: &mut ChaCha8Rng) -> Self {
+    /// A distracting patch: a disc or a bar, half of them without texture.
+    fn random(at: Point, size: f32, rng: &mut ChaCha8Rng) -> Self {
         let shape = if rng.random_bool(0.5) { Shape::Disc } else { Shape::Square };
         let texture = match rng.random_range(0..4) {
             0 => Texture::Stripes,
@@ -253,44 +255,44 @@ impl Patch {
             _ => Texture::Plain,
         };
         let colours = [colour(0.0..255.0, rng), colour(0.0..255.0, rng)];
-        let mut place = Place::any(at, rng);
-        place.stretch = rng.random_range(0.6..1.0);
-        Self { shape, size, place, fill: Fill::any(texture, colours, rng) }
+        let mut frame = Frame::random(at, rng);
+        frame.stretch = rng.random_range(0.6..1.0);
+        Self { shape, size, frame, fill: Fill::random(texture, colours, rng) }
     }
 
-    /// The columns and rows that it can touch.
+    /// The columns and rows that the patch may cover.
     fn span(&self) -> [Range<usize>; 2] {
-        let stretch = self.place.stretch.max(1.0 / self.place.stretch);
+        let stretch = self.frame.stretch.max(1.0 / self.frame.stretch);
         let reach = stretch * self.shape.reach(self.size) + 1.0;
-        self.place.origin.map(|at| {
+        self.frame.origin.map(|at| {
             ((at - reach).max(0.0) as usize).min(SIDE)..((at + reach).max(0.0) as usize + 1).min(SIDE)
         })
     }
 
-    /// How much of each pixel it covers, 0 to 1.
+    /// The fraction of each pixel that the patch covers.
     fn cover(&self) -> [f32; PIXELS] {
         let mut cover = [0.0; PIXELS];
         let [columns, rows] = self.span();
         for y in rows {
             for x in columns.clone() {
-                let outside = self.shape.outside(self.place.of(x, y), self.size);
-                cover[y * SIDE + x] = (0.5 - outside).clamp(0.0, 1.0);
+                let distance = self.shape.distance(self.frame.at(x, y), self.size);
+                cover[y * SIDE + x] = (0.5 - distance).clamp(0.0, 1.0);
             }
         }
         cover
     }
 }
 
-/// A picture in the making.
+/// An image before it is converted to bytes.
 struct Canvas([Colour; PIXELS]);
 
 impl Canvas {
-    /// A ground of about the colour `ground`: a gradient, and clouds of another colour.
-    fn ground(ground: Colour, rng: &mut ChaCha8Rng) -> Self {
+    /// A background of about the given colour: a gradient, with clouds of another colour.
+    fn background(mean: Colour, rng: &mut ChaCha8Rng) -> Self {
         const KNOTS: usize = 5;
-        let mut around = |by: f32| ground.map(|value| value + rng.random_range(-by..by));
+        let mut around = |by: f32| mean.map(|value| value + rng.random_range(-by..by));
         let [from, to, cloud] = [around(30.0), around(30.0), around(45.0)];
-        let place = Place::any([SIDE as f32 / 2.0; 2], rng);
+        let frame = Frame::random([SIDE as f32 / 2.0; 2], rng);
         let knots: [f32; KNOTS * KNOTS] = std::array::from_fn(|_| rng.random_range(0.0..1.0));
         let between = |at: usize| {
             let knot = (at as f32 + 0.5) * (KNOTS - 1) as f32 / SIDE as f32;
@@ -302,7 +304,7 @@ impl Canvas {
             let at = row * KNOTS + column;
             let above = knots[at] + right * (knots[at + 1] - knots[at]);
             let below = knots[at + KNOTS] + right * (knots[at + KNOTS + 1] - knots[at + KNOTS]);
-            let along = (0.5 + place.of(x, y)[0] / SIDE as f32).clamp(0.0, 1.0);
+            let along = (0.5 + frame.at(x, y)[0] / SIDE as f32).clamp(0.0, 1.0);
             mix(mix(from, to, along), cloud, above + down * (below - above))
         }))
     }
@@ -313,21 +315,21 @@ impl Canvas {
             for x in columns.clone() {
                 let (pixel, cover) = (&mut self.0[y * SIDE + x], cover[y * SIDE + x]);
                 if cover > 0.0 {
-                    *pixel = mix(*pixel, patch.fill.of(x, y), cover);
+                    *pixel = mix(*pixel, patch.fill.colour_at(x, y), cover);
                 }
             }
         }
     }
 
-    /// As bytes, a plane a colour, in light that falls off to one side and with a camera's noise.
-    fn develop(&self, rng: &mut ChaCha8Rng, picture: &mut [u8]) {
+    /// Converts to bytes, one plane per channel, under light that decreases to one side, and with noise.
+    fn render(&self, rng: &mut ChaCha8Rng, image: &mut [u8]) {
         let noise = rng.random_range(0.0..12.0_f32) / 127.5;
-        let fall = rng.random_range(0.0..0.4_f32);
-        let place = Place::any([SIDE as f32 / 2.0; 2], rng);
-        rng.fill(picture);
-        for (channel, plane) in picture.chunks_mut(PIXELS).enumerate() {
+        let falloff = rng.random_range(0.0..0.4_f32);
+        let frame = Frame::random([SIDE as f32 / 2.0; 2], rng);
+        rng.fill(image);
+        for (channel, plane) in image.chunks_mut(PIXELS).enumerate() {
             for (at, (byte, colour)) in plane.iter_mut().zip(&self.0).enumerate() {
-                let light = 1.0 - fall * (0.5 + place.of(at % SIDE, at / SIDE)[0] / (1.5 * SIDE as f32));
+                let light = 1.0 - falloff * (0.5 + frame.at(at % SIDE, at / SIDE)[0] / (1.5 * SIDE as f32));
                 *byte = (light * colour[channel] + noise * (f32::from(*byte) - 127.5) + 0.5) as u8;
             }
         }

@@ -1,14 +1,14 @@
-//! Sentences with names of persons, places and firms, written from a seed: the tagged set that needs no files.
+//! The built-in tagged sentences: names of persons, places and firms, generated from a seed.
 //!
-//! Most of them begin with a word that can be several things, and what it is shows only in what follows: "Rose walked
-//! home" and "Rose Keller walked home", but "Rose petals fell on the carpet"; "Paris Hilton smiled", "Paris streets
-//! were empty", "Paris Motors hired 300 workers"; "Morgan sang all evening", "Morgan cut 40 jobs". The names inside a
-//! sentence are told by what is before them, such as "met", "moved to" or "works for". Some surnames are so rare that
-//! seven in a hundred test sentences have a word that is not in the training set.
+//! Most sentences begin with an ambiguous word, and only the following words resolve it: "Rose walked home" and "Rose
+//! Keller walked home", but "Rose petals fell on the carpet"; "Paris Hilton smiled", "Paris streets were empty", "Paris
+//! Motors hired 300 workers"; "Morgan sang all evening", "Morgan cut 40 jobs". For names inside a sentence, the words
+//! before them are enough, such as "met", "moved to" or "works for". Some surnames are so rare that 7% of the test
+//! sentences have a word that is not in the training set.
 //!
-//! The whole sentence always decides the tags, and so, nearly always, do a word and its two neighbours (F1 0.98 by
-//! counting them). Who reads from left to right has to guess at the first word: even with the best guess and no other
-//! mistake, F1 is 0.78.
+//! The whole sentence always determines the tags. A word and its two neighbours nearly do: counting them gives F1 0.98. A
+//! model that reads from left to right has to guess at the first word: with the best guess and no other mistake, F1 is
+//! 0.78.
 
 use std::collections::HashSet;
 
@@ -19,7 +19,7 @@ use rand_chacha::ChaCha8Rng;
 
 type Words = &'static [&'static str];
 
-/// First names that are other words too, and what comes after them then.
+/// First names that are also other words, with the nouns that follow them then.
 #[rustfmt::skip]
 const THINGS: [(&str, Words); 44] = [
     ("Rose", &["petals", "bushes", "gardens"]), ("Teddy", &["bears"]), ("Daisy", &["chains"]), ("Lily", &["ponds"]),
@@ -36,20 +36,20 @@ const THINGS: [(&str, Words); 44] = [
     ("Poppy", &["seeds", "fields"]), ("Forest", &["fires", "paths"]), ("Carol", &["singers"]),
     ("Clay", &["pots", "fields"]), ("Jade", &["rings", "beads"]),
 ];
-/// Towns and countries that are first names too.
+/// Towns and countries that are also first names.
 #[rustfmt::skip]
 const TOWNS: Words = &[
     "Paris", "Florence", "Sydney", "Victoria", "Charlotte", "Georgia", "Virginia", "Carolina", "Phoenix", "Austin",
     "Madison", "Jordan", "Chelsea", "Orlando", "Milan", "Sofia", "Adelaide", "Kent", "Devon", "Lincoln", "Jackson",
     "Chester", "Savannah", "Brooklyn",
 ];
-/// Persons that are firms too.
+/// Persons that are also firms.
 #[rustfmt::skip]
 const FIRMS: Words = &[
     "Morgan", "Ford", "Stanley", "Baker", "Porter", "Harper", "Spencer", "Mason", "Parker", "Taylor", "Chandler",
     "Fisher", "Sawyer", "Carter",
 ];
-/// What is but one thing.
+/// Unambiguous names.
 #[rustfmt::skip]
 const PERSONS: Words = &[
     "Anna", "Peter", "Maria", "Thomas", "Helen", "Martin", "Julia", "Oscar", "Emma", "Paul", "Laura", "Simon", "Nora",
@@ -65,7 +65,7 @@ const SURNAMES: Words = &[
     "Keller", "Roosevelt", "Hilton", "Novak", "Jensen", "Rossi", "Silva", "Costa", "Meyer", "Larsen", "Kovacs", "Dubois",
     "Walsh", "Murphy", "Tanaka", "Okafor", "Haddad", "Petrov", "Garcia", "Lindgren",
 ];
-/// The beginnings and the ends of rare surnames: a text has many that are in no other.
+/// The beginnings and ends of rare surnames, most of which occur only once.
 #[rustfmt::skip]
 const BEGINNINGS: Words = &[
     "Bar", "Ben", "Bol", "Bran", "Cal", "Car", "Dal", "Den", "Dor", "El", "Fal", "Fen", "Gal", "Gor", "Hal", "Har", "Hol",
@@ -83,7 +83,7 @@ const FIRM_KINDS: Words =
 const TOWN_THINGS: Words =
     &["streets", "hotels", "trains", "museums", "taxis", "parks", "bridges", "buses", "evenings", "markets"];
 
-// What is said of each. No predicate of one kind begins with a word that one of another kind begins with.
+// The predicates. Predicates of different kinds begin with different words.
 
 #[rustfmt::skip]
 const PERSON_DOES: Words = &[
@@ -113,24 +113,24 @@ const FIRM_DOES: Words = &[
     "bought ORG for NUMBER million", "closed its plant near LOC", "cut NUMBER jobs", "raised its prices", "merged with ORG",
 ];
 #[rustfmt::skip]
-const NOBODYS: Words = &["The doctor", "She", "He", "My uncle", "The whole family", "Our neighbour", "A young actor", "Nobody"];
+const UNNAMED: Words = &["The doctor", "She", "He", "My uncle", "The whole family", "Our neighbour", "A young actor", "Nobody"];
 const OPENERS: Words = &["News :", "Headline :", "Page 3 :", "From our reporter :", "Quote of the day :"];
 const NUMBERS: Words = &["20", "40", "75", "120", "300", "450", "900", "2,000"];
 
 /// The types, in the order of their tags.
 const TYPES: [&str; 3] = ["LOC", "ORG", "PER"];
 
-/// `train` and `test` tagged sentences, no two the same, with the types LOC, ORG and PER.
+/// Generates `train` training and `test` test sentences, all distinct, with the types LOC, ORG and PER.
 ///
-/// A function of `seed`; the first sentences of a larger training set are the smaller set.
+/// They are a function of `seed`; a smaller training set is the beginning of a larger one.
 pub fn names(train: usize, test: usize, seed: u64) -> TaggedCorpus {
-    let mut known = HashSet::new();
+    let mut seen = HashSet::new();
     let mut split = |len, name: &str| {
         let mut rng = stream(seed, &format!("names/{name}"));
         let mut tagged = TaggedSentences::default();
         while tagged.len() < len {
             let sentence = Sentence::new(&mut rng);
-            if known.insert(sentence.words.clone()) {
+            if seen.insert(sentence.words.clone()) {
                 tagged.words.push(sentence.words);
                 tagged.tags.push(sentence.tags);
             }
@@ -192,7 +192,7 @@ impl Sentence {
             80..88 => sentence.say_person(one(PERSONS, rng), rng),
             88..93 => sentence.say_town(one(PLACES, rng)),
             _ => {
-                sentence.say(one(NOBODYS, rng), rng);
+                sentence.say(one(UNNAMED, rng), rng);
                 PERSON_DOES
             }
         };
@@ -201,7 +201,7 @@ impl Sentence {
         sentence
     }
 
-    /// Adds the words of `text`, and a name for each that is a type.
+    /// Adds the words of `text`, with a name in place of each type.
     fn say(&mut self, text: &str, rng: &mut ChaCha8Rng) {
         for word in text.split(' ') {
             match word {
@@ -257,11 +257,11 @@ impl Sentence {
 
 #[cfg(test)]
 mod tests {
+    use super::super::entity_scores::entity_scores;
     use super::*;
-    use crate::data::entity_scores;
 
     #[test]
-    fn what_follows_the_first_word_tells_what_it_is() {
+    fn the_second_word_resolves_the_first() {
         let first =
             |predicates: Words| predicates.iter().filter_map(|words| words.split(' ').next()).collect();
         let surnames =
@@ -279,9 +279,9 @@ mod tests {
         }
     }
 
-    /// A tagger that is always right but for a first name in doubt, of which it has its guess for each kind.
+    /// Every tag is correct except that of an ambiguous first word, which is guessed by its kind.
     #[test]
-    fn a_tagger_that_reads_from_the_left_has_to_guess() {
+    fn a_tagger_that_reads_from_left_to_right_has_to_guess() {
         let corpus = names(20_000, 0, 1);
         let kind = |word: &str| {
             let thing = THINGS.iter().any(|(name, _)| *name == word);

@@ -1,31 +1,31 @@
-//! Opinions written from a seed: the set of labelled sentences that needs no files.
+//! The built-in labelled sentences: reviews, generated from a seed.
 //!
-//! Short sentences about films, books, food and places. Every word is as frequent in praise as in blame, because
-//! order decides:
+//! They are short sentences about films, books, food and places. Every word is equally frequent in both classes, because
+//! the order of the words decides:
 //!
-//! - four in ten sentences hold one opinion, half of them negated ("the soup was never bland .");
-//! - three in ten hold two that agree, one of them negated ("the plot was clever and the cast was far from dull .");
-//! - three in ten hold two that disagree ("the opening was dull , but the ending was superb ."); the one counts that
-//!   follows "but" or "yet", or that "although" or "despite" doesn't introduce.
+//! - 40% of the sentences have one opinion, half of them negated ("the soup was never bland .");
+//! - 30% have two that agree, one of them negated ("the plot was clever and the cast was far from dull .");
+//! - 30% have two that disagree ("the opening was dull , but the ending was superb ."); the label is that of the opinion
+//!   after "but" or "yet", or of the one without "although" or "despite".
 //!
-//! With two opinions, the same words in another order say the opposite. In one sentence of forty not even neighbours
-//! tell: the negation stands further off ("not really clever"), or a clause of two that disagree is negated.
+//! With two opinions, the same words in another order have the opposite label. In one sentence of forty, pairs of
+//! adjacent words are not enough either: the negation is further away ("not really clever"), or a clause of two that
+//! disagree is negated.
 //!
-//! So a linear model of word counts is right in hardly more than half of the test set (logistic regression: 51%), no
-//! function of word counts in more than 0.4 + 0.6 / 2 = 70%, a linear model of the counts of words and pairs of
-//! neighbours in about 97%, and a model that sees the order of all words can always be right.
-
-use std::collections::HashSet;
+//! Accuracies on the test set: logistic regression on word counts 51%, any function of word counts at most
+//! 0.4 + 0.6 / 2 = 70%, a linear model of the counts of words and adjacent pairs about 97%, a model of the whole word order
+//! up to 100%.
 
 use super::corpus::{Corpus, Texts, polarities};
 use crate::rng::stream;
 use rand::Rng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand_chacha::ChaCha8Rng;
+use std::collections::HashSet;
 
 type Words = &'static [&'static str];
 
-/// What is reviewed: its parts, what can stand behind a part, and its own words of blame and of praise.
+/// A reviewed thing: its parts, phrases that may follow a part, and its own negative and positive adjectives.
 struct Topic {
     parts: Words,
     details: Words,
@@ -92,7 +92,7 @@ const TOPICS: [Topic; 4] = [
     },
 ];
 
-/// Adjectives for everything, of blame and of praise.
+/// Negative and positive adjectives for every topic.
 #[rustfmt::skip]
 const ADJECTIVES: [Words; 2] = [
     &["bad", "dull", "awful", "poor", "boring", "terrible", "dreadful", "weak", "tedious", "mediocre"],
@@ -109,14 +109,14 @@ const VERBS: [Words; 2] = [
     &["recommend", "praise", "enjoy", "treasure", "admire", "applaud", "love", "celebrate"],
 ];
 
-/// A way to put an opinion. The same words go before one of praise as before one of blame.
+/// A way to express an opinion. The same words precede positive and negative ones.
 struct Form {
     opinion: fn(&Topic, usize, &mut ChaCha8Rng) -> &'static str,
     affirmed: Words,
     negated: Words,
-    /// Negated by words that don't end beside the opinion, or by such as also affirm.
+    /// Negations that are not adjacent to the opinion, or that also occur in affirmations.
     distant: Words,
-    /// Whether the opinion stands before what it is about.
+    /// Whether the opinion precedes its subject.
     verb: bool,
 }
 
@@ -165,11 +165,11 @@ const LEADS: Words = &[
 ];
 const DETERMINERS: Words = &["the", "the", "the", "this", "their", "that"];
 
-/// `train` and `test` reviews, half of them praise, no two the same.
+/// Generates `train` training and `test` test reviews, all distinct, half of them positive.
 ///
-/// A function of `seed`; the first reviews of a larger training set are the smaller set.
+/// They are a function of `seed`; a smaller training set is the beginning of a larger one.
 pub fn reviews(train: usize, test: usize, seed: u64) -> Corpus {
-    let mut known = HashSet::new();
+    let mut seen = HashSet::new();
     let mut split = |len, name: &str| {
         let mut rng = stream(seed, &format!("reviews/{name}"));
         let mut texts = Texts::default();
@@ -178,7 +178,7 @@ pub fn reviews(train: usize, test: usize, seed: u64) -> Corpus {
             polarities.shuffle(&mut rng);
             for polarity in polarities.into_iter().take(len - texts.len()) {
                 let mut text = review(polarity, &mut rng);
-                while !known.insert(text.clone()) {
+                while !seen.insert(text.clone()) {
                     text = review(polarity, &mut rng);
                 }
                 texts.push(text, polarity as u32);
@@ -194,7 +194,7 @@ fn one<T: Copy>(of: &[T], rng: &mut ChaCha8Rng) -> T {
     of[rng.random_range(0..of.len())]
 }
 
-/// One sentence of praise (1) or blame (0).
+/// Writes one positive (1) or negative (0) sentence.
 fn review(polarity: usize, rng: &mut ChaCha8Rng) -> String {
     let topic = &TOPICS[rng.random_range(0..TOPICS.len())];
     let mut parts = topic.parts.choose_multiple(rng, 2).copied();
@@ -228,7 +228,7 @@ enum Negation {
     Distant,
 }
 
-/// A clause that says `polarity` of `part`.
+/// Writes a clause of the given polarity about `part`.
 fn clause(
     topic: &Topic,
     part: &str,
@@ -254,26 +254,26 @@ fn subject(topic: &Topic, determiner: &str, part: &str, rng: &mut ChaCha8Rng) ->
     }
 }
 
-/// Two clauses that disagree; the one that counts says `polarity`. With `far`, one of them or both are negated.
+/// Writes two clauses that disagree; `polarity` is that of the decisive one. With `far`, one or both are negated.
 fn contrast(topic: &Topic, parts: [&str; 2], polarity: usize, far: bool, rng: &mut ChaCha8Rng) -> String {
     let near = |negated| if negated { Negation::Near } else { Negation::None };
     let negations =
         if far { one(&[(false, true), (true, false), (true, true)], rng) } else { (false, false) };
     let forms = [(); 2].map(|()| rng.random_range(0..2));
     let kind = rng.random_range(0..if forms == [0, 0] && !far { 8 } else { 7 });
-    let counts = clause(topic, parts[0], &FORMS[forms[0]], polarity, near(negations.0), rng);
+    let decisive = clause(topic, parts[0], &FORMS[forms[0]], polarity, near(negations.0), rng);
     if kind == 7 {
         let opinion = adjective(topic, 1 - polarity, rng);
         return format!(
-            "despite {} , {counts}",
+            "despite {} , {decisive}",
             subject(topic, "the", &format!("{opinion} {}", parts[1]), rng)
         );
     }
     let other = clause(topic, parts[1], &FORMS[forms[1]], 1 - polarity, near(negations.1), rng);
     match kind {
-        0..3 => format!("{other} {} {counts}", one(&[", but", ", but", ", yet"], rng)),
-        3..5 => format!("{} {other} , {counts}", one(&["although", "though", "even though"], rng)),
-        _ => format!("{counts} although {other}"),
+        0..3 => format!("{other} {} {decisive}", one(&[", but", ", but", ", yet"], rng)),
+        3..5 => format!("{} {other} , {decisive}", one(&["although", "though", "even though"], rng)),
+        _ => format!("{decisive} although {other}"),
     }
 }
 
@@ -287,7 +287,7 @@ mod tests {
         words.any(|words| words.contains(&word))
     }
 
-    /// What a clause with one opinion says.
+    /// The polarity of a clause with one opinion.
     fn read(clause: &str) -> usize {
         let mut words = clause.split(' ');
         let negations = ["not", "never", "hardly", "but", "no", "nobody"];
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_is_always_right_and_counts_of_words_tell_in_four_of_ten_sentences() {
+    fn word_order_determines_the_label_and_40_percent_have_one_opinion() {
         let texts = reviews(20_000, 0, 1).train;
         let mut single = 0;
         for (text, &label) in texts.texts.iter().zip(&texts.labels) {

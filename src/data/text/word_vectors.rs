@@ -1,61 +1,59 @@
-//! Pretrained word vectors: the files of word2vec, GloVe and fastText.
-
-use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read};
-use std::path::Path;
+//! Pretrained word vectors in the formats of word2vec, GloVe and fastText.
 
 use super::vocabulary::Vocabulary;
 use crate::data::gzip;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
 use flate2::bufread::MultiGzDecoder;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read};
+use std::path::Path;
 
-/// No published vectors have more numbers; a header that announces more is wrong.
+/// Upper bound of a vector's size. No published vectors are larger.
 const MAX_SIZE: usize = 1 << 14;
 
-/// Bytes of a line. It is room for vectors of [`MAX_SIZE`] numbers of 64 characters.
+/// Upper bound of a line's bytes: enough for [`MAX_SIZE`] numbers of 64 characters.
 const MAX_LINE: usize = 1 << 20;
 
-/// Bytes of a word in a binary file. The original tool cuts words off at 100.
+/// Upper bound of a word's bytes in a binary file. The original tool truncates words to 100.
 const MAX_WORD: usize = 1 << 12;
 
-/// How many bytes are read at once: they stay in the cache until they have been looked through.
+/// Bytes read at a time, few enough to stay in the processor's cache.
 const CHUNK: usize = 1 << 17;
 
-/// Vectors of words, read from a file of pretrained ones.
+/// Pretrained vectors of some words.
 #[derive(Debug)]
 pub struct WordVectors {
     size: usize,
-    /// Where in `values` the vector of each word begins.
+    /// The index in `values` at which the vector of each word begins.
     starts: HashMap<String, usize>,
     values: Vec<f32>,
 }
 
 impl WordVectors {
-    /// Reads the vectors of those words that are `wanted` from a file in one of these formats, gzipped or not. Which
-    /// one it is shows in what the file holds, not in its name.
+    /// Reads the vectors of the `wanted` words from a file in one of these formats, gzipped or not.
     ///
-    /// | format | made by | |
+    /// The content of the file, not its name, determines the format:
+    ///
+    /// | format | written by | content |
     /// |---|---|---|
-    /// | binary | word2vec (Mikolov 2013, arXiv:1310.4546), gensim | a line `WORDS SIZE`, then for each word the word, a blank, `SIZE` little-endian f32 and, from the original tool, a newline |
-    /// | text with a header | word2vec, gensim, fastText's `.vec` | a line `WORDS SIZE`, then for each word a line of the word and `SIZE` numbers |
-    /// | text | GloVe (Pennington 2014) | the same without the header; the numbers of the first line tell `SIZE` |
+    /// | binary | word2vec (Mikolov 2013, arXiv:1310.4546), gensim | a line `WORDS SIZE`, then for each word the word, a space, `SIZE` little-endian f32 and, from word2vec, a newline |
+    /// | text with a header | word2vec, gensim, fastText (`.vec`) | a line `WORDS SIZE`, then for each word a line of the word and `SIZE` numbers |
+    /// | text | GloVe (Pennington 2014) | the same without the header; the first line determines `SIZE` |
     ///
-    /// In a line of text the last `SIZE` columns are the numbers, as words may hold blanks: the largest GloVe file
-    /// has "at name@domain.com". Only where what stands before them ends in a number again, the line counts as one
-    /// with too many. A word that comes twice has its first vector, as in gensim. Words that are not
-    /// UTF-8 are passed over.
+    /// In text, the last `SIZE` columns are the vector, as words may contain spaces: the largest GloVe file has
+    /// "at name@domain.com". A line in which another number precedes them has too many numbers. Of a duplicated word, the
+    /// first vector counts, as in gensim. Words that are not UTF-8 are skipped.
     ///
-    /// The file is read as a stream, so the memory needed is that of the wanted vectors, whatever the file's size.
-    /// Of a word that is not wanted no number is parsed: its line is only checked to have the right number of
-    /// columns, and its binary vector to be there.
+    /// The file is read as a stream: memory is needed for the wanted vectors only. Of other words, no number is parsed; only
+    /// the number of columns is checked.
     ///
     /// # Errors
-    /// With the number of the line or the word: a file that is missing, empty, truncated, longer than its header
-    /// announces or of another format; a header that announces no words or vectors of 0 or more than 16,384
-    /// numbers; a line with too many or too few numbers, or, of a wanted word, one that is none; a line of text of
-    /// more than 1 MiB or a word in a binary file of more than 4 KiB; a wanted vector that holds NaN or infinity.
+    /// If the file is missing, empty, truncated, longer than its header announces or of another format; if the header
+    /// announces no words or vectors of 0 or more than 16,384 elements; if a line has too many or too few numbers; if a
+    /// wanted vector has a malformed, infinite or NaN element; if a line of text exceeds 1 MiB or a word of a binary file
+    /// 4 KiB. The message has the number of the line or the word.
     pub fn read(path: &Path, wanted: &HashSet<&str>) -> Result<Self> {
         let name = path.display();
         let file = File::open(path).with_context(|| format!("{name}: can't be opened"))?;
@@ -65,21 +63,22 @@ impl WordVectors {
         Ok(vectors)
     }
 
-    /// How many numbers a vector has.
+    /// Number of elements of each vector.
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// How many of the wanted words the file has.
+    /// Number of wanted words that the file has.
     pub fn len(&self) -> usize {
         self.starts.len()
     }
 
+    /// Whether the file has none of the wanted words.
     pub fn is_empty(&self) -> bool {
         self.starts.is_empty()
     }
 
-    /// The words that were wanted and that the file has, in alphabetical order.
+    /// The wanted words that the file has, in alphabetical order.
     pub fn words(&self) -> impl Iterator<Item = &str> {
         let mut words: Vec<&str> = self.starts.keys().map(String::as_str).collect();
         words.sort_unstable();
@@ -91,29 +90,34 @@ impl WordVectors {
         self.starts.get(word).map(|&start| &self.values[start..][..self.size])
     }
 
-    /// `table` `(rows, size)`, of which the row of each known word that has a vector is that vector. The rows of the other
-    /// words are scaled to the same mean square, so that they are as large (Kim 2014, section 3.2).
+    /// Replaces rows of an embedding table of shape `(rows, size)` by the vectors of their words.
+    ///
+    /// The rows of words without a vector are scaled to the vectors' mean square (Kim 2014, section 3.2).
     ///
     /// # Errors
-    /// When the table's vectors are of another size, or it has too few.
+    /// If the table has another number of columns, or fewer rows than the vocabulary has words.
     pub fn fill(&self, vocabulary: &Vocabulary, table: &Tensor) -> Result<Tensor> {
         let (rows, size) = table.dims2()?;
-        ensure!(size == self.size, "found vectors of {} numbers, expected {size}", self.size);
-        ensure!(rows >= vocabulary.len(), "found {rows} rows for {} words", vocabulary.len());
-        let mut numbers = table.flatten_all()?.to_vec1::<f32>()?;
-        let mean_square = |numbers: &[f32]| {
-            numbers.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>() / numbers.len().max(1) as f64
+        ensure!(size == self.size, "word vectors: found vectors of size {}, expected {size}", self.size);
+        ensure!(
+            rows >= vocabulary.len(),
+            "word vectors: found a table of {rows} rows, expected at least {}, one per word",
+            vocabulary.len()
+        );
+        let mut values = table.flatten_all()?.to_vec1::<f32>()?;
+        let mean_square = |values: &[f32]| {
+            values.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>() / values.len().max(1) as f64
         };
-        let own = mean_square(&numbers[..vocabulary.len() * size]);
+        let own = mean_square(&values[..vocabulary.len() * size]);
         let scale =
             if self.is_empty() || own == 0.0 { 1.0 } else { (mean_square(&self.values) / own).sqrt() };
-        for (row, id) in numbers.chunks_exact_mut(size).zip(0..vocabulary.len() as u32) {
+        for (row, id) in values.chunks_exact_mut(size).zip(0..vocabulary.len() as u32) {
             match vocabulary.token(id).and_then(|word| self.get(word)) {
                 Some(vector) => row.copy_from_slice(vector),
                 None => row.iter_mut().for_each(|x| *x *= scale as f32),
             }
         }
-        Ok(Tensor::from_vec(numbers, (rows, size), table.device())?)
+        Ok(Tensor::from_vec(values, (rows, size), table.device())?)
     }
 
     fn parse(&mut self, source: &mut Source, wanted: &HashSet<&str>) -> Result<()> {
@@ -131,8 +135,8 @@ impl WordVectors {
         self.size = trailing_numbers(line.trim_ascii_end());
         ensure!(
             self.size > 0,
-            "line 1: neither a header of two numbers nor a word and its numbers, expected the vectors of word2vec, \
-             GloVe or fastText"
+            "line 1: neither a header of two numbers nor a word and its vector, expected a file of word2vec, GloVe or \
+             fastText"
         );
         self.text(source, None, wanted)
     }
@@ -147,7 +151,7 @@ impl WordVectors {
                 break;
             }
             if announced == Some(words) {
-                bail!("{}: goes on after the {words} words that line 1 announces", place());
+                bail!("{}: more than the {words} words that line 1 announces", place());
             }
             self.text_line(line.trim_ascii_end(), wanted).with_context(place)?;
             let length = line.len();
@@ -156,15 +160,15 @@ impl WordVectors {
         }
         match announced {
             Some(announced) if words < announced => {
-                bail!("ends after {words} words, expected {announced} as line 1 announces")
+                bail!("ends after {words} words, expected {announced} as in line 1")
             }
             _ => Ok(()),
         }
     }
 
     fn text_line(&mut self, line: &[u8], wanted: &HashSet<&str>) -> Result<()> {
-        let length = match blanks(line) {
-            blanks if blanks == self.size => line.iter().position(|&byte| byte == b' ').unwrap_or_default(),
+        let length = match spaces(line) {
+            spaces if spaces == self.size => line.iter().position(|&byte| byte == b' ').unwrap_or_default(),
             _ => self.word_length(line)?,
         };
         let (word, numbers) = line.split_at(length);
@@ -178,22 +182,22 @@ impl WordVectors {
             self.values.push(value);
         }
         let found = self.values.len() - start;
-        ensure!(found == self.size, "{found} numbers, expected {}", self.size);
+        ensure!(found == self.size, "found {found} numbers, expected {}", self.size);
         self.add(word)
     }
 
-    /// The length of the word in a line that has not just one blank before each number.
+    /// The length of the word in a line in which not only single spaces precede the numbers.
     fn word_length(&self, line: &[u8]) -> Result<usize> {
         let mut word = line;
         for _ in 0..self.size {
-            let Some(blank) = word.iter().rposition(|&byte| byte == b' ') else {
-                bail!("{} numbers, expected {}", after_first(line).count(), self.size);
+            let Some(space) = word.iter().rposition(|&byte| byte == b' ') else {
+                bail!("found {} numbers, expected {}", after_first(line).count(), self.size);
             };
-            word = word[..blank].trim_ascii_end();
+            word = word[..space].trim_ascii_end();
         }
         match trailing_numbers(word) {
             0 => Ok(word.len()),
-            surplus => bail!("{} numbers, expected {}", self.size + surplus, self.size),
+            surplus => bail!("found {} numbers, expected {}", self.size + surplus, self.size),
         }
     }
 
@@ -203,47 +207,47 @@ impl WordVectors {
             source.fill(MAX_WORD + 4 * self.size).with_context(place)?;
             let rest = source.rest();
             if rest.iter().all(|&byte| byte == b'\n') {
-                bail!("ends after {} words, expected {announced} as line 1 announces", number - 1);
+                bail!("ends after {} words, expected {announced} as in line 1", number - 1);
             }
-            let Some(blank) = rest.iter().take(MAX_WORD).position(|&byte| byte == b' ') else {
+            let Some(space) = rest.iter().take(MAX_WORD).position(|&byte| byte == b' ') else {
                 ensure!(rest.len() >= MAX_WORD, "ends within {}", place());
-                bail!("{}: no blank within {MAX_WORD} bytes, expected one after each word", place());
+                bail!("{}: no space within {MAX_WORD} bytes, expected one after each word", place());
             };
-            let (word, values) = (&rest[..blank], &rest[blank + 1..]);
+            let (word, values) = (&rest[..space], &rest[space + 1..]);
             let Some(values) = values.get(..4 * self.size) else { bail!("ends within {}", place()) };
             let newlines = word.iter().take_while(|&&byte| byte == b'\n').count();
             if let Some(word) = self.wanted(&word[newlines..], wanted) {
                 self.values.extend(values.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes)));
                 self.add(word).with_context(place)?;
             }
-            source.consume(blank + 1 + 4 * self.size);
+            source.consume(space + 1 + 4 * self.size);
         }
         source.fill(2).context("after the last word")?;
         ensure!(
             matches!(source.rest(), b"" | b"\n"),
-            "goes on after the {announced} words that line 1 announces"
+            "more than the {announced} words that line 1 announces"
         );
         Ok(())
     }
 
-    /// `word`, if it is one of those `wanted` and has no vector yet.
+    /// The wanted word equal to `word`, unless it has a vector already.
     fn wanted<'a>(&self, word: &[u8], wanted: &HashSet<&'a str>) -> Option<&'a str> {
         let word = wanted.get(std::str::from_utf8(word).ok()?)?;
         (!self.starts.contains_key(*word)).then_some(word)
     }
 
-    /// Makes the last values the vector of `word`.
+    /// Assigns the last values to `word`.
     fn add(&mut self, word: &str) -> Result<()> {
         let start = self.values.len() - self.size;
         if let Some(value) = self.values[start..].iter().find(|value| !value.is_finite()) {
-            bail!("the vector of {word:?} holds {value}, expected finite numbers");
+            bail!("the vector of {word:?} contains {value}, expected finite numbers");
         }
         self.starts.insert(word.into(), start);
         Ok(())
     }
 }
 
-/// How many words of how many numbers the first line announces, if it is a header.
+/// The numbers of words and of elements that the first line announces, if it is a header.
 fn header(line: &[u8]) -> Result<Option<(u64, usize)>> {
     let line = String::from_utf8_lossy(line);
     let columns: Vec<&str> = line.split_ascii_whitespace().take(3).collect();
@@ -254,7 +258,7 @@ fn header(line: &[u8]) -> Result<Option<(u64, usize)>> {
     match (words.parse(), size.parse()) {
         (Ok(count @ 1..), Ok(numbers @ 1..=MAX_SIZE)) => Ok(Some((count, numbers))),
         _ => bail!(
-            "announces {words:.40} words of {size:.40} numbers, expected 1 word or more of 1 to {MAX_SIZE} numbers"
+            "announces {words:.40} vectors of size {size:.40}, expected at least 1 of size 1 to {MAX_SIZE}"
         ),
     }
 }
@@ -263,24 +267,24 @@ fn number(column: &[u8]) -> Option<f32> {
     std::str::from_utf8(column).ok()?.parse().ok()
 }
 
-/// The columns of `line` but the first.
+/// The columns of `line` except the first.
 fn after_first(line: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     let first = line.iter().position(|&byte| byte == b' ').unwrap_or(line.len());
     line[first..].split(|&byte| byte == b' ').filter(|column| !column.is_empty())
 }
 
-/// How many columns of `line` from its end on are numbers; the first never is one.
+/// Number of numeric columns at the end of `line`, without its first column.
 fn trailing_numbers(line: &[u8]) -> usize {
     after_first(line).rev().take_while(|column| number(column).is_some()).count()
 }
 
-fn blanks(line: &[u8]) -> usize {
-    // Counts of a byte fill the vector registers; so many can't overflow it.
+fn spaces(line: &[u8]) -> usize {
+    // Counting in bytes is fast, and 192 fit in a byte.
     let of = |chunk: &[u8]| chunk.iter().map(|&byte| u8::from(byte == b' ')).sum::<u8>();
     line.chunks(192).map(|chunk| usize::from(of(chunk))).sum()
 }
 
-/// A file, unpacked, of which a part lies in memory.
+/// A file, decompressed, with a part of it in memory.
 struct Source {
     reader: Box<dyn Read>,
     buffer: Vec<u8>,
@@ -297,7 +301,7 @@ impl Source {
         Ok(Self { reader, buffer: vec![0; CHUNK], start: 0, end: 0 })
     }
 
-    /// What has been read but not consumed.
+    /// The bytes that have been read but not consumed.
     fn rest(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
@@ -306,7 +310,7 @@ impl Source {
         self.start += bytes;
     }
 
-    /// Reads on, whether there was more.
+    /// Reads more bytes; whether there were any.
     fn more(&mut self) -> Result<bool> {
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
@@ -317,7 +321,7 @@ impl Source {
             match self.reader.read(&mut self.buffer[self.end..][..CHUNK]) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 read => {
-                    let read = read.map_err(damage)?;
+                    let read = read.map_err(gzip::read_error)?;
                     self.end += read;
                     return Ok(read > 0);
                 }
@@ -325,13 +329,13 @@ impl Source {
         }
     }
 
-    /// Makes the rest `bytes` long, or all that the file still has.
+    /// Reads until `bytes` bytes, or all that are left, are in memory.
     fn fill(&mut self, bytes: usize) -> Result<()> {
         while self.rest().len() < bytes && self.more()? {}
         Ok(())
     }
 
-    /// The next line with its newline; nothing at the end of the file.
+    /// The next line with its newline; empty at the end of the file.
     fn line(&mut self) -> Result<&[u8]> {
         let mut length = 0;
         loop {
@@ -343,28 +347,18 @@ impl Source {
         }
     }
 
-    /// Whether text follows the header, rather than binary vectors of `size` numbers.
+    /// Whether text, rather than binary vectors of `size` elements, follows the header.
     ///
-    /// The first word is followed by `4 * size` bytes, among which half or more are characters of decimal numbers
-    /// in any text, even one of single digits, but one in ten or so in binary.
+    /// Of the `4 * size` bytes after the first word, at least half are characters of decimal numbers in any text, but about
+    /// a tenth in binary data.
     fn is_text(&mut self, size: usize) -> Result<bool> {
         self.fill(MAX_WORD + 4 * size)?;
         let rest = self.rest();
-        let Some(blank) = rest.iter().take(MAX_WORD).position(|&byte| byte == b' ') else {
+        let Some(space) = rest.iter().take(MAX_WORD).position(|&byte| byte == b' ') else {
             return Ok(rest.contains(&b'\n'));
         };
-        let vector = rest[blank + 1..].iter().take(4 * size);
+        let vector = rest[space + 1..].iter().take(4 * size);
         let decimal = vector.clone().filter(|byte| b"0123456789+-.eE \r\nnaNif".contains(byte)).count();
         Ok(decimal > 0 && 2 * decimal >= vector.len())
-    }
-}
-
-fn damage(error: io::Error) -> anyhow::Error {
-    match error.kind() {
-        ErrorKind::UnexpectedEof => anyhow!("the gzip file ends here, expected a whole one: truncated"),
-        ErrorKind::InvalidInput | ErrorKind::InvalidData => {
-            anyhow!("damaged, expected a whole gzip file: {error}")
-        }
-        _ => anyhow!("can't be read: {error}"),
     }
 }
