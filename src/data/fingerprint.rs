@@ -1,4 +1,4 @@
-//! Content hashes, by which a resumed run notices that its data has changed.
+//! Content hashes, to detect changed data when a run is resumed.
 
 /// FNV-1a (64 bits) over everything that is added, in order.
 #[derive(Debug, Clone, Copy)]

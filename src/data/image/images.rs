@@ -301,7 +301,8 @@ impl Images {
         Ok(Normalisation { std: std.collect(), mean })
     }
 
-    /// A hash of the images and labels, by which a resumed run notices other data. Of files it covers the paths only.
+    /// A hash of the images and labels, to detect changed data when a run is resumed. It covers the paths of files, not
+    /// their content.
     pub fn fingerprint(&self) -> u64 {
         let hash = Fingerprint::new().add_strings(&self.class_names).add_ids(&self.labels);
         match &self.pixels {

@@ -39,7 +39,7 @@ pub struct TaggedCorpus {
 }
 
 impl TaggedCorpus {
-    /// A hash of all words and tags, by which a resumed run notices other data.
+    /// A hash of all words and tags, to detect changed data when a run is resumed.
     pub fn fingerprint(&self) -> u64 {
         let mut hash = Fingerprint::new().add_strings(&self.tags);
         for split in [Some(&self.train), self.validation.as_ref(), self.test.as_ref()].into_iter().flatten() {

@@ -44,7 +44,7 @@ pub struct Corpus {
 }
 
 impl Corpus {
-    /// A hash of all sentences and labels, by which a resumed run notices other data.
+    /// A hash of all sentences and labels, to detect changed data when a run is resumed.
     pub fn fingerprint(&self) -> u64 {
         let mut hash = Fingerprint::new().add_strings(&self.classes);
         for split in [Some(&self.train), self.validation.as_ref(), self.test.as_ref()].into_iter().flatten() {

@@ -117,7 +117,7 @@ impl TextStream {
         &self.name
     }
 
-    /// A hash of the text's bytes, by which a resumed run notices another text.
+    /// A hash of the text's bytes, to detect a changed text when a run is resumed.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
