@@ -1,8 +1,8 @@
 //! Gradients through graphs of our operations and candle's, against derivatives worked out by hand.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, Var};
-use candle_textbook::ops::{self, Epilogue};
-use std::sync::Mutex;
+use candle_textbook::ops::{self, Epilogue, PackedSequences};
+use std::sync::{Arc, Mutex};
 
 const CPU: Device = Device::Cpu;
 
@@ -201,6 +201,25 @@ fn row_gradients_of_concurrent_passes_stay_apart() -> Result<()> {
         Ok(grads.get(&table).is_some() || rows.rows != used || rows.values.to_vec2::<f32>()? != expected)
     });
     assert!(wrong.into_iter().collect::<Result<Vec<_>>>()?.iter().all(|wrong| !wrong));
+    Ok(())
+}
+
+#[test]
+fn row_gradients_of_all_uses_of_a_table_add_up() -> Result<()> {
+    let table = Var::from_tensor(&Tensor::ones((5, 2), DType::F64, &CPU)?)?;
+    let ids = |ids: &[u32]| Tensor::from_slice(ids, ids.len(), &CPU);
+    let sequences = Arc::new(PackedSequences::new(&[1, 2])?);
+    let uses = [
+        ops::embedding(&table, &ids(&[])?)?,
+        ops::embedding(&table, &ids(&[3, 1, 3])?)?,
+        ops::embedding_mean(&table, &ids(&[3, 0, 4])?, &sequences)?,
+    ];
+    let loss = Tensor::cat(&uses, 0)?.sum_all()?;
+    let (grads, rows) = ops::backward(&loss, vec![table.id()])?;
+    let rows = &rows[&table.id()];
+    assert_eq!(rows.rows, [0, 1, 3, 4]);
+    assert_eq!(numbers(&rows.values)?, [1., 1., 1., 1., 2.5, 2.5, 0.5, 0.5]);
+    assert!(grads.get(&table).is_none());
     Ok(())
 }
 

@@ -15,22 +15,27 @@
 //! - A *part* is the contribution of one use to the gradient of a result. The pass keeps the sum of the parts. What candle
 //!   takes for the gradient of the token is their number.
 //!
+//! The graph of `y = linear(x, w); z = relu(y); loss = z.sum_all() + y.sum_all()`, and from the bottom up what its
+//! backward pass does:
+//!
 //! ```text
-//!                  y = linear(x, w),  z = relu(y),  loss = z.sum_all() + y.sum_all()
-//!
-//! forward                                                           candle's operations
-//!
-//!     x ---.                                       .-- Outcome ---> y ---- sum_all ---.
-//!           >--- Link(linear) ---> token of y ----<                                    + --- loss
-//!     w ---'                                       '-- Link(relu) ---> token of z      |
-//!                                                                          '-- Outcome --> z -- sum_all
-//! backward
-//!
-//!     Outcome of z    adds candle's gradient of z to the pass: part 1 of z
-//!     Link(relu)      takes the gradient of z, calls relu's backward, adds part 1 of y
-//!     Outcome of y    adds candle's gradient of y: part 2 of y
-//!     Link(linear)    its token has the "gradient" 2 = number of parts; takes the sum, calls linear's backward,
-//!                     and returns the gradients of x and w to candle
+//!       x     w
+//!        \   /
+//!     Link(linear)            takes the gradient of y, runs linear's backward, returns the gradients of x and w to candle
+//!          |
+//!      token of y             has 2 as its gradient in candle: y has two parts
+//!       /      \
+//!   Outcome   Link(relu)      Outcome: adds candle's gradient of y to the pass, the second part of y
+//!      |         |            Link: takes the gradient of z, runs relu's backward, adds the first part of y
+//!      |     token of z       has 1 as its gradient in candle
+//!      |         |
+//!      |      Outcome         adds candle's gradient of z to the pass, the only part of z
+//!      |         |
+//!      y         z
+//!       \       /
+//!     sum_all, sum_all, +     candle's own operations
+//!           |
+//!         loss
 //! ```
 //!
 //! # The context of a thread
@@ -45,7 +50,7 @@
 //! disappears once each gradient in it has been taken, or if one of our operations fails.
 
 use super::host::{self, with_real};
-use crate::kernels::cpu::{Lanes, elementwise, embedding, parallel};
+use crate::kernels::cpu::{elementwise, embedding, parallel};
 use candle_core::backprop::GradStore;
 use candle_core::op::BackpropOp;
 use candle_core::{
