@@ -122,7 +122,7 @@ pub struct MachineOptions {
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
     /// Number of CPU threads [default: one per physical core]
-    #[arg(long, value_name = "N", value_parser = |text: &str| in_range(text, 1..=1024, "a whole number, 1 to 1024"))]
+    #[arg(long, value_name = "N", value_parser = |text: &str| in_range(text, 1..=1024_usize, "a whole number, 1 to 1024"))]
     pub threads: Option<usize>,
 }
 

@@ -36,7 +36,7 @@ pub struct TextOptions {
     #[arg(long, value_name = "FILE")]
     pub vectors: Option<PathBuf>,
     /// Cross-validate: train N models, each tested on a different Nth of all sentences
-    #[arg(long, value_name = "N", value_parser = |text: &str| in_range(text, 2..=1000, "a whole number, 2 to 1000"))]
+    #[arg(long, value_name = "N", value_parser = |text: &str| in_range(text, 2..=1000_usize, "a whole number, 2 to 1000"))]
     pub folds: Option<usize>,
 }
 
