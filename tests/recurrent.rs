@@ -554,3 +554,61 @@ fn the_memory_layout_of_the_arguments_does_not_matter() -> Result<()> {
     }
     Ok(())
 }
+
+/// Back-propagation fails at this operation.
+struct Failing;
+
+impl candle_core::CustomOp1 for Failing {
+    fn name(&self) -> &'static str {
+        "failing"
+    }
+
+    fn cpu_fwd(
+        &self,
+        storage: &candle_core::CpuStorage,
+        layout: &candle_core::Layout,
+    ) -> Result<(candle_core::CpuStorage, candle_core::Shape)> {
+        Ok((storage.clone(), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+        candle_core::bail!("failing on purpose")
+    }
+}
+
+#[test]
+fn passes_through_one_graph_do_not_see_each_others_cell_gradients() -> Result<()> {
+    let args = arguments(Cell::Lstm, &[4; 20], (3, 8), false)?;
+    let sequences = Arc::new(PackedSequences::new(&[4; 20])?);
+    let layer = |args: &[Var]| {
+        let weight = |i: usize| args[i].as_tensor().clone();
+        let weights = RecurrentWeights {
+            input: weight(1),
+            hidden: weight(2),
+            input_bias: weight(3),
+            hidden_bias: weight(4),
+        };
+        ops::recurrent(Cell::Lstm, &args[0], &sequences, &[weights], None)
+    };
+    let (ys, state) = layer(&args)?;
+    let cells = state.cell.unwrap();
+    let grad = |loss: &Tensor| -> Result<Vec<f64>> {
+        loss.backward()?.get(&args[1]).unwrap().flatten_all()?.to_vec1::<f64>()
+    };
+    let (of_ys, of_both) = (ys.sum_all()?, (ys.sum_all()? + cells.sum_all()?)?);
+    let expected = [grad(&of_ys)?, grad(&of_both)?];
+    // Passes of several threads at once.
+    std::thread::scope(|scope| {
+        let pass = |i: usize| grad([&of_ys, &of_both][i % 2]).unwrap() == expected[i % 2];
+        let passes: Vec<_> = (0..4).map(|i| scope.spawn(move || (0..20).all(|_| pass(i)))).collect();
+        assert!(passes.into_iter().all(|pass| pass.join().unwrap()));
+    });
+    // A pass that fails before it reaches the layer.
+    let failing = ys.apply_op1(Failing)?.sum_all()?;
+    for broken in [(&failing + cells.sum_all()?)?, (cells.sum_all()? + &failing)?] {
+        assert!(broken.backward().is_err());
+        let after = grad(&of_ys).or_else(|_| grad(&of_ys))?;
+        assert_eq!(after, expected[0]);
+    }
+    Ok(())
+}

@@ -73,6 +73,27 @@ pub(super) trait Operation: Send + Sync + 'static {
     /// `None` for arguments without `track_op`; the others must have a gradient.
     fn backward(&self, args: &[Tensor], ys: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>>;
 
+    /// Like `backward`, with the gradient of a second result if another operation has computed one in this pass.
+    ///
+    /// See [`second_gradient`](Self::second_gradient).
+    fn backward_both(
+        &self,
+        args: &[Tensor],
+        ys: &Tensor,
+        grad: &Tensor,
+        _second: Option<Tensor>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        self.backward(args, ys, grad)
+    }
+
+    /// Computes the gradient of a second result of the operation that made the only argument, if this operation reads it.
+    ///
+    /// A result in the graph is a single tensor. An operation with a second result keeps that one for itself; an operation
+    /// that takes the first result as its argument can read the second, and returns its gradient here.
+    fn second_gradient(&self, _grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
     /// Computes the gradient of the only argument, a table, for the rows that the operation reads.
     ///
     /// A pass that collects row gradients of the table calls this instead of `backward`. `None` if the operation does not
@@ -227,6 +248,8 @@ impl NodeId {
 struct Pass {
     /// Sum and number of the parts that have arrived for each node, until the node takes them.
     sums: HashMap<NodeId, (Tensor, usize)>,
+    /// Gradients of the second result of nodes, until the node takes its own.
+    second: HashMap<NodeId, Tensor>,
     /// Gradients for the arguments of a node with several links, until each link has taken its own.
     returned: HashMap<NodeId, Vec<Option<Tensor>>>,
     /// What an explicit pass collects beside candle's gradients.
@@ -258,6 +281,17 @@ impl Pass {
             None => (part, 1),
         };
         self.sums.insert(node, sum);
+        Ok(())
+    }
+
+    /// Adds a gradient of the second result of `node`, if there is one.
+    fn add_second(&mut self, node: NodeId, part: Option<Tensor>) -> Result<()> {
+        let Some(part) = part else { return Ok(()) };
+        let sum = match self.second.remove(&node) {
+            Some(before) => sum(&before, &part.contiguous()?)?,
+            None => part.contiguous()?,
+        };
+        self.second.insert(node, sum);
         Ok(())
     }
 
@@ -303,7 +337,8 @@ impl Pass {
 
     /// Returns whether the pass is implicit and nothing waits in it.
     fn is_over(&self) -> bool {
-        self.collected.is_none() && self.sums.is_empty() && self.returned.is_empty()
+        let waiting = self.sums.len() + self.second.len() + self.returned.len();
+        self.collected.is_none() && waiting == 0
     }
 }
 
@@ -393,7 +428,11 @@ impl<O: Operation> Node<O> {
         if pass.collect_rows(self, &grad)? {
             return Ok(vec![None]);
         }
-        let mut parts = self.op.backward(&self.args, ys, &grad)?;
+        let second = pass.second.remove(&self.id);
+        let mut parts = self.op.backward_both(&self.args, ys, &grad, second)?;
+        if let [Use { node: Some(node), .. }] = self.used[..] {
+            pass.add_second(node, self.op.second_gradient(&grad)?)?;
+        }
         drop(grad);
         let hand_over = |Use { index, node }: &Use| match (node, parts[*index].take()) {
             (_, None) => bail!("{}: argument {index} has no gradient", self.op.name()),
@@ -409,7 +448,8 @@ impl<O> Drop for Node<O> {
         // A pass leaves gradients behind where candle does not continue: below `x * 0`, or where it broke off.
         let left = Context::existing().and_then(|mut context| {
             let pass = context.pass.as_mut()?;
-            Some((pass.sums.remove(&self.id), pass.returned.remove(&self.id)))
+            let id = &self.id;
+            Some((pass.sums.remove(id), pass.second.remove(id), pass.returned.remove(id)))
         });
         drop(left);
     }

@@ -10,7 +10,7 @@ use crate::kernels::cpu::recurrent::{self as kernel, InitialState, Input, Layer}
 use crate::kernels::cpu::recurrent_gradient::{self as gradient, Saved};
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 /// The parameters of one direction of a recurrent layer, with PyTorch's shapes and order of gates.
 #[derive(Debug, Clone)]
@@ -122,7 +122,7 @@ fn run(
         args.push(state.contiguous()?);
     }
     let sizes = Sizes { cell, features, hidden, directions: weights.len(), sequences: sequences.clone() };
-    let saved = Arc::<SavedForBackward>::default();
+    let saved = Arc::<OnceLock<SavedForBackward>>::default();
     let layer = Recurrent { sizes: sizes.clone(), ids, saved: saved.clone() };
     let ys = autograd::apply(layer, args)?;
     let state = autograd::apply(FinalState { sizes, saved }, vec![ys.clone()])?;
@@ -200,16 +200,8 @@ impl Sizes {
     }
 }
 
-/// What the backward pass needs besides arguments and result.
-#[derive(Default)]
+/// Intermediate values of the forward pass that the backward pass needs.
 struct SavedForBackward {
-    activations: OnceLock<Activations>,
-    /// The gradient of the final cell state, on its way from [`FinalState`] to [`Recurrent`].
-    cell_grad: Mutex<Option<Tensor>>,
-}
-
-/// Intermediate values of the forward pass.
-struct Activations {
     /// The activated gates of a GRU or LSTM, flat; the gates of other cells follow from the result.
     gates: Option<Tensor>,
     /// The cell states of an LSTM, flat.
@@ -221,7 +213,7 @@ struct Recurrent {
     sizes: Sizes,
     /// The tokens, if the input weights are a table of tokens.
     ids: Option<Vec<u32>>,
-    saved: Arc<SavedForBackward>,
+    saved: Arc<OnceLock<SavedForBackward>>,
 }
 
 impl Recurrent {
@@ -259,11 +251,11 @@ impl Recurrent {
             let len = data.len();
             keep.then(|| Tensor::from_vec(data, len, &Device::Cpu)).transpose()
         };
-        let activations = Activations {
+        let saved = SavedForBackward {
             gates: save(matches!(cell, Cell::Gru | Cell::Lstm), gates)?,
             cells: save(cell.has_cell_state(), cells)?,
         };
-        let _ = self.saved.activations.set(activations);
+        let _ = self.saved.set(saved);
         Ok(host::output(ys, (sequences.rows(), directions * hidden)))
     }
 
@@ -272,12 +264,12 @@ impl Recurrent {
         args: &[Tensor],
         ys: &Tensor,
         grad: &Tensor,
+        cell_grad: Option<Tensor>,
     ) -> Result<Vec<Option<Tensor>>> {
         let (layer, directions) = (self.sizes.layer(), self.sizes.directions);
-        let Some(Activations { gates, cells }) = self.saved.activations.get() else {
+        let Some(SavedForBackward { gates, cells }) = self.saved.get() else {
             bail!("recurrent: backward before forward")
         };
-        let cell_grad = lock(&self.saved.cell_grad).take();
         let empty = Tensor::zeros(0, grad.dtype(), &Device::Cpu)?;
         let optional = [gates, cells, &cell_grad].map(|tensor| tensor.as_ref().unwrap_or(&empty));
         let (given, held) = (host::hold(args), host::hold([ys, grad].into_iter().chain(optional)));
@@ -325,7 +317,18 @@ impl Operation for Recurrent {
     }
 
     fn backward(&self, args: &[Tensor], ys: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        with_real!(self.name(), grad.dtype(), T => self.run_backward::<T>(args, ys, grad))
+        self.backward_both(args, ys, grad, None)
+    }
+
+    /// The second result is an LSTM's final cell state.
+    fn backward_both(
+        &self,
+        args: &[Tensor],
+        ys: &Tensor,
+        grad: &Tensor,
+        cell_grad: Option<Tensor>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        with_real!(self.name(), grad.dtype(), T => self.run_backward::<T>(args, ys, grad, cell_grad))
     }
 }
 
@@ -333,7 +336,7 @@ impl Operation for Recurrent {
 /// cell state of an LSTM.
 struct FinalState {
     sizes: Sizes,
-    saved: Arc<SavedForBackward>,
+    saved: Arc<OnceLock<SavedForBackward>>,
 }
 
 impl Operation for FinalState {
@@ -345,7 +348,7 @@ impl Operation for FinalState {
         let Sizes { cell, hidden, directions, sequences, .. } = &self.sizes;
         let parts = if cell.has_cell_state() { 2 } else { 1 };
         let shape = (parts, *directions, sequences.batch(), *hidden);
-        let cells = self.saved.activations.get().and_then(|activations| activations.cells.as_ref());
+        let cells = self.saved.get().and_then(|saved| saved.cells.as_ref());
         let held = host::hold(args.iter().chain(cells));
         with_real!(self.name(), args[0].dtype(), T => {
             let cells = if cells.is_some() { held.get::<T>(1)? } else { &[] };
@@ -354,17 +357,14 @@ impl Operation for FinalState {
     }
 
     fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        if self.sizes.cell.has_cell_state() {
-            *lock(&self.saved.cell_grad) = Some(grad.get(1)?);
-        }
         with_real!(self.name(), grad.dtype(), T => {
             let gradient = |grad: &[T]| Ok(self.sizes.layer().final_state_gradient(grad));
             let ys_grad = host::read(&grad.get(0)?, gradient)?;
             Ok(vec![Some(Tensor::from_vec(ys_grad, args[0].shape(), &Device::Cpu)?)])
         })
     }
-}
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    fn second_gradient(&self, grad: &Tensor) -> Result<Option<Tensor>> {
+        if self.sizes.cell.has_cell_state() { grad.get(1).map(Some) } else { Ok(None) }
+    }
 }

@@ -5,6 +5,7 @@
 //! over whole sequences, one function each.
 
 use super::cells::{Cell, StepGradient};
+use super::linear::column_sums;
 use super::matmul::{Init, Lhs, Panels, gemm, gemm_serial, gemm_transposed};
 use super::memory;
 use super::parallel::{self, Shared};
@@ -260,24 +261,6 @@ pub(crate) fn bias_gradients<T: Lanes>(layer: Layer, direction: usize, gate_grad
     let mut input = sums[..layout.width].to_vec();
     layout.rotate_to_input_order(&mut input, 1);
     [input, sums[layout.hidden_offset..].to_vec()]
-}
-
-/// The sums of the first `columns` columns over all rows, which are `stride` elements apart.
-fn column_sums<T: Lanes>(rows: &[T], stride: usize, columns: usize) -> Vec<T> {
-    const PIECE: usize = 128;
-    let mut sums = vec![T::ZERO; columns];
-    parallel::for_each_piece(&mut sums, PIECE, |i, sums| {
-        let piece = i * PIECE..i * PIECE + sums.len();
-        vectorised(
-            #[inline(always)]
-            || {
-                for row in rows.chunks_exact(stride) {
-                    sums.iter_mut().zip(&row[piece.clone()]).for_each(|(sum, &x)| *sum += x);
-                }
-            },
-        );
-    });
-    sums
 }
 
 /// Where the previous hidden state of a row is.
