@@ -11,8 +11,10 @@ use std::sync::atomic::Ordering;
 /// the system can't tell, the environment stays as it is: set `CANDLE_NUM_THREADS=1` yourself then.
 ///
 /// # Errors
-/// Those of `work`, and a failure to start the threads.
+/// Those of `work`, a failure to start the threads, and an instruction set in `CANDLE_TEXTBOOK_SIMD` that is not
+/// available.
 pub fn on_threads<R: Send>(threads: Option<usize>, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+    crate::device::instruction_set()?;
     if is_only_thread() {
         // SAFETY: no other thread exists, so none reads or writes the environment during the call.
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };

@@ -5,7 +5,8 @@
 use super::matmul::{Init, Panels, gemm, gemm_transposed};
 use super::memory;
 use super::parallel;
-use super::simd::{DotProducts, Lanes, OuterProducts, vectorised};
+use super::products::{DotProducts, OuterProducts};
+use super::simd::{Lanes, vectorised};
 use std::mem::MaybeUninit;
 
 /// Sizes of a linear layer.

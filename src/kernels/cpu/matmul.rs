@@ -1,46 +1,50 @@
-//! Matrix products, blocked for the caches: what the linear and the recurrent layers spend their time in.
+//! Matrix products with packed operands, blocked for the caches: the linear and recurrent layers spend their time here.
 //!
-//! The right-hand side is first laid out in the order in which the inner loop reads it ([`Panels`]), which pays as
-//! each of its numbers is used once a row of the left-hand side. The left-hand side is read where it lies, or laid
-//! out likewise ([`Lhs::Packed`]) where its rows do not lie along memory.
+//! The right-hand side is packed in the order in which the micro-kernel reads it ([`Panels`]), which pays because each of
+//! its elements is used once per row of the left-hand side. The left-hand side is read in place, or packed
+//! ([`Lhs::Packed`]) if its rows are not contiguous.
 
-// Loops over the M rows and N columns of a tile are unrolled and all written alike.
+// The loops over a tile's M rows and N columns are unrolled and written alike.
 #![allow(clippy::needless_range_loop)]
 
-use super::memory::Destination;
-use super::parallel;
-use super::simd::{Lanes, dispatch, prefetch};
+use super::memory::{self, Destination, write_copy, write_fill};
+use super::parallel::{self, Shared};
+use super::simd::{Lanes, dispatch, lanes, prefetch};
 use pulp::{Simd, WithSimd};
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Vectors side by side in a panel of the right-hand side.
-const VECTORS: usize = 3;
+/// Vectors side by side in a panel.
+const PANEL_VECTORS: usize = 3;
 /// Rows of a panel that stay in the first-level cache while the rows of the left-hand side go past.
-const DEPTH: usize = 128;
-/// Rows that are laid out anew together.
-const PACKED: usize = 64;
+const BLOCK_DEPTH: usize = 128;
+/// Rows of the right-hand side that one task packs.
+const PACK_ROWS: usize = 64;
+/// Bytes of a cache line, where panels start.
+const CACHE_LINE: usize = 64;
 
-/// A right-hand side, `depth` x `columns`, cut into panels of a few vectors' width.
+/// A right-hand side, `depth` x `columns`, packed into panels of a few vectors' width.
 ///
-/// Panels lie one after the other; in a panel row follows row, each as wide as the panel, in whole vectors.
+/// Panel follows panel, and row follows row in a panel. Rows are padded with zeros to whole vectors.
 pub(crate) struct Panels<T> {
     depth: usize,
     columns: usize,
-    /// Numbers of a vector.
+    /// Lanes of a vector.
     lanes: usize,
-    data: Vec<T>,
-    /// Where the data starts in the vector: at a cache line.
+    /// All elements from `start` on are initialised, except the last of a cache line.
+    data: Vec<MaybeUninit<T>>,
+    /// Offset of the first panel, at a cache line.
     start: usize,
 }
 
 impl<T: Lanes> Panels<T> {
-    /// The matrix, `depth` x `columns`, whose row k is the start of `row(k)`.
+    /// Packs a matrix, `depth` x `columns`. `row(k)` starts with row k.
     pub fn new<'a>((depth, columns): (usize, usize), row: impl Fn(usize) -> &'a [T] + Sync) -> Self {
         // SAFETY: all rows are written.
         unsafe {
             Self::pack((depth, columns), |panels, lanes| {
-                parallel::for_each_chunk(depth.div_ceil(PACKED), |i| {
-                    for k in i * PACKED..depth.min((i + 1) * PACKED) {
+                parallel::for_each_chunk(depth.div_ceil(PACK_ROWS), |i| {
+                    for k in i * PACK_ROWS..depth.min((i + 1) * PACK_ROWS) {
                         Self::write_row(panels, (depth, lanes), k, &row(k)[..columns]);
                     }
                 });
@@ -48,48 +52,49 @@ impl<T: Lanes> Panels<T> {
         }
     }
 
-    /// Writes row `k` of panels `depth` deep.
+    /// Writes row `k` of panels of `depth` rows.
     ///
     /// # Safety
-    /// Nobody else writes or reads that row.
+    /// No other thread accesses that row.
     unsafe fn write_row(
-        panels: &parallel::Shared<T>,
+        panels: &Shared<MaybeUninit<T>>,
         (depth, lanes): (usize, usize),
         k: usize,
-        numbers: &[T],
+        elements: &[T],
     ) {
-        for (panel, from) in numbers.chunks(lanes * VECTORS).enumerate() {
+        debug_assert!(k < depth);
+        for (panel, from) in elements.chunks(lanes * PANEL_VECTORS).enumerate() {
             let width = from.len().next_multiple_of(lanes);
-            let at = panel * depth * (lanes * VECTORS) + k * width;
-            // SAFETY: the caller's.
-            let to = unsafe { panels.slice(at..at + width) };
-            to[..from.len()].copy_from_slice(from);
-            to[from.len()..].fill(T::ZERO);
+            let at = panel * depth * (lanes * PANEL_VECTORS) + k * width;
+            // SAFETY: the caller keeps others away from the row.
+            let (to, padding) = unsafe { panels.slice(at..at + width) }.split_at_mut(from.len());
+            write_copy(to, from);
+            write_fill(padding, T::ZERO);
         }
     }
 
-    /// The matrix, `depth` x `columns`, whose column j is the start of `column(j)`.
+    /// Packs the transpose of a matrix: `column(j)` starts with column j of the right-hand side, `depth` x `columns`.
     pub fn transposed<'a>(
         (depth, columns): (usize, usize),
         column: impl Fn(usize) -> &'a [T] + Sync,
     ) -> Self {
-        let fill = |panels: &parallel::Shared<T>, lanes: usize| {
-            let width = lanes * VECTORS;
+        let fill = |panels: &Shared<MaybeUninit<T>>, lanes: usize| {
+            let width = lanes * PANEL_VECTORS;
             parallel::for_each_chunk(columns.div_ceil(width), |panel| {
                 let used = width.min(columns - panel * width);
                 let wide = used.next_multiple_of(lanes);
                 let at = panel * width * depth;
-                // SAFETY: each panel is written by one chunk alone.
+                // SAFETY: one call of the closure writes each panel.
                 let to = unsafe { panels.slice(at..at + wide * depth) };
                 if used < wide {
-                    to.fill(T::ZERO);
+                    write_fill(to, T::ZERO);
                 }
-                // A block of columns at a time: there the data lies together, and what is written stays near.
-                for (block, to) in to.chunks_mut(PACKED * wide).enumerate() {
+                // A block of each column at a time, which keeps the destination in the cache.
+                for (block, to) in to.chunks_mut(PACK_ROWS * wide).enumerate() {
                     for j in 0..used {
-                        let column = &column(panel * width + j)[..depth][block * PACKED..];
+                        let column = &column(panel * width + j)[..depth][block * PACK_ROWS..];
                         for (to, &from) in to[j..].iter_mut().step_by(wide).zip(column) {
-                            *to = from;
+                            to.write(from);
                         }
                     }
                 }
@@ -99,34 +104,49 @@ impl<T: Lanes> Panels<T> {
         unsafe { Self::pack((depth, columns), fill) }
     }
 
-    /// Panels that `fill` writes, given where, and the numbers in a vector.
+    /// Allocates panels, which `fill` writes. It is given the lanes of a vector, too.
     ///
     /// # Safety
-    /// It must write all of them.
-    unsafe fn pack((depth, columns): (usize, usize), fill: impl FnOnce(&parallel::Shared<T>, usize)) -> Self {
-        let lanes = super::simd::lanes::<T>();
-        let len = columns.next_multiple_of(lanes) * depth;
-        // SAFETY: what is read of it, the part that `fill` gets, `fill` writes first.
-        let mut data = unsafe { parallel::unwritten::<T>(len + 64 / size_of::<T>()) };
-        let start = data.as_ptr().align_offset(64).min(64 / size_of::<T>());
-        fill(&parallel::Shared::new(&mut data[start..start + len]), lanes);
+    /// `fill` writes all elements.
+    unsafe fn pack(
+        (depth, columns): (usize, usize),
+        fill: impl FnOnce(&Shared<MaybeUninit<T>>, usize),
+    ) -> Self {
+        let mut panels = Self::unwritten((depth, columns));
+        let lanes = panels.lanes;
+        fill(&panels.shared(), lanes);
+        panels
+    }
+
+    /// Panels whose elements have no values yet.
+    fn unwritten((depth, columns): (usize, usize)) -> Self {
+        let lanes = lanes::<T>();
+        let line = CACHE_LINE / size_of::<T>();
+        let data = memory::uninit::<T>(columns.next_multiple_of(lanes) * depth + line);
+        let start = data.as_ptr().align_offset(CACHE_LINE).min(line);
         Self { depth, columns, lanes, data, start }
+    }
+
+    /// The panels, for several threads to write.
+    fn shared(&mut self) -> Shared<'_, MaybeUninit<T>> {
+        let len = self.data.len() - CACHE_LINE / size_of::<T>();
+        Shared::new(&mut self.data[self.start..self.start + len])
     }
 }
 
-/// A left-hand side: some rows, each as long as the right-hand side is deep.
+/// A left-hand side with one row per row of the result, each as long as the right-hand side is deep.
 #[derive(Clone, Copy)]
 pub(crate) enum Lhs<'a, T> {
-    /// Each row's numbers lie together; the rows start every so many numbers.
+    /// Contiguous rows, and their row stride.
     Rows(&'a [T], usize),
-    /// Tile after tile; in a tile the numbers of one depth lie together.
+    /// Tile after tile of rows. In a tile, the elements of one depth are adjacent.
     Packed(&'a [T]),
 }
 
-/// How many rows make a tile that the registers hold.
-struct Tallest;
+/// Rows of a register tile.
+struct TileRows;
 
-impl WithSimd for Tallest {
+impl WithSimd for TileRows {
     type Output = usize;
 
     #[inline(always)]
@@ -135,7 +155,7 @@ impl WithSimd for Tallest {
     }
 }
 
-/// The tiles that `rows` rows are cut into: as few as can be, and of about the same height.
+/// Cuts `rows` rows into as few tiles as possible, of about the same height and at most `tallest` rows.
 fn tiles(rows: usize, tallest: usize) -> impl Iterator<Item = Range<usize>> {
     let count = rows.div_ceil(tallest);
     let (low, higher) = (rows / count.max(1), rows % count.max(1));
@@ -146,63 +166,63 @@ fn tiles(rows: usize, tallest: usize) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// What a product is added to.
+/// Initial value of a product.
 #[derive(Clone, Copy)]
 pub(crate) enum Init<'a, T> {
     Zero,
-    /// What the result holds already.
+    /// The present elements of the result, which are initialised.
     Accumulate,
-    /// The same row in each row of the result.
+    /// The same row for every row of the result.
     Bias(&'a [T]),
 }
 
-/// `c = start + left * right`, for `rows` rows: c's row i starts at `c[i * c_stride]`. On the thread that asks.
+/// `c = init + lhs * rhs` on the calling thread, for `rows` rows; row i starts at `c[i * c_stride]`.
 pub(crate) fn gemm_serial<'c, T: Lanes>(
-    left: Lhs<T>,
-    right: &Panels<T>,
+    lhs: Lhs<T>,
+    rhs: &Panels<T>,
     c: impl Into<Destination<'c, T>>,
     (rows, c_stride): (usize, usize),
-    start: Init<T>,
+    init: Init<T>,
 ) {
     let c = c.into();
     let Some(last) = rows.checked_sub(1) else { return };
-    assert!(last * c_stride + right.columns <= c.len());
-    match left {
-        Lhs::Rows(data, row) => assert!(last * row + right.depth <= data.len()),
-        Lhs::Packed(data) => assert!(rows * right.depth <= data.len()),
+    assert!(last * c_stride + rhs.columns <= c.len());
+    match lhs {
+        Lhs::Rows(data, stride) => assert!(last * stride + rhs.depth <= data.len()),
+        Lhs::Packed(data) => assert!(rows * rhs.depth <= data.len()),
     }
-    if let Init::Bias(row) = start {
-        assert_eq!(row.len(), right.columns);
+    if let Init::Bias(row) = init {
+        assert_eq!(row.len(), rhs.columns);
     }
-    dispatch(Multiply { left, right, c, rows, c_stride, start });
+    dispatch(Gemm { lhs, rhs, c, rows, c_stride, init });
 }
 
-struct Multiply<'a, T> {
-    left: Lhs<'a, T>,
-    right: &'a Panels<T>,
+struct Gemm<'a, T> {
+    lhs: Lhs<'a, T>,
+    rhs: &'a Panels<T>,
     c: Destination<'a, T>,
     rows: usize,
     c_stride: usize,
-    start: Init<'a, T>,
+    init: Init<'a, T>,
 }
 
-impl<T: Lanes> WithSimd for Multiply<'_, T> {
+impl<T: Lanes> WithSimd for Gemm<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         let lanes = T::lanes::<S>();
-        assert_eq!(lanes, self.right.lanes);
-        let (depth, columns) = (self.right.depth, self.right.columns);
-        for first in (0..columns).step_by(VECTORS * lanes) {
-            let used = (VECTORS * lanes).min(columns - first);
+        assert_eq!(lanes, self.rhs.lanes);
+        let (depth, columns) = (self.rhs.depth, self.rhs.columns);
+        for first in (0..columns).step_by(PANEL_VECTORS * lanes) {
+            let used = (PANEL_VECTORS * lanes).min(columns - first);
             let vectors = used.div_ceil(lanes);
-            let panel = self.right.start + first * depth;
-            // At least once, for what it starts from.
-            for k in (0..depth.max(1)).step_by(DEPTH) {
-                let depths = k..depth.min(k + DEPTH);
+            let panel = self.rhs.start + first * depth;
+            // Once even without depth, for the initial value.
+            for k in (0..depth.max(1)).step_by(BLOCK_DEPTH) {
+                let depths = k..depth.min(k + BLOCK_DEPTH);
                 let block = panel + k * vectors * lanes;
-                // SAFETY: `multiply` has checked what is read and written.
+                // SAFETY: `gemm_serial` has checked the last element of each operand.
                 unsafe {
                     match vectors {
                         3 => self.block::<S, 3>(simd, depths, block, first, used),
@@ -215,11 +235,11 @@ impl<T: Lanes> WithSimd for Multiply<'_, T> {
     }
 }
 
-impl<T: Lanes> Multiply<'_, T> {
-    /// All rows of N vectors' width for some depths, whose part of the panel starts at `b`.
+impl<T: Lanes> Gemm<'_, T> {
+    /// Adds the products of some depths to all rows of a panel of N vectors, of which `used` columns count.
     ///
     /// # Safety
-    /// All elements lie inside their slices.
+    /// The operands hold all elements that `gemm_serial` checks, and `b` is the offset of these depths in the panel.
     #[inline(always)]
     unsafe fn block<S: Simd, const N: usize>(
         &mut self,
@@ -229,38 +249,33 @@ impl<T: Lanes> Multiply<'_, T> {
         column: usize,
         used: usize,
     ) {
-        let start = if depths.start > 0 { Init::Accumulate } else { self.start };
-        let depth = self.right.depth;
-        for (i, tile) in tiles(self.rows, Tallest.with_simd(simd)).enumerate() {
+        let lanes = T::lanes::<S>();
+        debug_assert!(used <= N * lanes && column + used <= self.rhs.columns);
+        debug_assert!(b + depths.len() * N * lanes <= self.rhs.data.len());
+        let init = if depths.start > 0 { Init::Accumulate } else { self.init };
+        let depth = self.rhs.depth;
+        for (i, tile) in tiles(self.rows, TileRows.with_simd(simd)).enumerate() {
             // SAFETY: the caller's.
             unsafe {
-                let b = self.right.data.as_ptr().add(b);
+                let b = self.rhs.data.as_ptr().add(b).cast();
                 let c = self.c.as_mut_ptr().add(tile.start * self.c_stride + column);
-                let (a, row, step) = match self.left {
-                    Lhs::Rows(data, row) => (data.as_ptr().add(tile.start * row + depths.start), row, 1),
+                let (a, a_stride, step) = match self.lhs {
+                    Lhs::Rows(data, stride) => {
+                        (data.as_ptr().add(tile.start * stride + depths.start), stride, 1)
+                    }
                     Lhs::Packed(data) => {
                         (data.as_ptr().add(tile.start * depth + depths.start * tile.len()), 1, tile.len())
                     }
                 };
-                let start = match start {
+                let init = match init {
                     Init::Zero => (std::ptr::null(), 0),
                     Init::Accumulate => (c.cast_const(), self.c_stride),
                     Init::Bias(row) => (row.as_ptr().add(column), 0),
                 };
-                let last = used - (N - 1) * T::lanes::<S>();
-                let ahead = (DEPTH * N + i % N) * T::lanes::<S>();
-                let job = Tile {
-                    ahead,
-                    a,
-                    row,
-                    step,
-                    b,
-                    depth: depths.len(),
-                    c,
-                    c_stride: self.c_stride,
-                    last,
-                    start,
-                };
+                let last = used - (N - 1) * lanes;
+                let ahead = (BLOCK_DEPTH * N + i % N) * lanes;
+                let depth = depths.len();
+                let job = Tile { ahead, a, a_stride, step, b, depth, c, c_stride: self.c_stride, last, init };
                 match tile.len() {
                     8 => job.run::<S, 8, N>(simd),
                     7 => job.run::<S, 7, N>(simd),
@@ -278,35 +293,41 @@ impl<T: Lanes> Multiply<'_, T> {
 
 /// A tile of the result, as tall and wide as the registers hold.
 struct Tile<T> {
-    /// How far on in the right-hand side the cache line is that will be wanted in the next block.
+    /// Distance in the right-hand side to the cache line that the next block will read.
     ahead: usize,
     a: *const T,
-    row: usize,
+    a_stride: usize,
+    /// Distance from one depth of `a` to the next.
     step: usize,
     b: *const T,
     depth: usize,
     c: *mut T,
     c_stride: usize,
-    /// Numbers of the last vector that count.
+    /// Columns of the last vector that count.
     last: usize,
-    /// What the sums are added to, if anything, and the way from one row of it to the next.
-    start: (*const T, usize),
+    /// The initial value, unless null, and its row stride.
+    init: (*const T, usize),
 }
 
 impl<T: Lanes> Tile<T> {
+    /// The micro-kernel.
+    ///
     /// # Safety
-    /// All elements lie inside their slices.
+    /// For M rows: `a` is valid for reading `depth` elements of each, `c` for writing N vectors of each, of which the
+    /// last has `last` elements, and `init`, unless null, for reading as much. `b` is valid for reading `depth` rows of N
+    /// vectors.
     #[inline(always)]
     unsafe fn run<S: Simd, const M: usize, const N: usize>(self, simd: S) {
         let lanes = T::lanes::<S>();
+        debug_assert!((1..=lanes).contains(&self.last) && !self.c.is_null());
         let zero = T::splat(simd, T::ZERO);
         let mut sums = [[zero; N]; M];
         // SAFETY: the caller's.
         unsafe {
-            if !self.start.0.is_null() {
+            if !self.init.0.is_null() {
                 for m in 0..M {
                     for n in 0..N {
-                        let from = self.start.0.add(m * self.start.1 + n * lanes);
+                        let from = self.init.0.add(m * self.init.1 + n * lanes);
                         sums[m][n] = match n + 1 < N || self.last == lanes {
                             true => from.cast::<T::Vector<S>>().read_unaligned(),
                             false => T::load_first(simd, from, self.last),
@@ -315,9 +336,9 @@ impl<T: Lanes> Tile<T> {
                 }
             }
             let (mut a, mut b) = (self.a, self.b);
-            // Hidden from the compiler, which would otherwise add them up anew at each depth: the loop has as many
-            // instructions as the processor takes in while it multiplies.
-            let rows: [usize; M] = std::array::from_fn(|m| std::hint::black_box(m * self.row));
+            // Hidden from the compiler, which would otherwise compute the offsets anew at each depth and make the loop
+            // longer than the processor can issue while it multiplies.
+            let rows: [usize; M] = std::array::from_fn(|m| std::hint::black_box(m * self.a_stride));
             for _ in 0..self.depth {
                 let mut columns = [zero; N];
                 for n in 0..N {
@@ -346,110 +367,124 @@ impl<T: Lanes> Tile<T> {
     }
 }
 
-/// Rows of a product that make a piece of work for a thread: of a megaflop or more, enough that what is read of the
-/// right-hand side is used several times, and no more than stay in the cache.
-fn rows_a_piece(rows: usize, flops_a_row: usize) -> usize {
+/// Rows of the result that one task computes: a megaflop or more, enough to use what is loaded of the right-hand side
+/// several times, and few enough to stay in the cache.
+fn rows_per_task(rows: usize, flops_per_row: usize) -> usize {
     const MOST: usize = 96;
-    let least = (1usize << 20).div_ceil(flops_a_row.max(1)).clamp(32, MOST);
-    let pieces = rows.div_ceil((rows / 16).clamp(least, MOST)).max(1);
-    rows.div_ceil(pieces).next_multiple_of(8)
+    let least = (1usize << 20).div_ceil(flops_per_row.max(1)).clamp(32, MOST);
+    let tasks = rows.div_ceil((rows / 16).clamp(least, MOST)).max(1);
+    rows.div_ceil(tasks).next_multiple_of(8)
 }
 
-/// `c = start + left * right` on all threads, for rows of consecutive numbers every `row` of them.
+/// `c = init + lhs * rhs` on all threads, for contiguous rows of `lhs` with their row stride. The rows of `c` fill it.
 pub(crate) fn gemm<'c, T: Lanes>(
-    (left, row): (&[T], usize),
-    right: &Panels<T>,
+    (lhs, stride): (&[T], usize),
+    rhs: &Panels<T>,
     c: impl Into<Destination<'c, T>>,
     c_stride: usize,
-    start: Init<T>,
+    init: Init<T>,
 ) {
     let c = c.into();
     let rows = c.len() / c_stride.max(1);
-    let piece = rows_a_piece(rows, 2 * right.depth * right.columns);
-    c.for_each_piece(piece * c_stride, |i, c| {
-        let left = Lhs::Rows(left.get(i * piece * row..).unwrap_or(&[]), row);
+    let task = rows_per_task(rows, 2 * rhs.depth * rhs.columns);
+    c.for_each_piece(task * c_stride, |i, c| {
+        let lhs = Lhs::Rows(lhs.get(i * task * stride..).unwrap_or(&[]), stride);
         let rows = c.len() / c_stride;
-        gemm_serial(left, right, c, (rows, c_stride), start);
+        gemm_serial(lhs, rhs, c, (rows, c_stride), init);
     });
 }
 
-/// A matrix of given width: its row k is the start of what the function gives for k.
-pub(crate) type Rows<'a, 'b, T> = (&'b (dyn Fn(usize) -> &'a [T] + Sync), usize);
+/// A right-hand side of a given width; the slice for k starts with row k.
+pub(crate) type Rhs<'a, 'b, T> = (&'b (dyn Fn(usize) -> &'a [T] + Sync), usize);
 
-/// `left^T * right` for each of `rights`, on all threads, for `depth` rows of `height` numbers every `row` of them, and as
-/// many rows of each of `rights`.
+/// `lhs^T * rhs` for each of `rhs`, on all threads. All have `depth` rows; those of `lhs` have `height` elements and the
+/// row stride `stride`.
 pub(crate) fn gemm_transposed<'a, T: Lanes, const N: usize>(
-    (left, row): (&[T], usize),
-    rights: [Rows<'a, '_, T>; N],
+    (lhs, stride): (&[T], usize),
+    rhs: [Rhs<'a, '_, T>; N],
     (depth, height): (usize, usize),
 ) -> [Vec<T>; N] {
-    /// So deep that what is laid out anew stays in the cache until it is used.
-    const DEEP: usize = 2 * DEPTH;
-    /// Depths that are laid out side by side: few rows are read at a time, each from its start to its end, and what is
-    /// written of each tile makes whole cache lines.
-    const BESIDE: usize = 16;
-    let tallest = dispatch(Tallest);
-    let piece = rows_a_piece(height, 2 * depth * rights.iter().map(|right| right.1).sum::<usize>());
-    // SAFETY: of both, all that is read is written first.
-    let (mut products, mut packed) = unsafe {
-        (
-            rights.map(|(_, width)| parallel::unwritten(height * width)),
-            parallel::unwritten(height * DEEP.min(depth)),
-        )
-    };
-    // At least once, for the zeros.
+    /// Depths that are packed at once, so that they are still in the cache when they are used.
+    const DEEP: usize = 2 * BLOCK_DEPTH;
+    let tallest = dispatch(TileRows);
+    let task = rows_per_task(height, 2 * depth * rhs.iter().map(|rhs| rhs.1).sum::<usize>());
+    let mut products = rhs.map(|(_, width)| memory::uninit(height * width));
+    let mut packed = memory::uninit(height * DEEP.min(depth));
+    // Once even without depth, for the zeros.
     for first in (0..depth.max(1)).step_by(DEEP) {
         let deep = DEEP.min(depth - first);
-        let shared = parallel::Shared::new(&mut packed);
-        let lay_out_left = |beside: usize, depths: Range<usize>| {
-            for start in (0..height).step_by(piece) {
-                for tile in tiles(piece.min(height - start), tallest) {
-                    let (at, tall) = (start + tile.start, tile.len());
-                    let place = at * deep + depths.start * tall..at * deep + depths.end * tall;
-                    // SAFETY: what belongs to a depth is written by one chunk alone.
-                    let to = unsafe { shared.slice(place) };
-                    for (k, to) in (beside..).zip(to.chunks_exact_mut(tall)) {
-                        let from = &left[(first + k) * row + at..][..tall];
-                        // Most are of this height, which makes it one instruction.
-                        match (to.first_chunk_mut::<8>(), from.first_chunk::<8>()) {
-                            (Some(to), Some(from)) => *to = *from,
-                            _ => to.copy_from_slice(from),
-                        }
+        let mut panels = rhs.map(|(_, width)| Panels::unwritten((deep, width)));
+        let shared = Shared::new(&mut packed);
+        let shared_panels = panels.each_mut().map(Panels::shared);
+        parallel::for_each_chunk(deep.div_ceil(PACK_ROWS), |i| {
+            let depths = i * PACK_ROWS..deep.min((i + 1) * PACK_ROWS);
+            // SAFETY: one call of the closure writes what belongs to a depth.
+            unsafe {
+                let rows = |k: usize| &lhs[(first + k) * stride..][..height];
+                pack_transposed(&shared, rows, deep, depths.clone(), task, tallest);
+                for (panels, (row, width)) in shared_panels.iter().zip(&rhs) {
+                    for k in depths.clone() {
+                        Panels::write_row(panels, (deep, lanes::<T>()), k, &row(first + k)[..*width]);
                     }
                 }
             }
-        };
-        // SAFETY: all rows are written, below.
-        let mut panels = rights.map(|(_, width)| unsafe { Panels::pack((deep, width), |_, _| ()) });
-        let lanes = super::simd::lanes::<T>();
-        let right_panels = panels.each_mut().map(|panels| {
-            let len = panels.data.len() - 64 / size_of::<T>();
-            parallel::Shared::new(&mut panels.data[panels.start..panels.start + len])
         });
-        parallel::for_each_chunk(deep.div_ceil(PACKED), |i| {
-            for beside in (i * PACKED..deep.min((i + 1) * PACKED)).step_by(BESIDE) {
-                lay_out_left(beside, beside..deep.min(beside + BESIDE));
-            }
-            for (panels, (right, width)) in right_panels.iter().zip(&rights) {
-                for k in i * PACKED..deep.min((i + 1) * PACKED) {
-                    // SAFETY: each row is written by one chunk alone.
-                    unsafe { Panels::write_row(panels, (deep, lanes), k, &right(first + k)[..*width]) };
-                }
-            }
-        });
-        let results = products.each_mut().map(|product| parallel::Shared::new(product));
-        parallel::for_each_chunk(height.div_ceil(piece), |i| {
-            let rows = i * piece..height.min((i + 1) * piece);
-            for ((c, panels), (_, width)) in results.iter().zip(&panels).zip(&rights) {
-                let start = if first == 0 { Init::Zero } else { Init::Accumulate };
-                let left = Lhs::Packed(packed.get(rows.start * deep..).unwrap_or(&[]));
-                // SAFETY: each piece is one chunk's.
+        // SAFETY: all depths have been packed.
+        let packed = unsafe { memory::assume_init_ref(&packed[..height * deep]) };
+        let results = products.each_mut().map(|product| Shared::new(product));
+        parallel::for_each_chunk(height.div_ceil(task), |i| {
+            let rows = i * task..height.min((i + 1) * task);
+            for ((c, panels), (_, width)) in results.iter().zip(&panels).zip(&rhs) {
+                let init = if first == 0 { Init::Zero } else { Init::Accumulate };
+                let lhs = Lhs::Packed(&packed[rows.start * deep..]);
+                // SAFETY: one call of the closure writes these rows.
                 let c = unsafe { c.slice(rows.start * width..rows.end * width) };
-                gemm_serial(left, panels, c, (rows.len(), *width), start);
+                gemm_serial(lhs, panels, c, (rows.len(), *width), init);
             }
         });
     }
-    products
+    // SAFETY: the first pass writes all products.
+    products.map(|product| unsafe { memory::assume_init(product) })
+}
+
+/// Packs `depths` of a left-hand side for [`Lhs::Packed`], whose transpose has the rows `rows(k)` of all heights.
+///
+/// `deep` is the number of depths of a tile. Tiles start anew at each task of `task` rows.
+///
+/// # Safety
+/// No other thread accesses these depths.
+unsafe fn pack_transposed<'a, T: Lanes>(
+    packed: &Shared<MaybeUninit<T>>,
+    rows: impl Fn(usize) -> &'a [T],
+    deep: usize,
+    depths: Range<usize>,
+    task: usize,
+    tallest: usize,
+) {
+    /// Depths that are packed together: few rows are read at a time, each from start to end, and what is written of each
+    /// tile makes whole cache lines.
+    const TOGETHER: usize = 16;
+    debug_assert!(depths.end <= deep);
+    let height = if depths.is_empty() { 0 } else { rows(depths.start).len() };
+    for first in depths.clone().step_by(TOGETHER) {
+        let together = first..depths.end.min(first + TOGETHER);
+        for start in (0..height).step_by(task) {
+            for tile in tiles(task.min(height - start), tallest) {
+                let (at, tall) = (start + tile.start, tile.len());
+                let place = at * deep + together.start * tall..at * deep + together.end * tall;
+                // SAFETY: the caller keeps others away from these depths.
+                let to = unsafe { packed.slice(place) };
+                for (k, to) in together.clone().zip(to.chunks_exact_mut(tall)) {
+                    let from = &rows(k)[at..][..tall];
+                    // Most tiles have this height, and one instruction copies it.
+                    match (to.first_chunk_mut::<8>(), from.first_chunk::<8>()) {
+                        (Some(to), Some(from)) => _ = write_copy(to, from),
+                        _ => _ = write_copy(to, from),
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -458,14 +493,14 @@ mod tests {
     use crate::rng;
     use rand::Rng;
 
-    /// Numbers whose products and sums are whole, so that any order of adding gives the same.
+    /// Integers, whose products and sums are exact in any order.
     fn whole(len: usize, purpose: &str) -> Vec<f32> {
         let mut rng = rng::stream(1, purpose);
         (0..len).map(|_| rng.random_range(-3i32..=3) as f32).collect()
     }
 
     #[test]
-    fn products_of_any_shape_are_those_of_the_definition() {
+    fn products_of_any_shape_match_the_definition() {
         let sizes =
             [(1, 1, 1), (3, 0, 5), (8, 7, 48), (9, 130, 49), (25, 128, 65), (50, 600, 17), (120, 3, 200)];
         for (rows, depth, columns) in sizes {

@@ -43,6 +43,17 @@ pub(crate) unsafe fn assume_init_mut<T: Real>(data: &mut [MaybeUninit<T>]) -> &m
     data
 }
 
+/// Returns the elements of a slice.
+///
+/// # Safety
+/// Every element has been written.
+pub(crate) unsafe fn assume_init_ref<T: Real>(data: &[MaybeUninit<T>]) -> &[T] {
+    // SAFETY: `MaybeUninit<T>` has the layout of `T`, and the caller has written every element.
+    let data = unsafe { &*(std::ptr::from_ref(data) as *const [T]) };
+    debug_assert!(!data.iter().any(is_unwritten), "a kernel left elements of its result unwritten");
+    data
+}
+
 /// Returns a new vector of `len` elements, of which `write(i, piece)` writes consecutive pieces in parallel.
 ///
 /// Each piece has `size` elements; the last may be shorter.

@@ -2,6 +2,7 @@
 
 pub(crate) mod batch_norm;
 pub(crate) mod cells;
+pub(crate) mod conv2d;
 pub(crate) mod conv_max_over_time;
 pub(crate) mod decoder;
 pub(crate) mod dropout;
@@ -16,6 +17,7 @@ pub(crate) mod parallel;
 pub(crate) mod planes;
 pub(crate) mod pool;
 pub(crate) mod pool_over_time;
+pub(crate) mod products;
 pub(crate) mod real;
 pub(crate) mod recurrent;
 pub(crate) mod recurrent_gradient;

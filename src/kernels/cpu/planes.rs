@@ -1,45 +1,54 @@
-//! What a convolution walks over.
+//! Layouts of padded images that a convolution reads, and the product that slides over them.
 
+use super::memory::write_copy;
 use super::parallel;
-use super::simd::{self, Lanes, OVERREAD, OuterProducts};
+use super::products::{OVERREAD, OuterProducts, Span};
+use super::simd::{self, Lanes, vectorised};
+use std::mem::MaybeUninit;
 
-/// Images with zeros around them, taken apart by the phases of a stride: what a tap of the kernel sees while the
-/// kernel moves along a row is then consecutive, at `pitch` from one row to the next.
+/// Images with a zero border, split by the phases of a stride.
+///
+/// Phase (r, s) of a channel holds rows r, r + stride, ... and of those columns s, s + stride, ... The elements under a
+/// tap of the kernel, while the kernel moves along a row, are then consecutive; rows are `pitch` elements apart.
 pub(crate) struct Planes {
     pub channels: usize,
     pub stride: (usize, usize),
     /// Zeros above and to the left.
     pub border: (usize, usize),
-    /// Of one phase.
+    /// Rows of a phase.
     pub rows: usize,
+    /// Row stride of a phase.
     pub pitch: usize,
 }
 
 impl Planes {
+    /// Elements of a phase.
     pub fn size(&self) -> usize {
         self.rows * self.pitch
     }
 
+    /// Elements of all phases of all channels, and the overread of the last.
     pub fn len(&self) -> usize {
         self.channels * self.stride.0 * self.stride.1 * self.size() + OVERREAD
     }
 
+    /// A buffer of zeros.
     pub fn zeros<T: Lanes>(&self) -> Vec<T> {
         vec![T::ZERO; self.len()]
     }
 
-    /// Puts the images of (height, width) `size` in; around them nothing is written.
+    /// Copies `channels` images of (height, width) `size` into the planes and leaves the border as it is.
     pub fn fill<T: Lanes>(&self, planes: &mut [T], images: &[T], channels: usize, size: (usize, usize)) {
-        simd::vectorised(
+        vectorised(
             #[inline(always)]
-            || self.lay_out(planes, images, channels, size),
+            || self.copy(planes, images, channels, size),
         );
     }
 
     #[inline(always)]
-    fn lay_out<T: Lanes>(&self, planes: &mut [T], images: &[T], channels: usize, size: (usize, usize)) {
+    fn copy<T: Lanes>(&self, planes: &mut [T], images: &[T], channels: usize, size: (usize, usize)) {
         let Self { stride, border, .. } = *self;
-        // Of each phase of the columns, the first that is in the image, and where it goes.
+        // Per phase of the columns: its first column in the image, and that column's place in a row of the plane.
         let columns = (0..stride.1).map(|phase| {
             let first = (phase + stride.1 - border.1 % stride.1) % stride.1;
             (first, ((first + border.1) / stride.1).min(self.pitch))
@@ -54,24 +63,7 @@ impl Planes {
                 }
                 for (phase_w, &(first, start)) in columns.iter().enumerate() {
                     let plane = &mut planes[(phase * stride.1 + phase_w) * self.size() + row * self.pitch..];
-                    let plane = &mut plane[start..self.pitch];
-                    let image = image.get(first..).unwrap_or(&[]);
-                    match stride.1 {
-                        1 => {
-                            let len = plane.len().min(image.len());
-                            plane[..len].copy_from_slice(&image[..len]);
-                        }
-                        2 => {
-                            // A loop over pairs becomes vector instructions.
-                            let (pairs, last) = image.as_chunks::<2>();
-                            let (to, rest) = plane.split_at_mut(pairs.len().min(plane.len()));
-                            to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = pair[0]);
-                            rest.iter_mut().zip(last).for_each(|(to, &x)| *to = x);
-                        }
-                        _ => {
-                            plane.iter_mut().zip(image.iter().step_by(stride.1)).for_each(|(to, &x)| *to = x)
-                        }
-                    }
+                    copy_strided(&mut plane[start..self.pitch], image.get(first..).unwrap_or(&[]), stride.1);
                 }
                 phase += 1;
                 if phase == stride.0 {
@@ -82,7 +74,26 @@ impl Planes {
     }
 }
 
-/// An image with zeros around it, the channels of each place side by side: what a row of the kernel sees is consecutive.
+/// Copies every `stride`-th element of `from` to `to`, as far as both reach.
+#[inline(always)]
+fn copy_strided<T: Lanes>(to: &mut [T], from: &[T], stride: usize) {
+    match stride {
+        1 => {
+            let len = to.len().min(from.len());
+            to[..len].copy_from_slice(&from[..len]);
+        }
+        2 => {
+            // The compiler vectorises a loop over pairs.
+            let (pairs, last) = from.as_chunks::<2>();
+            let (to, rest) = to.split_at_mut(pairs.len().min(to.len()));
+            to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = pair[0]);
+            rest.iter_mut().zip(last).for_each(|(to, &x)| *to = x);
+        }
+        _ => to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, &x)| *to = x),
+    }
+}
+
+/// An image with a zero border and its channels last: the elements under a row of the kernel are consecutive.
 pub(crate) struct ChannelsLast {
     pub channels: usize,
     /// Zeros above and to the left.
@@ -92,20 +103,21 @@ pub(crate) struct ChannelsLast {
 }
 
 impl ChannelsLast {
+    /// A buffer of zeros.
     pub fn zeros<T: Lanes>(&self) -> Vec<T> {
         vec![T::ZERO; self.rows * self.columns * self.channels + OVERREAD]
     }
 
-    /// Puts the image of (height, width) `size` in; around it nothing is written.
+    /// Copies an image of (height, width) `size` into the pixels and leaves the border as it is.
     pub fn fill<T: Lanes>(&self, pixels: &mut [T], image: &[T], size: (usize, usize)) {
-        simd::vectorised(
+        vectorised(
             #[inline(always)]
-            || self.lay_out(pixels, image, size),
+            || self.transpose(pixels, image, size),
         );
     }
 
     #[inline(always)]
-    fn lay_out<T: Lanes>(&self, pixels: &mut [T], image: &[T], (height, width): (usize, usize)) {
+    fn transpose<T: Lanes>(&self, pixels: &mut [T], image: &[T], (height, width): (usize, usize)) {
         let Self { channels, border, .. } = *self;
         let used = width.min(self.columns.saturating_sub(border.1));
         for y in 0..height.min(self.rows.saturating_sub(border.0)) {
@@ -129,9 +141,10 @@ impl ChannelsLast {
         }
     }
 
-    /// The sum of the parts of a weight's gradient, `size` numbers each, in order: of each output `taps` of them, which have
-    /// their channels last as the pixels have, and in the sum first.
-    pub fn weight_grad<T: Lanes>(&self, parts: &[T], (size, taps): (usize, usize)) -> Vec<T> {
+    /// Adds up partial weight gradients of `size` elements each, in order, and puts their channels first.
+    ///
+    /// An output channel has `taps` weights, with the input channels last in the parts and first in the sum.
+    pub fn sum_weight_grads<T: Lanes>(&self, parts: &[T], (size, taps): (usize, usize)) -> Vec<T> {
         let channels = self.channels;
         let mut weight_grad = vec![T::ZERO; size];
         parallel::for_each_piece(&mut weight_grad, taps, |output, weight_grad| {
@@ -149,22 +162,21 @@ impl ChannelsLast {
     }
 }
 
-/// A product of a matrix with what the taps of a kernel see at rows of `columns` positions.
+/// The product of a weight matrix with the windows under a kernel, at rows of `columns` positions.
 pub(crate) struct SlidingProduct {
     columns: usize,
-    /// Of the planes that are read.
+    /// Row stride of the planes.
     pitch: usize,
-    /// For each term of the sum, where its weight and what it is multiplied with lie: see `OuterProducts`.
-    steps: Vec<(usize, usize)>,
+    /// Offsets of each term's weight and of the element it meets: see [`OuterProducts`].
+    terms: Vec<(usize, usize)>,
     layout: OutputLayout,
-    /// What is computed in one go: rows of results, or, in `scratch`, all from the first to the last with what lies
-    /// between the rows too.
-    runs: Vec<(usize, usize, usize)>,
-    /// Numbers of a plane in between, 0 if none is needed.
+    /// The rows of results; with `scratch`, one run from the first row to the last, with the gaps between the rows.
+    runs: Vec<Span>,
+    /// Elements of a channel's intermediate result; 0 if the product writes the output directly.
     pub scratch: usize,
 }
 
-/// Where the results of a sweep go: result (y, x) of plane p to `first + p * plane + y * row + x * column`.
+/// Where results go: element (y, x) of plane p to `first + p * plane + y * row + x * column`.
 #[derive(Clone, Copy)]
 pub(crate) struct OutputLayout {
     pub first: usize,
@@ -177,43 +189,44 @@ impl SlidingProduct {
     pub fn new<T: Lanes>(
         (rows, columns): (usize, usize),
         pitch: usize,
-        steps: Vec<(usize, usize)>,
+        terms: Vec<(usize, usize)>,
         layout: OutputLayout,
     ) -> Self {
-        // Cycles: two products of vectors in each, and some ten to move a row.
+        // Cycles, at two multiply-adds of a register in each, and about ten to move a row. This may depend on the width
+        // of a register: each element adds up its terms in the same order either way.
         let lanes = simd::lanes::<T>();
         let together = (rows - 1) * pitch + columns;
-        let by_row = rows * columns.div_ceil(lanes) * steps.len() / 2;
-        let at_once = together.div_ceil(lanes) * steps.len() / 2 + 10 * rows;
+        let by_row = rows * columns.div_ceil(lanes) * terms.len() / 2;
+        let at_once = together.div_ceil(lanes) * terms.len() / 2 + 10 * rows;
         let (runs, scratch) = match layout.column == 1 && by_row <= at_once {
             true => ((0..rows).map(|y| (y * pitch, layout.first + y * layout.row, columns)).collect(), 0),
             false => (vec![(0, 0, together)], together),
         };
-        Self { columns, pitch, steps, layout, runs, scratch }
+        Self { columns, pitch, terms, layout, runs, scratch }
     }
 
-    /// The products of the matrix whose rows lie at `weight.1` from each other.
+    /// Writes the results for a weight matrix of `outputs` rows, `weight.1` elements apart.
     pub fn run<T: Lanes>(
         &self,
         outputs: usize,
         weight: (&[T], usize),
         planes: &[T],
-        start: &[T],
+        bias: &[T],
         scratch: &mut [T],
-        results: &mut [T],
+        results: &mut [MaybeUninit<T>],
     ) {
         let direct = self.scratch == 0;
         OuterProducts {
             rows: outputs,
-            terms: &self.steps,
+            terms: &self.terms,
             runs: &self.runs,
             a: weight.0,
             a_stride: weight.1,
             b: planes,
             b_padded: true,
-            c: if direct { &mut *results } else { &mut *scratch }.into(),
+            c: if direct { (&mut *results).into() } else { (&mut *scratch).into() },
             c_stride: if direct { self.layout.plane } else { self.scratch },
-            bias: start,
+            bias,
             accumulate: false,
         }
         .run();
@@ -225,10 +238,10 @@ impl SlidingProduct {
             for (y, scratch) in scratch.chunks(self.pitch).enumerate() {
                 let results = &mut results[first + output * plane + y * row..];
                 match column {
-                    1 => results[..self.columns].copy_from_slice(&scratch[..self.columns]),
+                    1 => _ = write_copy(&mut results[..self.columns], &scratch[..self.columns]),
                     _ => {
                         let results = results.iter_mut().step_by(column);
-                        results.zip(&scratch[..self.columns]).for_each(|(to, &x)| *to = x);
+                        results.zip(&scratch[..self.columns]).for_each(|(to, &x)| _ = to.write(x));
                     }
                 }
             }

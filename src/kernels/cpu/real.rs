@@ -1,9 +1,12 @@
 //! The element types of the CPU kernels and their elementary functions.
+//!
+//! The functions are plain arithmetic or those of the crate `libm`, never the platform's library, which picks its code
+//! by processor: results are the same to the bit everywhere.
 
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
 
-/// The numbers the CPU kernels compute with: `f32`, and `f64` so that gradients can be checked by differences.
+/// An element type of the CPU kernels: `f32`, or `f64`, which checks gradients by finite differences.
 pub(crate) trait Real:
     Copy
     + Default
@@ -25,8 +28,10 @@ pub(crate) trait Real:
     const ZERO: Self;
     const ONE: Self;
 
-    /// The nearest value to a constant.
+    /// The value nearest to `x`.
     fn of(x: f64) -> Self;
+
+    /// The same value as `f64`.
     fn as_f64(self) -> f64;
 
     fn exp(self) -> Self;
@@ -51,7 +56,7 @@ pub(crate) trait Real:
 }
 
 macro_rules! real {
-    ($t:ty, $exp:expr, $tanh:expr) => {
+    ($t:ty, $exp:expr, $tanh:expr, $ln:expr, $ln_1p:expr) => {
         impl Real for $t {
             const ZERO: Self = 0.;
             const ONE: Self = 1.;
@@ -75,11 +80,11 @@ macro_rules! real {
             }
             #[inline(always)]
             fn ln(self) -> Self {
-                self.ln()
+                $ln(self)
             }
             #[inline(always)]
             fn ln_1p(self) -> Self {
-                self.ln_1p()
+                $ln_1p(self)
             }
             #[inline(always)]
             fn sqrt(self) -> Self {
@@ -96,16 +101,17 @@ macro_rules! real {
         }
     };
 }
-real!(f32, exp, tanh);
-real!(f64, f64::exp, f64::tanh);
+real!(f32, exp, tanh, libm::logf, libm::log1pf);
+real!(f64, libm::exp, libm::tanh, libm::log, libm::log1p);
 
-/// `x = n * ln(2) + r` with a whole n: the two factors of 2^n, and `exp(r) - 1`. In plain arithmetic, so that loops
-/// over it become vector instructions.
+/// Splits `x = n * ln(2) + r` with an integer n: returns two factors of 2^n, and `exp(r) - 1`.
+///
+/// Plain arithmetic without branches, so that the compiler vectorises loops over it.
 #[inline(always)]
 fn exp_parts(x: f32) -> (f32, f32, f32) {
-    // Adding it leaves the nearest whole number in the low bits.
+    // Adding this leaves the nearest integer in the low bits.
     const ROUND: f32 = 12_582_912.;
-    // ln(2), of which the first part has so few bits that its product with n is exact.
+    // ln(2) in two parts. The first has few enough bits for an exact product with n.
     const LN_2: (f32, f32) = (0.693_359_4, -2.121_944_4e-4);
     let rounded = x * std::f32::consts::LOG2_E + ROUND;
     let n = rounded - ROUND;
@@ -115,13 +121,13 @@ fn exp_parts(x: f32) -> (f32, f32, f32) {
     for coefficient in series {
         value = value * r + coefficient;
     }
-    // In two factors, as 2^n itself may be too large or too small for a normal number.
+    // Two factors, as 2^n itself may overflow or underflow.
     let n = rounded.to_bits() as i32 - ROUND.to_bits() as i32;
     let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
     (power(n >> 1), power(n - (n >> 1)), value * r)
 }
 
-/// Within 2 units in the last place.
+/// `exp(x)` within 2 units in the last place.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
     let x = if x > 89. { 89. } else { x };
@@ -130,7 +136,7 @@ fn exp(x: f32) -> f32 {
     (1. + value) * a * b
 }
 
-/// By `exp(2x) - 1`, accurate near 0 too: within 4 units in the last place.
+/// `tanh(x)` within 4 units in the last place, by `exp(2x) - 1`, which is accurate near 0, too.
 #[inline(always)]
 fn tanh(x: f32) -> f32 {
     let double = 2. * x.abs();
@@ -145,7 +151,7 @@ mod tests {
     use super::Real;
 
     #[test]
-    fn exp_and_tanh_in_f32_are_right_everywhere() {
+    fn exp_and_tanh_in_f32_are_within_four_units_in_the_last_place() {
         let near = |found: f32, exact: f64| {
             let unit = f64::from(f32::EPSILON) * exact.abs().max(f64::from(f32::MIN_POSITIVE));
             (f64::from(found) - exact).abs() <= 4. * unit

@@ -1,34 +1,41 @@
-//! Convolution with kernels three rows high that move by one, in half the multiplications.
+//! Winograd's convolution for kernels of three rows and stride 1, in half the multiplications.
 //!
-//! Winograd's minimal filtering F(4, 3) (Lavin and Gray 2016, arXiv:1509.09308, section 4): four neighbouring results of
-//! a filter g of three taps are `A^T ((G g) . (B^T d))`, of six numbers d of the input, with 6 products in place of 12.
-//! Here it runs down the columns of an image, whose rows stay as they are: a strip of six input rows becomes six other
-//! rows ([`INPUT`]), three rows of the kernel become six ([`KERNEL`]), each of the six is a convolution along the row
-//! and over the channels, a matrix product for [`OuterProducts`], and what comes out of them makes four rows of the result
-//! ([`RESULT`]). Vectors lie along the rows throughout, so that images of any size need no other layout, and rounding
-//! grows less than with the same in both dimensions.
+//! Winograd's minimal filtering F(4, 3) (Lavin and Gray 2016, arXiv:1509.09308, section 4): four neighbouring outputs of
+//! a filter g of three taps are `A^T ((G g) . (B^T d))`, from six inputs d, with 6 products in place of 12. It runs
+//! down the columns of an image only, and the rows stay as they are:
 //!
-//! The gradients are the adjoints: that of the input is a convolution with the kernel turned round, that of the weight
-//! is `G^T ((A dy) . (B^T d))`, summed over all strips before `G^T` is taken.
+//! 1. the input transform `B^T` ([`INPUT`]) maps a strip of six input rows to one row per point;
+//! 2. the filter transform `G` ([`FILTER`]) maps the three rows of the kernel to one row per point;
+//! 3. each point is a convolution along the row and over the channels, a matrix product by [`OuterProducts`];
+//! 4. the output transform `A^T` ([`OUTPUT`]) maps the six products to four output rows.
+//!
+//! Vectors lie along the rows throughout, so that images of any size need no other layout, and rounding errors grow
+//! less than with the method in both dimensions.
+//!
+//! The gradients are the adjoints: the input gradient is a convolution with the kernel turned by 180 degrees, and the
+//! weight gradient is `G^T ((A dy) . (B^T d))`, summed over all strips before `G^T` is applied.
 
-// Loops over a matrix are unrolled and all written alike.
+// The loops over a matrix are unrolled and written alike.
 #![allow(clippy::needless_range_loop)]
 
+use super::memory::{self, Destination};
 use super::parallel::{self, Shared};
 use super::planes::ChannelsLast;
-use super::simd::{Lanes, OVERREAD, OuterProducts, dispatch};
+use super::products::{OVERREAD, OuterProducts};
+use super::simd::{Lanes, dispatch};
 use pulp::{Simd, WithSimd};
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Rows of the result that a strip makes.
+/// Output rows of a strip.
 const ROWS: usize = 4;
-/// Rows of the input that a strip reads, and products for each tap along the row.
+/// Input rows of a strip, and products for each tap along the row.
 const POINTS: usize = 6;
 /// Rows of the kernel.
 const TAPS: usize = 3;
 
-// The matrices of the points 0, 1, -1, 2, -1/2 and infinity, which round less than those of the paper with -2 (Barabasz
+// The matrices for the points 0, 1, -1, 2, -1/2 and infinity, which round less than those of the paper with -2 (Barabasz
 // et al. 2018, arXiv:1803.10986).
 
 /// B^T
@@ -41,7 +48,7 @@ const INPUT: [[f64; POINTS]; POINTS] = [
     [0., 2., 3., -4., -3., 2.],
 ];
 /// G
-const KERNEL: [[f64; TAPS]; POINTS] = [
+const FILTER: [[f64; TAPS]; POINTS] = [
     [1. / 2., 0., 0.],
     [1. / 6., 1. / 6., 1. / 6.],
     [1. / 6., -1. / 6., 1. / 6.],
@@ -50,34 +57,38 @@ const KERNEL: [[f64; TAPS]; POINTS] = [
     [0., 0., 1. / 2.],
 ];
 /// A^T
-const RESULT: [[f64; POINTS]; ROWS] = [
+const OUTPUT: [[f64; POINTS]; ROWS] = [
     [1., 1., 1., 1., 1., 0.],
     [0., 1., -1., 2., -1. / 2., 0.],
     [0., 1., 1., 4., 1. / 4., 0.],
     [0., 1., -1., 8., -1. / 8., 1.],
 ];
 
-/// A matrix that is known when the loop over a row is compiled.
+/// A transform, whose matrix is known when its loop over a row is compiled.
 trait Matrix<const M: usize, const N: usize> {
-    const NUMBERS: [[f64; N]; M];
+    const ELEMENTS: [[f64; N]; M];
 }
 
-struct ToPoints;
-struct ToResult;
-struct FromResult;
-struct FromKernel;
+/// `B^T`
+struct InputTransform;
+/// `A^T`
+struct OutputTransform;
+/// `A`
+struct OutputAdjoint;
+/// `G^T`
+struct FilterAdjoint;
 
-impl Matrix<POINTS, POINTS> for ToPoints {
-    const NUMBERS: [[f64; POINTS]; POINTS] = INPUT;
+impl Matrix<POINTS, POINTS> for InputTransform {
+    const ELEMENTS: [[f64; POINTS]; POINTS] = INPUT;
 }
-impl Matrix<ROWS, POINTS> for ToResult {
-    const NUMBERS: [[f64; POINTS]; ROWS] = RESULT;
+impl Matrix<ROWS, POINTS> for OutputTransform {
+    const ELEMENTS: [[f64; POINTS]; ROWS] = OUTPUT;
 }
-impl Matrix<POINTS, ROWS> for FromResult {
-    const NUMBERS: [[f64; ROWS]; POINTS] = transposed(RESULT);
+impl Matrix<POINTS, ROWS> for OutputAdjoint {
+    const ELEMENTS: [[f64; ROWS]; POINTS] = transposed(OUTPUT);
 }
-impl Matrix<TAPS, POINTS> for FromKernel {
-    const NUMBERS: [[f64; POINTS]; TAPS] = transposed(KERNEL);
+impl Matrix<TAPS, POINTS> for FilterAdjoint {
+    const ELEMENTS: [[f64; POINTS]; TAPS] = transposed(FILTER);
 }
 
 const fn transposed<const M: usize, const N: usize>(matrix: [[f64; N]; M]) -> [[f64; M]; N] {
@@ -90,29 +101,30 @@ const fn transposed<const M: usize, const N: usize>(matrix: [[f64; N]; M]) -> [[
     result
 }
 
-/// Rows of numbers that a matrix is multiplied with, and where the rows of the product go.
+/// The rows that a matrix is multiplied with, and where the rows of the product go.
 struct Strip<T> {
-    /// Those that there are; the others are zeros.
+    /// The rows that exist; the others are zeros.
     rows: Range<usize>,
-    /// Where the first of them starts, and from one to the next.
+    /// Offset of the first of them, and the row stride.
     from: (usize, usize),
-    /// Where the first of the product starts, and from one to the next.
+    /// Offset of the product's first row, and the row stride.
     to: (usize, usize),
-    /// Rows of the product that are wanted.
+    /// Rows of the product that are stored.
     wanted: usize,
-    /// What is added to each number.
-    start: T,
+    /// Initial value of the sums.
+    bias: T,
 }
 
-/// The product of a matrix with the strips, `len` wide, of examples and planes.
-fn transform<T: Lanes, A: Matrix<M, N>, const M: usize, const N: usize>(
+/// Multiplies a matrix with the strips, `len` elements wide, of `count` examples, planes and strips per plane.
+fn transform<'a, T: Lanes, A: Matrix<M, N>, const M: usize, const N: usize>(
     _: A,
     count: [usize; 3],
     len: usize,
-    from: &[T],
-    to: &mut [T],
+    from: &'a [T],
+    to: impl Into<Destination<'a, T>>,
     strip: impl Fn([usize; 3]) -> Strip<T>,
 ) {
+    let to = to.into();
     dispatch(Transform::<T, _, A, M, N> { count, len, from, to, strip, matrix: PhantomData });
 }
 
@@ -120,7 +132,7 @@ struct Transform<'a, T, F, A, const M: usize, const N: usize> {
     count: [usize; 3],
     len: usize,
     from: &'a [T],
-    to: &'a mut [T],
+    to: Destination<'a, T>,
     strip: F,
     matrix: PhantomData<A>,
 }
@@ -132,56 +144,76 @@ impl<T: Lanes, F: Fn([usize; 3]) -> Strip<T>, A: Matrix<M, N>, const M: usize, c
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { count, len, from, to, strip, .. } = self;
-        let lanes = T::lanes::<S>();
+        let Self { count, len, from, mut to, strip, .. } = self;
         let (zeros, mut unwanted) = (vec![T::ZERO; len], vec![T::ZERO; len]);
         for example in 0..count[0] {
             for plane in 0..count[1] {
                 for i in 0..count[2] {
-                    let Strip { rows: present, from: (first, step), to: (first_to, step_to), wanted, start } =
-                        strip([example, plane, i]);
+                    let strip = strip([example, plane, i]);
                     let mut rows = [zeros.as_ptr(); N];
-                    for (row, n) in present.enumerate() {
-                        rows[n] = from[first + row * step..][..len].as_ptr();
+                    for (i, row) in strip.rows.enumerate() {
+                        rows[row] = from[strip.from.0 + i * strip.from.1..][..len].as_ptr();
                     }
                     let mut results = [unwanted.as_mut_ptr(); M];
-                    for (m, result) in results.iter_mut().take(wanted).enumerate() {
-                        *result = to[first_to + m * step_to..][..len].as_mut_ptr();
+                    for (m, result) in results.iter_mut().take(strip.wanted).enumerate() {
+                        let first = strip.to.0 + m * strip.to.1;
+                        assert!(first + len <= to.len());
+                        // SAFETY: in bounds.
+                        *result = unsafe { to.as_mut_ptr().add(first) };
                     }
-                    let start = T::splat(simd, start);
-                    for at in (0..len).step_by(lanes) {
-                        let used = lanes.min(len - at);
-                        // SAFETY: all rows are `len` long, of which `used` numbers are read and written.
-                        unsafe {
-                            let mut numbers = [T::splat(simd, T::ZERO); N];
-                            for n in 0..N {
-                                numbers[n] = match used == lanes {
-                                    true => rows[n].add(at).cast::<T::Vector<S>>().read_unaligned(),
-                                    false => T::load_first(simd, rows[n].add(at), used),
-                                };
-                            }
-                            for m in 0..M {
-                                let mut sum = start;
-                                for n in 0..N {
-                                    if A::NUMBERS[m][n] != 0. {
-                                        let factor = T::splat(simd, T::of(A::NUMBERS[m][n]));
-                                        sum = T::mul_add(simd, factor, numbers[n], sum);
-                                    }
-                                }
-                                match used == lanes {
-                                    true => results[m].add(at).cast::<T::Vector<S>>().write_unaligned(sum),
-                                    false => T::store_first(simd, results[m].add(at), used, sum),
-                                }
-                            }
-                        }
-                    }
+                    // SAFETY: all rows have `len` elements.
+                    unsafe { multiply_rows::<T, S, A, M, N>(simd, len, rows, results, strip.bias) };
                 }
             }
         }
     }
 }
 
-/// A convolution in one group with a kernel of three rows, stride 1 and no dilation.
+/// Multiplies the matrix with N rows of `len` elements.
+///
+/// # Safety
+/// The rows are valid for reading `len` elements and the results for writing as many. They do not overlap, except that
+/// unwanted results may share a row.
+#[inline(always)]
+unsafe fn multiply_rows<T: Lanes, S: Simd, A: Matrix<M, N>, const M: usize, const N: usize>(
+    simd: S,
+    len: usize,
+    rows: [*const T; N],
+    results: [*mut T; M],
+    bias: T,
+) {
+    debug_assert!(rows.iter().all(|row| !row.is_null()) && results.iter().all(|row| !row.is_null()));
+    let lanes = T::lanes::<S>();
+    let bias = T::splat(simd, bias);
+    for at in (0..len).step_by(lanes) {
+        let used = lanes.min(len - at);
+        // SAFETY: `used` elements from `at` lie within the rows.
+        unsafe {
+            let mut x = [T::splat(simd, T::ZERO); N];
+            for n in 0..N {
+                x[n] = match used == lanes {
+                    true => rows[n].add(at).cast::<T::Vector<S>>().read_unaligned(),
+                    false => T::load_first(simd, rows[n].add(at), used),
+                };
+            }
+            for m in 0..M {
+                let mut sum = bias;
+                for n in 0..N {
+                    if A::ELEMENTS[m][n] != 0. {
+                        let factor = T::splat(simd, T::of(A::ELEMENTS[m][n]));
+                        sum = T::mul_add(simd, factor, x[n], sum);
+                    }
+                }
+                match used == lanes {
+                    true => results[m].add(at).cast::<T::Vector<S>>().write_unaligned(sum),
+                    false => T::store_first(simd, results[m].add(at), used, sum),
+                }
+            }
+        }
+    }
+}
+
+/// A convolution in one group with a kernel of three rows, stride 1 and no dilation. Pairs are (height, width).
 #[derive(Clone, Copy)]
 pub(crate) struct Winograd {
     pub batch: usize,
@@ -191,16 +223,15 @@ pub(crate) struct Winograd {
     pub columns: usize,
     /// Zeros on either side: at most two rows, and fewer columns than the kernel has.
     pub padding: (usize, usize),
-    /// (height, width)
     pub input: (usize, usize),
     pub output: (usize, usize),
 }
 
 impl Winograd {
-    /// Whether it takes less time than all the products.
+    /// Whether the method takes fewer cycles than the direct convolution.
     pub fn pays(&self) -> bool {
-        // Cycles for a vector's width of a strip: two products of vectors in each, and for each row that is transformed
-        // two to read or write it and two for its sum.
+        // Cycles per register along a strip: one for two multiply-adds, and for each row that is transformed two to
+        // load or store it and two for its sum.
         let Self { channels, outputs, columns, output, .. } = *self;
         let products = channels * columns * outputs;
         let strips = output.0.div_ceil(ROWS) * (POINTS * products / 2 + 4 * POINTS * (channels + outputs));
@@ -212,28 +243,31 @@ impl Winograd {
         self.output.0.div_ceil(ROWS)
     }
 
-    /// From one row to the next, which share the zeros between them.
+    /// Row stride of the transformed input: neighbouring rows share the padding between them.
     fn pitch(&self) -> usize {
         self.input.1 + self.padding.1
     }
 
-    /// How many examples are worked on at once, and how many strips of each: whole images if they are small. Rows laid end
-    /// to end fill most of the vectors' width then, and what they are made into stays in the second-level cache.
+    /// The block that is transformed at once: a number of examples, and of strips of each.
+    ///
+    /// Small images go in whole. Their rows, laid end to end, fill most of a register's width then, and the transformed
+    /// rows stay in the second-level cache.
     fn block(&self) -> (usize, usize) {
+        /// Elements of a row of products.
         const LEAST: usize = 144;
         let (strips, pitch) = (self.strips(), self.pitch());
         let parts = strips.div_ceil((2 * LEAST / pitch).max(1));
         (LEAST.div_ceil(strips * pitch).min(self.batch.max(1)), strips.div_ceil(parts))
     }
 
-    /// How many examples make a chunk worth handing to a thread.
-    fn examples_a_chunk(&self) -> usize {
+    /// Examples that one task computes.
+    fn examples_per_task(&self) -> usize {
         let products = self.output.0 * self.output.1 * self.outputs * TAPS * self.columns * self.channels;
         let (block, _) = self.block();
         ((1usize << 23) / (products * block)).max(1) * block
     }
 
-    /// The result.
+    /// The output.
     pub fn forward<T: Lanes>(&self, xs: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
         let at = |output, channel, row, column| {
             weight[((output * self.channels + channel) * TAPS + row) * self.columns + column]
@@ -241,7 +275,7 @@ impl Winograd {
         self.convolve(xs, at, bias)
     }
 
-    /// The gradient of the input.
+    /// The gradient with respect to the input: a convolution of `grad` with the kernel turned by 180 degrees.
     pub fn input_grad<T: Lanes>(&self, grad: &[T], weight: &[T]) -> Vec<T> {
         let Self { channels, outputs, columns, padding, input, output, .. } = *self;
         let turned = Self {
@@ -258,131 +292,70 @@ impl Winograd {
         turned.convolve(grad, at, &[])
     }
 
-    /// The convolution with the weight that is given for an output, a channel, a row and a column of the kernel.
+    /// The convolution with the weights `weight(output, channel, row, column)`.
     fn convolve<T: Lanes>(
         &self,
         xs: &[T],
         weight: impl Fn(usize, usize, usize, usize) -> T + Sync,
         bias: &[T],
     ) -> Vec<T> {
-        let Self { channels, outputs, columns, padding, input, output, .. } = *self;
+        let Self { channels, outputs, columns, input, output, .. } = *self;
         let (strips, pitch, (block, part)) = (self.strips(), self.pitch(), self.block());
         let (input_size, output_size) = (channels * input.0 * input.1, outputs * output.0 * output.1);
-        let weights = self.kernels(weight);
-        // What a channel has of each point: rows end to end.
-        let len = block * part * pitch + padding.1;
-        let point = channels * len + OVERREAD;
-        let step = |tap: usize| (tap * outputs, tap / columns * len + tap % columns);
-        let steps: Vec<_> = (0..channels * columns).map(step).collect();
-        // Some strips of some examples.
-        let convolve = |xs: &[T], some: Range<usize>, points: &mut [T], sums: &mut [T], ys: &mut [T]| {
-            let examples = ys.len() / output_size;
-            // Of each output and point; the last row needs no end.
-            let used = (examples * some.len() - 1) * pitch + output.1;
-            transform(
-                ToPoints,
-                [examples, channels, some.len()],
-                input.1,
-                xs,
-                points,
-                #[inline(always)]
-                |[example, channel, i]| {
-                    let strip = some.start + i;
-                    // Rows above and below the image are zeros.
-                    let above = padding.0.saturating_sub(strip * ROWS);
-                    let first = strip * ROWS + above - padding.0;
-                    let plane = (example * channels + channel) * input.0;
-                    Strip {
-                        rows: above..POINTS.min(above + input.0 - first),
-                        from: ((plane + first) * input.1, input.1),
-                        to: (channel * len + (example * some.len() + i) * pitch + padding.1, point),
-                        wanted: POINTS,
-                        start: T::ZERO,
-                    }
-                },
-            );
-            for i in 0..POINTS {
-                OuterProducts {
-                    rows: outputs,
-                    terms: &steps,
-                    runs: &[(0, 0, used)],
-                    a: &weights[i * channels * columns * outputs..],
-                    a_stride: 1,
-                    b: &points[i * point..][..point],
-                    b_padded: true,
-                    c: (&mut sums[i * outputs * used..][..outputs * used]).into(),
-                    c_stride: used,
-                    bias: &[],
-                    accumulate: false,
-                }
-                .run();
-            }
-            transform(
-                ToResult,
-                [examples, outputs, some.len()],
-                output.1,
-                sums,
-                ys,
-                #[inline(always)]
-                |[example, plane, i]| {
-                    let strip = some.start + i;
-                    let first = (example * outputs + plane) * output.0 + strip * ROWS;
-                    Strip {
-                        rows: 0..POINTS,
-                        from: (plane * used + (example * some.len() + i) * pitch, outputs * used),
-                        to: (first * output.1, output.1),
-                        wanted: ROWS.min(output.0 - strip * ROWS),
-                        start: bias.get(plane).copied().unwrap_or(T::ZERO),
-                    }
-                },
-            );
+        let len = block * part * pitch + self.padding.1;
+        let term = |tap: usize| (tap * outputs, tap / columns * len + tap % columns);
+        let convolution = Convolution {
+            sizes: *self,
+            weights: self.transform_filters(weight),
+            bias,
+            len,
+            terms: (0..channels * columns).map(term).collect(),
         };
-        let chunk = self.examples_a_chunk();
-        let work = |i: usize, ys: &mut [T]| {
-            let mut points = vec![T::ZERO; POINTS * point];
-            // SAFETY: `convolve` writes what it reads.
-            let mut sums = unsafe { parallel::unwritten(POINTS * outputs * block * part * pitch) };
-            let xs = xs[i * chunk * input_size..].chunks(block * input_size);
+        let task = self.examples_per_task();
+        let work = |i: usize, ys: &mut [MaybeUninit<T>]| {
+            let mut points = vec![T::ZERO; POINTS * convolution.point()];
+            let mut products = memory::uninit(POINTS * outputs * block * part * pitch);
+            let xs = xs[i * task * input_size..].chunks(block * input_size);
             for (xs, ys) in xs.zip(ys.chunks_mut(block * output_size)) {
                 for first in (0..strips).step_by(part) {
-                    convolve(xs, first..strips.min(first + part), &mut points, &mut sums, ys);
+                    let some = first..strips.min(first + part);
+                    convolution.block(xs, some, &mut points, &mut products, ys);
                 }
             }
         };
-        // SAFETY: the rows of all strips make up the result.
-        unsafe { parallel::build(self.batch * output_size, chunk * output_size, work) }
+        // SAFETY: the rows of all strips make up the output.
+        unsafe { memory::build(self.batch * output_size, task * output_size, work) }
     }
 
-    /// For each point the weights, those of an output side by side: `G g`.
-    fn kernels<T: Lanes>(&self, weight: impl Fn(usize, usize, usize, usize) -> T + Sync) -> Vec<T> {
+    /// The filter transform: `G g` for each point, channel and column of the kernel, with the outputs side by side.
+    fn transform_filters<T: Lanes>(&self, weight: impl Fn(usize, usize, usize, usize) -> T + Sync) -> Vec<T> {
         let Self { channels, outputs, columns, .. } = *self;
         let size = channels * columns * outputs;
-        let mut kernels = vec![T::ZERO; POINTS * size];
-        let shared = Shared::new(&mut kernels);
+        let mut filters = vec![T::ZERO; POINTS * size];
+        let shared = Shared::new(&mut filters);
         parallel::for_each_chunk(channels, |channel| {
             for column in 0..columns {
                 let first = (channel * columns + column) * outputs;
-                // SAFETY: of each point, a channel's weights are written by one chunk alone.
+                // SAFETY: only this call of the closure writes this channel's weights.
                 let mut to: [_; POINTS] = std::array::from_fn(|i| unsafe {
                     shared.slice(i * size + first..i * size + first + outputs)
                 });
                 for output in 0..outputs {
                     let taps: [T; TAPS] = std::array::from_fn(|row| weight(output, channel, row, column));
-                    for (to, numbers) in to.iter_mut().zip(KERNEL) {
-                        let terms = taps.iter().zip(numbers).map(|(&tap, number)| tap * T::of(number));
+                    for (to, factors) in to.iter_mut().zip(FILTER) {
+                        let terms = taps.iter().zip(factors).map(|(&tap, factor)| tap * T::of(factor));
                         to[output] = terms.fold(T::ZERO, |sum, term| sum + term);
                     }
                 }
             }
         });
-        kernels
+        filters
     }
 
-    /// The gradient of the weight.
+    /// The gradient with respect to the weight.
     pub fn weight_grad<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
         let Self { channels, outputs, columns, padding, input, output, .. } = *self;
         let (strips, (block, part)) = (self.strips(), self.block());
-        let (input_size, output_size) = (channels * input.0 * input.1, outputs * output.0 * output.1);
         let pixels = ChannelsLast {
             channels,
             border: padding,
@@ -390,95 +363,238 @@ impl Winograd {
             columns: output.1 + columns - 1,
         };
         let row = pixels.columns * channels;
-        let (point, len) = (block * part * row + OVERREAD, block * part * output.1);
-        let step = |at: usize| (at, at / output.1 * row + at % output.1 * channels);
-        let steps: Vec<_> = (0..len).map(step).collect();
-        // Of each output the weights that meet the same row: column after column, the channels of each side by side.
-        let width = columns * channels;
-        let size = outputs * width;
-        let work = |i: usize, partial: &mut [T]| {
+        let len = block * part * output.1;
+        let term = |at: usize| (at, at / output.1 * row + at % output.1 * channels);
+        let gradient = WeightGradient { sizes: *self, row, terms: (0..len).map(term).collect() };
+        let (size, width) = (gradient.size(), columns * channels);
+        let input_size = channels * input.0 * input.1;
+        let work = |i: usize, partial: &mut [MaybeUninit<T>]| {
             let examples = i * block..self.batch.min((i + 1) * block);
-            let (xs, grad) = (&xs[examples.start * input_size..], &grad[examples.start * output_size..]);
+            let xs = xs[examples.start * input_size..].chunks_exact(input_size);
+            let grad = &grad[examples.start * outputs * output.0 * output.1..];
             let mut images = vec![pixels.zeros(); examples.len()];
-            let mut points = vec![T::ZERO; POINTS * point];
-            // SAFETY: of both, what is read is written first.
-            let (mut grads, mut products) = unsafe {
-                (parallel::unwritten::<T>(POINTS * outputs * len), parallel::unwritten::<T>(POINTS * size))
-            };
-            for (image, xs) in images.iter_mut().zip(xs.chunks_exact(input_size)) {
+            for (image, xs) in images.iter_mut().zip(xs) {
                 pixels.fill(image, xs, input);
             }
-            for some in (0..strips).step_by(part).map(|start| start..strips.min(start + part)) {
-                for (example, image) in images.iter().enumerate() {
-                    transform(
-                        ToPoints,
-                        [1, 1, some.len()],
-                        row,
-                        image,
-                        &mut points,
-                        #[inline(always)]
-                        |[_, _, i]| Strip {
-                            rows: 0..POINTS,
-                            from: ((some.start + i) * ROWS * row, row),
-                            to: ((example * some.len() + i) * row, point),
-                            wanted: POINTS,
-                            start: T::ZERO,
-                        },
-                    );
-                }
-                transform(
-                    FromResult,
-                    [images.len(), outputs, some.len()],
-                    output.1,
-                    grad,
-                    &mut grads,
-                    #[inline(always)]
-                    |[example, plane, i]| {
-                        let at = (some.start + i) * ROWS;
-                        Strip {
-                            rows: 0..ROWS.min(output.0 - at),
-                            from: (((example * outputs + plane) * output.0 + at) * output.1, output.1),
-                            to: (plane * len + (example * some.len() + i) * output.1, outputs * len),
-                            wanted: POINTS,
-                            start: T::ZERO,
-                        }
-                    },
-                );
-                for i in 0..POINTS {
-                    OuterProducts {
-                        rows: outputs,
-                        terms: &steps[..images.len() * some.len() * output.1],
-                        runs: &[(0, 0, width)],
-                        a: &grads[i * outputs * len..][..outputs * len],
-                        a_stride: len,
-                        b: &points[i * point..][..point],
-                        b_padded: true,
-                        c: (&mut products[i * size..][..size]).into(),
-                        c_stride: width,
-                        bias: &[],
-                        accumulate: some.start > 0,
-                    }
-                    .run();
-                }
+            let mut points = vec![T::ZERO; POINTS * (block * part * row + OVERREAD)];
+            let mut grads = memory::uninit(POINTS * outputs * len);
+            let mut products = memory::uninit(POINTS * size);
+            for first in (0..strips).step_by(part) {
+                let some = first..strips.min(first + part);
+                gradient.block(&images, grad, some, &mut points, &mut grads, &mut products);
             }
-            transform(
-                FromKernel,
-                [1, 1, outputs],
-                width,
-                &products,
-                partial,
-                #[inline(always)]
-                |[_, _, output]| Strip {
+            // SAFETY: the first block writes all products.
+            gradient.adjoint_of_filters(unsafe { memory::assume_init_ref(&products) }, partial);
+        };
+        // SAFETY: `adjoint_of_filters` writes a whole partial sum.
+        let partial = unsafe { memory::build(self.batch.div_ceil(block) * TAPS * size, TAPS * size, work) };
+        pixels.sum_weight_grads(&partial, (TAPS * size, TAPS * width))
+    }
+}
+
+/// A convolution with its transformed weights.
+struct Convolution<'a, T> {
+    sizes: Winograd,
+    /// One matrix per point.
+    weights: Vec<T>,
+    bias: &'a [T],
+    /// Elements of a channel of a point: rows end to end.
+    len: usize,
+    /// Offsets of the weight and the element of each channel and column of the kernel: see [`OuterProducts`].
+    terms: Vec<(usize, usize)>,
+}
+
+impl<T: Lanes> Convolution<'_, T> {
+    /// Elements of a point: all channels, and the overread.
+    fn point(&self) -> usize {
+        self.sizes.channels * self.len + OVERREAD
+    }
+
+    /// Computes `some` strips of the examples in `ys`, through buffers for the points and their products.
+    fn block(
+        &self,
+        xs: &[T],
+        some: Range<usize>,
+        points: &mut [T],
+        products: &mut [MaybeUninit<T>],
+        ys: &mut [MaybeUninit<T>],
+    ) {
+        let Winograd { channels, outputs, columns, output, .. } = self.sizes;
+        let pitch = self.sizes.pitch();
+        let examples = ys.len() / (outputs * output.0 * output.1);
+        // Elements of each output and point; the last row ends without padding.
+        let used = (examples * some.len() - 1) * pitch + output.1;
+        self.transform_input(xs, examples, some.clone(), points);
+        let products = &mut products[..POINTS * outputs * used];
+        for (i, products) in products.chunks_exact_mut(outputs * used).enumerate() {
+            OuterProducts {
+                rows: outputs,
+                terms: &self.terms,
+                runs: &[(0, 0, used)],
+                a: &self.weights[i * channels * columns * outputs..],
+                a_stride: 1,
+                b: &points[i * self.point()..][..self.point()],
+                b_padded: true,
+                c: products.into(),
+                c_stride: used,
+                bias: &[],
+                accumulate: false,
+            }
+            .run();
+        }
+        // SAFETY: the products of all points have been written.
+        let products = unsafe { memory::assume_init_ref(products) };
+        transform(
+            OutputTransform,
+            [examples, outputs, some.len()],
+            output.1,
+            products,
+            ys,
+            #[inline(always)]
+            |[example, plane, i]| {
+                let strip = some.start + i;
+                let first = (example * outputs + plane) * output.0 + strip * ROWS;
+                Strip {
                     rows: 0..POINTS,
-                    from: (output * width, size),
-                    to: (output * TAPS * width, width),
-                    wanted: TAPS,
-                    start: T::ZERO,
+                    from: (plane * used + (example * some.len() + i) * pitch, outputs * used),
+                    to: (first * output.1, output.1),
+                    wanted: ROWS.min(output.0 - strip * ROWS),
+                    bias: self.bias.get(plane).copied().unwrap_or(T::ZERO),
+                }
+            },
+        );
+    }
+
+    /// The input transform of `some` strips. Rows above and below the image are zeros.
+    fn transform_input(&self, xs: &[T], examples: usize, some: Range<usize>, points: &mut [T]) {
+        let Winograd { channels, padding, input, .. } = self.sizes;
+        let (pitch, len, point) = (self.sizes.pitch(), self.len, self.point());
+        transform(
+            InputTransform,
+            [examples, channels, some.len()],
+            input.1,
+            xs,
+            points,
+            #[inline(always)]
+            |[example, channel, i]| {
+                let strip = some.start + i;
+                let above = padding.0.saturating_sub(strip * ROWS);
+                let first = strip * ROWS + above - padding.0;
+                let plane = (example * channels + channel) * input.0;
+                Strip {
+                    rows: above..POINTS.min(above + input.0 - first),
+                    from: ((plane + first) * input.1, input.1),
+                    to: (channel * len + (example * some.len() + i) * pitch + padding.1, point),
+                    wanted: POINTS,
+                    bias: T::ZERO,
+                }
+            },
+        );
+    }
+}
+
+/// The weight gradient of some examples.
+struct WeightGradient {
+    sizes: Winograd,
+    /// Elements of a row of the images, which have their channels last.
+    row: usize,
+    /// Offsets of the output gradient and of the pixels at each position: see [`OuterProducts`].
+    terms: Vec<(usize, usize)>,
+}
+
+impl WeightGradient {
+    /// Weights of a row of the kernel: per output column after column, with the channels of each side by side.
+    fn size(&self) -> usize {
+        self.sizes.outputs * self.sizes.columns * self.sizes.channels
+    }
+
+    /// Adds `some` strips of the images to the products of each point; the first strips initialise them.
+    fn block<T: Lanes>(
+        &self,
+        images: &[Vec<T>],
+        grad: &[T],
+        some: Range<usize>,
+        points: &mut [T],
+        grads: &mut [MaybeUninit<T>],
+        products: &mut [MaybeUninit<T>],
+    ) {
+        let Winograd { outputs, output, columns, channels, .. } = self.sizes;
+        let (row, point) = (self.row, points.len() / POINTS);
+        for (example, image) in images.iter().enumerate() {
+            transform(
+                InputTransform,
+                [1, 1, some.len()],
+                row,
+                image,
+                &mut *points,
+                #[inline(always)]
+                |[_, _, i]| Strip {
+                    rows: 0..POINTS,
+                    from: ((some.start + i) * ROWS * row, row),
+                    to: ((example * some.len() + i) * row, point),
+                    wanted: POINTS,
+                    bias: T::ZERO,
                 },
             );
-        };
-        // SAFETY: the last of the transforms writes all of a partial sum.
-        let partial = unsafe { parallel::build(self.batch.div_ceil(block) * TAPS * size, TAPS * size, work) };
-        pixels.weight_grad(&partial, (TAPS * size, TAPS * width))
+        }
+        let len = images.len() * some.len() * output.1;
+        let grads = &mut grads[..POINTS * outputs * len];
+        transform(
+            OutputAdjoint,
+            [images.len(), outputs, some.len()],
+            output.1,
+            grad,
+            &mut *grads,
+            #[inline(always)]
+            |[example, plane, i]| {
+                let at = (some.start + i) * ROWS;
+                Strip {
+                    rows: 0..ROWS.min(output.0 - at),
+                    from: (((example * outputs + plane) * output.0 + at) * output.1, output.1),
+                    to: (plane * len + (example * some.len() + i) * output.1, outputs * len),
+                    wanted: POINTS,
+                    bias: T::ZERO,
+                }
+            },
+        );
+        // SAFETY: the transform has written the rows of all examples, outputs, strips and points.
+        let grads = unsafe { memory::assume_init_ref(grads) };
+        let width = columns * channels;
+        for (i, products) in products.chunks_exact_mut(self.size()).enumerate() {
+            OuterProducts {
+                rows: outputs,
+                terms: &self.terms[..len],
+                runs: &[(0, 0, width)],
+                a: &grads[i * outputs * len..][..outputs * len],
+                a_stride: len,
+                b: &points[i * point..][..point],
+                b_padded: true,
+                c: products.into(),
+                c_stride: width,
+                bias: &[],
+                accumulate: some.start > 0,
+            }
+            .run();
+        }
+    }
+
+    /// The adjoint of the filter transform: from the products of each point to the gradient of the weights.
+    fn adjoint_of_filters<T: Lanes>(&self, products: &[T], partial: &mut [MaybeUninit<T>]) {
+        let (size, width) = (self.size(), self.sizes.columns * self.sizes.channels);
+        transform(
+            FilterAdjoint,
+            [1, 1, self.sizes.outputs],
+            width,
+            products,
+            partial,
+            #[inline(always)]
+            |[_, _, output]| Strip {
+                rows: 0..POINTS,
+                from: (output * width, size),
+                to: (output * TAPS * width, width),
+                wanted: TAPS,
+                bias: T::ZERO,
+            },
+        );
     }
 }

@@ -1,0 +1,393 @@
+//! Two-dimensional convolution and its gradients: direct, or by Winograd's method where that is faster.
+
+use super::memory;
+use super::parallel;
+use super::planes::{ChannelsLast, OutputLayout, Planes, SlidingProduct};
+use super::products::{DotProducts, OuterProducts, Span};
+use super::simd::{self, Lanes, vectorised};
+use super::winograd::Winograd;
+use std::mem::MaybeUninit;
+
+/// Sizes of a convolution, each pair as (height, width).
+#[derive(Clone, Copy)]
+pub(crate) struct Conv2d {
+    pub batch: usize,
+    pub groups: usize,
+    /// Input channels of a group.
+    pub channels: usize,
+    /// Output channels of a group.
+    pub outputs: usize,
+    pub kernel: (usize, usize),
+    pub stride: (usize, usize),
+    pub padding: (usize, usize),
+    pub dilation: (usize, usize),
+    pub input: (usize, usize),
+    pub output: (usize, usize),
+}
+
+impl Conv2d {
+    /// Input elements of one example and group.
+    fn input_size(&self) -> usize {
+        self.channels * self.input.0 * self.input.1
+    }
+
+    /// Positions of the kernel, which is the number of elements of an output channel.
+    fn positions(&self) -> usize {
+        self.output.0 * self.output.1
+    }
+
+    /// Output elements of one example and group.
+    fn output_size(&self) -> usize {
+        self.outputs * self.positions()
+    }
+
+    /// Weights of an output channel.
+    fn taps(&self) -> usize {
+        self.channels * self.kernel.0 * self.kernel.1
+    }
+
+    /// The weights of a group.
+    fn group_weight<'a, T>(&self, weight: &'a [T], group: usize) -> &'a [T] {
+        let size = self.outputs * self.taps();
+        &weight[group * size..][..size]
+    }
+
+    /// How many pairs of example and group one task computes: about a megaflop of work.
+    fn pairs_per_task(&self) -> usize {
+        (1usize << 20).div_ceil((2 * self.outputs * self.taps()).saturating_mul(self.positions()))
+    }
+
+    /// The padded input of one example and group, by phase of the stride.
+    fn planes(&self) -> Planes {
+        let Self { kernel, stride, dilation, .. } = *self;
+        Planes {
+            channels: self.channels,
+            stride,
+            border: self.padding,
+            rows: self.output.0 + dilation.0 * (kernel.0 - 1) / stride.0,
+            pitch: self.output.1 + dilation.1 * (kernel.1 - 1) / stride.1,
+        }
+    }
+
+    /// Offset in the planes of the element under each tap while the kernel is at its first position.
+    fn tap_offsets(&self, planes: &Planes) -> impl Iterator<Item = usize> {
+        let Self { kernel, stride, dilation, .. } = *self;
+        let (size, pitch) = (planes.size(), planes.pitch);
+        (0..self.taps()).map(move |tap| {
+            let (row, column) = (tap / kernel.1 % kernel.0 * dilation.0, tap % kernel.1 * dilation.1);
+            let channel = tap / (kernel.0 * kernel.1);
+            let phase = (channel * stride.0 + row % stride.0) * stride.1 + column % stride.1;
+            phase * size + row / stride.0 * pitch + column / stride.1
+        })
+    }
+
+    /// The same convolution for Winograd's method, if that applies and is faster.
+    fn winograd(&self) -> Option<Winograd> {
+        let Self { kernel, padding, .. } = *self;
+        let applies = (self.stride, self.dilation, self.groups, kernel.0) == ((1, 1), (1, 1), 1, 3);
+        let winograd = Winograd {
+            batch: self.batch,
+            channels: self.channels,
+            outputs: self.outputs,
+            columns: kernel.1,
+            padding,
+            input: self.input,
+            output: self.output,
+        };
+        (applies && padding.0 <= 2 && padding.1 < kernel.1 && winograd.pays()).then_some(winograd)
+    }
+
+    /// The output `(batch, groups * outputs, output)`. `bias` has one element per output channel or none.
+    pub fn forward<T: Lanes>(&self, xs: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
+        if let Some(winograd) = self.winograd() {
+            return winograd.forward(xs, weight, bias);
+        }
+        let (input_size, size) = (self.input_size(), self.output_size());
+        let planes = self.planes();
+        let layout = OutputLayout { first: 0, row: self.output.1, column: 1, plane: self.positions() };
+        let terms = self.tap_offsets(&planes).enumerate().collect();
+        let product = SlidingProduct::new::<T>(self.output, planes.pitch, terms, layout);
+        let pairs = self.pairs_per_task();
+        let work = |i: usize, ys: &mut [MaybeUninit<T>]| {
+            let mut image = planes.zeros();
+            let mut scratch = vec![T::ZERO; product.scratch * self.outputs];
+            for (pair, ys) in (i * pairs..).zip(ys.chunks_exact_mut(size)) {
+                let group = pair % self.groups;
+                planes.fill(&mut image, &xs[pair * input_size..][..input_size], self.channels, self.input);
+                let weight = (self.group_weight(weight, group), self.taps());
+                let bias = if bias.is_empty() { bias } else { &bias[group * self.outputs..][..self.outputs] };
+                product.run(self.outputs, weight, &image, bias, &mut scratch, ys);
+            }
+        };
+        // SAFETY: the product writes each output.
+        unsafe { memory::build(self.batch * self.groups * size, pairs * size, work) }
+    }
+
+    /// The gradient with respect to the input, from the gradient `grad` with respect to the output.
+    pub fn input_grad<T: Lanes>(&self, grad: &[T], weight: &[T]) -> Vec<T> {
+        if let Some(winograd) = self.winograd() {
+            return winograd.input_grad(grad, weight);
+        }
+        let (input_size, size) = (self.input_size(), self.output_size());
+        let planes = self.gradient_planes();
+        let phases = self.phases::<T>(&planes);
+        let pairs = self.pairs_per_task();
+        let work = |i: usize, xs_grad: &mut [MaybeUninit<T>]| {
+            let mut image = planes.zeros();
+            let scratch = phases.iter().map(|product| product.scratch).max().unwrap_or(0);
+            let mut scratch = vec![T::ZERO; scratch * self.channels];
+            for (pair, xs_grad) in (i * pairs..).zip(xs_grad.chunks_exact_mut(input_size)) {
+                planes.fill(&mut image, &grad[pair * size..][..size], self.outputs, self.output);
+                let weight = (self.group_weight(weight, pair % self.groups), self.kernel.0 * self.kernel.1);
+                for product in &phases {
+                    product.run(self.channels, weight, &image, &[], &mut scratch, xs_grad);
+                }
+            }
+        };
+        // SAFETY: the products, one per phase of the stride, write every element.
+        unsafe { memory::build(self.batch * self.groups * input_size, pairs * input_size, work) }
+    }
+
+    /// The output gradient of one example and group, padded for the convolution that gives the input gradient.
+    fn gradient_planes(&self) -> Planes {
+        let Self { kernel, stride, padding, dilation, input, output, .. } = *self;
+        let reach = (dilation.0 * (kernel.0 - 1) / stride.0, dilation.1 * (kernel.1 - 1) / stride.1);
+        let border =
+            (reach.0.saturating_sub(padding.0 / stride.0), reach.1.saturating_sub(padding.1 / stride.1));
+        let last = ((input.0 - 1 + padding.0) / stride.0, (input.1 - 1 + padding.1) / stride.1);
+        Planes {
+            channels: self.outputs,
+            stride: (1, 1),
+            border,
+            rows: border.0 + (last.0 + 1).max(output.0),
+            pitch: border.1 + (last.1 + 1).max(output.1),
+        }
+    }
+
+    /// The input gradient as one product per phase of the stride.
+    ///
+    /// Tap t covers padded row `y * stride + dilation * t` at position y. Padded row `stride * q + r` is thus covered at
+    /// position `y = q - before` by the taps with `dilation * t = stride * before + r`.
+    fn phases<T: Lanes>(&self, planes: &Planes) -> Vec<SlidingProduct> {
+        let Self { stride, padding, input, .. } = *self;
+        let phases = (0..stride.0).flat_map(|h| (0..stride.1).map(move |w| (h, w)));
+        let product = |phase: (usize, usize)| {
+            // The first row and column of the input in this phase.
+            let first = (
+                (phase.0 + stride.0 - padding.0 % stride.0) % stride.0,
+                (phase.1 + stride.1 - padding.1 % stride.1) % stride.1,
+            );
+            if first.0 >= input.0 || first.1 >= input.1 {
+                return None;
+            }
+            let size = ((input.0 - first.0).div_ceil(stride.0), (input.1 - first.1).div_ceil(stride.1));
+            let layout = OutputLayout {
+                first: first.0 * input.1 + first.1,
+                row: stride.0 * input.1,
+                column: stride.1,
+                plane: input.0 * input.1,
+            };
+            let terms = self.phase_terms(planes, phase, first);
+            Some(SlidingProduct::new::<T>(size, planes.pitch, terms, layout))
+        };
+        phases.filter_map(product).collect()
+    }
+
+    /// Offsets of the weights that meet a phase, and of the output gradient that they meet at its `first` element.
+    fn phase_terms(
+        &self,
+        planes: &Planes,
+        phase: (usize, usize),
+        first: (usize, usize),
+    ) -> Vec<(usize, usize)> {
+        let Self { kernel, stride, padding, dilation, .. } = *self;
+        let q = ((first.0 + padding.0) / stride.0, (first.1 + padding.1) / stride.1);
+        let mut terms = vec![];
+        for output in 0..self.outputs {
+            for tap in 0..kernel.0 * kernel.1 {
+                let (h, w) = (dilation.0 * (tap / kernel.1), dilation.1 * (tap % kernel.1));
+                if (h % stride.0, w % stride.1) == phase {
+                    let row = planes.border.0 + q.0 - h / stride.0;
+                    let column = planes.border.1 + q.1 - w / stride.1;
+                    let place = output * planes.size() + row * planes.pitch + column;
+                    terms.push((output * self.taps() + tap, place));
+                }
+            }
+        }
+        terms
+    }
+
+    /// The gradient with respect to the weight, from the gradient `grad` with respect to the output.
+    pub fn weight_grad<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
+        if let Some(winograd) = self.winograd() {
+            return winograd.weight_grad(grad, xs);
+        }
+        // Cycles, at one per multiply-add of virtual lanes. By channels: the rows of the kernel, and the transposition
+        // of the image. By planes: the planes, and the sum of the lanes of each result. The width of a register must not
+        // matter, because the two ways add up in different orders.
+        let lanes = T::VIRTUAL;
+        let rows = self.kernel_runs(&self.pixels()).iter().map(|run| run.2.div_ceil(lanes)).sum::<usize>();
+        let by_channels = self.positions() * self.outputs * rows + self.input_size();
+        let len = (self.output.0 - 1) * self.planes().pitch + self.output.1;
+        let by_planes = self.outputs * self.taps() * (len.div_ceil(lanes) + 8);
+        match by_channels < by_planes {
+            true => self.weight_grad_by_channels(grad, xs),
+            false => self.weight_grad_by_planes(grad, xs),
+        }
+    }
+
+    /// The padded input of one example and group with its channels last, as far as the kernel covers it.
+    fn pixels(&self) -> ChannelsLast {
+        let Self { kernel, output, stride, dilation, .. } = *self;
+        let reach = |output, stride, dilation, kernel| (output - 1) * stride + dilation * (kernel - 1) + 1;
+        ChannelsLast {
+            channels: self.channels,
+            border: self.padding,
+            rows: reach(output.0, stride.0, dilation.0, kernel.0),
+            columns: reach(output.1, stride.1, dilation.1, kernel.1),
+        }
+    }
+
+    /// The runs of pixels under the kernel at its first position, and the weights they meet when those are channels
+    /// last: see [`OuterProducts`].
+    fn kernel_runs(&self, pixels: &ChannelsLast) -> Vec<Span> {
+        let Self { channels, kernel, dilation, .. } = *self;
+        let adjacent = if dilation.1 == 1 { kernel.1 } else { 1 };
+        let run = |tap: usize| {
+            let place = tap / kernel.1 * dilation.0 * pixels.columns + tap % kernel.1 * dilation.1;
+            (place * channels, tap * channels, adjacent * channels)
+        };
+        (0..kernel.0 * kernel.1).step_by(adjacent).map(run).collect()
+    }
+
+    /// The weight gradient as a sum over positions: the output gradient there times the pixels under the kernel.
+    fn weight_grad_by_channels<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
+        /// Partial sums over examples, which are added in order at the end.
+        const PARTS: usize = 16;
+        let Self { groups, channels, outputs, stride, .. } = *self;
+        let (positions, taps, input_size) = (self.positions(), self.taps(), self.input_size());
+        let pixels = self.pixels();
+        let runs = self.kernel_runs(&pixels);
+        let term = |at: usize| {
+            let (y, x) = (at / self.output.1 * stride.0, at % self.output.1 * stride.1);
+            (at, (y * pixels.columns + x) * channels)
+        };
+        let terms: Vec<_> = (0..positions).map(term).collect();
+        let examples = self.batch.div_ceil(PARTS).max(self.pairs_per_task().div_ceil(groups));
+        let size = groups * outputs * taps;
+        let work = |i: usize, partial: &mut [MaybeUninit<T>]| {
+            let mut image = pixels.zeros();
+            for example in i * examples..self.batch.min((i + 1) * examples) {
+                for (group, partial) in partial.chunks_exact_mut(outputs * taps).enumerate() {
+                    let pair = example * groups + group;
+                    pixels.fill(&mut image, &xs[pair * input_size..][..input_size], self.input);
+                    OuterProducts {
+                        rows: outputs,
+                        terms: &terms,
+                        runs: &runs,
+                        a: &grad[pair * outputs * positions..][..outputs * positions],
+                        a_stride: positions,
+                        b: &image,
+                        b_padded: true,
+                        c: partial.into(),
+                        c_stride: taps,
+                        bias: &[],
+                        accumulate: example > i * examples,
+                    }
+                    .run();
+                }
+            }
+        };
+        // SAFETY: each part has at least one example, the first of which writes every element.
+        let partial = unsafe { memory::build(self.batch.div_ceil(examples) * size, size, work) };
+        pixels.sum_weight_grads(&partial, (size, taps))
+    }
+
+    /// The weight gradient as dot products: the output gradient of a channel times the plane under each tap.
+    fn weight_grad_by_planes<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
+        /// Bytes of images and gradients that stay in the cache together.
+        const CACHE: usize = 1 << 17;
+        let (groups, outputs, taps) = (self.groups, self.outputs, self.taps());
+        let planes = self.planes();
+        let offsets = self.tap_offsets(&planes).collect::<Vec<_>>();
+        // Rows of the gradient are as long as those of the planes, with zeros at their ends: both are one run then.
+        let len = (self.output.0 - 1) * planes.pitch + self.output.1;
+        let bytes = (planes.len() + outputs * len) * size_of::<T>();
+        let chunk = (CACHE / bytes).clamp(1, 8);
+        let size = groups * outputs * taps;
+        let work = |i: usize, partial: &mut [MaybeUninit<T>]| {
+            let examples = i * chunk..self.batch.min((i + 1) * chunk);
+            let mut images = vec![T::ZERO; examples.len() * planes.len()];
+            let mut grads = vec![T::ZERO; examples.len() * outputs * len];
+            for (group, partial) in partial.chunks_exact_mut(outputs * taps).enumerate() {
+                let buffers =
+                    images.chunks_exact_mut(planes.len()).zip(grads.chunks_exact_mut(outputs * len));
+                for (example, (image, spread)) in examples.clone().zip(buffers) {
+                    let pair = example * groups + group;
+                    let xs = &xs[pair * self.input_size()..][..self.input_size()];
+                    planes.fill(image, xs, self.channels, self.input);
+                    self.spread_rows(&grad[pair * self.output_size()..], spread, (len, planes.pitch));
+                }
+                DotProducts {
+                    rows: outputs,
+                    segments: examples.len(),
+                    len,
+                    a: &grads,
+                    a_stride: len,
+                    a_segment_stride: outputs * len,
+                    b: &images,
+                    b_offsets: &offsets,
+                    b_segment_stride: planes.len(),
+                    c: partial.into(),
+                    c_stride: taps,
+                    bias: &[],
+                }
+                .run();
+            }
+        };
+        // SAFETY: the dot products write each element.
+        let partial = unsafe { memory::build(self.batch.div_ceil(chunk) * size, size, work) };
+        sum_rows(partial, size)
+    }
+
+    /// Copies the output gradient of an example and group into channels of `len` elements with rows of `pitch`.
+    fn spread_rows<T: Lanes>(&self, grad: &[T], spread: &mut [T], (len, pitch): (usize, usize)) {
+        for (spread, grad) in spread.chunks_exact_mut(len).zip(grad.chunks_exact(self.positions())) {
+            for (spread, grad) in spread.chunks_mut(pitch).zip(grad.chunks_exact(self.output.1)) {
+                spread[..grad.len()].copy_from_slice(grad);
+            }
+        }
+    }
+
+    /// The gradient with respect to the bias, from the gradient `grad` with respect to the output.
+    pub fn bias_grad<T: Lanes>(&self, grad: &[T]) -> Vec<T> {
+        let (outputs, positions) = (self.groups * self.outputs, self.positions());
+        let chunk = (1usize << 14).div_ceil((self.batch * positions).max(1));
+        let mut sums = vec![T::ZERO; outputs];
+        parallel::for_each_piece(&mut sums, chunk, |i, sums| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for grad in grad.chunks_exact(outputs * positions) {
+                        let grad = grad[i * chunk * positions..].chunks_exact(positions);
+                        sums.iter_mut().zip(grad).for_each(|(sum, grad)| *sum += simd::sum(grad));
+                    }
+                },
+            );
+        });
+        sums
+    }
+}
+
+/// The sum of rows of `size` elements, in order.
+fn sum_rows<T: Lanes>(mut rows: Vec<T>, size: usize) -> Vec<T> {
+    if rows.len() < size {
+        return vec![T::ZERO; size];
+    }
+    let (sum, rest) = rows.split_at_mut(size);
+    for row in rest.chunks_exact(size) {
+        sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += x);
+    }
+    rows.truncate(size);
+    rows
+}
