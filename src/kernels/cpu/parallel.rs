@@ -132,9 +132,6 @@ impl<'a, T> Shared<'a, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::{self, Conv2dConfig, Epilogue, Pool2dConfig};
-    use crate::rng;
-    use candle_core::{DType, Device, Result, Tensor, Var};
 
     #[test]
     fn jobs_start_without_a_context_and_the_waiting_thread_gets_its_own_back() {
@@ -152,53 +149,5 @@ mod tests {
         assert!(panicked.is_err());
         assert_eq!(context(), Some(7));
         replace_context(None);
-    }
-
-    #[test]
-    fn one_thread_and_many_give_the_same_bits() -> Result<()> {
-        let rng = &mut rng::stream(1, "threads");
-        let mut normal = |dims: &[usize]| -> Result<Var> {
-            use rand::Rng;
-            let value = |_| rng.sample::<f32, _>(rand_distr::StandardNormal);
-            let values = (0..dims.iter().product()).map(value).collect::<Vec<_>>();
-            Var::from_tensor(&Tensor::from_vec(values, dims, &Device::Cpu)?)
-        };
-        let vars = [
-            normal(&[50, 3, 20, 20])?,
-            normal(&[8, 3, 3, 3])?,
-            normal(&[8])?,
-            normal(&[100, 800])?,
-            normal(&[8, 8, 3, 3])?,
-        ];
-        let targets = Tensor::arange(0u32, 50, &Device::Cpu)?;
-        let step = || -> Result<Vec<Vec<u32>>> {
-            let padded = Conv2dConfig { padding: (1, 1), ..Default::default() };
-            let xs = ops::relu(&ops::conv2d(&vars[0], &vars[1], Some(&vars[2]), padded)?)?;
-            let xs = ops::conv2d(&xs, &vars[4], None, padded)?;
-            let xs = ops::batch_norm(
-                &xs,
-                &vars[2],
-                &vars[2],
-                1e-5,
-                None,
-                Epilogue { add: Some(&xs), relu: true },
-            )?
-            .0;
-            let xs = ops::max_pool2d(&xs, Pool2dConfig::square(2))?.reshape((50, 800))?;
-            let loss = ops::softmax_cross_entropy(&ops::linear(&xs, &vars[3], None)?, &targets, 0.)?;
-            let grads = loss.backward()?;
-            let bits = |tensor: &Tensor| -> Result<Vec<u32>> {
-                let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-                Ok(values.into_iter().map(f32::to_bits).collect())
-            };
-            let grads = vars.iter().filter_map(|var| grads.get(var));
-            std::iter::once(&loss).chain(grads).map(bits).collect()
-        };
-        let on = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-            pool.map_err(candle_core::Error::wrap)?.install(step)
-        };
-        assert!(on(1)? == on(3)?);
-        Ok(())
     }
 }
