@@ -101,7 +101,7 @@ fn errors_of_malformed_cifar_batches_name_file_and_position() {
     assert_says(&error_of(batch, &[]), &[batch, "0 bytes"]);
     let labels = [[0; 3073], [10; 3073]].concat();
     assert_says(&error_of("test_batch.bin", &labels), &["test_batch.bin", "label 10 in record 1", "0 to 9"]);
-    assert_says(&error_of("batches.meta.txt", b"cat\ndog\n"), &["batches.meta.txt", "2 names", "10"]);
+    assert_says(&error_of("batches.meta.txt", b"cat\ndog\n"), &["batches.meta.txt", "2 class names", "10"]);
 
     let dir = tiny_cifar();
     fs::remove_file(dir.path().join(batch)).unwrap();
@@ -441,11 +441,19 @@ fn absurd_sizes_are_errors() {
 /// Hashes of 1,000 built-in images.
 const DIGITS: u64 = 8_536_864_912_074_336_595;
 const SHAPES: u64 = 11_585_304_859_209_872_007;
+const DISTORTED: u64 = 3_770_869_803_378_094_478;
 
 #[test]
-fn built_in_images_are_the_same_on_every_machine() {
+fn built_in_images_and_their_augmentation_are_the_same_on_every_machine() {
     let (digits, shapes) = (digits(1000, 0, 0).unwrap().0, shapes(1000, 0, 0).unwrap().0);
     assert_eq!((digits.fingerprint(), shapes.fingerprint()), (DIGITS, SHAPES));
+    let all: Vec<u32> = (0..1000).collect();
+    let distort = Augmentation::Distort(Distortion::default());
+    let (distorted, _) = digits.augmented_batch(&all, &distort, 1, 1, &Device::Cpu).unwrap();
+    let values = distorted.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let bits: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    let distorted = Images::new(bits, vec![0_u8], (1, 1, 4 * values.len()), 1).unwrap();
+    assert_eq!(distorted.fingerprint(), DISTORTED);
 }
 
 #[test]

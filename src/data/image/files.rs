@@ -1,7 +1,7 @@
 //! Images that stay in their files until they are needed.
 
 use super::prefetch::Prefetch;
-use super::square;
+use super::square::read_square;
 use crate::kernels::cpu::parallel;
 use anyhow::Result;
 use std::collections::VecDeque;
@@ -88,14 +88,6 @@ impl PartialEq for Files {
 
 /// Reads the images `indices` in parallel, each `(3, side, side)` row-major, one after another.
 fn read_files(paths: &[PathBuf], indices: &[u32], side: usize) -> Result<Vec<u8>> {
-    let size = 3 * side * side;
-    let mut pixels = vec![0; indices.len() * size];
-    let mut images: Vec<(&mut [u8], Result<()>)> =
-        pixels.chunks_mut(size).map(|pixels| (pixels, Ok(()))).collect();
-    parallel::for_each_piece(&mut images, 1, |at, image| {
-        let (pixels, result) = &mut image[0];
-        *result = square::read_into(&paths[indices[at] as usize], side, pixels);
-    });
-    images.into_iter().try_for_each(|(_, result)| result)?;
-    Ok(pixels)
+    let images = parallel::map(indices.len(), |at| read_square(&paths[indices[at] as usize], side));
+    Ok(images.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }

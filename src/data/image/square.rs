@@ -26,25 +26,13 @@ const MAX_DECODING: u64 = 512 << 20;
 /// or too large to decode.
 pub fn read_square(path: &Path, side: usize) -> Result<Vec<u8>> {
     check_side(side)?;
-    let mut pixels = vec![0; 3 * side * side];
-    read_into(path, side, &mut pixels)?;
-    Ok(pixels)
+    let square = decode_square(&decode::read(path)?, side as u32);
+    let square = square.map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    Ok((0..3).flat_map(|channel| square.pixels().map(move |pixel| pixel.0[channel])).collect())
 }
 
 pub(super) fn check_side(side: usize) -> Result<()> {
     ensure!((1..=MAX_SIDE).contains(&side), "image side: found {side}, expected 1 to {MAX_SIDE}");
-    Ok(())
-}
-
-/// Like [`read_square`], into `pixels`.
-pub(super) fn read_into(path: &Path, side: usize, pixels: &mut [u8]) -> Result<()> {
-    let square = decode_square(&decode::read(path)?, side as u32);
-    let square = square.map_err(|error| anyhow!("{}: {error}", path.display()))?;
-    let (red, rest) = pixels.split_at_mut(side * side);
-    let (green, blue) = rest.split_at_mut(side * side);
-    for (at, pixel) in square.pixels().enumerate() {
-        [red[at], green[at], blue[at]] = pixel.0;
-    }
     Ok(())
 }
 
