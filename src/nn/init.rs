@@ -70,10 +70,8 @@ fn normal(stdev: f64) -> candle_nn::Init {
 /// Returns a builder that creates missing parameters in `vars`, with initial values drawn from `seed` and the
 /// parameter's full name.
 ///
-/// Unlike candle's `VarBuilder::from_varmap`, its values are reproducible on the CPU.
-///
-/// # Errors
-/// The builder fails if a parameter exists with another shape, or if its shape is too large.
+/// Unlike candle's `VarBuilder::from_varmap`, its values are reproducible on the CPU. The builder refuses shapes that
+/// are too large for the memory.
 pub fn seeded_var_builder(vars: &VarMap, seed: u64, dtype: DType, device: &Device) -> VarBuilder<'static> {
     VarBuilder::from_backend(Box::new(Seeded { vars: vars.clone(), seed }), dtype, device.clone())
 }

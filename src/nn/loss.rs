@@ -1,5 +1,5 @@
 use crate::ops;
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// The cost of a classifier, together with its output nonlinearity: models return logits.
@@ -29,17 +29,44 @@ impl Cost {
         }
     }
 
-    /// The probabilities `(batch, classes)` of `logits`. Sigmoid outputs are divided by their sum.
+    /// The probabilities `(batch, classes)` of `logits`, without gradients. Sigmoid outputs are divided by their sum.
     ///
     /// # Errors
-    /// If `logits` has no dimension.
+    /// If `logits` has no dimension, or the device cannot copy it.
     pub fn probabilities(self, logits: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::SoftmaxCrossEntropy => candle_nn::ops::softmax(logits, D::Minus1),
-            Self::SigmoidCrossEntropy | Self::Quadratic => {
-                let outputs = ops::sigmoid(logits)?;
-                outputs.broadcast_div(&outputs.sum_keepdim(D::Minus1)?)
-            }
+        let classes = logits.dim(D::Minus1)?;
+        let on_host = logits.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+        let mut values = on_host.flatten_all()?.to_vec1::<f64>()?;
+        for row in values.chunks_exact_mut(classes.max(1)) {
+            let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            // candle's softmax uses the platform's `exp`, which differs from one system to the next.
+            let output = |x: f64| match self {
+                Self::SoftmaxCrossEntropy => libm::exp(x - max),
+                Self::SigmoidCrossEntropy | Self::Quadratic => 1.0 / (1.0 + libm::exp(-x)),
+            };
+            row.iter_mut().for_each(|x| *x = output(*x));
+            let sum: f64 = row.iter().sum();
+            row.iter_mut().for_each(|x| *x /= sum);
         }
+        let probabilities = Tensor::from_vec(values, logits.shape(), &Device::Cpu)?;
+        probabilities.to_dtype(logits.dtype())?.to_device(logits.device())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_add_up_to_one_and_do_not_hide_nan() -> Result<()> {
+        let logits =
+            Tensor::new(&[[0f32, f32::ln(3.0), f32::NEG_INFINITY], [900., 900., -900.]], &Device::Cpu)?;
+        let found = Cost::SoftmaxCrossEntropy.probabilities(&logits)?.to_vec2::<f32>()?;
+        assert_eq!(found, [[0.25, 0.75, 0.0], [0.5, 0.5, 0.0]]);
+        let logits = Tensor::new(&[[0f64, 0.0, f64::NEG_INFINITY]], &Device::Cpu)?;
+        assert_eq!(Cost::Quadratic.probabilities(&logits)?.to_vec2::<f64>()?, [[0.5, 0.5, 0.0]]);
+        let nan = Cost::default().probabilities(&Tensor::new(&[[f32::NAN, 1.0]], &Device::Cpu)?)?;
+        assert!(nan.to_vec2::<f32>()?[0].iter().all(|x| x.is_nan()));
+        Ok(())
     }
 }

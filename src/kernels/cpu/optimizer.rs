@@ -69,7 +69,7 @@ pub(crate) enum Coverage<'a> {
     /// and its moments.
     Sparse {
         columns: usize,
-        /// The rows' numbers, strictly increasing; none: every row of the parameter.
+        /// Indices of the rows, strictly increasing; `None` covers every row of the parameter.
         rows: Option<&'a [u32]>,
     },
 }
