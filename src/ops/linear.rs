@@ -13,6 +13,16 @@ use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 /// # Errors
 /// Fails if the shapes do not match.
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    check(xs, weight, bias)?;
+    if !xs.device().is_cpu() {
+        return reference::linear(xs, weight, bias);
+    }
+    let args = [Some(xs), Some(weight), bias].into_iter().flatten().map(Tensor::contiguous);
+    autograd::apply(Linear, args.collect::<Result<_>>()?)
+}
+
+/// Checks the shapes.
+pub(super) fn check(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
     let &[outputs, inputs] = weight.dims() else {
         bail!("linear: found a weight of shape {:?}, expected (out, in)", weight.dims())
     };
@@ -23,12 +33,7 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
             weight.dims()
         );
     }
-    check_bias("linear", bias, outputs)?;
-    if !xs.device().is_cpu() {
-        return reference::linear(xs, weight, bias);
-    }
-    let args = [Some(xs), Some(weight), bias].into_iter().flatten().map(Tensor::contiguous);
-    autograd::apply(Linear, args.collect::<Result<_>>()?)
+    check_bias("linear", bias, outputs)
 }
 
 /// Fails if the shape of `bias` is not `(outputs)`.

@@ -14,11 +14,8 @@ use candle_core::{D, DType, Result, Tensor, bail};
 /// # Errors
 /// As for [`super::linear`].
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    super::linear::check(xs, weight, bias)?;
     let (outputs, inputs) = weight.dims2()?;
-    if xs.dims().last() != Some(&inputs) {
-        bail!("linear: found an input of shape {:?}, expected (.., {inputs})", xs.dims());
-    }
-    super::linear::check_bias("linear", bias, outputs)?;
     let mut shape = xs.dims().to_vec();
     shape.pop();
     let rows = shape.iter().product::<usize>();

@@ -1,4 +1,4 @@
-//! Each operation against PyTorch, against finite differences, and its CPU kernel against its reference form.
+//! Compares each operation with PyTorch, its gradient with finite differences, and its CPU kernel with its definition.
 
 use candle_core::{DType, Device, Result, Tensor, Var, safetensors};
 use candle_textbook::ops::{
@@ -15,7 +15,7 @@ mod text;
 
 const CPU: Device = Device::Cpu;
 
-/// An operation of some tensors.
+/// A function of several tensors.
 type Op<'a> = Box<dyn Fn(&[Tensor]) -> Result<Tensor> + 'a>;
 
 fn op<'a>(f: impl Fn(&[Tensor]) -> Result<Tensor> + 'a) -> Op<'a> {
@@ -31,7 +31,8 @@ fn values(tensor: &Tensor) -> Result<Vec<f64>> {
     tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
 }
 
-/// The output, and the gradient of each input of `sum(output * output_grad)`.
+/// The output, and the gradient of `sum(output * output_grad)` with respect to each input; without `output_grad`, that of
+/// `sum(output^2)`.
 fn run(f: &Op, inputs: &[Tensor], output_grad: Option<&Tensor>) -> Result<Vec<Tensor>> {
     let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
     let output = f(&vars.iter().map(|var| var.as_tensor().clone()).collect::<Vec<_>>())?;
@@ -57,7 +58,7 @@ fn assert_near(name: &str, found: &[Tensor], expected: &[Tensor], tolerance: f64
     Ok(())
 }
 
-/// Gradients in f64 against central differences.
+/// Compares gradients in f64 with central differences.
 fn assert_gradients(name: &str, f: &Op, inputs: &[Tensor]) -> Result<()> {
     const STEP: f64 = 1e-5;
     let output_grad = normal(&mut rng::stream(1, name), f(inputs)?.dims())?;
@@ -80,7 +81,7 @@ fn assert_gradients(name: &str, f: &Op, inputs: &[Tensor]) -> Result<()> {
     Ok(())
 }
 
-/// The CPU kernel against the reference form, on inputs as they are and on inputs that lie transposed in memory.
+/// Compares a CPU kernel with its definition: on the inputs, on transposed views of them, and in f32.
 fn assert_reference(name: &str, kernel: &Op, reference: &Op, inputs: &[Tensor]) -> Result<()> {
     let expected = run(reference, inputs, None)?;
     assert_near(name, &run(kernel, inputs, None)?, &expected, 1e-10)?;
@@ -94,7 +95,7 @@ fn assert_reference(name: &str, kernel: &Op, reference: &Op, inputs: &[Tensor]) 
     assert_near(&format!("{name}, f32"), &run(kernel, &single, None)?, &expected, 2e-5)
 }
 
-fn moments(mean: &[f64], variance: &[f64]) -> Result<BatchStatistics> {
+fn statistics(mean: &[f64], variance: &[f64]) -> Result<BatchStatistics> {
     Ok(BatchStatistics { mean: Tensor::new(mean, &CPU)?, variance: Tensor::new(variance, &CPU)? })
 }
 
@@ -138,14 +139,14 @@ fn linear() -> (Op<'static>, Op<'static>) {
     (op(|x| ops::linear(&x[0], &x[1], x.get(2))), op(|x| reference::linear(&x[0], &x[1], x.get(2))))
 }
 
-/// Of input, weight, bias and, if there is a fourth, what is added.
-fn batch_norm(epsilon: f64, given: Option<&BatchStatistics>, relu: bool) -> (Op<'_>, Op<'_>) {
-    fn then(x: &[Tensor], relu: bool) -> Epilogue<'_> {
+/// Batch norm of the input, weight, bias and, if there is a fourth tensor, the residual.
+fn batch_norm(epsilon: f64, running: Option<&BatchStatistics>, relu: bool) -> (Op<'_>, Op<'_>) {
+    fn epilogue(x: &[Tensor], relu: bool) -> Epilogue<'_> {
         Epilogue { add: x.get(3), relu }
     }
     (
-        op(move |x| Ok(ops::batch_norm(&x[0], &x[1], &x[2], epsilon, given, then(x, relu))?.0)),
-        op(move |x| Ok(reference::batch_norm(&x[0], &x[1], &x[2], epsilon, given, then(x, relu))?.0)),
+        op(move |x| Ok(ops::batch_norm(&x[0], &x[1], &x[2], epsilon, running, epilogue(x, relu))?.0)),
+        op(move |x| Ok(reference::batch_norm(&x[0], &x[1], &x[2], epsilon, running, epilogue(x, relu))?.0)),
     )
 }
 
@@ -193,12 +194,12 @@ fn embedding_mean(ids: Tensor, sequences: &Arc<PackedSequences>) -> (Op<'static>
 }
 
 #[test]
-fn outputs_and_gradients_are_pytorchs() -> Result<()> {
+fn outputs_and_gradients_match_pytorch() -> Result<()> {
     let saved = safetensors::load("tests/fixtures/ops.safetensors", &CPU)?;
     let targets = saved["targets"].to_dtype(DType::U32)?;
-    let given = moments(&[0.5, -1., 0., 2.], &[0.25, 2., 1., 0.5])?;
+    let running = statistics(&[0.5, -1., 0., 2.], &[0.25, 2., 1., 0.5])?;
     let mut cases = vec![("linear".to_string(), linear())];
-    // the same list is in fixtures/ops.py
+    // fixtures/ops.py has the same list.
     for (name, geometry) in [
         ("conv_lenet", geometry((1, 1), (2, 2), (1, 1), 1)),
         ("conv_odd", geometry((2, 3), (1, 0), (1, 2), 1)),
@@ -213,7 +214,9 @@ fn outputs_and_gradients_are_pytorchs() -> Result<()> {
         ("pool_overlap", window((3, 2), (2, 1), (1, 1))),
         ("pool_gaps", window((2, 3), (4, 5), (0, 1))),
     ] {
-        cases.extend(pools(window).map(|(kind, kernel, form)| (format!("{kind}_{name}"), (kernel, form))));
+        cases.extend(
+            pools(window).map(|(kind, kernel, definition)| (format!("{kind}_{name}"), (kernel, definition))),
+        );
     }
     let ids = Tensor::new(&[[2u32, 5, 2], [0, 4, 4], [5, 0, 0]], &CPU)?;
     cases.push(("embedding".to_string(), embedding(&ids)));
@@ -223,11 +226,11 @@ fn outputs_and_gradients_are_pytorchs() -> Result<()> {
     for name in ["batch_norm_relu", "batch_norm_add_relu"] {
         cases.push((name.to_string(), batch_norm(1e-5, None, true)));
     }
-    cases.push(("batch_norm_given".to_string(), batch_norm(1e-5, Some(&given), false)));
-    cases.extend(activations().map(|(name, kernel, form)| (name.to_string(), (kernel, form))));
-    cases.extend(losses(&targets).map(|(name, kernel, form)| (name.to_string(), (kernel, form))));
+    cases.push(("batch_norm_given".to_string(), batch_norm(1e-5, Some(&running), false)));
+    cases.extend(activations().map(|(name, kernel, definition)| (name.to_string(), (kernel, definition))));
+    cases.extend(losses(&targets).map(|(name, kernel, definition)| (name.to_string(), (kernel, definition))));
 
-    for (name, (kernel, form)) in &cases {
+    for (name, (kernel, definition)) in &cases {
         let with = |dtype| -> Result<(Vec<Tensor>, Tensor, Vec<Tensor>)> {
             let get =
                 |key: String| saved.get(&format!("{name}/{key}")).map(|x| x.to_dtype(dtype)).transpose();
@@ -240,8 +243,8 @@ fn outputs_and_gradients_are_pytorchs() -> Result<()> {
         };
         for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 2e-6)] {
             let (inputs, output_grad, expected) = with(dtype)?;
-            for (form, what) in [(kernel, "kernel"), (form, "reference")] {
-                let found = run(form, &inputs, Some(&output_grad))?;
+            for (definition, what) in [(kernel, "kernel"), (definition, "reference")] {
+                let found = run(definition, &inputs, Some(&output_grad))?;
                 assert_near(&format!("{name}, {what}, {dtype:?}"), &found, &expected, tolerance)?;
             }
         }
@@ -250,7 +253,7 @@ fn outputs_and_gradients_are_pytorchs() -> Result<()> {
 }
 
 #[test]
-fn gradients_are_those_of_finite_differences() -> Result<()> {
+fn gradients_match_finite_differences() -> Result<()> {
     let rng = &mut rng::stream(2, "finite differences");
     let xs = normal(rng, &[2, 4, 5, 6])?;
     for (dims, geometry) in [
@@ -276,13 +279,13 @@ fn gradients_are_those_of_finite_differences() -> Result<()> {
     for (name, kernel, _) in losses(&targets) {
         assert_gradients(name, &kernel, &[normal(rng, &[3, 4])?])?;
     }
-    let given = moments(&[0.5, -1., 0., 2.], &[0.25, 2., 1., 0.5])?;
+    let running = statistics(&[0.5, -1., 0., 2.], &[0.25, 2., 1., 0.5])?;
     let (weight, bias, add) = (normal(rng, &[4])?, normal(rng, &[4])?, normal(rng, &[2, 4, 5, 6])?);
     let inputs = [xs.clone(), weight, bias, add];
-    for given in [None, Some(&given)] {
+    for running in [None, Some(&running)] {
         for (relu, count) in [(false, 3), (false, 4), (true, 3), (true, 4)] {
-            let name = format!("batch_norm of {count}, {relu}, {}", given.is_some());
-            assert_gradients(&name, &batch_norm(1e-3, given, relu).0, &inputs[..count])?;
+            let name = format!("batch_norm of {count}, {relu}, {}", running.is_some());
+            assert_gradients(&name, &batch_norm(1e-3, running, relu).0, &inputs[..count])?;
         }
     }
     let mask = || rng::stream(3, "dropout");
@@ -290,7 +293,7 @@ fn gradients_are_those_of_finite_differences() -> Result<()> {
 }
 
 #[test]
-fn kernels_agree_with_the_reference_on_random_shapes() -> Result<()> {
+fn kernels_match_the_reference_on_random_shapes() -> Result<()> {
     for round in 0..60 {
         let rng = &mut rng::stream(round, "random shapes");
         let pair =
@@ -312,19 +315,19 @@ fn kernels_agree_with_the_reference_on_random_shapes() -> Result<()> {
             normal(rng, &[outputs * groups])?,
         ];
         let name = format!("round {round}: {:?} {:?} {geometry:?}", inputs[0].dims(), inputs[1].dims());
-        let (ours, form) = conv(geometry);
-        assert_reference(&name, &ours, &form, &inputs)?;
+        let (ours, definition) = conv(geometry);
+        assert_reference(&name, &ours, &definition, &inputs)?;
 
-        // few different values: many equal maxima
+        // Rounding makes many maxima equal.
         let xs = inputs[0].round()?;
         let padding = (padding.0.min(kernel.0 / 2), padding.1.min(kernel.1 / 2));
         if kernel.0 <= height + 2 * padding.0 && kernel.1 <= width + 2 * padding.1 {
             let window = window(kernel, stride, padding);
-            for (kind, ours, form) in pools(window) {
+            for (kind, ours, definition) in pools(window) {
                 assert_reference(
                     &format!("round {round}: {kind} {:?} {window:?}", xs.dims()),
                     &ours,
-                    &form,
+                    &definition,
                     std::slice::from_ref(&xs),
                 )?;
             }
@@ -338,21 +341,23 @@ fn kernels_agree_with_the_reference_on_random_shapes() -> Result<()> {
             normal(rng, &shape[1..2])?,
             normal(rng, &shape)?,
         ];
-        let given = BatchStatistics { mean: inputs[1].clone(), variance: inputs[2].sqr()? };
-        for (given, relu, count) in [(None, round % 2 == 0, 3), (None, true, 4), (Some(&given), true, 4)] {
-            let (ours, form) = batch_norm(0.1, given, relu);
-            let name = format!("round {round}: batch_norm of {count} {shape:?}, {relu}, {}", given.is_some());
-            assert_reference(&name, &ours, &form, &inputs[..count])?;
+        let running = BatchStatistics { mean: inputs[1].clone(), variance: inputs[2].sqr()? };
+        for (running, relu, count) in [(None, round % 2 == 0, 3), (None, true, 4), (Some(&running), true, 4)]
+        {
+            let (ours, definition) = batch_norm(0.1, running, relu);
+            let name =
+                format!("round {round}: batch_norm of {count} {shape:?}, {relu}, {}", running.is_some());
+            assert_reference(&name, &ours, &definition, &inputs[..count])?;
         }
 
         let (rows, features) = (rng.random_range(0..=70), rng.random_range(1..=200));
         let inputs =
             [normal(rng, &[rows, features])?, normal(rng, &[outputs, features])?, normal(rng, &[outputs])?];
-        let (ours, form) = linear();
+        let (ours, definition) = linear();
         assert_reference(
             &format!("round {round}: linear {rows} {features} {outputs}"),
             &ours,
-            &form,
+            &definition,
             &inputs,
         )?;
     }
@@ -360,9 +365,9 @@ fn kernels_agree_with_the_reference_on_random_shapes() -> Result<()> {
 }
 
 #[test]
-fn kernels_of_three_rows_agree_with_the_reference() -> Result<()> {
-    // Batch, channels, outputs, height, width, columns of the kernel, padding: strips that end in the image's last row,
-    // and one, two and three rows beyond it; images of a few strips to a block and of several blocks to a chunk.
+fn convolution_kernels_of_height_three_match_the_reference() -> Result<()> {
+    // Strips of rows that end in the last row of the image, and one, two and three rows beyond it; images of a few strips
+    // per block and of several blocks per chunk.
     for (batch, channels, outputs, (height, width), columns, padding) in [
         (1, 16, 16, (12, 12), 3, (1, 1)),
         (9, 17, 17, (8, 8), 3, (1, 1)),
@@ -387,45 +392,45 @@ fn kernels_of_three_rows_agree_with_the_reference() -> Result<()> {
             normal(rng, &[outputs, channels, 3, columns])?,
             normal(rng, &[outputs])?,
         ];
-        let (ours, form) = conv(geometry((1, 1), padding, (1, 1), 1));
+        let (ours, definition) = conv(geometry((1, 1), padding, (1, 1), 1));
         let name = format!("{:?} {:?} {padding:?}", inputs[0].dims(), inputs[1].dims());
-        assert_reference(&name, &ours, &form, &inputs)?;
-        assert_reference(&format!("{name}, no bias"), &ours, &form, &inputs[..2])?;
+        assert_reference(&name, &ours, &definition, &inputs)?;
+        assert_reference(&format!("{name}, no bias"), &ours, &definition, &inputs[..2])?;
     }
     Ok(())
 }
 
 #[test]
-fn large_tensors_are_cut_into_chunks_without_a_seam() -> Result<()> {
+fn tensors_of_several_chunks_match_the_reference() -> Result<()> {
     let rng = &mut rng::stream(5, "chunks");
     let inputs = [normal(rng, &[37, 3, 30, 31])?, normal(rng, &[9, 3, 3, 3])?, normal(rng, &[9])?];
-    let (ours, form) = conv(geometry((1, 1), (1, 1), (1, 1), 1));
-    assert_reference("conv2d", &ours, &form, &inputs)?;
-    for (name, ours, form) in pools(Pool2dConfig::square(2)).into_iter().chain(activations()) {
-        assert_reference(name, &ours, &form, &inputs[..1])?;
+    let (ours, definition) = conv(geometry((1, 1), (1, 1), (1, 1), 1));
+    assert_reference("conv2d", &ours, &definition, &inputs)?;
+    for (name, ours, definition) in pools(Pool2dConfig::square(2)).into_iter().chain(activations()) {
+        assert_reference(name, &ours, &definition, &inputs[..1])?;
     }
     let inputs = [normal(rng, &[150, 301])?, normal(rng, &[203, 301])?, normal(rng, &[203])?];
-    let (ours, form) = linear();
-    assert_reference("linear", &ours, &form, &inputs)?;
+    let (ours, definition) = linear();
+    assert_reference("linear", &ours, &definition, &inputs)?;
     let targets = Tensor::arange(0u32, 150, &CPU)?;
-    for (name, ours, form) in losses(&targets) {
-        assert_reference(name, &ours, &form, &inputs[..1])?;
+    for (name, ours, definition) in losses(&targets) {
+        assert_reference(name, &ours, &definition, &inputs[..1])?;
     }
     Ok(())
 }
 
 #[test]
-fn moments_are_right_far_from_zero_and_a_channel_that_holds_no_number_tells() -> Result<()> {
+fn batch_norm_is_accurate_far_from_zero_and_propagates_nan() -> Result<()> {
     let xs = (normal(&mut rng::stream(7, "moments"), &[3, 2, 50, 31])? + 1e4)?.to_dtype(DType::F32)?;
     let ones = |dtype| Tensor::ones(2, dtype, &CPU);
     let norm = |xs: &Tensor| {
         let ones = ones(xs.dtype())?;
         ops::batch_norm(xs, &ones, &ones, 1e-5, None, Epilogue { add: None, relu: true })
     };
-    let ((ys, moments), (expected, exact)) = (norm(&xs)?, norm(&xs.to_dtype(DType::F64)?)?);
+    let ((ys, statistics), (expected, exact)) = (norm(&xs)?, norm(&xs.to_dtype(DType::F64)?)?);
     assert_near("output", &[ys], &[expected], 1e-5)?;
-    assert_near("mean", &[(moments.mean - 1e4)?], &[(exact.mean - 1e4)?], 1e-3)?;
-    assert_near("variance", &[moments.variance], &[exact.variance], 1e-6)?;
+    assert_near("mean", &[(statistics.mean - 1e4)?], &[(exact.mean - 1e4)?], 1e-3)?;
+    assert_near("variance", &[statistics.variance], &[exact.variance], 1e-6)?;
 
     let nan = Tensor::new(&[[[[1f32, f32::NAN]], [[1., 2.]]]], &CPU)?;
     let ys = values(&norm(&nan)?.0)?;
@@ -437,7 +442,7 @@ fn moments_are_right_far_from_zero_and_a_channel_that_holds_no_number_tells() ->
 }
 
 #[test]
-fn an_input_that_is_not_a_variable_gets_no_gradient() -> Result<()> {
+fn inputs_that_are_not_variables_get_no_gradient() -> Result<()> {
     let rng = &mut rng::stream(6, "no gradient");
     let xs = normal(rng, &[2, 1, 5, 5])?;
     let weight = Var::from_tensor(&normal(rng, &[2, 1, 3, 3])?)?;
@@ -447,7 +452,7 @@ fn an_input_that_is_not_a_variable_gets_no_gradient() -> Result<()> {
 }
 
 #[test]
-fn dropout_keeps_its_share_and_the_expected_value() -> Result<()> {
+fn dropout_keeps_the_expected_share_and_the_expected_value() -> Result<()> {
     let ones = Tensor::ones((100, 1000), DType::F32, &CPU)?;
     let drop = |probability, seed| ops::dropout(&ones, probability, &mut rng::stream(seed, "dropout"));
     let ys = drop(0.25, 1)?;
@@ -462,7 +467,7 @@ fn dropout_keeps_its_share_and_the_expected_value() -> Result<()> {
 }
 
 #[test]
-fn bad_input_is_an_error_that_says_what_was_found() -> Result<()> {
+fn errors_name_the_operation_and_the_invalid_argument() -> Result<()> {
     let zeros = |dims: &[usize]| Tensor::zeros(dims, DType::F32, &CPU);
     let (image, logits) = (zeros(&[2, 4, 5, 5])?, zeros(&[2, 3])?);
     let targets = |labels: &[u32]| Tensor::new(labels, &CPU);
@@ -525,7 +530,7 @@ fn bad_input_is_an_error_that_says_what_was_found() -> Result<()> {
 }
 
 #[test]
-fn of_equal_values_the_first_takes_the_gradient_of_max_over_time() -> Result<()> {
+fn the_first_of_equal_maxima_over_time_gets_the_gradient() -> Result<()> {
     let sequences = Arc::new(PackedSequences::new(&[3])?);
     let xs = Var::new(&[[0f64], [2.], [2.]], &CPU)?;
     let grads = ops::pool_over_time(&xs, &sequences, TimePooling::Max)?.sum_all()?.backward()?;
@@ -534,7 +539,7 @@ fn of_equal_values_the_first_takes_the_gradient_of_max_over_time() -> Result<()>
 }
 
 #[test]
-fn an_empty_view_of_a_tensor_is_like_any_empty_tensor() -> Result<()> {
+fn empty_views_behave_like_empty_tensors() -> Result<()> {
     for dims in [[5, 0, 7], [0, 4, 7]] {
         let empty = Tensor::zeros(&dims, DType::F32, &CPU)?.narrow(2, 2, 3)?;
         for (name, kernel, _) in activations() {

@@ -1,4 +1,4 @@
-//! NaN, infinities, large values, empty tensors and absurd sizes, in the kernels and in the reference forms.
+//! NaN, infinities, large values, empty tensors and absurd sizes, in the kernels and the definitions.
 
 use super::*;
 use candle_textbook::ops::ConvFilters;
@@ -17,10 +17,10 @@ fn sigmoid_cross_entropy_is_accurate_for_large_logits() -> Result<()> {
         let exact_gradient = -1. / (1. + x.exp());
         // The other logit adds a loss of exp(-1000), which is 0.
         let logits = Tensor::new(&[[-1000., x]], &CPU)?;
-        for (name, kernel, form) in
+        for (name, kernel, definition) in
             losses(&targets).into_iter().filter(|(name, ..)| name.starts_with("sigmoid"))
         {
-            for f in [kernel, form] {
+            for f in [kernel, definition] {
                 let [loss, gradient] = output_and_gradient(&f, &logits)?;
                 assert!((loss[0] / expected - 1.).abs() < 1e-9, "{name} of {x}: {loss:?}");
                 assert!((gradient[1] / exact_gradient - 1.).abs() < 1e-9, "{name} of {x}: {gradient:?}");
@@ -44,11 +44,11 @@ fn losses_ignore_logits_of_minus_infinity() -> Result<()> {
     let targets = Tensor::new(&[2u32, 0], &CPU)?;
     let masked = Tensor::new(&[[0.5, -inf, 1.], [2., -inf, -1.]], &CPU)?;
     let finite = Tensor::new(&[[0.5, -1000., 1.], [2., -1000., -1.]], &CPU)?;
-    for (name, kernel, form) in
+    for (name, kernel, definition) in
         losses(&targets).into_iter().filter(|(name, ..)| !name.starts_with("smoothed"))
     {
         let expected = output_and_gradient(&kernel, &finite)?;
-        for f in [kernel, form] {
+        for f in [kernel, definition] {
             let found = output_and_gradient(&f, &masked)?;
             let near =
                 found.iter().flatten().zip(expected.iter().flatten()).all(|(a, b)| (a - b).abs() < 1e-12);
@@ -73,10 +73,10 @@ fn pooling_propagates_nan_and_infinities_like_the_reference() -> Result<()> {
     )?
     .reshape((1, 1, 5, 5))?;
     for window in [Pool2dConfig::square(2), window((3, 3), (2, 2), (1, 1)), window((1, 2), (1, 1), (0, 1))] {
-        for (name, kernel, form) in pools(window) {
+        for (name, kernel, definition) in pools(window) {
             let inputs = std::slice::from_ref(&xs);
             let grad = kernel(inputs)?.ones_like()?;
-            let [found, expected] = [kernel, form].map(|f| run(&f, inputs, Some(&grad)));
+            let [found, expected] = [kernel, definition].map(|f| run(&f, inputs, Some(&grad)));
             for (found, expected) in found?.iter().zip(&expected?) {
                 let (found, expected) = (values(found)?, values(expected)?);
                 let same = |(a, b): (&f64, &f64)| a == b || a.is_nan() && b.is_nan() || (a - b).abs() < 1e-12;
@@ -91,8 +91,8 @@ fn pooling_propagates_nan_and_infinities_like_the_reference() -> Result<()> {
 #[test]
 fn the_maximum_of_a_window_with_nan_is_nan_and_its_gradient_goes_there() -> Result<()> {
     let xs = Tensor::new(&[[[[3f64, f64::NAN], [1., 2.]]]], &CPU)?;
-    let [(_, kernel, form), ..] = pools(Pool2dConfig::square(2));
-    for f in [kernel, form] {
+    let [(_, kernel, definition), ..] = pools(Pool2dConfig::square(2));
+    for f in [kernel, definition] {
         let [ys, grad] = output_and_gradient(&f, &xs)?;
         assert!(ys[0].is_nan());
         assert_eq!(grad, [0., 1., 0., 0.]);
@@ -103,8 +103,8 @@ fn the_maximum_of_a_window_with_nan_is_nan_and_its_gradient_goes_there() -> Resu
 #[test]
 fn the_gradient_of_l2_pooling_shows_nan_and_is_zero_for_zeros() -> Result<()> {
     let xs = Tensor::new(&[[[[f64::NAN, 1., 0., 0.], [2., 3., 0., 0.]]]], &CPU)?;
-    let [.., (_, kernel, form)] = pools(Pool2dConfig::square(2));
-    for f in [kernel, form] {
+    let [.., (_, kernel, definition)] = pools(Pool2dConfig::square(2));
+    for f in [kernel, definition] {
         let [ys, grad] = output_and_gradient(&f, &xs)?;
         assert!(ys[0].is_nan() && ys[1] == 0.);
         let [zeros, nans]: [Vec<f64>; 2] =
@@ -124,16 +124,16 @@ fn maxima_over_time_propagate_nan() -> Result<()> {
         weight: Tensor::ones((1, 2, 2), DType::F64, &CPU)?,
         bias: Tensor::zeros(1, DType::F64, &CPU)?,
     };
-    let (kernel, form) = text::conv_max_over_time(&sequences, 1);
-    for f in [kernel, form] {
+    let (kernel, definition) = text::conv_max_over_time(&sequences, 1);
+    for f in [kernel, definition] {
         let ys = f(&[xs.clone(), filters.weight.clone(), filters.bias.clone()])?;
         assert!(values(&ys)?.iter().all(|y| y.is_nan()));
     }
     let positions = ops::conv_max_positions(&xs, &sequences, std::slice::from_ref(&filters), 1)?;
     assert_eq!(positions, reference::conv_max_over_time(&xs, &sequences, &[filters], 1)?.1);
     assert_eq!(positions, [[0], [0]]);
-    let form = op(|x| reference::pool_over_time(&x[0], &sequences, TimePooling::Max));
-    for f in [op(|x| ops::pool_over_time(&x[0], &sequences, TimePooling::Max)), form] {
+    let definition = op(|x| reference::pool_over_time(&x[0], &sequences, TimePooling::Max));
+    for f in [op(|x| ops::pool_over_time(&x[0], &sequences, TimePooling::Max)), definition] {
         let [ys, grad] = output_and_gradient(&f, &xs)?;
         assert_eq!(ys.iter().map(|y| y.is_nan()).collect::<Vec<_>>(), [true, false, false, true]);
         assert_eq!(grad, [1., 1., 1., 1., 0., 0., 0., 0.]);
@@ -207,8 +207,8 @@ fn empty_batches_and_channels_are_accepted() -> Result<()> {
     for (batch, channels) in [(0, 2), (3, 0), (0, 0)] {
         let xs = Tensor::zeros((batch, channels, 4, 4), DType::F64, &CPU)?;
         for window in [Pool2dConfig::square(2), window((3, 3), (2, 2), (1, 1))] {
-            for (name, kernel, form) in pools(window) {
-                for f in [kernel, form] {
+            for (name, kernel, definition) in pools(window) {
+                for f in [kernel, definition] {
                     let found = run(&f, std::slice::from_ref(&xs), None)?;
                     assert_eq!(found[0].dims(), [batch, channels, 2, 2], "{name}");
                     assert_eq!(found[1].dims(), xs.dims(), "{name}");
@@ -232,23 +232,23 @@ fn absurd_sizes_are_errors() -> Result<()> {
         (&xs, window((2, huge), (1, 1), (0, 0))),
         (&empty, Pool2dConfig::square(1)),
     ] {
-        for (name, kernel, form) in pools(config) {
-            for f in [kernel, form] {
+        for (name, kernel, definition) in pools(config) {
+            for f in [kernel, definition] {
                 results.push((format!("{name} {config:?}"), f(std::slice::from_ref(xs))));
             }
         }
     }
     let vector = Tensor::zeros(1, DType::F32, &CPU)?;
-    let (kernel, form) = batch_norm(1e-5, None, false);
-    for f in [kernel, form] {
+    let (kernel, definition) = batch_norm(1e-5, None, false);
+    for f in [kernel, definition] {
         results.push(("batch_norm".to_string(), f(&[empty.clone(), vector.clone(), vector.clone()])));
     }
     let sequences = Arc::new(PackedSequences::new(&[2, 3])?);
     let words = Tensor::zeros((5, 4), DType::F32, &CPU)?;
     let weight = Tensor::zeros((1, 4, 2), DType::F32, &CPU)?;
     for padding in [huge, huge / 2, huge / 4, 1 << 40] {
-        let (kernel, form) = text::conv_max_over_time(&sequences, padding);
-        for f in [kernel, form] {
+        let (kernel, definition) = text::conv_max_over_time(&sequences, padding);
+        for f in [kernel, definition] {
             let result = f(&[words.clone(), weight.clone(), vector.clone()]);
             results.push((format!("conv_max_over_time, padding {padding}"), result));
         }

@@ -1,35 +1,35 @@
-//! The operations on embedded words: lookups, pooling over time and convolution over words.
+//! The operations on text: embeddings, pooling over time and convolution over words.
 
 use super::*;
 
 #[test]
-fn embedding_and_pooling_over_time_are_right() -> Result<()> {
+fn embeddings_and_pooling_over_time_match_the_reference() -> Result<()> {
     let rng = &mut rng::stream(1, "text ops");
     let ids = Tensor::new(&[[3u32, 0, 3], [1, 3, 5]], &CPU)?;
     let table = normal(rng, &[6, 5])?;
-    let (kernel, form) = embedding(&ids);
+    let (kernel, definition) = embedding(&ids);
     assert_gradients("embedding", &kernel, std::slice::from_ref(&table))?;
-    assert_reference("embedding", &kernel, &form, &[table])?;
+    assert_reference("embedding", &kernel, &definition, &[table])?;
     for lengths in [&[1][..], &[3, 1, 4, 4], &[2, 9]] {
         let sequences = Arc::new(PackedSequences::new(lengths)?);
         let ids = (0..sequences.rows()).map(|_| rng.random_range(0..6u32)).collect::<Vec<_>>();
-        let (kernel, form) = embedding_mean(Tensor::new(ids, &CPU)?, &sequences);
+        let (kernel, definition) = embedding_mean(Tensor::new(ids, &CPU)?, &sequences);
         let table = normal(rng, &[6, 5])?;
         assert_gradients("embedding_mean", &kernel, std::slice::from_ref(&table))?;
-        assert_reference("embedding_mean", &kernel, &form, &[table])?;
+        assert_reference("embedding_mean", &kernel, &definition, &[table])?;
         let xs = normal(rng, &[sequences.rows(), 3])?;
-        for how in [TimePooling::Mean, TimePooling::Max] {
-            let kernel = op(|x| ops::pool_over_time(&x[0], &sequences, how));
-            let form = op(|x| reference::pool_over_time(&x[0], &sequences, how));
-            let name = format!("{how:?} over {lengths:?}");
+        for pooling in [TimePooling::Mean, TimePooling::Max] {
+            let kernel = op(|x| ops::pool_over_time(&x[0], &sequences, pooling));
+            let definition = op(|x| reference::pool_over_time(&x[0], &sequences, pooling));
+            let name = format!("{pooling:?} over {lengths:?}");
             assert_gradients(&name, &kernel, std::slice::from_ref(&xs))?;
-            assert_reference(&name, &kernel, &form, std::slice::from_ref(&xs))?;
+            assert_reference(&name, &kernel, &definition, std::slice::from_ref(&xs))?;
         }
     }
     Ok(())
 }
 
-/// [`ops::conv_max_over_time`] of the words `x[0]` and pairs of weights and biases, and its reference.
+/// [`ops::conv_max_over_time`] and its definition, for the words followed by pairs of weights and biases.
 pub(super) fn conv_max_over_time(
     sequences: &Arc<PackedSequences>,
     padding: usize,
@@ -37,23 +37,23 @@ pub(super) fn conv_max_over_time(
     let filters = |x: &[Tensor]| -> Vec<ConvFilters> {
         x[1..].chunks(2).map(|x| ConvFilters { weight: x[0].clone(), bias: x[1].clone() }).collect()
     };
-    let (one, other) = (sequences.clone(), sequences.clone());
+    let (sequences, same) = (sequences.clone(), sequences.clone());
     (
-        op(move |x| ops::conv_max_over_time(&x[0], &one, &filters(x), padding)),
-        op(move |x| Ok(reference::conv_max_over_time(&x[0], &other, &filters(x), padding)?.0)),
+        op(move |x| ops::conv_max_over_time(&x[0], &sequences, &filters(x), padding)),
+        op(move |x| Ok(reference::conv_max_over_time(&x[0], &same, &filters(x), padding)?.0)),
     )
 }
 
 #[test]
-fn the_largest_responses_of_filters_are_right() -> Result<()> {
+fn conv_max_over_time_matches_pytorch_and_the_reference() -> Result<()> {
     let saved = safetensors::load("tests/fixtures/ops.safetensors", &CPU)?;
     let sequences = Arc::new(PackedSequences::new(&[3, 6, 1])?);
     let saved = |key: String| saved[&format!("conv_max/{key}")].clone();
     let inputs: Vec<Tensor> = (0..7).map(|i| saved(format!("input{i}"))).collect();
     let grads = (0..7).map(|i| saved(format!("grad{i}")));
     let expected: Vec<Tensor> = std::iter::once(saved("output".to_string())).chain(grads).collect();
-    let (kernel, form) = conv_max_over_time(&sequences, 4);
-    for (f, what) in [(&kernel, "kernel"), (&form, "reference")] {
+    let (kernel, definition) = conv_max_over_time(&sequences, 4);
+    for (f, what) in [(&kernel, "kernel"), (&definition, "reference")] {
         let packed = op(|x| f(&[&[sequences.pack(&x[0])?], &x[1..]].concat()));
         let found = run(&packed, &inputs, Some(&saved("output_grad".to_string())))?;
         assert_near(what, &found, &expected, 1e-12)?;
@@ -73,9 +73,9 @@ fn the_largest_responses_of_filters_are_right() -> Result<()> {
             let count = rng.random_range(1..=50);
             inputs.extend([normal(rng, &[count, features, width])?, normal(rng, &[count])?]);
         }
-        let (kernel, form) = conv_max_over_time(&sequences, padding);
+        let (kernel, definition) = conv_max_over_time(&sequences, padding);
         let name = format!("widths {widths:?}, padding {padding}, lengths {lengths:?}");
-        assert_reference(&name, &kernel, &form, &inputs)?;
+        assert_reference(&name, &kernel, &definition, &inputs)?;
         if round < 5 {
             let few = [
                 vec![inputs[0].clone()],
@@ -85,9 +85,9 @@ fn the_largest_responses_of_filters_are_right() -> Result<()> {
         }
         let filters: Vec<ConvFilters> =
             inputs[1..].chunks(2).map(|x| ConvFilters { weight: x[0].clone(), bias: x[1].clone() }).collect();
-        let winners = ops::conv_max_positions(&inputs[0], &sequences, &filters, padding)?;
+        let positions = ops::conv_max_positions(&inputs[0], &sequences, &filters, padding)?;
         assert_eq!(
-            winners,
+            positions,
             reference::conv_max_over_time(&inputs[0], &sequences, &filters, padding)?.1,
             "{name}"
         );
@@ -96,20 +96,20 @@ fn the_largest_responses_of_filters_are_right() -> Result<()> {
 }
 
 #[test]
-fn filters_that_do_not_fit_are_refused() -> Result<()> {
+fn filters_of_the_wrong_shape_are_errors() -> Result<()> {
     let sequences = Arc::new(PackedSequences::new(&[2, 3])?);
     let xs = Tensor::zeros((5, 4), DType::F32, &CPU)?;
-    let said = |weight: (usize, usize, usize), bias: usize, padding: usize| -> Result<String> {
+    let error = |weight: (usize, usize, usize), bias: usize, padding: usize| -> Result<String> {
         let filters = ConvFilters {
             weight: Tensor::zeros(weight, DType::F32, &CPU)?,
             bias: Tensor::zeros(bias, DType::F32, &CPU)?,
         };
         Ok(ops::conv_max_over_time(&xs, &sequences, &[filters], padding).unwrap_err().to_string())
     };
-    assert!(said((6, 3, 2), 6, 0)?.contains("expected (filters, 4, width)"));
-    assert!(said((6, 4, 2), 5, 0)?.contains("expected (6)"));
+    assert!(error((6, 3, 2), 6, 0)?.contains("expected (filters, 4, width)"));
+    assert!(error((6, 4, 2), 5, 0)?.contains("expected (6)"));
     assert!(
-        said((6, 4, 5), 6, 1)?
+        error((6, 4, 5), 6, 1)?
             .contains("found a sentence of 4 words including its padding, expected at least 5")
     );
     assert!(ops::conv_max_over_time(&xs, &sequences, &[], 0).is_err());
@@ -117,7 +117,7 @@ fn filters_that_do_not_fit_are_refused() -> Result<()> {
 }
 
 #[test]
-fn ids_outside_the_table_and_other_row_counts_are_refused() -> Result<()> {
+fn ids_outside_the_table_and_wrong_row_counts_are_errors() -> Result<()> {
     let table = Tensor::zeros((4, 2), DType::F32, &CPU)?;
     let error = ops::embedding(&table, &Tensor::new(&[1u32, 4], &CPU)?).unwrap_err().to_string();
     assert!(error.contains("found the id 4, expected one below 4"), "{error}");
