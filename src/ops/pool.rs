@@ -92,7 +92,10 @@ pub(super) fn check(name: &str, xs: &Tensor, config: Pool2dConfig) -> Result<Win
     }
     match Windows::new(kernel, stride, padding, (height, width)) {
         Some(windows) => Ok(windows),
-        None => bail!("{name}: found {config:?} for an input of shape {:?}: the sizes overflow", xs.dims()),
+        None => bail!(
+            "{name}: found kernel {kernel:?} and padding {padding:?} for an input of shape {:?}: the sizes overflow",
+            xs.dims()
+        ),
     }
 }
 

@@ -9,10 +9,10 @@ use super::{
 };
 use candle_core::{D, DType, Result, Tensor, bail};
 
-/// The definition of [`super::linear`].
+/// The definition of [`super::linear()`].
 ///
 /// # Errors
-/// As for [`super::linear`].
+/// As for [`super::linear()`].
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     super::linear::check(xs, weight, bias)?;
     let (outputs, inputs) = weight.dims2()?;
@@ -30,10 +30,10 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     }
 }
 
-/// The definition of [`super::conv2d`]: one matrix product per group, whose columns are the windows of the input.
+/// The definition of [`super::conv2d()`]: one matrix product per group, whose columns are the windows of the input.
 ///
 /// # Errors
-/// As for [`super::conv2d`].
+/// As for [`super::conv2d()`].
 pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
     super::conv2d::check(xs, weight, bias, config)?;
     let Conv2dConfig { stride, padding, dilation, groups } = config;
@@ -64,10 +64,10 @@ pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2
     }
 }
 
-/// The definition of [`super::batch_norm`].
+/// The definition of [`super::batch_norm()`].
 ///
 /// # Errors
-/// As for [`super::batch_norm`].
+/// As for [`super::batch_norm()`].
 pub fn batch_norm(
     xs: &Tensor,
     weight: &Tensor,
@@ -116,11 +116,11 @@ pub fn batch_norm(
     Ok((ys, BatchStatistics { mean: flat(mean)?, variance: flat(variance)? }))
 }
 
-/// The definition of [`super::conv_max_over_time`] and [`super::conv_max_positions`]: the maxima, and where their windows
+/// The definition of [`super::conv_max_over_time()`] and [`super::conv_max_positions()`]: the maxima, and where their windows
 /// begin.
 ///
 /// # Errors
-/// As for [`super::conv_max_over_time`].
+/// As for [`super::conv_max_over_time()`].
 pub fn conv_max_over_time(
     xs: &Tensor,
     sentences: &PackedSequences,
@@ -157,10 +157,10 @@ pub fn conv_max_over_time(
     Ok((Tensor::cat(&maxima, 1)?, positions))
 }
 
-/// The definition of [`super::recurrent`]: one time step after another, for all sequences that have it.
+/// The definition of [`super::recurrent()`]: one time step after another, for all sequences that have it.
 ///
 /// # Errors
-/// As for [`super::recurrent`].
+/// As for [`super::recurrent()`].
 pub fn recurrent(
     cell: Cell,
     xs: &Tensor,
@@ -179,10 +179,10 @@ pub fn recurrent(
     recurrent_layer(cell, &inputs.collect::<Result<Vec<_>>>()?, sequences, weights, state)
 }
 
-/// The definition of [`super::recurrent_tokens`].
+/// The definition of [`super::recurrent_tokens()`].
 ///
 /// # Errors
-/// As for [`super::recurrent_tokens`].
+/// As for [`super::recurrent_tokens()`].
 pub fn recurrent_tokens(
     cell: Cell,
     ids: &Tensor,
@@ -303,10 +303,10 @@ fn cell_step(
     })
 }
 
-/// The definition of [`super::pool_over_time`]: one sequence after another.
+/// The definition of [`super::pool_over_time()`]: one sequence after another.
 ///
 /// # Errors
-/// As for [`super::pool_over_time`].
+/// As for [`super::pool_over_time()`].
 pub fn pool_over_time(xs: &Tensor, sequences: &PackedSequences, pooling: TimePooling) -> Result<Tensor> {
     super::pool_over_time::check(xs, sequences)?;
     let features = xs.dim(1)?;
@@ -328,10 +328,10 @@ pub fn pool_over_time(xs: &Tensor, sequences: &PackedSequences, pooling: TimePoo
     Tensor::stack(&rows.into_iter().map(reduce).collect::<Result<Vec<_>>>()?, 0)
 }
 
-/// The definition of [`super::max_pool2d`].
+/// The definition of [`super::max_pool2d()`].
 ///
 /// # Errors
-/// As for [`super::max_pool2d`].
+/// As for [`super::max_pool2d()`].
 pub fn max_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
     let (height, width) = super::pool::check("max_pool2d", xs, config)?.output();
     let (batch, channels, rows, columns) = xs.dims4()?;
@@ -347,19 +347,19 @@ pub fn max_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
     maxima.reshape((batch, channels, height, width))
 }
 
-/// The definition of [`super::avg_pool2d`].
+/// The definition of [`super::avg_pool2d()`].
 ///
 /// # Errors
-/// As for [`super::avg_pool2d`].
+/// As for [`super::avg_pool2d()`].
 pub fn avg_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
     super::pool::check("avg_pool2d", xs, config)?;
     window_sums(xs, config)? / (config.kernel.0 as f64 * config.kernel.1 as f64)
 }
 
-/// The definition of [`super::l2_pool2d`].
+/// The definition of [`super::l2_pool2d()`].
 ///
 /// # Errors
-/// As for [`super::l2_pool2d`].
+/// As for [`super::l2_pool2d()`].
 pub fn l2_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
     super::pool::check("l2_pool2d", xs, config)?;
     let squares = window_sums(&xs.sqr()?, config)?;
@@ -368,7 +368,7 @@ pub fn l2_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
     is_zero.where_cond(&zeros, &is_zero.where_cond(&squares.ones_like()?, &squares)?.sqrt()?)
 }
 
-/// The definition of [`super::relu`].
+/// The definition of [`super::relu()`].
 ///
 /// # Errors
 /// Those of candle's operations.
@@ -377,7 +377,7 @@ pub fn relu(xs: &Tensor) -> Result<Tensor> {
     xs.le(&zeros)?.where_cond(&zeros, xs)
 }
 
-/// The definition of [`super::sigmoid`].
+/// The definition of [`super::sigmoid()`].
 ///
 /// # Errors
 /// Those of candle's operations.
@@ -385,7 +385,7 @@ pub fn sigmoid(xs: &Tensor) -> Result<Tensor> {
     candle_nn::ops::sigmoid(xs)
 }
 
-/// The definition of [`super::tanh`].
+/// The definition of [`super::tanh()`].
 ///
 /// # Errors
 /// Those of candle's operations.
@@ -393,10 +393,10 @@ pub fn tanh(xs: &Tensor) -> Result<Tensor> {
     xs.tanh()
 }
 
-/// The definition of [`super::softmax_cross_entropy`].
+/// The definition of [`super::softmax_cross_entropy()`].
 ///
 /// # Errors
-/// As for [`super::softmax_cross_entropy`].
+/// As for [`super::softmax_cross_entropy()`].
 pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor, smoothing: f64) -> Result<Tensor> {
     super::loss::check_smoothing(smoothing)?;
     super::loss::check("softmax_cross_entropy", logits, targets)?;
@@ -413,10 +413,10 @@ pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor, smoothing: f64) 
     (log_sum - expected)?.mean_all()
 }
 
-/// The definition of [`super::sigmoid_cross_entropy`].
+/// The definition of [`super::sigmoid_cross_entropy()`].
 ///
 /// # Errors
-/// As for [`super::sigmoid_cross_entropy`].
+/// As for [`super::sigmoid_cross_entropy()`].
 pub fn sigmoid_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     super::loss::check("sigmoid_cross_entropy", logits, targets)?;
     // The target's term is softplus(-x), every other one softplus(x): all are positive, so none cancel.
@@ -424,10 +424,10 @@ pub fn sigmoid_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor
     softplus(&logits.mul(&signs)?)?.sum_all()? / logits.dim(0)? as f64
 }
 
-/// The definition of [`super::quadratic`].
+/// The definition of [`super::quadratic()`].
 ///
 /// # Errors
-/// As for [`super::quadratic`].
+/// As for [`super::quadratic()`].
 pub fn quadratic(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     super::loss::check("quadratic", logits, targets)?;
     let expected = one_hot(logits, targets)?;

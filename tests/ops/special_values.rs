@@ -163,17 +163,6 @@ fn the_reference_of_batch_norm_is_accurate_far_from_zero() -> Result<()> {
 }
 
 #[test]
-fn the_variance_of_a_constant_channel_is_not_negative() -> Result<()> {
-    for i in 0..200 {
-        let xs = Tensor::full(0.1f32 + i as f32 * 0.37, (1, 1, 37, 41), &CPU)?;
-        let ones = Tensor::ones(1, DType::F32, &CPU)?;
-        let found = ops::batch_norm(&xs, &ones, &ones, 0., None, Epilogue::default())?.1;
-        assert!(values(&found.variance)?[0] >= 0., "{found:?}");
-    }
-    Ok(())
-}
-
-#[test]
 fn references_accept_inputs_of_any_layout() -> Result<()> {
     let rng = &mut rng::stream(3, "layouts");
     let sequences = Arc::new(PackedSequences::new(&[3, 1])?);

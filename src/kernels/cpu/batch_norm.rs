@@ -128,9 +128,7 @@ impl Statistics {
             );
         }
         error /= grid.count();
-        let variance = squares / grid.count() - error * error;
-        // Rounding can push the variance of a constant channel below 0. `f64::max` would turn NaN into 0.
-        Self { mean: centre.as_f64() + error, variance: if variance < 0. { 0. } else { variance } }
+        Self { mean: centre.as_f64() + error, variance: squares / grid.count() - error * error }
     }
 
     fn inverse_deviation(&self, epsilon: f64) -> f64 {
