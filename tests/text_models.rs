@@ -231,3 +231,12 @@ fn the_incremental_decoder_predicts_as_the_forward_pass_does() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn embeddings_too_large_for_two_channels_are_an_error() {
+    let config =
+        textcnn::Config { vocabulary: 0, embedding: usize::MAX, ..convolutional(Variant::Multichannel) };
+    let vb = seeded_var_builder(&VarMap::new(), 1, DType::F32, &CPU);
+    let error = TextCnn::new(&config, vb).unwrap_err().to_string();
+    assert!(error.contains("too many for two channels"), "{error}");
+}

@@ -216,13 +216,20 @@ struct Recurrent {
     saved: Arc<OnceLock<SavedForBackward>>,
 }
 
+/// The arguments of the kernels.
+struct KernelArguments<'a, T> {
+    input: Input<'a, T>,
+    weights: Vec<kernel::Weights<'a, T>>,
+    initial: InitialState<T>,
+}
+
 impl Recurrent {
-    /// The arguments of the kernels.
+    /// The arguments of the kernels, from the `count` tensors that are held.
     fn arguments<'a, T: Element>(
         &'a self,
         held: &'a host::Held<'_, impl Deref<Target = Storage>>,
         count: usize,
-    ) -> Result<(Input<'a, T>, Vec<kernel::Weights<'a, T>>, InitialState<T>)> {
+    ) -> Result<KernelArguments<'a, T>> {
         let input = match &self.ids {
             Some(ids) => Input::Tokens(ids),
             None => Input::Features(held.get::<T>(0)?),
@@ -238,13 +245,13 @@ impl Recurrent {
         });
         let state = |i: usize| (i < count).then(|| held.get::<T>(i)).transpose();
         let initial = self.sizes.layer().initial_state(state(state_index)?, state(state_index + 1)?);
-        Ok((input, weights.collect::<Result<_>>()?, initial))
+        Ok(KernelArguments { input, weights: weights.collect::<Result<_>>()?, initial })
     }
 
     fn run<T: Element>(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
         let Sizes { cell, hidden, directions, sequences, .. } = &self.sizes;
         let held = host::hold(args);
-        let (input, weights, initial) = self.arguments::<T>(&held, args.len())?;
+        let KernelArguments { input, weights, initial } = self.arguments::<T>(&held, args.len())?;
         let kernel::Forward { ys, gates, cells } =
             kernel::forward(self.sizes.layer(), input, &weights, &initial);
         let save = |keep: bool, data: Vec<T>| {
@@ -273,7 +280,7 @@ impl Recurrent {
         let empty = Tensor::zeros(0, grad.dtype(), &Device::Cpu)?;
         let optional = [gates, cells, &cell_grad].map(|tensor| tensor.as_ref().unwrap_or(&empty));
         let (given, held) = (host::hold(args), host::hold([ys, grad].into_iter().chain(optional)));
-        let (input, weights, initial) = self.arguments::<T>(&given, args.len())?;
+        let KernelArguments { input, weights, initial } = self.arguments::<T>(&given, args.len())?;
         let (ys, grad) = (held.get::<T>(0)?, held.get::<T>(1)?);
         let saved = Saved { ys, gates: held.get(2)?, cells: held.get(3)? };
         let cell_grad = cell_grad.is_some().then(|| held.get::<T>(4)).transpose()?;
