@@ -20,7 +20,7 @@ pub fn compare<R: Recipe<Data = ImageData>>(
 ) -> Result<Outcome> {
     let Training { settings, start, .. } = training;
     ensure!(start.resume.is_none(), "--resume: a comparison can't be resumed");
-    let mut data = ImageData::load(settings.data_options()?, settings.train_options())?;
+    let mut data = ImageData::load(settings.data_options()?, settings.train_options(), None)?;
     data.validate_on_training();
     let names: Vec<&str> = compared.iter().map(|(name, _)| name.as_str()).collect();
     let config = json!({ "compared": names, "settings": settings });

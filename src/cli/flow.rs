@@ -53,7 +53,7 @@ fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
     if let Some(experiment) = settings.experiment() {
         return experiment(training);
     }
-    let data = R::Data::load(settings.data_options()?, settings.train_options())?;
+    let data = R::Data::load(settings.data_options()?, settings.train_options(), None)?;
     Ok(match fit_and_test(training, settings, &data, start)? {
         Fitted::Tested(_) => Outcome::Done,
         Fitted::Interrupted(run) => interrupted(R::NAME, &run),
@@ -152,7 +152,7 @@ pub(super) fn fit<R: Recipe>(
 
 fn eval<R: Recipe>(trained: Trained<R>, test: &<R::Data as Data>::TestOptions) -> Result<Outcome> {
     let Trained { settings, facts, model, device, .. } = trained;
-    let data = R::Data::load_test(settings.data_options()?, settings.train_options(), facts, test)?;
+    let data = R::Data::load(settings.data_options()?, settings.train_options(), Some((facts, test)))?;
     say(&data.test(&model, None, &device)?.text);
     Ok(Outcome::Done)
 }

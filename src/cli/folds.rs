@@ -16,7 +16,7 @@ pub(super) fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training
     let Training { settings, start, device, .. } = training;
     let options = settings.data_options()?;
     let folds = options.text.folds.context("--folds: not given")?;
-    let mut data = SentenceData::load(options, settings.train_options())?;
+    let mut data = SentenceData::load(options, settings.train_options(), None)?;
     let mut facts = data.record()?;
     // Each fold has its own vocabulary.
     facts.remove("words");

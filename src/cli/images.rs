@@ -95,6 +95,30 @@ pub struct ImageFacts {
     pub normalisation: Option<Normalisation>,
 }
 
+impl ImageFacts {
+    /// Checks that a model for images like these can be tested on `test`.
+    fn check(&self, test: &Images) -> Result<()> {
+        let (found, expected) = (test.class_names(), &self.classes);
+        ensure!(
+            found.len() == expected.len(),
+            "found {} classes, expected the {} of the run",
+            found.len(),
+            expected.len()
+        );
+        if let Some((found, expected)) = found.iter().zip(expected).find(|(a, b)| a != b) {
+            bail!("found the class {found}, expected {expected}, a class of the run");
+        }
+        let size = |(channels, height, width)| format!("{height}x{width} pixels with {channels} channels");
+        ensure!(
+            test.shape() == self.shape,
+            "found images of {}, expected {}",
+            size(test.shape()),
+            size(self.shape)
+        );
+        Ok(())
+    }
+}
+
 /// Labelled images.
 pub struct ImageData {
     options: ImageOptions,
@@ -122,9 +146,23 @@ impl Data for ImageData {
     const METRIC: Metric = Metric::Accuracy;
     const NOUN: &'static str = "images";
 
-    fn load(options: ImageOptions, train: &TrainOptions) -> Result<Self> {
-        let set = image::load(&train.dataset, train.data_dir.as_deref(), options.side).map_err(data_error)?;
+    fn load(
+        options: ImageOptions,
+        train: &TrainOptions,
+        run: Option<(ImageFacts, &TestSet)>,
+    ) -> Result<Self> {
+        let (facts, test) = run.unzip();
+        let (name, dir) = TestSet::resolve(test, train);
+        let side = facts.as_ref().map_or(options.side, |facts| facts.shape.1);
+        let set = image::load(name, dir, side).map_err(data_error)?;
         let ImageSet { training: mut images, validation, mut test } = set;
+        if let Some(facts) = facts {
+            facts.check(&test).with_context(|| format!("data set {name}"))?;
+            if let Some(normalisation) = &facts.normalisation {
+                test.normalise(normalisation.clone())?;
+            }
+            return Ok(Self { options, images: None, training: vec![], validation: vec![], test, facts });
+        }
         let examples = images.len() - validation.unwrap_or(0);
         let (training, validation) =
             flow::split(examples, validation.map(|_| examples..images.len()), train)?;
@@ -141,36 +179,6 @@ impl Data for ImageData {
         let facts =
             ImageFacts { shape: images.shape(), classes: images.class_names().to_vec(), normalisation };
         Ok(Self { options, images: Some(images), training, validation, test, facts })
-    }
-
-    fn load_test(
-        options: ImageOptions,
-        train: &TrainOptions,
-        facts: ImageFacts,
-        test: &TestSet,
-    ) -> Result<Self> {
-        let (name, dir) = test.resolve(train);
-        let mut test = image::load(name, dir, facts.shape.1).map_err(data_error)?.test;
-        let (found, expected) = (test.class_names(), &facts.classes);
-        ensure!(
-            found.len() == expected.len(),
-            "data set {name}: found {} classes, expected the {} of the run",
-            found.len(),
-            expected.len()
-        );
-        if let Some((found, expected)) = found.iter().zip(expected).find(|(a, b)| a != b) {
-            bail!("data set {name}: found the class {found}, expected {expected}, a class of the run");
-        }
-        ensure!(
-            test.shape() == facts.shape,
-            "data set {name}: found images of {}, expected {}",
-            size(test.shape()),
-            size(facts.shape)
-        );
-        if let Some(normalisation) = &facts.normalisation {
-            test.normalise(normalisation.clone())?;
-        }
-        Ok(Self { options, images: None, training: vec![], validation: vec![], test, facts })
     }
 
     fn facts(&self) -> &ImageFacts {
@@ -278,11 +286,6 @@ impl Test {
 /// Named numbers as JSON.
 pub(super) fn numbers(fields: &[(&str, f64)]) -> Map<String, Value> {
     fields.iter().map(|&(name, value)| (name.to_string(), json!(value))).collect()
-}
-
-/// A shape in words.
-fn size((channels, height, width): (usize, usize, usize)) -> String {
-    format!("{height}x{width} pixels with {channels} channels")
 }
 
 /// Reads an image file in the shape that the model expects.

@@ -81,11 +81,6 @@ fn open(options: &LanguageOptions, train: &TrainOptions) -> Result<TextStream> {
     Ok(text)
 }
 
-/// How to cut the text: a batch has one window of each stream.
-fn windowing(options: &LanguageOptions, train: &TrainOptions) -> Windowing {
-    Windowing { streams: train.batch_size, window: options.window }
-}
-
 /// The training, validation and test part of `tokens` tokens.
 fn split(tokens: u64, options: &LanguageOptions, train: &TrainOptions) -> Result<[Range<u64>; 3]> {
     let of = |fraction: f64| (fraction * tokens as f64).round() as u64;
@@ -111,43 +106,36 @@ impl Data for LanguageData {
     const NOUN: &'static str = "tokens";
     const UNIT: &'static str = "tokens";
 
-    fn load(options: LanguageOptions, train: &TrainOptions) -> Result<Self> {
-        let text = open(&options, train)?;
-        let [training, validation, test] = split(text.len(), &options, train)?;
-        let vocabulary = text.vocabulary(training.clone(), options.min_count, options.vocab_size)?;
-        Ok(Self { text, vocabulary, training, validation, test, windowing: windowing(&options, train) })
-    }
-
-    fn load_test(
+    fn load(
         options: LanguageOptions,
         train: &TrainOptions,
-        vocabulary: Vocabulary,
-        test: &TestText,
+        run: Option<(Vocabulary, &TestText)>,
     ) -> Result<Self> {
-        let (text, test) = match &test.text {
-            Some(path) => {
-                let text = TextStream::open(path, options.level)?;
-                show_notes(&text.notes);
-                ensure!(
-                    text.len() >= 2,
-                    "{}: {} tokens to test on, expected at least 2",
-                    text.name(),
-                    text.len()
-                );
-                let all = 0..text.len();
-                (text, all)
-            }
+        let windowing = Windowing { streams: train.batch_size, window: options.window };
+        let Some((vocabulary, TestText { text: file })) = run else {
+            let text = open(&options, train)?;
+            let [training, validation, test] = split(text.len(), &options, train)?;
+            let vocabulary = text.vocabulary(training.clone(), options.min_count, options.vocab_size)?;
+            return Ok(Self { text, vocabulary, training, validation, test, windowing });
+        };
+        let (text, test) = match file {
             None => {
                 let text = open(&options, train)?;
                 let [.., test] = split(text.len(), &options, train)?;
-                ensure!(
-                    test.end - test.start >= 2,
-                    "the run's text has no test part: give a text with --text FILE"
-                );
                 (text, test)
             }
+            file => {
+                let text = open(&LanguageOptions { text: file.clone(), ..options }, train)?;
+                let all = 0..text.len();
+                (text, all)
+            }
         };
-        let windowing = windowing(&options, train);
+        ensure!(
+            test.end - test.start >= 2,
+            "{}: found {} tokens to test on, expected at least 2: give another text with --text FILE",
+            text.name(),
+            test.end - test.start
+        );
         Ok(Self { text, vocabulary, training: 0..0, validation: 0..0, test, windowing })
     }
 

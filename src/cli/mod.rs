@@ -89,11 +89,13 @@ pub struct TestSet {
 }
 
 impl TestSet {
-    /// Name and folder of the data set; by default those of `train`.
-    fn resolve<'a>(&'a self, train: &'a TrainOptions) -> (&'a str, Option<&'a Path>) {
-        match (&self.dataset, &self.data_dir) {
-            (None, None) => (&train.dataset, train.data_dir.as_deref()),
-            (name, dir) => (name.as_deref().unwrap_or(&train.dataset), dir.as_deref()),
+    /// Name and folder of the data set to read: what `test` names, or else the one of `train`.
+    fn resolve<'a>(test: Option<&'a Self>, train: &'a TrainOptions) -> (&'a str, Option<&'a Path>) {
+        match test {
+            Some(Self { dataset, data_dir }) if dataset.is_some() || data_dir.is_some() => {
+                (dataset.as_ref().unwrap_or(&train.dataset), data_dir.as_deref())
+            }
+            _ => (&train.dataset, train.data_dir.as_deref()),
         }
     }
 }

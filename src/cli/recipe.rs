@@ -87,21 +87,14 @@ pub trait Data: Sized {
     /// Whether `predict` reads standard input if it has no arguments.
     const READS_INPUT: bool = false;
 
-    /// Reads the data set for training.
+    /// Reads the data set for training, or, given a run's facts and the options of `eval`, the test data of that run.
     ///
     /// # Errors
-    /// Unknown names, missing or broken files, too few examples.
-    fn load(options: Self::Options, train: &TrainOptions) -> Result<Self>;
-
-    /// Reads the test data for a model that was trained on data described by `facts`.
-    ///
-    /// # Errors
-    /// As for [`load`](Self::load), and when the test data doesn't fit `facts`.
-    fn load_test(
+    /// Unknown names, missing or broken files, too few examples, test data that doesn't fit the facts.
+    fn load(
         options: Self::Options,
         train: &TrainOptions,
-        facts: Self::Facts,
-        test: &Self::TestOptions,
+        run: Option<(Self::Facts, &Self::TestOptions)>,
     ) -> Result<Self>;
 
     /// The facts about this data set.

@@ -72,32 +72,6 @@ pub struct SentenceData {
 }
 
 impl SentenceData {
-    /// Builds the data; the vocabulary is `facts`, or comes from the training part.
-    fn new(
-        options: SentenceOptions,
-        corpus: Corpus,
-        facts: Option<TextFacts>,
-        train: &TrainOptions,
-    ) -> Result<Self> {
-        let fingerprint = corpus.fingerprint();
-        let Corpus { train: training, validation, test, classes, .. } = corpus;
-        let size = |part: &Option<Texts>| part.as_ref().map(Texts::len);
-        let parts = Parts::new(training.len(), size(&validation), size(&test), train)?;
-        let (mut words, mut labels) = (vec![], vec![]);
-        for part in [Some(training), validation, test].into_iter().flatten() {
-            words.extend(part.texts.iter().map(|sentence| options.text.tokenizer.tokens(sentence)));
-            labels.extend(part.labels);
-        }
-        let vectors = match (&facts, &options.text.vectors) {
-            (None, Some(path)) => Some(read_vectors(path, &words, options.text.vocabulary.lower_case)?),
-            _ => None,
-        };
-        let facts =
-            facts.unwrap_or_else(|| new_facts(&options.text, &words, &parts, vectors.as_ref(), classes));
-        let sentences = Sentences::encode(&facts.vocabulary, options.ngrams, &words);
-        Ok(Self { options, words, labels, fingerprint, parts, vectors, sentences, facts })
-    }
-
     /// Number of sentences in all parts.
     pub(super) fn len(&self) -> usize {
         self.words.len()
@@ -171,28 +145,37 @@ impl Data for SentenceData {
     const NOUN: &'static str = "sentences";
     const READS_INPUT: bool = true;
 
-    fn load(options: SentenceOptions, train: &TrainOptions) -> Result<Self> {
-        let corpus = text::load(&train.dataset, train.data_dir.as_deref()).map_err(data_error)?;
-        show_notes(&corpus.notes);
-        Self::new(options, corpus, None, train)
-    }
-
-    fn load_test(
+    fn load(
         options: SentenceOptions,
         train: &TrainOptions,
-        facts: TextFacts,
-        test: &TestSet,
+        run: Option<(TextFacts, &TestSet)>,
     ) -> Result<Self> {
-        let (name, dir) = test.resolve(train);
+        let (facts, test) = run.unzip();
+        let (name, dir) = TestSet::resolve(test, train);
         let corpus = text::load(name, dir).map_err(data_error)?;
         show_notes(&corpus.notes);
-        ensure!(
-            corpus.classes == facts.classes,
-            "data set {name}: found the classes {}, expected {}",
-            corpus.classes.join(", "),
-            facts.classes.join(", ")
-        );
-        Self::new(options, corpus, Some(facts), train)
+        let fingerprint = corpus.fingerprint();
+        let Corpus { train: training, validation, test, classes, .. } = corpus;
+        let size = |part: &Option<Texts>| part.as_ref().map(Texts::len);
+        let parts = Parts::new(training.len(), size(&validation), size(&test), train)?;
+        let (mut words, mut labels) = (vec![], vec![]);
+        for part in [Some(training), validation, test].into_iter().flatten() {
+            words.extend(part.texts.iter().map(|sentence| options.text.tokenizer.tokens(sentence)));
+            labels.extend(part.labels);
+        }
+        let (mut vectors, lower_case) = (None, options.text.vocabulary.lower_case);
+        let facts = match (facts, &options.text.vectors) {
+            (Some(facts), _) => {
+                facts.check_classes(&classes).with_context(|| format!("data set {name}"))?;
+                facts
+            }
+            (None, path) => {
+                vectors = path.as_deref().map(|path| read_vectors(path, &words, lower_case)).transpose()?;
+                new_facts(&options.text, &words, &parts, vectors.as_ref(), classes)
+            }
+        };
+        let sentences = Sentences::encode(&facts.vocabulary, options.ngrams, &words);
+        Ok(Self { options, words, labels, fingerprint, parts, vectors, sentences, facts })
     }
 
     fn facts(&self) -> &TextFacts {

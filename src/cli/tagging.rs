@@ -11,7 +11,7 @@ use crate::data::{
 };
 use crate::nn::{Mode, SentenceModel};
 use crate::train::{Epoch, Metric, Run, Sentences, Tagging, TaggingEvaluation, Task, say};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result};
 use candle_core::{D, Device};
 use serde_json::{Map, Value};
 
@@ -32,28 +32,6 @@ pub struct TaggingData {
 }
 
 impl TaggingData {
-    /// Builds the data; the vocabulary is `facts`, or comes from the training part.
-    fn new(
-        options: &TaggingOptions,
-        corpus: TaggedCorpus,
-        facts: Option<TextFacts>,
-        train: &TrainOptions,
-    ) -> Result<Self> {
-        let fingerprint = corpus.fingerprint();
-        let TaggedCorpus { train: training, validation, test, tags: names, .. } = corpus;
-        let size = |part: &Option<TaggedSentences>| part.as_ref().map(TaggedSentences::len);
-        let parts = Parts::new(training.len(), size(&validation), size(&test), train)?;
-        let (mut words, mut tags) = (vec![], vec![]);
-        for part in [Some(training), validation, test].into_iter().flatten() {
-            words.extend(part.words);
-            tags.extend(part.tags);
-        }
-        let new_facts = || TextFacts::new(&options.vocabulary, &words, &parts.training, names);
-        let facts = facts.unwrap_or_else(new_facts);
-        let words = Sentences::encode(&facts.vocabulary, NGrams::default(), &words);
-        Ok(Self { words, tags: Sentences::new(tags), fingerprint, parts, facts })
-    }
-
     fn tagging<'a>(&'a self, model: &'a dyn SentenceModel, device: &'a Device) -> Tagging<'a> {
         Tagging {
             model,
@@ -77,28 +55,33 @@ impl Data for TaggingData {
     const NOUN: &'static str = "sentences";
     const READS_INPUT: bool = true;
 
-    fn load(options: TaggingOptions, train: &TrainOptions) -> Result<Self> {
-        let corpus = sequence::load(&train.dataset, train.data_dir.as_deref()).map_err(data_error)?;
-        show_notes(&corpus.notes);
-        Self::new(&options, corpus, None, train)
-    }
-
-    fn load_test(
+    fn load(
         options: TaggingOptions,
         train: &TrainOptions,
-        facts: TextFacts,
-        test: &TestSet,
+        run: Option<(TextFacts, &TestSet)>,
     ) -> Result<Self> {
-        let (name, dir) = test.resolve(train);
+        let (facts, test) = run.unzip();
+        let (name, dir) = TestSet::resolve(test, train);
         let corpus = sequence::load(name, dir).map_err(data_error)?;
         show_notes(&corpus.notes);
-        ensure!(
-            corpus.tags == facts.classes,
-            "data set {name}: found the tags {}, expected {}",
-            corpus.tags.join(", "),
-            facts.classes.join(", ")
-        );
-        Self::new(&options, corpus, Some(facts), train)
+        let fingerprint = corpus.fingerprint();
+        let TaggedCorpus { train: training, validation, test, tags: names, .. } = corpus;
+        let size = |part: &Option<TaggedSentences>| part.as_ref().map(TaggedSentences::len);
+        let parts = Parts::new(training.len(), size(&validation), size(&test), train)?;
+        let (mut words, mut tags) = (vec![], vec![]);
+        for part in [Some(training), validation, test].into_iter().flatten() {
+            words.extend(part.words);
+            tags.extend(part.tags);
+        }
+        let facts = match facts {
+            Some(facts) => {
+                facts.check_classes(&names).with_context(|| format!("data set {name}"))?;
+                facts
+            }
+            None => TextFacts::new(&options.vocabulary, &words, &parts.training, names),
+        };
+        let words = Sentences::encode(&facts.vocabulary, NGrams::default(), &words);
+        Ok(Self { words, tags: Sentences::new(tags), fingerprint, parts, facts })
     }
 
     fn facts(&self) -> &TextFacts {

@@ -3,7 +3,7 @@
 use crate::cli::options::positive;
 use crate::data::Vocabulary;
 use crate::train::Run;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -45,6 +45,18 @@ impl TextFacts {
     ) -> Self {
         let words = training.iter().map(|&i| &sentences[i as usize]);
         Self { vocabulary: Vocabulary::new(words, options.lower_case, options.min_count), classes }
+    }
+
+    /// Checks that a model for these classes can be tested on data with the classes `found`.
+    pub(super) fn check_classes(&self, found: &[String]) -> Result<()> {
+        let expected = &self.classes;
+        ensure!(
+            found == expected,
+            "found the classes {}, expected {}",
+            found.join(", "),
+            expected.join(", ")
+        );
+        Ok(())
     }
 
     /// The fields of `config.json`: the classes under `name`, the number of known words, and the data's fingerprint.
