@@ -16,7 +16,6 @@
 //! ([`replace_context`]), and every function here empties the slot before it waits and refills it afterwards: a job always
 //! starts with an empty slot. The type of the state is the business of the code that stores it.
 
-use super::real::Real;
 use rayon::prelude::*;
 use std::any::Any;
 use std::cell::Cell;
@@ -70,33 +69,6 @@ pub(crate) fn for_each_piece<T: Send>(data: &mut [T], size: usize, work: impl Fn
             pieces.for_each(|(i, piece)| work(i, piece));
         }),
     }
-}
-
-/// A new vector of `len` numbers, of which `work(i, piece)` writes consecutive pieces as in `for_each_piece`.
-///
-/// # Safety
-/// `work` must write every element of its piece before it reads it.
-pub(crate) unsafe fn build<T: Real>(
-    len: usize,
-    size: usize,
-    work: impl Fn(usize, &mut [T]) + Sync,
-) -> Vec<T> {
-    // SAFETY: the pieces, all of which `work` writes, make up the whole.
-    let mut data = unsafe { unwritten(len) };
-    for_each_piece(&mut data, size, work);
-    data
-}
-
-/// `len` numbers, whatever they may be: memory that is not cleared first.
-///
-/// # Safety
-/// Each must be written before it is read.
-#[allow(clippy::uninit_vec)]
-pub(crate) unsafe fn unwritten<T: Real>(len: usize) -> Vec<T> {
-    let mut data = Vec::with_capacity(len);
-    // SAFETY: the memory is there, any bits make a number, and the caller reads none before it is written.
-    unsafe { data.set_len(len) };
-    data
 }
 
 /// A mutable slice whose parts several threads write at the same time.
