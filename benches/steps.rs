@@ -1,7 +1,7 @@
-//! Times one training step (forward, loss, backward, optimizer step) of a row of the benchmark.
+//! Times one training step (forward, loss, backward, optimizer step) of one row of the benchmark.
 //!
 //! `cargo bench --bench steps -- ROW [--threads N] [--seconds S] [--examples N]` prints one line of JSON, as
-//! `benches/peers.py` does for the same work in PyTorch; `benches/compare.sh` runs the two in turn.
+//! `benches/peers.py` does for the same work in PyTorch. `benches/compare.sh` runs the two alternately.
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
@@ -36,10 +36,10 @@ struct Arguments {
     threads: usize,
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Of an epoch
+    /// Examples of an epoch
     #[arg(long, default_value_t = 60_000)]
     examples: usize,
-    /// Given by `cargo bench`
+    /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -54,7 +54,7 @@ fn time(arguments: &Arguments) -> Result<()> {
     let time = match arguments.row.as_str() {
         "mlp" => median(mlp()?, seconds, None)?,
         "lenet" => median(lenet()?, seconds, None)?,
-        // An epoch is timed whole, because its steps differ.
+        // A whole epoch is timed, because its steps differ.
         "lenet_epoch" => {
             median(lenet_epoch(arguments.examples)?, seconds, Some(arguments.examples.div_ceil(64)))?
         }
@@ -66,7 +66,7 @@ fn time(arguments: &Arguments) -> Result<()> {
         "resnet20" => median(resnet20(32)?, seconds, None)?,
         "resnet20_128" => median(resnet20(128)?, seconds, None)?,
         "product" => median(product()?, seconds, None)?,
-        row => bail!("row {row}: not known; --help names them"),
+        row => bail!("row {row}: unknown; --help lists the rows"),
     };
     let line = json!({
         "name": arguments.row, "milliseconds_per_step": 1e3 * time, "peak_rss_mb": peak_rss()? / 1e6,
@@ -110,13 +110,13 @@ fn mlp() -> Result<impl FnMut() -> Result<()>> {
         dropout: 0.0,
     };
     let mut training = Training::new(|vb| Mlp::new(&config, vb), Sgd::default(), 0.5)?;
-    let (xs, labels) = pictures(10)?.batch(&(0..10).collect::<Vec<_>>(), &Device::Cpu)?;
+    let (xs, labels) = random_images(10)?.batch(&(0..10).collect::<Vec<_>>(), &Device::Cpu)?;
     Ok(move || training.step(&xs, &labels, 0).map(drop))
 }
 
 fn lenet() -> Result<impl FnMut() -> Result<()>> {
     let mut training = Training::new(|vb| LeNet::new(&lenet::Config::default(), vb), Adam::adamw(), 1e-3)?;
-    let (xs, labels) = pictures(64)?.batch(&(0..64).collect::<Vec<_>>(), &Device::Cpu)?;
+    let (xs, labels) = random_images(64)?.batch(&(0..64).collect::<Vec<_>>(), &Device::Cpu)?;
     Ok(move || training.step(&xs, &labels, 0).map(drop))
 }
 
@@ -125,14 +125,14 @@ fn resnet20(batch: usize) -> Result<impl FnMut() -> Result<()>> {
     let sgd = Sgd { momentum: 0.9, weight_decay: 1e-4, decay_biases: true, ..Sgd::default() };
     let mut training = Training::new(|vb| ResNet::new(&config, vb), sgd, 0.1)?;
     let xs = Tensor::from_iter((0..batch * 3 * 32 * 32).map(|i| (i as f32).sin()), &Device::Cpu)?;
-    let (xs, labels) = (xs.reshape((batch, 3, 32, 32))?, numbers("labels", batch, 10)?);
+    let (xs, labels) = (xs.reshape((batch, 3, 32, 32))?, random_ids("labels", batch, 10)?);
     Ok(move || training.step(&xs, &labels, 0).map(drop))
 }
 
-/// `lenet` as a training run sees it: shuffled each epoch, bytes made into floats batch by batch, the loss read.
+/// `lenet` as in a training run: shuffled each epoch, bytes converted to floats per batch, and the loss read.
 fn lenet_epoch(examples: usize) -> Result<impl FnMut() -> Result<()>> {
     let mut training = Training::new(|vb| LeNet::new(&lenet::Config::default(), vb), Adam::adamw(), 1e-3)?;
-    let images = pictures(examples)?;
+    let images = random_images(examples)?;
     let mut order: Vec<u32> = (0..examples as u32).collect();
     let (mut start, mut epoch) = (examples, 0);
     Ok(move || {
@@ -147,7 +147,7 @@ fn lenet_epoch(examples: usize) -> Result<impl FnMut() -> Result<()>> {
     })
 }
 
-/// A character model, on the same windows again and again.
+/// A character model, on the same windows in each step.
 fn language_model(cell: Cell, size: usize, steps: usize, batch: usize) -> Result<impl FnMut() -> Result<()>> {
     let config = language_model::Config {
         vocabulary: 65,
@@ -159,7 +159,7 @@ fn language_model(cell: Cell, size: usize, steps: usize, batch: usize) -> Result
         tie_weights: false,
     };
     let texts = Arc::new(PackedSequences::new(&vec![steps; batch])?);
-    let (ids, targets) = (numbers("ids", texts.rows(), 65)?, numbers("targets", texts.rows(), 65)?);
+    let (ids, targets) = (random_ids("ids", texts.rows(), 65)?, random_ids("targets", texts.rows(), 65)?);
     let vars = VarMap::new();
     let model = LanguageModel::new(&config, seeded_var_builder(&vars, 1, DType::F32, &Device::Cpu))?;
     let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
@@ -182,10 +182,11 @@ fn birnn() -> Result<impl FnMut() -> Result<()>> {
         dropout: 0.0,
         tags: 9,
     };
-    // 32 lengths from 5 to 40, 705 words in all.
+    // 32 lengths from 5 to 40, 705 words in total.
     let lengths: Vec<usize> = (0..32).map(|i| 5 + i * 35 / 31).collect();
     let sentences = Arc::new(PackedSequences::new(&lengths)?);
-    let (ids, tags) = (numbers("ids", sentences.rows(), 20_000)?, numbers("tags", sentences.rows(), 9)?);
+    let (ids, tags) =
+        (random_ids("ids", sentences.rows(), 20_000)?, random_ids("tags", sentences.rows(), 9)?);
     let vars = VarMap::new();
     let model = BiRnn::new(&config, seeded_var_builder(&vars, 1, DType::F32, &Device::Cpu))?;
     sentence_model(model, Optimizer::new(Adam::adamw(), &vars)?, sentences, ids, tags)
@@ -202,13 +203,13 @@ fn textcnn() -> Result<impl FnMut() -> Result<()>> {
         classes: 2,
     };
     let sentences = Arc::new(PackedSequences::new(&[56; 50])?);
-    let (ids, classes) = (numbers("ids", sentences.rows(), 18_766)?, numbers("classes", 50, 2)?);
+    let (ids, classes) = (random_ids("ids", sentences.rows(), 18_766)?, random_ids("classes", 50, 2)?);
     let vars = VarMap::new();
     let model = TextCnn::new(&config, seeded_var_builder(&vars, 1, DType::F32, &Device::Cpu))?;
     sentence_model(model, Optimizer::new(Adam::adamw(), &vars)?, sentences, ids, classes)
 }
 
-/// On the same batch again and again.
+/// A model of sentences, on the same batch in each step.
 fn sentence_model(
     model: impl SentenceModel,
     mut optimizer: Optimizer,
@@ -226,7 +227,7 @@ fn sentence_model(
     })
 }
 
-/// 2 * 1024^3 operations, to know the machine's rate by.
+/// A product of 2 * 1024^3 operations, which measures the machine's peak rate.
 fn product() -> Result<impl FnMut() -> Result<()>> {
     let size = 1024;
     let ones = Tensor::ones((size, size), DType::F32, &Device::Cpu)?;
@@ -236,13 +237,13 @@ fn product() -> Result<impl FnMut() -> Result<()>> {
     })
 }
 
-fn numbers(purpose: &str, count: usize, below: u32) -> Result<Tensor> {
+fn random_ids(purpose: &str, count: usize, below: u32) -> Result<Tensor> {
     let mut rng = rng::stream(1, purpose);
-    let numbers = (0..count).map(|_| rng.random_range(0..below)).collect();
-    Ok(Tensor::from_vec(numbers, count, &Device::Cpu)?)
+    let ids = (0..count).map(|_| rng.random_range(0..below)).collect();
+    Ok(Tensor::from_vec(ids, count, &Device::Cpu)?)
 }
 
-fn pictures(count: usize) -> Result<Images> {
+fn random_images(count: usize) -> Result<Images> {
     let mut rng = rng::stream(1, "pictures");
     let mut pixels = vec![0; count * 784];
     rng.fill(&mut pixels[..]);
@@ -250,7 +251,7 @@ fn pictures(count: usize) -> Result<Images> {
     Ok(Images::new(pixels, labels, (1, 28, 28), 10)?)
 }
 
-/// Median seconds of a step, over blocks of `block` steps (as many as take some 50 ms, where it is not given).
+/// Median seconds per step over blocks of `block` steps, by default as many as take about 50 ms.
 fn median(mut step: impl FnMut() -> Result<()>, time: Duration, block: Option<usize>) -> Result<f64> {
     let (mut warm, start) = (0, Instant::now());
     while warm < 3 || start.elapsed() < Duration::from_millis(500) {
@@ -270,10 +271,10 @@ fn median(mut step: impl FnMut() -> Result<()>, time: Duration, block: Option<us
     Ok(blocks[blocks.len() / 2])
 }
 
-/// The most memory this process has held, in bytes.
+/// Peak memory of this process in bytes.
 fn peak_rss() -> Result<f64> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes = line.map_or(Some(0.0), |line| line.trim().trim_end_matches(" kB").parse().ok());
-    Ok(1024.0 * kilobytes.context("/proc/self/status: VmHWM is no number of kB")?)
+    Ok(1024.0 * kilobytes.context("/proc/self/status: VmHWM is not a number of kB")?)
 }
