@@ -12,8 +12,8 @@
 //!
 //! ```
 //! use candle_core::{DType, Device, Result, Tensor};
-//! use candle_nn::{Linear, Module, VarBuilder, VarMap};
-//! use candle_textbook::nn::Mode;
+//! use candle_nn::{Linear, Module, VarMap};
+//! use candle_textbook::nn::{Mode, seeded_var_builder};
 //! use candle_textbook::optim::{Adam, Optimizer};
 //! use candle_textbook::train::{Lines, Metric, Run, Score, Task, Trainer, TrainerOptions};
 //!
@@ -54,13 +54,13 @@
 //! }
 //!
 //! # fn main() -> anyhow::Result<()> {
-//! # let dir = tempfile::tempdir()?;
-//! # let out = Some(dir.path());
 //! let vars = VarMap::new();
-//! let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+//! let vb = seeded_var_builder(&vars, 42, DType::F32, &Device::Cpu);
 //! let task = Signs { layer: candle_nn::linear(1, 2, vb)? };
 //! let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
-//! let run = Run::create("signs", out, &serde_json::json!({}))?;
+//! let out = tempfile::tempdir()?;
+//! // `None` instead of a folder stands for the next one under `runs/signs/`.
+//! let run = Run::create("signs", Some(out.path()), &serde_json::json!({}))?;
 //! let options = TrainerOptions { epochs: 20, batch_size: 10, learning_rate: 0.05, ..Default::default() };
 //! let report = Trainer { options, run: &run, progress: &Lines }.fit(&task, &vars, &mut optimizer)?;
 //! assert_eq!(report.epochs[report.best_epoch - 1].validation.metric, 1.0);
@@ -79,9 +79,10 @@
 //! 5. The trainer saves a checkpoint.
 //!
 //! Training ends after the last epoch, after [`TrainerOptions::patience`] epochs without a better score, or when a plateau
-//! schedule ends it. [`Trainer::fit`] then loads the best weights into the variables. It never sees the test data: evaluate
-//! the model on them afterwards, with [`evaluate_images`], [`SentenceClassification::evaluate`], [`Tagging::evaluate`] or
-//! [`evaluate_text`], and append the result to the metrics with [`Run::write_final`].
+//! schedule ends it. [`Trainer::fit`] then loads the best weights into the variables. The validation data alone decide which
+//! weights are the best; the trainer has no access to test data. Evaluate the model on them once, at the end, with
+//! [`evaluate_images`], [`SentenceClassification::evaluate`], [`Tagging::evaluate`] or [`evaluate_text`], and add the result to
+//! the metrics with [`Run::write_final`].
 //!
 //! # The run folder
 //!
@@ -103,10 +104,15 @@
 //! To resume, build model, task, optimizer and options as before, open the folder with [`Run::open`], and call
 //! [`Trainer::fit`]. It finds the checkpoint and continues, in the middle of an epoch if need be. The result has the same
 //! bits as an uninterrupted run, because every random draw is a function of the seed and its place in training: no
-//! generator state needs saving. This requires the same data. [`Run::check_facts`] refuses a run whose data has changed.
+//! generator state needs saving. Initial weights are reproducible, too, with [`seeded_var_builder`].
 //!
-//! To stop early and in order, set [`INTERRUPTED`]: the trainer finishes the step, saves a checkpoint, and returns a
-//! [`Report`] with `interrupted` set. A killed process resumes from its last checkpoint.
+//! An exact resume needs the same data; [`Run::check_facts`] refuses to resume if they have changed.
+//!
+//! [`seeded_var_builder`]: crate::nn::seeded_var_builder
+//!
+//! To stop gracefully, set [`INTERRUPTED`]: the trainer finishes the step, saves a checkpoint, and returns a [`Report`] with
+//! `interrupted` set. Reset the flag before training again in the same process. A killed process resumes from its last
+//! checkpoint.
 
 mod checkpoint;
 mod evaluation;
