@@ -88,6 +88,9 @@ impl PartialEq for Files {
 
 /// Reads the images `indices` in parallel, each `(3, side, side)` row-major, one after another.
 fn read_files(paths: &[PathBuf], indices: &[u32], side: usize) -> Result<Vec<u8>> {
-    let images = parallel::map(indices.len(), |at| read_square(&paths[indices[at] as usize], side));
+    let mut images: Vec<Result<Vec<u8>>> = indices.iter().map(|_| Ok(vec![])).collect();
+    parallel::for_each_piece(&mut images, 1, |at, image| {
+        image[0] = read_square(&paths[indices[at] as usize], side);
+    });
     Ok(images.into_iter().collect::<Result<Vec<_>>>()?.concat())
 }
