@@ -173,7 +173,7 @@ fn in_pool<R: Send>(threads: usize, jobs: usize, job: impl Fn(usize) -> R + Sync
 #[test]
 fn no_grad_does_not_reach_jobs_that_its_thread_runs_while_it_waits() -> Result<()> {
     // Large enough for `relu` to use the pool and wait there.
-    let x = Var::from_tensor(&Tensor::ones(1 << 20, DType::F32, &CPU)?)?;
+    let x = Var::from_tensor(&Tensor::ones(1 << 19, DType::F32, &CPU)?)?;
     for threads in [2, 4] {
         let tracked = in_pool(threads, 400, |job| match job % 2 {
             0 => ops::no_grad(|| ops::relu(&x)).map(|ys| !ys.track_op()),

@@ -71,14 +71,6 @@ pub(crate) fn for_each_piece<T: Send>(data: &mut [T], size: usize, work: impl Fn
     }
 }
 
-/// Returns `f(0), f(1), .. f(len - 1)`, computed in parallel.
-pub(crate) fn map<R: Send>(len: usize, f: impl Fn(usize) -> R + Sync) -> Vec<R> {
-    match len {
-        0 | 1 => (0..len).map(f).collect(),
-        _ => without_context(|| (0..len).into_par_iter().map(&f).collect()),
-    }
-}
-
 /// A mutable slice whose parts several threads write at the same time.
 pub(crate) struct Shared<'a, T> {
     start: *mut T,
@@ -124,7 +116,6 @@ mod tests {
         replace_context(Some(Box::new(7u32)));
         for_each_chunk(50, |_| assert_eq!(context(), None));
         for_each_piece(&mut [0; 50], 1, |_, _| assert_eq!(context(), None));
-        assert!(map(50, |_| context()).iter().all(Option::is_none));
         assert_eq!(context(), Some(7));
         let panicked = std::panic::catch_unwind(|| for_each_chunk(2, |_| panic!("on purpose")));
         assert!(panicked.is_err());
