@@ -548,7 +548,7 @@ fn predict_refuses_files_without_a_digit() {
     png(&place.path().join("good.png"), 0, 3);
     refused(&place, "lenet", "predict run gone.png", 1, &["gone.png", "can't be opened"]);
     refused(&place, "lenet", "predict run text.png", 1, &["text.png", "expected a PNG or JPEG"]);
-    refused(&place, "lenet", "predict run blank.png", 1, &["blank.png", "no digit in the picture"]);
+    refused(&place, "lenet", "predict run blank.png", 1, &["blank.png", "no digit in the image"]);
     refused(&place, "lenet", "predict run", 1, &["name at least one PNG or JPEG"]);
     refused(&place, "lenet", "predict good.png", 1, &["found no run"]);
     done(&place, "lenet", "predict run good.png");

@@ -160,7 +160,7 @@ fn bad_folders_and_images_are_named_and_leave_no_run() {
             fs::remove_dir_all(dir.join("train/lying")).unwrap();
             fs::create_dir(dir.join("train/lying")).unwrap();
         },
-        &["train/lying", "no pictures"],
+        &["train/lying", "no images"],
     );
     refuse(
         &|dir| fs::write(dir.join("train/lying/001.png"), "no").unwrap(),
