@@ -401,6 +401,14 @@ fn wrong_options_are_refused() {
 }
 
 #[test]
+fn an_instruction_set_that_does_not_exist_is_refused() {
+    let place = place();
+    let output =
+        command(&place, "lenet").args(["eval", "run"]).env("CANDLE_TEXTBOOK_SIMD", "mmx").output().unwrap();
+    one_error(&output, 1, &["CANDLE_TEXTBOOK_SIMD", "mmx"]);
+}
+
+#[test]
 fn an_mlp_trains_on_colour_images() {
     let place = place();
     done(&place, "mlp", "--dataset shapes --train-limit 100 --epochs 1 --quiet --out run");

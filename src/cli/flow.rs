@@ -5,6 +5,7 @@ use super::options::TrainOptions;
 use super::process::catch_interrupts;
 use super::recipe::{Command, Data, Recipe, Test, Trained};
 use super::{MachineOptions, Outcome};
+use crate::device;
 use crate::nn::{BatchNorm2d, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
 use crate::train::{self, Epoch, Metric, Progress, Report, Run, Trainer, say};
@@ -31,6 +32,8 @@ pub struct Training<R> {
 
 /// Runs what the command line asks for.
 pub(super) fn run<R: Recipe>(request: Request<R>) -> Result<Outcome> {
+    // Refuses an instruction set in the environment that the processor lacks.
+    device::instruction_set()?;
     match request {
         Request::Train { settings, start, machine, progress } => {
             catch_interrupts()?;
