@@ -1,29 +1,12 @@
 //! Batch normalisation (Ioffe and Szegedy 2015), fused with the residual add and the ReLU that often follow it.
 
+use super::arguments::{BatchStatistics, Epilogue, check_batch_norm};
 use super::autograd::{self, Operation};
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::batch_norm::{self as kernel, Backward, Forward, Grid, Statistics};
-use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor};
 use std::sync::{Arc, OnceLock};
-
-/// The mean and the biased variance of each channel.
-#[derive(Debug, Clone)]
-pub struct BatchStatistics {
-    /// `(channels)`
-    pub mean: Tensor,
-    /// `(channels)`, divided by the number of elements and not by one less.
-    pub variance: Tensor,
-}
-
-/// Operations fused into the normalisation: an optional residual add, then an optional ReLU.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Epilogue<'a> {
-    /// The residual, a tensor of the input's shape.
-    pub add: Option<&'a Tensor>,
-    /// Whether a ReLU follows.
-    pub relu: bool,
-}
 
 /// Normalises each channel of `xs` `(batch, channels, height, width)`, like PyTorch's `batch_norm`.
 ///
@@ -41,7 +24,7 @@ pub fn batch_norm(
     running: Option<&BatchStatistics>,
     epilogue: Epilogue,
 ) -> Result<(Tensor, BatchStatistics)> {
-    let grid = check(xs, weight, bias, running, epilogue)?;
+    let grid = check_batch_norm(xs, weight, bias, running, epilogue)?;
     if !xs.device().is_cpu() {
         return reference::batch_norm(xs, weight, bias, epsilon, running, epilogue);
     }
@@ -72,47 +55,6 @@ pub fn batch_norm(
             variance: tensor(|channel| channel.variance)?,
         },
     ))
-}
-
-/// Checks the shapes and returns the input's layout.
-pub(super) fn check(
-    xs: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    running: Option<&BatchStatistics>,
-    epilogue: Epilogue,
-) -> Result<Grid> {
-    let &[batch, channels, height, width] = xs.dims() else {
-        bail!(
-            "batch_norm: found an input of shape {:?}, expected (batch, channels, height, width)",
-            xs.dims()
-        )
-    };
-    let plane = height.checked_mul(width).filter(|&plane| plane > 0);
-    let Some(plane) = plane.filter(|plane| plane.checked_mul(channels).is_some_and(|example| example > 0))
-    else {
-        bail!(
-            "batch_norm: found an input of shape {:?}, expected at least one channel, row and column",
-            xs.dims()
-        )
-    };
-    let running = running.map(|running| [("mean", &running.mean), ("variance", &running.variance)]);
-    let vectors = [("weight", weight), ("bias", bias)].into_iter().chain(running.into_iter().flatten());
-    for (name, found) in vectors {
-        if found.dims() != [channels] {
-            bail!("batch_norm: found a {name} of shape {:?}, expected ({channels})", found.dims());
-        }
-    }
-    if let Some(add) = epilogue.add
-        && add.dims() != xs.dims()
-    {
-        bail!(
-            "batch_norm: found a residual of shape {:?}, expected the input's shape {:?}",
-            add.dims(),
-            xs.dims()
-        );
-    }
-    Ok(Grid { batch, channels, plane })
 }
 
 struct BatchNorm {

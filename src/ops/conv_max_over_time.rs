@@ -1,20 +1,12 @@
 //! Convolution over the words of sentences and the maximum of each filter over time, fused.
 
+use super::arguments::{ConvFilters, check_conv_max_over_time};
 use super::autograd::{self, Operation};
 use super::host::{self, Element, with_real};
 use super::{PackedSequences, reference};
 use crate::kernels::cpu::conv_max_over_time::{self as kernel, FilterSize, Layout, Maxima};
 use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 use std::sync::{Arc, OnceLock};
-
-/// Convolution filters of one width.
-#[derive(Debug, Clone)]
-pub struct ConvFilters {
-    /// `(filters, features, width)`, as in PyTorch's `Conv1d`.
-    pub weight: Tensor,
-    /// `(filters)`
-    pub bias: Tensor,
-}
 
 /// Convolves sentences with `filters` and takes each filter's maximum over time: `(batch, filters)`.
 ///
@@ -31,7 +23,7 @@ pub fn conv_max_over_time(
     filters: &[ConvFilters],
     padding: usize,
 ) -> Result<Tensor> {
-    let (layout, sizes) = check(xs, sentences, filters, padding)?;
+    let (layout, sizes) = check_conv_max_over_time(xs, sentences, filters, padding)?;
     if !xs.device().is_cpu() {
         return Ok(reference::conv_max_over_time(xs, sentences, filters, padding)?.0);
     }
@@ -51,7 +43,7 @@ pub fn conv_max_positions(
     filters: &[ConvFilters],
     padding: usize,
 ) -> Result<Vec<Vec<i64>>> {
-    let (layout, sizes) = check(xs, sentences, filters, padding)?;
+    let (layout, sizes) = check_conv_max_over_time(xs, sentences, filters, padding)?;
     if !xs.device().is_cpu() {
         return Ok(reference::conv_max_over_time(xs, sentences, filters, padding)?.1);
     }
@@ -62,45 +54,6 @@ pub fn conv_max_positions(
     let positions =
         |(rows, &start): (&[u32], &usize)| rows.iter().map(|&row| i64::from(row) - start as i64).collect();
     Ok(sentences.map(positions).collect())
-}
-
-/// Checks the arguments; returns the layout of the sentences and the size of each element of `filters`.
-pub(super) fn check(
-    xs: &Tensor,
-    sentences: &PackedSequences,
-    filters: &[ConvFilters],
-    padding: usize,
-) -> Result<(Layout, Vec<FilterSize>)> {
-    const OP: &str = "conv_max_over_time";
-    let features = match xs.dims() {
-        &[rows, features] if rows == sentences.rows() && features > 0 => features,
-        dims => bail!("{OP}: found an input of shape {dims:?}, expected ({}, features)", sentences.rows()),
-    };
-    if filters.is_empty() {
-        bail!("{OP}: found no filters, expected at least one");
-    }
-    let lengths = sentences.lengths();
-    let shortest = lengths.iter().min().copied().unwrap_or(0);
-    let Some(layout) = Layout::new(lengths, padding, features) else {
-        bail!("{OP}: found a padding of {padding}: the sizes overflow")
-    };
-    let shortest = shortest + 2 * padding;
-    let size = |ConvFilters { weight, bias }: &ConvFilters| {
-        let (count, width) = match weight.dims() {
-            &[count, found, width] if found == features && count > 0 && width > 0 => (count, width),
-            dims => bail!("{OP}: found a weight of shape {dims:?}, expected (filters, {features}, width)"),
-        };
-        if bias.dims() != [count] {
-            bail!("{OP}: found a bias of shape {:?}, expected ({count})", bias.dims());
-        }
-        if shortest < width {
-            bail!(
-                "{OP}: found a sentence of {shortest} words including its padding, expected at least {width}"
-            );
-        }
-        Ok(FilterSize { count, width })
-    };
-    Ok((layout, filters.iter().map(size).collect::<Result<_>>()?))
 }
 
 /// The operation's arguments: the words, then the weight and the bias of each width.

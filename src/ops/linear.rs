@@ -1,10 +1,11 @@
 //! The fully connected layer.
 
+use super::arguments::check_linear;
 use super::autograd::{self, Operation, gradients};
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::linear::{Dims, column_sums, forward, input_grad, weight_grad};
-use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, Result, Shape, Tensor};
 
 /// Applies a fully connected layer: `xs * weight^T + bias`, PyTorch's `linear`.
 ///
@@ -13,37 +14,12 @@ use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
 /// # Errors
 /// Fails if the shapes do not match.
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    check(xs, weight, bias)?;
+    check_linear(xs, weight, bias)?;
     if !xs.device().is_cpu() {
         return reference::linear(xs, weight, bias);
     }
     let args = [Some(xs), Some(weight), bias].into_iter().flatten().map(Tensor::contiguous);
     autograd::apply(Linear, args.collect::<Result<_>>()?)
-}
-
-/// Checks the shapes.
-pub(super) fn check(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
-    let &[outputs, inputs] = weight.dims() else {
-        bail!("linear: found a weight of shape {:?}, expected (out, in)", weight.dims())
-    };
-    if xs.dims().last() != Some(&inputs) {
-        bail!(
-            "linear: found an input of shape {:?}, expected (.., {inputs}) for a weight of shape {:?}",
-            xs.dims(),
-            weight.dims()
-        );
-    }
-    check_bias("linear", bias, outputs)
-}
-
-/// Fails if the shape of `bias` is not `(outputs)`.
-pub(super) fn check_bias(op: &str, bias: Option<&Tensor>, outputs: usize) -> Result<()> {
-    match bias.map(Tensor::dims) {
-        Some(dims) if dims != [outputs] => {
-            bail!("{op}: found a bias of shape {dims:?}, expected ({outputs}), one value per output")
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The arguments are the input, the weight and, if there is one, the bias.

@@ -3,11 +3,12 @@
 //! Each takes `logits` `(batch, classes)` and `targets` `(batch)`, the u32 class labels. The forward pass also computes the
 //! gradient, which costs little more, unless nothing records it.
 
+use super::arguments::{check_loss, check_smoothing};
 use super::autograd::{self, Operation};
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::loss::{self as kernel, Loss};
-use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
 /// The mean of `-ln softmax(logits)[target]`: PyTorch's `cross_entropy`, and the log-likelihood cost of Nielsen, eq. 80.
@@ -51,45 +52,12 @@ fn apply(
     targets: &Tensor,
     reference: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    match check(name, logits, targets)? {
+    match check_loss(name, logits, targets)? {
         Some(labels) => {
             let op = Classification::new(name, loss, labels, logits);
             autograd::apply(op, vec![logits.contiguous()?])
         }
         None => reference(logits, targets),
-    }
-}
-
-pub(super) fn check_smoothing(smoothing: f64) -> Result<()> {
-    if !(0.0..=1.0).contains(&smoothing) {
-        bail!("softmax_cross_entropy: found a label smoothing of {smoothing}, expected one from 0 to 1");
-    }
-    Ok(())
-}
-
-/// Checks the shapes; for logits on the CPU also checks and returns the labels.
-pub(super) fn check(name: &str, logits: &Tensor, targets: &Tensor) -> Result<Option<Vec<u32>>> {
-    let &[batch, classes] = logits.dims() else {
-        bail!("{name}: found logits of shape {:?}, expected (batch, classes)", logits.dims())
-    };
-    if targets.dims() != [batch] || targets.dtype() != DType::U32 {
-        let (dims, dtype) = (targets.dims(), targets.dtype().as_str());
-        bail!(
-            "{name}: found {dtype} targets of shape {dims:?}, expected u32 of shape ({batch}), the logits' batch"
-        );
-    }
-    if batch == 0 {
-        bail!("{name}: found an empty batch, which has no mean; expected at least one example");
-    }
-    if !logits.device().is_cpu() {
-        return Ok(None);
-    }
-    let labels = targets.to_vec1::<u32>()?;
-    match labels.iter().find(|&&label| label as usize >= classes) {
-        Some(label) => {
-            bail!("{name}: found the target {label}, expected one below {classes}, the number of classes")
-        }
-        None => Ok(Some(labels)),
     }
 }
 

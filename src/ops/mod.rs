@@ -6,6 +6,7 @@
 //! work on a contiguous copy of a tensor that is not contiguous.
 
 mod activation;
+mod arguments;
 mod autograd;
 mod batch_norm;
 mod conv2d;
@@ -22,12 +23,17 @@ mod recurrent;
 pub mod reference;
 mod sequences;
 
+pub use arguments::{
+    BatchStatistics, Conv2dConfig, ConvFilters, Epilogue, Pool2dConfig, RecurrentState, RecurrentWeights,
+    TimePooling,
+};
+
 // The backward pass.
 pub use autograd::{RowGradients, backward, no_grad};
 
 // Layers with weights.
-pub use batch_norm::{BatchStatistics, Epilogue, batch_norm};
-pub use conv2d::{Conv2dConfig, conv2d};
+pub use batch_norm::batch_norm;
+pub use conv2d::conv2d;
 pub use embedding::{embedding, embedding_mean};
 pub use linear::linear;
 
@@ -35,12 +41,12 @@ pub use linear::linear;
 pub use activation::{relu, sigmoid, tanh};
 pub use dropout::dropout;
 pub use loss::{quadratic, sigmoid_cross_entropy, softmax_cross_entropy};
-pub use pool::{Pool2dConfig, avg_pool2d, l2_pool2d, max_pool2d};
+pub use pool::{avg_pool2d, l2_pool2d, max_pool2d};
 
 // Sequences.
 pub use crate::kernels::cpu::Cell;
-pub use conv_max_over_time::{ConvFilters, conv_max_over_time, conv_max_positions};
+pub use conv_max_over_time::{conv_max_over_time, conv_max_positions};
 pub use incremental::IncrementalDecoder;
-pub use pool_over_time::{TimePooling, pool_over_time};
-pub use recurrent::{RecurrentState, RecurrentWeights, recurrent, recurrent_tokens};
+pub use pool_over_time::pool_over_time;
+pub use recurrent::{recurrent, recurrent_tokens};
 pub use sequences::PackedSequences;

@@ -1,28 +1,11 @@
 //! Pooling over windows of each channel.
 
+use super::arguments::{Pool2dConfig, check_pool2d};
 use super::autograd::{self, Operation};
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::pool::{self as kernel, Reduction, Windows};
-use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
-
-/// The windows of a pooling operation; each size is (height, width).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pool2dConfig {
-    /// The size of a window.
-    pub kernel: (usize, usize),
-    /// The distance between windows.
-    pub stride: (usize, usize),
-    /// The padding on each side, at most half the kernel.
-    pub padding: (usize, usize),
-}
-
-impl Pool2dConfig {
-    /// Adjacent windows of `size` by `size`, without overlap or padding.
-    pub fn square(size: usize) -> Self {
-        Self { kernel: (size, size), stride: (size, size), padding: (0, 0) }
-    }
-}
+use candle_core::{CpuStorage, Result, Shape, Tensor};
 
 /// Takes the maximum of each window, like PyTorch's `max_pool2d`.
 ///
@@ -63,39 +46,10 @@ fn apply(
     config: Pool2dConfig,
     reference: impl Fn(&Tensor, Pool2dConfig) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let windows = check(name, xs, config)?;
+    let windows = check_pool2d(name, xs, config)?;
     match xs.device().is_cpu() {
         true => autograd::apply(Pool { name, reduction, windows }, vec![xs.contiguous()?]),
         false => reference(xs, config),
-    }
-}
-
-/// Checks the input and the configuration and returns the windows of a channel.
-pub(super) fn check(name: &str, xs: &Tensor, config: Pool2dConfig) -> Result<Windows> {
-    let Pool2dConfig { kernel, stride, padding } = config;
-    let &[_, _, height, width] = xs.dims() else {
-        bail!("{name}: found an input of shape {:?}, expected (batch, channels, height, width)", xs.dims())
-    };
-    if height == 0 || width == 0 {
-        bail!("{name}: found an input of shape {:?}, expected at least one row and one column", xs.dims());
-    }
-    if kernel.0 == 0 || kernel.1 == 0 || stride.0 == 0 || stride.1 == 0 {
-        bail!("{name}: found kernel {kernel:?} and stride {stride:?}, expected sizes of at least 1");
-    }
-    if padding.0 > kernel.0 / 2 || padding.1 > kernel.1 / 2 {
-        bail!("{name}: found padding {padding:?}, expected at most half the kernel {kernel:?}");
-    }
-    // Cannot wrap: the padding is at most half the kernel.
-    let padded = (height.saturating_add(2 * padding.0), width.saturating_add(2 * padding.1));
-    if kernel.0 > padded.0 || kernel.1 > padded.1 {
-        bail!("{name}: found kernel {kernel:?}, expected at most the padded input {padded:?}");
-    }
-    match Windows::new(kernel, stride, padding, (height, width)) {
-        Some(windows) => Ok(windows),
-        None => bail!(
-            "{name}: found kernel {kernel:?} and padding {padding:?} for an input of shape {:?}: the sizes overflow",
-            xs.dims()
-        ),
     }
 }
 

@@ -1,20 +1,12 @@
 //! Pooling over time: the elements of each sequence reduced to one.
 
+use super::arguments::{TimePooling, check_pool_over_time};
 use super::autograd::{self, Operation};
 use super::host::{self, with_real};
 use super::{PackedSequences, reference};
 use crate::kernels::cpu::pool_over_time as kernel;
-use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, Result, Shape, Tensor};
 use std::sync::Arc;
-
-/// How the elements of a sequence are reduced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TimePooling {
-    /// The mean of each feature.
-    Mean,
-    /// The maximum of each feature (Collobert et al. 2011). The first of equal maxima gets the gradient.
-    Max,
-}
 
 /// Reduces the elements of each sequence to one: `xs` `(rows, features)` to `(batch, features)`.
 ///
@@ -23,25 +15,12 @@ pub enum TimePooling {
 /// # Errors
 /// If the number of rows is not that of `sequences`.
 pub fn pool_over_time(xs: &Tensor, sequences: &Arc<PackedSequences>, pooling: TimePooling) -> Result<Tensor> {
-    check(xs, sequences)?;
+    check_pool_over_time(xs, sequences)?;
     match xs.device().is_cpu() {
         true => {
             autograd::apply(PoolOverTime { sequences: sequences.clone(), pooling }, vec![xs.contiguous()?])
         }
         false => reference::pool_over_time(xs, sequences, pooling),
-    }
-}
-
-/// Checks the shape of the input.
-pub(super) fn check(xs: &Tensor, sequences: &PackedSequences) -> Result<()> {
-    match xs.dims() {
-        &[rows, _] if rows == sequences.rows() => Ok(()),
-        dims => {
-            bail!(
-                "pool_over_time: found an input of shape {dims:?}, expected ({}, features)",
-                sequences.rows()
-            )
-        }
     }
 }
 

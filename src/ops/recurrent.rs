@@ -3,6 +3,7 @@
 //! A second operation, the final state, reads the last hidden states off the layer's output. Both share what the forward
 //! pass has saved.
 
+use super::arguments::{RecurrentState, RecurrentWeights, check_recurrent};
 use super::autograd::{self, Operation};
 use super::host::{self, Element, with_real};
 use super::{Cell, PackedSequences, reference};
@@ -11,32 +12,6 @@ use crate::kernels::cpu::recurrent_gradient::{self as gradient, Saved};
 use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
-
-/// The parameters of one direction of a recurrent layer, with PyTorch's shapes and order of gates.
-#[derive(Debug, Clone)]
-pub struct RecurrentWeights {
-    /// W, `(gates * hidden, features)`: PyTorch's `weight_ih`.
-    ///
-    /// For [`recurrent_tokens`]: the product of each token's vector with W, `(tokens, gates * hidden)`.
-    pub input: Tensor,
-    /// U, `(gates * hidden, hidden)`: PyTorch's `weight_hh`.
-    pub hidden: Tensor,
-    /// b, `(gates * hidden)`: PyTorch's `bias_ih`.
-    pub input_bias: Tensor,
-    /// d, `(gates * hidden)`: PyTorch's `bias_hh`.
-    pub hidden_bias: Tensor,
-}
-
-/// The state of a recurrent network between two time steps: one vector per sequence, layer and direction.
-///
-/// The first dimension is ordered as in PyTorch: layer by layer, and within a layer the forward direction first.
-#[derive(Debug, Clone)]
-pub struct RecurrentState {
-    /// Hidden states h, `(layers * directions, batch, hidden)`.
-    pub hidden: Tensor,
-    /// Cell states c of an LSTM, in the same shape; `None` for other cells.
-    pub cell: Option<Tensor>,
-}
 
 /// Runs one recurrent layer over the input `xs` `(rows, features)` of `sequences`.
 ///
@@ -60,7 +35,7 @@ pub fn recurrent(
             bail!("recurrent: found an input of shape {dims:?}, expected ({}, features)", sequences.rows())
         }
     };
-    let hidden = check(cell, |gates| [gates, features], sequences, weights, state)?;
+    let hidden = check_recurrent(cell, |gates| [gates, features], sequences, weights, state)?;
     if !xs.device().is_cpu() {
         return reference::recurrent(cell, xs, sequences, weights, state);
     }
@@ -90,7 +65,7 @@ pub fn recurrent_tokens(
         Some(weights) => weights.input.dims().first().copied().unwrap_or(0),
         None => 0,
     };
-    let hidden = check(cell, |gates| [tokens, gates], sequences, weights, state)?;
+    let hidden = check_recurrent(cell, |gates| [tokens, gates], sequences, weights, state)?;
     if !ids.device().is_cpu() {
         return reference::recurrent_tokens(cell, ids, sequences, weights, state);
     }
@@ -128,59 +103,6 @@ fn run(
     let state = autograd::apply(FinalState { sizes, saved }, vec![ys.clone()])?;
     let cell = if cell.has_cell_state() { Some(state.get(1)?) } else { None };
     Ok((ys, RecurrentState { hidden: state.get(0)?, cell }))
-}
-
-/// Checks that the arguments fit each other and returns the number of hidden units.
-///
-/// `input_shape` is the expected shape of the input weights, given the number of rows of the weights.
-pub(super) fn check(
-    cell: Cell,
-    input_shape: impl Fn(usize) -> [usize; 2],
-    sequences: &PackedSequences,
-    weights: &[RecurrentWeights],
-    state: Option<&RecurrentState>,
-) -> Result<usize> {
-    if !(1..=2).contains(&weights.len()) {
-        bail!("recurrent: found weights of {} directions, expected one or two", weights.len());
-    }
-    let hidden = weights[0].hidden.dims().last().copied().unwrap_or(0);
-    let Some(rows) = cell.gates().checked_mul(hidden).filter(|&rows| rows > 0) else {
-        bail!(
-            "recurrent: found a hidden weight of shape {:?}, expected (gates * hidden, hidden)",
-            weights[0].hidden.dims()
-        )
-    };
-    for RecurrentWeights { input, hidden: recurrent, input_bias, hidden_bias } in weights {
-        for (name, found, expected) in [
-            ("input weight", input.dims(), input_shape(rows).as_slice()),
-            ("hidden weight", recurrent.dims(), &[rows, hidden]),
-            ("input bias", input_bias.dims(), &[rows]),
-            ("hidden bias", hidden_bias.dims(), &[rows]),
-        ] {
-            if found != expected {
-                bail!(
-                    "recurrent: found the {name} of shape {found:?}, expected {expected:?} for a layer of {hidden} \
-                     {cell} units"
-                );
-            }
-        }
-    }
-    if let Some(RecurrentState { hidden: state, cell: cells }) = state {
-        let expected = [weights.len(), sequences.batch(), hidden];
-        for found in std::iter::once(state).chain(cells) {
-            if found.dims() != expected {
-                bail!("recurrent: found a state of shape {:?}, expected {expected:?}", found.dims());
-            }
-        }
-        match (cells, cell.has_cell_state()) {
-            (Some(_), false) => {
-                bail!("recurrent: found a state with a cell part, expected none for a {cell} layer")
-            }
-            (None, true) => bail!("recurrent: found a state without a cell part, expected one for an LSTM"),
-            _ => {}
-        }
-    }
-    Ok(hidden)
 }
 
 /// The sizes of a layer; see [`Layer`].

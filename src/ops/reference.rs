@@ -3,10 +3,11 @@
 //! These forms run on CUDA and Metal. They use only operations that every device has and whose gradient is correct, and they
 //! check their arguments exactly as the operations in [`super`] do.
 
-use super::{
-    BatchStatistics, Cell, Conv2dConfig, ConvFilters, Epilogue, PackedSequences, Pool2dConfig,
-    RecurrentState, RecurrentWeights, TimePooling,
+use super::arguments::{
+    self, BatchStatistics, Conv2dConfig, ConvFilters, Epilogue, Pool2dConfig, RecurrentState,
+    RecurrentWeights, TimePooling,
 };
+use super::{Cell, PackedSequences};
 use candle_core::{D, DType, Result, Tensor, bail};
 
 /// The definition of [`super::linear()`].
@@ -14,7 +15,7 @@ use candle_core::{D, DType, Result, Tensor, bail};
 /// # Errors
 /// As for [`super::linear()`].
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    super::linear::check(xs, weight, bias)?;
+    arguments::check_linear(xs, weight, bias)?;
     let (outputs, inputs) = weight.dims2()?;
     let mut shape = xs.dims().to_vec();
     shape.pop();
@@ -35,7 +36,7 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
 /// # Errors
 /// As for [`super::conv2d()`].
 pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
-    super::conv2d::check(xs, weight, bias, config)?;
+    arguments::check_conv2d(xs, weight, bias, config)?;
     let Conv2dConfig { stride, padding, dilation, groups } = config;
     let (batch, channels, height, width) = xs.dims4()?;
     let (outputs, group_channels, kernel_h, kernel_w) = weight.dims4()?;
@@ -76,7 +77,7 @@ pub fn batch_norm(
     running: Option<&BatchStatistics>,
     epilogue: Epilogue,
 ) -> Result<(Tensor, BatchStatistics)> {
-    super::batch_norm::check(xs, weight, bias, running, epilogue)?;
+    arguments::check_batch_norm(xs, weight, bias, running, epilogue)?;
     let (batch, channels, height, width) = xs.dims4()?;
     if batch == 0 {
         let zeros = || Tensor::zeros(channels, xs.dtype(), xs.device());
@@ -127,7 +128,7 @@ pub fn conv_max_over_time(
     filters: &[ConvFilters],
     padding: usize,
 ) -> Result<(Tensor, Vec<Vec<i64>>)> {
-    super::conv_max_over_time::check(xs, sentences, filters, padding)?;
+    arguments::check_conv_max_over_time(xs, sentences, filters, padding)?;
     let (batch, device) = (sentences.batch(), xs.device());
     let padded = sentences.unpack(&xs.contiguous()?)?.pad_with_zeros(1, padding, padding)?;
     let (mut maxima, mut positions) = (vec![], vec![vec![]; batch]);
@@ -174,7 +175,7 @@ pub fn recurrent(
             bail!("recurrent: found an input of shape {dims:?}, expected ({}, features)", sequences.rows())
         }
     };
-    super::recurrent::check(cell, |gates| [gates, features], sequences, weights, state)?;
+    arguments::check_recurrent(cell, |gates| [gates, features], sequences, weights, state)?;
     let inputs = weights.iter().map(|weights| linear(xs, &weights.input, Some(&weights.input_bias)));
     recurrent_layer(cell, &inputs.collect::<Result<Vec<_>>>()?, sequences, weights, state)
 }
@@ -195,7 +196,7 @@ pub fn recurrent_tokens(
         bail!("recurrent: found {dtype} ids of shape {dims:?}, expected u32 of shape ({})", sequences.rows());
     }
     let tokens = weights.first().and_then(|weights| weights.input.dims().first().copied()).unwrap_or(0);
-    super::recurrent::check(cell, |gates| [tokens, gates], sequences, weights, state)?;
+    arguments::check_recurrent(cell, |gates| [tokens, gates], sequences, weights, state)?;
     let ids = ids.contiguous()?;
     let input = |weights: &RecurrentWeights| {
         weights.input.contiguous()?.index_select(&ids, 0)?.broadcast_add(&weights.input_bias)
@@ -308,7 +309,7 @@ fn cell_step(
 /// # Errors
 /// As for [`super::pool_over_time()`].
 pub fn pool_over_time(xs: &Tensor, sequences: &PackedSequences, pooling: TimePooling) -> Result<Tensor> {
-    super::pool_over_time::check(xs, sequences)?;
+    arguments::check_pool_over_time(xs, sequences)?;
     let features = xs.dim(1)?;
     if features == 0 {
         return Tensor::zeros((sequences.batch(), 0), xs.dtype(), xs.device());
@@ -333,7 +334,7 @@ pub fn pool_over_time(xs: &Tensor, sequences: &PackedSequences, pooling: TimePoo
 /// # Errors
 /// As for [`super::max_pool2d()`].
 pub fn max_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
-    let (height, width) = super::pool::check("max_pool2d", xs, config)?.output();
+    let (height, width) = arguments::check_pool2d("max_pool2d", xs, config)?.output();
     let (batch, channels, rows, columns) = xs.dims4()?;
     if batch * channels == 0 {
         return Tensor::zeros((batch, channels, height, width), xs.dtype(), xs.device());
@@ -352,7 +353,7 @@ pub fn max_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
 /// # Errors
 /// As for [`super::avg_pool2d()`].
 pub fn avg_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
-    super::pool::check("avg_pool2d", xs, config)?;
+    arguments::check_pool2d("avg_pool2d", xs, config)?;
     window_sums(xs, config)? / (config.kernel.0 as f64 * config.kernel.1 as f64)
 }
 
@@ -361,7 +362,7 @@ pub fn avg_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
 /// # Errors
 /// As for [`super::l2_pool2d()`].
 pub fn l2_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
-    super::pool::check("l2_pool2d", xs, config)?;
+    arguments::check_pool2d("l2_pool2d", xs, config)?;
     let squares = window_sums(&xs.sqr()?, config)?;
     let zeros = squares.zeros_like()?;
     let is_zero = squares.eq(&zeros)?;
@@ -398,8 +399,8 @@ pub fn tanh(xs: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// As for [`super::softmax_cross_entropy()`].
 pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor, smoothing: f64) -> Result<Tensor> {
-    super::loss::check_smoothing(smoothing)?;
-    super::loss::check("softmax_cross_entropy", logits, targets)?;
+    arguments::check_smoothing(smoothing)?;
+    arguments::check_loss("softmax_cross_entropy", logits, targets)?;
     let logits = logits.broadcast_sub(&logits.detach().max_keepdim(D::Minus1)?)?;
     let log_sum = logits.exp()?.sum_keepdim(D::Minus1)?.log()?;
     let target = logits.gather(&targets.unsqueeze(1)?.contiguous()?, 1)?;
@@ -418,7 +419,7 @@ pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor, smoothing: f64) 
 /// # Errors
 /// As for [`super::sigmoid_cross_entropy()`].
 pub fn sigmoid_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    super::loss::check("sigmoid_cross_entropy", logits, targets)?;
+    arguments::check_loss("sigmoid_cross_entropy", logits, targets)?;
     // The target's term is softplus(-x), every other one softplus(x): all are positive, so none cancel.
     let signs = one_hot(logits, targets)?.affine(-2., 1.)?;
     softplus(&logits.mul(&signs)?)?.sum_all()? / logits.dim(0)? as f64
@@ -429,7 +430,7 @@ pub fn sigmoid_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor
 /// # Errors
 /// As for [`super::quadratic()`].
 pub fn quadratic(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    super::loss::check("quadratic", logits, targets)?;
+    arguments::check_loss("quadratic", logits, targets)?;
     let expected = one_hot(logits, targets)?;
     (sigmoid(logits)? - expected)?.sqr()?.sum_all()? / (2. * logits.dim(0)? as f64)
 }
@@ -513,7 +514,7 @@ struct Unfold {
 }
 
 impl Unfold {
-    /// The windows of a pooling operation, which [`super::pool::check`] has accepted.
+    /// The windows of a pooling operation, which [`arguments::check_pool2d`] has accepted.
     fn pooling(xs: &Tensor, config: Pool2dConfig) -> Result<Self> {
         let Pool2dConfig { kernel, stride, padding } = config;
         let (_, _, height, width) = xs.dims4()?;

@@ -1,0 +1,442 @@
+//! Arguments of the operations: their types, and the shape checks that an operation and its reference form share.
+
+use super::PackedSequences;
+use crate::kernels::cpu::Cell;
+use crate::kernels::cpu::batch_norm::Grid;
+use crate::kernels::cpu::conv_max_over_time::{FilterSize, Layout};
+use crate::kernels::cpu::conv2d::Conv2d;
+use crate::kernels::cpu::pool::Windows;
+use candle_core::{DType, Result, Tensor, bail};
+
+/// Checks the shapes.
+pub(super) fn check_linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
+    let &[outputs, inputs] = weight.dims() else {
+        bail!("linear: found a weight of shape {:?}, expected (out, in)", weight.dims())
+    };
+    if xs.dims().last() != Some(&inputs) {
+        bail!(
+            "linear: found an input of shape {:?}, expected (.., {inputs}) for a weight of shape {:?}",
+            xs.dims(),
+            weight.dims()
+        );
+    }
+    check_bias("linear", bias, outputs)
+}
+
+/// Fails if the shape of `bias` is not `(outputs)`.
+pub(super) fn check_bias(op: &str, bias: Option<&Tensor>, outputs: usize) -> Result<()> {
+    match bias.map(Tensor::dims) {
+        Some(dims) if dims != [outputs] => {
+            bail!("{op}: found a bias of shape {dims:?}, expected ({outputs}), one value per output")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Stride, padding, dilation and groups of a two-dimensional convolution; pairs are (height, width).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conv2dConfig {
+    /// Distance between neighbouring positions of the kernel.
+    pub stride: (usize, usize),
+    /// Zeros on either side of the input.
+    pub padding: (usize, usize),
+    /// Distance between neighbouring taps of the kernel.
+    pub dilation: (usize, usize),
+    /// Number of groups of channels that are convolved separately.
+    pub groups: usize,
+}
+
+impl Default for Conv2dConfig {
+    /// Stride 1, no padding, dilation 1, one group.
+    fn default() -> Self {
+        Self { stride: (1, 1), padding: (0, 0), dilation: (1, 1), groups: 1 }
+    }
+}
+
+/// Checks the shapes and returns the sizes of the convolution.
+pub(super) fn check_conv2d(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    config: Conv2dConfig,
+) -> Result<Conv2d> {
+    let Conv2dConfig { stride, padding, dilation, groups } = config;
+    let (batch, channels, height, width) = match *xs.dims() {
+        [batch, channels, height, width] => (batch, channels, height, width),
+        ref dims => {
+            bail!("conv2d: found an input of shape {dims:?}, expected (batch, channels, height, width)")
+        }
+    };
+    let (outputs, group_channels, kernel) = match *weight.dims() {
+        [outputs, group_channels, h, w] => (outputs, group_channels, (h, w)),
+        ref dims => {
+            bail!("conv2d: found a weight of shape {dims:?}, expected (out, in / groups, height, width)")
+        }
+    };
+    let positive = [stride.0, stride.1, dilation.0, dilation.1, groups, height, width];
+    if positive.contains(&0) || weight.elem_count() == 0 {
+        let (xs, weight) = (xs.dims(), weight.dims());
+        bail!(
+            "conv2d: found an input of shape {xs:?}, a weight of shape {weight:?}, stride {stride:?}, dilation \
+             {dilation:?} and {groups} groups, expected sizes of 1 or more"
+        );
+    }
+    let group_outputs = outputs / groups;
+    if Some(channels) != group_channels.checked_mul(groups) || outputs != group_outputs * groups {
+        bail!(
+            "conv2d: found {channels} input channels and {outputs} output channels in {groups} groups, expected \
+             {group_channels} input channels per group and a multiple of {groups} output channels"
+        );
+    }
+    let (Some(rows), Some(columns)) = (
+        Extent::new(height, kernel.0, padding.0, dilation.0),
+        Extent::new(width, kernel.1, padding.1, dilation.1),
+    ) else {
+        bail!("conv2d: found padding {padding:?} and dilation {dilation:?}, expected less: sizes overflow")
+    };
+    if rows.kernel > rows.padded || columns.kernel > columns.padded {
+        bail!(
+            "conv2d: found a kernel that covers {:?}, expected one no larger than the padded input {:?}",
+            (rows.kernel, columns.kernel),
+            (rows.padded, columns.padded)
+        );
+    }
+    check_bias("conv2d", bias, outputs)?;
+    // A longer stride than the input leaves one position, too.
+    let stride = (stride.0.min(rows.padded), stride.1.min(columns.padded));
+    let output = (rows.positions(stride.0), columns.positions(stride.1));
+    let planes = group_channels.max(group_outputs);
+    if !fits(&[planes, rows.padded, columns.padded]) || !fits(&[batch, outputs, output.0, output.1]) {
+        bail!(
+            "conv2d: found an input of {}x{} with its padding, expected one that fits in memory",
+            rows.padded,
+            columns.padded
+        );
+    }
+    Ok(Conv2d {
+        batch,
+        groups,
+        channels: group_channels,
+        outputs: group_outputs,
+        kernel,
+        stride,
+        padding,
+        dilation,
+        input: (height, width),
+        output,
+    })
+}
+
+/// Sizes along one dimension.
+struct Extent {
+    /// The input with its padding.
+    padded: usize,
+    /// What the dilated kernel covers.
+    kernel: usize,
+}
+
+impl Extent {
+    /// None if a size overflows.
+    fn new(size: usize, kernel: usize, padding: usize, dilation: usize) -> Option<Self> {
+        let padded = padding.checked_mul(2)?.checked_add(size)?;
+        Some(Self { padded, kernel: dilation.checked_mul(kernel - 1)?.checked_add(1)? })
+    }
+
+    fn positions(&self, stride: usize) -> usize {
+        (self.padded - self.kernel) / stride + 1
+    }
+}
+
+/// Whether a buffer of these sizes could be allocated, with room for what surrounds it.
+fn fits(sizes: &[usize]) -> bool {
+    const MOST: usize = isize::MAX as usize / (4 * size_of::<f64>());
+    sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size)).is_some_and(|size| size <= MOST)
+}
+
+/// The windows of a pooling operation; each size is (height, width).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool2dConfig {
+    /// The size of a window.
+    pub kernel: (usize, usize),
+    /// The distance between windows.
+    pub stride: (usize, usize),
+    /// The padding on each side, at most half the kernel.
+    pub padding: (usize, usize),
+}
+
+impl Pool2dConfig {
+    /// Adjacent windows of `size` by `size`, without overlap or padding.
+    pub fn square(size: usize) -> Self {
+        Self { kernel: (size, size), stride: (size, size), padding: (0, 0) }
+    }
+}
+
+/// Checks the input and the configuration and returns the windows of a channel.
+pub(super) fn check_pool2d(name: &str, xs: &Tensor, config: Pool2dConfig) -> Result<Windows> {
+    let Pool2dConfig { kernel, stride, padding } = config;
+    let &[_, _, height, width] = xs.dims() else {
+        bail!("{name}: found an input of shape {:?}, expected (batch, channels, height, width)", xs.dims())
+    };
+    if height == 0 || width == 0 {
+        bail!("{name}: found an input of shape {:?}, expected at least one row and one column", xs.dims());
+    }
+    if kernel.0 == 0 || kernel.1 == 0 || stride.0 == 0 || stride.1 == 0 {
+        bail!("{name}: found kernel {kernel:?} and stride {stride:?}, expected sizes of at least 1");
+    }
+    if padding.0 > kernel.0 / 2 || padding.1 > kernel.1 / 2 {
+        bail!("{name}: found padding {padding:?}, expected at most half the kernel {kernel:?}");
+    }
+    // Cannot wrap: the padding is at most half the kernel.
+    let padded = (height.saturating_add(2 * padding.0), width.saturating_add(2 * padding.1));
+    if kernel.0 > padded.0 || kernel.1 > padded.1 {
+        bail!("{name}: found kernel {kernel:?}, expected at most the padded input {padded:?}");
+    }
+    match Windows::new(kernel, stride, padding, (height, width)) {
+        Some(windows) => Ok(windows),
+        None => bail!(
+            "{name}: found kernel {kernel:?} and padding {padding:?} for an input of shape {:?}: the sizes overflow",
+            xs.dims()
+        ),
+    }
+}
+
+/// The mean and the biased variance of each channel.
+#[derive(Debug, Clone)]
+pub struct BatchStatistics {
+    /// `(channels)`
+    pub mean: Tensor,
+    /// `(channels)`, divided by the number of elements and not by one less.
+    pub variance: Tensor,
+}
+
+/// Operations fused into the normalisation: an optional residual add, then an optional ReLU.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// The residual, a tensor of the input's shape.
+    pub add: Option<&'a Tensor>,
+    /// Whether a ReLU follows.
+    pub relu: bool,
+}
+
+/// Checks the shapes and returns the input's layout.
+pub(super) fn check_batch_norm(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    running: Option<&BatchStatistics>,
+    epilogue: Epilogue,
+) -> Result<Grid> {
+    let &[batch, channels, height, width] = xs.dims() else {
+        bail!(
+            "batch_norm: found an input of shape {:?}, expected (batch, channels, height, width)",
+            xs.dims()
+        )
+    };
+    let plane = height.checked_mul(width).filter(|&plane| plane > 0);
+    let Some(plane) = plane.filter(|plane| plane.checked_mul(channels).is_some_and(|example| example > 0))
+    else {
+        bail!(
+            "batch_norm: found an input of shape {:?}, expected at least one channel, row and column",
+            xs.dims()
+        )
+    };
+    let running = running.map(|running| [("mean", &running.mean), ("variance", &running.variance)]);
+    let vectors = [("weight", weight), ("bias", bias)].into_iter().chain(running.into_iter().flatten());
+    for (name, found) in vectors {
+        if found.dims() != [channels] {
+            bail!("batch_norm: found a {name} of shape {:?}, expected ({channels})", found.dims());
+        }
+    }
+    if let Some(add) = epilogue.add
+        && add.dims() != xs.dims()
+    {
+        bail!(
+            "batch_norm: found a residual of shape {:?}, expected the input's shape {:?}",
+            add.dims(),
+            xs.dims()
+        );
+    }
+    Ok(Grid { batch, channels, plane })
+}
+
+pub(super) fn check_smoothing(smoothing: f64) -> Result<()> {
+    if !(0.0..=1.0).contains(&smoothing) {
+        bail!("softmax_cross_entropy: found a label smoothing of {smoothing}, expected one from 0 to 1");
+    }
+    Ok(())
+}
+
+/// Checks the shapes; for logits on the CPU also checks and returns the labels.
+pub(super) fn check_loss(name: &str, logits: &Tensor, targets: &Tensor) -> Result<Option<Vec<u32>>> {
+    let &[batch, classes] = logits.dims() else {
+        bail!("{name}: found logits of shape {:?}, expected (batch, classes)", logits.dims())
+    };
+    if targets.dims() != [batch] || targets.dtype() != DType::U32 {
+        let (dims, dtype) = (targets.dims(), targets.dtype().as_str());
+        bail!(
+            "{name}: found {dtype} targets of shape {dims:?}, expected u32 of shape ({batch}), the logits' batch"
+        );
+    }
+    if batch == 0 {
+        bail!("{name}: found an empty batch, which has no mean; expected at least one example");
+    }
+    if !logits.device().is_cpu() {
+        return Ok(None);
+    }
+    let labels = targets.to_vec1::<u32>()?;
+    match labels.iter().find(|&&label| label as usize >= classes) {
+        Some(label) => {
+            bail!("{name}: found the target {label}, expected one below {classes}, the number of classes")
+        }
+        None => Ok(Some(labels)),
+    }
+}
+
+/// How the elements of a sequence are reduced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimePooling {
+    /// The mean of each feature.
+    Mean,
+    /// The maximum of each feature (Collobert et al. 2011). The first of equal maxima gets the gradient.
+    Max,
+}
+
+/// Checks the shape of the input.
+pub(super) fn check_pool_over_time(xs: &Tensor, sequences: &PackedSequences) -> Result<()> {
+    match xs.dims() {
+        &[rows, _] if rows == sequences.rows() => Ok(()),
+        dims => {
+            bail!(
+                "pool_over_time: found an input of shape {dims:?}, expected ({}, features)",
+                sequences.rows()
+            )
+        }
+    }
+}
+
+/// Convolution filters of one width.
+#[derive(Debug, Clone)]
+pub struct ConvFilters {
+    /// `(filters, features, width)`, as in PyTorch's `Conv1d`.
+    pub weight: Tensor,
+    /// `(filters)`
+    pub bias: Tensor,
+}
+
+/// Checks the arguments; returns the layout of the sentences and the size of each element of `filters`.
+pub(super) fn check_conv_max_over_time(
+    xs: &Tensor,
+    sentences: &PackedSequences,
+    filters: &[ConvFilters],
+    padding: usize,
+) -> Result<(Layout, Vec<FilterSize>)> {
+    const OP: &str = "conv_max_over_time";
+    let features = match xs.dims() {
+        &[rows, features] if rows == sentences.rows() && features > 0 => features,
+        dims => bail!("{OP}: found an input of shape {dims:?}, expected ({}, features)", sentences.rows()),
+    };
+    if filters.is_empty() {
+        bail!("{OP}: found no filters, expected at least one");
+    }
+    let lengths = sentences.lengths();
+    let shortest = lengths.iter().min().copied().unwrap_or(0);
+    let Some(layout) = Layout::new(lengths, padding, features) else {
+        bail!("{OP}: found a padding of {padding}: the sizes overflow")
+    };
+    let shortest = shortest + 2 * padding;
+    let size = |ConvFilters { weight, bias }: &ConvFilters| {
+        let (count, width) = match weight.dims() {
+            &[count, found, width] if found == features && count > 0 && width > 0 => (count, width),
+            dims => bail!("{OP}: found a weight of shape {dims:?}, expected (filters, {features}, width)"),
+        };
+        if bias.dims() != [count] {
+            bail!("{OP}: found a bias of shape {:?}, expected ({count})", bias.dims());
+        }
+        if shortest < width {
+            bail!(
+                "{OP}: found a sentence of {shortest} words including its padding, expected at least {width}"
+            );
+        }
+        Ok(FilterSize { count, width })
+    };
+    Ok((layout, filters.iter().map(size).collect::<Result<_>>()?))
+}
+
+/// The parameters of one direction of a recurrent layer, with PyTorch's shapes and order of gates.
+#[derive(Debug, Clone)]
+pub struct RecurrentWeights {
+    /// W, `(gates * hidden, features)`: PyTorch's `weight_ih`.
+    ///
+    /// For [`recurrent_tokens`]: the product of each token's vector with W, `(tokens, gates * hidden)`.
+    pub input: Tensor,
+    /// U, `(gates * hidden, hidden)`: PyTorch's `weight_hh`.
+    pub hidden: Tensor,
+    /// b, `(gates * hidden)`: PyTorch's `bias_ih`.
+    pub input_bias: Tensor,
+    /// d, `(gates * hidden)`: PyTorch's `bias_hh`.
+    pub hidden_bias: Tensor,
+}
+
+/// The state of a recurrent network between two time steps: one vector per sequence, layer and direction.
+///
+/// The first dimension is ordered as in PyTorch: layer by layer, and within a layer the forward direction first.
+#[derive(Debug, Clone)]
+pub struct RecurrentState {
+    /// Hidden states h, `(layers * directions, batch, hidden)`.
+    pub hidden: Tensor,
+    /// Cell states c of an LSTM, in the same shape; `None` for other cells.
+    pub cell: Option<Tensor>,
+}
+
+/// Checks that the arguments fit each other and returns the number of hidden units.
+///
+/// `input_shape` is the expected shape of the input weights, given the number of rows of the weights.
+pub(super) fn check_recurrent(
+    cell: Cell,
+    input_shape: impl Fn(usize) -> [usize; 2],
+    sequences: &PackedSequences,
+    weights: &[RecurrentWeights],
+    state: Option<&RecurrentState>,
+) -> Result<usize> {
+    if !(1..=2).contains(&weights.len()) {
+        bail!("recurrent: found weights of {} directions, expected one or two", weights.len());
+    }
+    let hidden = weights[0].hidden.dims().last().copied().unwrap_or(0);
+    let Some(rows) = cell.gates().checked_mul(hidden).filter(|&rows| rows > 0) else {
+        bail!(
+            "recurrent: found a hidden weight of shape {:?}, expected (gates * hidden, hidden)",
+            weights[0].hidden.dims()
+        )
+    };
+    for RecurrentWeights { input, hidden: recurrent, input_bias, hidden_bias } in weights {
+        for (name, found, expected) in [
+            ("input weight", input.dims(), input_shape(rows).as_slice()),
+            ("hidden weight", recurrent.dims(), &[rows, hidden]),
+            ("input bias", input_bias.dims(), &[rows]),
+            ("hidden bias", hidden_bias.dims(), &[rows]),
+        ] {
+            if found != expected {
+                bail!(
+                    "recurrent: found the {name} of shape {found:?}, expected {expected:?} for a layer of {hidden} \
+                     {cell} units"
+                );
+            }
+        }
+    }
+    if let Some(RecurrentState { hidden: state, cell: cells }) = state {
+        let expected = [weights.len(), sequences.batch(), hidden];
+        for found in std::iter::once(state).chain(cells) {
+            if found.dims() != expected {
+                bail!("recurrent: found a state of shape {:?}, expected {expected:?}", found.dims());
+            }
+        }
+        match (cells, cell.has_cell_state()) {
+            (Some(_), false) => {
+                bail!("recurrent: found a state with a cell part, expected none for a {cell} layer")
+            }
+            (None, true) => bail!("recurrent: found a state without a cell part, expected one for an LSTM"),
+            _ => {}
+        }
+    }
+    Ok(hidden)
+}
