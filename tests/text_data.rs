@@ -196,7 +196,7 @@ fn unknown_names_and_missing_directories_are_errors() {
         &of("imdb", None),
         &["data set imdb", "not known", "reviews, mr, sst2, trec, ag-news, csv, tsv"],
     );
-    assert_says(&of("mr", None), &["data set mr", "no directory given", "reviews"]);
+    assert_says(&of("trec", None), &["data set trec", "no directory given", "reviews"]);
     assert_says(&of("reviews", Some(".")), &["data set reviews", "built in"]);
     assert_says(&of("mr", Some("no/such/place")), &["no/such/place", "no such directory"]);
     let of = |name, dir: Option<&str>| format!("{:#}", sequence::load(name, dir.map(Path::new)).unwrap_err());
