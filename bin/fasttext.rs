@@ -96,7 +96,7 @@ impl Recipe for Settings {
     }
 
     fn experiment(&self) -> Option<Experiment<Self>> {
-        self.text.experiment()
+        cli::cross_validation(&self.text)
     }
 }
 

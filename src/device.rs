@@ -101,17 +101,6 @@ impl From<DeviceChoice> for String {
     }
 }
 
-/// Name of the instruction set that the CPU kernels use: `scalar`, `avx2`, `avx512` or `neon`.
-///
-/// It is the best that the processor has. The environment variable `CANDLE_TEXTBOOK_SIMD` forces another one, which
-/// changes the speed but no result.
-///
-/// # Errors
-/// When the variable names an instruction set that is not available. The kernels then use the best one.
-pub fn instruction_set() -> Result<&'static str> {
-    crate::kernels::cpu::simd::instruction_set().map_err(anyhow::Error::msg)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,6 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var, safetensors};
 use candle_nn::{VarBuilder, VarMap};
-use candle_textbook::device;
 use candle_textbook::models::birnn::{self, BiRnn};
 use candle_textbook::models::fasttext::{self, FastText};
 use candle_textbook::models::language_model::{self, LanguageModel};
@@ -64,7 +63,7 @@ fn every_instruction_set_gives_the_same_bits() -> anyhow::Result<()> {
 }
 
 fn write_results(path: &Path) -> anyhow::Result<()> {
-    if device::instruction_set().is_err() {
+    if ops::instruction_set().is_err() {
         return Ok(());
     }
     let on = |threads| -> anyhow::Result<Results> {

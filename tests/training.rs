@@ -177,7 +177,7 @@ fn a_checkpoint_that_does_not_fit_the_number_of_steps_is_refused() {
     let header_length = u64::from_le_bytes(checkpoint[..8].try_into().unwrap()) as usize;
     for (count, value) in [("step", u64::MAX), ("steps_in_epoch", u64::MAX), ("steps_in_epoch", 1 << 60)] {
         let header = &text[..header_length];
-        let start = header.find(&format!(r#"\"best_epoch\":1,\"step\":3,"#)).unwrap();
+        let start = header.find(r#"\"best_epoch\":1,\"step\":3,"#).unwrap();
         assert!(start > 0);
         let old = match count {
             "step" => r#"\"step\":3,\"steps_in_epoch\":0,"#.to_string(),

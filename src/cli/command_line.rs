@@ -2,7 +2,7 @@
 
 use super::options::MachineOptions;
 use super::progress;
-use super::recipe::{Command, Data, Recipe};
+use super::recipe::{Command, Data, Recipe, Start};
 use crate::train::{Progress, Run};
 use anyhow::{Context, Result, bail};
 use clap::error::ErrorKind;
@@ -105,15 +105,6 @@ impl<R: Recipe> Request<R> {
             Self::Other(command) => command.machine(),
         }
     }
-}
-
-/// Where a training run starts: in a new folder, or from a run's last checkpoint.
-#[derive(Default)]
-pub(super) struct Start {
-    /// The run to resume, with its configuration.
-    pub(super) resume: Option<(Run, Value)>,
-    /// The new folder; none for the next number under `runs/`.
-    pub(super) out: Option<PathBuf>,
 }
 
 type Line<R> =

@@ -1,10 +1,9 @@
 //! Comparing the training errors of several settings (He et al. 2015, figure 1).
 
 use super::Outcome;
-use super::command_line::Start;
-use super::flow::{self, Training};
+use super::flow;
 use super::images::ImageData;
-use super::recipe::{Data, Recipe};
+use super::recipe::{Data, Recipe, Start, Training};
 use crate::plots::{self, Chart, Line};
 use crate::train::{Epoch, Run, say};
 use anyhow::{Result, ensure};

@@ -1,14 +1,13 @@
 //! Training and evaluation, the same for every recipe.
 
-use super::command_line::{EvalCommand, Request, Start, recorded_settings};
+use super::command_line::{EvalCommand, Request, recorded_settings};
 use super::options::TrainOptions;
 use super::process::catch_interrupts;
-use super::recipe::{Command, Data, Recipe, Test, Trained};
+use super::recipe::{Command, Data, Recipe, Start, Test, Trained, Training};
 use super::{MachineOptions, Outcome};
-use crate::device;
 use crate::nn::{BatchNorm2d, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
-use crate::train::{self, Epoch, Metric, Progress, Report, Run, Trainer, say};
+use crate::train::{self, Epoch, Metric, Report, Run, Trainer, say};
 use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
@@ -18,22 +17,8 @@ use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Instant;
 
-/// A training run that was asked for.
-pub struct Training<R> {
-    /// Its settings, with defaults and preset resolved.
-    pub settings: R,
-    /// Where it starts.
-    pub(super) start: Start,
-    /// Where to compute.
-    pub device: Device,
-    /// How to show progress.
-    pub(super) progress: Box<dyn Progress + Send>,
-}
-
 /// Runs what the command line asks for.
 pub(super) fn run<R: Recipe>(request: Request<R>) -> Result<Outcome> {
-    // Refuses an instruction set in the environment that the processor lacks.
-    device::instruction_set()?;
     match request {
         Request::Train { settings, start, machine, progress } => {
             catch_interrupts()?;

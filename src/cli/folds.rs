@@ -1,17 +1,21 @@
 //! Cross-validation of classifiers of sentences.
 
 use super::Outcome;
-use super::command_line::Start;
-use super::flow::{self, Fitted, Training};
-use super::recipe::{Data, Recipe};
-use super::sentences::SentenceData;
+use super::flow::{self, Fitted};
+use super::recipe::{Data, Experiment, Recipe, Start, Training};
+use super::sentences::{SentenceData, TextOptions};
 use crate::train::{Metric, Run, say};
 use anyhow::{Context, Result};
 use serde_json::json;
 use std::time::Instant;
 
+/// Cross-validation, if `--folds` asks for it.
+pub fn cross_validation<R: Recipe<Data = SentenceData>>(options: &TextOptions) -> Option<Experiment<R>> {
+    options.folds.map(|_| cross_validate::<R> as Experiment<R>)
+}
+
 /// Trains one model per fold, each in its own folder inside the run folder, and reports the mean accuracy.
-pub(super) fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Result<Outcome> {
+fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Result<Outcome> {
     let begin = Instant::now();
     let Training { settings, start, device, .. } = training;
     let options = settings.data_options()?;

@@ -5,8 +5,8 @@
 //! after training.
 
 use super::Outcome;
-use super::flow::Training;
 use super::recipe::Recipe;
+use super::recipe::Training;
 use crate::nn::{
     Cell, Cost, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, RecurrentState,
     embedding, linear, recurrent, seeded_var_builder,

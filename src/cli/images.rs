@@ -228,7 +228,7 @@ impl Data for ImageData {
             images: self.images.as_ref().context("there are no training images")?,
             training: &self.training,
             validation: &self.validation,
-            augmentation: self.options.augmentation.clone(),
+            augmentation: self.options.augmentation,
             label_smoothing: self.options.label_smoothing,
             device,
         }))

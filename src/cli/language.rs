@@ -1,7 +1,7 @@
 //! Language modelling: the text, its parts, and the test.
 
 use super::images::numbers;
-use super::language_commands::{self, LanguageCommand};
+use super::language_commands::{self, LanguageCommand, TrainedModel};
 use super::options::TrainOptions;
 use super::recipe::{Data, Recipe, Test, Trained};
 use super::text::{read_vocabulary, write_vocabulary};
@@ -209,7 +209,9 @@ impl Data for LanguageData {
     }
 
     fn answer<R: Recipe<Data = Self>>(command: &LanguageCommand, trained: Trained<R>) -> Result<()> {
-        language_commands::answer(command, &trained)
+        let level = trained.settings.data_options()?.level;
+        let Trained { run, facts: vocabulary, model, device, .. } = &trained;
+        language_commands::answer(command, &TrainedModel { run, model, vocabulary, level, device })
     }
 }
 

@@ -1,15 +1,16 @@
 //! Using a trained language model: sampling, scoring lines, and showing its cells.
 
 use super::command_line::split;
-use super::language::{LanguageData, LanguageOptions};
 use super::options::{MachineOptions, non_negative, positive};
-use super::recipe::{Command, Recipe, Trained};
+use super::recipe::Command;
 use super::show_notes;
-use crate::data::TextStream;
+use crate::data::{Level, TextStream, Vocabulary};
+use crate::models::language_model::LanguageModel;
 use crate::nn::Sampling;
 use crate::plots::{self, Neuron};
-use crate::train::{TextGenerator, line_log_probability, say};
+use crate::train::{Run, TextGenerator, line_log_probability, say};
 use anyhow::{Context, Result, ensure};
+use candle_core::Device;
 use clap::{Args, Subcommand};
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -98,17 +99,22 @@ impl Command for LanguageCommand {
     }
 }
 
-pub(super) fn answer<R: Recipe<Data = LanguageData>>(
-    command: &LanguageCommand,
-    trained: &Trained<R>,
-) -> Result<()> {
-    let options = trained.settings.data_options()?;
+/// A trained language model, with what its sub-commands need.
+pub(super) struct TrainedModel<'a> {
+    pub(super) run: &'a Run,
+    pub(super) model: &'a LanguageModel,
+    pub(super) vocabulary: &'a Vocabulary,
+    pub(super) level: Level,
+    pub(super) device: &'a Device,
+}
+
+pub(super) fn answer(command: &LanguageCommand, trained: &TrainedModel) -> Result<()> {
     match command {
-        LanguageCommand::Sample(command) => sample(command, &options, trained),
-        LanguageCommand::Score(command) => score(file(&command.inputs)?, &options, trained),
+        LanguageCommand::Sample(command) => sample(command, trained),
+        LanguageCommand::Score(command) => score(file(&command.inputs)?, trained),
         LanguageCommand::Neurons(command) => {
             let file = file(&command.inputs)?.context("neurons: name a file after the run folder")?;
-            neurons(file, command.length, &options, trained)
+            neurons(file, command.length, trained)
         }
     }
 }
@@ -120,16 +126,11 @@ fn file(inputs: &[OsString]) -> Result<Option<&Path>> {
     Ok(files.first().map(Path::new))
 }
 
-fn sample<R: Recipe<Data = LanguageData>>(
-    command: &SampleCommand,
-    options: &LanguageOptions,
-    trained: &Trained<R>,
-) -> Result<()> {
+fn sample(command: &SampleCommand, trained: &TrainedModel) -> Result<()> {
     let &SampleCommand { temperature, top_k, top_p, seed, .. } = command;
     let sampling = Sampling { temperature, top_k, top_p };
-    let Trained { facts: vocabulary, model, .. } = trained;
-    let mut generator =
-        TextGenerator::new(model, vocabulary, options.level, sampling, seed, &command.prompt)?;
+    let &TrainedModel { vocabulary, model, level, .. } = trained;
+    let mut generator = TextGenerator::new(model, vocabulary, level, sampling, seed, &command.prompt)?;
     let stop = command.stop.as_deref().filter(|stop| !stop.is_empty());
     let mut output = Output { stop, held: String::new() };
     let mut is_open = print(&command.prompt);
@@ -180,12 +181,8 @@ fn print(text: &str) -> bool {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
 }
 
-fn score<R: Recipe<Data = LanguageData>>(
-    file: Option<&Path>,
-    options: &LanguageOptions,
-    trained: &Trained<R>,
-) -> Result<()> {
-    let Trained { facts: vocabulary, model, device, .. } = trained;
+fn score(file: Option<&Path>, trained: &TrainedModel) -> Result<()> {
+    let &TrainedModel { vocabulary, model, level, device, .. } = trained;
     let (name, lines): (_, Box<dyn BufRead>) = match file {
         None => ("standard input".to_string(), Box::new(std::io::stdin().lock())),
         Some(path) => {
@@ -198,7 +195,7 @@ fn score<R: Recipe<Data = LanguageData>>(
     for (number, line) in lines.lines().enumerate() {
         let place = || format!("{name}: line {}", number + 1);
         let line = line.with_context(place)?;
-        let score = line_log_probability(model, vocabulary, options.level, &line, device);
+        let score = line_log_probability(model, vocabulary, level, &line, device);
         let (log_probability, count) = score.with_context(place)?;
         let nats = -log_probability / count as f64;
         say(&format!("{log_probability:.3}\t{nats:.4}\t{:.3}\t{line}", nats.exp()));
@@ -211,21 +208,16 @@ fn score<R: Recipe<Data = LanguageData>>(
     Ok(())
 }
 
-fn neurons<R: Recipe<Data = LanguageData>>(
-    file: &Path,
-    length: usize,
-    options: &LanguageOptions,
-    trained: &Trained<R>,
-) -> Result<()> {
-    let Trained { run, facts: vocabulary, model, .. } = trained;
-    let text = TextStream::open(file, options.level)?;
+fn neurons(file: &Path, length: usize, trained: &TrainedModel) -> Result<()> {
+    let &TrainedModel { run, vocabulary, model, level, .. } = trained;
+    let text = TextStream::open(file, level)?;
     show_notes(&text.notes);
     let (mut tokens, mut token) = (text.read(0), String::new());
     let (mut decoder, mut shown, mut last) = (model.incremental_decoder()?, vec![], None);
     let mut cells: Vec<Neuron> = vec![];
     while shown.len() < length && tokens.next_into(&mut token)? {
         decoder.step(vocabulary.id(&token))?;
-        shown.push(options.level.decode(last.as_deref(), &token).concat());
+        shown.push(level.decode(last.as_deref(), &token).concat());
         last = Some(token.clone());
         for (layer, values) in decoder.activations().into_iter().enumerate() {
             if shown.len() == 1 {

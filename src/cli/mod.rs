@@ -22,7 +22,7 @@ mod tagging;
 mod text;
 
 pub use command_line::PredictCommand;
-pub use flow::Training;
+pub use folds::cross_validation;
 pub use images::{Augment, ImageData, ImageFacts, ImageOptions, Normalise};
 pub use language::{LanguageData, LanguageOptions, TestText};
 pub use language_commands::LanguageCommand;
@@ -31,7 +31,7 @@ pub use options::{
     positive_number, probability,
 };
 pub use process::on_threads;
-pub use recipe::{Command, Data, Experiment, Recipe, Test, Trained};
+pub use recipe::{Command, Data, Experiment, Recipe, Test, Trained, Training};
 pub use recurrent::{RecurrentClassifier, RecurrentRecipe};
 pub use sentences::{SentenceCommand, SentenceData, SentenceOptions, TextOptions};
 pub use tagging::{TaggingData, TaggingOptions};

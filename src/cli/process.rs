@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 /// Those of `work`, a failure to start the threads, and an instruction set in `CANDLE_TEXTBOOK_SIMD` that is not
 /// available.
 pub fn on_threads<R: Send>(threads: Option<usize>, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
-    crate::device::instruction_set()?;
+    crate::ops::instruction_set()?;
     if is_only_thread() {
         // SAFETY: no other thread exists, so none reads or writes the environment during the call.
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };

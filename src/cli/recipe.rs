@@ -1,9 +1,9 @@
 //! What differs from binary to binary ([`Recipe`]) and from one kind of data to another ([`Data`]).
 
+use super::Outcome;
 use super::options::{MachineOptions, TrainOptions};
-use super::{Outcome, Training};
 use crate::optim::Optimizer;
-use crate::train::{Epoch, Evaluation, Metric, Run, Task};
+use crate::train::{Epoch, Evaluation, Metric, Progress, Run, Task};
 use anyhow::Result;
 use candle_core::Device;
 use candle_nn::{VarBuilder, VarMap};
@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The options of a binary: what it trains, on which data, and with which defaults.
 ///
@@ -65,6 +65,27 @@ pub trait Recipe: Args + Clone + Default + Serialize + DeserializeOwned + Send {
 
 /// A program that `train` runs in place of one training run.
 pub type Experiment<R> = fn(&Training<R>) -> Result<Outcome>;
+
+/// A training run that was asked for.
+pub struct Training<R> {
+    /// Its settings, with defaults and preset resolved.
+    pub settings: R,
+    /// Where it starts.
+    pub(super) start: Start,
+    /// Where to compute.
+    pub device: Device,
+    /// How to show progress.
+    pub(super) progress: Box<dyn Progress + Send>,
+}
+
+/// Where a training run starts: in a new folder, or from a run's last checkpoint.
+#[derive(Default)]
+pub(super) struct Start {
+    /// The run to resume, with its configuration.
+    pub(super) resume: Option<(Run, Value)>,
+    /// The new folder; none for the next number under `runs/`.
+    pub(super) out: Option<PathBuf>,
+}
 
 /// A kind of data set, with the task that it poses.
 pub trait Data: Sized {

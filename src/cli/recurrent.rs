@@ -1,5 +1,6 @@
 //! The recipe that the binaries `rnn`, `gru` and `lstm` share.
 
+use super::folds::cross_validation;
 use super::gradient_flow;
 use super::options::{TrainOptions, positive, probability};
 use super::recipe::{Experiment, Recipe};
@@ -114,7 +115,7 @@ impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
     fn experiment(&self) -> Option<Experiment<Self>> {
         match self.gradient_flow {
             true => Some(gradient_flow::plot),
-            false => self.text.experiment(),
+            false => cross_validation(&self.text),
         }
     }
 }

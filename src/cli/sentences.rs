@@ -3,9 +3,9 @@
 use super::command_line::PredictCommand;
 use super::flow::{self, Parts};
 use super::options::{MachineOptions, TrainOptions, WORD_VECTORS, in_range};
-use super::recipe::{Command, Data, Experiment, Recipe, Test, Trained};
+use super::recipe::{Command, Data, Recipe, Test, Trained};
 use super::text::{TextFacts, VocabularyOptions, input_sentences, write_vocabulary};
-use super::{TestSet, data_error, folds, in_colour, most_probable, show_notes};
+use super::{TestSet, data_error, in_colour, most_probable, show_notes};
 use crate::data::{Corpus, NGrams, Texts, Tokenizer, Vocabulary, WordVectors, text};
 use crate::nn::{Attribution, Cost, Mode, SentenceModel};
 use crate::plots;
@@ -38,13 +38,6 @@ pub struct TextOptions {
     /// Cross-validate: train N models, each tested on a different Nth of all sentences
     #[arg(long, value_name = "N", value_parser = |text: &str| in_range(text, 2..=1000_usize, "a whole number, 2 to 1000"))]
     pub folds: Option<usize>,
-}
-
-impl TextOptions {
-    /// Cross-validation, if `--folds` asks for it.
-    pub fn experiment<R: Recipe<Data = SentenceData>>(&self) -> Option<Experiment<R>> {
-        self.folds.map(|_| folds::cross_validate::<R> as Experiment<R>)
-    }
 }
 
 /// A recipe's choices about sentences.

@@ -50,3 +50,16 @@ pub use incremental::IncrementalDecoder;
 pub use pool_over_time::pool_over_time;
 pub use recurrent::{recurrent, recurrent_tokens};
 pub use sequences::PackedSequences;
+
+use candle_core::{Error, Result};
+
+/// Name of the instruction set that the CPU kernels use: `scalar`, `avx2`, `avx512` or `neon`.
+///
+/// It is the best that the processor has. The environment variable `CANDLE_TEXTBOOK_SIMD` forces another one, which
+/// changes the speed but no result.
+///
+/// # Errors
+/// When the variable names an instruction set that is not available. The kernels then use the best one.
+pub fn instruction_set() -> Result<&'static str> {
+    crate::kernels::cpu::simd::instruction_set().map_err(Error::Msg)
+}
