@@ -367,7 +367,7 @@ pub(super) fn check_conv_max_over_time(
 pub struct RecurrentWeights {
     /// W, `(gates * hidden, features)`: PyTorch's `weight_ih`.
     ///
-    /// For [`recurrent_tokens`]: the product of each token's vector with W, `(tokens, gates * hidden)`.
+    /// For [`recurrent_tokens`](super::recurrent_tokens): the product of each token's vector with W, `(tokens, gates * hidden)`.
     pub input: Tensor,
     /// U, `(gates * hidden, hidden)`: PyTorch's `weight_hh`.
     pub hidden: Tensor,

@@ -13,6 +13,9 @@ const CHUNK: usize = 1 << 14;
 /// Fewer elements than this are updated faster by a single thread.
 const PARALLEL: usize = 1 << 16;
 
+/// Elements that are updated together.
+const BLOCK: usize = 16;
+
 /// How one step changes an element `p` of a parameter, given its gradient `g` and its moments.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Rule {
@@ -232,7 +235,24 @@ impl<T: Real> Targets<'_, T> {
         let len = parameter.len();
         let gradient = &gradient[..len];
         let moments = moments.map(|moment| &mut moment[..len]);
-        for i in 0..len {
+        let blocks = len / BLOCK * BLOCK;
+        for at in (0..blocks).step_by(BLOCK) {
+            // The compiler knows that local arrays do not overlap, and so vectorises the loop.
+            let (mut block, gradient) = (load(&parameter[at..]), load(&gradient[at..]));
+            let mut kept: [[T; BLOCK]; N] = std::array::from_fn(|k| load(&moments[k][at..]));
+            for i in 0..BLOCK {
+                let (p, m) = rule(block[i], gradient[i], std::array::from_fn(|k| kept[k][i]));
+                block[i] = p;
+                for k in 0..N {
+                    kept[k][i] = m[k];
+                }
+            }
+            parameter[at..at + BLOCK].copy_from_slice(&block);
+            for k in 0..N {
+                moments[k][at..at + BLOCK].copy_from_slice(&kept[k]);
+            }
+        }
+        for i in blocks..len {
             let (p, m) = rule(parameter[i], gradient[i], std::array::from_fn(|k| moments[k][i]));
             parameter[i] = p;
             for k in 0..N {
@@ -240,6 +260,12 @@ impl<T: Real> Targets<'_, T> {
             }
         }
     }
+}
+
+/// The first elements of `from`.
+#[inline(always)]
+fn load<T: Real>(from: &[T]) -> [T; BLOCK] {
+    *from.first_chunk().expect("a whole block")
 }
 
 /// Scales down each row of `columns` elements whose Euclidean norm exceeds `max`, to that norm.
