@@ -195,7 +195,8 @@ impl Recurrent {
     /// the initial state, zero if `None`; see [`Recurrent`] for its shape and order.
     ///
     /// # Errors
-    /// If the shapes do not agree, or `state` has a cell part for another cell than an LSTM or lacks it for an LSTM.
+    /// Fails if the shapes do not agree, or if `state` has cell states although the cell is not an LSTM, or lacks them
+    /// although it is.
     pub fn forward(
         &self,
         xs: &Tensor,

@@ -162,17 +162,18 @@ pub fn no_grad<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Computes the gradients of the scalar `loss`, with those of the variables `tables` by rows.
+/// Computes the gradients of the scalar `loss`, and row gradients of the tables whose ids are in `tables`.
 ///
-/// Like `loss.backward()`, but faster on the CPU, and the gradient that a table gets from [`embedding`](super::embedding)
-/// and [`embedding_mean`](super::embedding_mean) comes separately, for the rows in use. Its cost does not depend on the
-/// size of the table. The gradient that a table gets from other operations is in the `GradStore`, as usual.
+/// Like `loss.backward()`, which stays correct, but faster on the CPU. On the CPU, the gradient that a table receives from
+/// [`embedding`](super::embedding) and [`embedding_mean`](super::embedding_mean) is returned separately, as
+/// [`RowGradients`] of the rows in use; its cost does not depend on the size of the table. The gradient from other
+/// operations is in the `GradStore`. The total gradient of a table is the sum of both.
 ///
 /// A custom operation whose own backward pass differentiates another graph must call this function, not
-/// `Tensor::backward`.
+/// `Tensor::backward`: the inner pass would otherwise add to the state of the outer one.
 ///
 /// # Errors
-/// Returns the errors of the operations.
+/// Fails if the backward pass of an operation fails.
 pub fn backward(
     loss: &Tensor,
     tables: Vec<TensorId>,

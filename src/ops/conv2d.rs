@@ -14,8 +14,9 @@ use candle_core::{CpuStorage, Result, Shape, Tensor};
 /// `(size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1`, rounded down.
 ///
 /// # Errors
-/// When the channels do not match the weight and the groups, the kernel does not fit the padded input, or sizes are too
-/// large for memory.
+/// Fails if a tensor has the wrong rank, type or device; if the channels do not match `weight`, `bias` and the groups; if
+/// a stride, a dilation or the number of groups is 0; if the dilated kernel is larger than the padded input; or if sizes
+/// are too large for memory.
 pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
     let conv = check_conv2d(xs, weight, bias, config)?;
     if !xs.device().is_cpu() {

@@ -1,7 +1,7 @@
 //! Differentiable operations.
 //!
-//! Each operation has two implementations. On the CPU it calls a kernel of this crate, for `f32` and `f64`, and computes
-//! its gradient with another. On every other device it runs the definition in [`mod@reference`], which consists of
+//! Each operation has two implementations. On the CPU, kernels of this crate compute the result and its gradients, in
+//! `f32` and `f64`; other types are an error. On every other device it runs the definition in [`mod@reference`], which consists of
 //! candle's own operations and is also what the kernels are tested against. Tensors may have any memory layout; kernels
 //! work on a contiguous copy of a tensor that is not contiguous.
 

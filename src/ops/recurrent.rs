@@ -21,7 +21,8 @@ use std::sync::{Arc, OnceLock};
 /// state `(directions, batch, hidden)`; it is zero if `None`.
 ///
 /// # Errors
-/// If the shapes do not agree, or `state` has a cell part for another cell than an LSTM or lacks it for an LSTM.
+/// Fails if the shapes do not agree, or if `state` has cell states although the cell is not an LSTM, or lacks them
+/// although it is.
 pub fn recurrent(
     cell: Cell,
     xs: &Tensor,

@@ -45,6 +45,7 @@ pub struct TrainerOptions {
 }
 
 impl Default for TrainerOptions {
+    /// 10 epochs of batches of 64 at a learning rate of 1e-3, seed 42; no clipping, patience or extra checkpoints.
     fn default() -> Self {
         Self {
             epochs: 10,
@@ -72,9 +73,9 @@ pub struct Trainer<'a> {
 impl Trainer<'_> {
     /// Trains the variables `vars` on `task`, and leaves the weights of the best epoch in them.
     ///
-    /// An epoch trains on every example once, validates, records the scores in `metrics.jsonl`, saves the weights to
+    /// Each epoch trains on every example once, evaluates on validation data, records the scores in `metrics.jsonl`, saves the weights to
     /// `model.safetensors` if their validation score is the best so far, and saves a checkpoint. If the run folder
-    /// already holds a checkpoint, training resumes from it and ends with the same bits as an uninterrupted run,
+    /// already holds a checkpoint, training resumes from it and ends with the same bits as an uninterrupted run on the same kind of device,
     /// provided that task, variables, optimizer and options are set up in the same way.
     ///
     /// An interrupted run (see [`INTERRUPTED`]) leaves the weights of the last step in `vars`.
