@@ -74,8 +74,8 @@
 //!    A task may ask for the original order instead ([`Task::in_order`]).
 //! 2. Each batch is one step: [`Task::loss`], backward pass, clipping, update with the learning rate of the schedule.
 //! 3. [`Task::validate`] scores the model. The epoch becomes a line of `metrics.jsonl`.
-//! 4. If the score is the best so far, the weights go to `model.safetensors`. A score is better if its [`Metric`] is; with
-//!    equal metrics, if its loss is lower.
+//! 4. If the score is the best so far, the weights go to `model.safetensors`. The better score is the one
+//!    with the better [`Metric`] or, if the metrics are equal, the one with the lower loss.
 //! 5. The trainer saves a checkpoint.
 //!
 //! Training ends after the last epoch, after [`TrainerOptions::patience`] epochs without a better score, or when a plateau

@@ -73,10 +73,11 @@ pub struct Trainer<'a> {
 impl Trainer<'_> {
     /// Trains the variables `vars` on `task`, and leaves the weights of the best epoch in them.
     ///
-    /// Each epoch trains on every example once, evaluates on validation data, records the scores in `metrics.jsonl`, saves the weights to
-    /// `model.safetensors` if their validation score is the best so far, and saves a checkpoint. If the run folder
-    /// already holds a checkpoint, training resumes from it and ends with the same bits as an uninterrupted run on the same kind of device,
-    /// provided that task, variables, optimizer and options are set up in the same way.
+    /// Each epoch trains on every example once, evaluates on validation data, records the scores in `metrics.jsonl`,
+    /// saves the weights to `model.safetensors` if their validation score is the best so far, and saves a checkpoint.
+    /// If the run folder already holds a checkpoint, training resumes from it and ends with the same bits as an
+    /// uninterrupted run on the same kind of device, provided that task, variables, optimizer and options are set up
+    /// in the same way.
     ///
     /// An interrupted run (see [`INTERRUPTED`]) leaves the weights of the last step in `vars`.
     ///
