@@ -93,7 +93,7 @@ pub(super) fn fit_and_test<R: Recipe>(
 
 type ModelOf<R> = <<R as Recipe>::Data as Data>::Model;
 
-/// Trains a model in a new run folder, or in that of a resumed run.
+/// Trains a model in a new run folder, or continues in the folder of a resumed run.
 pub(super) fn fit<R: Recipe>(
     training: &Training<R>,
     settings: &R,

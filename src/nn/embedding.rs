@@ -59,7 +59,7 @@ impl Embedding {
     /// Averages the vectors of each sequence, `(batch, size)`, given u32 `ids` `(rows)` (PyTorch's `EmbeddingBag`).
     ///
     /// # Errors
-    /// If an id is outside the table, or the number of ids is not that of the sequences' elements.
+    /// If an id is outside the table, or there is not exactly one id per element of the sequences.
     pub fn mean(&self, ids: &Tensor, sequences: &Arc<PackedSequences>) -> Result<Tensor> {
         ops::embedding_mean(&self.weight, ids, sequences)
     }

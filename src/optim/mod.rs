@@ -131,7 +131,7 @@ impl Optimizer {
     /// their moments.
     ///
     /// In a table of word vectors these are the words of the batch. The cost of
-    /// [`backward_step`](Self::backward_step) then depends on the size of the batch, not on that of the table.
+    /// [`backward_step`](Self::backward_step) then depends on the size of the batch, not on the size of the table.
     ///
     /// Plain stochastic gradient descent and Adagrad give the same result either way, unless they decay weights. Adam
     /// becomes `torch.optim.SparseAdam`, Adadelta its sparse analogue.

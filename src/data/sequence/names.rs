@@ -279,7 +279,7 @@ mod tests {
         }
     }
 
-    /// Every tag is correct except that of an ambiguous first word, which is guessed by its kind.
+    /// Every tag is correct, but the tag of an ambiguous first word is guessed from the kind of word.
     #[test]
     fn a_tagger_that_reads_from_left_to_right_has_to_guess() {
         let corpus = names(20_000, 0, 1);

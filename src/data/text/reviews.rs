@@ -5,8 +5,8 @@
 //!
 //! - 40% of the sentences have one opinion, half of them negated ("the soup was never bland .");
 //! - 30% have two that agree, one of them negated ("the plot was clever and the cast was far from dull .");
-//! - 30% have two that disagree ("the opening was dull , but the ending was superb ."); the label is that of the opinion
-//!   after "but" or "yet", or of the one without "although" or "despite".
+//! - 30% have two that disagree ("the opening was dull , but the ending was superb ."); the opinion
+//!   after "but" or "yet", or the one without "although" or "despite", decides the label.
 //!
 //! With two opinions, the same words in another order have the opposite label. In one sentence of forty, pairs of
 //! adjacent words are not enough either: the negation is further away ("not really clever"), or a clause of two that
@@ -254,7 +254,7 @@ fn subject(topic: &Topic, determiner: &str, part: &str, rng: &mut ChaCha8Rng) ->
     }
 }
 
-/// Writes two clauses that disagree; `polarity` is that of the decisive one. With `far`, one or both are negated.
+/// Writes two clauses that disagree; the decisive one has the polarity `polarity`. With `far`, one or both are negated.
 fn contrast(topic: &Topic, parts: [&str; 2], polarity: usize, far: bool, rng: &mut ChaCha8Rng) -> String {
     let near = |negated| if negated { Negation::Near } else { Negation::None };
     let negations =
