@@ -25,7 +25,8 @@ impl DeviceChoice {
     /// Opens the device.
     ///
     /// # Errors
-    /// If this build does not support the device (the message names the feature it needs), or the machine has none.
+    /// Fails if this build does not support the device (the message names the feature it needs), or the machine has
+    /// none.
     pub fn open(self) -> Result<Device> {
         match self {
             Self::Auto => {

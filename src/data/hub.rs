@@ -38,7 +38,7 @@ pub(super) fn dataset<const N: usize>(id: &str, files: [String; N]) -> Result<[P
 /// Returns the path of a safetensors file.
 ///
 /// # Errors
-/// If `name` is none of these, the hub does not answer within eight seconds, or the file is missing there.
+/// Fails if `name` is none of these, the hub does not answer within eight seconds, or the file is missing there.
 pub fn load_weights(name: &str) -> Result<PathBuf> {
     let known = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"];
     ensure!(known.contains(&name), "weights {name}: unknown, expected one of {}", known.join(", "));

@@ -45,7 +45,7 @@ impl BiRnn {
     /// `recurrent`, and `output.{weight,bias}`.
     ///
     /// # Errors
-    /// If `vb` holds a parameter in another shape.
+    /// Fails if `vb` holds a parameter in another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let &Config { vocabulary, embedding, cell, hidden, layers, bidirectional, dropout: rate, tags } =
             config;

@@ -29,7 +29,7 @@ impl FastText {
     /// `output.weight`, initially zero. They are the matrices A and B of the paper.
     ///
     /// # Errors
-    /// If `vb` holds a parameter in another shape.
+    /// Fails if `vb` holds a parameter in another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let &Config { features, embedding, classes } = config;
         let bound = 1.0 / embedding as f64;

@@ -43,8 +43,8 @@ impl LanguageModel {
     /// [`Recurrent`] network under `recurrent`, and `output.{weight,bias}`. With tied weights there is no `output.weight`.
     ///
     /// # Errors
-    /// If weights are tied and the size of the embeddings differs from `hidden`, and if `vb` holds a parameter in another
-    /// shape.
+    /// Fails if weights are tied and the size of the embeddings differs from `hidden`, or if `vb` holds a parameter in
+    /// another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let &Config { vocabulary, embedding, cell, hidden, layers, dropout: rate, tie_weights } = config;
         if tie_weights && embedding != Some(hidden) {
@@ -93,7 +93,7 @@ impl LanguageModel {
     /// state after the last tokens.
     ///
     /// # Errors
-    /// If an id is not below the vocabulary's size, or the shapes do not agree.
+    /// Fails if an id is not below the vocabulary's size, or the shapes do not agree.
     pub fn forward(
         &self,
         ids: &Tensor,
@@ -119,7 +119,7 @@ impl LanguageModel {
     /// A decoder that reads a text token by token and gives the logits of the next token after each.
     ///
     /// # Errors
-    /// If the weights can't be copied to main memory.
+    /// Fails if the weights can't be copied to main memory.
     pub fn incremental_decoder(&self) -> Result<IncrementalDecoder> {
         self.recurrent.incremental_decoder(self.embedding.weight(), &self.output)
     }

@@ -88,8 +88,8 @@ impl LeNet {
     /// Creates the model with its parameters in `vb`.
     ///
     /// # Errors
-    /// If there is no convolution, a size is 0 or too large, the convolutions leave nothing of a 28x28 image, or `vb`
-    /// holds a parameter in another shape.
+    /// Fails if there is no convolution, a size is 0 or too large, the convolutions leave nothing of a 28x28 image, or
+    /// `vb` holds a parameter in another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let Config { channels, hidden: units, classes, .. } = config;
         if channels.is_empty() || channels.contains(&0) || units.contains(&0) || *classes == 0 {

@@ -73,7 +73,7 @@ impl LeNet5 {
     /// Creates the model with its parameters in `vb`.
     ///
     /// # Errors
-    /// If `classes` is 0, or `vb` holds a parameter in another shape.
+    /// Fails if `classes` is 0, or `vb` holds a parameter in another shape.
     pub fn new(classes: usize, vb: VarBuilder) -> Result<Self> {
         if classes == 0 {
             bail!("lenet5: found 0 classes, expected at least one");

@@ -32,7 +32,7 @@ impl Mlp {
     /// Creates the model with its parameters in `vb`.
     ///
     /// # Errors
-    /// If there are fewer than two sizes, a size is 0, or `vb` holds a parameter in another shape.
+    /// Fails if there are fewer than two sizes, a size is 0, or `vb` holds a parameter in another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         if config.sizes.len() < 2 || config.sizes.contains(&0) {
             bail!("mlp: found the layer sizes {:?}, expected at least two, each 1 or more", config.sizes);

@@ -25,13 +25,13 @@ pub trait ImageModel: Model {
     /// `(batch, channels, height, width)`. A model without convolutions returns no maps.
     ///
     /// # Errors
-    /// If `xs` does not fit the model.
+    /// Fails if `xs` does not fit the model.
     fn feature_maps(&self, xs: &Tensor) -> Result<Vec<Tensor>>;
 
     /// Computes logits `(batch, classes)` from the last feature maps, or from the images if the model has no
     /// convolutions: the last part of [`Model::forward`].
     ///
     /// # Errors
-    /// If `maps` do not fit the model.
+    /// Fails if `maps` do not fit the model.
     fn head(&self, maps: &Tensor, mode: Mode) -> Result<Tensor>;
 }

@@ -70,7 +70,7 @@ impl Config {
     /// A network of 6n+2 layers for CIFAR-10 (section 4.2): 20, 32, 44, 56, 110.
     ///
     /// # Errors
-    /// If `layers` is not 6n+2 for an n of at least 1.
+    /// Fails if `layers` is not 6n+2 for an n of at least 1.
     pub fn cifar(layers: usize, shortcut: Shortcut, classes: usize) -> Result<Self> {
         if layers < 8 || layers % 6 != 2 {
             bail!("resnet: found {layers} layers, expected 6n+2: 20, 32, 44, 56, 110");
@@ -82,7 +82,7 @@ impl Config {
     /// A network of 18, 34, 50, 101 or 152 layers for ImageNet (table 1).
     ///
     /// # Errors
-    /// If `layers` is another number.
+    /// Fails if `layers` is another number.
     pub fn imagenet(layers: usize, classes: usize) -> Result<Self> {
         let (block, blocks) = match layers {
             18 => (Block::Basic, [2, 2, 2, 2]),
@@ -119,7 +119,7 @@ impl ResNet {
     /// Creates the model with its parameters in `vb`.
     ///
     /// # Errors
-    /// If a size is 0 or too large, or `vb` holds a parameter in another shape.
+    /// Fails if a size is 0 or too large, or `vb` holds a parameter in another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let &Config { channels, stem, block, shortcut, width, ref blocks, classes } = config;
         // At least the channels of the last stage, including those of a bottleneck.
@@ -164,7 +164,7 @@ impl ResNet {
     /// Frozen layers get no gradients and normalise with their running statistics, in training too.
     ///
     /// # Errors
-    /// If there is no such layer.
+    /// Fails if there is no such layer.
     pub fn freeze_until(&mut self, layer: &str) -> Result<()> {
         let layers = (1..=self.stages.len()).map(|stage| format!("layer{stage}"));
         let layers: Vec<String> = layers.chain(["fc".into()]).collect();

@@ -55,7 +55,7 @@ impl Rnn {
     /// `recurrent`, and `output.{weight,bias}`.
     ///
     /// # Errors
-    /// If `vb` holds a parameter in another shape.
+    /// Fails if `vb` holds a parameter in another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let &Config { vocabulary, recurrent: network, pool, dropout: rate, classes } = config;
         let embedding = embedding_with(vocabulary, network.features, WORD_VECTOR_INIT, vb.pp("embedding"))?;

@@ -62,8 +62,8 @@ impl TextCnn {
     /// `output.{weight,bias}`, and for two channels `fixed_embedding.weight`, whose features follow those of the first.
     ///
     /// # Errors
-    /// If there are no widths or no filters, if the embeddings are too large, and if `vb` holds a parameter in another
-    /// shape.
+    /// Fails if there are no widths or no filters, if the embeddings are too large, or if `vb` holds a parameter in
+    /// another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let &Config { variant, vocabulary, embedding, ref widths, filters, dropout: rate, classes } = config;
         let channels = if variant == Variant::Multichannel { 2 } else { 1 };

@@ -21,7 +21,7 @@ pub struct BatchNorm2d {
 /// `(channels)` each. The buffers get no gradient.
 ///
 /// # Errors
-/// If `vb` holds one of them in another shape.
+/// Fails if `vb` holds one of them in another shape.
 pub fn batch_norm2d(channels: usize, vb: VarBuilder) -> Result<BatchNorm2d> {
     let get = |name, value| vb.get_with_hints(channels, name, candle_nn::Init::Const(value));
     Ok(BatchNorm2d {
@@ -43,7 +43,8 @@ impl BatchNorm2d {
     /// Training moves the running mean and the running (unbiased) variance a tenth of the way to the batch's.
     ///
     /// # Errors
-    /// If shapes do not fit; in training also if there are fewer than two values per channel, which have no variance.
+    /// Fails if shapes do not fit; in training also if there are fewer than two values per channel, which have no
+    /// variance.
     pub fn forward(&self, xs: &Tensor, epilogue: Epilogue, mode: Mode) -> Result<Tensor> {
         let norm =
             |statistics| ops::batch_norm(xs, &self.weight, &self.bias, Self::EPSILON, statistics, epilogue);

@@ -16,8 +16,8 @@ pub struct Conv2d {
 /// Parameters in `vb`: `weight` `(outputs, inputs / groups, kernel, kernel)` and `bias` `(outputs)`.
 ///
 /// # Errors
-/// If the channels do not divide into the configured groups, the weight is too large, or `vb` holds a parameter in
-/// another shape.
+/// Fails if the channels do not divide into the configured groups, the weight is too large, or `vb` holds a parameter
+/// in another shape.
 pub fn conv2d(
     inputs: usize,
     outputs: usize,
@@ -34,7 +34,7 @@ pub fn conv2d(
 /// Creates a convolution without bias, with the initial values of `init`; see [`conv2d`].
 ///
 /// # Errors
-/// As for [`conv2d`].
+/// Fails if [`conv2d`] would.
 pub fn conv2d_no_bias(
     inputs: usize,
     outputs: usize,

@@ -17,7 +17,8 @@ pub struct ConvMaxOverTime {
 /// are padded with zeros at both ends, so that each word takes every place in a window.
 ///
 /// # Errors
-/// If there are no widths or no filters, a width is 0, a size is too large, or `vb` holds a parameter in another shape.
+/// Fails if there are no widths or no filters, a width is 0, a size is too large, or `vb` holds a parameter in another
+/// shape.
 pub fn conv_max_over_time(
     features: usize,
     widths: &[usize],
@@ -48,7 +49,7 @@ impl ConvMaxOverTime {
     /// Maps words `(rows, features)` to responses `(batch, filters)`, one block of columns per width.
     ///
     /// # Errors
-    /// If shapes do not fit.
+    /// Fails if shapes do not fit.
     pub fn forward(&self, words: &Tensor, sentences: &Arc<PackedSequences>) -> Result<Tensor> {
         ops::relu(&ops::conv_max_over_time(words, sentences, &self.filters, self.padding)?)
     }
@@ -57,7 +58,7 @@ impl ConvMaxOverTime {
     /// if the window begins in the padding.
     ///
     /// # Errors
-    /// As for [`forward`](Self::forward).
+    /// Fails if [`forward`](Self::forward) would.
     pub fn max_positions(&self, words: &Tensor, sentences: &Arc<PackedSequences>) -> Result<Vec<Vec<i64>>> {
         ops::conv_max_positions(words, sentences, &self.filters, self.padding)
     }

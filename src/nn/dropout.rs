@@ -26,7 +26,7 @@ impl Dropout {
     /// Any shape to the same shape. The mask is a function of the mode's seed and step and of the layer's path.
     ///
     /// # Errors
-    /// In training, if the probability is not from 0 to 1.
+    /// Fails if, in training, the probability is not from 0 to 1.
     pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
         match mode {
             Mode::Train { seed, step, .. } if self.is_active(mode) => {

@@ -14,7 +14,7 @@ pub struct Embedding {
 /// Parameter in `vb`: `weight` `(rows, size)`.
 ///
 /// # Errors
-/// If `vb` holds this parameter in another shape.
+/// Fails if `vb` holds this parameter in another shape.
 pub fn embedding(rows: usize, size: usize, vb: VarBuilder) -> Result<Embedding> {
     embedding_with(rows, size, candle_nn::Init::Randn { mean: 0.0, stdev: 1.0 }, vb)
 }
@@ -22,7 +22,7 @@ pub fn embedding(rows: usize, size: usize, vb: VarBuilder) -> Result<Embedding> 
 /// Creates an embedding with the initial values of `init`; see [`embedding`].
 ///
 /// # Errors
-/// As for [`embedding`].
+/// Fails if [`embedding`] would.
 pub fn embedding_with(rows: usize, size: usize, init: candle_nn::Init, vb: VarBuilder) -> Result<Embedding> {
     Ok(Embedding { weight: vb.get_with_hints((rows, size), "weight", init)? })
 }
@@ -44,7 +44,7 @@ impl Embedding {
     /// Finds the `count` nearest neighbours of `id` by cosine among the first `rows` rows, each with its cosine.
     ///
     /// # Errors
-    /// If the table has fewer than `rows` rows, or `id` is not among them.
+    /// Fails if the table has fewer than `rows` rows, or `id` is not among them.
     pub fn nearest(&self, id: u32, rows: usize, count: usize) -> Result<Vec<(u32, f32)>> {
         let table = self.weight.narrow(0, 0, rows)?.detach().to_dtype(DType::F32)?;
         let own = table.get(id as usize)?;
@@ -59,7 +59,7 @@ impl Embedding {
     /// Averages the vectors of each sequence, `(batch, size)`, given u32 `ids` `(rows)` (PyTorch's `EmbeddingBag`).
     ///
     /// # Errors
-    /// If an id is outside the table, or there is not exactly one id per element of the sequences.
+    /// Fails if an id is outside the table, or there is not exactly one id per element of the sequences.
     pub fn mean(&self, ids: &Tensor, sequences: &Arc<PackedSequences>) -> Result<Tensor> {
         ops::embedding_mean(&self.weight, ids, sequences)
     }

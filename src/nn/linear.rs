@@ -15,7 +15,7 @@ pub struct Linear {
 /// Parameters in `vb`: `weight` `(outputs, inputs)` and `bias` `(outputs)`.
 ///
 /// # Errors
-/// If `vb` holds a parameter in another shape.
+/// Fails if `vb` holds a parameter in another shape.
 pub fn linear(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Linear> {
     linear_with(inputs, outputs, Init::PyTorch, vb)
 }
@@ -23,7 +23,7 @@ pub fn linear(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Linear> {
 /// Creates a fully connected layer with the initial values of `init`; see [`linear`].
 ///
 /// # Errors
-/// As for [`linear`].
+/// Fails if [`linear`] would.
 pub fn linear_with(inputs: usize, outputs: usize, init: Init, vb: VarBuilder) -> Result<Linear> {
     Ok(Linear {
         weight: vb.get_with_hints((outputs, inputs), "weight", init.weight(inputs, outputs))?,

@@ -20,7 +20,7 @@ impl Cost {
     /// The mean cost, a scalar, of `logits` `(batch, classes)` for the u32 `targets` `(batch)`.
     ///
     /// # Errors
-    /// If shapes do not fit, or a target is not a class.
+    /// Fails if shapes do not fit, or a target is not a class.
     pub fn loss(self, logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
         match self {
             Self::SoftmaxCrossEntropy => ops::softmax_cross_entropy(logits, targets, 0.0),
@@ -32,7 +32,7 @@ impl Cost {
     /// The probabilities `(batch, classes)` of `logits`, without gradients. Sigmoid outputs are divided by their sum.
     ///
     /// # Errors
-    /// If `logits` has no dimension, or the device cannot copy it.
+    /// Fails if `logits` has no dimension, or the device cannot copy it.
     pub fn probabilities(self, logits: &Tensor) -> Result<Tensor> {
         let classes = logits.dim(D::Minus1)?;
         let on_host = logits.detach().to_device(&Device::Cpu)?.to_dtype(DType::F64)?;

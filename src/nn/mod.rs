@@ -64,7 +64,7 @@ pub trait Model {
     /// Computes logits `(batch, classes)` of `xs` `(batch, ..)`; the model defines the shape of an example.
     ///
     /// # Errors
-    /// If `xs` does not fit the model.
+    /// Fails if `xs` does not fit the model.
     fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor>;
 }
 
@@ -73,7 +73,7 @@ pub trait SentenceModel {
     /// Computes logits, one row per sentence or per word, of the u32 word ids `words` `(rows)`, which `sentences` packs.
     ///
     /// # Errors
-    /// If an id is outside the vocabulary, or shapes do not fit.
+    /// Fails if an id is outside the vocabulary, or shapes do not fit.
     fn forward(&self, words: &Tensor, sentences: &Arc<PackedSequences>, mode: Mode) -> Result<Tensor>;
 
     /// The word vectors.
@@ -82,7 +82,7 @@ pub trait SentenceModel {
     /// The words that contribute to each sentence's logits; empty if the model cannot attribute them.
     ///
     /// # Errors
-    /// As for [`forward`](Self::forward).
+    /// Fails if [`forward`](Self::forward) would.
     fn attributions(
         &self,
         _words: &Tensor,

@@ -117,8 +117,8 @@ pub struct Recurrent {
 /// `bias_ih_lk`, and that of `bias_hh_lk` becomes zero.
 ///
 /// # Errors
-/// If there are no layers or no hidden units, if the network is too large for the address space, if the configuration has
-/// a forget bias for another cell than an LSTM, and if `vb` holds a parameter in another shape.
+/// Fails if there are no layers or no hidden units, if the network is too large for the address space, if the
+/// configuration has a forget bias for another cell than an LSTM, or if `vb` holds a parameter in another shape.
 pub fn recurrent(config: &RecurrentConfig, vb: VarBuilder) -> Result<Recurrent> {
     let &RecurrentConfig { cell, features, hidden, layers, bidirectional, forget_bias, .. } = config;
     if forget_bias.is_some() && cell != Cell::Lstm {
@@ -213,7 +213,7 @@ impl Recurrent {
     /// [`forward_tokens`](Self::forward_tokens).
     ///
     /// # Errors
-    /// If the table has a different number of features.
+    /// Fails if the table has a different number of features.
     pub fn project_tokens(&self, table: &Tensor) -> Result<TokenProjection> {
         let project = |weights: &RecurrentWeights| {
             let input = ops::linear(table, &weights.input, None)?;
@@ -227,7 +227,7 @@ impl Recurrent {
     /// It is faster if there are fewer distinct tokens than rows, or if one projection serves several passes.
     ///
     /// # Errors
-    /// As for [`forward`](Self::forward); also if an id is not a row of the embedding table.
+    /// Fails if [`forward`](Self::forward) would, or an id is not a row of the embedding table.
     pub fn forward_tokens(
         &self,
         ids: &Tensor,
@@ -245,7 +245,7 @@ impl Recurrent {
     /// and the last hidden state through `output`.
     ///
     /// # Errors
-    /// If the shapes do not agree, or the network is bidirectional.
+    /// Fails if the shapes do not agree, or the network is bidirectional.
     pub fn incremental_decoder(&self, table: &Tensor, output: &Linear) -> Result<IncrementalDecoder> {
         if self.directions() > 1 {
             bail!("recurrent: a bidirectional network can't read token by token");
@@ -304,7 +304,7 @@ impl RecurrentState {
     /// The last layer's hidden states `(batch, directions * hidden)`, the forward direction's units first.
     ///
     /// # Errors
-    /// If the state has fewer than `directions` directions.
+    /// Fails if the state has fewer than `directions` directions.
     pub fn last_layer(&self, directions: usize) -> Result<Tensor> {
         let parts = self.hidden.dim(0)?;
         let Some(first) = parts.checked_sub(directions) else {

@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, Result, Shape, Tensor};
 /// Computes `max(x, 0)` of each element; the gradient at 0 is 0, as in PyTorch.
 ///
 /// # Errors
-/// On the CPU, fails for other types than `f32` and `f64`.
+/// Fails if the type, on the CPU, is neither `f32` nor `f64`.
 pub fn relu(xs: &Tensor) -> Result<Tensor> {
     apply(xs, Activation::Relu, reference::relu)
 }
@@ -18,7 +18,7 @@ pub fn relu(xs: &Tensor) -> Result<Tensor> {
 /// Computes the logistic function `1 / (1 + exp(-x))` of each element.
 ///
 /// # Errors
-/// On the CPU, fails for other types than `f32` and `f64`.
+/// Fails if the type, on the CPU, is neither `f32` nor `f64`.
 pub fn sigmoid(xs: &Tensor) -> Result<Tensor> {
     apply(xs, Activation::Sigmoid, reference::sigmoid)
 }
@@ -26,7 +26,7 @@ pub fn sigmoid(xs: &Tensor) -> Result<Tensor> {
 /// Computes the hyperbolic tangent of each element.
 ///
 /// # Errors
-/// On the CPU, fails for other types than `f32` and `f64`.
+/// Fails if the type, on the CPU, is neither `f32` nor `f64`.
 pub fn tanh(xs: &Tensor) -> Result<Tensor> {
     apply(xs, Activation::Tanh, reference::tanh)
 }

@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 /// the batch, through which gradients flow. Returns the result and the statistics used, zeros for an empty batch.
 ///
 /// # Errors
-/// If shapes do not match, or a channel has no elements although the batch is not empty.
+/// Fails if shapes do not match, or a channel has no elements although the batch is not empty.
 pub fn batch_norm(
     xs: &Tensor,
     weight: &Tensor,

@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 /// gradient.
 ///
 /// # Errors
-/// If shapes do not match, there are no filters, or a sentence with its padding is shorter than a filter.
+/// Fails if shapes do not match, there are no filters, or a sentence with its padding is shorter than a filter.
 pub fn conv_max_over_time(
     xs: &Tensor,
     sentences: &Arc<PackedSequences>,
@@ -36,7 +36,7 @@ pub fn conv_max_over_time(
 /// A window that begins in the padding before the first word has a negative index.
 ///
 /// # Errors
-/// As for [`conv_max_over_time`].
+/// Fails if [`conv_max_over_time`] would.
 pub fn conv_max_positions(
     xs: &Tensor,
     sentences: &Arc<PackedSequences>,

@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 /// becomes NaN, as in PyTorch.
 ///
 /// # Errors
-/// If `probability` is not from 0 to 1.
+/// Fails if `probability` is not from 0 to 1.
 pub fn dropout(xs: &Tensor, probability: f32, rng: &mut ChaCha8Rng) -> Result<Tensor> {
     if !(0. ..=1.).contains(&probability) {
         bail!("dropout: found a probability of {probability}, expected one from 0 to 1");

@@ -12,7 +12,7 @@ use std::sync::Arc;
 /// `table` is `(rows, size)`; `ids` has any shape and type `u32`; the result is `(.., size)`.
 ///
 /// # Errors
-/// Fails for an id that is not a row of the table.
+/// Fails if an id is not a row of the table.
 pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     let (rows, size) = table.dims2()?;
     check_type("embedding", ids)?;
@@ -34,8 +34,7 @@ pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
 /// `(batch, size)`.
 ///
 /// # Errors
-/// Fails for an id that is not a row of the table, or if the number of ids differs from the number of elements of
-/// `sequences`.
+/// Fails if an id is not a row of the table, or the number of ids differs from the number of elements of `sequences`.
 pub fn embedding_mean(table: &Tensor, ids: &Tensor, sequences: &Arc<PackedSequences>) -> Result<Tensor> {
     let (rows, _) = table.dims2()?;
     check_type("embedding_mean", ids)?;

@@ -25,7 +25,7 @@ impl IncrementalDecoder {
     /// output layer has a weight `(outputs, hidden)` and possibly a bias `(outputs)`.
     ///
     /// # Errors
-    /// If there are no layers, or the shapes do not agree.
+    /// Fails if there are no layers, or the shapes do not agree.
     pub fn new<'a>(
         cell: Cell,
         table: &Tensor,
@@ -68,7 +68,7 @@ impl IncrementalDecoder {
     /// Reads the token `id` and returns the outputs after it, such as the logits of the next token.
     ///
     /// # Errors
-    /// If `id` is not below the number of tokens.
+    /// Fails if `id` is not below the number of tokens.
     pub fn step(&mut self, id: u32) -> Result<Vec<f32>> {
         if id as usize >= self.tokens {
             bail!("incremental decoder: found the id {id}, expected one below {}", self.tokens);

@@ -17,7 +17,8 @@ use std::sync::OnceLock;
 /// arXiv:1512.00567, section 7). A logit of minus infinity masks its class.
 ///
 /// # Errors
-/// If the batch is empty, `smoothing` is not from 0 to 1 or, on the CPU, a label is not below the number of classes.
+/// Fails if the batch is empty, `smoothing` is not from 0 to 1 or, on the CPU, a label is not below the number of
+/// classes.
 pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor, smoothing: f64) -> Result<Tensor> {
     check_smoothing(smoothing)?;
     let loss = Loss::SoftmaxCrossEntropy { smoothing };
@@ -31,7 +32,7 @@ pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor, smoothing: f64) 
 /// The targets are one-hot. The result is accurate for logits of any size.
 ///
 /// # Errors
-/// If the batch is empty or, on the CPU, a label is not below the number of classes.
+/// Fails if the batch is empty or, on the CPU, a label is not below the number of classes.
 pub fn sigmoid_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     let loss = Loss::SigmoidCrossEntropy;
     apply("sigmoid_cross_entropy", loss, logits, targets, reference::sigmoid_cross_entropy)
@@ -40,7 +41,7 @@ pub fn sigmoid_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor
 /// The mean over the batch of `||one_hot(target) - sigmoid(logits)||^2 / 2`: Nielsen, eq. 6.
 ///
 /// # Errors
-/// If the batch is empty or, on the CPU, a label is not below the number of classes.
+/// Fails if the batch is empty or, on the CPU, a label is not below the number of classes.
 pub fn quadratic(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     apply("quadratic", Loss::Quadratic, logits, targets, reference::quadratic)
 }

@@ -59,7 +59,7 @@ use candle_core::{Error, Result};
 /// changes the speed but no result.
 ///
 /// # Errors
-/// When the variable names an instruction set that is not available. The kernels then use the best one.
+/// Fails if the variable names an instruction set that is not available. The kernels then use the best one.
 pub fn instruction_set() -> Result<&'static str> {
     crate::kernels::cpu::simd::instruction_set().map_err(Error::Msg)
 }

@@ -13,8 +13,8 @@ use candle_core::{CpuStorage, Result, Shape, Tensor};
 /// maxima in row-major order. A window that contains NaN yields NaN, and its gradient goes to the last NaN.
 ///
 /// # Errors
-/// If the padded input is smaller than the kernel, the padding exceeds half the kernel, or a size other than the batch,
-/// the channels or the padding is 0.
+/// Fails if the padded input is smaller than the kernel, the padding exceeds half the kernel, or a size other than the
+/// batch, the channels or the padding is 0.
 pub fn max_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
     apply("max_pool2d", Reduction::Max, xs, config, reference::max_pool2d)
 }
@@ -24,7 +24,7 @@ pub fn max_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
 /// `xs` is `(batch, channels, height, width)`; padding counts as zeros.
 ///
 /// # Errors
-/// As for [`max_pool2d`].
+/// Fails if [`max_pool2d`] would.
 pub fn avg_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
     apply("avg_pool2d", Reduction::Average, xs, config, reference::avg_pool2d)
 }
@@ -34,7 +34,7 @@ pub fn avg_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
 /// `xs` is `(batch, channels, height, width)`; padding counts as zeros. The gradient of a window of zeros is taken as 0.
 ///
 /// # Errors
-/// As for [`max_pool2d`].
+/// Fails if [`max_pool2d`] would.
 pub fn l2_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
     apply("l2_pool2d", Reduction::L2, xs, config, reference::l2_pool2d)
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// `xs` holds the elements of `sequences` in packed order.
 ///
 /// # Errors
-/// If the number of rows is not that of `sequences`.
+/// Fails if the number of rows is not that of `sequences`.
 pub fn pool_over_time(xs: &Tensor, sequences: &Arc<PackedSequences>, pooling: TimePooling) -> Result<Tensor> {
     check_pool_over_time(xs, sequences)?;
     match xs.device().is_cpu() {

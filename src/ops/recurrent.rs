@@ -50,7 +50,7 @@ pub fn recurrent(
 /// fewer tokens than rows this is less work, also in the backward pass.
 ///
 /// # Errors
-/// As for [`recurrent`]; also if an id is not below the number of tokens.
+/// Fails if [`recurrent`] would, or an id is not below the number of tokens.
 pub fn recurrent_tokens(
     cell: Cell,
     ids: &Tensor,

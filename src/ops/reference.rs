@@ -13,7 +13,7 @@ use candle_core::{D, DType, Result, Tensor, bail};
 /// The definition of [`super::linear()`].
 ///
 /// # Errors
-/// As for [`super::linear()`].
+/// Fails if [`super::linear()`] would.
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     arguments::check_linear(xs, weight, bias)?;
     let (outputs, inputs) = weight.dims2()?;
@@ -34,7 +34,7 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
 /// The definition of [`super::conv2d()`]: one matrix product per group, whose columns are the windows of the input.
 ///
 /// # Errors
-/// As for [`super::conv2d()`].
+/// Fails if [`super::conv2d()`] would.
 pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
     arguments::check_conv2d(xs, weight, bias, config)?;
     let Conv2dConfig { stride, padding, dilation, groups } = config;
@@ -68,7 +68,7 @@ pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2
 /// The definition of [`super::batch_norm()`].
 ///
 /// # Errors
-/// As for [`super::batch_norm()`].
+/// Fails if [`super::batch_norm()`] would.
 pub fn batch_norm(
     xs: &Tensor,
     weight: &Tensor,
@@ -121,7 +121,7 @@ pub fn batch_norm(
 /// begin.
 ///
 /// # Errors
-/// As for [`super::conv_max_over_time()`].
+/// Fails if [`super::conv_max_over_time()`] would.
 pub fn conv_max_over_time(
     xs: &Tensor,
     sentences: &PackedSequences,
@@ -161,7 +161,7 @@ pub fn conv_max_over_time(
 /// The definition of [`super::recurrent()`]: one time step after another, for all sequences that have it.
 ///
 /// # Errors
-/// As for [`super::recurrent()`].
+/// Fails if [`super::recurrent()`] would.
 pub fn recurrent(
     cell: Cell,
     xs: &Tensor,
@@ -183,7 +183,7 @@ pub fn recurrent(
 /// The definition of [`super::recurrent_tokens()`].
 ///
 /// # Errors
-/// As for [`super::recurrent_tokens()`].
+/// Fails if [`super::recurrent_tokens()`] would.
 pub fn recurrent_tokens(
     cell: Cell,
     ids: &Tensor,
@@ -307,7 +307,7 @@ fn cell_step(
 /// The definition of [`super::pool_over_time()`]: one sequence after another.
 ///
 /// # Errors
-/// As for [`super::pool_over_time()`].
+/// Fails if [`super::pool_over_time()`] would.
 pub fn pool_over_time(xs: &Tensor, sequences: &PackedSequences, pooling: TimePooling) -> Result<Tensor> {
     arguments::check_pool_over_time(xs, sequences)?;
     let features = xs.dim(1)?;
@@ -332,7 +332,7 @@ pub fn pool_over_time(xs: &Tensor, sequences: &PackedSequences, pooling: TimePoo
 /// The definition of [`super::max_pool2d()`].
 ///
 /// # Errors
-/// As for [`super::max_pool2d()`].
+/// Fails if [`super::max_pool2d()`] would.
 pub fn max_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
     let (height, width) = arguments::check_pool2d("max_pool2d", xs, config)?.output();
     let (batch, channels, rows, columns) = xs.dims4()?;
@@ -351,7 +351,7 @@ pub fn max_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
 /// The definition of [`super::avg_pool2d()`].
 ///
 /// # Errors
-/// As for [`super::avg_pool2d()`].
+/// Fails if [`super::avg_pool2d()`] would.
 pub fn avg_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
     arguments::check_pool2d("avg_pool2d", xs, config)?;
     window_sums(xs, config)? / (config.kernel.0 as f64 * config.kernel.1 as f64)
@@ -360,7 +360,7 @@ pub fn avg_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
 /// The definition of [`super::l2_pool2d()`].
 ///
 /// # Errors
-/// As for [`super::l2_pool2d()`].
+/// Fails if [`super::l2_pool2d()`] would.
 pub fn l2_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
     arguments::check_pool2d("l2_pool2d", xs, config)?;
     let squares = window_sums(&xs.sqr()?, config)?;
@@ -372,7 +372,7 @@ pub fn l2_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
 /// The definition of [`super::relu()`].
 ///
 /// # Errors
-/// Those of candle's operations.
+/// Fails if one of candle's operations does.
 pub fn relu(xs: &Tensor) -> Result<Tensor> {
     let zeros = xs.zeros_like()?;
     xs.le(&zeros)?.where_cond(&zeros, xs)
@@ -381,7 +381,7 @@ pub fn relu(xs: &Tensor) -> Result<Tensor> {
 /// The definition of [`super::sigmoid()`].
 ///
 /// # Errors
-/// Those of candle's operations.
+/// Fails if one of candle's operations does.
 pub fn sigmoid(xs: &Tensor) -> Result<Tensor> {
     candle_nn::ops::sigmoid(xs)
 }
@@ -389,7 +389,7 @@ pub fn sigmoid(xs: &Tensor) -> Result<Tensor> {
 /// The definition of [`super::tanh()`].
 ///
 /// # Errors
-/// Those of candle's operations.
+/// Fails if one of candle's operations does.
 pub fn tanh(xs: &Tensor) -> Result<Tensor> {
     xs.tanh()
 }
@@ -397,7 +397,7 @@ pub fn tanh(xs: &Tensor) -> Result<Tensor> {
 /// The definition of [`super::softmax_cross_entropy()`].
 ///
 /// # Errors
-/// As for [`super::softmax_cross_entropy()`].
+/// Fails if [`super::softmax_cross_entropy()`] would.
 pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor, smoothing: f64) -> Result<Tensor> {
     arguments::check_smoothing(smoothing)?;
     arguments::check_loss("softmax_cross_entropy", logits, targets)?;
@@ -417,7 +417,7 @@ pub fn softmax_cross_entropy(logits: &Tensor, targets: &Tensor, smoothing: f64) 
 /// The definition of [`super::sigmoid_cross_entropy()`].
 ///
 /// # Errors
-/// As for [`super::sigmoid_cross_entropy()`].
+/// Fails if [`super::sigmoid_cross_entropy()`] would.
 pub fn sigmoid_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     arguments::check_loss("sigmoid_cross_entropy", logits, targets)?;
     // The target's term is softplus(-x), every other one softplus(x): all are positive, so none cancel.
@@ -428,7 +428,7 @@ pub fn sigmoid_cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor
 /// The definition of [`super::quadratic()`].
 ///
 /// # Errors
-/// As for [`super::quadratic()`].
+/// Fails if [`super::quadratic()`] would.
 pub fn quadratic(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     arguments::check_loss("quadratic", logits, targets)?;
     let expected = one_hot(logits, targets)?;

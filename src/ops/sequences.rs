@@ -27,7 +27,7 @@ impl PackedSequences {
     /// The layout of sequences with these lengths, in the order of the batch.
     ///
     /// # Errors
-    /// If there are no sequences, if one is empty, or if there are more than `u32::MAX` elements in all.
+    /// Fails if there are no sequences, if one is empty, or if there are more than `u32::MAX` elements in all.
     pub fn new(lengths: &[usize]) -> Result<Self> {
         if lengths.is_empty() {
             bail!("sequences: found none, expected at least one");
@@ -95,8 +95,8 @@ impl PackedSequences {
     /// Packs padded sequences `(batch, time, ..)` into rows `(rows, ..)`; elements beyond a sequence's end are left out.
     ///
     /// # Errors
-    /// If `xs` has a different batch size, fewer time steps than the longest sequence, or more than `u32::MAX` time steps in
-    /// all.
+    /// Fails if `xs` has a different batch size, fewer time steps than the longest sequence, or more than `u32::MAX`
+    /// time steps in all.
     pub fn pack(&self, xs: &Tensor) -> Result<Tensor> {
         let time = match xs.dims() {
             &[batch, time, ..] if batch == self.batch() && time >= self.steps() => time,
@@ -115,7 +115,7 @@ impl PackedSequences {
     /// Unpacks rows `(rows, ..)` into padded sequences `(batch, time, ..)`, with zeros beyond each sequence's end.
     ///
     /// # Errors
-    /// If `xs` has a different number of rows, or the padded batch has more than `u32::MAX` time steps in all.
+    /// Fails if `xs` has a different number of rows, or the padded batch has more than `u32::MAX` time steps in all.
     pub fn unpack(&self, xs: &Tensor) -> Result<Tensor> {
         let (rows, batch, steps) = (self.rows(), self.batch(), self.steps());
         if xs.dims().first() != Some(&rows) {

@@ -101,7 +101,7 @@ impl Optimizer {
     /// Creates an optimizer of all variables in `vars`, in the order of their names, with empty state.
     ///
     /// # Errors
-    /// If a setting is out of range, or a variable is not a contiguous floating-point tensor.
+    /// Fails if a setting is out of range, or a variable is not a contiguous floating-point tensor.
     pub fn new(method: impl Into<Method>, vars: &VarMap) -> Result<Self> {
         let method = method.into();
         method.check()?;
@@ -118,7 +118,7 @@ impl Optimizer {
     /// down (Hinton et al. 2012, arXiv:1207.0580, section 2).
     ///
     /// # Errors
-    /// If there is no matrix of that name, or `max` is not above 0.
+    /// Fails if there is no matrix of that name, or `max` is not above 0.
     pub fn set_max_row_norm(&mut self, name: &str, max: f64) -> Result<()> {
         if max.is_nan() || max <= 0. {
             bail!("optimizer: the maximum row norm of {name} is {max}, expected a number above 0")
@@ -137,7 +137,7 @@ impl Optimizer {
     /// becomes `torch.optim.SparseAdam`, Adadelta its sparse analogue.
     ///
     /// # Errors
-    /// If there is no matrix of that name.
+    /// Fails if there is no matrix of that name.
     pub fn set_sparse(&mut self, name: &str) -> Result<()> {
         self.matrix(name)?.sparse = true;
         Ok(())
@@ -153,7 +153,7 @@ impl Optimizer {
     /// Computes the gradients of `loss` and takes a [`step`](Self::step) with them.
     ///
     /// # Errors
-    /// If a gradient cannot be computed, and as for [`step`](Self::step).
+    /// Fails if a gradient cannot be computed, or [`step`](Self::step) fails.
     pub fn backward_step(&mut self, loss: &Tensor, learning_rate: f64, clip: Clip) -> Result<f64> {
         let sparse = self.parameters.iter().filter(|parameter| parameter.sparse);
         let (grads, rows) = ops::backward(loss, sparse.map(|parameter| parameter.var.id()).collect())?;
@@ -165,8 +165,8 @@ impl Optimizer {
     /// As in PyTorch, a parameter without a gradient keeps its value and its state.
     ///
     /// # Errors
-    /// If the shape or type of a gradient differs from its parameter's, or the learning rate or the clipping limit is
-    /// not a number. No parameter has changed then.
+    /// Fails if the shape or type of a gradient differs from its parameter's, or the learning rate or the clipping
+    /// limit is not a number. No parameter has changed then.
     pub fn step(&mut self, grads: &GradStore, learning_rate: f64, clip: Clip) -> Result<f64> {
         self.update(grads, HashMap::new(), learning_rate, clip)
     }
@@ -207,7 +207,7 @@ impl Optimizer {
     /// scalar).
     ///
     /// # Errors
-    /// If the device cannot copy a tensor.
+    /// Fails if the device cannot copy a tensor.
     pub fn state(&self) -> Result<HashMap<String, Tensor>> {
         let mut state = HashMap::new();
         for parameter in &self.parameters {
@@ -228,7 +228,7 @@ impl Optimizer {
     /// Restores the [`state`](Self::state) of an optimizer with the same method and parameters.
     ///
     /// # Errors
-    /// If a tensor is missing, unknown, or of another shape or type. Nothing has changed then.
+    /// Fails if a tensor is missing, unknown, or of another shape or type. Nothing has changed then.
     pub fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         let mut known = HashSet::new();
         let mut loaded = Vec::new();

@@ -74,7 +74,7 @@ impl Tile {
     /// than the image has pixels; they are interpolated linearly.
     ///
     /// # Errors
-    /// Fails like [`image`](Self::image), or if `map` is empty or its rows differ in length.
+    /// Fails if [`image`](Self::image) would, `map` is empty, or its rows differ in length.
     pub fn heatmap(
         pixels: &[u8],
         shape: (usize, usize, usize),

@@ -20,8 +20,8 @@ pub(super) const CLASS_NAMES: [&str; 10] =
 /// page describes the format.
 ///
 /// # Errors
-/// If a file is missing, empty or not a whole number of records; if a label is above 9; if `batches.meta.txt` does not
-/// name ten classes.
+/// Fails if a file is missing, empty or not a whole number of records; if a label is above 9; if `batches.meta.txt`
+/// does not name ten classes.
 pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
     ensure!(dir.is_dir(), "{}: no such directory", dir.display());
     let names = class_names(&dir.join("batches.meta.txt"))?;

@@ -31,7 +31,7 @@ const MIN_STROKE_WIDTH: f64 = 2.2;
 /// MNIST image comes out nearly unchanged. The paper is modelled by a quadratic polynomial, which removes soft shadows.
 ///
 /// # Errors
-/// If the file is missing, truncated, neither PNG nor JPEG, or too large to decode; if it shows no ink.
+/// Fails if the file is missing, truncated, neither PNG nor JPEG, or too large to decode; if it shows no ink.
 pub fn read_digit(path: &Path) -> Result<Vec<u8>> {
     let name = path.display();
     let bytes = decode::read(path)?;

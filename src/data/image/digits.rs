@@ -164,7 +164,7 @@ const STYLES: [&[Style]; 10] = [
 /// Image `i` of either set is a function of `seed` and `i`, so a smaller set is the beginning of a larger one.
 ///
 /// # Errors
-/// If the images don't fit in memory.
+/// Fails if the images don't fit in memory.
 pub fn digits(train: usize, test: usize, seed: u64) -> Result<(Images, Images)> {
     let split = |len, name: &str| {
         let draw = |digit, rng: &mut ChaCha8Rng, image: &mut [u8]| draw(usize::from(digit), rng, image);

@@ -17,8 +17,9 @@ const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 /// unreadable file is an error then.
 ///
 /// # Errors
-/// If `side` is out of range, `train` or `test` is missing, there are fewer than two classes, another split has other
-/// classes than `train`, a class has no images, a class's folder holds other files, or an image lies beside the classes.
+/// Fails if `side` is out of range, `train` or `test` is missing, there are fewer than two classes, another split has
+/// other classes than `train`, a class has no images, a class's folder holds other files, or an image lies beside the
+/// classes.
 pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
     check_side(side)?;
     ensure!(dir.is_dir(), "{}: no such directory", dir.display());

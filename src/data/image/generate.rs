@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 /// larger one. `draw` draws one image of a class into zeroed bytes.
 ///
 /// # Errors
-/// If the images don't fit in memory.
+/// Fails if the images don't fit in memory.
 pub(super) fn generate(
     len: usize,
     shape: (usize, usize, usize),

@@ -21,8 +21,8 @@ const DEFLATE_MAX_RATIO: u64 = 1032;
 /// `(1, height, width)` and ten classes. The MNIST page of LeCun, Cortes and Burges describes the format.
 ///
 /// # Errors
-/// If a file is missing, truncated, damaged, longer than its header announces or of another format; if the numbers of
-/// images and labels differ; if a label is above 9; if training and test images differ in size.
+/// Fails if a file is missing, truncated, damaged, longer than its header announces or of another format; if the
+/// numbers of images and labels differ; if a label is above 9; if training and test images differ in size.
 pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
     let train = read_split(dir, "train")?;
     let test = read_split(dir, "t10k")?;

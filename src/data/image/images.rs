@@ -52,8 +52,8 @@ impl Images {
     /// The classes are named "0", "1", ...
     ///
     /// # Errors
-    /// If `shape` has a size of 0, the number of pixels is not that of `labels.len()` images, or a label is not below
-    /// `classes`.
+    /// Fails if `shape` has a size of 0, the number of pixels is not that of `labels.len()` images, or a label is not
+    /// below `classes`.
     pub fn new<L: Into<u32>>(
         pixels: Vec<u8>,
         labels: Vec<L>,
@@ -86,7 +86,7 @@ impl Images {
     /// Names the classes.
     ///
     /// # Errors
-    /// If there is not one name per class.
+    /// Fails if there is not one name per class.
     pub fn with_class_names<S: ToString>(mut self, names: impl IntoIterator<Item = S>) -> Result<Self> {
         let names: Vec<String> = names.into_iter().map(|name| name.to_string()).collect();
         if names.len() != self.classes() {
@@ -134,7 +134,7 @@ impl Images {
     /// The bytes of image `index`, `(channels, height, width)` row-major.
     ///
     /// # Errors
-    /// If `index` is out of range or the image's file can't be read.
+    /// Fails if `index` is out of range or the image's file can't be read.
     pub fn image(&self, index: usize) -> Result<Cow<'_, [u8]>> {
         self.check_range(index)?;
         match &self.pixels {
@@ -154,7 +154,7 @@ impl Images {
     /// The bytes of the images `indices`, one after another. Files are read in parallel.
     ///
     /// # Errors
-    /// If an index is out of range or a file can't be read.
+    /// Fails if an index is out of range or a file can't be read.
     pub fn read(&self, indices: &[u32]) -> Result<Vec<u8>> {
         if let Some(&largest) = indices.iter().max() {
             self.check_range(largest as usize)?;
@@ -193,7 +193,7 @@ impl Images {
     /// Reads the images of files into memory if they take at most 256 MiB.
     ///
     /// # Errors
-    /// If a file can't be read.
+    /// Fails if a file can't be read.
     pub fn load_into_memory(&mut self) -> Result<()> {
         if matches!(self.pixels, Pixels::Files(_)) && self.len() <= MAX_BYTES_IN_MEMORY / self.size() {
             let all: Vec<u32> = (0..self.len() as u32).collect();
@@ -215,7 +215,7 @@ impl Images {
     /// Makes `batch` subtract each channel's mean and divide by its standard deviation.
     ///
     /// # Errors
-    /// If the normalisation is for another number of channels.
+    /// Fails if the normalisation is for another number of channels.
     pub fn normalise(&mut self, normalisation: Normalisation) -> Result<()> {
         let (means, stds) = (normalisation.mean.len(), normalisation.std.len());
         if (means, stds) != (self.shape.0, self.shape.0) {
@@ -234,7 +234,7 @@ impl Images {
     /// [normalised](Self::normalise); the labels are u32 of shape `(batch)`.
     ///
     /// # Errors
-    /// If an index is out of range, a file can't be read, or the device has no memory left.
+    /// Fails if an index is out of range, a file can't be read, or the device has no memory left.
     pub fn batch(&self, indices: &[u32], device: &Device) -> Result<(Tensor, Tensor)> {
         let bytes = self.read(indices)?;
         self.tensors(indices, bytes.iter().map(|&byte| f32::from(byte) / 255.0).collect(), device)
@@ -246,7 +246,7 @@ impl Images {
     /// depend on the rest of the batch.
     ///
     /// # Errors
-    /// Those of [`batch`](Self::batch); if a parameter of the augmentation is out of range.
+    /// Fails if [`batch`](Self::batch) would, or a parameter of the augmentation is out of range.
     pub fn augmented_batch(
         &self,
         indices: &[u32],
@@ -277,7 +277,7 @@ impl Images {
     /// matter.
     ///
     /// # Errors
-    /// If an index is out of range or a file can't be read.
+    /// Fails if an index is out of range or a file can't be read.
     pub fn channel_statistics(&self, indices: &[u32]) -> Result<Normalisation> {
         let (channels, height, width) = self.shape;
         let step = match self.pixels {

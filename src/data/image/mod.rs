@@ -68,8 +68,8 @@ const BUILT_IN_SEED: u64 = 0;
 /// Without `dir`, the data sets of the hub are downloaded if the feature `hub` is enabled.
 ///
 /// # Errors
-/// A [`DataError`] for an unknown name, or for a directory that is missing or superfluous; other errors for files that
-/// are missing or malformed.
+/// Fails if the name is unknown or a directory is missing or superfluous, with a [`DataError`]; if files are missing or
+/// malformed, with other errors.
 pub fn load(name: &str, dir: Option<&Path>, side: usize) -> Result<ImageSet> {
     let (training, test) = match (name, dir) {
         ("digits", None) => digits(20_000, 4_000, BUILT_IN_SEED)?,

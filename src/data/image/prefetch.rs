@@ -20,7 +20,7 @@ impl<T: Send + 'static> Prefetch<T> {
     /// on the caller's pool: a worker that blocks in [`next`](Self::next) would wait for work that only it could do.
     ///
     /// # Errors
-    /// If a thread can't be started.
+    /// Fails if a thread can't be started.
     pub fn new<B, L>(batches: B, mut load: L) -> Result<Self>
     where
         B: IntoIterator<Item: Send> + Send + 'static,

@@ -42,7 +42,7 @@ const CLASS_NAMES: [&str; 10] = [
 /// Image `i` of either set is a function of `seed` and `i`, so a smaller set is the beginning of a larger one.
 ///
 /// # Errors
-/// If the images don't fit in memory.
+/// Fails if the images don't fit in memory.
 pub fn shapes(train: usize, test: usize, seed: u64) -> Result<(Images, Images)> {
     let split = |len, name: &str| {
         let images = generate(len, (3, SIDE, SIDE), (seed, &format!("shapes/{name}")), draw)?;

@@ -22,8 +22,8 @@ const MAX_DECODING: u64 = 512 << 20;
 /// applied. Images that are read at the same time take at most 512 MiB of memory, decoded; further threads wait.
 ///
 /// # Errors
-/// If `side` is 0 or above 16,384; if the file is missing, truncated, neither PNG nor JPEG, smaller than 4x4 pixels,
-/// or too large to decode.
+/// Fails if `side` is 0 or above 16,384; if the file is missing, truncated, neither PNG nor JPEG, smaller than 4x4
+/// pixels, or too large to decode.
 pub fn read_square(path: &Path, side: usize) -> Result<Vec<u8>> {
     check_side(side)?;
     let square = decode_square(&decode::read(path)?, side as u32);

@@ -55,7 +55,7 @@ pub struct EntityScores {
 /// a tagger's imperfect BIO.
 ///
 /// # Errors
-/// If the lengths differ, a tag is not an index into `tags`, or one of `tags` is not `O`, `B-TYPE` or `I-TYPE`.
+/// Fails if the lengths differ, a tag is not an index into `tags`, or one of `tags` is not `O`, `B-TYPE` or `I-TYPE`.
 pub fn entity_scores(gold: &[Vec<u32>], predicted: &[Vec<u32>], tags: &[String]) -> Result<EntityScores> {
     let tags = tags
         .iter()

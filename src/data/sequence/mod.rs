@@ -29,9 +29,9 @@ const NAMES_SEED: u64 = 0;
 /// is not UTF-8 is read as Windows-1252, with a note.
 ///
 /// # Errors
-/// A [`DataError`] for an unknown name, or for a directory that is missing or superfluous; other errors for a training
-/// file that is missing, two files for one split, lines with a wrong number of columns or an invalid tag, files that
-/// follow neither scheme, and types that the training file lacks.
+/// Fails if the name is unknown or a directory is missing or superfluous, with a [`DataError`]; if the training file is
+/// missing, two files serve one split, a line has a wrong number of columns or an invalid tag, a file follows neither
+/// scheme, or a type is missing from the training file, with other errors.
 pub fn load(name: &str, dir: Option<&Path>) -> Result<TaggedCorpus> {
     match (name, dir) {
         ("names", None) => Ok(names(6_000, 1_000, NAMES_SEED)),

@@ -6,7 +6,7 @@ use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
 /// Length of the byte order mark at the start of `bytes`.
 ///
 /// # Errors
-/// If it marks another encoding than UTF-8.
+/// Fails if it marks another encoding than UTF-8.
 pub(super) fn byte_order_mark(bytes: &[u8]) -> Result<usize> {
     match Encoding::for_bom(bytes) {
         None => Ok(0),

@@ -27,7 +27,7 @@ impl Level {
     /// Encodes a short text, which may be empty, as a [`TextStream`](super::TextStream) would be.
     ///
     /// # Errors
-    /// If it contains zero bytes.
+    /// Fails if it contains zero bytes.
     pub fn encode(self, text: &str, vocabulary: &Vocabulary) -> Result<Vec<u32>> {
         if let Some(zero) = text.bytes().position(|byte| byte == 0) {
             bail!("binary (byte {zero} is zero), expected text");

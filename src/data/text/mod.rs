@@ -56,8 +56,8 @@ const REVIEWS_SEED: u64 = 0;
 /// removed. Text that is not UTF-8 is read as Windows-1252, with a note.
 ///
 /// # Errors
-/// A [`DataError`] for an unknown name, or for a directory that is missing or superfluous; other errors for files that
-/// are missing, ambiguous, empty or malformed, and for labels that the training file lacks.
+/// Fails if the name is unknown or a directory is missing or superfluous, with a [`DataError`]; if files are missing,
+/// ambiguous, empty or malformed, or have labels that the training file lacks, with other errors.
 pub fn load(name: &str, dir: Option<&Path>) -> Result<Corpus> {
     match (name, dir) {
         ("reviews", None) => Ok(reviews(10_000, 2_000, REVIEWS_SEED)),
@@ -85,7 +85,7 @@ pub fn load(name: &str, dir: Option<&Path>) -> Result<Corpus> {
 /// [`TextStream::open`] opens any other file.
 ///
 /// # Errors
-/// As for [`load`].
+/// Fails if [`load`] would.
 pub fn load_stream(name: &str, dir: Option<&Path>, level: Level) -> Result<TextStream> {
     match (name, dir) {
         ("source", None) => TextStream::from_memory("source", source::source(), level),

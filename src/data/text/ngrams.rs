@@ -30,7 +30,7 @@ impl NGrams {
     /// Number of features, given the number of words in the vocabulary.
     ///
     /// # Errors
-    /// If their ids exceed 32 bits.
+    /// Fails if their ids exceed 32 bits.
     pub fn size(&self, words: usize) -> Result<usize> {
         let size = words.checked_add(self.buckets).filter(|&size| u32::try_from(size).is_ok());
         size.with_context(|| {

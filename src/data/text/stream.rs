@@ -48,7 +48,8 @@ impl TextStream {
     /// Opens the file `path` and reads it once. A file that is not UTF-8 is read as Windows-1252, with a note.
     ///
     /// # Errors
-    /// If the file can't be read, is empty or is binary: it has zero bytes, or it has control characters and is not UTF-8.
+    /// Fails if the file can't be read, is empty or is binary: it has zero bytes, or it has control characters and is
+    /// not UTF-8.
     pub fn open(path: &Path, level: Level) -> Result<Self> {
         let name = path.display().to_string();
         let file = File::open(path).with_context(|| format!("{name}: can't be read"))?;
@@ -59,7 +60,7 @@ impl TextStream {
     /// Creates a text in memory.
     ///
     /// # Errors
-    /// If it is empty or binary.
+    /// Fails if it is empty or binary.
     pub fn from_memory(name: &str, text: impl Into<Vec<u8>>, level: Level) -> Result<Self> {
         Self::new(name.to_string(), Source::Memory(text.into()), level)
     }
@@ -125,7 +126,7 @@ impl TextStream {
     /// The vocabulary of the tokens `range`: those that occur at least `minimum_count` times, at most `size` of them.
     ///
     /// # Errors
-    /// If a file can't be read or has changed since it was opened.
+    /// Fails if a file can't be read or has changed since it was opened.
     pub fn vocabulary(
         &self,
         range: Range<u64>,
@@ -306,7 +307,7 @@ impl Tokens<'_> {
     /// Reads the next token into `token`; whether there was one.
     ///
     /// # Errors
-    /// If a file can't be read or has changed since it was opened.
+    /// Fails if a file can't be read or has changed since it was opened.
     pub fn next_into(&mut self, token: &mut String) -> Result<bool> {
         while self.skip > 0 {
             self.skip -= 1;

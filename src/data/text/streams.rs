@@ -35,7 +35,8 @@ impl<'a> Streams<'a> {
     /// Cuts the tokens `range` into `streams` streams and skips the first `start` steps of each.
     ///
     /// # Errors
-    /// If there are no streams, `range` is not within the text, `start` is after the last step, or a file can't be read.
+    /// Fails if there are no streams, `range` is not within the text, `start` is after the last step, or a file can't
+    /// be read.
     pub fn new(
         text: &'a TextStream,
         vocabulary: &'a Vocabulary,
@@ -70,7 +71,7 @@ impl<'a> Streams<'a> {
     /// Reads the next `steps` steps of all streams, or as many as are left; `None` at the end.
     ///
     /// # Errors
-    /// If a file can't be read or has changed since it was opened.
+    /// Fails if a file can't be read or has changed since it was opened.
     pub fn next_window(&mut self, steps: usize) -> Result<Option<TokenWindow>> {
         let steps = self.left.min(steps as u64);
         self.left -= steps;

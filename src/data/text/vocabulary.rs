@@ -118,7 +118,7 @@ impl Vocabulary {
     /// Reads the format of [`to_text`](Self::to_text).
     ///
     /// # Errors
-    /// If a line is malformed, a token is duplicated, or tokens are missing; the message has the line's number.
+    /// Fails if a line is malformed, a token is duplicated, or tokens are missing; the message has the line's number.
     pub fn from_text(text: &str) -> Result<Self> {
         let mut lines = text.lines().zip(1..);
         let header = lines.next().and_then(|(line, _)| serde_json::from_str(line).ok());

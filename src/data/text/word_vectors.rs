@@ -50,10 +50,10 @@ impl WordVectors {
     /// the number of columns is checked.
     ///
     /// # Errors
-    /// If the file is missing, empty, truncated, longer than its header announces or of another format; if the header
-    /// announces no words or vectors of 0 or more than 16,384 elements; if a line has too many or too few numbers; if a
-    /// wanted vector has a malformed, infinite or NaN element; if a line of text exceeds 1 MiB or a word of a binary file
-    /// 4 KiB. The message has the number of the line or the word.
+    /// Fails if the file is missing, empty, truncated, longer than its header announces or of another format; if the
+    /// header announces no words or vectors of 0 or more than 16,384 elements; if a line has too many or too few
+    /// numbers; if a wanted vector has a malformed, infinite or NaN element; if a line of text exceeds 1 MiB or a word
+    /// of a binary file 4 KiB. The message has the number of the line or the word.
     pub fn read(path: &Path, wanted: &HashSet<&str>) -> Result<Self> {
         let name = path.display();
         let file = File::open(path).with_context(|| format!("{name}: can't be opened"))?;
@@ -95,7 +95,7 @@ impl WordVectors {
     /// The rows of words without a vector are scaled to the vectors' mean square (Kim 2014, section 3.2).
     ///
     /// # Errors
-    /// If the table has another number of columns, or fewer rows than the vocabulary has words.
+    /// Fails if the table has another number of columns, or fewer rows than the vocabulary has words.
     pub fn fill(&self, vocabulary: &Vocabulary, table: &Tensor) -> Result<Tensor> {
         let (rows, size) = table.dims2()?;
         ensure!(size == self.size, "word vectors: found vectors of size {}, expected {size}", self.size);

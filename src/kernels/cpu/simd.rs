@@ -74,7 +74,7 @@ impl InstructionSet {
 /// Name of the instruction set in use.
 ///
 /// # Errors
-/// A message if the environment asks for a set that is not available.
+/// Fails if the environment asks for a set that is not available.
 pub(crate) fn instruction_set() -> Result<&'static str, String> {
     match InstructionSet::in_use() {
         (set, false) => Ok(set.name()),
