@@ -63,6 +63,7 @@ fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> an
         schedule: Schedule { warmup_steps: 2, curve: Curve::one_cycle() },
         clip: Clip::Norm(1.0),
         seed,
+        keep_checkpoint: true,
         ..TrainerOptions::default()
     };
     let task = ImageClassification {

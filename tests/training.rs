@@ -8,7 +8,7 @@ use candle_textbook::nn::{Cell, Cost, Mode, seeded_var_builder};
 use candle_textbook::optim::{Curve, Optimizer, Sgd};
 use candle_textbook::train::{
     Evaluation, LanguageModelling, LanguageModellingConfig, Metric, Prediction, Quiet, Report, Run, Score,
-    Task, Trainer, TrainerOptions, Windowing, evaluate_text,
+    Task, Trainer, TrainerOptions, Windowing, evaluate_text, load_weights,
 };
 use std::path::Path;
 use tempfile::TempDir;
@@ -160,46 +160,150 @@ fn a_loss_without_a_graph_is_an_error() {
 }
 
 #[test]
-fn a_checkpoint_that_does_not_fit_the_number_of_steps_is_refused() {
-    let options = TrainerOptions { epochs: 1, batch_size: 2, ..TrainerOptions::default() };
+fn a_checkpoint_of_another_batch_size_is_refused() {
     let dir = tempfile::tempdir().unwrap();
+    let options = TrainerOptions { epochs: 1, batch_size: 2, ..TrainerOptions::default() };
     train_in(dir.path(), None, &[1.0; 2], options.clone()).0.unwrap();
-    let path = dir.path().join("checkpoint.safetensors");
-    let checkpoint = std::fs::read(&path).unwrap();
-
-    // Another batch size than the run's.
-    let other = TrainerOptions { epochs: 2, batch_size: 1, ..options.clone() };
+    let other = TrainerOptions { epochs: 2, batch_size: 1, ..options };
     let message = train_in(dir.path(), None, &[1.0; 2], other).0.unwrap_err().to_string();
     assert!(message.contains("step 3") && message.contains("5 steps per epoch"), "{message}");
+}
 
-    // Counts at the end of their range, in place of those saved.
-    let text = String::from_utf8_lossy(&checkpoint[8..]).into_owned();
-    let header_length = u64::from_le_bytes(checkpoint[..8].try_into().unwrap()) as usize;
-    for (count, value) in [("step", u64::MAX), ("steps_in_epoch", u64::MAX), ("steps_in_epoch", 1 << 60)] {
-        let header = &text[..header_length];
-        let start = header.find(r#"\"best_epoch\":1,\"step\":3,"#).unwrap();
-        assert!(start > 0);
-        let old = match count {
-            "step" => r#"\"step\":3,\"steps_in_epoch\":0,"#.to_string(),
-            _ => r#"\"steps_in_epoch\":0,"#.to_string(),
-        };
-        let new = match count {
-            "step" => format!(r#"\"step\":{value},\"steps_in_epoch\":0,"#),
-            _ => format!(r#"\"steps_in_epoch\":{value},"#),
-        };
-        let header = header.trim_end().replacen(&old, &new, 1);
-        let mut damaged = (header.len() as u64).to_le_bytes().to_vec();
-        damaged.extend_from_slice(header.as_bytes());
-        damaged.extend_from_slice(&checkpoint[8 + header_length..]);
-        std::fs::write(&path, damaged).unwrap();
+/// Two epochs of three steps at a constant rate.
+fn short() -> TrainerOptions {
+    TrainerOptions { epochs: 2, batch_size: 2, learning_rate: 0.01, ..TrainerOptions::default() }
+}
+
+#[test]
+fn a_flipped_bit_of_a_checkpoint_or_a_model_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = TrainerOptions { keep_checkpoint: true, ..short() };
+    train_in(dir.path(), None, &[1.0; 2], options.clone()).0.unwrap();
+    let checkpoint = dir.path().join("checkpoint.safetensors");
+    let bytes = std::fs::read(&checkpoint).unwrap();
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1 << (at % 8);
+        std::fs::write(&checkpoint, damaged).unwrap();
         let message = train_in(dir.path(), None, &[1.0; 2], options.clone()).0.unwrap_err().to_string();
-        assert!(message.contains("steps per epoch"), "{count} {value}: {message}");
+        assert!(message.contains("checkpoint.safetensors: "), "byte {at}: {message}");
     }
 
-    // A longer run with the same steps resumes.
-    std::fs::write(&path, checkpoint).unwrap();
-    let longer = TrainerOptions { epochs: 2, ..options };
-    assert_eq!(train_in(dir.path(), None, &[1.0; 2], longer).0.unwrap().epochs.len(), 2);
+    let model = dir.path().join("model.safetensors");
+    let bytes = std::fs::read(&model).unwrap();
+    let vars = VarMap::new();
+    let w = Var::new(1f64, &Device::Cpu).unwrap();
+    vars.data().lock().unwrap().insert("w".to_string(), w.clone());
+    load_weights(&model, &vars).unwrap();
+    let expected = w.to_scalar::<f64>().unwrap();
+    let key = bytes.windows(8).position(|text| text == b"checksum").unwrap();
+    for at in 0..bytes.len() {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1 << (at % 8);
+        std::fs::write(&model, damaged).unwrap();
+        // Under another name the checksum is a remark of another program.
+        let is_noticed = load_weights(&model, &vars).is_err();
+        assert!(is_noticed || (key..key + 8).contains(&at), "byte {at}");
+        assert_eq!(w.to_scalar::<f64>().unwrap(), expected);
+    }
+}
+
+#[test]
+fn another_runs_checkpoint_and_an_edited_configuration_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let [one, two] = [1, 2].map(|seed| {
+        let out = dir.path().join(seed.to_string());
+        drop(Run::create("test", Some(&out), &serde_json::json!({ "seed": seed })).unwrap());
+        train_in(&out, None, &[1.0; 2], TrainerOptions { keep_checkpoint: true, ..short() }).0.unwrap();
+        out
+    });
+    let name = "checkpoint.safetensors";
+    std::fs::copy(one.join(name), two.join(name)).unwrap();
+    let message = train_in(&two, None, &[1.0; 2], short()).0.unwrap_err().to_string();
+    assert!(message.contains("belongs to another run"), "{message}");
+
+    let text = std::fs::read_to_string(one.join("config.json")).unwrap();
+    let without = text.lines().filter(|line| !line.contains("checksum")).collect::<String>();
+    for edited in [text.replace("\"seed\": 1", "\"seed\": 3"), without.replace(",}", "}")] {
+        assert_ne!(edited, text);
+        std::fs::write(one.join("config.json"), edited).unwrap();
+        let message = Run::open("test", Some(&one)).unwrap_err().to_string();
+        assert!(message.contains("config.json: it has changed since"), "{message}");
+    }
+
+    // Only the layout differs.
+    let config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    std::fs::write(one.join("config.json"), config.to_string()).unwrap();
+    Run::open("test", Some(&one)).unwrap();
+}
+
+#[test]
+fn a_run_resumes_after_an_epoch_with_an_infinite_score() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = TrainerOptions { keep_checkpoint: true, ..short() };
+    train_in(dir.path(), None, &[1.0, f64::INFINITY], options.clone()).0.unwrap();
+    let options = TrainerOptions { epochs: 3, ..options };
+    let report = train_in(dir.path(), None, &[1.0, f64::INFINITY, 2.0], options).0.unwrap();
+    assert_eq!((report.epochs.len(), report.best_epoch), (3, 2));
+    let lines = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
+    assert!(lines.lines().nth(1).unwrap().contains("\"val_accuracy\":null"), "{lines}");
+}
+
+#[test]
+fn only_one_process_at_a_time_trains_in_a_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = Run::create("test", Some(dir.path()), &serde_json::json!({})).unwrap();
+    let clone = first.clone();
+    drop(first);
+    // A lock keeps out every other `Run`, of this process too.
+    let message = train_in(dir.path(), None, &[1.0; 2], short()).0.unwrap_err().to_string();
+    assert!(message.contains("another process is training in this folder"), "{message}");
+    clone.lock().unwrap();
+    drop(clone);
+    train_in(dir.path(), None, &[1.0; 2], short()).0.unwrap();
+}
+
+#[test]
+fn a_folder_with_nothing_but_temporary_files_counts_as_empty() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str| std::fs::write(dir.path().join(name), "{\"bin").unwrap();
+    let create = || Run::create("test", Some(dir.path()), &serde_json::json!({}));
+    write("notes.tmp");
+    let message = create().unwrap_err().to_string();
+    assert!(message.contains("not empty"), "{message}");
+    assert!(!dir.path().join("run.lock").exists());
+    std::fs::remove_file(dir.path().join("notes.tmp")).unwrap();
+    ["run.lock", "config.json.tmp", "vocabulary.txt.tmp"].map(write);
+    drop(create().unwrap());
+
+    // Training removes what the killed process has left, and nothing else.
+    ["checkpoint.safetensors.tmp", "notes.tmp"].map(write);
+    train_in(dir.path(), None, &[1.0; 2], short()).0.unwrap();
+    let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let temporary: Vec<_> = names.filter(|name| name.to_string_lossy().ends_with(".tmp")).collect();
+    assert_eq!(temporary, ["notes.tmp"]);
+}
+
+#[test]
+fn more_epochs_train_on_if_the_checkpoint_was_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let [whole, kept, dropped] = ["whole", "kept", "dropped"].map(|name| dir.path().join(name));
+    let scores = [1.0, 2.0, 3.0, 4.0];
+    let longer = TrainerOptions { epochs: 4, ..short() };
+    let (expected, w) = train_in(&whole, None, &scores, longer.clone());
+    train_in(&kept, None, &scores, TrainerOptions { keep_checkpoint: true, ..short() }).0.unwrap();
+    let (report, extended) = train_in(&kept, None, &scores, longer.clone());
+    assert_eq!((report.unwrap().best_epoch, extended), (expected.unwrap().best_epoch, w));
+
+    train_in(&dropped, None, &scores, short()).0.unwrap();
+    let path = dropped.join("checkpoint.safetensors");
+    assert!(candle_core::safetensors::load(&path, &Device::Cpu).unwrap().is_empty());
+    let message = train_in(&dropped, None, &scores, longer).0.unwrap_err().to_string();
+    assert!(message.contains("after 2 epochs and its checkpoint was not kept"), "{message}");
+    // What has been trained is still there.
+    let (report, w) = train_in(&dropped, None, &scores, short());
+    assert_eq!(report.unwrap().best_epoch, 2);
+    assert!((w - 0.98f64.powi(6)).abs() < 1e-12, "{w}");
 }
 
 #[test]

@@ -84,6 +84,9 @@ pub struct TrainOptions {
     /// Save a checkpoint every N steps as well as after each epoch
     #[arg(long, value_name = "N", value_parser = positive)]
     pub checkpoint_every: Option<usize>,
+    /// Keep the whole checkpoint after the last epoch, so that `--resume RUN --epochs N` can train on
+    #[arg(long)]
+    pub keep_checkpoint: bool,
 }
 
 impl Default for TrainOptions {
@@ -111,6 +114,7 @@ impl Default for TrainOptions {
             clip_value: None,
             patience: None,
             checkpoint_every: None,
+            keep_checkpoint: false,
         }
     }
 }
@@ -248,6 +252,7 @@ impl TrainOptions {
             seed: self.seed,
             patience: self.patience,
             checkpoint_every: self.checkpoint_every.map(|every| every as u64),
+            keep_checkpoint: self.keep_checkpoint,
         }
     }
 }

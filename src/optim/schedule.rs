@@ -101,7 +101,8 @@ impl Schedule {
     /// Records the validation loss of one more epoch. For a metric that should grow, pass its negative.
     pub fn observe(&self, plateau: &mut PlateauState, loss: f64) {
         let Curve::Plateau { patience, .. } = self.curve else { return };
-        if plateau.best.is_none_or(|best| loss < best) && !loss.is_nan() {
+        // An infinite perplexity is no improvement.
+        if plateau.best.is_none_or(|best| loss < best) && loss.is_finite() {
             plateau.best = Some(loss);
             plateau.epochs_without_improvement = 0;
             return;
@@ -110,6 +111,15 @@ impl Schedule {
         if plateau.epochs_without_improvement >= patience {
             plateau.reductions = plateau.reductions.saturating_add(1);
             plateau.epochs_without_improvement = 0;
+        }
+    }
+
+    /// Returns whether the learning rate depends on the number of steps of the run, so that more steps change the earlier
+    /// ones.
+    pub fn depends_on_length(&self) -> bool {
+        match self.curve {
+            Curve::Constant | Curve::Step { .. } | Curve::Plateau { .. } => false,
+            Curve::Milestones { .. } | Curve::Linear | Curve::Cosine | Curve::OneCycle { .. } => true,
         }
     }
 
@@ -190,6 +200,8 @@ mod tests {
         let schedule = Schedule::from(Curve::Plateau { factor: 0.5, patience: 0, stop_at: 0. });
         let mut plateau = PlateauState { reductions: u32::MAX, ..PlateauState::default() };
         schedule.observe(&mut plateau, f64::NAN);
+        schedule.observe(&mut plateau, f64::INFINITY);
+        assert_eq!(plateau.best, None);
         assert_eq!(schedule.learning_rate(1., 0, 1, &plateau), 0.);
     }
 }

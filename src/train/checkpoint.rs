@@ -1,6 +1,7 @@
 //! Checkpoints: everything that an exact resume needs, in one safetensors file.
 
-use super::metrics::Epoch;
+use super::checksum::{self, CHECKSUM};
+use super::metrics::{Epoch, any_f64};
 use super::run::{Run, read_file, write_file};
 use super::task::Task;
 use super::weights::{named, read_tensors, set_vars};
@@ -12,9 +13,20 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+/// First part of the names of tensors.
+const PARAMETERS: &str = "parameters";
+const OPTIMIZER: &str = "optimizer";
+const TASK: &str = "task";
+/// Name of the [`State`] in the metadata.
+const STATE: &str = "state";
+
 /// The part of a checkpoint that is not a tensor.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct State {
+    /// Identity of the run.
+    run: String,
+    /// Whether training has ended and the checkpoint holds no tensors.
+    pub(super) has_ended: bool,
     /// Finished epochs.
     pub(super) history: Vec<Epoch>,
     /// Number of the best epoch, counted from 1; 0 before the first is finished.
@@ -23,9 +35,13 @@ pub(super) struct State {
     pub(super) step: u64,
     /// Steps of the current epoch; the fields below accumulate over them.
     pub(super) steps_in_epoch: usize,
+    #[serde(with = "any_f64")]
     pub(super) loss_sum: f64,
+    #[serde(with = "any_f64")]
     pub(super) norm_sum: f64,
+    #[serde(with = "any_f64")]
     pub(super) largest_norm: f64,
+    #[serde(with = "any_f64")]
     pub(super) seconds: f64,
     pub(super) plateau: PlateauState,
 }
@@ -54,18 +70,29 @@ pub(super) fn save(
     task: &dyn Task,
     state: &State,
 ) -> Result<()> {
-    let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
+    let mut tensors = BTreeMap::new();
     for (name, tensor) in optimizer.state()? {
-        tensors.insert(format!("optimizer.{name}"), tensor);
+        tensors.insert(format!("{OPTIMIZER}.{name}"), tensor);
     }
     for (name, tensor) in named(vars) {
-        tensors.insert(format!("parameters.{name}"), tensor);
+        tensors.insert(format!("{PARAMETERS}.{name}"), tensor);
     }
     for (name, tensor) in task.state()? {
-        tensors.insert(format!("task.{name}"), tensor);
+        tensors.insert(format!("{TASK}.{name}"), tensor);
     }
-    let state = HashMap::from([("state".to_string(), serde_json::to_string(state)?)]);
-    write_file(&run.checkpoint(), &safetensors::serialize(&tensors, Some(state))?)
+    write(run, tensors, state)
+}
+
+/// Writes the checkpoint of a training run that has ended: the record of its epochs, without tensors.
+pub(super) fn save_ended(run: &Run, state: &mut State) -> Result<()> {
+    state.has_ended = true;
+    write(run, BTreeMap::new(), state)
+}
+
+fn write(run: &Run, tensors: BTreeMap<String, Tensor>, state: &State) -> Result<()> {
+    let state = State { run: run.id().to_string(), ..state.clone() };
+    let state = HashMap::from([(STATE.to_string(), serde_json::to_string(&state)?)]);
+    write_file(&run.checkpoint(), &checksum::serialize(tensors, state)?)
 }
 
 /// Restores `vars`, `optimizer` and `task` from the checkpoint of `run`; returns `None` if there is none.
@@ -85,44 +112,69 @@ pub(super) fn load(
     let [mut parameters, mut moments, mut task_state] = [(); 3].map(|()| HashMap::new());
     for (name, tensor) in read_tensors(&path, &bytes)? {
         match name.split_once('.') {
-            Some(("parameters", name)) => parameters.insert(name.to_string(), tensor),
-            Some(("optimizer", name)) => moments.insert(name.to_string(), tensor),
-            Some(("task", name)) => task_state.insert(name.to_string(), tensor),
+            Some((PARAMETERS, name)) => parameters.insert(name.to_string(), tensor),
+            Some((OPTIMIZER, name)) => moments.insert(name.to_string(), tensor),
+            Some((TASK, name)) => task_state.insert(name.to_string(), tensor),
             _ => bail!("{shown}: found a tensor {name}, which does not belong in a checkpoint"),
         };
     }
-    let state = read_state(&path, &bytes, steps_per_epoch)?;
-    optimizer.load_state(&moments).with_context(|| shown.to_string())?;
-    set_vars(&path, vars, &parameters)?;
-    task.load_state(task_state).with_context(|| shown.to_string())?;
+    let state = read_state(&path, &bytes)?;
+    ensure!(
+        state.run == run.id(),
+        "{shown}: this checkpoint belongs to another run: its configuration differs from the one in {}",
+        run.dir().display()
+    );
+    check_counts(&path, &state, &moments, steps_per_epoch)?;
+    if !state.has_ended {
+        optimizer.load_state(&moments).with_context(|| shown.to_string())?;
+        set_vars(&path, vars, &parameters)?;
+        task.load_state(task_state).with_context(|| shown.to_string())?;
+    }
     Ok(Some(state))
 }
 
-/// Reads the training state from the contents of a checkpoint, and checks its counts.
-fn read_state(path: &Path, bytes: &[u8], steps_per_epoch: usize) -> Result<State> {
+/// Reads the training state from the contents of a checkpoint.
+fn read_state(path: &Path, bytes: &[u8]) -> Result<State> {
     let shown = path.display();
     let (_, header) = safetensors::SafeTensors::read_metadata(bytes)?;
-    let state = header.metadata().as_ref().and_then(|metadata| metadata.get("state"));
-    let state = state.with_context(|| format!("{shown}: no training state found"))?;
-    let state: State =
-        serde_json::from_str(state).with_context(|| format!("{shown}: cannot read the training state"))?;
+    let metadata = header.metadata().as_ref().with_context(|| format!("{shown}: no training state found"))?;
+    ensure!(metadata.contains_key(CHECKSUM), "{shown}: the checkpoint is damaged: it has no checksum");
+    let state = metadata.get(STATE).with_context(|| format!("{shown}: no training state found"))?;
+    serde_json::from_str(state).with_context(|| format!("{shown}: cannot read the training state"))
+}
+
+/// Checks that the counts of steps and epochs fit each other and the data.
+fn check_counts(
+    path: &Path,
+    state: &State,
+    moments: &HashMap<String, Tensor>,
+    steps_per_epoch: usize,
+) -> Result<()> {
+    let shown = path.display();
+    let epochs = state.history.len();
     ensure!(
-        state.best_epoch <= state.history.len(),
-        "{shown}: the training state is damaged: epoch {} is the best of {}",
-        state.best_epoch,
-        state.history.len()
+        state.best_epoch <= epochs,
+        "{shown}: the training state is damaged: epoch {} is the best of {epochs}",
+        state.best_epoch
     );
-    let finished = state.history.len().checked_mul(steps_per_epoch);
+    let finished = epochs.checked_mul(steps_per_epoch);
     let expected = finished.and_then(|steps| steps.checked_add(state.steps_in_epoch));
     ensure!(
         state.steps_in_epoch <= steps_per_epoch && expected.is_some_and(|steps| steps as u64 == state.step),
-        "{shown}: found step {} after {} epochs and {} steps, which does not fit {steps_per_epoch} steps per epoch; \
-         resume with the data and the batch size that the run started with",
+        "{shown}: found step {} after {epochs} epochs and {} steps, which does not fit {steps_per_epoch} steps per \
+         epoch; resume with the data and the batch size that the run started with",
         state.step,
-        state.history.len(),
         state.steps_in_epoch
     );
-    Ok(state)
+    for (name, steps) in moments.iter().filter(|(name, _)| name.ends_with(".step")) {
+        let updates = steps.flatten_all()?.to_vec1::<i64>().unwrap_or_default();
+        ensure!(
+            updates.iter().all(|&updates| u64::try_from(updates).is_ok_and(|updates| updates <= state.step)),
+            "{shown}: the training state is damaged: {OPTIMIZER}.{name} is {updates:?}, expected at most {}",
+            state.step
+        );
+    }
+    Ok(())
 }
 
 /// Describes the last checkpoint, for the message of a training run that failed.
@@ -131,5 +183,63 @@ pub(super) fn last_good(run: &Run) -> String {
     match path.exists() {
         true => format!("the last good checkpoint is {}; try a lower learning rate", path.display()),
         false => "there is no checkpoint yet; try a lower learning rate".to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::Score;
+    use candle_core::Device;
+
+    fn epoch() -> Epoch {
+        Epoch {
+            epoch: 1,
+            step: 3,
+            train_loss: 0.5,
+            validation: Score { loss: 0.25, metric: 1.0 },
+            gradient_norm: 1.0,
+            largest_gradient_norm: 2.0,
+            learning_rate: 1e-3,
+            seconds: 1.0,
+            examples_per_second: 3.0,
+        }
+    }
+
+    #[test]
+    fn counts_that_do_not_fit_are_refused() {
+        let good =
+            State { history: vec![epoch()], best_epoch: 1, step: 4, steps_in_epoch: 1, ..State::default() };
+        let check = |state: &State, updates: i64| {
+            let updates = Tensor::new(updates, &Device::Cpu).unwrap();
+            let moments = HashMap::from([("w.step".to_string(), updates)]);
+            check_counts(Path::new("checkpoint"), state, &moments, 3)
+        };
+        check(&good, 4).unwrap();
+        for step in [0, 5, u64::MAX] {
+            assert!(check(&State { step, ..good.clone() }, 0).is_err(), "step {step}");
+        }
+        for steps_in_epoch in [0, 4, 1 << 60, usize::MAX] {
+            assert!(check(&State { steps_in_epoch, ..good.clone() }, 0).is_err(), "{steps_in_epoch} steps");
+        }
+        let message = check(&State { best_epoch: 7, ..good.clone() }, 0).unwrap_err().to_string();
+        assert!(message.contains("training state is damaged"), "{message}");
+        for updates in [-1, 5, i64::from(u32::MAX), i64::MAX] {
+            let message = check(&good, updates).unwrap_err().to_string();
+            assert!(message.contains("optimizer.w.step") && message.contains("at most 4"), "{message}");
+        }
+    }
+
+    #[test]
+    fn infinite_numbers_survive_a_checkpoint() {
+        let history = vec![Epoch {
+            validation: Score { loss: 1e300, metric: f64::INFINITY },
+            examples_per_second: f64::NEG_INFINITY,
+            ..epoch()
+        }];
+        let state = State { history, loss_sum: f64::NAN, ..State::default() };
+        let read: State = serde_json::from_str(&serde_json::to_string(&state).unwrap()).unwrap();
+        assert_eq!(read.history, state.history);
+        assert!(read.loss_sum.is_nan());
     }
 }

@@ -1,6 +1,6 @@
 //! Scores of a model, and the record of each epoch.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The quality measure of a task, besides its loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +41,10 @@ impl Metric {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// Mean loss per example (per token for language models).
+    #[serde(with = "any_f64")]
     pub loss: f64,
     /// Value of the task's [`Metric`].
+    #[serde(with = "any_f64")]
     pub metric: f64,
 }
 
@@ -62,18 +64,24 @@ pub struct Epoch {
     /// Steps since the start of training.
     pub step: u64,
     /// Mean loss of the training examples, each measured just before the step that uses it.
+    #[serde(with = "any_f64")]
     pub train_loss: f64,
     /// Score on the validation data at the end of the epoch.
     pub validation: Score,
     /// Mean over the epoch's steps of the Euclidean norm of all gradients together, before clipping.
+    #[serde(with = "any_f64")]
     pub gradient_norm: f64,
     /// Largest gradient norm of the epoch's steps.
+    #[serde(with = "any_f64")]
     pub largest_gradient_norm: f64,
     /// Learning rate of the epoch's last step.
+    #[serde(with = "any_f64")]
     pub learning_rate: f64,
     /// Time spent in training steps, in seconds; validation and checkpoints are not included.
+    #[serde(with = "any_f64")]
     pub seconds: f64,
     /// Training examples per second.
+    #[serde(with = "any_f64")]
     pub examples_per_second: f64,
 }
 
@@ -86,4 +94,29 @@ pub struct Report {
     pub best_epoch: usize,
     /// Whether [`INTERRUPTED`](super::INTERRUPTED) ended training early.
     pub interrupted: bool,
+}
+
+/// Numbers in a checkpoint: JSON has no infinities and no NaN, so they become strings.
+pub(super) mod any_f64 {
+    use super::*;
+
+    pub(in crate::train) fn serialize<S: Serializer>(number: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        match number.is_finite() {
+            true => serializer.serialize_f64(*number),
+            false => serializer.collect_str(number),
+        }
+    }
+
+    pub(in crate::train) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Number {
+            Finite(f64),
+            Other(String),
+        }
+        match Number::deserialize(deserializer)? {
+            Number::Finite(number) => Ok(number),
+            Number::Other(text) => text.parse().map_err(serde::de::Error::custom),
+        }
+    }
 }

@@ -92,14 +92,22 @@
 //! | `metrics.jsonl` | one JSON object per epoch (see [`Epoch`]), then the result on the test data |
 //! | `model.safetensors` | the weights of the best epoch, with PyTorch's names and shapes; load them with [`load_model`] |
 //! | `checkpoint.safetensors` | the state of training: see below |
+//! | `run.lock` | empty; locked by the process that trains in the folder, so that a second one is refused |
 //!
-//! Every file is written to a temporary name, synced and renamed. A crash leaves the old file or the new one.
+//! Every file is written to a temporary name, synced and renamed. A crash leaves the old file or the new one. What a killed
+//! process leaves under a temporary name is removed when the run resumes.
+//!
+//! Checksums protect the files that a run reads again: `config.json` and the two safetensors files hold one (CRC-32) of their
+//! own contents, and a checkpoint also holds the identity of its run. A flipped bit, an edited configuration or another run's
+//! checkpoint is an error. Weights that another program wrote have no checksum and load all the same. Nothing here protects
+//! against intent.
 //!
 //! # Checkpoints and resuming
 //!
 //! A checkpoint holds the parameters, the optimizer's state, the task's state (see [`Task::state`]), and the step, sums and
 //! finished epochs so far. It is saved at the end of each epoch, every [`TrainerOptions::checkpoint_every`] steps, and on an
-//! interruption.
+//! interruption. When training ends, only the record of the epochs stays, unless [`TrainerOptions::keep_checkpoint`] is set.
+//! The best weights are in `model.safetensors` either way.
 //!
 //! To resume, build model, task, optimizer and options as before, open the folder with [`Run::open`], and call
 //! [`Trainer::fit`]. It finds the checkpoint and continues, in the middle of an epoch if need be. The result has the same
@@ -108,6 +116,11 @@
 //!
 //! An exact resume needs the same data; [`Run::check_facts`] refuses to resume if they have changed.
 //!
+//! To train for more epochs, resume with a larger [`TrainerOptions::epochs`]. The result is that of a run with as many epochs
+//! from the start, provided that the schedule does not depend on their number
+//! ([`Schedule::depends_on_length`](crate::optim::Schedule::depends_on_length)) and, if training has ended, that the
+//! checkpoint was kept.
+//!
 //! [`seeded_var_builder`]: crate::nn::seeded_var_builder
 //!
 //! To stop gracefully, set [`INTERRUPTED`]: the trainer finishes the step, saves a checkpoint, and returns a [`Report`] with
@@ -115,6 +128,7 @@
 //! checkpoint.
 
 mod checkpoint;
+mod checksum;
 mod evaluation;
 mod images;
 mod language;

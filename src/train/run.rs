@@ -1,16 +1,25 @@
 //! The run folder and its files.
 
+use super::checksum::{CHECKSUM, checksum};
 use super::metrics::{Epoch, Metric};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
-use std::fs::{self, File};
+use std::ffi::OsStr;
+use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 const CONFIG: &str = "config.json";
 const METRICS: &str = "metrics.jsonl";
 const MODEL: &str = "model.safetensors";
 const CHECKPOINT: &str = "checkpoint.safetensors";
+/// The file that the process holds locked that writes to the folder. It is empty and stays.
+const LOCK: &str = "run.lock";
+/// Ending of the names under which files are written.
+const TEMPORARY: &str = ".tmp";
+/// Name of the run's identity in `config.json`: the checksum of the configuration that it started with.
+const ID: &str = "id";
 
 /// A run folder: the configuration, metrics, weights and checkpoint of one training run.
 ///
@@ -18,44 +27,47 @@ const CHECKPOINT: &str = "checkpoint.safetensors";
 #[derive(Debug, Clone)]
 pub struct Run {
     dir: PathBuf,
+    id: String,
+    /// Shared by all clones: the lock ends with the last of them.
+    lock: Arc<OnceLock<File>>,
 }
 
 impl Run {
-    /// Creates the run folder `out`, or else the next numbered folder under `runs/<binary>/`.
+    /// Creates the run folder `out`, or else the next numbered folder under `runs/<binary>/`, and [locks](Self::lock) it.
     ///
-    /// `config.json` records `binary`, the version of this crate, and the fields of the object `config`.
+    /// `config.json` records `binary`, the version of this crate, the fields of the object `config`, and checksums. A
+    /// folder that holds nothing but the temporary files of a run that was killed at its start counts as empty.
     ///
     /// # Errors
-    /// Fails if `out` is not empty or the folder cannot be written.
+    /// Fails if `out` is not empty, another process trains in it, or the folder cannot be written.
     pub fn create(binary: &str, out: Option<&Path>, config: &Value) -> Result<Self> {
         let dir = match out {
             Some(dir) => {
                 fs::create_dir_all(dir)
                     .with_context(|| format!("{}: cannot create the run folder", dir.display()))?;
-                let mut entries = fs::read_dir(dir)
-                    .with_context(|| format!("{}: cannot read the run folder", dir.display()))?;
-                ensure!(
-                    entries.next().is_none(),
-                    "{}: the folder is not empty, and an earlier run is never overwritten",
-                    dir.display()
-                );
+                check_empty(dir)?;
                 dir.to_path_buf()
             }
             None => next_folder(&Path::new("runs").join(binary))?,
         };
-        let run = Self { dir };
         let mut recorded = json!({ "binary": binary, "version": env!("CARGO_PKG_VERSION") });
         for (name, value) in config.as_object().into_iter().flatten() {
             recorded[name] = value.clone();
         }
-        run.write(CONFIG, &(serde_json::to_string_pretty(&recorded)? + "\n"))?;
+        let id = checksum(recorded.to_string().as_bytes());
+        recorded[ID] = json!(id);
+        let run = Self { dir, id, lock: Arc::default() };
+        run.lock()?;
+        // Another process may have trained here since.
+        check_empty(&run.dir)?;
+        run.write_config(recorded)?;
         Ok(run)
     }
 
     /// Opens the run folder `dir`, or else the newest run under `runs/<binary>/`, and reads its configuration.
     ///
     /// # Errors
-    /// Fails if there is no such run, its `config.json` cannot be read, or it belongs to another binary.
+    /// Fails if there is no such run, its `config.json` cannot be read or has changed, or it belongs to another binary.
     pub fn open(binary: &str, dir: Option<&Path>) -> Result<(Self, Value)> {
         let dir = match dir {
             Some(dir) => dir.to_path_buf(),
@@ -68,7 +80,63 @@ impl Run {
             .with_context(|| format!("{}: not the configuration of a run", path.display()))?;
         let found = &config["binary"];
         ensure!(found == binary, "{}: found a run of {found}, expected one of \"{binary}\"", path.display());
-        Ok((Self { dir }, config))
+        let id = config[ID].as_str().unwrap_or_default().to_string();
+        ensure!(
+            config[CHECKSUM] == with_checksum(config.clone())[CHECKSUM],
+            "{}: it has changed since the run wrote it: its contents do not match its checksum",
+            path.display()
+        );
+        Ok((Self { dir, id, lock: Arc::default() }, config))
+    }
+
+    /// Claims the folder for this process until the last clone of this `Run` is dropped; again does nothing.
+    ///
+    /// [`create`](Self::create) and [`Trainer::fit`](super::Trainer::fit) do so, too. A file system without locks does not
+    /// protect the folder.
+    ///
+    /// # Errors
+    /// Fails if another process trains in the folder, or the file `run.lock` cannot be written.
+    pub fn lock(&self) -> Result<()> {
+        if self.lock.get().is_some() {
+            return Ok(());
+        }
+        let path = self.dir.join(LOCK);
+        let file = File::options().create(true).append(true).open(&path);
+        let file = file.with_context(|| format!("{}: cannot write it", path.display()))?;
+        if let Err(TryLockError::WouldBlock) = file.try_lock() {
+            bail!("{}: another process is training in this folder", self.dir.display());
+        }
+        self.lock.get_or_init(|| file);
+        Ok(())
+    }
+
+    /// Replaces the configuration by `config`, as [`open`](Self::open) returned it except for some fields.
+    ///
+    /// The run stays the same: its checkpoint still belongs to it.
+    ///
+    /// # Errors
+    /// Fails if `config.json` cannot be written.
+    pub fn reconfigure(&self, config: &Value) -> Result<()> {
+        self.write_config(config.clone())
+    }
+
+    fn write_config(&self, config: Value) -> Result<()> {
+        self.write(CONFIG, &(serde_json::to_string_pretty(&with_checksum(config))? + "\n"))
+    }
+
+    /// Returns what tells this run from others: runs with the same configuration, which give the same result, share it.
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Removes the temporary files that a killed process has left.
+    pub(super) fn remove_temporary_files(&self) {
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            if is_temporary(&entry.file_name()) {
+                // What cannot be removed does no harm.
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// Checks that `facts` about the data and the model are still those that the run started with.
@@ -127,7 +195,39 @@ impl Run {
     }
 }
 
-/// Formats the epochs as JSON lines.
+/// Returns `config` with the checksum of its other fields.
+fn with_checksum(mut config: Value) -> Value {
+    if let Some(fields) = config.as_object_mut() {
+        fields.shift_remove(CHECKSUM);
+    }
+    let checksum = checksum(config.to_string().as_bytes());
+    config[CHECKSUM] = json!(checksum);
+    config
+}
+
+/// Checks that no other file than the lock and temporary files is in the folder.
+fn check_empty(dir: &Path) -> Result<()> {
+    let entries =
+        fs::read_dir(dir).with_context(|| format!("{}: cannot read the run folder", dir.display()))?;
+    for entry in entries {
+        let name =
+            entry.with_context(|| format!("{}: cannot read the run folder", dir.display()))?.file_name();
+        ensure!(
+            name == LOCK || is_temporary(&name),
+            "{}: the folder is not empty, and an earlier run is never overwritten",
+            dir.display()
+        );
+    }
+    Ok(())
+}
+
+/// Returns whether a file of this name is the unfinished version of another one, such as `config.json.tmp`.
+fn is_temporary(name: &OsStr) -> bool {
+    let finished = name.to_str().and_then(|name| name.strip_suffix(TEMPORARY));
+    finished.is_some_and(|name| Path::new(name).extension().is_some())
+}
+
+/// Formats the epochs as JSON lines. A number that is not finite becomes `null`.
 fn metrics(epochs: &[Epoch], metric: Metric) -> String {
     let line = |epoch: &Epoch| {
         let mut line = json!({
@@ -194,7 +294,7 @@ pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
 /// Fails if the file cannot be written.
 pub fn write_file(path: &Path, contents: &[u8]) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
+    temporary.push(TEMPORARY);
     let temporary = PathBuf::from(temporary);
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&temporary)?;

@@ -42,10 +42,14 @@ pub struct TrainerOptions {
     pub patience: Option<usize>,
     /// Saves a checkpoint every this many steps, in addition to the one at the end of each epoch.
     pub checkpoint_every: Option<u64>,
+    /// Keeps the whole checkpoint when training ends, so that the run can train for more epochs later. Otherwise only the
+    /// record of its epochs stays.
+    pub keep_checkpoint: bool,
 }
 
 impl Default for TrainerOptions {
-    /// 10 epochs of batches of 64 at a learning rate of 1e-3, seed 42; no clipping, patience or extra checkpoints.
+    /// 10 epochs of batches of 64 at a learning rate of 1e-3, seed 42. No clipping, patience or extra checkpoints; the
+    /// last checkpoint is not kept.
     fn default() -> Self {
         Self {
             epochs: 10,
@@ -56,6 +60,7 @@ impl Default for TrainerOptions {
             seed: 42,
             patience: None,
             checkpoint_every: None,
+            keep_checkpoint: false,
         }
     }
 }
@@ -77,13 +82,15 @@ impl Trainer<'_> {
     /// saves the weights to `model.safetensors` if their validation score is the best so far, and saves a checkpoint.
     /// If the run folder already holds a checkpoint, training resumes from it and ends with the same bits as an
     /// uninterrupted run on the same kind of device, provided that task, variables, optimizer and options are set up
-    /// in the same way.
+    /// in the same way. More epochs than before train on, if the checkpoint was kept
+    /// ([`TrainerOptions::keep_checkpoint`]) or training has not ended.
     ///
     /// An interrupted run (see [`INTERRUPTED`]) leaves the weights of the last step in `vars`.
     ///
     /// # Errors
     /// Fails if an option is 0 where at least 1 is needed, a loss or a gradient is not finite, a loss depends on no
-    /// parameter, a checkpoint does not fit, a file cannot be written, or the task fails.
+    /// parameter, a checkpoint is damaged, incomplete or does not fit, another process trains in the run folder, a file
+    /// cannot be written, or the task fails.
     pub fn fit(&self, task: &dyn Task, vars: &VarMap, optimizer: &mut Optimizer) -> Result<Report> {
         let mut training = Training::restore(self, task, vars, optimizer)?;
         while !training.is_finished() {
@@ -91,6 +98,9 @@ impl Trainer<'_> {
                 return Ok(training.report(true));
             }
             training.end_epoch()?;
+        }
+        if !self.options.keep_checkpoint {
+            checkpoint::save_ended(self.run, &mut training.state)?;
         }
         load_weights(&self.run.model(), vars)?;
         Ok(training.report(false))
@@ -130,9 +140,19 @@ impl<'a> Training<'a> {
         let steps_per_epoch = task.examples().div_ceil(options.batch_size);
         let total_steps = options.epochs.saturating_mul(steps_per_epoch);
         let metric = task.metric();
+        run.lock()?;
         let state = checkpoint::load(run, vars, optimizer, task, steps_per_epoch)?.unwrap_or_default();
-        run.write_metrics(&state.history, metric)?;
-        Ok(Self { options, run, progress, task, vars, optimizer, metric, examples, total_steps, state })
+        let training =
+            Self { options, run, progress, task, vars, optimizer, metric, examples, total_steps, state };
+        ensure!(
+            !training.state.has_ended || training.is_finished(),
+            "{}: training has ended after {} epochs and its checkpoint was not kept, so it cannot go on",
+            run.dir().display(),
+            training.state.history.len()
+        );
+        run.remove_temporary_files();
+        run.write_metrics(&training.state.history, metric)?;
+        Ok(training)
     }
 
     fn is_finished(&self) -> bool {

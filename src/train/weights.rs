@@ -1,5 +1,6 @@
 //! Weights on disk: safetensors files and PyTorch's `state_dict` files.
 
+use super::checksum;
 use super::run::{read_file, write_file};
 use crate::nn::seeded_var_builder;
 use anyhow::{Result, anyhow, bail};
@@ -11,17 +12,19 @@ use std::path::Path;
 
 /// Saves variables to a safetensors file, with the names and shapes of PyTorch's `state_dict`.
 ///
+/// The file's metadata hold a checksum of the whole file, which loading checks. Other programs ignore it.
+///
 /// # Errors
 /// Fails if the file cannot be written.
 pub fn save_weights(path: &Path, vars: &VarMap) -> Result<()> {
-    write_file(path, &safetensors::serialize(named(vars), None)?)
+    write_file(path, &checksum::serialize(named(vars), HashMap::new())?)
 }
 
 /// Loads the weights of a safetensors file into variables.
 ///
 /// # Errors
-/// Fails if the file cannot be read or is not safetensors, or if its names, shapes and types are not exactly those of
-/// `vars`. No variable changes then.
+/// Fails if the file cannot be read, is not safetensors or does not match its checksum, or if its names, shapes and types
+/// are not exactly those of `vars`. No variable changes then.
 pub fn load_weights(path: &Path, vars: &VarMap) -> Result<()> {
     set_vars(path, vars, &read_tensors(path, &read_file(path)?)?)
 }
@@ -81,11 +84,12 @@ pub(super) fn named(vars: &VarMap) -> BTreeMap<String, Tensor> {
     vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect()
 }
 
-/// Reads the tensors of a safetensors file whose contents are `bytes`.
+/// Reads the tensors of a safetensors file whose contents are `bytes`, and checks its checksum if it has one.
 pub(super) fn read_tensors(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Tensor>> {
     let found = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|error| {
         anyhow!("{}: not a complete safetensors file ({} bytes): {error}", path.display(), bytes.len())
     })?;
+    checksum::verify(path, bytes)?;
     Ok(without_batch_counts(found))
 }
 

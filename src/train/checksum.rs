@@ -1,0 +1,59 @@
+//! Checksums of the files of a run: CRC-32, in eight hexadecimal digits.
+
+use anyhow::{Context, Result, ensure};
+use candle_core::Tensor;
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::path::Path;
+
+/// Name of the checksum in `config.json` and in the metadata of a safetensors file.
+pub(super) const CHECKSUM: &str = "checksum";
+
+/// What stands in place of the checksum while it is computed.
+const BLANK: &[u8; 8] = b"00000000";
+
+/// Returns the checksum of `bytes`.
+pub(super) fn checksum(bytes: &[u8]) -> String {
+    format!("{:08x}", crc32fast::hash(bytes))
+}
+
+/// Serialises tensors as safetensors, with a checksum of the whole file in its metadata.
+pub(super) fn serialize(
+    tensors: BTreeMap<String, Tensor>,
+    mut metadata: HashMap<String, String>,
+) -> Result<Vec<u8>> {
+    metadata.insert(CHECKSUM.to_string(), String::from_utf8_lossy(BLANK).into_owned());
+    let mut bytes = safetensors::serialize(tensors, Some(metadata))?;
+    let place = place(&bytes).context("the header has no place for a checksum")?;
+    let checksum = checksum(&bytes);
+    bytes[place].copy_from_slice(checksum.as_bytes());
+    Ok(bytes)
+}
+
+/// Checks the checksum of the safetensors file `path`, whose contents are `bytes`.
+///
+/// # Errors
+/// Fails if the checksum is wrong. A file without one, which another program wrote, passes.
+pub(super) fn verify(path: &Path, bytes: &[u8]) -> Result<()> {
+    let Some(place) = place(bytes) else { return Ok(()) };
+    let mut hasher = crc32fast::Hasher::new();
+    for part in [&bytes[..place.start], BLANK, &bytes[place.end..]] {
+        hasher.update(part);
+    }
+    ensure!(
+        format!("{:08x}", hasher.finalize()).as_bytes() == &bytes[place],
+        "{}: the file is damaged: its contents do not match its checksum",
+        path.display()
+    );
+    Ok(())
+}
+
+/// Finds the digits of the checksum in the header.
+fn place(bytes: &[u8]) -> Option<Range<usize>> {
+    let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?;
+    let header = bytes.get(8..length.checked_add(8)?)?;
+    // Elsewhere in the header the quotes would be escaped, and the name of a tensor comes before a brace.
+    let key = format!("\"{CHECKSUM}\":\"");
+    let start = 8 + key.len() + header.windows(key.len()).position(|window| window == key.as_bytes())?;
+    (start + BLANK.len() <= 8 + length).then(|| start..start + BLANK.len())
+}
