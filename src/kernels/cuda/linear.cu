@@ -1,0 +1,41 @@
+// What the products of the fully connected layer leave to do: bias, and the bias gradient. Matrices are row by row.
+
+// ys[r][c] += bias[c]
+//
+// A thread adds to four neighbouring elements of a row, or to one where rows are not multiples of four. Blocks of 256
+// threads, grid ceil(rows * columns / 1024).
+extern "C" __global__ void add_bias(real* ys, const real* bias, long long n, int columns) {
+    long long i = 4 * grid_index();
+    if (i >= n) return;
+    bool aligned = ((unsigned long long)ys | (unsigned long long)bias) % sizeof(real4) == 0;
+    if (columns % 4 == 0 && aligned) {
+        real4 y = *(const real4*)(ys + i), b = *(const real4*)(bias + i % columns);
+        *(real4*)(ys + i) = {y.x + b.x, y.y + b.y, y.z + b.z, y.w + b.w};
+    } else {
+        for (long long k = i; k < i + 4 && k < n; k++) ys[k] += bias[k % columns];
+    }
+}
+
+// sums[chunk][c] = sum of xs[r][c] over the rows r of the chunk
+//
+// A block (32, 8) sums a chunk of rows for 32 columns, grid (ceil(columns / 32), chunks). Thread (x, y) sums every eighth
+// row of a column in four running sums; thread (x, 0) adds the eight results in order.
+extern "C" __global__ void column_sums(const real* xs, real* sums, long long rows, int columns, int chunk) {
+    __shared__ real parts[8][32];
+    int column = blockIdx.x * 32 + threadIdx.x;
+    long long first = (long long)blockIdx.y * chunk, end = min(first + chunk, rows);
+    real sum[4] = {0, 0, 0, 0};
+    if (column < columns) {
+        long long row = first + threadIdx.y;
+        for (; row + 24 < end; row += 32)
+#pragma unroll
+            for (int k = 0; k < 4; k++) sum[k] += xs[(row + 8 * k) * columns + column];
+        for (; row < end; row += 8) sum[0] += xs[row * columns + column];
+    }
+    parts[threadIdx.y][threadIdx.x] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    __syncthreads();
+    if (threadIdx.y > 0 || column >= columns) return;
+    real total = parts[0][threadIdx.x];
+    for (int y = 1; y < 8; y++) total += parts[y][threadIdx.x];
+    sums[(long long)blockIdx.y * columns + column] = total;
+}
