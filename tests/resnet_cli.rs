@@ -183,7 +183,7 @@ fn wrong_options_are_refused() {
         (
             "--layers 8 --side 12 --pretrained pictures/train/lying/000.png",
             1,
-            "000.png: not a complete safetensors file",
+            "000.png: found a PNG image, expected weights",
         ),
     ] {
         refused(&place, "resnet", &format!("{FOLDER} {arguments}"), code, &[said]);

@@ -1,13 +1,13 @@
 //! Weights on disk: safetensors files and PyTorch's `state_dict` files.
 
 use super::checksum;
+use super::pytorch;
 use super::run::{read_file, write_file};
 use crate::nn::seeded_var_builder;
 use anyhow::{Result, anyhow, bail};
-use candle_core::{DType, Device, Tensor, pickle};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsStr;
 use std::path::Path;
 
 /// Saves variables to a safetensors file, with the names and shapes of PyTorch's `state_dict`.
@@ -31,23 +31,31 @@ pub fn load_weights(path: &Path, vars: &VarMap) -> Result<()> {
 
 /// Loads pretrained weights into variables, and returns whether the layer `head` was loaded too.
 ///
-/// The file is safetensors or a PyTorch `state_dict` (`.pth`, `.pt` or `.bin`). The layer `head`, the model's last, keeps
-/// its values if the file lacks it or has it for another number of classes.
+/// The file holds safetensors or was written by PyTorch's `torch.save`; its content decides which, not its name. The
+/// weights may be nested in a dictionary, under the key `state_dict`, `model_state_dict` or `model`. A prefix `module.` or
+/// `_orig_mod.` of all names is dropped. Floating-point types are converted. The layer `head`, the model's last, keeps its
+/// values if the file lacks it or has it for another number of classes.
 ///
 /// # Errors
-/// Fails if the file cannot be read or has another format, or if the weights outside `head` do not fit `vars`.
+/// Fails if the file cannot be read, is damaged or has another format, or if the weights outside `head` do not fit `vars`.
 pub fn load_pretrained(path: &Path, vars: &VarMap, head: &str) -> Result<bool> {
-    let pickled = ["pth", "pt", "bin"].map(|extension| Some(OsStr::new(extension)));
-    let mut found = match pickled.contains(&path.extension()) {
-        true => {
-            let unreadable = |error| anyhow!("{}: not a PyTorch state_dict: {error}", path.display());
-            let tensors = pickle::read_all(path).map_err(unreadable)?;
-            without_batch_counts(tensors.into_iter().collect())
-        }
-        false => read_tensors(path, &read_file(path)?)?,
+    let bytes = read_file(path)?;
+    let found = if pytorch::is_pytorch(&bytes) {
+        pytorch::read(&bytes).map_err(|error| anyhow!("{}: {error:#}", path.display()))?
+    } else {
+        read_tensors(path, &bytes)?
     };
+    let mut found = without_batch_counts(without_prefixes(found));
+    let own = named(vars);
+    for (name, own) in &own {
+        if let Some(tensor) = found.get_mut(name)
+            && tensor.dtype().is_float()
+        {
+            *tensor = tensor.to_dtype(own.dtype())?;
+        }
+    }
     let head = format!("{head}.");
-    let own: HashMap<_, _> = named(vars).into_iter().filter(|(name, _)| name.starts_with(&head)).collect();
+    let own: HashMap<_, _> = own.into_iter().filter(|(name, _)| name.starts_with(&head)).collect();
     let fits = |(name, own): (&String, &Tensor)| found.get(name).is_some_and(|x| x.shape() == own.shape());
     let loads_head = own.iter().all(fits);
     if !loads_head {
@@ -58,6 +66,19 @@ pub fn load_pretrained(path: &Path, vars: &VarMap, head: &str) -> Result<bool> {
     }
     set_vars(path, vars, &found)?;
     Ok(loads_head)
+}
+
+/// Drops the prefixes that `DataParallel` and `torch.compile` add to all names.
+fn without_prefixes(mut tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
+    let common = |tensors: &HashMap<String, Tensor>| {
+        let is_common = |prefix: &&str| tensors.keys().all(|name| name.starts_with(*prefix));
+        if tensors.is_empty() { None } else { ["module.", "_orig_mod."].into_iter().find(is_common) }
+    };
+    while let Some(prefix) = common(&tensors) {
+        tensors =
+            tensors.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_string(), tensor)).collect();
+    }
+    tensors
 }
 
 /// Builds a model for inference with the weights of a safetensors file.
@@ -87,10 +108,44 @@ pub(super) fn named(vars: &VarMap) -> BTreeMap<String, Tensor> {
 /// Reads the tensors of a safetensors file whose contents are `bytes`, and checks its checksum if it has one.
 pub(super) fn read_tensors(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Tensor>> {
     let found = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|error| {
-        anyhow!("{}: not a complete safetensors file ({} bytes): {error}", path.display(), bytes.len())
+        let path = path.display();
+        match other_format(bytes) {
+            Some(format) => anyhow!("{path}: found {format}, expected weights"),
+            None => anyhow!("{path}: not a complete safetensors file ({} bytes): {error}", bytes.len()),
+        }
     })?;
     checksum::verify(path, bytes)?;
     Ok(without_batch_counts(found))
+}
+
+/// The format of a file that holds no weights, judged by its first bytes.
+fn other_format(bytes: &[u8]) -> Option<&'static str> {
+    const FORMATS: [(&[u8], &str); 10] = [
+        (b"version https://git-lfs", "a Git LFS pointer in place of the file (`git lfs pull` fetches it)"),
+        (b"PK\x03\x04", "a zip archive"),
+        (b"\x1f\x8b", "a gzip file: unpack it first"),
+        (b"\x89HDF", "an HDF5 file"),
+        (b"\x93NUMPY", "a NumPy file"),
+        (b"GGUF", "a GGUF file"),
+        (b"\x89PNG", "a PNG image"),
+        (b"\xff\xd8\xff", "a JPEG image"),
+        (b"%PDF", "a PDF document"),
+        (b"{", "a JSON file"),
+    ];
+    let text = bytes.trim_ascii_start();
+    let is_html = |tag: &[u8]| text.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag));
+    if bytes.is_empty() {
+        return Some("an empty file");
+    }
+    if is_html(b"<!doctype") || is_html(b"<html") {
+        return Some("an HTML page, perhaps of a download that failed");
+    }
+    if bytes.get(257..262) == Some(b"ustar") {
+        return Some("a tar archive: unpack it first");
+    }
+    let known = FORMATS.into_iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, name)| name);
+    let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+    known.or_else(|| bytes.iter().take(64).all(is_text).then_some("a text file"))
 }
 
 /// Drops PyTorch's batch counters, which our batch normalisation does not use.
