@@ -1,6 +1,6 @@
 use super::Mode;
-use crate::ops::{self, BatchStatistics, Epilogue};
-use candle_core::{Result, Tensor, Var, bail};
+use crate::ops::{self, BatchStatistics, Epilogue, RunningAverages};
+use candle_core::{Result, Tensor, Var};
 use candle_nn::VarBuilder;
 
 /// Batch normalisation of images (Ioffe and Szegedy 2015).
@@ -46,27 +46,17 @@ impl BatchNorm2d {
     /// Fails if shapes do not fit; in training also if there are fewer than two values per channel, which have no
     /// variance.
     pub fn forward(&self, xs: &Tensor, epilogue: Epilogue, mode: Mode) -> Result<Tensor> {
-        let norm =
-            |statistics| ops::batch_norm(xs, &self.weight, &self.bias, Self::EPSILON, statistics, epilogue);
+        let (weight, bias, epsilon) = (&self.weight, &self.bias, Self::EPSILON);
         if mode == Mode::Evaluate {
             let [mean, variance] = [&self.running_mean, &self.running_var].map(Var::as_detached_tensor);
-            return Ok(norm(Some(&BatchStatistics { mean, variance }))?.0);
+            let running = BatchStatistics { mean, variance };
+            return Ok(ops::batch_norm(xs, weight, bias, epsilon, Some(&running), epilogue)?.0);
         }
-        let (ys, BatchStatistics { mean, variance }) = norm(None)?;
-        let count = xs.elem_count() / mean.elem_count();
-        if count < 2 {
-            bail!(
-                "batch_norm: found an input of shape {:?} in training, expected two values a channel",
-                xs.dims()
-            );
-        }
-        let unbiased = count as f64 / (count - 1) as f64;
-        for (running, new, scale) in
-            [(&self.running_mean, mean, 1.0), (&self.running_var, variance, unbiased)]
-        {
-            let old = running.as_detached_tensor().affine(1.0 - Self::MOMENTUM, 0.0)?;
-            running.set(&(old + new.affine(Self::MOMENTUM * scale, 0.0)?)?)?;
-        }
-        Ok(ys)
+        let averages = RunningAverages {
+            mean: &self.running_mean,
+            variance: &self.running_var,
+            momentum: Self::MOMENTUM,
+        };
+        ops::batch_norm_training(xs, weight, bias, epsilon, averages, epilogue)
     }
 }

@@ -6,7 +6,7 @@ use crate::kernels::cpu::batch_norm::Grid;
 use crate::kernels::cpu::conv_max_over_time::{FilterSize, Layout};
 use crate::kernels::cpu::conv2d::Conv2d;
 use crate::kernels::cpu::pool::Windows;
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, Var, bail};
 
 /// Checks the shapes.
 pub(super) fn check_linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
@@ -207,6 +207,17 @@ pub struct BatchStatistics {
     pub mean: Tensor,
     /// `(channels)`, divided by the number of elements and not by one less.
     pub variance: Tensor,
+}
+
+/// Averages of the statistics of past batches, which training updates.
+#[derive(Debug, Clone, Copy)]
+pub struct RunningAverages<'a> {
+    /// Average of the means, `(channels)`.
+    pub mean: &'a Var,
+    /// Average of the unbiased variances, `(channels)`.
+    pub variance: &'a Var,
+    /// Fraction of the way to the values of a batch that an update moves the averages.
+    pub momentum: f64,
 }
 
 /// Operations fused into the normalisation: an optional residual add, then an optional ReLU.

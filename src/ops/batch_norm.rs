@@ -1,11 +1,11 @@
 //! Batch normalisation (Ioffe and Szegedy 2015), fused with the residual add and the ReLU that often follow it.
 
-use super::arguments::{BatchStatistics, Epilogue, check_batch_norm};
+use super::arguments::{BatchStatistics, Epilogue, RunningAverages, check_batch_norm};
 use super::autograd::{self, Operation};
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::batch_norm::{self as kernel, Backward, Forward, Grid, Statistics};
-use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor};
+use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
 /// Normalises each channel of `xs` `(batch, channels, height, width)`, like PyTorch's `batch_norm`.
@@ -55,6 +55,38 @@ pub fn batch_norm(
             variance: tensor(|channel| channel.variance)?,
         },
     ))
+}
+
+/// Like [`batch_norm`] in training, and moves `averages` towards the statistics of the batch.
+///
+/// The average of the variances is one of unbiased variances.
+///
+/// # Errors
+/// As for [`batch_norm`]; also if a channel has fewer than two elements, which have no variance.
+pub fn batch_norm_training(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    epsilon: f64,
+    averages: RunningAverages,
+    epilogue: Epilogue,
+) -> Result<Tensor> {
+    let grid = check_batch_norm(xs, weight, bias, None, epilogue)?;
+    let count = grid.batch * grid.plane;
+    if count < 2 {
+        bail!(
+            "batch_norm: found an input of shape {:?} in training, expected two values a channel",
+            xs.dims()
+        );
+    }
+    let RunningAverages { mean, variance, momentum } = averages;
+    let (ys, statistics) = batch_norm(xs, weight, bias, epsilon, None, epilogue)?;
+    let unbiased = count as f64 / (count - 1) as f64;
+    for (average, new, scale) in [(mean, statistics.mean, 1.0), (variance, statistics.variance, unbiased)] {
+        let old = average.as_detached_tensor().affine(1.0 - momentum, 0.0)?;
+        average.set(&(old + new.affine(momentum * scale, 0.0)?)?)?;
+    }
+    Ok(ys)
 }
 
 struct BatchNorm {

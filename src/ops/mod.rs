@@ -25,14 +25,14 @@ mod sequences;
 
 pub use arguments::{
     BatchStatistics, Conv2dConfig, ConvFilters, Epilogue, Pool2dConfig, RecurrentState, RecurrentWeights,
-    TimePooling,
+    RunningAverages, TimePooling,
 };
 
 // The backward pass.
 pub use autograd::{RowGradients, backward, no_grad};
 
 // Layers with weights.
-pub use batch_norm::batch_norm;
+pub use batch_norm::{batch_norm, batch_norm_training};
 pub use conv2d::conv2d;
 pub use embedding::{embedding, embedding_mean};
 pub use linear::linear;
