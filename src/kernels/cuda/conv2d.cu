@@ -13,7 +13,7 @@
 //
 // A block computes, for one image, a tile of ROWS * UP rows, ACROSS * PX columns and GROUPS * CO channels; a thread, UP
 // rows, PX columns and CO channels of them, in registers. CO is a multiple of 4 and PX one of UP. The block takes CHUNK
-// input channels at a time into shared memory: their part of `in` with its border, and their weights.
+// input channels, a divisor of CIN, at a time into shared memory: their part of `in` with its border, and their weights.
 
 #define FLOOR(a, b) ((a) >= 0 ? (a) / (b) : -((-(a) + (b) - 1) / (b)))
 #define TAPS (KH * KW)
@@ -33,6 +33,8 @@
 // A row of the tile in shared memory: an odd number of quadruples, for the sake of the banks.
 #define WIDE ((ACROSS - 1) * STEP + SPAN4)
 #define PITCH ((WIDE + 3) / 8 * 8 + 4)
+// Whether whole rows are loaded, in quadruples.
+#define QUADRUPLES (TILES_X == 1 && IN_W % 4 == 0)
 // A tap's weights in shared memory.
 #define WEIGHTS (CHANNELS + 4)
 
@@ -62,13 +64,34 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d(const real* __re
 #pragma unroll
             for (int p = 0; p < PX; p++) sums[o][r][p] = start;
     }
+#if QUADRUPLES
+    // What is outside of the input stays 0.
+    const bool aligned = (unsigned long long)in % sizeof(real4) == 0;
+    for (int i = tid; i < CHUNK * HIGH * PITCH; i += THREADS) tile[i] = 0;
+    __syncthreads();
+#endif
     for (int first = 0; first < CIN; first += CHUNK) {
-        for (int i = tid; i < CHUNK * HIGH * WIDE; i += THREADS) {
-            const int column = i % WIDE, line = i / WIDE, c = first + line / HIGH;
-            const int y = top * STRIDE + LOW_Y + line % HIGH, x = left * STEP + LOW_X + column;
-            const bool inside = c < CIN && y >= 0 && y < IN_H && x >= 0 && x < IN_W;
-            tile[line * PITCH + column] = inside ? in[(c * IN_H + y) * IN_W + x] : (real)0;
-        }
+#if QUADRUPLES
+        if (aligned) {
+#pragma unroll 4
+            for (int i = tid; i < CHUNK * HIGH * (IN_W / 4); i += THREADS) {
+                const int x = i % (IN_W / 4) * 4, line = i / (IN_W / 4), y = top * STRIDE + LOW_Y + line % HIGH;
+                if (y < 0 || y >= IN_H) continue;
+                const real4 four = *(const real4*)(in + ((first + line / HIGH) * IN_H + y) * IN_W + x);
+                real* to = tile + line * PITCH + x - LOW_X;
+                if (x - LOW_X < WIDE) to[0] = four.x;
+                if (x - LOW_X + 1 < WIDE) to[1] = four.y;
+                if (x - LOW_X + 2 < WIDE) to[2] = four.z;
+                if (x - LOW_X + 3 < WIDE) to[3] = four.w;
+            }
+        } else
+#endif
+            for (int i = tid; i < CHUNK * HIGH * WIDE; i += THREADS) {
+                const int column = i % WIDE, line = i / WIDE, c = first + line / HIGH;
+                const int y = top * STRIDE + LOW_Y + line % HIGH, x = left * STEP + LOW_X + column;
+                const bool inside = y >= 0 && y < IN_H && x >= 0 && x < IN_W;
+                tile[line * PITCH + column] = inside ? in[(c * IN_H + y) * IN_W + x] : (real)0;
+            }
         for (int i = tid; i < CHUNK * TAPS * CHANNELS; i += THREADS) {
             // Neighbouring threads read neighbouring weights.
 #ifdef FLIP
@@ -78,7 +101,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d(const real* __re
             const int tap = i % TAPS, c = i / TAPS % CHUNK, o = i / (TAPS * CHUNK);
             const int from = ((base + o) * CIN + first + c) * TAPS + tap, to = tap;
 #endif
-            weights[(c * TAPS + to) * WEIGHTS + o] = base + o < COUT && first + c < CIN ? w[from] : (real)0;
+            weights[(c * TAPS + to) * WEIGHTS + o] = base + o < COUT ? w[from] : (real)0;
         }
         __syncthreads();
 #pragma unroll 1

@@ -22,6 +22,8 @@
 #define WIDE ((LINE - 4) * STRIDE + SPAN4)
 // A channel of the input in shared memory: an odd number of quadruples, for the sake of the banks.
 #define PLANE ((HIGH * WIDE + 3) / 8 * 8 + 4)
+// Whether whole rows are loaded, in quadruples.
+#define QUADRUPLES (PIECES_X == 1 && IN_W % 4 == 0 && OUT_W % 4 == 0)
 // A position of dy in shared memory.
 #define PIXEL (FOURS * 4 + 4)
 #ifdef BIAS
@@ -46,22 +48,55 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_filter(const rea
 #ifdef BIAS
     real bias[4] = {0, 0, 0, 0};
 #endif
+#if QUADRUPLES
+    // The columns outside of the input stay 0.
+    const bool aligned = ((unsigned long long)in | (unsigned long long)dy) % sizeof(real4) == 0;
+    for (int i = tid; i < CHANNELS * PLANE; i += THREADS) xs[i] = 0;
+    __syncthreads();
+#endif
     const long long start = (long long)blockIdx.y * pieces, all = (long long)batch * PIECES_Y * PIECES_X;
     for (long long piece = start; piece < start + pieces && piece < all; piece++) {
         const int left = (int)(piece % PIECES_X) * LINE, top = (int)(piece / PIECES_X % PIECES_Y) * BAND;
         const long long image = piece / (PIECES_X * PIECES_Y);
         const real* x_image = in + image * CIN * IN_H * IN_W;
         const real* dy_image = dy + image * COUT * OUT_H * OUT_W;
-        for (int i = tid; i < CHANNELS * HIGH * WIDE; i += THREADS) {
-            const int c = i / (HIGH * WIDE), at = i % (HIGH * WIDE);
-            const int y = top * STRIDE - PAD_Y + at / WIDE, x = left * STRIDE - PAD_X + at % WIDE;
-            const bool inside = first_in + c < CIN && y >= 0 && y < IN_H && x >= 0 && x < IN_W;
-            xs[c * PLANE + at] = inside ? x_image[((first_in + c) * IN_H + y) * IN_W + x] : (real)0;
-        }
-        for (int i = tid; i < FOURS * 4 * BAND * LINE; i += THREADS) {
-            const int x = i % LINE, y = i / LINE % BAND, o = i / (LINE * BAND);
-            const bool inside = first_out + o < COUT && top + y < OUT_H && left + x < OUT_W;
-            ds[(y * LINE + x) * PIXEL + o] = inside ? dy_image[((first_out + o) * OUT_H + top + y) * OUT_W + left + x] : (real)0;
+#if QUADRUPLES
+        if (aligned) {
+#pragma unroll 4
+            for (int i = tid; i < CHANNELS * HIGH * (IN_W / 4); i += THREADS) {
+                const int x = i % (IN_W / 4) * 4, line = i / (IN_W / 4), c = line / HIGH, y = top * STRIDE - PAD_Y + line % HIGH;
+                real4 four = {0, 0, 0, 0};
+                if (first_in + c < CIN && y >= 0 && y < IN_H)
+                    four = *(const real4*)(x_image + ((first_in + c) * IN_H + y) * IN_W + x);
+                real* to = xs + c * PLANE + line % HIGH * WIDE + x + PAD_X;
+                if (x + PAD_X < WIDE) to[0] = four.x;
+                if (x + PAD_X + 1 < WIDE) to[1] = four.y;
+                if (x + PAD_X + 2 < WIDE) to[2] = four.z;
+                if (x + PAD_X + 3 < WIDE) to[3] = four.w;
+            }
+#pragma unroll 4
+            for (int i = tid; i < FOURS * BAND * LINE; i += THREADS) {
+                const int x = i % (LINE / 4) * 4, y = i / (LINE / 4) % BAND, o = i / (LINE / 4 * BAND);
+                real4 four = {0, 0, 0, 0};
+                if (first_out + o < COUT && top + y < OUT_H)
+                    four = *(const real4*)(dy_image + ((first_out + o) * OUT_H + top + y) * OUT_W + x);
+                real* to = ds + (y * LINE + x) * PIXEL + o;
+                to[0] = four.x, to[PIXEL] = four.y, to[2 * PIXEL] = four.z, to[3 * PIXEL] = four.w;
+            }
+        } else
+#endif
+        {
+            for (int i = tid; i < CHANNELS * HIGH * WIDE; i += THREADS) {
+                const int c = i / (HIGH * WIDE), at = i % (HIGH * WIDE);
+                const int y = top * STRIDE - PAD_Y + at / WIDE, x = left * STRIDE - PAD_X + at % WIDE;
+                const bool inside = first_in + c < CIN && y >= 0 && y < IN_H && x >= 0 && x < IN_W;
+                xs[c * PLANE + at] = inside ? x_image[((first_in + c) * IN_H + y) * IN_W + x] : (real)0;
+            }
+            for (int i = tid; i < FOURS * 4 * BAND * LINE; i += THREADS) {
+                const int x = i % LINE, y = i / LINE % BAND, o = i / (LINE * BAND);
+                const bool inside = first_out + o < COUT && top + y < OUT_H && left + x < OUT_W;
+                ds[(y * LINE + x) * PIXEL + o] = inside ? dy_image[((first_out + o) * OUT_H + top + y) * OUT_W + left + x] : (real)0;
+            }
         }
         __syncthreads();
 #pragma unroll 1

@@ -128,7 +128,7 @@ impl Sliding {
             for across in across {
                 for rows in doubling(self.output.0.div_ceil(self.up).min(32)) {
                     for groups in doubling(self.outputs.div_ceil(outputs)) {
-                        for chunk in doubling(self.channels.min(16)) {
+                        for chunk in doubling(self.channels.min(16)).filter(|chunk| self.channels % chunk == 0) {
                             let tile = Tile { columns, outputs, across, rows, groups, chunk };
                             let fits = (1..=512).contains(&tile.threads())
                                 && self.shared(&tile) * size <= SHARED
@@ -186,7 +186,7 @@ impl Sliding {
     /// Estimated cycles.
     fn cost(&self, tile: &Tile, size: usize) -> f64 {
         let (threads, (high, wide)) = (tile.threads() as f64, self.extent(tile));
-        let channels = self.channels.next_multiple_of(tile.chunk) as f64;
+        let channels = self.channels as f64;
         let rows_of_taps = channels * self.kernel.0 as f64;
         let products = rows_of_taps * (self.kernel.1 * tile.columns / self.up * tile.outputs) as f64;
         let quadruples = rows_of_taps * (self.span(tile.columns) / 4) as f64;
