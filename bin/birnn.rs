@@ -7,8 +7,7 @@
 use anyhow::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, Recipe, TaggingData, TaggingOptions, TextFacts, TrainOptions, VocabularyOptions, positive,
-    probability,
+    self, Recipe, TaggingData, TextFacts, TrainOptions, WordOptions, positive, probability,
 };
 use candle_textbook::models::birnn::{BiRnn, Config};
 use candle_textbook::nn::{Cell, SentenceModel};
@@ -17,25 +16,26 @@ use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
 #[derive(Clone, Args, Serialize, Deserialize)]
+#[command(mut_arg("min_count", |count| count.default_value("2")))]
 struct Settings {
     /// Size of the word vectors
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]
     embedding: usize,
     /// Number of units per layer and direction
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]
     hidden: usize,
     /// Number of layers
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
     layers: usize,
     /// Context that the tag of a word depends on
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Direction::Both)]
     direction: Direction,
     /// Dropout probability on word vectors, between layers, and before the output layer
-    #[arg(long, value_name = "X", value_parser = probability)]
+    #[arg(long, value_name = "X", value_parser = probability, default_value_t = 0.5)]
     dropout: f32,
     #[command(flatten)]
     #[serde(flatten)]
-    vocabulary: VocabularyOptions,
+    words: WordOptions,
     #[command(flatten)]
     #[serde(flatten)]
     train: TrainOptions,
@@ -50,37 +50,27 @@ enum Direction {
     Both,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            embedding: 100,
-            hidden: 100,
-            layers: 1,
-            direction: Direction::Both,
-            dropout: 0.5,
-            vocabulary: VocabularyOptions { min_count: 2, ..VocabularyOptions::default() },
-            train: TrainOptions {
-                dataset: "names".to_string(),
-                epochs: 8,
-                batch_size: 32,
-                clip_norm: Some(5.0),
-                ..TrainOptions::default()
-            },
-        }
-    }
-}
-
 impl Recipe for Settings {
     const NAME: &'static str = "birnn";
     const ABOUT: &'static str = "A bidirectional LSTM finds names in sentences";
     type Data = TaggingData;
 
+    fn train_defaults() -> TrainOptions {
+        TrainOptions {
+            dataset: "names".to_string(),
+            epochs: 8,
+            batch_size: 32,
+            clip_norm: Some(5.0),
+            ..TrainOptions::default()
+        }
+    }
+
     fn train_options(&self) -> &TrainOptions {
         &self.train
     }
 
-    fn data_options(&self) -> Result<TaggingOptions> {
-        Ok(TaggingOptions { vocabulary: self.vocabulary.clone() })
+    fn data_options(&self) -> Result<WordOptions> {
+        Ok(self.words.clone())
     }
 
     fn model(&self, facts: &TextFacts, vb: VarBuilder) -> candle_core::Result<Box<dyn SentenceModel>> {

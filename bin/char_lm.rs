@@ -8,60 +8,41 @@
 use anyhow::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, LanguageData, LanguageOptions, Recipe, TrainOptions, fraction, positive, probability,
+    self, LanguageData, LanguageOptions, Recipe, TrainOptions, positive, probability,
 };
-use candle_textbook::data::{Level, Vocabulary};
+use candle_textbook::data::Vocabulary;
 use candle_textbook::models::language_model::{Config, LanguageModel};
 use candle_textbook::nn::Cell;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 #[derive(Clone, Args, Serialize, Deserialize)]
 struct Settings {
-    /// Learn the text in FILE, of any size
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["dataset", "data_dir"])]
-    text: Option<PathBuf>,
-    /// Kind of tokens
-    #[arg(long, value_name = "NAME")]
-    level: Level,
-    /// Treat tokens that occur less than N times in the training part as unknown
-    #[arg(long, value_name = "N", value_parser = positive)]
-    min_count: usize,
-    /// Treat all but the N most frequent tokens as unknown
-    #[arg(long, value_name = "N", value_parser = positive)]
-    vocab_size: Option<usize>,
-    /// Fraction of the text for validation, before the test part
-    #[arg(long, value_name = "X", value_parser = fraction::<f64>)]
-    validation_fraction: f64,
-    /// Fraction of the text for testing, at its end
-    #[arg(long, value_name = "X", value_parser = fraction::<f64>)]
-    test_fraction: f64,
+    #[command(flatten)]
+    #[serde(flatten)]
+    text: LanguageOptions,
     /// Recurrent cell
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = RecurrentCell::Lstm)]
     cell: RecurrentCell,
     /// Size of the token vectors
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 128)]
     embedding: usize,
     /// Use one-hot vectors in place of trained ones
     #[arg(long, conflicts_with_all = ["embedding", "tie_weights"])]
     one_hot: bool,
     /// Number of units per layer
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 128)]
     hidden: usize,
     /// Number of layers
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 2)]
     layers: usize,
     /// Dropout probability on token vectors, between layers, and before the output layer
-    #[arg(long, value_name = "X", value_parser = probability)]
+    #[arg(long, value_name = "X", value_parser = probability, default_value_t = 0.0)]
     dropout: f32,
     /// Use the token vectors as weights of the output layer
     #[arg(long)]
     tie_weights: bool,
-    /// Number of steps that gradients flow back over
-    #[arg(long, value_name = "N", value_parser = positive)]
-    window: usize,
     /// Complete settings; other options given with it win
     #[arg(long, value_name = "NAME")]
     preset: Option<Preset>,
@@ -85,41 +66,22 @@ enum Preset {
     Shakespeare,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            text: None,
-            level: Level::Char,
-            min_count: 1,
-            vocab_size: None,
-            validation_fraction: 0.05,
-            test_fraction: 0.05,
-            cell: RecurrentCell::Lstm,
-            embedding: 128,
-            one_hot: false,
-            hidden: 128,
-            layers: 2,
-            dropout: 0.0,
-            tie_weights: false,
-            window: 50,
-            preset: None,
-            train: TrainOptions {
-                dataset: "source".to_string(),
-                epochs: 12,
-                batch_size: 50,
-                learning_rate: 4e-3,
-                clip_norm: Some(5.0),
-                ..TrainOptions::default()
-            },
-        }
-    }
-}
-
 impl Recipe for Settings {
     const NAME: &'static str = "char_lm";
     const ABOUT: &'static str = "A recurrent language model learns a text and generates more of it";
     const UNUSED: &'static [&'static str] = &["validation"];
     type Data = LanguageData;
+
+    fn train_defaults() -> TrainOptions {
+        TrainOptions {
+            dataset: "source".to_string(),
+            epochs: 12,
+            batch_size: 50,
+            learning_rate: 4e-3,
+            clip_norm: Some(5.0),
+            ..TrainOptions::default()
+        }
+    }
 
     fn train_options(&self) -> &TrainOptions {
         &self.train
@@ -129,7 +91,7 @@ impl Recipe for Settings {
         if let Some(Preset::Shakespeare) = self.preset {
             (self.embedding, self.hidden, self.layers) = (128, 384, 2);
             self.dropout = 0.3;
-            self.window = 100;
+            self.text.window = 100;
             self.train.batch_size = 32;
             self.train.epochs = 13;
             self.train.learning_rate = 3e-3;
@@ -138,15 +100,7 @@ impl Recipe for Settings {
     }
 
     fn data_options(&self) -> Result<LanguageOptions> {
-        Ok(LanguageOptions {
-            text: self.text.clone(),
-            level: self.level,
-            min_count: self.min_count,
-            vocab_size: self.vocab_size,
-            validation_fraction: self.validation_fraction,
-            test_fraction: self.test_fraction,
-            window: self.window,
-        })
+        Ok(self.text.clone())
     }
 
     fn model(&self, vocabulary: &Vocabulary, vb: VarBuilder) -> candle_core::Result<Box<LanguageModel>> {

@@ -20,16 +20,16 @@ use std::process::ExitCode;
 #[derive(Clone, Args, Serialize, Deserialize)]
 struct Settings {
     /// Size of the word vectors
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]
     embedding: usize,
     /// Number of words in the longest n-gram; 1 for words alone
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 2)]
     word_ngrams: usize,
     /// Number of characters in the shortest and the longest n-gram within a word, such as 3-6 [default: none]
     #[arg(long, value_name = "MIN-MAX", value_parser = characters)]
     char_ngrams: Option<(usize, usize)>,
     /// Number of vectors that n-grams are hashed to
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100_000)]
     buckets: usize,
     #[command(flatten)]
     #[serde(flatten)]
@@ -47,27 +47,6 @@ fn characters(text: &str) -> Result<(usize, usize), String> {
     }
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            embedding: 100,
-            word_ngrams: 2,
-            char_ngrams: None,
-            buckets: 100_000,
-            text: TextOptions::default(),
-            train: TrainOptions {
-                dataset: "reviews".to_string(),
-                epochs: 5,
-                batch_size: 50,
-                optimizer: OptimizerName::LazyAdam,
-                learning_rate: 5e-3,
-                schedule: ScheduleName::Linear,
-                ..TrainOptions::default()
-            },
-        }
-    }
-}
-
 impl Settings {
     fn ngrams(&self) -> NGrams {
         let characters = self.char_ngrams.unwrap_or((0, 0));
@@ -80,6 +59,18 @@ impl Recipe for Settings {
     const NAME: &'static str = "fasttext";
     const ABOUT: &'static str = "A bag of n-grams classifies sentences";
     type Data = SentenceData;
+
+    fn train_defaults() -> TrainOptions {
+        TrainOptions {
+            dataset: "reviews".to_string(),
+            epochs: 5,
+            batch_size: 50,
+            optimizer: OptimizerName::LazyAdam,
+            learning_rate: 5e-3,
+            schedule: ScheduleName::Linear,
+            ..TrainOptions::default()
+        }
+    }
 
     fn train_options(&self) -> &TrainOptions {
         &self.train

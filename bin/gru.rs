@@ -10,15 +10,15 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
-#[derive(Clone, Default, Args, Serialize, Deserialize)]
+#[derive(Clone, Args, Serialize, Deserialize)]
 struct Gru {}
 
 impl RecurrentClassifier for Gru {
     const NAME: &'static str = "gru";
     const ABOUT: &'static str = "A gated recurrent network classifies sentences";
 
-    fn cell(&self) -> Cell {
-        Cell::Gru
+    fn cell(&self) -> (Cell, Option<f64>) {
+        (Cell::Gru, None)
     }
 }
 

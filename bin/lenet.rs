@@ -21,10 +21,10 @@ use std::process::ExitCode;
 #[derive(Clone, Args, Serialize, Deserialize)]
 struct Settings {
     /// Network
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Variant::Modern)]
     variant: Variant,
     /// Augmentation of training images
-    #[arg(long, value_name = "HOW")]
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     #[serde(alias = "expand")]
     augment: Augment,
     /// Complete settings; other options given with it win
@@ -61,17 +61,14 @@ enum Preset {
     Nielsen,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        let (variant, augment) = (Variant::Modern, Augment::None);
-        Self { variant, augment, preset: None, train: TrainOptions::default() }
-    }
-}
-
 impl Recipe for Settings {
     const NAME: &'static str = "lenet";
     const ABOUT: &'static str = "LeNet classifies handwritten digits";
     type Data = ImageData;
+
+    fn train_defaults() -> TrainOptions {
+        TrainOptions::default()
+    }
 
     fn train_options(&self) -> &TrainOptions {
         &self.train

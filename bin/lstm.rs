@@ -11,7 +11,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
-#[derive(Clone, Default, Args, Serialize, Deserialize)]
+#[derive(Clone, Args, Serialize, Deserialize)]
 struct Lstm {
     /// Initial bias of the forget gate [default: a small random value]
     #[arg(long, value_name = "X")]
@@ -22,12 +22,8 @@ impl RecurrentClassifier for Lstm {
     const NAME: &'static str = "lstm";
     const ABOUT: &'static str = "A long short-term memory classifies sentences";
 
-    fn cell(&self) -> Cell {
-        Cell::Lstm
-    }
-
-    fn forget_bias(&self) -> Option<f64> {
-        self.forget_bias
+    fn cell(&self) -> (Cell, Option<f64>) {
+        (Cell::Lstm, self.forget_bias)
     }
 }
 

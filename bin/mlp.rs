@@ -19,22 +19,22 @@ use std::process::ExitCode;
 #[derive(Clone, Args, Serialize, Deserialize)]
 struct Settings {
     /// Number of units of each hidden layer, such as 100 or 300,100
-    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "100")]
     hidden: Vec<usize>,
     /// Activation of the hidden layers
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Activation::Sigmoid)]
     activation: Activation,
     /// Cost function
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Cost::SoftmaxCrossEntropy)]
     cost: Cost,
     /// Initial weights and biases
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Init::PyTorch)]
     init: Init,
     /// Dropout probability of hidden units
-    #[arg(long, value_name = "X", value_parser = probability)]
+    #[arg(long, value_name = "X", value_parser = probability, default_value_t = 0.0)]
     dropout: f32,
     /// Augmentation of training images
-    #[arg(long, value_name = "HOW")]
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     #[serde(alias = "expand")]
     augment: Augment,
     /// Settings from the book; other options given with it win
@@ -54,25 +54,14 @@ enum Preset {
     Chapter3,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            hidden: vec![100],
-            activation: Activation::Sigmoid,
-            cost: Cost::SoftmaxCrossEntropy,
-            init: Init::PyTorch,
-            dropout: 0.0,
-            augment: Augment::None,
-            preset: None,
-            train: TrainOptions::default(),
-        }
-    }
-}
-
 impl Recipe for Settings {
     const NAME: &'static str = "mlp";
     const ABOUT: &'static str = "A multi-layer perceptron classifies handwritten digits";
     type Data = ImageData;
+
+    fn train_defaults() -> TrainOptions {
+        TrainOptions::default()
+    }
 
     fn train_options(&self) -> &TrainOptions {
         &self.train

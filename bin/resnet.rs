@@ -22,7 +22,7 @@ use std::process::ExitCode;
 #[derive(Clone, Args, Serialize, Deserialize)]
 struct Settings {
     /// Number of layers: 20, 32, 44, 56, 110 (6n+2, small images) or 18, 34, 50, 101, 152 (large images)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", default_value_t = 20)]
     layers: usize,
     /// Shortcuts [default: identity, in networks for large images projection]
     #[arg(long, value_name = "NAME")]
@@ -31,16 +31,16 @@ struct Settings {
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(8..=1024))]
     side: Option<u16>,
     /// Augmentation: shift training images by at most this much along each axis
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", default_value_t = 0)]
     crop: usize,
     /// Augmentation: mirror half of the training images
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = true)]
     flip: bool,
     /// Augmentation: change brightness, contrast and saturation by at most this fraction
-    #[arg(long, value_name = "X", value_parser = fraction::<f32>)]
+    #[arg(long, value_name = "X", value_parser = fraction::<f32>, default_value_t = 0.0)]
     jitter: f32,
     /// Fraction of each label that is spread over all classes
-    #[arg(long, value_name = "X", value_parser = fraction::<f32>)]
+    #[arg(long, value_name = "X", value_parser = fraction::<f32>, default_value_t = 0.0)]
     label_smoothing: f32,
     /// Start from the weights in a safetensors or PyTorch file, or, with the feature `hub`, from those of resnet18, 34, 50, 101
     /// or 152
@@ -67,35 +67,6 @@ enum Preset {
     Paper,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            layers: 20,
-            shortcut: None,
-            side: None,
-            crop: 0,
-            flip: true,
-            jitter: 0.0,
-            label_smoothing: 0.0,
-            pretrained: None,
-            freeze_until: None,
-            degradation: false,
-            preset: None,
-            train: TrainOptions {
-                dataset: "shapes".to_string(),
-                epochs: 5,
-                batch_size: 32,
-                optimizer: OptimizerName::Sgd,
-                momentum: 0.9,
-                weight_decay: Some(1e-4),
-                learning_rate: 0.05,
-                schedule: ScheduleName::OneCycle,
-                ..TrainOptions::default()
-            },
-        }
-    }
-}
-
 impl Settings {
     fn is_large(&self) -> bool {
         [18, 34, 50, 101, 152].contains(&self.layers)
@@ -106,6 +77,20 @@ impl Recipe for Settings {
     const NAME: &'static str = "resnet";
     const ABOUT: &'static str = "A residual network classifies images";
     type Data = ImageData;
+
+    fn train_defaults() -> TrainOptions {
+        TrainOptions {
+            dataset: "shapes".to_string(),
+            epochs: 5,
+            batch_size: 32,
+            optimizer: OptimizerName::Sgd,
+            momentum: 0.9,
+            weight_decay: Some(1e-4),
+            learning_rate: 0.05,
+            schedule: ScheduleName::OneCycle,
+            ..TrainOptions::default()
+        }
+    }
 
     fn train_options(&self) -> &TrainOptions {
         &self.train

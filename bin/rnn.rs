@@ -13,7 +13,7 @@ use std::process::ExitCode;
 #[derive(Clone, Args, Serialize, Deserialize)]
 struct Elman {
     /// Activation: tanh, or ReLU (Le, Jaitly and Hinton 2015)
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Activation::Tanh)]
     activation: Activation,
 }
 
@@ -24,20 +24,14 @@ enum Activation {
     Relu,
 }
 
-impl Default for Elman {
-    fn default() -> Self {
-        Self { activation: Activation::Tanh }
-    }
-}
-
 impl RecurrentClassifier for Elman {
     const NAME: &'static str = "rnn";
     const ABOUT: &'static str = "An Elman network classifies sentences";
 
-    fn cell(&self) -> Cell {
+    fn cell(&self) -> (Cell, Option<f64>) {
         match self.activation {
-            Activation::Tanh => Cell::Tanh,
-            Activation::Relu => Cell::Relu,
+            Activation::Tanh => (Cell::Tanh, None),
+            Activation::Relu => (Cell::Relu, None),
         }
     }
 }

@@ -25,19 +25,19 @@ struct Settings {
     #[arg(long, value_name = "NAME")]
     variant: Option<Variant>,
     /// Size of the word vectors
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 300)]
     embedding: usize,
     /// Filter widths in words
-    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = positive)]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = positive, default_value = "3,4,5")]
     widths: Vec<usize>,
     /// Number of filters per width
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]
     filters: usize,
     /// Dropout probability before the output layer
-    #[arg(long, value_name = "X", value_parser = probability)]
+    #[arg(long, value_name = "X", value_parser = probability, default_value_t = 0.5)]
     dropout: f32,
     /// Largest norm of each class's weights
-    #[arg(long, value_name = "X", value_parser = positive_number)]
+    #[arg(long, value_name = "X", value_parser = positive_number, default_value_t = 3.0)]
     max_norm: f64,
     /// Settings from the paper; other options given with it win
     #[arg(long, value_name = "NAME")]
@@ -57,33 +57,21 @@ enum Preset {
     Kim,
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            variant: None,
-            embedding: 300,
-            widths: vec![3, 4, 5],
-            filters: 100,
-            dropout: 0.5,
-            max_norm: 3.0,
-            preset: None,
-            text: TextOptions::default(),
-            train: TrainOptions {
-                dataset: "reviews".to_string(),
-                epochs: 6,
-                batch_size: 50,
-                optimizer: OptimizerName::LazyAdam,
-                learning_rate: 1e-3,
-                ..TrainOptions::default()
-            },
-        }
-    }
-}
-
 impl Recipe for Settings {
     const NAME: &'static str = "textcnn";
     const ABOUT: &'static str = "A convolutional network classifies sentences";
     type Data = SentenceData;
+
+    fn train_defaults() -> TrainOptions {
+        TrainOptions {
+            dataset: "reviews".to_string(),
+            epochs: 6,
+            batch_size: 50,
+            optimizer: OptimizerName::LazyAdam,
+            learning_rate: 1e-3,
+            ..TrainOptions::default()
+        }
+    }
 
     fn train_options(&self) -> &TrainOptions {
         &self.train
@@ -103,7 +91,7 @@ impl Recipe for Settings {
     }
 
     fn model(&self, facts: &TextFacts, vb: VarBuilder) -> candle_core::Result<Box<dyn SentenceModel>> {
-        let variant = match (self.variant, &self.text.vectors) {
+        let variant = match (self.variant, &self.text.words.vectors) {
             (Some(Variant::Static | Variant::NonStatic | Variant::Multichannel), None) => {
                 bail!("--variant: all but rand need pretrained vectors: give --vectors FILE")
             }

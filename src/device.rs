@@ -2,13 +2,11 @@
 
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
 /// The choice of a device, written `auto`, `cpu`, `cuda`, `cuda:N`, `metal` or `metal:N`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
     /// The first GPU that this build supports and this machine has, or else the CPU.
     #[default]
@@ -85,20 +83,6 @@ impl fmt::Display for DeviceChoice {
             Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
             Self::Metal(ordinal) => write!(f, "metal:{ordinal}"),
         }
-    }
-}
-
-impl TryFrom<String> for DeviceChoice {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<DeviceChoice> for String {
-    fn from(choice: DeviceChoice) -> Self {
-        choice.to_string()
     }
 }
 

@@ -52,9 +52,9 @@ fn a_text_is_learned_and_losses_are_reported_in_all_units() {
         assert!(trained().join(file).exists(), "{file}");
     }
     let place = trained();
-    let said = done(place.parent().unwrap(), NAME, "eval run");
+    let said = done(place.parent().unwrap(), NAME, "eval --run run");
     assert!(said.contains(&format!("{:.4} nats per character", number(last, "test_loss"))), "{said}");
-    let other = done(place.parent().unwrap(), NAME, "eval run --text text");
+    let other = done(place.parent().unwrap(), NAME, "eval --run run --text text");
     assert!(other.contains("nats per character"), "{other}");
 }
 
@@ -62,7 +62,7 @@ fn a_text_is_learned_and_losses_are_reported_in_all_units() {
 #[track_caller]
 fn sampled(run: &Path, options: &str) -> String {
     let prompt = format!("{}one", counting(2));
-    let mut arguments = vec!["sample", run.to_str().unwrap(), "--prompt", &prompt];
+    let mut arguments = vec!["sample", "--run", run.to_str().unwrap(), "--prompt", &prompt];
     arguments.extend(options.split_whitespace());
     let output = start(run, NAME, &arguments, "");
     assert!(output.status.success(), "{output:?}");
@@ -81,7 +81,7 @@ fn sampling_continues_the_prompt_and_repeats_with_the_seed() {
     assert_eq!(sampled(&run, "--length 40 --temperature 1 --top-p 0.2"), greedy);
     assert_eq!(sampled(&run, "--temperature 0 --stop ive"), " two three four f\n");
     assert_eq!(sampled(&run, "--length 0"), "\n");
-    let unprompted = done(&run, NAME, "sample . --length 9");
+    let unprompted = done(&run, NAME, "sample --run . --length 9");
     assert_eq!(unprompted.chars().count(), 10);
 }
 
@@ -89,8 +89,12 @@ fn sampling_continues_the_prompt_and_repeats_with_the_seed() {
 fn a_line_like_the_text_scores_higher_than_another() {
     let run = trained();
     let place = run.parent().unwrap();
-    let output =
-        start(place, NAME, &["score", "run"], "one two three four five six\none two four three five six\n\n");
+    let output = start(
+        place,
+        NAME,
+        &["score", "--run", "run"],
+        "one two three four five six\none two four three five six\n\n",
+    );
     let said = String::from_utf8(output.stdout).unwrap();
     let row = |line: &str| line.split('\t').take(3).map(|x| x.parse().unwrap()).collect::<Vec<f64>>();
     let rows: Vec<Vec<f64>> = said.lines().map(row).collect();
@@ -100,14 +104,15 @@ fn a_line_like_the_text_scores_higher_than_another() {
     assert!((rows[0][0] / -28.0 - rows[0][1]).abs() < 1e-3, "{said}");
     assert!((rows[0][0] + rows[1][0] + rows[2][0] - rows[3][0]).abs() < 5e-3, "{said}");
     fs::write(place.join("lines"), "one two\n").unwrap();
-    assert_eq!(done(place, NAME, "score run lines").lines().count(), 2);
+    assert_eq!(done(place, NAME, "score --run run --file lines").lines().count(), 2);
 }
 
 #[test]
 fn the_page_of_cells_contains_the_text() {
     let run = trained();
     let place = run.parent().unwrap();
-    let Output { stdout, stderr, .. } = start(place, NAME, &["neurons", "run", "text", "--length", "50"], "");
+    let Output { stdout, stderr, .. } =
+        start(place, NAME, &["neurons", "--run", "run", "--file", "text", "--length", "50"], "");
     assert_eq!(String::from_utf8(stderr).unwrap(), "note: text: the first 50 of 22400 tokens\n");
     let page = fs::read_to_string(place.join(String::from_utf8(stdout).unwrap().trim())).unwrap();
     assert!(page.contains("layer 2, cell 24 (") && page.contains(r#"["o","n","e"," ","t""#), "{page}");
@@ -124,13 +129,13 @@ fn words_are_learned_with_line_ends() {
     );
     let greedy = sampled(&place.path().join("run"), "--length 8 --temperature 0");
     assert_eq!(greedy, " two three four five six\none two\n");
-    assert!(done(place.path(), NAME, "eval run").contains("nats per word"));
+    assert!(done(place.path(), NAME, "eval --run run").contains("nats per word"));
     // A line of blanks has no words; only its end is scored.
-    let said = String::from_utf8(start(&place, NAME, &["score", "run"], "\n \t\n").stdout).unwrap();
+    let said = String::from_utf8(start(&place, NAME, &["score", "--run", "run"], "\n \t\n").stdout).unwrap();
     let lines: Vec<Vec<&str>> = said.lines().map(|line| line.split('\t').collect()).collect();
     assert!(lines.len() == 3 && lines[0][..3] == lines[1][..3] && lines[2][3] == "(all 2 tokens)", "{said}");
     fs::write(place.path().join("zero"), "one\ntwo\0\n").unwrap();
-    refused(&place, NAME, "score run zero", 1, &["zero: line 2: ", "byte 3 is zero"]);
+    refused(&place, NAME, "score --run run --file zero", 1, &["zero: line 2: ", "byte 3 is zero"]);
 }
 
 #[test]

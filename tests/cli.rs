@@ -5,7 +5,7 @@
 mod common;
 
 use candle_textbook::data::{Images, digits};
-use common::{command, config, done, files, metrics, model, one_error, refused};
+use common::{command, config, done, files, metrics, model, one_error, refused, start};
 use image::{GrayImage, Luma, imageops};
 use serde_json::Value;
 use std::fs;
@@ -169,16 +169,19 @@ fn a_new_run_gets_a_new_folder_and_eval_takes_the_newest() {
     let score = result.split(';').next().unwrap();
     assert!(score.starts_with("test accuracy "), "{result}");
     assert_eq!(names(&place.path().join("runs/lenet")), ["1", "2"]);
-    assert_eq!(done(&place, "lenet", "eval").trim(), score);
-    assert_eq!(done(&place, "lenet", "eval runs/lenet/2 --threads 1").trim(), score);
-    assert_eq!(done(&place, "lenet", "eval runs/lenet/1").trim(), lines[3].split(';').next().unwrap());
+    let newest = start(&place, "lenet", &["eval"], "");
+    assert_eq!(String::from_utf8(newest.stdout).unwrap().trim(), score);
+    let note = String::from_utf8(newest.stderr).unwrap();
+    assert_eq!(note, "note: this uses the newest run, runs/lenet/2\n");
+    assert_eq!(done(&place, "lenet", "eval --run runs/lenet/2 --threads 1").trim(), score);
+    assert_eq!(done(&place, "lenet", "eval --run 1").trim(), lines[3].split(';').next().unwrap());
 
     let (train, mut test) = digits(10, 30, 8).unwrap();
     test.truncate(20);
     write_idx(&place.path().join("other"), &train, &test);
-    let other = done(&place, "lenet", "eval --data-dir other");
+    let other = done(&place, "lenet", "eval --run 2 --data-dir other");
     assert!(other.contains(" of 20)"), "{other}");
-    let clothing = "eval --dataset fashion-mnist --data-dir other";
+    let clothing = "eval --run 2 --dataset fashion-mnist --data-dir other";
     refused(&place, "lenet", clothing, 1, &["found the class t-shirt/top, expected 0"]);
 }
 
@@ -191,7 +194,7 @@ fn predict_shows_three_digits_per_image() {
         png(&place.path().join(format!("{index}.png")), index, 5);
     }
     let inputs: Vec<String> = (0..10).map(|index| format!("{index}.png")).collect();
-    let said = done(&place, "lenet", &format!("predict {} {}", run.display(), inputs.join(" ")));
+    let said = done(&place, "lenet", &format!("predict --run {} {}", run.display(), inputs.join(" ")));
     let mut correct = 0;
     for (index, line) in said.lines().enumerate() {
         let answers = line.strip_prefix(&format!("{index}.png: ")).unwrap();
@@ -210,7 +213,7 @@ fn predict_shows_three_digits_per_image() {
 
     fs::create_dir_all(place.path().join("runs/lenet")).unwrap();
     std::os::unix::fs::symlink(run, place.path().join("runs/lenet/1")).unwrap();
-    assert_eq!(done(&place, "lenet", "predict 0.png"), format!("{}\n", said.lines().next().unwrap()));
+    assert_eq!(done(&place, "lenet", "predict --run 1 0.png"), format!("{}\n", said.lines().next().unwrap()));
 }
 
 #[test]
@@ -219,7 +222,7 @@ fn every_variant_trains() {
     for variant in ["modern", "lenet5", "nielsen-one", "nielsen-two", "nielsen-relu", "nielsen-dropout"] {
         let arguments = format!("{DATA} --epochs 1 --train-limit 100 --variant {variant} --out {variant}");
         done(&place, "lenet", &arguments);
-        done(&place, "lenet", &format!("eval {variant}"));
+        done(&place, "lenet", &format!("eval --run {variant}"));
     }
     for (activation, cost, augment) in
         [("tanh", "quadratic", "shifts"), ("relu", "sigmoid-cross-entropy", "distort")]
@@ -353,7 +356,7 @@ fn a_signal_ends_predict_immediately() {
     assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     // It waits for a writer of the pipe.
     let mut child = command(&place, "lenet");
-    let mut child = child.arg("predict").arg(trained("lenet")).arg("digit.png").spawn().unwrap();
+    let mut child = child.args(["predict", "digit.png", "--run"]).arg(trained("lenet")).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(200));
     signal(&child, "TERM");
     assert_eq!(child.wait().unwrap().signal(), Some(15));
@@ -368,7 +371,7 @@ fn training_continues_when_nobody_reads_its_output() {
     assert!(child.wait().unwrap().success());
     assert_eq!(metrics(&place.path().join("run")).len(), 3);
 
-    let mut child = command(&place, "lenet").args(["eval", "nowhere"]).spawn().unwrap();
+    let mut child = command(&place, "lenet").args(["eval", "--run", "nowhere"]).spawn().unwrap();
     drop((child.stdout.take(), child.stderr.take()));
     assert_eq!(child.wait().unwrap().code(), Some(1));
 }
@@ -386,7 +389,6 @@ fn wrong_options_are_refused() {
         ("--epoch 3", "'--epoch'"),
         ("--device gpu", "expected auto, cpu"),
         ("--resume run --out other", "cannot be used with"),
-        ("predict", "INPUT"),
     ] {
         refused(&place, "mlp", arguments, 2, &[said]);
     }
@@ -404,8 +406,11 @@ fn wrong_options_are_refused() {
 #[test]
 fn an_instruction_set_that_does_not_exist_is_refused() {
     let place = place();
-    let output =
-        command(&place, "lenet").args(["eval", "run"]).env("CANDLE_TEXTBOOK_SIMD", "mmx").output().unwrap();
+    let output = command(&place, "lenet")
+        .args(["eval", "--run", "run"])
+        .env("CANDLE_TEXTBOOK_SIMD", "mmx")
+        .output()
+        .unwrap();
     one_error(&output, 1, &["CANDLE_TEXTBOOK_SIMD", "mmx"]);
 }
 
@@ -446,7 +451,7 @@ fn wrong_data_is_refused_before_a_run_folder_exists() {
     refused(&place, "lenet", mine, 1, &["4x4", "28x28"]);
     refused(&place, "lenet", &format!("{mine} --variant lenet5"), 1, &["4x4", "28x28"]);
     let run = trained("mlp");
-    let eval = format!("eval {} {mine}", run.display());
+    let eval = format!("eval --run {} {mine}", run.display());
     refused(&place, "mlp", &eval, 1, &["mnist: found images of 4x4", "expected 28x28"]);
 }
 
@@ -494,7 +499,7 @@ fn options_that_contradict_a_run_are_refused() {
     refused(&place, "lenet", "--resume run --variant lenet5", 1, &["--variant \"modern\"", "\"lenet5\""]);
     refused(&place, "lenet", "--resume gone", 1, &["gone/config.json", "not a run folder"]);
     refused(&place, "mlp", "--resume run", 1, &["run of \"lenet\"", "\"mlp\""]);
-    refused(&place, "mlp", "eval run", 1, &["run of \"lenet\"", "\"mlp\""]);
+    refused(&place, "mlp", "eval --run run", 1, &["run of \"lenet\"", "\"mlp\""]);
     refused(&place, "lenet", "eval", 1, &["runs/lenet", "found no run"]);
     done(&place, "lenet", "--resume run --learning-rate 2e-3 --quiet");
 }
@@ -508,17 +513,17 @@ fn a_broken_run_is_refused() {
     let name = "run/model.safetensors";
 
     fs::write(path("model.safetensors"), &bytes[..bytes.len() - 1]).unwrap();
-    refused(&place, "lenet", "eval run", 1, &[name, "not a complete safetensors file"]);
+    refused(&place, "lenet", "eval --run run", 1, &[name, "not a complete safetensors file"]);
     fs::write(path("model.safetensors"), "").unwrap();
-    refused(&place, "lenet", "eval run", 1, &[name, "not a complete safetensors file"]);
+    refused(&place, "lenet", "eval --run run", 1, &[name, "not a complete safetensors file"]);
     fs::copy(trained("mlp").join("model.safetensors"), path("model.safetensors")).unwrap();
-    refused(&place, "lenet", "eval run", 1, &[name, "parameter conv1.bias is missing", "[6]"]);
+    refused(&place, "lenet", "eval --run run", 1, &[name, "parameter conv1.bias is missing", "[6]"]);
     fs::remove_file(path("model.safetensors")).unwrap();
-    refused(&place, "lenet", "eval run", 1, &[name, "cannot read it"]);
+    refused(&place, "lenet", "eval --run run", 1, &[name, "cannot read it"]);
     let arguments = format!("{DATA} --variant nielsen-one --epochs 1 --train-limit 50 --out foreign");
     done(&place, "lenet", &arguments);
     fs::copy(place.path().join("foreign/model.safetensors"), path("model.safetensors")).unwrap();
-    refused(&place, "lenet", "eval run", 1, &[name, "parameter conv1.bias", "[20]", "[6]"]);
+    refused(&place, "lenet", "eval --run run", 1, &[name, "parameter conv1.bias", "[20]", "[6]"]);
 
     fs::write(path("checkpoint.safetensors"), &checkpoint[..checkpoint.len() / 2]).unwrap();
     refused(
@@ -542,7 +547,7 @@ fn a_broken_run_is_refused() {
     refused(&place, "lenet", "--resume run", 1, &["run/checkpoint.safetensors"]);
 
     fs::write(path("config.json"), "{\"binary\": ").unwrap();
-    refused(&place, "lenet", "eval run", 1, &["run/config.json", "not the configuration of a run"]);
+    refused(&place, "lenet", "eval --run run", 1, &["run/config.json", "not the configuration of a run"]);
     fs::write(path("config.json"), "{\"binary\": \"lenet\"}").unwrap();
     refused(&place, "lenet", "--resume run", 1, &["run/config.json", "checksum"]);
 }
@@ -553,10 +558,9 @@ fn predict_refuses_files_without_a_digit() {
     fs::write(place.path().join("text.png"), "not a picture").unwrap();
     GrayImage::from_pixel(50, 50, Luma([255])).save(place.path().join("blank.png")).unwrap();
     png(&place.path().join("good.png"), 0, 3);
-    refused(&place, "lenet", "predict run gone.png", 1, &["gone.png", "can't be opened"]);
-    refused(&place, "lenet", "predict run text.png", 1, &["text.png", "expected a PNG or JPEG"]);
-    refused(&place, "lenet", "predict run blank.png", 1, &["blank.png", "no digit in the image"]);
-    refused(&place, "lenet", "predict run", 1, &["name at least one PNG or JPEG"]);
+    refused(&place, "lenet", "predict --run run gone.png", 1, &["gone.png", "can't be opened"]);
+    refused(&place, "lenet", "predict --run run text.png", 1, &["text.png", "expected a PNG or JPEG"]);
+    refused(&place, "lenet", "predict --run run blank.png", 1, &["blank.png", "no digit in the image"]);
     refused(&place, "lenet", "predict good.png", 1, &["found no run"]);
-    done(&place, "lenet", "predict run good.png");
+    done(&place, "lenet", "predict --run run good.png");
 }

@@ -66,14 +66,17 @@ fn a_folder_of_images_is_learned_and_other_images_are_predicted() {
     for name in ["curves", "confusion", "mistakes", "filters", "features", "grad-cam"] {
         assert!(fs::read(place.join(format!("run/{name}.svg"))).unwrap().starts_with(b"<svg"), "{name}");
     }
-    let said = done(place, "resnet", "eval run");
+    let said = done(place, "resnet", "eval --run run");
     assert!(said.starts_with("test accuracy 100.00% (18 of 18)"), "{said}");
 
     let other = tempdir().unwrap();
     let picture = other.path().join("a.jpg");
     stripes("lying", 77).save(&picture).unwrap();
-    let said =
-        done(place, "resnet", &format!("predict run {} pictures/test/leaning/000.png", picture.display()));
+    let said = done(
+        place,
+        "resnet",
+        &format!("predict --run run {} pictures/test/leaning/000.png", picture.display()),
+    );
     let [first, second] = said.lines().collect::<Vec<_>>()[..] else { panic!("{said}") };
     assert!(first.starts_with(&format!("{}: lying (", picture.display())), "{said}");
     assert!(
@@ -192,7 +195,7 @@ fn wrong_options_are_refused() {
     refused(&place, "resnet", "--dataset image-folder", 1, &["--data-dir", "train/CLASS"]);
     let two = folder(&CLASSES[..2], 4);
     let run = trained().join("run");
-    let eval = format!("eval {} --data-dir pictures", run.display());
+    let eval = format!("eval --run {} --data-dir pictures", run.display());
     refused(&two, "resnet", &eval, 1, &["found 2 classes, expected the 3"]);
-    refused(&two, "resnet", &format!("predict {} gone.png", run.display()), 1, &["gone.png"]);
+    refused(&two, "resnet", &format!("predict --run {} gone.png", run.display()), 1, &["gone.png"]);
 }

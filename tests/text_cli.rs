@@ -51,8 +51,8 @@ fn predict_takes_sentences_as_arguments_and_as_lines() {
     let run = trained("lstm");
     let run = run.to_str().unwrap();
     let place = tempdir().unwrap();
-    let arguments = start(place.path(), "lstm", &["predict", run, "it was not good", "zzz"], "");
-    let lines = start(place.path(), "lstm", &["predict", run], "it was not good\nzzz\n");
+    let arguments = start(place.path(), "lstm", &["predict", "--run", run, "it was not good", "zzz"], "");
+    let lines = start(place.path(), "lstm", &["predict", "--run", run], "it was not good\nzzz\n");
     assert!(arguments.status.success() && lines.status.success(), "{arguments:?} {lines:?}");
     assert_eq!(arguments.stdout, lines.stdout);
     let said = String::from_utf8(lines.stdout).unwrap();
@@ -75,7 +75,7 @@ fn the_convolutional_network_learns_and_explains_its_predictions() {
     let last = metrics(&place.path().join("run")).pop().unwrap();
     assert!(last["test_accuracy"].as_f64().unwrap() > 0.6, "{last}");
     let sentence = "the start was dull , but the end was a delight";
-    let output = start(place.path(), "textcnn", &["predict", "run", sentence], "");
+    let output = start(place.path(), "textcnn", &["predict", "--run", "run", sentence], "");
     let said = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines.len(), 4, "{said}");
@@ -97,7 +97,7 @@ fn word_pairs_classify_what_single_words_do_not_and_explain_predictions() {
     };
     assert!(accuracy("--word-ngrams 1 --train-limit 3000", "words") < 0.8);
     assert!(accuracy("--word-ngrams 2", "pairs") > 0.9);
-    let said = start(&place, "fasttext", &["predict", "pairs", "not good"], "");
+    let said = start(&place, "fasttext", &["predict", "--run", "pairs", "not good"], "");
     let said = String::from_utf8(said.stdout).unwrap();
     assert!(said.starts_with("negative (") && said.contains("  not good\n"), "{said}");
     refused(&place, "fasttext", "--char-ngrams 6-3", 2, &["--char-ngrams", "3-6"]);
@@ -137,13 +137,13 @@ fn the_variant_decides_whether_pretrained_vectors_are_trained() {
         let map = fs::read_to_string(run.join("words.svg")).unwrap();
         assert!(map.contains("good") && map.contains("great"));
     }
-    let said = done(&place, "textcnn", "neighbours static good great");
+    let said = done(&place, "textcnn", "neighbours --run static good great");
     let neighbours: Vec<&str> = said.lines().collect();
     assert!(
         neighbours[0].starts_with("good: great (1.00)") && neighbours[1].starts_with("great: good (1.00)"),
         "{said}"
     );
-    refused(&place, "textcnn", "neighbours static unheard", 1, &["unheard", "does not know"]);
+    refused(&place, "textcnn", "neighbours --run static unheard", 1, &["unheard", "does not know"]);
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn a_recipe_overrides_defaults_of_shared_options() {
 fn eval_repeats_the_result_of_training() {
     for binary in ["lstm", "birnn"] {
         let run = trained(binary);
-        let said = done(run.parent().unwrap(), binary, "eval run");
+        let said = done(run.parent().unwrap(), binary, "eval --run run");
         let last = metrics(&run).pop().unwrap();
         let key = if binary == "lstm" { "test_accuracy" } else { "test_f1" };
         let value = format!("{:.2}%", 100.0 * last[key].as_f64().unwrap());
@@ -188,7 +188,8 @@ fn eval_repeats_the_result_of_training() {
 #[test]
 fn tags_are_printed_as_columns_into_a_pipe() {
     let run = trained("birnn");
-    let output = start(run.parent().unwrap(), "birnn", &["predict", "run"], "Rose walked home\n\nParis\n");
+    let output =
+        start(run.parent().unwrap(), "birnn", &["predict", "--run", "run"], "Rose walked home\n\nParis\n");
     let said = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<&str> = said.lines().collect();
     assert_eq!(lines.len(), 7, "{said}");
@@ -242,8 +243,8 @@ fn cross_validation_trains_a_model_per_fold_and_reports_the_mean() {
     let folds: Vec<f64> = serde_json::from_value(last["folds"].clone()).unwrap();
     let mean = last["test_accuracy"].as_f64().unwrap();
     assert!((folds.iter().sum::<f64>() / 4.0 - mean).abs() < 1e-12 && folds.len() == 4);
-    refused(place.path(), "gru", "predict run yes", 1, &["fold-1"]);
-    let output = start(place.path(), "gru", &["predict", "run/fold-1", "word1 tail"], "");
+    refused(place.path(), "gru", "predict --run run yes", 1, &["fold-1"]);
+    let output = start(place.path(), "gru", &["predict", "--run", "run/fold-1", "word1 tail"], "");
     assert!(output.status.success(), "{output:?}");
 }
 
@@ -276,6 +277,6 @@ fn bad_input_gives_a_one_line_error() {
             fs::copy(run.join(name), copy.path().join(name)).unwrap();
         }
         fs::write(copy.path().join(file), "damaged").unwrap();
-        refused(at, "lstm", &format!("predict {} good", copy.path().display()), 1, &[said]);
+        refused(at, "lstm", &format!("predict --run {} good", copy.path().display()), 1, &[said]);
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 /// Trains each of the named settings, and draws their training errors over the epochs in one plot.
 ///
 /// # Errors
-/// Those of the training runs, and a run to resume: a comparison can't be resumed.
+/// Fails if a training run does, or a run is to be resumed: a comparison can't be.
 pub fn compare<R: Recipe<Data = ImageData>>(
     training: &Training<R>,
     compared: &[(String, R)],

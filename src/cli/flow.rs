@@ -1,9 +1,10 @@
 //! Training and evaluation, the same for every recipe.
 
-use super::command_line::{EvalCommand, Request, recorded_settings};
+use super::command_line::{Action, Request, recorded_settings};
+use super::inputs::RunOption;
 use super::options::TrainOptions;
 use super::process::catch_interrupts;
-use super::recipe::{Command, Data, Recipe, Start, Test, Trained, Training};
+use super::recipe::{About, Data, Facts, Recipe, Start, Test, Trained, Training};
 use super::{MachineOptions, Outcome};
 use crate::nn::{BatchNorm2d, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
@@ -13,26 +14,18 @@ use candle_core::{DType, Device};
 use candle_nn::VarMap;
 use serde_json::{Map, Value, json};
 use std::ops::Range;
-use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Instant;
 
 /// Runs what the command line asks for.
-pub(super) fn run<R: Recipe>(request: Request<R>) -> Result<Outcome> {
-    match request {
-        Request::Train { settings, start, machine, progress } => {
+pub(super) fn run<R: Recipe>(Request { machine, action }: Request<R>) -> Result<Outcome> {
+    match action {
+        Action::Train { settings, start, progress } => {
             catch_interrupts()?;
-            let training = Training { settings, start, device: machine.device.open()?, progress };
-            train(&training)
+            train(&Training { settings, start, device: machine.device.open()?, progress })
         }
-        Request::Eval(EvalCommand { run, test, machine }) => {
-            eval(open::<R>(run.as_deref(), &machine)?, &test)
-        }
-        Request::Other(command) => {
-            let trained = open::<R>(command.run(), command.machine())?;
-            R::Data::answer(&command, trained)?;
-            Ok(Outcome::Done)
-        }
+        Action::Eval(run, test) => eval(open::<R>(&run, &machine)?, &test),
+        Action::Answer(run, command) => R::Data::answer(&command, open::<R>(&run, &machine)?),
     }
 }
 
@@ -78,11 +71,9 @@ pub(super) fn fit_and_test<R: Recipe>(
     run.write_final(&report.epochs, metric, &Value::Object(last))?;
     run.write("curves.svg", &curves(&report, metric)?)?;
     if let Some(evaluation) = &test.evaluation {
-        let classes = data.classes();
-        run.write(
-            "confusion.svg",
-            &plots::confusion_matrix(&evaluation.confusion_matrix(classes.len())?, classes)?,
-        )?;
+        let classes = data.about().facts.classes();
+        let confusion = evaluation.confusion_matrix(classes.len())?;
+        run.write("confusion.svg", &plots::confusion_matrix(&confusion, classes)?)?;
         data.plot(&run, &model, evaluation, device)?;
     }
     let separator = if test.text.contains('\n') { "\n" } else { "; " };
@@ -101,30 +92,29 @@ pub(super) fn fit<R: Recipe>(
     start: &Start,
 ) -> Result<(Run, Box<ModelOf<R>>, Report)> {
     let (options, device) = (settings.train_options(), &training.device);
+    let about = data.about();
     let vars = VarMap::new();
     let vb = seeded_var_builder(&vars, options.seed, DType::F32, device);
-    let model = settings.model(data.facts(), vb)?;
+    let model = settings.model(&about.facts, vb)?;
     let note = data.initialise(&vars)?;
     let mut optimizer = options.optimizer(&vars)?;
     settings.constrain(&mut optimizer)?;
-    let task = data.task(&model, options, device)?;
-    let ([training_size, validation, test], parameters) = (data.sizes(), count_parameters(&vars));
-    let mut facts = data.record()?;
-    for (part, size) in [("training", training_size), ("validation", validation), ("test", test)] {
-        facts.insert(format!("{part}_{}", R::Data::UNIT), json!(size));
-    }
-    facts.insert("parameters".to_string(), json!(parameters));
-    let run = folder(settings, start, device, facts)?;
-    data.write(&run)?;
+    let task = data.task(&model, device)?;
+    let parameters = count_parameters(&vars);
+    let mut record = record::<R>(about);
+    record.insert("parameters".to_string(), json!(parameters));
+    let run = folder(settings, start, device, record)?;
+    about.facts.write(&run)?;
     if !training.progress.is_quiet() {
         note.iter().for_each(|note| say(note));
+        let [training, validation, test] = about.sizes;
         say(&format!(
-            "{}: {parameters} parameters{}; {training_size} training, {validation} validation, {test} test {} of {}; run \
+            "{}: {parameters} parameters{}; {training} training, {validation} validation, {test} test {} of {}; run \
              folder {}",
             R::NAME,
-            data.describe(),
+            about.facts.describe(),
             R::Data::NOUN,
-            data.name(options),
+            about.name,
             run.dir().display()
         ));
     }
@@ -145,11 +135,21 @@ fn eval<R: Recipe>(trained: Trained<R>, test: &<R::Data as Data>::TestOptions) -
     Ok(Outcome::Done)
 }
 
-/// Opens the run in the folder `dir`, or the newest one, with its best weights.
-fn open<R: Recipe>(dir: Option<&Path>, machine: &MachineOptions) -> Result<Trained<R>> {
-    let (run, config) = Run::open(R::NAME, dir)?;
+/// What `config.json` records about a data set.
+pub(super) fn record<R: Recipe>(about: &About<<R::Data as Data>::Facts>) -> Map<String, Value> {
+    let mut record = about.facts.record();
+    record.insert("data_fingerprint".to_string(), about.fingerprint.clone());
+    for (part, size) in ["training", "validation", "test"].iter().zip(about.sizes) {
+        record.insert(format!("{part}_{}", R::Data::UNIT), json!(size));
+    }
+    record
+}
+
+/// Opens a run with its best weights.
+fn open<R: Recipe>(run: &RunOption, machine: &MachineOptions) -> Result<Trained<R>> {
+    let (run, config) = run.open(R::NAME)?;
     let settings: R = recorded_settings(&run, &config)?;
-    let facts = R::Data::read(&run, &config)?;
+    let facts = <R::Data as Data>::Facts::read(&run, &config)?;
     let device = machine.device.open()?;
     let model = train::load_model(&run.model(), &device, |vb| settings.model(&facts, vb))?;
     Ok(Trained { run, settings, facts, model, device })
@@ -158,7 +158,7 @@ fn open<R: Recipe>(dir: Option<&Path>, machine: &MachineOptions) -> Result<Train
 /// A new run folder that records the device, `facts` and the settings, or the folder of the run to resume.
 ///
 /// # Errors
-/// When the folder can't be written, and when the data of a resumed run has changed.
+/// Fails if the folder can't be written, or the data of a resumed run has changed.
 pub(super) fn folder<R: Recipe>(
     settings: &R,
     start: &Start,

@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use super::flow::{self, Fitted};
-use super::recipe::{Data, Experiment, Recipe, Start, Training};
+use super::recipe::{Data, Experiment, Facts, Recipe, Start, Training};
 use super::sentences::{SentenceData, TextOptions};
 use crate::train::{Metric, Run, say};
 use anyhow::{Context, Result};
@@ -21,11 +21,12 @@ fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Res
     let options = settings.data_options()?;
     let folds = options.text.folds.context("--folds: not given")?;
     let mut data = SentenceData::load(options, settings.train_options(), None)?;
-    let mut facts = data.record()?;
+    let mut record = data.about().facts.record();
     // Each fold has its own vocabulary.
-    facts.remove("words");
-    facts.insert("training_examples".to_string(), json!(data.len()));
-    let run = flow::folder(settings, start, device, facts)?;
+    record.remove("words");
+    record.insert("data_fingerprint".to_string(), data.about().fingerprint.clone());
+    record.insert("training_examples".to_string(), json!(data.words.len()));
+    let run = flow::folder(settings, start, device, record)?;
     let mut accuracies = vec![];
     for fold in 0..folds {
         let dir = run.dir().join(format!("fold-{}", fold + 1));

@@ -2,8 +2,8 @@
 
 use super::flow;
 use super::options::TrainOptions;
-use super::recipe::{Data, Recipe, Test, Trained};
-use super::{Predict, TestSet, data_error, image_plots, most_probable};
+use super::recipe::{About, Data, Facts, Recipe, Test, Trained};
+use super::{Outcome, Predict, TestSet, data_error, image_plots, most_probable};
 use crate::data::{Augmentation, Distortion, ImageSet, Images, Normalisation, image};
 use crate::models::ImageModel;
 use crate::nn::{Cost, Mode};
@@ -84,7 +84,7 @@ impl Augment {
     }
 }
 
-/// What a run records about its images.
+/// What a model of images depends on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImageFacts {
     /// Channels, height and width.
@@ -119,6 +119,26 @@ impl ImageFacts {
     }
 }
 
+impl Facts for ImageFacts {
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    fn record(&self) -> Map<String, Value> {
+        Map::from_iter([("pictures".to_string(), json!(self))])
+    }
+
+    fn read(run: &Run, config: &Value) -> Result<Self> {
+        serde_json::from_value(config["pictures"].clone()).with_context(|| {
+            format!("{}: config.json doesn't describe the run's images", run.dir().display())
+        })
+    }
+
+    fn describe(&self) -> String {
+        format!(", {} classes", self.classes.len())
+    }
+}
+
 /// Labelled images.
 pub struct ImageData {
     options: ImageOptions,
@@ -127,7 +147,7 @@ pub struct ImageData {
     training: Vec<u32>,
     validation: Vec<u32>,
     test: Images,
-    facts: ImageFacts,
+    about: About<ImageFacts>,
 }
 
 impl ImageData {
@@ -156,12 +176,19 @@ impl Data for ImageData {
         let side = facts.as_ref().map_or(options.side, |facts| facts.shape.1);
         let set = image::load(name, dir, side).map_err(data_error)?;
         let ImageSet { training: mut images, validation, mut test } = set;
+        let about = |facts: ImageFacts, [training, validation]: [usize; 2], parts: &[&Images]| About {
+            name: name.to_string(),
+            sizes: [training, validation, parts[parts.len() - 1].len()].map(|size| size as u64),
+            fingerprint: parts.iter().map(|images| images.fingerprint()).collect(),
+            facts,
+        };
         if let Some(facts) = facts {
             facts.check(&test).with_context(|| format!("data set {name}"))?;
             if let Some(normalisation) = &facts.normalisation {
                 test.normalise(normalisation.clone())?;
             }
-            return Ok(Self { options, images: None, training: vec![], validation: vec![], test, facts });
+            let about = about(facts, [0, 0], &[&test]);
+            return Ok(Self { options, images: None, training: vec![], validation: vec![], test, about });
         }
         let examples = images.len() - validation.unwrap_or(0);
         let (training, validation) =
@@ -176,36 +203,14 @@ impl Data for ImageData {
             images.normalise(normalisation.clone())?;
             test.normalise(normalisation.clone())?;
         }
-        let facts =
-            ImageFacts { shape: images.shape(), classes: images.class_names().to_vec(), normalisation };
-        Ok(Self { options, images: Some(images), training, validation, test, facts })
+        let (shape, classes) = (images.shape(), images.class_names().to_vec());
+        let facts = ImageFacts { shape, classes, normalisation };
+        let about = about(facts, [training.len(), validation.len()], &[&images, &test]);
+        Ok(Self { options, images: Some(images), training, validation, test, about })
     }
 
-    fn facts(&self) -> &ImageFacts {
-        &self.facts
-    }
-
-    fn sizes(&self) -> [u64; 3] {
-        [self.training.len(), self.validation.len(), self.test.len()].map(|size| size as u64)
-    }
-
-    fn classes(&self) -> &[String] {
-        &self.facts.classes
-    }
-
-    fn record(&self) -> Result<Map<String, Value>> {
-        let fingerprints: Vec<u64> =
-            self.images.iter().chain([&self.test]).map(Images::fingerprint).collect();
-        Ok(Map::from_iter([
-            ("pictures".to_string(), serde_json::to_value(&self.facts)?),
-            ("data_fingerprint".to_string(), json!(fingerprints)),
-        ]))
-    }
-
-    fn read(run: &Run, config: &Value) -> Result<ImageFacts> {
-        serde_json::from_value(config["pictures"].clone()).with_context(|| {
-            format!("{}: config.json doesn't describe the run's images", run.dir().display())
-        })
+    fn about(&self) -> &About<ImageFacts> {
+        &self.about
     }
 
     fn initialise(&self, vars: &VarMap) -> Result<Option<String>> {
@@ -216,12 +221,7 @@ impl Data for ImageData {
         Ok(Some(format!("starts from {}{new}", path.display())))
     }
 
-    fn task<'a>(
-        &'a self,
-        model: &'a dyn ImageModel,
-        _train: &TrainOptions,
-        device: &'a Device,
-    ) -> Result<Box<dyn Task + 'a>> {
+    fn task<'a>(&'a self, model: &'a dyn ImageModel, device: &'a Device) -> Result<Box<dyn Task + 'a>> {
         Ok(Box::new(ImageClassification {
             model,
             cost: self.options.cost,
@@ -244,27 +244,24 @@ impl Data for ImageData {
     }
 
     fn answer<R: Recipe<Data = Self>>(
-        Predict::Predict(command): &Predict,
+        Predict::Predict(inputs): &Predict,
         trained: Trained<R>,
-    ) -> Result<()> {
-        let inputs = command.inputs();
-        ensure!(!inputs.is_empty(), "predict: name at least one PNG or JPEG file");
+    ) -> Result<Outcome> {
         let Trained { settings, facts, model, device, .. } = trained;
-        let ImageFacts { shape, classes, normalisation } = facts;
         let options = settings.data_options()?;
-        let pixels =
-            inputs.iter().map(|path| read(path.as_ref(), shape)).collect::<Result<Vec<_>>>()?.concat();
-        let mut images = Images::new(pixels, vec![0_u32; inputs.len()], shape, classes.len())?;
-        if let Some(normalisation) = normalisation {
-            images.normalise(normalisation)?;
-        }
-        for (index, path) in (0..).zip(inputs) {
-            let logits = model.forward(&images.batch(&[index], &device)?.0, Mode::Evaluate)?;
+        let ImageFacts { shape, classes, normalisation } = facts;
+        inputs.for_each(|path| {
+            let path = Path::new(path);
+            let mut image = Images::new(read(path, shape)?, vec![0_u32], shape, classes.len())?;
+            if let Some(normalisation) = &normalisation {
+                image.normalise(normalisation.clone())?;
+            }
+            let logits = model.forward(&image.batch(&[0], &device)?.0, Mode::Evaluate)?;
             let probabilities = options.cost.probabilities(&logits)?.get(0)?.to_vec1::<f32>()?;
             let classes = most_probable(&classes, &probabilities, options.shown_classes);
             say(&format!("{}: {classes}", path.display()));
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 

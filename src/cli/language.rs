@@ -2,37 +2,45 @@
 
 use super::images::numbers;
 use super::language_commands::{self, LanguageCommand, TrainedModel};
-use super::options::TrainOptions;
-use super::recipe::{Data, Recipe, Test, Trained};
-use super::text::{read_vocabulary, write_vocabulary};
-use super::{data_error, show_notes};
+use super::options::{TrainOptions, fraction, positive};
+use super::recipe::{About, Data, Recipe, Test, Trained};
+use super::{Outcome, data_error, show_notes};
 use crate::data::{DataError, Level, TextStream, Vocabulary, text};
 use crate::models::language_model::LanguageModel;
 use crate::train::{
-    Epoch, LanguageModelling, LanguageModellingConfig, Metric, Run, Task, Windowing, evaluate_text,
+    Epoch, LanguageModelling, LanguageModellingConfig, Metric, Task, Windowing, evaluate_text,
 };
 use anyhow::{Result, anyhow, bail, ensure};
 use candle_core::Device;
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, json};
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// A recipe's choices about a text.
+/// Options that choose a text, its tokens and its parts.
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
 pub struct LanguageOptions {
-    /// The file to learn; none for the data set.
+    /// Learn the text in FILE, of any size
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dataset", "data_dir"])]
     pub text: Option<PathBuf>,
-    /// What the tokens are.
+    /// Kind of tokens
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Level::Char)]
     pub level: Level,
-    /// Tokens with fewer occurrences in the training part are unknown.
+    /// Treat tokens that occur less than N times in the training part as unknown
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
     pub min_count: usize,
-    /// Largest number of known tokens.
+    /// Treat all but the N most frequent tokens as unknown
+    #[arg(long, value_name = "N", value_parser = positive)]
     pub vocab_size: Option<usize>,
-    /// Fraction of the text for validation, before the test part.
+    /// Fraction of the text for validation, before the test part
+    #[arg(long, value_name = "X", value_parser = fraction::<f64>, default_value_t = 0.05)]
     pub validation_fraction: f64,
-    /// Fraction of the text for testing, at its end.
+    /// Fraction of the text for testing, at its end
+    #[arg(long, value_name = "X", value_parser = fraction::<f64>, default_value_t = 0.05)]
     pub test_fraction: f64,
-    /// Number of steps that gradients flow back over.
+    /// Number of steps that gradients flow back over
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 50)]
     pub window: usize,
 }
 
@@ -47,21 +55,35 @@ pub struct TestText {
 /// A text, split into a training, a validation and a test part, in this order.
 pub struct LanguageData {
     text: TextStream,
-    vocabulary: Vocabulary,
+    about: About<Vocabulary>,
     training: Range<u64>,
     validation: Range<u64>,
     test: Range<u64>,
     windowing: Windowing,
+    seed: u64,
 }
 
 impl LanguageData {
+    fn new(
+        text: TextStream,
+        facts: Vocabulary,
+        [training, validation, test]: [Range<u64>; 3],
+        windowing: Windowing,
+        seed: u64,
+    ) -> Self {
+        let sizes = [&training, &validation, &test].map(|part| part.end - part.start);
+        let (name, fingerprint) = (text.name().to_string(), json!(text.fingerprint()));
+        let about = About { name, sizes, fingerprint, facts };
+        Self { text, about, training, validation, test, windowing, seed }
+    }
+
     /// The test loss in nats per token; none if there is no test part.
     fn test_loss(&self, model: &LanguageModel, device: &Device) -> Result<Option<f64>> {
         if self.test.end - self.test.start < 2 {
             return Ok(None);
         }
-        let Self { text, vocabulary, test, windowing, .. } = self;
-        evaluate_text(model, vocabulary, text, test.clone(), *windowing, device).map(Some)
+        let Self { text, about, test, windowing, .. } = self;
+        evaluate_text(model, &about.facts, text, test.clone(), *windowing, device).map(Some)
     }
 }
 
@@ -114,9 +136,9 @@ impl Data for LanguageData {
         let windowing = Windowing { streams: train.batch_size, window: options.window };
         let Some((vocabulary, TestText { text: file })) = run else {
             let text = open(&options, train)?;
-            let [training, validation, test] = split(text.len(), &options, train)?;
-            let vocabulary = text.vocabulary(training.clone(), options.min_count, options.vocab_size)?;
-            return Ok(Self { text, vocabulary, training, validation, test, windowing });
+            let parts = split(text.len(), &options, train)?;
+            let vocabulary = text.vocabulary(parts[0].clone(), options.min_count, options.vocab_size)?;
+            return Ok(Self::new(text, vocabulary, parts, windowing, train.seed));
         };
         let (text, test) = match file {
             None => {
@@ -136,54 +158,22 @@ impl Data for LanguageData {
             text.name(),
             test.end - test.start
         );
-        Ok(Self { text, vocabulary, training: 0..0, validation: 0..0, test, windowing })
+        Ok(Self::new(text, vocabulary, [0..0, 0..0, test], windowing, train.seed))
     }
 
-    fn facts(&self) -> &Vocabulary {
-        &self.vocabulary
+    fn about(&self) -> &About<Vocabulary> {
+        &self.about
     }
 
-    fn sizes(&self) -> [u64; 3] {
-        [&self.training, &self.validation, &self.test].map(|part| part.end - part.start)
-    }
-
-    fn record(&self) -> Result<Map<String, Value>> {
-        Ok(Map::from_iter([
-            ("vocabulary".to_string(), json!(self.vocabulary.len())),
-            ("data_fingerprint".to_string(), json!(self.text.fingerprint())),
-        ]))
-    }
-
-    fn write(&self, run: &Run) -> Result<()> {
-        write_vocabulary(run, &self.vocabulary)
-    }
-
-    fn read(run: &Run, _config: &Value) -> Result<Vocabulary> {
-        read_vocabulary(run)
-    }
-
-    fn name<'a>(&'a self, _train: &'a TrainOptions) -> &'a str {
-        self.text.name()
-    }
-
-    fn describe(&self) -> String {
-        format!(", {} different tokens", self.vocabulary.len())
-    }
-
-    fn task<'a>(
-        &'a self,
-        model: &'a LanguageModel,
-        train: &TrainOptions,
-        device: &'a Device,
-    ) -> Result<Box<dyn Task + 'a>> {
+    fn task<'a>(&'a self, model: &'a LanguageModel, device: &'a Device) -> Result<Box<dyn Task + 'a>> {
         Ok(Box::new(LanguageModelling::new(LanguageModellingConfig {
             model,
-            vocabulary: &self.vocabulary,
+            vocabulary: &self.about.facts,
             text: &self.text,
             training: self.training.clone(),
             validation: self.validation.clone(),
             windowing: self.windowing,
-            seed: train.seed,
+            seed: self.seed,
             device,
         })?))
     }
@@ -208,7 +198,7 @@ impl Data for LanguageData {
         Ok(Test { record, text: lines.join("\n"), evaluation: None })
     }
 
-    fn answer<R: Recipe<Data = Self>>(command: &LanguageCommand, trained: Trained<R>) -> Result<()> {
+    fn answer<R: Recipe<Data = Self>>(command: &LanguageCommand, trained: Trained<R>) -> Result<Outcome> {
         let level = trained.settings.data_options()?.level;
         let Trained { run, facts: vocabulary, model, device, .. } = &trained;
         language_commands::answer(command, &TrainedModel { run, model, vocabulary, level, device })

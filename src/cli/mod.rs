@@ -10,6 +10,7 @@ mod folds;
 mod gradient_flow;
 mod image_plots;
 mod images;
+mod inputs;
 mod language;
 mod language_commands;
 mod options;
@@ -21,9 +22,9 @@ mod sentences;
 mod tagging;
 mod text;
 
-pub use command_line::PredictCommand;
 pub use folds::cross_validation;
 pub use images::{Augment, ImageData, ImageFacts, ImageOptions, Normalise};
+pub use inputs::Inputs;
 pub use language::{LanguageData, LanguageOptions, TestText};
 pub use language_commands::LanguageCommand;
 pub use options::{
@@ -31,13 +32,14 @@ pub use options::{
     positive_number, probability,
 };
 pub use process::on_threads;
-pub use recipe::{Command, Data, Experiment, Recipe, Test, Trained, Training};
+pub use recipe::{About, Data, Experiment, Facts, Recipe, Test, Trained, Training};
 pub use recurrent::{RecurrentClassifier, RecurrentRecipe};
 pub use sentences::{SentenceCommand, SentenceData, SentenceOptions, TextOptions};
-pub use tagging::{TaggingData, TaggingOptions};
-pub use text::{TextFacts, VocabularyOptions};
+pub use tagging::TaggingData;
+pub use text::{TextData, TextFacts, WordOptions};
 
 use crate::data::DataError;
+use crate::train::check_output;
 use clap::{Args, Subcommand};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -49,6 +51,8 @@ pub enum Outcome {
     Done,
     /// A signal stopped it.
     Interrupted,
+    /// Some inputs failed, each with its own message.
+    Failed,
 }
 
 /// Runs the binary of the recipe `R` on the process's arguments.
@@ -65,16 +69,23 @@ pub fn main<R: Recipe>() -> ExitCode {
         }
     };
     let outcome = command_line::request::<R>(&matches)
-        .and_then(|request| on_threads(request.machine().threads, || flow::run(request)));
+        .and_then(|request| on_threads(request.machine.threads, || flow::run(request)))
+        .and_then(|outcome| check_output().map(|()| outcome));
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::FAILURE,
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         Err(error) => {
-            // The first line only: candle appends a backtrace.
-            complain(&format!("error: {}", format!("{error:#}").lines().next().unwrap_or_default()));
+            complain(&error_line(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The message of an error in one line.
+fn error_line(error: &anyhow::Error) -> String {
+    // The first line only: candle appends a backtrace.
+    format!("error: {}", format!("{error:#}").lines().next().unwrap_or_default())
 }
 
 /// Options of `eval` that choose a data set.
@@ -104,19 +115,7 @@ impl TestSet {
 #[derive(Subcommand)]
 pub enum Predict {
     /// Predict your own input, with probabilities
-    Predict(PredictCommand),
-}
-
-impl Command for Predict {
-    fn machine(&self) -> &MachineOptions {
-        let Self::Predict(command) = self;
-        &command.machine
-    }
-
-    fn run(&self) -> Option<&Path> {
-        let Self::Predict(command) = self;
-        command.run()
-    }
+    Predict(Inputs),
 }
 
 /// The `count` most probable classes, most probable first, in words.

@@ -15,7 +15,7 @@ pub(super) const WORD_VECTORS: &str = "embedding.weight";
 
 /// Options of every training run.
 ///
-/// Defaults are those of [`Default`]; a recipe overrides them in its own `Default` implementation.
+/// The command line shows the defaults of [`Recipe::train_defaults`](super::Recipe::train_defaults).
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
 pub struct TrainOptions {
     /// Data set
@@ -260,7 +260,7 @@ impl TrainOptions {
 /// Parses a number in `range`.
 ///
 /// # Errors
-/// When `text` isn't such a number. The message says that `expected` was expected.
+/// Fails if `text` isn't such a number. The message says that `expected` was expected.
 pub fn in_range<T: FromStr + PartialOrd>(
     text: &str,
     range: impl RangeBounds<T>,
@@ -275,7 +275,7 @@ pub fn in_range<T: FromStr + PartialOrd>(
 /// Parses a count of at least 1.
 ///
 /// # Errors
-/// When `text` isn't a whole number above 0.
+/// Fails if `text` isn't a whole number above 0.
 pub fn positive(text: &str) -> Result<usize, String> {
     in_range(text, 1.., "a whole number, 1 or more")
 }
@@ -283,7 +283,7 @@ pub fn positive(text: &str) -> Result<usize, String> {
 /// Parses a finite number of at least 0.
 ///
 /// # Errors
-/// When `text` isn't one.
+/// Fails if `text` isn't one.
 pub fn non_negative(text: &str) -> Result<f64, String> {
     in_range(text, 0.0..f64::INFINITY, "a number, 0 or more")
 }
@@ -291,7 +291,7 @@ pub fn non_negative(text: &str) -> Result<f64, String> {
 /// Parses a finite number above 0.
 ///
 /// # Errors
-/// When `text` isn't one.
+/// Fails if `text` isn't one.
 pub fn positive_number(text: &str) -> Result<f64, String> {
     in_range(text, (Bound::Excluded(0.0), Bound::Excluded(f64::INFINITY)), "a number above 0")
 }
@@ -299,7 +299,7 @@ pub fn positive_number(text: &str) -> Result<f64, String> {
 /// Parses a probability.
 ///
 /// # Errors
-/// When `text` isn't a number from 0 to 1.
+/// Fails if `text` isn't a number from 0 to 1.
 pub fn probability(text: &str) -> Result<f32, String> {
     in_range(text, 0.0..=1.0, "a number from 0 to 1")
 }
@@ -307,7 +307,7 @@ pub fn probability(text: &str) -> Result<f32, String> {
 /// Parses a number from 0 to 1, excluding 1.
 ///
 /// # Errors
-/// When `text` isn't one.
+/// Fails if `text` isn't one.
 pub fn fraction<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
     in_range(text, T::from(0)..T::from(1), "a number from 0 to 1, excluding 1")
 }

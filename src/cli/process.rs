@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 /// the system can't tell, the environment stays as it is: set `CANDLE_NUM_THREADS=1` yourself then.
 ///
 /// # Errors
-/// Those of `work`, a failure to start the threads, and an instruction set in `CANDLE_TEXTBOOK_SIMD` that is not
+/// Fails if `work` does, the threads can't be started, or `CANDLE_TEXTBOOK_SIMD` names an instruction set that is not
 /// available.
 pub fn on_threads<R: Send>(threads: Option<usize>, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
     crate::ops::instruction_set()?;

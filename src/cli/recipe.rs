@@ -1,7 +1,7 @@
 //! What differs from binary to binary ([`Recipe`]) and from one kind of data to another ([`Data`]).
 
 use super::Outcome;
-use super::options::{MachineOptions, TrainOptions};
+use super::options::TrainOptions;
 use crate::optim::Optimizer;
 use crate::train::{Epoch, Evaluation, Metric, Progress, Run, Task};
 use anyhow::Result;
@@ -11,13 +11,12 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// The options of a binary: what it trains, on which data, and with which defaults.
 ///
-/// The fields are the options of `train`. A run records them in its `config.json`. Fields get their defaults from the
-/// [`Default`] implementation alone, not from clap attributes.
-pub trait Recipe: Args + Clone + Default + Serialize + DeserializeOwned + Send {
+/// The fields are the options of `train`. A run records them in its `config.json`.
+pub trait Recipe: Args + Clone + Serialize + DeserializeOwned + Send {
     /// Name of the binary.
     const NAME: &'static str;
     /// One line for `--help`.
@@ -27,19 +26,22 @@ pub trait Recipe: Args + Clone + Default + Serialize + DeserializeOwned + Send {
     /// The data it trains on.
     type Data: Data;
 
+    /// The defaults of the options that all binaries share.
+    fn train_defaults() -> TrainOptions;
+
     /// The options that all binaries share.
     fn train_options(&self) -> &TrainOptions;
 
     /// How to read the data and to pose the task.
     ///
     /// # Errors
-    /// When options contradict each other.
+    /// Fails if options contradict each other.
     fn data_options(&self) -> Result<<Self::Data as Data>::Options>;
 
     /// The model for data described by `facts`, with its parameters in `vb`.
     ///
     /// # Errors
-    /// When there is no such model.
+    /// Fails if there is no such model.
     fn model(
         &self,
         facts: &<Self::Data as Data>::Facts,
@@ -52,7 +54,7 @@ pub trait Recipe: Args + Clone + Default + Serialize + DeserializeOwned + Send {
     /// Adds constraints on parameters to the optimizer.
     ///
     /// # Errors
-    /// When the model lacks the parameters.
+    /// Fails if the model lacks the parameters.
     fn constrain(&self, _optimizer: &mut Optimizer) -> candle_core::Result<()> {
         Ok(())
     }
@@ -93,76 +95,37 @@ pub trait Data: Sized {
     type Model: ?Sized;
     /// The choices that a recipe makes about data and task.
     type Options;
-    /// What a model depends on and `predict` needs, such as the vocabulary and the classes.
-    type Facts;
+    /// What a model depends on.
+    type Facts: Facts;
     /// Options of `eval` that choose the test data.
     type TestOptions: Args + Send;
     /// The sub-commands besides `train` and `eval`.
-    type Command: Command;
+    type Command: Subcommand + Send;
     /// Metric of validation and test.
     const METRIC: Metric;
     /// What an example is, in the plural.
     const NOUN: &'static str;
     /// Unit of the counts in `config.json`.
     const UNIT: &'static str = "examples";
-    /// Whether `predict` reads standard input if it has no arguments.
-    const READS_INPUT: bool = false;
 
     /// Reads the data set for training, or, given a run's facts and the options of `eval`, the test data of that run.
     ///
     /// # Errors
-    /// Unknown names, missing or broken files, too few examples, test data that doesn't fit the facts.
+    /// Fails if the name is unknown, files are missing or broken, there are too few examples, or the test data doesn't
+    /// fit the facts.
     fn load(
         options: Self::Options,
         train: &TrainOptions,
         run: Option<(Self::Facts, &Self::TestOptions)>,
     ) -> Result<Self>;
 
-    /// The facts about this data set.
-    fn facts(&self) -> &Self::Facts;
-
-    /// Sizes of the training, validation and test part.
-    fn sizes(&self) -> [u64; 3];
-
-    /// The names of the classes; empty if there are none.
-    fn classes(&self) -> &[String] {
-        &[]
-    }
-
-    /// The fields that `config.json` records about the data.
-    ///
-    /// # Errors
-    /// When they can't be determined.
-    fn record(&self) -> Result<Map<String, Value>>;
-
-    /// Writes facts that are too large for `config.json` into the run folder.
-    ///
-    /// # Errors
-    /// When it can't be written.
-    fn write(&self, _run: &Run) -> Result<()> {
-        Ok(())
-    }
-
-    /// Reads the facts that a run recorded.
-    ///
-    /// # Errors
-    /// When they are missing or damaged.
-    fn read(run: &Run, config: &Value) -> Result<Self::Facts>;
-
-    /// Name of the data set.
-    fn name<'a>(&'a self, train: &'a TrainOptions) -> &'a str {
-        &train.dataset
-    }
-
-    /// The facts in words for the first line of output.
-    fn describe(&self) -> String {
-        String::new()
-    }
+    /// What the data is.
+    fn about(&self) -> &About<Self::Facts>;
 
     /// Sets initial values other than random ones; returns a line to show.
     ///
     /// # Errors
-    /// Those of the files that are read for this.
+    /// Fails if a file with these values can't be read or doesn't fit.
     fn initialise(&self, _vars: &VarMap) -> Result<Option<String>> {
         Ok(None)
     }
@@ -170,24 +133,19 @@ pub trait Data: Sized {
     /// The task of training `model` on this data.
     ///
     /// # Errors
-    /// When the data doesn't fit the task.
-    fn task<'a>(
-        &'a self,
-        model: &'a Self::Model,
-        train: &TrainOptions,
-        device: &'a Device,
-    ) -> Result<Box<dyn Task + 'a>>;
+    /// Fails if the data doesn't fit the task.
+    fn task<'a>(&'a self, model: &'a Self::Model, device: &'a Device) -> Result<Box<dyn Task + 'a>>;
 
     /// Tests `model`. At the end of a training run, `best` is its best epoch.
     ///
     /// # Errors
-    /// When the test data doesn't fit the model.
+    /// Fails if the test data doesn't fit the model.
     fn test(&self, model: &Self::Model, best: Option<&Epoch>, device: &Device) -> Result<Test>;
 
     /// Draws plots of a trained model into the run folder.
     ///
     /// # Errors
-    /// When they can't be drawn or written.
+    /// Fails if they can't be drawn or written.
     fn plot(&self, _run: &Run, _model: &Self::Model, _test: &Evaluation, _device: &Device) -> Result<()> {
         Ok(())
     }
@@ -195,8 +153,48 @@ pub trait Data: Sized {
     /// Runs a sub-command on a trained model.
     ///
     /// # Errors
-    /// Input that the model can't process.
-    fn answer<R: Recipe<Data = Self>>(command: &Self::Command, trained: Trained<R>) -> Result<()>;
+    /// Fails if the command can't be carried out. An input that the model can't process ends in [`Outcome::Failed`].
+    fn answer<R: Recipe<Data = Self>>(command: &Self::Command, trained: Trained<R>) -> Result<Outcome>;
+}
+
+/// What a data set is: its name, its size, and what a model depends on.
+pub struct About<F> {
+    /// Name of the data set.
+    pub name: String,
+    /// Number of examples in the training, validation and test part.
+    pub sizes: [u64; 3],
+    /// Identifies the content of all parts.
+    pub fingerprint: Value,
+    /// What a model depends on.
+    pub facts: F,
+}
+
+/// What a model depends on and `predict` needs, such as the vocabulary and the classes.
+pub trait Facts: Sized {
+    /// The names of the classes; empty if there are none.
+    fn classes(&self) -> &[String] {
+        &[]
+    }
+
+    /// The fields that `config.json` records.
+    fn record(&self) -> Map<String, Value>;
+
+    /// Writes what is too large for `config.json` into the run folder.
+    ///
+    /// # Errors
+    /// Fails if it can't be written.
+    fn write(&self, _run: &Run) -> Result<()> {
+        Ok(())
+    }
+
+    /// Reads what [`record`](Self::record) and [`write`](Self::write) wrote.
+    ///
+    /// # Errors
+    /// Fails if it is missing or damaged.
+    fn read(run: &Run, config: &Value) -> Result<Self>;
+
+    /// A few words for the first line of output.
+    fn describe(&self) -> String;
 }
 
 /// The result of a test.
@@ -221,12 +219,4 @@ pub struct Trained<R: Recipe> {
     pub model: Box<<R::Data as Data>::Model>,
     /// The device that holds the model.
     pub device: Device,
-}
-
-/// A sub-command that uses a trained model.
-pub trait Command: Subcommand + Send {
-    /// Where to compute.
-    fn machine(&self) -> &MachineOptions;
-    /// The run folder, or none for the newest.
-    fn run(&self) -> Option<&Path>;
 }

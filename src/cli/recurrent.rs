@@ -16,19 +16,14 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The cell of a recurrent classifier, with the options that only it has.
-pub trait RecurrentClassifier: Args + Clone + Default + Serialize + DeserializeOwned + Send {
+pub trait RecurrentClassifier: Args + Clone + Serialize + DeserializeOwned + Send {
     /// Name of the binary.
     const NAME: &'static str;
     /// One line for `--help`.
     const ABOUT: &'static str;
 
-    /// The cell.
-    fn cell(&self) -> Cell;
-
-    /// Initial bias of the forget gate; none for a random one.
-    fn forget_bias(&self) -> Option<f64> {
-        None
-    }
+    /// The cell, and the initial bias of its forget gate; none for a random one.
+    fn cell(&self) -> (Cell, Option<f64>);
 }
 
 /// A recurrent network that classifies sentences.
@@ -39,22 +34,22 @@ pub struct RecurrentRecipe<C: RecurrentClassifier> {
     #[serde(flatten)]
     classifier: C,
     /// Size of the word vectors
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]
     embedding: usize,
     /// Number of units per layer and direction
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 128)]
     hidden: usize,
     /// Number of layers
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
     layers: usize,
     /// Read sentences in both directions
     #[arg(long)]
     bidirectional: bool,
     /// How hidden states become a representation of the sentence
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Pool::Last)]
     pool: Pool,
     /// Dropout probability on word vectors, between layers, and before the output layer
-    #[arg(long, value_name = "X", value_parser = probability)]
+    #[arg(long, value_name = "X", value_parser = probability, default_value_t = 0.3)]
     dropout: f32,
     /// Plot how far back gradients reach in an rnn, a gru and an lstm, in place of training a classifier
     #[arg(long)]
@@ -67,33 +62,20 @@ pub struct RecurrentRecipe<C: RecurrentClassifier> {
     train: TrainOptions,
 }
 
-impl<C: RecurrentClassifier> Default for RecurrentRecipe<C> {
-    fn default() -> Self {
-        Self {
-            classifier: C::default(),
-            embedding: 100,
-            hidden: 128,
-            layers: 1,
-            bidirectional: false,
-            pool: Pool::Last,
-            dropout: 0.3,
-            gradient_flow: false,
-            text: TextOptions::default(),
-            train: TrainOptions {
-                dataset: "reviews".to_string(),
-                epochs: 12,
-                batch_size: 50,
-                clip_norm: Some(5.0),
-                ..TrainOptions::default()
-            },
-        }
-    }
-}
-
 impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
     const NAME: &'static str = C::NAME;
     const ABOUT: &'static str = C::ABOUT;
     type Data = SentenceData;
+
+    fn train_defaults() -> TrainOptions {
+        TrainOptions {
+            dataset: "reviews".to_string(),
+            epochs: 12,
+            batch_size: 50,
+            clip_norm: Some(5.0),
+            ..TrainOptions::default()
+        }
+    }
 
     fn train_options(&self) -> &TrainOptions {
         &self.train
@@ -105,7 +87,7 @@ impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
 
     fn model(&self, facts: &TextFacts, vb: VarBuilder) -> candle_core::Result<Box<dyn SentenceModel>> {
         let &Self { embedding: features, hidden, layers, bidirectional, pool, dropout, .. } = self;
-        let (cell, forget_bias) = (self.classifier.cell(), self.classifier.forget_bias());
+        let (cell, forget_bias) = self.classifier.cell();
         let recurrent =
             RecurrentConfig { cell, features, hidden, layers, bidirectional, dropout, forget_bias };
         let (vocabulary, classes) = (facts.vocabulary.len(), facts.classes.len());

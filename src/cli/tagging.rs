@@ -1,43 +1,29 @@
 //! Tagging the words of sentences with entities.
 
-use super::flow::Parts;
 use super::images::numbers;
 use super::options::TrainOptions;
-use super::recipe::{Data, Recipe, Test, Trained};
-use super::text::{TextFacts, VocabularyOptions, input_sentences, write_vocabulary};
-use super::{Predict, TestSet, data_error, in_colour, show_notes};
+use super::recipe::{About, Data, Recipe, Test, Trained};
+use super::text::{Labelled, TextData, TextFacts, WordOptions};
+use super::{Outcome, Predict, TestSet, data_error, in_colour, show_notes};
 use crate::data::{
     EntityCounts, EntityScores, NGrams, TaggedCorpus, TaggedSentences, entity_scores, sequence,
 };
 use crate::nn::{Mode, SentenceModel};
-use crate::train::{Epoch, Metric, Run, Sentences, Tagging, TaggingEvaluation, Task, say};
-use anyhow::{Context, Result};
+use crate::train::{Epoch, Metric, Sentences, Tagging, TaggingEvaluation, Task, say};
+use anyhow::Result;
 use candle_core::{D, Device};
-use serde_json::{Map, Value};
-
-/// A recipe's choices about tagged sentences.
-pub struct TaggingOptions {
-    /// The known words.
-    pub vocabulary: VocabularyOptions,
-}
+use candle_nn::VarMap;
 
 /// Sentences with a tag per word.
-pub struct TaggingData {
-    words: Sentences,
-    tags: Sentences,
-    /// Fingerprint of all sentences and tags.
-    fingerprint: u64,
-    parts: Parts,
-    facts: TextFacts,
-}
+pub type TaggingData = TextData<Sentences>;
 
 impl TaggingData {
     fn tagging<'a>(&'a self, model: &'a dyn SentenceModel, device: &'a Device) -> Tagging<'a> {
         Tagging {
             model,
-            words: &self.words,
-            tags: &self.tags,
-            names: &self.facts.classes,
+            words: &self.sentences,
+            tags: &self.labels,
+            names: &self.about.facts.classes,
             training: &self.parts.training,
             validation: &self.parts.validation,
             device,
@@ -47,84 +33,46 @@ impl TaggingData {
 
 impl Data for TaggingData {
     type Model = dyn SentenceModel;
-    type Options = TaggingOptions;
+    type Options = WordOptions;
     type Facts = TextFacts;
     type TestOptions = TestSet;
     type Command = Predict;
     const METRIC: Metric = Metric::F1;
     const NOUN: &'static str = "sentences";
-    const READS_INPUT: bool = true;
 
-    fn load(
-        options: TaggingOptions,
-        train: &TrainOptions,
-        run: Option<(TextFacts, &TestSet)>,
-    ) -> Result<Self> {
-        let (facts, test) = run.unzip();
-        let (name, dir) = TestSet::resolve(test, train);
+    fn load(options: WordOptions, train: &TrainOptions, run: Option<(TextFacts, &TestSet)>) -> Result<Self> {
+        let (name, dir) = TestSet::resolve(run.as_ref().map(|run| run.1), train);
         let corpus = sequence::load(name, dir).map_err(data_error)?;
         show_notes(&corpus.notes);
         let fingerprint = corpus.fingerprint();
-        let TaggedCorpus { train: training, validation, test, tags: names, .. } = corpus;
+        let TaggedCorpus { train: training, validation, test, tags: classes, .. } = corpus;
         let size = |part: &Option<TaggedSentences>| part.as_ref().map(TaggedSentences::len);
-        let parts = Parts::new(training.len(), size(&validation), size(&test), train)?;
+        let sizes = (training.len(), size(&validation), size(&test));
         let (mut words, mut tags) = (vec![], vec![]);
         for part in [Some(training), validation, test].into_iter().flatten() {
             words.extend(part.words);
             tags.extend(part.tags);
         }
-        let facts = match facts {
-            Some(facts) => {
-                facts.check_classes(&names).with_context(|| format!("data set {name}"))?;
-                facts
-            }
-            None => TextFacts::new(&options.vocabulary, &words, &parts.training, names),
-        };
-        let words = Sentences::encode(&facts.vocabulary, NGrams::default(), &words);
-        Ok(Self { words, tags: Sentences::new(tags), fingerprint, parts, facts })
+        let data = Labelled { words, labels: Sentences::new(tags), sizes, classes, fingerprint };
+        Self::new(options, NGrams::default(), data, train, run)
     }
 
-    fn facts(&self) -> &TextFacts {
-        &self.facts
+    fn about(&self) -> &About<TextFacts> {
+        &self.about
     }
 
-    fn sizes(&self) -> [u64; 3] {
-        self.parts.sizes()
+    fn initialise(&self, vars: &VarMap) -> Result<Option<String>> {
+        self.set_vectors(vars)
     }
 
-    fn classes(&self) -> &[String] {
-        &self.facts.classes
-    }
-
-    fn record(&self) -> Result<Map<String, Value>> {
-        Ok(self.facts.record("tags", self.fingerprint))
-    }
-
-    fn write(&self, run: &Run) -> Result<()> {
-        write_vocabulary(run, &self.facts.vocabulary)
-    }
-
-    fn read(run: &Run, config: &Value) -> Result<TextFacts> {
-        TextFacts::read(run, config, "tags")
-    }
-
-    fn describe(&self) -> String {
-        format!(", {} words, {} tags", self.facts.vocabulary.len(), self.facts.classes.len())
-    }
-
-    fn task<'a>(
-        &'a self,
-        model: &'a dyn SentenceModel,
-        _train: &TrainOptions,
-        device: &'a Device,
-    ) -> Result<Box<dyn Task + 'a>> {
+    fn task<'a>(&'a self, model: &'a dyn SentenceModel, device: &'a Device) -> Result<Box<dyn Task + 'a>> {
         Ok(Box::new(self.tagging(model, device)))
     }
 
     fn test(&self, model: &dyn SentenceModel, _best: Option<&Epoch>, device: &Device) -> Result<Test> {
         let (task, test) = (self.tagging(model, device), &self.parts.test);
         let TaggingEvaluation { words: evaluation, tags } = task.evaluate(test)?;
-        let scores = entity_scores(&task.true_tags(test), &tags, &self.facts.classes)?;
+        let scores = entity_scores(&task.true_tags(test), &tags, &self.about.facts.classes)?;
         let overall = &scores.overall;
         let record = numbers(&[
             ("test_loss", evaluation.loss),
@@ -136,15 +84,15 @@ impl Data for TaggingData {
     }
 
     fn answer<R: Recipe<Data = Self>>(
-        Predict::Predict(command): &Predict,
+        Predict::Predict(inputs): &Predict,
         trained: Trained<R>,
-    ) -> Result<()> {
+    ) -> Result<Outcome> {
         let Trained { facts: TextFacts { vocabulary, classes }, model, device, .. } = trained;
-        for text in input_sentences(command.inputs())? {
+        inputs.for_each_text(|text| {
             let words: Vec<String> = text.split_whitespace().map(String::from).collect();
             if words.is_empty() {
                 say("");
-                continue;
+                return Ok(());
             }
             let sentences = Sentences::encode(&vocabulary, NGrams::default(), [&words]);
             let (ids, sequences) = sentences.batch(&[0], &device)?;
@@ -159,8 +107,8 @@ impl Data for TaggingData {
                     say("");
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 }
 

@@ -1,33 +1,148 @@
-//! Vocabularies of the binaries for text, and the facts that their runs record.
+//! Sentences for the binaries: their words, their parts, and what a run records about them.
 
-use crate::cli::options::positive;
-use crate::data::Vocabulary;
-use crate::train::Run;
-use anyhow::{Context, Result, ensure};
+use super::TestSet;
+use super::flow::Parts;
+use super::options::{TrainOptions, WORD_VECTORS, positive};
+use super::recipe::{About, Facts};
+use crate::data::{NGrams, Vocabulary, WordVectors};
+use crate::train::{Run, Sentences};
+use anyhow::{Context, Result, bail, ensure};
+use candle_nn::VarMap;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::ffi::OsString;
-use std::io::BufRead;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::PoisonError;
 
-/// Options that choose the known words.
+/// Options that choose the known words and their initial vectors.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
-pub struct VocabularyOptions {
+pub struct WordOptions {
     /// Convert words to lower case
     #[arg(long)]
     pub lower_case: bool,
     /// Treat words that occur less than N times in the training set as unknown
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
     pub min_count: usize,
+    /// Start from the word vectors in FILE: word2vec, GloVe or fastText, gzipped or not
+    #[arg(long, value_name = "FILE")]
+    pub vectors: Option<PathBuf>,
 }
 
-impl Default for VocabularyOptions {
-    fn default() -> Self {
-        Self { lower_case: false, min_count: 1 }
+/// Sentences with labels of type `L`.
+pub struct TextData<L> {
+    pub(super) options: WordOptions,
+    /// N-grams that the model uses besides words.
+    pub(super) ngrams: NGrams,
+    /// The words of each sentence, across all parts.
+    pub(super) words: Vec<Vec<String>>,
+    /// The labels, across all parts.
+    pub(super) labels: L,
+    pub(super) parts: Parts,
+    /// Pretrained vectors of the words that the file has.
+    vectors: Option<WordVectors>,
+    /// The ids of words and n-grams of each sentence.
+    pub(super) sentences: Sentences,
+    pub(super) about: About<TextFacts>,
+}
+
+/// A data set as it was read.
+pub(super) struct Labelled<L> {
+    pub(super) words: Vec<Vec<String>>,
+    pub(super) labels: L,
+    /// Sizes of the training, validation and test part, in this order in `words`.
+    pub(super) sizes: (usize, Option<usize>, Option<usize>),
+    pub(super) classes: Vec<String>,
+    pub(super) fingerprint: u64,
+}
+
+impl<L> TextData<L> {
+    /// Prepares `data` for training, or, given a run's facts, for the test of that run.
+    pub(super) fn new(
+        options: WordOptions,
+        ngrams: NGrams,
+        data: Labelled<L>,
+        train: &TrainOptions,
+        run: Option<(TextFacts, &TestSet)>,
+    ) -> Result<Self> {
+        let Labelled { words, labels, sizes: (training, validation, test), classes, fingerprint } = data;
+        let parts = Parts::new(training, validation, test, train)?;
+        let (facts, test) = run.unzip();
+        let (name, _) = TestSet::resolve(test, train);
+        let mut vectors = None;
+        let facts = match facts {
+            Some(facts) => {
+                facts.check_classes(&classes).with_context(|| format!("data set {name}"))?;
+                facts
+            }
+            None => {
+                vectors = options.read_vectors(&words)?;
+                options.facts(&words, &parts, vectors.as_ref(), classes)
+            }
+        };
+        let sentences = Sentences::encode(&facts.vocabulary, ngrams, &words);
+        let (name, sizes, fingerprint) = (name.to_string(), parts.sizes(), json!(fingerprint));
+        let about = About { name, sizes, fingerprint, facts };
+        Ok(Self { options, ngrams, words, labels, parts, vectors, sentences, about })
+    }
+
+    /// Divides the sentences anew.
+    pub(super) fn divide(&mut self, parts: Parts) {
+        let About { sizes, facts, .. } = &mut self.about;
+        let classes = std::mem::take(&mut facts.classes);
+        *facts = self.options.facts(&self.words, &parts, self.vectors.as_ref(), classes);
+        *sizes = parts.sizes();
+        self.sentences = Sentences::encode(&facts.vocabulary, self.ngrams, &self.words);
+        self.parts = parts;
+    }
+
+    /// Sets the initial vectors of the words that the file of `--vectors` has; returns a line to show.
+    pub(super) fn set_vectors(&self, vars: &VarMap) -> Result<Option<String>> {
+        let (Some(vectors), Some(path)) = (&self.vectors, &self.options.vectors) else { return Ok(None) };
+        let vocabulary = &self.about.facts.vocabulary;
+        let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, table) in vars.iter().filter(|(name, _)| name.ends_with(WORD_VECTORS)) {
+            let filled = vectors.fill(vocabulary, &table.as_detached_tensor());
+            table.set(&filled.with_context(|| format!("{}, --embedding", path.display()))?)?;
+        }
+        let words = vocabulary.words().count();
+        let found = vocabulary.words().filter(|word| vectors.get(word).is_some()).count();
+        let share = 100.0 * found as f64 / words.max(1) as f64;
+        Ok(Some(format!("{found} of {words} words ({share:.1}%) have a vector in {}", path.display())))
     }
 }
 
-/// What a run records about its sentences.
+impl WordOptions {
+    /// The vectors of `words` in the file of `--vectors`.
+    fn read_vectors(&self, words: &[Vec<String>]) -> Result<Option<WordVectors>> {
+        let Some(path) = &self.vectors else { return Ok(None) };
+        let words = words.iter().flatten();
+        if !self.lower_case {
+            return WordVectors::read(path, &words.map(String::as_str).collect()).map(Some);
+        }
+        let words: HashSet<String> = words.map(|word| word.to_lowercase()).collect();
+        WordVectors::read(path, &words.iter().map(String::as_str).collect()).map(Some)
+    }
+
+    /// The classes, and the words of the training part and those with a pretrained vector.
+    fn facts(
+        &self,
+        words: &[Vec<String>],
+        parts: &Parts,
+        vectors: Option<&WordVectors>,
+        classes: Vec<String>,
+    ) -> TextFacts {
+        let training = parts.training.iter().map(|&i| &words[i as usize]);
+        let mut vocabulary = Vocabulary::new(training, self.lower_case, self.min_count);
+        if let Some(vectors) = vectors {
+            // This way the model knows test words that are missing from the training part.
+            vocabulary.extend(vectors.words());
+        }
+        TextFacts { vocabulary, classes }
+    }
+}
+
+/// What a model of sentences depends on.
 pub struct TextFacts {
     /// The known words.
     pub vocabulary: Vocabulary,
@@ -36,19 +151,8 @@ pub struct TextFacts {
 }
 
 impl TextFacts {
-    /// The facts about the training sentences `training` among all `sentences`.
-    pub(super) fn new(
-        options: &VocabularyOptions,
-        sentences: &[Vec<String>],
-        training: &[u32],
-        classes: Vec<String>,
-    ) -> Self {
-        let words = training.iter().map(|&i| &sentences[i as usize]);
-        Self { vocabulary: Vocabulary::new(words, options.lower_case, options.min_count), classes }
-    }
-
     /// Checks that a model for these classes can be tested on data with the classes `found`.
-    pub(super) fn check_classes(&self, found: &[String]) -> Result<()> {
+    fn check_classes(&self, found: &[String]) -> Result<()> {
         let expected = &self.classes;
         ensure!(
             found == expected,
@@ -58,42 +162,57 @@ impl TextFacts {
         );
         Ok(())
     }
+}
 
-    /// The fields of `config.json`: the classes under `name`, the number of known words, and the data's fingerprint.
-    pub(super) fn record(&self, name: &str, fingerprint: u64) -> Map<String, Value> {
-        Map::from_iter([
-            (name.to_string(), json!(self.classes)),
-            ("words".to_string(), json!(self.vocabulary.len())),
-            ("data_fingerprint".to_string(), json!(fingerprint)),
-        ])
+impl Facts for TextFacts {
+    fn classes(&self) -> &[String] {
+        &self.classes
     }
 
-    /// Reads what [`record`](Self::record) and [`write_vocabulary`] wrote.
-    pub(super) fn read(run: &Run, config: &Value, name: &str) -> Result<Self> {
-        let classes = serde_json::from_value(config[name].clone())
-            .with_context(|| format!("{}: config.json has no list of {name}", run.dir().display()))?;
-        Ok(Self { vocabulary: read_vocabulary(run)?, classes })
+    fn record(&self) -> Map<String, Value> {
+        let (classes, words) = (json!(self.classes), json!(self.vocabulary.len()));
+        Map::from_iter([("classes".to_string(), classes), ("words".to_string(), words)])
+    }
+
+    fn write(&self, run: &Run) -> Result<()> {
+        self.vocabulary.write(run)
+    }
+
+    fn read(run: &Run, config: &Value) -> Result<Self> {
+        let dir = run.dir();
+        if dir.join("fold-1").exists() && !run.model().exists() {
+            bail!("{0}: this run has one model per fold: name one, such as {0}/fold-1", dir.display());
+        }
+        let classes = serde_json::from_value(config["classes"].clone())
+            .with_context(|| format!("{}: config.json has no list of classes", dir.display()))?;
+        Ok(Self { vocabulary: Vocabulary::read(run, config)?, classes })
+    }
+
+    fn describe(&self) -> String {
+        format!(", {} words, {} classes", self.vocabulary.len(), self.classes.len())
     }
 }
 
 /// File of the run folder that holds the vocabulary.
 const VOCABULARY: &str = "vocabulary.txt";
 
-pub(super) fn write_vocabulary(run: &Run, vocabulary: &Vocabulary) -> Result<()> {
-    run.write(VOCABULARY, &vocabulary.to_text())
-}
+impl Facts for Vocabulary {
+    fn record(&self) -> Map<String, Value> {
+        Map::from_iter([("vocabulary".to_string(), json!(self.len()))])
+    }
 
-pub(super) fn read_vocabulary(run: &Run) -> Result<Vocabulary> {
-    let path = run.dir().join(VOCABULARY);
-    let text =
-        std::fs::read_to_string(&path).with_context(|| format!("{}: cannot read it", path.display()))?;
-    Vocabulary::from_text(&text).with_context(|| path.display().to_string())
-}
+    fn write(&self, run: &Run) -> Result<()> {
+        run.write(VOCABULARY, &self.to_text())
+    }
 
-/// The sentences to predict: the arguments, or the lines of standard input if there are none.
-pub(super) fn input_sentences(inputs: &[OsString]) -> Result<Vec<String>> {
-    match inputs {
-        [] => std::io::stdin().lock().lines().map(|line| line.context("standard input")).collect(),
-        inputs => Ok(inputs.iter().map(|input| input.to_string_lossy().into_owned()).collect()),
+    fn read(run: &Run, _config: &Value) -> Result<Self> {
+        let path = run.dir().join(VOCABULARY);
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("{}: cannot read it", path.display()))?;
+        Self::from_text(&text).with_context(|| path.display().to_string())
+    }
+
+    fn describe(&self) -> String {
+        format!(", {} different tokens", self.len())
     }
 }

@@ -150,7 +150,7 @@ pub use language::{
     LanguageModelling, LanguageModellingConfig, Windowing, evaluate_text, line_log_probability,
 };
 pub use metrics::{Epoch, Metric, Report, Score};
-pub use progress::{Lines, Progress, Quiet, say};
+pub use progress::{Lines, Progress, Quiet, check_output, is_output_open, print, say};
 pub use run::{Run, write_file};
 pub use sentences::{SentenceClassification, Sentences};
 pub use tagging::{Tagging, TaggingEvaluation};

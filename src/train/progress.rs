@@ -1,7 +1,9 @@
 //! Display of a running training.
 
 use super::metrics::{Epoch, Metric};
-use std::io::Write;
+use anyhow::{Result, bail};
+use std::io::{self, ErrorKind, Write};
+use std::sync::OnceLock;
 
 /// Receives the events of a training run, to display them.
 ///
@@ -58,9 +60,38 @@ impl Progress for Lines {
     }
 }
 
-/// Prints a line to standard output and ignores errors.
+/// The first error of writing to standard output.
+static OUTPUT_ERROR: OnceLock<io::Error> = OnceLock::new();
+
+/// Prints a line to standard output. [`check_output`] reports an error.
 ///
-/// Unlike `println!`, it does not panic when the reader of a pipe is gone, so training goes on.
+/// Unlike `println!`, it does not panic when nobody reads the output, so training goes on.
 pub fn say(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    print(&format!("{line}\n"));
+}
+
+/// Prints `text` to standard output at once. [`check_output`] reports an error.
+pub fn print(text: &str) {
+    let mut out = io::stdout().lock();
+    if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        OUTPUT_ERROR.get_or_init(|| error);
+    }
+}
+
+/// Returns whether all output so far has been written.
+pub fn is_output_open() -> bool {
+    OUTPUT_ERROR.get().is_none()
+}
+
+/// Checks that all output so far has been written, except to a pipe that nobody reads any more.
+///
+/// # Errors
+/// Fails if standard output can't be written, for example because a disk is full.
+pub fn check_output() -> Result<()> {
+    match OUTPUT_ERROR.get() {
+        Some(error) if error.kind() != ErrorKind::BrokenPipe => {
+            bail!("standard output: cannot write it: {error}")
+        }
+        _ => Ok(()),
+    }
 }
