@@ -399,10 +399,45 @@ pub struct RecurrentState {
     pub cell: Option<Tensor>,
 }
 
-/// Checks that the arguments fit each other and returns the number of hidden units.
+/// Checks the arguments of `recurrent` and returns the numbers of features and of hidden units.
+pub(super) fn check_recurrent(
+    cell: Cell,
+    xs: &Tensor,
+    sequences: &PackedSequences,
+    weights: &[RecurrentWeights],
+    state: Option<&RecurrentState>,
+) -> Result<[usize; 2]> {
+    let features = match xs.dims() {
+        &[rows, features] if rows == sequences.rows() => features,
+        dims => {
+            bail!("recurrent: found an input of shape {dims:?}, expected ({}, features)", sequences.rows())
+        }
+    };
+    let hidden = check_recurrent_weights(cell, |gates| [gates, features], sequences, weights, state)?;
+    Ok([features, hidden])
+}
+
+/// Checks the arguments of `recurrent_tokens` and returns the numbers of tokens and of hidden units.
+pub(super) fn check_recurrent_tokens(
+    cell: Cell,
+    ids: &Tensor,
+    sequences: &PackedSequences,
+    weights: &[RecurrentWeights],
+    state: Option<&RecurrentState>,
+) -> Result<[usize; 2]> {
+    if ids.dims() != [sequences.rows()] || ids.dtype() != DType::U32 {
+        let (dims, dtype) = (ids.dims(), ids.dtype().as_str());
+        bail!("recurrent: found ids of shape {dims:?} in {dtype}, expected ({}) in u32", sequences.rows());
+    }
+    let tokens = weights.first().and_then(|weights| weights.input.dims().first().copied()).unwrap_or(0);
+    let hidden = check_recurrent_weights(cell, |gates| [tokens, gates], sequences, weights, state)?;
+    Ok([tokens, hidden])
+}
+
+/// Checks that the weights and the state fit each other, and returns the number of hidden units.
 ///
 /// `input_shape` is the expected shape of the input weights, given the number of rows of the weights.
-pub(super) fn check_recurrent(
+pub(super) fn check_recurrent_weights(
     cell: Cell,
     input_shape: impl Fn(usize) -> [usize; 2],
     sequences: &PackedSequences,

@@ -2,7 +2,7 @@
 //!
 //! One step is so little work that tensors around it would cost more than the step itself.
 
-use super::arguments::{RecurrentWeights, check_bias, check_recurrent};
+use super::arguments::{RecurrentWeights, check_bias, check_recurrent_weights};
 use super::{Cell, PackedSequences};
 use crate::kernels::cpu::decoder::{DecoderLayer, DecoderOutput};
 use crate::kernels::cpu::recurrent::Weights;
@@ -37,7 +37,7 @@ impl IncrementalDecoder {
         let mut stack = vec![];
         for weights in layers {
             let own = std::slice::from_ref(weights);
-            let hidden = check_recurrent(cell, |rows| [rows, inputs], &single, own, None)?;
+            let hidden = check_recurrent_weights(cell, |rows| [rows, inputs], &single, own, None)?;
             let (input, recurrent) = (values(&weights.input)?, values(&weights.hidden)?);
             let (input_bias, hidden_bias) = (values(&weights.input_bias)?, values(&weights.hidden_bias)?);
             let weights = Weights {

@@ -3,13 +3,13 @@
 //! A second operation, the final state, reads the last hidden states off the layer's output. Both share what the forward
 //! pass has saved.
 
-use super::arguments::{RecurrentState, RecurrentWeights, check_recurrent};
+use super::arguments::{RecurrentState, RecurrentWeights, check_recurrent, check_recurrent_tokens};
 use super::autograd::{self, Operation};
 use super::host::{self, Element, with_real};
 use super::{Cell, PackedSequences, reference};
 use crate::kernels::cpu::recurrent::{self as kernel, InitialState, Input, Layer};
 use crate::kernels::cpu::recurrent_gradient::{self as gradient, Saved};
-use candle_core::{CpuStorage, DType, Device, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, Device, Result, Shape, Storage, Tensor, bail};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
@@ -30,17 +30,11 @@ pub fn recurrent(
     weights: &[RecurrentWeights],
     state: Option<&RecurrentState>,
 ) -> Result<(Tensor, RecurrentState)> {
-    let features = match xs.dims() {
-        &[rows, features] if rows == sequences.rows() => features,
-        dims => {
-            bail!("recurrent: found an input of shape {dims:?}, expected ({}, features)", sequences.rows())
-        }
-    };
-    let hidden = check_recurrent(cell, |gates| [gates, features], sequences, weights, state)?;
+    let sizes = check_recurrent(cell, xs, sequences, weights, state)?;
     if !xs.device().is_cpu() {
         return reference::recurrent(cell, xs, sequences, weights, state);
     }
-    run(cell, [features, hidden], xs, None, sequences, weights, state)
+    run(cell, sizes, xs, None, sequences, weights, state)
 }
 
 /// Runs one recurrent layer over tokens `ids` `(rows)`, u32, whose products with the input weights are known.
@@ -58,24 +52,16 @@ pub fn recurrent_tokens(
     weights: &[RecurrentWeights],
     state: Option<&RecurrentState>,
 ) -> Result<(Tensor, RecurrentState)> {
-    if ids.dims() != [sequences.rows()] || ids.dtype() != DType::U32 {
-        let (dims, dtype) = (ids.dims(), ids.dtype().as_str());
-        bail!("recurrent: found ids of shape {dims:?} in {dtype}, expected ({}) in u32", sequences.rows());
-    }
-    let tokens = match weights.first() {
-        Some(weights) => weights.input.dims().first().copied().unwrap_or(0),
-        None => 0,
-    };
-    let hidden = check_recurrent(cell, |gates| [tokens, gates], sequences, weights, state)?;
+    let sizes = check_recurrent_tokens(cell, ids, sequences, weights, state)?;
     if !ids.device().is_cpu() {
         return reference::recurrent_tokens(cell, ids, sequences, weights, state);
     }
     let ids = ids.to_vec1::<u32>()?;
-    if let Some(id) = ids.iter().find(|&&id| id as usize >= tokens) {
-        bail!("recurrent: found the id {id}, expected one below {tokens}");
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= sizes[0]) {
+        bail!("recurrent: found the id {id}, expected one below {}", sizes[0]);
     }
     let no_input = Tensor::zeros(0, weights[0].input.dtype(), &Device::Cpu)?;
-    run(cell, [tokens, hidden], &no_input, Some(ids), sequences, weights, state)
+    run(cell, sizes, &no_input, Some(ids), sequences, weights, state)
 }
 
 /// Applies the two operations to arguments of the right shapes.

@@ -169,13 +169,7 @@ pub fn recurrent(
     weights: &[RecurrentWeights],
     state: Option<&RecurrentState>,
 ) -> Result<(Tensor, RecurrentState)> {
-    let features = match xs.dims() {
-        &[rows, features] if rows == sequences.rows() => features,
-        dims => {
-            bail!("recurrent: found an input of shape {dims:?}, expected ({}, features)", sequences.rows())
-        }
-    };
-    arguments::check_recurrent(cell, |gates| [gates, features], sequences, weights, state)?;
+    arguments::check_recurrent(cell, xs, sequences, weights, state)?;
     let inputs = weights.iter().map(|weights| linear(xs, &weights.input, Some(&weights.input_bias)));
     recurrent_layer(cell, &inputs.collect::<Result<Vec<_>>>()?, sequences, weights, state)
 }
@@ -191,12 +185,7 @@ pub fn recurrent_tokens(
     weights: &[RecurrentWeights],
     state: Option<&RecurrentState>,
 ) -> Result<(Tensor, RecurrentState)> {
-    if ids.dims() != [sequences.rows()] || ids.dtype() != DType::U32 {
-        let (dims, dtype) = (ids.dims(), ids.dtype().as_str());
-        bail!("recurrent: found {dtype} ids of shape {dims:?}, expected u32 of shape ({})", sequences.rows());
-    }
-    let tokens = weights.first().and_then(|weights| weights.input.dims().first().copied()).unwrap_or(0);
-    arguments::check_recurrent(cell, |gates| [tokens, gates], sequences, weights, state)?;
+    arguments::check_recurrent_tokens(cell, ids, sequences, weights, state)?;
     let ids = ids.contiguous()?;
     let input = |weights: &RecurrentWeights| {
         weights.input.contiguous()?.index_select(&ids, 0)?.broadcast_add(&weights.input_bias)
