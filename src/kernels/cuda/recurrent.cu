@@ -28,23 +28,27 @@
 #define GRADS 1
 #endif
 
-// The layout of packed sequences: the first row of each step and the number of rows (steps + 1), the lengths by place
-// (batch) and the sequence at each place (batch), one after the other. Without it all sequences have `steps` elements.
+static __device__ __forceinline__ real nan_real() { return infinity() - infinity(); }
+
+// The layout of packed sequences: the first row of each step and the number of rows (steps + 1), the length of each sequence
+// (batch), the place of each sequence (batch), and the sequence of each row (rows). The rows of step 0 are the places.
+// Without a layout all sequences have `steps` elements.
 struct Sequences {
-    const int *starts, *lengths, *order;
+    const unsigned *starts, *lengths, *sequences;
     int steps, batch;
 
-    __device__ __forceinline__ Sequences(const int* layout, int steps, int batch)
-        : starts(layout), lengths(layout + steps + 1), order(layout + steps + 1 + batch), steps(steps), batch(batch) {}
+    __device__ __forceinline__ Sequences(const unsigned* layout, int steps, int batch)
+        : starts(layout), lengths(layout ? layout + steps + 1 : layout), sequences(layout ? lengths + 2 * batch : layout),
+          steps(steps), batch(batch) {}
     // The row of an element that exists.
     __device__ __forceinline__ long long row(int step, int place) const {
         return (starts ? starts[step] : (long long)step * batch) + place;
     }
+    __device__ __forceinline__ int sequence(int place) const { return starts ? sequences[place] : place; }
     // The length of the sequence at a place; 0 beyond the batch.
     __device__ __forceinline__ int length(int place) const {
-        return place < batch ? (starts ? lengths[place] : steps) : 0;
+        return place < batch ? (starts ? lengths[sequences[place]] : steps) : 0;
     }
-    __device__ __forceinline__ int sequence(int place) const { return starts ? order[place] : place; }
 };
 
 // The biases of a unit: `input` of each gate, with the hidden bias where only their sum counts; `product`, the hidden bias
@@ -137,7 +141,8 @@ static __device__ __forceinline__ UnitGradient cell_gradient(const Unit& unit, r
 
 // Buffers of a layer. Those of the second direction follow those of the first.
 //
-//     x            (directions, rows, GATES, units), or with ids a table (tokens, GATES, units) for each direction
+//     x            (directions, rows, GATES, units), or with ids a table (tokens, GATES, units) for each direction; the
+//                  gates of an id beyond the table are NaN
 //     gates        (directions, rows, GATES, units), which may be x; activated; GRU and LSTM
 //     kept         (directions, rows, units): cell states of an LSTM, products of a GRU's n
 //     before       (directions, rows, units): the hidden states before each step
@@ -175,8 +180,8 @@ static __device__ __forceinline__ void store_gradient(const UnitGradient& back, 
 // The sequences at places below count0 have an element in this step, in rows from row0 on; in the second direction below
 // count1, from row1 on. Updates the states h and c (directions, batch, units), c of an LSTM only. A thread computes one unit
 // of one sequence; blockIdx.y is the direction.
-extern "C" __global__ void recurrent_step(const real* x0, const real* x1, const unsigned* ids, const real* s,
-                                          const real* input_bias0, const real* input_bias1, const real* hidden_bias0,
+extern "C" __global__ void recurrent_step(const real* x0, const real* x1, const unsigned* ids, int tokens,
+                                          const real* s, const real* input_bias0, const real* input_bias1, const real* hidden_bias0,
                                           const real* hidden_bias1, real* h, real* c, real* gates, real* kept,
                                           real* befores, real* ys, int row0, int count0, int row1, int count1, int rows,
                                           int batch, int units) {
@@ -184,12 +189,12 @@ extern "C" __global__ void recurrent_step(const real* x0, const real* x1, const 
     int place = grid_index() / units, u = grid_index() % units;
     if (place >= (direction ? count1 : count0)) return;
     long long row = (direction ? row1 : row0) + place, all = (long long)direction * rows + row;
-    const real* from = (direction ? x1 : x0) + (ids ? ids[row] : row) * (long long)GATES * units;
+    long long input = ids ? ids[row] : row;
     long long state = ((long long)direction * batch + place) * units + u;
     real x[GATES], product[GATES];
 #pragma unroll
     for (int g = 0; g < GATES; g++) {
-        x[g] = from[(long long)g * units + u];
+        x[g] = ids && input >= tokens ? nan_real() : (direction ? x1 : x0)[(input * GATES + g) * units + u];
         product[g] = s ? s[(state - u) * GATES + (long long)g * units + u] : (real)0;
     }
     Biases biases = load_biases(direction ? input_bias1 : input_bias0, direction ? hidden_bias1 : hidden_bias0, u, units);
@@ -243,15 +248,15 @@ extern "C" __global__ void recurrent_step_gradient(const real* gates, const real
     if (CELL == LSTM) c[state] = back.cell;
 }
 
-// Brings states (parts, batch, units) from the order of the batch into that of places, or back: to[place] = from[order[place]]
-// or to[order[place]] = from[place]. A thread copies one element.
-extern "C" __global__ void recurrent_reorder(const real* from, real* to, const int* layout, int back, int parts, int steps,
+// Brings states (parts, batch, units) from the order of the batch into that of places, or back: to[place] = from[sequence]
+// or to[sequence] = from[place]. A thread copies one element.
+extern "C" __global__ void recurrent_reorder(const real* from, real* to, const unsigned* layout, int back, int parts, int steps,
                                              int batch, int units) {
-    const int* order = Sequences(layout, steps, batch).order;
+    Sequences sequences(layout, steps, batch);
     long long i = grid_index();
     if (i >= (long long)parts * batch * units) return;
     int u = i % units, place = i / units % batch, part = i / units / batch;
-    long long other = ((long long)part * batch + order[place]) * units + u;
+    long long other = ((long long)part * batch + sequences.sequence(place)) * units + u;
     if (back)
         to[other] = from[i];
     else
@@ -306,7 +311,7 @@ extern "C" __global__ void __launch_bounds__(512) recurrent_token_gradient(const
 
 // The gradient of ys (rows, directions, units) from the gradient `grad` (directions, batch, units) of the final hidden
 // states: zero except where a sequence ends in its direction. The blocks of column blockIdx.x write step blockIdx.x.
-extern "C" __global__ void recurrent_final_gradient(const real* grad, const int* layout, int steps, int batch, int units,
+extern "C" __global__ void recurrent_final_gradient(const real* grad, const unsigned* layout, int steps, int batch, int units,
                                                     int directions, real* ys_grad) {
     Sequences sequences(layout, steps, batch);
     int t = blockIdx.x, width = directions * units;
