@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use ::image::{GrayImage, ImageFormat, Luma};
-use candle_textbook::data::{Images, Level, hub::load_weights, image, text};
+use candle_textbook::data::{Columns, Images, Level, hub::load_weights, image, text};
 use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
@@ -318,10 +318,10 @@ fn labelled_sentences_come_in_their_splits() {
     let files = [(parts[0], of(&[0, 1])), (parts[1], of(&[1, 0])), (parts[2], of(&[-1, -1]))];
     let (endpoint, _) = serve("stanfordnlp/sst2", files);
     place.point_at(&endpoint);
-    let corpus = text::load("sst2", None).unwrap();
+    let corpus = text::load("sst2", None, &Columns::default()).unwrap();
     assert_eq!((&corpus.train.texts[0][..], &corpus.train.labels[..]), ("so bad", &[0, 1][..]));
-    assert_eq!(corpus.validation.unwrap().labels, [1, 0]);
-    assert!(corpus.test.is_none());
+    assert_eq!(corpus.test.unwrap().labels, [1, 0]);
+    assert!(corpus.validation.is_none());
     assert_says(&corpus.notes[0], &["test", "no labels"]);
 
     drop(place);
@@ -329,7 +329,7 @@ fn labelled_sentences_come_in_their_splits() {
     let news = |label| parquet_of_texts("text", &["Stocks fall"], &[label]);
     let (endpoint, _) = serve("fancyzhx/ag_news", [(parts[0], news(2)), (parts[2], news(4))]);
     place.point_at(&endpoint);
-    let error = format!("{:#}", text::load("ag-news", None).unwrap_err());
+    let error = format!("{:#}", text::load("ag-news", None, &Columns::default()).unwrap_err());
     assert_says(&error, &[parts[2], "label 4 in row 0", "0 to 3"]);
 }
 

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_textbook::data::{
-    Corpus, DataError, EntityCounts, EntityScores, Level, Streams, TaggedSentences, TextStream, Texts,
-    Tokenizer, Vocabulary, entity_scores, names, reviews, sequence, text,
+    Columns, Corpus, DataError, EntityCounts, EntityScores, Level, Selection, Streams, TaggedSentences,
+    TextStream, Texts, Tokenizer, Vocabulary, entity_scores, names, reviews, sequence, text,
 };
 use candle_textbook::rng::stream;
 use rand::Rng;
@@ -22,8 +22,12 @@ fn dir_of(files: &[(&str, &[u8])]) -> TempDir {
     dir
 }
 
+fn load(name: &str, dir: Option<&Path>) -> anyhow::Result<Corpus> {
+    text::load(name, dir, &Columns::default())
+}
+
 fn corpus_of(name: &str, files: &[(&str, &[u8])]) -> Corpus {
-    text::load(name, Some(dir_of(files).path())).unwrap()
+    load(name, Some(dir_of(files).path())).unwrap()
 }
 
 /// Checks that loading `files` as the data set `name` is an error of one line that contains `parts`.
@@ -32,7 +36,7 @@ fn assert_refused(name: &str, files: &[(&str, &[u8])], parts: &[&str]) {
     let dir = dir_of(files);
     let error = match name {
         "conll" => sequence::load(name, Some(dir.path())).err(),
-        _ => text::load(name, Some(dir.path())).err(),
+        _ => load(name, Some(dir.path())).err(),
     };
     assert_says(&format!("{:#}", error.expect("a malformed file was read")), parts);
 }
@@ -80,7 +84,7 @@ fn logistic_regression(corpus: &Corpus, pairs: bool) -> f64 {
 
 #[test]
 fn reviews_need_word_order_and_mostly_that_of_adjacent_words() {
-    let corpus = text::load("reviews", None).unwrap();
+    let corpus = load("reviews", None).unwrap();
     let (words, pairs) = (logistic_regression(&corpus, false), logistic_regression(&corpus, true));
     println!("words {words}, words and pairs {pairs}");
     assert!(words < 0.56, "{words}");
@@ -105,7 +109,7 @@ fn every_word_of_the_reviews_is_equally_frequent_in_both_classes() {
 
 #[test]
 fn reviews_are_balanced_distinct_and_a_function_of_the_seed() {
-    let corpus = text::load("reviews", None).unwrap();
+    let corpus = load("reviews", None).unwrap();
     let test = corpus.test.as_ref().unwrap();
     for (texts, len) in [(&corpus.train, 10_000), (test, 2_000)] {
         assert_eq!((texts.len(), texts.labels.len()), (len, len));
@@ -191,10 +195,10 @@ fn names_are_distinct_well_formed_and_a_function_of_the_seed() {
 
 #[test]
 fn unknown_names_and_missing_directories_are_errors() {
-    let of = |name, dir: Option<&str>| format!("{:#}", text::load(name, dir.map(Path::new)).unwrap_err());
+    let of = |name, dir: Option<&str>| format!("{:#}", load(name, dir.map(Path::new)).unwrap_err());
     assert_says(
         &of("imdb", None),
-        &["data set imdb", "not known", "reviews, mr, sst2, trec, ag-news, csv, tsv"],
+        &["data set imdb", "not known", "reviews, mr, sst2, trec, ag-news, csv, tsv, fasttext"],
     );
     assert_says(&of("trec", None), &["data set trec", "no directory given", "reviews"]);
     assert_says(&of("reviews", Some(".")), &["data set reviews", "built in"]);
@@ -223,11 +227,6 @@ fn mr_sentences_alternate_and_windows_1252_is_noted() {
     assert_refused("mr", &[files[0], ("rt-polarity.pos", b"")], &["rt-polarity.pos", "is empty"]);
     assert_refused(
         "mr",
-        &[files[0], ("rt-polarity.pos", b"a\n \nb\n")],
-        &["rt-polarity.pos", "line 2", "no text"],
-    );
-    assert_refused(
-        "mr",
         &[files[0], ("rt-polarity.pos", b"\xff\xfea\0")],
         &["rt-polarity.pos", "is UTF-16LE"],
     );
@@ -238,12 +237,27 @@ fn mr_sentences_alternate_and_windows_1252_is_noted() {
 #[test]
 fn mr_has_its_published_size_and_vocabulary() {
     let Some(data) = data() else { return };
-    let Corpus { train, notes, .. } = text::load("mr", Some(&data.join("mr"))).unwrap();
+    let Corpus { train, notes, .. } = load("mr", Some(&data.join("mr"))).unwrap();
     assert_eq!((train.len(), train.labels.iter().sum::<u32>()), (10_662, 5_331));
     assert_eq!(notes.len(), 2);
     let tokens: Vec<Vec<String>> = train.texts.iter().map(|text| Tokenizer::Kim.tokens(text)).collect();
     assert_eq!(tokens.iter().map(Vec::len).max(), Some(56));
     assert_eq!(Vocabulary::new(&tokens, true, 1).len(), 18_765 + 2);
+}
+
+#[test]
+fn words_of_ascii_text_are_those_of_kim() {
+    let mut rng = stream(0, "ascii");
+    for _ in 0..1000 {
+        let text: String = (0..30).map(|_| char::from(rng.random_range(0..128_u8))).collect();
+        assert_eq!(Tokenizer::Words.tokens(&text), Tokenizer::Kim.tokens(&text), "{text:?}");
+    }
+    let Some(data) = data() else { return };
+    let Corpus { train, .. } = load("mr", Some(&data.join("mr"))).unwrap();
+    let changed =
+        train.texts.iter().filter(|text| Tokenizer::Words.tokens(text) != Tokenizer::Kim.tokens(text));
+    let words: Vec<Vec<String>> = train.texts.iter().map(|text| Tokenizer::Words.tokens(text)).collect();
+    println!("{} sentences changed, {} words", changed.count(), Vocabulary::new(&words, true, 1).len() - 2);
 }
 
 #[test]
@@ -255,8 +269,9 @@ fn sst2_is_read_in_the_formats_of_glue_and_stanford() {
     ];
     let Corpus { train, validation, test, notes, .. } = corpus_of("sst2", &glue);
     assert_eq!((train.texts, train.labels), (strings(&["so \"dull", "a joy"]), vec![0, 1]));
-    assert_eq!((validation.unwrap().texts, test), (strings(&["fine"]), None));
+    assert_eq!((validation, test.unwrap().texts), (None, strings(&["fine"])));
     assert_says(&notes[0], &["test.tsv", "no labels"]);
+    assert_says(&notes[1], &["dev.tsv", "no test split"]);
 
     let stanford: [(&str, &[u8]); 3] = [
         ("stsa.binary.train", b"1 a joy\n0 dull\n"),
@@ -275,7 +290,6 @@ fn sst2_is_read_in_the_formats_of_glue_and_stanford() {
     assert_refused("sst2", &with(b"sentence\tlabel\na\t1\nb\n"), &["line 3", "1 columns"]);
     assert_refused("sst2", &with(b"sentence\tlabel\na\tb\t1\n"), &["line 2", "3 columns"]);
     assert_refused("sst2", &with(b"1 a\n-1 b\n"), &["line 2", "\"-1\""]);
-    assert_refused("sst2", &with(b"1 a\n0\n"), &["line 2", "no text"]);
     assert_refused("sst2", &with(b"index\tsentence\n0\ta\n"), &["train.tsv", "line 1", "\"index\""]);
 }
 
@@ -310,7 +324,7 @@ fn trec_questions_have_their_coarse_class() {
     let with = |test| [files[0], ("TREC_10.label", test)];
     assert_refused("trec", &with(b"NUM:dist How ?\nLOX:city Where ?\n"), &["line 2", "\"LOX:city\"", "LOC"]);
     assert_refused("trec", &with(b"NUM How far ?\n"), &["line 1", "\"NUM\"", ":fine"]);
-    assert_refused("trec", &with(b"NUM:dist\n"), &["line 1", "no text"]);
+    assert_refused("trec", &with(b"NUM:dist\n"), &["TREC_10.label", "no sentences"]);
 }
 
 #[test]
@@ -333,19 +347,221 @@ fn csv_and_tsv_take_their_classes_from_the_training_file() {
     assert_eq!((train.texts, train.labels, validation), (strings(&["a, b", "c\td"]), vec![1, 0], None));
 }
 
+/// The training texts and class names of a CSV file, with the notes about it.
+fn csv(rows: &str) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let Corpus { train, classes, notes, .. } =
+        corpus_of("csv", &[("train.csv", rows.as_bytes()), ("test.csv", rows.as_bytes())]);
+    (train.texts, classes, notes)
+}
+
+#[test]
+fn a_header_names_the_columns_in_either_order() {
+    for header in ["review,sentiment", "Text,LABEL", "tweet,polarity", "content,id_of_class"] {
+        let (texts, classes, notes) = csv(&format!("{header}\nso good,pos\nso bad,neg\nnot bad,pos\n"));
+        assert_eq!(
+            (texts, classes),
+            (strings(&["so good", "so bad", "not bad"]), strings(&["neg", "pos"])),
+            "{header}"
+        );
+        assert_eq!(notes, [""; 0], "{header}");
+    }
+    let (texts, classes, _) = csv("category,comment\npos,so good\nneg,so bad\n");
+    assert_eq!((&texts[0][..], classes), ("so good", strings(&["neg", "pos"])));
+    let (texts, _, notes) = csv("id,label,text,date\n1,a,x,2020\n2,b,y,2021\n");
+    assert_eq!(texts, ["x", "y"]);
+    assert_says(&notes[0], &["train.csv", "passed over: id, date"]);
+    // The test file may have another order.
+    let train: (&str, &[u8]) = ("train.csv", b"label,text\na,x\nb,y\n");
+    let corpus = corpus_of("csv", &[train, ("test.csv", b"text,label\nz,b\n")]);
+    assert_eq!(corpus.test.unwrap().texts, ["z"]);
+}
+
+#[test]
+fn without_a_header_the_label_comes_first_and_a_note_says_so() {
+    let (texts, _, notes) = csv("a,x\nb,y\na,z\n");
+    assert_eq!(texts.len(), 3);
+    assert_says(&notes[0], &["train.csv", "no header", "column 1", "label"]);
+    // "text" is a class here.
+    assert_eq!(csv("text,x\ncode,y\ntext,z\ncode,z\n").0.len(), 4);
+    // Only a header has a label that occurs nowhere else.
+    let (texts, classes, notes) = csv("v1,v2\nham,x\nspam,y\nham,z\nspam,w\n");
+    assert_eq!((texts.len(), classes), (4, strings(&["ham", "spam"])));
+    assert_says(&notes[0], &["train.csv", "line 1", "header", "\"v1\""]);
+}
+
+#[test]
+fn chosen_columns_decide() {
+    let rows = b"when,what,how\n1,so good,pos\n2,so bad,neg\n";
+    let dir = dir_of(&[("train.csv", rows), ("test.csv", rows)]);
+    let load = |label: &str, text: &str| {
+        text::load("csv", Some(dir.path()), &Columns { label: Some(label.into()), text: Some(text.into()) })
+    };
+    for (label, text) in [("how", "what"), ("HOW", "2"), ("3", "what")] {
+        let corpus = load(label, text).unwrap();
+        assert_eq!(
+            (corpus.train.texts, corpus.classes),
+            (strings(&["so good", "so bad"]), strings(&["neg", "pos"]))
+        );
+        assert_eq!(corpus.test.unwrap().len(), 2);
+    }
+    assert_says(
+        &format!("{:#}", load("mood", "what").unwrap_err()),
+        &["train.csv", "no column mood", "when, what, how"],
+    );
+    assert_says(&format!("{:#}", load("what", "what").unwrap_err()), &["train.csv", "both label and text"]);
+    let error = text::load("csv", Some(dir.path()), &Columns::default()).unwrap_err();
+    assert!(matches!(error.downcast::<DataError>().unwrap(), DataError::Columns { .. }));
+    let chosen = Columns { label: Some("2".into()), text: None };
+    assert_says(
+        &format!("{:#}", text::load("reviews", None, &chosen).unwrap_err()),
+        &["reviews", "no choice of columns"],
+    );
+}
+
+#[test]
+fn swapped_columns_and_other_separators_are_recognised() {
+    let rows = |row: fn(usize) -> String| (0..40).map(row).collect::<String>();
+    let swapped = rows(|i| format!("it is {i},{}\n", ["bad", "good"][i % 2]));
+    assert_refused(
+        "csv",
+        &[("train.csv", swapped.as_bytes())],
+        &["train.csv", "40 different labels in 40 rows", "text and label"],
+    );
+    let swapped = swapped.replace(',', "\t");
+    assert_refused("tsv", &[("train.tsv", swapped.as_bytes())], &["train.tsv", "40 different labels"]);
+    let (texts, classes, notes) = csv(&rows(|i| format!("{};it is {i}, I say\n", ["bad", "good"][i % 2])));
+    assert_eq!((&texts[0][..], classes), ("it is 0, I say", strings(&["bad", "good"])));
+    assert_says(&notes[0], &["train.csv", "semicolons"]);
+}
+
+#[test]
+fn rows_without_text_are_skipped_and_counted() {
+    let (texts, _, notes) = csv("label,text\na,x\nb,\nb,y\na,\"\"\n\n");
+    assert_eq!(texts, ["x", "y"]);
+    assert_says(&notes[0], &["train.csv", "skipped 2 lines without text", "line 3"]);
+    let files: [(&str, &[u8]); 2] =
+        [("rt-polarity.neg", b"so dull\n\nweak\n"), ("rt-polarity.pos", b"lovely\n \n")];
+    let corpus = corpus_of("mr", &files);
+    assert_eq!(corpus.train.texts, ["so dull", "lovely", "weak"]);
+    assert_says(&corpus.notes[1], &["rt-polarity.pos", "1 line without text (line 2)"]);
+    let files: [(&str, &[u8]); 2] = [("train.txt", b"1 a\n0\n0 b\n"), ("test.txt", b"1 a\n")];
+    assert_eq!(corpus_of("sst2", &files).train.len(), 2);
+}
+
+#[test]
+fn splits_have_the_same_names_everywhere() {
+    let row: &[u8] = b"label,text\na,x\nb,y\n";
+    for name in ["val", "valid", "validation", "dev"] {
+        let file = format!("{name}.csv");
+        let corpus = corpus_of("csv", &[("train.csv", row), (&file, row), ("test.csv", row)]);
+        assert_eq!(corpus.validation.unwrap().len(), 2);
+        // It serves as the test split.
+        let corpus = corpus_of("csv", &[("train.csv", row), (&file, row)]);
+        assert!(corpus.validation.is_none() && corpus.test.unwrap().len() == 2);
+        assert_says(&corpus.notes[0], &[&file, "no test split"]);
+        let tagged: &[u8] = b"Oslo B-LOC\n";
+        let file = format!("{name}.txt");
+        let dir = dir_of(&[("train.txt", tagged), (&file, tagged), ("test.txt", tagged)]);
+        assert!(sequence::load("conll", Some(dir.path())).unwrap().validation.is_some());
+        let news: &[u8] = b"1,War,Peace\n";
+        let file = format!("{name}.csv");
+        assert!(corpus_of("ag-news", &[("train.csv", news), (&file, news)]).test.is_some());
+    }
+    let other = [
+        ("train.csv", row),
+        ("test.csv", row),
+        ("train-2.csv", row),
+        ("notes.txt", b"x"),
+        ("Thumbs.db", b"x"),
+    ];
+    let corpus = corpus_of("csv", &other);
+    assert_eq!(corpus.notes.len(), 1);
+    assert_says(&corpus.notes[0], &["passed over: train-2.csv"]);
+    assert_eq!(corpus_of("csv", &[("train.csv", row)]).test, None);
+}
+
+#[test]
+fn a_test_needs_only_the_test_files() {
+    let test = |name: &str, files: &[(&str, &[u8])], classes: &[&str]| {
+        let dir = dir_of(files);
+        text::load_test(name, Some(dir.path()), &Columns::default(), &strings(classes))
+    };
+    for header in ["", "label,text\n"] {
+        let corpus =
+            test("csv", &[("test.csv", format!("{header}b,y\nb,z\n").as_bytes())], &["a", "b"]).unwrap();
+        assert_eq!((corpus.train.len(), corpus.test.unwrap().labels), (0, vec![1, 1]));
+    }
+    let error = test("csv", &[("test.csv", b"c,y\nb,z\n")], &["a", "b"]).unwrap_err();
+    assert_says(&format!("{error:#}"), &["test.csv", "line 1", "\"c\""]);
+    for (name, file, row) in [
+        ("ag-news", "test.csv", "1,a,b\n"),
+        ("trec", "TREC_10.label", "NUM:dist How ?\n"),
+        ("sst2", "test.txt", "1 a\n"),
+        ("fasttext", "test.txt", "__label__b a\n"),
+    ] {
+        let corpus = test(name, &[(file, row.as_bytes())], &["a", "b"]).unwrap();
+        assert_eq!(corpus.test.unwrap().len(), 1, "{name}");
+    }
+    // Without one, it is drawn from the training data.
+    assert_eq!(test("csv", &[("train.csv", b"a,x\nb,y\n")], &["a", "b"]).unwrap().train.len(), 2);
+    let dir = dir_of(&[("test.txt", b"Oslo B-LOC\n")]);
+    let tags = strings(&["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]);
+    let corpus = sequence::load_test("conll", Some(dir.path()), &tags).unwrap();
+    assert_eq!((corpus.test.unwrap().tags, corpus.tags), (vec![vec![1]], tags));
+}
+
+#[test]
+fn labels_of_fasttext_are_read() {
+    let files: [(&str, &[u8]); 2] = [
+        ("cooking.train", b"__label__sauce How much salt ?\n__label__bread\tWhich flour ?\n"),
+        ("cooking.valid", b"__label__bread Why yeast ?\n"),
+    ];
+    let Corpus { train, test, classes, .. } = corpus_of("fasttext", &files);
+    assert_eq!((&train.texts[1][..], train.labels), ("Which flour ?", vec![1, 0]));
+    assert_eq!((test.unwrap().labels, classes), (vec![0], strings(&["bread", "sauce"])));
+    let with = |line: &'static [u8]| [files[0], ("test.txt", line)];
+    assert_refused(
+        "fasttext",
+        &with(b"__label__bread __label__sauce x\n"),
+        &["line 1", "2 labels, expected one"],
+    );
+    assert_refused("fasttext", &with(b"x\n"), &["line 1", "\"x\"", "__label__"]);
+    assert_refused("fasttext", &with(b"__label__meat x\n"), &["line 1", "\"meat\""]);
+    assert_refused("fasttext", &[("train.txt", b"x\n")], &["train.txt", "no labels"]);
+}
+
+#[test]
+fn a_random_selection_has_the_proportions_of_the_classes() {
+    // Sorted by class: 600 of class 0, 300 of class 1, 100 of class 2.
+    let class = |example: u32| u32::from(example >= 600) + u32::from(example >= 900);
+    let all: Vec<u32> = (0..1000).collect();
+    let (selected, rest) = Selection::Random.select(&all, 100, class, 7, "validation");
+    let count = |wanted| selected.iter().filter(|&&example| class(example) == wanted).count();
+    assert_eq!([0, 1, 2].map(count), [60, 30, 10]);
+    assert!(selected.is_sorted() && rest.is_sorted());
+    let mut both = [&selected[..], &rest].concat();
+    both.sort_unstable();
+    assert_eq!(both, all);
+    assert_eq!(Selection::Random.select(&all, 100, class, 7, "validation").0, selected);
+    assert_ne!(Selection::Random.select(&all, 100, class, 8, "validation").0, selected);
+    assert_ne!(Selection::Random.select(&all, 100, class, 7, "test").0, selected);
+    assert_eq!(Selection::First.select(&all, 3, class, 7, "").0, [0, 1, 2]);
+    assert_eq!(Selection::Last.select(&all, 3, class, 7, "").0, [997, 998, 999]);
+    assert_eq!(Selection::Random.select(&all, 7, class, 7, "").0.len(), 7);
+    assert_eq!(Selection::Random.select(&all, 2000, class, 7, "").1, [0; 0]);
+}
+
 #[test]
 fn malformed_csv_files_are_refused_with_the_line() {
     let good: (&str, &[u8]) = ("train.csv", b"a,x\nb,y\n");
     let test = |test| [good, ("test.csv", test)];
-    assert_refused("csv", &[good], &["no file test.csv"]);
+    assert_refused("csv", &[("test.csv", b"a,x\nb,y\n")], &["no training file", "train.csv"]);
     assert_refused("csv", &test(b""), &["test.csv", "is empty"]);
     assert_refused("csv", &test(b"label,text\n"), &["test.csv", "no rows of label and text"]);
     assert_refused("csv", &test(b"a,x\n\n\"b\",\"y\nz\"\nc,z\n"), &["test.csv", "line 5", "\"c\"", "lacks"]);
-    assert_refused("csv", &test(b"a,x\n\nb\n"), &["test.csv", "line 3", "1 columns"]);
+    assert_refused("csv", &test(b"a,x\n\nb\n"), &["test.csv", "line 3", "found 1 column, expected 2"]);
     assert_refused("csv", &test(b"a,x\nb,y,z\n"), &["test.csv", "line 2", "3 columns"]);
     assert_refused("csv", &test(b"a,x\n,y\n"), &["line 2", "no label"]);
-    assert_refused("csv", &test(b"a,x\nb,\"\"\n"), &["line 2", "no text"]);
-    assert_refused("csv", &test(b"text,label\nx,a\n"), &["line 1", "text and label"]);
     assert_refused("csv", &test(b"a,x\nb,\"y\na,z\n"), &["line 2", "never ends"]);
     assert_refused(
         "csv",
@@ -353,7 +569,11 @@ fn malformed_csv_files_are_refused_with_the_line() {
         &["train.csv", "every label"],
     );
     let two: [(&str, &[u8]); 2] = [("dev.csv", b"a,x\n"), ("valid.csv", b"a,x\n")];
-    assert_refused("csv", &[&test(b"a,x\n"), &two[..]].concat(), &["valid.csv", "dev.csv", "one of them"]);
+    assert_refused(
+        "csv",
+        &[&test(b"a,x\n"), &two[..]].concat(),
+        &["dev.csv", "valid.csv", "one validation split"],
+    );
     let quoted = [("train.tsv", b"a\t\"x\nb\ty\" z\n".as_slice()), ("test.tsv", b"a\tx\n")];
     assert_refused("tsv", &quoted, &["train.tsv", "line 1", "several lines"]);
 }
@@ -365,7 +585,7 @@ fn kims_tokens_are_those_of_his_code() {
     assert_eq!(tokens.join(" "), expected);
     assert_eq!(Tokenizer::Plain.tokens(" It's\tso-so,\n fine "), ["It's", "so-so,", "fine"]);
     assert_eq!(Tokenizer::Characters.tokens("a \u{e9}\n"), ["a", " ", "\u{e9}", "\n"]);
-    for tokenizer in [Tokenizer::Kim, Tokenizer::Plain, Tokenizer::Characters] {
+    for tokenizer in [Tokenizer::Words, Tokenizer::Kim, Tokenizer::Plain, Tokenizer::Characters] {
         assert_eq!(tokenizer.tokens(""), [""; 0]);
     }
 }
@@ -400,8 +620,10 @@ fn joined_tokens_are_the_text() {
         let text = odd_text(&mut rng);
         assert_eq!(Tokenizer::Characters.tokens(&text).concat(), text);
         assert_eq!(Tokenizer::Plain.tokens(&text).concat(), text.split_whitespace().collect::<String>());
-        let kim = Tokenizer::Kim.tokens(&text);
-        assert_eq!(kim, Tokenizer::Kim.tokens(&kim.join(" ")));
+        for tokenizer in [Tokenizer::Words, Tokenizer::Kim] {
+            let tokens = tokenizer.tokens(&text);
+            assert_eq!(tokens, tokenizer.tokens(&tokens.join(" ")));
+        }
     }
 }
 
@@ -472,7 +694,7 @@ fn conll_files_are_found_by_their_names_and_read_with_any_columns() {
     assert_refused(
         "conll",
         &[files[0], ("a.test", b""), ("a.test.annotated", b"")],
-        &["a.test and a.test.annotated", "test file", "expected one"],
+        &["a.test and a.test.annotated", "expected one test split"],
     );
 }
 
@@ -488,6 +710,29 @@ fn iob1_is_converted_to_bio() {
 }
 
 #[test]
+fn entities_begin_as_conlleval_reads_them_in_any_scheme() {
+    let read =
+        |text: &str| sequence::load("conll", Some(dir_of(&[("train.txt", text.as_bytes())]).path())).unwrap();
+    let bio = read("a B-X\nb I-X\nc O\nd B-X\n\ne B-X\n");
+    let iob1 = read("a I-X\nb I-X\nc O\nd B-X\n\ne I-X\n");
+    assert_eq!(iob1.train, bio.train);
+    assert_says(&iob1.notes[0], &["IOB1", "1 line with B-", "line 4"]);
+    let loose = read("a B-X\nb I-X\nc O\nd I-X\n\ne B-X\n");
+    assert_eq!(loose.train, bio.train);
+    assert_says(&loose.notes[0], &["BIO", "1 line with I-", "line 4"]);
+    let bioes = read("a B-X\nb E-X\nc O\nd S-X\n\ne S-X\n");
+    assert_eq!(bioes.train, bio.train);
+    assert_says(&bioes.notes[0], &["BIOES"]);
+}
+
+#[test]
+fn comments_are_skipped_and_the_word_hash_is_not() {
+    let text = "# id 1 domain=en\na _ _ B-X\n# _ _ O\n\n# newdoc\nb _ _ O\n# id 2 domain=en\n";
+    let corpus = sequence::load("conll", Some(dir_of(&[("train.conll", text.as_bytes())]).path())).unwrap();
+    assert_eq!(corpus.train.words, [strings(&["a", "#"]), strings(&["b"])]);
+}
+
+#[test]
 fn malformed_conll_files_are_refused_with_the_line() {
     let says = |text: &str, parts: &[&str]| assert_refused("conll", &[("train.txt", text.as_bytes())], parts);
     says("", &["train.txt", "is empty"]);
@@ -497,12 +742,10 @@ fn malformed_conll_files_are_refused_with_the_line() {
     says("a\tB-X\nb\t\n", &["line 2", "empty tag"]);
     says("a\tB-X\n\tO\n", &["line 2", "empty word"]);
     says("a N B-X\nb O\n", &["line 2", "2 columns", "3 as in line 1"]);
-    for tag in ["B", "B-", "S-X", "b-X", "0", "BX"] {
+    for tag in ["B", "B-", "S-", "X-X", "b-X", "0", "BX"] {
         says(&format!("a B-X\nb {tag}\n"), &["line 2", tag, "expected O, B-TYPE or I-TYPE"]);
     }
-    says("a B-X\nb O\nc I-X\n", &["line 3", "IOB1", "line 1", "BIO"]);
-    says("a I-X\nb O\n\nc B-X\n", &["line 1", "IOB1", "line 4", "BIO"]);
-    says("a B-X\nb I-Y\n", &["line 2", "IOB1", "line 1", "BIO"]);
+    says(&format!("a B-X\n{}", "b O\n".repeat(200)), &["one sentence of 201 words", "blank lines"]);
     assert_refused(
         "conll",
         &[("train.txt", b"a B-X\n"), ("dev.txt", b"b O\na B-Y\n")],
@@ -589,9 +832,9 @@ fn scores_are_ratios_of_the_counts_overall_and_by_type() {
 fn errors_of_choosing_a_data_set_can_be_told_apart_without_their_text() {
     let kind = |error: anyhow::Error| error.downcast::<DataError>().unwrap();
     let dir = tempdir().unwrap();
-    assert!(matches!(kind(text::load("imdb", None).unwrap_err()), DataError::UnknownName { .. }));
-    assert!(matches!(kind(text::load("reviews", Some(dir.path())).unwrap_err()), DataError::BuiltIn { .. }));
-    assert!(matches!(kind(text::load("csv", None).unwrap_err()), DataError::FilesNeeded { .. }));
+    assert!(matches!(kind(load("imdb", None).unwrap_err()), DataError::UnknownName { .. }));
+    assert!(matches!(kind(load("reviews", Some(dir.path())).unwrap_err()), DataError::BuiltIn { .. }));
+    assert!(matches!(kind(load("csv", None).unwrap_err()), DataError::FilesNeeded { .. }));
     assert!(matches!(kind(sequence::load("conll", None).unwrap_err()), DataError::FilesNeeded { .. }));
     for error in
         [DataError::UnknownName { name: "x".into(), known: &["y"] }, DataError::BuiltIn { name: "x".into() }]

@@ -161,9 +161,8 @@ fn a_file_without_a_wanted_word_has_no_vectors() {
 fn a_first_line_without_vectors_is_refused() {
     assert_eq!(refusal(b""), "is empty, expected word vectors");
     assert_eq!(refusal(&gzip(b"")), "is empty, expected word vectors");
-    for file in [&b"\n"[..], b"the\n", b"the 1 2x\n", b"PK\x03\x04 \n", b"the,1,2\n", b"7\n", b"-1 2\n\n"] {
-        let error =
-            if file == b"-1 2\n\n" { "line 2: found 0 numbers, expected 1" } else { "line 1: neither" };
+    for file in [&b"\n"[..], b"the\n", b"the 1 2x\n", b"the,1,2\n", b"7\n", b"-1 2\n\na 3\n"] {
+        let error = if file == b"-1 2\n\na 3\n" { "line 2: is blank" } else { "line 1: neither" };
         assert!(refusal(file).starts_with(error), "{file:?}: {}", refusal(file));
     }
     for header in ["0 5", "5 0", "5 16385", "5 99999999999999999999", "99999999999999999999 5"] {
@@ -183,7 +182,6 @@ fn a_line_of_too_many_or_too_few_numbers_is_refused() {
                 let file = format!("{header}b 1 2 3\n{word} 4 5 6\n{line}\n");
                 refusal(file.as_bytes()).replace(&format!("line {}: ", first + 2), "")
             };
-            assert_eq!(refusal(""), "found 0 numbers, expected 3");
             assert_eq!(refusal("c"), "found 0 numbers, expected 3");
             assert_eq!(refusal("c 7"), "found 1 numbers, expected 3");
             assert_eq!(refusal("the 7 8"), "found 2 numbers, expected 3");
@@ -283,4 +281,32 @@ fn unlimited_lines_and_words_are_refused() {
 fn an_endless_stream_is_refused() {
     let error = WordVectors::read(Path::new("/dev/zero"), &HashSet::new()).unwrap_err();
     assert!(format!("{error:#}").starts_with("/dev/zero: line 1: longer than 1048576 bytes"), "{error:#}");
+}
+
+#[test]
+fn tabs_a_byte_order_mark_and_blank_last_lines_are_accepted() {
+    for file in [
+        "\u{feff}the 1 2\nof 3 4\n",
+        "the\t1\t2\nof\t3\t4\n",
+        "the\t1 2\nof\t3 4\n",
+        "2\t2\nthe\t1\t2\nof\t3\t4\n",
+        "\u{feff}2 2\nthe 1 2\nof 3 4\n\n \n",
+        "the 1 2\nof 3 4\n\n\n",
+    ] {
+        let vectors =
+            read(file.as_bytes(), &["the", "of"]).unwrap_or_else(|error| panic!("{file:?}: {error:#}"));
+        assert_eq!(
+            (vectors.get("the"), vectors.get("of")),
+            (Some(&[1., 2.][..]), Some(&[3., 4.][..])),
+            "{file:?}"
+        );
+    }
+    assert_eq!(refusal(b"the 1 2\n\nof 3 4\n"), "line 2: is blank, expected a word and its numbers");
+    assert_eq!(refusal(b"3 2\nthe 1 2\nof 3 4\n\n"), "ends after 2 words, expected 3 as in line 1");
+}
+
+#[test]
+fn archives_and_models_are_named_with_a_remedy() {
+    assert!(refusal(b"PK\x03\x04\x14\0").contains("zip archive, expected word vectors: unpack it"));
+    assert!(refusal(b"\xba\x16\x4f\x2f\x0c\0\0\0").contains("model of fastText"));
 }

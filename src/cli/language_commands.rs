@@ -7,7 +7,7 @@ use crate::data::{Level, TextStream, Vocabulary};
 use crate::models::language_model::LanguageModel;
 use crate::nn::Sampling;
 use crate::plots::{self, Neuron};
-use crate::train::{Run, TextGenerator, is_output_open, line_log_probability, print, say};
+use crate::train::{LineScore, Run, TextGenerator, is_output_open, print, say, score_line};
 use anyhow::Result;
 use candle_core::Device;
 use clap::{Args, Subcommand};
@@ -128,7 +128,8 @@ fn score(inputs: &Inputs, trained: &TrainedModel) -> Result<Outcome> {
     let &TrainedModel { vocabulary, model, level, device, .. } = trained;
     let (mut total, mut tokens) = (0.0, 0);
     let outcome = inputs.for_each_text(|line| {
-        let (log_probability, count) = line_log_probability(model, vocabulary, level, line, device)?;
+        let score = score_line(model, vocabulary, level, line, device)?;
+        let LineScore { log_probability, tokens: count, .. } = score;
         let nats = -log_probability / count as f64;
         say(&format!("{log_probability:.3}\t{nats:.4}\t{:.3}\t{line}", nats.exp()));
         (total, tokens) = (total + log_probability, tokens + count);

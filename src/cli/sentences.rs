@@ -6,7 +6,7 @@ use super::options::{TrainOptions, in_range};
 use super::recipe::{About, Data, Recipe, Test, Trained};
 use super::text::{Labelled, TextData, TextFacts, WordOptions};
 use super::{Outcome, TestSet, data_error, in_colour, most_probable, show_notes};
-use crate::data::{self, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
+use crate::data::{self, Columns, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
 use crate::nn::{Attribution, Cost, Mode, SentenceModel};
 use crate::plots;
 use crate::rng;
@@ -90,7 +90,7 @@ impl Data for SentenceData {
         run: Option<(TextFacts, &TestSet)>,
     ) -> Result<Self> {
         let (name, dir) = TestSet::resolve(run.as_ref().map(|run| run.1), train);
-        let corpus = data::text::load(name, dir).map_err(data_error)?;
+        let corpus = data::text::load(name, dir, &Columns::default()).map_err(data_error)?;
         show_notes(&corpus.notes);
         let fingerprint = corpus.fingerprint();
         let Corpus { train: training, validation, test, classes, .. } = corpus;
@@ -154,7 +154,8 @@ fn predict<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: Trained<R>)
         // The first of the most probable classes, as above.
         let best = (0..classes.len()).rev().max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]));
         for attributions in model.attributions(&ids, &sequences)? {
-            show_attributions(attributions, best.unwrap_or_default(), &ngrams.texts(&words));
+            let features = ngrams.texts(&words).into_iter().map(|(text, _)| text).collect::<Vec<_>>();
+            show_attributions(attributions, best.unwrap_or_default(), &features);
         }
         Ok(())
     })

@@ -1,13 +1,15 @@
 //! Errors that a caller can remedy by choosing another data set or directory.
 
 use std::fmt;
+use std::path::PathBuf;
 
 /// Why files are missing where the data set is on the hub but this build does not download.
 #[cfg(not(feature = "hub"))]
 pub(super) const NO_DOWNLOAD: &str =
     "no directory given, and this build does not download (the feature `hub` is not enabled)";
 
-/// A data set could not be chosen: a wrong name, or a directory missing or superfluous.
+/// A data set could not be chosen: a wrong name, a directory missing or superfluous, or
+/// unclear columns.
 ///
 /// The loaders return it inside an `anyhow::Error`; `downcast_ref` finds it, so that a program can name its own remedy
 /// (such as a command-line option).
@@ -34,6 +36,13 @@ pub enum DataError {
         /// The data sets of this kind that need no files.
         built_in: &'static [&'static str],
     },
+    /// It is not clear which columns of a table hold label and text.
+    Columns {
+        /// The table's file.
+        file: PathBuf,
+        /// What was found and expected.
+        reason: String,
+    },
 }
 
 impl fmt::Display for DataError {
@@ -48,6 +57,7 @@ impl fmt::Display for DataError {
             Self::FilesNeeded { name, reason, built_in } => {
                 write!(f, "data set {name}: {reason}; built in, without files: {}", built_in.join(", "))
             }
+            Self::Columns { file, reason } => write!(f, "{}: {reason}", file.display()),
         }
     }
 }

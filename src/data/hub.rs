@@ -8,8 +8,11 @@ use hf_hub::{HFClient, HFError, RepoType, RepoTypeDataset, RepoTypeModel, split_
 use parquet::errors::ParquetError;
 use parquet::file::reader::SerializedFileReader;
 use parquet::record::{Field, Row};
+use std::cell::Cell;
 use std::fs::File;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
@@ -130,7 +133,25 @@ pub(super) fn read_rows(path: &Path, mut parse: impl FnMut(usize, &Row) -> Resul
         ensure!(count > 0, "no rows");
         Ok(())
     };
-    parse_all().map_err(|error| anyhow!("{name}: {error}; delete this file to download it again"))
+    catch_panic(parse_all).map_err(|error| anyhow!("{name}: {error}; delete this file to download it again"))
+}
+
+/// Calls `work`, and turns a panic of the parquet reader into an error. Its message is not printed.
+fn catch_panic<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    thread_local! { static IS_CAUGHT: Cell<bool> = const { Cell::new(false) } }
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let print = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            if !IS_CAUGHT.get() {
+                print(panic);
+            }
+        }));
+    });
+    IS_CAUGHT.set(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(work));
+    IS_CAUGHT.set(false);
+    result.unwrap_or_else(|_| bail!("expected a whole parquet file: it is damaged"))
 }
 
 pub(super) fn column<'a>(row: &'a Row, name: &str) -> Option<&'a Field> {
@@ -152,5 +173,46 @@ pub(super) fn label(row: &Row, number: usize, classes: usize) -> Result<Option<u
         Some(&Field::Long(label)) if (0..classes as i64).contains(&label) => Ok(Some(label as u32)),
         Some(&Field::Long(label)) => bail!("label {label} in row {number}, expected 0 to {}", classes - 1),
         _ => bail!("no 64-bit column \"label\" in row {number}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parquet::data_type::{ByteArrayType, Int64Type};
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    #[test]
+    fn any_damaged_byte_of_a_file_is_an_error_or_reads_as_other_values() {
+        let schema = "message schema { optional binary text (UTF8); optional int64 label; }";
+        let mut whole = vec![];
+        let mut file = SerializedFileWriter::new(
+            &mut whole,
+            parse_message_type(schema).unwrap().into(),
+            Default::default(),
+        )
+        .unwrap();
+        let mut rows = file.next_row_group().unwrap();
+        let mut column = rows.next_column().unwrap().unwrap();
+        column.typed::<ByteArrayType>().write_batch(&["a".into(), "bc".into()], Some(&[1, 1]), None).unwrap();
+        column.close().unwrap();
+        let mut column = rows.next_column().unwrap().unwrap();
+        column.typed::<Int64Type>().write_batch(&[0, 1], Some(&[1, 1]), None).unwrap();
+        column.close().unwrap();
+        rows.close().unwrap();
+        file.close().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0000.parquet");
+        for at in 0..whole.len() {
+            for mask in [0x01, 0x80, 0xff] {
+                let mut damaged = whole.clone();
+                damaged[at] ^= mask;
+                std::fs::write(&path, damaged).unwrap();
+                if let Err(error) = read_rows(&path, |at, row| text(row, at, "text").map(|_| ())) {
+                    assert!(!format!("{error:#}").contains('\n'), "{error:#}");
+                }
+            }
+        }
     }
 }

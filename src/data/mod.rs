@@ -14,6 +14,7 @@ mod gzip;
 pub mod hub;
 pub mod image;
 pub mod sequence;
+mod splits;
 pub mod text;
 
 pub use self::image::{
@@ -21,7 +22,8 @@ pub use self::image::{
 };
 pub use error::DataError;
 pub use sequence::{EntityCounts, EntityScores, TaggedCorpus, TaggedSentences, entity_scores, names};
+pub use splits::Selection;
 pub use text::{
-    Corpus, Level, NGrams, Streams, TextStream, Texts, TokenWindow, Tokenizer, Tokens, Vocabulary,
+    Columns, Corpus, Level, NGrams, Streams, TextStream, Texts, TokenWindow, Tokenizer, Tokens, Vocabulary,
     WordVectors, reviews,
 };

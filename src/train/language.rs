@@ -140,31 +140,65 @@ pub fn evaluate_text(
     Ok(sum / count as f64)
 }
 
-/// Returns the log probability of `line` and of its end, and the number of tokens that it covers.
+/// The score of a line of text.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LineScore {
+    /// Natural logarithm of the probability of the line and its end.
+    pub log_probability: f64,
+    /// Number of tokens, including the end of the line.
+    pub tokens: usize,
+    /// Number of tokens that the vocabulary lacks, without the end of the line.
+    pub unknown: usize,
+}
+
+/// Scores `line` and its end.
 ///
 /// The model reads the end of another line first, then predicts one token after the other. A line without tokens, such as
-/// blanks at the word level, consists of its end alone.
+/// blanks at the word level, consists of its end alone. A token that the vocabulary lacks counts as the least probable
+/// one in its place: the model never saw it, so the probability of `<unk>` says nothing about it.
 ///
 /// # Errors
 /// Fails if the line has zero bytes, or the model fails.
-pub fn line_log_probability(
+pub fn score_line(
     model: &LanguageModel,
     vocabulary: &Vocabulary,
     level: Level,
     line: &str,
     device: &Device,
-) -> Result<(f64, usize)> {
+) -> Result<LineScore> {
     const WINDOW: usize = 1024;
     let end = vocabulary.id(level.line_end());
     let mut tokens = vec![end];
     tokens.extend(level.encode(line, vocabulary)?);
+    let unknown = tokens[1..].iter().filter(|&&id| id == Vocabulary::UNKNOWN).count();
     tokens.push(end);
     let (inputs, targets) = (&tokens[..tokens.len() - 1], &tokens[1..]);
-    let windows = inputs.chunks(WINDOW).zip(targets.chunks(WINDOW));
-    let windows =
-        windows.map(|(tokens, next)| Ok(TokenWindow { inputs: tokens.to_vec(), targets: next.to_vec() }));
-    let (loss, count) = total_loss(model, windows, 1, device)?;
-    Ok((-loss, count))
+    let (mut log_probability, mut state) = (0.0, None);
+    for (inputs, targets) in inputs.chunks(WINDOW).zip(targets.chunks(WINDOW)) {
+        let sequences = Arc::new(PackedSequences::new(&[inputs.len()])?);
+        let inputs = Tensor::new(inputs, device)?;
+        let (logits, after) =
+            ops::no_grad(|| model.forward(&inputs, &sequences, state.as_ref(), Mode::Evaluate))?;
+        for (logits, &target) in logits.to_dtype(DType::F32)?.to_vec2::<f32>()?.iter().zip(targets) {
+            log_probability += token_log_probability(logits, target);
+        }
+        state = Some(after.detach());
+    }
+    Ok(LineScore { log_probability, tokens: targets.len(), unknown })
+}
+
+/// The logarithm of the softmax of `logits` at `target`, or at the least probable token for an unknown target.
+fn token_log_probability(logits: &[f32], target: u32) -> f64 {
+    let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&logit| libm::exp(f64::from(logit) - highest)).sum();
+    let logit = match target {
+        Vocabulary::UNKNOWN => {
+            let known = logits.iter().skip(Vocabulary::UNKNOWN as usize);
+            known.copied().fold(f32::INFINITY, f32::min)
+        }
+        known => logits[known as usize],
+    };
+    f64::from(logit) - highest - libm::log(sum)
 }
 
 /// Returns the summed loss of consecutive windows, and their number of tokens.
@@ -285,4 +319,21 @@ impl Task for LanguageModelling<'_> {
 /// Converts an error with its causes to one line.
 fn in_one_line(error: anyhow::Error) -> candle_core::Error {
     candle_core::Error::Msg(format!("{error:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_token_is_never_more_probable_than_a_known_one() {
+        let logits = [9.0, 3.0, 0.5, -1.0, 2.0];
+        let known = [2, 3, 4].map(|target| token_log_probability(&logits, target));
+        assert!(known.iter().all(|&known| token_log_probability(&logits, Vocabulary::UNKNOWN) <= known));
+        let total: f64 =
+            (0..5).filter(|&at| at != 1).map(|at| token_log_probability(&logits, at).exp()).sum();
+        assert!(
+            (total + 3f64.exp() / logits.iter().map(|&x| f64::from(x).exp()).sum::<f64>() - 1.0).abs() < 1e-9
+        );
+    }
 }

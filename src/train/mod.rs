@@ -147,7 +147,7 @@ mod weights;
 pub use evaluation::{Evaluation, Prediction};
 pub use images::{ImageClassification, evaluate_images};
 pub use language::{
-    LanguageModelling, LanguageModellingConfig, Windowing, evaluate_text, line_log_probability,
+    LanguageModelling, LanguageModellingConfig, LineScore, Windowing, evaluate_text, score_line,
 };
 pub use metrics::{Epoch, Metric, Report, Score};
 pub use progress::{Lines, Progress, Quiet, check_output, is_output_open, print, say};

@@ -1,72 +1,46 @@
 //! The format of the CoNLL shared tasks: one word per line, its tag last, a blank line between sentences.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
 use super::tagged::{Tag, TaggedCorpus, TaggedSentences, tag_names};
-use crate::data::text::TextFile;
+use crate::data::splits::Splits;
+use crate::data::text::{TextFile, counted_lines};
 
-/// Reads the data set in `dir` as [`load`](super::load) describes.
-pub(super) fn read_dir(dir: &Path) -> Result<TaggedCorpus> {
+const EXTENSIONS: [&str; 7] = ["txt", "conll", "tsv", "bio", "iob", "iob2", "annotated"];
+
+/// Reads the data set in `dir` as [`load`](super::load) describes, or with `known` tags only its test split.
+pub(super) fn read_dir(dir: &Path, known: Option<&[String]>) -> Result<TaggedCorpus> {
     let mut notes = Vec::new();
-    let [train, dev, test] = find(dir)?;
-    let Some(train) = train else {
-        bail!(
-            "{}: no training file, expected a name like train.txt, eng.train or my-train.conll",
-            dir.display()
-        )
+    let splits = Splits::find_by_words(dir, &EXTENSIONS)?;
+    let expected = "a name like train.txt, eng.train or my-train.conll";
+    let Splits { train, validation, test, .. } = splits.choose(dir, expected, known.is_some(), &mut notes)?;
+    let train = train.map(|path| TextFile::read(path, &mut notes)).transpose()?;
+    let training = train.as_ref().map(|file| sentences(file, &mut notes)).transpose()?;
+    let types: BTreeSet<&str> = match known {
+        Some(tags) => tags.iter().filter_map(|tag| Tag::parse(tag)?.entity()).collect(),
+        None => training.iter().flatten().flatten().filter_map(|token| token.tag.entity()).collect(),
     };
-    let train = TextFile::read(train, &mut notes)?;
-    let sentences = sentences(&train, &mut notes)?;
-    let types: BTreeSet<&str> = sentences.iter().flatten().filter_map(|token| token.tag.entity()).collect();
-    if types.is_empty() {
+    let types: Vec<&str> = types.into_iter().collect();
+    if let (Some(train), []) = (&train, &types[..]) {
         return Err(train.error("no entities"));
     }
-    let types: Vec<&str> = types.into_iter().collect();
     let mut read = |path: Option<PathBuf>| {
-        path.map(|path| {
+        let read = |path| {
             let file = TextFile::read(path, &mut notes)?;
-            encode(&file, self::sentences(&file, &mut notes)?, &types)
-        })
-        .transpose()
-    };
-    let (validation, test) = (read(dev)?, read(test)?);
-    let tags = tag_names(types.iter().copied());
-    Ok(TaggedCorpus { train: encode(&train, sentences, &types)?, validation, test, tags, notes })
-}
-
-/// The files of training, validation and test split, found by their names.
-fn find(dir: &Path) -> Result<[Option<PathBuf>; 3]> {
-    const EXTENSIONS: [&str; 7] = ["txt", "conll", "tsv", "bio", "iob", "iob2", "annotated"];
-    const SPLITS: [(&str, &[&str]); 3] =
-        [("training", &["train"]), ("validation", &["dev", "valid", "testa"]), ("test", &["test"])];
-    let entries = fs::read_dir(dir).with_context(|| format!("{}: can't be read", dir.display()))?;
-    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
-    paths.sort();
-    let mut found = [const { None::<PathBuf> }; 3];
-    for path in paths.into_iter().filter(|path| path.is_file()) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        let relevant = match name.rsplit_once('.') {
-            Some((stem, extension)) if EXTENSIONS.contains(&extension) => stem,
-            Some((_, extension)) => extension,
-            None => &name,
+            encode(&file, sentences(&file, &mut notes)?, &types)
         };
-        let split = SPLITS.iter().position(|(_, words)| words.iter().any(|word| relevant.contains(word)));
-        let Some(split) = split else { continue };
-        if let Some(other) = &found[split] {
-            let [other, name] = [other, &path].map(|path| path.file_name().unwrap_or_default().display());
-            bail!(
-                "{}: {other} and {name} both look like the {} file, expected one",
-                dir.display(),
-                SPLITS[split].0
-            );
-        }
-        found[split] = Some(path);
-    }
-    Ok(found)
+        path.map(read).transpose()
+    };
+    let (validation, test) = (read(validation)?, read(test)?);
+    let train = match (&train, training) {
+        (Some(file), Some(sentences)) => encode(file, sentences, &types)?,
+        _ => TaggedSentences::default(),
+    };
+    let tags = tag_names(types.iter().copied());
+    Ok(TaggedCorpus { train, validation, test, tags, notes })
 }
 
 struct Token<'a> {
@@ -75,29 +49,44 @@ struct Token<'a> {
     tag: Tag<'a>,
 }
 
+fn columns(line: &str) -> Vec<&str> {
+    match line.contains('\t') {
+        true => line.split('\t').map(str::trim_ascii).collect(),
+        false => line.split_ascii_whitespace().collect(),
+    }
+}
+
+/// Whether a line may be a comment. The word `#` with its tag looks the same; the number of columns decides.
+fn like_comment(line: &str) -> bool {
+    line.starts_with("# ")
+}
+
 /// Parses the sentences of `file`, with tags in BIO.
 fn sentences<'a>(file: &'a TextFile, notes: &mut Vec<String>) -> Result<Vec<Vec<Token<'a>>>> {
-    let mut sentences = Vec::new();
-    let mut sentence = Vec::new();
-    let mut columns_before = None;
+    let is_end = |line: &str| line.starts_with("-DOCSTART-") || line.trim_ascii().is_empty();
+    let first = file.lines().find(|(_, line)| !is_end(line) && !like_comment(line));
+    let (first_line, expected) = first.map_or((0, 0), |(number, line)| (number, columns(line).len()));
+    let (mut sentences, mut sentence) = (vec![], vec![]);
+    let (mut has_ends, mut is_bioes) = (false, false);
     for (line, text) in file.lines() {
-        if text.starts_with("-DOCSTART-") || text.trim_ascii().is_empty() {
+        if is_end(text) {
+            has_ends = true;
             if !sentence.is_empty() {
                 sentences.push(std::mem::take(&mut sentence));
             }
             continue;
         }
-        let columns: Vec<&str> = match text.contains('\t') {
-            true => text.split('\t').map(str::trim_ascii).collect(),
-            false => text.split_ascii_whitespace().collect(),
-        };
-        let (first_line, expected) = *columns_before.get_or_insert((line, columns.len()));
-        let [word, .., tag] = columns[..] else {
+        let columns = columns(text);
+        let tag = columns.last().and_then(|tag| Tag::parse_any(tag));
+        if like_comment(text) && (columns.len() != expected || tag.is_none()) {
+            continue;
+        }
+        let [word, .., name] = columns[..] else {
             return Err(
                 file.error_at(line, format!("no tag after {:?}, expected a word and a tag", columns[0]))
             );
         };
-        if word.is_empty() || tag.is_empty() {
+        if word.is_empty() || name.is_empty() {
             let missing = if word.is_empty() { "word" } else { "tag" };
             return Err(file.error_at(line, format!("an empty {missing}, expected a word and a tag")));
         }
@@ -106,37 +95,51 @@ fn sentences<'a>(file: &'a TextFile, notes: &mut Vec<String>) -> Result<Vec<Vec<
             let message = format!("{found} columns, expected {expected} as in line {first_line}");
             return Err(file.error_at(line, message));
         }
-        let Some(tag) = Tag::parse(tag) else {
-            return Err(file.error_at(line, format!("tag {tag:?}, expected O, B-TYPE or I-TYPE")));
+        let Some(tag) = tag else {
+            return Err(file.error_at(line, format!("tag {name:?}, expected O, B-TYPE or I-TYPE")));
         };
+        is_bioes |= Tag::parse(name).is_none();
         sentence.push(Token { line, word, tag });
     }
     if !sentence.is_empty() {
         sentences.push(sentence);
     }
-    if sentences.is_empty() {
-        return Err(file.error("no sentences"));
+    match &sentences[..] {
+        [] => return Err(file.error("no sentences")),
+        [only] if !has_ends && only.len() > LONG => {
+            let words = only.len();
+            let message =
+                format!("one sentence of {words} words: are the blank lines between sentences missing?");
+            return Err(file.error(message));
+        }
+        _ => {}
     }
-    to_bio(file, &mut sentences, notes)?;
+    if is_bioes {
+        notes.push(format!("{}: tagged in BIOES, converted to BIO", file.path.display()));
+    }
+    to_bio(file, &mut sentences, notes);
     Ok(sentences)
 }
+
+/// Number of words that no sentence has.
+const LONG: usize = 150;
 
 /// Converts IOB1 to BIO.
 ///
 /// In BIO, every entity begins with `B-`. In IOB1, an entity begins with `I-` unless it directly follows another of its
-/// type. So the first tag of any entity that does not follow another reveals the scheme; a file with both is an error.
-fn to_bio(file: &TextFile, sentences: &mut [Vec<Token>], notes: &mut Vec<String>) -> Result<()> {
-    let (mut iob1, mut bio) = (None, None);
-    for sentence in &mut *sentences {
+/// type. A file with both is read as conlleval reads it: an entity begins either way.
+fn to_bio(file: &TextFile, sentences: &mut [Vec<Token>], notes: &mut Vec<String>) {
+    let (mut inside, mut begin) = (vec![], vec![]);
+    for sentence in sentences {
         let mut before = None;
         for Token { line, tag, .. } in sentence {
             let entity = tag.entity();
             if entity != before {
                 match *tag {
                     Tag::Outside => {}
-                    Tag::Begin(_) => _ = bio.get_or_insert(*line),
+                    Tag::Begin(_) => begin.push(*line),
                     Tag::Inside(entity) => {
-                        iob1.get_or_insert(*line);
+                        inside.push(*line);
                         *tag = Tag::Begin(entity);
                     }
                 }
@@ -144,17 +147,21 @@ fn to_bio(file: &TextFile, sentences: &mut [Vec<Token>], notes: &mut Vec<String>
             before = entity;
         }
     }
-    match (iob1, bio) {
-        (Some(iob1), Some(bio)) => Err(file.error_at(
-            iob1,
-            format!("an entity begins with I- as in IOB1, but in line {bio} with B- as in BIO; expected one scheme"),
-        )),
-        (Some(_), None) => {
-            notes.push(format!("{}: tagged in IOB1, converted to BIO", file.path.display()));
-            Ok(())
-        }
-        _ => Ok(()),
+    if inside.is_empty() {
+        return;
     }
+    let name = file.path.display();
+    notes.push(match (inside.len() > begin.len(), &begin[..]) {
+        (true, []) => format!("{name}: tagged in IOB1, converted to BIO"),
+        (true, begin) => format!(
+            "{name}: tagged in IOB1, converted to BIO; accepted {}",
+            counted_lines(begin, "with B- where an entity begins")
+        ),
+        (false, _) => format!(
+            "{name}: tagged in BIO; accepted {}",
+            counted_lines(&inside, "with I- where an entity begins")
+        ),
+    });
 }
 
 /// Replaces the tags by their indices.

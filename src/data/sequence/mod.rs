@@ -23,22 +23,38 @@ const NAMES_SEED: u64 = 0;
 /// files in `dir`.
 ///
 /// A file in the CoNLL format has one word per line, its tag in the last column, and a blank line between sentences. Tabs
-/// or spaces separate the columns; lines of `-DOCSTART-` are skipped. The files' names contain "train", one of "dev",
-/// "valid" and "testa", and "test"; they may end in .txt, .conll, .tsv, .bio, .iob, .iob2 or .annotated. Tags in the older
-/// scheme IOB1, in which `B-` only separates adjacent entities of one type, are converted to BIO, with a note. Text that
-/// is not UTF-8 is read as Windows-1252, with a note.
+/// or spaces separate the columns; lines of `-DOCSTART-` and comments (`# ..`) are skipped. The files' names contain a name
+/// of their split, `train`, `dev` or `test` and others as for [`text::load`](crate::data::text::load); they may end in .txt,
+/// .conll, .tsv, .bio, .iob, .iob2 or .annotated. Tags in BIOES, and in the older scheme IOB1, in which `B-` only
+/// separates adjacent entities of one type, are converted to BIO, with a note. An entity that begins otherwise than the
+/// file's scheme demands is read as conlleval reads it, with a note. Text that is not UTF-8 is read as Windows-1252, with a
+/// note.
 ///
 /// # Errors
-/// Fails if the name is unknown or a directory is missing or superfluous, with a [`DataError`]; if the training file is
-/// missing, two files serve one split, a line has a wrong number of columns or an invalid tag, a file follows neither
-/// scheme, or a type is missing from the training file, with other errors.
+/// Fails with a [`DataError`] for an unknown name, or for a directory that is missing or superfluous; with other errors for
+/// a training file that is missing, two files for one split, lines with a wrong number of columns or an invalid tag, files
+/// without blank lines, and types that the training file lacks.
 pub fn load(name: &str, dir: Option<&Path>) -> Result<TaggedCorpus> {
+    read(name, dir, None)
+}
+
+/// Loads only the test split of the tagged sentences `name`, if there is one, for a model of `tags`.
+///
+/// Without a test or validation split, it is the same as [`load`].
+///
+/// # Errors
+/// Fails as [`load`] does, and for types that are not in `tags`.
+pub fn load_test(name: &str, dir: Option<&Path>, tags: &[String]) -> Result<TaggedCorpus> {
+    read(name, dir, Some(tags))
+}
+
+fn read(name: &str, dir: Option<&Path>, tags: Option<&[String]>) -> Result<TaggedCorpus> {
     match (name, dir) {
         ("names", None) => Ok(names(6_000, 1_000, NAMES_SEED)),
         ("names", Some(_)) => Err(DataError::built_in(name)),
         ("conll", Some(dir)) => {
             ensure!(dir.is_dir(), "{}: no such directory", dir.display());
-            conll::read_dir(dir)
+            conll::read_dir(dir, tags)
         }
         ("conll", None) => Err(DataError::files_needed(name, "no directory given", &BUILT_IN)),
         _ => Err(DataError::unknown(name, &KNOWN)),

@@ -1,6 +1,9 @@
 //! Labelled sentences.
 
 use crate::data::fingerprint::Fingerprint;
+use crate::data::splits::Splits;
+use anyhow::Result;
+use std::path::PathBuf;
 
 /// Sentences and their labels.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -44,6 +47,19 @@ pub struct Corpus {
 }
 
 impl Corpus {
+    /// Reads each of `splits` with `read`.
+    pub(super) fn read(
+        splits: Splits,
+        classes: Vec<String>,
+        mut notes: Vec<String>,
+        mut read: impl FnMut(PathBuf, &mut Vec<String>) -> Result<Texts>,
+    ) -> Result<Self> {
+        let Splits { train, validation, test, .. } = splits;
+        let mut read = |path: Option<PathBuf>| path.map(|path| read(path, &mut notes)).transpose();
+        let (train, validation, test) = (read(train)?.unwrap_or_default(), read(validation)?, read(test)?);
+        Ok(Self { train, validation, test, classes, notes })
+    }
+
     /// A hash of all sentences and labels, to detect changed data when a run is resumed.
     pub fn fingerprint(&self) -> u64 {
         let mut hash = Fingerprint::new().add_strings(&self.classes);

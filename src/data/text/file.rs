@@ -38,6 +38,12 @@ impl TextFile {
         self.text.lines().enumerate().map(|(at, line)| (at + 1, line))
     }
 
+    /// A note about the lines without text that were skipped, if there are any.
+    pub fn without_text(&self, lines: &[usize]) -> Option<String> {
+        let skipped = counted_lines(lines, "without text");
+        (!lines.is_empty()).then(|| format!("{}: skipped {skipped}", self.path.display()))
+    }
+
     /// An error about the file.
     pub fn error(&self, message: impl Display) -> anyhow::Error {
         anyhow!("{}: {message}", self.path.display())
@@ -49,21 +55,17 @@ impl TextFile {
     }
 }
 
-/// The one of `names` that exists in `dir`, if any.
-pub(super) fn find(dir: &Path, names: &[String]) -> Result<Option<PathBuf>> {
-    let mut found = names.iter().filter(|name| dir.join(name).is_file());
-    let first = found.next();
-    if let (Some(first), Some(second)) = (first, found.next()) {
-        bail!("{}: found both {first} and {second}, expected one of them", dir.display());
+/// Number of `lines` that are `what`, and the first of them.
+pub(in crate::data) fn counted_lines(lines: &[usize], what: &str) -> String {
+    match lines {
+        [line] => format!("1 line {what} (line {line})"),
+        _ => format!("{} lines {what} (first: line {})", lines.len(), lines.first().unwrap_or(&0)),
     }
-    Ok(first.map(|name| dir.join(name)))
 }
 
-/// The one of `names` that exists in `dir`.
-pub(super) fn find_required(dir: &Path, names: &[String]) -> Result<PathBuf> {
-    match find(dir, names)? {
-        Some(path) => Ok(path),
-        None if names.len() == 1 => bail!("{}: no file {}", dir.display(), names[0]),
-        None => bail!("{}: found none of the files {}", dir.display(), names.join(", ")),
-    }
+/// The file `name` in `dir`.
+pub(super) fn required(dir: &Path, name: &str) -> Result<PathBuf> {
+    Some(dir.join(name))
+        .filter(|path| path.is_file())
+        .with_context(|| format!("{}: no file {name}", dir.display()))
 }

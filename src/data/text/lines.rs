@@ -1,24 +1,33 @@
-//! Corpora with one labelled sentence per line: MR, SST-2 and TREC.
+//! Corpora with one labelled sentence per line: MR, SST-2, TREC and the files of fastText.
 
 use super::corpus::{Corpus, Texts, polarities};
-use super::file::{TextFile, find_required};
+use super::file::{TextFile, required};
+use crate::data::splits::Splits;
 use anyhow::Result;
-use std::path::Path;
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
 
-/// Parses the lines after the first `skip`, each into a sentence and its class.
+/// Parses the lines after the first `skip`, each into a sentence and its class. Lines without text are skipped, with a
+/// note.
 fn sentences<'a>(
     file: &'a TextFile,
     skip: usize,
+    notes: &mut Vec<String>,
     parse: impl Fn(&'a str) -> Result<(&'a str, u32), String>,
 ) -> Result<Texts> {
-    let mut texts = Texts::default();
+    let (mut texts, mut without_text) = (Texts::default(), vec![]);
     for (number, line) in file.lines().skip(skip) {
-        let (text, label) = parse(line).map_err(|error| file.error_at(number, error))?;
-        if text.trim().is_empty() {
-            return Err(file.error_at(number, "no text, expected a sentence"));
+        if line.trim().is_empty() {
+            without_text.push(number);
+            continue;
         }
-        texts.push(text.trim(), label);
+        let (text, label) = parse(line).map_err(|error| file.error_at(number, error))?;
+        match text.trim() {
+            "" => without_text.push(number),
+            text => texts.push(text, label),
+        }
     }
+    notes.extend(file.without_text(&without_text));
     if texts.is_empty() { Err(file.error("no sentences")) } else { Ok(texts) }
 }
 
@@ -26,8 +35,8 @@ fn sentences<'a>(
 pub(super) fn mr(dir: &Path) -> Result<Corpus> {
     let mut notes = Vec::new();
     let mut read = |name: &str, label| {
-        let file = TextFile::read(find_required(dir, &[name.into()])?, &mut notes)?;
-        sentences(&file, 0, |line| Ok((line, label)))
+        let file = TextFile::read(required(dir, name)?, &mut notes)?;
+        sentences(&file, 0, &mut notes, |line| Ok((line, label)))
     };
     let (negative, positive) = (read("rt-polarity.neg", 0)?, read("rt-polarity.pos", 1)?);
     let mut train = Texts::default();
@@ -39,33 +48,43 @@ pub(super) fn mr(dir: &Path) -> Result<Corpus> {
     Ok(Corpus { train, classes: polarities(), notes, ..Corpus::default() })
 }
 
+/// First line of GLUE's test file of SST-2.
+const WITHOUT_LABELS: &str = "index\tsentence";
+
 /// The Stanford Sentiment Treebank with two classes (Socher et al. 2013), in GLUE's files or Stanford's.
-pub(super) fn sst2(dir: &Path) -> Result<Corpus> {
+pub(super) fn sst2(dir: &Path, test_only: bool) -> Result<Corpus> {
     let mut notes = Vec::new();
-    let mut read = |split, stanford: &[&str]| {
-        let mut names = vec![format!("{split}.tsv"), format!("{split}.txt")];
-        names.extend(stanford.iter().map(|name| format!("stsa.binary.{name}")));
-        let file = TextFile::read(find_required(dir, &names)?, &mut notes)?;
+    let mut splits = Splits::find(dir, |split| {
+        let mut names = ["tsv", "txt"].map(|extension| format!("{split}.{extension}")).to_vec();
+        names.push(format!("stsa.binary.{split}"));
+        names.extend((split == "train").then(|| "stsa.binary.phrases.train".to_string()));
+        names
+    })?;
+    if let Some(test) = &splits.test {
+        let file = TextFile::read(test.clone(), &mut Vec::new())?;
+        if file.lines().next().is_some_and(|(_, line)| line == WITHOUT_LABELS) {
+            notes.push(format!("{}: has no labels, so it is passed over", test.display()));
+            splits.test = None;
+        }
+    }
+    let expected = "train.tsv, train.txt, stsa.binary.train or stsa.binary.phrases.train";
+    let splits = splits.choose(dir, expected, test_only, &mut notes)?;
+    Corpus::read(splits, polarities(), notes, |path, notes| {
+        let file = TextFile::read(path, notes)?;
         let first = file.lines().next().map_or("", |(_, line)| line);
         match first {
-            "sentence\tlabel" => sentences(&file, 1, |line| match line.split('\t').collect::<Vec<_>>()[..] {
-                [text, label] => Ok((text, polarity(label)?)),
-                ref columns => Err(format!("found {} columns, expected sentence and label", columns.len())),
-            }),
-            "index\tsentence" if split == "test" => {
-                notes.push(format!("{}: has no labels, so there is no test set", file.path.display()));
-                Ok(Texts::default())
+            "sentence\tlabel" => {
+                sentences(&file, 1, notes, |line| match line.split('\t').collect::<Vec<_>>()[..] {
+                    [text, label] => Ok((text, polarity(label)?)),
+                    ref columns => Err(format!("{} columns, expected sentence and label", columns.len())),
+                })
             }
-            _ => sentences(&file, 0, |line| {
+            _ => sentences(&file, 0, notes, |line| {
                 let (label, text) = line.split_once([' ', '\t']).unwrap_or((line, ""));
                 Ok((text, polarity(label)?))
             }),
         }
-    };
-    let train = read("train", &["train", "phrases.train"])?;
-    let (validation, test) = (Some(read("dev", &["dev"])?), read("test", &["test"])?);
-    let test = Some(test).filter(|test| !test.is_empty());
-    Ok(Corpus { train, validation, test, classes: polarities(), notes })
+    })
 }
 
 fn polarity(label: &str) -> Result<u32, String> {
@@ -79,28 +98,76 @@ fn polarity(label: &str) -> Result<u32, String> {
 const TREC_CLASSES: [&str; 6] = ["ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM"];
 
 /// Questions by the type of their answer (Li and Roth 2002).
-pub(super) fn trec(dir: &Path) -> Result<Corpus> {
-    let mut notes = Vec::new();
-    let mut read = |name: &str| -> Result<Texts> {
-        let file = TextFile::read(find_required(dir, &[name.into()])?, &mut notes)?;
-        sentences(&file, 0, |line| {
+pub(super) fn trec(dir: &Path, test_only: bool) -> Result<Corpus> {
+    let mut splits = Splits::default();
+    splits.test = Some(required(dir, "TREC_10.label")?);
+    if !test_only {
+        splits.train = Some(required(dir, "train_5500.label")?);
+    }
+    let classes = TREC_CLASSES.map(String::from).into();
+    Corpus::read(splits, classes, vec![], |path, notes| {
+        let file = TextFile::read(path, notes)?;
+        sentences(&file, 0, notes, |line| {
             let (label, text) = line.split_once(' ').unwrap_or((line, ""));
             let coarse = label.split_once(':').map(|(coarse, _)| coarse);
             match TREC_CLASSES.iter().position(|&class| coarse == Some(class)) {
                 Some(class) => Ok((text, class as u32)),
-                None => Err(format!(
-                    "starts with {label:?}, expected one of {} and :fine",
-                    TREC_CLASSES.join(", ")
-                )),
+                None => {
+                    let classes = TREC_CLASSES.join(", ");
+                    Err(format!("starts with {label:?}, expected one of {classes} and :fine"))
+                }
             }
         })
-    };
-    let (train, test) = (read("train_5500.label")?, read("TREC_10.label")?);
-    Ok(Corpus {
-        train,
-        test: Some(test),
-        classes: TREC_CLASSES.map(String::from).into(),
-        notes,
-        ..Corpus::default()
     })
 }
+
+/// Lines of `__label__CLASS` and a sentence, as fastText reads them.
+///
+/// The classes are `known`, of which only the test split is read, or the labels of the training split.
+pub(super) fn fasttext(dir: &Path, known: Option<&[String]>) -> Result<Corpus> {
+    let mut notes = Vec::new();
+    let splits = Splits::find_by_words(dir, &["txt", "ft"])?;
+    let expected = "a name like train.txt or my.train";
+    let splits = splits.choose(dir, expected, known.is_some(), &mut notes)?;
+    let classes = match (&splits.train, known) {
+        (_, Some(known)) => known.to_vec(),
+        (None, None) => vec![],
+        (Some(train), None) => {
+            // Notes about this file come when it is read as a split.
+            let file = TextFile::read(train.clone(), &mut Vec::new())?;
+            let labels =
+                file.lines().filter_map(|(_, line)| line.split_whitespace().next()?.strip_prefix(LABEL));
+            let classes: BTreeSet<&str> = labels.collect();
+            match classes.len() {
+                0 => {
+                    return Err(
+                        file.error(format!("no labels, expected lines of {LABEL}CLASS and a sentence"))
+                    );
+                }
+                1 => return Err(file.error("only one class, expected two or more")),
+                _ => classes.into_iter().map(String::from).collect(),
+            }
+        }
+    };
+    let ids: HashMap<String, u32> = classes.iter().cloned().zip(0..).collect();
+    Corpus::read(splits, classes, notes, |path: PathBuf, notes| {
+        let file = TextFile::read(path, notes)?;
+        sentences(&file, 0, notes, |line| {
+            let (first, text) =
+                line.trim_start().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
+            let Some(label) = first.strip_prefix(LABEL) else {
+                return Err(format!("starts with {first:?}, expected {LABEL}CLASS"));
+            };
+            let others = text.split_whitespace().filter(|word| word.starts_with(LABEL)).count();
+            if others > 0 {
+                return Err(format!("{} labels, expected one", others + 1));
+            }
+            let class =
+                ids.get(label).ok_or_else(|| format!("label {label:?}, which the training set lacks"))?;
+            Ok((text, *class))
+        })
+    })
+}
+
+/// What fastText writes before a label.
+const LABEL: &str = "__label__";

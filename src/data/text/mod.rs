@@ -13,12 +13,14 @@ mod reviews;
 mod source;
 mod stream;
 mod streams;
+mod table;
 mod tokenizer;
 mod vocabulary;
 mod word_vectors;
 
+pub use columns::Columns;
 pub use corpus::{Corpus, Texts};
-pub(super) use file::TextFile;
+pub(super) use file::{TextFile, counted_lines};
 pub use level::Level;
 pub use ngrams::NGrams;
 pub use reviews::reviews;
@@ -32,7 +34,7 @@ use crate::data::error::DataError;
 use anyhow::{Result, ensure};
 use std::path::Path;
 
-const KNOWN: [&str; 7] = ["reviews", "mr", "sst2", "trec", "ag-news", "csv", "tsv"];
+const KNOWN: [&str; 8] = ["reviews", "mr", "sst2", "trec", "ag-news", "csv", "tsv", "fasttext"];
 const BUILT_IN: [&str; 1] = ["reviews"];
 const KNOWN_STREAMS: [&str; 2] = ["source", "tiny-shakespeare"];
 const BUILT_IN_STREAMS: [&str; 1] = ["source"];
@@ -46,35 +48,63 @@ const REVIEWS_SEED: u64 = 0;
 /// |---|---|---|
 /// | `reviews` | built in; 10,000 for training, 2,000 for testing | negative, positive |
 /// | `mr` | `rt-polarity.neg`, `rt-polarity.pos`: one sentence per line; no test split | negative, positive |
-/// | `sst2` | `train`, `dev` and `test`, each `.tsv`, `.txt` or named like `stsa.binary.train`: GLUE's columns `sentence` and `label` under a header, or lines of a label 0 or 1 and a sentence | negative, positive |
+/// | `sst2` | each split `.tsv`, `.txt` or named like `stsa.binary.train`: GLUE's columns `sentence` and `label` under a header, or lines of a label 0 or 1 and a sentence | negative, positive |
 /// | `trec` | `train_5500.label`, `TREC_10.label`: lines `COARSE:fine question` | the six coarse ones |
-/// | `ag-news` | `train.csv`, `test.csv`: class (1 to 4), title and description, with or without a header | world, sports, business, science and technology |
-/// | `csv`, `tsv` | `train`, `test` and optionally `validation`, `valid` or `dev`: label and text, quoted or not, with or without a header `label,text` | the labels of the training file, sorted |
+/// | `ag-news` | each split `.csv`: class (1 to 4), title and description, with or without a header | world, sports, business, science and technology |
+/// | `csv`, `tsv` | each split `.csv` or `.tsv`: columns of a label and a text, quoted or not | the labels of the training file, sorted |
+/// | `fasttext` | each split `.txt`, or with its name as the extension: lines of `__label__CLASS` and a sentence | the labels of the training file, sorted |
+///
+/// The names of the splits are `train`; `val`, `valid`, `validation` or `dev`; and `test`. Only `train` is required. If
+/// there is a validation but no test split, it serves as the test split, with a note. Other files of the same kind are
+/// passed over, with a note.
+///
+/// `columns` says where `csv` and `tsv` files have label and text. Otherwise a header decides that names them, such as
+/// `review,sentiment`. Without a header the label comes first, with a note.
 ///
 /// Without `dir`, `mr`, `sst2` and `ag-news` are downloaded, with the splits of the hub, if the feature `hub` is
-/// enabled. GLUE's test file of `sst2` has no labels; it is left out, with a note. White space around a sentence is
-/// removed. Text that is not UTF-8 is read as Windows-1252, with a note.
+/// enabled. GLUE's test file of `sst2` has no labels; it is passed over, with a note. White space around a sentence is
+/// removed; lines without text are skipped, with a note. Text that is not UTF-8 is read as Windows-1252, with a note.
 ///
 /// # Errors
-/// Fails if the name is unknown or a directory is missing or superfluous, with a [`DataError`]; if files are missing,
-/// ambiguous, empty or malformed, or have labels that the training file lacks, with other errors.
-pub fn load(name: &str, dir: Option<&Path>) -> Result<Corpus> {
+/// Fails with a [`DataError`] for an unknown name, a directory that is missing or superfluous, and unclear columns; with
+/// other errors for files that are missing, ambiguous, empty or malformed, for labels that the training file lacks, and for
+/// `columns` of another format.
+pub fn load(name: &str, dir: Option<&Path>, columns: &Columns) -> Result<Corpus> {
+    read(name, dir, columns, None)
+}
+
+/// Loads only the test split of the labelled sentences `name`, if there is one, for a model of `classes`.
+///
+/// Without a test or validation split, it is the same as [`load`].
+///
+/// # Errors
+/// Fails as [`load`] does, and for labels that are not in `classes`.
+pub fn load_test(name: &str, dir: Option<&Path>, columns: &Columns, classes: &[String]) -> Result<Corpus> {
+    read(name, dir, columns, Some(classes))
+}
+
+fn read(name: &str, dir: Option<&Path>, columns: &Columns, classes: Option<&[String]>) -> Result<Corpus> {
+    if !matches!(name, "csv" | "tsv") && KNOWN.contains(&name) {
+        ensure!(columns.is_empty(), "data set {name}: has no choice of columns");
+    }
     match (name, dir) {
         ("reviews", None) => Ok(reviews(10_000, 2_000, REVIEWS_SEED)),
         ("reviews", Some(_)) => Err(DataError::built_in(name)),
-        ("mr" | "sst2" | "trec" | "ag-news" | "csv" | "tsv", Some(dir)) => {
+        ("mr" | "sst2" | "trec" | "ag-news" | "csv" | "tsv" | "fasttext", Some(dir)) => {
             ensure!(dir.is_dir(), "{}: no such directory", dir.display());
             match name {
                 "mr" => lines::mr(dir),
-                "sst2" => lines::sst2(dir),
-                "trec" => lines::trec(dir),
-                "ag-news" => columns::ag_news(dir),
-                "csv" => columns::labelled(dir, "csv", b','),
-                _ => columns::labelled(dir, "tsv", b'\t'),
+                "sst2" => lines::sst2(dir, classes.is_some()),
+                "trec" => lines::trec(dir, classes.is_some()),
+                "ag-news" => columns::ag_news(dir, classes.is_some()),
+                "fasttext" => lines::fasttext(dir, classes),
+                _ => columns::labelled(dir, name, columns, classes),
             }
         }
         ("mr" | "sst2" | "ag-news", None) => download(name),
-        ("trec" | "csv" | "tsv", None) => Err(DataError::files_needed(name, "no directory given", &BUILT_IN)),
+        ("trec" | "csv" | "tsv" | "fasttext", None) => {
+            Err(DataError::files_needed(name, "no directory given", &BUILT_IN))
+        }
         _ => Err(DataError::unknown(name, &KNOWN)),
     }
 }

@@ -4,6 +4,7 @@ use super::vocabulary::Vocabulary;
 use crate::data::fingerprint::Fingerprint;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 
 /// Which n-grams are features besides the words.
 ///
@@ -54,22 +55,23 @@ impl NGrams {
         if self.buckets > 0 {
             assert!(self.size(vocabulary.len()).is_ok(), "n-grams: too many buckets");
             let known = vocabulary.len() as u32;
-            self.for_each(words, |hash, _| ids.push(known + (hash % self.buckets as u64) as u32));
+            self.for_each(words, |hash, _, _| ids.push(known + (hash % self.buckets as u64) as u32));
         }
         ids
     }
 
-    /// The features of a sentence as text, in the order of [`ids`](Self::ids); none for an empty sentence.
-    pub fn texts(&self, words: &[String]) -> Vec<String> {
-        let mut texts = words.to_vec();
+    /// The features of a sentence as text, in the order of [`ids`](Self::ids), each with the places of its words; none for an
+    /// empty sentence.
+    pub fn texts(&self, words: &[String]) -> Vec<(String, Range<usize>)> {
+        let mut texts: Vec<_> = words.iter().cloned().zip((0..).map(|place| place..place + 1)).collect();
         if self.buckets > 0 {
-            self.for_each(words, |_, text| texts.push(text()));
+            self.for_each(words, |_, text, places| texts.push((text(), places)));
         }
         texts
     }
 
-    /// Calls `found` with the hash of each n-gram and a function that returns its text.
-    fn for_each(&self, words: &[String], mut found: impl FnMut(u64, &dyn Fn() -> String)) {
+    /// Calls `found` with the hash of each n-gram, a function that returns its text, and the places of its words.
+    fn for_each(&self, words: &[String], mut found: impl FnMut(u64, &dyn Fn() -> String, Range<usize>)) {
         let hashes: Vec<u64> = match self.words {
             0 | 1 => vec![],
             _ => words.iter().map(|word| hash(word)).collect(),
@@ -78,14 +80,14 @@ impl NGrams {
             let mut ngram = hashes[first];
             for end in first + 2..=first.saturating_add(self.words).min(words.len()) {
                 ngram = mix(ngram ^ hashes[end - 1].rotate_left(23));
-                found(ngram, &|| words[first..end].join(" "));
+                found(ngram, &|| words[first..end].join(" "), first..end);
             }
         }
         let (shortest, longest) = self.characters;
         if longest == 0 {
             return;
         }
-        for word in words {
+        for (place, word) in words.iter().enumerate() {
             let word = format!("<{word}>");
             let starts: Vec<usize> = word.char_indices().map(|(at, _)| at).chain([word.len()]).collect();
             for first in 0..starts.len() - 1 {
@@ -93,7 +95,7 @@ impl NGrams {
                 for end in first.saturating_add(shortest.max(1))..=last {
                     let ngram = &word[starts[first]..starts[end]];
                     // Mixed, so that it differs from the hash of the word with the same letters.
-                    found(mix(hash(ngram)), &|| ngram.to_string());
+                    found(mix(hash(ngram)), &|| ngram.to_string(), place..place + 1);
                 }
             }
         }
@@ -119,14 +121,19 @@ mod tests {
         text.split(' ').map(String::from).collect()
     }
 
+    fn texts(ngrams: NGrams, sentence: &[String]) -> Vec<String> {
+        ngrams.texts(sentence).into_iter().map(|(text, _)| text).collect()
+    }
+
     #[test]
     fn ngrams_of_words_and_characters_follow_the_words() {
         let sentence = words("not so bad");
         let ngrams = NGrams { words: 3, characters: (0, 0), buckets: 1000 };
-        assert_eq!(ngrams.texts(&sentence), ["not", "so", "bad", "not so", "not so bad", "so bad"]);
+        assert_eq!(texts(ngrams, &sentence), ["not", "so", "bad", "not so", "not so bad", "so bad"]);
+        assert_eq!(ngrams.texts(&sentence).pop().unwrap().1, 1..3);
         let ngrams = NGrams { words: 1, characters: (3, 4), buckets: 1000 };
-        assert_eq!(ngrams.texts(&words("né")), ["né", "<né", "<né>", "né>"]);
-        assert_eq!(NGrams::default().texts(&sentence), sentence);
+        assert_eq!(texts(ngrams, &words("né")), ["né", "<né", "<né>", "né>"]);
+        assert_eq!(texts(NGrams::default(), &sentence), sentence);
     }
 
     #[test]
@@ -148,7 +155,7 @@ mod tests {
         let all = NGrams { words: usize::MAX, characters: (1, usize::MAX), buckets: 10 };
         assert_eq!(all.texts(&sentence).len(), 3 + 3 + 15 + 10 + 15);
         let none = NGrams { words: 1, characters: (usize::MAX, usize::MAX), buckets: 10 };
-        assert_eq!(none.texts(&sentence), sentence);
+        assert_eq!(texts(none, &sentence), sentence);
         for buckets in [usize::MAX, u32::MAX as usize] {
             let error = NGrams { buckets, ..all }.size(5).unwrap_err().to_string();
             assert!(error.contains("5 words") && error.contains(&buckets.to_string()), "{error}");

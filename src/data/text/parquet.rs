@@ -31,6 +31,10 @@ pub(super) fn corpus(name: &str) -> Result<Corpus> {
             _ => corpus.test = texts,
         }
     }
+    if corpus.test.is_none() {
+        corpus.test = corpus.validation.take();
+        corpus.notes.push(format!("{id}: no test split, so the validation split serves as it"));
+    }
     Ok(corpus)
 }
 

@@ -20,6 +20,8 @@ pub struct TextStream {
     name: String,
     source: Source,
     encoding: Encoding,
+    /// Whether `\r` ends the lines.
+    has_mac_lines: bool,
     fingerprint: u64,
     level: Level,
     len: u64,
@@ -47,6 +49,8 @@ const MARK: u64 = 1 << 14;
 impl TextStream {
     /// Opens the file `path` and reads it once. A file that is not UTF-8 is read as Windows-1252, with a note.
     ///
+    /// Lines end with `\n`. In a text without `\n`, each `\r` counts as `\n`.
+    ///
     /// # Errors
     /// Fails if the file can't be read, is empty or is binary: it has zero bytes, or it has control characters and is
     /// not UTF-8.
@@ -54,6 +58,8 @@ impl TextStream {
         let name = path.display().to_string();
         let file = File::open(path).with_context(|| format!("{name}: can't be read"))?;
         ensure!(!path.is_dir(), "{name}: is a directory, expected a text file");
+        let is_file = file.metadata().with_context(|| format!("{name}: can't be read"))?.is_file();
+        ensure!(is_file, "{name}: is a pipe or a device, expected a file: a text is read more than once");
         Self::new(name, Source::File(Mutex::new(file)), level)
     }
 
@@ -70,6 +76,7 @@ impl TextStream {
         let mut text = Self {
             source,
             encoding: scan.encoding(),
+            has_mac_lines: scan.has_return && !scan.has_newline,
             fingerprint: scan.fingerprint.finish(),
             level,
             len: 0,
@@ -158,6 +165,22 @@ impl TextStream {
         Tokens { text: self, reader, at, at_line_end: false, skip: from - mark as u64 * MARK }
     }
 
+    /// Reads the lines one after another, without their ends.
+    pub fn lines(&self) -> impl Iterator<Item = Result<String>> {
+        let Tokens { mut reader, mut at, .. } = self.read(0);
+        std::iter::from_fn(move || {
+            let mut line = String::new();
+            loop {
+                match self.decode(&mut reader, &mut at) {
+                    Ok(None) => return (!line.is_empty()).then_some(Ok(line)),
+                    Ok(Some('\n')) => return Some(Ok(line)),
+                    Ok(Some(c)) => line.push(c),
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+        })
+    }
+
     /// Decodes the character at byte `at`, the position of `reader`, and advances both.
     fn decode(&self, reader: &mut impl BufRead, at: &mut u64) -> Result<Option<char>> {
         let name = &self.name;
@@ -177,6 +200,7 @@ impl TextStream {
         if length == 1 {
             reader.consume(1);
             return Ok(match first {
+                b'\r' if self.has_mac_lines => Some('\n'),
                 0..0x80 => Some(char::from(first)),
                 _ => windows_1252(&[first]).chars().next(),
             });
@@ -195,12 +219,21 @@ struct Scan {
     control: Option<u64>,
     /// Where the text starts, after a byte order mark.
     start: u64,
+    has_newline: bool,
+    has_return: bool,
     fingerprint: Fingerprint,
 }
 
 impl Scan {
     fn of(source: &Source) -> Result<Self> {
-        let mut scan = Self { invalid: None, control: None, start: 0, fingerprint: Fingerprint::new() };
+        let mut scan = Self {
+            invalid: None,
+            control: None,
+            start: 0,
+            has_newline: false,
+            has_return: false,
+            fingerprint: Fingerprint::new(),
+        };
         let mut block = vec![0; 1 << 18];
         // The first `kept` bytes of the block are the beginning of a character that the last block cut.
         let (mut at, mut kept) = (0u64, 0);
@@ -213,6 +246,8 @@ impl Scan {
             }
             let valid = scan.check_utf8(bytes, at - kept as u64, read == 0);
             scan.check_binary(&bytes[kept..], at)?;
+            scan.has_newline |= bytes.contains(&b'\n');
+            scan.has_return |= bytes.contains(&b'\r');
             scan.fingerprint = scan.fingerprint.add(&bytes[kept..]);
             if read == 0 {
                 break;

@@ -42,6 +42,9 @@ impl WordVectors {
     /// | text with a header | word2vec, gensim, fastText (`.vec`) | a line `WORDS SIZE`, then for each word a line of the word and `SIZE` numbers |
     /// | text | GloVe (Pennington 2014) | the same without the header; the first line determines `SIZE` |
     ///
+    /// Spaces or tabs separate columns of text; a byte order mark and blank lines at the end are skipped. A zip archive must be
+    /// unpacked; a model of fastText (`.bin`) is not a file of vectors.
+    ///
     /// In text, the last `SIZE` columns are the vector, as words may contain spaces: the largest GloVe file has
     /// "at name@domain.com". A line in which another number precedes them has too many numbers. Of a duplicated word, the
     /// first vector counts, as in gensim. Words that are not UTF-8 are skipped.
@@ -121,6 +124,17 @@ impl WordVectors {
     }
 
     fn parse(&mut self, source: &mut Source, wanted: &HashSet<&str>) -> Result<()> {
+        source.fill(4).context("line 1")?;
+        match source.rest() {
+            [b'P', b'K', 3, 4, ..] => bail!("is a zip archive, expected word vectors: unpack it first"),
+            // The magic number of fastText's models.
+            [0xba, 0x16, 0x4f, 0x2f, ..] => bail!(
+                "is a model of fastText, expected word vectors: take the .vec file that belongs to it, or write vectors with \
+                 `fasttext print-word-vectors MODEL.bin < WORDS.txt`"
+            ),
+            [0xef, 0xbb, 0xbf, ..] => source.consume(3),
+            _ => {}
+        }
         let line = source.line().context("line 1")?;
         ensure!(!line.is_empty(), "is empty, expected word vectors");
         if let Some((words, size)) = header(line).context("line 1")? {
@@ -143,13 +157,20 @@ impl WordVectors {
 
     fn text(&mut self, source: &mut Source, announced: Option<u64>, wanted: &HashSet<&str>) -> Result<()> {
         let first = if announced.is_some() { 2 } else { 1 };
-        let mut words = 0;
+        let (mut words, mut blank_lines) = (0, 0);
         loop {
             let place = || format!("line {}", first + words);
             let line = source.line().with_context(place)?;
             if line.is_empty() {
                 break;
             }
+            if line.trim_ascii().is_empty() {
+                blank_lines += 1;
+                let length = line.len();
+                source.consume(length);
+                continue;
+            }
+            ensure!(blank_lines == 0, "{}: is blank, expected a word and its numbers", place());
             if announced == Some(words) {
                 bail!("{}: more than the {words} words that line 1 announces", place());
             }
@@ -168,7 +189,7 @@ impl WordVectors {
 
     fn text_line(&mut self, line: &[u8], wanted: &HashSet<&str>) -> Result<()> {
         let length = match spaces(line) {
-            spaces if spaces == self.size => line.iter().position(|&byte| byte == b' ').unwrap_or_default(),
+            spaces if spaces == self.size => line.iter().position(is_separator).unwrap_or_default(),
             _ => self.word_length(line)?,
         };
         let (word, numbers) = line.split_at(length);
@@ -190,7 +211,7 @@ impl WordVectors {
     fn word_length(&self, line: &[u8]) -> Result<usize> {
         let mut word = line;
         for _ in 0..self.size {
-            let Some(space) = word.iter().rposition(|&byte| byte == b' ') else {
+            let Some(space) = word.iter().rposition(is_separator) else {
                 bail!("found {} numbers, expected {}", after_first(line).count(), self.size);
             };
             word = word[..space].trim_ascii_end();
@@ -269,8 +290,8 @@ fn number(column: &[u8]) -> Option<f32> {
 
 /// The columns of `line` except the first.
 fn after_first(line: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
-    let first = line.iter().position(|&byte| byte == b' ').unwrap_or(line.len());
-    line[first..].split(|&byte| byte == b' ').filter(|column| !column.is_empty())
+    let first = line.iter().position(is_separator).unwrap_or(line.len());
+    line[first..].split(is_separator).filter(|column| !column.is_empty())
 }
 
 /// Number of numeric columns at the end of `line`, without its first column.
@@ -278,9 +299,14 @@ fn trailing_numbers(line: &[u8]) -> usize {
     after_first(line).rev().take_while(|column| number(column).is_some()).count()
 }
 
+fn is_separator(byte: &u8) -> bool {
+    matches!(byte, b' ' | b'\t')
+}
+
+/// Number of separators.
 fn spaces(line: &[u8]) -> usize {
     // Counting in bytes is fast, and 192 fit in a byte.
-    let of = |chunk: &[u8]| chunk.iter().map(|&byte| u8::from(byte == b' ')).sum::<u8>();
+    let of = |chunk: &[u8]| chunk.iter().map(|&byte| u8::from(is_separator(&byte))).sum::<u8>();
     line.chunks(192).map(|chunk| usize::from(of(chunk))).sum()
 }
 
@@ -354,11 +380,11 @@ impl Source {
     fn is_text(&mut self, size: usize) -> Result<bool> {
         self.fill(MAX_WORD + 4 * size)?;
         let rest = self.rest();
-        let Some(space) = rest.iter().take(MAX_WORD).position(|&byte| byte == b' ') else {
+        let Some(space) = rest.iter().take(MAX_WORD).position(is_separator) else {
             return Ok(rest.contains(&b'\n'));
         };
         let vector = rest[space + 1..].iter().take(4 * size);
-        let decimal = vector.clone().filter(|byte| b"0123456789+-.eE \r\nnaNif".contains(byte)).count();
+        let decimal = vector.clone().filter(|byte| b"0123456789+-.eE \t\r\nnaNif".contains(byte)).count();
         Ok(decimal > 0 && 2 * decimal >= vector.len())
     }
 }

@@ -1,0 +1,221 @@
+//! The splits of a data set: their names on disk, and drawing a missing one from the training data.
+
+use crate::rng;
+use anyhow::{Context, Result, bail};
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The names of each split, for all data sets: training, validation, test.
+const NAMES: [&[&str]; 3] = [&["train"], &["val", "valid", "validation", "dev"], &["test"]];
+
+/// The files or folders of a data set's splits.
+#[derive(Debug, Default)]
+pub(super) struct Splits {
+    pub train: Option<PathBuf>,
+    pub validation: Option<PathBuf>,
+    pub test: Option<PathBuf>,
+    /// Names of entries that look like data but like no split.
+    passed_over: Vec<String>,
+}
+
+impl Splits {
+    /// Finds each split in `dir` under one of the names that `names` returns for a name of the split.
+    ///
+    /// Case is ignored. A name without an extension is a folder's.
+    ///
+    /// # Errors
+    /// Fails if `dir` can't be listed, or has two entries for one split.
+    pub fn find(dir: &Path, names: impl Fn(&str) -> Vec<String>) -> Result<Self> {
+        let expected = NAMES.map(|split| split.iter().flat_map(|name| names(name)).collect::<Vec<_>>());
+        let extension = |name: &str| name.rsplit_once('.').map(|(_, extension)| extension.to_string());
+        let extensions: Vec<_> = expected.iter().flatten().map(|name| extension(name)).collect();
+        let split = |name: &str| expected.iter().position(|names| names.iter().any(|known| known == name));
+        let is_related = |name: &str| extensions.contains(&extension(name));
+        let is_kind = |path: &Path| path.is_dir() == extension(&file_name(path)).is_none();
+        Self::assign(dir, is_kind, split, is_related)
+    }
+
+    /// Finds each split in `dir` as the file whose name contains a name of the split.
+    ///
+    /// `my-train.EXTENSION`, `my.train` and `train` are training splits. Otherwise like [`find`](Self::find).
+    ///
+    /// # Errors
+    /// Fails if `dir` can't be listed, or has two files for one split.
+    pub fn find_by_words(dir: &Path, extensions: &[&str]) -> Result<Self> {
+        // CoNLL-2003 calls its validation split `testa`.
+        const PARTS: [&[&str]; 3] = [&["train"], &["valid", "dev", "testa"], &["test"]];
+        let is_related = |name: &str| name.rsplit_once('.').is_some_and(|(_, end)| extensions.contains(&end));
+        let split = |name: &str| {
+            let relevant = match name.rsplit_once('.') {
+                Some((stem, extension)) if extensions.contains(&extension) => stem,
+                Some((_, extension)) => extension,
+                None => name,
+            };
+            let words: Vec<&str> = relevant.split(|c: char| !c.is_ascii_alphabetic()).collect();
+            let is_part =
+                |name: &&str| words.iter().any(|word| word.starts_with(name) || word.ends_with(name));
+            let whole = NAMES.iter().position(|names| names.iter().any(|name| words.contains(name)));
+            whole.or_else(|| PARTS.iter().position(|names| names.iter().any(is_part)))
+        };
+        Self::assign(dir, Path::is_file, split, is_related)
+    }
+
+    fn assign(
+        dir: &Path,
+        is_kind: impl Fn(&Path) -> bool,
+        split: impl Fn(&str) -> Option<usize>,
+        is_related: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
+        let mut found = [const { None::<PathBuf> }; 3];
+        let mut passed_over = vec![];
+        for path in entries(dir)?.into_iter().filter(|path| is_kind(path)) {
+            let name = file_name(&path);
+            match split(&name.to_lowercase()) {
+                Some(split) => {
+                    if let Some(other) = found[split].replace(path) {
+                        bail!(
+                            "{}: found both {} and {name}, expected one {} split",
+                            dir.display(),
+                            file_name(&other),
+                            ["training", "validation", "test"][split]
+                        );
+                    }
+                }
+                None if is_related(&name.to_lowercase()) && !is_about(&name) => passed_over.push(name),
+                None => {}
+            }
+        }
+        let [train, validation, test] = found;
+        Ok(Self { train, validation, test, passed_over })
+    }
+
+    /// Chooses the splits to read: all of them, or with `test_only` the test split, if there is one.
+    ///
+    /// Without a test split, the validation split takes its place, with a note. Another note names what is passed over.
+    ///
+    /// # Errors
+    /// Fails if the training split is missing and needed; `expected` describes its name.
+    pub fn choose(
+        mut self,
+        dir: &Path,
+        expected: &str,
+        test_only: bool,
+        notes: &mut Vec<String>,
+    ) -> Result<Self> {
+        if !test_only && !self.passed_over.is_empty() {
+            notes.push(format!("{}: passed over: {}", dir.display(), self.passed_over.join(", ")));
+        }
+        if self.test.is_none() {
+            self.test = self.validation.take();
+            let serves =
+                |path: &PathBuf| format!("{}: no test split, so this one serves as it", path.display());
+            notes.extend(self.test.as_ref().map(serves));
+        }
+        if test_only && self.test.is_some() {
+            (self.train, self.validation) = (None, None);
+        } else if self.train.is_none() {
+            bail!("{}: no training file, expected {expected}", dir.display());
+        }
+        Ok(self)
+    }
+}
+
+/// The entries of `dir`, sorted, except what operating systems leave behind and hidden files.
+///
+/// # Errors
+/// Fails if `dir` can't be listed.
+pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let context = || format!("{}: can't be listed", dir.display());
+    let mut paths = fs::read_dir(dir)
+        .with_context(context)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<Vec<_>>>()
+        .with_context(context)?;
+    paths.retain(|path| !is_litter(&file_name(path)));
+    paths.sort();
+    Ok(paths)
+}
+
+fn is_litter(name: &str) -> bool {
+    const LITTER: [&str; 3] = ["thumbs.db", "desktop.ini", "__macosx"];
+    name.starts_with('.') || LITTER.contains(&name.to_lowercase().as_str())
+}
+
+/// Whether a file describes the data, by its name.
+fn is_about(name: &str) -> bool {
+    let name = name.to_lowercase();
+    ["readme", "license", "licence"].iter().any(|start| name.starts_with(start))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// Which examples of the training data are held out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum Selection {
+    /// The first ones
+    First,
+    /// The last ones
+    Last,
+    /// A random sample with the same proportions of the classes
+    #[default]
+    Random,
+}
+
+impl Selection {
+    /// Splits `examples` into `count` selected ones and the rest, both in the order of `examples`.
+    ///
+    /// `class` returns the class of an example. A random sample depends only on `examples`, their classes, `count`, `seed`
+    /// and `purpose`.
+    pub fn select(
+        self,
+        examples: &[u32],
+        count: usize,
+        class: impl Fn(u32) -> u32,
+        seed: u64,
+        purpose: &str,
+    ) -> (Vec<u32>, Vec<u32>) {
+        let count = count.min(examples.len());
+        let is_selected: Vec<bool> = match self {
+            Self::First => (0..examples.len()).map(|place| place < count).collect(),
+            Self::Last => (0..examples.len()).map(|place| place >= examples.len() - count).collect(),
+            Self::Random => {
+                let classes: Vec<usize> = examples.iter().map(|&example| class(example) as usize).collect();
+                let mut left = shares(&classes, count);
+                let mut order: Vec<usize> = (0..examples.len()).collect();
+                order.shuffle(&mut rng::stream(seed, purpose));
+                let mut is_selected = vec![false; examples.len()];
+                for place in order {
+                    let left = &mut left[classes[place]];
+                    is_selected[place] = *left > 0;
+                    *left = left.saturating_sub(1);
+                }
+                is_selected
+            }
+        };
+        let part = |selected: bool| {
+            let places = examples.iter().zip(&is_selected).filter(|&(_, &is)| is == selected);
+            places.map(|(&example, _)| example).collect()
+        };
+        (part(true), part(false))
+    }
+}
+
+/// The number of examples of each class in a sample of `count` examples, in proportion (largest remainders).
+fn shares(classes: &[usize], count: usize) -> Vec<usize> {
+    let mut sizes = vec![0_usize; classes.iter().max().map_or(0, |last| last + 1)];
+    classes.iter().for_each(|&class| sizes[class] += 1);
+    let (total, count) = (classes.len().max(1) as u128, count as u128);
+    let scaled: Vec<u128> = sizes.iter().map(|&size| size as u128 * count).collect();
+    let mut shares: Vec<usize> = scaled.iter().map(|scaled| (scaled / total) as usize).collect();
+    let missing = count as usize - shares.iter().sum::<usize>();
+    let mut by_remainder: Vec<usize> = (0..sizes.len()).collect();
+    by_remainder.sort_by_key(|&class| std::cmp::Reverse(scaled[class] % total));
+    by_remainder.into_iter().take(missing).for_each(|class| shares[class] += 1);
+    shares
+}
