@@ -72,7 +72,7 @@ impl<'a> Tag<'a> {
 
     /// Parses a tag in any scheme; of BIOES and its relatives, a single word begins an entity, and its end is inside.
     pub fn parse_any(tag: &'a str) -> Option<Self> {
-        Self::parse(tag).or(match tag.split_once('-')? {
+        Self::parse(tag).or_else(|| match tag.split_once('-')? {
             (_, "") => None,
             ("S" | "U", entity) => Some(Self::Begin(entity)),
             ("E" | "L" | "M", entity) => Some(Self::Inside(entity)),

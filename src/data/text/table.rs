@@ -209,7 +209,7 @@ fn by_names(records: &[Record]) -> Option<(usize, usize)> {
         ([], &[text]) if first.len() == 2 => (1 - text, text),
         _ => return None,
     };
-    is_unique(records, label).then_some((label, text))
+    (is_unique(records, label) && is_unique(records, text)).then_some((label, text))
 }
 
 /// Whether the first record's cell occurs nowhere else in the column `place`.
