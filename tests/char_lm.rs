@@ -152,13 +152,26 @@ fn a_killed_run_resumes_to_the_same_bits() {
 }
 
 #[test]
+fn a_run_with_an_infinite_perplexity_resumes() {
+    let place = tempdir().unwrap();
+    fs::write(place.path().join("text"), counting(300)).unwrap();
+    let wild = "--optimizer sgd --learning-rate 1000 --schedule constant --epochs 1 --keep-checkpoint --quiet";
+    let small = "--hidden 24 --embedding 12 --window 20 --batch-size 8";
+    done(&place, NAME, &format!("{small} {wild} --text text --out run"));
+    let run = place.path().join("run");
+    assert!(metrics(&run)[0]["val_perplexity"].is_null());
+    done(&place, NAME, "--resume run --epochs 3 --quiet");
+    assert_eq!(metrics(&run).len(), 4);
+}
+
+#[test]
 fn resuming_after_the_text_has_changed_is_refused() {
     let place = tempdir().unwrap();
     // With the sizes of before, so that only the fingerprint can tell.
     fs::write(place.path().join("text"), counting(300)).unwrap();
     done(&place, NAME, &format!("{SMALL} --text text --out file"));
     fs::write(place.path().join("text"), counting(300).replace("one", "eno")).unwrap();
-    refused(&place, NAME, "--resume file", 1, &["file: ", "data fingerprint"]);
+    refused(&place, NAME, "--resume file", 1, &["file: cannot resume: the text has changed"]);
 }
 
 #[test]

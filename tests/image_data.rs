@@ -446,23 +446,35 @@ const DISTORTED: u64 = 3_770_869_803_378_094_478;
 #[test]
 fn built_in_images_and_their_augmentation_are_the_same_on_every_machine() {
     let (digits, shapes) = (digits(1000, 0, 0).unwrap().0, shapes(1000, 0, 0).unwrap().0);
-    assert_eq!((digits.fingerprint(), shapes.fingerprint()), (DIGITS, SHAPES));
+    let fingerprint = |images: &Images| images.fingerprint(0..images.len()).unwrap();
+    assert_eq!((fingerprint(&digits), fingerprint(&shapes)), (DIGITS, SHAPES));
     let all: Vec<u32> = (0..1000).collect();
     let distort = Augmentation::Distort(Distortion::default());
     let (distorted, _) = digits.augmented_batch(&all, &distort, 1, 1, &Device::Cpu).unwrap();
     let values = distorted.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     let bits: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let distorted = Images::new(bits, vec![0_u8], (1, 1, 4 * values.len()), 1).unwrap();
-    assert_eq!(distorted.fingerprint(), DISTORTED);
+    assert_eq!(fingerprint(&distorted), DISTORTED);
 }
 
 #[test]
-fn fingerprints_depend_on_pixels_labels_and_files() {
-    let new = |pixel, label| Images::new(vec![pixel], vec![label], (1, 1, 1), 2).unwrap().fingerprint();
+fn fingerprints_depend_on_pixels_and_labels_and_not_on_paths() {
+    let fingerprint = |images: &Images| images.fingerprint(0..images.len()).unwrap();
+    let new = |pixel, label| fingerprint(&Images::new(vec![pixel], vec![label], (1, 1, 1), 2).unwrap());
     assert_eq!(new(1, 0_u8), new(1, 0));
     assert!(new(1, 0) != new(2, 0) && new(1, 0) != new(1, 1));
-    let dir = tiny_folder();
-    let set = folder::read_dir(dir.path(), 8).unwrap();
-    assert_eq!(set.training.fingerprint(), folder::read_dir(dir.path(), 8).unwrap().training.fingerprint());
-    assert_ne!(set.training.fingerprint(), set.test.fingerprint());
+
+    let (here, moved) = (tiny_folder(), tiny_folder());
+    let read = |dir: &TempDir| folder::read_dir(dir.path(), 8).unwrap();
+    let before = read(&here).training;
+    assert_eq!(fingerprint(&before), fingerprint(&read(&moved).training));
+    assert_ne!(fingerprint(&before), fingerprint(&read(&here).test));
+    assert_ne!(before.fingerprint(0..1).unwrap(), before.fingerprint(1..2).unwrap());
+    assert!(before.fingerprint(0..before.len() + 1).is_err());
+    // The same size, other pixels.
+    let path = before.path(0).unwrap();
+    let mut picture = image::open(path).unwrap();
+    picture.invert();
+    picture.save(path).unwrap();
+    assert_ne!(fingerprint(&before), fingerprint(&read(&moved).training));
 }

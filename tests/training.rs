@@ -273,11 +273,11 @@ fn a_folder_with_nothing_but_temporary_files_counts_as_empty() {
     assert!(message.contains("not empty"), "{message}");
     assert!(!dir.path().join("run.lock").exists());
     std::fs::remove_file(dir.path().join("notes.tmp")).unwrap();
-    ["run.lock", "config.json.tmp", "vocabulary.txt.tmp"].map(write);
+    ["run.lock", "config.json.tmp", "vocabulary.txt.tmp"].iter().for_each(|name| write(name));
     drop(create().unwrap());
 
     // Training removes what the killed process has left, and nothing else.
-    ["checkpoint.safetensors.tmp", "notes.tmp"].map(write);
+    ["checkpoint.safetensors.tmp", "notes.tmp"].iter().for_each(|name| write(name));
     train_in(dir.path(), None, &[1.0; 2], short()).0.unwrap();
     let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
     let temporary: Vec<_> = names.filter(|name| name.to_string_lossy().ends_with(".tmp")).collect();

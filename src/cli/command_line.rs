@@ -13,6 +13,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
+/// The settings that are paths of data. A run records them as absolute paths.
+pub(super) const PATHS: [&str; 4] = ["data_dir", "text", "vectors", "pretrained"];
+
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 struct CommandLine<R: Args, T: Args, C: Subcommand> {
@@ -127,12 +130,15 @@ fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result
         None => (settings(defaults, &given)?, None),
         Some(dir) => {
             let (run, config) = Run::open(R::NAME, Some(&folder(R::NAME, &dir)))?;
-            let settings = recorded_settings(&run, &config)?;
-            check_agreement::<R>(&run, &settings, &given)?;
+            let settings = resumed(&run, &recorded_settings(&run, &config)?, &given)?;
             (settings, Some((run, config)))
         }
     };
-    Ok(Action::Train { settings, start: Start { resume, out }, progress: progress::detect(quiet) })
+    Ok(Action::Train {
+        settings,
+        start: Start { resume, out, parent: None },
+        progress: progress::detect(quiet),
+    })
 }
 
 /// Those of `matches` that the user gave, without defaults.
@@ -156,23 +162,35 @@ fn settings<R: Recipe>(mut settings: R, given: &ArgMatches) -> Result<R> {
     Ok(settings)
 }
 
-/// Checks that no option that the user gave contradicts the settings of the run to resume.
-fn check_agreement<R: Recipe>(run: &Run, recorded: &R, given: &ArgMatches) -> Result<()> {
+/// The settings of the run to resume, with those that the user gave anew.
+///
+/// # Errors
+/// Fails if an option would change the result, except that more epochs may be asked for.
+fn resumed<R: Recipe>(run: &Run, recorded: &R, given: &ArgMatches) -> Result<R> {
     let mut wanted = recorded.clone();
     wanted.update_from_arg_matches(given)?;
-    let wanted = fields(&wanted);
-    for (name, recorded) in fields(recorded) {
-        let wanted = &wanted[&name];
-        if recorded != *wanted {
+    let (dir, names) = (run.dir().display(), fields(&wanted));
+    for (name, before) in fields(recorded) {
+        let now = &names[&name];
+        let is_longer = name == "epochs" && now.as_u64() > before.as_u64();
+        if is_longer && wanted.train_options().options(1).schedule.depends_on_length() {
             bail!(
-                "{}: this run was started with --{} {recorded} and can't be resumed with {wanted}: leave the option out, \
-                 or start a new run",
-                run.dir().display(),
+                "{dir}: --epochs {now}: the {} schedule depends on the number of epochs, {before}, so the run can't be \
+                 extended: start a new run",
+                names["schedule"].as_str().unwrap_or_default()
+            );
+        }
+        // What a path leads to is compared with what the run started with.
+        let may_change = PATHS.contains(&&*name) || ["checkpoint_every", "keep_checkpoint"].contains(&&*name);
+        if before != *now && !may_change && !is_longer {
+            bail!(
+                "{dir}: this run was started with --{} {before} and can't be resumed with {now}: leave the option out, or \
+                 start a new run",
                 name.replace('_', "-")
             );
         }
     }
-    Ok(())
+    Ok(wanted)
 }
 
 /// The settings that a run recorded in its `config.json`.

@@ -3,7 +3,7 @@
 use super::Outcome;
 use super::flow;
 use super::images::ImageData;
-use super::recipe::{Data, Recipe, Start, Training};
+use super::recipe::{Recipe, Start, Training};
 use crate::plots::{self, Chart, Line};
 use crate::train::{Epoch, Run, say};
 use anyhow::{Result, ensure};
@@ -19,14 +19,14 @@ pub fn compare<R: Recipe<Data = ImageData>>(
 ) -> Result<Outcome> {
     let Training { settings, start, .. } = training;
     ensure!(start.resume.is_none(), "--resume: a comparison can't be resumed");
-    let mut data = ImageData::load(settings.data_options()?, settings.train_options(), None)?;
+    let mut data = flow::load(training)?;
     data.validate_on_training();
     let names: Vec<&str> = compared.iter().map(|(name, _)| name.as_str()).collect();
     let config = json!({ "compared": names, "settings": settings });
     let parent = Run::create(R::NAME, start.out.as_deref(), &config)?;
     let mut lines = vec![];
     for (name, settings) in compared {
-        let start = Start { resume: None, out: Some(parent.dir().join(name)) };
+        let start = Start { out: Some(parent.dir().join(name)), ..Start::default() };
         let (_, _, report) = flow::fit(training, settings, &data, &start)?;
         if report.interrupted {
             say("interrupted; a comparison can't be resumed");

@@ -1,19 +1,20 @@
 //! Training and evaluation, the same for every recipe.
 
-use super::command_line::{Action, Request, recorded_settings};
+use super::command_line::{Action, PATHS, Request, recorded_settings};
 use super::inputs::RunOption;
 use super::options::TrainOptions;
-use super::process::catch_interrupts;
+use super::process::{catch_interrupts, end_at_once};
 use super::recipe::{About, Data, Facts, Recipe, Start, Test, Trained, Training};
-use super::{MachineOptions, Outcome};
+use super::{MachineOptions, Outcome, complain};
 use crate::nn::{BatchNorm2d, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
-use crate::train::{self, Epoch, Metric, Report, Run, Trainer, say};
-use anyhow::{Result, bail, ensure};
+use crate::train::{self, Epoch, Metric, NotKept, Report, Run, Trainer, say};
+use anyhow::{Error, Result, anyhow, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
 use serde_json::{Map, Value, json};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::PoisonError;
 use std::time::Instant;
 
@@ -34,17 +35,42 @@ fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
     if let Some(experiment) = settings.experiment() {
         return experiment(training);
     }
-    let data = R::Data::load(settings.data_options()?, settings.train_options(), None)?;
+    let data = load(training)?;
     Ok(match fit_and_test(training, settings, &data, start)? {
         Fitted::Tested(_) => Outcome::Done,
-        Fitted::Interrupted(run) => interrupted(R::NAME, &run),
+        Fitted::Interrupted => Outcome::Interrupted,
     })
+}
+
+/// Reads the data to train on.
+pub(super) fn load<R: Recipe>(Training { settings, start, .. }: &Training<R>) -> Result<R::Data> {
+    R::Data::load(settings.data_options()?, settings.train_options(), None).map_err(|error| {
+        match &start.resume {
+            Some((run, _)) => with_origin(error, run, settings),
+            None => error,
+        }
+    })
+}
+
+/// Adds to an error of loading the data of `run` where their path comes from.
+fn with_origin<R: Recipe>(error: Error, run: &Run, settings: &R) -> Error {
+    let (text, settings) = (format!("{error:#}"), serde_json::to_value(settings).unwrap_or_default());
+    let names_path = |name: &&&str| settings[name].as_str().is_some_and(|path| text.contains(path));
+    match PATHS.iter().find(names_path) {
+        Some(name) => anyhow!(
+            "{text}; the path is recorded in {}/config.json: if the data has moved, name it with --{}",
+            run.dir().display(),
+            name.replace('_', "-")
+        ),
+        None => error,
+    }
 }
 
 /// The end of a training run.
 pub(super) enum Fitted {
     Tested(Test),
-    Interrupted(Run),
+    /// A signal came, and the user knows how to resume.
+    Interrupted,
 }
 
 /// Trains and tests a model, and completes its run folder.
@@ -56,11 +82,21 @@ pub(super) fn fit_and_test<R: Recipe>(
 ) -> Result<Fitted> {
     let begin = Instant::now();
     let (run, model, report) = fit(training, settings, data, start)?;
-    if report.interrupted {
-        return Ok(Fitted::Interrupted(run));
-    }
-    let device = &training.device;
-    let test = data.test(&model, report.epochs.get(report.best_epoch.wrapping_sub(1)), device)?;
+    let resumable = start.parent.as_deref().unwrap_or(run.dir()).display();
+    let how_to_resume = format!("interrupted; resume with: {} train --resume {resumable}", R::NAME);
+    let (device, best) = (&training.device, report.epochs.get(report.best_epoch.wrapping_sub(1)));
+    let test = match report.interrupted {
+        true => None,
+        false => end_at_once(how_to_resume.clone(), || data.test(&model, best, device)),
+    };
+    let Some(test) = test else {
+        say(&how_to_resume);
+        return Ok(Fitted::Interrupted);
+    };
+    let test = test.map_err(|error| {
+        let first = format!("{error:#}").lines().next().unwrap_or_default().to_string();
+        anyhow!("{first}; the trained model is kept: repair the test data, then use --resume {resumable}")
+    })?;
     let mut last = Map::from_iter([
         ("final".to_string(), json!(true)),
         ("best_epoch".to_string(), json!(report.best_epoch)),
@@ -103,6 +139,10 @@ pub(super) fn fit<R: Recipe>(
     let parameters = count_parameters(&vars);
     let mut record = record::<R>(about);
     record.insert("parameters".to_string(), json!(parameters));
+    if note.is_some() {
+        // The initial weights come from a file.
+        record.insert("initialisation_fingerprint".to_string(), json!(train::weights_checksum(&vars)?));
+    }
     let run = folder(settings, start, device, record)?;
     about.facts.write(&run)?;
     if !training.progress.is_quiet() {
@@ -123,14 +163,19 @@ pub(super) fn fit<R: Recipe>(
         run: &run,
         progress: training.progress.as_ref(),
     };
-    let report = trainer.fit(task.as_ref(), &vars, &mut optimizer)?;
+    let report = trainer.fit(task.as_ref(), &vars, &mut optimizer);
+    let report = report.map_err(|error| match error.downcast_ref::<NotKept>() {
+        Some(_) => anyhow!("{error}: start a new run, with --keep-checkpoint to train on later"),
+        None => error,
+    })?;
     drop(task);
     Ok((run, model, report))
 }
 
 fn eval<R: Recipe>(trained: Trained<R>, test: &<R::Data as Data>::TestOptions) -> Result<Outcome> {
-    let Trained { settings, facts, model, device, .. } = trained;
-    let data = R::Data::load(settings.data_options()?, settings.train_options(), Some((facts, test)))?;
+    let Trained { run, settings, facts, model, device } = trained;
+    let data = R::Data::load(settings.data_options()?, settings.train_options(), Some((facts, test)))
+        .map_err(|error| with_origin(error, &run, &settings))?;
     say(&data.test(&model, None, &device)?.text);
     Ok(Outcome::Done)
 }
@@ -138,7 +183,9 @@ fn eval<R: Recipe>(trained: Trained<R>, test: &<R::Data as Data>::TestOptions) -
 /// What `config.json` records about a data set.
 pub(super) fn record<R: Recipe>(about: &About<<R::Data as Data>::Facts>) -> Map<String, Value> {
     let mut record = about.facts.record();
-    record.insert("data_fingerprint".to_string(), about.fingerprint.clone());
+    for (part, fingerprint) in about.fingerprints.as_object().into_iter().flatten() {
+        record.insert(format!("{part}_fingerprint"), fingerprint.clone());
+    }
     for (part, size) in ["training", "validation", "test"].iter().zip(about.sizes) {
         record.insert(format!("{part}_{}", R::Data::UNIT), json!(size));
     }
@@ -157,30 +204,46 @@ fn open<R: Recipe>(run: &RunOption, machine: &MachineOptions) -> Result<Trained<
 
 /// A new run folder that records the device, `facts` and the settings, or the folder of the run to resume.
 ///
+/// The test data of a resumed run may have changed: the model does not depend on them.
+///
 /// # Errors
-/// Fails if the folder can't be written, or the data of a resumed run has changed.
+/// Fails if the folder can't be written, another process uses it, or the data of a resumed run has changed.
 pub(super) fn folder<R: Recipe>(
     settings: &R,
     start: &Start,
     device: &Device,
     facts: Map<String, Value>,
 ) -> Result<Run> {
-    if let Some((run, recorded)) = &start.resume {
-        // A run of an older version may lack some facts.
-        let known = facts.into_iter().filter(|(name, _)| recorded.get(name).is_some());
-        run.check_facts(recorded, &Value::Object(known.collect()))?;
-        return Ok(run.clone());
+    let mut settings = serde_json::to_value(settings)?;
+    for name in PATHS {
+        // The name of weights on the hub is no path.
+        if let Some(path) = settings[name].as_str().map(Path::new).filter(|path| path.exists()) {
+            settings[name] = json!(std::path::absolute(path)?);
+        }
     }
-    let mut config = json!({ "device": format!("{:?}", device.location()) });
-    facts.into_iter().for_each(|(name, fact)| config[name] = fact);
-    config["settings"] = serde_json::to_value(settings)?;
-    Run::create(R::NAME, start.out.as_deref(), &config)
-}
-
-/// Says how to resume an interrupted training run.
-pub(super) fn interrupted(binary: &str, run: &Run) -> Outcome {
-    say(&format!("interrupted; resume with: {binary} train --resume {}", run.dir().display()));
-    Outcome::Interrupted
+    let Some((run, recorded)) = &start.resume else {
+        let mut config = json!({ "device": format!("{:?}", device.location()) });
+        facts.into_iter().for_each(|(name, fact)| config[name] = fact);
+        config["settings"] = settings;
+        return Run::create(R::NAME, start.out.as_deref(), &config);
+    };
+    let (test, facts): (Map<_, _>, Map<_, _>) =
+        facts.into_iter().partition(|(name, _)| name.starts_with("test_"));
+    run.check_facts(recorded, &Value::Object(facts))?;
+    run.lock()?;
+    let mut config = recorded.clone();
+    if test.iter().any(|(name, fact)| config[name] != *fact) {
+        let dir = run.dir().display();
+        complain(&format!(
+            "note: {dir}: the test data has changed since the run started; the model stays as it is"
+        ));
+        test.into_iter().for_each(|(name, fact)| config[name] = fact);
+    }
+    config["settings"] = settings;
+    if config != *recorded {
+        run.reconfigure(&config)?;
+    }
+    Ok(run.clone())
 }
 
 /// Number of trained parameters, without running statistics.

@@ -2,11 +2,11 @@
 
 use super::Outcome;
 use super::flow::{self, Fitted};
-use super::recipe::{Data, Experiment, Facts, Recipe, Start, Training};
+use super::recipe::{About, Data, Experiment, Facts, Recipe, Start, Training};
 use super::sentences::{SentenceData, TextOptions};
 use crate::train::{Metric, Run, say};
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Map, json};
 use std::time::Instant;
 
 /// Cross-validation, if `--folds` asks for it.
@@ -20,12 +20,14 @@ fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Res
     let Training { settings, start, device, .. } = training;
     let options = settings.data_options()?;
     let folds = options.text.folds.context("--folds: not given")?;
-    let mut data = SentenceData::load(options, settings.train_options(), None)?;
-    let mut record = data.about().facts.record();
-    // Each fold has its own vocabulary.
-    record.remove("words");
-    record.insert("data_fingerprint".to_string(), data.about().fingerprint.clone());
-    record.insert("training_examples".to_string(), json!(data.words.len()));
+    let mut data = flow::load(training)?;
+    let About { facts, fingerprints, .. } = data.about();
+    // Each fold has its own vocabulary, and tests on a part of all data.
+    let record = Map::from_iter([
+        ("classes".to_string(), json!(facts.classes())),
+        ("data_fingerprint".to_string(), fingerprints.clone()),
+        ("training_examples".to_string(), json!(data.words.len())),
+    ]);
     let run = flow::folder(settings, start, device, record)?;
     let mut accuracies = vec![];
     for fold in 0..folds {
@@ -35,9 +37,10 @@ fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Res
             false => None,
         };
         data.select_fold(fold, folds, settings.train_options())?;
-        match flow::fit_and_test(training, settings, &data, &Start { resume, out: Some(dir) })? {
+        let start = Start { resume, out: Some(dir), parent: Some(run.dir().to_path_buf()) };
+        match flow::fit_and_test(training, settings, &data, &start)? {
             Fitted::Tested(test) => accuracies.extend(test.evaluation.map(|test| test.accuracy())),
-            Fitted::Interrupted(_) => return Ok(flow::interrupted(R::NAME, &run)),
+            Fitted::Interrupted => return Ok(Outcome::Interrupted),
         }
     }
     let mean = accuracies.iter().sum::<f64>() / folds as f64;

@@ -176,10 +176,10 @@ impl Data for ImageData {
         let side = facts.as_ref().map_or(options.side, |facts| facts.shape.1);
         let set = image::load(name, dir, side).map_err(data_error)?;
         let ImageSet { training: mut images, validation, mut test } = set;
-        let about = |facts: ImageFacts, [training, validation]: [usize; 2], parts: &[&Images]| About {
+        let about = |facts: ImageFacts, sizes: [usize; 3], fingerprints: Value| About {
             name: name.to_string(),
-            sizes: [training, validation, parts[parts.len() - 1].len()].map(|size| size as u64),
-            fingerprint: parts.iter().map(|images| images.fingerprint()).collect(),
+            sizes: sizes.map(|size| size as u64),
+            fingerprints,
             facts,
         };
         if let Some(facts) = facts {
@@ -187,7 +187,7 @@ impl Data for ImageData {
             if let Some(normalisation) = &facts.normalisation {
                 test.normalise(normalisation.clone())?;
             }
-            let about = about(facts, [0, 0], &[&test]);
+            let about = about(facts, [0, 0, test.len()], Value::Null);
             return Ok(Self { options, images: None, training: vec![], validation: vec![], test, about });
         }
         let examples = images.len() - validation.unwrap_or(0);
@@ -205,7 +205,12 @@ impl Data for ImageData {
         }
         let (shape, classes) = (images.shape(), images.class_names().to_vec());
         let facts = ImageFacts { shape, classes, normalisation };
-        let about = about(facts, [training.len(), validation.len()], &[&images, &test]);
+        let fingerprints = json!({
+            "training_data": images.fingerprint(0..examples)?,
+            "validation_data": images.fingerprint(examples..images.len())?,
+            "test_data": test.fingerprint(0..test.len())?,
+        });
+        let about = about(facts, [training.len(), validation.len(), test.len()], fingerprints);
         Ok(Self { options, images: Some(images), training, validation, test, about })
     }
 

@@ -72,8 +72,8 @@ impl LanguageData {
         seed: u64,
     ) -> Self {
         let sizes = [&training, &validation, &test].map(|part| part.end - part.start);
-        let (name, fingerprint) = (text.name().to_string(), json!(text.fingerprint()));
-        let about = About { name, sizes, fingerprint, facts };
+        let (name, fingerprints) = (text.name().to_string(), json!({ "text": text.fingerprint() }));
+        let about = About { name, sizes, fingerprints, facts };
         Self { text, about, training, validation, test, windowing, seed }
     }
 

@@ -1,22 +1,24 @@
 //! Setting up the process: threads, memory and signals.
 
-use crate::train::INTERRUPTED;
+use crate::train::{INTERRUPTED, say};
 use anyhow::Result;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
 
 /// Calls `work` in a pool of `threads` threads, or one per physical core, with the process set up for training.
 ///
 /// Call it at the start of `main`. Candle's own thread pool would compete with this one for the cores, so it is kept
-/// at one thread through the environment. That is only sound while no other thread runs; if another one does, or if
-/// the system can't tell, the environment stays as it is: set `CANDLE_NUM_THREADS=1` yourself then.
+/// at one thread through the environment. Except on Windows, that is only sound while no other thread runs; if another
+/// one does, or if the system can't tell, the environment stays as it is: set `CANDLE_NUM_THREADS=1` yourself then.
 ///
 /// # Errors
 /// Fails if `work` does, the threads can't be started, or `CANDLE_TEXTBOOK_SIMD` names an instruction set that is not
 /// available.
 pub fn on_threads<R: Send>(threads: Option<usize>, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
     crate::ops::instruction_set()?;
-    if is_only_thread() {
-        // SAFETY: no other thread exists, so none reads or writes the environment during the call.
+    if cfg!(windows) || is_only_thread() {
+        // SAFETY: Windows allows it at any time. Elsewhere no other thread exists, so none reads or writes the environment
+        // during the call.
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
         keep_memory();
     }
@@ -44,13 +46,53 @@ fn keep_memory() {
     }
 }
 
-/// Makes Ctrl-C and TERM end the training loop after a checkpoint. A second signal ends the process at once.
+/// What to say when the first signal ends the process at once; none while it ends a training loop.
+static LAST_WORDS: Mutex<Option<String>> = Mutex::new(None);
+
+/// Makes Ctrl-C, TERM and HUP end the training loop after a checkpoint. A second signal ends the process at once.
+///
+/// A signal that was ignored when the process started, such as HUP under `nohup`, stays ignored.
 pub(super) fn catch_interrupts() -> Result<()> {
-    Ok(ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::Relaxed) {
+    #[cfg(unix)]
+    let ignored: Vec<libc::c_int> = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP]
+        .into_iter()
+        .filter(|&signal| is_ignored(signal))
+        .collect();
+    ctrlc::set_handler(|| {
+        let last_words = LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_second = INTERRUPTED.swap(true, Ordering::Relaxed);
+        if let Some(words) = last_words.as_ref().filter(|_| !is_second) {
+            say(words);
+        }
+        if is_second || last_words.is_some() {
             std::process::exit(130);
         }
-    })?)
+    })?;
+    #[cfg(unix)]
+    for signal in ignored {
+        // SAFETY: to ignore a signal runs no code of ours when it arrives.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: all-zero bytes are a valid `sigaction`, and with a null pointer for the new action the call only writes the
+    // current one to it.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+/// Calls `work`, during which a signal says `last_words` and ends the process at once; `None` if one has come before.
+pub(super) fn end_at_once<T>(last_words: String, work: impl FnOnce() -> T) -> Option<T> {
+    let set = |words| *LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner) = words;
+    set(Some(last_words));
+    let result = (!INTERRUPTED.load(Ordering::Relaxed)).then(work);
+    set(None);
+    result
 }
 
 #[cfg(test)]

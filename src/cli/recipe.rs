@@ -87,6 +87,8 @@ pub(super) struct Start {
     pub(super) resume: Option<(Run, Value)>,
     /// The new folder; none for the next number under `runs/`.
     pub(super) out: Option<PathBuf>,
+    /// The folder of the run that this one is a part of, such as a fold: it is the one to resume.
+    pub(super) parent: Option<PathBuf>,
 }
 
 /// A kind of data set, with the task that it poses.
@@ -163,8 +165,8 @@ pub struct About<F> {
     pub name: String,
     /// Number of examples in the training, validation and test part.
     pub sizes: [u64; 3],
-    /// Identifies the content of all parts.
-    pub fingerprint: Value,
+    /// Hashes of the content by the name of the part: `training_data`, `validation_data`, `test_data`, or `text`.
+    pub fingerprints: Value,
     /// What a model depends on.
     pub facts: F,
 }

@@ -17,6 +17,7 @@ use candle_nn::VarMap;
 use clap::{Args, Subcommand};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 /// Options that choose how sentences become words.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
@@ -92,7 +93,12 @@ impl Data for SentenceData {
         let (name, dir) = TestSet::resolve(run.as_ref().map(|run| run.1), train);
         let corpus = data::text::load(name, dir, &Columns::default()).map_err(data_error)?;
         show_notes(&corpus.notes);
-        let fingerprint = corpus.fingerprint();
+        let fingerprint = |part: &Option<Texts>| part.as_ref().map(Texts::fingerprint);
+        let fingerprints = json!({
+            "training_data": corpus.train.fingerprint(),
+            "validation_data": fingerprint(&corpus.validation),
+            "test_data": fingerprint(&corpus.test),
+        });
         let Corpus { train: training, validation, test, classes, .. } = corpus;
         let size = |part: &Option<Texts>| part.as_ref().map(Texts::len);
         let sizes = (training.len(), size(&validation), size(&test));
@@ -101,7 +107,7 @@ impl Data for SentenceData {
             words.extend(part.texts.iter().map(|sentence| text.tokenizer.tokens(sentence)));
             labels.extend(part.labels);
         }
-        Self::new(text.words, ngrams, Labelled { words, labels, sizes, classes, fingerprint }, train, run)
+        Self::new(text.words, ngrams, Labelled { words, labels, sizes, classes, fingerprints }, train, run)
     }
 
     fn about(&self) -> &About<TextFacts> {

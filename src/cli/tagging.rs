@@ -13,6 +13,7 @@ use crate::train::{Epoch, Metric, Sentences, Tagging, TaggingEvaluation, Task, s
 use anyhow::Result;
 use candle_core::{D, Device};
 use candle_nn::VarMap;
+use serde_json::json;
 
 /// Sentences with a tag per word.
 pub type TaggingData = TextData<Sentences>;
@@ -44,7 +45,12 @@ impl Data for TaggingData {
         let (name, dir) = TestSet::resolve(run.as_ref().map(|run| run.1), train);
         let corpus = sequence::load(name, dir).map_err(data_error)?;
         show_notes(&corpus.notes);
-        let fingerprint = corpus.fingerprint();
+        let fingerprint = |part: &Option<TaggedSentences>| part.as_ref().map(TaggedSentences::fingerprint);
+        let fingerprints = json!({
+            "training_data": corpus.train.fingerprint(),
+            "validation_data": fingerprint(&corpus.validation),
+            "test_data": fingerprint(&corpus.test),
+        });
         let TaggedCorpus { train: training, validation, test, tags: classes, .. } = corpus;
         let size = |part: &Option<TaggedSentences>| part.as_ref().map(TaggedSentences::len);
         let sizes = (training.len(), size(&validation), size(&test));
@@ -53,7 +59,7 @@ impl Data for TaggingData {
             words.extend(part.words);
             tags.extend(part.tags);
         }
-        let data = Labelled { words, labels: Sentences::new(tags), sizes, classes, fingerprint };
+        let data = Labelled { words, labels: Sentences::new(tags), sizes, classes, fingerprints };
         Self::new(options, NGrams::default(), data, train, run)
     }
 

@@ -5,7 +5,7 @@ use super::flow::Parts;
 use super::options::{TrainOptions, WORD_VECTORS, positive};
 use super::recipe::{About, Facts};
 use crate::data::{NGrams, Vocabulary, WordVectors};
-use crate::train::{Run, Sentences};
+use crate::train::{Run, Sentences, checksum};
 use anyhow::{Context, Result, bail, ensure};
 use candle_nn::VarMap;
 use clap::Args;
@@ -53,7 +53,8 @@ pub(super) struct Labelled<L> {
     /// Sizes of the training, validation and test part, in this order in `words`.
     pub(super) sizes: (usize, Option<usize>, Option<usize>),
     pub(super) classes: Vec<String>,
-    pub(super) fingerprint: u64,
+    /// As in [`About`].
+    pub(super) fingerprints: Value,
 }
 
 impl<L> TextData<L> {
@@ -65,7 +66,7 @@ impl<L> TextData<L> {
         train: &TrainOptions,
         run: Option<(TextFacts, &TestSet)>,
     ) -> Result<Self> {
-        let Labelled { words, labels, sizes: (training, validation, test), classes, fingerprint } = data;
+        let Labelled { words, labels, sizes: (training, validation, test), classes, fingerprints } = data;
         let parts = Parts::new(training, validation, test, train)?;
         let (facts, test) = run.unzip();
         let (name, _) = TestSet::resolve(test, train);
@@ -81,8 +82,8 @@ impl<L> TextData<L> {
             }
         };
         let sentences = Sentences::encode(&facts.vocabulary, ngrams, &words);
-        let (name, sizes, fingerprint) = (name.to_string(), parts.sizes(), json!(fingerprint));
-        let about = About { name, sizes, fingerprint, facts };
+        let (name, sizes) = (name.to_string(), parts.sizes());
+        let about = About { name, sizes, fingerprints, facts };
         Ok(Self { options, ngrams, words, labels, parts, vectors, sentences, about })
     }
 
@@ -170,8 +171,9 @@ impl Facts for TextFacts {
     }
 
     fn record(&self) -> Map<String, Value> {
-        let (classes, words) = (json!(self.classes), json!(self.vocabulary.len()));
-        Map::from_iter([("classes".to_string(), classes), ("words".to_string(), words)])
+        let mut record = self.vocabulary.record();
+        record.insert("classes".to_string(), json!(self.classes));
+        record
     }
 
     fn write(&self, run: &Run) -> Result<()> {
@@ -196,19 +198,28 @@ impl Facts for TextFacts {
 /// File of the run folder that holds the vocabulary.
 const VOCABULARY: &str = "vocabulary.txt";
 
+/// Name of the checksum of this file in `config.json`.
+const FINGERPRINT: &str = "vocabulary_fingerprint";
+
 impl Facts for Vocabulary {
     fn record(&self) -> Map<String, Value> {
-        Map::from_iter([("vocabulary".to_string(), json!(self.len()))])
+        let (len, fingerprint) = (json!(self.len()), json!(checksum(self.to_text().as_bytes())));
+        Map::from_iter([("vocabulary".to_string(), len), (FINGERPRINT.to_string(), fingerprint)])
     }
 
     fn write(&self, run: &Run) -> Result<()> {
         run.write(VOCABULARY, &self.to_text())
     }
 
-    fn read(run: &Run, _config: &Value) -> Result<Self> {
+    fn read(run: &Run, config: &Value) -> Result<Self> {
         let path = run.dir().join(VOCABULARY);
         let text =
             std::fs::read_to_string(&path).with_context(|| format!("{}: cannot read it", path.display()))?;
+        ensure!(
+            config[FINGERPRINT] == checksum(text.as_bytes()),
+            "{}: it has changed since the run wrote it",
+            path.display()
+        );
         Self::from_text(&text).with_context(|| path.display().to_string())
     }
 

@@ -11,7 +11,9 @@ use candle_core::Tensor;
 use candle_nn::VarMap;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::error::Error;
+use std::fmt::{self, Display, Formatter};
+use std::path::{Path, PathBuf};
 
 /// First part of the names of tensors.
 const PARAMETERS: &str = "parameters";
@@ -61,6 +63,27 @@ impl State {
         (self.loss_sum, self.norm_sum, self.largest_norm, self.seconds) = (0.0, 0.0, 0.0, 0.0);
     }
 }
+
+/// The error of training on after training had ended without [`TrainerOptions::keep_checkpoint`].
+///
+/// [`TrainerOptions::keep_checkpoint`]: super::TrainerOptions::keep_checkpoint
+#[derive(Debug)]
+pub struct NotKept {
+    pub(super) dir: PathBuf,
+    pub(super) epochs: usize,
+}
+
+impl Display for NotKept {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        let (dir, epochs) = (self.dir.display(), self.epochs);
+        write!(
+            f,
+            "{dir}: training has ended after {epochs} epochs and its checkpoint was not kept, so it cannot go on"
+        )
+    }
+}
+
+impl Error for NotKept {}
 
 /// Writes the checkpoint of `run`, in place of the last one.
 pub(super) fn save(

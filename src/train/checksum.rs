@@ -1,4 +1,4 @@
-//! Checksums of the files of a run: CRC-32, in eight hexadecimal digits.
+//! Checksums of the files of a run.
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
@@ -12,8 +12,8 @@ pub(super) const CHECKSUM: &str = "checksum";
 /// What stands in place of the checksum while it is computed.
 const BLANK: &[u8; 8] = b"00000000";
 
-/// Returns the checksum of `bytes`.
-pub(super) fn checksum(bytes: &[u8]) -> String {
+/// Returns a checksum of `bytes`: CRC-32, in eight hexadecimal digits.
+pub fn checksum(bytes: &[u8]) -> String {
     format!("{:08x}", crc32fast::hash(bytes))
 }
 

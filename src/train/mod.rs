@@ -144,6 +144,8 @@ mod text_generator;
 mod trainer;
 mod weights;
 
+pub use checkpoint::NotKept;
+pub use checksum::checksum;
 pub use evaluation::{Evaluation, Prediction};
 pub use images::{ImageClassification, evaluate_images};
 pub use language::{
@@ -157,4 +159,4 @@ pub use tagging::{Tagging, TaggingEvaluation};
 pub use task::Task;
 pub use text_generator::TextGenerator;
 pub use trainer::{INTERRUPTED, Trainer, TrainerOptions};
-pub use weights::{load_model, load_pretrained, load_weights, save_weights};
+pub use weights::{load_model, load_pretrained, load_weights, save_weights, weights_checksum};

@@ -143,19 +143,26 @@ impl Run {
     ///
     /// To resume exactly, a run needs the same data. Record the facts that identify it, such as sizes and a fingerprint,
     /// in the configuration given to [`create`](Self::create). On resuming, pass the configuration from
-    /// [`open`](Self::open) as `config` and the facts of the current data as `facts`, before anything is written.
+    /// [`open`](Self::open) as `config` and the facts of the current data as `facts`, before anything is written. A
+    /// fingerprint has a name like `training_data_fingerprint`, which the message shows as "the training data".
     ///
     /// # Errors
     /// Fails if a field of `facts` differs from the field of the same name in `config`, or is missing there.
     pub fn check_facts(&self, config: &Value, facts: &Value) -> Result<()> {
         for (name, found) in facts.as_object().into_iter().flatten() {
             let expected = &config[name];
-            ensure!(
-                found == expected,
-                "{}: cannot resume: found {} {found}, but the run started with {expected}",
-                self.dir.display(),
-                name.replace('_', " ")
-            );
+            if found == expected {
+                continue;
+            }
+            let (dir, name) = (self.dir.display(), name.replace('_', " "));
+            match name.strip_suffix(" fingerprint") {
+                Some(content) => {
+                    bail!("{dir}: cannot resume: the {content} has changed since the run started")
+                }
+                None => {
+                    bail!("{dir}: cannot resume: found {name} {found}, but the run started with {expected}")
+                }
+            }
         }
         Ok(())
     }

@@ -20,6 +20,14 @@ pub fn save_weights(path: &Path, vars: &VarMap) -> Result<()> {
     write_file(path, &checksum::serialize(named(vars), HashMap::new())?)
 }
 
+/// Returns a checksum of the values, names and shapes of all variables.
+///
+/// # Errors
+/// Fails if the device cannot copy a tensor.
+pub fn weights_checksum(vars: &VarMap) -> Result<String> {
+    Ok(checksum::checksum(&safetensors::serialize(named(vars), None)?))
+}
+
 /// Loads the weights of a safetensors file into variables.
 ///
 /// # Errors

@@ -1,5 +1,7 @@
 //! Helpers to run the binaries as processes.
 
+#![allow(dead_code, reason = "each test file uses some of them")]
+
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;

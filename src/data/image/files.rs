@@ -2,9 +2,12 @@
 
 use super::prefetch::Prefetch;
 use super::square::read_square;
+use crate::data::fingerprint::Fingerprint;
 use crate::kernels::cpu::parallel;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use std::collections::VecDeque;
+use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -36,8 +39,16 @@ impl Files {
         self.paths.get(index).map(PathBuf::as_path)
     }
 
-    pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.paths.iter().map(PathBuf::as_path)
+    /// A hash of the content of each of the files `range`.
+    pub fn fingerprints(&self, range: Range<usize>) -> Result<Vec<u64>> {
+        let paths = &self.paths[range];
+        let mut hashes: Vec<Result<u64>> = paths.iter().map(|_| Ok(0)).collect();
+        parallel::for_each_piece(&mut hashes, 1, |at, hash| {
+            let bytes = fs::read(&paths[at]);
+            let bytes = bytes.with_context(|| format!("{}: can't be read", paths[at].display()));
+            hash[0] = bytes.map(|bytes| Fingerprint::new().add(&bytes).finish());
+        });
+        hashes.into_iter().collect()
     }
 
     pub fn truncate(&mut self, len: usize) {

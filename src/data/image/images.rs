@@ -6,6 +6,7 @@ use super::normalisation::Normalisation;
 use crate::data::fingerprint::Fingerprint;
 use candle_core::{Device, Result, Tensor, bail};
 use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 
 /// Lower bound of a channel's standard deviation, so that a constant channel can be divided by it.
@@ -301,14 +302,27 @@ impl Images {
         Ok(Normalisation { std: std.collect(), mean })
     }
 
-    /// A hash of the images and labels, to detect changed data when a run is resumed. It covers the paths of files, not
-    /// their content.
-    pub fn fingerprint(&self) -> u64 {
-        let hash = Fingerprint::new().add_strings(&self.class_names).add_ids(&self.labels);
-        match &self.pixels {
-            Pixels::Memory(pixels) => hash.add(pixels).finish(),
-            Pixels::Files(files) => hash.add_strings(files.paths().map(Path::to_string_lossy)).finish(),
-        }
+    /// A hash of the images `range` and their labels, to detect changed data when a run is resumed.
+    ///
+    /// Of images in files it covers the content, not the paths.
+    ///
+    /// # Errors
+    /// Fails if the range exceeds the set or a file can't be read.
+    pub fn fingerprint(&self, range: Range<usize>) -> Result<u64> {
+        let Some(labels) = self.labels.get(range.clone()) else {
+            bail!("found a range up to image {}, expected at most {}", range.end, self.len())
+        };
+        let hash = Fingerprint::new().add_strings(&self.class_names).add_ids(labels);
+        let size = self.size();
+        Ok(match &self.pixels {
+            Pixels::Memory(pixels) => hash.add(&pixels[range.start * size..range.end * size]).finish(),
+            Pixels::Files(files) => {
+                let contents = files
+                    .fingerprints(range)
+                    .map_err(|error| candle_core::Error::Msg(format!("{error:#}")))?;
+                contents.iter().fold(hash, |hash, file| hash.add(&file.to_le_bytes())).finish()
+            }
+        })
     }
 }
 

@@ -21,6 +21,15 @@ impl TaggedSentences {
     pub fn is_empty(&self) -> bool {
         self.words.is_empty()
     }
+
+    /// A hash of the words and tags, to detect changed data when a run is resumed.
+    pub fn fingerprint(&self) -> u64 {
+        let sentences = self.words.iter().zip(&self.tags);
+        let add = |hash: Fingerprint, (words, tags): (&Vec<String>, &Vec<u32>)| {
+            hash.add_strings(words).add_ids(tags)
+        };
+        sentences.fold(Fingerprint::new(), add).finish()
+    }
 }
 
 /// A data set of tagged sentences with the splits that it defines.
@@ -36,19 +45,6 @@ pub struct TaggedCorpus {
     pub tags: Vec<String>,
     /// Remarks about the files for the user, one line each.
     pub notes: Vec<String>,
-}
-
-impl TaggedCorpus {
-    /// A hash of all words and tags, to detect changed data when a run is resumed.
-    pub fn fingerprint(&self) -> u64 {
-        let mut hash = Fingerprint::new().add_strings(&self.tags);
-        for split in [Some(&self.train), self.validation.as_ref(), self.test.as_ref()].into_iter().flatten() {
-            for (words, tags) in split.words.iter().zip(&split.tags) {
-                hash = hash.add_strings(words).add_ids(tags);
-            }
-        }
-        hash.finish()
-    }
 }
 
 /// A tag in the scheme BIO or IOB1, with the type of its entity.

@@ -25,6 +25,11 @@ impl Texts {
         self.texts.is_empty()
     }
 
+    /// A hash of the sentences and labels, to detect changed data when a run is resumed.
+    pub fn fingerprint(&self) -> u64 {
+        Fingerprint::new().add_strings(&self.texts).add_ids(&self.labels).finish()
+    }
+
     pub(super) fn push(&mut self, text: impl Into<String>, label: u32) {
         self.texts.push(text.into());
         self.labels.push(label);
@@ -58,15 +63,6 @@ impl Corpus {
         let mut read = |path: Option<PathBuf>| path.map(|path| read(path, &mut notes)).transpose();
         let (train, validation, test) = (read(train)?.unwrap_or_default(), read(validation)?, read(test)?);
         Ok(Self { train, validation, test, classes, notes })
-    }
-
-    /// A hash of all sentences and labels, to detect changed data when a run is resumed.
-    pub fn fingerprint(&self) -> u64 {
-        let mut hash = Fingerprint::new().add_strings(&self.classes);
-        for split in [Some(&self.train), self.validation.as_ref(), self.test.as_ref()].into_iter().flatten() {
-            hash = hash.add_strings(&split.texts).add_ids(&split.labels);
-        }
-        hash.finish()
     }
 }
 

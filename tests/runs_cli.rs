@@ -1,0 +1,290 @@
+//! Run folders as processes meet them: kills, signals, two processes, changed and moved data, more epochs.
+
+#![cfg(unix)]
+
+mod common;
+
+use image::{Rgb, RgbImage};
+use common::{command, config, done, files, metrics, model, one_error, refused, start};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use tempfile::{TempDir, tempdir};
+
+/// A small classifier of sentences on the files in `data`.
+const SENTENCES: &str = "--dataset csv --data-dir data --hidden 4 --embedding 4 --batch-size 8 --epochs 2";
+
+/// A small network on built-in digits.
+const DIGITS: &str = "--hidden 4 --train-limit 40 --validation 20 --batch-size 10";
+
+/// A working directory with the data set `data`: sentences with one of two words.
+fn place() -> TempDir {
+    let place = tempdir().unwrap();
+    let rows: String = (0..40).map(|i| format!("{},word{} tail\n", ["no", "yes"][i % 2], i % 2)).collect();
+    fs::create_dir(place.path().join("data")).unwrap();
+    for split in ["train", "test"] {
+        fs::write(place.path().join(format!("data/{split}.csv")), format!("label,text\n{rows}")).unwrap();
+    }
+    place
+}
+
+/// Replaces `from` by `to` in the file `name`.
+fn edit(place: &TempDir, name: &str, from: &str, to: &str) {
+    let path = place.path().join(name);
+    let text = fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from));
+    fs::write(path, text.replace(from, to)).unwrap();
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args(["-s", name, &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+/// Starts the command and waits for the line of its first epoch; returns the lines that follow.
+fn first_epoch(command: &mut Command) -> (Child, impl Iterator<Item = String> + use<>) {
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|line| line.starts_with("epoch ")).unwrap();
+    (child, lines)
+}
+
+/// Runs the binary until it has written `limit` bytes to one file, which kills it.
+fn killed_at(place: &Path, binary: &str, arguments: &str, limit: u64) -> ExitStatus {
+    let mut command = command(place, binary);
+    command.args(arguments.split_whitespace());
+    let set = |resource, value| {
+        let value = libc::rlimit { rlim_cur: value, rlim_max: value };
+        // SAFETY: the call reads only `value`.
+        match unsafe { libc::setrlimit(resource, &value) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    let limits = move || set(libc::RLIMIT_FSIZE, limit).and_then(|()| set(libc::RLIMIT_CORE, 0));
+    // SAFETY: between fork and exec it only makes system calls.
+    unsafe { command.pre_exec(limits) };
+    command.output().unwrap().status
+}
+
+/// The results in all `metrics.jsonl` below `run`, without the times.
+fn results(run: &Path) -> Vec<Value> {
+    let mut lines: Vec<Value> = files(run)
+        .keys()
+        .filter(|path| path.ends_with("metrics.jsonl"))
+        .flat_map(|path| metrics(path.parent().unwrap()))
+        .collect();
+    for line in &mut lines {
+        for time in ["seconds", "examples_per_second"] {
+            line.as_object_mut().unwrap().remove(time);
+        }
+    }
+    lines
+}
+
+/// Names of the files below `run`.
+fn names(run: &Path) -> Vec<String> {
+    files(run).keys().map(|path| path.strip_prefix(run).unwrap().display().to_string()).collect()
+}
+
+#[test]
+fn a_kill_at_any_write_leaves_a_run_that_can_be_completed() {
+    let place = place();
+    for (binary, options) in
+        [("mlp", format!("{DIGITS} --epochs 2")), ("gru", format!("{SENTENCES} --folds 2"))]
+    {
+        let whole = place.path().join(binary);
+        done(&place, binary, &format!("{options} --quiet --out {binary}"));
+        let sizes: BTreeSet<u64> = files(&whole)
+            .values()
+            .flatten()
+            .map(|bytes| bytes.len() as u64)
+            .filter(|&size| size > 0)
+            .collect();
+        let limits: Vec<u64> =
+            [0].into_iter().chain(sizes.iter().flat_map(|size| [size / 2, size - 1])).collect();
+        for limit in limits {
+            let cut = place.path().join("cut");
+            let status = killed_at(place.path(), binary, &format!("{options} --quiet --out cut"), limit);
+            assert_eq!(status.signal(), Some(libc::SIGXFSZ), "{binary} at {limit} bytes: {status:?}");
+            match cut.join("config.json").exists() {
+                true => done(&place, binary, "--quiet --resume cut"),
+                false => done(&place, binary, &format!("{options} --quiet --out cut")),
+            };
+            assert_eq!(results(&cut), results(&whole), "{binary} at {limit} bytes");
+            assert_eq!(names(&cut), names(&whole), "{binary} at {limit} bytes");
+            fs::remove_dir_all(&cut).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_fold_that_has_only_its_folder_is_trained() {
+    let place = place();
+    done(&place, "gru", &format!("{SENTENCES} --folds 2 --quiet --out run"));
+    let run = place.path().join("run");
+    let expected = results(&run);
+    for kept in [&[][..], &["run.lock"], &["run.lock", "config.json.tmp"]] {
+        fs::remove_dir_all(run.join("fold-2")).unwrap();
+        fs::create_dir(run.join("fold-2")).unwrap();
+        kept.iter().for_each(|name| fs::write(run.join("fold-2").join(name), "").unwrap());
+        done(&place, "gru", "--quiet --resume run");
+        assert_eq!(results(&run), expected, "{kept:?}");
+    }
+}
+
+#[test]
+fn term_and_hup_save_a_checkpoint() {
+    let place = place();
+    for name in ["TERM", "HUP"] {
+        let arguments = format!("{DIGITS} --epochs 100000 --out {name}");
+        let (mut child, lines) = first_epoch(command(&place, "mlp").args(arguments.split_whitespace()));
+        signal(&child, name);
+        assert_eq!(lines.last().unwrap(), format!("interrupted; resume with: mlp train --resume {name}"));
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        assert!(place.path().join(name).join("checkpoint.safetensors").exists());
+    }
+}
+
+#[test]
+fn a_signal_that_is_ignored_at_the_start_stays_ignored() {
+    let place = place();
+    let mut command = Command::new("sh");
+    command.current_dir(place.path()).stdout(Stdio::piped());
+    let script =
+        format!("trap '' HUP INT; exec {} {DIGITS} --epochs 300 --out run", env!("CARGO_BIN_EXE_mlp"));
+    let (mut child, lines) = first_epoch(command.args(["-c", &script]));
+    signal(&child, "HUP");
+    signal(&child, "INT");
+    assert!(lines.last().unwrap().contains("best epoch"));
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_signal_during_the_final_test_ends_the_program_and_resuming_completes_it() {
+    let place = place();
+    // So many rows that testing takes a while.
+    let rows = "no,word0 tail\n".repeat(100_000);
+    fs::write(place.path().join("data/test.csv"), format!("label,text\n{rows}")).unwrap();
+    let options = SENTENCES.replace("--epochs 2", "--epochs 1");
+    let (mut child, lines) =
+        first_epoch(command(&place, "gru").args(format!("{options} --out run").split(' ')));
+    signal(&child, "INT");
+    assert_eq!(lines.last().unwrap(), "interrupted; resume with: gru train --resume run");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let run = place.path().join("run");
+    assert_eq!(metrics(&run).len(), 1);
+    let trained = model(&run);
+    fs::write(place.path().join("data/test.csv"), "label,text\nno,word0\nyes,word1\n").unwrap();
+    let output = start(&place, "gru", &["--quiet", "--resume", "run"], "");
+    assert!(output.status.success() && String::from_utf8_lossy(&output.stderr).contains("test data"));
+    assert!(model(&run) == trained && metrics(&run).len() == 2);
+}
+
+#[test]
+fn a_second_process_is_kept_out_of_the_folder() {
+    let place = place();
+    let arguments = format!("{DIGITS} --epochs 100000 --out run");
+    let (mut child, _lines) = first_epoch(command(&place, "mlp").args(arguments.split_whitespace()));
+    let output = start(&place, "mlp", &["--resume", "run"], "");
+    one_error(&output, 1, &["run: another process is training"]);
+    one_error(&start(&place, "mlp", &["--out", "run"], ""), 1, &["run: "]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // The lock ends with its process.
+    let (mut child, _lines) = first_epoch(command(&place, "mlp").args(["--resume", "run"]));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn resuming_on_changed_data_is_refused_and_names_the_change() {
+    let place = place();
+    done(&place, "gru", &format!("{SENTENCES} --quiet --out run"));
+    // The sizes stay as they are.
+    edit(&place, "data/train.csv", "no,word0 tail\nyes", "no,word0 liat\nyes");
+    refused(&place, "gru", "--resume run", 1, &["run: cannot resume", "training data has changed"]);
+    edit(&place, "data/train.csv", "no,word0 liat\nyes", "no,word0 tail\nyes");
+    done(&place, "gru", "--resume run --quiet");
+    for name in ["data/train.csv", "data/test.csv"] {
+        edit(&place, name, "no,", "what,");
+    }
+    refused(&place, "gru", "--resume run", 1, &["run: cannot resume", "classes", "what"]);
+    for name in ["data/train.csv", "data/test.csv"] {
+        edit(&place, name, "what,", "no,");
+    }
+
+    edit(&place, "data/test.csv", "word1", "word2");
+    let before = model(&place.path().join("run"));
+    let output = start(&place, "gru", &["--resume", "run", "--quiet"], "");
+    let notes = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && notes.starts_with("note: run: the test data has changed"), "{notes}");
+    assert!(model(&place.path().join("run")) == before);
+}
+
+#[test]
+fn a_damaged_test_picture_leaves_a_model_that_is_tested_later() {
+    let place = tempdir().unwrap();
+    for (class, colour) in [("cat", [200, 0, 0]), ("dog", [0, 0, 200])] {
+        for name in ["train/CLASS/1", "train/CLASS/2", "train/CLASS/3", "test/CLASS/1"] {
+            let path = place.path().join("data").join(name.replace("CLASS", class)).with_extension("png");
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            RgbImage::from_pixel(40, 40, Rgb(colour)).save(path).unwrap();
+        }
+    }
+    let damaged = place.path().join("data/test/dog/1.png");
+    let picture = fs::read(&damaged).unwrap();
+    fs::write(&damaged, &picture[..picture.len() / 2]).unwrap();
+    let options = "--dataset image-folder --data-dir data --hidden 2 --epochs 1 --validation 1 --quiet --out run";
+    let output = start(&place, "mlp", &options.split(' ').collect::<Vec<_>>(), "");
+    one_error(&output, 1, &["test/dog/1.png", "the trained model is kept", "--resume run"]);
+    let run = place.path().join("run");
+    let trained = model(&run);
+    fs::write(&damaged, picture).unwrap();
+    let output = start(&place, "mlp", &["--resume", "run", "--quiet"], "");
+    assert!(output.status.success(), "{output:?}");
+    assert!(model(&run) == trained && metrics(&run).len() == 2);
+}
+
+#[test]
+fn data_that_has_moved_is_named_again_on_resuming() {
+    let place = place();
+    done(&place, "gru", &format!("{SENTENCES} --quiet --out run"));
+    let run = place.path().join("run");
+    let recorded = |run| config(run)["settings"]["data_dir"].as_str().unwrap().to_string();
+    assert_eq!(Path::new(&recorded(&run)), place.path().canonicalize().unwrap().join("data"));
+    fs::rename(place.path().join("data"), place.path().join("moved")).unwrap();
+    let parts = ["/data: ", "recorded in run/config.json", "--data-dir"];
+    refused(&place, "gru", "--resume run", 1, &parts);
+    done(&place, "gru", "--resume run --data-dir moved --quiet");
+    assert!(recorded(&run).ends_with("/moved"));
+    done(&place, "gru", "--resume run --quiet");
+    edit(&place, "moved/train.csv", "tail", "liat");
+    refused(&place, "gru", "--resume run --data-dir moved", 1, &["training data has changed"]);
+}
+
+#[test]
+fn a_run_trains_on_for_more_epochs_if_its_schedule_allows_it() {
+    let place = place();
+    let constant = format!("{DIGITS} --schedule constant --quiet");
+    done(&place, "mlp", &format!("{constant} --epochs 4 --out whole"));
+    done(&place, "mlp", &format!("{constant} --epochs 2 --keep-checkpoint --out kept"));
+    refused(&place, "mlp", "--resume kept --epochs 1", 1, &["--epochs 2", "1"]);
+    done(&place, "mlp", "--resume kept --epochs 4 --quiet");
+    let [whole, kept] = ["whole", "kept"].map(|run| place.path().join(run));
+    assert!(model(&whole) == model(&kept));
+    assert_eq!(results(&whole), results(&kept));
+    assert_eq!(config(&kept)["settings"]["epochs"], 4);
+
+    refused(&place, "mlp", "--resume whole --epochs 5", 1, &["whole: ", "--keep-checkpoint"]);
+    done(
+        &place,
+        "mlp",
+        &format!("{DIGITS} --schedule cosine --epochs 2 --keep-checkpoint --quiet --out cosine"),
+    );
+    refused(&place, "mlp", "--resume cosine --epochs 5", 1, &["cosine schedule", "number of epochs"]);
+}
