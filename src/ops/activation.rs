@@ -1,11 +1,13 @@
 //! Activation functions.
 
 use super::autograd::{self, Operation};
+use super::gpu::{Gpu, Stored};
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::Real;
 use crate::kernels::cpu::elementwise::{map, zip_map};
-use candle_core::{CpuStorage, Result, Shape, Tensor};
+use crate::kernels::cuda::{self, Grid, Kernel};
+use candle_core::{Result, Shape, Storage, Tensor};
 
 /// Computes `max(x, 0)` of each element; the gradient at 0 is 0, as in PyTorch.
 ///
@@ -36,7 +38,7 @@ fn apply(
     activation: Activation,
     reference: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    match xs.device().is_cpu() {
+    match Gpu::supports(xs) {
         true => autograd::apply(activation, vec![xs.contiguous()?]),
         false => reference(xs),
     }
@@ -49,6 +51,48 @@ enum Activation {
     Tanh,
 }
 
+impl Activation {
+    fn forward_on<T: Stored + cuda::Real>(self, gpu: &Gpu, xs: &Tensor) -> Result<(Storage, Shape)> {
+        let kernel = cuda::ACTIVATION.kernel::<T>(match self {
+            Self::Relu => "relu_forward",
+            Self::Sigmoid => "sigmoid_forward",
+            Self::Tanh => "tanh_forward",
+        });
+        let n = xs.elem_count();
+        let ys = gpu.alloc::<T>(n)?;
+        let args = [gpu.pointer::<T>(xs)?.into(), ys.pointer().into(), (n as i64).into()];
+        // SAFETY: these are the kernel's parameters; both arrays have `n` elements.
+        unsafe { gpu.launch(kernel, Grid::elements(n, 4), &args)? };
+        Ok(gpu.output(ys, xs.shape()))
+    }
+
+    fn backward_on<T: Stored + cuda::Real>(self, gpu: &Gpu, ys: &Tensor, grad: &Tensor) -> Result<Tensor> {
+        let kernel = match self {
+            Self::Relu => "relu_backward",
+            Self::Sigmoid => "sigmoid_backward",
+            Self::Tanh => "tanh_backward",
+        };
+        zip_on::<T>(gpu, cuda::ACTIVATION.kernel::<T>(kernel), ys, grad)
+    }
+}
+
+/// Adds two tensors of the same shape.
+pub(super) fn sum_on<T: Stored + cuda::Real>(gpu: &Gpu, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    zip_on::<T>(gpu, cuda::ACTIVATION.kernel::<T>("sum"), a, b)
+}
+
+/// Runs a kernel that takes two tensors of the same shape element by element.
+fn zip_on<T: Stored>(gpu: &Gpu, kernel: Kernel, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let n = a.elem_count();
+    assert_eq!(n, b.elem_count());
+    let ys = gpu.alloc::<T>(n)?;
+    let args =
+        [gpu.pointer::<T>(a)?.into(), gpu.pointer::<T>(b)?.into(), ys.pointer().into(), (n as i64).into()];
+    // SAFETY: these are the kernel's parameters; all arrays have `n` elements.
+    unsafe { gpu.launch(kernel, Grid::elements(n, 4), &args)? };
+    Ok(gpu.tensor(ys, a.shape()))
+}
+
 impl Operation for Activation {
     fn name(&self) -> &'static str {
         match self {
@@ -58,7 +102,10 @@ impl Operation for Activation {
         }
     }
 
-    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
+        if let Some(gpu) = Gpu::of(&args[0]) {
+            return with_real!(self.name(), args[0].dtype(), T => self.forward_on::<T>(&gpu, &args[0]));
+        }
         with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |xs| {
             let ys = match self {
                 Self::Relu => map(xs, Real::relu),
@@ -71,6 +118,10 @@ impl Operation for Activation {
 
     /// Computes the gradient from the result, which determines the derivative of each of these functions.
     fn backward(&self, _: &[Tensor], ys: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        if let Some(gpu) = Gpu::of(ys) {
+            let xs_grad = with_real!(self.name(), ys.dtype(), T => self.backward_on::<T>(&gpu, ys, grad)?);
+            return Ok(vec![Some(xs_grad)]);
+        }
         let held = host::hold([ys, grad]);
         with_real!(self.name(), ys.dtype(), T => {
             let (values, grad) = (held.get::<T>(0)?, held.get::<T>(1)?);

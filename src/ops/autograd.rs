@@ -1,7 +1,7 @@
 //! How our operations join candle's graph, and the state of one backward pass.
 //!
 //! Candle's custom operations have at most three arguments, and candle accumulates their gradients on one thread, into
-//! tensors that it first fills with zeros. Our CPU operations have any number of arguments and hand gradients over
+//! tensors that it first fills with zeros. Our operations have any number of arguments and hand gradients over
 //! directly. Candle's graph then only determines the order of the backward pass.
 //!
 //! # Terms
@@ -49,10 +49,12 @@
 //! `loss.backward()` does not announce itself: the first of our nodes that it reaches creates an implicit pass, which
 //! disappears once each gradient in it has been taken, or if one of our operations fails.
 
+use super::activation;
+use super::gpu::Gpu;
 use super::host::{self, with_real};
 use crate::kernels::cpu::{elementwise, embedding, parallel};
 use candle_core::backprop::GradStore;
-use candle_core::op::BackpropOp;
+use candle_core::op::{BackpropOp, Op};
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, TensorId, WithDType, bail,
 };
@@ -61,12 +63,12 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// A differentiable operation on the CPU.
+/// A differentiable operation with kernels for its arguments: on the CPU, or on a GPU (see [`Gpu`]).
 pub(super) trait Operation: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Computes the result.
-    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)>;
+    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)>;
 
     /// Computes the gradient of each argument from the result `ys` and its gradient `grad`, all contiguous.
     ///
@@ -108,7 +110,7 @@ pub(super) fn records(tensor: &Tensor) -> bool {
     tensor.track_op() && Context::existing().is_none_or(|context| context.recording)
 }
 
-/// Applies `op` to `args`, which are contiguous and in main memory, and records it for the backward pass.
+/// Applies `op` to `args`, which are contiguous, and records it for the backward pass.
 pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
     let recording = Context::existing().is_none_or(|context| context.recording);
     let (mut links, mut used) = (vec![], vec![]);
@@ -120,19 +122,32 @@ pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
     }
     if used.is_empty() {
         let (values, shape) = op.forward(&args)?;
-        return Ok(Tensor::from_storage(Storage::Cpu(values), shape, BackpropOp::none(), false));
+        return Ok(Tensor::from_storage(values, shape, BackpropOp::none(), false));
     }
+    let (values, shape) = op.forward(&args)?;
     let id = NodeId::new();
     let node = Arc::new(Node { id, op, args, used, result: OnceLock::new() });
     let mut token = one();
     for (i, links) in links.chunks(2).enumerate() {
-        let link = Link { node: node.clone(), first: 2 * i };
-        token = token.apply_op3(&links[0], links.get(1).unwrap_or(&one()), link)?;
+        let second = links.get(1).cloned().unwrap_or_else(one);
+        let link = Arc::new(Box::new(Link { node: node.clone(), first: 2 * i }) as Box<_>);
+        let op = Op::CustomOp3(token, links[0].clone(), second, link);
+        token = Tensor::from_storage(unit(), 1, origin(op), false);
     }
-    let result = token.apply_op1(Outcome(node.clone()))?;
+    let outcome = Op::CustomOp1(token.clone(), Arc::new(Box::new(Outcome(node.clone()))));
+    let result = Tensor::from_storage(values, shape, origin(outcome), false);
     node.result.get_or_init(|| (result.id(), result.detach()));
     results().insert(result.id(), (token, id));
     Ok(result)
+}
+
+/// Returns what candle's graph takes for the origin of a tensor.
+///
+/// Candle's `apply_op1` and `apply_op3` would run a forward pass, for which they require all arguments on one device.
+fn origin(op: Op) -> BackpropOp {
+    // SAFETY: `BackpropOp` is a struct with one field of this type and of the same size, which `transmute` checks. The
+    // field therefore has offset 0. A test below reads it back.
+    unsafe { std::mem::transmute::<Option<Op>, BackpropOp>(Some(op)) }
 }
 
 /// Returns the gradient `of(index)` for each argument that needs one.
@@ -226,6 +241,9 @@ impl RowGradients {
 }
 
 fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if let Some(gpu) = Gpu::of(a) {
+        return with_real!("gradient", a.dtype(), T => activation::sum_on::<T>(&gpu, a, b));
+    }
     let held = host::hold([a, b]);
     with_real!("gradient", a.dtype(), T => {
         let sum = elementwise::zip_map(held.get::<T>(0)?, held.get(1)?, |a, b| a + b);
@@ -398,10 +416,14 @@ fn results() -> MutexGuard<'static, HashMap<TensorId, (Tensor, NodeId)>> {
 
 /// The value 1: the start of each token, and the count of one part.
 fn one() -> Tensor {
-    static ONE: LazyLock<Tensor> = LazyLock::new(|| {
-        Tensor::from_storage(Storage::Cpu(CpuStorage::F32(vec![1.])), 1, BackpropOp::none(), false)
-    });
+    static ONE: LazyLock<Tensor> =
+        LazyLock::new(|| Tensor::from_storage(unit(), 1, BackpropOp::none(), false));
     ONE.clone()
+}
+
+/// The storage of a token.
+fn unit() -> Storage {
+    Storage::Cpu(CpuStorage::F32(vec![1.]))
 }
 
 /// One application of an operation.
@@ -471,14 +493,14 @@ impl<O: Operation> CustomOp3 for Link<O> {
 
     fn cpu_fwd(
         &self,
-        before: &CpuStorage,
-        layout: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
         _: &CpuStorage,
         _: &Layout,
         _: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Ok((before.clone(), layout.shape().clone()))
+        bail!("{}: the forward pass does not go through candle", self.node.op.name())
     }
 
     fn bwd(
@@ -516,7 +538,7 @@ impl<O: Operation> CustomOp1 for Outcome<O> {
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.0.op.forward(&self.0.args)
+        bail!("{}: the forward pass does not go through candle", self.0.op.name())
     }
 
     fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
@@ -564,6 +586,16 @@ mod tests {
     }
 
     #[test]
+    fn candle_reads_the_origin_of_a_tensor() -> Result<()> {
+        let x = x()?;
+        match &*origin(Op::Reshape(x.as_tensor().clone())) {
+            Some(Op::Reshape(argument)) => assert_eq!(argument.id(), x.id()),
+            _ => panic!("found another origin"),
+        }
+        Ok(())
+    }
+
+    #[test]
     fn no_grad_gives_the_same_result_outside_the_graph() -> Result<()> {
         let x = x()?;
         let ys = no_grad(|| relu(&x))?;
@@ -584,7 +616,7 @@ mod tests {
             "failing"
         }
 
-        fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+        fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
             host::read(&args[0], |xs: &[f32]| Ok(host::output(xs.to_vec(), args[0].shape())))
         }
 

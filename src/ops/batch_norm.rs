@@ -5,7 +5,7 @@ use super::autograd::{self, Operation};
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::batch_norm::{self as kernel, Backward, Forward, Grid, Statistics};
-use candle_core::{CpuStorage, DType, Device, Result, Shape, Tensor, bail};
+use candle_core::{DType, Device, Result, Shape, Storage, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
 /// Normalises each channel of `xs` `(batch, channels, height, width)`, like PyTorch's `batch_norm`.
@@ -103,7 +103,7 @@ impl Operation for BatchNorm {
         "batch_norm"
     }
 
-    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         let held = host::hold(args);
         with_real!(self.name(), args[0].dtype(), T => {
             let operands = Forward {

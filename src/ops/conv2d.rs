@@ -5,7 +5,7 @@ use super::autograd::{self, Operation, gradients};
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::conv2d::Conv2d;
-use candle_core::{CpuStorage, Result, Shape, Tensor};
+use candle_core::{Result, Shape, Storage, Tensor};
 
 /// Two-dimensional cross-correlation, as PyTorch's `conv2d`.
 ///
@@ -31,7 +31,7 @@ impl Operation for Conv2d {
         "conv2d"
     }
 
-    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         let shape = (self.batch, self.groups * self.outputs, self.output.0, self.output.1);
         let held = host::hold(args);
         with_real!(self.name(), args[0].dtype(), T => {

@@ -5,7 +5,7 @@ use super::autograd::{self, Operation};
 use super::host::{self, Element, with_real};
 use super::{PackedSequences, reference};
 use crate::kernels::cpu::conv_max_over_time::{self as kernel, FilterSize, Layout, Maxima};
-use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, Result, Shape, Storage, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
 /// Convolves sentences with `filters` and takes each filter's maximum over time: `(batch, filters)`.
@@ -96,7 +96,7 @@ impl ConvMaxOverTime {
         }
     }
 
-    fn forward_as<T: Element>(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward_as<T: Element>(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         let held = host::hold(args);
         let filters = (0..self.sizes.len())
             .map(|i| Ok((self.sizes[i], held.get::<T>(1 + 2 * i)?, held.get::<T>(2 + 2 * i)?)))
@@ -144,7 +144,7 @@ impl Operation for ConvMaxOverTime {
         "conv_max_over_time"
     }
 
-    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         with_real!(self.name(), args[0].dtype(), T => self.forward_as::<T>(args))
     }
 

@@ -4,7 +4,7 @@ use super::autograd::{self, Operation};
 use super::host::{self, Element, with_real};
 use super::reference;
 use crate::kernels::cpu::dropout::mask;
-use candle_core::{CpuStorage, Result, Shape, Tensor, bail};
+use candle_core::{Result, Shape, Storage, Tensor, bail};
 use rand::RngCore;
 use rand_chacha::ChaCha8Rng;
 
@@ -49,7 +49,7 @@ impl Operation for Dropout {
         "dropout"
     }
 
-    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |xs| {
             Ok(host::output(self.mask(xs), args[0].shape()))
         }))

@@ -4,7 +4,7 @@ use super::autograd::{self, Operation, RowGradients};
 use super::host::{self, Element, with_real};
 use super::{PackedSequences, TimePooling, reference};
 use crate::kernels::cpu::embedding::{Uses, lookup, means, row_gradients, table_gradient};
-use candle_core::{CpuStorage, DType, Result, Shape, Tensor, bail};
+use candle_core::{DType, Result, Shape, Storage, Tensor, bail};
 use std::sync::Arc;
 
 /// Returns the rows `ids` of `table`, PyTorch's `embedding`.
@@ -79,7 +79,7 @@ impl Operation for Lookup {
         "embedding"
     }
 
-    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         let size = args[0].dim(1)?;
         with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |table| {
             Ok(host::output(lookup(table, size, &self.ids), &self.shape[..]))
@@ -121,7 +121,7 @@ impl Operation for Mean {
         "embedding_mean"
     }
 
-    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         let (Self { ids, sequences }, size) = (self, args[0].dim(1)?);
         let (places, lengths) = (sequences.places(), sequences.lengths());
         let id = |sequence: usize, step: usize| ids[sequences.step(step).1 + places[sequence]];

@@ -65,6 +65,6 @@ impl<Guard: Deref<Target = Storage>> Held<'_, Guard> {
 }
 
 /// Turns elements into what a custom operation returns.
-pub(crate) fn output<T: Element>(data: Vec<T>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
-    (T::to_cpu_storage_owned(data), shape.into())
+pub(crate) fn output<T: Element>(data: Vec<T>, shape: impl Into<Shape>) -> (Storage, Shape) {
+    (Storage::Cpu(T::to_cpu_storage_owned(data)), shape.into())
 }

@@ -2,10 +2,12 @@
 
 use super::arguments::check_linear;
 use super::autograd::{self, Operation, gradients};
+use super::gpu::{Gpu, Stored};
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::linear::{Dims, column_sums, forward, input_grad, weight_grad};
-use candle_core::{CpuStorage, Result, Shape, Tensor};
+use crate::kernels::cuda::{self, Buffer, Grid, Matrix, Pointer, Product};
+use candle_core::{Result, Shape, Storage, Tensor};
 
 /// Applies a fully connected layer: `xs * weight^T + bias`, PyTorch's `linear`.
 ///
@@ -15,7 +17,7 @@ use candle_core::{CpuStorage, Result, Shape, Tensor};
 /// Fails if the shapes do not match.
 pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     check_linear(xs, weight, bias)?;
-    if !xs.device().is_cpu() {
+    if !Gpu::supports(xs) {
         return reference::linear(xs, weight, bias);
     }
     let args = [Some(xs), Some(weight), bias].into_iter().flatten().map(Tensor::contiguous);
@@ -31,6 +33,96 @@ impl Linear {
         let (_, leading) = args[0].dims().split_last().expect("a rank of 1 or more");
         Ok(Dims { rows: leading.iter().product(), inputs, outputs })
     }
+
+    fn forward_on<T: Stored + cuda::Real>(gpu: &Gpu, args: &[Tensor], dims: Dims) -> Result<Buffer<T>> {
+        let Dims { rows, inputs, outputs } = dims;
+        let n = rows * outputs;
+        let ys = gpu.alloc::<T>(n)?;
+        let (xs, weight) = (gpu.pointer(&args[0])?, gpu.pointer(&args[1])?);
+        let product = product((rows, outputs, inputs), (xs, inputs), (weight, inputs), ys.pointer());
+        // SAFETY: the arguments have these sizes; the result is new.
+        unsafe { gpu.product(Product { b_transposed: true, ..product })? };
+        if let Some(bias) = args.get(2) {
+            let bias = gpu.pointer::<T>(bias)?;
+            let args = [ys.pointer().into(), bias.into(), (n as i64).into(), (outputs as i32).into()];
+            // SAFETY: these are the kernel's parameters; `bias` has `outputs` elements.
+            unsafe { gpu.launch(cuda::LINEAR.kernel::<T>("add_bias"), Grid::elements(n, 4), &args)? };
+        }
+        Ok(ys)
+    }
+
+    fn backward_on<T: Stored + cuda::Real>(
+        gpu: &Gpu,
+        args: &[Tensor],
+        grad: &Tensor,
+        dims: Dims,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let Dims { rows, inputs, outputs } = dims;
+        let (xs, weight) = (gpu.pointer::<T>(&args[0])?, gpu.pointer::<T>(&args[1])?);
+        let grad = gpu.pointer::<T>(grad)?;
+        let multiply = |product: Product<T>| {
+            // SAFETY: the arguments and the gradient have these sizes; the result is new.
+            unsafe { gpu.product(product) }
+        };
+        let gradient = |index| -> Result<Buffer<T>> {
+            Ok(match index {
+                0 => {
+                    let to = gpu.alloc::<T>(rows * inputs)?;
+                    let sizes = (rows, inputs, outputs);
+                    multiply(product(sizes, (grad, outputs), (weight, inputs), to.pointer()))?;
+                    to
+                }
+                1 => {
+                    let to = gpu.alloc::<T>(outputs * inputs)?;
+                    let sizes = (outputs, inputs, rows);
+                    let product = product(sizes, (grad, outputs), (xs, inputs), to.pointer());
+                    multiply(Product { a_transposed: true, ..product })?;
+                    to
+                }
+                _ => column_sums_on(gpu, grad, rows, outputs)?,
+            })
+        };
+        let gradient = |(index, arg): (usize, &Tensor)| match arg.track_op() {
+            true => Ok(Some(gpu.tensor(gradient(index)?, arg.shape()))),
+            false => Ok(None),
+        };
+        args.iter().enumerate().map(gradient).collect()
+    }
+}
+
+/// A single product `(m, k)` by `(k, n)`, given the address and the row stride of its operands.
+fn product<T: cuda::Real>(
+    (m, n, k): (usize, usize, usize),
+    a: (Pointer<T>, usize),
+    b: (Pointer<T>, usize),
+    c: Pointer<T>,
+) -> Product<T> {
+    let (a, b, c) = (Matrix::new(a.0, a.1), Matrix::new(b.0, b.1), Matrix::new(c, n));
+    let (alpha, beta) = (T::ONE, T::ZERO);
+    Product { m, n, k, batch: 1, a, a_transposed: false, b, b_transposed: false, c, alpha, beta }
+}
+
+/// Sums each column of a matrix `(rows, columns)`.
+///
+/// Chunks of 256 rows are summed side by side, and then their sums in the same way.
+pub(super) fn column_sums_on<T: cuda::Real>(
+    gpu: &Gpu,
+    xs: Pointer<T>,
+    rows: usize,
+    columns: usize,
+) -> Result<Buffer<T>> {
+    const CHUNK: usize = 256;
+    let chunks = rows.div_ceil(CHUNK).max(1);
+    let sums = gpu.alloc::<T>(chunks * columns)?;
+    let grid = Grid { blocks: [columns.div_ceil(32), chunks, 1], threads: [32, 8, 1], shared: 0 };
+    let (n, chunk) = (rows as i64, CHUNK as i32);
+    let args = [xs.into(), sums.pointer().into(), n.into(), (columns as i32).into(), chunk.into()];
+    // SAFETY: these are the kernel's parameters; it writes `chunks` rows of sums.
+    unsafe { gpu.launch(cuda::LINEAR.kernel::<T>("column_sums"), grid, &args)? };
+    match chunks {
+        1 => Ok(sums),
+        _ => column_sums_on(gpu, sums.pointer(), chunks, columns),
+    }
 }
 
 impl Operation for Linear {
@@ -38,19 +130,29 @@ impl Operation for Linear {
         "linear"
     }
 
-    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
-        let (held, dims) = (host::hold(args), Self::dims(args)?);
+    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
+        let dims = Self::dims(args)?;
         let mut shape = args[0].dims().to_vec();
         shape.pop();
         shape.push(dims.outputs);
+        if let Some(gpu) = Gpu::of(&args[0]) {
+            return with_real!(self.name(), args[0].dtype(), T => {
+                Ok(gpu.output(Self::forward_on::<T>(&gpu, args, dims)?, shape))
+            });
+        }
         with_real!(self.name(), args[0].dtype(), T => {
+            let held = host::hold(args);
             let bias = if args.len() > 2 { held.get::<T>(2)? } else { &[] };
             Ok(host::output(forward(held.get(0)?, held.get(1)?, bias, dims), shape))
         })
     }
 
     fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let (held, dims) = (host::hold(args.iter().chain([grad])), Self::dims(args)?);
+        let dims = Self::dims(args)?;
+        if let Some(gpu) = Gpu::of(grad) {
+            return with_real!(self.name(), grad.dtype(), T => Self::backward_on::<T>(&gpu, args, grad, dims));
+        }
+        let held = host::hold(args.iter().chain([grad]));
         with_real!(self.name(), grad.dtype(), T => {
             let (xs, weight, grad) = (held.get::<T>(0)?, held.get::<T>(1)?, held.get::<T>(args.len())?);
             gradients(args, |index| match index {

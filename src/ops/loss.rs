@@ -8,7 +8,7 @@ use super::autograd::{self, Operation};
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::loss::{self as kernel, Loss};
-use candle_core::{CpuStorage, Result, Shape, Tensor};
+use candle_core::{Result, Shape, Storage, Tensor};
 use std::sync::OnceLock;
 
 /// The mean of `-ln softmax(logits)[target]`: PyTorch's `cross_entropy`, and the log-likelihood cost of Nielsen, eq. 80.
@@ -82,7 +82,7 @@ impl Operation for Classification {
         self.name
     }
 
-    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         let logits = &args[0];
         with_real!(self.name, logits.dtype(), T => {
             let (loss, grad) = host::read::<T, _>(logits, |elements| {

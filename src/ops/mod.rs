@@ -13,6 +13,9 @@ mod conv2d;
 mod conv_max_over_time;
 mod dropout;
 mod embedding;
+#[cfg(feature = "cuda-emulator")]
+pub mod emulator;
+pub(crate) mod gpu;
 pub(crate) mod host;
 mod incremental;
 mod linear;

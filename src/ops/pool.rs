@@ -5,7 +5,7 @@ use super::autograd::{self, Operation};
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::pool::{self as kernel, Reduction, Windows};
-use candle_core::{CpuStorage, Result, Shape, Tensor};
+use candle_core::{Result, Shape, Storage, Tensor};
 
 /// Takes the maximum of each window, like PyTorch's `max_pool2d`.
 ///
@@ -64,7 +64,7 @@ impl Operation for Pool {
         self.name
     }
 
-    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         let (batch, channels, _, _) = args[0].dims4()?;
         let (height, width) = self.windows.output();
         with_real!(self.name, args[0].dtype(), T => host::read::<T, _>(&args[0], |xs| {

@@ -5,7 +5,7 @@ use super::autograd::{self, Operation};
 use super::host::{self, with_real};
 use super::{PackedSequences, reference};
 use crate::kernels::cpu::pool_over_time as kernel;
-use candle_core::{CpuStorage, Result, Shape, Tensor};
+use candle_core::{Result, Shape, Storage, Tensor};
 use std::sync::Arc;
 
 /// Reduces the elements of each sequence to one: `xs` `(rows, features)` to `(batch, features)`.
@@ -41,7 +41,7 @@ impl Operation for PoolOverTime {
         "pool_over_time"
     }
 
-    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         let (batch, features) = (self.sequences.batch(), args[0].dim(1)?);
         with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |xs| {
             let ys = match self.pooling {

@@ -9,7 +9,7 @@ use super::host::{self, Element, with_real};
 use super::{Cell, PackedSequences, reference};
 use crate::kernels::cpu::recurrent::{self as kernel, InitialState, Input, Layer};
 use crate::kernels::cpu::recurrent_gradient::{self as gradient, Saved};
-use candle_core::{CpuStorage, Device, Result, Shape, Storage, Tensor, bail};
+use candle_core::{Device, Result, Shape, Storage, Tensor, bail};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
@@ -157,7 +157,7 @@ impl Recurrent {
         Ok(KernelArguments { input, weights: weights.collect::<Result<_>>()?, initial })
     }
 
-    fn run<T: Element>(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn run<T: Element>(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         let Sizes { cell, hidden, directions, sequences, .. } = &self.sizes;
         let held = host::hold(args);
         let KernelArguments { input, weights, initial } = self.arguments::<T>(&held, args.len())?;
@@ -228,7 +228,7 @@ impl Operation for Recurrent {
         "recurrent"
     }
 
-    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         with_real!(self.name(), args[0].dtype(), T => self.run::<T>(args))
     }
 
@@ -260,7 +260,7 @@ impl Operation for FinalState {
         "recurrent-final-state"
     }
 
-    fn forward(&self, args: &[Tensor]) -> Result<(CpuStorage, Shape)> {
+    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         let Sizes { cell, hidden, directions, sequences, .. } = &self.sizes;
         let parts = if cell.has_cell_state() { 2 } else { 1 };
         let shape = (parts, *directions, sequences.batch(), *hidden);

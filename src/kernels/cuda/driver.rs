@@ -1,0 +1,377 @@
+//! Runs the kernels on a GPU: nvrtc compiles them, the driver launches them, cuBLAS computes products.
+
+use super::{Arg, Grid, Kernel, ModuleKey, PRELUDE, Product, Real, Scalar, cache};
+use candle_core::cuda_backend::cudarc::cublas::{result as cublas, sys as cublas_sys};
+use candle_core::cuda_backend::cudarc::driver::result::DriverError;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaFunction, CudaModule, CudaSlice, DevicePtr, result, sys,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::{self, Ptx, sys as nvrtc_sys};
+use candle_core::{CudaDevice, Error, Result};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::ffi::{CStr, CString, c_int, c_longlong, c_void};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+
+/// A GPU, with the modules that are loaded there.
+pub(crate) struct Driver {
+    device: CudaDevice,
+    /// Major version times 10 plus minor version.
+    capability: c_int,
+    nvrtc: (c_int, c_int),
+    shared_limit: usize,
+    functions: Mutex<Functions>,
+}
+
+#[derive(Default)]
+struct Functions {
+    modules: HashMap<ModuleKey, Arc<CudaModule>>,
+    /// Kernels, with the bytes of dynamic shared memory that they may have.
+    kernels: HashMap<(ModuleKey, &'static str), (CudaFunction, usize)>,
+}
+
+/// Bytes of shared memory that every kernel may have.
+const SHARED: usize = 48 << 10;
+
+/// Returns the address of the first element.
+pub(crate) fn address<T>(slice: &CudaSlice<T>) -> u64 {
+    slice.device_ptr(slice.stream()).0
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Describes a failure of the driver.
+fn failure(what: &str, error: DriverError) -> Error {
+    let text = error
+        .error_string()
+        .map_or_else(|_| format!("{:?}", error.0), |text| text.to_string_lossy().into_owned());
+    Error::Msg(format!("CUDA: {what}: {text}"))
+}
+
+impl Driver {
+    /// Returns what runs kernels on `device`, or `None` if that does not work there, after a note on stderr.
+    pub(crate) fn of(device: &CudaDevice) -> Option<Arc<Self>> {
+        type Drivers = Vec<(CudaDevice, Option<Arc<Driver>>)>;
+        static DRIVERS: LazyLock<Mutex<Drivers>> = LazyLock::new(Mutex::default);
+        let mut drivers = lock(&DRIVERS);
+        if let Some((_, driver)) = drivers.iter().find(|(known, _)| known.id() == device.id()) {
+            return driver.clone();
+        }
+        let driver = match Self::new(device.clone()) {
+            Ok(driver) => Some(Arc::new(driver)),
+            Err(error) => {
+                eprintln!("note: {error}; candle's slower operations replace the kernels of this crate");
+                None
+            }
+        };
+        drivers.push((device.clone(), driver.clone()));
+        driver
+    }
+
+    fn new(device: CudaDevice) -> Result<Self> {
+        let stream = device.cuda_stream();
+        let context = stream.context();
+        let attribute =
+            |attribute| context.attribute(attribute).map_err(|error| failure("cannot ask the GPU", error));
+        use sys::CUdevice_attribute_enum as Attribute;
+        let major = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+        let minor = attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+        let shared = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+        let mut nvrtc = (0, 0);
+        // SAFETY: both are integers to write; the pool is the device's own; the threshold is a 64-bit integer.
+        unsafe {
+            nvrtc_sys::nvrtcVersion(&mut nvrtc.0, &mut nvrtc.1);
+            // Freed memory stays in the pool: a step allocates what the step before has freed.
+            if let Ok(pool) = result::device::get_default_mem_pool(context.cu_device()) {
+                let mut threshold = u64::MAX;
+                let name = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+                let _ = sys::cuMemPoolSetAttribute(pool, name, (&raw mut threshold).cast());
+            }
+            // Candle's device has a single stream, which orders all uses of a buffer.
+            context.disable_event_tracking();
+        }
+        let driver = Self {
+            capability: major * 10 + minor,
+            nvrtc,
+            shared_limit: shared.max(0) as usize,
+            functions: Mutex::default(),
+            device,
+        };
+        driver.function(super::ACTIVATION.kernel::<f32>("relu_forward"), 0)?;
+        Ok(driver)
+    }
+
+    pub(super) fn shared_limit(&self) -> usize {
+        self.shared_limit
+    }
+
+    pub(super) fn alloc<T: Scalar>(&self, len: usize) -> Result<CudaSlice<T>> {
+        let stream = self.device.cuda_stream();
+        // SAFETY: kernels write the elements before others read them. An allocation has at least one element.
+        unsafe { stream.alloc::<T>(len.max(1)) }.map_err(|error| match error.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                let mebibytes = |bytes: usize| bytes.div_ceil(1 << 20);
+                let asked = mebibytes(len * size_of::<T>());
+                let (free, total) = stream.context().mem_get_info().unwrap_or_default();
+                let (free, total) = (mebibytes(free), mebibytes(total));
+                Error::Msg(format!(
+                    "CUDA: out of memory: asked for {asked} MiB, and {free} of the GPU's {total} MiB are free: \
+                     lower the batch size"
+                ))
+            }
+            _ => failure("cannot allocate memory", error),
+        })
+    }
+
+    fn stream(&self) -> Result<sys::CUstream> {
+        let stream = self.device.cuda_stream();
+        stream.context().bind_to_thread().map_err(|error| failure("cannot use the GPU", error))?;
+        Ok(stream.cu_stream())
+    }
+
+    /// Sets all bits of `len` elements to 0.
+    ///
+    /// # Safety
+    /// They are the caller's to write.
+    pub(super) unsafe fn clear<T>(&self, at: super::Pointer<T>, len: usize) -> Result<()> {
+        let stream = self.stream()?;
+        if len == 0 {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        unsafe { result::memset_d8_async(at.address(), 0, len * size_of::<T>(), stream) }
+            .map_err(|error| failure("cannot clear memory", error))
+    }
+
+    /// Copies `data` to `at`.
+    ///
+    /// # Safety
+    /// There is room for the data, which is the caller's to write.
+    pub(super) unsafe fn write<T>(&self, at: super::Pointer<T>, data: &[T]) -> Result<()> {
+        let stream = self.stream()?;
+        if data.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise. The driver has read pageable memory when the call returns.
+        unsafe { result::memcpy_htod_async(at.address(), data, stream) }
+            .map_err(|error| failure("cannot copy to the GPU", error))
+    }
+
+    /// Waits, and returns `len` elements from `at`.
+    ///
+    /// # Safety
+    /// They exist and have values.
+    pub(super) unsafe fn read<T: Scalar>(&self, at: super::Pointer<T>, len: usize) -> Result<Vec<T>> {
+        let stream = self.stream()?;
+        let mut data = vec![T::default(); len];
+        let failed = |error| failure("cannot read from the GPU", error);
+        if len > 0 {
+            // SAFETY: the caller's promise; the vector lives until the stream has finished.
+            unsafe { result::memcpy_dtoh_async(&mut data, at.address(), stream) }.map_err(failed)?;
+            // SAFETY: the stream is candle's.
+            unsafe { result::stream::synchronize(stream) }.map_err(failed)?;
+        }
+        Ok(data)
+    }
+
+    /// Copies `len` elements within the memory of the GPU.
+    ///
+    /// # Safety
+    /// See [`copy`](super::Device::copy).
+    pub(super) unsafe fn copy<T>(
+        &self,
+        from: super::Pointer<T>,
+        to: super::Pointer<T>,
+        len: usize,
+    ) -> Result<()> {
+        let stream = self.stream()?;
+        if len == 0 {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        unsafe { result::memcpy_dtod_async(to.address(), from.address(), len * size_of::<T>(), stream) }
+            .map_err(|error| failure("cannot copy on the GPU", error))
+    }
+
+    /// Launches a kernel.
+    ///
+    /// # Safety
+    /// See [`launch`](super::Device::launch).
+    pub(super) unsafe fn launch(&self, kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
+        let stream = self.stream()?;
+        let function = self.function(kernel, grid.shared)?;
+        let mut words: Vec<u64> = args.iter().map(Arg::bits).collect();
+        let mut addresses: Vec<*mut c_void> =
+            words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
+        let [blocks, threads] = [grid.blocks, grid.threads].map(|[x, y, z]| (x as u32, y as u32, z as u32));
+        // SAFETY: the caller's promise; the driver copies the arguments.
+        unsafe {
+            let function = function.cu_function();
+            result::launch_kernel(function, blocks, threads, grid.shared as u32, stream, &mut addresses)
+        }
+        .map_err(|error| {
+            failure(&format!("cannot launch {}, or a launch before it has failed", kernel.name), error)
+        })
+    }
+
+    /// Finds a kernel that may have `shared` bytes of dynamic shared memory.
+    fn function(&self, kernel: Kernel, shared: usize) -> Result<CudaFunction> {
+        let mut functions = lock(&self.functions);
+        let key = (kernel.module(), kernel.name);
+        if let Some((function, allowed)) = functions.kernels.get(&key)
+            && shared <= *allowed
+        {
+            return Ok(function.clone());
+        }
+        let module = match functions.modules.entry(kernel.module()) {
+            Entry::Occupied(module) => module.get().clone(),
+            Entry::Vacant(place) => place.insert(self.load(kernel)?).clone(),
+        };
+        let missing =
+            |error| failure(&format!("{} has no kernel {}", kernel.source.name, kernel.name), error);
+        let function = module.load_function(kernel.name).map_err(missing)?;
+        if shared > SHARED {
+            let name = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            function.set_attribute(name, shared as c_int).map_err(|error| {
+                failure(&format!("{} cannot have {shared} bytes of shared memory", kernel.name), error)
+            })?;
+        }
+        functions.kernels.insert(key, (function.clone(), shared.max(SHARED)));
+        Ok(function)
+    }
+
+    /// Loads a module, which nvrtc compiles if the cache does not hold it.
+    fn load(&self, kernel: Kernel) -> Result<Arc<CudaModule>> {
+        let name = kernel.source.name;
+        let source = format!("{}\n#line 1 \"{name}\"\n{}", PRELUDE.text, kernel.source.text);
+        let mut options = kernel.options();
+        options.extend([
+            format!("--gpu-architecture=sm_{}", self.capability),
+            "--std=c++17".to_string(),
+            "--diag-suppress=177".to_string(),
+        ]);
+        let version = format!("{}.{}", self.nvrtc.0, self.nvrtc.1);
+        let key = [vec![source.as_str(), &version], options.iter().map(String::as_str).collect()].concat();
+        let compile = || self.compile(&source, &options);
+        let code = cache::load(cache::folder().as_deref(), (name, "cubin"), &key, compile)?;
+        let stream = self.device.cuda_stream();
+        stream.context().load_module(Ptx::from_binary(code.bytes)).map_err(|error| {
+            let what = format!(
+                "the driver cannot load {name}, compiled by nvrtc {version} for sm_{}: update the NVIDIA driver",
+                self.capability
+            );
+            failure(&what, error)
+        })
+    }
+
+    /// Compiles a module to CUBIN.
+    fn compile(&self, source: &str, options: &[String]) -> Result<Vec<u8>> {
+        let source = CString::new(source).map_err(Error::wrap)?;
+        let failed = |error: nvrtc::result::NvrtcError| Error::Msg(format!("CUDA: nvrtc: {:?}", error.0));
+        let program = nvrtc::result::create_program(&source, Some(c"prelude.cu")).map_err(failed)?;
+        // SAFETY: the program is valid until it is destroyed below; the buffer is as long as nvrtc says.
+        unsafe {
+            let compiled = nvrtc::result::compile_program(program, options);
+            let code = compiled.map_err(|error| self.compiler_message(program, error)).and_then(|()| {
+                let mut size = 0;
+                nvrtc_sys::nvrtcGetCUBINSize(program, &mut size).result().map_err(failed)?;
+                let mut code = vec![0u8; size];
+                nvrtc_sys::nvrtcGetCUBIN(program, code.as_mut_ptr().cast()).result().map_err(failed)?;
+                Ok(code)
+            });
+            let _ = nvrtc::result::destroy_program(program);
+            code
+        }
+    }
+
+    /// Describes why nvrtc has not compiled a program.
+    ///
+    /// # Safety
+    /// The program exists.
+    unsafe fn compiler_message(
+        &self,
+        program: nvrtc_sys::nvrtcProgram,
+        error: nvrtc::result::NvrtcError,
+    ) -> Error {
+        let ((major, minor), capability) = (self.nvrtc, self.capability);
+        if error.0 == nvrtc_sys::nvrtcResult::NVRTC_ERROR_INVALID_OPTION {
+            return Error::Msg(format!(
+                "CUDA: nvrtc {major}.{minor} does not know this GPU, sm_{capability}: use another version of the CUDA \
+                 toolkit"
+            ));
+        }
+        // SAFETY: the program exists.
+        let log = unsafe { nvrtc::result::get_program_log(program) }.unwrap_or_default();
+        let bytes: Vec<u8> = log.into_iter().map(|byte| byte as u8).collect();
+        let log = CStr::from_bytes_until_nul(&bytes).unwrap_or_default().to_string_lossy().into_owned();
+        Error::Msg(format!("CUDA: nvrtc {major}.{minor} cannot compile a kernel: {}", log.trim()))
+    }
+
+    /// Computes a product. cuBLAS reads matrices column by column, and so computes `c^T = b^T * a^T`.
+    ///
+    /// # Safety
+    /// See [`product`](super::Device::product).
+    pub(super) unsafe fn product<T: Real>(&self, product: Product<T>) -> Result<()> {
+        use cublas_sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
+        self.stream()?;
+        let blas = self.device.cublas_handle();
+        let Product { m, n, k, batch, a, b, c, .. } = product;
+        let [m, n, k, batch] = [m, n, k, batch].map(|size| size as c_int);
+        let operation = |transposed| if transposed { CUBLAS_OP_T } else { CUBLAS_OP_N };
+        let (first, second) = (operation(product.b_transposed), operation(product.a_transposed));
+        let [lda, ldb, ldc] = [a.stride, b.stride, c.stride].map(|stride| stride.max(1) as c_int);
+        let [step_a, step_b, step_c] = [a, b, c].map(|matrix| matrix.batch_stride as c_longlong);
+        let (alpha, beta) = (&raw const product.alpha, &raw const product.beta);
+        let [a, b, c] = [a, b, c].map(|matrix| matrix.at.address());
+        // SAFETY: the caller's promise; the scalars are of type `T`, which is `f32` or `f64` as its size says.
+        let result = unsafe {
+            match size_of::<T>() {
+                4 => cublas::sgemm_strided_batched(
+                    *blas.handle(),
+                    first,
+                    second,
+                    n,
+                    m,
+                    k,
+                    alpha.cast(),
+                    b as *const f32,
+                    ldb,
+                    step_b,
+                    a as *const f32,
+                    lda,
+                    step_a,
+                    beta.cast(),
+                    c as *mut f32,
+                    ldc,
+                    step_c,
+                    batch,
+                ),
+                _ => cublas::dgemm_strided_batched(
+                    *blas.handle(),
+                    first,
+                    second,
+                    n,
+                    m,
+                    k,
+                    alpha.cast(),
+                    b as *const f64,
+                    ldb,
+                    step_b,
+                    a as *const f64,
+                    lda,
+                    step_a,
+                    beta.cast(),
+                    c as *mut f64,
+                    ldc,
+                    step_c,
+                    batch,
+                ),
+            }
+        };
+        result.map_err(|error| {
+            Error::Msg(format!("CUDA: cuBLAS, product of {m}x{k} and {k}x{n}: {:?}", error.0))
+        })
+    }
+}

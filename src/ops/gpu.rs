@@ -1,0 +1,117 @@
+//! Tensors as arguments and results of CUDA kernels.
+
+#![cfg_attr(not(any(feature = "cuda", feature = "cuda-emulator")), allow(unused))]
+
+use crate::kernels::cuda::{Buffer, Device, Pointer, Scalar};
+use candle_core::{DType, Layout, Result, Shape, Storage, Tensor, WithDType, bail, op::BackpropOp};
+use std::ops::Deref;
+
+/// What computes operations on a tensor with CUDA kernels.
+pub(crate) struct Gpu {
+    device: Device,
+    #[cfg_attr(not(feature = "cuda"), allow(unused))]
+    tensors: candle_core::Device,
+}
+
+impl Deref for Gpu {
+    type Target = Device;
+
+    fn deref(&self) -> &Device {
+        &self.device
+    }
+}
+
+/// An element type of tensors that kernels can have.
+#[cfg(feature = "cuda")]
+pub(crate) trait Stored: Scalar + WithDType + candle_core::cuda_backend::CudaDType {}
+
+#[cfg(feature = "cuda")]
+impl<T: Scalar + WithDType + candle_core::cuda_backend::CudaDType> Stored for T {}
+
+/// An element type of tensors that kernels can have.
+#[cfg(not(feature = "cuda"))]
+pub(crate) trait Stored: Scalar + WithDType {}
+
+#[cfg(not(feature = "cuda"))]
+impl<T: Scalar + WithDType> Stored for T {}
+
+impl Gpu {
+    /// Returns what runs the CUDA form of an operation on `tensor`, whose elements are `f32` or `f64`.
+    ///
+    /// This is a GPU with working kernels if the tensor lies there, or the emulator. `None` means the CPU kernel for a
+    /// tensor in main memory, and `ops::reference` for others.
+    #[inline]
+    pub fn of(tensor: &Tensor) -> Option<Self> {
+        if !cfg!(any(feature = "cuda", feature = "cuda-emulator"))
+            || !matches!(tensor.dtype(), DType::F32 | DType::F64)
+        {
+            return None;
+        }
+        let device: Device = match tensor.device() {
+            #[cfg(feature = "cuda-emulator")]
+            candle_core::Device::Cpu if super::emulator::is_on() => Device::Emulator,
+            #[cfg(feature = "cuda")]
+            candle_core::Device::Cuda(device) => {
+                Device::Driver(crate::kernels::cuda::driver::Driver::of(device)?)
+            }
+            _ => return None,
+        };
+        #[allow(unreachable_code, unused_variables)]
+        Some(Self { device, tensors: tensor.device().clone() })
+    }
+
+    /// Returns whether an operation with a CUDA form has kernels for `tensor`: it lies in main memory, or on such a GPU.
+    pub fn supports(tensor: &Tensor) -> bool {
+        tensor.device().is_cpu() || Self::of(tensor).is_some()
+    }
+
+    /// Returns the address of the first element of a contiguous tensor.
+    ///
+    /// The tensor must outlive the launches that use the address.
+    pub fn pointer<T: Stored>(&self, tensor: &Tensor) -> Result<Pointer<T>> {
+        let (storage, layout) = tensor.storage_and_layout();
+        let start = start(layout)?;
+        match &*storage {
+            Storage::Cpu(storage) if self.tensors.is_cpu() => {
+                Ok(Pointer::new(T::cpu_storage_as_slice(storage)?.as_ptr() as u64).offset(start))
+            }
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(storage) if self.tensors.same_device(tensor.device()) => {
+                let slice = T::as_cuda_slice(storage)?;
+                Ok(Pointer::new(crate::kernels::cuda::driver::address(slice)).offset(start))
+            }
+            _ => bail!(
+                "found a tensor on {:?}, expected {:?}",
+                tensor.device().location(),
+                self.tensors.location()
+            ),
+        }
+    }
+
+    /// Turns a buffer into what `Operation::forward` returns.
+    pub fn output<T: Stored>(&self, buffer: Buffer<T>, shape: impl Into<Shape>) -> (Storage, Shape) {
+        let storage = match buffer {
+            Buffer::Host(data) => Storage::Cpu(T::to_cpu_storage_owned(data)),
+            #[cfg(feature = "cuda")]
+            Buffer::Gpu(slice) => {
+                let device = self.tensors.as_cuda_device().expect("a GPU").clone();
+                Storage::Cuda(T::wrap_cuda_slice(slice, device))
+            }
+        };
+        (storage, shape.into())
+    }
+
+    /// Turns a buffer into a tensor.
+    pub fn tensor<T: Stored>(&self, buffer: Buffer<T>, shape: impl Into<Shape>) -> Tensor {
+        let (storage, shape) = self.output(buffer, shape);
+        Tensor::from_storage(storage, shape, BackpropOp::none(), false)
+    }
+}
+
+/// The offset of the first element of a contiguous layout.
+fn start(layout: &Layout) -> Result<usize> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(if start == end { 0 } else { start }),
+        None => bail!("found a tensor with strides {:?}, expected a contiguous one", layout.stride()),
+    }
+}
