@@ -18,9 +18,9 @@ use std::process::ExitCode;
 #[derive(Clone, Args, Serialize, Deserialize)]
 #[command(mut_arg("min_count", |count| count.default_value("2")))]
 struct Settings {
-    /// Size of the word vectors
-    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]
-    embedding: usize,
+    /// Size of the word vectors [default: 100, or the size of those in --vectors]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    embedding: Option<usize>,
     /// Number of units per layer and direction
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]
     hidden: usize,
@@ -77,7 +77,7 @@ impl Recipe for Settings {
         let &Self { embedding, hidden, layers, direction, dropout, .. } = self;
         let config = Config {
             vocabulary: facts.vocabulary.len(),
-            embedding,
+            embedding: embedding.or(facts.vector_size).unwrap_or(100),
             cell: Cell::Lstm,
             hidden,
             layers,

@@ -69,7 +69,7 @@ enum Preset {
 impl Recipe for Settings {
     const NAME: &'static str = "char_lm";
     const ABOUT: &'static str = "A recurrent language model learns a text and generates more of it";
-    const UNUSED: &'static [&'static str] = &["validation"];
+    const UNUSED: &'static [&'static str] = &["validation", "validation_split"];
     type Data = LanguageData;
 
     fn train_defaults() -> TrainOptions {

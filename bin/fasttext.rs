@@ -19,9 +19,9 @@ use std::process::ExitCode;
 
 #[derive(Clone, Args, Serialize, Deserialize)]
 struct Settings {
-    /// Size of the word vectors
-    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]
-    embedding: usize,
+    /// Size of the word vectors [default: 100, or the size of those in --vectors]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    embedding: Option<usize>,
     /// Number of words in the longest n-gram; 1 for words alone
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 2)]
     word_ngrams: usize,
@@ -82,7 +82,8 @@ impl Recipe for Settings {
 
     fn model(&self, facts: &TextFacts, vb: VarBuilder) -> candle_core::Result<Box<dyn SentenceModel>> {
         let features = self.ngrams().size(facts.vocabulary.len()).map_err(candle_core::Error::msg)?;
-        let config = Config { features, embedding: self.embedding, classes: facts.classes.len() };
+        let embedding = self.embedding.or(facts.vector_size).unwrap_or(100);
+        let config = Config { features, embedding, classes: facts.classes.len() };
         Ok(Box::new(FastText::new(&config, vb)?))
     }
 

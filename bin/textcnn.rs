@@ -24,9 +24,9 @@ struct Settings {
     /// How word vectors are initialised and trained [default: rand; with --vectors non-static]
     #[arg(long, value_name = "NAME")]
     variant: Option<Variant>,
-    /// Size of the word vectors
-    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 300)]
-    embedding: usize,
+    /// Size of the word vectors [default: 300, or the size of those in --vectors]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    embedding: Option<usize>,
     /// Filter widths in words
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = positive, default_value = "3,4,5")]
     widths: Vec<usize>,
@@ -103,7 +103,7 @@ impl Recipe for Settings {
         let config = Config {
             variant,
             vocabulary: facts.vocabulary.len(),
-            embedding: self.embedding,
+            embedding: self.embedding.or(facts.vector_size).unwrap_or(300),
             widths: self.widths.clone(),
             filters: self.filters,
             dropout: self.dropout,

@@ -2,12 +2,17 @@
 
 use super::command_line::{Action, PATHS, Request, recorded_settings};
 use super::inputs::RunOption;
+<<<<<<< HEAD
 use super::options::TrainOptions;
 use super::process::{catch_interrupts, end_at_once};
+=======
+use super::process::catch_interrupts;
+>>>>>>> 42bbb35 (Draw missing parts with the seed, and say what a model does not know)
 use super::recipe::{About, Data, Facts, Recipe, Start, Test, Trained, Training};
 use super::{MachineOptions, Outcome, complain};
 use crate::nn::{BatchNorm2d, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
+<<<<<<< HEAD
 use crate::train::{self, Epoch, Metric, NotKept, Report, Run, Trainer, say};
 use anyhow::{Error, Result, anyhow, bail, ensure};
 use candle_core::{DType, Device};
@@ -15,6 +20,13 @@ use candle_nn::VarMap;
 use serde_json::{Map, Value, json};
 use std::ops::Range;
 use std::path::Path;
+=======
+use crate::train::{self, Epoch, Metric, Report, Run, Trainer, say};
+use anyhow::Result;
+use candle_core::{DType, Device};
+use candle_nn::VarMap;
+use serde_json::{Map, Value, json};
+>>>>>>> 42bbb35 (Draw missing parts with the seed, and say what a model does not know)
 use std::sync::PoisonError;
 use std::time::Instant;
 
@@ -275,59 +287,4 @@ fn curves(report: &Report, metric: Metric) -> Result<String> {
             lines: vec![Line { name: "validation", points: points(|e| e.validation.metric) }],
         },
     ])
-}
-
-/// Splits `examples` into indices for training and for validation.
-///
-/// If the data set has a validation part, it lies at the indices `validation`. Otherwise the last `--validation`
-/// examples are held out, by default a tenth.
-pub(super) fn split(
-    examples: usize,
-    validation: Option<Range<usize>>,
-    options: &TrainOptions,
-) -> Result<(Vec<u32>, Vec<u32>)> {
-    let limit = |training: usize| options.train_limit.unwrap_or(training).min(training) as u32;
-    if let Some(Range { start, end }) = validation {
-        return Ok(((0..limit(examples)).collect(), (start as u32..end as u32).collect()));
-    }
-    let held_out = options.validation.unwrap_or(examples.div_ceil(10));
-    if held_out >= examples {
-        bail!("--validation {held_out}: the training set has only {examples} examples");
-    }
-    let training = examples - held_out;
-    Ok(((0..limit(training)).collect(), (training as u32..examples as u32).collect()))
-}
-
-/// Indices of the examples of each part, in a numbering across all parts.
-pub(super) struct Parts {
-    pub(super) training: Vec<u32>,
-    pub(super) validation: Vec<u32>,
-    pub(super) test: Vec<u32>,
-}
-
-impl Parts {
-    /// Splits a data set with parts of the given sizes, which follow one another.
-    ///
-    /// A missing validation or test part becomes a tenth of the training part.
-    pub(super) fn new(
-        training: usize,
-        validation: Option<usize>,
-        test: Option<usize>,
-        options: &TrainOptions,
-    ) -> Result<Self> {
-        let given = training + validation.unwrap_or(0);
-        let rest = training - if test.is_none() { training / 10 } else { 0 };
-        let test = match test {
-            Some(test) => (given as u32..(given + test) as u32).collect(),
-            None => (rest as u32..training as u32).collect::<Vec<_>>(),
-        };
-        ensure!(!test.is_empty(), "the data set has no test part, and is too small to be split");
-        let (training, validation) = split(rest, validation.map(|_| training..given), options)?;
-        Ok(Self { training, validation, test })
-    }
-
-    /// Number of examples in the training, validation and test part.
-    pub(super) fn sizes(&self) -> [u64; 3] {
-        [&self.training, &self.validation, &self.test].map(|part| part.len() as u64)
-    }
 }

@@ -1,7 +1,7 @@
 //! Classifying images.
 
-use super::flow;
 use super::options::TrainOptions;
+use super::parts::hold_out;
 use super::recipe::{About, Data, Facts, Recipe, Test, Trained};
 use super::{Outcome, Predict, TestSet, data_error, image_plots, most_probable};
 use crate::data::{Augmentation, Distortion, ImageSet, Images, Normalisation, image};
@@ -191,8 +191,10 @@ impl Data for ImageData {
             return Ok(Self { options, images: None, training: vec![], validation: vec![], test, about });
         }
         let examples = images.len() - validation.unwrap_or(0);
-        let (training, validation) =
-            flow::split(examples, validation.map(|_| examples..images.len()), train)?;
+        let all: Vec<u32> = (0..examples as u32).collect();
+        let validation = validation.map(|_| examples as u32..images.len() as u32);
+        let class = |example: u32| images.labels()[example as usize];
+        let (training, validation) = hold_out(&all, validation, class, train)?;
         images.load_into_memory()?;
         let normalisation = match options.normalise {
             Normalise::Off => None,

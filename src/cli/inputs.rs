@@ -1,8 +1,9 @@
 //! The run and the inputs of a command that uses a trained model.
 
 use super::{Outcome, complain, error_line};
+use crate::data::text::windows_1252;
 use crate::train::{Run, is_output_open};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::Args;
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
@@ -61,13 +62,39 @@ impl Inputs {
         })
     }
 
+    /// Like [`for_each`](Self::for_each), with lines of text as a [`TextStream`](crate::data::TextStream) reads them.
+    ///
+    /// Only `\n` ends a line. A line that is not UTF-8 is read as Windows-1252, with a note.
+    pub(super) fn for_each_text_line(&self, mut answer: impl FnMut(&str) -> Result<()>) -> Result<Outcome> {
+        let decode = |line: &[u8]| {
+            let line = line.strip_suffix(b"\n").unwrap_or(line);
+            Ok(String::from_utf8(line.to_vec()).unwrap_or_else(|_| {
+                complain("note: this line is not UTF-8, so it is read as Windows-1252");
+                windows_1252(line)
+            }))
+        };
+        self.read(decode, |input| answer(&input.to_string_lossy()))
+    }
+
     /// Calls `answer` with each input as soon as it is known.
     ///
     /// An input that fails is named on standard error, and the others are still answered.
     ///
     /// # Errors
     /// Fails if an argument is a run, or the inputs can't be read.
-    pub(super) fn for_each(&self, mut answer: impl FnMut(&OsStr) -> Result<()>) -> Result<Outcome> {
+    pub(super) fn for_each(&self, answer: impl FnMut(&OsStr) -> Result<()>) -> Result<Outcome> {
+        let decode = |line: &[u8]| {
+            let end = line.iter().rposition(|byte| !b"\r\n".contains(byte)).map_or(0, |last| last + 1);
+            Ok(std::str::from_utf8(&line[..end]).context("it is not UTF-8")?.to_string())
+        };
+        self.read(decode, answer)
+    }
+
+    fn read(
+        &self,
+        decode: impl Fn(&[u8]) -> Result<String>,
+        mut answer: impl FnMut(&OsStr) -> Result<()>,
+    ) -> Result<Outcome> {
         let mut outcome = Outcome::Done;
         let mut next = |place: Option<String>, input: Result<&OsStr>| {
             let result = input.and_then(&mut answer);
@@ -83,7 +110,7 @@ impl Inputs {
         if let Some(path) = &self.file {
             let name = path.display().to_string();
             let file = File::open(path).with_context(|| format!("{name}: cannot read it"))?;
-            lines(&name, BufReader::new(file), &mut next)?;
+            lines(&name, BufReader::new(file), decode, &mut next)?;
             return Ok(outcome);
         }
         self.inputs.iter().try_for_each(|input| check(input))?;
@@ -96,7 +123,7 @@ impl Inputs {
                     if stdin.is_terminal() {
                         complain("note: this reads standard input, one input per line, up to Ctrl-D");
                     }
-                    lines("standard input", stdin.lock(), &mut next)?
+                    lines("standard input", stdin.lock(), &decode, &mut next)?
                 }
                 _ => next(None, Ok(input)),
             };
@@ -112,6 +139,7 @@ impl Inputs {
 fn lines(
     name: &str,
     mut reader: impl BufRead,
+    decode: impl Fn(&[u8]) -> Result<String>,
     mut next: impl FnMut(Option<String>, Result<&OsStr>) -> bool,
 ) -> Result<bool> {
     let mut line = vec![];
@@ -121,11 +149,8 @@ fn lines(
         if reader.read_until(b'\n', &mut line).with_context(place)? == 0 {
             break;
         }
-        while line.last().is_some_and(|last| b"\r\n".contains(last)) {
-            line.pop();
-        }
-        let text = std::str::from_utf8(&line).context("it is not UTF-8");
-        if !next(Some(place()), text.map(OsStr::new)) {
+        let text = decode(&line);
+        if !next(Some(place()), text.as_ref().map(OsStr::new).map_err(|error| anyhow!("{error:#}"))) {
             return Ok(false);
         }
     }

@@ -4,6 +4,7 @@ use super::images::numbers;
 use super::language_commands::{self, LanguageCommand, TrainedModel};
 use super::options::{TrainOptions, fraction, positive};
 use super::recipe::{About, Data, Recipe, Test, Trained};
+use super::text::note_unknown_count;
 use super::{Outcome, data_error, show_notes};
 use crate::data::{DataError, Level, TextStream, Vocabulary, text};
 use crate::models::language_model::LanguageModel;
@@ -48,8 +49,14 @@ pub struct LanguageOptions {
 #[derive(Args)]
 pub struct TestText {
     /// Test on all of FILE [default: the test part of the text that the run was trained on]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["dataset", "data_dir"])]
     text: Option<PathBuf>,
+    /// Test on all of this data set
+    #[arg(long, value_name = "NAME")]
+    dataset: Option<String>,
+    /// Read the data set's files from DIR instead of downloading them
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
 }
 
 /// A text, split into a training, a validation and a test part, in this order.
@@ -134,24 +141,29 @@ impl Data for LanguageData {
         run: Option<(Vocabulary, &TestText)>,
     ) -> Result<Self> {
         let windowing = Windowing { streams: train.batch_size, window: options.window };
-        let Some((vocabulary, TestText { text: file })) = run else {
+        let Some((vocabulary, other)) = run else {
             let text = open(&options, train)?;
             let parts = split(text.len(), &options, train)?;
             let vocabulary = text.vocabulary(parts[0].clone(), options.min_count, options.vocab_size)?;
             return Ok(Self::new(text, vocabulary, parts, windowing, train.seed));
         };
-        let (text, test) = match file {
-            None => {
+        let TestText { text: file, dataset, data_dir } = other;
+        let (text, test) = match (file, dataset, data_dir) {
+            (None, None, None) => {
                 let text = open(&options, train)?;
                 let [.., test] = split(text.len(), &options, train)?;
                 (text, test)
             }
-            file => {
-                let text = open(&LanguageOptions { text: file.clone(), ..options }, train)?;
+            (file, dataset, data_dir) => {
+                let dataset = dataset.as_ref().unwrap_or(&train.dataset).clone();
+                let train = TrainOptions { dataset, data_dir: data_dir.clone(), ..train.clone() };
+                let text = open(&LanguageOptions { text: file.clone(), ..options }, &train)?;
                 let all = 0..text.len();
                 (text, all)
             }
         };
+        let unknown = text.count_unknown(test.clone(), &vocabulary)?;
+        note_unknown_count(unknown, test.end - test.start, noun(text.level()));
         ensure!(
             test.end - test.start >= 2,
             "{}: found {} tokens to test on, expected at least 2: give another text with --text FILE",
@@ -202,6 +214,14 @@ impl Data for LanguageData {
         let level = trained.settings.data_options()?.level;
         let Trained { run, facts: vocabulary, model, device, .. } = &trained;
         language_commands::answer(command, &TrainedModel { run, model, vocabulary, level, device })
+    }
+}
+
+/// What the tokens are, in the plural.
+pub(super) fn noun(level: Level) -> &'static str {
+    match level {
+        Level::Char => "characters",
+        Level::Word => "words",
     }
 }
 

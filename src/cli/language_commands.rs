@@ -1,14 +1,16 @@
 //! Using a trained language model: sampling, scoring lines, and showing its cells.
 
 use super::inputs::Inputs;
-use super::options::{non_negative, positive};
+use super::language::noun;
+use super::options::{in_range, non_negative, positive};
+use super::text::note_unknown_count;
 use super::{Outcome, show_notes};
 use crate::data::{Level, TextStream, Vocabulary};
 use crate::models::language_model::LanguageModel;
 use crate::nn::Sampling;
 use crate::plots::{self, Neuron};
 use crate::train::{LineScore, Run, TextGenerator, is_output_open, print, say, score_line};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use candle_core::Device;
 use clap::{Args, Subcommand};
 
@@ -39,7 +41,7 @@ pub struct SampleCommand {
     #[arg(long, value_name = "K", value_parser = positive)]
     top_k: Option<usize>,
     /// Sample from the smallest set of most probable tokens with total probability P
-    #[arg(long, value_name = "P", value_parser = non_negative)]
+    #[arg(long, value_name = "P", value_parser = |text: &str| in_range(text, 0.0..=1.0, "a number from 0 to 1"))]
     top_p: Option<f64>,
     /// Seed; the same seed gives the same text
     #[arg(long, value_name = "N", default_value_t = 42)]
@@ -80,6 +82,11 @@ fn sample(command: &SampleCommand, trained: &TrainedModel) -> Result<Outcome> {
     let &SampleCommand { temperature, top_k, top_p, seed, .. } = command;
     let sampling = Sampling { temperature, top_k, top_p };
     let &TrainedModel { vocabulary, model, level, .. } = trained;
+    let prompt = level.encode(&command.prompt, vocabulary).context("the prompt")?;
+    let unknown = prompt.iter().filter(|&&id| id == Vocabulary::UNKNOWN).count();
+    if unknown > 0 {
+        note_unknown_count(unknown as u64, prompt.len() as u64, noun(level));
+    }
     let mut generator = TextGenerator::new(model, vocabulary, level, sampling, seed, &command.prompt)?;
     let stop = command.stop.as_deref().filter(|stop| !stop.is_empty());
     let mut output = Output { stop, held: String::new() };
@@ -127,14 +134,29 @@ impl Output<'_> {
 fn score(inputs: &Inputs, trained: &TrainedModel) -> Result<Outcome> {
     let &TrainedModel { vocabulary, model, level, device, .. } = trained;
     let (mut total, mut tokens) = (0.0, 0);
-    let outcome = inputs.for_each_text(|line| {
-        let score = score_line(model, vocabulary, level, line, device)?;
-        let LineScore { log_probability, tokens: count, .. } = score;
+    let mut answer = |line: &str| {
+        let LineScore { log_probability, tokens: count, unknown } =
+            score_line(model, vocabulary, level, line, device)?;
         let nats = -log_probability / count as f64;
         say(&format!("{log_probability:.3}\t{nats:.4}\t{:.3}\t{line}", nats.exp()));
+        if unknown > 0 {
+            // The end of the line is a token, too.
+            note_unknown_count(unknown as u64, count as u64 - 1, noun(level));
+        }
         (total, tokens) = (total + log_probability, tokens + count);
         Ok(())
-    })?;
+    };
+    let outcome = match inputs.file() {
+        None => inputs.for_each_text_line(&mut answer)?,
+        Some(file) => {
+            let text = TextStream::open(file, level)?;
+            show_notes(&text.notes);
+            for line in text.lines() {
+                answer(&line?)?;
+            }
+            Outcome::Done
+        }
+    };
     if tokens > 0 {
         let nats = -total / tokens as f64;
         say(&format!("{total:.3}\t{nats:.4}\t{:.3}\t(all {tokens} tokens)", nats.exp()));

@@ -14,6 +14,7 @@ mod inputs;
 mod language;
 mod language_commands;
 mod options;
+mod parts;
 mod process;
 mod progress;
 mod recipe;

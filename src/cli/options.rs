@@ -1,5 +1,6 @@
 //! Options shared by all binaries, and the parsers of their values.
 
+use crate::data::Selection;
 use crate::device::DeviceChoice;
 use crate::optim::{Adadelta, Adagrad, Adam, Clip, Curve, Method, Optimizer, RmsProp, Schedule, Sgd};
 use crate::train::TrainerOptions;
@@ -36,12 +37,15 @@ pub struct TrainOptions {
     /// Seed of initial values, shuffles, dropout and augmentation; the same seed gives the same model, bit for bit
     #[arg(long, value_name = "N")]
     pub seed: u64,
-    /// Train on the first N examples only
+    /// Train on N examples only, selected like the validation part
     #[arg(long, value_name = "N", value_parser = positive)]
     pub train_limit: Option<usize>,
-    /// Number of examples held out for validation, from the end of the training set [default: a tenth]
+    /// Number of training examples held out for validation [default: a tenth]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub validation: Option<usize>,
+    /// Which training examples are held out: random ones have the proportions of the classes
+    #[arg(long, value_name = "NAME")]
+    pub validation_split: Selection,
     /// Optimizer
     #[arg(long, value_name = "NAME")]
     pub optimizer: OptimizerName,
@@ -100,6 +104,7 @@ impl Default for TrainOptions {
             seed: 42,
             train_limit: None,
             validation: None,
+            validation_split: Selection::Random,
             optimizer: OptimizerName::AdamW,
             momentum: 0.0,
             nesterov: false,

@@ -33,9 +33,9 @@ pub struct RecurrentRecipe<C: RecurrentClassifier> {
     #[command(flatten)]
     #[serde(flatten)]
     classifier: C,
-    /// Size of the word vectors
-    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]
-    embedding: usize,
+    /// Size of the word vectors [default: 100, or the size of those in --vectors]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    embedding: Option<usize>,
     /// Number of units per layer and direction
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 128)]
     hidden: usize,
@@ -86,8 +86,9 @@ impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
     }
 
     fn model(&self, facts: &TextFacts, vb: VarBuilder) -> candle_core::Result<Box<dyn SentenceModel>> {
-        let &Self { embedding: features, hidden, layers, bidirectional, pool, dropout, .. } = self;
+        let &Self { embedding, hidden, layers, bidirectional, pool, dropout, .. } = self;
         let (cell, forget_bias) = self.classifier.cell();
+        let features = embedding.or(facts.vector_size).unwrap_or(100);
         let recurrent =
             RecurrentConfig { cell, features, hidden, layers, bidirectional, dropout, forget_bias };
         let (vocabulary, classes) = (facts.vocabulary.len(), facts.classes.len());

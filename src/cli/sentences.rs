@@ -1,27 +1,37 @@
 //! Classifying sentences.
 
-use super::flow::{self, Parts};
 use super::inputs::Inputs;
 use super::options::{TrainOptions, in_range};
+use super::parts::{Parts, hold_out};
 use super::recipe::{About, Data, Recipe, Test, Trained};
-use super::text::{Labelled, TextData, TextFacts, WordOptions};
+use super::text::{Labelled, TextData, TextFacts, WordOptions, note_unknown};
 use super::{Outcome, TestSet, data_error, in_colour, most_probable, show_notes};
 use crate::data::{self, Columns, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
 use crate::nn::{Attribution, Cost, Mode, SentenceModel};
 use crate::plots;
 use crate::rng;
 use crate::train::{Epoch, Evaluation, Metric, Run, SentenceClassification, Sentences, Task, say};
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
 use clap::{Args, Subcommand};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
+<<<<<<< HEAD
 use serde_json::json;
+=======
+use std::ops::Range;
+>>>>>>> 42bbb35 (Draw missing parts with the seed, and say what a model does not know)
 
 /// Options that choose how sentences become words.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
 pub struct TextOptions {
+    /// Column of the labels in csv and tsv files, a name in the header or a number [default: by the header, or 1]
+    #[arg(long, value_name = "COLUMN")]
+    pub label_column: Option<String>,
+    /// Column of the texts in csv and tsv files, a name in the header or a number [default: by the header, or 2]
+    #[arg(long, value_name = "COLUMN")]
+    pub text_column: Option<String>,
     /// Tokenizer
     #[arg(long, value_name = "NAME", value_enum, default_value_t)]
     pub tokenizer: Tokenizer,
@@ -53,10 +63,14 @@ impl SentenceData {
         let test: Vec<u32> = order.iter().copied().skip(fold).step_by(folds).collect();
         let rest = order.iter().enumerate().filter(|(place, _)| place % folds != fold);
         let rest: Vec<u32> = rest.map(|(_, &sentence)| sentence).collect();
-        ensure!(!test.is_empty(), "--folds {folds}: there are only {} sentences", self.words.len());
-        let (training, validation) = flow::split(rest.len(), None, options)?;
-        let select = |places: Vec<u32>| places.into_iter().map(|i| rest[i as usize]).collect();
-        self.divide(Parts { training: select(training), validation: select(validation), test });
+        let sentences = self.words.len();
+        ensure!(
+            folds <= sentences,
+            "--folds {folds}: found {sentences} sentences, expected one per fold or more"
+        );
+        let class = |sentence: u32| self.labels[sentence as usize];
+        let (training, validation) = hold_out(&rest, None, class, options)?;
+        self.divide(Parts { training, validation, test });
         Ok(())
     }
 
@@ -91,7 +105,19 @@ impl Data for SentenceData {
         run: Option<(TextFacts, &TestSet)>,
     ) -> Result<Self> {
         let (name, dir) = TestSet::resolve(run.as_ref().map(|run| run.1), train);
-        let corpus = data::text::load(name, dir, &Columns::default()).map_err(data_error)?;
+        let columns = match name == train.dataset {
+            true => Columns { label: text.label_column, text: text.text_column },
+            false => Columns::default(),
+        };
+        let is_training_data = (name, dir) == (train.dataset.as_str(), train.data_dir.as_deref());
+        let corpus = match &run {
+            None => data::text::load(name, dir, &columns),
+            Some(_) if text.folds.is_some() && is_training_data => bail!(
+                "this model is one of a cross-validation, which tested it: test it on other data with --dataset or --data-dir"
+            ),
+            Some((facts, _)) => data::text::load_test(name, dir, &columns, &facts.classes),
+        };
+        let corpus = corpus.map_err(data_error)?;
         show_notes(&corpus.notes);
         let fingerprint = |part: &Option<Texts>| part.as_ref().map(Texts::fingerprint);
         let fingerprints = json!({
@@ -101,13 +127,31 @@ impl Data for SentenceData {
         });
         let Corpus { train: training, validation, test, classes, .. } = corpus;
         let size = |part: &Option<Texts>| part.as_ref().map(Texts::len);
-        let sizes = (training.len(), size(&validation), size(&test));
+        let sizes = [Some(training.len()), size(&validation), size(&test)];
         let (mut words, mut labels) = (vec![], vec![]);
+        let texts = [Some(&training), validation.as_ref(), test.as_ref()].into_iter().flatten();
+        let dropped = text.tokenizer.dropped_letters(texts.flat_map(|part| &part.texts).map(String::as_str));
+        if dropped > 0.05 {
+            let percent = 100.0 * dropped;
+            show_notes(&[format!(
+                "--tokenizer kim drops {percent:.0}% of the letters, which --tokenizer words keeps"
+            )]);
+        }
         for part in [Some(training), validation, test].into_iter().flatten() {
             words.extend(part.texts.iter().map(|sentence| text.tokenizer.tokens(sentence)));
             labels.extend(part.labels);
         }
+<<<<<<< HEAD
         Self::new(text.words, ngrams, Labelled { words, labels, sizes, classes, fingerprints }, train, run)
+=======
+        let parts = match sizes {
+            [Some(training), None, Some(test)] if run.is_some() && training == 0 => Parts::test_only(0, test),
+            // Each fold will have its own parts.
+            _ if text.folds.is_some() => Parts::test_only(0, 0),
+            sizes => Parts::new(sizes, |sentence| labels[sentence as usize], train)?,
+        };
+        Self::new(text.words, ngrams, Labelled { words, labels, parts, classes, fingerprint }, train, run)
+>>>>>>> 42bbb35 (Draw missing parts with the seed, and say what a model does not know)
     }
 
     fn about(&self) -> &About<TextFacts> {
@@ -148,7 +192,7 @@ pub enum SentenceCommand {
 }
 
 fn predict<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: Trained<R>) -> Result<Outcome> {
-    let Trained { settings, facts: TextFacts { vocabulary, classes }, model, device, .. } = trained;
+    let Trained { settings, facts: TextFacts { vocabulary, classes, .. }, model, device, .. } = trained;
     let SentenceOptions { text: options, ngrams } = settings.data_options()?;
     inputs.for_each_text(|text| {
         let words = options.tokenizer.tokens(text);
@@ -157,22 +201,29 @@ fn predict<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: Trained<R>)
         let logits = model.forward(&ids, &sequences, Mode::Evaluate)?;
         let probabilities = Cost::SoftmaxCrossEntropy.probabilities(&logits)?.get(0)?.to_vec1::<f32>()?;
         say(&format!("{}: {text}", most_probable(&classes, &probabilities, 3)));
+        let is_known = |word: &String| vocabulary.id(word) != Vocabulary::UNKNOWN;
+        let known =
+            |(text, places): (String, Range<usize>)| words[places].iter().all(is_known).then_some(text);
+        let features: Vec<Option<String>> = ngrams.texts(&words).into_iter().map(known).collect();
         // The first of the most probable classes, as above.
         let best = (0..classes.len()).rev().max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]));
         for attributions in model.attributions(&ids, &sequences)? {
-            let features = ngrams.texts(&words).into_iter().map(|(text, _)| text).collect::<Vec<_>>();
             show_attributions(attributions, best.unwrap_or_default(), &features);
         }
+        note_unknown(&words, &vocabulary);
         Ok(())
     })
 }
 
 fn neighbours<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: &Trained<R>) -> Result<Outcome> {
     const SHOWN: usize = 10;
-    let Trained { facts: TextFacts { vocabulary, .. }, model, .. } = trained;
+    let Trained { settings, facts: TextFacts { vocabulary, .. }, model, .. } = trained;
+    let tokenizer = settings.data_options()?.text.tokenizer;
     inputs.for_each_text(|word| {
-        let id = vocabulary.id(word);
-        ensure!(id != Vocabulary::UNKNOWN, "{word}: this run's model does not know the word");
+        ensure!(!word.trim().is_empty(), "found an empty line, expected a word");
+        let tokens = tokenizer.tokens(word);
+        let id = vocabulary.id(if let [token] = &tokens[..] { token } else { word });
+        ensure!(id >= Vocabulary::FIRST, "{word}: this run's model does not know the word");
         let nearest = model.embedding().nearest(id, vocabulary.len(), SHOWN + Vocabulary::FIRST as usize)?;
         let nearest = nearest.iter().filter(|(id, _)| *id >= Vocabulary::FIRST).take(SHOWN);
         let shown: Vec<String> = nearest
@@ -183,13 +234,18 @@ fn neighbours<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: &Trained
     })
 }
 
-/// Shows the words with the largest contributions, positive or negative, to the logit of a class.
-fn show_attributions(mut attributions: Vec<Attribution>, class: usize, words: &[String]) {
+/// Shows the features with the largest contributions, positive or negative, to the logit of a class.
+///
+/// A feature that the model does not know is no explanation; within a phrase it appears as `_`.
+fn show_attributions(mut attributions: Vec<Attribution>, class: usize, features: &[Option<String>]) {
     const SHOWN: usize = 3;
-    attributions.retain(|found| !found.words.is_empty() && found.words.end <= words.len());
+    attributions.retain(|found| {
+        features.get(found.words.clone()).is_some_and(|phrase| phrase.iter().any(Option::is_some))
+    });
     attributions.sort_by(|a, b| b.logits[class].abs().total_cmp(&a.logits[class].abs()));
     for Attribution { words: range, logits } in attributions.iter().take(SHOWN) {
-        let (contribution, words) = (logits[class], words[range.clone()].join(" "));
+        let phrase = features[range.clone()].iter().map(|feature| feature.as_deref().unwrap_or("_"));
+        let (contribution, words) = (logits[class], phrase.collect::<Vec<_>>().join(" "));
         let words = match in_colour() {
             // Blue for, orange against.
             true => format!("\x1b[{}m{words}\x1b[0m", if contribution > 0.0 { "34" } else { "33" }),

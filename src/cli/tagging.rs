@@ -2,11 +2,12 @@
 
 use super::images::numbers;
 use super::options::TrainOptions;
+use super::parts::Parts;
 use super::recipe::{About, Data, Recipe, Test, Trained};
-use super::text::{Labelled, TextData, TextFacts, WordOptions};
+use super::text::{Labelled, TextData, TextFacts, WordOptions, note_unknown};
 use super::{Outcome, Predict, TestSet, data_error, in_colour, show_notes};
 use crate::data::{
-    EntityCounts, EntityScores, NGrams, TaggedCorpus, TaggedSentences, entity_scores, sequence,
+    EntityCounts, EntityScores, NGrams, TaggedCorpus, TaggedSentences, Vocabulary, entity_scores, sequence,
 };
 use crate::nn::{Mode, SentenceModel};
 use crate::train::{Epoch, Metric, Sentences, Tagging, TaggingEvaluation, Task, say};
@@ -43,7 +44,11 @@ impl Data for TaggingData {
 
     fn load(options: WordOptions, train: &TrainOptions, run: Option<(TextFacts, &TestSet)>) -> Result<Self> {
         let (name, dir) = TestSet::resolve(run.as_ref().map(|run| run.1), train);
-        let corpus = sequence::load(name, dir).map_err(data_error)?;
+        let corpus = match &run {
+            None => sequence::load(name, dir),
+            Some((facts, _)) => sequence::load_test(name, dir, &facts.classes),
+        };
+        let corpus = corpus.map_err(data_error)?;
         show_notes(&corpus.notes);
         let fingerprint = |part: &Option<TaggedSentences>| part.as_ref().map(TaggedSentences::fingerprint);
         let fingerprints = json!({
@@ -53,13 +58,20 @@ impl Data for TaggingData {
         });
         let TaggedCorpus { train: training, validation, test, tags: classes, .. } = corpus;
         let size = |part: &Option<TaggedSentences>| part.as_ref().map(TaggedSentences::len);
-        let sizes = (training.len(), size(&validation), size(&test));
+        let parts = match (training.len(), test.as_ref()) {
+            (0, Some(test)) if run.is_some() => Parts::test_only(0, test.len()),
+            (training, _) => Parts::new([Some(training), size(&validation), size(&test)], |_| 0, train)?,
+        };
         let (mut words, mut tags) = (vec![], vec![]);
         for part in [Some(training), validation, test].into_iter().flatten() {
             words.extend(part.words);
             tags.extend(part.tags);
         }
+<<<<<<< HEAD
         let data = Labelled { words, labels: Sentences::new(tags), sizes, classes, fingerprints };
+=======
+        let data = Labelled { words, labels: Sentences::new(tags), parts, classes, fingerprint };
+>>>>>>> 42bbb35 (Draw missing parts with the seed, and say what a model does not know)
         Self::new(options, NGrams::default(), data, train, run)
     }
 
@@ -93,9 +105,9 @@ impl Data for TaggingData {
         Predict::Predict(inputs): &Predict,
         trained: Trained<R>,
     ) -> Result<Outcome> {
-        let Trained { facts: TextFacts { vocabulary, classes }, model, device, .. } = trained;
+        let Trained { facts: TextFacts { vocabulary, classes, .. }, model, device, .. } = trained;
         inputs.for_each_text(|text| {
-            let words: Vec<String> = text.split_whitespace().map(String::from).collect();
+            let words = words(text, |word| vocabulary.id(word) != Vocabulary::UNKNOWN);
             if words.is_empty() {
                 say("");
                 return Ok(());
@@ -104,7 +116,8 @@ impl Data for TaggingData {
             let (ids, sequences) = sentences.batch(&[0], &device)?;
             let logits = model.forward(&ids, &sequences, Mode::Evaluate)?;
             let tags = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
-            let tags: Vec<&str> = tags.iter().map(|&tag| classes[tag as usize].as_str()).collect();
+            let tags = well_formed(tags.iter().map(|&tag| classes[tag as usize].as_str()));
+            let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
             match in_colour() {
                 true => say(&coloured(&words, &tags)),
                 // As in a CoNLL file.
@@ -113,9 +126,47 @@ impl Data for TaggingData {
                     say("");
                 }
             }
+            note_unknown(&words, &vocabulary);
             Ok(())
         })
     }
+}
+
+/// The words of a sentence, with the punctuation around them as words of its own, except of words that are known whole.
+fn words(text: &str, is_known: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut words = vec![];
+    for whole in text.split_whitespace() {
+        let inner = whole.trim_matches(|c: char| !c.is_alphanumeric());
+        if inner.is_empty() || is_known(whole) {
+            words.push(whole);
+            continue;
+        }
+        let (before, rest) = whole.split_at(whole.find(inner).unwrap_or(0));
+        let after = &rest[inner.len()..];
+        let characters =
+            |text: &'_ str| text.char_indices().map(|(at, c)| at..at + c.len_utf8()).collect::<Vec<_>>();
+        words.extend(characters(before).into_iter().map(|at| &before[at]));
+        let genitive =
+            inner.strip_suffix("'s").or(inner.strip_suffix("\u{2019}s")).filter(|stem| !stem.is_empty());
+        match genitive {
+            Some(stem) if !is_known(inner) => words.extend([stem, &inner[stem.len()..]]),
+            _ => words.push(inner),
+        }
+        words.extend(characters(after).into_iter().map(|at| &after[at]));
+    }
+    words.into_iter().map(String::from).collect()
+}
+
+/// The tags, with `B-` at the beginning of every entity.
+fn well_formed<'a>(tags: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut before = None;
+    let fix = |tag: &'a str| {
+        let (prefix, entity) = tag.split_once('-').unzip();
+        let begins = prefix == Some("I") && entity != before;
+        before = entity;
+        if begins { format!("B-{}", entity.unwrap_or_default()) } else { tag.to_string() }
+    };
+    tags.map(fix).collect()
 }
 
 /// Precision, recall and F1 per entity type and for all entities, one line each.
@@ -153,4 +204,24 @@ fn coloured(words: &[String], tags: &[&str]) -> String {
         parts.push(format!("\x1b[1;{}m{word}{label}\x1b[0m", 31 + colour % 6));
     }
     parts.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn punctuation_around_words_is_split_off() {
+        let split = |text: &str| words(text, |word| word == "U.S.").join(" ");
+        assert_eq!(split("(Anna's \"Oslo\", U.S. and U.K.)"), "( Anna 's \" Oslo \" , U.S. and U.K . )");
+        assert_eq!(split("already split , it 's so-so ..."), "already split , it 's so-so ...");
+        assert_eq!(split(" "), "");
+    }
+
+    #[test]
+    fn predicted_tags_are_well_formed() {
+        let fixed = |tags: &str| well_formed(tags.split(' ')).join(" ");
+        assert_eq!(fixed("I-PER I-PER O I-LOC I-PER B-PER I-PER"), "B-PER I-PER O B-LOC B-PER B-PER I-PER");
+        assert_eq!(fixed("B-PER I-PER O"), "B-PER I-PER O");
+    }
 }

@@ -1,9 +1,9 @@
 //! Sentences for the binaries: their words, their parts, and what a run records about them.
 
-use super::TestSet;
-use super::flow::Parts;
 use super::options::{TrainOptions, WORD_VECTORS, positive};
+use super::parts::Parts;
 use super::recipe::{About, Facts};
+use super::{TestSet, complain};
 use crate::data::{NGrams, Vocabulary, WordVectors};
 use crate::train::{Run, Sentences, checksum};
 use anyhow::{Context, Result, bail, ensure};
@@ -50,8 +50,7 @@ pub struct TextData<L> {
 pub(super) struct Labelled<L> {
     pub(super) words: Vec<Vec<String>>,
     pub(super) labels: L,
-    /// Sizes of the training, validation and test part, in this order in `words`.
-    pub(super) sizes: (usize, Option<usize>, Option<usize>),
+    pub(super) parts: Parts,
     pub(super) classes: Vec<String>,
     /// As in [`About`].
     pub(super) fingerprints: Value,
@@ -66,8 +65,7 @@ impl<L> TextData<L> {
         train: &TrainOptions,
         run: Option<(TextFacts, &TestSet)>,
     ) -> Result<Self> {
-        let Labelled { words, labels, sizes: (training, validation, test), classes, fingerprints } = data;
-        let parts = Parts::new(training, validation, test, train)?;
+        let Labelled { words, labels, parts, classes, fingerprints } = data;
         let (facts, test) = run.unzip();
         let (name, _) = TestSet::resolve(test, train);
         let mut vectors = None;
@@ -139,7 +137,23 @@ impl WordOptions {
             // This way the model knows test words that are missing from the training part.
             vocabulary.extend(vectors.words());
         }
-        TextFacts { vocabulary, classes }
+        TextFacts { vocabulary, classes, vector_size: vectors.map(WordVectors::size) }
+    }
+}
+
+/// Says how many of `words` the vocabulary lacks, if it lacks any.
+pub(super) fn note_unknown(words: &[String], vocabulary: &Vocabulary) {
+    let unknown = words.iter().filter(|word| vocabulary.id(word) == Vocabulary::UNKNOWN).count();
+    note_unknown_count(unknown as u64, words.len() as u64, "words");
+}
+
+/// Says that `unknown` of `all` tokens, which are `noun`, are unknown, if there are any.
+pub(super) fn note_unknown_count(unknown: u64, all: u64, noun: &str) {
+    if all == 0 {
+        complain(&format!("note: there are no {noun}, so the answer depends on nothing"));
+    } else if unknown > 0 {
+        let are = if unknown == 1 { "is" } else { "are" };
+        complain(&format!("note: {unknown} of {all} {noun} {are} unknown to this model"));
     }
 }
 
@@ -149,6 +163,8 @@ pub struct TextFacts {
     pub vocabulary: Vocabulary,
     /// Names of the classes or tags.
     pub classes: Vec<String>,
+    /// Size of the pretrained vectors; none if the model starts without them.
+    pub vector_size: Option<usize>,
 }
 
 impl TextFacts {
@@ -173,6 +189,7 @@ impl Facts for TextFacts {
     fn record(&self) -> Map<String, Value> {
         let mut record = self.vocabulary.record();
         record.insert("classes".to_string(), json!(self.classes));
+        record.extend(self.vector_size.map(|size| ("vector_size".to_string(), json!(size))));
         record
     }
 
@@ -187,7 +204,8 @@ impl Facts for TextFacts {
         }
         let classes = serde_json::from_value(config["classes"].clone())
             .with_context(|| format!("{}: config.json has no list of classes", dir.display()))?;
-        Ok(Self { vocabulary: Vocabulary::read(run, config)?, classes })
+        let vector_size = config["vector_size"].as_u64().map(|size| size as usize);
+        Ok(Self { vocabulary: Vocabulary::read(run, config)?, classes, vector_size })
     }
 
     fn describe(&self) -> String {

@@ -18,6 +18,6 @@ pub(super) fn byte_order_mark(bytes: &[u8]) -> Result<usize> {
 }
 
 /// Decodes Windows-1252.
-pub(super) fn windows_1252(bytes: &[u8]) -> String {
+pub(crate) fn windows_1252(bytes: &[u8]) -> String {
     WINDOWS_1252.decode_without_bom_handling(bytes).0.into_owned()
 }

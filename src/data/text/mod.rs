@@ -20,6 +20,7 @@ mod word_vectors;
 
 pub use columns::Columns;
 pub use corpus::{Corpus, Texts};
+pub(crate) use encoding::windows_1252;
 pub(super) use file::{TextFile, counted_lines};
 pub use level::Level;
 pub use ngrams::NGrams;

@@ -157,6 +157,19 @@ impl TextStream {
         Ok(Vocabulary::from_counts(others, false, minimum_count, size))
     }
 
+    /// Number of the tokens `range` that `vocabulary` lacks.
+    ///
+    /// # Errors
+    /// Fails if a file can't be read or has changed since it was opened.
+    pub fn count_unknown(&self, range: Range<u64>, vocabulary: &Vocabulary) -> Result<u64> {
+        let (mut tokens, mut token, mut unknown) = (self.read(range.start), String::new(), 0);
+        for _ in range {
+            tokens.require(&mut token)?;
+            unknown += u64::from(vocabulary.id(&token) == Vocabulary::UNKNOWN);
+        }
+        Ok(unknown)
+    }
+
     /// Reads the tokens from number `from` on.
     pub fn read(&self, from: u64) -> Tokens<'_> {
         let mark = ((from / MARK) as usize).min(self.marks.len() - 1);

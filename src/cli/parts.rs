@@ -1,0 +1,144 @@
+//! Dividing a data set into training, validation and test part.
+
+use super::options::TrainOptions;
+use super::show_notes;
+use crate::data::Selection;
+use anyhow::{Result, bail, ensure};
+use std::ops::Range;
+
+/// Indices of the examples of each part, in a numbering across all parts.
+pub(super) struct Parts {
+    pub(super) training: Vec<u32>,
+    pub(super) validation: Vec<u32>,
+    pub(super) test: Vec<u32>,
+}
+
+impl Parts {
+    /// Divides a data set whose splits have the given sizes and follow one another.
+    ///
+    /// A missing validation or test part becomes a tenth of the training part, see [`hold_out`]. `class` returns the class
+    /// of an example. A note says that there is no test split.
+    pub(super) fn new(
+        [training, validation, test]: [Option<usize>; 3],
+        class: impl Fn(u32) -> u32,
+        options: &TrainOptions,
+    ) -> Result<Self> {
+        let training = training.unwrap_or(0);
+        let given = training + validation.unwrap_or(0);
+        let range = |Range { start, end }: Range<usize>| start as u32..end as u32;
+        let mut rest: Vec<u32> = range(0..training).collect();
+        let test = match test {
+            Some(test) => range(given..given + test).collect(),
+            None => {
+                let TrainOptions { validation_split, seed, .. } = options;
+                let (test, others) = validation_split.select(&rest, training / 10, &class, *seed, "test");
+                ensure!(
+                    !test.is_empty(),
+                    "the data set has no test split, and is too small to draw one from it"
+                );
+                show_notes(&[format!(
+                    "no test split, so {} of the {training} training examples serve as it",
+                    test.len()
+                )]);
+                rest = others;
+                test
+            }
+        };
+        let validation = validation.map(|_| range(training..given));
+        let (training, validation) = hold_out(&rest, validation, class, options)?;
+        Ok(Self { training, validation, test })
+    }
+
+    /// The parts of a data set that only tests a model: its test split.
+    pub(super) fn test_only(training: usize, test: usize) -> Self {
+        Self {
+            training: vec![],
+            validation: vec![],
+            test: (training as u32..(training + test) as u32).collect(),
+        }
+    }
+
+    /// Number of examples in the training, validation and test part.
+    pub(super) fn sizes(&self) -> [u64; 3] {
+        [&self.training, &self.validation, &self.test].map(|part| part.len() as u64)
+    }
+}
+
+/// Divides `examples` into those for training and those for validation.
+///
+/// The validation part is `validation`, or drawn from `examples` as `--validation` and `--validation-split` say, by
+/// default a tenth with the proportions of the classes. `--train-limit` selects training examples in the same way.
+///
+/// # Errors
+/// Fails if no training examples are left.
+pub(super) fn hold_out(
+    examples: &[u32],
+    validation: Option<Range<u32>>,
+    class: impl Fn(u32) -> u32,
+    options: &TrainOptions,
+) -> Result<(Vec<u32>, Vec<u32>)> {
+    let TrainOptions { validation_split: selection, seed, .. } = options;
+    let (validation, mut training) = match validation {
+        Some(validation) => (validation.collect(), examples.to_vec()),
+        None => {
+            let held_out = options.validation.unwrap_or(examples.len().div_ceil(10));
+            match (held_out < examples.len(), options.validation) {
+                (true, _) => selection.select(examples, held_out, &class, *seed, "validation"),
+                (false, Some(_)) => {
+                    bail!(
+                        "--validation {held_out}: no more than {held_out} examples are left for training and validation"
+                    )
+                }
+                (false, None) => bail!(
+                    "the training set is too small to hold out a validation part: found {}, expected 2 examples or more",
+                    examples.len()
+                ),
+            }
+        }
+    };
+    if let Some(limit) = options.train_limit {
+        let selection = if *selection == Selection::Random { Selection::Random } else { Selection::First };
+        training = selection.select(&training, limit, class, *seed, "train limit").0;
+    }
+    Ok((training, validation))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sorted by class, as users' files often are.
+    fn class(example: u32) -> u32 {
+        example / 50
+    }
+
+    #[test]
+    fn drawn_parts_are_disjoint_and_hold_all_classes() {
+        let options = TrainOptions { train_limit: Some(20), ..TrainOptions::default() };
+        let parts = Parts::new([Some(100), None, None], class, &options).unwrap();
+        assert_eq!(parts.sizes(), [20, 9, 10]);
+        for part in [&parts.training, &parts.validation, &parts.test] {
+            let first = part.iter().filter(|&&example| class(example) == 0).count();
+            assert!(first.abs_diff(part.len() - first) <= 1, "{part:?}");
+        }
+        let mut all = [parts.training, parts.validation, parts.test].concat();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 39);
+        let last = TrainOptions { validation_split: Selection::Last, ..options };
+        let parts = Parts::new([Some(100), None, Some(5)], class, &last).unwrap();
+        assert_eq!(parts.training, (0..20).collect::<Vec<u32>>());
+        assert_eq!((parts.validation, parts.test), ((90..100).collect(), (100..105).collect()));
+    }
+
+    #[test]
+    fn a_part_that_leaves_nothing_is_an_error() {
+        let of = |sizes, validation| {
+            let options = TrainOptions { validation, ..TrainOptions::default() };
+            Parts::new(sizes, class, &options).err().unwrap().to_string()
+        };
+        assert!(of([Some(1), None, Some(1)], None).contains("too small"));
+        assert!(of([Some(5), None, Some(1)], Some(5)).contains("--validation 5"));
+        assert!(of([Some(5), None, None], None).contains("no test split"));
+    }
+}
