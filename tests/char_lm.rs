@@ -108,6 +108,50 @@ fn a_line_like_the_text_scores_higher_than_another() {
 }
 
 #[test]
+fn unknown_characters_score_no_better_than_known_ones_and_are_counted() {
+    let place = tempdir().unwrap();
+    let run = trained();
+    let run = run.to_str().unwrap();
+    let says = |arguments: &[&str], input: &str| {
+        let output = start(&place, NAME, arguments, input);
+        assert!(output.status.success(), "{output:?}");
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let [said, notes] = says(&["score", "--run", run], "日本\noe\n");
+    assert!(notes.contains("2 of 2 characters are unknown to this model"), "{notes}");
+    let score =
+        |line: usize| said.lines().nth(line).unwrap().split('\t').next().unwrap().parse::<f64>().unwrap();
+    assert!(score(0) < score(1), "{said}");
+    let [_, notes] = says(&["sample", "--run", run, "--prompt", "日one", "--length", "1"], "");
+    assert!(notes.contains("1 of 4 characters is unknown"), "{notes}");
+    fs::write(place.path().join("input.txt"), format!("日{}", counting(3))).unwrap();
+    let arguments = ["eval", "--run", run, "--dataset", "tiny-shakespeare", "--data-dir", "."];
+    let [said, notes] = says(&arguments, "");
+    assert!(
+        said.contains("nats per character") && notes.contains("1 of 85 characters is unknown"),
+        "{notes}"
+    );
+    refused(&place, NAME, &format!("sample --run {run} --top-p 1.5"), 2, &["--top-p", "0 to 1"]);
+}
+
+#[test]
+fn lines_are_scored_as_training_reads_them() {
+    let place = tempdir().unwrap();
+    let run = trained();
+    fs::write(place.path().join("latin"), b"caf\xe9\r\none\r\n").unwrap();
+    let arguments = ["score", "--run", run.to_str().unwrap(), "--file", "latin"];
+    let output = start(&place, NAME, &arguments, "");
+    let said = String::from_utf8(output.stdout).unwrap();
+    // Four letters and the carriage return, then the end of the line.
+    assert!(said.contains("\tcafé\r\n") && said.contains("(all 11 tokens)"), "{said}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("Windows-1252"));
+    let lines = String::from_utf8(start(&place, NAME, &arguments[..3], "one\r\n").stdout).unwrap();
+    assert!(lines.contains("(all 5 tokens)"), "{lines}");
+    let output = start(&place, NAME, &["--text", "/dev/stdin"], &counting(100));
+    common::one_error(&output, 1, &["/dev/stdin", "is a pipe", "expected a file"]);
+}
+
+#[test]
 fn the_page_of_cells_contains_the_text() {
     let run = trained();
     let place = run.parent().unwrap();
@@ -135,7 +179,7 @@ fn words_are_learned_with_line_ends() {
     let lines: Vec<Vec<&str>> = said.lines().map(|line| line.split('\t').collect()).collect();
     assert!(lines.len() == 3 && lines[0][..3] == lines[1][..3] && lines[2][3] == "(all 2 tokens)", "{said}");
     fs::write(place.path().join("zero"), "one\ntwo\0\n").unwrap();
-    refused(&place, NAME, "score --run run --file zero", 1, &["zero: line 2: ", "byte 3 is zero"]);
+    refused(&place, NAME, "score --run run --file zero", 1, &["zero", "byte 7 is zero"]);
 }
 
 #[test]

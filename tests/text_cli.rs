@@ -107,6 +107,7 @@ fn word_pairs_classify_what_single_words_do_not_and_explain_predictions() {
 /// Writes a data set whose class depends on one of two words, and vectors of one of these and of two other words.
 fn with_vectors(place: &Path) {
     let rows: String = (0..60).map(|i| format!("{},it is {}\n", i % 2, ["bad", "good"][i % 2])).collect();
+    let rows = format!("label,text\n{rows}");
     fs::write(place.join("train.csv"), &rows).unwrap();
     fs::write(place.join("test.csv"), rows + "1,it is great\n").unwrap();
     fs::write(place.join("vectors.txt"), "good 0.5 0.25 -1\ngreat 0.5 0.3 -1\nunheard 1 2 3\n").unwrap();
@@ -144,6 +145,69 @@ fn the_variant_decides_whether_pretrained_vectors_are_trained() {
         "{said}"
     );
     refused(&place, "textcnn", "neighbours --run static unheard", 1, &["unheard", "does not know"]);
+}
+
+/// Runs the binary, checks that it succeeds, and returns its standard output and its notes.
+#[track_caller]
+fn noted(place: &TempDir, binary: &str, arguments: &[&str]) -> (String, String) {
+    let output = start(place, binary, arguments, "");
+    assert!(output.status.success(), "{output:?}");
+    let [said, notes] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    (said, notes)
+}
+
+#[test]
+fn a_sorted_table_without_a_test_file_is_learned_and_unknown_words_are_named() {
+    let place = tempdir().unwrap();
+    let row = |word: &str, class: &str| format!("it was {word} again,{class}\n").repeat(60);
+    let rows = format!("review,sentiment\n{}{}", row("плохо", "bad"), row("чудесно", "good"));
+    fs::write(place.path().join("train.csv"), &rows).unwrap();
+    let options = "--dataset csv --data-dir . --embedding 8 --buckets 100 --epochs 5 --quiet --out run";
+    let (said, notes) = noted(&place, "fasttext", &options.split(' ').collect::<Vec<_>>());
+    assert!(said.starts_with("test accuracy 100.00%"), "{said}");
+    assert!(notes.contains("no test split") && notes.lines().count() == 1, "{notes}");
+    // The test file alone, with its columns in another order.
+    fs::create_dir(place.path().join("other")).unwrap();
+    fs::write(place.path().join("other/test.csv"), "label,text\ngood,чудесно\nbad,it was плохо\n").unwrap();
+    let said = done(&place, "fasttext", "eval --run run --data-dir other");
+    assert!(said.contains("test accuracy 100.00%"), "{said}");
+
+    let (said, notes) = noted(&place, "fasttext", &["predict", "--run", "run", "zebra xylophone чудесно"]);
+    assert!(notes.contains("2 of 3 words are unknown to this model"), "{notes}");
+    assert!(said.starts_with("good (") && !said.lines().skip(1).any(|line| line.contains("zebra")), "{said}");
+    assert!(noted(&place, "fasttext", &["predict", "--run", "run", "..."]).1.contains("no words"));
+    let (_, notes) =
+        noted(&place, "fasttext", &[options, "-kim --tokenizer kim"].concat().split(' ').collect::<Vec<_>>());
+    assert!(notes.contains("kim drops") && notes.contains("--tokenizer words"), "{notes}");
+    for (word, part) in [("", "expected a word"), ("<pad>", "does not know"), ("<unk>", "does not know")] {
+        let output = start(&place, "fasttext", &["neighbours", "--run", "run", word], "");
+        common::one_error(&output, 1, &[part]);
+    }
+    let swapped: String = (0..20).map(|i| format!("text {i},{}\n", i % 2)).collect();
+    fs::write(place.path().join("other/train.csv"), swapped).unwrap();
+    let options = options.replace("--data-dir .", "--data-dir other").replace("run", "chosen");
+    refused(&place, "fasttext", &options, 1, &["train.csv", "20 different labels", "--label-column"]);
+    refused(&place, "fasttext", &format!("{options} --label-column mood"), 1, &["no column mood"]);
+}
+
+#[test]
+fn a_tagger_takes_the_size_of_its_vectors_and_writes_what_it_can_read() {
+    let place = tempdir().unwrap();
+    let sentences = "Anna B-PER\nKeller I-PER\nsang O\n. O\n\nOslo B-LOC\nslept O\n. O\n\n".repeat(20);
+    fs::write(place.path().join("train.txt"), sentences).unwrap();
+    fs::write(place.path().join("vectors.vec"), "Anna 0.1 0.2 0.3 0.4\nOslo 1 2 3 4\n\n").unwrap();
+    let options =
+        "--dataset conll --data-dir . --vectors vectors.vec --hidden 8 --epochs 2 --quiet --out run";
+    noted(&place, "birnn", &options.split(' ').collect::<Vec<_>>());
+    let weights = safetensors::load(place.path().join("run/model.safetensors"), &Device::Cpu).unwrap();
+    assert_eq!(weights["embedding.weight"].dim(1).unwrap(), 4);
+    let (said, notes) = noted(&place, "birnn", &["predict", "--run", "run", "Anna slept, \"Zoe\" sang."]);
+    let words: Vec<&str> = said.lines().filter_map(|line| Some(line.split_once('\t')?.0)).collect();
+    assert_eq!(words, ["Anna", "slept", ",", "\"", "Zoe", "\"", "sang", "."]);
+    assert!(notes.contains("4 of 8 words are unknown"), "{notes}");
+    fs::create_dir(place.path().join("predicted")).unwrap();
+    fs::write(place.path().join("predicted/test.txt"), said).unwrap();
+    done(&place, "birnn", "eval --run run --data-dir predicted");
 }
 
 #[test]
@@ -233,9 +297,8 @@ fn a_killed_run_resumes_to_the_same_model_with_any_number_of_threads() {
 fn cross_validation_trains_a_model_per_fold_and_reports_the_mean() {
     let place = tempdir().unwrap();
     let rows: String = (0..40).map(|i| format!("{},word{} tail\n", ["no", "yes"][i % 2], i % 2)).collect();
-    for split in ["train", "test"] {
-        fs::write(place.path().join(format!("{split}.csv")), format!("label,text\n{rows}")).unwrap();
-    }
+    // No test split is needed.
+    fs::write(place.path().join("train.csv"), format!("label,text\n{rows}")).unwrap();
     let common = "--dataset csv --data-dir . --hidden 8 --embedding 8 --epochs 6 --batch-size 8 --quiet";
     let said = done(place.path(), "gru", &format!("{common} --folds 4 --out run"));
     assert!(said.contains("over 4 folds"), "{said}");
@@ -244,6 +307,8 @@ fn cross_validation_trains_a_model_per_fold_and_reports_the_mean() {
     let mean = last["test_accuracy"].as_f64().unwrap();
     assert!((folds.iter().sum::<f64>() / 4.0 - mean).abs() < 1e-12 && folds.len() == 4);
     refused(place.path(), "gru", "predict --run run yes", 1, &["fold-1"]);
+    refused(place.path(), "gru", "eval --run run/fold-1", 1, &["cross-validation", "--data-dir"]);
+    refused(place.path(), "gru", &format!("{common} --folds 41"), 1, &["--folds 41", "40 sentences"]);
     let output = start(place.path(), "gru", &["predict", "--run", "run/fold-1", "word1 tail"], "");
     assert!(output.status.success(), "{output:?}");
 }

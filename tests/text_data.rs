@@ -867,6 +867,22 @@ fn fingerprints_depend_on_the_text_and_not_on_its_source() {
 }
 
 #[test]
+fn carriage_returns_end_the_lines_of_a_text_without_newlines() {
+    let tokens = |text: &str| {
+        let text = TextStream::from_memory("text", text, Level::Word).unwrap();
+        let lines: Vec<String> = text.lines().map(Result::unwrap).collect();
+        let (mut tokens, mut token, mut all) = (text.read(0), String::new(), vec![]);
+        while tokens.next_into(&mut token).unwrap() {
+            all.push(token.clone());
+        }
+        (lines, all)
+    };
+    let (lines, all) = tokens("a b\rc\r");
+    assert_eq!((lines, all), (strings(&["a b", "c"]), strings(&["a", "b", "<eos>", "c", "<eos>"])));
+    assert_eq!(tokens("a\r\n\r\nb").0, ["a\r", "\r", "b"]);
+}
+
+#[test]
 fn streams_outside_the_text_are_errors() {
     let text = TextStream::from_memory("text", "abcdefghij", Level::Char).unwrap();
     let vocabulary = text.vocabulary(0..10, 1, None).unwrap();
