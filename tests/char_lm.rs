@@ -199,7 +199,8 @@ fn a_killed_run_resumes_to_the_same_bits() {
 fn a_run_with_an_infinite_perplexity_resumes() {
     let place = tempdir().unwrap();
     fs::write(place.path().join("text"), counting(300)).unwrap();
-    let wild = "--optimizer sgd --learning-rate 1000 --schedule constant --epochs 1 --keep-checkpoint --quiet";
+    let wild =
+        "--optimizer sgd --learning-rate 1000 --schedule constant --epochs 1 --keep-checkpoint --quiet";
     let small = "--hidden 24 --embedding 12 --window 20 --batch-size 8";
     done(&place, NAME, &format!("{small} {wild} --text text --out run"));
     let run = place.path().join("run");

@@ -4,8 +4,8 @@
 
 mod common;
 
-use image::{Rgb, RgbImage};
 use common::{command, config, done, files, metrics, model, one_error, refused, start};
+use image::{Rgb, RgbImage};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -239,7 +239,8 @@ fn a_damaged_test_picture_leaves_a_model_that_is_tested_later() {
     let damaged = place.path().join("data/test/dog/1.png");
     let picture = fs::read(&damaged).unwrap();
     fs::write(&damaged, &picture[..picture.len() / 2]).unwrap();
-    let options = "--dataset image-folder --data-dir data --hidden 2 --epochs 1 --validation 1 --quiet --out run";
+    let options =
+        "--dataset image-folder --data-dir data --hidden 2 --epochs 1 --validation 1 --quiet --out run";
     let output = start(&place, "mlp", &options.split(' ').collect::<Vec<_>>(), "");
     one_error(&output, 1, &["test/dog/1.png", "the trained model is kept", "--resume run"]);
     let run = place.path().join("run");

@@ -2,31 +2,17 @@
 
 use super::command_line::{Action, PATHS, Request, recorded_settings};
 use super::inputs::RunOption;
-<<<<<<< HEAD
-use super::options::TrainOptions;
 use super::process::{catch_interrupts, end_at_once};
-=======
-use super::process::catch_interrupts;
->>>>>>> 42bbb35 (Draw missing parts with the seed, and say what a model does not know)
 use super::recipe::{About, Data, Facts, Recipe, Start, Test, Trained, Training};
 use super::{MachineOptions, Outcome, complain};
 use crate::nn::{BatchNorm2d, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
-<<<<<<< HEAD
 use crate::train::{self, Epoch, Metric, NotKept, Report, Run, Trainer, say};
-use anyhow::{Error, Result, anyhow, bail, ensure};
+use anyhow::{Error, Result, anyhow};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
 use serde_json::{Map, Value, json};
-use std::ops::Range;
 use std::path::Path;
-=======
-use crate::train::{self, Epoch, Metric, Report, Run, Trainer, say};
-use anyhow::Result;
-use candle_core::{DType, Device};
-use candle_nn::VarMap;
-use serde_json::{Map, Value, json};
->>>>>>> 42bbb35 (Draw missing parts with the seed, and say what a model does not know)
 use std::sync::PoisonError;
 use std::time::Instant;
 

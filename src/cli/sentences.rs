@@ -17,11 +17,8 @@ use candle_nn::VarMap;
 use clap::{Args, Subcommand};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
-<<<<<<< HEAD
 use serde_json::json;
-=======
 use std::ops::Range;
->>>>>>> 42bbb35 (Draw missing parts with the seed, and say what a model does not know)
 
 /// Options that choose how sentences become words.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
@@ -141,17 +138,13 @@ impl Data for SentenceData {
             words.extend(part.texts.iter().map(|sentence| text.tokenizer.tokens(sentence)));
             labels.extend(part.labels);
         }
-<<<<<<< HEAD
-        Self::new(text.words, ngrams, Labelled { words, labels, sizes, classes, fingerprints }, train, run)
-=======
         let parts = match sizes {
             [Some(training), None, Some(test)] if run.is_some() && training == 0 => Parts::test_only(0, test),
             // Each fold will have its own parts.
             _ if text.folds.is_some() => Parts::test_only(0, 0),
             sizes => Parts::new(sizes, |sentence| labels[sentence as usize], train)?,
         };
-        Self::new(text.words, ngrams, Labelled { words, labels, parts, classes, fingerprint }, train, run)
->>>>>>> 42bbb35 (Draw missing parts with the seed, and say what a model does not know)
+        Self::new(text.words, ngrams, Labelled { words, labels, parts, classes, fingerprints }, train, run)
     }
 
     fn about(&self) -> &About<TextFacts> {

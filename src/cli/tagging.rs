@@ -67,11 +67,7 @@ impl Data for TaggingData {
             words.extend(part.words);
             tags.extend(part.tags);
         }
-<<<<<<< HEAD
-        let data = Labelled { words, labels: Sentences::new(tags), sizes, classes, fingerprints };
-=======
-        let data = Labelled { words, labels: Sentences::new(tags), parts, classes, fingerprint };
->>>>>>> 42bbb35 (Draw missing parts with the seed, and say what a model does not know)
+        let data = Labelled { words, labels: Sentences::new(tags), parts, classes, fingerprints };
         Self::new(options, NGrams::default(), data, train, run)
     }
 
