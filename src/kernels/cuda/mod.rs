@@ -78,10 +78,17 @@ macro_rules! source {
 static PRELUDE: Source = source!("prelude.cu");
 pub(crate) static ACTIVATION: Source = source!("activation.cu");
 pub(crate) static LINEAR: Source = source!("linear.cu");
+pub(crate) static LOSS: Source = source!("loss.cu");
+pub(crate) static DROPOUT: Source = source!("dropout.cu");
+pub(crate) static EMBEDDING: Source = source!("embedding.cu");
+pub(crate) static POOL_OVER_TIME: Source = source!("pool_over_time.cu");
+pub(crate) static CONV_MAX_OVER_TIME: Source = source!("conv_max_over_time.cu");
+pub(crate) static OPTIMIZER: Source = source!("optimizer.cu");
 
 /// All kernel files, for the tests that compile each.
 #[cfg(test)]
-static SOURCES: [&Source; 2] = [&ACTIVATION, &LINEAR];
+static SOURCES: [&Source; 8] =
+    [&ACTIVATION, &LINEAR, &LOSS, &DROPOUT, &EMBEDDING, &POOL_OVER_TIME, &CONV_MAX_OVER_TIME, &OPTIMIZER];
 
 impl Source {
     /// Names a kernel of this file for the element type `T`.

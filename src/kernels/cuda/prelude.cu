@@ -34,6 +34,7 @@ static __device__ __forceinline__ float fma_real(float a, float b, float c) { re
 static __device__ __forceinline__ double fma_real(double a, double b, double c) { return fma(a, b, c); }
 static __device__ __forceinline__ real sigmoid(real x) { return (real)1 / ((real)1 + exp_real(-x)); }
 static __device__ __forceinline__ real infinity() { return (real)__int_as_float(0x7f800000); }
+static __device__ __forceinline__ real not_a_number() { return (real)__int_as_float(0x7fffffff); }
 
 // max(x, 0), which keeps NaN.
 static __device__ __forceinline__ real relu_real(real x) { return x < (real)0 ? (real)0 : x; }
@@ -95,4 +96,25 @@ static __device__ __forceinline__ real block_max(real x) {
     if (thread % 32 == 0) parts[thread / 32] = x;
     __syncthreads();
     return warp_max(thread % 32 < warps ? parts[thread % 32] : -infinity());
+}
+
+// The sum of `x` over the threads of the block before this one, and in `total` over all of them.
+static __device__ __forceinline__ int sum_before(int x, int* total) {
+    __shared__ int sums[32];
+    int thread = thread_index(), warps = block_size() / 32, sum = x;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+        int other = __shfl_up_sync(ALL, sum, step);
+        if (thread % 32 >= step) sum += other;
+    }
+    __syncthreads();
+    if (thread % 32 == 31) sums[thread / 32] = sum;
+    __syncthreads();
+    int before = 0, all = 0;
+    for (int i = 0; i < warps; i++) {
+        if (i == thread / 32) before = all;
+        all += sums[i];
+    }
+    *total = all;
+    return before + sum - x;
 }

@@ -1,0 +1,154 @@
+// Classification losses, the mean over the batch, each with its gradient in the same launch.
+//
+//     for (row = 0; row < batch; row++) {
+//         losses[row] = loss of logits[row][..] for the class targets[row];
+//         grad[row][..] = its derivative / batch;
+//     }
+//     loss = sum of losses / batch;
+//
+// logits, grad (batch, classes); targets, losses (batch); loss (1). `grad` may be null. A target that is not a class makes its
+// loss and its gradient NaN.
+//
+// A team of TEAM threads, a warp or the whole block, computes one row. The last block to end adds up the losses, in the order
+// of the rows.
+
+#ifndef TEAM
+#define TEAM 32
+#endif
+#define THREADS 256
+#define TEAMS (THREADS / TEAM)
+
+// The row of this thread's team, and the thread's index in the team.
+#define ROW (blockIdx.x * TEAMS + threadIdx.x / TEAM)
+#define LANE (threadIdx.x % TEAM)
+
+#if TEAM == 32
+#define team_sum warp_sum
+#define team_max warp_max
+#else
+#define team_sum block_sum
+#define team_max block_max
+#endif
+
+// The number of blocks of this launch that have ended; launches run one after the other.
+static __device__ unsigned done = 0;
+
+// Stores the loss of a row; the last block stores the mean of all.
+static __device__ void finish(real row_loss, real* losses, real* loss, int batch) {
+    __shared__ bool last;
+    __shared__ double sums[THREADS];
+    if (ROW < batch && LANE == 0) losses[ROW] = row_loss;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        last = atomicAdd(&done, 1u) == gridDim.x - 1;
+        if (last) done = 0;
+    }
+    __syncthreads();
+    if (!last) return;
+    __threadfence();
+    // Other blocks wrote most of these: a volatile read does not use this block's own cache.
+    const volatile real* all = losses;
+    double sum = 0;
+    for (int row = threadIdx.x; row < batch; row += THREADS) sum += all[row];
+    sums[threadIdx.x] = sum;
+    __syncthreads();
+    for (int step = THREADS / 2; step > 0; step /= 2) {
+        if (threadIdx.x < step) sums[threadIdx.x] += sums[threadIdx.x + step];
+        __syncthreads();
+    }
+    if (threadIdx.x == 0) *loss = (real)(sums[0] / batch);
+}
+
+// loss = ln(sum of exp(x)) - at_target * x[target] - everywhere * (sum of x): the two factors are the parts of the target
+// distribution on the target and on every class.
+extern "C" __global__ void __launch_bounds__(THREADS) softmax_cross_entropy(
+    const real* logits, const unsigned* targets, real* grad, real* losses, real* loss, int batch,
+    int classes, real at_target, real everywhere) {
+    real row_loss = 0;
+    if (ROW < batch) {
+        long long start = (long long)ROW * classes;
+        const real* x = logits + start;
+        unsigned target = targets[ROW];
+        real largest = -infinity();
+        for (int i = LANE; i < classes; i += TEAM) largest = x[i] > largest ? x[i] : largest;
+        largest = team_max(largest);
+        real sum = 0, shifted = 0;
+        for (int i = LANE; i < classes; i += TEAM) {
+            real d = x[i] - largest;
+            sum += exp_real(d);
+            shifted += d;
+        }
+        sum = team_sum(sum);
+        shifted = team_sum(shifted);
+        bool valid = target < classes;
+        real expected = valid ? at_target * (x[target] - largest) : not_a_number();
+        // Without smoothing, a logit of minus infinity must not turn 0 * x into NaN.
+        if (everywhere > 0) expected += everywhere * shifted;
+        row_loss = log_real(sum) - expected;
+        if (grad) {
+            real inverse = 1 / sum, share = (real)1 / (real)batch;
+            for (int i = LANE; i < classes; i += TEAM) {
+                real g = exp_real(x[i] - largest) * inverse - everywhere;
+                if (i == target) g -= at_target;
+                grad[start + i] = valid ? g * share : not_a_number();
+            }
+        }
+    }
+    finish(row_loss, losses, loss, batch);
+}
+
+// ln(1 + exp(x)), accurate for any x.
+static __device__ real softplus(real x) {
+    return (x > 0 ? x : 0) + log1p_real(exp_real(x > 0 ? -x : x));
+}
+
+// loss = softplus(-x[target]) + sum over the other classes of softplus(x)
+extern "C" __global__ void __launch_bounds__(THREADS) sigmoid_cross_entropy(
+    const real* logits, const unsigned* targets, real* grad, real* losses, real* loss, int batch,
+    int classes) {
+    real row_loss = 0;
+    if (ROW < batch) {
+        long long start = (long long)ROW * classes;
+        unsigned target = targets[ROW];
+        bool valid = target < classes;
+        real share = (real)1 / (real)batch;
+        for (int i = LANE; i < classes; i += TEAM) {
+            real x = i == target ? -logits[start + i] : logits[start + i];
+            row_loss += softplus(x);
+            if (grad) {
+                real y = sigmoid(x);
+                grad[start + i] = valid ? (i == target ? -y : y) * share : not_a_number();
+            }
+        }
+        row_loss = team_sum(valid ? row_loss : not_a_number());
+    }
+    finish(row_loss, losses, loss, batch);
+}
+
+// loss = (sum of (y - t)²) / 2 with y = sigmoid(x) and t = 1 for the target, 0 for the other classes
+extern "C" __global__ void __launch_bounds__(THREADS) quadratic(
+    const real* logits, const unsigned* targets, real* grad, real* losses, real* loss, int batch,
+    int classes) {
+    real row_loss = 0;
+    if (ROW < batch) {
+        long long start = (long long)ROW * classes;
+        unsigned target = targets[ROW];
+        bool valid = target < classes;
+        real share = (real)1 / (real)batch;
+        for (int i = LANE; i < classes; i += TEAM) {
+            real y = sigmoid(logits[start + i]);
+            real error = i == target ? y - 1 : y;
+            row_loss += error * error;
+            if (grad) grad[start + i] = valid ? error * y * (1 - y) * share : not_a_number();
+        }
+        row_loss = team_sum(valid ? row_loss : not_a_number()) / 2;
+    }
+    finish(row_loss, losses, loss, batch);
+}
+
+// out[i] = grad[i] * *factor: the gradient of the logits, given that of the loss. A thread computes one element.
+extern "C" __global__ void scale_gradient(const real* grad, const real* factor, real* out, int count) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) out[i] = grad[i] * *factor;
+}
