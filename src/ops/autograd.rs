@@ -88,6 +88,13 @@ pub(super) trait Operation: Send + Sync + 'static {
         self.backward(args, ys, grad)
     }
 
+    /// Returns what `backward` would if the result is a scalar whose gradient is 1, when that costs nothing.
+    ///
+    /// An explicit pass begins with this.
+    fn backward_from_one(&self) -> Option<Vec<Option<Tensor>>> {
+        None
+    }
+
     /// Computes the gradient of a second result of the operation that made the only argument, if this operation reads it.
     ///
     /// A result in the graph is a single tensor. An operation with a second result keeps that one for itself; an operation
@@ -200,7 +207,8 @@ pub fn backward(
             Context::get().pass = self.0.take();
         }
     }
-    let collected = Some(Collected { variables: HashMap::new(), tables, rows: HashMap::new() });
+    let collected =
+        Some(Collected { root: loss.id(), variables: HashMap::new(), tables, rows: HashMap::new() });
     let _restore = Restore(Context::get().pass.replace(Pass { collected, ..Pass::default() }));
     let mut grads = loss.backward()?;
     let pass = Context::get().pass.take();
@@ -220,27 +228,70 @@ pub fn backward(
 /// The gradient of some rows of a table; the gradient of the other rows is zero.
 #[derive(Debug, Clone)]
 pub struct RowGradients {
-    /// Indices of the rows, in increasing order.
-    pub rows: Vec<u32>,
+    /// Which rows they are.
+    pub rows: RowNumbers,
     /// Gradients of these rows, `(rows, size)`.
     pub values: Tensor,
+}
+
+/// Indices of rows of a table.
+#[derive(Debug, Clone)]
+pub enum RowNumbers {
+    /// In main memory, in increasing order.
+    Host(Vec<u32>),
+    /// In the memory of a GPU: distinct, except that any number of them may be `u32::MAX`, which means no row.
+    Device(Tensor),
 }
 
 impl RowGradients {
     /// Adds gradients of the same table.
     fn add(self, other: Self) -> Result<Self> {
-        let held = host::hold([&self.values, &other.values]);
         let size = self.values.dim(1)?;
-        with_real!("row gradients", self.values.dtype(), T => {
-            let (a, b) = ((&self.rows[..], held.get::<T>(0)?), (&other.rows[..], held.get::<T>(1)?));
-            let (rows, values) = embedding::add_rows(a, b, size);
-            let values = Tensor::from_vec(values, (rows.len(), size), self.values.device())?;
-            Ok(Self { rows, values })
-        })
+        match (&self.rows, &other.rows) {
+            (RowNumbers::Host(a), RowNumbers::Host(b)) => {
+                let held = host::hold([&self.values, &other.values]);
+                with_real!("row gradients", self.values.dtype(), T => {
+                    let (a, b) = ((&a[..], held.get::<T>(0)?), (&b[..], held.get::<T>(1)?));
+                    let (rows, values) = embedding::add_rows(a, b, size);
+                    let values = Tensor::from_vec(values, (rows.len(), size), self.values.device())?;
+                    Ok(Self { rows: RowNumbers::Host(rows), values })
+                })
+            }
+            (RowNumbers::Device(a), RowNumbers::Device(b)) => {
+                let Some(gpu) = Gpu::of(&self.values) else { bail!("row gradients: found no GPU") };
+                with_real!("row gradients", self.values.dtype(), T => {
+                    let parts = [(a, &self.values), (b, &other.values)];
+                    let (rows, values) = super::embedding::add_rows_on::<T>(&gpu, parts)?;
+                    Ok(Self { rows: RowNumbers::Device(rows), values })
+                })
+            }
+            _ => bail!("row gradients: found two places of one table"),
+        }
+    }
+
+    /// Returns the gradient of the whole table, which has `rows` rows.
+    ///
+    /// # Errors
+    /// Fails if the table is smaller than a row number says.
+    pub fn whole(&self, rows: usize) -> Result<Tensor> {
+        let table = (rows, self.values.dim(1)?);
+        match &self.rows {
+            RowNumbers::Host(numbers) => {
+                let zeros = Tensor::zeros(table, self.values.dtype(), self.values.device())?;
+                zeros.index_add(&Tensor::new(&numbers[..], self.values.device())?, &self.values, 0)
+            }
+            RowNumbers::Device(numbers) => {
+                let Some(gpu) = Gpu::of(&self.values) else { bail!("row gradients: found no GPU") };
+                with_real!("row gradients", self.values.dtype(), T => {
+                    super::embedding::whole_on::<T>(&gpu, table, numbers, &self.values)
+                })
+            }
+        }
     }
 }
 
-fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+/// Adds two contiguous tensors of the same shape.
+pub(crate) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if let Some(gpu) = Gpu::of(a) {
         return with_real!("gradient", a.dtype(), T => activation::sum_on::<T>(&gpu, a, b));
     }
@@ -277,6 +328,8 @@ struct Pass {
 
 /// Gradients that [`backward`] collects.
 struct Collected {
+    /// The scalar that the pass began with.
+    root: TensorId,
     variables: HashMap<TensorId, Tensor>,
     tables: Vec<TensorId>,
     rows: HashMap<TensorId, RowGradients>,
@@ -446,13 +499,18 @@ struct Use {
 impl<O: Operation> Node<O> {
     /// Returns, for each of `used`, what candle is to take for the gradient of the tensor that stands for it.
     fn back(&self, count: &Tensor, pass: &mut Pass) -> Result<Vec<Option<Tensor>>> {
-        let Some((_, ys)) = self.result.get() else { bail!("{}: there is no result", self.op.name()) };
+        let Some((id, ys)) = self.result.get() else { bail!("{}: there is no result", self.op.name()) };
         let grad = pass.take(self.id, count.to_vec1::<f32>()?[0] as usize)?;
         if pass.collect_rows(self, &grad)? {
             return Ok(vec![None]);
         }
         let second = pass.second.remove(&self.id);
-        let mut parts = self.op.backward_both(&self.args, ys, &grad, second)?;
+        let is_root = pass.collected.as_ref().is_some_and(|collected| collected.root == *id);
+        let from_one = if is_root { self.op.backward_from_one() } else { None };
+        let mut parts = match from_one {
+            Some(parts) => parts,
+            None => self.op.backward_both(&self.args, ys, &grad, second)?,
+        };
         if let [Use { node: Some(node), .. }] = self.used[..] {
             pass.add_second(node, self.op.second_gradient(&grad)?)?;
         }

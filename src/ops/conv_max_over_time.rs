@@ -1,7 +1,10 @@
 //! Convolution over the words of sentences and the maximum of each filter over time, fused.
 
+mod gpu;
+
 use super::arguments::{ConvFilters, check_conv_max_over_time};
 use super::autograd::{self, Operation};
+use super::gpu::Gpu;
 use super::host::{self, Element, with_real};
 use super::{PackedSequences, reference};
 use crate::kernels::cpu::conv_max_over_time::{self as kernel, FilterSize, Layout, Maxima};
@@ -24,10 +27,10 @@ pub fn conv_max_over_time(
     padding: usize,
 ) -> Result<Tensor> {
     let (layout, sizes) = check_conv_max_over_time(xs, sentences, filters, padding)?;
-    if !xs.device().is_cpu() {
+    if !supports(xs, &sizes) {
         return Ok(reference::conv_max_over_time(xs, sentences, filters, padding)?.0);
     }
-    let op = ConvMaxOverTime { sentences: sentences.clone(), layout, sizes, saved: OnceLock::new() };
+    let op = ConvMaxOverTime::new(sentences, layout, sizes, padding);
     autograd::apply(op, arguments(xs, filters)?)
 }
 
@@ -44,16 +47,24 @@ pub fn conv_max_positions(
     padding: usize,
 ) -> Result<Vec<Vec<i64>>> {
     let (layout, sizes) = check_conv_max_over_time(xs, sentences, filters, padding)?;
-    if !xs.device().is_cpu() {
+    if !supports(xs, &sizes) {
         return Ok(reference::conv_max_over_time(xs, sentences, filters, padding)?.1);
     }
-    let op = ConvMaxOverTime { sentences: sentences.clone(), layout, sizes, saved: OnceLock::new() };
+    let op = ConvMaxOverTime::new(sentences, layout, sizes, padding);
     op.forward(&arguments(xs, filters)?)?;
+    if let Some(saved) = op.on_gpu.get() {
+        return saved.positions();
+    }
     let rows = &op.saved()?.rows;
     let sentences = rows.chunks_exact(op.total()).zip(op.layout.starts());
     let positions =
         |(rows, &start): (&[u32], &usize)| rows.iter().map(|&row| i64::from(row) - start as i64).collect();
     Ok(sentences.map(positions).collect())
+}
+
+/// Whether there are kernels for these arguments.
+fn supports(xs: &Tensor, sizes: &[FilterSize]) -> bool {
+    xs.device().is_cpu() || Gpu::of(xs).is_some() && gpu::supports(sizes)
 }
 
 /// The operation's arguments: the words, then the weight and the bias of each width.
@@ -66,8 +77,11 @@ struct ConvMaxOverTime {
     sentences: Arc<PackedSequences>,
     layout: Layout,
     sizes: Vec<FilterSize>,
-    /// What the backward pass needs of the forward pass.
+    padding: usize,
+    /// What the backward pass needs of the forward pass on the CPU.
     saved: OnceLock<Saved>,
+    /// What it needs of the forward pass on a GPU.
+    on_gpu: OnceLock<gpu::Saved>,
 }
 
 struct Saved {
@@ -78,6 +92,16 @@ struct Saved {
 }
 
 impl ConvMaxOverTime {
+    fn new(sentences: &Arc<PackedSequences>, layout: Layout, sizes: Vec<FilterSize>, padding: usize) -> Self {
+        let (saved, on_gpu) = (OnceLock::new(), OnceLock::new());
+        Self { sentences: sentences.clone(), layout, sizes, padding, saved, on_gpu }
+    }
+
+    /// What computes the operation, if the kernels on a GPU can.
+    fn gpu(&self, xs: &Tensor) -> Option<Gpu> {
+        Gpu::of(xs).filter(|_| gpu::supports(&self.sizes))
+    }
+
     /// The number of filters of all widths.
     fn total(&self) -> usize {
         self.sizes.iter().map(|size| size.count).sum()
@@ -145,10 +169,16 @@ impl Operation for ConvMaxOverTime {
     }
 
     fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
+        if let Some(gpu) = self.gpu(&args[0]) {
+            return with_real!(self.name(), args[0].dtype(), T => self.forward_on::<T>(&gpu, args));
+        }
         with_real!(self.name(), args[0].dtype(), T => self.forward_as::<T>(args))
     }
 
     fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        if let Some(gpu) = self.gpu(&args[0]) {
+            return with_real!(self.name(), grad.dtype(), T => self.backward_on::<T>(&gpu, args, grad));
+        }
         with_real!(self.name(), grad.dtype(), T => self.backward_as::<T>(args, grad))
     }
 }

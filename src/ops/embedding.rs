@@ -1,9 +1,11 @@
 //! Rows of a table by index, individually or averaged over sequences.
 
-use super::autograd::{self, Operation, RowGradients};
+use super::autograd::{self, Operation, RowGradients, RowNumbers};
+use super::gpu::{Gpu, Stored};
 use super::host::{self, Element, with_real};
 use super::{PackedSequences, TimePooling, reference};
 use crate::kernels::cpu::embedding::{Uses, lookup, means, row_gradients, table_gradient};
+use crate::kernels::cuda::{self, Arg, Grid, Pointer};
 use candle_core::{DType, Result, Shape, Storage, Tensor, bail};
 use std::sync::Arc;
 
@@ -14,17 +16,13 @@ use std::sync::Arc;
 /// # Errors
 /// Fails if an id is not a row of the table.
 pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
-    let (rows, size) = table.dims2()?;
+    let (_, size) = table.dims2()?;
     check_type("embedding", ids)?;
-    let flat = ids.flatten_all()?;
+    let flat = ids.flatten_all()?.contiguous()?;
     let shape = [ids.dims(), &[size]].concat();
-    match table.device().is_cpu() {
-        true => {
-            let ids = flat.to_vec1()?;
-            check_range("embedding", &ids, rows)?;
-            autograd::apply(Lookup { ids, shape }, vec![table.contiguous()?])
-        }
-        false => table.contiguous()?.index_select(&flat.contiguous()?, 0)?.reshape(shape),
+    match Gpu::supports(table) {
+        true => Rows::apply("embedding", table, flat, Use::Single { shape }),
+        false => table.contiguous()?.index_select(&flat, 0)?.reshape(shape),
     }
 }
 
@@ -36,19 +34,16 @@ pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// Fails if an id is not a row of the table, or the number of ids differs from the number of elements of `sequences`.
 pub fn embedding_mean(table: &Tensor, ids: &Tensor, sequences: &Arc<PackedSequences>) -> Result<Tensor> {
-    let (rows, _) = table.dims2()?;
+    table.dims2()?;
     check_type("embedding_mean", ids)?;
     if ids.dims() != [sequences.rows()] {
         bail!("embedding_mean: found ids of shape {:?}, expected ({})", ids.dims(), sequences.rows());
     }
-    match table.device().is_cpu() {
-        true => {
-            let ids = ids.to_vec1()?;
-            check_range("embedding_mean", &ids, rows)?;
-            autograd::apply(Mean { ids, sequences: sequences.clone() }, vec![table.contiguous()?])
-        }
+    let ids = ids.contiguous()?;
+    match Gpu::supports(table) {
+        true => Rows::apply("embedding_mean", table, ids, Use::Mean(sequences.clone())),
         false => {
-            let rows = table.contiguous()?.index_select(&ids.contiguous()?, 0)?;
+            let rows = table.contiguous()?.index_select(&ids, 0)?;
             reference::pool_over_time(&rows, sequences, TimePooling::Mean)
         }
     }
@@ -68,95 +63,218 @@ fn check_range(op: &str, ids: &[u32], rows: usize) -> Result<()> {
     }
 }
 
-struct Lookup {
-    ids: Vec<u32>,
-    /// Shape of the result.
-    shape: Vec<usize>,
+/// The use of some rows of a table.
+struct Rows {
+    name: &'static str,
+    /// One per row that is read, in the memory of the table.
+    ids: Tensor,
+    uses: Use,
 }
 
-impl Operation for Lookup {
+/// What becomes of the rows.
+enum Use {
+    /// They are the result, of this shape.
+    Single { shape: Vec<usize> },
+    /// They are averaged over sequences.
+    Mean(Arc<PackedSequences>),
+}
+
+impl Rows {
+    fn apply(name: &'static str, table: &Tensor, ids: Tensor, uses: Use) -> Result<Tensor> {
+        if table.device().is_cpu() {
+            check_range(name, &ids.to_vec1()?, table.dim(0)?)?;
+        }
+        autograd::apply(Self { name, ids, uses }, vec![table.contiguous()?])
+    }
+
+    /// Returns the gradient of the row read at each place, and its factor: a mean passes on one share per element.
+    fn grad<'a, T: Element>(&self, grad: &'a [T], size: usize) -> impl Fn(usize) -> (&'a [T], T) + Sync {
+        let means = match &self.uses {
+            Use::Single { .. } => None,
+            Use::Mean(sequences) => {
+                let sequence_at: Vec<usize> = sequences.positions().map(|(sequence, _)| sequence).collect();
+                let share = |length: &usize| T::ONE / T::of(*length as f64);
+                let shares: Vec<T> = sequences.lengths().iter().map(share).collect();
+                Some((sequence_at, shares))
+            }
+        };
+        move |place| {
+            let (vector, factor) = match &means {
+                None => (place, T::ONE),
+                Some((sequence_at, shares)) => (sequence_at[place], shares[sequence_at[place]]),
+            };
+            (&grad[vector * size..][..size], factor)
+        }
+    }
+
+    fn forward_on<T: Stored + cuda::Real>(&self, gpu: &Gpu, table: &Tensor) -> Result<(Storage, Shape)> {
+        let (rows, size) = table.dims2()?;
+        let (table, ids) = (gpu.pointer::<T>(table)?, gpu.pointer::<u32>(&self.ids)?);
+        match &self.uses {
+            Use::Single { shape } => {
+                let count = self.ids.elem_count();
+                let found = gpu.alloc::<T>(count * size)?;
+                let mut args = vec![table.into(), ids.into(), found.pointer().into()];
+                args.extend([Arg::from(count as i32), (size as i32).into(), (rows as u32).into()]);
+                let grid = Grid { blocks: [count.div_ceil(8), 1, 1], threads: [256, 1, 1], shared: 0 };
+                // SAFETY: these are the kernel's parameters; the result has a row for each id.
+                unsafe { gpu.launch(cuda::EMBEDDING.kernel::<T>("lookup"), grid, &args)? };
+                Ok(gpu.output(found, &shape[..]))
+            }
+            Use::Mean(sequences) => {
+                let (batch, layout) = (sequences.batch(), sequences.on_device(gpu)?);
+                let means = gpu.alloc::<T>(batch * size)?;
+                let mut args = vec![table.into(), ids.into()];
+                args.extend([layout.starts, layout.places, layout.lengths].map(Arg::from));
+                args.extend([Arg::from(means.pointer()), (size as i32).into(), (rows as u32).into()]);
+                let grid = Grid { blocks: [batch, size.div_ceil(128), 1], threads: [128, 1, 1], shared: 0 };
+                // SAFETY: these are the kernel's parameters; the result has a row for each sequence.
+                unsafe { gpu.launch(cuda::EMBEDDING.kernel::<T>("means"), grid, &args)? };
+                Ok(gpu.output(means, (batch, size)))
+            }
+        }
+    }
+
+    /// The arguments of [`gradient_on`] that tell which vector of the gradient belongs to which id.
+    fn vectors_on(&self, gpu: &Gpu) -> Result<[Pointer<u32>; 2]> {
+        match &self.uses {
+            Use::Single { .. } => Ok([Pointer::null(); 2]),
+            Use::Mean(sequences) => {
+                let layout = sequences.on_device(gpu)?;
+                Ok([layout.sequences, layout.lengths])
+            }
+        }
+    }
+}
+
+impl Operation for Rows {
     fn name(&self) -> &'static str {
-        "embedding"
+        self.name
     }
 
     fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         let size = args[0].dim(1)?;
-        with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |table| {
-            Ok(host::output(lookup(table, size, &self.ids), &self.shape[..]))
+        if let Some(gpu) = Gpu::of(&args[0]) {
+            return with_real!(self.name, args[0].dtype(), T => self.forward_on::<T>(&gpu, &args[0]));
+        }
+        let ids: Vec<u32> = self.ids.to_vec1()?;
+        with_real!(self.name, args[0].dtype(), T => host::read::<T, _>(&args[0], |table| {
+            Ok(match &self.uses {
+                Use::Single { shape } => host::output(lookup(table, size, &ids), &shape[..]),
+                Use::Mean(sequences) => {
+                    let (places, lengths) = (sequences.places(), sequences.lengths());
+                    let id = |sequence: usize, step: usize| ids[sequences.step(step).1 + places[sequence]];
+                    host::output(means(table, size, &lengths, id), (sequences.batch(), size))
+                }
+            })
         }))
     }
 
     fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let (table, uses) = (args[0].dims2()?, Uses::new(&self.ids));
-        with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(grad, |grad| {
+        let table = args[0].dims2()?;
+        if let Some(gpu) = Gpu::of(grad) {
+            let values = with_real!(self.name, grad.dtype(), T => {
+                gradient_on::<T>(&gpu, table, &self.ids, self.vectors_on(&gpu)?, gpu.pointer(grad)?, None)?
+            });
+            return Ok(vec![Some(values)]);
+        }
+        let uses = Uses::new(&self.ids.to_vec1()?);
+        with_real!(self.name, grad.dtype(), T => host::read::<T, _>(grad, |grad| {
             let values = table_gradient(table, &uses, self.grad(grad, table.1));
             Ok(vec![Some(Tensor::from_vec(values, table, args[0].device())?)])
         }))
     }
 
     fn row_gradients(&self, args: &[Tensor], grad: &Tensor) -> Result<Option<RowGradients>> {
-        let (size, uses) = (args[0].dim(1)?, Uses::new(&self.ids));
-        with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(grad, |grad| {
-            let (rows, values) = row_gradients(size, &uses, self.grad(grad, size));
-            let values = Tensor::from_vec(values, (rows.len(), size), args[0].device())?;
-            Ok(Some(RowGradients { rows, values }))
+        let table = args[0].dims2()?;
+        if let Some(gpu) = Gpu::of(grad) {
+            let rows = gpu.alloc::<u32>(self.ids.elem_count())?;
+            let values = with_real!(self.name, grad.dtype(), T => {
+                let (vectors, grad) = (self.vectors_on(&gpu)?, gpu.pointer(grad)?);
+                gradient_on::<T>(&gpu, table, &self.ids, vectors, grad, Some(rows.pointer()))?
+            });
+            let rows = RowNumbers::Device(gpu.tensor(rows, self.ids.elem_count()));
+            return Ok(Some(RowGradients { rows, values }));
+        }
+        let uses = Uses::new(&self.ids.to_vec1()?);
+        with_real!(self.name, grad.dtype(), T => host::read::<T, _>(grad, |grad| {
+            let (rows, values) = row_gradients(table.1, &uses, self.grad(grad, table.1));
+            let values = Tensor::from_vec(values, (rows.len(), table.1), args[0].device())?;
+            Ok(Some(RowGradients { rows: RowNumbers::Host(rows), values }))
         }))
     }
 }
 
-impl Lookup {
-    /// Returns the gradient of the row read at each place, and its factor.
-    fn grad<'a, T: Element>(&self, grad: &'a [T], size: usize) -> impl Fn(usize) -> (&'a [T], T) + Sync {
-        move |place| (&grad[place * size..][..size], T::ONE)
-    }
+/// Computes the gradient of a table `(rows, size)` from `grad`, the gradient of the rows `ids`, or with `vectors`, the
+/// sequence of each id and the lengths of the sequences, that of the sequences' means.
+///
+/// With `numbers`, one per id, returns only the rows in use: each at its first id, where `numbers` gets its number; the other
+/// numbers become `u32::MAX`, and their vectors stay without values.
+pub(super) fn gradient_on<T: Stored + cuda::Real>(
+    gpu: &Gpu,
+    (rows, size): (usize, usize),
+    ids: &Tensor,
+    vectors: [Pointer<u32>; 2],
+    grad: Pointer<T>,
+    numbers: Option<Pointer<u32>>,
+) -> Result<Tensor> {
+    /// Columns per block.
+    const COLUMNS: usize = 512;
+    let count = ids.elem_count();
+    let (found, values) = match numbers {
+        Some(_) => (count, gpu.alloc::<T>(count * size)?),
+        None => (rows, gpu.zeros::<T>(rows * size)?),
+    };
+    let [sequences, lengths] = vectors.map(Arg::from);
+    let args = [
+        gpu.pointer::<u32>(ids)?.into(),
+        grad.into(),
+        sequences,
+        lengths,
+        numbers.unwrap_or(Pointer::null()).into(),
+        values.pointer().into(),
+        (count as i32).into(),
+        (size as i32).into(),
+        (rows as u32).into(),
+    ];
+    let grid = Grid { blocks: [count, size.div_ceil(COLUMNS).max(1), 1], threads: [128, 1, 1], shared: 0 };
+    // SAFETY: these are the kernel's parameters; the arrays have a row for each id, or for each row of the table.
+    unsafe { gpu.launch(cuda::EMBEDDING.kernel::<T>("row_gradients"), grid, &args)? };
+    Ok(gpu.tensor(values, (found, size)))
 }
 
-struct Mean {
-    ids: Vec<u32>,
-    sequences: Arc<PackedSequences>,
-}
-
-impl Operation for Mean {
-    fn name(&self) -> &'static str {
-        "embedding_mean"
-    }
-
-    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
-        let (Self { ids, sequences }, size) = (self, args[0].dim(1)?);
-        let (places, lengths) = (sequences.places(), sequences.lengths());
-        let id = |sequence: usize, step: usize| ids[sequences.step(step).1 + places[sequence]];
-        with_real!(self.name(), args[0].dtype(), T => host::read::<T, _>(&args[0], |table| {
-            Ok(host::output(means(table, size, &lengths, id), (sequences.batch(), size)))
-        }))
-    }
-
-    fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let (table, uses) = (args[0].dims2()?, Uses::new(&self.ids));
-        with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(grad, |grad| {
-            let values = table_gradient(table, &uses, self.grad(grad, table.1));
-            Ok(vec![Some(Tensor::from_vec(values, table, args[0].device())?)])
-        }))
-    }
-
-    fn row_gradients(&self, args: &[Tensor], grad: &Tensor) -> Result<Option<RowGradients>> {
-        let (size, uses) = (args[0].dim(1)?, Uses::new(&self.ids));
-        with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(grad, |grad| {
-            let (rows, values) = row_gradients(size, &uses, self.grad(grad, size));
-            let values = Tensor::from_vec(values, (rows.len(), size), args[0].device())?;
-            Ok(Some(RowGradients { rows, values }))
-        }))
-    }
-}
-
-impl Mean {
-    /// Returns the gradient of the row read at each place, and its factor: the mean passes on one share per element.
-    fn grad<'a, T: Element>(&self, grad: &'a [T], size: usize) -> impl Fn(usize) -> (&'a [T], T) + Sync {
-        let sequence_at: Vec<usize> = self.sequences.positions().map(|(sequence, _)| sequence).collect();
-        let share = |length: &usize| T::ONE / T::of(*length as f64);
-        let shares: Vec<T> = self.sequences.lengths().iter().map(share).collect();
-        move |place| {
-            let sequence = sequence_at[place];
-            (&grad[sequence * size..][..size], shares[sequence])
+/// Adds row gradients in the memory of a GPU.
+pub(super) fn add_rows_on<T: Stored + cuda::Real>(
+    gpu: &Gpu,
+    parts: [(&Tensor, &Tensor); 2],
+) -> Result<(Tensor, Tensor)> {
+    let [a, b] = parts.map(|(rows, _)| rows.elem_count());
+    let (count, size) = (a + b, parts[0].1.dim(1)?);
+    let (ids, values, rows) =
+        (gpu.alloc::<u32>(count)?, gpu.alloc::<T>(count * size)?, gpu.alloc::<u32>(count)?);
+    for ((part, gradients), start) in parts.into_iter().zip([0, a]) {
+        let n = part.elem_count();
+        let (part, gradients) = (gpu.pointer::<u32>(part)?, gpu.pointer::<T>(gradients)?);
+        // SAFETY: the buffers are new and have room for both parts.
+        unsafe {
+            gpu.copy(part, ids.pointer().offset(start), n)?;
+            gpu.copy(gradients, values.pointer().offset(start * size), n * size)?;
         }
     }
+    let ids = gpu.tensor(ids, count);
+    // Any number but `u32::MAX` is a row.
+    let table = (u32::MAX as usize, size);
+    let at = values.pointer();
+    let values = gradient_on::<T>(gpu, table, &ids, [Pointer::null(); 2], at, Some(rows.pointer()))?;
+    Ok((gpu.tensor(rows, count), values))
+}
+
+/// Returns the gradient of a whole table `(rows, size)`: the rows `numbers` of `values`, in the memory of a GPU, and zeros.
+pub(super) fn whole_on<T: Stored + cuda::Real>(
+    gpu: &Gpu,
+    table: (usize, usize),
+    numbers: &Tensor,
+    values: &Tensor,
+) -> Result<Tensor> {
+    gradient_on::<T>(gpu, table, numbers, [Pointer::null(); 2], gpu.pointer(values)?, None)
 }

@@ -5,9 +5,11 @@
 
 use super::arguments::{check_loss, check_smoothing};
 use super::autograd::{self, Operation};
+use super::gpu::{Gpu, Stored};
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::loss::{self as kernel, Loss};
+use crate::kernels::cuda::{self, Arg, Buffer, Grid, Pointer};
 use candle_core::{Result, Shape, Storage, Tensor};
 use std::sync::OnceLock;
 
@@ -53,28 +55,83 @@ fn apply(
     targets: &Tensor,
     reference: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    match check_loss(name, logits, targets)? {
-        Some(labels) => {
-            let op = Classification::new(name, loss, labels, logits);
-            autograd::apply(op, vec![logits.contiguous()?])
-        }
-        None => reference(logits, targets),
+    let labels = check_loss(name, logits, targets)?;
+    if !Gpu::supports(logits) {
+        return reference(logits, targets);
     }
+    let op = Classification::new(name, loss, labels.unwrap_or_default(), targets.contiguous()?, logits);
+    autograd::apply(op, vec![logits.contiguous()?])
 }
 
 struct Classification {
     name: &'static str,
     loss: Loss,
+    /// The targets in main memory, if the logits are there.
     labels: Vec<u32>,
+    targets: Tensor,
     wants_gradient: bool,
     /// The gradient of the logits, which the forward pass computes if it is wanted.
     grad: OnceLock<Tensor>,
 }
 
 impl Classification {
-    fn new(name: &'static str, loss: Loss, labels: Vec<u32>, logits: &Tensor) -> Self {
-        Self { name, loss, labels, wants_gradient: autograd::records(logits), grad: OnceLock::new() }
+    fn new(name: &'static str, loss: Loss, labels: Vec<u32>, targets: Tensor, logits: &Tensor) -> Self {
+        let wants_gradient = autograd::records(logits);
+        Self { name, loss, labels, targets, wants_gradient, grad: OnceLock::new() }
     }
+
+    fn forward_on<T: Stored + cuda::Real>(&self, gpu: &Gpu, logits: &Tensor) -> Result<(Storage, Shape)> {
+        const THREADS: usize = 256;
+        let (batch, classes) = logits.dims2()?;
+        // A warp for a row, or a block for a long one.
+        let team = if classes <= 1024 { 32 } else { THREADS };
+        let (losses, loss) = (gpu.alloc::<T>(batch)?, gpu.alloc::<T>(1)?);
+        let grad = self.wants_gradient.then(|| gpu.alloc::<T>(batch * classes)).transpose()?;
+        let mut args: Vec<Arg> = vec![
+            gpu.pointer::<T>(logits)?.into(),
+            gpu.pointer::<u32>(&self.targets)?.into(),
+            grad.as_ref().map_or(Pointer::null(), Buffer::pointer).into(),
+            losses.pointer().into(),
+            loss.pointer().into(),
+            (batch as i32).into(),
+            (classes as i32).into(),
+        ];
+        let name = match self.loss {
+            Loss::SoftmaxCrossEntropy { smoothing } => {
+                args.extend([1. - smoothing, smoothing / classes as f64].map(|part| T::of(part).into()));
+                "softmax_cross_entropy"
+            }
+            Loss::SigmoidCrossEntropy => "sigmoid_cross_entropy",
+            Loss::Quadratic => "quadratic",
+        };
+        let constants = [("TEAM", team)];
+        let kernel = cuda::LOSS.kernel::<T>(name).with(&constants);
+        let grid =
+            Grid { blocks: [batch.div_ceil(THREADS / team), 1, 1], threads: [THREADS, 1, 1], shared: 0 };
+        // SAFETY: these are the kernel's parameters; the arrays have `batch` rows.
+        unsafe { gpu.launch(kernel, grid, &args)? };
+        if let Some(grad) = grad {
+            self.grad.get_or_init(|| gpu.tensor(grad, logits.shape()));
+        }
+        Ok(gpu.output(loss, ()))
+    }
+}
+
+/// Returns `saved`, scaled by the scalar `grad`.
+fn scaled_on<T: Stored + cuda::Real>(gpu: &Gpu, saved: &Tensor, grad: &Tensor) -> Result<Tensor> {
+    let n = saved.elem_count();
+    let out = gpu.alloc::<T>(n)?;
+    let args = [
+        gpu.pointer::<T>(saved)?.into(),
+        gpu.pointer::<T>(grad)?.into(),
+        out.pointer().into(),
+        (n as i32).into(),
+    ];
+    let constants = [("TEAM", 32)];
+    let kernel = cuda::LOSS.kernel::<T>("scale_gradient").with(&constants);
+    // SAFETY: these are the kernel's parameters; both arrays have `n` elements.
+    unsafe { gpu.launch(kernel, Grid::elements(n, 1), &args)? };
+    Ok(gpu.tensor(out, saved.shape()))
 }
 
 impl Operation for Classification {
@@ -84,6 +141,9 @@ impl Operation for Classification {
 
     fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         let logits = &args[0];
+        if let Some(gpu) = Gpu::of(logits) {
+            return with_real!(self.name, logits.dtype(), T => self.forward_on::<T>(&gpu, logits));
+        }
         with_real!(self.name, logits.dtype(), T => {
             let (loss, grad) = host::read::<T, _>(logits, |elements| {
                 Ok(kernel::forward(self.loss, elements, &self.labels, self.wants_gradient))
@@ -97,7 +157,16 @@ impl Operation for Classification {
     }
 
     fn backward(&self, _: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![self.grad.get().map(|saved| saved.broadcast_mul(grad)).transpose()?])
+        let Some(saved) = self.grad.get() else { return Ok(vec![None]) };
+        let scaled = match Gpu::of(saved) {
+            Some(gpu) => with_real!(self.name, saved.dtype(), T => scaled_on::<T>(&gpu, saved, grad)?),
+            None => saved.broadcast_mul(grad)?,
+        };
+        Ok(vec![Some(scaled)])
+    }
+
+    fn backward_from_one(&self) -> Option<Vec<Option<Tensor>>> {
+        self.grad.get().map(|saved| vec![Some(saved.clone())])
     }
 }
 
@@ -111,7 +180,8 @@ mod tests {
     fn the_gradient_is_computed_only_if_it_is_recorded() -> Result<()> {
         let variable = Var::new(&[[1f32, 2.], [3., 4.]], &Device::Cpu)?;
         let has_gradient = |logits: &Tensor| -> Result<bool> {
-            let op = Classification::new("loss", Loss::Quadratic, vec![0, 1], logits);
+            let targets = Tensor::new(&[0u32, 1], &Device::Cpu)?;
+            let op = Classification::new("loss", Loss::Quadratic, vec![0, 1], targets, logits);
             op.forward(std::slice::from_ref(logits))?;
             Ok(op.grad.get().is_some())
         };

@@ -32,7 +32,8 @@ pub use arguments::{
 };
 
 // The backward pass.
-pub use autograd::{RowGradients, backward, no_grad};
+pub(crate) use autograd::sum;
+pub use autograd::{RowGradients, RowNumbers, backward, no_grad};
 
 // Layers with weights.
 pub use batch_norm::{batch_norm, batch_norm_training};

@@ -1,7 +1,10 @@
 //! Batches of sequences of different lengths, stored without padding.
 
+use super::gpu::Gpu;
 use crate::kernels::cpu::sequences::PackedLayout;
+use crate::kernels::cuda::Pointer;
 use candle_core::{Result, Tensor, bail};
+use std::sync::OnceLock;
 
 /// The row layout of a batch of sequences of different lengths in one tensor without padding.
 ///
@@ -21,6 +24,37 @@ use candle_core::{Result, Tensor, bail};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedSequences {
     layout: PackedLayout,
+    copy: DeviceCopy,
+}
+
+/// The layout in the memory of a GPU, once it has been copied there. Says nothing about the layout, so all are equal.
+#[derive(Debug, Clone, Default)]
+struct DeviceCopy(OnceLock<Tensor>);
+
+impl PartialEq for DeviceCopy {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for DeviceCopy {}
+
+/// What kernels on a GPU take of a layout, for as long as the [`PackedSequences`] exist.
+///
+/// The row of an element is `starts[step] + places[sequence]`.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(any(feature = "cuda", feature = "cuda-emulator")), allow(unused))]
+pub(super) struct DeviceLayout {
+    /// First row of each step, then the number of rows: `(steps + 1)`.
+    pub starts: Pointer<u32>,
+    /// Place of each sequence in the order by descending length: `(batch)`.
+    pub places: Pointer<u32>,
+    /// Length of each sequence: `(batch)`.
+    pub lengths: Pointer<u32>,
+    /// Sequence of each row: `(rows)`.
+    pub sequences: Pointer<u32>,
+    /// Step of each row: `(rows)`.
+    pub steps: Pointer<u32>,
 }
 
 impl PackedSequences {
@@ -39,7 +73,7 @@ impl PackedSequences {
         if rows.is_none_or(|rows| u32::try_from(rows).is_err()) {
             bail!("sequences: found more than {} elements, which row numbers in u32 can't index", u32::MAX);
         }
-        Ok(Self { layout: PackedLayout::new(lengths) })
+        Ok(Self { layout: PackedLayout::new(lengths), copy: DeviceCopy::default() })
     }
 
     /// Number of sequences.
@@ -75,6 +109,29 @@ impl PackedSequences {
     /// The layout that the kernels work with.
     pub(super) fn layout(&self) -> &PackedLayout {
         &self.layout
+    }
+
+    /// Returns the layout in the memory of `gpu`, and copies it there if this is the first use.
+    pub(super) fn on_device(&self, gpu: &Gpu) -> Result<DeviceLayout> {
+        let (batch, rows, steps) = (self.batch(), self.rows(), self.steps());
+        let copy = match self.copy.0.get() {
+            Some(copy) => copy,
+            None => {
+                let starts = (0..steps).map(|step| self.step(step).1).chain([rows]);
+                let per_sequence = self.places().into_iter().chain(self.lengths());
+                let per_row = self.positions().map(|(sequence, _)| sequence);
+                let per_row = per_row.chain(self.positions().map(|(_, step)| step));
+                let numbers = starts.chain(per_sequence).chain(per_row).map(|number| number as u32);
+                let numbers: Vec<u32> = numbers.collect();
+                let copy = gpu.tensor(gpu.upload(&numbers)?, numbers.len());
+                self.copy.0.get_or_init(|| copy)
+            }
+        };
+        let starts = gpu.pointer::<u32>(copy)?;
+        let places = starts.offset(steps + 1);
+        let lengths = places.offset(batch);
+        let sequences = lengths.offset(batch);
+        Ok(DeviceLayout { starts, places, lengths, sequences, steps: sequences.offset(rows) })
     }
 
     /// The sequences by descending length.

@@ -2,6 +2,7 @@
 
 use super::{Gradient, Update};
 use crate::kernels::cpu::optimizer::{self, Coverage};
+use crate::ops::RowNumbers;
 use crate::ops::host::{self, Element, with_real};
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, Var, bail};
 use std::any::Any;
@@ -29,8 +30,13 @@ fn typed<T: Element>(
     gradient: &Gradient,
     moments: Option<&Var>,
 ) -> Result<()> {
+    let rows = match &gradient.rows {
+        None => None,
+        Some(RowNumbers::Host(rows)) => Some(&rows[..]),
+        Some(RowNumbers::Device(_)) => bail!("optimizer: found row numbers on a GPU"),
+    };
     let coverage = match update.sparse {
-        true => Coverage::Sparse { columns: parameter.dim(1)?, rows: gradient.rows.as_deref() },
+        true => Coverage::Sparse { columns: parameter.dim(1)?, rows },
         false => Coverage::Dense,
     };
     let apply = |moments: &mut [T]| {

@@ -17,17 +17,22 @@
 //! ```
 
 mod cpu;
+mod gpu;
+mod ledger;
 mod method;
 mod schedule;
 mod tensor_ops;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use ledger::{Ledger, Totals};
 pub use method::{Adadelta, Adagrad, Adam, Method, RmsProp, Sgd};
 pub use schedule::{Curve, PlateauState, Schedule};
 
 use crate::kernels::cpu::optimizer::{GradientTerms, Rule};
-use crate::ops::{self, RowGradients};
+use crate::kernels::cuda::Buffer;
+use crate::ops::gpu::Gpu;
+use crate::ops::{self, RowGradients, RowNumbers};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, TensorId, Var, bail};
 use candle_nn::VarMap;
@@ -68,25 +73,10 @@ struct Parameter {
     sparse: bool,
 }
 
-/// The gradient of a parameter: in the parameter's shape or, with `rows`, only these rows, in rising order.
+/// The gradient of a parameter: in the parameter's shape or, with `rows`, only these rows.
 struct Gradient {
     values: Tensor,
-    rows: Option<Vec<u32>>,
-}
-
-impl Gradient {
-    /// The gradient in the shape of `parameter`.
-    fn whole(&self, parameter: &Tensor) -> Result<Tensor> {
-        match &self.rows {
-            None => Ok(self.values.clone()),
-            Some(rows) => add_rows(&parameter.zeros_like()?, rows, &self.values),
-        }
-    }
-}
-
-/// Returns `whole` with `values` added to its `rows`.
-fn add_rows(whole: &Tensor, rows: &[u32], values: &Tensor) -> Result<Tensor> {
-    whole.index_add(&Tensor::new(rows, whole.device())?, values, 0)
+    rows: Option<RowNumbers>,
 }
 
 /// One update of one parameter.
@@ -155,9 +145,13 @@ impl Optimizer {
     /// # Errors
     /// Fails if a gradient cannot be computed, or [`step`](Self::step) fails.
     pub fn backward_step(&mut self, loss: &Tensor, learning_rate: f64, clip: Clip) -> Result<f64> {
+        let (grads, rows) = self.gradients(loss)?;
+        self.update(&grads, rows, learning_rate, clip, None)?.read()
+    }
+
+    fn gradients(&self, loss: &Tensor) -> Result<(GradStore, HashMap<TensorId, RowGradients>)> {
         let sparse = self.parameters.iter().filter(|parameter| parameter.sparse);
-        let (grads, rows) = ops::backward(loss, sparse.map(|parameter| parameter.var.id()).collect())?;
-        self.update(&grads, rows, learning_rate, clip)
+        ops::backward(loss, sparse.map(|parameter| parameter.var.id()).collect())
     }
 
     /// Updates every parameter that has a gradient, and returns the Euclidean norm of all gradients before clipping.
@@ -168,7 +162,7 @@ impl Optimizer {
     /// Fails if the shape or type of a gradient differs from its parameter's, or the learning rate or the clipping
     /// limit is not a number. No parameter has changed then.
     pub fn step(&mut self, grads: &GradStore, learning_rate: f64, clip: Clip) -> Result<f64> {
-        self.update(grads, HashMap::new(), learning_rate, clip)
+        self.update(grads, HashMap::new(), learning_rate, clip, None)?.read()
     }
 
     fn update(
@@ -177,14 +171,23 @@ impl Optimizer {
         mut rows: HashMap<TensorId, RowGradients>,
         learning_rate: f64,
         clip: Clip,
-    ) -> Result<f64> {
+        recorded: Option<gpu::Recorded>,
+    ) -> Result<Norm> {
         if !learning_rate.is_finite() {
             bail!("optimizer: the learning rate is {learning_rate}, expected a finite number")
         }
+        let (_, limit) = clip.limits()?;
         let gradient = |parameter: &Parameter| parameter.gradient(grads, rows.remove(&parameter.var.id()));
         let gradients = self.parameters.iter().map(gradient).collect::<Result<Vec<_>>>()?;
-        let norm = norm(gradients.iter().flatten().map(|gradient| &gradient.values))?;
-        let (scale, limit) = clip.scale_and_limit(norm)?;
+        let gpu = gpu::of(self.parameters.iter());
+        let (scale, norm) = match &gpu {
+            Some(_) => (1., 0.),
+            None => {
+                let norm = norm(gradients.iter().flatten().map(|gradient| &gradient.values))?;
+                (clip.scale(norm)?, norm)
+            }
+        };
+        let mut updates = vec![];
         for (parameter, gradient) in self.parameters.iter_mut().zip(gradients) {
             let Some(gradient) = gradient else { continue };
             parameter.steps = parameter.steps.saturating_add(1);
@@ -195,9 +198,20 @@ impl Optimizer {
                 terms: GradientTerms { scale, limit, l2: decay.l2, l1: decay.l1 },
                 sparse: parameter.sparse,
             };
-            parameter.update(&update, &gradient)?;
+            updates.push((&*parameter, gradient, update));
         }
-        Ok(norm)
+        match gpu {
+            Some(gpu) if !updates.is_empty() => {
+                let norm = gpu::update(&gpu, clip, &updates, recorded)?;
+                Ok(Norm::OnGpu(gpu, norm))
+            }
+            _ => {
+                for (parameter, gradient, update) in updates {
+                    parameter.update(&update, gradient)?;
+                }
+                Ok(Norm::Known(norm))
+            }
+        }
     }
 
     /// Returns a copy of the optimizer's state: together with the parameters, all that the next step depends on.
@@ -287,17 +301,39 @@ impl Optimizer {
 }
 
 impl Clip {
-    /// The factor for all gradients, whose norm is `norm`, and the limit of each element after that.
-    fn scale_and_limit(self, norm: f64) -> Result<(f64, f64)> {
+    /// The largest norm of all gradients together, and the largest absolute value of an element.
+    fn limits(self) -> Result<(f64, f64)> {
         match self {
             Self::Norm(max) | Self::Value(max) if max.is_nan() || max < 0. => {
                 bail!("optimizer: the clipping limit is {max}, expected a number of at least 0")
             }
-            Self::None => Ok((1., f64::INFINITY)),
-            // PyTorch adds 1e-6, too.
-            Self::Norm(max) if norm + 1e-6 > max => Ok((max / (norm + 1e-6), f64::INFINITY)),
-            Self::Norm(_) => Ok((1., f64::INFINITY)),
-            Self::Value(max) => Ok((1., max)),
+            Self::None => Ok((f64::INFINITY, f64::INFINITY)),
+            Self::Norm(max) => Ok((max, f64::INFINITY)),
+            Self::Value(max) => Ok((f64::INFINITY, max)),
+        }
+    }
+
+    /// The factor for all gradients, whose norm is `norm`.
+    fn scale(self, norm: f64) -> Result<f64> {
+        let (max, _) = self.limits()?;
+        // PyTorch adds 1e-6, too.
+        Ok(if norm + 1e-6 > max { max / (norm + 1e-6) } else { 1. })
+    }
+}
+
+/// The Euclidean norm of the gradients of a step.
+enum Norm {
+    Known(f64),
+    /// The first number of the buffer.
+    OnGpu(Gpu, Buffer<f64>),
+}
+
+impl Norm {
+    fn read(self) -> Result<f64> {
+        match self {
+            Self::Known(norm) => Ok(norm),
+            // SAFETY: the update has written the norm.
+            Self::OnGpu(gpu, norm) => Ok(unsafe { gpu.download(norm.pointer(), 1)? }[0]),
         }
     }
 }
@@ -318,15 +354,14 @@ impl Parameter {
 
     /// The gradient of this parameter in `grads`, with its gradient by rows added, if there is any.
     fn gradient(&self, grads: &GradStore, rows: Option<RowGradients>) -> Result<Option<Gradient>> {
-        let gradient = match (grads.get(&self.var), rows) {
+        let (values, rows) = match (grads.get(&self.var), rows) {
             (None, None) => return Ok(None),
-            (Some(values), None) => Gradient { values: values.clone(), rows: None },
-            (None, Some(RowGradients { rows, values })) => Gradient { values, rows: Some(rows) },
-            (Some(values), Some(RowGradients { rows, values: more })) => {
-                Gradient { values: add_rows(values, &rows, &more)?, rows: None }
+            (Some(values), None) => (values.clone(), None),
+            (None, Some(RowGradients { rows, values })) => (values, Some(rows)),
+            (Some(values), Some(rows)) => {
+                (ops::sum(&values.contiguous()?, &rows.whole(self.var.dim(0)?)?)?, None)
             }
         };
-        let Gradient { values, rows } = gradient;
         if (rows.is_none() && values.dims() != self.var.dims()) || values.dtype() != self.var.dtype() {
             bail!(
                 "gradient of {} is {:?} {:?}, expected {:?} {:?}",
@@ -340,10 +375,10 @@ impl Parameter {
         Ok(Some(Gradient { values: values.detach().contiguous()?, rows }))
     }
 
-    fn update(&self, update: &Update, gradient: &Gradient) -> Result<()> {
+    fn update(&self, update: &Update, gradient: Gradient) -> Result<()> {
         let on_cpu = cpu::supports(&self.var);
         let apply = if on_cpu { cpu::update } else { tensor_ops::update };
-        apply(update, &self.var, gradient, self.moments.as_ref())?;
+        apply(update, &self.var, &gradient, self.moments.as_ref())?;
         match self.max_row_norm {
             Some(max) if on_cpu => cpu::limit_row_norms(&self.var, max),
             Some(max) => tensor_ops::limit_row_norms(&self.var, max),

@@ -2,6 +2,7 @@
 
 use super::{Gradient, Update};
 use crate::kernels::cpu::optimizer::Rule;
+use crate::ops::RowGradients;
 use candle_core::{D, DType, Result, Tensor, Var};
 
 /// Does what `cpu::update` does.
@@ -12,7 +13,13 @@ pub(super) fn update(
     moments: Option<&Var>,
 ) -> Result<()> {
     let old = parameter.as_detached_tensor();
-    let gradient = gradient.whole(parameter)?;
+    let gradient = match &gradient.rows {
+        None => gradient.values.clone(),
+        Some(rows) => {
+            let gradient = RowGradients { rows: rows.clone(), values: gradient.values.clone() };
+            gradient.whole(parameter.dim(0)?)?
+        }
+    };
     let (p, g) = (old.clone(), final_gradient(update, &old, &gradient)?);
     let moment = |index: usize| match moments {
         Some(moments) => moments.as_detached_tensor().get(index),

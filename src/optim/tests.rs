@@ -20,6 +20,7 @@ fn both(method: Method, dtype: DType, limit: f64, sparse: bool) -> Result<[(Tens
             };
             let rows = sparse.then(|| vec![0, 2, 3 + step % 3]);
             let values = wave(&[rows.as_ref().map_or(7, Vec::len), 9], 1.3 + f64::from(step))?;
+            let rows = rows.map(RowNumbers::Host);
             apply(&update, &parameter.var, &Gradient { values, rows }, parameter.moments.as_ref())?;
         }
         Ok((

@@ -1,0 +1,127 @@
+//! Losses and gradient norms of many steps, kept where the parameters are.
+
+use super::gpu::Recorded;
+use super::{Clip, Optimizer, gpu};
+use crate::kernels::cuda::Buffer;
+use crate::ops::gpu::Gpu;
+use candle_core::{DType, Result, Tensor};
+
+/// Sums over training steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Totals {
+    /// Sum of the losses, each times its number of examples.
+    pub loss_sum: f64,
+    pub norm_sum: f64,
+    pub largest_norm: f64,
+    /// Loss of the last step.
+    pub loss: f64,
+    /// Gradient norm of the last step.
+    norm: f64,
+    bad_loss: f64,
+    bad_norm: f64,
+    /// Number of the first step whose loss or norm was not finite, or 0.
+    bad_step: f64,
+}
+
+/// The first step whose loss or gradient norm was not finite.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct BadStep {
+    pub number: u64,
+    pub loss: f64,
+    /// Unknown if the loss was not finite, so that there was no backward pass.
+    pub norm: f64,
+}
+
+impl Totals {
+    /// The sums that the first steps of an epoch have left.
+    pub fn new(loss_sum: f64, norm_sum: f64, largest_norm: f64) -> Self {
+        Self { loss_sum, norm_sum, largest_norm, ..Self::default() }
+    }
+
+    pub fn bad_step(&self) -> Option<BadStep> {
+        let bad = BadStep { number: self.bad_step as u64, loss: self.bad_loss, norm: self.bad_norm };
+        (self.bad_step != 0.).then_some(bad)
+    }
+
+    fn add(&mut self, number: u64, examples: usize, loss: f64, norm: f64) {
+        (self.loss, self.norm) = (loss, norm);
+        self.loss_sum += loss * examples as f64;
+        self.norm_sum += norm;
+        self.largest_norm = self.largest_norm.max(norm);
+        if self.bad_step == 0. && !(loss.is_finite() && norm.is_finite()) {
+            (self.bad_step, self.bad_loss, self.bad_norm) = (number as f64, loss, norm);
+        }
+    }
+
+    /// The layout of `Record` in `optimizer.cu`.
+    fn to_record(self) -> [f64; 8] {
+        let Self { loss_sum, norm_sum, largest_norm, loss, norm, bad_loss, bad_norm, bad_step } = self;
+        [loss_sum, norm_sum, largest_norm, loss, norm, bad_loss, bad_norm, bad_step]
+    }
+
+    fn from_record(record: [f64; 8]) -> Self {
+        let [loss_sum, norm_sum, largest_norm, loss, norm, bad_loss, bad_norm, bad_step] = record;
+        Self { loss_sum, norm_sum, largest_norm, loss, norm, bad_loss, bad_norm, bad_step }
+    }
+}
+
+/// [`Totals`] that steps add to without waiting for the GPU.
+pub(crate) struct Ledger {
+    totals: Totals,
+    on_gpu: Option<(Gpu, Buffer<f64>)>,
+}
+
+impl Ledger {
+    pub fn new(totals: Totals) -> Self {
+        Self { totals, on_gpu: None }
+    }
+
+    /// Whether [`read`](Self::read) waits for a GPU.
+    pub fn waits(&self) -> bool {
+        self.on_gpu.is_some()
+    }
+
+    /// Returns the totals of all steps so far.
+    pub fn read(&self) -> Result<Totals> {
+        let Some((gpu, record)) = &self.on_gpu else { return Ok(self.totals) };
+        // SAFETY: the record has eight numbers, which the kernels write.
+        let numbers = unsafe { gpu.download(record.pointer(), 8)? };
+        Ok(Totals::from_record(std::array::from_fn(|i| numbers[i])))
+    }
+}
+
+impl Optimizer {
+    /// Takes a step as [`backward_step`](Self::backward_step) does, with the mean loss of so many `examples`, and adds loss and
+    /// norm to `ledger`.
+    ///
+    /// If the loss is not finite, parameters on the CPU keep their values. On a GPU this is not known before the next
+    /// [`Ledger::read`].
+    pub(crate) fn recorded_step(
+        &mut self,
+        loss: &Tensor,
+        learning_rate: f64,
+        clip: Clip,
+        (number, examples): (u64, usize),
+        ledger: &mut Ledger,
+    ) -> Result<()> {
+        if let Some(gpu) = gpu::of(self.parameters.iter()) {
+            let record = match &ledger.on_gpu {
+                Some((_, record)) => record.pointer(),
+                None => {
+                    let record = gpu.upload(&ledger.totals.to_record())?;
+                    ledger.on_gpu.insert((gpu, record)).1.pointer()
+                }
+            };
+            let (grads, rows) = self.gradients(loss)?;
+            let recorded = Recorded { record, loss: &loss.detach(), number, examples };
+            return self.update(&grads, rows, learning_rate, clip, Some(recorded)).map(|_| ());
+        }
+        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+        let norm = match value.is_finite() {
+            true => self.backward_step(loss, learning_rate, clip)?,
+            false => f64::NAN,
+        };
+        ledger.totals.add(number, examples, value, norm);
+        Ok(())
+    }
+}
