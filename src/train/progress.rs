@@ -13,6 +13,9 @@ pub trait Progress {
     fn epoch_started(&self, _epoch: usize, _epochs: usize, _examples: usize) {}
 
     /// A step is done: the epoch has used `examples` examples so far, and the last batch had the mean loss `loss`.
+    ///
+    /// Training on a GPU reports every fiftieth step, the last one of an epoch and those with a checkpoint: a report waits for
+    /// the GPU.
     fn step_done(&self, _examples: usize, _loss: f64) {}
 
     /// An epoch of `epochs` is finished and validated.

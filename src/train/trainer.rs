@@ -7,10 +7,9 @@ use super::run::Run;
 use super::task::Task;
 use super::weights::{load_weights, save_weights};
 use crate::nn::Mode;
-use crate::optim::{Clip, Optimizer, Schedule};
+use crate::optim::{Clip, Ledger, Optimizer, Schedule, Totals};
 use crate::rng;
 use anyhow::{Context, Result, bail, ensure};
-use candle_core::DType;
 use candle_nn::VarMap;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
@@ -22,6 +21,9 @@ use std::time::Instant;
 /// A signal handler or another thread sets it to `true`. [`Trainer::fit`] then finishes the current step, saves a
 /// checkpoint and returns a [`Report`] with `interrupted` set. The trainer never resets the flag.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Steps on a GPU between two readings of the loss, which wait for the GPU.
+const READ_EVERY: usize = 50;
 
 /// Length of a training run and the settings of its steps.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -171,13 +173,24 @@ impl<'a> Training<'a> {
         self.progress.epoch_started(epoch + 1, epochs, order.len());
         let batches: Vec<&[u32]> = order.chunks(batch_size).skip(self.state.steps_in_epoch).collect();
         self.task.prefetch(&batches);
-        for batch in batches {
-            let loss = self.step(batch, epoch)?;
-            let used = self.state.steps_in_epoch.saturating_mul(batch_size).min(order.len());
-            self.progress.step_done(used, loss);
+        let State { loss_sum, norm_sum, largest_norm, .. } = self.state;
+        let mut ledger = Ledger::new(Totals::new(loss_sum, norm_sum, largest_norm));
+        let last = batches.len();
+        for (number, batch) in (1..).zip(batches) {
+            let start = Instant::now();
+            self.step(batch, epoch, &mut ledger)?;
             let interrupted = INTERRUPTED.load(Ordering::Relaxed);
             let is_due = |every| self.state.step.is_multiple_of(every);
-            if interrupted || self.options.checkpoint_every.is_some_and(is_due) {
+            let saves = interrupted || self.options.checkpoint_every.is_some_and(is_due);
+            // A step on a GPU goes on while the host prepares the next one.
+            let reads = saves || number == last || !ledger.waits() || number.is_multiple_of(READ_EVERY);
+            let loss = if reads { Some(self.read(&ledger)?) } else { None };
+            self.state.seconds += start.elapsed().as_secs_f64();
+            if let Some(loss) = loss {
+                let used = self.state.steps_in_epoch.saturating_mul(batch_size).min(order.len());
+                self.progress.step_done(used, loss);
+            }
+            if saves {
                 self.save_checkpoint()?;
             }
             if interrupted {
@@ -187,33 +200,34 @@ impl<'a> Training<'a> {
         Ok(true)
     }
 
-    /// Trains on one batch and returns its mean loss.
-    fn step(&mut self, batch: &[u32], epoch: usize) -> Result<f64> {
-        let start = Instant::now();
+    /// Trains on one batch, and records its loss and its gradient norm in `ledger`.
+    fn step(&mut self, batch: &[u32], epoch: usize, ledger: &mut Ledger) -> Result<()> {
         let rate = self.learning_rate(self.state.step);
         let mode = Mode::Train { seed: self.options.seed, epoch, step: self.state.step };
         let loss = self.task.loss(batch, mode)?;
-        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         let number = self.state.step + 1;
-        if !value.is_finite() {
-            bail!("the loss of step {number} is {value}: {}", checkpoint::last_good(self.run));
-        }
         ensure!(
             loss.track_op(),
             "the loss of step {number} depends on no parameter, so there is nothing to train"
         );
-        let norm = self.optimizer.backward_step(&loss, rate, self.options.clip)?;
-        if !norm.is_finite() {
-            bail!("the gradient norm of step {number} is {norm}: {}", checkpoint::last_good(self.run));
+        self.optimizer.recorded_step(&loss, rate, self.options.clip, (number, batch.len()), ledger)?;
+        self.state.step = number;
+        self.state.steps_in_epoch += 1;
+        Ok(())
+    }
+
+    /// Reads the sums of the epoch so far, and returns the loss of the last step.
+    fn read(&mut self, ledger: &Ledger) -> Result<f64> {
+        let totals = ledger.read()?;
+        if let Some(bad) = totals.bad_step() {
+            let (what, value) =
+                if bad.loss.is_finite() { ("gradient norm", bad.norm) } else { ("loss", bad.loss) };
+            bail!("the {what} of step {} is {value}: {}", bad.number, checkpoint::last_good(self.run));
         }
         let state = &mut self.state;
-        state.step = number;
-        state.steps_in_epoch += 1;
-        state.loss_sum += value * batch.len() as f64;
-        state.norm_sum += norm;
-        state.largest_norm = state.largest_norm.max(norm);
-        state.seconds += start.elapsed().as_secs_f64();
-        Ok(value)
+        (state.loss_sum, state.norm_sum) = (totals.loss_sum, totals.norm_sum);
+        state.largest_norm = totals.largest_norm;
+        Ok(totals.loss)
     }
 
     /// Validates, keeps the best weights and records the epoch.

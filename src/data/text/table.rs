@@ -180,10 +180,7 @@ fn parse(file: &TextFile, delimiter: u8, columns: &Columns) -> Result<(Layout, V
         assumed.push("no header, so column 1 is read as the label and column 2 as the text".to_string());
     }
     let others = (0..width).filter(|&place| place != label && place != text);
-    let name = |place: usize| match first[place].as_str() {
-        name if has_header && !name.is_empty() => name.to_string(),
-        _ => (place + 1).to_string(),
-    };
+    let name = |place: usize| if has_header { first[place].clone() } else { (place + 1).to_string() };
     let others: Vec<String> = others.map(name).collect();
     if !others.is_empty() {
         assumed.push(format!("columns passed over: {}", others.join(", ")));
