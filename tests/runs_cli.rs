@@ -32,6 +32,25 @@ fn place() -> TempDir {
     place
 }
 
+/// A small network on the pictures in `data`.
+const PICTURES: &str = "--dataset image-folder --data-dir data --hidden 2 --validation 1";
+const TEST_PICTURE: &str = "data/test/dog/1.png";
+
+/// A working directory with the data set `data`: pictures of two colours.
+fn pictures() -> TempDir {
+    let place = tempdir().unwrap();
+    for (class, colour) in [("cat", [200, 0, 0]), ("dog", [0, 0, 200])] {
+        for (split, count) in [("train", 3), ("test", 1)] {
+            let dir = place.path().join("data").join(split).join(class);
+            fs::create_dir_all(&dir).unwrap();
+            for number in 1..=count {
+                RgbImage::from_pixel(40, 40, Rgb(colour)).save(dir.join(format!("{number}.png"))).unwrap();
+            }
+        }
+    }
+    place
+}
+
 /// Replaces `from` by `to` in the file `name`.
 fn edit(place: &TempDir, name: &str, from: &str, to: &str) {
     let path = place.path().join(name);
@@ -105,8 +124,7 @@ fn a_kill_at_any_write_leaves_a_run_that_can_be_completed() {
             .map(|bytes| bytes.len() as u64)
             .filter(|&size| size > 0)
             .collect();
-        let limits: Vec<u64> =
-            [0].into_iter().chain(sizes.iter().flat_map(|size| [size / 2, size - 1])).collect();
+        let limits: Vec<u64> = [0].into_iter().chain(sizes.iter().map(|size| size - 1)).collect();
         for limit in limits {
             let cut = place.path().join("cut");
             let status = killed_at(place.path(), binary, &format!("{options} --quiet --out cut"), limit);
@@ -166,23 +184,25 @@ fn a_signal_that_is_ignored_at_the_start_stays_ignored() {
 
 #[test]
 fn a_signal_during_the_final_test_ends_the_program_and_resuming_completes_it() {
-    let place = place();
-    // So many rows that testing takes a while.
-    let rows = "no,word0 tail\n".repeat(100_000);
-    fs::write(place.path().join("data/test.csv"), format!("label,text\n{rows}")).unwrap();
-    let options = SENTENCES.replace("--epochs 2", "--epochs 1");
-    let (mut child, lines) =
-        first_epoch(command(&place, "gru").args(format!("{options} --out run").split(' ')));
+    let place = pictures();
+    let at = |name: &str| place.path().join(name);
+    assert!(Command::new("mkfifo").arg(at("fifo")).status().unwrap().success());
+    let mut command = command(&place, "mlp");
+    let (mut child, mut lines) =
+        first_epoch(command.args(format!("{PICTURES} --epochs 20 --out run").split(' ')));
+    // The final test waits for a writer of the pipe.
+    fs::rename(at(TEST_PICTURE), at("picture")).unwrap();
+    fs::rename(at("fifo"), at(TEST_PICTURE)).unwrap();
+    lines.find(|line| line.starts_with("epoch  20/20")).unwrap();
     signal(&child, "INT");
-    assert_eq!(lines.last().unwrap(), "interrupted; resume with: gru train --resume run");
+    assert_eq!(lines.last().unwrap(), "interrupted; resume with: mlp train --resume run");
     assert_eq!(child.wait().unwrap().code(), Some(130));
-    let run = place.path().join("run");
-    assert_eq!(metrics(&run).len(), 1);
+    let run = at("run");
+    assert_eq!(metrics(&run).len(), 20);
     let trained = model(&run);
-    fs::write(place.path().join("data/test.csv"), "label,text\nno,word0\nyes,word1\n").unwrap();
-    let output = start(&place, "gru", &["--quiet", "--resume", "run"], "");
-    assert!(output.status.success() && String::from_utf8_lossy(&output.stderr).contains("test data"));
-    assert!(model(&run) == trained && metrics(&run).len() == 2);
+    fs::rename(at("picture"), at(TEST_PICTURE)).unwrap();
+    done(&place, "mlp", "--quiet --resume run");
+    assert!(model(&run) == trained && metrics(&run).len() == 21);
 }
 
 #[test]
@@ -222,27 +242,19 @@ fn resuming_on_changed_data_is_refused_and_names_the_change() {
     let before = model(&place.path().join("run"));
     let output = start(&place, "gru", &["--resume", "run", "--quiet"], "");
     let notes = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && notes.starts_with("note: run: the test data has changed"), "{notes}");
+    assert!(output.status.success() && notes.contains("note: run: the test data has changed"), "{notes}");
     assert!(model(&place.path().join("run")) == before);
 }
 
 #[test]
 fn a_damaged_test_picture_leaves_a_model_that_is_tested_later() {
-    let place = tempdir().unwrap();
-    for (class, colour) in [("cat", [200, 0, 0]), ("dog", [0, 0, 200])] {
-        for name in ["train/CLASS/1", "train/CLASS/2", "train/CLASS/3", "test/CLASS/1"] {
-            let path = place.path().join("data").join(name.replace("CLASS", class)).with_extension("png");
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            RgbImage::from_pixel(40, 40, Rgb(colour)).save(path).unwrap();
-        }
-    }
-    let damaged = place.path().join("data/test/dog/1.png");
+    let place = pictures();
+    let damaged = place.path().join(TEST_PICTURE);
     let picture = fs::read(&damaged).unwrap();
     fs::write(&damaged, &picture[..picture.len() / 2]).unwrap();
-    let options =
-        "--dataset image-folder --data-dir data --hidden 2 --epochs 1 --validation 1 --quiet --out run";
+    let options = format!("{PICTURES} --epochs 1 --quiet --out run");
     let output = start(&place, "mlp", &options.split(' ').collect::<Vec<_>>(), "");
-    one_error(&output, 1, &["test/dog/1.png", "the trained model is kept", "--resume run"]);
+    one_error(&output, 1, &[TEST_PICTURE, "the trained model is kept", "--resume run"]);
     let run = place.path().join("run");
     let trained = model(&run);
     fs::write(&damaged, picture).unwrap();
@@ -281,7 +293,7 @@ fn a_run_trains_on_for_more_epochs_if_its_schedule_allows_it() {
     assert_eq!(results(&whole), results(&kept));
     assert_eq!(config(&kept)["settings"]["epochs"], 4);
 
-    refused(&place, "mlp", "--resume whole --epochs 5", 1, &["whole: ", "--keep-checkpoint"]);
+    refused(&place, "mlp", "--resume whole --epochs 5", 1, &["whole: ", "ended without --keep-checkpoint"]);
     done(
         &place,
         "mlp",

@@ -261,6 +261,13 @@ fn only_one_process_at_a_time_trains_in_a_folder() {
     clone.lock().unwrap();
     drop(clone);
     train_in(dir.path(), None, &[1.0; 2], short()).0.unwrap();
+
+    // Another process has just started, and has written nothing yet.
+    let dir = tempfile::tempdir().unwrap();
+    let lock = std::fs::File::create(dir.path().join("run.lock")).unwrap();
+    lock.lock().unwrap();
+    let message = Run::create("test", Some(dir.path()), &serde_json::json!({})).unwrap_err().to_string();
+    assert!(message.contains("another process"), "{message}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::inputs::{RunOption, folder};
 use super::options::MachineOptions;
 use super::progress;
 use super::recipe::{Data, Recipe, Start};
-use crate::train::{Progress, Run};
+use crate::train::{Progress, Run, can_train_on};
 use anyhow::{Context, Result, bail};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
@@ -172,17 +172,23 @@ fn resumed<R: Recipe>(run: &Run, recorded: &R, given: &ArgMatches) -> Result<R> 
     let (dir, names) = (run.dir().display(), fields(&wanted));
     for (name, before) in fields(recorded) {
         let now = &names[&name];
-        let is_longer = name == "epochs" && now.as_u64() > before.as_u64();
-        if is_longer && wanted.train_options().options(1).schedule.depends_on_length() {
-            bail!(
-                "{dir}: --epochs {now}: the {} schedule depends on the number of epochs, {before}, so the run can't be \
-                 extended: start a new run",
-                names["schedule"].as_str().unwrap_or_default()
-            );
+        if name == "epochs" && now.as_u64() > before.as_u64() {
+            let schedule = wanted.train_options().options(1).schedule;
+            let why_not = match &names["schedule"] {
+                Value::String(name) if schedule.depends_on_length() => {
+                    format!("the {name} schedule depends on the number of epochs, {before}")
+                }
+                _ if names.get("folds").is_some_and(|folds| !folds.is_null()) => {
+                    "it is a cross-validation".into()
+                }
+                _ if !can_train_on(run)? => "training has ended without --keep-checkpoint".into(),
+                _ => continue,
+            };
+            bail!("{dir}: --epochs {now}: the run can't be extended, as {why_not}: start a new run");
         }
         // What a path leads to is compared with what the run started with.
         let may_change = PATHS.contains(&&*name) || ["checkpoint_every", "keep_checkpoint"].contains(&&*name);
-        if before != *now && !may_change && !is_longer {
+        if before != *now && !may_change {
             bail!(
                 "{dir}: this run was started with --{} {before} and can't be resumed with {now}: leave the option out, or \
                  start a new run",

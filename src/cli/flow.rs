@@ -7,7 +7,7 @@ use super::recipe::{About, Data, Facts, Recipe, Start, Test, Trained, Training};
 use super::{MachineOptions, Outcome, complain};
 use crate::nn::{BatchNorm2d, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
-use crate::train::{self, Epoch, Metric, NotKept, Report, Run, Trainer, say};
+use crate::train::{self, Epoch, Metric, Report, Run, Trainer, say};
 use anyhow::{Error, Result, anyhow};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
@@ -161,11 +161,7 @@ pub(super) fn fit<R: Recipe>(
         run: &run,
         progress: training.progress.as_ref(),
     };
-    let report = trainer.fit(task.as_ref(), &vars, &mut optimizer);
-    let report = report.map_err(|error| match error.downcast_ref::<NotKept>() {
-        Some(_) => anyhow!("{error}: start a new run, with --keep-checkpoint to train on later"),
-        None => error,
-    })?;
+    let report = trainer.fit(task.as_ref(), &vars, &mut optimizer)?;
     drop(task);
     Ok((run, model, report))
 }
@@ -180,10 +176,11 @@ fn eval<R: Recipe>(trained: Trained<R>, test: &<R::Data as Data>::TestOptions) -
 
 /// What `config.json` records about a data set.
 pub(super) fn record<R: Recipe>(about: &About<<R::Data as Data>::Facts>) -> Map<String, Value> {
-    let mut record = about.facts.record();
-    for (part, fingerprint) in about.fingerprints.as_object().into_iter().flatten() {
-        record.insert(format!("{part}_fingerprint"), fingerprint.clone());
-    }
+    // The data first: when it has changed, so have its words.
+    let fingerprints = about.fingerprints.as_object().into_iter().flatten();
+    let fingerprints =
+        fingerprints.map(|(part, fingerprint)| (format!("{part}_fingerprint"), fingerprint.clone()));
+    let mut record: Map<String, Value> = fingerprints.chain(about.facts.record()).collect();
     for (part, size) in ["training", "validation", "test"].iter().zip(about.sizes) {
         record.insert(format!("{part}_{}", R::Data::UNIT), json!(size));
     }

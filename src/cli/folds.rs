@@ -24,8 +24,8 @@ fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Res
     let About { facts, fingerprints, .. } = data.about();
     // Each fold has its own vocabulary, and tests on a part of all data.
     let record = Map::from_iter([
-        ("classes".to_string(), json!(facts.classes())),
         ("data_fingerprint".to_string(), fingerprints.clone()),
+        ("classes".to_string(), json!(facts.classes())),
         ("training_examples".to_string(), json!(data.words.len())),
     ]);
     let run = flow::folder(settings, start, device, record)?;

@@ -11,9 +11,7 @@ use candle_core::Tensor;
 use candle_nn::VarMap;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
-use std::error::Error;
-use std::fmt::{self, Display, Formatter};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// First part of the names of tensors.
 const PARAMETERS: &str = "parameters";
@@ -63,27 +61,6 @@ impl State {
         (self.loss_sum, self.norm_sum, self.largest_norm, self.seconds) = (0.0, 0.0, 0.0, 0.0);
     }
 }
-
-/// The error of training on after training had ended without [`TrainerOptions::keep_checkpoint`].
-///
-/// [`TrainerOptions::keep_checkpoint`]: super::TrainerOptions::keep_checkpoint
-#[derive(Debug)]
-pub struct NotKept {
-    pub(super) dir: PathBuf,
-    pub(super) epochs: usize,
-}
-
-impl Display for NotKept {
-    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        let (dir, epochs) = (self.dir.display(), self.epochs);
-        write!(
-            f,
-            "{dir}: training has ended after {epochs} epochs and its checkpoint was not kept, so it cannot go on"
-        )
-    }
-}
-
-impl Error for NotKept {}
 
 /// Writes the checkpoint of `run`, in place of the last one.
 pub(super) fn save(
@@ -154,6 +131,15 @@ pub(super) fn load(
         task.load_state(task_state).with_context(|| shown.to_string())?;
     }
     Ok(Some(state))
+}
+
+/// Returns whether `run` can train for more epochs: training has not ended, or its checkpoint was kept.
+///
+/// # Errors
+/// Fails if the checkpoint cannot be read.
+pub fn can_train_on(run: &Run) -> Result<bool> {
+    let path = run.checkpoint();
+    Ok(!path.exists() || !read_state(&path, &read_file(&path)?)?.has_ended)
 }
 
 /// Reads the training state from the contents of a checkpoint.

@@ -144,7 +144,7 @@ mod text_generator;
 mod trainer;
 mod weights;
 
-pub use checkpoint::NotKept;
+pub use checkpoint::can_train_on;
 pub use checksum::checksum;
 pub use evaluation::{Evaluation, Prediction};
 pub use images::{ImageClassification, evaluate_images};

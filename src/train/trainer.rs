@@ -1,6 +1,6 @@
 //! The training loop.
 
-use super::checkpoint::{self, NotKept, State};
+use super::checkpoint::{self, State};
 use super::metrics::{Epoch, Metric, Report, Score};
 use super::progress::Progress;
 use super::run::Run;
@@ -146,10 +146,12 @@ impl<'a> Training<'a> {
         let state = checkpoint::load(run, vars, optimizer, task, steps_per_epoch)?.unwrap_or_default();
         let training =
             Self { options, run, progress, task, vars, optimizer, metric, examples, total_steps, state };
-        if training.state.has_ended && !training.is_finished() {
-            let epochs = training.state.history.len();
-            bail!(NotKept { dir: run.dir().to_path_buf(), epochs });
-        }
+        ensure!(
+            !training.state.has_ended || training.is_finished(),
+            "{}: training has ended after {} epochs and its checkpoint was not kept, so it cannot go on",
+            run.dir().display(),
+            training.state.history.len()
+        );
         run.remove_temporary_files();
         run.write_metrics(&training.state.history, metric)?;
         Ok(training)
