@@ -2,10 +2,12 @@
 
 use super::arguments::{BatchStatistics, Epilogue, RunningAverages, check_batch_norm};
 use super::autograd::{self, Operation};
+use super::batch_norm_cuda;
+use super::gpu::Gpu;
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::batch_norm::{self as kernel, Backward, Forward, Grid, Statistics};
-use candle_core::{DType, Device, Result, Shape, Storage, Tensor, bail};
+use candle_core::{DType, Device, Result, Shape, Storage, Tensor, Var, bail};
 use std::sync::{Arc, OnceLock};
 
 /// Normalises each channel of `xs` `(batch, channels, height, width)`, like PyTorch's `batch_norm`.
@@ -25,6 +27,9 @@ pub fn batch_norm(
     epilogue: Epilogue,
 ) -> Result<(Tensor, BatchStatistics)> {
     let grid = check_batch_norm(xs, weight, bias, running, epilogue)?;
+    if Gpu::of(xs).is_some() {
+        return batch_norm_cuda::batch_norm([xs, weight, bias], grid, epsilon, running, None, epilogue);
+    }
     if !xs.device().is_cpu() {
         return reference::batch_norm(xs, weight, bias, epsilon, running, epilogue);
     }
@@ -80,6 +85,13 @@ pub fn batch_norm_training(
         );
     }
     let RunningAverages { mean, variance, momentum } = averages;
+    let fits = |average: &Var| average.dtype() == xs.dtype() && average.dims() == [grid.channels];
+    if Gpu::of(xs).is_some() && fits(mean) && fits(variance) {
+        let averages = Some(averages);
+        return Ok(
+            batch_norm_cuda::batch_norm([xs, weight, bias], grid, epsilon, None, averages, epilogue)?.0
+        );
+    }
     let (ys, statistics) = batch_norm(xs, weight, bias, epsilon, None, epilogue)?;
     let unbiased = count as f64 / (count - 1) as f64;
     for (average, new, scale) in [(mean, statistics.mean, 1.0), (variance, statistics.variance, unbiased)] {

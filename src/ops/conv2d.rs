@@ -2,6 +2,8 @@
 
 use super::arguments::{Conv2dConfig, check_conv2d};
 use super::autograd::{self, Operation, gradients};
+use super::conv2d_cuda;
+use super::gpu::Gpu;
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::conv2d::Conv2d;
@@ -19,7 +21,7 @@ use candle_core::{Result, Shape, Storage, Tensor};
 /// are too large for memory.
 pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
     let conv = check_conv2d(xs, weight, bias, config)?;
-    if !xs.device().is_cpu() {
+    if !Gpu::supports(xs) {
         return reference::conv2d(xs, weight, bias, config);
     }
     let args = [Some(xs), Some(weight), bias].into_iter().flatten().map(Tensor::contiguous);
@@ -32,6 +34,9 @@ impl Operation for Conv2d {
     }
 
     fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
+        if let Some(gpu) = Gpu::of(&args[0]) {
+            return with_real!(self.name(), args[0].dtype(), T => conv2d_cuda::forward::<T>(self, &gpu, args));
+        }
         let shape = (self.batch, self.groups * self.outputs, self.output.0, self.output.1);
         let held = host::hold(args);
         with_real!(self.name(), args[0].dtype(), T => {
@@ -41,6 +46,9 @@ impl Operation for Conv2d {
     }
 
     fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        if let Some(gpu) = Gpu::of(&args[0]) {
+            return with_real!(self.name(), args[0].dtype(), T => conv2d_cuda::backward::<T>(self, &gpu, args, grad));
+        }
         let held = host::hold(args.iter().chain([grad]));
         with_real!(self.name(), grad.dtype(), T => {
             let (xs, weight, grad) = (held.get::<T>(0)?, held.get::<T>(1)?, held.get::<T>(args.len())?);

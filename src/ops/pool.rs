@@ -2,7 +2,9 @@
 
 use super::arguments::{Pool2dConfig, check_pool2d};
 use super::autograd::{self, Operation};
+use super::gpu::Gpu;
 use super::host::{self, with_real};
+use super::pool_cuda;
 use super::reference;
 use crate::kernels::cpu::pool::{self as kernel, Reduction, Windows};
 use candle_core::{Result, Shape, Storage, Tensor};
@@ -47,7 +49,7 @@ fn apply(
     reference: impl Fn(&Tensor, Pool2dConfig) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let windows = check_pool2d(name, xs, config)?;
-    match xs.device().is_cpu() {
+    match Gpu::supports(xs) {
         true => autograd::apply(Pool { name, reduction, windows }, vec![xs.contiguous()?]),
         false => reference(xs, config),
     }
@@ -65,6 +67,11 @@ impl Operation for Pool {
     }
 
     fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
+        if let Some(gpu) = Gpu::of(&args[0]) {
+            return with_real!(self.name, args[0].dtype(), T => {
+                pool_cuda::forward::<T>(&gpu, self.reduction, &self.windows, &args[0])
+            });
+        }
         let (batch, channels, _, _) = args[0].dims4()?;
         let (height, width) = self.windows.output();
         with_real!(self.name, args[0].dtype(), T => host::read::<T, _>(&args[0], |xs| {
@@ -74,6 +81,12 @@ impl Operation for Pool {
     }
 
     fn backward(&self, args: &[Tensor], ys: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        if let Some(gpu) = Gpu::of(&args[0]) {
+            return with_real!(self.name, grad.dtype(), T => {
+                let dx = pool_cuda::backward::<T>(&gpu, self.reduction, &self.windows, [&args[0], ys, grad])?;
+                Ok(vec![Some(dx)])
+            });
+        }
         let held = host::hold([&args[0], ys, grad]);
         with_real!(self.name, grad.dtype(), T => {
             let (xs, ys, grad) = (held.get::<T>(0)?, held.get(1)?, held.get(2)?);

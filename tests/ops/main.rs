@@ -11,6 +11,8 @@ use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
 
 mod conv2d;
+#[cfg(feature = "cuda-emulator")]
+mod image_models;
 mod special_values;
 mod text;
 

@@ -4,6 +4,7 @@ use super::distortion::Distortion;
 use super::photo::PhotoAugmentation;
 use super::shift::shift;
 use crate::kernels::cpu::parallel;
+use crate::ops::image_batch::Placement;
 use crate::rng::stream;
 use candle_core::Result;
 use rand::Rng;
@@ -39,8 +40,7 @@ impl Augmentation {
         let (_, height, width) = shape;
         match self {
             Self::Shifts => {
-                let shifts = [(0, 0), (0, -1), (0, 1), (-1, 0), (1, 0)];
-                shift(image, (height, width), shifts[rng.random_range(0..shifts.len())], false, out);
+                shift(image, (height, width), random_shift(rng), false, out);
             }
             Self::Distort(distortion) => distortion.apply(image, (height, width), rng, out),
             Self::Photo(photo) => photo.apply(image, shape, rng, out),
@@ -60,12 +60,50 @@ impl Augmentation {
         let size = shape.0 * shape.1 * shape.2;
         let mut pixels = vec![0.0; images.len()];
         parallel::for_each_piece(&mut pixels, size, |at, out| {
-            // The wording is part of the seed.
-            let mut rng = stream(seed, &format!("expand/epoch {epoch}/picture {}", indices[at]));
-            self.apply(&images[at * size..][..size], shape, &mut rng, out);
+            self.apply(
+                &images[at * size..][..size],
+                shape,
+                &mut image_stream(indices[at], (seed, epoch)),
+                out,
+            );
         });
         pixels
     }
+
+    /// Whether the augmentation only shifts and flips.
+    pub(super) fn only_places(&self) -> bool {
+        match self {
+            Self::Shifts => true,
+            Self::Distort(_) => false,
+            Self::Photo(photo) => !photo.jitters(),
+        }
+    }
+
+    /// The shifts and flips that [`apply_to`](Self::apply_to) gives the images `indices`.
+    pub(super) fn placements(&self, indices: &[u32], (seed, epoch): (u64, usize)) -> Vec<Placement> {
+        let place = |&index: &u32| {
+            let rng = &mut image_stream(index, (seed, epoch));
+            let ((columns, rows), flip) = match self {
+                Self::Shifts => (random_shift(rng), false),
+                Self::Distort(_) => ((0, 0), false),
+                Self::Photo(photo) => photo.place(rng),
+            };
+            Placement { index, by: (columns as i32, rows as i32), flip }
+        };
+        indices.iter().map(place).collect()
+    }
+}
+
+/// The random numbers of an image.
+fn image_stream(index: u32, (seed, epoch): (u64, usize)) -> ChaCha8Rng {
+    // The wording is part of the seed.
+    stream(seed, &format!("expand/epoch {epoch}/picture {index}"))
+}
+
+/// One of the five shifts by at most a pixel.
+fn random_shift(rng: &mut ChaCha8Rng) -> (isize, isize) {
+    let shifts = [(0, 0), (0, -1), (0, 1), (-1, 0), (1, 0)];
+    shifts[rng.random_range(0..shifts.len())]
 }
 
 #[cfg(test)]

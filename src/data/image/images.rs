@@ -1,13 +1,16 @@
 //! Labelled images, kept as bytes until they are batched.
 
 use super::augmentation::Augmentation;
+use super::device_copy::DeviceCopy;
 use super::files::Files;
 use super::normalisation::Normalisation;
 use crate::data::fingerprint::Fingerprint;
+use crate::ops::image_batch::{ImageTable, Placement};
 use candle_core::{Device, Result, Tensor, bail};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Lower bound of a channel's standard deviation, so that a constant channel can be divided by it.
 const MIN_STD: f64 = 1.0 / 255.0;
@@ -17,6 +20,9 @@ const SAMPLE: usize = 2000;
 
 /// Image files that take at most this many bytes, decoded, are kept in memory.
 const MAX_BYTES_IN_MEMORY: usize = 256 << 20;
+
+/// Images that take at most this many bytes are copied to a GPU, where their batches are made.
+const MAX_BYTES_ON_DEVICE: usize = 2 << 30;
 
 /// A data set of images.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +45,7 @@ pub struct Images {
     shape: (usize, usize, usize),
     class_names: Vec<String>,
     normalisation: Option<Normalisation>,
+    device_copy: DeviceCopy,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -75,13 +82,17 @@ impl Images {
             bail!("images: found label {} at position {at}, expected one of {classes} classes", labels[at]);
         }
         let class_names = (0..classes).map(|class| class.to_string()).collect();
-        Ok(Self { pixels: Pixels::Memory(pixels), labels, shape, class_names, normalisation: None })
+        Ok(Self::of(Pixels::Memory(pixels), labels, shape, class_names))
     }
 
     /// Creates a set of images in files, one label per file.
     pub(super) fn from_files(files: Files, labels: Vec<u32>, class_names: Vec<String>) -> Self {
         let shape = (3, files.side(), files.side());
-        Self { pixels: Pixels::Files(files), labels, shape, class_names, normalisation: None }
+        Self::of(Pixels::Files(files), labels, shape, class_names)
+    }
+
+    fn of(pixels: Pixels, labels: Vec<u32>, shape: (usize, usize, usize), class_names: Vec<String>) -> Self {
+        Self { pixels, labels, shape, class_names, normalisation: None, device_copy: DeviceCopy::default() }
     }
 
     /// Names the classes.
@@ -199,6 +210,7 @@ impl Images {
         if matches!(self.pixels, Pixels::Files(_)) && self.len() <= MAX_BYTES_IN_MEMORY / self.size() {
             let all: Vec<u32> = (0..self.len() as u32).collect();
             self.pixels = Pixels::Memory(self.read(&all)?);
+            self.device_copy.clear();
         }
         Ok(())
     }
@@ -206,6 +218,7 @@ impl Images {
     /// Keeps only the first `len` images.
     pub fn truncate(&mut self, len: usize) {
         self.labels.truncate(len);
+        self.device_copy.clear();
         let bytes = self.len() * self.size();
         match &mut self.pixels {
             Pixels::Memory(pixels) => pixels.truncate(bytes),
@@ -226,6 +239,7 @@ impl Images {
             );
         }
         self.normalisation = Some(normalisation);
+        self.device_copy.clear();
         Ok(())
     }
 
@@ -237,6 +251,9 @@ impl Images {
     /// # Errors
     /// Fails if an index is out of range, a file can't be read, or the device has no memory left.
     pub fn batch(&self, indices: &[u32], device: &Device) -> Result<(Tensor, Tensor)> {
+        if let Some(table) = self.table(indices, device)? {
+            return table.batch(&Placement::centred(indices));
+        }
         let bytes = self.read(indices)?;
         self.tensors(indices, bytes.iter().map(|&byte| f32::from(byte) / 255.0).collect(), device)
     }
@@ -257,8 +274,32 @@ impl Images {
         device: &Device,
     ) -> Result<(Tensor, Tensor)> {
         augmentation.validate()?;
+        if augmentation.only_places()
+            && let Some(table) = self.table(indices, device)?
+        {
+            return table.batch(&augmentation.placements(indices, (seed, epoch)));
+        }
         let pixels = augmentation.apply_to(indices, &self.read(indices)?, self.shape, (seed, epoch));
         self.tensors(indices, pixels, device)
+    }
+
+    /// The copy of all images on `device`, for the images `indices`; `None` if they stay in main memory.
+    fn table(&self, indices: &[u32], device: &Device) -> Result<Option<Arc<ImageTable>>> {
+        let Pixels::Memory(pixels) = &self.pixels else { return Ok(None) };
+        if let Some(&largest) = indices.iter().max() {
+            self.check_range(largest as usize)?;
+        }
+        let table = self.device_copy.on(device, || {
+            if pixels.len() > MAX_BYTES_ON_DEVICE {
+                return Ok(None);
+            }
+            let statistics = match &self.normalisation {
+                Some(normalisation) => normalisation.mean_and_scale(),
+                None => [vec![0.0; self.shape.0], vec![1.0; self.shape.0]],
+            };
+            ImageTable::new(pixels, &self.labels, self.shape, &statistics, device)
+        })?;
+        Ok(table.filter(|table| table.has_kernels()))
     }
 
     /// Images from 0 to 1 as a model reads them, with their labels.

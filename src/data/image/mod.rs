@@ -3,6 +3,7 @@
 mod augmentation;
 pub mod cifar;
 mod decode;
+mod device_copy;
 mod digit_photo;
 mod digits;
 mod distortion;

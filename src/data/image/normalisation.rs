@@ -19,10 +19,16 @@ impl Normalisation {
 
     /// Normalises consecutive planes of `size` values, of which every `mean.len()` make an image.
     pub(super) fn apply(&self, pixels: &mut [f32], size: usize) {
-        let channels = self.mean.iter().zip(&self.std).cycle();
-        for (plane, (&mean, &std)) in pixels.chunks_mut(size).zip(channels) {
-            let (mean, scale) = (mean as f32, 1.0 / std as f32);
+        let [means, scales] = self.mean_and_scale();
+        let channels = means.into_iter().zip(scales).collect::<Vec<_>>();
+        for (plane, (mean, scale)) in pixels.chunks_mut(size).zip(channels.into_iter().cycle()) {
             plane.iter_mut().for_each(|value| *value = (*value - mean) * scale);
         }
+    }
+
+    /// What is subtracted from the values of each channel, and what they are then multiplied with.
+    pub(super) fn mean_and_scale(&self) -> [Vec<f32>; 2] {
+        let mean = self.mean.iter().map(|&mean| mean as f32).collect();
+        [mean, self.std.iter().map(|&std| 1.0 / std as f32).collect()]
     }
 }

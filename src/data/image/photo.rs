@@ -57,13 +57,23 @@ impl PhotoAugmentation {
         rng: &mut ChaCha8Rng,
         out: &mut [f32],
     ) {
-        let mut by = || rng.random_range(0..=2 * self.pad) as isize - self.pad as isize;
-        let by = (by(), by());
-        let flip = self.flip && rng.random();
+        let (by, flip) = self.place(rng);
         let covered = shift(image, (shape.1, shape.2), by, flip, out);
-        if [self.brightness, self.contrast, self.saturation] != [0.0; 3] {
+        if self.jitters() {
             self.jitter(image, shape, covered, rng, out);
         }
+    }
+
+    /// Draws the columns and rows that an image is shifted by, and whether it is flipped before.
+    pub(super) fn place(&self, rng: &mut ChaCha8Rng) -> ((isize, isize), bool) {
+        let mut by = || rng.random_range(0..=2 * self.pad) as isize - self.pad as isize;
+        let by = (by(), by());
+        (by, self.flip && rng.random())
+    }
+
+    /// Whether colours change.
+    pub(super) fn jitters(&self) -> bool {
+        [self.brightness, self.contrast, self.saturation] != [0.0; 3]
     }
 
     /// Changes brightness, contrast and saturation in the part `[columns, rows]` of `out`.

@@ -9,7 +9,7 @@ use super::winograd::Winograd;
 use std::mem::MaybeUninit;
 
 /// Sizes of a convolution, each pair as (height, width).
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Conv2d {
     pub batch: usize,
     pub groups: usize,

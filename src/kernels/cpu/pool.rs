@@ -19,11 +19,11 @@ pub(crate) enum Reduction {
 /// The windows of a channel: (height, width) of each size.
 #[derive(Clone, Copy)]
 pub(crate) struct Windows {
-    kernel: (usize, usize),
-    stride: (usize, usize),
-    padding: (usize, usize),
-    input: (usize, usize),
-    output: (usize, usize),
+    pub kernel: (usize, usize),
+    pub stride: (usize, usize),
+    pub padding: (usize, usize),
+    pub input: (usize, usize),
+    pub output: (usize, usize),
 }
 
 impl Windows {

@@ -1,4 +1,4 @@
-// Batch normalisation with the residual add and the ReLU that follow it, for one number of channels and size of plane.
+// Batch normalisation with the residual add and the ReLU that follow it.
 //
 //     y[n][c][p] = (x[n][c][p] - mean[c]) * inverse[c] * weight[c] + bias[c], plus residual[n][c][p], then ReLU
 //     inverse[c] = 1 / sqrt(variance[c] + epsilon)
@@ -11,7 +11,8 @@
 //     dx         = weight[c] * inverse[c] * (g - dbias[c] / N - (x - mean[c]) * inverse[c] * dweight[c] / N)
 //     dresidual  = g
 //
-// The two quotients by N are absent with running averages. Shapes: x, y (batch, CHANNELS, PLANE).
+// The two quotients by N are absent with running averages. Shapes: x, y (batch, channels, plane), with
+// fewer than 2^31 elements in a channel; gridDim.y is the number of channels.
 //
 // A channel of up to 16 elements a thread of one block of up to 512 is held in registers and takes one launch each way
 // (`batch_norm_train`, `batch_norm_back`). A larger one is cut into slices, one a block: one launch computes the sums of
@@ -33,20 +34,19 @@ struct Statistics {
 // The elements from `from` to `to` of a channel that this thread holds: vector number i is element at(i), if that is
 // below `to`.
 struct Slice {
-    int channel;
-    long long from, to;
-    __device__ __forceinline__ long long at(int i) const { return from + ((long long)i * blockDim.x + threadIdx.x) * VECTOR; }
+    unsigned channel, plane, from, to;
+    __device__ __forceinline__ unsigned at(int i) const { return from + (i * blockDim.x + threadIdx.x) * VECTOR; }
     __device__ __forceinline__ long long offset(int i) const {
-        const long long e = at(i);
-        return (e / PLANE * CHANNELS + channel) * PLANE + e % PLANE;
+        const unsigned example = at(i) / plane;
+        return ((long long)example * gridDim.y + channel) * plane + (at(i) - example * plane);
     }
     __device__ __forceinline__ bool has(int i) const { return at(i) < to; }
 };
 
-static __device__ __forceinline__ Slice slice_of(int batch) {
+static __device__ __forceinline__ Slice slice_of(int batch, int plane) {
     Slice slice;
-    const long long size = (long long)blockDim.x * 16, all = (long long)batch * PLANE;
-    slice.channel = blockIdx.y;
+    const unsigned size = blockDim.x * 16, all = batch * plane;
+    slice.channel = blockIdx.y, slice.plane = plane;
     slice.from = blockIdx.x * size;
     slice.to = slice.from + size < all ? slice.from + size : all;
     return slice;
@@ -93,11 +93,11 @@ static __device__ __forceinline__ Statistics statistics_of(double mean, double v
     return s;
 }
 
-// Writes the statistics of a channel of N elements: `saved` (2, CHANNELS) for the way back, `mean` and `variance`, and the
+// Writes the statistics of a channel of N elements: `saved` (2, channels) for the way back, `mean` and `variance`, and the
 // running averages, which move by `momentum`, if they are there. By one thread.
 static __device__ __forceinline__ void write_statistics(int channel, double mean, double variance, double count, double* saved, real* of_batch, real* running_mean, real* running_variance, real momentum) {
-    saved[channel] = mean, saved[CHANNELS + channel] = variance;
-    of_batch[channel] = (real)mean, of_batch[CHANNELS + channel] = (real)variance;
+    saved[channel] = mean, saved[gridDim.y + channel] = variance;
+    of_batch[channel] = (real)mean, of_batch[gridDim.y + channel] = (real)variance;
     if (running_mean == 0) return;
     const real keep = (real)1 - momentum;
     running_mean[channel] = running_mean[channel] * keep + (real)mean * momentum;
@@ -132,22 +132,22 @@ static __device__ __forceinline__ void normalise(const Slice& slice, vector (&he
 }
 
 // Forward in training: a block has a whole channel.
-extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_train(const real* __restrict__ xs, const real* __restrict__ weight, const real* __restrict__ bias, const real* __restrict__ residual, real* __restrict__ ys, double* saved, real* of_batch, real* running_mean, real* running_variance, double epsilon, double momentum, int batch, int relu) {
-    const Slice slice = slice_of(batch);
+extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_train(const real* __restrict__ xs, const real* __restrict__ weight, const real* __restrict__ bias, const real* __restrict__ residual, real* __restrict__ ys, double* saved, real* of_batch, real* running_mean, real* running_variance, double epsilon, double momentum, int batch, int plane, int relu) {
+    const Slice slice = slice_of(batch, plane);
     vector held[HELD];
     load(slice, xs, held);
     double mean, squares;
     moments_of(slice, held, mean, squares);
-    const double count = (double)batch * PLANE;
+    const double count = (double)batch * plane;
     if (threadIdx.x == 0)
         write_statistics(slice.channel, mean, squares / count, count, saved, of_batch, running_mean, running_variance, (real)momentum);
     const Statistics s = statistics_of(mean, squares / count, epsilon);
     normalise(slice, held, s, weight[slice.channel], bias[slice.channel], residual, ys, relu);
 }
 
-// Forward in training, first launch: moments (CHANNELS, gridDim.x, 2), mean and sum of squared differences of each slice.
-extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_moments(const real* __restrict__ xs, double* __restrict__ moments, int batch) {
-    const Slice slice = slice_of(batch);
+// Forward in training, first launch: moments (channels, gridDim.x, 2), mean and sum of squared differences of each slice.
+extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_moments(const real* __restrict__ xs, double* __restrict__ moments, int batch, int plane) {
+    const Slice slice = slice_of(batch, plane);
     vector held[HELD];
     load(slice, xs, held);
     double mean, squares;
@@ -158,9 +158,9 @@ extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_moments(const re
 }
 
 // Adds the moments of the slices of a channel, with the first warp; all threads of the block get the mean and the variance.
-static __device__ __forceinline__ void add_moments(const double* moments, int batch, double& mean, double& variance) {
+static __device__ __forceinline__ void add_moments(const double* moments, int batch, int plane, double& mean, double& variance) {
     __shared__ double shared[2];
-    const double all = (double)batch * PLANE, size = (double)blockDim.x * 16;
+    const double all = (double)batch * plane, size = (double)blockDim.x * 16;
     if (threadIdx.x < 32) {
         const double* from = moments + (long long)blockIdx.y * gridDim.x * 2;
         double sum = 0, squares = 0;
@@ -179,21 +179,23 @@ static __device__ __forceinline__ void add_moments(const double* moments, int ba
 }
 
 // Forward in training, second launch.
-extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_apply(const real* __restrict__ xs, const real* __restrict__ weight, const real* __restrict__ bias, const real* __restrict__ residual, real* __restrict__ ys, const double* __restrict__ moments, double* saved, real* of_batch, real* running_mean, real* running_variance, double epsilon, double momentum, int batch, int relu) {
-    const Slice slice = slice_of(batch);
+extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_apply(const real* __restrict__ xs, const real* __restrict__ weight, const real* __restrict__ bias, const real* __restrict__ residual, real* __restrict__ ys, const double* __restrict__ moments, double* saved, real* of_batch, real* running_mean, real* running_variance, double epsilon, double momentum, int batch, int plane, int relu) {
+    const Slice slice = slice_of(batch, plane);
     vector held[HELD];
     load(slice, xs, held);
     double mean, variance;
-    add_moments(moments, batch, mean, variance);
+    add_moments(moments, batch, plane, mean, variance);
     if (blockIdx.x == 0 && threadIdx.x == 0)
-        write_statistics(slice.channel, mean, variance, (double)batch * PLANE, saved, of_batch, running_mean, running_variance, (real)momentum);
+        write_statistics(slice.channel, mean, variance, (double)batch * plane, saved, of_batch, running_mean, running_variance, (real)momentum);
     const Statistics s = statistics_of(mean, variance, epsilon);
     normalise(slice, held, s, weight[slice.channel], bias[slice.channel], residual, ys, relu);
 }
 
-// Forward with running averages.
-extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_evaluate(const real* __restrict__ xs, const real* __restrict__ weight, const real* __restrict__ bias, const real* __restrict__ residual, real* __restrict__ ys, const real* __restrict__ mean, const real* __restrict__ variance, double epsilon, int batch, int relu) {
-    const Slice slice = slice_of(batch);
+// Forward with running averages, which go to `saved` for the way back.
+extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_evaluate(const real* __restrict__ xs, const real* __restrict__ weight, const real* __restrict__ bias, const real* __restrict__ residual, real* __restrict__ ys, const real* __restrict__ mean, const real* __restrict__ variance, double* saved, double epsilon, int batch, int plane, int relu) {
+    const Slice slice = slice_of(batch, plane);
+    if (blockIdx.x == 0 && threadIdx.x == 0)
+        saved[slice.channel] = mean[slice.channel], saved[gridDim.y + slice.channel] = variance[slice.channel];
     vector held[HELD];
     load(slice, xs, held);
     const Statistics s = statistics_of(mean[slice.channel], variance[slice.channel], epsilon);
@@ -231,12 +233,12 @@ static __device__ __forceinline__ void sum_gradients(const Slice& slice, vector 
 
 // Writes the gradients of the input and, if it is there, of the residual; one thread of the first slice those of the weight
 // and the bias. `sum` and `product` are the sums of the whole channel, not yet corrected for the rounding of the mean.
-static __device__ __forceinline__ void write_gradients(const Slice& slice, vector (&g)[HELD], vector (&x)[HELD], const Statistics& s, double sum, double product, const real* weight, real* dx, real* dresidual, real* dweight, real* dbias, int batch, int of_batch) {
+static __device__ __forceinline__ void write_gradients(const Slice& slice, vector (&g)[HELD], vector (&x)[HELD], const Statistics& s, double sum, double product, const real* weight, real* dx, real* dresidual, real* dweight, real* dbias, int batch, int plane, int of_batch) {
     product -= s.error * sum;
     if (blockIdx.x == 0 && threadIdx.x == 0) dweight[slice.channel] = (real)(product * s.inverse), dbias[slice.channel] = (real)sum;
     real level = 0, slope = 0;
     if (of_batch) {
-        const double count = (double)batch * PLANE, steep = product * s.inverse * s.inverse / count;
+        const double count = (double)batch * plane, steep = product * s.inverse * s.inverse / count;
         level = (real)(sum / count - s.error * steep), slope = (real)steep;
     }
     const real scale = weight[slice.channel] * s.inverse;
@@ -252,20 +254,20 @@ static __device__ __forceinline__ void write_gradients(const Slice& slice, vecto
         }
 }
 
-// Backward: a block has a whole channel. `saved` (2, CHANNELS) holds the mean and the variance.
-extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_back(const real* __restrict__ xs, const real* __restrict__ ys, const real* __restrict__ dy, const real* __restrict__ weight, const double* __restrict__ saved, real* __restrict__ dx, real* __restrict__ dresidual, real* __restrict__ dweight, real* __restrict__ dbias, double epsilon, int batch, int relu, int of_batch) {
-    const Slice slice = slice_of(batch);
-    const Statistics s = statistics_of(saved[slice.channel], saved[CHANNELS + slice.channel], epsilon);
+// Backward: a block has a whole channel. `saved` (2, channels) holds the mean and the variance.
+extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_back(const real* __restrict__ xs, const real* __restrict__ ys, const real* __restrict__ dy, const real* __restrict__ weight, const double* __restrict__ saved, real* __restrict__ dx, real* __restrict__ dresidual, real* __restrict__ dweight, real* __restrict__ dbias, double epsilon, int batch, int plane, int relu, int of_batch) {
+    const Slice slice = slice_of(batch, plane);
+    const Statistics s = statistics_of(saved[slice.channel], saved[gridDim.y + slice.channel], epsilon);
     vector g[HELD], x[HELD];
     load_gradients(slice, xs, ys, dy, s.centre, g, x, relu);
     real sums[2];
     sum_gradients(slice, g, x, sums);
-    write_gradients(slice, g, x, s, sums[0], sums[1], weight, dx, dresidual, dweight, dbias, batch, of_batch);
+    write_gradients(slice, g, x, s, sums[0], sums[1], weight, dx, dresidual, dweight, dbias, batch, plane, of_batch);
 }
 
-// Backward, first launch: sums (CHANNELS, gridDim.x, 2), both sums of each slice.
-extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_back_sums(const real* __restrict__ xs, const real* __restrict__ ys, const real* __restrict__ dy, const double* __restrict__ saved, double* __restrict__ sums, int batch, int relu) {
-    const Slice slice = slice_of(batch);
+// Backward, first launch: sums (channels, gridDim.x, 2), both sums of each slice.
+extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_back_sums(const real* __restrict__ xs, const real* __restrict__ ys, const real* __restrict__ dy, const double* __restrict__ saved, double* __restrict__ sums, int batch, int plane, int relu) {
+    const Slice slice = slice_of(batch, plane);
     vector g[HELD], x[HELD];
     load_gradients(slice, xs, ys, dy, (real)saved[slice.channel], g, x, relu);
     real both[2];
@@ -276,10 +278,10 @@ extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_back_sums(const 
 }
 
 // Backward, second launch.
-extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_back_apply(const real* __restrict__ xs, const real* __restrict__ ys, const real* __restrict__ dy, const real* __restrict__ weight, const double* __restrict__ saved, const double* __restrict__ sums, real* __restrict__ dx, real* __restrict__ dresidual, real* __restrict__ dweight, real* __restrict__ dbias, double epsilon, int batch, int relu, int of_batch) {
+extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_back_apply(const real* __restrict__ xs, const real* __restrict__ ys, const real* __restrict__ dy, const real* __restrict__ weight, const double* __restrict__ saved, const double* __restrict__ sums, real* __restrict__ dx, real* __restrict__ dresidual, real* __restrict__ dweight, real* __restrict__ dbias, double epsilon, int batch, int plane, int relu, int of_batch) {
     __shared__ double shared[2];
-    const Slice slice = slice_of(batch);
-    const Statistics s = statistics_of(saved[slice.channel], saved[CHANNELS + slice.channel], epsilon);
+    const Slice slice = slice_of(batch, plane);
+    const Statistics s = statistics_of(saved[slice.channel], saved[gridDim.y + slice.channel], epsilon);
     vector g[HELD], x[HELD];
     load_gradients(slice, xs, ys, dy, s.centre, g, x, relu);
     if (threadIdx.x < 32) {
@@ -290,5 +292,5 @@ extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_back_apply(const
         if (threadIdx.x == 0) shared[0] = sum, shared[1] = product;
     }
     __syncthreads();
-    write_gradients(slice, g, x, s, shared[0], shared[1], weight, dx, dresidual, dweight, dbias, batch, of_batch);
+    write_gradients(slice, g, x, s, shared[0], shared[1], weight, dx, dresidual, dweight, dbias, batch, plane, of_batch);
 }

@@ -5,7 +5,7 @@
 //
 // Shapes: in (batch, CIN, IN_H, IN_W), dy (batch, COUT, OUT_H, OUT_W). The sums run over pieces of BAND rows and LINE
 // columns of dy. Part p of gridDim.y adds the pieces from p * pieces to (p + 1) * pieces, in order, into its own row of
-// `parts` (gridDim.y, COUT * CIN * KH * KW + COUT); the last COUT are there only with BIAS. `sum_rows` adds the rows.
+// `parts` (gridDim.y, COUT * CIN * KH * KW + COUT); the last COUT are there only with `has_bias`. `sum_rows` adds the rows.
 //
 // A block has CHANNELS input channels and 4 * FOURS output channels, a thread one of those and four of these, KR rows of
 // the kernel, and every RG-th row of a piece. LINE is a multiple of 4.
@@ -26,13 +26,9 @@
 #define QUADRUPLES (PIECES_X == 1 && IN_W % 4 == 0 && OUT_W % 4 == 0)
 // A position of dy in shared memory.
 #define PIXEL (FOURS * 4 + 4)
-#ifdef BIAS
-#define COLUMNS ((long long)COUT * CIN * TAPS + COUT)
-#else
 #define COLUMNS ((long long)COUT * CIN * TAPS)
-#endif
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_filter(const real* __restrict__ in, const real* __restrict__ dy, real* __restrict__ parts, int batch, int pieces) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_filter(const real* __restrict__ in, const real* __restrict__ dy, real* __restrict__ parts, int batch, int pieces, int has_bias) {
     DYNAMIC_SHARED(real, shared);
     real* xs = shared;
     real* ds = shared + CHANNELS * PLANE;
@@ -45,9 +41,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_filter(const rea
     for (int k = 0; k < KR; k++)
 #pragma unroll
         for (int kx = 0; kx < KW; kx++) sums[k][kx][0] = sums[k][kx][1] = sums[k][kx][2] = sums[k][kx][3] = 0;
-#ifdef BIAS
     real bias[4] = {0, 0, 0, 0};
-#endif
 #if QUADRUPLES
     // The columns outside of the input stay 0.
     const bool aligned = ((unsigned long long)in | (unsigned long long)dy) % sizeof(real4) == 0;
@@ -107,12 +101,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_filter(const rea
             for (int x = 0; x < LINE; x += 4) {
                 real4 d[4];
 #pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    d[i] = *(const real4*)(d_line + (x + i) * PIXEL);
-#ifdef BIAS
-                    bias[0] += d[i].x, bias[1] += d[i].y, bias[2] += d[i].z, bias[3] += d[i].w;
-#endif
-                }
+                for (int i = 0; i < 4; i++) d[i] = *(const real4*)(d_line + (x + i) * PIXEL);
+                if (has_bias)
+#pragma unroll
+                    for (int i = 0; i < 4; i++) bias[0] += d[i].x, bias[1] += d[i].y, bias[2] += d[i].z, bias[3] += d[i].w;
 #pragma unroll
                 for (int k = 0; k < KR; k++) {
                     real v[SPAN4];
@@ -148,26 +140,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d_filter(const rea
                         real* s = shared + (((ky + k) * KW + kx) * 4 + o) * (CHANNELS * FOURS) + channel * FOURS + four;
                         *s = g == 0 ? sums[k][kx][o] : *s + sums[k][kx][o];
                     }
-#ifdef BIAS
-            if (channel == 0 && ky == 0)
+            if (has_bias && channel == 0 && ky == 0)
                 for (int o = 0; o < 4; o++) {
                     real* s = shared + KERNEL_GROUPS * KR * KW * 4 * CHANNELS * FOURS + four * 4 + o;
                     *s = g == 0 ? bias[o] : *s + bias[o];
                 }
-#endif
         }
         __syncthreads();
     }
-    parts += blockIdx.y * COLUMNS;
+    parts += blockIdx.y * (COLUMNS + (has_bias ? COUT : 0));
     for (int i = tid; i < FOURS * 4 * CHANNELS * TAPS; i += THREADS) {
         const int tap = i % TAPS, c = i / TAPS % CHANNELS, o = i / (TAPS * CHANNELS);
         if (first_out + o < COUT && first_in + c < CIN)
             parts[((first_out + o) * CIN + first_in + c) * TAPS + tap] = shared[(tap * 4 + o % 4) * (CHANNELS * FOURS) + c * FOURS + o / 4];
     }
-#ifdef BIAS
-    if (first_in == 0)
+    if (has_bias && first_in == 0)
         for (int o = tid; o < FOURS * 4; o += THREADS)
-            if (first_out + o < COUT)
-                parts[COUT * CIN * TAPS + first_out + o] = shared[KERNEL_GROUPS * KR * KW * 4 * CHANNELS * FOURS + o];
-#endif
+            if (first_out + o < COUT) parts[COLUMNS + first_out + o] = shared[KERNEL_GROUPS * KR * KW * 4 * CHANNELS * FOURS + o];
 }

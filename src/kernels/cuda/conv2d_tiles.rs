@@ -4,6 +4,8 @@
 //! an estimate in clock cycles for 64 examples on a GPU of 132 multiprocessors.
 
 use crate::kernels::cpu::conv2d::Conv2d;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 /// Multiprocessors of the GPU that the estimates assume.
 const PROCESSORS: usize = 132;
@@ -26,6 +28,30 @@ pub(crate) struct Tiles {
     pub pieces: usize,
 }
 
+/// What a kernel computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Pass {
+    Forward,
+    InputGradient,
+    /// Of the weight and the bias.
+    WeightGradient,
+}
+
+/// Returns the kernel of a direct convolution with elements of `size` bytes; `None` if it takes another way.
+pub(crate) fn of(conv: &Conv2d, pass: Pass, size: usize) -> Option<Arc<Tiles>> {
+    type Known = Mutex<HashMap<(Conv2d, Pass, usize), Option<Arc<Tiles>>>>;
+    static KNOWN: LazyLock<Known> = LazyLock::new(Mutex::default);
+    let conv = Conv2d { batch: 0, ..*conv };
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let choose = || match pass {
+        _ if !is_direct(&conv) => None,
+        Pass::Forward => forward(&conv, size),
+        Pass::InputGradient => input_gradient(&conv, size),
+        Pass::WeightGradient => weight_gradient(&conv, size),
+    };
+    known.entry((conv, pass, size)).or_insert_with(|| choose().map(Arc::new)).clone()
+}
+
 /// A convolution as the kernel `conv2d` sees it: the forward pass, or the gradient with respect to the input.
 struct Sliding {
     channels: usize,
@@ -40,7 +66,7 @@ struct Sliding {
 }
 
 /// Whether the direct kernels apply: one group, no dilation, a stride of 1 or 2 and a small kernel.
-pub(crate) fn is_direct(conv: &Conv2d) -> bool {
+fn is_direct(conv: &Conv2d) -> bool {
     let Conv2d { kernel, stride, padding, .. } = *conv;
     let bounded = |kernel: usize, padding: usize| (1..=7).contains(&kernel) && padding < kernel;
     (conv.groups, conv.dilation) == (1, (1, 1))
@@ -48,6 +74,8 @@ pub(crate) fn is_direct(conv: &Conv2d) -> bool {
         && stride.0 <= 2
         && bounded(kernel.0, padding.0)
         && bounded(kernel.1, padding.1)
+        // Products are faster for many channels and one tap.
+        && (kernel != (1, 1) || stride != (1, 1) || conv.channels.max(conv.outputs) < 128)
         // Wide enough for the columns of a thread; the offsets within an example and the weights are of 31 bits.
         && conv.output.1 >= 3
         && [conv.channels * conv.input.0 * conv.input.1, conv.outputs * conv.output.0 * conv.output.1]
@@ -57,7 +85,7 @@ pub(crate) fn is_direct(conv: &Conv2d) -> bool {
 }
 
 /// The tiles of the forward pass for elements of `size` bytes; `None` if none fits.
-pub(crate) fn forward(conv: &Conv2d, size: usize) -> Option<Tiles> {
+fn forward(conv: &Conv2d, size: usize) -> Option<Tiles> {
     Sliding {
         channels: conv.channels,
         outputs: conv.outputs,
@@ -72,7 +100,7 @@ pub(crate) fn forward(conv: &Conv2d, size: usize) -> Option<Tiles> {
 }
 
 /// The tiles of the gradient with respect to the input; `None` if none fits.
-pub(crate) fn input_gradient(conv: &Conv2d, size: usize) -> Option<Tiles> {
+fn input_gradient(conv: &Conv2d, size: usize) -> Option<Tiles> {
     let Conv2d { kernel, padding, .. } = *conv;
     let mut tiles = Sliding {
         channels: conv.outputs,
@@ -128,7 +156,9 @@ impl Sliding {
             for across in across {
                 for rows in doubling(self.output.0.div_ceil(self.up).min(32)) {
                     for groups in doubling(self.outputs.div_ceil(outputs)) {
-                        for chunk in doubling(self.channels.min(16)).filter(|chunk| self.channels % chunk == 0) {
+                        for chunk in
+                            doubling(self.channels.min(16)).filter(|chunk| self.channels % chunk == 0)
+                        {
                             let tile = Tile { columns, outputs, across, rows, groups, chunk };
                             let fits = (1..=512).contains(&tile.threads())
                                 && self.shared(&tile) * size <= SHARED
@@ -158,7 +188,10 @@ impl Sliding {
         let (low, pad) = (floor(-(self.padding.0 as isize), self.up), self.padding.0 as isize);
         let last = floor((self.up - 1 + self.kernel.0 - 1) as isize - pad, self.up);
         let step = tile.columns * self.stride / self.up;
-        ((tile.rows - 1) * self.stride + (last - low + 1) as usize, (tile.across - 1) * step + self.span(tile.columns))
+        (
+            (tile.rows - 1) * self.stride + (last - low + 1) as usize,
+            (tile.across - 1) * step + self.span(tile.columns),
+        )
     }
 
     fn taps(&self) -> usize {
@@ -266,10 +299,13 @@ impl Work {
         const PER_LOAD: f64 = 12.;
         const LATENCY: f64 = 1500.;
         let warps = self.threads.div_ceil(32);
-        let resident = (2048 / (32 * warps)).min(65536 / (self.registers * 32 * warps)).min((224 << 10) / self.shared.max(1));
+        let resident = (2048 / (32 * warps))
+            .min(65536 / (self.registers * 32 * warps))
+            .min((224 << 10) / self.shared.max(1));
         let here = blocks.div_ceil(PROCESSORS);
         let busy = (self.products / 4.).max(self.shared_cycles) + PER_LOAD / 4. * self.loads;
-        let alone = 1.3 * (self.products + PER_LOAD * self.loads) + self.shared_cycles + LATENCY * (self.rounds + 1.);
+        let alone =
+            1.3 * (self.products + PER_LOAD * self.loads) + self.shared_cycles + LATENCY * (self.rounds + 1.);
         let throughput = blocks as f64 / PROCESSORS as f64 * warps as f64 * busy;
         throughput + here.div_ceil(resident.clamp(1, 32)) as f64 * alone
     }
@@ -290,8 +326,8 @@ struct FilterTile {
     line: usize,
 }
 
-/// The tiles of the gradient with respect to the weights, and to the bias if there is one; `None` if none fits.
-pub(crate) fn weight_gradient(conv: &Conv2d, has_bias: bool, size: usize) -> Option<Tiles> {
+/// The tiles of the gradient with respect to the weights and the bias; `None` if none fits.
+fn weight_gradient(conv: &Conv2d, size: usize) -> Option<Tiles> {
     let kernel_rows = if conv.kernel.0 * conv.kernel.1 <= 9 { conv.kernel.0 } else { 1 };
     let mut best: Option<(f64, FilterTile)> = None;
     for channels in doubling(conv.channels.min(32)) {
@@ -310,7 +346,7 @@ pub(crate) fn weight_gradient(conv: &Conv2d, has_bias: bool, size: usize) -> Opt
             }
         }
     }
-    best.map(|(_, tile)| tile.tiles(conv, has_bias, size))
+    best.map(|(_, tile)| tile.tiles(conv, size))
 }
 
 impl FilterTile {
@@ -357,9 +393,12 @@ impl FilterTile {
         let each = (EXAMPLES * self.pieces(conv)) as f64 / parallel as f64;
         // Lanes of a warp that read one place share the access.
         let quadruples = |distinct: usize| (distinct as f64 / 8.).max(1.);
-        let of_input = (self.kernel_rows * Self::span(conv) / 4) as f64 * quadruples((32 / self.fours).max(1));
+        let of_input =
+            (self.kernel_rows * Self::span(conv) / 4) as f64 * quadruples((32 / self.fours).max(1));
         let of_gradient = 4. * quadruples(self.fours.min(32));
-        let sums = (self.kernel_groups(conv) * self.kernel_rows * conv.kernel.1 * 4 * self.channels * self.fours) as f64;
+        let sums =
+            (self.kernel_groups(conv) * self.kernel_rows * conv.kernel.1 * 4 * self.channels * self.fours)
+                as f64;
         let work = Work {
             threads: self.threads(conv),
             registers: 50 + self.kernel_rows * conv.kernel.1 * 4,
@@ -374,8 +413,8 @@ impl FilterTile {
         work.cycles(parallel * self.blocks(conv)) + parallel as f64 * weights * 2. * size as f64 / 2048.
     }
 
-    fn tiles(&self, conv: &Conv2d, has_bias: bool, size: usize) -> Tiles {
-        let mut constants = vec![
+    fn tiles(&self, conv: &Conv2d, size: usize) -> Tiles {
+        let constants = vec![
             ("CIN", conv.channels),
             ("COUT", conv.outputs),
             ("KH", conv.kernel.0),
@@ -394,7 +433,6 @@ impl FilterTile {
             ("BAND", self.band),
             ("LINE", self.line),
         ];
-        constants.extend(has_bias.then_some(("BIAS", 1)));
         Tiles {
             constants,
             threads: self.threads(conv),

@@ -401,7 +401,8 @@ const char* launch(const char* name, dim3 grid, dim3 block, size_t shared, Kerne
             stacks = (char*)mmap(0, max_threads * stack_size, PROT_READ | PROT_WRITE,
                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
             if (stacks == MAP_FAILED) return stacks = nullptr, "out of memory for the stacks";
-            for (int i = 0; i < max_threads; i++) mprotect(stacks + i * stack_size, guard, PROT_NONE);
+            // One guard for all: each costs a mapping, whose number is limited, and each module has its stacks.
+            mprotect(stacks, guard, PROT_NONE);
         }
         gridDim = grid, blockDim = block, count = block.x * block.y * block.z;
         body = [](void* kernel) { (*(Kernel*)kernel)(); };

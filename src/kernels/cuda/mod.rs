@@ -54,6 +54,7 @@
 
 #[cfg(any(feature = "cuda", feature = "cuda-emulator"))]
 mod cache;
+pub(crate) mod conv2d_tiles;
 #[cfg(feature = "cuda")]
 pub(crate) mod driver;
 #[cfg(feature = "cuda-emulator")]
@@ -84,6 +85,13 @@ pub(crate) static EMBEDDING: Source = source!("embedding.cu");
 pub(crate) static POOL_OVER_TIME: Source = source!("pool_over_time.cu");
 pub(crate) static CONV_MAX_OVER_TIME: Source = source!("conv_max_over_time.cu");
 pub(crate) static OPTIMIZER: Source = source!("optimizer.cu");
+pub(crate) static BATCH_NORM: Source = source!("batch_norm.cu");
+pub(crate) static CONV2D: Source = source!("conv2d.cu");
+pub(crate) static CONV2D_FILTER: Source = source!("conv2d_filter.cu");
+pub(crate) static IMAGE_BATCH: Source = source!("image_batch.cu");
+pub(crate) static POOL: Source = source!("pool.cu");
+pub(crate) static SUM_ROWS: Source = source!("sum_rows.cu");
+pub(crate) static UNFOLD: Source = source!("unfold.cu");
 
 /// All kernel files, for the tests that compile each.
 #[cfg(test)]
