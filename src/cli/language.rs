@@ -4,7 +4,7 @@ use super::images::numbers;
 use super::language_commands::{self, LanguageCommand, TrainedModel};
 use super::options::{TrainOptions, fraction, positive};
 use super::recipe::{About, Data, Recipe, Test, Trained};
-use super::text::note_unknown_count;
+use super::text::{note_unknown_count, noun};
 use super::{Outcome, data_error, show_notes};
 use crate::data::{DataError, Level, TextStream, Vocabulary, text};
 use crate::models::language_model::LanguageModel;
@@ -214,14 +214,6 @@ impl Data for LanguageData {
         let level = trained.settings.data_options()?.level;
         let Trained { run, facts: vocabulary, model, device, .. } = &trained;
         language_commands::answer(command, &TrainedModel { run, model, vocabulary, level, device })
-    }
-}
-
-/// What the tokens are, in the plural.
-pub(super) fn noun(level: Level) -> &'static str {
-    match level {
-        Level::Char => "characters",
-        Level::Word => "words",
     }
 }
 

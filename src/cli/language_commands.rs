@@ -1,9 +1,8 @@
 //! Using a trained language model: sampling, scoring lines, and showing its cells.
 
 use super::inputs::Inputs;
-use super::language::noun;
 use super::options::{in_range, non_negative, positive};
-use super::text::note_unknown_count;
+use super::text::{note_unknown_count, noun};
 use super::{Outcome, show_notes};
 use crate::data::{Level, TextStream, Vocabulary};
 use crate::models::language_model::LanguageModel;

@@ -4,7 +4,7 @@ use super::options::{TrainOptions, WORD_VECTORS, positive};
 use super::parts::Parts;
 use super::recipe::{About, Facts};
 use super::{TestSet, complain};
-use crate::data::{NGrams, Vocabulary, WordVectors};
+use crate::data::{Level, NGrams, Vocabulary, WordVectors};
 use crate::train::{Run, Sentences, checksum};
 use anyhow::{Context, Result, bail, ensure};
 use candle_nn::VarMap;
@@ -154,6 +154,14 @@ pub(super) fn note_unknown_count(unknown: u64, all: u64, noun: &str) {
     } else if unknown > 0 {
         let are = if unknown == 1 { "is" } else { "are" };
         complain(&format!("note: {unknown} of {all} {noun} {are} unknown to this model"));
+    }
+}
+
+/// What the tokens are, in the plural.
+pub(super) fn noun(level: Level) -> &'static str {
+    match level {
+        Level::Char => "characters",
+        Level::Word => "words",
     }
 }
 

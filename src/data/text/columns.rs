@@ -2,29 +2,13 @@
 
 use super::corpus::{Corpus, Texts};
 use super::file::TextFile;
-use super::table::{Row, Table, records};
+use super::table::{Columns, Row, Table, records};
 use crate::data::splits::Splits;
 use anyhow::Result;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 pub(super) const AG_NEWS_CLASSES: [&str; 4] = ["World", "Sports", "Business", "Sci/Tech"];
-
-/// The columns of a table that hold label and text, each a name in its header or a number from 1.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Columns {
-    /// The column of the label; none to find it.
-    pub label: Option<String>,
-    /// The column of the text; none to find it.
-    pub text: Option<String>,
-}
-
-impl Columns {
-    /// Whether neither column is given.
-    pub fn is_empty(&self) -> bool {
-        self.label.is_none() && self.text.is_none()
-    }
-}
 
 /// Reads tables with a column of labels and one of texts.
 ///

@@ -18,7 +18,6 @@ mod tokenizer;
 mod vocabulary;
 mod word_vectors;
 
-pub use columns::Columns;
 pub use corpus::{Corpus, Texts};
 pub(crate) use encoding::windows_1252;
 pub(super) use file::{TextFile, counted_lines};
@@ -27,6 +26,7 @@ pub use ngrams::NGrams;
 pub use reviews::reviews;
 pub use stream::{TextStream, Tokens};
 pub use streams::{Streams, TokenWindow};
+pub use table::Columns;
 pub use tokenizer::Tokenizer;
 pub use vocabulary::Vocabulary;
 pub use word_vectors::WordVectors;

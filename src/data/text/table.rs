@@ -1,6 +1,5 @@
 //! Tables of labels and texts in CSV and TSV files.
 
-use super::columns::Columns;
 use super::file::TextFile;
 use crate::data::error::DataError;
 use anyhow::{Context, Result};
@@ -24,6 +23,22 @@ const TEXT_NAMES: [&str; 11] = [
     "text", "sentence", "review", "comment", "tweet", "content", "message", "document", "phrase", "post",
     "headline",
 ];
+
+/// The columns of a table that hold label and text, each a name in its header or a number from 1.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Columns {
+    /// The column of the label; none to find it.
+    pub label: Option<String>,
+    /// The column of the text; none to find it.
+    pub text: Option<String>,
+}
+
+impl Columns {
+    /// Whether neither column is given.
+    pub fn is_empty(&self) -> bool {
+        self.label.is_none() && self.text.is_none()
+    }
+}
 
 /// The trimmed columns of a record and the line in which it begins.
 type Record = (usize, Vec<String>);
