@@ -412,6 +412,12 @@ fn chosen_columns_decide() {
     assert_says(&format!("{:#}", load("what", "what").unwrap_err()), &["train.csv", "both label and text"]);
     let error = text::load("csv", Some(dir.path()), &Columns::default()).unwrap_err();
     assert!(matches!(error.downcast::<DataError>().unwrap(), DataError::Columns { .. }));
+    let tweets: &[u8] = b"id,mood,text\n1,pos,so good\n2,neg,so bad\n";
+    let dir = dir_of(&[("train.csv", tweets)]);
+    for label in ["mood", "2"] {
+        let chosen = Columns { label: Some(label.into()), text: None };
+        assert_eq!(text::load("csv", Some(dir.path()), &chosen).unwrap().train.texts, ["so good", "so bad"]);
+    }
     let chosen = Columns { label: Some("2".into()), text: None };
     assert_says(
         &format!("{:#}", text::load("reviews", None, &chosen).unwrap_err()),

@@ -166,24 +166,30 @@ fn parse(file: &TextFile, delimiter: u8, columns: &Columns) -> Result<(Layout, V
     let is_name = |name: &Option<String>| name.as_ref().is_some_and(|name| name.parse::<usize>().is_err());
     let mut assumed = vec![];
     let mut has_header = is_name(&columns.label) || is_name(&columns.text);
-    let (label, text) = match (label, text, by_names(&records)) {
+    let only = |known: &[&str]| match names(first, known)[..] {
+        [place] => Some(place),
+        _ => None,
+    };
+    let named = (only(&LABEL_NAMES), only(&TEXT_NAMES), by_names(&records));
+    let (label, text) = match (label, text, named) {
         (Some(label), Some(text), _) => (label, text),
         (Some(place), None, _) if width == 2 => (place, 1 - place),
         (None, Some(place), _) if width == 2 => (1 - place, place),
-        (label, text, Some((named_label, named_text))) => {
-            has_header = true;
-            (label.unwrap_or(named_label), text.unwrap_or(named_text))
+        (Some(label), None, (_, Some(text), _)) => (label, text),
+        (None, Some(text), (Some(label), _, _)) => (label, text),
+        (None, None, (_, _, Some(places))) => places,
+        (None, None, _) if width == 2 => (0, 1),
+        _ => {
+            let first: String = first.join(", ").chars().take(100).collect();
+            let message = format!("found {}, expected label and text; line 1 has {first}", counted(width));
+            return Err(unclear(message));
         }
-        (None, None, None) if width == 2 => (0, 1),
-        _ if names(first, &LABEL_NAMES).len() + names(first, &TEXT_NAMES).len() > 1 => {
-            return Err(unclear(format!("the columns are {}: which hold label and text?", first.join(", "))));
-        }
-        _ => return Err(unclear(format!("found {}, expected label and text", counted(width)))),
     };
     if label == text {
         return Err(unclear(format!("column {} can't be both label and text", label + 1)));
     }
-    has_header |= by_names(&records).is_some() && is_unique(&records, label);
+    let is_named = names(first, &LABEL_NAMES).contains(&label) || names(first, &TEXT_NAMES).contains(&text);
+    has_header |= is_named && is_unique(&records, label) && is_unique(&records, text);
     if !has_header && is_odd_one(&records, label) {
         has_header = true;
         assumed.push(format!(
