@@ -3,7 +3,8 @@
     python3 -m venv venv && venv/bin/pip install --no-deps 'nvidia-cuda-nvrtc==13.0.*'
     venv/bin/python benches/nvrtc.py [FILE.cu ...]
 
-A file that is compiled with constants names them in lines such as `// check: HIDDEN=128 ROWS=2`, one line per set.
+A file that is compiled with constants names them in lines such as `// check: HIDDEN=128 ROWS=2`, one line per set. A file
+that is compiled behind another one names it in a line such as `// behind: recurrent.cu`.
 Prints registers, spilled bytes, and static shared memory. Fails if a file does not compile, or if an f32 kernel spills
 registers to memory.
 """
@@ -63,7 +64,11 @@ def main():
             continue
         with open(os.path.join(FOLDER, name)) as file:
             text = file.read()
-        source = f'{prelude}\n#line 1 "{name}"\n{text}'
+        source = prelude
+        for before in re.findall(r"^// behind: (.*)$", text, re.M):
+            with open(os.path.join(FOLDER, before)) as file:
+                source += f'\n#line 1 "{before}"\n{file.read()}'
+        source += f'\n#line 1 "{name}"\n{text}'
         for constants in re.findall(r"^// check: (.*)$", text, re.M) or [""]:
             for real in ["float", "double"]:
                 for architecture in ARCHITECTURES:

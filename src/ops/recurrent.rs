@@ -3,15 +3,20 @@
 //! A second operation, the final state, reads the last hidden states off the layer's output. Both share what the forward
 //! pass has saved.
 
+mod cuda;
+mod plan;
+mod steps;
+
 use super::arguments::{RecurrentState, RecurrentWeights, check_recurrent, check_recurrent_tokens};
 use super::autograd::{self, Operation};
+use super::gpu::Gpu;
 use super::host::{self, Element, with_real};
 use super::{Cell, PackedSequences, reference};
 use crate::kernels::cpu::recurrent::{self as kernel, InitialState, Input, Layer};
 use crate::kernels::cpu::recurrent_gradient::{self as gradient, Saved};
 use candle_core::{Device, Result, Shape, Storage, Tensor, bail};
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Runs one recurrent layer over the input `xs` `(rows, features)` of `sequences`.
 ///
@@ -31,7 +36,7 @@ pub fn recurrent(
     state: Option<&RecurrentState>,
 ) -> Result<(Tensor, RecurrentState)> {
     let sizes = check_recurrent(cell, xs, sequences, weights, state)?;
-    if !xs.device().is_cpu() {
+    if !Gpu::supports(xs) {
         return reference::recurrent(cell, xs, sequences, weights, state);
     }
     run(cell, sizes, xs, None, sequences, weights, state)
@@ -53,15 +58,35 @@ pub fn recurrent_tokens(
     state: Option<&RecurrentState>,
 ) -> Result<(Tensor, RecurrentState)> {
     let sizes = check_recurrent_tokens(cell, ids, sequences, weights, state)?;
-    if !ids.device().is_cpu() {
+    if !Gpu::supports(&weights[0].hidden) {
         return reference::recurrent_tokens(cell, ids, sequences, weights, state);
     }
-    let ids = ids.to_vec1::<u32>()?;
-    if let Some(id) = ids.iter().find(|&&id| id as usize >= sizes[0]) {
-        bail!("recurrent: found the id {id}, expected one below {}", sizes[0]);
-    }
+    let ids = Ids::new(ids, &weights[0].hidden, sizes[0])?;
     let no_input = Tensor::zeros(0, weights[0].input.dtype(), &Device::Cpu)?;
     run(cell, sizes, &no_input, Some(ids), sequences, weights, state)
+}
+
+/// The tokens of a layer, one per row, where its kernels read them.
+enum Ids {
+    Host(Vec<u32>),
+    Device(Tensor),
+}
+
+impl Ids {
+    /// The tokens for a layer with the hidden weights `weights`.
+    ///
+    /// On a GPU the kernels check them: what follows a token that does not exist is NaN.
+    fn new(ids: &Tensor, weights: &Tensor, tokens: usize) -> Result<Self> {
+        let ids = ids.contiguous()?;
+        if !ids.device().is_cpu() {
+            return Ok(Self::Device(ids));
+        }
+        let values = ids.to_vec1::<u32>()?;
+        if let Some(id) = values.iter().find(|&&id| id as usize >= tokens) {
+            bail!("recurrent: found the id {id}, expected one below {tokens}");
+        }
+        Ok(if Gpu::of(weights).is_some() { Self::Device(ids) } else { Self::Host(values) })
+    }
 }
 
 /// Applies the two operations to arguments of the right shapes.
@@ -69,7 +94,7 @@ fn run(
     cell: Cell,
     [features, hidden]: [usize; 2],
     xs: &Tensor,
-    ids: Option<Vec<u32>>,
+    ids: Option<Ids>,
     sequences: &Arc<PackedSequences>,
     weights: &[RecurrentWeights],
     state: Option<&RecurrentState>,
@@ -110,18 +135,23 @@ impl Sizes {
 }
 
 /// Intermediate values of the forward pass that the backward pass needs.
+#[derive(Default)]
 struct SavedForBackward {
     /// The activated gates of a GRU or LSTM, flat; the gates of other cells follow from the result.
     gates: Option<Tensor>,
-    /// The cell states of an LSTM, flat.
+    /// The cell states of an LSTM, flat. On a GPU also what a GRU multiplies with its reset gate.
     cells: Option<Tensor>,
+    /// On a GPU, the hidden states before each step, flat.
+    before: Option<Tensor>,
+    /// On a GPU, the result of [`FinalState`], which takes it.
+    final_state: Mutex<Option<(Storage, Shape)>>,
 }
 
 /// The operation of a layer: arguments are the input, the weights of each direction and the parts of the initial state.
 struct Recurrent {
     sizes: Sizes,
     /// The tokens, if the input weights are a table of tokens.
-    ids: Option<Vec<u32>>,
+    ids: Option<Ids>,
     saved: Arc<OnceLock<SavedForBackward>>,
 }
 
@@ -140,7 +170,8 @@ impl Recurrent {
         count: usize,
     ) -> Result<KernelArguments<'a, T>> {
         let input = match &self.ids {
-            Some(ids) => Input::Tokens(ids),
+            Some(Ids::Host(ids)) => Input::Tokens(ids),
+            Some(Ids::Device(_)) => bail!("recurrent: found tokens on a GPU, expected them in main memory"),
             None => Input::Features(held.get::<T>(0)?),
         };
         let state_index = 1 + 4 * self.sizes.directions;
@@ -170,6 +201,7 @@ impl Recurrent {
         let saved = SavedForBackward {
             gates: save(matches!(cell, Cell::Gru | Cell::Lstm), gates)?,
             cells: save(cell.has_cell_state(), cells)?,
+            ..SavedForBackward::default()
         };
         let _ = self.saved.set(saved);
         Ok(host::output(ys, (sequences.rows(), directions * hidden)))
@@ -183,7 +215,7 @@ impl Recurrent {
         cell_grad: Option<Tensor>,
     ) -> Result<Vec<Option<Tensor>>> {
         let (layer, directions) = (self.sizes.layer(), self.sizes.directions);
-        let Some(SavedForBackward { gates, cells }) = self.saved.get() else {
+        let Some(SavedForBackward { gates, cells, .. }) = self.saved.get() else {
             bail!("recurrent: backward before forward")
         };
         let empty = Tensor::zeros(0, grad.dtype(), &Device::Cpu)?;
@@ -229,6 +261,9 @@ impl Operation for Recurrent {
     }
 
     fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
+        if let Some(gpu) = Gpu::of(&args[1]) {
+            return with_real!(self.name(), args[1].dtype(), T => self.forward_on::<T>(&gpu, args));
+        }
         with_real!(self.name(), args[0].dtype(), T => self.run::<T>(args))
     }
 
@@ -244,6 +279,11 @@ impl Operation for Recurrent {
         grad: &Tensor,
         cell_grad: Option<Tensor>,
     ) -> Result<Vec<Option<Tensor>>> {
+        if let Some(gpu) = Gpu::of(grad) {
+            return with_real!(self.name(), grad.dtype(), T => {
+                self.backward_on::<T>(&gpu, args, ys, grad, cell_grad)
+            });
+        }
         with_real!(self.name(), grad.dtype(), T => self.run_backward::<T>(args, ys, grad, cell_grad))
     }
 }
@@ -261,10 +301,16 @@ impl Operation for FinalState {
     }
 
     fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
+        let saved = self.saved.get();
+        let computed =
+            saved.and_then(|saved| saved.final_state.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(state) = computed {
+            return Ok(state);
+        }
         let Sizes { cell, hidden, directions, sequences, .. } = &self.sizes;
         let parts = if cell.has_cell_state() { 2 } else { 1 };
         let shape = (parts, *directions, sequences.batch(), *hidden);
-        let cells = self.saved.get().and_then(|saved| saved.cells.as_ref());
+        let cells = saved.and_then(|saved| saved.cells.as_ref());
         let held = host::hold(args.iter().chain(cells));
         with_real!(self.name(), args[0].dtype(), T => {
             let cells = if cells.is_some() { held.get::<T>(1)? } else { &[] };
@@ -273,6 +319,11 @@ impl Operation for FinalState {
     }
 
     fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        if let Some(gpu) = Gpu::of(grad) {
+            return with_real!(self.name(), grad.dtype(), T => {
+                Ok(vec![Some(self.backward_on::<T>(&gpu, args, grad)?)])
+            });
+        }
         with_real!(self.name(), grad.dtype(), T => {
             let gradient = |grad: &[T]| Ok(self.sizes.layer().final_state_gradient(grad));
             let ys_grad = host::read(&grad.get(0)?, gradient)?;

@@ -92,6 +92,11 @@ pub(crate) static IMAGE_BATCH: Source = source!("image_batch.cu");
 pub(crate) static POOL: Source = source!("pool.cu");
 pub(crate) static SUM_ROWS: Source = source!("sum_rows.cu");
 pub(crate) static UNFOLD: Source = source!("unfold.cu");
+pub(crate) static RECURRENT: Source = source!("recurrent.cu");
+pub(crate) static RECURRENT_SEQUENCE: Source = Source {
+    name: "recurrent_sequence.cu",
+    text: concat!(include_str!("recurrent.cu"), include_str!("recurrent_sequence.cu")),
+};
 
 /// All kernel files, for the tests that compile each.
 #[cfg(test)]

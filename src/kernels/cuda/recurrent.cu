@@ -3,6 +3,10 @@
 //
 // Options: -DCELL=TANH, RELU, GRU or LSTM.
 //
+// check: CELL=1
+// check: CELL=2
+// check: CELL=3
+//
 // Names: direction d (1 reads each sequence from its end); place p of a sequence, in the order of descending length; step t;
 // row r = starts[t] + p; hidden unit u; gate g. A layer computes, for each sequence with an element at step t and with t'
 // the step before it in the direction of reading,
@@ -31,23 +35,22 @@
 static __device__ __forceinline__ real nan_real() { return infinity() - infinity(); }
 
 // The layout of packed sequences: the first row of each step and the number of rows (steps + 1), the length of each sequence
-// (batch), the place of each sequence (batch), and the sequence of each row (rows). The rows of step 0 are the places.
-// Without a layout all sequences have `steps` elements.
+// (batch) and the sequence at each place (batch, or more). If all are null, all sequences have `steps` elements.
 struct Sequences {
-    const unsigned *starts, *lengths, *sequences;
+    const unsigned *starts, *lengths, *order;
     int steps, batch;
 
-    __device__ __forceinline__ Sequences(const unsigned* layout, int steps, int batch)
-        : starts(layout), lengths(layout ? layout + steps + 1 : layout), sequences(layout ? lengths + 2 * batch : layout),
-          steps(steps), batch(batch) {}
+    __device__ __forceinline__ Sequences(const unsigned* starts, const unsigned* lengths, const unsigned* order, int steps,
+                                         int batch)
+        : starts(starts), lengths(lengths), order(order), steps(steps), batch(batch) {}
     // The row of an element that exists.
     __device__ __forceinline__ long long row(int step, int place) const {
         return (starts ? starts[step] : (long long)step * batch) + place;
     }
-    __device__ __forceinline__ int sequence(int place) const { return starts ? sequences[place] : place; }
+    __device__ __forceinline__ int sequence(int place) const { return starts ? order[place] : place; }
     // The length of the sequence at a place; 0 beyond the batch.
     __device__ __forceinline__ int length(int place) const {
-        return place < batch ? (starts ? lengths[sequences[place]] : steps) : 0;
+        return place < batch ? (starts ? lengths[order[place]] : steps) : 0;
     }
 };
 
@@ -181,10 +184,10 @@ static __device__ __forceinline__ void store_gradient(const UnitGradient& back, 
 // count1, from row1 on. Updates the states h and c (directions, batch, units), c of an LSTM only. A thread computes one unit
 // of one sequence; blockIdx.y is the direction.
 extern "C" __global__ void recurrent_step(const real* x0, const real* x1, const unsigned* ids, int tokens,
-                                          const real* s, const real* input_bias0, const real* input_bias1, const real* hidden_bias0,
-                                          const real* hidden_bias1, real* h, real* c, real* gates, real* kept,
-                                          real* befores, real* ys, int row0, int count0, int row1, int count1, int rows,
-                                          int batch, int units) {
+                                          const real* s, const real* input_bias0, const real* input_bias1,
+                                          const real* hidden_bias0, const real* hidden_bias1, real* h, real* c,
+                                          real* gates, real* kept, real* befores, real* ys, int row0, int count0,
+                                          int row1, int count1, int rows, int batch, int units) {
     int direction = blockIdx.y, directions = gridDim.y;
     int place = grid_index() / units, u = grid_index() % units;
     if (place >= (direction ? count1 : count0)) return;
@@ -250,9 +253,9 @@ extern "C" __global__ void recurrent_step_gradient(const real* gates, const real
 
 // Brings states (parts, batch, units) from the order of the batch into that of places, or back: to[place] = from[sequence]
 // or to[sequence] = from[place]. A thread copies one element.
-extern "C" __global__ void recurrent_reorder(const real* from, real* to, const unsigned* layout, int back, int parts, int steps,
-                                             int batch, int units) {
-    Sequences sequences(layout, steps, batch);
+extern "C" __global__ void recurrent_reorder(const real* from, real* to, const unsigned* starts, const unsigned* lengths,
+                                             const unsigned* order, int back, int parts, int steps, int batch, int units) {
+    Sequences sequences(starts, lengths, order, steps, batch);
     long long i = grid_index();
     if (i >= (long long)parts * batch * units) return;
     int u = i % units, place = i / units % batch, part = i / units / batch;
@@ -311,9 +314,10 @@ extern "C" __global__ void __launch_bounds__(512) recurrent_token_gradient(const
 
 // The gradient of ys (rows, directions, units) from the gradient `grad` (directions, batch, units) of the final hidden
 // states: zero except where a sequence ends in its direction. The blocks of column blockIdx.x write step blockIdx.x.
-extern "C" __global__ void recurrent_final_gradient(const real* grad, const unsigned* layout, int steps, int batch, int units,
-                                                    int directions, real* ys_grad) {
-    Sequences sequences(layout, steps, batch);
+extern "C" __global__ void recurrent_final_gradient(const real* grad, const unsigned* starts, const unsigned* lengths,
+                                                    const unsigned* order, int steps, int batch, int units, int directions,
+                                                    real* ys_grad) {
+    Sequences sequences(starts, lengths, order, steps, batch);
     int t = blockIdx.x, width = directions * units;
     long long start = sequences.row(t, 0), count = sequences.row(t + 1, 0) - start;
     for (long long i = blockIdx.y * blockDim.x + threadIdx.x; i < count * width; i += gridDim.y * blockDim.x) {

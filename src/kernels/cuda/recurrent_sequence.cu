@@ -1,10 +1,17 @@
-// All time steps of a recurrent layer in one launch; compiled behind recurrent.cu, which has the formulas.
+// All time steps of a recurrent layer in one launch. recurrent.cu has the formulas.
+//
+// behind: recurrent.cu
+// check: CELL=3 HIDDEN=128 FIXED=128 ROWS=1 ALIGNED=1 KEPT=6 HELD=2 KEPT_BACK=12 HELD_BACK=4
+// check: CELL=3 HIDDEN=128 FIXED=128 ROWS=4 ALIGNED=1 KEPT=5 HELD=3 KEPT_BACK=10 HELD_BACK=6
+// check: CELL=3 HIDDEN=208 FIXED=200 ROWS=1 ALIGNED=1 KEPT=1 HELD=4 KEPT_BACK=3 HELD_BACK=8
+// check: CELL=2 HIDDEN=128 FIXED=128 ROWS=1 ALIGNED=1 KEPT=8 HELD=0 KEPT_BACK=16 HELD_BACK=0
+// check: CELL=0 HIDDEN=64 FIXED=0 ROWS=2 ALIGNED=0 KEPT=4 HELD=0 KEPT_BACK=2 HELD_BACK=0
 //
 // Options: -DHIDDEN=the most units of a direction, a multiple of 16; -DFIXED=the number of units, or 0 to take it from a
 // parameter; -DROWS=sequences of a block, 1, 2 or 4; -DALIGNED=1 if each row of the hidden weights lies at a multiple of 16
-// bytes. A thread multiplies with the same hidden weights in each step. The first of them are in registers, the next in shared
-// memory and the others in global memory, where the L2 cache holds them: -DKEPT and -DHELD say how many chunks, -DKEPT_BACK and
-// -DHELD_BACK how many vectors in the backward pass.
+// bytes. A thread multiplies with the same hidden weights in each step. The first of them are in registers, the next in
+// shared memory and the others in global memory, where the L2 cache holds them: -DKEPT and -DHELD say how many chunks,
+// -DKEPT_BACK and -DHELD_BACK how many vectors in the backward pass.
 //
 // A block runs ROWS sequences at neighbouring places in one direction (blockIdx.y), so that no block waits for another: a
 // step costs one barrier.
@@ -82,13 +89,14 @@ static __device__ __forceinline__ void add_chunk(const Chunk& chunk, const real*
 // `final_states` (1, directions, batch, units), for an LSTM (2, ..) with the cell states; for the others see recurrent.cu.
 // Dynamic shared memory: HELD chunks for each thread, then two buffers of the states (ROWS, HIDDEN).
 extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_forward(
-    const real* x0, const real* x1, const unsigned* ids, int tokens, const real* weights0, const real* weights1, const real* input_bias0,
-    const real* input_bias1, const real* hidden_bias0, const real* hidden_bias1, const real* initial_hidden,
-    const real* initial_cell, real* gates, real* kept, real* befores, real* ys, real* final_states, const unsigned* layout,
-    int steps, int batch, int rows, int units) {
+    const real* x0, const real* x1, const unsigned* ids, int tokens, const real* weights0, const real* weights1,
+    const real* input_bias0, const real* input_bias1, const real* hidden_bias0, const real* hidden_bias1,
+    const real* initial_hidden, const real* initial_cell, real* gates, real* kept, real* befores, real* ys,
+    real* final_states, const unsigned* starts, const unsigned* all_lengths, const unsigned* order, int steps, int batch,
+    int rows, int units) {
     DYNAMIC_SHARED(real4, held);
     real* states = (real*)(held + HELD * 2 * GATES * THREADS);
-    Sequences sequences(layout, steps, batch);
+    Sequences sequences(starts, all_lengths, order, steps, batch);
     int direction = blockIdx.y, directions = gridDim.y, first = blockIdx.x * ROWS, tid = threadIdx.x;
     int part = tid & 3, odd = part & 1, pair = tid >> 2, u = 2 * pair + (part >> 1);
     bool is_unit = u < UNITS, writes = is_unit && (ROWS > 1 || odd == 0);
@@ -283,10 +291,11 @@ struct Read {
 extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_backward(
     const real* gates, const real* kept, const real* befores, const real* ys, const real* initial_cell, const real* weights0,
     const real* weights1, const real* grad, const real* cell_grad, real* input_grads, real* product_grads, real* hidden_grad,
-    real* state_grad, real* block_sums, const unsigned* layout, int steps, int batch, int rows, int units) {
+    real* state_grad, real* block_sums, const unsigned* starts, const unsigned* all_lengths, const unsigned* order, int steps,
+    int batch, int rows, int units) {
     DYNAMIC_SHARED(real4, held);
     real4* vectors = held + HELD_BACK * COMPONENTS * THREADS;
-    Sequences sequences(layout, steps, batch);
+    Sequences sequences(starts, all_lengths, order, steps, batch);
     int direction = blockIdx.y, directions = gridDim.y, first = blockIdx.x * ROWS, tid = threadIdx.x;
     int part = tid & 7, odd = part >> 2, quad = tid >> 3, u = 4 * quad + (part & 3);
     bool is_unit = u < UNITS, writes = is_unit && (ROWS > 1 || odd == 0);
