@@ -131,7 +131,7 @@ fn a_lenet_trains_as_on_the_cpu_with_few_launches() -> Result<()> {
     };
     let ((losses, launches), (expected, _)) = (run()?, emulator::off(run)?);
     assert_same_losses(&losses, &expected);
-    assert!(launches <= 34, "{launches} launches");
+    assert!(launches <= 35, "{launches} launches");
     Ok(())
 }
 
