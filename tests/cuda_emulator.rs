@@ -36,8 +36,10 @@ fn compare(shapes: &[&[usize]], op: impl Fn(&[Tensor]) -> Result<Tensor>) -> Res
             let [found, expected] = [found, expected].map(|tensor| {
                 tensor.to_dtype(DType::F64).and_then(|tensor| tensor.flatten_all()?.to_vec1::<f64>())
             });
-            for (found, expected) in found?.iter().zip(&expected?) {
-                let allowed = tolerance * (1. + expected.abs());
+            let (found, expected) = (found?, expected?);
+            let largest = expected.iter().fold(0f64, |max, x| max.max(x.abs()));
+            for (found, expected) in found.iter().zip(&expected) {
+                let allowed = tolerance * (1. + largest);
                 assert!(
                     (found - expected).abs() <= allowed,
                     "{i} of {shapes:?} {dtype:?}: {found}, {expected}"

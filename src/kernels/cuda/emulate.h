@@ -27,14 +27,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
-#include <new>
-#include <string>
+#include <pthread.h>
 #include <sys/mman.h>
-#include <thread>
 #include <type_traits>
 #include <utility>
-#include <vector>
 #ifdef __SANITIZE_THREAD__
 #include <sanitizer/tsan_interface.h>
 #endif
@@ -106,8 +102,8 @@ static void* argument;
 static char* dynamic_shared;
 static char* sync_points;
 static char end_point;
-static std::vector<void*> memory_of_blocks;
-static std::string error;
+// What is wrong with the launch, if it is not empty.
+static char error[400];
 
 // Saves the registers and the stack pointer, and goes on with another stack.
 extern "C" void emulate_switch(void** save, void* resume);
@@ -183,18 +179,26 @@ EMULATOR inline int pop_ready() {
     return thread;
 }
 
-// Ends the block: nothing that still waits goes on.
-EMULATOR inline void fail(void** save, std::string message) {
-    error = std::move(message);
+#define EMULATE_ERROR(...) snprintf(error, sizeof error, __VA_ARGS__)
+
+// Ends the block after an error: nothing that still waits goes on.
+EMULATOR inline void fail(void** save) {
+    EMULATE_ARRIVE(&end_point);
     EMULATE_SWITCH_FIBER(main_fiber);
     emulate_switch(save, main_sp);
 }
 
-EMULATOR inline std::string place(int thread) {
-    const Thread& t = threads[thread];
-    return "thread " + std::to_string(thread) + " in line " + std::to_string(t.line) +
-           (t.state == in_warp ? " (for lanes " + std::to_string(t.mask) + ")" : " (for the block)");
-}
+// Where a thread waits.
+struct Place {
+    char text[80];
+    EMULATOR Place(int thread) {
+        const Thread& t = threads[thread];
+        if (t.state == in_warp)
+            snprintf(text, sizeof text, "thread %d in line %d (for lanes 0x%x)", thread, t.line, t.mask);
+        else
+            snprintf(text, sizeof text, "thread %d in line %d (for the block)", thread, t.line);
+    }
+};
 
 // Lets the threads of a barrier go on if it is complete.
 EMULATOR inline bool release_block() {
@@ -204,7 +208,7 @@ EMULATOR inline bool release_block() {
         if (threads[i].state != at_barrier) continue;
         if (first < 0) first = i;
         if (threads[i].line != threads[first].line) {
-            error = "threads wait for different barriers: " + place(first) + ", " + place(i);
+            EMULATE_ERROR("threads wait for different barriers: %s, %s", Place(first).text, Place(i).text);
             return false;
         }
     }
@@ -223,7 +227,7 @@ EMULATOR inline bool release_warp(int warp, unsigned mask) {
     for (int i = 0; i < warp_size; i++) {
         if (!(taking >> i & 1)) continue;
         if (lanes[i].mask != mask) {
-            error = "lanes wait with different masks: " + place(warp * warp_size + i) + " and lanes " + std::to_string(mask);
+            EMULATE_ERROR("lanes wait with different masks: %s and lanes 0x%x", Place(warp * warp_size + i).text, mask);
             return false;
         }
         ballot |= (lanes[i].value != 0) << i;
@@ -263,13 +267,17 @@ EMULATOR inline void go_on(void** save) {
     } else if (unstarted < count) {
         emulate_switch(save, start_stack());
     } else if (alive_count > 0) {
-        std::string message = "threads wait for others that never come:";
-        int told = 0;
-        for (int i = 0; i < count; i++)
-            if (threads[i].state != ended &&
-                (told == 0 || threads[i].line != threads[told - 1].line || threads[i].state != threads[told - 1].state))
-                message += (told ? ", " : " ") + place(i), told = i + 1;
-        fail(save, message);
+        // The first that waits, and the first that waits elsewhere.
+        int first = 0;
+        while (threads[first].state == ended) first++;
+        int other = first;
+        auto same = [&](const Thread& t) {
+            return t.state == ended || (t.line == threads[first].line && t.state == threads[first].state);
+        };
+        while (other < count && same(threads[other])) other++;
+        EMULATE_ERROR("threads wait for others that never come: %s%s%s", Place(first).text, other < count ? ", " : "",
+                      other < count ? Place(other).text : "");
+        fail(save);
     } else {
         EMULATE_SWITCH_FIBER(main_fiber);
         emulate_switch(save, main_sp);
@@ -291,7 +299,7 @@ EMULATOR inline void run_threads() {
         for (int i = 0; fine && waiting[warp] && i < warp_size; i++)
             if (waiting[warp] >> i & 1) fine = release_warp(warp, threads[warp * warp_size + i].mask);
         void* nowhere;
-        if (!fine) fail(&nowhere, error);
+        if (!fine) fail(&nowhere);
         if (ready_count == 0 && unstarted < count) continue;
         free_stacks[free_stack_count++] = stack;
         go_on(&nowhere);
@@ -312,7 +320,7 @@ EMULATOR inline void wait(State state, int line) {
         waiting[me / warp_size] |= 1u << me % warp_size;
         fine = release_warp(me / warp_size, thread.mask);
     }
-    if (!fine) fail(&thread.sp, error);
+    if (!fine) fail(&thread.sp);
     go_on(&thread.sp);
     EMULATE_LEAVE(point);
 }
@@ -321,7 +329,8 @@ EMULATOR inline uint64_t exchange(unsigned mask, uint64_t value, unsigned from, 
     Thread& thread = threads[current];
     if (!(mask >> current % warp_size & 1)) {
         thread.line = line;
-        fail(&thread.sp, "a lane waits without being in the mask: " + place(current));
+        EMULATE_ERROR("a lane waits without being in the mask: %s", Place(current).text);
+        fail(&thread.sp);
     }
     thread.mask = mask, thread.value = value, thread.from = from;
     wait(in_warp, line);
@@ -341,9 +350,10 @@ __attribute__((optimize("no-tree-loop-distribute-patterns"))) EMULATOR inline vo
     while (from < to) *from++ = (char)0xff;
 }
 
-inline void free_memory() {
-    for (void* memory : memory_of_blocks) std::free(memory);
-    memory_of_blocks.clear();
+inline void* allocate(size_t bytes) {
+    void* memory;
+    if (posix_memalign(&memory, 64, bytes) != 0) abort();
+    return memory;
 }
 
 EMULATOR inline void run_block(size_t shared) {
@@ -355,11 +365,9 @@ EMULATOR inline void run_block(size_t shared) {
 #else
     constexpr size_t canary = 64;
 #endif
-    void* memory;
-    if (posix_memalign(&memory, 64, shared + canary) != 0) abort();
-    dynamic_shared = (char*)memory;
+    // One piece of memory per block, exactly as long as the launch asks: a sanitizer sees what goes beyond.
+    dynamic_shared = (char*)allocate(shared + canary), sync_points = (char*)allocate(8 * (max_threads / warp_size + 1));
     fill(dynamic_shared, dynamic_shared + shared + canary);
-    sync_points = (char*)std::calloc(8, max_threads / warp_size + 2);
     ready_first = ready_count = unstarted = barrier_count = 0, alive_count = count;
     for (int i = 0; i < max_threads; i++) free_stacks[i] = max_threads - 1 - i;
     free_stack_count = max_threads;
@@ -371,57 +379,59 @@ EMULATOR inline void run_block(size_t shared) {
         alive[i / warp_size] |= 1u << i % warp_size;
     }
     go_on(&main_sp);
-    for (size_t i = shared; i < shared + canary && error.empty(); i++)
-        if (dynamic_shared[i] != (char)0xff) error = "a thread wrote beyond the dynamic shared memory";
+    for (size_t i = shared; i < shared + canary && !*error; i++)
+        if (dynamic_shared[i] != (char)0xff) EMULATE_ERROR("a thread wrote beyond the dynamic shared memory");
     for (int i = 0; checks_races && i < count; i++) end_fiber(threads[i].fiber);
-    memory_of_blocks.insert(memory_of_blocks.end(), {(void*)dynamic_shared, (void*)sync_points});
-    if (!checks_races) free_memory();
+    // ThreadSanitizer's blocks are not ordered, so that none may use the memory of another: it is lost.
+    if (!checks_races) std::free(dynamic_shared), std::free(sync_points);
 }
 
-inline std::string check(dim3 grid, dim3 block, size_t shared) {
-    auto size = [](dim3 d) { return std::to_string(d.x) + "x" + std::to_string(d.y) + "x" + std::to_string(d.z); };
+inline void* run_block_of(void* shared) { return run_block((size_t)shared), nullptr; }
+
+inline void check(dim3 grid, dim3 block, size_t shared) {
     unsigned long long blocks = (unsigned long long)grid.x * grid.y * grid.z;
     unsigned long long threads = (unsigned long long)block.x * block.y * block.z;
-    if (blocks == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535) return "found a grid of " + size(grid);
-    if (threads == 0 || threads > max_threads || block.z > 64) return "found a block of " + size(block);
-    if (shared > 227 << 10) return "found " + std::to_string(shared) + " bytes of dynamic shared memory";
-    return "";
+    if (blocks == 0 || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535)
+        EMULATE_ERROR("found a grid of %ux%ux%u", grid.x, grid.y, grid.z);
+    if (threads == 0 || threads > max_threads || block.z > 64)
+        EMULATE_ERROR("found a block of %ux%ux%u", block.x, block.y, block.z);
+    if (shared > 227 << 10) EMULATE_ERROR("found %zu bytes of dynamic shared memory", shared);
 }
 
-static std::mutex one_at_a_time;
-static thread_local std::string message;
+static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
+static thread_local char message[500];
 
 // Runs a kernel; returns what is wrong with it, valid until this thread's next launch, or null.
 template <class Kernel>
 const char* launch(const char* name, dim3 grid, dim3 block, size_t shared, Kernel kernel) {
-    std::lock_guard lock(one_at_a_time);
-    error = check(grid, block, shared);
-    if (error.empty()) {
-        if (!stacks) {
-            stacks = (char*)mmap(0, max_threads * stack_size, PROT_READ | PROT_WRITE,
-                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-            if (stacks == MAP_FAILED) return stacks = nullptr, "out of memory for the stacks";
-            // One guard for all: each costs a mapping, whose number is limited, and each module has its stacks.
-            mprotect(stacks, guard, PROT_NONE);
-        }
-        gridDim = grid, blockDim = block, count = block.x * block.y * block.z;
-        body = [](void* kernel) { (*(Kernel*)kernel)(); };
-        argument = &kernel;
-        for (unsigned long long i = (unsigned long long)grid.x * grid.y * grid.z; i-- > 0 && error.empty();) {
-            select_block(i);
-            // A new thread of the system has new `thread_local` variables, so that blocks share none.
-            if (checks_races)
-                std::thread(run_block, shared).join();
-            else
-                run_block(shared);
-        }
-        // Later blocks don't wait for earlier ones, but who launches waits for all.
-        EMULATE_LEAVE(&end_point);
-        free_memory();
+    pthread_mutex_lock(&one_at_a_time);
+    *error = 0;
+    check(grid, block, shared);
+    if (!stacks) {
+        stacks = (char*)mmap(0, max_threads * stack_size, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (stacks == MAP_FAILED) abort();
+        // One guard for all: each costs a mapping, whose number is limited, and each module has its stacks.
+        mprotect(stacks, guard, PROT_NONE);
     }
-    if (error.empty()) return nullptr;
-    message = std::string(name) + ": " + error;
-    return message.c_str();
+    gridDim = grid, blockDim = block, count = block.x * block.y * block.z;
+    body = [](void* kernel) { (*(Kernel*)kernel)(); };
+    argument = &kernel;
+    for (unsigned long long i = (unsigned long long)grid.x * grid.y * grid.z; i-- > 0 && !*error;) {
+        select_block(i);
+        // A new thread of the system has new `thread_local` variables, so that blocks share none.
+        pthread_t thread;
+        if (!checks_races)
+            run_block(shared);
+        else if (pthread_create(&thread, nullptr, run_block_of, (void*)shared) != 0 || pthread_join(thread, nullptr) != 0)
+            abort();
+    }
+    // Later blocks don't wait for earlier ones, but who launches waits for all.
+    EMULATE_LEAVE(&end_point);
+    snprintf(message, sizeof message, "%s: %s", name, error);
+    bool fine = !*error;
+    pthread_mutex_unlock(&one_at_a_time);
+    return fine ? nullptr : message;
 }
 
 template <class T> T shuffle(unsigned mask, T value, unsigned from, int line) {
@@ -450,12 +460,12 @@ const char* call(const char* name, void (*kernel)(Args...), std::index_sequence<
                  size_t shared, const char* kinds, void** args) {
     const char expected[] = {kind<Args>..., 0};
     if (strcmp(kinds, expected) != 0)
-        message = std::string(name) + ": found arguments of types " + kinds + ", expected " + expected;
+        snprintf(message, sizeof message, "%s: found arguments of types %s, expected %s", name, kinds, expected);
     else if (bounds > 0 && block.x * block.y * block.z > (unsigned)bounds)
-        message = std::string(name) + ": found a block larger than the launch bounds of " + std::to_string(bounds);
+        snprintf(message, sizeof message, "%s: found a block larger than the launch bounds of %d", name, bounds);
     else
         return launch(name, grid, block, shared, [&] { kernel(*(Args*)args[I]...); });
-    return message.c_str();
+    return message;
 }
 
 template <class... Args>
