@@ -262,10 +262,9 @@ fn counts(steps: fn() -> Result<Steps<'static>>, sparse: &[&str]) -> Result<emul
 #[test]
 fn a_step_keeps_to_its_budget_of_launches() -> Result<()> {
     let models: [(&str, fn() -> Result<Steps<'static>>, &[&str], usize); 2] =
-        [("mlp", mlp_steps, &[], 14), ("textcnn", textcnn_steps, &["embedding.weight"], 40)];
+        [("mlp", mlp_steps, &[], 12), ("textcnn", textcnn_steps, &["embedding.weight"], 40)];
     for (name, steps, sparse, launches) in models {
         let counts = counts(steps, sparse)?;
-        println!("{name}: {counts:?}");
         // The norm that `backward_step` returns is the only thing the host waits for.
         assert!(
             counts.launches <= launches && counts.to_device <= 2 && counts.waits == 1,

@@ -82,12 +82,46 @@ impl Linear {
                 _ => column_sums_on(gpu, grad, rows, outputs)?,
             })
         };
-        let gradient = |(index, arg): (usize, &Tensor)| match arg.track_op() {
-            true => Ok(Some(gpu.tensor(gradient(index)?, arg.shape()))),
-            false => Ok(None),
-        };
-        args.iter().enumerate().map(gradient).collect()
+        let mut grads = vec![None; args.len()];
+        let mut rest = 0..args.len();
+        if rows <= FEW_ROWS && args.len() == 3 && args[1].track_op() && args[2].track_op() {
+            let [weight_grad, bias_grad] = few_rows_gradient_on(gpu, xs, grad, dims)?;
+            grads[1] = Some(gpu.tensor(weight_grad, args[1].shape()));
+            grads[2] = Some(gpu.tensor(bias_grad, args[2].shape()));
+            rest = 0..1;
+        }
+        for index in rest.filter(|&index| args[index].track_op()) {
+            grads[index] = Some(gpu.tensor(gradient(index)?, args[index].shape()));
+        }
+        Ok(grads)
     }
+}
+
+/// Up to so many rows, one kernel computes the gradients of weight and bias.
+const FEW_ROWS: usize = 32;
+
+/// Computes the gradients of weight and bias in one launch.
+fn few_rows_gradient_on<T: cuda::Real>(
+    gpu: &Gpu,
+    xs: Pointer<T>,
+    grad: Pointer<T>,
+    Dims { rows, inputs, outputs }: Dims,
+) -> Result<[Buffer<T>; 2]> {
+    let (weight_grad, bias_grad) = (gpu.alloc::<T>(outputs * inputs)?, gpu.alloc::<T>(outputs)?);
+    let args = [
+        xs.into(),
+        grad.into(),
+        weight_grad.pointer().into(),
+        bias_grad.pointer().into(),
+        (rows as i32).into(),
+        (inputs as i32).into(),
+        (outputs as i32).into(),
+    ];
+    let blocks = [inputs.div_ceil(128).max(1), outputs.div_ceil(8), 1];
+    let grid = Grid { blocks, threads: [128, 1, 1], shared: 0 };
+    // SAFETY: these are the kernel's parameters; the gradients have the sizes of weight and bias.
+    unsafe { gpu.launch(cuda::LINEAR.kernel::<T>("few_rows_gradient"), grid, &args)? };
+    Ok([weight_grad, bias_grad])
 }
 
 /// A single product `(m, k)` by `(k, n)`, given the address and the row stride of its operands.

@@ -39,3 +39,33 @@ extern "C" __global__ void column_sums(const real* xs, real* sums, long long row
     for (int y = 1; y < 8; y++) total += parts[y][threadIdx.x];
     sums[(long long)blockIdx.y * columns + column] = total;
 }
+
+// weight_grad[o][i] = sum over r of grad[r][o] * xs[r][i]
+// bias_grad[o] = sum over r of grad[r][o]
+//
+// For few rows, where a launch costs more than the sums. Blocks of 128 threads, grid (ceil(inputs / 128), ceil(outputs /
+// OUTPUTS)); a thread computes the weights of OUTPUTS outputs for one input.
+#define OUTPUTS 8
+extern "C" __global__ void __launch_bounds__(128) few_rows_gradient(const real* xs, const real* grad, real* weight_grad,
+                                                                    real* bias_grad, int rows, int inputs, int outputs) {
+    int input = blockIdx.x * 128 + threadIdx.x, first = blockIdx.y * OUTPUTS;
+    if (input < inputs) {
+        real sum[OUTPUTS] = {};
+#pragma unroll 4
+        for (int r = 0; r < rows; r++) {
+            real x = xs[(long long)r * inputs + input];
+            const real* g = grad + (long long)r * outputs + first;
+#pragma unroll
+            for (int k = 0; k < OUTPUTS; k++)
+                if (first + k < outputs) sum[k] += g[k] * x;
+        }
+#pragma unroll
+        for (int k = 0; k < OUTPUTS; k++)
+            if (first + k < outputs) weight_grad[(long long)(first + k) * inputs + input] = sum[k];
+    }
+    int output = first + threadIdx.x;
+    if (blockIdx.x > 0 || threadIdx.x >= OUTPUTS || output >= outputs) return;
+    real sum = 0;
+    for (int r = 0; r < rows; r++) sum += grad[(long long)r * outputs + output];
+    bias_grad[output] = sum;
+}
