@@ -7,7 +7,7 @@
 use anyhow::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, Recipe, TaggingData, TextFacts, TrainOptions, WordOptions, positive, probability,
+    self, Recipe, TaggingData, TextFacts, TrainOptions, WordOptions, layers, positive, probability,
 };
 use candle_textbook::models::birnn::{BiRnn, Config};
 use candle_textbook::nn::{Cell, SentenceModel};
@@ -25,7 +25,7 @@ struct Settings {
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]
     hidden: usize,
     /// Number of layers
-    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
+    #[arg(long, value_name = "N", value_parser = layers, default_value_t = 1)]
     layers: usize,
     /// Context that the tag of a word depends on
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Direction::Both)]
@@ -86,6 +86,12 @@ impl Recipe for Settings {
             tags: facts.classes.len(),
         };
         Ok(Box::new(BiRnn::new(&config, vb)?))
+    }
+
+    fn activations(&self, facts: &TextFacts) -> u64 {
+        let directions = if self.direction == Direction::Both { 2 } else { 1 };
+        let embedding = self.embedding.or(facts.vector_size).unwrap_or(100) as u64;
+        2 * embedding + 8 * directions * (self.layers as u64).saturating_mul(self.hidden as u64)
     }
 }
 

@@ -8,7 +8,7 @@
 use anyhow::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, LanguageData, LanguageOptions, Recipe, TrainOptions, positive, probability,
+    self, LanguageData, LanguageOptions, Recipe, TrainOptions, layers, positive, probability,
 };
 use candle_textbook::data::Vocabulary;
 use candle_textbook::models::language_model::{Config, LanguageModel};
@@ -35,7 +35,7 @@ struct Settings {
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 128)]
     hidden: usize,
     /// Number of layers
-    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 2)]
+    #[arg(long, value_name = "N", value_parser = layers, default_value_t = 2)]
     layers: usize,
     /// Dropout probability on token vectors, between layers, and before the output layer
     #[arg(long, value_name = "X", value_parser = probability, default_value_t = 0.0)]
@@ -119,6 +119,11 @@ impl Recipe for Settings {
             tie_weights,
         };
         Ok(Box::new(LanguageModel::new(&config, vb)?))
+    }
+
+    fn activations(&self, vocabulary: &Vocabulary) -> u64 {
+        let inputs = if self.one_hot { vocabulary.len() } else { self.embedding } as u64;
+        2 * inputs + 8 * (self.layers as u64).saturating_mul(self.hidden as u64) + 3 * vocabulary.len() as u64
     }
 }
 

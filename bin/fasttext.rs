@@ -90,6 +90,10 @@ impl Recipe for Settings {
     fn experiment(&self) -> Option<Experiment<Self>> {
         cli::cross_validation(&self.text)
     }
+
+    fn activations(&self, facts: &TextFacts) -> u64 {
+        self.embedding.or(facts.vector_size).unwrap_or(100) as u64
+    }
 }
 
 fn main() -> ExitCode {

@@ -64,6 +64,7 @@ enum Preset {
 impl Recipe for Settings {
     const NAME: &'static str = "lenet";
     const ABOUT: &'static str = "LeNet classifies handwritten digits";
+    const UNFIT: &'static [&'static str] = &["shapes", "cifar10", "image-folder"];
     type Data = ImageData;
 
     fn train_defaults() -> TrainOptions {
@@ -103,6 +104,11 @@ impl Recipe for Settings {
             Variant::NielsenDropout => Config::nielsen(2, Relu, &[1000, 1000], 0.5),
         };
         Ok(Box::new(LeNet::new(&Config { classes, ..config }, vb)?))
+    }
+
+    fn activations(&self, _images: &ImageFacts) -> u64 {
+        // The two convolutions and poolings of the largest variant.
+        40 * 28 * 28
     }
 }
 

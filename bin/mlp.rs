@@ -107,6 +107,12 @@ impl Recipe for Settings {
         let &Self { activation, init, dropout, .. } = self;
         Ok(Box::new(Mlp::new(&Config { sizes, activation, init, dropout }, vb)?))
     }
+
+    fn activations(&self, images: &ImageFacts) -> u64 {
+        let (channels, height, width) = images.shape;
+        let hidden = self.hidden.iter().fold(0, |sum: u64, &units| sum.saturating_add(units as u64));
+        hidden.saturating_mul(2).saturating_add((channels * height * width) as u64)
+    }
 }
 
 fn main() -> ExitCode {

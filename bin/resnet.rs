@@ -168,6 +168,12 @@ impl Recipe for Settings {
             degradation::compare(training, &compared)
         })
     }
+
+    fn activations(&self, images: &ImageFacts) -> u64 {
+        // Each stage halves the area; a layer keeps its convolution and its normalisation.
+        let (_, height, width) = images.shape;
+        (self.layers as u64).saturating_mul(20 * (height * width) as u64)
+    }
 }
 
 fn main() -> ExitCode {

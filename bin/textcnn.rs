@@ -119,6 +119,11 @@ impl Recipe for Settings {
     fn experiment(&self) -> Option<Experiment<Self>> {
         cli::cross_validation(&self.text)
     }
+
+    fn activations(&self, facts: &TextFacts) -> u64 {
+        let embedding = self.embedding.or(facts.vector_size).unwrap_or(300) as u64;
+        embedding.saturating_mul(2 + self.widths.len() as u64)
+    }
 }
 
 fn main() -> ExitCode {

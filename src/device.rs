@@ -1,14 +1,14 @@
 //! The device that a program computes on.
 
 use anyhow::{Context, Result, bail};
-use candle_core::Device;
+use candle_core::{Device, DeviceLocation};
 use std::fmt;
 use std::str::FromStr;
 
 /// The choice of a device, written `auto`, `cpu`, `cuda`, `cuda:N`, `metal` or `metal:N`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The first GPU that this build supports and this machine has, or else the CPU.
+    /// The device that trains the model faster: see [`open`](Self::open).
     #[default]
     Auto,
     /// The CPU.
@@ -22,19 +22,19 @@ pub enum DeviceChoice {
 impl DeviceChoice {
     /// Opens the device.
     ///
+    /// `Auto` decides here, and nowhere else: it is the first CUDA device if `has_gpu_kernels`, which tells whether every
+    /// operation of the model has CUDA kernels of this project, and if this build and this machine have one. Otherwise it
+    /// is the CPU, because candle's own operations train these models slower on a GPU than this project's on the CPU.
+    ///
     /// # Errors
     /// Fails if this build does not support the device (the message names the feature it needs), or the machine has
     /// none.
-    pub fn open(self) -> Result<Device> {
+    pub fn open(self, has_gpu_kernels: bool) -> Result<Device> {
         match self {
             Self::Auto => {
                 if cfg!(feature = "cuda")
+                    && has_gpu_kernels
                     && let Ok(device) = Device::new_cuda(0)
-                {
-                    return Ok(device);
-                }
-                if cfg!(feature = "metal")
-                    && let Ok(device) = Device::new_metal(0)
                 {
                     return Ok(device);
                 }
@@ -86,6 +86,16 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
+/// The name of a device as [`DeviceChoice`] writes it.
+pub fn device_name(device: &Device) -> String {
+    match device.location() {
+        DeviceLocation::Cpu => DeviceChoice::Cpu,
+        DeviceLocation::Cuda { gpu_id } => DeviceChoice::Cuda(gpu_id),
+        DeviceLocation::Metal { gpu_id } => DeviceChoice::Metal(gpu_id),
+    }
+    .to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,9 +112,14 @@ mod tests {
     }
 
     #[test]
+    fn auto_takes_the_cpu_for_a_model_without_gpu_kernels() {
+        assert_eq!(device_name(&DeviceChoice::Auto.open(false).unwrap()), "cpu");
+    }
+
+    #[test]
     #[cfg(not(feature = "cuda"))]
     fn an_unsupported_device_names_the_feature_it_needs() {
-        let error = DeviceChoice::Cuda(0).open().unwrap_err().to_string();
+        let error = DeviceChoice::Cuda(0).open(true).unwrap_err().to_string();
         assert!(error.contains("--features cuda"), "{error}");
     }
 }

@@ -97,14 +97,14 @@ fn a_line_like_the_text_scores_higher_than_another() {
     );
     let said = String::from_utf8(output.stdout).unwrap();
     let row = |line: &str| line.split('\t').take(3).map(|x| x.parse().unwrap()).collect::<Vec<f64>>();
-    let rows: Vec<Vec<f64>> = said.lines().map(row).collect();
+    let rows: Vec<Vec<f64>> = said.lines().skip(1).map(row).collect();
     assert_eq!(rows.len(), 4, "{said}");
     assert!(rows[0][0] > rows[1][0] + 5.0 && rows[0][2] < rows[1][2], "{said}");
     // The mean is over the line and its end; the last row is the total.
     assert!((rows[0][0] / -28.0 - rows[0][1]).abs() < 1e-3, "{said}");
     assert!((rows[0][0] + rows[1][0] + rows[2][0] - rows[3][0]).abs() < 5e-3, "{said}");
     fs::write(place.join("lines"), "one two\n").unwrap();
-    assert_eq!(done(place, NAME, "score --run run --file lines").lines().count(), 2);
+    assert_eq!(done(place, NAME, "score --run run --file lines").lines().count(), 3);
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn words_are_learned_with_line_ends() {
     assert!(done(place.path(), NAME, "eval --run run").contains("nats per word"));
     // A line of blanks has no words; only its end is scored.
     let said = String::from_utf8(start(&place, NAME, &["score", "--run", "run"], "\n \t\n").stdout).unwrap();
-    let lines: Vec<Vec<&str>> = said.lines().map(|line| line.split('\t').collect()).collect();
+    let lines: Vec<Vec<&str>> = said.lines().skip(1).map(|line| line.split('\t').collect()).collect();
     assert!(lines.len() == 3 && lines[0][..3] == lines[1][..3] && lines[2][3] == "(all 2 tokens)", "{said}");
     fs::write(place.path().join("zero"), "one\ntwo\0\n").unwrap();
     refused(&place, NAME, "score --run run --file zero", 1, &["zero", "byte 7 is zero"]);
@@ -234,7 +234,13 @@ fn binary_and_short_texts_are_refused() {
     refused(place.path(), NAME, &at("."), 1, &["directory"]);
     refused(place.path(), NAME, &at("empty"), 1, &["empty: is empty"]);
     refused(place.path(), NAME, &format!("{} --level word", at("blank")), 1, &["blank", "to train on"]);
-    refused(place.path(), NAME, &at("short"), 1, &["16 tokens", "at least 161", "window of 20", "8 streams"]);
+    refused(
+        place.path(),
+        NAME,
+        &at("short"),
+        1,
+        &["to train on are 16", "at least 161", "window of 20", "8 streams"],
+    );
     refused(place.path(), NAME, &at("binary"), 1, &["binary", "byte 4 is zero"]);
     refused(place.path(), NAME, &at("noise"), 1, &["noise: is binary", "byte 0", "byte 1"]);
     refused(place.path(), NAME, &at("wide"), 1, &["wide: is UTF-16LE"]);
@@ -251,6 +257,8 @@ fn binary_and_short_texts_are_refused() {
     refused(place.path(), NAME, "--text a --dataset source", 2, &["--text"]);
     refused(place.path(), NAME, "sample", 1, &["found no run"]);
     refused(place.path(), NAME, "sample --temperature=-1", 2, &["temperature"]);
+    refused(place.path(), NAME, "sample --top-p 1.5", 2, &["--top-p"]);
+    refused(place.path(), NAME, &format!("{SMALL} --min-count 999999"), 1, &["--min-count 999999"]);
 }
 
 /// The tokens of a text from index `from` on.
@@ -327,4 +335,20 @@ fn streams_resume_where_they_stopped() {
     assert_eq!(text.vocabulary(0..2, 1, None).unwrap().len(), 4);
     assert_eq!(text.vocabulary(0..11, 2, None).unwrap().len(), 2);
     assert_eq!(text.vocabulary(0..11, 1, Some(3)).unwrap().len(), 5);
+}
+
+#[test]
+fn a_preset_adapts_to_a_short_text_and_marks_its_samples() {
+    let place = tempdir().unwrap();
+    fs::write(place.path().join("text"), counting(20)).unwrap();
+    let arguments = "--text text --preset shakespeare --hidden 16 --epochs 1 --out run";
+    let output = start(&place, NAME, &arguments.split(' ').collect::<Vec<_>>(), "");
+    assert!(output.status.success(), "{output:?}");
+    let note = String::from_utf8(output.stderr).unwrap();
+    assert!(note.contains("in windows of 100 in 5 streams at once, not 100 in 32"), "{note}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("; device cpu; run folder run\n") && said.contains("\nsample | "), "{said}");
+    // The recorded settings are the preset's, so resuming adapts alike.
+    let resumed = start(&place, NAME, &["--resume", "run"], "");
+    assert!(resumed.status.success(), "{resumed:?}");
 }

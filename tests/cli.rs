@@ -131,7 +131,7 @@ fn training_writes_the_run_folder() {
         ]
     );
     let config = config(&run);
-    assert_eq!((&config["binary"], &config["device"]), (&"lenet".into(), &"Cpu".into()));
+    assert_eq!((&config["binary"], &config["device"]), (&"lenet".into(), &"cpu".into()));
     assert_eq!(config["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(
         ["training_examples", "validation_examples", "test_examples"].map(|name| &config[name]),
@@ -384,6 +384,8 @@ fn wrong_options_are_refused() {
         ("--batch-size 0", "'--batch-size <N>'"),
         ("--learning-rate nan", "'--learning-rate <X>'"),
         ("--learning-rate=-1", "'--learning-rate <X>'"),
+        ("--learning-rate -1", "expected a number above 0"),
+        ("--batch-size 18446744073709551616", "'--batch-size <N>'"),
         ("--threads 0", "'--threads <N>'"),
         ("--dropout 1.5", "'--dropout <X>'"),
         ("--epoch 3", "'--epoch'"),
@@ -400,6 +402,14 @@ fn wrong_options_are_refused() {
     }
     refused(&place, "mlp", &format!("{DATA} --hidden 30,0"), 1, &["[784, 30, 0, 10]"]);
     refused(&place, "mlp", &format!("{DATA} --optimizer sgd --nesterov"), 1, &["nesterov", "momentum"]);
+    refused(
+        &place,
+        "mlp",
+        &format!("{DATA} --momentum 0.9"),
+        1,
+        &["--momentum", "--optimizer sgd or rmsprop"],
+    );
+    refused(&place, "mlp", &format!("{DATA} --hidden 4000000000"), 1, &["parameters", "GB"]);
     assert!(done(&place, "lenet", "--help").contains("--checkpoint-every <N>"));
 }
 
@@ -563,4 +573,93 @@ fn predict_refuses_files_without_a_digit() {
     refused(&place, "lenet", "predict --run run blank.png", 1, &["blank.png", "no digit in the image"]);
     refused(&place, "lenet", "predict good.png", 1, &["found no run"]);
     done(&place, "lenet", "predict --run run good.png");
+}
+
+#[test]
+fn a_run_among_the_inputs_is_refused() {
+    let place = copied();
+    refused(&place, "lenet", "predict --run run run", 1, &["run: this is a run folder", "--run run"]);
+    refused(
+        &place,
+        "lenet",
+        "predict --run run runs/lenet/7",
+        1,
+        &["runs/lenet/7", "no such run", "--run RUN"],
+    );
+}
+
+#[test]
+fn one_bad_image_among_many_is_named_and_the_others_are_answered() {
+    let place = copied();
+    fs::write(place.path().join("text.png"), "not a picture").unwrap();
+    png(&place.path().join("good.png"), 0, 3);
+    let output = start(&place, "lenet", &["predict", "--run", "run", "good.png", "text.png", "good.png"], "");
+    one_error(&output, 1, &["text.png", "expected a PNG or JPEG"]);
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 2);
+    fs::write(place.path().join("list"), "good.png\ntext.png\n").unwrap();
+    let output = start(&place, "lenet", &["predict", "--run", "run", "--file", "list"], "");
+    one_error(&output, 1, &["list: line 2: text.png"]);
+}
+
+#[test]
+fn output_that_cannot_be_written_is_an_error_unless_nobody_reads_it() {
+    let place = copied();
+    for arguments in [["eval", "--run", "run", "--data-dir", "../data"].as_slice(), &["--help"]] {
+        let full = || fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        if cfg!(target_os = "linux") {
+            let output = command(&place, "lenet").args(arguments).stdout(full()).output().unwrap();
+            one_error(&output, 1, &["standard output: cannot write it"]);
+        }
+        let mut child = command(&place, "lenet").args(arguments).spawn().unwrap();
+        drop(child.stdout.take());
+        assert!(child.wait().unwrap().success(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_newest_run_is_the_newest_that_holds_a_model() {
+    let place = place();
+    fs::create_dir_all(place.path().join("runs/lenet/2")).unwrap();
+    std::os::unix::fs::symlink(trained("lenet"), place.path().join("runs/lenet/1")).unwrap();
+    fs::copy(trained("lenet").join("config.json"), place.path().join("runs/lenet/2/config.json")).unwrap();
+    let output = start(&place, "lenet", &["eval"], "");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "note: this uses the newest run, runs/lenet/1\n");
+}
+
+#[test]
+fn weights_that_are_nan_are_refused() {
+    let place = copied();
+    let path = place.path().join("run/model.safetensors");
+    let mut weights = candle_core::safetensors::load(&path, &candle_core::Device::Cpu).unwrap();
+    let bias = weights.get_mut("conv1.bias").unwrap();
+    *bias = bias.affine(f64::NAN, 0.0).unwrap();
+    candle_core::safetensors::save(&weights, &path).unwrap();
+    png(&place.path().join("good.png"), 0, 3);
+    refused(
+        &place,
+        "lenet",
+        "predict --run run good.png",
+        1,
+        &["run/model.safetensors", "conv1.bias is NaN"],
+    );
+}
+
+#[test]
+fn a_preset_adapts_to_a_small_data_set() {
+    let place = place();
+    let arguments = format!("{DATA} --preset chapter1 --epochs 1 --train-limit 20 --quiet --out run");
+    let output = start(&place, "mlp", &arguments.split(' ').collect::<Vec<_>>(), "");
+    assert!(output.status.success(), "{output:?}");
+    let note = String::from_utf8(output.stderr).unwrap();
+    assert!(note.starts_with("note: the preset holds out 10000 ") && note.contains("that is 50"), "{note}");
+}
+
+#[test]
+fn help_lists_the_data_sets_with_their_files() {
+    let place = place();
+    let [lenet, resnet] = ["lenet", "resnet"].map(|binary| done(&place, binary, "--help"));
+    let lists = |help: &str, name: &str| help.lines().any(|line| line.trim_start().starts_with(name));
+    assert!(lists(&lenet, "mnist ") && lenet.contains("train-images-idx3-ubyte"), "{lenet}");
+    assert!(!lists(&lenet, "cifar10 ") && lists(&resnet, "cifar10 ") && lists(&resnet, "image-folder "));
 }

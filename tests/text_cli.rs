@@ -5,9 +5,11 @@
 mod common;
 
 use candle_core::{Device, safetensors};
-use common::{config, done, killed, metrics, model, refused, start};
+use common::{command, config, done, killed, metrics, model, one_error, refused, start};
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use tempfile::{TempDir, tempdir};
 
@@ -316,7 +318,8 @@ fn cross_validation_trains_a_model_per_fold_and_reports_the_mean() {
 fn the_gradient_flow_is_plotted() {
     let place = tempdir().unwrap();
     let said = done(place.path(), "lstm", "--gradient-flow --out run");
-    assert_eq!(said.lines().count(), 4, "{said}");
+    assert_eq!(said.lines().count(), 5, "{said}");
+    assert!(said.starts_with("gradient flow: classify sequences of 30 symbols"), "{said}");
     let picture = fs::read_to_string(place.path().join("run/gradient-flow.svg")).unwrap();
     assert!(["rnn", "gru", "lstm"].iter().all(|name| picture.contains(name)));
 }
@@ -343,4 +346,50 @@ fn bad_input_gives_a_one_line_error() {
         fs::write(copy.path().join(file), "damaged").unwrap();
         refused(at, "lstm", &format!("predict --run {} good", copy.path().display()), 1, &[said]);
     }
+}
+
+#[test]
+fn the_first_interrupt_stops_the_gradient_flow() {
+    let place = tempdir().unwrap();
+    let mut child = command(&place, "lstm").args(["--gradient-flow"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    lines.next().unwrap();
+    let interrupt = Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status();
+    assert!(interrupt.unwrap().success());
+    assert_eq!(lines.last().unwrap(), "interrupted; this plot can't be resumed");
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn each_line_of_standard_input_is_answered_as_it_comes() {
+    let run = trained("lstm");
+    let mut child =
+        command(&run, "lstm").args(["predict", "--run", "."]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    for line in ["it was good", "it was dull"] {
+        input.write_all(format!("{line}\n").as_bytes()).unwrap();
+        assert!(output.next().unwrap().ends_with(line));
+    }
+    input.write_all(b"caf\xe9\nit was not good\n").unwrap();
+    drop(input);
+    assert!(output.next().unwrap().ends_with("it was not good"));
+    one_error(&child.wait_with_output().unwrap(), 1, &["standard input: line 3: it is not UTF-8"]);
+}
+
+#[test]
+fn what_a_fold_lacks_is_known_before_the_first_one_is_trained() {
+    let place = tempdir().unwrap();
+    with_vectors(place.path());
+    let common = "--dataset csv --data-dir . --quiet --out run";
+    refused(&place, "gru", &format!("{common} --folds 200"), 1, &["--folds 200", "121 sentences"]);
+    refused(&place, "gru", &format!("{common} --folds 3 --min-count 500"), 1, &["--min-count 500"]);
+    refused(&place, "gru", &format!("{common} --min-count 500"), 1, &["--min-count 500"]);
+}
+
+#[test]
+fn neighbours_need_a_word_that_the_model_knows() {
+    let run = trained("lstm");
+    refused(&run, "lstm", "neighbours --run .", 1, &["found no word"]);
+    refused(&run, "lstm", "neighbours --run . <pad>", 1, &["<pad>", "does not know"]);
 }

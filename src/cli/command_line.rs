@@ -1,14 +1,14 @@
 //! Reading the command line: sub-commands, defaults, presets, and settings of a resumed run.
 
 use super::inputs::{RunOption, folder};
-use super::options::MachineOptions;
+use super::options::{Given, MachineOptions, TrainOptions};
 use super::progress;
 use super::recipe::{Data, Recipe, Start};
 use crate::train::{Progress, Run, can_train_on};
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -59,7 +59,7 @@ pub(super) struct Request<R: Recipe> {
 }
 
 pub(super) enum Action<R: Recipe> {
-    Train { settings: R, start: Start, progress: Box<dyn Progress + Send> },
+    Train { settings: R, given: Given, start: Start, progress: Box<dyn Progress + Send> },
     Eval(RunOption, <R::Data as Data>::TestOptions),
     Answer(RunOption, <R::Data as Data>::Command),
 }
@@ -73,17 +73,32 @@ type Line<R> =
 /// Fails if the usage is wrong, and if help was asked for.
 pub(super) fn parse<R: Recipe>() -> Result<ArgMatches, clap::Error> {
     let command = Line::<R>::command().name(R::NAME).bin_name(R::NAME).about(R::ABOUT);
-    let command = with_defaults::<R>(command).mut_subcommands(|command| match command.get_name() {
-        "train" => with_defaults::<R>(command),
-        _ => MachineOptions::augment_args(RunOption::augment_args(command)),
+    let sets = |command: clap::Command| with_defaults::<R>(command).after_help(data_sets::<R>());
+    let command = sets(command).mut_subcommands(|command| match command.get_name() {
+        "train" => sets(command),
+        _ => MachineOptions::augment_args(RunOption::augment_args(command)).mut_args(with_negative_numbers),
     });
     command.try_get_matches()
+}
+
+/// Lets an option take a value like `-1`, so that its own parser can name the mistake.
+fn with_negative_numbers(arg: Arg) -> Arg {
+    let takes_values = arg.get_action().takes_values();
+    arg.allow_negative_numbers(takes_values)
+}
+
+/// The data sets that a binary accepts, for `--help`.
+fn data_sets<R: Recipe>() -> String {
+    let sets = R::Data::DATA_SETS.iter().filter(|(name, _)| !R::UNFIT.contains(name));
+    let lines = sets.map(|(name, files)| format!("  {name:<15}  {files}\n"));
+    format!("Data sets, with their files in --data-dir:\n{}", lines.collect::<String>())
 }
 
 /// Gives the options of `train` the recipe's defaults, and hides those without a meaning.
 fn with_defaults<R: Recipe>(command: clap::Command) -> clap::Command {
     let defaults = fields(&R::train_defaults());
     command.mut_args(|arg| {
+        let arg = with_negative_numbers(arg);
         let arg = arg.clone().hide(arg.is_hide_set() || R::UNUSED.contains(&arg.get_id().as_str()));
         let default = match defaults.get(arg.get_id().as_str()) {
             Some(Value::String(text)) => text.clone(),
@@ -127,7 +142,12 @@ fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result
         bail!("--{}: has no meaning for {}", option.replace('_', "-"), R::NAME);
     }
     let (settings, resume) = match resume {
-        None => (settings(defaults, &given)?, None),
+        None => {
+            let settings: R = settings(defaults, &given)?;
+            let options = settings.train_options().clone();
+            TrainOptions { given: Given::new(matches), ..options }.check()?;
+            (settings, None)
+        }
         Some(dir) => {
             let (run, config) = Run::open(R::NAME, Some(&folder(R::NAME, &dir)))?;
             let settings = resumed(&run, &recorded_settings(&run, &config)?, &given)?;
@@ -136,6 +156,7 @@ fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result
     };
     Ok(Action::Train {
         settings,
+        given: Given::new(matches),
         start: Start { resume, out, parent: None },
         progress: progress::detect(quiet),
     })
@@ -204,8 +225,11 @@ fn resumed<R: Recipe>(run: &Run, recorded: &R, given: &ArgMatches) -> Result<R> 
 /// # Errors
 /// Fails if they are missing or damaged.
 pub(super) fn recorded_settings<R: Recipe>(run: &Run, config: &Value) -> Result<R> {
-    serde_json::from_value(config["settings"].clone())
-        .with_context(|| format!("{}: cannot read the settings in its config.json", run.dir().display()))
+    // Any other damage shows in the checksum.
+    serde_json::from_value(config["settings"].clone()).map_err(|_| {
+        let file = run.dir().join("config.json");
+        anyhow!("{}: its settings are those of another version of {}", file.display(), R::NAME)
+    })
 }
 
 /// The settings by the names of their options.
@@ -223,8 +247,9 @@ pub(super) fn usage(error: &clap::Error) -> Option<String> {
         return None;
     }
     let text = error.to_string();
-    let message: Vec<&str> =
-        text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:")).collect();
+    // The tip to pass "-1" as "-- -1" would not work.
+    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with("tip: to pass"));
+    let message: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
     let message = message.join(" ");
     Some(message.split("For more information").next().unwrap_or_default().trim().to_string())
 }

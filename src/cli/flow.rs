@@ -2,12 +2,14 @@
 
 use super::command_line::{Action, PATHS, Request, recorded_settings};
 use super::inputs::RunOption;
+use super::memory;
 use super::process::{catch_interrupts, end_at_once};
 use super::recipe::{About, Data, Facts, Recipe, Start, Test, Trained, Training};
-use super::{MachineOptions, Outcome, complain};
-use crate::nn::{BatchNorm2d, seeded_var_builder};
+use super::{MachineOptions, Outcome, complain, shell_quoted};
+use crate::device::device_name;
+use crate::nn::{BatchNorm2d, count_parameters, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
-use crate::train::{self, Epoch, Metric, Report, Run, Trainer, say};
+use crate::train::{self, Epoch, Metric, Report, Run, Trainer, TrainerOptions, say};
 use anyhow::{Error, Result, anyhow};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
@@ -19,9 +21,10 @@ use std::time::Instant;
 /// Runs what the command line asks for.
 pub(super) fn run<R: Recipe>(Request { machine, action }: Request<R>) -> Result<Outcome> {
     match action {
-        Action::Train { settings, start, progress } => {
+        Action::Train { settings, given, start, progress } => {
             catch_interrupts()?;
-            train(&Training { settings, start, device: machine.device.open()?, progress })
+            let device = machine.device.open(R::HAS_GPU_KERNELS)?;
+            train(&Training { settings, given, start, device, progress })
         }
         Action::Eval(run, test) => eval(open::<R>(&run, &machine)?, &test),
         Action::Answer(run, command) => R::Data::answer(&command, open::<R>(&run, &machine)?),
@@ -41,12 +44,11 @@ fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
 }
 
 /// Reads the data to train on.
-pub(super) fn load<R: Recipe>(Training { settings, start, .. }: &Training<R>) -> Result<R::Data> {
-    R::Data::load(settings.data_options()?, settings.train_options(), None).map_err(|error| {
-        match &start.resume {
-            Some((run, _)) => with_origin(error, run, settings),
-            None => error,
-        }
+pub(super) fn load<R: Recipe>(training: &Training<R>) -> Result<R::Data> {
+    let Training { settings, start, .. } = training;
+    R::Data::load(settings.data_options()?, &training.options(), None).map_err(|error| match &start.resume {
+        Some((run, _)) => with_origin(error, run, settings),
+        None => error,
     })
 }
 
@@ -80,7 +82,7 @@ pub(super) fn fit_and_test<R: Recipe>(
 ) -> Result<Fitted> {
     let begin = Instant::now();
     let (run, model, report) = fit(training, settings, data, start)?;
-    let resumable = start.parent.as_deref().unwrap_or(run.dir()).display();
+    let resumable = shell_quoted(start.parent.as_deref().unwrap_or(run.dir()));
     let how_to_resume = format!("interrupted; resume with: {} train --resume {resumable}", R::NAME);
     let (device, best) = (&training.device, report.epochs.get(report.best_epoch.wrapping_sub(1)));
     let test = match report.interrupted {
@@ -127,6 +129,10 @@ pub(super) fn fit<R: Recipe>(
 ) -> Result<(Run, Box<ModelOf<R>>, Report)> {
     let (options, device) = (settings.train_options(), &training.device);
     let about = data.about();
+    let parameters = count_parameters(|vb| settings.model(&about.facts, vb))?;
+    let batch_size = data.batch_size(options);
+    let rows = data.largest_batch(batch_size);
+    memory::check(parameters, rows.saturating_mul(settings.activations(&about.facts)))?;
     let vars = VarMap::new();
     let vb = seeded_var_builder(&vars, options.seed, DType::F32, device);
     let model = settings.model(&about.facts, vb)?;
@@ -134,7 +140,7 @@ pub(super) fn fit<R: Recipe>(
     let mut optimizer = options.optimizer(&vars)?;
     settings.constrain(&mut optimizer)?;
     let task = data.task(&model, device)?;
-    let parameters = count_parameters(&vars);
+    let parameters = trained_parameters(&vars);
     let mut record = record::<R>(about);
     record.insert("parameters".to_string(), json!(parameters));
     if note.is_some() {
@@ -147,20 +153,19 @@ pub(super) fn fit<R: Recipe>(
         note.iter().for_each(|note| say(note));
         let [training, validation, test] = about.sizes;
         say(&format!(
-            "{}: {parameters} parameters{}; {training} training, {validation} validation, {test} test {} of {}; run \
-             folder {}",
+            "{}: {parameters} parameters{}; {training} training, {validation} validation, {test} test {} of {}; device \
+             {}; run folder {}",
             R::NAME,
             about.facts.describe(),
             R::Data::NOUN,
             about.name,
+            device_name(device),
             run.dir().display()
         ));
     }
-    let trainer = Trainer {
-        options: options.options(task.examples()),
-        run: &run,
-        progress: training.progress.as_ref(),
-    };
+    let steps = train::steps_per_epoch(task.examples(), batch_size, &vars);
+    let options = TrainerOptions { batch_size, ..options.options(steps) };
+    let trainer = Trainer { options, run: &run, progress: training.progress.as_ref() };
     let report = trainer.fit(task.as_ref(), &vars, &mut optimizer)?;
     drop(task);
     Ok((run, model, report))
@@ -192,7 +197,7 @@ fn open<R: Recipe>(run: &RunOption, machine: &MachineOptions) -> Result<Trained<
     let (run, config) = run.open(R::NAME)?;
     let settings: R = recorded_settings(&run, &config)?;
     let facts = <R::Data as Data>::Facts::read(&run, &config)?;
-    let device = machine.device.open()?;
+    let device = machine.device.open(R::HAS_GPU_KERNELS)?;
     let model = train::load_model(&run.model(), &device, |vb| settings.model(&facts, vb))?;
     Ok(Trained { run, settings, facts, model, device })
 }
@@ -217,7 +222,7 @@ pub(super) fn folder<R: Recipe>(
         }
     }
     let Some((run, recorded)) = &start.resume else {
-        let mut config = json!({ "device": format!("{:?}", device.location()) });
+        let mut config = json!({ "device": device_name(device) });
         facts.into_iter().for_each(|(name, fact)| config[name] = fact);
         config["settings"] = settings;
         return Run::create(R::NAME, start.out.as_deref(), &config);
@@ -242,7 +247,7 @@ pub(super) fn folder<R: Recipe>(
 }
 
 /// Number of trained parameters, without running statistics.
-fn count_parameters(vars: &VarMap) -> usize {
+fn trained_parameters(vars: &VarMap) -> usize {
     let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
     let is_trained = |name: &str| !BatchNorm2d::BUFFERS.iter().any(|buffer| name.ends_with(buffer));
     vars.iter().filter(|(name, _)| is_trained(name)).map(|(_, var)| var.elem_count()).sum()

@@ -21,6 +21,10 @@ fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Res
     let options = settings.data_options()?;
     let folds = options.text.folds.context("--folds: not given")?;
     let mut data = flow::load(training)?;
+    // Whatever a fold lacks is known before the first one is trained.
+    for fold in 0..folds {
+        data.select_fold(fold, folds, &training.options())?;
+    }
     let About { facts, fingerprints, .. } = data.about();
     // Each fold has its own vocabulary, and tests on a part of all data.
     let record = Map::from_iter([
@@ -36,7 +40,7 @@ fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Res
             true => Some(Run::open(R::NAME, Some(&dir))?),
             false => None,
         };
-        data.select_fold(fold, folds, settings.train_options())?;
+        data.select_fold(fold, folds, &training.options())?;
         let start = Start { resume, out: Some(dir), parent: Some(run.dir().to_path_buf()) };
         match flow::fit_and_test(training, settings, &data, &start)? {
             Fitted::Tested(test) => accuracies.extend(test.evaluation.map(|test| test.accuracy())),

@@ -13,13 +13,14 @@ use crate::nn::{
 };
 use crate::plots::{self, Chart, Line};
 use crate::rng;
-use crate::train::{Run, say};
+use crate::train::{INTERRUPTED, Run, say};
 use anyhow::Result;
 use candle_core::{D, DType, Device, Module, Tensor, Var};
 use candle_nn::VarMap;
 use rand::Rng;
 use serde_json::json;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// Length of a sequence.
 const STEPS: usize = 30;
@@ -87,6 +88,10 @@ pub(super) fn plot<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
     let (options, device) = (training.settings.train_options(), &training.device);
     let config = json!({ "gradient_flow": { "steps": STEPS, "seed": options.seed, "training_steps": TRAINING_STEPS } });
     let run = Run::create(R::NAME, training.start.out.as_deref(), &config)?;
+    say(&format!(
+        "gradient flow: classify sequences of {STEPS} symbols by the first one; run folder {}",
+        run.dir().display()
+    ));
     let (mut before, mut after) = (vec![], vec![]);
     for (name, cell) in [("rnn", Cell::Tanh), ("gru", Cell::Gru), ("lstm", Cell::Lstm)] {
         let vars = VarMap::new();
@@ -109,8 +114,12 @@ pub(super) fn plot<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
         let (symbols, classes) = batch(options.seed, "gradient-flow/test", device)?;
         before.push(Line { name, points: norms(&network, &symbols, &classes)? });
         let mut optimizer = options.optimizer(&vars)?;
-        let clip = options.options(BATCH).clip;
+        let clip = options.options(1).clip;
         for step in 0..TRAINING_STEPS {
+            if INTERRUPTED.load(Ordering::Relaxed) {
+                say("interrupted; this plot can't be resumed");
+                return Ok(Outcome::Interrupted);
+            }
             let (symbols, classes) = batch(options.seed, &format!("gradient-flow/step {step}"), device)?;
             let loss = Cost::SoftmaxCrossEntropy.loss(&network.forward(&symbols, None)?.0, &classes)?;
             optimizer.backward_step(&loss, options.learning_rate, clip)?;

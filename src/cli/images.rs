@@ -163,6 +163,14 @@ impl Data for ImageData {
     type Facts = ImageFacts;
     type TestOptions = TestSet;
     type Command = Predict;
+    const DATA_SETS: &'static [(&'static str, &'static str)] = &[
+        ("digits", "built in"),
+        ("shapes", "built in"),
+        ("mnist", "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-.. alike; or a download"),
+        ("fashion-mnist", "the same names as mnist; or a download"),
+        ("cifar10", "data_batch_1.bin to data_batch_5.bin, test_batch.bin; or a download"),
+        ("image-folder", "train/CLASS/IMAGE.jpg and test/CLASS/IMAGE.jpg, also .png; optionally val/"),
+    ];
     const METRIC: Metric = Metric::Accuracy;
     const NOUN: &'static str = "images";
 
@@ -218,6 +226,10 @@ impl Data for ImageData {
 
     fn about(&self) -> &About<ImageFacts> {
         &self.about
+    }
+
+    fn largest_batch(&self, batch_size: usize) -> u64 {
+        batch_size.min(self.training.len()) as u64
     }
 
     fn initialise(&self, vars: &VarMap) -> Result<Option<String>> {

@@ -1,6 +1,6 @@
 //! The run and the inputs of a command that uses a trained model.
 
-use super::{Outcome, complain, error_line};
+use super::{Outcome, complain, error_line, shell_quoted};
 use crate::data::text::windows_1252;
 use crate::train::{Run, is_output_open};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -56,6 +56,11 @@ impl Inputs {
 
     /// Like [`for_each`](Self::for_each), with text.
     pub(super) fn for_each_text(&self, mut answer: impl FnMut(&str) -> Result<()>) -> Result<Outcome> {
+        if let Some(file) = self.inputs.iter().find(|input| Path::new(input).is_file()) {
+            let file = Path::new(file);
+            let (name, quoted) = (file.display(), shell_quoted(file));
+            complain(&format!("note: {name} is taken as text: to read the file, use --file {quoted}"));
+        }
         self.for_each(|input| {
             let text = input.to_str();
             answer(text.with_context(|| format!("{}: it is not UTF-8", Path::new(input).display()))?)
@@ -161,7 +166,8 @@ fn lines(
 fn check(input: &OsStr) -> Result<()> {
     let path = Path::new(input);
     let name = path.display();
-    ensure!(!path.join("config.json").is_file(), "{name}: this is a run folder: name it with --run {name}");
+    let is_run = path.join("config.json").is_file();
+    ensure!(!is_run, "{name}: this is a run folder: name it with --run {}", shell_quoted(path));
     let relative = path.strip_prefix(".").unwrap_or(path);
     let is_under_runs = relative.starts_with("runs") && relative.components().count() > 1;
     ensure!(

@@ -4,9 +4,9 @@ use super::images::numbers;
 use super::language_commands::{self, LanguageCommand, TrainedModel};
 use super::options::{TrainOptions, fraction, positive};
 use super::recipe::{About, Data, Recipe, Test, Trained};
-use super::text::{note_unknown_count, noun};
-use super::{Outcome, data_error, show_notes};
-use crate::data::{DataError, Level, TextStream, Vocabulary, text};
+use super::text::{check_vocabulary, note_unknown_count, noun};
+use super::{Outcome, count, data_error, show_notes};
+use crate::data::{DataError, Level, Streams, TextStream, Vocabulary, text};
 use crate::models::language_model::LanguageModel;
 use crate::train::{
     Epoch, LanguageModelling, LanguageModellingConfig, Metric, Task, Windowing, evaluate_text,
@@ -125,12 +125,37 @@ fn split(tokens: u64, options: &LanguageOptions, train: &TrainOptions) -> Result
     Ok([0..used, training..training + validation, training + validation..tokens])
 }
 
+/// How to cut `tokens` training tokens; smaller than by default if these do not fill a window of every stream.
+fn windowing(tokens: u64, options: &LanguageOptions, train: &TrainOptions) -> Windowing {
+    let wanted = Windowing { streams: train.batch_size, window: options.window };
+    let mut windowing = wanted;
+    let is_short = |windowing: Windowing| Streams::steps(tokens, windowing.streams) < windowing.window as u64;
+    if is_short(windowing) && !train.given.contains("batch_size") {
+        windowing.streams = (tokens.saturating_sub(1) as usize / wanted.window).clamp(1, wanted.streams);
+    }
+    if is_short(windowing) && !train.given.contains("window") {
+        windowing.window = (Streams::steps(tokens, windowing.streams) as usize).clamp(1, wanted.window);
+    }
+    if windowing != wanted {
+        show_notes(&[format!(
+            "the text is short: it is read in windows of {} in {} at once, not {} in {}",
+            windowing.window,
+            count(windowing.streams, "stream"),
+            wanted.window,
+            wanted.streams
+        )]);
+    }
+    windowing
+}
+
 impl Data for LanguageData {
     type Model = LanguageModel;
     type Options = LanguageOptions;
     type Facts = Vocabulary;
     type TestOptions = TestText;
     type Command = LanguageCommand;
+    const DATA_SETS: &'static [(&'static str, &'static str)] =
+        &[("source", "built in"), ("tiny-shakespeare", "input.txt; or a download")];
     const METRIC: Metric = Metric::Perplexity;
     const NOUN: &'static str = "tokens";
     const UNIT: &'static str = "tokens";
@@ -140,13 +165,15 @@ impl Data for LanguageData {
         train: &TrainOptions,
         run: Option<(Vocabulary, &TestText)>,
     ) -> Result<Self> {
-        let windowing = Windowing { streams: train.batch_size, window: options.window };
         let Some((vocabulary, other)) = run else {
             let text = open(&options, train)?;
             let parts = split(text.len(), &options, train)?;
+            let windowing = windowing(parts[0].end, &options, train);
             let vocabulary = text.vocabulary(parts[0].clone(), options.min_count, options.vocab_size)?;
+            check_vocabulary(&vocabulary, options.min_count)?;
             return Ok(Self::new(text, vocabulary, parts, windowing, train.seed));
         };
+        let windowing = Windowing { streams: train.batch_size, window: options.window };
         let TestText { text: file, dataset, data_dir } = other;
         let (text, test) = match (file, dataset, data_dir) {
             (None, None, None) => {
@@ -166,15 +193,23 @@ impl Data for LanguageData {
         note_unknown_count(unknown, test.end - test.start, noun(text.level()));
         ensure!(
             test.end - test.start >= 2,
-            "{}: found {} tokens to test on, expected at least 2: give another text with --text FILE",
+            "{}: found {} to test on, expected at least 2: give another text with --text FILE",
             text.name(),
-            test.end - test.start
+            count((test.end - test.start) as usize, "token")
         );
         Ok(Self::new(text, vocabulary, [0..0, 0..0, test], windowing, train.seed))
     }
 
     fn about(&self) -> &About<Vocabulary> {
         &self.about
+    }
+
+    fn batch_size(&self, _train: &TrainOptions) -> usize {
+        self.windowing.streams
+    }
+
+    fn largest_batch(&self, batch_size: usize) -> u64 {
+        (batch_size as u64).saturating_mul(self.windowing.window as u64)
     }
 
     fn task<'a>(&'a self, model: &'a LanguageModel, device: &'a Device) -> Result<Box<dyn Task + 'a>> {

@@ -3,7 +3,7 @@
 use super::inputs::Inputs;
 use super::options::{in_range, non_negative, positive};
 use super::text::{note_unknown_count, noun};
-use super::{Outcome, show_notes};
+use super::{Outcome, count, show_notes};
 use crate::data::{Level, TextStream, Vocabulary};
 use crate::models::language_model::LanguageModel;
 use crate::nn::Sampling;
@@ -133,6 +133,7 @@ impl Output<'_> {
 fn score(inputs: &Inputs, trained: &TrainedModel) -> Result<Outcome> {
     let &TrainedModel { vocabulary, model, level, device, .. } = trained;
     let (mut total, mut tokens) = (0.0, 0);
+    say("log_probability\tnats_per_token\tperplexity\ttext");
     let mut answer = |line: &str| {
         let LineScore { log_probability, tokens: count, unknown } =
             score_line(model, vocabulary, level, line, device)?;
@@ -158,7 +159,7 @@ fn score(inputs: &Inputs, trained: &TrainedModel) -> Result<Outcome> {
     };
     if tokens > 0 {
         let nats = -total / tokens as f64;
-        say(&format!("{total:.3}\t{nats:.4}\t{:.3}\t(all {tokens} tokens)", nats.exp()));
+        say(&format!("{total:.3}\t{nats:.4}\t{:.3}\t(all {})", nats.exp(), count(tokens, "token")));
     }
     Ok(outcome)
 }

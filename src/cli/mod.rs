@@ -13,6 +13,7 @@ mod images;
 mod inputs;
 mod language;
 mod language_commands;
+mod memory;
 mod options;
 mod parts;
 mod process;
@@ -29,8 +30,8 @@ pub use inputs::Inputs;
 pub use language::{LanguageData, LanguageOptions, TestText};
 pub use language_commands::LanguageCommand;
 pub use options::{
-    MachineOptions, OptimizerName, ScheduleName, TrainOptions, fraction, in_range, non_negative, positive,
-    positive_number, probability,
+    Given, MachineOptions, OptimizerName, ScheduleName, TrainOptions, fraction, in_range, layers,
+    non_negative, positive, positive_number, probability,
 };
 pub use process::on_threads;
 pub use recipe::{About, Data, Experiment, Facts, Recipe, Test, Trained, Training};
@@ -39,10 +40,11 @@ pub use sentences::{SentenceCommand, SentenceData, SentenceOptions, TextOptions}
 pub use tagging::TaggingData;
 pub use text::{TextData, TextFacts, WordOptions};
 
-use crate::data::DataError;
+use crate::data::{DataError, count};
 use crate::train::check_output;
 use clap::{Args, Subcommand};
-use std::io::{IsTerminal, Write};
+use std::ffi::OsStr;
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -64,7 +66,7 @@ pub fn main<R: Recipe>() -> ExitCode {
     let matches = match command_line::parse::<R>() {
         Ok(matches) => matches,
         Err(error) => {
-            let Some(message) = command_line::usage(&error) else { return ExitCode::SUCCESS };
+            let Some(message) = command_line::usage(&error) else { return shown(error.print()) };
             complain(&message);
             return ExitCode::from(2);
         }
@@ -80,6 +82,17 @@ pub fn main<R: Recipe>() -> ExitCode {
             complain(&error_line(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+/// The exit code after the help or the version was printed.
+fn shown(result: std::io::Result<()>) -> ExitCode {
+    match result {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            complain(&format!("error: standard output: cannot write it: {error}"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
     }
 }
 
@@ -129,12 +142,28 @@ fn most_probable(classes: &[String], probabilities: &[f32], count: usize) -> Str
 
 /// Whether standard output shows colours.
 fn in_colour() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+    let [no_color, term] = ["NO_COLOR", "TERM"].map(std::env::var_os);
+    std::io::stdout().is_terminal() && allows_colour(no_color.as_deref(), term.as_deref())
+}
+
+/// Whether the environment, of which these are two variables, allows colours on a terminal.
+fn allows_colour(no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
+    no_color.is_none_or(OsStr::is_empty) && term.is_none_or(|term| term != "dumb")
 }
 
 /// Writes a line to standard error, which may be closed already.
 fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// A path as a POSIX shell reads it back.
+fn shell_quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
+    match !text.is_empty() && text.chars().all(is_plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
 }
 
 /// Adds the options that remedy it to an error of loading a data set.
@@ -154,4 +183,28 @@ fn data_error(error: anyhow::Error) -> anyhow::Error {
 /// Shows notes about the data's files.
 fn show_notes(notes: &[String]) {
     notes.iter().for_each(|note| complain(&format!("note: {note}")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_variable_allows_colours_and_a_dumb_terminal_does_not() {
+        let allows = |no_color: &str, term: &str| allows_colour(Some(no_color.as_ref()), Some(term.as_ref()));
+        assert!(allows_colour(None, None) && allows("", "xterm"));
+        assert!(!allows("1", "xterm") && !allows("", "dumb"));
+    }
+
+    #[test]
+    fn paths_are_quoted_for_the_shell_where_they_need_it() {
+        for (path, quoted) in [
+            ("runs/lenet/1", "runs/lenet/1"),
+            ("my run", "'my run'"),
+            ("it's", r"'it'\''s'"),
+            ("größe", "größe"),
+        ] {
+            assert_eq!(shell_quoted(Path::new(path)), quoted);
+        }
+    }
 }

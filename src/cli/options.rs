@@ -4,9 +4,12 @@ use crate::data::Selection;
 use crate::device::DeviceChoice;
 use crate::optim::{Adadelta, Adagrad, Adam, Clip, Curve, Method, Optimizer, RmsProp, Schedule, Sgd};
 use crate::train::TrainerOptions;
+use anyhow::ensure;
 use candle_nn::VarMap;
-use clap::{Args, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, ValueEnum};
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -91,6 +94,10 @@ pub struct TrainOptions {
     /// Keep the whole checkpoint after the last epoch, so that `--resume RUN --epochs N` can train on
     #[arg(long)]
     pub keep_checkpoint: bool,
+    /// The options that the user gave, as opposed to defaults, presets and a run's record.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub given: Given,
 }
 
 impl Default for TrainOptions {
@@ -120,7 +127,31 @@ impl Default for TrainOptions {
             patience: None,
             checkpoint_every: None,
             keep_checkpoint: false,
+            given: Given::default(),
         }
+    }
+}
+
+/// The ids of the options that the user gave.
+#[derive(Debug, Clone, Default)]
+pub struct Given(HashSet<String>);
+
+impl Given {
+    /// As if the user gave the option `id`.
+    #[cfg(test)]
+    pub(super) fn of(id: &str) -> Self {
+        Self(HashSet::from([id.to_string()]))
+    }
+
+    /// The options in `matches` that are no defaults.
+    pub(super) fn new(matches: &ArgMatches) -> Self {
+        let is_given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        Self(matches.ids().map(clap::Id::as_str).filter(is_given).map(String::from).collect())
+    }
+
+    /// Whether the user gave the option `id`.
+    pub(super) fn contains(&self, id: &str) -> bool {
+        self.0.contains(id)
     }
 }
 
@@ -179,6 +210,31 @@ pub enum ScheduleName {
 }
 
 impl TrainOptions {
+    /// Checks that the chosen optimizer and schedule use all options that the user gave.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        use OptimizerName::{RmsProp, Sgd};
+        use ScheduleName::{Milestones, Plateau, Step};
+        let (optimizer, schedule) = (self.optimizer, self.schedule);
+        let decays =
+            self.weight_decay.unwrap_or(f64::from(u8::from(optimizer == OptimizerName::AdamW))) > 0.0;
+        for (option, is_used, needed) in [
+            ("momentum", [Sgd, RmsProp].contains(&optimizer), "--optimizer sgd or rmsprop"),
+            ("nesterov", optimizer == Sgd, "--optimizer sgd"),
+            ("l1", optimizer == Sgd, "--optimizer sgd"),
+            ("keep_biases", decays || self.l1 > 0.0, "--weight-decay or --l1"),
+            ("schedule_epochs", [Step, Plateau].contains(&schedule), "--schedule step or plateau"),
+            (
+                "schedule_factor",
+                [Step, Milestones, Plateau].contains(&schedule),
+                "--schedule step, milestones or plateau",
+            ),
+        ] {
+            let name = option.replace('_', "-");
+            ensure!(is_used || !self.given.contains(option), "--{name}: has no effect without {needed}");
+        }
+        Ok(())
+    }
+
     /// The chosen optimizer over the variables `vars`.
     pub(super) fn optimizer(&self, vars: &VarMap) -> candle_core::Result<Optimizer> {
         let mut optimizer = Optimizer::new(self.method(), vars)?;
@@ -226,15 +282,12 @@ impl TrainOptions {
         }
     }
 
-    /// The training loop's options for epochs of `examples` examples.
-    pub fn options(&self, examples: usize) -> TrainerOptions {
+    /// The training loop's options for epochs of `steps` steps.
+    pub fn options(&self, steps: usize) -> TrainerOptions {
         let factor = self.schedule_factor;
         let curve = match self.schedule {
             ScheduleName::Constant => Curve::Constant,
-            ScheduleName::Step => Curve::Step {
-                every: self.schedule_epochs.saturating_mul(examples.div_ceil(self.batch_size)),
-                factor,
-            },
+            ScheduleName::Step => Curve::Step { every: self.schedule_epochs.saturating_mul(steps), factor },
             ScheduleName::Milestones => Curve::Milestones { factor },
             ScheduleName::Linear => Curve::Linear,
             ScheduleName::Cosine => Curve::Cosine,
@@ -280,9 +333,17 @@ pub fn in_range<T: FromStr + PartialOrd>(
 /// Parses a count of at least 1.
 ///
 /// # Errors
-/// Fails if `text` isn't a whole number above 0.
+/// Fails if `text` isn't a whole number from 1 to the largest number of 32 bits.
 pub fn positive(text: &str) -> Result<usize, String> {
-    in_range(text, 1.., "a whole number, 1 or more")
+    in_range(text, 1..=u32::MAX as usize, "a whole number, 1 to 4294967295")
+}
+
+/// Parses a number of layers.
+///
+/// # Errors
+/// Fails if `text` isn't a whole number from 1 to 10,000.
+pub fn layers(text: &str) -> Result<usize, String> {
+    in_range(text, 1..=10_000, "a whole number, 1 to 10000")
 }
 
 /// Parses a finite number of at least 0.
@@ -327,6 +388,25 @@ mod tests {
         assert_eq!(options.options(1).clip, Clip::Norm(5.0));
         let options = TrainOptions { clip_value: Some(0.1), ..options };
         assert_eq!(options.options(1).clip, Clip::Value(0.1));
+    }
+
+    #[test]
+    fn options_that_the_optimizer_or_the_schedule_ignores_are_refused() {
+        let options = |option: &str| TrainOptions { given: Given::of(option), ..TrainOptions::default() };
+        for option in ["momentum", "nesterov", "l1", "schedule_epochs", "schedule_factor"] {
+            let error = options(option).check().unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("--{}: has no effect without", option.replace('_', "-"))),
+                "{error}"
+            );
+        }
+        for option in ["keep_biases", "learning_rate", "warmup"] {
+            options(option).check().unwrap();
+        }
+        TrainOptions { optimizer: OptimizerName::Sgd, ..options("momentum") }.check().unwrap();
+        TrainOptions { schedule: ScheduleName::Plateau, ..options("schedule_epochs") }.check().unwrap();
+        let adam = TrainOptions { optimizer: OptimizerName::Adam, ..options("keep_biases") };
+        assert!(adam.check().unwrap_err().to_string().contains("--weight-decay or --l1"));
     }
 
     #[test]

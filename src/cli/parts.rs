@@ -2,7 +2,7 @@
 
 use super::options::TrainOptions;
 use super::show_notes;
-use crate::data::Selection;
+use crate::data::{Selection, count};
 use anyhow::{Result, bail, ensure};
 use std::ops::Range;
 
@@ -79,9 +79,26 @@ pub(super) fn hold_out(
 ) -> Result<(Vec<u32>, Vec<u32>)> {
     let TrainOptions { validation_split: selection, seed, .. } = options;
     let (validation, mut training) = match validation {
-        Some(validation) => (validation.collect(), examples.to_vec()),
+        Some(validation) => {
+            for (id, option) in [("validation", "validation"), ("validation_split", "validation-split")] {
+                ensure!(
+                    !options.given.contains(id),
+                    "--{option}: has no effect on a data set that has a validation split: leave it out"
+                );
+            }
+            (validation.collect(), examples.to_vec())
+        }
         None => {
-            let held_out = options.validation.unwrap_or(examples.len().div_ceil(10));
+            let tenth = examples.len().div_ceil(10);
+            let mut held_out = options.validation.unwrap_or(tenth);
+            // A preset's number, for a larger data set.
+            if !options.given.contains("validation") && held_out >= examples.len() && tenth < held_out {
+                show_notes(&[format!(
+                    "the preset holds out {held_out} examples for validation; of these {} that is {tenth}",
+                    count(examples.len(), "example")
+                )]);
+                held_out = tenth;
+            }
             match (held_out < examples.len(), options.validation) {
                 (true, _) => selection.select(examples, held_out, &class, *seed, "validation"),
                 (false, Some(_)) => {
@@ -105,6 +122,7 @@ pub(super) fn hold_out(
 
 #[cfg(test)]
 mod tests {
+    use super::super::options::Given;
     use super::*;
 
     /// Sorted by class, as users' files often are.
@@ -134,7 +152,8 @@ mod tests {
     #[test]
     fn a_part_that_leaves_nothing_is_an_error() {
         let of = |sizes, validation| {
-            let options = TrainOptions { validation, ..TrainOptions::default() };
+            let given = Given::of("validation");
+            let options = TrainOptions { validation, given, ..TrainOptions::default() };
             Parts::new(sizes, class, &options).err().unwrap().to_string()
         };
         assert!(of([Some(1), None, Some(1)], None).contains("too small"));

@@ -1,7 +1,7 @@
 //! What differs from binary to binary ([`Recipe`]) and from one kind of data to another ([`Data`]).
 
 use super::Outcome;
-use super::options::TrainOptions;
+use super::options::{Given, TrainOptions};
 use crate::optim::Optimizer;
 use crate::train::{Epoch, Evaluation, Metric, Progress, Run, Task};
 use anyhow::Result;
@@ -23,6 +23,10 @@ pub trait Recipe: Args + Clone + Serialize + DeserializeOwned + Send {
     const ABOUT: &'static str;
     /// Ids of the options in [`TrainOptions`] that this binary rejects and hides.
     const UNUSED: &'static [&'static str] = &[];
+    /// The data sets of [`Data::DATA_SETS`] that its model can't learn.
+    const UNFIT: &'static [&'static str] = &[];
+    /// Whether every operation of the model has CUDA kernels of this project, so that a GPU trains it faster than the CPU.
+    const HAS_GPU_KERNELS: bool = false;
     /// The data it trains on.
     type Data: Data;
 
@@ -51,6 +55,9 @@ pub trait Recipe: Args + Clone + Serialize + DeserializeOwned + Send {
     /// Replaces defaults by the settings of the chosen preset. Options that the user gave win over these.
     fn apply_preset(&mut self) {}
 
+    /// Estimated number of elements that one image, word or other row of a batch occupies during a step.
+    fn activations(&self, facts: &<Self::Data as Data>::Facts) -> u64;
+
     /// Adds constraints on parameters to the optimizer.
     ///
     /// # Errors
@@ -72,12 +79,21 @@ pub type Experiment<R> = fn(&Training<R>) -> Result<Outcome>;
 pub struct Training<R> {
     /// Its settings, with defaults and preset resolved.
     pub settings: R,
+    /// The options that the user gave.
+    pub(super) given: Given,
     /// Where it starts.
     pub(super) start: Start,
     /// Where to compute.
     pub device: Device,
     /// How to show progress.
     pub(super) progress: Box<dyn Progress + Send>,
+}
+
+impl<R: Recipe> Training<R> {
+    /// The shared options, with those that the user gave.
+    pub(super) fn options(&self) -> TrainOptions {
+        TrainOptions { given: self.given.clone(), ..self.settings.train_options().clone() }
+    }
 }
 
 /// Where a training run starts: in a new folder, or from a run's last checkpoint.
@@ -103,6 +119,8 @@ pub trait Data: Sized {
     type TestOptions: Args + Send;
     /// The sub-commands besides `train` and `eval`.
     type Command: Subcommand + Send;
+    /// The names of the data sets, each with its files.
+    const DATA_SETS: &'static [(&'static str, &'static str)];
     /// Metric of validation and test.
     const METRIC: Metric;
     /// What an example is, in the plural.
@@ -123,6 +141,14 @@ pub trait Data: Sized {
 
     /// What the data is.
     fn about(&self) -> &About<Self::Facts>;
+
+    /// Number of examples per step.
+    fn batch_size(&self, train: &TrainOptions) -> usize {
+        train.batch_size
+    }
+
+    /// Number of images, words or tokens in the largest batch of at most `batch_size` examples.
+    fn largest_batch(&self, batch_size: usize) -> u64;
 
     /// Sets initial values other than random ones; returns a line to show.
     ///

@@ -2,7 +2,7 @@
 
 use super::folds::cross_validation;
 use super::gradient_flow;
-use super::options::{TrainOptions, positive, probability};
+use super::options::{TrainOptions, layers, positive, probability};
 use super::recipe::{Experiment, Recipe};
 use super::sentences::{SentenceData, SentenceOptions, TextOptions};
 use super::text::TextFacts;
@@ -40,7 +40,7 @@ pub struct RecurrentRecipe<C: RecurrentClassifier> {
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 128)]
     hidden: usize,
     /// Number of layers
-    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
+    #[arg(long, value_name = "N", value_parser = layers, default_value_t = 1)]
     layers: usize,
     /// Read sentences in both directions
     #[arg(long)]
@@ -93,6 +93,12 @@ impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
             RecurrentConfig { cell, features, hidden, layers, bidirectional, dropout, forget_bias };
         let (vocabulary, classes) = (facts.vocabulary.len(), facts.classes.len());
         Ok(Box::new(Rnn::new(&Config { vocabulary, recurrent, pool, dropout, classes }, vb)?))
+    }
+
+    fn activations(&self, facts: &TextFacts) -> u64 {
+        let directions = if self.bidirectional { 2 } else { 1 };
+        let embedding = self.embedding.or(facts.vector_size).unwrap_or(100) as u64;
+        2 * embedding + 8 * directions * (self.layers as u64).saturating_mul(self.hidden as u64)
     }
 
     fn experiment(&self) -> Option<Experiment<Self>> {

@@ -5,7 +5,7 @@ use super::options::{TrainOptions, in_range};
 use super::parts::{Parts, hold_out};
 use super::recipe::{About, Data, Recipe, Test, Trained};
 use super::text::{Labelled, TextData, TextFacts, WordOptions, note_unknown};
-use super::{Outcome, TestSet, data_error, in_colour, most_probable, show_notes};
+use super::{Outcome, TestSet, count, data_error, in_colour, most_probable, show_notes};
 use crate::data::{self, Columns, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
 use crate::nn::{Attribution, Cost, Mode, SentenceModel};
 use crate::plots;
@@ -63,12 +63,12 @@ impl SentenceData {
         let sentences = self.words.len();
         ensure!(
             folds <= sentences,
-            "--folds {folds}: found {sentences} sentences, expected one per fold or more"
+            "--folds {folds}: found {}, expected one per fold or more",
+            count(sentences, "sentence")
         );
         let class = |sentence: u32| self.labels[sentence as usize];
         let (training, validation) = hold_out(&rest, None, class, options)?;
-        self.divide(Parts { training, validation, test });
-        Ok(())
+        self.divide(Parts { training, validation, test })
     }
 
     fn classification<'a>(
@@ -93,6 +93,14 @@ impl Data for SentenceData {
     type Facts = TextFacts;
     type TestOptions = TestSet;
     type Command = SentenceCommand;
+    const DATA_SETS: &'static [(&'static str, &'static str)] = &[
+        ("reviews", "built in"),
+        ("mr", "rt-polarity.neg, rt-polarity.pos; or a download"),
+        ("sst2", "train.tsv, dev.tsv, test.tsv, or stsa.binary.train and so on; or a download"),
+        ("trec", "train_5500.label, TREC_10.label"),
+        ("ag-news", "train.csv, test.csv: class, title, description; or a download"),
+        ("csv, tsv", "train.csv, test.csv, optionally validation.csv: label and text; .tsv alike"),
+    ];
     const METRIC: Metric = Metric::Accuracy;
     const NOUN: &'static str = "sentences";
 
@@ -149,6 +157,10 @@ impl Data for SentenceData {
 
     fn about(&self) -> &About<TextFacts> {
         &self.about
+    }
+
+    fn largest_batch(&self, batch_size: usize) -> u64 {
+        self.longest(batch_size)
     }
 
     fn initialise(&self, vars: &VarMap) -> Result<Option<String>> {
@@ -212,7 +224,9 @@ fn neighbours<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: &Trained
     const SHOWN: usize = 10;
     let Trained { settings, facts: TextFacts { vocabulary, .. }, model, .. } = trained;
     let tokenizer = settings.data_options()?.text.tokenizer;
-    inputs.for_each_text(|word| {
+    let mut words = 0;
+    let outcome = inputs.for_each_text(|word| {
+        words += 1;
         ensure!(!word.trim().is_empty(), "found an empty line, expected a word");
         let tokens = tokenizer.tokens(word);
         let id = vocabulary.id(if let [token] = &tokens[..] { token } else { word });
@@ -224,7 +238,9 @@ fn neighbours<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: &Trained
             .collect();
         say(&format!("{word}: {}", shown.join("  ")));
         Ok(())
-    })
+    });
+    ensure!(words > 0, "neighbours: found no word, expected at least one");
+    outcome
 }
 
 /// Shows the features with the largest contributions, positive or negative, to the logit of a class.

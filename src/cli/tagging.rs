@@ -39,6 +39,13 @@ impl Data for TaggingData {
     type Facts = TextFacts;
     type TestOptions = TestSet;
     type Command = Predict;
+    const DATA_SETS: &'static [(&'static str, &'static str)] = &[
+        ("names", "built in"),
+        (
+            "conll",
+            "train.txt, test.txt, optionally dev.txt: a word and its tag per line; also .conll and others",
+        ),
+    ];
     const METRIC: Metric = Metric::F1;
     const NOUN: &'static str = "sentences";
 
@@ -73,6 +80,10 @@ impl Data for TaggingData {
 
     fn about(&self) -> &About<TextFacts> {
         &self.about
+    }
+
+    fn largest_batch(&self, batch_size: usize) -> u64 {
+        self.longest(batch_size)
     }
 
     fn initialise(&self, vars: &VarMap) -> Result<Option<String>> {

@@ -11,6 +11,7 @@ use candle_nn::VarMap;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::PoisonError;
@@ -76,7 +77,7 @@ impl<L> TextData<L> {
             }
             None => {
                 vectors = options.read_vectors(&words)?;
-                options.facts(&words, &parts, vectors.as_ref(), classes)
+                options.facts(&words, &parts, vectors.as_ref(), classes)?
             }
         };
         let sentences = Sentences::encode(&facts.vocabulary, ngrams, &words);
@@ -85,14 +86,26 @@ impl<L> TextData<L> {
         Ok(Self { options, ngrams, words, labels, parts, vectors, sentences, about })
     }
 
+    /// Number of ids in the `count` longest training sentences.
+    pub(super) fn longest(&self, count: usize) -> u64 {
+        let length = |&sentence: &u32| self.sentences.sentence(sentence as usize).len() as u64;
+        let mut lengths: Vec<u64> = self.parts.training.iter().map(length).collect();
+        lengths.sort_unstable_by_key(|&length| Reverse(length));
+        lengths.iter().take(count).sum()
+    }
+
     /// Divides the sentences anew.
-    pub(super) fn divide(&mut self, parts: Parts) {
+    ///
+    /// # Errors
+    /// Fails if the new training part leaves no word in the vocabulary.
+    pub(super) fn divide(&mut self, parts: Parts) -> Result<()> {
         let About { sizes, facts, .. } = &mut self.about;
         let classes = std::mem::take(&mut facts.classes);
-        *facts = self.options.facts(&self.words, &parts, self.vectors.as_ref(), classes);
+        *facts = self.options.facts(&self.words, &parts, self.vectors.as_ref(), classes)?;
         *sizes = parts.sizes();
         self.sentences = Sentences::encode(&facts.vocabulary, self.ngrams, &self.words);
         self.parts = parts;
+        Ok(())
     }
 
     /// Sets the initial vectors of the words that the file of `--vectors` has; returns a line to show.
@@ -130,14 +143,18 @@ impl WordOptions {
         parts: &Parts,
         vectors: Option<&WordVectors>,
         classes: Vec<String>,
-    ) -> TextFacts {
+    ) -> Result<TextFacts> {
         let training = parts.training.iter().map(|&i| &words[i as usize]);
         let mut vocabulary = Vocabulary::new(training, self.lower_case, self.min_count);
+        // Before a fold is selected, nothing is in the training part.
+        if !parts.training.is_empty() {
+            check_vocabulary(&vocabulary, self.min_count)?;
+        }
         if let Some(vectors) = vectors {
             // This way the model knows test words that are missing from the training part.
             vocabulary.extend(vectors.words());
         }
-        TextFacts { vocabulary, classes, vector_size: vectors.map(WordVectors::size) }
+        Ok(TextFacts { vocabulary, classes, vector_size: vectors.map(WordVectors::size) })
     }
 }
 
@@ -163,6 +180,13 @@ pub(super) fn noun(level: Level) -> &'static str {
         Level::Char => "characters",
         Level::Word => "words",
     }
+}
+
+/// Checks that a vocabulary has tokens besides the special ones.
+pub(super) fn check_vocabulary(vocabulary: &Vocabulary, min_count: usize) -> Result<()> {
+    let is_empty = vocabulary.words().next().is_none();
+    ensure!(!is_empty, "--min-count {min_count}: nothing in the training part occurs so often: choose less");
+    Ok(())
 }
 
 /// What a model of sentences depends on.

@@ -27,3 +27,17 @@ pub use text::{
     Columns, Corpus, Level, NGrams, Streams, TextStream, Texts, TokenWindow, Tokenizer, Tokens, Vocabulary,
     WordVectors, reviews,
 };
+
+/// A count in words: "1 example", "2 examples".
+pub(crate) fn count(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn counts_have_the_right_number() {
+        let count = |number| super::count(number, "example");
+        assert_eq!((count(1), count(2)), ("1 example".to_string(), "2 examples".to_string()));
+    }
+}

@@ -8,6 +8,8 @@ use candle_nn::{VarBuilder, VarMap};
 use rand::Rng;
 use rand::distr::Uniform;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The distribution of a layer's initial weights and biases.
 ///
@@ -74,6 +76,44 @@ fn normal(stdev: f64) -> candle_nn::Init {
 /// are too large for the memory.
 pub fn seeded_var_builder(vars: &VarMap, seed: u64, dtype: DType, device: &Device) -> VarBuilder<'static> {
     VarBuilder::from_backend(Box::new(Seeded { vars: vars.clone(), seed }), dtype, device.clone())
+}
+
+/// Returns the number of elements of all parameters that `build` asks for, without memory for them.
+///
+/// # Errors
+/// Fails if `build` does.
+pub fn count_parameters<M>(build: impl FnOnce(VarBuilder) -> Result<M>) -> Result<u64> {
+    let elements = Arc::new(AtomicU64::new(0));
+    build(VarBuilder::from_backend(Box::new(Counting(elements.clone())), DType::F32, Device::Cpu))?;
+    Ok(elements.load(Ordering::Relaxed))
+}
+
+/// Counts the elements of parameters, and returns zeros that all share one place in memory.
+struct Counting(Arc<AtomicU64>);
+
+impl SimpleBackend for Counting {
+    fn get(
+        &self,
+        shape: Shape,
+        _: &str,
+        _: candle_nn::Init,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let elements = shape.dims().iter().fold(1, |count: u64, &dim| count.saturating_mul(dim as u64));
+        // No other thread counts along.
+        self.0.store(self.0.load(Ordering::Relaxed).saturating_add(elements), Ordering::Relaxed);
+        Tensor::zeros((), dtype, device)?.broadcast_as(shape)
+    }
+
+    fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> Result<Tensor> {
+        bail!("parameter {name} does not exist, and its shape is unknown")
+    }
+
+    fn contains_tensor(&self, _: &str) -> bool {
+        // So that nobody writes initial values.
+        true
+    }
 }
 
 struct Seeded {

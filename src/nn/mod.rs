@@ -29,7 +29,7 @@ pub use conv_max_over_time::{ConvMaxOverTime, conv_max_over_time};
 pub use conv2d::{Conv2d, conv2d, conv2d_no_bias};
 pub use dropout::{Dropout, dropout};
 pub use embedding::{Embedding, WORD_VECTOR_INIT, embedding, embedding_with};
-pub use init::{Init, seeded_var_builder};
+pub use init::{Init, count_parameters, seeded_var_builder};
 pub use linear::{Linear, linear, linear_with};
 pub use loss::Cost;
 pub use pool::{Pool2d, Pooling};

@@ -99,14 +99,14 @@ impl<'a> LanguageModelling<'a> {
         let tokens = training.end.saturating_sub(training.start);
         ensure!(
             Streams::steps(tokens, streams) >= window as u64,
-            "{name}: {tokens} tokens to train on, expected at least {}: a window of {window} in each of {streams} \
-             streams, and one more",
+            "{name}: the tokens to train on are {tokens}, expected at least {}: a window of {window} in each of \
+             {streams} streams, and one more",
             streams.saturating_mul(window).saturating_add(1)
         );
         let held_out = validation.end.saturating_sub(validation.start);
         ensure!(
             held_out >= 2,
-            "{name}: {held_out} tokens to validate on, expected at least 2 of its {}",
+            "{name}: the tokens to validate on are {held_out}, expected at least 2 of its {}",
             text.len()
         );
         Ok(Self { config, position: RefCell::default() })
@@ -131,7 +131,7 @@ pub fn evaluate_text(
     windowing.check()?;
     let Windowing { streams, window } = windowing;
     let tokens = range.end.saturating_sub(range.start);
-    ensure!(tokens >= 2, "{}: {tokens} tokens to test on, expected at least 2", text.name());
+    ensure!(tokens >= 2, "{}: the tokens to test on are {tokens}, expected at least 2", text.name());
     // A stream of only a few windows would give most tokens little context.
     let streams = (tokens / (window as u64).saturating_mul(8)).clamp(1, streams as u64) as usize;
     let mut reader = Streams::new(text, vocabulary, range, streams, 0)?;
@@ -312,7 +312,9 @@ impl Task for LanguageModelling<'_> {
         let LanguageModellingConfig { model, vocabulary, text, seed, .. } = self.config;
         let sampling = Sampling { temperature: 0.8, ..Sampling::default() };
         let mut generator = TextGenerator::new(model, vocabulary, text.level(), sampling, seed, "")?;
-        Ok(Some((0..SAMPLE_LENGTH).map(|_| generator.next_text()).collect::<Result<String>>()?))
+        let text = (0..SAMPLE_LENGTH).map(|_| generator.next_text()).collect::<Result<String>>()?;
+        let lines: Vec<String> = text.lines().map(|line| format!("sample | {line}")).collect();
+        Ok(Some(lines.join("\n")))
     }
 }
 

@@ -158,5 +158,5 @@ pub use sentences::{SentenceClassification, Sentences};
 pub use tagging::{Tagging, TaggingEvaluation};
 pub use task::Task;
 pub use text_generator::TextGenerator;
-pub use trainer::{INTERRUPTED, Trainer, TrainerOptions};
+pub use trainer::{INTERRUPTED, Trainer, TrainerOptions, steps_per_epoch};
 pub use weights::{load_model, load_pretrained, load_weights, save_weights, weights_checksum};

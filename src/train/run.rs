@@ -64,7 +64,7 @@ impl Run {
         Ok(run)
     }
 
-    /// Opens the run folder `dir`, or else the newest run under `runs/<binary>/`, and reads its configuration.
+    /// Opens the run folder `dir`, or else the newest run that holds a model under `runs/<binary>/`, and reads its configuration.
     ///
     /// # Errors
     /// Fails if there is no such run, its `config.json` cannot be read or has changed, or it belongs to another binary.
@@ -269,10 +269,10 @@ fn next_folder(parent: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Returns the folder in `parent` with the highest number that holds a run.
+/// Returns the folder in `parent` with the highest number that holds a model.
 fn newest_folder(parent: &Path) -> Result<PathBuf> {
     let folders = if parent.exists() { numbered_folders(parent)? } else { Vec::new() };
-    match folders.into_iter().rev().find(|(_, dir)| dir.join(CONFIG).exists()) {
+    match folders.into_iter().rev().find(|(_, dir)| dir.join(CONFIG).exists() && dir.join(MODEL).exists()) {
         Some((_, dir)) => Ok(dir),
         None => bail!("{}: found no run: train one first, or name a run folder", parent.display()),
     }

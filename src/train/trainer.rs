@@ -6,13 +6,14 @@ use super::progress::Progress;
 use super::run::Run;
 use super::task::Task;
 use super::weights::{load_weights, save_weights};
-use crate::nn::Mode;
+use crate::nn::{BatchNorm2d, Mode};
 use crate::optim::{Clip, Ledger, Optimizer, Schedule, Totals};
 use crate::rng;
 use anyhow::{Context, Result, bail, ensure};
 use candle_nn::VarMap;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -30,7 +31,7 @@ const READ_EVERY: usize = 50;
 pub struct TrainerOptions {
     /// Number of epochs: passes over the training examples.
     pub epochs: usize,
-    /// Examples per step. The last batch of an epoch may be smaller.
+    /// Examples per step. The last batch of an epoch may be smaller; see [`steps_per_epoch`].
     pub batch_size: usize,
     /// Base learning rate, which `schedule` scales.
     pub learning_rate: f64,
@@ -109,6 +110,22 @@ impl Trainer<'_> {
     }
 }
 
+/// Returns the number of steps of an epoch.
+///
+/// Batch normalisation needs at least two examples, so under it a last batch of one joins the batch before it.
+pub fn steps_per_epoch(examples: usize, batch_size: usize, vars: &VarMap) -> usize {
+    let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
+    let normalises = vars.keys().any(|name| BatchNorm2d::BUFFERS.iter().any(|end| name.ends_with(end)));
+    let joins = normalises && batch_size > 1 && examples > batch_size && examples % batch_size == 1;
+    examples.div_ceil(batch_size) - usize::from(joins)
+}
+
+/// Cuts `order` into `steps` batches; the last one may be smaller, or larger by one.
+fn batches(order: &[u32], batch_size: usize, steps: usize) -> impl Iterator<Item = &[u32]> {
+    let last = batch_size.saturating_mul(steps.saturating_sub(1)).min(order.len());
+    order[..last].chunks(batch_size).chain([&order[last..]])
+}
+
 /// A training run in progress.
 struct Training<'a> {
     options: &'a TrainerOptions,
@@ -139,7 +156,7 @@ impl<'a> Training<'a> {
         let examples = u32::try_from(task.examples()).with_context(|| {
             format!("training examples: found {}, expected at most {}", task.examples(), u32::MAX)
         })?;
-        let steps_per_epoch = task.examples().div_ceil(options.batch_size);
+        let steps_per_epoch = steps_per_epoch(task.examples(), options.batch_size, vars);
         let total_steps = options.epochs.saturating_mul(steps_per_epoch);
         let metric = task.metric();
         run.lock()?;
@@ -173,7 +190,10 @@ impl<'a> Training<'a> {
             order.shuffle(&mut rng::stream(seed, &format!("shuffle/epoch {epoch}")));
         }
         self.progress.epoch_started(epoch + 1, epochs, order.len());
-        let batches: Vec<&[u32]> = order.chunks(batch_size).skip(self.state.steps_in_epoch).collect();
+        let steps = steps_per_epoch(order.len(), batch_size, self.vars);
+        let batches: Vec<&[u32]> =
+            batches(&order, batch_size, steps).skip(self.state.steps_in_epoch).collect();
+        let mut used = order.len() - batches.iter().map(|batch| batch.len()).sum::<usize>();
         self.task.prefetch(&batches);
         let State { loss_sum, norm_sum, largest_norm, .. } = self.state;
         let mut ledger = Ledger::new(Totals::new(loss_sum, norm_sum, largest_norm));
@@ -181,6 +201,7 @@ impl<'a> Training<'a> {
         for (number, batch) in (1..).zip(batches) {
             let start = Instant::now();
             self.step(batch, epoch, &mut ledger)?;
+            used += batch.len();
             let interrupted = INTERRUPTED.load(Ordering::Relaxed);
             let is_due = |every| self.state.step.is_multiple_of(every);
             let saves = interrupted || self.options.checkpoint_every.is_some_and(is_due);
@@ -189,7 +210,6 @@ impl<'a> Training<'a> {
             let loss = if reads { Some(self.read(&ledger)?) } else { None };
             self.state.seconds += start.elapsed().as_secs_f64();
             if let Some(loss) = loss {
-                let used = self.state.steps_in_epoch.saturating_mul(batch_size).min(order.len());
                 self.progress.step_done(used, loss);
             }
             if saves {
@@ -289,5 +309,26 @@ impl<'a> Training<'a> {
 
     fn report(self, interrupted: bool) -> Report {
         Report { epochs: self.state.history, best_epoch: self.state.best_epoch, interrupted }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::batch_norm2d;
+    use candle_core::{DType, Device};
+    use candle_nn::VarBuilder;
+
+    #[test]
+    fn a_last_batch_of_one_joins_the_batch_before_it() {
+        let order: Vec<u32> = (0..9).collect();
+        let sizes = |steps| batches(&order, 4, steps).map(<[u32]>::len).collect::<Vec<_>>();
+        assert_eq!((sizes(3), sizes(2)), (vec![4, 4, 1], vec![4, 5]));
+        let vars = VarMap::new();
+        assert_eq!(steps_per_epoch(9, 4, &vars), 3);
+        let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+        batch_norm2d(1, vb).unwrap();
+        let steps = [9, 1, 8, 10].map(|examples| steps_per_epoch(examples, 4, &vars));
+        assert_eq!((steps, steps_per_epoch(9, 1, &vars)), ([2, 1, 2, 3], 9));
     }
 }

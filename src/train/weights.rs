@@ -4,7 +4,7 @@ use super::checksum;
 use super::pytorch;
 use super::run::{read_file, write_file};
 use crate::nn::seeded_var_builder;
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use std::collections::{BTreeMap, HashMap};
@@ -94,7 +94,7 @@ fn without_prefixes(mut tensors: HashMap<String, Tensor>) -> HashMap<String, Ten
 /// The parameters are plain tensors, not variables, so a forward pass records no graph.
 ///
 /// # Errors
-/// Fails if `build` fails, or like [`load_weights`].
+/// Fails if `build` or [`load_weights`] does, or a weight is NaN.
 pub fn load_model<M>(
     path: &Path,
     device: &Device,
@@ -103,7 +103,12 @@ pub fn load_model<M>(
     let vars = VarMap::new();
     build(seeded_var_builder(&vars, 0, DType::F32, device))?;
     load_weights(path, &vars)?;
-    let tensors = named(&vars).into_iter().map(|(name, tensor)| (name, tensor.detach())).collect();
+    let mut tensors = HashMap::new();
+    for (name, tensor) in named(&vars) {
+        let is_nan = tensor.flatten_all()?.to_vec1::<f32>()?.iter().any(|value| value.is_nan());
+        ensure!(!is_nan, "{}: the parameter {name} is NaN, so the model can't be used", path.display());
+        tensors.insert(name, tensor.detach());
+    }
     Ok(build(VarBuilder::from_tensors(tensors, DType::F32, device))?)
 }
 

@@ -1,6 +1,7 @@
 //! IDX, the format of MNIST: a magic number, the dimensions, then one byte per pixel or label; gzipped or not.
 
 use super::images::Images;
+use crate::data::count as quantity;
 use crate::data::gzip;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use flate2::bufread::MultiGzDecoder;
@@ -42,9 +43,11 @@ fn read_split(dir: &Path, split: &str) -> Result<Images> {
     let ([count], labels) = read(&labels_path)?;
     ensure!(
         count == images,
-        "{}: {count} labels, but {} holds {images} images",
+        "{}: {}, but {} holds {}",
         labels_path.display(),
-        images_path.display()
+        quantity(count, "label"),
+        images_path.display(),
+        quantity(images, "image")
     );
     if let Some(at) = labels.iter().position(|&label| usize::from(label) >= CLASSES) {
         bail!("{}: label {} at position {at}, expected 0 to 9", labels_path.display(), labels[at]);

@@ -1,5 +1,6 @@
 //! The format of the CoNLL shared tasks: one word per line, its tag last, a blank line between sentences.
 
+use crate::data::count;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -92,7 +93,7 @@ fn sentences<'a>(file: &'a TextFile, notes: &mut Vec<String>) -> Result<Vec<Vec<
         }
         if columns.len() != expected {
             let found = columns.len();
-            let message = format!("{found} columns, expected {expected} as in line {first_line}");
+            let message = format!("{}, expected {expected} as in line {first_line}", count(found, "column"));
             return Err(file.error_at(line, message));
         }
         let Some(tag) = tag else {

@@ -3,6 +3,7 @@
 use super::corpus::{Corpus, Texts};
 use super::file::TextFile;
 use super::table::{Columns, Row, Table, records};
+use crate::data::count;
 use crate::data::splits::Splits;
 use anyhow::Result;
 use std::collections::HashMap;
@@ -84,8 +85,10 @@ pub(super) fn ag_news(dir: &Path, test_only: bool) -> Result<Corpus> {
                     _ => return Err(file.error_at(line, format!("class {class:?}, expected 1 to 4"))),
                 },
                 _ => {
-                    let message =
-                        format!("found {} columns, expected class, title and description", columns.len());
+                    let message = format!(
+                        "found {}, expected class, title and description",
+                        count(columns.len(), "column")
+                    );
                     return Err(file.error_at(line, message));
                 }
             }

@@ -2,6 +2,7 @@
 
 use super::corpus::{Corpus, Texts, polarities};
 use super::file::{TextFile, required};
+use crate::data::count;
 use crate::data::splits::Splits;
 use anyhow::Result;
 use std::collections::{BTreeSet, HashMap};
@@ -76,7 +77,9 @@ pub(super) fn sst2(dir: &Path, test_only: bool) -> Result<Corpus> {
             "sentence\tlabel" => {
                 sentences(&file, 1, notes, |line| match line.split('\t').collect::<Vec<_>>()[..] {
                     [text, label] => Ok((text, polarity(label)?)),
-                    ref columns => Err(format!("{} columns, expected sentence and label", columns.len())),
+                    ref columns => {
+                        Err(format!("{}, expected sentence and label", count(columns.len(), "column")))
+                    }
                 })
             }
             _ => sentences(&file, 0, notes, |line| {

@@ -1,6 +1,7 @@
 //! Tables of labels and texts in CSV and TSV files.
 
 use super::file::TextFile;
+use crate::data::count;
 use crate::data::error::DataError;
 use anyhow::{Context, Result};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -181,7 +182,8 @@ fn parse(file: &TextFile, delimiter: u8, columns: &Columns) -> Result<(Layout, V
         (None, None, _) if width == 2 => (0, 1),
         _ => {
             let first: String = first.join(", ").chars().take(100).collect();
-            let message = format!("found {}, expected label and text; line 1 has {first}", counted(width));
+            let message =
+                format!("found {}, expected label and text; line 1 has {first}", count(width, "column"));
             return Err(unclear(message));
         }
     };
@@ -259,7 +261,7 @@ fn check(file: &TextFile, records: &[Record], layout: &Layout) -> Result<()> {
     }
     for (line, cells) in records {
         if cells.len() != layout.width {
-            let message = format!("found {}, expected {}", counted(cells.len()), layout.width);
+            let message = format!("found {}, expected {}", count(cells.len(), "column"), layout.width);
             return Err(file.error_at(*line, message));
         }
         if layout.delimiter == b'\t' && cells.iter().any(|cell| cell.contains('\n')) {
@@ -284,10 +286,6 @@ fn plausible(records: &[Record], layout: &Layout) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-fn counted(columns: usize) -> String {
-    format!("{columns} column{}", if columns == 1 { "" } else { "s" })
 }
 
 /// Each record's first line and trimmed columns.

@@ -1,6 +1,7 @@
 //! Pretrained word vectors in the formats of word2vec, GloVe and fastText.
 
 use super::vocabulary::Vocabulary;
+use crate::data::count;
 use crate::data::gzip;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
@@ -172,7 +173,7 @@ impl WordVectors {
             }
             ensure!(blank_lines == 0, "{}: is blank, expected a word and its numbers", place());
             if announced == Some(words) {
-                bail!("{}: more than the {words} words that line 1 announces", place());
+                bail!("{}: more than the {} that line 1 announces", place(), count(words as usize, "word"));
             }
             self.text_line(line.trim_ascii_end(), wanted).with_context(place)?;
             let length = line.len();
@@ -181,7 +182,7 @@ impl WordVectors {
         }
         match announced {
             Some(announced) if words < announced => {
-                bail!("ends after {words} words, expected {announced} as in line 1")
+                bail!("ends after {}, expected {announced} as in line 1", count(words as usize, "word"))
             }
             _ => Ok(()),
         }
@@ -228,7 +229,7 @@ impl WordVectors {
             source.fill(MAX_WORD + 4 * self.size).with_context(place)?;
             let rest = source.rest();
             if rest.iter().all(|&byte| byte == b'\n') {
-                bail!("ends after {} words, expected {announced} as in line 1", number - 1);
+                bail!("ends after {}, expected {announced} as in line 1", count(number as usize - 1, "word"));
             }
             let Some(space) = rest.iter().take(MAX_WORD).position(|&byte| byte == b' ') else {
                 ensure!(rest.len() >= MAX_WORD, "ends within {}", place());
@@ -246,7 +247,8 @@ impl WordVectors {
         source.fill(2).context("after the last word")?;
         ensure!(
             matches!(source.rest(), b"" | b"\n"),
-            "more than the {announced} words that line 1 announces"
+            "more than the {} that line 1 announces",
+            count(announced as usize, "word")
         );
         Ok(())
     }
