@@ -19,6 +19,9 @@
 // each slice and a second one, in which each block adds those of its channel, the result. VECTOR elements, 1 or 4, are
 // loaded at once.
 
+// check: VECTOR=1
+// check: VECTOR=4
+
 #define HELD (16 / VECTOR)
 #if VECTOR == 4
 typedef real4 vector;

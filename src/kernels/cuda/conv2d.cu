@@ -15,6 +15,8 @@
 // rows, PX columns and CO channels of them, in registers. CO is a multiple of 4 and PX one of UP. The block takes CHUNK
 // input channels, a divisor of CIN, at a time into shared memory: their part of `in` with its border, and their weights.
 
+// check: CIN=16 COUT=16 KH=3 KW=3 PAD_Y=1 PAD_X=1 STRIDE=1 UP=1 IN_H=32 IN_W=32 OUT_H=32 OUT_W=32 PX=4 CO=8 ACROSS=8 ROWS=16 GROUPS=2 CHUNK=8
+
 #define FLOOR(a, b) ((a) >= 0 ? (a) / (b) : -((-(a) + (b) - 1) / (b)))
 #define TAPS (KH * KW)
 #define CHANNELS (GROUPS * CO)

@@ -10,6 +10,8 @@
 // A block has CHANNELS input channels and 4 * FOURS output channels, a thread one of those and four of these, KR rows of
 // the kernel, and every RG-th row of a piece. LINE is a multiple of 4.
 
+// check: CIN=16 COUT=16 KH=3 KW=3 PAD_Y=1 PAD_X=1 STRIDE=1 IN_H=32 IN_W=32 OUT_H=32 OUT_W=32 CHANNELS=16 FOURS=4 RG=2 KR=3 BAND=4 LINE=32
+
 #define TAPS (KH * KW)
 #define KERNEL_GROUPS ((KH + KR - 1) / KR)
 #define THREADS (FOURS * CHANNELS * KERNEL_GROUPS * RG)
