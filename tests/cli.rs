@@ -525,7 +525,7 @@ fn a_broken_run_is_refused() {
     fs::write(path("model.safetensors"), &bytes[..bytes.len() - 1]).unwrap();
     refused(&place, "lenet", "eval --run run", 1, &[name, "not a complete safetensors file"]);
     fs::write(path("model.safetensors"), "").unwrap();
-    refused(&place, "lenet", "eval --run run", 1, &[name, "not a complete safetensors file"]);
+    refused(&place, "lenet", "eval --run run", 1, &[name, "found an empty file"]);
     fs::copy(trained("mlp").join("model.safetensors"), path("model.safetensors")).unwrap();
     refused(&place, "lenet", "eval --run run", 1, &[name, "parameter conv1.bias is missing", "[6]"]);
     fs::remove_file(path("model.safetensors")).unwrap();

@@ -218,7 +218,7 @@ pub(super) fn folder<R: Recipe>(
     for name in PATHS {
         // The name of weights on the hub is no path.
         if let Some(path) = settings[name].as_str().map(Path::new).filter(|path| path.exists()) {
-            settings[name] = json!(std::path::absolute(path)?);
+            settings[name] = json!(path.canonicalize()?);
         }
     }
     let Some((run, recorded)) = &start.resume else {
