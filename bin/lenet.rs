@@ -93,7 +93,11 @@ impl Recipe for Settings {
     fn model(&self, images: &ImageFacts, vb: VarBuilder) -> candle_core::Result<Box<dyn ImageModel>> {
         let (classes, shape) = (images.classes.len(), images.shape);
         if shape != (1, 28, 28) {
-            bail!("lenet: found images of {}x{} pixels, expected 28x28", shape.1, shape.2);
+            let (channels, height, width) = shape;
+            let kind = if channels == 1 { "grey" } else { "colour" };
+            bail!(
+                "lenet: found {kind} images of {height}x{width} pixels, expected grey ones of 28x28: use mlp or resnet"
+            );
         }
         let config = match self.variant {
             Variant::LeNet5 => return Ok(Box::new(LeNet5::new(classes, vb)?)),

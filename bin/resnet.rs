@@ -12,6 +12,7 @@ use candle_textbook::cli::{
     self, Experiment, ImageData, ImageFacts, ImageOptions, Normalise, OptimizerName, Recipe, ScheduleName,
     TrainOptions, degradation, fraction,
 };
+use candle_textbook::data::image::is_handwriting;
 use candle_textbook::data::{Augmentation, PhotoAugmentation};
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::resnet::{Config, ResNet, Shortcut};
@@ -33,9 +34,9 @@ struct Settings {
     /// Augmentation: shift training images by at most this much along each axis
     #[arg(long, value_name = "PIXELS", default_value_t = 0)]
     crop: usize,
-    /// Augmentation: mirror half of the training images
-    #[arg(long, value_name = "BOOL", action = ArgAction::Set, default_value_t = true)]
-    flip: bool,
+    /// Augmentation: mirror half of the training images [default: true, for handwriting false]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
+    flip: Option<bool>,
     /// Augmentation: change brightness, contrast and saturation by at most this fraction
     #[arg(long, value_name = "X", value_parser = fraction::<f32>, default_value_t = 0.0)]
     jitter: f32,
@@ -127,7 +128,7 @@ impl Recipe for Settings {
             side: self.side.map_or(if self.is_large() { 224 } else { 32 }, usize::from),
             augmentation: Some(Augmentation::Photo(PhotoAugmentation {
                 pad,
-                flip,
+                flip: flip.unwrap_or(!is_handwriting(&self.train.dataset)),
                 brightness: jitter,
                 contrast: jitter,
                 saturation: jitter,

@@ -4,7 +4,10 @@ use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
-use candle_textbook::data::image::{idx::read_dir, read_digit};
+use candle_textbook::data::image::{
+    idx::{read_dir, read_test},
+    read_digit,
+};
 use flate2::{Compression, write::GzEncoder};
 use image::{
     DynamicImage, EncodableLayout, GrayImage, ImageBuffer, ImageFormat, Luma, LumaA, Pixel,
@@ -133,9 +136,32 @@ fn bytes_after_the_end_are_refused() {
 }
 
 #[test]
-fn a_wrong_magic_number_is_shown_with_the_expected_one() {
-    assert_says(&error_of(TRAIN_IMAGES, &idx(&[3], &[5, 0, 9])), &["00000801", "expected 00000803"]);
-    assert_says(&error_of(TRAIN_LABELS, b"label,pixel\n"), &["6c616265", "expected 00000801"]);
+fn a_file_of_another_kind_is_named() {
+    let labels = idx(&[3], &[5, 0, 9]);
+    assert_says(&error_of(TRAIN_IMAGES, &labels), &["found labels (1 dimension), expected images (3"]);
+    assert_says(&error_of(TRAIN_LABELS, &idx(&[1, 2, 3], &[0; 6])), &["found images", "expected labels"]);
+    assert_says(&error_of(TRAIN_LABELS, b"label,pixel\n"), &["not an IDX file of bytes"]);
+}
+
+#[test]
+fn files_are_found_where_archives_unpack_them() {
+    let dir = tiny();
+    let expected = read_dir(dir.path()).unwrap();
+    // A folder that is named like the file in it, and one for the test set.
+    for (name, folder) in
+        [(TRAIN_IMAGES, TRAIN_IMAGES), (TEST_IMAGES, "raw"), (TEST_LABELS, "raw"), (TRAIN_LABELS, ".")]
+    {
+        let contents = fs::read(dir.path().join(name)).unwrap();
+        fs::remove_file(dir.path().join(name)).unwrap();
+        fs::create_dir_all(dir.path().join(folder)).unwrap();
+        fs::write(dir.path().join(folder).join(name.replace("-idx", ".idx")), contents).unwrap();
+    }
+    assert_eq!(read_dir(dir.path()).unwrap(), expected);
+    assert_eq!(read_test(dir.path()).unwrap(), expected.1);
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::copy(dir.path().join("raw/t10k-labels.idx1-ubyte"), other.join("t10k-labels.idx1-ubyte")).unwrap();
+    assert_says(&error_of_dir(&dir), &["found both", "other", "raw", "expected one"]);
 }
 
 #[test]
@@ -377,10 +403,7 @@ fn files_that_are_not_images_are_refused() {
         &["no/seven.png: can't be opened"],
     );
     assert_says(&error_of_image("empty.png", &[]), &["is empty", "expected a PNG or JPEG"]);
-    assert_says(
-        &error_of_image("text.png", b"%PDF-1.7"),
-        &["starts with [25, 50, 44, 46]", "expected a PNG or JPEG"],
-    );
+    assert_says(&error_of_image("text.png", b"%PDF-1.7"), &["is not an image", "expected a PNG or JPEG"]);
     assert_says(&error_of_image("short.png", b"\x89"), &["expected a PNG or JPEG"]);
 
     let image =

@@ -9,12 +9,12 @@ use std::path::Path;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
+use ::image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 use candle_core::{Device, Tensor};
-use candle_textbook::data::image::{cifar, folder, read_square};
+use candle_textbook::data::image::{self, cifar, folder, read_square};
 use candle_textbook::data::{
-    Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, digits, shapes,
+    Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, Preparation, digits, shapes,
 };
-use image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 use rayon::prelude::*;
 use tempfile::{TempDir, tempdir};
 
@@ -133,7 +133,10 @@ fn a_folder_is_listed_by_class_and_read_as_squares() {
     let dir = tiny_folder();
     fs::write(dir.path().join("train/cat/.DS_Store"), "").unwrap();
     fs::write(dir.path().join("train/README.txt"), "").unwrap();
-    let ImageSet { training, validation, test } = folder::read_dir(dir.path(), 8).unwrap();
+    fs::write(dir.path().join("train/dog/Thumbs.db"), "").unwrap();
+    fs::write(dir.path().join("test/dog/desktop.ini"), "").unwrap();
+    fs::create_dir(dir.path().join("train/__MACOSX")).unwrap();
+    let ImageSet { training, validation, test, .. } = folder::read_dir(dir.path(), 8).unwrap();
     assert_eq!((training.labels(), test.labels()), ([0, 1, 0, 1].as_slice(), [0, 1].as_slice()));
     assert_eq!((training.class_names(), validation), (["cat".into(), "dog".into()].as_slice(), None));
     assert_eq!(training.path(2).unwrap(), dir.path().join("train/cat/b.jpeg"));
@@ -156,14 +159,63 @@ fn a_folder_is_listed_by_class_and_read_as_squares() {
         fs::create_dir_all(dir.path().join("test").join(class)).unwrap();
         fs::rename(dir.path().join("b.jpeg"), dir.path().join("test").join(class).join("b.jpeg")).unwrap();
     }
-    let ImageSet { training, validation, test } = folder::read_dir(dir.path(), 8).unwrap();
+    let ImageSet { training, validation, test, .. } = folder::read_dir(dir.path(), 8).unwrap();
     assert_eq!((training.labels(), validation, test.len()), ([0, 1, 0, 1].as_slice(), Some(2), 2));
     assert_eq!(training.path(3).unwrap(), dir.path().join("val/dog/a.PNG"));
 
     fs::create_dir_all(dir.path().join("validation")).unwrap();
     assert_says(&folder::read_dir(dir.path(), 8).unwrap_err(), &["both val and validation"]);
-    fs::remove_dir_all(dir.path().join("test")).unwrap();
-    assert_says(&folder::read_dir(dir.path(), 8).unwrap_err(), &["test", "no such directory"]);
+}
+
+#[test]
+fn splits_have_several_names_and_validation_serves_as_a_missing_test_split() {
+    for name in ["val", "valid", "Validation", "dev"] {
+        let dir = tiny_folder();
+        fs::rename(dir.path().join("test"), dir.path().join(name)).unwrap();
+        fs::create_dir(dir.path().join("unlabelled")).unwrap();
+        let set = folder::read_dir(dir.path(), 8).unwrap();
+        assert_eq!((set.validation, set.test.len()), (None, 2), "{name}");
+        let notes = set.notes.join("\n");
+        assert!(notes.contains(name) && notes.contains("no test split"), "{notes}");
+        assert!(notes.contains("passed over: unlabelled"), "{notes}");
+
+        fs::rename(dir.path().join("train"), dir.path().join("gone")).unwrap();
+        let (test, _) = folder::read_test(dir.path(), 8).unwrap();
+        assert_eq!(test, set.test);
+        fs::remove_dir_all(dir.path().join(name)).unwrap();
+        fs::rename(dir.path().join("gone"), dir.path().join("train")).unwrap();
+        assert_says(&folder::read_dir(dir.path(), 8).unwrap_err(), &["no folder test", "val"]);
+    }
+}
+
+#[test]
+fn a_test_set_is_the_same_without_the_training_set() {
+    let dir = tiny_cifar();
+    for (name, dir) in [("digits", None), ("shapes", None), ("cifar10", Some(dir.path()))] {
+        let (test, notes) = image::load_test(name, dir, 8).unwrap();
+        assert!(test == image::load(name, dir, 8).unwrap().test && notes.is_empty(), "{name}");
+    }
+    fs::remove_file(dir.path().join("data_batch_1.bin")).unwrap();
+    assert_eq!(image::load_test("cifar10", Some(dir.path()), 8).unwrap().0.labels(), [9, 0]);
+}
+
+#[test]
+fn exported_images_are_prepared_as_the_data_set_has_them() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("image.png");
+    let colour = shapes(0, 3, 1).unwrap().1;
+    for index in 0..3 {
+        let planes = colour.image(index).unwrap();
+        let pixel =
+            |x: u32, y: u32| [0, 1, 2].map(|plane| planes[(plane * 32 + y as usize) * 32 + x as usize]);
+        RgbImage::from_fn(32, 32, |x, y| Rgb(pixel(x, y))).save(&path).unwrap();
+        assert_eq!(Preparation::Square.read(&path, (3, 32, 32)).unwrap(), planes.as_ref());
+    }
+    let grey: Vec<u8> = (0..28 * 28).map(|at| (at * 37 % 256) as u8).collect();
+    GrayImage::from_raw(28, 28, grey.clone()).unwrap().save(&path).unwrap();
+    assert_eq!(Preparation::Square.read(&path, (1, 28, 28)).unwrap(), grey);
+    let error = Preparation::Square.read(&path, (1, 28, 20)).unwrap_err();
+    assert_says(&error, &["28x20 pixels with 1 channels"]);
 }
 
 #[test]
@@ -231,11 +283,58 @@ fn an_unreadable_image_is_an_error_when_it_is_read() {
         error
     };
     assert_says(&error_of(b""), &["is empty"]);
-    assert_says(&error_of(b"GIF89a"), &["expected a PNG or JPEG"]);
+    assert_says(&error_of(b"GIF89a"), &["is a gif file", "expected a PNG or JPEG"]);
+    assert_says(&error_of(b"<html>"), &["is not an image", "expected a PNG or JPEG"]);
     assert_says(&error_of(&encoded(plain(1, 1, [0; 3]), ImageFormat::Png)), &["1x1 pixels", "4x4"]);
     for format in [ImageFormat::Png, ImageFormat::Jpeg] {
         let whole = encoded(plain(90, 90, [9; 3]), format);
         error_of(&whole[..whole.len() / 2]);
+    }
+}
+
+#[test]
+fn damaged_files_are_found_and_counted() {
+    let dir = tiny_folder();
+    let mut images = folder::read_dir(dir.path(), 8).unwrap().training;
+    images.check_files().unwrap();
+    for file in ["train/dog/a.PNG", "train/cat/b.jpeg"] {
+        let whole = fs::read(dir.path().join(file)).unwrap();
+        fs::write(dir.path().join(file), &whole[..whole.len() - 2]).unwrap();
+    }
+    for error in [images.check_files().unwrap_err(), images.load_into_memory().unwrap_err()] {
+        assert_says(&error, &["train/dog/a.PNG", "truncated", "1 more files can't be read either"]);
+    }
+}
+
+/// A PNG file with a further chunk after its header.
+fn with_chunk(image: DynamicImage, kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
+    const HEADER: usize = 33;
+    let mut file = encoded(image, ImageFormat::Png);
+    let checked = [kind, data].concat();
+    let mut checksum = flate2::Crc::new();
+    checksum.update(&checked);
+    let chunk = [&(data.len() as u32).to_be_bytes()[..], &checked, &checksum.sum().to_be_bytes()].concat();
+    file.splice(HEADER..HEADER, chunk);
+    file
+}
+
+#[test]
+fn damage_to_orientation_or_transparency_is_refused() {
+    // TIFF with one entry: orientation 3, upside down.
+    let upside_down = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x03\0\0\0\0\0\0\0";
+    let half = RgbImage::from_fn(8, 8, |_, y| Rgb(if y < 4 { [0; 3] } else { [100; 3] }));
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("image.png");
+    for (kind, data, first) in [(b"eXIf", &upside_down[..], 100), (b"tRNS", &[0; 6][..], 255)] {
+        let whole = with_chunk(half.clone().into(), kind, data);
+        fs::write(&path, &whole).unwrap();
+        assert_eq!(read_square(&path, 8).unwrap()[0], first);
+        for at in 33..33 + 12 + data.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            fs::write(&path, &damaged).unwrap();
+            assert_says(&read_square(&path, 8).unwrap_err(), &["image.png: ", "PNG"]);
+        }
     }
 }
 
@@ -473,7 +572,7 @@ fn fingerprints_depend_on_pixels_and_labels_and_not_on_paths() {
     assert!(before.fingerprint(0..before.len() + 1).is_err());
     // The same size, other pixels.
     let path = before.path(0).unwrap();
-    let mut picture = image::open(path).unwrap();
+    let mut picture = ::image::open(path).unwrap();
     picture.invert();
     picture.save(path).unwrap();
     assert_ne!(fingerprint(&before), fingerprint(&read(&moved).training));

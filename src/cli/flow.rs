@@ -156,7 +156,7 @@ pub(super) fn fit<R: Recipe>(
             "{}: {parameters} parameters{}; {training} training, {validation} validation, {test} test {} of {}; device \
              {}; run folder {}",
             R::NAME,
-            about.facts.describe(),
+            data.describe(),
             R::Data::NOUN,
             about.name,
             device_name(device),

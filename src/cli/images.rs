@@ -3,8 +3,8 @@
 use super::options::TrainOptions;
 use super::parts::hold_out;
 use super::recipe::{About, Data, Facts, Recipe, Test, Trained};
-use super::{Outcome, Predict, TestSet, data_error, image_plots, most_probable};
-use crate::data::{Augmentation, Distortion, ImageSet, Images, Normalisation, image};
+use super::{Outcome, Predict, TestSet, data_error, image_plots, most_probable, show_notes};
+use crate::data::{Augmentation, Distortion, ImageSet, Images, Normalisation, Preparation, image};
 use crate::models::ImageModel;
 use crate::nn::{Cost, Mode};
 use crate::train::{self, Epoch, Evaluation, ImageClassification, Metric, Run, Task, say};
@@ -93,6 +93,8 @@ pub struct ImageFacts {
     pub classes: Vec<String>,
     /// What the images are normalised with.
     pub normalisation: Option<Normalisation>,
+    /// How a picture is prepared for `predict`.
+    pub preparation: Preparation,
 }
 
 impl ImageFacts {
@@ -155,6 +157,23 @@ impl ImageData {
     pub(super) fn validate_on_training(&mut self) {
         self.validation = self.training.clone();
     }
+
+    /// The test images alone, for a model of images described by `facts`.
+    fn for_test(options: ImageOptions, facts: ImageFacts, name: &str, dir: Option<&Path>) -> Result<Self> {
+        let (mut test, notes) = image::load_test(name, dir, facts.shape.1).map_err(data_error)?;
+        show_notes(&notes);
+        facts.check(&test).with_context(|| format!("data set {name}"))?;
+        if let Some(normalisation) = &facts.normalisation {
+            test.normalise(normalisation.clone())?;
+        }
+        let about = About {
+            name: name.to_string(),
+            sizes: [0, 0, test.len() as u64],
+            fingerprints: Value::Null,
+            facts,
+        };
+        Ok(Self { options, images: None, training: vec![], validation: vec![], test, about })
+    }
 }
 
 impl Data for ImageData {
@@ -179,31 +198,22 @@ impl Data for ImageData {
         train: &TrainOptions,
         run: Option<(ImageFacts, &TestSet)>,
     ) -> Result<Self> {
-        let (facts, test) = run.unzip();
-        let (name, dir) = TestSet::resolve(test, train);
-        let side = facts.as_ref().map_or(options.side, |facts| facts.shape.1);
-        let set = image::load(name, dir, side).map_err(data_error)?;
-        let ImageSet { training: mut images, validation, mut test } = set;
-        let about = |facts: ImageFacts, sizes: [usize; 3], fingerprints: Value| About {
-            name: name.to_string(),
-            sizes: sizes.map(|size| size as u64),
-            fingerprints,
-            facts,
-        };
-        if let Some(facts) = facts {
-            facts.check(&test).with_context(|| format!("data set {name}"))?;
-            if let Some(normalisation) = &facts.normalisation {
-                test.normalise(normalisation.clone())?;
-            }
-            let about = about(facts, [0, 0, test.len()], Value::Null);
-            return Ok(Self { options, images: None, training: vec![], validation: vec![], test, about });
+        if let Some((facts, test)) = run {
+            let (name, dir) = TestSet::resolve(Some(test), train);
+            return Self::for_test(options, facts, name, dir);
         }
+        let (name, dir) = TestSet::resolve(None, train);
+        let set = image::load(name, dir, options.side).map_err(data_error)?;
+        let ImageSet { training: mut images, validation, mut test, preparation, notes } = set;
+        show_notes(&notes);
         let examples = images.len() - validation.unwrap_or(0);
         let all: Vec<u32> = (0..examples as u32).collect();
         let validation = validation.map(|_| examples as u32..images.len() as u32);
         let class = |example: u32| images.labels()[example as usize];
         let (training, validation) = hold_out(&all, validation, class, train)?;
         images.load_into_memory()?;
+        images.check_files()?;
+        test.check_files()?;
         let normalisation = match options.normalise {
             Normalise::Off => None,
             Normalise::TrainingSet => Some(images.channel_statistics(&training)?),
@@ -214,13 +224,16 @@ impl Data for ImageData {
             test.normalise(normalisation.clone())?;
         }
         let (shape, classes) = (images.shape(), images.class_names().to_vec());
-        let facts = ImageFacts { shape, classes, normalisation };
-        let fingerprints = json!({
-            "training_data": images.fingerprint(0..examples)?,
-            "validation_data": images.fingerprint(examples..images.len())?,
-            "test_data": test.fingerprint(0..test.len())?,
-        });
-        let about = about(facts, [training.len(), validation.len(), test.len()], fingerprints);
+        let about = About {
+            name: name.to_string(),
+            sizes: [training.len(), validation.len(), test.len()].map(|size| size as u64),
+            fingerprints: json!({
+                "training_data": images.fingerprint(0..examples)?,
+                "validation_data": images.fingerprint(examples..images.len())?,
+                "test_data": test.fingerprint(0..test.len())?,
+            }),
+            facts: ImageFacts { shape, classes, normalisation, preparation },
+        };
         Ok(Self { options, images: Some(images), training, validation, test, about })
     }
 
@@ -230,6 +243,11 @@ impl Data for ImageData {
 
     fn largest_batch(&self, batch_size: usize) -> u64 {
         batch_size.min(self.training.len()) as u64
+    }
+
+    fn describe(&self) -> String {
+        let augmentation = self.options.augmentation.map_or("none".to_string(), |how| how.to_string());
+        format!("{}, augmentation: {augmentation}", self.about.facts.describe())
     }
 
     fn initialise(&self, vars: &VarMap) -> Result<Option<String>> {
@@ -268,10 +286,10 @@ impl Data for ImageData {
     ) -> Result<Outcome> {
         let Trained { settings, facts, model, device, .. } = trained;
         let options = settings.data_options()?;
-        let ImageFacts { shape, classes, normalisation } = facts;
+        let ImageFacts { shape, classes, normalisation, preparation } = facts;
         inputs.for_each(|path| {
             let path = Path::new(path);
-            let mut image = Images::new(read(path, shape)?, vec![0_u32], shape, classes.len())?;
+            let mut image = Images::new(preparation.read(path, shape)?, vec![0_u32], shape, classes.len())?;
             if let Some(normalisation) = &normalisation {
                 image.normalise(normalisation.clone())?;
             }
@@ -302,14 +320,6 @@ impl Test {
 /// Named numbers as JSON.
 pub(super) fn numbers(fields: &[(&str, f64)]) -> Map<String, Value> {
     fields.iter().map(|&(name, value)| (name.to_string(), json!(value))).collect()
-}
-
-/// Reads an image file in the shape that the model expects.
-fn read(path: &Path, (channels, side, _): (usize, usize, usize)) -> Result<Vec<u8>> {
-    match channels {
-        1 => image::read_digit(path),
-        _ => image::read_square(path, side),
-    }
 }
 
 /// The file `name`, or the weights of this name on the hub.

@@ -150,6 +150,11 @@ pub trait Data: Sized {
     /// Number of images, words or tokens in the largest batch of at most `batch_size` examples.
     fn largest_batch(&self, batch_size: usize) -> u64;
 
+    /// A few words about data and task for the first line of output.
+    fn describe(&self) -> String {
+        self.about().facts.describe()
+    }
+
     /// Sets initial values other than random ones; returns a line to show.
     ///
     /// # Errors
@@ -221,7 +226,7 @@ pub trait Facts: Sized {
     /// Fails if it is missing or damaged.
     fn read(run: &Run, config: &Value) -> Result<Self>;
 
-    /// A few words for the first line of output.
+    /// A few words for [`Data::describe`].
     fn describe(&self) -> String;
 }
 

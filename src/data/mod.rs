@@ -18,7 +18,7 @@ mod splits;
 pub mod text;
 
 pub use self::image::{
-    Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, digits, shapes,
+    Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, Preparation, digits, shapes,
 };
 pub use error::DataError;
 pub use sequence::{EntityCounts, EntityScores, TaggedCorpus, TaggedSentences, entity_scores, names};

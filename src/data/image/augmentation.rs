@@ -10,6 +10,7 @@ use candle_core::Result;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 
 /// How training images are augmented.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -21,6 +22,16 @@ pub enum Augmentation {
     Distort(Distortion),
     /// Crops, flips and colour jitter, for photographs (He et al. 2015, section 4.2; Krizhevsky et al. 2012).
     Photo(PhotoAugmentation),
+}
+
+impl fmt::Display for Augmentation {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Shifts => write!(f, "shifts by one pixel"),
+            Self::Distort(_) => write!(f, "affine and elastic distortions"),
+            Self::Photo(photo) => photo.fmt(f),
+        }
+    }
 }
 
 impl Augmentation {

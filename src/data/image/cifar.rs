@@ -23,10 +23,16 @@ pub(super) const CLASS_NAMES: [&str; 10] =
 /// Fails if a file is missing, empty or not a whole number of records; if a label is above 9; if `batches.meta.txt`
 /// does not name ten classes.
 pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
-    ensure!(dir.is_dir(), "{}: no such directory", dir.display());
-    let names = class_names(&dir.join("batches.meta.txt"))?;
     let training: Vec<String> = (1..=5).map(|batch| format!("data_batch_{batch}.bin")).collect();
-    Ok((read(dir, &training, &names)?, read(dir, &["test_batch.bin".into()], &names)?))
+    Ok((read(dir, &training)?, read_test(dir)?))
+}
+
+/// Reads the test set alone from `dir`, like [`read_dir`].
+///
+/// # Errors
+/// Fails like [`read_dir`] on the files of the test set.
+pub fn read_test(dir: &Path) -> Result<Images> {
+    read(dir, &["test_batch.bin".into()])
 }
 
 fn class_names(path: &Path) -> Result<Vec<String>> {
@@ -47,7 +53,9 @@ fn class_names(path: &Path) -> Result<Vec<String>> {
 }
 
 /// The images of the batches `files`, one after another.
-fn read(dir: &Path, files: &[String], names: &[String]) -> Result<Images> {
+fn read(dir: &Path, files: &[String]) -> Result<Images> {
+    ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+    let names = class_names(&dir.join("batches.meta.txt"))?;
     let (mut pixels, mut labels) = (vec![], vec![]);
     for file in files {
         let path = dir.join(file);

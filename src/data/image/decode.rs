@@ -25,9 +25,13 @@ pub(super) fn open(bytes: &[u8]) -> Result<impl ImageDecoder> {
     ensure!(bytes.len() as u64 <= MAX_BYTES, "is larger than {} MiB, {expected}", MAX_BYTES >> 20);
     let format = match image::guess_format(bytes) {
         Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) => format,
-        _ => bail!("starts with {:02x?}, {expected}", &bytes[..bytes.len().min(4)]),
+        Ok(other) => bail!("is a {} file, {expected}", other.extensions_str()[0]),
+        Err(_) => bail!("is not an image, {expected}"),
     };
-    ensure!(format == ImageFormat::Png || has_end_marker(bytes), "truncated, expected a whole JPEG image");
+    match format {
+        ImageFormat::Png => check_chunks(bytes)?,
+        _ => ensure!(has_end_marker(bytes), "truncated, expected a whole JPEG image"),
+    }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_DECODED_BYTES);
@@ -54,6 +58,36 @@ pub(super) fn decode(mut decoder: impl ImageDecoder) -> Result<DynamicImage> {
 
 fn damaged(error: ImageError) -> anyhow::Error {
     anyhow!("damaged or truncated, expected a whole image: {error}")
+}
+
+/// Checks the checksums of a PNG file's chunks except the pixels', which the decoder checks.
+///
+/// The decoder ignores damage to the other chunks. Without them an image may be opaque or turned.
+fn check_chunks(bytes: &[u8]) -> Result<()> {
+    const SIGNATURE: usize = 8;
+    let mut rest = bytes.get(SIGNATURE..).unwrap_or_default();
+    while let Some((length, chunk)) = rest.split_first_chunk() {
+        let length = u32::from_be_bytes(*length) as usize;
+        let kind = chunk.get(..4).context("truncated, expected a whole PNG image")?;
+        if kind == b"IDAT" {
+            rest = chunk.get(length.saturating_add(8)..).unwrap_or_default();
+            continue;
+        }
+        let name = kind.escape_ascii();
+        let (checked, after) = chunk
+            .split_at_checked(length.saturating_add(4))
+            .with_context(|| format!("damaged or truncated in chunk {name}, expected a whole PNG image"))?;
+        let (sum, after) = after.split_first_chunk().context("truncated, expected a whole PNG image")?;
+        ensure!(
+            crc32fast::hash(checked) == u32::from_be_bytes(*sum),
+            "damaged: chunk {name} does not match its checksum, expected a whole PNG image"
+        );
+        if kind == b"IEND" {
+            break;
+        }
+        rest = after;
+    }
+    Ok(())
 }
 
 /// Whether the end marker follows the last scan of a JPEG file. The decoder fills in missing data with grey.

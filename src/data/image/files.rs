@@ -1,10 +1,10 @@
 //! Images that stay in their files until they are needed.
 
 use super::prefetch::Prefetch;
-use super::square::read_square;
+use super::square::{self, read_square};
 use crate::data::fingerprint::Fingerprint;
 use crate::kernels::cpu::parallel;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use std::collections::VecDeque;
 use std::fs;
 use std::ops::Range;
@@ -55,6 +55,14 @@ impl Files {
         Arc::make_mut(&mut self.paths).truncate(len);
     }
 
+    /// Checks that all files are whole images, by their headers.
+    pub fn check(&self) -> Result<()> {
+        let mut checked: Vec<Result<()>> = self.paths.iter().map(|_| Ok(())).collect();
+        parallel::for_each_piece(&mut checked, 1, |at, checked| checked[0] = square::check(&self.paths[at]));
+        all(checked)?;
+        Ok(())
+    }
+
     /// Starts to read `batches` in the background. Without threads for it, they are read when they are needed.
     pub fn read_ahead(&self, batches: Vec<Vec<u32>>) {
         let (paths, side) = (self.paths.clone(), self.side);
@@ -103,5 +111,15 @@ fn read_files(paths: &[PathBuf], indices: &[u32], side: usize) -> Result<Vec<u8>
     parallel::for_each_piece(&mut images, 1, |at, image| {
         image[0] = read_square(&paths[indices[at] as usize], side);
     });
-    Ok(images.into_iter().collect::<Result<Vec<_>>>()?.concat())
+    Ok(all(images)?.concat())
+}
+
+/// All results, or the first error and how many follow.
+fn all<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
+    let failed = results.iter().filter(|result| result.is_err()).count();
+    let results: Result<Vec<T>> = results.into_iter().collect();
+    results.map_err(|first| match failed {
+        1 => first,
+        _ => anyhow!("{first:#}; {} more files can't be read either", failed - 1),
+    })
 }

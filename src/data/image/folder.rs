@@ -2,40 +2,32 @@
 
 use super::files::Files;
 use super::images::{ImageSet, Images};
+use super::preparation::Preparation;
 use super::square::check_side;
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use std::fs;
+use crate::data::splits::{self, Splits};
+use anyhow::{Context, Result, bail, ensure};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 
-/// Lists the images in `dir/train`, `dir/test` and, optionally, `dir/val` or `dir/validation`.
+/// Lists the images in the splits of `dir`, such as `dir/train` and `dir/test`.
 ///
-/// The classes are the folders in `train`, sorted by name. Their images are the files with the extensions `jpg`, `jpeg`
-/// and `png`. They are interleaved so that any part of the list has its share of each class. Names that begin with a dot
-/// are ignored. The files are read, as [`read_square`](super::read_square) does it with `side`, when they are needed: an
-/// unreadable file is an error then.
+/// The names of the splits are `train`; `val`, `valid`, `validation` or `dev`; and `test`. Without a test split the
+/// validation split serves as it, with a note. The classes are the folders in the training split, sorted by name. Their
+/// images are the files with the extensions `jpg`, `jpeg` and `png`. They are interleaved so that any part of the list has
+/// its share of each class. Hidden files and what operating systems leave behind are ignored. The files are read, as
+/// [`read_square`](super::read_square) does it with `side`, when they are needed: an unreadable file is an error then.
 ///
 /// # Errors
-/// Fails if `side` is out of range, `train` or `test` is missing, there are fewer than two classes, another split has
-/// other classes than `train`, a class has no images, a class's folder holds other files, or an image lies beside the
-/// classes.
+/// Fails if `side` is out of range, the training split or both others are missing, two folders serve as one split, there
+/// are fewer than two classes, another split has other classes than the training split, a class has no images, a class's
+/// folder holds other files, or an image lies beside the classes.
 pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
     check_side(side)?;
-    ensure!(dir.is_dir(), "{}: no such directory", dir.display());
-    let [train, test, val, validation] = ["train", "test", "val", "validation"].map(|split| dir.join(split));
-    for split in [&train, &test] {
-        ensure!(
-            split.is_dir(),
-            "{}: no such directory, expected one with a folder per class",
-            split.display()
-        );
-    }
-    ensure!(
-        !(val.is_dir() && validation.is_dir()),
-        "{}: found both val and validation, expected at most one of them",
-        dir.display()
-    );
+    let mut notes = vec![];
+    let (splits, test) = find_splits(dir, false, &mut notes)?;
+    let train = splits.train.context("no training split")?;
     let names = class_folders(&train)?;
     ensure!(
         names.len() >= 2,
@@ -45,7 +37,7 @@ pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
     );
     let (mut files, mut labels) = list(&train, &names)?;
     let training = labels.len();
-    let validation = match [val, validation].into_iter().find(|split| split.is_dir()) {
+    let validation = match splits.validation {
         Some(split) => {
             let (more_files, more_labels) = list(&split, &names)?;
             files.extend(more_files);
@@ -56,7 +48,40 @@ pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
     };
     let (test, test_labels) = list(&test, &names)?;
     let images = |files, labels| Images::from_files(Files::new(files, side), labels, names.clone());
-    Ok(ImageSet { training: images(files, labels), validation, test: images(test, test_labels) })
+    Ok(ImageSet {
+        training: images(files, labels),
+        validation,
+        test: images(test, test_labels),
+        preparation: Preparation::Square,
+        notes,
+    })
+}
+
+/// Lists the test images alone, and says what a user should know about them.
+///
+/// The classes are the folders in the test split. Otherwise like [`read_dir`].
+///
+/// # Errors
+/// Fails like [`read_dir`] on the test split.
+pub fn read_test(dir: &Path, side: usize) -> Result<(Images, Vec<String>)> {
+    check_side(side)?;
+    let mut notes = vec![];
+    let (_, test) = find_splits(dir, true, &mut notes)?;
+    let names = class_folders(&test)?;
+    let (files, labels) = list(&test, &names)?;
+    Ok((Images::from_files(Files::new(files, side), labels, names), notes))
+}
+
+/// The splits in `dir`, with the test split once more.
+fn find_splits(dir: &Path, test_only: bool, notes: &mut Vec<String>) -> Result<(Splits, PathBuf)> {
+    ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+    let expected = "a folder train, with a folder per class";
+    let splits = Splits::find(dir, |name| vec![name.to_string()])?.choose(dir, expected, test_only, notes)?;
+    let test = splits.test.clone();
+    let test = test.with_context(|| {
+        format!("{}: no folder test, with a folder per class; val would serve as it", dir.display())
+    })?;
+    Ok((splits, test))
 }
 
 /// The image files of one split and their labels.
@@ -66,7 +91,7 @@ fn list(dir: &Path, names: &[String]) -> Result<(Vec<PathBuf>, Vec<u32>)> {
     let mut images = vec![];
     for (class, name) in (0..).zip(names) {
         let folder = dir.join(name);
-        let files = entries(&folder)?;
+        let files = splits::entries(&folder)?;
         ensure!(
             !files.is_empty(),
             "{}: no images, expected files ending in {}",
@@ -74,8 +99,7 @@ fn list(dir: &Path, names: &[String]) -> Result<(Vec<PathBuf>, Vec<u32>)> {
             EXTENSIONS.join(", ")
         );
         let count = files.len() as f64;
-        for (at, file) in files.into_iter().enumerate() {
-            let path = folder.join(&file);
+        for (at, path) in files.into_iter().enumerate() {
             ensure!(
                 is_image(&path),
                 "{}: found among images, expected only files ending in {}",
@@ -104,29 +128,16 @@ fn check_classes(dir: &Path, names: &[String]) -> Result<()> {
 
 /// The names of the folders in `dir`, sorted.
 fn class_folders(dir: &Path) -> Result<Vec<String>> {
-    let mut names = entries(dir)?;
-    let paths = names.iter().map(|name| dir.join(name));
-    if let Some(stray) = paths.into_iter().find(|path| is_image(path) && path.is_file()) {
+    let entries = splits::entries(dir)?;
+    if let Some(stray) = entries.iter().find(|path| is_image(path) && path.is_file()) {
         bail!("{}: an image without a class, expected it in a folder named after its class", stray.display());
     }
-    names.retain(|name| dir.join(name).is_dir());
-    Ok(names)
-}
-
-/// The names of the entries of `dir`, sorted, without those that begin with a dot.
-fn entries(dir: &Path) -> Result<Vec<String>> {
-    let context = || format!("{}: can't be listed", dir.display());
-    let mut names = vec![];
-    for entry in fs::read_dir(dir).with_context(context)? {
-        let entry = entry.with_context(context)?;
-        let name = entry.file_name().into_string();
-        let name = name.map_err(|_| anyhow!("{}: the file name is not UTF-8", entry.path().display()))?;
-        if !name.starts_with('.') {
-            names.push(name);
-        }
-    }
-    names.sort_unstable();
-    Ok(names)
+    let folders = entries.into_iter().filter(|path| path.is_dir());
+    let name = |path: PathBuf| {
+        let name = path.file_name().and_then(OsStr::to_str).map(String::from);
+        name.with_context(|| format!("{}: the file name is not UTF-8", path.display()))
+    };
+    folders.map(name).collect()
 }
 
 /// Whether the name of the file has the extension of an image.

@@ -3,6 +3,7 @@
 use super::images::Images;
 use crate::data::count as quantity;
 use crate::data::gzip;
+use crate::data::splits::entries;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
@@ -18,15 +19,16 @@ const DEFLATE_MAX_RATIO: u64 = 1032;
 /// Reads the training and the test set from `dir`.
 ///
 /// The files are `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
-/// `t10k-labels-idx1-ubyte`, each with or without `.gz`, also spelled `train-images.idx3-ubyte`. The images have the shape
-/// `(1, height, width)` and ten classes. The MNIST page of LeCun, Cortes and Burges describes the format.
+/// `t10k-labels-idx1-ubyte`, each with or without `.gz`, also spelled `train-images.idx3-ubyte`. Each may lie in a folder
+/// of `dir`. The images have the shape `(1, height, width)` and ten classes. The MNIST page of LeCun, Cortes and Burges
+/// describes the format.
 ///
 /// # Errors
 /// Fails if a file is missing, truncated, damaged, longer than its header announces or of another format; if the
 /// numbers of images and labels differ; if a label is above 9; if training and test images differ in size.
 pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
     let train = read_split(dir, "train")?;
-    let test = read_split(dir, "t10k")?;
+    let test = read_test(dir)?;
     let ((_, train_height, train_width), (_, height, width)) = (train.shape(), test.shape());
     ensure!(
         train.shape() == test.shape(),
@@ -34,6 +36,14 @@ pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
         dir.display()
     );
     Ok((train, test))
+}
+
+/// Reads the test set alone from `dir`, like [`read_dir`].
+///
+/// # Errors
+/// Fails like [`read_dir`] on the files of the test set.
+pub fn read_test(dir: &Path) -> Result<Images> {
+    read_split(dir, "t10k")
 }
 
 fn read_split(dir: &Path, split: &str) -> Result<Images> {
@@ -55,14 +65,23 @@ fn read_split(dir: &Path, split: &str) -> Result<Images> {
     Ok(Images::new(pixels, labels, (1, height, width), CLASSES)?)
 }
 
+/// Finds a file in `dir` or, as archives unpack to, in a folder there.
 fn find(dir: &Path, stem: &str, dimensions: usize) -> Result<PathBuf> {
     ensure!(dir.is_dir(), "{}: no such directory", dir.display());
     let dashed = format!("{stem}-idx{dimensions}-ubyte");
     let dotted = format!("{stem}.idx{dimensions}-ubyte");
     let names = [format!("{dashed}.gz"), dashed, format!("{dotted}.gz"), dotted];
-    match names.iter().map(|name| dir.join(name)).find(|path| path.exists()) {
-        Some(path) => Ok(path),
-        None => bail!("{}: found none of the files {}", dir.display(), names.join(", ")),
+    let file_in = |dir: &Path| names.iter().map(|name| dir.join(name)).find(|path| path.is_file());
+    if let Some(path) = file_in(dir) {
+        return Ok(path);
+    }
+    let folders = entries(dir)?.into_iter().filter(|path| path.is_dir());
+    match &folders.filter_map(|folder| file_in(&folder)).collect::<Vec<_>>()[..] {
+        [path] => Ok(path.clone()),
+        [] => bail!("{}: found none of the files {}", dir.display(), names.join(", ")),
+        [first, second, ..] => {
+            bail!("{}: found both {} and {}, expected one", dir.display(), first.display(), second.display())
+        }
     }
 }
 
@@ -86,10 +105,8 @@ fn read<const D: usize>(path: &Path) -> Result<([usize; D], Vec<u8>)> {
 fn parse<const D: usize>(mut reader: impl Read, max_bytes: u64) -> Result<([usize; D], Vec<u8>)> {
     let magic = word(&mut reader)?;
     let expected = 0x0800 + D as u32;
-    ensure!(
-        magic == expected,
-        "starts with {magic:08x}, expected {expected:08x} (IDX, bytes, {D} dimensions)"
-    );
+    ensure!(magic >> 8 == expected >> 8, "not an IDX file of bytes");
+    ensure!(magic == expected, "found {}, expected {}", content(magic & 0xff), content(D as u32));
     let mut sizes = [0; D];
     for size in &mut sizes {
         *size = word(&mut reader)? as usize;
@@ -115,6 +132,15 @@ fn parse<const D: usize>(mut reader: impl Read, max_bytes: u64) -> Result<([usiz
         "more bytes follow than the {announced} = {length} that the header announces"
     );
     Ok((sizes, bytes))
+}
+
+/// What an IDX file of this many dimensions holds.
+fn content(dimensions: u32) -> String {
+    match dimensions {
+        1 => "labels (1 dimension)".to_string(),
+        3 => "images (3 dimensions)".to_string(),
+        other => format!("{other} dimensions"),
+    }
 }
 
 fn word(reader: &mut impl Read) -> Result<u32> {

@@ -4,9 +4,10 @@ use super::augmentation::Augmentation;
 use super::device_copy::DeviceCopy;
 use super::files::Files;
 use super::normalisation::Normalisation;
+use super::preparation::Preparation;
 use crate::data::fingerprint::Fingerprint;
 use crate::ops::image_batch::{ImageTable, Placement};
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Device, Error, Result, Tensor, bail};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
@@ -33,6 +34,10 @@ pub struct ImageSet {
     pub validation: Option<usize>,
     /// The test images.
     pub test: Images,
+    /// How a picture becomes an image like these.
+    pub preparation: Preparation,
+    /// What a user should know about the files.
+    pub notes: Vec<String>,
 }
 
 /// Labelled images of one size, one byte per pixel and channel: 0 is black, 255 is full ink or light.
@@ -176,9 +181,7 @@ impl Images {
                 let image = |&index: &u32| &pixels[index as usize * self.size()..][..self.size()];
                 Ok(indices.iter().map(image).collect::<Vec<_>>().concat())
             }
-            Pixels::Files(files) => {
-                files.read(indices).map_err(|error| candle_core::Error::Msg(format!("{error:#}")))
-            }
+            Pixels::Files(files) => files.read(indices).map_err(|error| Error::Msg(format!("{error:#}"))),
         }
     }
 
@@ -213,6 +216,17 @@ impl Images {
             self.device_copy.clear();
         }
         Ok(())
+    }
+
+    /// Checks that the files of all images are whole, by their headers. Does nothing for images in memory.
+    ///
+    /// # Errors
+    /// Fails if a file can't be read; the message says how many can't.
+    pub fn check_files(&self) -> Result<()> {
+        match &self.pixels {
+            Pixels::Memory(_) => Ok(()),
+            Pixels::Files(files) => files.check().map_err(|error| Error::Msg(format!("{error:#}"))),
+        }
     }
 
     /// Keeps only the first `len` images.

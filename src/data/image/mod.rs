@@ -18,6 +18,7 @@ mod normalisation;
 mod parquet;
 mod photo;
 mod prefetch;
+mod preparation;
 mod shapes;
 mod shift;
 mod square;
@@ -29,6 +30,7 @@ pub use distortion::Distortion;
 pub use images::{ImageSet, Images};
 pub use normalisation::Normalisation;
 pub use photo::PhotoAugmentation;
+pub use preparation::Preparation;
 pub use shapes::shapes;
 pub use square::read_square;
 
@@ -56,6 +58,12 @@ const BUILT_IN: [&str; 2] = ["digits", "shapes"];
 /// The seed of the built-in images, which do not change with the seed of a training run.
 const BUILT_IN_SEED: u64 = 0;
 
+/// Numbers of built-in images.
+const TRAINING_DIGITS: usize = 20_000;
+const TEST_DIGITS: usize = 4_000;
+const TRAINING_SHAPES: usize = 10_000;
+const TEST_SHAPES: usize = 2_000;
+
 /// Loads the data set `name`.
 ///
 /// | name | source | training and test images |
@@ -73,28 +81,65 @@ const BUILT_IN_SEED: u64 = 0;
 /// malformed, with other errors.
 pub fn load(name: &str, dir: Option<&Path>, side: usize) -> Result<ImageSet> {
     let (training, test) = match (name, dir) {
-        ("digits", None) => digits(20_000, 4_000, BUILT_IN_SEED)?,
-        ("shapes", None) => shapes(10_000, 2_000, BUILT_IN_SEED)?,
-        ("digits" | "shapes", Some(_)) => return Err(DataError::built_in(name)),
+        ("digits", None) => digits(TRAINING_DIGITS, TEST_DIGITS, BUILT_IN_SEED)?,
+        ("shapes", None) => shapes(TRAINING_SHAPES, TEST_SHAPES, BUILT_IN_SEED)?,
         ("image-folder", Some(dir)) => return folder::read_dir(dir, side),
-        ("image-folder", None) => {
-            let reason = "no directory given, expected one with the images as train/CLASS/IMAGE.jpg";
-            return Err(DataError::files_needed(name, reason, &BUILT_IN));
-        }
         ("cifar10", Some(dir)) => cifar::read_dir(dir)?,
         ("mnist", Some(dir)) => idx::read_dir(dir)?,
         ("fashion-mnist", Some(dir)) => {
             let (training, test) = idx::read_dir(dir)?;
             (training.with_class_names(CLOTHING)?, test.with_class_names(CLOTHING)?)
         }
-        ("mnist" | "fashion-mnist" | "cifar10", None) => download(name)?,
-        _ => return Err(DataError::unknown(name, &KNOWN)),
+        ("mnist" | "fashion-mnist" | "cifar10", None) => {
+            let [training, test] = download(name, ["train", "test"])?;
+            (training, test)
+        }
+        _ => return Err(not_found(name, dir)),
     };
-    Ok(ImageSet { training, validation: None, test })
+    let preparation = if is_handwriting(name) { Preparation::Digit } else { Preparation::Square };
+    Ok(ImageSet { training, validation: None, test, preparation, notes: vec![] })
+}
+
+/// Loads the test images alone of the data set `name`, like [`load`], and says what a user should know about the files.
+///
+/// # Errors
+/// Fails like [`load`] on the files of the test images.
+pub fn load_test(name: &str, dir: Option<&Path>, side: usize) -> Result<(Images, Vec<String>)> {
+    let test = match (name, dir) {
+        ("digits", None) => digits(0, TEST_DIGITS, BUILT_IN_SEED)?.1,
+        ("shapes", None) => shapes(0, TEST_SHAPES, BUILT_IN_SEED)?.1,
+        ("image-folder", Some(dir)) => return folder::read_test(dir, side),
+        ("cifar10", Some(dir)) => cifar::read_test(dir)?,
+        ("mnist", Some(dir)) => idx::read_test(dir)?,
+        ("fashion-mnist", Some(dir)) => idx::read_test(dir)?.with_class_names(CLOTHING)?,
+        ("mnist" | "fashion-mnist" | "cifar10", None) => {
+            let [test] = download(name, ["test"])?;
+            test
+        }
+        _ => return Err(not_found(name, dir)),
+    };
+    Ok((test, vec![]))
+}
+
+/// Whether the data set `name` holds handwriting, which means something else when it is mirrored.
+pub fn is_handwriting(name: &str) -> bool {
+    matches!(name, "digits" | "mnist")
+}
+
+/// Why there is no data set `name` from `dir`.
+fn not_found(name: &str, dir: Option<&Path>) -> anyhow::Error {
+    match (name, dir) {
+        ("digits" | "shapes", Some(_)) => DataError::built_in(name),
+        ("image-folder", None) => {
+            let reason = "no directory given, expected one with the images as train/CLASS/IMAGE.jpg";
+            DataError::files_needed(name, reason, &BUILT_IN)
+        }
+        _ => DataError::unknown(name, &KNOWN),
+    }
 }
 
 #[cfg(feature = "hub")]
-fn download(name: &str) -> Result<(Images, Images)> {
+fn download<const N: usize>(name: &str, splits: [&str; N]) -> Result<[Images; N]> {
     use ::image::ColorType::{L8, Rgb8};
     let (id, folder, column, colour, classes) = match name {
         "mnist" => ("ylecun/mnist", "mnist", "image", L8, None),
@@ -102,16 +147,18 @@ fn download(name: &str) -> Result<(Images, Images)> {
         _ => ("uoft-cs/cifar10", "plain_text", "img", Rgb8, Some(cifar::CLASS_NAMES)),
     };
     let read = || {
-        let (training, test) = parquet::read(id, folder, column, colour)?;
-        Ok(match classes {
-            Some(names) => (training.with_class_names(names)?, test.with_class_names(names)?),
-            None => (training, test),
-        })
+        let mut images = parquet::read(id, folder, column, colour, splits)?;
+        if let Some(names) = classes {
+            for images in &mut images {
+                *images = images.clone().with_class_names(names)?;
+            }
+        }
+        Ok(images)
     };
     read().map_err(|error: anyhow::Error| DataError::files_needed(name, &format!("{error:#}"), &BUILT_IN))
 }
 
 #[cfg(not(feature = "hub"))]
-fn download(name: &str) -> Result<(Images, Images)> {
+fn download<const N: usize>(name: &str, _splits: [&str; N]) -> Result<[Images; N]> {
     Err(DataError::files_needed(name, crate::data::error::NO_DOWNLOAD, &BUILT_IN))
 }

@@ -10,22 +10,32 @@ use std::path::Path;
 /// Number of classes of every image set of the hub that is known here.
 const CLASSES: usize = 10;
 
-/// Downloads the data set `id` and reads its training and test images from the files in `folder`.
+/// Downloads the data set `id` and reads the images of `splits` from the files in `folder`.
 ///
 /// Each row holds a PNG file of the given colour in `bytes` of the group `group`, and a `label`.
-pub(super) fn read(id: &str, folder: &str, group: &str, colour: ColorType) -> Result<(Images, Images)> {
-    let files = ["train", "test"].map(|split| format!("{folder}/{split}/0000.parquet"));
-    let [train_path, test_path] = hub::dataset(id, files)?;
-    let (train, test) = (read_file(&train_path, group, colour)?, read_file(&test_path, group, colour)?);
-    ensure!(
-        train.shape() == test.shape(),
-        "{}: images of {:?}, but {} holds {:?}",
-        test_path.display(),
-        test.shape(),
-        train_path.display(),
-        train.shape()
-    );
-    Ok((train, test))
+pub(super) fn read<const N: usize>(
+    id: &str,
+    folder: &str,
+    group: &str,
+    colour: ColorType,
+    splits: [&str; N],
+) -> Result<[Images; N]> {
+    let files = splits.map(|split| format!("{folder}/{split}/0000.parquet"));
+    let paths = hub::dataset(id, files)?;
+    let mut images: Vec<Images> = vec![];
+    for path in &paths {
+        let (read, first) = (read_file(path, group, colour)?, images.first());
+        if let Some(first) = first.filter(|first| first.shape() != read.shape()) {
+            let ((_, height, width), (_, first_height, first_width)) = (read.shape(), first.shape());
+            bail!(
+                "{}: images of {height}x{width} pixels, but those of {} have {first_height}x{first_width}",
+                path.display(),
+                paths[0].display()
+            );
+        }
+        images.push(read);
+    }
+    images.try_into().map_err(|_| anyhow!("a file per split"))
 }
 
 fn read_file(path: &Path, group: &str, colour: ColorType) -> Result<Images> {

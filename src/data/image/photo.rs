@@ -5,6 +5,7 @@ use candle_core::{Result, bail};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::ops::Range;
 
 /// The weights of red, green and blue in grey (ITU-R BT.601).
@@ -35,6 +36,25 @@ pub struct PhotoAugmentation {
 impl Default for PhotoAugmentation {
     fn default() -> Self {
         Self { pad: 4, flip: true, brightness: 0.0, contrast: 0.0, saturation: 0.0 }
+    }
+}
+
+impl fmt::Display for PhotoAugmentation {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let mut parts = vec![];
+        if self.flip {
+            parts.push("mirroring".to_string());
+        }
+        if self.pad > 0 {
+            parts.push(format!("shifts up to {} pixels", self.pad));
+        }
+        if [self.brightness, self.contrast, self.saturation] != [0.0; 3] {
+            parts.push("colour jitter".to_string());
+        }
+        if parts.is_empty() {
+            parts.push("none".to_string());
+        }
+        f.write_str(&parts.join(", "))
     }
 }
 

@@ -31,6 +31,29 @@ pub fn read_square(path: &Path, side: usize) -> Result<Vec<u8>> {
     Ok((0..3).flat_map(|channel| square.pixels().map(move |pixel| pixel.0[channel])).collect())
 }
 
+/// Reads a PNG or JPEG file like [`read_square`], in grey: `(1, side, side)`.
+pub(super) fn read_grey_square(path: &Path, side: usize) -> Result<Vec<u8>> {
+    check_side(side)?;
+    let square = decode_square(&decode::read(path)?, side as u32);
+    let square = square.map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    Ok(DynamicImage::from(square).into_luma8().into_raw())
+}
+
+/// Checks the header of the image file `path`, and that the file is complete, without decoding it.
+pub(super) fn check(path: &Path) -> Result<()> {
+    let bytes = decode::read(path)?;
+    let checked = decode::open(&bytes).and_then(|decoder| check_size(decoder.dimensions()));
+    checked.map_err(|error| anyhow!("{}: {error}", path.display()))
+}
+
+fn check_size((width, height): (u32, u32)) -> Result<()> {
+    ensure!(
+        width.min(height) >= MIN_SIDE,
+        "found {width}x{height} pixels, expected at least {MIN_SIDE}x{MIN_SIDE}"
+    );
+    Ok(())
+}
+
 pub(super) fn check_side(side: usize) -> Result<()> {
     ensure!((1..=MAX_SIDE).contains(&side), "image side: found {side}, expected 1 to {MAX_SIDE}");
     Ok(())
@@ -38,15 +61,14 @@ pub(super) fn check_side(side: usize) -> Result<()> {
 
 fn decode_square(bytes: &[u8], side: u32) -> Result<RgbImage> {
     let decoder = decode::open(bytes)?;
-    let (width, height) = decoder.dimensions();
-    let shorter = width.min(height);
-    ensure!(shorter >= MIN_SIDE, "found {width}x{height} pixels, expected at least {MIN_SIDE}x{MIN_SIDE}");
+    check_size(decoder.dimensions())?;
     let _reserved = Reservation::wait_for(decoder.total_bytes());
     let whole = opaque(decode::decode(decoder)?);
     if whole.dimensions() == (side, side) {
         return Ok(whole);
     }
     let (width, height) = whole.dimensions();
+    let shorter = width.min(height);
     let square = imageops::crop_imm(&whole, (width - shorter) / 2, (height - shorter) / 2, shorter, shorter);
     Ok(imageops::resize(&*square, side, side, imageops::Triangle))
 }

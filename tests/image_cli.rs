@@ -1,4 +1,4 @@
-//! The binary resnet as a process, on small folders of images.
+//! The image binaries as processes: training on small folders, prediction that agrees with evaluation, augmentation.
 
 mod common;
 
@@ -7,7 +7,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use image::{Rgb, RgbImage};
+use candle_textbook::data::{Images, digits, shapes};
+use image::{GrayImage, Rgb, RgbImage};
 use tempfile::{TempDir, tempdir};
 
 const FOLDER: &str = "--dataset image-folder --data-dir pictures";
@@ -198,4 +199,160 @@ fn wrong_options_are_refused() {
     let eval = format!("eval --run {} --data-dir pictures", run.display());
     refused(&two, "resnet", &eval, 1, &["found 2 classes, expected the 3"]);
     refused(&two, "resnet", &format!("predict --run {} gone.png", run.display()), 1, &["gone.png"]);
+}
+
+/// Writes `images` as the IDX files of a split, as an archive may unpack them.
+fn write_idx(dir: &Path, split: &str, images: &Images) {
+    fs::create_dir_all(dir.join("raw")).unwrap();
+    let count = images.len() as u32;
+    let pixels = images.read(&(0..count).collect::<Vec<_>>()).unwrap();
+    let labels = images.labels().iter().map(|&label| label as u8).collect();
+    for (name, sizes, contents) in
+        [("images.idx3-ubyte", &[count, 28, 28][..], pixels), ("labels.idx1-ubyte", &[count][..], labels)]
+    {
+        let mut bytes = vec![0, 0, 8, sizes.len() as u8];
+        sizes.iter().for_each(|size| bytes.extend(size.to_be_bytes()));
+        bytes.extend(contents);
+        fs::write(dir.join("raw").join(format!("{split}-{name}")), bytes).unwrap();
+    }
+}
+
+/// Writes each image as a PNG file, named by its index.
+fn export(images: &Images, dir: &Path) {
+    fs::create_dir_all(dir).unwrap();
+    let (channels, height, width) = images.shape();
+    let size = (height * width) as u32;
+    for index in 0..images.len() {
+        let planes = images.image(index).unwrap().into_owned();
+        let path = dir.join(format!("{index}.png"));
+        let (width, height) = (width as u32, height as u32);
+        if channels == 1 {
+            GrayImage::from_raw(width, height, planes).unwrap().save(path).unwrap();
+        } else {
+            let pixel = |x, y| [0, 1, 2].map(|plane| planes[(plane * size + y * width + x) as usize]);
+            RgbImage::from_fn(width, height, |x, y| Rgb(pixel(x, y))).save(path).unwrap();
+        }
+    }
+}
+
+/// Checks that `predict` on the exported `images` of a run's test set is correct as often as `eval` says.
+#[track_caller]
+fn predict_agrees_with_eval(place: &Path, binary: &str, images: &Images, tolerance: usize) {
+    export(images, &place.join("exported"));
+    let names: Vec<String> = (0..images.len()).map(|index| format!("exported/{index}.png")).collect();
+    let said = done(place, binary, &format!("predict --run run {}", names.join(" ")));
+    let is_correct = |(line, &label): (&str, &u32)| {
+        let class = &images.class_names()[label as usize];
+        line.split_once(": ").unwrap().1.starts_with(&format!("{class} ("))
+    };
+    let correct = said.lines().zip(images.labels()).filter(|&pair| is_correct(pair)).count();
+    let said = done(place, binary, "eval --run run");
+    let (_, expected) = said.split_once('(').unwrap();
+    let expected: usize = expected.split(' ').next().unwrap().parse().unwrap();
+    assert!(correct.abs_diff(expected) <= tolerance, "{correct} of {}; {said}", images.len());
+    assert!(expected > images.len() / 4, "{said}");
+}
+
+#[test]
+fn clothes_and_digits_are_prepared_for_prediction_as_for_training() {
+    let (train, test) = digits(1500, 100, 1).unwrap();
+    // Clothes touch the border, and some are darker than what surrounds them.
+    let inverted = |images: &Images| {
+        let all: Vec<u32> = (0..images.len() as u32).collect();
+        let pixels = images.read(&all).unwrap().into_iter().map(|byte| 255 - byte / 2).collect();
+        Images::new(pixels, images.labels().to_vec(), images.shape(), 10).unwrap()
+    };
+    let clothing = [
+        "t-shirt/top",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    ];
+    let clothes = inverted(&test).with_class_names(clothing).unwrap();
+    for (name, train, test, tolerance) in
+        [("fashion-mnist", inverted(&train), clothes, 0), ("mnist", train, test, 3)]
+    {
+        let place = tempdir().unwrap();
+        write_idx(place.path(), "train", &train);
+        write_idx(place.path(), "t10k", &test);
+        let options = format!("--dataset {name} --data-dir . --epochs 4 --quiet --out run");
+        done(place.path(), "mlp", &options);
+        // The test files alone suffice to test a run.
+        fs::remove_file(place.path().join("raw/train-images.idx3-ubyte")).unwrap();
+        predict_agrees_with_eval(place.path(), "mlp", &test, tolerance);
+    }
+}
+
+#[test]
+fn coloured_images_are_prepared_for_prediction_as_for_training() {
+    let place = tempdir().unwrap();
+    let (train, test) = shapes(500, 60, 1).unwrap();
+    let record = |images: &Images, index: usize| {
+        [&[images.labels()[index] as u8], &*images.image(index).unwrap()].concat()
+    };
+    for batch in 0..5 {
+        let records: Vec<u8> =
+            (100 * batch..100 * (batch + 1)).flat_map(|index| record(&train, index)).collect();
+        fs::write(place.path().join(format!("data_batch_{}.bin", batch + 1)), records).unwrap();
+    }
+    let records: Vec<u8> = (0..60).flat_map(|index| record(&test, index)).collect();
+    fs::write(place.path().join("test_batch.bin"), records).unwrap();
+    fs::write(place.path().join("batches.meta.txt"), test.class_names().join("\n")).unwrap();
+    done(place.path(), "mlp", "--dataset cifar10 --data-dir . --epochs 12 --quiet --out run");
+    predict_agrees_with_eval(place.path(), "mlp", &test, 0);
+}
+
+#[test]
+fn the_first_line_shows_an_augmentation_that_fits_the_data() {
+    let place = tempdir().unwrap();
+    let (train, test) = digits(100, 20, 1).unwrap();
+    write_idx(place.path(), "train", &train);
+    write_idx(place.path(), "t10k", &test);
+    for (options, augmentation) in [
+        ("--dataset mnist", "augmentation: none;"),
+        ("--dataset fashion-mnist", "augmentation: mirroring;"),
+        ("--dataset mnist --flip true --crop 2", "augmentation: mirroring, shifts up to 2 pixels;"),
+    ] {
+        let said = done(place.path(), "resnet", &format!("{options} --data-dir . --layers 8 --epochs 1"));
+        assert!(said.lines().next().unwrap().contains(augmentation), "{options}: {said}");
+    }
+}
+
+#[test]
+fn a_model_for_digits_names_what_it_cannot_take() {
+    let place = tempdir().unwrap();
+    for class in ["a", "b"] {
+        for split in ["train", "val"] {
+            let dir = place.path().join(split).join(class);
+            fs::create_dir_all(&dir).unwrap();
+            (0..9).for_each(|i| RgbImage::new(28, 28).save(dir.join(format!("{i}.png"))).unwrap());
+        }
+    }
+    let output = start(place.path(), "lenet", &["--dataset", "image-folder", "--data-dir", "."], "");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("colour images of 28x28 pixels, expected grey ones of 28x28"), "{said}");
+    assert!(said.contains("val: no test split, so this one serves as it"), "{said}");
+}
+
+#[test]
+fn a_damaged_test_image_is_found_before_training() {
+    let place = tempdir().unwrap();
+    for class in ["a", "b"] {
+        for split in ["train", "test"] {
+            let dir = place.path().join(split).join(class);
+            fs::create_dir_all(&dir).unwrap();
+            (0..9).for_each(|i| RgbImage::new(12, 12).save(dir.join(format!("{i}.png"))).unwrap());
+        }
+    }
+    let damaged = place.path().join("test/b/3.png");
+    let whole = fs::read(&damaged).unwrap();
+    fs::write(&damaged, &whole[..whole.len() - 20]).unwrap();
+    let arguments = "--dataset image-folder --data-dir . --layers 8 --side 12 --out run";
+    refused(place.path(), "resnet", arguments, 1, &["test/b/3.png", "truncated"]);
 }
