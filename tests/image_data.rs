@@ -104,6 +104,13 @@ fn errors_of_malformed_cifar_batches_name_file_and_position() {
     assert_says(&error_of("batches.meta.txt", b"cat\ndog\n"), &["batches.meta.txt", "2 class names", "10"]);
 
     let dir = tiny_cifar();
+    let nested = tempdir().unwrap();
+    fs::rename(dir.keep(), nested.path().join("cifar-10-batches-bin")).unwrap();
+    assert_eq!(cifar::read_dir(nested.path()).unwrap().1.labels(), [9, 0]);
+    fs::write(nested.path().join("test_batch"), "").unwrap();
+    assert_says(&cifar::read_dir(nested.path()).unwrap_err(), &["for Python", "binary version"]);
+
+    let dir = tiny_cifar();
     fs::remove_file(dir.path().join(batch)).unwrap();
     assert_says(&cifar::read_dir(dir.path()).unwrap_err(), &[batch, "no such file"]);
     assert_says(&cifar::read_dir(Path::new("no/place")).unwrap_err(), &["no/place", "no such directory"]);
@@ -173,11 +180,13 @@ fn splits_have_several_names_and_validation_serves_as_a_missing_test_split() {
         let dir = tiny_folder();
         fs::rename(dir.path().join("test"), dir.path().join(name)).unwrap();
         fs::create_dir(dir.path().join("unlabelled")).unwrap();
+        fs::write(dir.path().join("train/labels.csv"), "").unwrap();
         let set = folder::read_dir(dir.path(), 8).unwrap();
         assert_eq!((set.validation, set.test.len()), (None, 2), "{name}");
         let notes = set.notes.join("\n");
         assert!(notes.contains(name) && notes.contains("no test split"), "{notes}");
         assert!(notes.contains("passed over: unlabelled"), "{notes}");
+        assert!(notes.contains("train/labels.csv"), "{notes}");
 
         fs::rename(dir.path().join("train"), dir.path().join("gone")).unwrap();
         let (test, _) = folder::read_test(dir.path(), 8).unwrap();

@@ -144,7 +144,7 @@ fn is_litter(name: &str) -> bool {
 }
 
 /// Whether a file describes the data, by its name.
-fn is_about(name: &str) -> bool {
+pub(super) fn is_about(name: &str) -> bool {
     let name = name.to_lowercase();
     ["readme", "license", "licence"].iter().any(|start| name.starts_with(start))
 }

@@ -1,9 +1,10 @@
 //! The binary format of CIFAR-10: records of a label and pixels, nothing else.
 
 use super::images::Images;
+use crate::data::splits;
 use anyhow::{Context, Result, bail, ensure};
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{fs, iter};
 
 const SHAPE: (usize, usize, usize) = (3, 32, 32);
 
@@ -17,7 +18,7 @@ pub(super) const CLASS_NAMES: [&str; 10] =
 /// Reads the training set, `data_batch_1.bin` to `data_batch_5.bin`, and the test set, `test_batch.bin`, from `dir`.
 ///
 /// The images have shape `(3, 32, 32)`. `batches.meta.txt` names the ten classes, if it exists. Krizhevsky's CIFAR-10
-/// page describes the format.
+/// page describes the format. The files may lie in a folder of `dir`.
 ///
 /// # Errors
 /// Fails if a file is missing, empty or not a whole number of records; if a label is above 9; if `batches.meta.txt`
@@ -52,9 +53,24 @@ fn class_names(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// The folder with the batches: `dir` or, as archives unpack to, the one folder there that holds them.
+fn folder(dir: &Path) -> Result<PathBuf> {
+    ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+    let holds = |name: &'static str| move |dir: &PathBuf| dir.join(name).is_file();
+    let inside = splits::entries(dir)?.into_iter().filter(|path| path.is_dir());
+    let folders: Vec<PathBuf> = iter::once(dir.to_path_buf()).chain(inside).collect();
+    if let Some(python) = folders.iter().find(|dir| holds("test_batch")(dir)) {
+        bail!(
+            "{}: found CIFAR-10 for Python, expected its binary version (test_batch.bin and others)",
+            python.display()
+        );
+    }
+    Ok(folders.into_iter().find(holds("test_batch.bin")).unwrap_or_else(|| dir.to_path_buf()))
+}
+
 /// The images of the batches `files`, one after another.
 fn read(dir: &Path, files: &[String]) -> Result<Images> {
-    ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+    let dir = &folder(dir)?;
     let names = class_names(&dir.join("batches.meta.txt"))?;
     let (mut pixels, mut labels) = (vec![], vec![]);
     for file in files {

@@ -29,6 +29,7 @@ pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
     let (splits, test) = find_splits(dir, false, &mut notes)?;
     let train = splits.train.context("no training split")?;
     let names = class_folders(&train)?;
+    notes.extend(passed_over(&[Some(&train), splits.validation.as_ref(), Some(&test)])?);
     ensure!(
         names.len() >= 2,
         "{}: found {} class folders, expected at least 2",
@@ -138,6 +139,20 @@ fn class_folders(dir: &Path) -> Result<Vec<String>> {
         name.with_context(|| format!("{}: the file name is not UTF-8", path.display()))
     };
     folders.map(name).collect()
+}
+
+/// A note about files beside the class folders of `splits`.
+fn passed_over(splits: &[Option<&PathBuf>]) -> Result<Option<String>> {
+    let mut files = vec![];
+    for split in splits.iter().flatten() {
+        let is_data = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            path.is_file() && !splits::is_about(&name)
+        };
+        files.extend(splits::entries(split)?.into_iter().filter(is_data));
+    }
+    let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
+    Ok((!names.is_empty()).then(|| format!("passed over: {}", names.join(", "))))
 }
 
 /// Whether the name of the file has the extension of an image.
