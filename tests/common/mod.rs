@@ -16,6 +16,18 @@ pub fn command(place: &(impl AsRef<Path> + ?Sized), binary: &str) -> Command {
     let mut command = Command::new(Path::new(env!("CARGO_BIN_EXE_lenet")).with_file_name(binary));
     command.env("HF_ENDPOINT", "http://127.0.0.1:9").env("HF_HOME", place.as_ref());
     command.current_dir(place).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    #[cfg(unix)]
+    {
+        use std::os::unix::process::CommandExt;
+        let default = || {
+            // SAFETY: the default action runs no code of ours.
+            unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+            Ok(())
+        };
+        // Tests that run in the background may ignore INT, and a binary would keep ignoring it.
+        // SAFETY: between fork and exec it only makes a system call.
+        unsafe { command.pre_exec(default) };
+    }
     command
 }
 
