@@ -70,7 +70,8 @@ fn check_chunks(bytes: &[u8]) -> Result<()> {
         let length = u32::from_be_bytes(*length) as usize;
         let kind = chunk.get(..4).context("truncated, expected a whole PNG image")?;
         if kind == b"IDAT" {
-            rest = chunk.get(length.saturating_add(8)..).unwrap_or_default();
+            let after = chunk.get(length.saturating_add(8)..);
+            rest = after.context("truncated, expected a whole PNG image")?;
             continue;
         }
         let name = kind.escape_ascii();
