@@ -1,12 +1,12 @@
 //! Activation functions.
 
 use super::autograd::{self, Operation};
-use super::gpu::{Gpu, Stored};
+use super::gpu::{self, Gpu, Stored};
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::Real;
 use crate::kernels::cpu::elementwise::{map, zip_map};
-use crate::kernels::cuda::{self, Grid, Kernel};
+use crate::kernels::cuda::{self, Grid};
 use candle_core::{Result, Shape, Storage, Tensor};
 
 /// Computes `max(x, 0)` of each element; the gradient at 0 is 0, as in PyTorch.
@@ -72,25 +72,8 @@ impl Activation {
             Self::Sigmoid => "sigmoid_backward",
             Self::Tanh => "tanh_backward",
         };
-        zip_on::<T>(gpu, cuda::ACTIVATION.kernel::<T>(kernel), ys, grad)
+        gpu::zip_map::<T>(gpu, cuda::ACTIVATION.kernel::<T>(kernel), ys, grad)
     }
-}
-
-/// Adds two tensors of the same shape.
-pub(super) fn sum_on<T: Stored + cuda::Real>(gpu: &Gpu, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    zip_on::<T>(gpu, cuda::ACTIVATION.kernel::<T>("sum"), a, b)
-}
-
-/// Runs a kernel that takes two tensors of the same shape element by element.
-fn zip_on<T: Stored>(gpu: &Gpu, kernel: Kernel, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    let n = a.elem_count();
-    assert_eq!(n, b.elem_count());
-    let ys = gpu.alloc::<T>(n)?;
-    let args =
-        [gpu.pointer::<T>(a)?.into(), gpu.pointer::<T>(b)?.into(), ys.pointer().into(), (n as i64).into()];
-    // SAFETY: these are the kernel's parameters; all arrays have `n` elements.
-    unsafe { gpu.launch(kernel, Grid::elements(n, 4), &args)? };
-    Ok(gpu.tensor(ys, a.shape()))
 }
 
 impl Operation for Activation {

@@ -49,10 +49,11 @@
 //! `loss.backward()` does not announce itself: the first of our nodes that it reaches creates an implicit pass, which
 //! disappears once each gradient in it has been taken, or if one of our operations fails.
 
-use super::activation;
-use super::gpu::Gpu;
+use super::gpu::{self, Gpu};
 use super::host::{self, with_real};
-use crate::kernels::cpu::{elementwise, embedding, parallel};
+use super::row_gradients::RowGradients;
+use crate::kernels::cpu::{elementwise, parallel};
+use crate::kernels::cuda;
 use candle_core::backprop::GradStore;
 use candle_core::op::{BackpropOp, Op};
 use candle_core::{
@@ -225,75 +226,10 @@ pub fn backward(
     Ok((grads, rows))
 }
 
-/// The gradient of some rows of a table; the gradient of the other rows is zero.
-#[derive(Debug, Clone)]
-pub struct RowGradients {
-    /// Which rows they are.
-    pub rows: RowNumbers,
-    /// Gradients of these rows, `(rows, size)`.
-    pub values: Tensor,
-}
-
-/// Indices of rows of a table.
-#[derive(Debug, Clone)]
-pub enum RowNumbers {
-    /// In main memory, in increasing order.
-    Host(Vec<u32>),
-    /// In the memory of a GPU: distinct, except that any number of them may be `u32::MAX`, which means no row.
-    Device(Tensor),
-}
-
-impl RowGradients {
-    /// Adds gradients of the same table.
-    fn add(self, other: Self) -> Result<Self> {
-        let size = self.values.dim(1)?;
-        match (&self.rows, &other.rows) {
-            (RowNumbers::Host(a), RowNumbers::Host(b)) => {
-                let held = host::hold([&self.values, &other.values]);
-                with_real!("row gradients", self.values.dtype(), T => {
-                    let (a, b) = ((&a[..], held.get::<T>(0)?), (&b[..], held.get::<T>(1)?));
-                    let (rows, values) = embedding::add_rows(a, b, size);
-                    let values = Tensor::from_vec(values, (rows.len(), size), self.values.device())?;
-                    Ok(Self { rows: RowNumbers::Host(rows), values })
-                })
-            }
-            (RowNumbers::Device(a), RowNumbers::Device(b)) => {
-                let Some(gpu) = Gpu::of(&self.values) else { bail!("row gradients: found no GPU") };
-                with_real!("row gradients", self.values.dtype(), T => {
-                    let parts = [(a, &self.values), (b, &other.values)];
-                    let (rows, values) = super::embedding::add_rows_on::<T>(&gpu, parts)?;
-                    Ok(Self { rows: RowNumbers::Device(rows), values })
-                })
-            }
-            _ => bail!("row gradients: found two places of one table"),
-        }
-    }
-
-    /// Returns the gradient of the whole table, which has `rows` rows.
-    ///
-    /// # Errors
-    /// Fails if the table is smaller than a row number says.
-    pub fn whole(&self, rows: usize) -> Result<Tensor> {
-        let table = (rows, self.values.dim(1)?);
-        match &self.rows {
-            RowNumbers::Host(numbers) => {
-                let zeros = Tensor::zeros(table, self.values.dtype(), self.values.device())?;
-                zeros.index_add(&Tensor::new(&numbers[..], self.values.device())?, &self.values, 0)
-            }
-            RowNumbers::Device(numbers) => {
-                let Some(gpu) = Gpu::of(&self.values) else { bail!("row gradients: found no GPU") };
-                with_real!("row gradients", self.values.dtype(), T => {
-                    super::embedding::whole_on::<T>(&gpu, table, numbers, &self.values)
-                })
-            }
-        }
-    }
-}
-
 /// Adds two contiguous tensors of the same shape.
 pub(crate) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if let Some(gpu) = Gpu::of(a) {
-        return with_real!("gradient", a.dtype(), T => activation::sum_on::<T>(&gpu, a, b));
+        return with_real!("gradient", a.dtype(), T => gpu::zip_map::<T>(&gpu, cuda::ACTIVATION.kernel::<T>("sum"), a, b));
     }
     let held = host::hold([a, b]);
     with_real!("gradient", a.dtype(), T => {

@@ -1,8 +1,9 @@
 //! Rows of a table by index, individually or averaged over sequences.
 
-use super::autograd::{self, Operation, RowGradients, RowNumbers};
+use super::autograd::{self, Operation};
 use super::gpu::{Gpu, Stored};
 use super::host::{self, Element, with_real};
+use super::row_gradients::{RowGradients, RowNumbers, gradient_on};
 use super::{PackedSequences, TimePooling, reference};
 use crate::kernels::cpu::embedding::{Uses, lookup, means, row_gradients, table_gradient};
 use crate::kernels::cuda::{self, Arg, Grid, Pointer};
@@ -203,78 +204,4 @@ impl Operation for Rows {
             Ok(Some(RowGradients { rows: RowNumbers::Host(rows), values }))
         }))
     }
-}
-
-/// Computes the gradient of a table `(rows, size)` from `grad`, the gradient of the rows `ids`, or with `vectors`, the
-/// sequence of each id and the lengths of the sequences, that of the sequences' means.
-///
-/// With `numbers`, one per id, returns only the rows in use: each at its first id, where `numbers` gets its number; the other
-/// numbers become `u32::MAX`, and their vectors stay without values.
-pub(super) fn gradient_on<T: Stored + cuda::Real>(
-    gpu: &Gpu,
-    (rows, size): (usize, usize),
-    ids: &Tensor,
-    vectors: [Pointer<u32>; 2],
-    grad: Pointer<T>,
-    numbers: Option<Pointer<u32>>,
-) -> Result<Tensor> {
-    /// Columns per block.
-    const COLUMNS: usize = 512;
-    let count = ids.elem_count();
-    let (found, values) = match numbers {
-        Some(_) => (count, gpu.alloc::<T>(count * size)?),
-        None => (rows, gpu.zeros::<T>(rows * size)?),
-    };
-    let [sequences, lengths] = vectors.map(Arg::from);
-    let args = [
-        gpu.pointer::<u32>(ids)?.into(),
-        grad.into(),
-        sequences,
-        lengths,
-        numbers.unwrap_or(Pointer::null()).into(),
-        values.pointer().into(),
-        (count as i32).into(),
-        (size as i32).into(),
-        (rows as u32).into(),
-    ];
-    let grid = Grid { blocks: [count, size.div_ceil(COLUMNS).max(1), 1], threads: [128, 1, 1], shared: 0 };
-    // SAFETY: these are the kernel's parameters; the arrays have a row for each id, or for each row of the table.
-    unsafe { gpu.launch(cuda::EMBEDDING.kernel::<T>("row_gradients"), grid, &args)? };
-    Ok(gpu.tensor(values, (found, size)))
-}
-
-/// Adds row gradients in the memory of a GPU.
-pub(super) fn add_rows_on<T: Stored + cuda::Real>(
-    gpu: &Gpu,
-    parts: [(&Tensor, &Tensor); 2],
-) -> Result<(Tensor, Tensor)> {
-    let [a, b] = parts.map(|(rows, _)| rows.elem_count());
-    let (count, size) = (a + b, parts[0].1.dim(1)?);
-    let (ids, values, rows) =
-        (gpu.alloc::<u32>(count)?, gpu.alloc::<T>(count * size)?, gpu.alloc::<u32>(count)?);
-    for ((part, gradients), start) in parts.into_iter().zip([0, a]) {
-        let n = part.elem_count();
-        let (part, gradients) = (gpu.pointer::<u32>(part)?, gpu.pointer::<T>(gradients)?);
-        // SAFETY: the buffers are new and have room for both parts.
-        unsafe {
-            gpu.copy(part, ids.pointer().offset(start), n)?;
-            gpu.copy(gradients, values.pointer().offset(start * size), n * size)?;
-        }
-    }
-    let ids = gpu.tensor(ids, count);
-    // Any number but `u32::MAX` is a row.
-    let table = (u32::MAX as usize, size);
-    let at = values.pointer();
-    let values = gradient_on::<T>(gpu, table, &ids, [Pointer::null(); 2], at, Some(rows.pointer()))?;
-    Ok((gpu.tensor(rows, count), values))
-}
-
-/// Returns the gradient of a whole table `(rows, size)`: the rows `numbers` of `values`, in the memory of a GPU, and zeros.
-pub(super) fn whole_on<T: Stored + cuda::Real>(
-    gpu: &Gpu,
-    table: (usize, usize),
-    numbers: &Tensor,
-    values: &Tensor,
-) -> Result<Tensor> {
-    gradient_on::<T>(gpu, table, numbers, [Pointer::null(); 2], gpu.pointer(values)?, None)
 }

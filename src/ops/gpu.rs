@@ -2,7 +2,7 @@
 
 #![cfg_attr(not(any(feature = "cuda", feature = "cuda-emulator")), allow(unused))]
 
-use crate::kernels::cuda::{Buffer, Device, Pointer, Scalar};
+use crate::kernels::cuda::{Buffer, Device, Grid, Kernel, Pointer, Scalar};
 use candle_core::{DType, Layout, Result, Shape, Storage, Tensor, WithDType, bail, op::BackpropOp};
 use std::ops::Deref;
 
@@ -106,6 +106,18 @@ impl Gpu {
         let (storage, shape) = self.output(buffer, shape);
         Tensor::from_storage(storage, shape, BackpropOp::none(), false)
     }
+}
+
+/// Runs a kernel that takes two tensors of the same shape element by element.
+pub(super) fn zip_map<T: Stored>(gpu: &Gpu, kernel: Kernel, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let n = a.elem_count();
+    assert_eq!(n, b.elem_count());
+    let ys = gpu.alloc::<T>(n)?;
+    let args =
+        [gpu.pointer::<T>(a)?.into(), gpu.pointer::<T>(b)?.into(), ys.pointer().into(), (n as i64).into()];
+    // SAFETY: these are the kernel's parameters; all arrays have `n` elements.
+    unsafe { gpu.launch(kernel, Grid::elements(n, 4), &args)? };
+    Ok(gpu.tensor(ys, a.shape()))
 }
 
 /// The offset of the first element of a contiguous layout.

@@ -1,7 +1,7 @@
 //! Differentiable operations.
 //!
-//! Each operation has two implementations. On the CPU, kernels of this crate compute the result and its gradients, in
-//! `f32` and `f64`; other types are an error. On every other device it runs the definition in [`mod@reference`], which consists of
+//! Kernels of this crate compute the results and the gradients in `f32` and `f64`, on the CPU and on CUDA devices. On the CPU,
+//! other types are an error. Everywhere else an operation runs its definition in [`mod@reference`], which consists of
 //! candle's own operations and is also what the kernels are tested against. Tensors may have any memory layout; kernels
 //! work on a contiguous copy of a tensor that is not contiguous.
 
@@ -28,6 +28,7 @@ mod pool_cuda;
 mod pool_over_time;
 mod recurrent;
 pub mod reference;
+mod row_gradients;
 mod sequences;
 
 pub use arguments::{
@@ -37,7 +38,8 @@ pub use arguments::{
 
 // The backward pass.
 pub(crate) use autograd::sum;
-pub use autograd::{RowGradients, RowNumbers, backward, no_grad};
+pub use autograd::{backward, no_grad};
+pub use row_gradients::{RowGradients, RowNumbers};
 
 // Layers with weights.
 pub use batch_norm::{batch_norm, batch_norm_training};

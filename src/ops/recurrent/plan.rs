@@ -56,7 +56,7 @@ impl Plan {
                 4 => pieces.min(limit.saturating_sub(others) / (4 * vectors)),
                 _ => 0,
             };
-            let all = kept(56 + 7 * rows);
+            let all = kept(if gates == 4 { 60 } else { 56 } + 7 * rows);
             let registers = if all + fit >= pieces { all } else { kept(56 + 14 * rows) };
             let shared = fit.min(pieces - registers);
             Weights { registers, shared, bytes: buffers + shared * piece }
