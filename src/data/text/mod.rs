@@ -19,6 +19,7 @@ mod vocabulary;
 mod word_vectors;
 
 pub use corpus::{Corpus, Texts};
+#[cfg(feature = "cli")]
 pub(crate) use encoding::windows_1252;
 pub(super) use file::{TextFile, counted_lines};
 pub use level::Level;
