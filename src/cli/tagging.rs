@@ -144,7 +144,11 @@ fn words(text: &str, is_known: impl Fn(&str) -> bool) -> Vec<String> {
     let mut words = vec![];
     for whole in text.split_whitespace() {
         let inner = whole.trim_matches(|c: char| !c.is_alphanumeric());
-        if inner.is_empty() || is_known(whole) {
+        // A contraction that stands apart is a word, as in CoNLL's files.
+        let is_contraction = whole.starts_with(['\'', '\u{2019}'])
+            && matches!(inner, "s" | "d" | "m" | "ll" | "re" | "ve")
+            && whole.ends_with(inner);
+        if inner.is_empty() || is_contraction || is_known(whole) {
             words.push(whole);
             continue;
         }
