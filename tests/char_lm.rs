@@ -120,7 +120,7 @@ fn unknown_characters_score_no_better_than_known_ones_and_are_counted() {
     let [said, notes] = says(&["score", "--run", run], "日本\noe\n");
     assert!(notes.contains("2 of 2 characters are unknown to this model"), "{notes}");
     let score =
-        |line: usize| said.lines().nth(line).unwrap().split('\t').next().unwrap().parse::<f64>().unwrap();
+        |line: usize| said.lines().nth(line + 1).unwrap().split('\t').next().unwrap().parse::<f64>().unwrap();
     assert!(score(0) < score(1), "{said}");
     let [_, notes] = says(&["sample", "--run", run, "--prompt", "日one", "--length", "1"], "");
     assert!(notes.contains("1 of 4 characters is unknown"), "{notes}");

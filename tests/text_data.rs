@@ -288,7 +288,7 @@ fn sst2_is_read_in_the_formats_of_glue_and_stanford() {
     assert_refused("sst2", &[glue[0], ("train.txt", b"1 a")], &["both train.tsv and train.txt"]);
     assert_refused("sst2", &with(b"sentence\tlabel\n"), &["train.tsv", "no sentences"]);
     assert_refused("sst2", &with(b"sentence\tlabel\na\t2\n"), &["train.tsv", "line 2", "\"2\"", "0 or 1"]);
-    assert_refused("sst2", &with(b"sentence\tlabel\na\t1\nb\n"), &["line 3", "1 columns"]);
+    assert_refused("sst2", &with(b"sentence\tlabel\na\t1\nb\n"), &["line 3", "1 column"]);
     assert_refused("sst2", &with(b"sentence\tlabel\na\tb\t1\n"), &["line 2", "3 columns"]);
     assert_refused("sst2", &with(b"1 a\n-1 b\n"), &["line 2", "\"-1\""]);
     assert_refused("sst2", &with(b"index\tsentence\n0\ta\n"), &["train.tsv", "line 1", "\"index\""]);

@@ -212,7 +212,7 @@ fn a_wanted_vector_must_be_finite() {
 #[test]
 fn a_file_must_have_as_many_words_as_its_header_announces() {
     assert_eq!(refusal(b"2 2\n"), "ends after 0 words, expected 2 as in line 1");
-    assert_eq!(refusal(b"2 2\nthe 1 2\n"), "ends after 1 words, expected 2 as in line 1");
+    assert_eq!(refusal(b"2 2\nthe 1 2\n"), "ends after 1 word, expected 2 as in line 1");
     assert_eq!(
         refusal(b"2 2\nthe 1 2\nof 3 4\na 5 6\n"),
         "line 4: more than the 2 words that line 1 announces"

@@ -59,7 +59,7 @@ pub(super) struct Request<R: Recipe> {
 }
 
 pub(super) enum Action<R: Recipe> {
-    Train { settings: R, given: Given, start: Start, progress: Box<dyn Progress + Send> },
+    Train { settings: Box<R>, given: Given, start: Start, progress: Box<dyn Progress + Send> },
     Eval(RunOption, <R::Data as Data>::TestOptions),
     Answer(RunOption, <R::Data as Data>::Command),
 }
@@ -155,7 +155,7 @@ fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result
         }
     };
     Ok(Action::Train {
-        settings,
+        settings: Box::new(settings),
         given: Given::new(matches),
         start: Start { resume, out, parent: None },
         progress: progress::detect(quiet),

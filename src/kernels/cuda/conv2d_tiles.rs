@@ -156,8 +156,8 @@ impl Sliding {
             for across in across {
                 for rows in doubling(self.output.0.div_ceil(self.up).min(32)) {
                     for groups in doubling(self.outputs.div_ceil(outputs)) {
-                        for chunk in
-                            doubling(self.channels.min(16)).filter(|chunk| self.channels % chunk == 0)
+                        for chunk in doubling(self.channels.min(16))
+                            .filter(|chunk| self.channels.is_multiple_of(*chunk))
                         {
                             let tile = Tile { columns, outputs, across, rows, groups, chunk };
                             let fits = (1..=512).contains(&tile.threads())

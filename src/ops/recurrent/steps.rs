@@ -50,8 +50,7 @@ impl<T: Stored + cuda::Real> Layer<'_, T> {
         from: impl Fn(usize) -> Pointer<T>,
         product: Product<T>,
     ) -> Result<()> {
-        for direction in 0..self.sizes.directions {
-            let [_, m] = rows[direction];
+        for (direction, [_, m]) in rows.into_iter().enumerate().take(self.sizes.directions) {
             let a = Matrix::new(from(direction), product.a.stride);
             let b = Matrix::new(self.parameters[direction].hidden, product.b.stride);
             let c = product.c.at.offset(direction * self.sequences().batch() * product.n);
