@@ -58,8 +58,9 @@ pub(super) struct Request<R: Recipe> {
     pub(super) action: Action<R>,
 }
 
+#[expect(clippy::large_enum_variant, reason = "a process has one of them")]
 pub(super) enum Action<R: Recipe> {
-    Train { settings: Box<R>, given: Given, start: Start, progress: Box<dyn Progress + Send> },
+    Train { settings: R, given: Given, start: Start, progress: Box<dyn Progress + Send> },
     Eval(RunOption, <R::Data as Data>::TestOptions),
     Answer(RunOption, <R::Data as Data>::Command),
 }
@@ -155,7 +156,7 @@ fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result
         }
     };
     Ok(Action::Train {
-        settings: Box::new(settings),
+        settings,
         given: Given::new(matches),
         start: Start { resume, out, parent: None },
         progress: progress::detect(quiet),

@@ -24,7 +24,7 @@ pub(super) fn run<R: Recipe>(Request { machine, action }: Request<R>) -> Result<
         Action::Train { settings, given, start, progress } => {
             catch_interrupts()?;
             let device = machine.device.open(R::HAS_GPU_KERNELS)?;
-            train(&Training { settings: *settings, given, start, device, progress })
+            train(&Training { settings, given, start, device, progress })
         }
         Action::Eval(run, test) => eval(open::<R>(&run, &machine)?, &test),
         Action::Answer(run, command) => R::Data::answer(&command, open::<R>(&run, &machine)?),

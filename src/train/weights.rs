@@ -158,7 +158,7 @@ fn other_format(bytes: &[u8]) -> Option<&'static str> {
     }
     let known = FORMATS.into_iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, name)| name);
     let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
-    known.or_else(|| bytes.iter().take(64).all(is_text).then_some("a text file"))
+    known.or_else(|| (bytes.len() > 8 && bytes.iter().take(64).all(is_text)).then_some("a text file"))
 }
 
 /// Drops PyTorch's batch counters, which our batch normalisation does not use.

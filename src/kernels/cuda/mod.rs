@@ -14,7 +14,7 @@
 //! 2. In `ops/NAME.rs`, the public function takes the operation's path if [`Gpu::supports`] the tensor, and otherwise
 //!    `ops::reference`. The `Operation` branches in `forward` and `backward`:
 //!
-//!    ```ignore
+//!    ```text
 //!    if let Some(gpu) = Gpu::of(&args[0]) {
 //!        return with_real!(self.name(), args[0].dtype(), T => self.forward_on::<T>(&gpu, args));
 //!    }
@@ -23,7 +23,7 @@
 //!    requires) with `gpu.pointer`, launches, and returns `gpu.output(buffer, shape)` from `forward` or
 //!    `gpu.tensor(buffer, shape)` for a gradient:
 //!
-//!    ```ignore
+//!    ```text
 //!    let ys = gpu.alloc::<T>(n)?;
 //!    let kernel = cuda::ACTIVATION.kernel::<T>("relu_forward");
 //!    // SAFETY: these are the kernel's parameters; it stays within `n` elements.
