@@ -103,10 +103,10 @@ static __device__ real softplus(real x) {
     return (x > 0 ? x : 0) + log1p_real(exp_real(x > 0 ? -x : x));
 }
 
-// loss = softplus(-x[target]) + sum over the other classes of softplus(x)
-extern "C" __global__ void __launch_bounds__(THREADS) sigmoid_cross_entropy(
-    const real* logits, const unsigned* targets, real* grad, real* losses, real* loss, int batch,
-    int classes) {
+// loss = factor * sum over the classes of Term::loss(x, whether it is the target); Term::slope is the derivative of a class's share.
+template <class Term>
+static __device__ void sum_over_classes(const real* logits, const unsigned* targets, real* grad, real* losses, real* loss,
+                                        int batch, int classes, real factor) {
     real row_loss = 0;
     if (ROW < batch) {
         long long start = (long long)ROW * classes;
@@ -114,37 +114,45 @@ extern "C" __global__ void __launch_bounds__(THREADS) sigmoid_cross_entropy(
         bool valid = target < classes;
         real share = (real)1 / (real)batch;
         for (int i = LANE; i < classes; i += TEAM) {
-            real x = i == target ? -logits[start + i] : logits[start + i];
-            row_loss += softplus(x);
-            if (grad) {
-                real y = sigmoid(x);
-                grad[start + i] = valid ? (i == target ? -y : y) * share : not_a_number();
-            }
+            real x = logits[start + i];
+            row_loss += Term::loss(x, i == target);
+            if (grad) grad[start + i] = valid ? Term::slope(x, i == target) * share : not_a_number();
         }
-        row_loss = team_sum(valid ? row_loss : not_a_number());
+        row_loss = factor * team_sum(valid ? row_loss : not_a_number());
     }
     finish(row_loss, losses, loss, batch);
 }
+
+struct CrossEntropyTerm {
+    static __device__ real loss(real x, bool is_target) { return softplus(is_target ? -x : x); }
+    static __device__ real slope(real x, bool is_target) { return is_target ? -sigmoid(-x) : sigmoid(x); }
+};
+
+// loss = softplus(-x[target]) + sum over the other classes of softplus(x)
+extern "C" __global__ void __launch_bounds__(THREADS) sigmoid_cross_entropy(
+    const real* logits, const unsigned* targets, real* grad, real* losses, real* loss, int batch,
+    int classes) {
+    sum_over_classes<CrossEntropyTerm>(logits, targets, grad, losses, loss, batch, classes, 1);
+}
+
+struct QuadraticTerm {
+    static __device__ real error(real y, bool is_target) { return is_target ? y - 1 : y; }
+    static __device__ real loss(real x, bool is_target) {
+        real e = error(sigmoid(x), is_target);
+        return e * e;
+    }
+    // The derivative of `loss` / 2.
+    static __device__ real slope(real x, bool is_target) {
+        real y = sigmoid(x);
+        return error(y, is_target) * y * (1 - y);
+    }
+};
 
 // loss = (sum of (y - t)²) / 2 with y = sigmoid(x) and t = 1 for the target, 0 for the other classes
 extern "C" __global__ void __launch_bounds__(THREADS) quadratic(
     const real* logits, const unsigned* targets, real* grad, real* losses, real* loss, int batch,
     int classes) {
-    real row_loss = 0;
-    if (ROW < batch) {
-        long long start = (long long)ROW * classes;
-        unsigned target = targets[ROW];
-        bool valid = target < classes;
-        real share = (real)1 / (real)batch;
-        for (int i = LANE; i < classes; i += TEAM) {
-            real y = sigmoid(logits[start + i]);
-            real error = i == target ? y - 1 : y;
-            row_loss += error * error;
-            if (grad) grad[start + i] = valid ? error * y * (1 - y) * share : not_a_number();
-        }
-        row_loss = team_sum(valid ? row_loss : not_a_number()) / 2;
-    }
-    finish(row_loss, losses, loss, batch);
+    sum_over_classes<QuadraticTerm>(logits, targets, grad, losses, loss, batch, classes, (real)0.5);
 }
 
 // out[i] = grad[i] * *factor: the gradient of the logits, given that of the loss. A thread computes one element.
