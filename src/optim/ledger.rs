@@ -91,8 +91,9 @@ impl Ledger {
 }
 
 impl Optimizer {
-    /// Takes a step as [`backward_step`](Self::backward_step) does, with the mean loss of so many `examples`, and adds loss and
-    /// norm to `ledger`.
+    /// Takes a step like [`backward_step`](Self::backward_step), and adds the loss and the gradient norm to `ledger`.
+    ///
+    /// `loss` is the mean over `examples` examples; `number` counts the steps from 1.
     ///
     /// If the loss is not finite, parameters on the CPU keep their values. On a GPU this is not known before the next
     /// [`Ledger::read`].

@@ -137,7 +137,7 @@ struct Training<'a> {
     metric: Metric,
     /// Number of training examples.
     examples: u32,
-    total_steps: usize,
+    steps_per_epoch: usize,
     state: State,
 }
 
@@ -157,12 +157,11 @@ impl<'a> Training<'a> {
             format!("training examples: found {}, expected at most {}", task.examples(), u32::MAX)
         })?;
         let steps_per_epoch = steps_per_epoch(task.examples(), options.batch_size, vars);
-        let total_steps = options.epochs.saturating_mul(steps_per_epoch);
         let metric = task.metric();
         run.lock()?;
         let state = checkpoint::load(run, vars, optimizer, task, steps_per_epoch)?.unwrap_or_default();
         let training =
-            Self { options, run, progress, task, vars, optimizer, metric, examples, total_steps, state };
+            Self { options, run, progress, task, vars, optimizer, metric, examples, steps_per_epoch, state };
         ensure!(
             !training.state.has_ended || training.is_finished(),
             "{}: training has ended after {} epochs and its checkpoint was not kept, so it cannot go on",
@@ -190,9 +189,8 @@ impl<'a> Training<'a> {
             order.shuffle(&mut rng::stream(seed, &format!("shuffle/epoch {epoch}")));
         }
         self.progress.epoch_started(epoch + 1, epochs, order.len());
-        let steps = steps_per_epoch(order.len(), batch_size, self.vars);
         let batches: Vec<&[u32]> =
-            batches(&order, batch_size, steps).skip(self.state.steps_in_epoch).collect();
+            batches(&order, batch_size, self.steps_per_epoch).skip(self.state.steps_in_epoch).collect();
         let mut used = order.len() - batches.iter().map(|batch| batch.len()).sum::<usize>();
         self.task.prefetch(&batches);
         let State { loss_sum, norm_sum, largest_norm, .. } = self.state;
@@ -299,8 +297,9 @@ impl<'a> Training<'a> {
     }
 
     fn learning_rate(&self, step: u64) -> f64 {
-        let &TrainerOptions { learning_rate, schedule, .. } = self.options;
-        schedule.learning_rate(learning_rate, step as usize, self.total_steps, &self.state.plateau)
+        let &TrainerOptions { epochs, learning_rate, schedule, .. } = self.options;
+        let total_steps = epochs.saturating_mul(self.steps_per_epoch);
+        schedule.learning_rate(learning_rate, step as usize, total_steps, &self.state.plateau)
     }
 
     fn save_checkpoint(&self) -> Result<()> {
