@@ -227,21 +227,15 @@ impl<'a> Unfolded<'a> {
         }
         let (columns, _held) = self.unfold(gpu, xs)?;
         for group in 0..groups {
-            let product = Product {
-                m: outputs,
-                n: self.positions,
-                k: self.taps,
-                batch,
-                a: self.weight(weight, group),
-                a_transposed: false,
-                b: self.of_group(columns, group, self.taps, self.positions),
-                b_transposed: false,
-                c: self.of_group(ys.pointer(), group, outputs, self.positions),
-                alpha: T::ONE,
-                beta: if bias.is_some() { T::ONE } else { T::ZERO },
-            };
+            let product = Product::new(
+                [outputs, self.positions, self.taps],
+                self.weight(weight, group),
+                self.of_group(columns, group, self.taps, self.positions),
+                self.of_group(ys.pointer(), group, outputs, self.positions),
+            );
+            let beta = if bias.is_some() { T::ONE } else { T::ZERO };
             // SAFETY: the matrices of a group are parts of their tensors.
-            unsafe { gpu.product(product)? };
+            unsafe { gpu.product(Product { batch, beta, ..product })? };
         }
         Ok(())
     }
@@ -256,21 +250,14 @@ impl<'a> Unfolded<'a> {
         let Conv2d { batch, groups, outputs, .. } = *self.conv;
         let columns = gpu.alloc::<T>(self.unfolded_len())?;
         for group in 0..groups {
-            let product = Product {
-                m: self.taps,
-                n: self.positions,
-                k: outputs,
-                batch,
-                a: self.weight(weight, group),
-                a_transposed: true,
-                b: self.of_group(grad, group, outputs, self.positions),
-                b_transposed: false,
-                c: self.of_group(columns.pointer(), group, self.taps, self.positions),
-                alpha: T::ONE,
-                beta: T::ZERO,
-            };
+            let product = Product::new(
+                [self.taps, self.positions, outputs],
+                self.weight(weight, group),
+                self.of_group(grad, group, outputs, self.positions),
+                self.of_group(columns.pointer(), group, self.taps, self.positions),
+            );
             // SAFETY: as in `forward`.
-            unsafe { gpu.product(product)? };
+            unsafe { gpu.product(Product { batch, a_transposed: true, ..product })? };
         }
         if self.is_identity {
             return Ok(columns);
@@ -291,21 +278,14 @@ impl<'a> Unfolded<'a> {
         // The gradient of each example.
         let grads = gpu.alloc::<T>(batch * groups * outputs * self.taps)?;
         for group in 0..groups {
-            let product = Product {
-                m: outputs,
-                n: self.taps,
-                k: self.positions,
-                batch,
-                a: self.of_group(grad, group, outputs, self.positions),
-                a_transposed: false,
-                b: self.of_group(columns, group, self.taps, self.positions),
-                b_transposed: true,
-                c: self.of_group(grads.pointer(), group, outputs, self.taps),
-                alpha: T::ONE,
-                beta: T::ZERO,
-            };
+            let product = Product::new(
+                [outputs, self.taps, self.positions],
+                self.of_group(grad, group, outputs, self.positions),
+                self.of_group(columns, group, self.taps, self.positions),
+                self.of_group(grads.pointer(), group, outputs, self.taps),
+            );
             // SAFETY: as in `forward`.
-            unsafe { gpu.product(product)? };
+            unsafe { gpu.product(Product { batch, b_transposed: true, ..product })? };
         }
         Ok(sum_rows(gpu, &grads, batch, groups * outputs * self.taps, 0)?.0)
     }

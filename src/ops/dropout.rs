@@ -15,9 +15,8 @@ use rand_chacha::ChaCha8Rng;
 /// Zeroes each element with the given `probability` and scales the others by `1 / (1 - probability)`.
 ///
 /// The scaling keeps the expected value (Srivastava et al. 2014, section 10, at training time). The probability is rounded
-/// to a multiple of 1/65536. The mask is a function of
-/// `rng`, the same on every device. A dropped NaN or infinity
-/// becomes NaN, as in PyTorch.
+/// to a multiple of 1/65536. The mask is a function of `rng`, the same on every device. A dropped NaN or infinity becomes
+/// NaN, as in PyTorch.
 ///
 /// # Errors
 /// Fails if `probability` is not from 0 to 1.

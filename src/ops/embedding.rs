@@ -72,7 +72,7 @@ struct Rows {
     uses: Use,
 }
 
-/// What becomes of the rows.
+/// How the rows are used.
 enum Use {
     /// They are the result, of this shape.
     Single { shape: Vec<usize> },

@@ -6,7 +6,7 @@ use super::gpu::{Gpu, Stored};
 use super::host::{self, with_real};
 use super::reference;
 use crate::kernels::cpu::linear::{Dims, column_sums, forward, input_grad, weight_grad};
-use crate::kernels::cuda::{self, Buffer, Grid, Matrix, Pointer, Product};
+use crate::kernels::cuda::{self, Buffer, Grid, Pointer, Product};
 use candle_core::{Result, Shape, Storage, Tensor};
 
 /// Applies a fully connected layer: `xs * weight^T + bias`, PyTorch's `linear`.
@@ -39,7 +39,8 @@ impl Linear {
         let n = rows * outputs;
         let ys = gpu.alloc::<T>(n)?;
         let (xs, weight) = (gpu.pointer(&args[0])?, gpu.pointer(&args[1])?);
-        let product = product((rows, outputs, inputs), (xs, inputs), (weight, inputs), ys.pointer());
+        let product =
+            Product::new([rows, outputs, inputs], (xs, inputs), (weight, inputs), (ys.pointer(), outputs));
         // SAFETY: the arguments have these sizes; the result is new.
         unsafe { gpu.product(Product { b_transposed: true, ..product })? };
         if let Some(bias) = args.get(2) {
@@ -68,14 +69,14 @@ impl Linear {
             Ok(match index {
                 0 => {
                     let to = gpu.alloc::<T>(rows * inputs)?;
-                    let sizes = (rows, inputs, outputs);
-                    multiply(product(sizes, (grad, outputs), (weight, inputs), to.pointer()))?;
+                    let sizes = [rows, inputs, outputs];
+                    multiply(Product::new(sizes, (grad, outputs), (weight, inputs), (to.pointer(), inputs)))?;
                     to
                 }
                 1 => {
                     let to = gpu.alloc::<T>(outputs * inputs)?;
-                    let sizes = (outputs, inputs, rows);
-                    let product = product(sizes, (grad, outputs), (xs, inputs), to.pointer());
+                    let sizes = [outputs, inputs, rows];
+                    let product = Product::new(sizes, (grad, outputs), (xs, inputs), (to.pointer(), inputs));
                     multiply(Product { a_transposed: true, ..product })?;
                     to
                 }
@@ -97,7 +98,7 @@ impl Linear {
     }
 }
 
-/// Up to so many rows, one kernel computes the gradients of weight and bias.
+/// The largest number of rows for which one kernel computes the gradients of weight and bias.
 const FEW_ROWS: usize = 32;
 
 /// Computes the gradients of weight and bias in one launch.
@@ -122,18 +123,6 @@ fn few_rows_gradient_on<T: cuda::Real>(
     // SAFETY: these are the kernel's parameters; the gradients have the sizes of weight and bias.
     unsafe { gpu.launch(cuda::LINEAR.kernel::<T>("few_rows_gradient"), grid, &args)? };
     Ok([weight_grad, bias_grad])
-}
-
-/// A single product `(m, k)` by `(k, n)`, given the address and the row stride of its operands.
-fn product<T: cuda::Real>(
-    (m, n, k): (usize, usize, usize),
-    a: (Pointer<T>, usize),
-    b: (Pointer<T>, usize),
-    c: Pointer<T>,
-) -> Product<T> {
-    let (a, b, c) = (Matrix::new(a.0, a.1), Matrix::new(b.0, b.1), Matrix::new(c, n));
-    let (alpha, beta) = (T::ONE, T::ZERO);
-    Product { m, n, k, batch: 1, a, a_transposed: false, b, b_transposed: false, c, alpha, beta }
 }
 
 /// Sums each column of a matrix `(rows, columns)`.

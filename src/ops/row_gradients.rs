@@ -71,11 +71,13 @@ impl RowGradients {
     }
 }
 
-/// Computes the gradient of a table `(rows, size)` from `grad`, the gradient of the rows `ids`, or with `vectors`, the
-/// sequence of each id and the lengths of the sequences, that of the sequences' means.
+/// Computes the gradient of a table `(rows, size)`.
 ///
-/// With `numbers`, one per id, returns only the rows in use: each at its first id, where `numbers` gets its number; the other
-/// numbers become `u32::MAX`, and their vectors stay without values.
+/// `grad` is the gradient of the rows `ids`. With `vectors`, the sequence of each id and the lengths of the sequences, it is
+/// the gradient of the sequences' means.
+///
+/// With `numbers`, one per id, returns only the rows in use. Each row stands at its first id, where `numbers` receives the
+/// number of the row. The other numbers become `u32::MAX`, and their rows are not written.
 pub(super) fn gradient_on<T: Stored + cuda::Real>(
     gpu: &Gpu,
     (rows, size): (usize, usize),

@@ -9,7 +9,7 @@ use std::path::Path;
 const MAX_BYTES: u64 = 256 << 20;
 const MAX_DECODED_BYTES: u64 = 512 << 20;
 
-/// The bytes of the file `path`. Of a file that is too large, only as many are read as [`open`] needs to refuse it.
+/// Returns the bytes of the file `path`. Stops reading a file that is too large once [`open`] can refuse it.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     let name = path.display();
     let file = File::open(path).with_context(|| format!("{name}: can't be opened"))?;

@@ -275,7 +275,7 @@ impl Tile {
     }
 }
 
-/// What a block does, for an estimate of its time.
+/// The work of a block, for an estimate of its time.
 struct Work {
     threads: usize,
     /// Per thread.
@@ -293,7 +293,7 @@ struct Work {
 }
 
 impl Work {
-    /// Estimated cycles of so many blocks: the larger one of what their instructions take and what they wait.
+    /// Estimates the cycles of `blocks` blocks: the larger of the time their instructions take and the time they wait.
     fn cycles(&self, blocks: usize) -> f64 {
         // Instructions for one element from global to shared memory, and cycles until it is there.
         const PER_LOAD: f64 = 12.;

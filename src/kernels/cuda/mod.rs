@@ -49,7 +49,6 @@
 //!
 //! [`Gpu::supports`]: crate::ops::gpu::Gpu::supports
 
-#![allow(dead_code)]
 #![cfg_attr(not(any(feature = "cuda", feature = "cuda-emulator")), allow(unused))]
 
 #[cfg(any(feature = "cuda", feature = "cuda-emulator"))]
@@ -97,11 +96,6 @@ pub(crate) static RECURRENT_SEQUENCE: Source = Source {
     name: "recurrent_sequence.cu",
     text: concat!(include_str!("recurrent.cu"), include_str!("recurrent_sequence.cu")),
 };
-
-/// All kernel files, for the tests that compile each.
-#[cfg(test)]
-static SOURCES: [&Source; 8] =
-    [&ACTIVATION, &LINEAR, &LOSS, &DROPOUT, &EMBEDDING, &POOL_OVER_TIME, &CONV_MAX_OVER_TIME, &OPTIMIZER];
 
 impl Source {
     /// Names a kernel of this file for the element type `T`.
@@ -294,6 +288,12 @@ impl<T> Matrix<T> {
     }
 }
 
+impl<T> From<(Pointer<T>, usize)> for Matrix<T> {
+    fn from((at, stride): (Pointer<T>, usize)) -> Self {
+        Self::new(at, stride)
+    }
+}
+
 /// A batch of products `c = alpha * a * b + beta * c`, where `a` is `(m, k)`, `b` is `(k, n)` and `c` is `(m, n)`.
 ///
 /// A transposed operand lies in memory as its transpose: `(k, m)` or `(n, k)`.
@@ -310,6 +310,20 @@ pub(crate) struct Product<T> {
     pub c: Matrix<T>,
     pub alpha: T,
     pub beta: T,
+}
+
+impl<T: Real> Product<T> {
+    /// The single product `c = a * b` of sizes `[m, n, k]`, without transposed operands.
+    pub fn new(
+        [m, n, k]: [usize; 3],
+        a: impl Into<Matrix<T>>,
+        b: impl Into<Matrix<T>>,
+        c: impl Into<Matrix<T>>,
+    ) -> Self {
+        let (a, b, c) = (a.into(), b.into(), c.into());
+        let (alpha, beta) = (T::ONE, T::ZERO);
+        Self { m, n, k, batch: 1, a, a_transposed: false, b, b_transposed: false, c, alpha, beta }
+    }
 }
 
 /// What runs kernels. Clones are the same device.

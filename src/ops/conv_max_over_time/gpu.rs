@@ -2,7 +2,7 @@
 
 use super::ConvMaxOverTime;
 use crate::kernels::cpu::conv_max_over_time::FilterSize;
-use crate::kernels::cuda::{self, Arg, Grid, Matrix, Pointer, Product};
+use crate::kernels::cuda::{self, Arg, Grid, Pointer, Product};
 use crate::ops::gpu::{Gpu, Stored};
 use candle_core::{Result, Shape, Storage, Tensor, bail};
 
@@ -75,21 +75,10 @@ impl ConvMaxOverTime {
             (column, filter) = (column + size.count * size.width, filter + size.count);
         }
         let responses = gpu.alloc::<T>(rows * columns)?;
-        let product = Product {
-            m: rows,
-            n: columns,
-            k: features,
-            batch: 1,
-            a: Matrix::new(gpu.pointer::<T>(&args[0])?, features),
-            a_transposed: false,
-            b: Matrix::new(filters.pointer(), features),
-            b_transposed: true,
-            c: Matrix::new(responses.pointer(), columns),
-            alpha: T::ONE,
-            beta: T::ZERO,
-        };
+        let (words, found) = ((gpu.pointer::<T>(&args[0])?, features), (responses.pointer(), columns));
+        let product = Product::new([rows, columns, features], words, (filters.pointer(), features), found);
         // SAFETY: the matrices have these sizes; the result is new.
-        unsafe { gpu.product(product)? };
+        unsafe { gpu.product(Product { b_transposed: true, ..product })? };
         let (ys, positions) = (gpu.alloc::<T>(batch * total)?, gpu.alloc::<u32>(batch * total)?);
         let layout = self.sentences.on_device(gpu)?;
         let mut args: Vec<Arg> = vec![responses.pointer().into(), biases.pointer().into()];

@@ -6,7 +6,7 @@
 
 use super::plan::Plan;
 use super::{FinalState, Ids, Recurrent, SavedForBackward, Sizes};
-use crate::kernels::cuda::{self, Arg, Buffer, Grid, Kernel, Matrix, Pointer, Product};
+use crate::kernels::cuda::{self, Arg, Buffer, Grid, Kernel, Pointer, Product};
 use crate::ops::autograd;
 use crate::ops::gpu::{Gpu, Stored};
 use crate::ops::{Cell, PackedSequences};
@@ -177,7 +177,7 @@ impl<'a, T: Stored + cuda::Real> Layer<'a, T> {
         for direction in 0..self.sizes.directions {
             let (to, weight) = (gates.offset(direction * rows * width), self.parameters[direction].input);
             let product =
-                product([rows, width, features], (self.xs, features), (weight, features), (to, width));
+                Product::new([rows, width, features], (self.xs, features), (weight, features), (to, width));
             // SAFETY: the input and the weights have these sizes; the caller's buffer has room for the gates.
             unsafe { self.gpu.product(Product { b_transposed: true, ..product })? };
         }
@@ -236,8 +236,12 @@ impl<'a, T: Stored + cuda::Real> Layer<'a, T> {
         let to = self.gpu.alloc::<T>(rows * features)?;
         for direction in 0..self.sizes.directions {
             let (from, weight) = (grads.offset(direction * rows * width), self.parameters[direction].input);
-            let each =
-                product([rows, features, width], (from, width), (weight, features), (to.pointer(), features));
+            let each = Product::new(
+                [rows, features, width],
+                (from, width),
+                (weight, features),
+                (to.pointer(), features),
+            );
             let beta = if direction == 0 { T::ZERO } else { T::ONE };
             // SAFETY: the gradients and the weights have these sizes.
             unsafe { self.gpu.product(Product { beta, ..each })? };
@@ -249,7 +253,8 @@ impl<'a, T: Stored + cuda::Real> Layer<'a, T> {
     fn weight_gradient(&self, grads: Pointer<T>, from: Pointer<T>, columns: usize) -> Result<Buffer<T>> {
         let (rows, width) = (self.sequences().rows(), self.width());
         let to = self.gpu.alloc::<T>(width * columns)?;
-        let each = product([width, columns, rows], (grads, width), (from, columns), (to.pointer(), columns));
+        let each =
+            Product::new([width, columns, rows], (grads, width), (from, columns), (to.pointer(), columns));
         // SAFETY: both have a row for each element.
         unsafe { self.gpu.product(Product { a_transposed: true, ..each })? };
         Ok(to)
@@ -284,29 +289,6 @@ impl<'a, T: Stored + cuda::Real> Layer<'a, T> {
         // SAFETY: these are the kernel's parameters; there are `count` sums for each direction.
         unsafe { self.launch("recurrent_bias_gradients", self.gradients().div_ceil(32), [32, 8, 1], &args)? };
         Ok(grads)
-    }
-}
-
-/// A product `(m, k)` by `(k, n)`, given the address and the row stride of its operands.
-pub(super) fn product<T: cuda::Real>(
-    [m, n, k]: [usize; 3],
-    a: (Pointer<T>, usize),
-    b: (Pointer<T>, usize),
-    c: (Pointer<T>, usize),
-) -> Product<T> {
-    let [a, b, c] = [a, b, c].map(|(at, stride)| Matrix::new(at, stride));
-    Product {
-        m,
-        n,
-        k,
-        batch: 1,
-        a,
-        a_transposed: false,
-        b,
-        b_transposed: false,
-        c,
-        alpha: T::ONE,
-        beta: T::ZERO,
     }
 }
 
@@ -444,7 +426,7 @@ impl Recurrent {
 }
 
 impl FinalState {
-    /// The gradient of the outputs from that of the final states.
+    /// Computes the gradient of the outputs from the gradient of the final states.
     pub(super) fn backward_on<T: Stored + cuda::Real>(
         &self,
         gpu: &Gpu,
@@ -462,7 +444,7 @@ impl FinalState {
         let grid = Grid { blocks: [sequences.steps(), blocks, 1], threads: [256, 1, 1], shared: 0 };
         let constants = [("CELL", cell.code())];
         let kernel = cuda::RECURRENT.kernel::<T>("recurrent_final_gradient").with(&constants);
-        // SAFETY: these are the kernel's parameters; the gradient begins with that of the hidden states.
+        // SAFETY: these are the kernel's parameters; `grad` begins with the gradient of the hidden states.
         unsafe { gpu.launch(kernel, grid, &args_of_kernel)? };
         Ok(gpu.tensor(to, args[0].shape()))
     }

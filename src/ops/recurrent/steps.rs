@@ -1,7 +1,7 @@
 //! The recurrence of a layer on a GPU, one product and one launch per time step.
 
 use super::Sizes;
-use super::cuda::{BackwardBuffers, Buffers, Layer, address, product};
+use super::cuda::{BackwardBuffers, Buffers, Layer, address};
 use crate::kernels::cuda::{self, Arg, Buffer, Grid, Matrix, Pointer, Product};
 use crate::ops::Cell;
 use crate::ops::gpu::Stored;
@@ -80,7 +80,7 @@ impl<T: Stored + cuda::Real> Layer<'_, T> {
             if !is_zero {
                 let to = (products.pointer(), width);
                 let each =
-                    product([0, width, hidden], (states.pointer(), hidden), (first.hidden, hidden), to);
+                    Product::new([0, width, hidden], (states.pointer(), hidden), (first.hidden, hidden), to);
                 let state =
                     |direction: usize| states.pointer().offset(direction * self.sequences().batch() * hidden);
                 self.multiply(rows, state, Product { b_transposed: true, ..each })?;
@@ -146,7 +146,7 @@ impl<T: Stored + cuda::Real> Layer<'_, T> {
             self.launch_step("recurrent_step_gradient", rows, &args)?;
             let operands =
                 ((through, width), (self.parameters[0].hidden, hidden), (states.pointer(), hidden));
-            let each = product([0, hidden, width], operands.0, operands.1, operands.2);
+            let each = Product::new([0, hidden, width], operands.0, operands.1, operands.2);
             let all = self.sequences().rows();
             let from = |direction: usize| through.offset((direction * all + rows[direction][0]) * width);
             self.multiply(rows, from, Product { beta, ..each })?;
