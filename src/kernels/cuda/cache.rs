@@ -17,6 +17,8 @@ const MARK: &[u8; 8] = b"ctkernel";
 /// Compiled code, and its file if it has one.
 pub(super) struct Code {
     pub bytes: Vec<u8>,
+    /// Only the emulator loads code from its file.
+    #[cfg_attr(not(feature = "cuda-emulator"), allow(dead_code))]
     pub file: Option<PathBuf>,
 }
 

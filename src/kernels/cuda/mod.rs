@@ -256,6 +256,7 @@ impl Arg {
 
 /// Memory of a device, which returns to the device's pool when dropped.
 pub(crate) enum Buffer<T> {
+    #[cfg_attr(not(feature = "cuda-emulator"), allow(dead_code))]
     Host(Vec<T>),
     #[cfg(feature = "cuda")]
     Gpu(candle_core::cuda_backend::cudarc::driver::CudaSlice<T>),
