@@ -4,7 +4,7 @@
 
 mod common;
 
-use candle_textbook::data::{Level, Streams, TextStream};
+use candle_textbook::data::{Level, TextStream, TokenWindows};
 use common::{done, killed, metrics, model, refused, start};
 use serde_json::Value;
 use std::fs;
@@ -323,13 +323,13 @@ fn streams_resume_where_they_stopped() {
     let text = TextStream::from_memory("text", "abcdefghijk", Level::Char).unwrap();
     let vocabulary = text.vocabulary(0..11, 1, None).unwrap();
     let written = |ids: &[u32]| ids.iter().map(|&id| vocabulary.token(id).unwrap()).collect::<String>();
-    let mut streams = Streams::new(&text, &vocabulary, 0..11, 3, 0).unwrap();
+    let mut streams = TokenWindows::new(&text, &vocabulary, 0..11, 3, 0).unwrap();
     let first = streams.next_window(2).unwrap().unwrap();
     assert_eq!((written(&first.inputs), written(&first.targets)), ("adgbeh".into(), "behcfi".into()));
     let rest = streams.next_window(2).unwrap().unwrap();
     assert_eq!((written(&rest.inputs), written(&rest.targets)), ("cfi".into(), "dgj".into()));
     assert_eq!(streams.next_window(2).unwrap(), None);
-    let mut later = Streams::new(&text, &vocabulary, 0..11, 3, 2).unwrap();
+    let mut later = TokenWindows::new(&text, &vocabulary, 0..11, 3, 2).unwrap();
     assert_eq!(later.next_window(5).unwrap().unwrap(), rest);
     // The vocabulary covers the training part only.
     assert_eq!(text.vocabulary(0..2, 1, None).unwrap().len(), 4);

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_textbook::data::{
-    Columns, Corpus, DataError, EntityCounts, EntityScores, Level, Selection, Streams, TaggedSentences,
-    TextStream, Texts, Tokenizer, Vocabulary, entity_scores, names, reviews, sequence, text,
+    Columns, Corpus, DataError, EntityCounts, EntityScores, Level, Selection, TaggedSentences, TextStream,
+    Texts, TokenWindows, Tokenizer, Vocabulary, entity_scores, names, reviews, sequence, text,
 };
 use candle_textbook::rng::stream;
 use rand::Rng;
@@ -894,11 +894,11 @@ fn streams_outside_the_text_are_errors() {
     let text = TextStream::from_memory("text", "abcdefghij", Level::Char).unwrap();
     let vocabulary = text.vocabulary(0..10, 1, None).unwrap();
     let error_of =
-        |range, streams, start| Streams::new(&text, &vocabulary, range, streams, start).unwrap_err();
+        |range, streams, start| TokenWindows::new(&text, &vocabulary, range, streams, start).unwrap_err();
     assert_says(&error_of(0..11, 2, 0), &["tokens 0 to 11", "of 0 to 10"]);
     assert_says(&error_of(5..5, 1, 0), &["tokens 5 to 5"]);
     assert_says(&error_of(0..10, 0, 0), &["0 streams"]);
     assert_says(&error_of(0..u64::MAX, usize::MAX, 0), &["tokens 0 to"]);
     assert_says(&error_of(0..10, 3, u64::MAX), &["streams of 3 steps"]);
-    assert!(Streams::new(&text, &vocabulary, 0..10, 3, 3).unwrap().next_window(1).unwrap().is_none());
+    assert!(TokenWindows::new(&text, &vocabulary, 0..10, 3, 3).unwrap().next_window(1).unwrap().is_none());
 }

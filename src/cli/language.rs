@@ -6,7 +6,7 @@ use super::options::{TrainOptions, fraction, positive};
 use super::recipe::{About, Data, Recipe, Test, Trained};
 use super::text::{check_vocabulary, note_unknown_count, noun};
 use super::{Outcome, count, data_error, show_notes};
-use crate::data::{DataError, Level, Streams, TextStream, Vocabulary, text};
+use crate::data::{DataError, Level, TextStream, TokenWindows, Vocabulary, text};
 use crate::models::language_model::LanguageModel;
 use crate::train::{
     Epoch, LanguageModelling, LanguageModellingConfig, Metric, Task, Windowing, evaluate_text,
@@ -129,12 +129,13 @@ fn split(tokens: u64, options: &LanguageOptions, train: &TrainOptions) -> Result
 fn windowing(tokens: u64, options: &LanguageOptions, train: &TrainOptions) -> Windowing {
     let wanted = Windowing { streams: train.batch_size, window: options.window };
     let mut windowing = wanted;
-    let is_short = |windowing: Windowing| Streams::steps(tokens, windowing.streams) < windowing.window as u64;
+    let is_short =
+        |windowing: Windowing| TokenWindows::steps(tokens, windowing.streams) < windowing.window as u64;
     if is_short(windowing) && !train.given.contains("batch_size") {
         windowing.streams = (tokens.saturating_sub(1) as usize / wanted.window).clamp(1, wanted.streams);
     }
     if is_short(windowing) && !train.given.contains("window") {
-        windowing.window = (Streams::steps(tokens, windowing.streams) as usize).clamp(1, wanted.window);
+        windowing.window = (TokenWindows::steps(tokens, windowing.streams) as usize).clamp(1, wanted.window);
     }
     if windowing != wanted {
         show_notes(&[format!(

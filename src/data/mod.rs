@@ -24,8 +24,8 @@ pub use error::DataError;
 pub use sequence::{EntityCounts, EntityScores, TaggedCorpus, TaggedSentences, entity_scores, names};
 pub use splits::Selection;
 pub use text::{
-    Columns, Corpus, Level, NGrams, Streams, TextStream, Texts, TokenWindow, Tokenizer, Tokens, Vocabulary,
-    WordVectors, reviews,
+    Columns, Corpus, Level, NGrams, TextStream, Texts, TokenWindow, TokenWindows, Tokenizer, Tokens,
+    Vocabulary, WordVectors, reviews,
 };
 
 /// A count in words: "1 example", "2 examples".

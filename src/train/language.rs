@@ -3,7 +3,7 @@
 use super::metrics::{Metric, Score};
 use super::task::Task;
 use super::text_generator::TextGenerator;
-use crate::data::{Level, Streams, TextStream, TokenWindow, Vocabulary};
+use crate::data::{Level, TextStream, TokenWindow, TokenWindows, Vocabulary};
 use crate::models::language_model::LanguageModel;
 use crate::nn::{Cost, Mode, PackedSequences, RecurrentState, Sampling};
 use crate::ops;
@@ -72,7 +72,7 @@ pub struct LanguageModelling<'a> {
 #[derive(Default)]
 struct Position<'a> {
     /// Number of the next window, and the streams positioned there.
-    streams: Option<(usize, Streams<'a>)>,
+    streams: Option<(usize, TokenWindows<'a>)>,
     /// Hidden state before that window.
     state: Option<RecurrentState>,
 }
@@ -98,7 +98,7 @@ impl<'a> LanguageModelling<'a> {
         }
         let tokens = training.end.saturating_sub(training.start);
         ensure!(
-            Streams::steps(tokens, streams) >= window as u64,
+            TokenWindows::steps(tokens, streams) >= window as u64,
             "{name}: the tokens to train on are {tokens}, expected at least {}: a window of {window} in each of \
              {streams} streams, and one more",
             streams.saturating_mul(window).saturating_add(1)
@@ -134,7 +134,7 @@ pub fn evaluate_text(
     ensure!(tokens >= 2, "{}: the tokens to test on are {tokens}, expected at least 2", text.name());
     // A stream of only a few windows would give most tokens little context.
     let streams = (tokens / (window as u64).saturating_mul(8)).clamp(1, streams as u64) as usize;
-    let mut reader = Streams::new(text, vocabulary, range, streams, 0)?;
+    let mut reader = TokenWindows::new(text, vocabulary, range, streams, 0)?;
     let windows = std::iter::from_fn(|| reader.next_window(window).transpose());
     let (sum, count) = total_loss(model, windows, streams, device)?;
     Ok(sum / count as f64)
@@ -238,7 +238,7 @@ fn window_loss(
 impl Task for LanguageModelling<'_> {
     fn examples(&self) -> usize {
         let LanguageModellingConfig { training, windowing: Windowing { streams, window }, .. } = &self.config;
-        Streams::steps(training.end - training.start, *streams) as usize / window * streams
+        TokenWindows::steps(training.end - training.start, *streams) as usize / window * streams
     }
 
     fn in_order(&self) -> bool {
@@ -266,7 +266,7 @@ impl Task for LanguageModelling<'_> {
             Some((at, streams)) if at == number => streams,
             _ => {
                 let start = (number * window) as u64;
-                Streams::new(text, vocabulary, training.clone(), count, start).map_err(in_one_line)?
+                TokenWindows::new(text, vocabulary, training.clone(), count, start).map_err(in_one_line)?
             }
         };
         let Some(tokens) = streams.next_window(window).map_err(in_one_line)? else {

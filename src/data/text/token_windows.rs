@@ -1,13 +1,13 @@
 //! A text cut into parallel streams, for truncated back-propagation through time.
 
-use super::stream::{TextStream, Tokens};
+use super::text_stream::{TextStream, Tokens};
 use super::vocabulary::Vocabulary;
 use anyhow::{Result, ensure};
 use std::ops::Range;
 
 /// Consecutive parts of a text, read in parallel: one window after another, each continuing where the last one ended.
 #[derive(Debug)]
-pub struct Streams<'a> {
+pub struct TokenWindows<'a> {
     vocabulary: &'a Vocabulary,
     /// For each stream, its reader and the id of the token before it.
     readers: Vec<(Tokens<'a>, u32)>,
@@ -24,7 +24,7 @@ pub struct TokenWindow {
     pub targets: Vec<u32>,
 }
 
-impl<'a> Streams<'a> {
+impl<'a> TokenWindows<'a> {
     /// Number of steps of each stream when `tokens` tokens are cut into `streams` streams.
     ///
     /// Every token of a stream but the first is predicted. Less than one step per stream at the end is left out.
