@@ -11,6 +11,7 @@ pub mod lenet5;
 pub mod mlp;
 pub mod resnet;
 pub mod rnn;
+pub mod seq2seq;
 pub mod textcnn;
 
 use crate::nn::{Mode, Model};

@@ -7,6 +7,7 @@
 //! [`Model`] and [`SentenceModel`] are what [`train`](crate::train) trains.
 
 mod activation;
+mod attention;
 mod batch_norm;
 mod conv2d;
 mod conv_max_over_time;
@@ -24,6 +25,7 @@ pub use crate::ops::{
     TimePooling, pool_over_time,
 };
 pub use activation::Activation;
+pub use attention::{Attention, AttentionLayer, AttentionMemory, attention};
 pub use batch_norm::{BatchNorm2d, batch_norm2d};
 pub use conv_max_over_time::{ConvMaxOverTime, conv_max_over_time};
 pub use conv2d::{Conv2d, conv2d, conv2d_no_bias};

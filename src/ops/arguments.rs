@@ -486,3 +486,35 @@ pub(super) fn check_recurrent_weights(
     }
     Ok(hidden)
 }
+
+/// Checks the shapes.
+pub(super) fn check_attention(
+    queries: &Tensor,
+    [keys, values]: [&Tensor; 2],
+    v: Option<&Tensor>,
+    sequences: &PackedSequences,
+    sequence_of_row: &[u32],
+) -> Result<()> {
+    let (size, elements) = (keys.dims().last().copied().unwrap_or_default(), sequences.rows());
+    if keys.dims() != [elements, size] || values.rank() != 2 || values.dims()[0] != elements {
+        bail!(
+            "attention: found keys of shape {:?} and values of shape {:?}, expected ({elements}, ..), one row per element \
+             of the sequences",
+            keys.dims(),
+            values.dims()
+        );
+    }
+    let rows = sequence_of_row.len();
+    if queries.dims() != [rows, size] {
+        bail!("attention: found queries of shape {:?}, expected ({rows}, {size})", queries.dims());
+    }
+    if let Some(dims) = v.map(Tensor::dims).filter(|&dims| dims != [size]) {
+        bail!("attention: found a vector of shape {dims:?}, expected ({size})");
+    }
+    match sequence_of_row.iter().find(|&&sequence| sequence as usize >= sequences.batch()) {
+        Some(sequence) => {
+            bail!("attention: found the sequence {sequence}, expected one below {}", sequences.batch())
+        }
+        None => Ok(()),
+    }
+}

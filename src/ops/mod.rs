@@ -7,6 +7,7 @@
 
 mod activation;
 mod arguments;
+mod attention;
 mod autograd;
 mod batch_norm;
 mod batch_norm_cuda;
@@ -26,6 +27,7 @@ mod loss;
 mod pool;
 mod pool_cuda;
 mod pool_over_time;
+mod ranking;
 mod recurrent;
 pub mod reference;
 mod row_gradients;
@@ -55,9 +57,11 @@ pub use pool::{avg_pool2d, l2_pool2d, max_pool2d};
 
 // Sequences.
 pub use crate::kernels::cpu::Cell;
+pub use attention::attention;
 pub use conv_max_over_time::{conv_max_over_time, conv_max_positions};
 pub use incremental::IncrementalDecoder;
 pub use pool_over_time::pool_over_time;
+pub use ranking::top_log_probabilities;
 pub use recurrent::{recurrent, recurrent_tokens};
 pub use sequences::PackedSequences;
 

@@ -318,6 +318,41 @@ pub fn pool_over_time(xs: &Tensor, sequences: &PackedSequences, pooling: TimePoo
     Tensor::stack(&rows.into_iter().map(reduce).collect::<Result<Vec<_>>>()?, 0)
 }
 
+/// The definition of [`super::attention()`]: padded sequences, repeated for each query.
+///
+/// # Errors
+/// Fails if [`super::attention()`] would.
+pub fn attention(
+    queries: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    v: Option<&Tensor>,
+    sequences: &PackedSequences,
+    sequence_of_row: &[u32],
+) -> Result<(Tensor, Tensor)> {
+    arguments::check_attention(queries, [keys, values], v, sequences, sequence_of_row)?;
+    let (rows, steps, device) = (sequence_of_row.len(), sequences.steps(), queries.device());
+    let index = Tensor::new(sequence_of_row, device)?;
+    let spread = |xs: &Tensor| sequences.unpack(xs)?.index_select(&index, 0); // (rows, steps, ..)
+    let (keys, queries) = (spread(keys)?, queries.unsqueeze(1)?);
+    let scores = match v {
+        Some(v) => tanh(&keys.broadcast_add(&queries)?)?.broadcast_mul(v)?,
+        None => keys.broadcast_mul(&queries)?,
+    };
+    let lengths = sequences.lengths();
+    let mask = |&sequence: &u32| {
+        let length = lengths[sequence as usize];
+        (0..steps).map(move |step| if step < length { 0f32 } else { f32::NEG_INFINITY })
+    };
+    let mask: Vec<f32> = sequence_of_row.iter().flat_map(mask).collect();
+    let mask = Tensor::from_vec(mask, (rows, steps), device)?.to_dtype(scores.dtype())?;
+    let scores = (scores.sum(2)? + mask)?;
+    let exp = scores.broadcast_sub(&scores.max_keepdim(1)?.detach())?.exp()?;
+    let weights = exp.broadcast_div(&exp.sum_keepdim(1)?)?;
+    let sums = spread(values)?.broadcast_mul(&weights.unsqueeze(2)?)?.sum(1)?;
+    Ok((sums, weights.detach()))
+}
+
 /// The definition of [`super::max_pool2d()`].
 ///
 /// # Errors

@@ -135,7 +135,7 @@ impl PackedSequences {
     }
 
     /// The sequences by descending length.
-    pub(super) fn order(&self) -> &[usize] {
+    pub(crate) fn order(&self) -> &[usize] {
         self.layout.order()
     }
 
@@ -145,7 +145,7 @@ impl PackedSequences {
     }
 
     /// Number of sequences that have an element at `step`, and their first row.
-    pub(super) fn step(&self, step: usize) -> (usize, usize) {
+    pub(crate) fn step(&self, step: usize) -> (usize, usize) {
         self.layout.step(step)
     }
 

@@ -11,23 +11,30 @@ pub enum Metric {
     F1,
     /// Exponential of the mean loss per token. Lower is better.
     Perplexity,
+    /// Fraction of translations that equal the reference. Higher is better.
+    ExactMatch,
+    /// BLEU of translations, from 0 to 100. Higher is better.
+    Bleu,
 }
 
 impl Metric {
-    /// Returns the name used in `metrics.jsonl`: `accuracy`, `f1` or `perplexity`.
+    /// Returns the name used in `metrics.jsonl`: `accuracy`, `f1`, `perplexity`, `exact_match` or `bleu`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Accuracy => "accuracy",
             Self::F1 => "f1",
             Self::Perplexity => "perplexity",
+            Self::ExactMatch => "exact_match",
+            Self::Bleu => "bleu",
         }
     }
 
-    /// Formats a value for display: accuracy and F1 as percentages.
+    /// Formats a value for display: fractions as percentages.
     pub fn format(self, value: f64) -> String {
         match self {
-            Self::Accuracy | Self::F1 => format!("{:6.2}%", 100.0 * value),
+            Self::Accuracy | Self::F1 | Self::ExactMatch => format!("{:6.2}%", 100.0 * value),
             Self::Perplexity => format!("{value:6.3}"),
+            Self::Bleu => format!("{value:6.2}"),
         }
     }
 

@@ -18,6 +18,7 @@ pub(crate) mod planes;
 pub(crate) mod pool;
 pub(crate) mod pool_over_time;
 pub(crate) mod products;
+pub(crate) mod ranking;
 pub(crate) mod real;
 pub(crate) mod recurrent;
 pub(crate) mod recurrent_gradient;
