@@ -174,6 +174,7 @@ fn data_error(error: anyhow::Error) -> anyhow::Error {
         Some(DataError::FilesNeeded { .. }) => {
             "give its files with --data-dir DIR, or choose another with --dataset NAME"
         }
+        Some(DataError::Languages { .. }) => "choose them with --source-lang and --target-lang",
         Some(DataError::Columns { .. }) => "choose them with --label-column and --text-column",
         None => return error,
     };

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 pub(super) const NO_DOWNLOAD: &str =
     "no directory given, and this build does not download (the feature `hub` is not enabled)";
 
-/// A data set could not be chosen: a wrong name, a directory missing or superfluous, or
+/// A data set could not be chosen: a wrong name, a directory missing or superfluous, missing languages, or
 /// unclear columns.
 ///
 /// The loaders return it inside an `anyhow::Error`; `downcast_ref` finds it, so that a program can name its own remedy
@@ -36,6 +36,13 @@ pub enum DataError {
         /// The data sets of this kind that need no files.
         built_in: &'static [&'static str],
     },
+    /// The data set needs two languages, and these are missing or the same.
+    Languages {
+        /// The name of the data set.
+        name: String,
+        /// What was found and expected.
+        reason: String,
+    },
     /// It is not clear which columns of a table hold label and text.
     Columns {
         /// The table's file.
@@ -57,6 +64,7 @@ impl fmt::Display for DataError {
             Self::FilesNeeded { name, reason, built_in } => {
                 write!(f, "data set {name}: {reason}; built in, without files: {}", built_in.join(", "))
             }
+            Self::Languages { name, reason } => write!(f, "data set {name}: {reason}"),
             Self::Columns { file, reason } => write!(f, "{}: {reason}", file.display()),
         }
     }

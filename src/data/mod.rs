@@ -2,7 +2,8 @@
 //!
 //! - [`image`]: labelled images, and their augmentation in training;
 //! - [`text`]: labelled sentences, long texts, vocabularies and word vectors;
-//! - [`sequence`]: sentences with a tag for each word.
+//! - [`sequence`]: sentences with a tag for each word;
+//! - [`translation`]: sentences with their translations.
 //!
 //! Each of them has a `load` that finds a data set by its name. Built-in sets are generated from a seed and are the
 //! same on every machine.
@@ -16,6 +17,7 @@ pub mod image;
 pub mod sequence;
 mod splits;
 pub mod text;
+pub mod translation;
 
 pub use self::image::{
     Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, Preparation, digits, shapes,
@@ -27,6 +29,7 @@ pub use text::{
     Columns, Corpus, Level, NGrams, TextStream, Texts, TokenWindow, TokenWindows, Tokenizer, Tokens,
     Vocabulary, WordVectors, reviews,
 };
+pub use translation::{Language, PairCorpus, Pairs, Segmentation, TextPairs, bleu, chrf};
 
 /// A count in words: "1 example", "2 examples".
 pub(crate) fn count(count: usize, noun: &str) -> String {

@@ -1,0 +1,89 @@
+//! Sentences with their translations: types, file formats, built-in dates, and scores.
+
+mod byte_pairs;
+mod dates;
+mod files;
+mod language;
+mod pairs;
+mod scores;
+
+pub use dates::dates;
+pub use language::{Language, Segmentation};
+pub use pairs::{PairCorpus, Pairs, TextPairs};
+pub use scores::{BleuTokenizer, bleu, chrf, exact_match};
+
+use crate::data::error::DataError;
+use anyhow::{Result, ensure};
+use std::path::Path;
+
+const KNOWN: [&str; 3] = ["dates", "tsv-pairs", "parallel"];
+const BUILT_IN: [&str; 1] = ["dates"];
+
+/// The seed of the built-in dates, which do not change with the seed of a training run.
+const DATES_SEED: u64 = 0;
+
+/// Loads the pairs of sentences and translations `name`.
+///
+/// | name | files in `dir` |
+/// |---|---|
+/// | `dates` | built in; 12,000 for training, 1,000 for validation, 1,000 for testing |
+/// | `tsv-pairs` | each split `.tsv` or `.txt`: a source, a tab and a target per line |
+/// | `parallel` | two files per split, which end with the two `languages`, such as `train.en` and `train.de`: line by line a sentence and its translation |
+///
+/// The files' names contain a name of their split, `train`, `dev` or `test` and others as for
+/// [`text::load`](crate::data::text::load), such as `test_2016_flickr.en`. White space around a sentence is removed, and so
+/// are blank lines at the end of a file. Pairs with an empty side are skipped, with a note. Further columns of `tsv-pairs`
+/// are ignored, with a note. Text that is not UTF-8 is read as Windows-1252, with a note.
+///
+/// # Errors
+/// Fails with a [`DataError`] for an unknown name, a directory that is missing or superfluous, and `parallel` without two
+/// different languages; with other errors for a training file that is missing, two files for one split and language, a file
+/// without its translation, two files of different length or of the same content, and lines without a tab or with another
+/// number of columns than the first.
+pub fn load(name: &str, dir: Option<&Path>, languages: Option<[&str; 2]>) -> Result<PairCorpus> {
+    read(name, dir, languages, false)
+}
+
+/// Loads only the test split of the pairs `name`, if there is one.
+///
+/// Without a test or validation split, it is the same as [`load`].
+///
+/// # Errors
+/// Fails as [`load`] does.
+pub fn load_test(name: &str, dir: Option<&Path>, languages: Option<[&str; 2]>) -> Result<PairCorpus> {
+    read(name, dir, languages, true)
+}
+
+fn read(name: &str, dir: Option<&Path>, languages: Option<[&str; 2]>, test_only: bool) -> Result<PairCorpus> {
+    if matches!(name, "dates" | "tsv-pairs") {
+        ensure!(languages.is_none(), "data set {name}: has no choice of languages");
+    }
+    match (name, dir) {
+        ("dates", None) => Ok(dates(12_000, 1_000, 1_000, DATES_SEED)),
+        ("dates", Some(_)) => Err(DataError::built_in(name)),
+        ("tsv-pairs" | "parallel", Some(dir)) => {
+            ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+            match languages {
+                _ if name == "tsv-pairs" => files::tab_separated(dir, test_only),
+                Some([source, target]) if source != target => {
+                    files::parallel(dir, [source, target], test_only)
+                }
+                Some([both, _]) => {
+                    Err(unclear(name, &format!("translates {both} into {both}, expected two languages")))
+                }
+                None => Err(unclear(
+                    name,
+                    "no languages given, expected the endings of its files, such as en and de",
+                )),
+            }
+        }
+        ("tsv-pairs" | "parallel", None) => {
+            Err(DataError::files_needed(name, "no directory given", &BUILT_IN))
+        }
+        _ => Err(DataError::unknown(name, &KNOWN)),
+    }
+}
+
+fn unclear(name: &str, reason: &str) -> anyhow::Error {
+    DataError::Languages { name: name.into(), reason: reason.into() }.into()
+}
