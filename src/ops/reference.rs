@@ -332,6 +332,10 @@ pub fn attention(
 ) -> Result<(Tensor, Tensor)> {
     arguments::check_attention(queries, [keys, values], v, sequences, sequence_of_row)?;
     let (rows, steps, device) = (sequence_of_row.len(), sequences.steps(), queries.device());
+    if rows == 0 {
+        let zeros = |columns: usize| Tensor::zeros((0, columns), queries.dtype(), device);
+        return Ok((zeros(values.dim(1)?)?, zeros(steps)?));
+    }
     let index = Tensor::new(sequence_of_row, device)?;
     let spread = |xs: &Tensor| sequences.unpack(xs)?.index_select(&index, 0); // (rows, steps, ..)
     let (keys, queries) = (spread(keys)?, queries.unsqueeze(1)?);

@@ -142,6 +142,8 @@ mod tagging;
 mod task;
 mod text_generator;
 mod trainer;
+mod translation;
+mod translator;
 mod weights;
 
 pub use checkpoint::can_train_on;
@@ -159,4 +161,6 @@ pub use tagging::{Tagging, TaggingEvaluation};
 pub use task::Task;
 pub use text_generator::TextGenerator;
 pub use trainer::{INTERRUPTED, Trainer, TrainerOptions, steps_per_epoch};
+pub use translation::{Scoring, TeacherForcing, Translation, evaluate_translation};
+pub use translator::{Decoding, Hypothesis, Translator};
 pub use weights::{load_model, load_pretrained, load_weights, save_weights, weights_checksum};

@@ -128,3 +128,78 @@ fn ids_outside_the_table_and_wrong_row_counts_are_errors() -> Result<()> {
     assert!(error.to_string().contains("ids of shape [4], expected (5)"), "{error}");
     Ok(())
 }
+
+#[test]
+fn attention_matches_the_reference_and_finite_differences() -> Result<()> {
+    let rng = &mut rng::stream(4, "attention");
+    // Lengths of the sequences, sequence of each query, size of queries, size of values.
+    for (lengths, rows, size, features) in [
+        (&[1][..], &[0u32][..], 1, 1),
+        (&[4], &[0, 0, 0], 3, 5),
+        (&[2, 5, 1], &[1, 0, 2, 1, 1], 17, 4),
+        (&[3, 3, 2, 7], &[3, 0, 3], 6, 19),
+        (&[2, 1], &[], 2, 3),
+    ] {
+        let sequences = Arc::new(PackedSequences::new(lengths)?);
+        let inputs = [
+            normal(rng, &[rows.len(), size])?,
+            normal(rng, &[sequences.rows(), size])?,
+            normal(rng, &[sequences.rows(), features])?,
+            normal(rng, &[size])?,
+        ];
+        for (name, count) in [("additive", 4), ("dot", 3)] {
+            let name = format!("{name} attention over {lengths:?}");
+            let kernel = op(|x| Ok(ops::attention(&x[0], &x[1], &x[2], x.get(3), &sequences, rows)?.0));
+            let definition =
+                op(|x| Ok(reference::attention(&x[0], &x[1], &x[2], x.get(3), &sequences, rows)?.0));
+            assert_reference(&name, &kernel, &definition, &inputs[..count])?;
+            if !rows.is_empty() {
+                assert_gradients(&name, &kernel, &inputs[..count])?;
+            }
+            let weights = |x: &[Tensor]| -> Result<[Tensor; 2]> {
+                let (_, ours) = ops::attention(&x[0], &x[1], &x[2], x.get(3), &sequences, rows)?;
+                let (_, definition) = reference::attention(&x[0], &x[1], &x[2], x.get(3), &sequences, rows)?;
+                Ok([ours, definition])
+            };
+            let [found, expected] = weights(&inputs[..count])?;
+            assert_near(&name, &[found], &[expected], 1e-12)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn attention_checks_its_arguments() -> Result<()> {
+    let sequences = Arc::new(PackedSequences::new(&[2, 1])?);
+    let zeros = |dims: [usize; 2]| Tensor::zeros(&dims, DType::F32, &CPU);
+    let v = Tensor::zeros(4, DType::F32, &CPU)?;
+    for (queries, keys, values, v, rows, expected) in [
+        ([1, 4], [2, 4], [3, 5], None, [0], "found keys of shape [2, 4]"),
+        ([1, 4], [3, 4], [4, 5], None, [0], "values of shape [4, 5]"),
+        ([1, 3], [3, 4], [3, 5], None, [0], "found queries of shape [1, 3], expected (1, 4)"),
+        ([1, 3], [3, 3], [3, 5], Some(&v), [0], "found a vector of shape [4], expected (3)"),
+        ([1, 4], [3, 4], [3, 5], None, [2], "found the sequence 2, expected one below 2"),
+    ] {
+        let found = ops::attention(&zeros(queries)?, &zeros(keys)?, &zeros(values)?, v, &sequences, &rows);
+        let error = found.unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_most_probable_classes_come_first_and_equal_ones_in_order() -> Result<()> {
+    let logits = Tensor::new(&[[0f64, 2., 1., 2.], [-1., -1., -1., 500.]], &CPU)?;
+    let found = ops::top_log_probabilities(&logits, 3)?;
+    let classes = |row: usize| found[row].iter().map(|&(class, _)| class).collect::<Vec<_>>();
+    assert_eq!((classes(0), classes(1)), (vec![1, 3, 2], vec![3, 0, 1]));
+    let sum = (1f64 + 2f64.exp() * 2. + 1f64.exp()).ln();
+    for (&(_, x), expected) in found[0].iter().zip([2. - sum, 2. - sum, 1. - sum]) {
+        assert!((x - expected).abs() < 1e-12);
+    }
+    assert_eq!(found[1][1].1, -501.);
+    assert_eq!(ops::top_log_probabilities(&logits, 9)?[0].len(), 4);
+    let nan = Tensor::new(&[[0f32, f32::NAN, 3., 1.]], &CPU)?;
+    assert!(ops::top_log_probabilities(&nan, 1).is_err());
+    Ok(())
+}

@@ -1,5 +1,6 @@
 //! CPU kernels: functions on slices of `f32` or `f64`, vectorised and spread over the thread pool.
 
+pub(crate) mod attention;
 pub(crate) mod batch_norm;
 pub(crate) mod cells;
 pub(crate) mod conv2d;

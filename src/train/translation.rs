@@ -1,0 +1,195 @@
+//! Training of encoder-decoders on sentences and their translations.
+
+use super::metrics::{Metric, Score};
+use super::task::Task;
+use super::translator::{Decoding, Translator};
+use crate::data::{Language, Pairs};
+use crate::models::seq2seq::{PackedTokens, Seq2Seq};
+use crate::nn::Mode;
+use crate::ops;
+use candle_core::{DType, Device, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// Pairs in a batch of an evaluation.
+const EVALUATION_BATCH: usize = 64;
+
+/// The teacher-forcing rate: the probability that the decoder reads a token of the target rather than its own prediction,
+/// as a function of the training step (Bengio et al. 2015, section 2.4).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TeacherForcing {
+    /// The same rate in all steps.
+    Constant(f64),
+    /// From 1 at the start to `end` after `steps` steps, on a straight line, and `end` from then on.
+    Linear {
+        /// The final rate.
+        end: f64,
+        /// Number of steps.
+        steps: u64,
+    },
+    /// `k / (k + exp(step / k))`: close to 1 at first, then falling to 0; one half after `k ln k` steps.
+    InverseSigmoid {
+        /// The larger, the slower the rate falls; at least 1.
+        k: f64,
+    },
+}
+
+impl Default for TeacherForcing {
+    /// Always the target.
+    fn default() -> Self {
+        Self::Constant(1.0)
+    }
+}
+
+impl TeacherForcing {
+    /// Returns the rate of a training step, counted from 0.
+    pub fn rate(self, step: u64) -> f64 {
+        match self {
+            Self::Constant(rate) => rate,
+            Self::Linear { end, steps } if step < steps => 1.0 - (1.0 - end) * (step as f64 / steps as f64),
+            Self::Linear { end, .. } => end,
+            Self::InverseSigmoid { k } => k / (k + libm::exp(step as f64 / k)),
+        }
+    }
+}
+
+/// How a [`Translation`] task scores the model on the validation data, besides its loss.
+#[derive(Clone, Copy)]
+pub enum Scoring<'a> {
+    /// Perplexity of the true translations.
+    Perplexity,
+    /// Fraction of greedy translations that equal the true one.
+    ExactMatch {
+        /// The most tokens of a translation.
+        max_length: usize,
+    },
+    /// BLEU of greedy translations.
+    Bleu {
+        /// The most tokens of a translation.
+        max_length: usize,
+        /// Returns the BLEU of translations, from 0 to 100, given in the order of the validation data.
+        bleu: &'a dyn Fn(&[Vec<u32>]) -> f64,
+    },
+}
+
+/// The task of translating sentences.
+///
+/// The encoder reads a source and its end, the decoder begins with [`Language::BEGIN`] and reads the target; it predicts the
+/// target and its end. The loss is the mean over all target tokens of a batch and their ends. Batches hold no padding, so
+/// sentences of any lengths may share one.
+pub struct Translation<'a> {
+    /// The model to train.
+    pub model: &'a Seq2Seq,
+    /// Pairs to train on.
+    pub training: &'a Pairs,
+    /// Pairs to validate on.
+    pub validation: &'a Pairs,
+    /// The teacher-forcing rate.
+    pub forcing: TeacherForcing,
+    /// Label smoothing of the training loss, from 0 to 1: see [`softmax_cross_entropy`](crate::ops::softmax_cross_entropy).
+    pub label_smoothing: f64,
+    /// How to score the model on the validation data.
+    pub scoring: Scoring<'a>,
+    /// The model's device.
+    pub device: &'a Device,
+}
+
+/// Returns the mean loss of `pairs` in nats per target token, ends included.
+///
+/// The decoder reads the true translation up to each token.
+///
+/// # Errors
+/// Fails if there are no pairs, or an id is outside its vocabulary.
+pub fn evaluate_translation(model: &Seq2Seq, pairs: &Pairs, device: &Device) -> Result<f64> {
+    let indices: Vec<u32> = (0..pairs.len() as u32).collect();
+    let (mut sum, mut tokens) = (0.0, 0);
+    for indices in indices.chunks(EVALUATION_BATCH) {
+        let batch = Batch::new(pairs, indices, device)?;
+        let loss = ops::no_grad(|| batch.loss(model, 1.0, 0.0, Mode::Evaluate))?;
+        let rows = batch.next.elem_count();
+        sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * rows as f64;
+        tokens += rows;
+    }
+    if tokens == 0 {
+        candle_core::bail!("translation: found no pairs to evaluate, expected at least one");
+    }
+    Ok(sum / tokens as f64)
+}
+
+/// Pairs as the model reads them.
+struct Batch {
+    sources: PackedTokens,
+    targets: PackedTokens,
+    /// The token that follows each target token.
+    next: Tensor,
+}
+
+impl Batch {
+    fn new(pairs: &Pairs, indices: &[u32], device: &Device) -> Result<Self> {
+        let with = |first: Option<u32>, ids: &[u32], last: Option<u32>| -> Vec<u32> {
+            first.into_iter().chain(ids.iter().copied()).chain(last).collect()
+        };
+        let batch = |sentence: &dyn Fn(usize) -> Vec<u32>| {
+            PackedTokens::new(&indices.iter().map(|&i| sentence(i as usize)).collect::<Vec<_>>(), device)
+        };
+        Ok(Self {
+            sources: batch(&|i| with(None, &pairs.sources[i], Some(Language::END)))?,
+            targets: batch(&|i| with(Some(Language::BEGIN), &pairs.targets[i], None))?,
+            next: batch(&|i| with(None, &pairs.targets[i], Some(Language::END)))?.ids,
+        })
+    }
+
+    fn loss(&self, model: &Seq2Seq, forcing: f64, smoothing: f64, mode: Mode) -> Result<Tensor> {
+        let logits = model.forward(&self.sources, &self.targets, forcing, mode)?;
+        ops::softmax_cross_entropy(&logits, &self.next, smoothing)
+    }
+}
+
+impl Translation<'_> {
+    /// Translates the validation sources greedily.
+    fn translations(&self, max_length: usize) -> Result<Vec<Vec<u32>>> {
+        let decoding = Decoding { max_length, ..Decoding::default() };
+        let translator = Translator::new(self.model, self.device);
+        let found = translator.translate(&self.validation.sources, &decoding);
+        let found = found.map_err(|error| candle_core::Error::Msg(format!("{error:#}")))?;
+        Ok(found.into_iter().map(|mut best| best.swap_remove(0).ids).collect())
+    }
+}
+
+impl Task for Translation<'_> {
+    fn examples(&self) -> usize {
+        self.training.len()
+    }
+
+    fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
+        let forcing = match mode {
+            Mode::Train { step, .. } => self.forcing.rate(step),
+            Mode::Evaluate => 1.0,
+        };
+        let batch = Batch::new(self.training, batch, self.device)?;
+        batch.loss(self.model, forcing, self.label_smoothing, mode)
+    }
+
+    fn validate(&self) -> Result<Score> {
+        let loss = evaluate_translation(self.model, self.validation, self.device)?;
+        let metric = match self.scoring {
+            Scoring::Perplexity => loss.exp(),
+            Scoring::ExactMatch { max_length } => {
+                let found = self.translations(max_length)?;
+                let equal =
+                    found.iter().zip(&self.validation.targets).filter(|(found, target)| found == target);
+                equal.count() as f64 / found.len() as f64
+            }
+            Scoring::Bleu { max_length, bleu } => bleu(&self.translations(max_length)?),
+        };
+        Ok(Score { loss, metric })
+    }
+
+    fn metric(&self) -> Metric {
+        match self.scoring {
+            Scoring::Perplexity => Metric::Perplexity,
+            Scoring::ExactMatch { .. } => Metric::ExactMatch,
+            Scoring::Bleu { .. } => Metric::Bleu,
+        }
+    }
+}
