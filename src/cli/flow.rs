@@ -9,7 +9,7 @@ use super::{MachineOptions, Outcome, complain, shell_quoted};
 use crate::device::device_name;
 use crate::nn::{BatchNorm2d, count_parameters, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
-use crate::train::{self, Epoch, Metric, Report, Run, Trainer, TrainerOptions, say};
+use crate::train::{self, Epoch, Report, Run, Trainer, TrainerOptions, say};
 use anyhow::{Error, Result, anyhow};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
@@ -103,15 +103,14 @@ pub(super) fn fit_and_test<R: Recipe>(
     ]);
     last.extend(test.record.clone());
     last.insert("seconds".to_string(), json!(begin.elapsed().as_secs_f64()));
-    let metric = R::Data::METRIC;
-    run.write_final(&report.epochs, metric, &Value::Object(last))?;
-    run.write("curves.svg", &curves(&report, metric)?)?;
+    run.write_final(&report.epochs, report.metric, &Value::Object(last))?;
+    run.write("curves.svg", &curves(&report)?)?;
     if let Some(evaluation) = &test.evaluation {
         let classes = data.about().facts.classes();
         let confusion = evaluation.confusion_matrix(classes.len())?;
         run.write("confusion.svg", &plots::confusion_matrix(&confusion, classes)?)?;
-        data.plot(&run, &model, evaluation, device)?;
     }
+    data.plot(&run, &model, &test, device)?;
     let separator = if test.text.contains('\n') { "\n" } else { "; " };
     let dir = run.dir().display();
     say(&format!("{}{separator}best epoch {}; run folder {dir}", test.text, report.best_epoch));
@@ -253,10 +252,10 @@ fn trained_parameters(vars: &VarMap) -> usize {
     vars.iter().filter(|(name, _)| is_trained(name)).map(|(_, var)| var.elem_count()).sum()
 }
 
-/// Draws losses and `metric` over epochs.
-fn curves(report: &Report, metric: Metric) -> Result<String> {
+/// Draws losses and metric over epochs.
+fn curves(report: &Report) -> Result<String> {
     let points = |value: fn(&Epoch) -> f64| report.epochs.iter().map(|e| (e.epoch, value(e))).collect();
-    let name = metric.name();
+    let name = &*report.metric.name().replace('_', " ");
     let title = name[..1].to_uppercase() + &name[1..];
     plots::line_charts(&[
         Chart {

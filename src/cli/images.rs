@@ -7,7 +7,7 @@ use super::{Outcome, Predict, TestSet, data_error, image_plots, most_probable, s
 use crate::data::{Augmentation, Distortion, ImageSet, Images, Normalisation, Preparation, image};
 use crate::models::ImageModel;
 use crate::nn::{Cost, Mode};
-use crate::train::{self, Epoch, Evaluation, ImageClassification, Metric, Run, Task, say};
+use crate::train::{self, Epoch, Evaluation, ImageClassification, Run, Task, say};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use candle_nn::VarMap;
@@ -190,7 +190,6 @@ impl Data for ImageData {
         ("cifar10", "data_batch_1.bin to data_batch_5.bin, test_batch.bin; or a download"),
         ("image-folder", "train/CLASS/IMAGE.jpg and test/CLASS/IMAGE.jpg, also .png; optionally val/"),
     ];
-    const METRIC: Metric = Metric::Accuracy;
     const NOUN: &'static str = "images";
 
     fn load(
@@ -276,8 +275,11 @@ impl Data for ImageData {
         Ok(Test::classification(train::evaluate_images(model, self.options.cost, &self.test, &all, device)?))
     }
 
-    fn plot(&self, run: &Run, model: &dyn ImageModel, test: &Evaluation, device: &Device) -> Result<()> {
-        image_plots::draw(run, model, &self.test, test, device)
+    fn plot(&self, run: &Run, model: &dyn ImageModel, test: &Test, device: &Device) -> Result<()> {
+        match &test.evaluation {
+            Some(evaluation) => image_plots::draw(run, model, &self.test, evaluation, device),
+            None => Ok(()),
+        }
     }
 
     fn answer<R: Recipe<Data = Self>>(

@@ -8,9 +8,7 @@ use super::text::{check_vocabulary, note_unknown_count, noun};
 use super::{Outcome, count, data_error, show_notes};
 use crate::data::{DataError, Level, TextStream, TokenWindows, Vocabulary, text};
 use crate::models::language_model::LanguageModel;
-use crate::train::{
-    Epoch, LanguageModelling, LanguageModellingConfig, Metric, Task, Windowing, evaluate_text,
-};
+use crate::train::{Epoch, LanguageModelling, LanguageModellingConfig, Task, Windowing, evaluate_text};
 use anyhow::{Result, anyhow, bail, ensure};
 use candle_core::Device;
 use clap::Args;
@@ -157,7 +155,6 @@ impl Data for LanguageData {
     type Command = LanguageCommand;
     const DATA_SETS: &'static [(&'static str, &'static str)] =
         &[("source", "built in"), ("tiny-shakespeare", "input.txt; or a download")];
-    const METRIC: Metric = Metric::Perplexity;
     const NOUN: &'static str = "tokens";
     const UNIT: &'static str = "tokens";
 

@@ -1,7 +1,7 @@
 //! The binaries' common program: options, training, evaluation, prediction, error output and exit codes.
 //!
 //! A binary implements [`Recipe`] for its options and calls [`main`]. The recipe names a kind of data: [`ImageData`],
-//! [`SentenceData`], [`TaggingData`] or [`LanguageData`].
+//! [`SentenceData`], [`TaggingData`], [`LanguageData`] or [`TranslationData`].
 
 mod command_line;
 pub mod degradation;
@@ -23,6 +23,8 @@ mod recurrent;
 mod sentences;
 mod tagging;
 mod text;
+mod translation;
+mod translation_commands;
 
 pub use folds::cross_validation;
 pub use images::{Augment, ImageData, ImageFacts, ImageOptions, Normalise};
@@ -39,6 +41,10 @@ pub use recurrent::{RecurrentClassifier, RecurrentRecipe};
 pub use sentences::{SentenceCommand, SentenceData, SentenceOptions, TextOptions};
 pub use tagging::TaggingData;
 pub use text::{TextData, TextFacts, WordOptions};
+pub use translation::{
+    ScoreName, TokenLevel, TranslationData, TranslationFacts, TranslationOptions, TranslationTest,
+};
+pub use translation_commands::{TranslateCommand, TranslationCommand, compare_by_length};
 
 use crate::data::{DataError, count};
 use crate::train::check_output;

@@ -3,7 +3,7 @@
 use super::Outcome;
 use super::options::{Given, TrainOptions};
 use crate::optim::Optimizer;
-use crate::train::{Epoch, Evaluation, Metric, Progress, Run, Task};
+use crate::train::{Epoch, Evaluation, Progress, Run, Task};
 use anyhow::Result;
 use candle_core::Device;
 use candle_nn::{VarBuilder, VarMap};
@@ -121,8 +121,6 @@ pub trait Data: Sized {
     type Command: Subcommand + Send;
     /// The names of the data sets, each with its files.
     const DATA_SETS: &'static [(&'static str, &'static str)];
-    /// Metric of validation and test.
-    const METRIC: Metric;
     /// What an example is, in the plural.
     const NOUN: &'static str;
     /// Unit of the counts in `config.json`.
@@ -179,7 +177,7 @@ pub trait Data: Sized {
     ///
     /// # Errors
     /// Fails if they can't be drawn or written.
-    fn plot(&self, _run: &Run, _model: &Self::Model, _test: &Evaluation, _device: &Device) -> Result<()> {
+    fn plot(&self, _run: &Run, _model: &Self::Model, _test: &Test, _device: &Device) -> Result<()> {
         Ok(())
     }
 

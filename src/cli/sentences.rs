@@ -10,7 +10,7 @@ use crate::data::{self, Columns, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
 use crate::nn::{Attribution, Cost, Mode, SentenceModel};
 use crate::plots;
 use crate::rng;
-use crate::train::{Epoch, Evaluation, Metric, Run, SentenceClassification, Sentences, Task, say};
+use crate::train::{Epoch, Run, SentenceClassification, Sentences, Task, say};
 use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
@@ -101,7 +101,6 @@ impl Data for SentenceData {
         ("ag-news", "train.csv, test.csv: class, title, description; or a download"),
         ("csv, tsv", "train.csv, test.csv, optionally validation.csv: label and text; .tsv alike"),
     ];
-    const METRIC: Metric = Metric::Accuracy;
     const NOUN: &'static str = "sentences";
 
     fn load(
@@ -175,7 +174,7 @@ impl Data for SentenceData {
         Ok(Test::classification(self.classification(model, device).evaluate(&self.parts.test)?))
     }
 
-    fn plot(&self, run: &Run, model: &dyn SentenceModel, _test: &Evaluation, _device: &Device) -> Result<()> {
+    fn plot(&self, run: &Run, model: &dyn SentenceModel, _test: &Test, _device: &Device) -> Result<()> {
         run.write("words.svg", &word_map(model, &self.about.facts.vocabulary)?)
     }
 

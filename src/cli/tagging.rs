@@ -10,7 +10,7 @@ use crate::data::{
     EntityCounts, EntityScores, NGrams, TaggedCorpus, TaggedSentences, Vocabulary, entity_scores, sequence,
 };
 use crate::nn::{Mode, SentenceModel};
-use crate::train::{Epoch, Metric, Sentences, Tagging, TaggingEvaluation, Task, say};
+use crate::train::{Epoch, Sentences, Tagging, TaggingEvaluation, Task, say};
 use anyhow::Result;
 use candle_core::{D, Device};
 use candle_nn::VarMap;
@@ -46,7 +46,6 @@ impl Data for TaggingData {
             "train.txt, test.txt, optionally dev.txt: a word and its tag per line; also .conll and others",
         ),
     ];
-    const METRIC: Metric = Metric::F1;
     const NOUN: &'static str = "sentences";
 
     fn load(options: WordOptions, train: &TrainOptions, run: Option<(TextFacts, &TestSet)>) -> Result<Self> {

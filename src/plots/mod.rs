@@ -4,11 +4,13 @@
 //! - [`confusion_matrix`]: which classes a classifier confuses.
 //! - [`image_grid`]: misclassified images, filters, feature maps and heat maps.
 //! - [`word_map`]: word vectors, projected onto their two leading principal components.
+//! - [`alignments`]: the attention of translations.
 //! - [`neuron_page`]: a text coloured by the values of recurrent cells.
 //!
 //! Each function returns the document; the caller decides where to write it. Colours suit colour-blind readers (the palette
 //! of Okabe and Ito; blue against red or orange, never red against green).
 
+mod alignment;
 mod confusion_matrix;
 mod image_grid;
 mod line_charts;
@@ -17,6 +19,7 @@ mod principal_components;
 mod svg;
 mod word_map;
 
+pub use alignment::{Alignment, alignments};
 pub use confusion_matrix::confusion_matrix;
 pub use image_grid::{GridSection, Tile, image_grid};
 pub use line_charts::{Chart, Line, line_charts};

@@ -95,6 +95,8 @@ pub struct Epoch {
 /// Outcome of [`Trainer::fit`](super::Trainer::fit).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
+    /// The metric of the epochs' validation scores.
+    pub metric: Metric,
     /// All finished epochs, including those from before a resume.
     pub epochs: Vec<Epoch>,
     /// Number of the epoch with the best validation score, counted from 1; 0 if no epoch has finished.

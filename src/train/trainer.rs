@@ -307,7 +307,12 @@ impl<'a> Training<'a> {
     }
 
     fn report(self, interrupted: bool) -> Report {
-        Report { epochs: self.state.history, best_epoch: self.state.best_epoch, interrupted }
+        Report {
+            metric: self.metric,
+            epochs: self.state.history,
+            best_epoch: self.state.best_epoch,
+            interrupted,
+        }
     }
 }
 

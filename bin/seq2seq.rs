@@ -1,0 +1,195 @@
+//! An encoder-decoder translates (Bahdanau, Cho and Bengio 2015; Luong, Pham and Manning 2015).
+//!
+//! Data: `dates` (built in): dates as people write them, into ISO 8601; `tsv-pairs`, `parallel`.
+//! Result: 99% of unseen dates are translated exactly.
+//! `predict` takes sentences as arguments, or lines of standard input; `predict --attention` shows what the decoder reads.
+
+use anyhow::{Result, ensure};
+use candle_nn::VarBuilder;
+use candle_textbook::cli::{
+    self, Experiment, Outcome, Recipe, TrainOptions, Training, TranslationData, TranslationFacts,
+    TranslationOptions, compare_by_length, layers, positive, probability,
+};
+use candle_textbook::models::seq2seq::{Config, Seq2Seq};
+use candle_textbook::nn::{Attention, Cell};
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use std::process::ExitCode;
+
+#[derive(Clone, Args, Serialize, Deserialize)]
+struct Settings {
+    /// Recurrent cell of encoder and decoder
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = CellName::Gru)]
+    cell: CellName,
+    /// Size of the embeddings of both sides [default: 64, or the size of those in --vectors]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    embedding: Option<usize>,
+    /// Number of units per layer of the decoder, and per layer and direction of the encoder
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 128)]
+    hidden: usize,
+    /// Number of layers of encoder and decoder
+    #[arg(long, value_name = "N", value_parser = layers, default_value_t = 1)]
+    layers: usize,
+    /// Direction in which the encoder reads
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Direction::Both)]
+    direction: Direction,
+    /// How the decoder attends to the source
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Attention::Additive)]
+    attention: Attention,
+    /// Feed the attentional vector to the next step, which makes training slower
+    #[arg(long)]
+    input_feeding: bool,
+    /// Dropout probability on embeddings, between layers, and before the output layer
+    #[arg(long, value_name = "X", value_parser = probability, default_value_t = 0.1)]
+    dropout: f32,
+    /// Train with and without attention, and plot the scores of both over the length of the source
+    #[arg(long, value_name = "WHAT", value_enum)]
+    compare: Option<Compared>,
+    /// Complete settings; other options given with it win
+    #[arg(long, value_name = "NAME")]
+    preset: Option<Preset>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    translation: TranslationOptions,
+    #[command(flatten)]
+    #[serde(flatten)]
+    train: TrainOptions,
+}
+
+#[derive(Clone, Copy, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum CellName {
+    /// Gated recurrent unit
+    Gru,
+    /// Long short-term memory
+    Lstm,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Direction {
+    /// From the first token to the last
+    Forward,
+    /// In both directions
+    Both,
+}
+
+#[derive(Clone, Copy, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Compared {
+    /// The attention chosen with --attention, and none
+    Attention,
+}
+
+#[derive(Clone, Copy, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Preset {
+    /// Captions of Multi30k, English to German, in the files of --data-dir
+    Multi30k,
+}
+
+impl Recipe for Settings {
+    const NAME: &'static str = "seq2seq";
+    const ABOUT: &'static str = "An encoder-decoder with attention translates";
+    type Data = TranslationData;
+
+    fn train_defaults() -> TrainOptions {
+        TrainOptions {
+            dataset: "dates".to_string(),
+            epochs: 10,
+            batch_size: 64,
+            learning_rate: 4e-3,
+            clip_norm: Some(1.0),
+            ..TrainOptions::default()
+        }
+    }
+
+    fn train_options(&self) -> &TrainOptions {
+        &self.train
+    }
+
+    fn apply_preset(&mut self) {
+        let TranslationOptions { source_lang, target_lang, .. } = &self.translation;
+        if source_lang.is_some() || target_lang.is_some() {
+            // No other data set has a choice of languages.
+            self.train.dataset = "parallel".to_string();
+        }
+        if let Some(Preset::Multi30k) = self.preset {
+            (self.hidden, self.embedding, self.dropout) = (256, Some(256), 0.3);
+            self.translation = TranslationOptions {
+                source_lang: Some("en".to_string()),
+                target_lang: Some("de".to_string()),
+                min_count: 2,
+                lower_case: true,
+                beam: 5,
+                ..self.translation.clone()
+            };
+            self.train = TrainOptions {
+                dataset: "parallel".to_string(),
+                epochs: 15,
+                batch_size: 64,
+                learning_rate: 1e-3,
+                ..self.train.clone()
+            };
+        }
+    }
+
+    fn data_options(&self) -> Result<TranslationOptions> {
+        ensure!(
+            self.attention != Attention::Dot || self.direction == Direction::Forward,
+            "--attention dot: needs encoder outputs as large as the decoder's state: choose --direction forward, or \
+             --attention general"
+        );
+        ensure!(
+            !self.input_feeding || self.attention != Attention::None,
+            "--input-feeding: has no effect with --attention none"
+        );
+        Ok(self.translation.clone())
+    }
+
+    fn model(&self, facts: &TranslationFacts, vb: VarBuilder) -> candle_core::Result<Box<Seq2Seq>> {
+        let &Self { hidden, layers, direction, attention, input_feeding, dropout, .. } = self;
+        let config = Config {
+            cell: match self.cell {
+                CellName::Gru => Cell::Gru,
+                CellName::Lstm => Cell::Lstm,
+            },
+            source_vocabulary: facts.source.len(),
+            target_vocabulary: facts.target.len(),
+            embedding: self.embedding.or(facts.vector_size).unwrap_or(64),
+            hidden,
+            layers,
+            bidirectional: direction == Direction::Both,
+            attention,
+            input_feeding,
+            dropout,
+        };
+        Ok(Box::new(Seq2Seq::new(&config, vb)?))
+    }
+
+    fn activations(&self, facts: &TranslationFacts) -> u64 {
+        let directions = if self.direction == Direction::Both { 2 } else { 1 };
+        let embedding = self.embedding.or(facts.vector_size).unwrap_or(64) as u64;
+        let recurrent = 8 * directions * (self.layers as u64).saturating_mul(self.hidden as u64);
+        2 * embedding + recurrent + 3 * facts.target.len() as u64
+    }
+
+    fn experiment(&self) -> Option<Experiment<Self>> {
+        self.compare.map(|Compared::Attention| with_and_without_attention as Experiment<Self>)
+    }
+}
+
+fn with_and_without_attention(training: &Training<Settings>) -> Result<Outcome> {
+    let with = match training.settings.attention {
+        Attention::None => Attention::Additive,
+        attention => attention,
+    };
+    let settings = |attention| Settings { attention, compare: None, ..training.settings.clone() };
+    let compared =
+        [("attention".to_string(), settings(with)), ("no-attention".to_string(), settings(Attention::None))];
+    compare_by_length(training, &compared)
+}
+
+fn main() -> ExitCode {
+    cli::main::<Settings>()
+}

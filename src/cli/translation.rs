@@ -1,0 +1,537 @@
+//! Translation: the languages, the pairs, their parts, and the test.
+
+use super::images::numbers;
+use super::options::{TrainOptions, non_negative, positive};
+use super::parts::Parts;
+use super::recipe::{About, Data, Facts, Recipe, Test, Trained};
+use super::translation_commands::{self, TranslationCommand};
+use super::{Outcome, TestSet, count, data_error, show_notes};
+use crate::data::translation::{self, BleuTokenizer, exact_match};
+use crate::data::{Language, PairCorpus, Pairs, Segmentation, TextPairs, WordVectors, bleu, chrf};
+use crate::models::seq2seq::Seq2Seq;
+use crate::plots;
+use crate::train::{
+    Decoding, Epoch, Run, Scoring, Task, TeacherForcing, Translation, Translator, checksum,
+    evaluate_translation,
+};
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::Device;
+use candle_nn::VarMap;
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::PoisonError;
+
+/// Name of the parameter that holds the vectors of the source tokens.
+const SOURCE_VECTORS: &str = "source_embedding.weight";
+/// Files of the run folder that hold the languages.
+const LANGUAGES: [&str; 2] = ["source.json", "target.json"];
+
+/// Options that choose the languages, their tokens, and how to translate.
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
+pub struct TranslationOptions {
+    /// Translate from the files that end with LANG (parallel)
+    #[arg(long, value_name = "LANG")]
+    pub source_lang: Option<String>,
+    /// Translate into the language of the files that end with LANG (parallel)
+    #[arg(long, value_name = "LANG")]
+    pub target_lang: Option<String>,
+    /// Kind of source tokens [default: char for dates, word for others]
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub source_level: Option<TokenLevel>,
+    /// Kind of target tokens [default: char for dates, word for others]
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub target_level: Option<TokenLevel>,
+    /// Cut words into parts with N merges of byte-pair encoding per language
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["source_level", "target_level"])]
+    pub bpe: Option<usize>,
+    /// Convert both sides to lower case
+    #[arg(long)]
+    pub lower_case: bool,
+    /// Treat tokens that occur less than N times on their side of the training set as unknown
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
+    pub min_count: usize,
+    /// Start the source side from the word vectors in FILE: word2vec, GloVe or fastText, gzipped or not
+    #[arg(long, value_name = "FILE", conflicts_with = "bpe")]
+    pub vectors: Option<PathBuf>,
+    /// Skip training pairs with more than N tokens on a side; end translations after N tokens
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]
+    pub max_length: usize,
+    /// Number of hypotheses that the beam search follows in tests and `predict`; 1 is greedy search
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
+    pub beam: usize,
+    /// Length normalisation of the beam search (Wu et al. 2016): 0 is none, larger favours longer translations
+    #[arg(long, value_name = "X", value_parser = non_negative, default_value_t = 0.6)]
+    pub length_penalty: f64,
+    /// Score that selects the best epoch [default: exact-match for dates, bleu for others]
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub select_by: Option<ScoreName>,
+    /// Words that BLEU counts
+    #[arg(long, value_name = "NAME", value_enum, default_value = "none")]
+    pub bleu_words: BleuTokenizer,
+    /// Probability that the decoder reads the true token rather than its own prediction in training
+    #[arg(long, value_name = "X", value_parser = |text: &str| super::in_range(text, 0.0..=1.0, "a number from 0 to 1"), default_value_t = 1.0)]
+    pub teacher_forcing: f64,
+    /// Lower that probability from 1 over the first N steps, not at once
+    #[arg(long, value_name = "N", value_parser = positive, requires = "teacher_forcing")]
+    pub forcing_steps: Option<usize>,
+    /// Share of the target probability that is spread over all tokens
+    #[arg(long, value_name = "X", value_parser = super::fraction::<f64>, default_value_t = 0.0)]
+    pub label_smoothing: f64,
+}
+
+/// The value of `--source-level` and `--target-level`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenLevel {
+    /// Characters
+    Char,
+    /// Words separated by white space
+    Word,
+}
+
+/// The value of `--select-by`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScoreName {
+    /// Fraction of greedy translations that are equal to the true one
+    ExactMatch,
+    /// BLEU of greedy translations
+    Bleu,
+    /// Perplexity of the true translations, which needs no search
+    Perplexity,
+}
+
+/// Options of `eval` that choose the test data and how to translate it.
+#[derive(Args)]
+pub struct TranslationTest {
+    #[command(flatten)]
+    set: TestSet,
+    #[command(flatten)]
+    search: SearchOptions,
+    /// Words that BLEU counts [default: as in training]
+    #[arg(long, value_name = "NAME", value_enum)]
+    bleu_words: Option<BleuTokenizer>,
+}
+
+/// Options of commands that translate. What is not given is as in training.
+#[derive(Args)]
+pub(super) struct SearchOptions {
+    /// Number of hypotheses that the beam search follows; 1 is greedy search [default: as in training]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(super) beam: Option<usize>,
+    /// End translations after N tokens [default: as in training]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    max_length: Option<usize>,
+    /// Length normalisation of the beam search [default: as in training]
+    #[arg(long, value_name = "X", value_parser = non_negative)]
+    length_penalty: Option<f64>,
+}
+
+impl SearchOptions {
+    /// How to search, with the options of training for those that are not given.
+    pub(super) fn decoding(&self, trained: &TranslationOptions) -> Decoding {
+        Decoding {
+            beam: self.beam.unwrap_or(trained.beam),
+            max_length: self.max_length.unwrap_or(trained.max_length),
+            length_penalty: self.length_penalty.unwrap_or(trained.length_penalty),
+            n_best: 1,
+        }
+    }
+}
+
+impl TranslationOptions {
+    /// How to search in a test at the end of training.
+    fn decoding(&self) -> Decoding {
+        let &Self { beam, max_length, length_penalty, .. } = self;
+        Decoding { beam, max_length, length_penalty, n_best: 1 }
+    }
+
+    /// The score that selects the best epoch on the data set `name`.
+    fn score(&self, name: &str) -> ScoreName {
+        let default = if name == "dates" { ScoreName::ExactMatch } else { ScoreName::Bleu };
+        self.select_by.unwrap_or(default)
+    }
+
+    fn segmentation(&self, level: Option<TokenLevel>, name: &str) -> Segmentation {
+        match (self.bpe, level) {
+            (Some(merges), _) => Segmentation::Subwords(merges),
+            (None, Some(TokenLevel::Char)) => Segmentation::Characters,
+            (None, None) if name == "dates" => Segmentation::Characters,
+            (None, _) => Segmentation::Words,
+        }
+    }
+
+    fn forcing(&self) -> TeacherForcing {
+        match self.forcing_steps {
+            None => TeacherForcing::Constant(self.teacher_forcing),
+            Some(steps) => TeacherForcing::Linear { end: self.teacher_forcing, steps: steps as u64 },
+        }
+    }
+
+    /// Reads the pairs of the data set `name`, or with `test_only` its test split.
+    fn read(&self, name: &str, dir: Option<&std::path::Path>, test_only: bool) -> Result<PairCorpus> {
+        let languages = match (&self.source_lang, &self.target_lang) {
+            // What a run was trained on does not choose the languages of other data.
+            _ if test_only && name != "parallel" => None,
+            (Some(source), Some(target)) => Some([source.as_str(), target.as_str()]),
+            (None, None) => None,
+            (Some(source), None) => bail!("--source-lang {source}: needs --target-lang, too"),
+            (None, Some(target)) => bail!("--target-lang {target}: needs --source-lang, too"),
+        };
+        let load = if test_only { translation::load_test } else { translation::load };
+        let corpus = load(name, dir, languages).map_err(data_error)?;
+        show_notes(&corpus.notes);
+        Ok(corpus)
+    }
+
+    /// The languages of the training pairs, and the vectors of the source words of `all` pairs.
+    fn languages(
+        &self,
+        name: &str,
+        training: &TextPairs,
+        all: &TextPairs,
+    ) -> Result<(TranslationFacts, Option<WordVectors>)> {
+        let learn = |texts: &[String], level| {
+            let texts = texts.iter().map(String::as_str);
+            Language::learn(texts, self.segmentation(level, name), self.lower_case, self.min_count)
+        };
+        let mut source = learn(&training.sources, self.source_level);
+        let target = learn(&training.targets, self.target_level);
+        for language in [&source, &target] {
+            let count = self.min_count;
+            ensure!(
+                !language.is_empty(),
+                "--min-count {count}: nothing in the training part occurs so often: choose less"
+            );
+        }
+        let mut vectors = None;
+        if let Some(path) = &self.vectors {
+            ensure!(
+                source.segmentation() == Segmentation::Words,
+                "--vectors: are vectors of words, and the source tokens are not: choose --source-level word"
+            );
+            let words: HashSet<String> = all.sources.iter().flat_map(|text| source.tokens(text)).collect();
+            let found = WordVectors::read(path, &words.iter().map(String::as_str).collect())?;
+            // This way the model knows test words that are missing from the training part.
+            source.extend(found.words());
+            vectors = Some(found);
+        }
+        let vector_size = vectors.as_ref().map(WordVectors::size);
+        Ok((TranslationFacts { source, target, vector_size }, vectors))
+    }
+}
+
+/// What a translator depends on.
+pub struct TranslationFacts {
+    /// The language that it reads.
+    pub source: Language,
+    /// The language that it writes.
+    pub target: Language,
+    /// Size of the pretrained source vectors; none if the model starts without them.
+    pub vector_size: Option<usize>,
+}
+
+impl TranslationFacts {
+    fn encode(&self, texts: &TextPairs) -> Pairs {
+        Pairs {
+            sources: texts.sources.iter().map(|text| self.source.encode(text)).collect(),
+            targets: texts.targets.iter().map(|text| self.target.encode(text)).collect(),
+        }
+    }
+
+    /// Checks that the two sides of `texts`, such as "the test pairs", are not exchanged.
+    ///
+    /// # Errors
+    /// Fails if each language knows clearly more of the other side.
+    fn check_direction(&self, texts: &TextPairs, what: &str) -> Result<()> {
+        let known = |texts: &[String], language: &Language| {
+            let ids: Vec<u32> = texts.iter().take(1000).flat_map(|text| language.encode(text)).collect();
+            known_share(&ids)
+        };
+        let (sources, targets) = (&texts.sources, &texts.targets);
+        let is_exchanged = known(sources, &self.source) + 0.2 < known(sources, &self.target)
+            && known(targets, &self.target) + 0.2 < known(targets, &self.source);
+        ensure!(
+            !is_exchanged,
+            "{what}: their sources are in the language of the training targets, and their targets in that of the \
+             training sources: are the two sides exchanged?"
+        );
+        Ok(())
+    }
+}
+
+/// The share of tokens that are known.
+pub(super) fn known_share(ids: &[u32]) -> f64 {
+    let known = ids.iter().filter(|&&id| id != Language::UNKNOWN).count();
+    known as f64 / ids.len().max(1) as f64
+}
+
+impl Facts for TranslationFacts {
+    fn record(&self) -> Map<String, Value> {
+        let mut record = Map::new();
+        for (name, language) in [("source", &self.source), ("target", &self.target)] {
+            record.insert(format!("{name}_vocabulary"), json!(language.len()));
+            let fingerprint = checksum(language.to_json().as_bytes());
+            record.insert(format!("{name}_vocabulary_fingerprint"), json!(fingerprint));
+        }
+        record.extend(self.vector_size.map(|size| ("vector_size".to_string(), json!(size))));
+        record
+    }
+
+    fn write(&self, run: &Run) -> Result<()> {
+        run.write(LANGUAGES[0], &self.source.to_json())?;
+        run.write(LANGUAGES[1], &self.target.to_json())
+    }
+
+    fn read(run: &Run, config: &Value) -> Result<Self> {
+        let read = |file: &str, name: &str| {
+            let path = run.dir().join(file);
+            let text = std::fs::read_to_string(&path)
+                .with_context(|| format!("{}: cannot read it", path.display()))?;
+            ensure!(
+                config[format!("{name}_vocabulary_fingerprint")] == checksum(text.as_bytes()),
+                "{}: it has changed since the run wrote it",
+                path.display()
+            );
+            Language::from_json(&text).with_context(|| path.display().to_string())
+        };
+        Ok(Self {
+            source: read(LANGUAGES[0], "source")?,
+            target: read(LANGUAGES[1], "target")?,
+            vector_size: config["vector_size"].as_u64().map(|size| size as usize),
+        })
+    }
+
+    fn describe(&self) -> String {
+        format!(", {} source and {} target tokens", self.source.len(), self.target.len())
+    }
+}
+
+/// Pairs of sentences and translations, divided into parts.
+pub struct TranslationData {
+    options: TranslationOptions,
+    about: About<TranslationFacts>,
+    training: Pairs,
+    validation: Pairs,
+    /// Returns the BLEU of translations of the validation sources.
+    validation_bleu: Box<dyn Fn(&[Vec<u32>]) -> f64>,
+    pub(super) test_texts: TextPairs,
+    pub(super) test: Pairs,
+    pub(super) decoding: Decoding,
+    vectors: Option<WordVectors>,
+}
+
+impl TranslationData {
+    /// Translates the test sources.
+    pub(super) fn translate(&self, model: &Seq2Seq, device: &Device) -> Result<Vec<String>> {
+        let found = Translator::new(model, device).translate(&self.test.sources, &self.decoding)?;
+        Ok(found.iter().map(|best| self.about.facts.target.decode(&best[0].ids)).collect())
+    }
+
+    /// The true translations of the test sources, in lower case if the model's are.
+    pub(super) fn references(&self) -> Vec<String> {
+        references(&self.about.facts.target, &self.test_texts.targets)
+    }
+
+    /// The name of the score that matters most, and its value in percent.
+    pub(super) fn score(&self, translations: &[String], references: &[String]) -> (&'static str, f64) {
+        match self.options.score(&self.about.name) {
+            ScoreName::ExactMatch => ("exact match", exact_match(translations, references)),
+            _ => ("BLEU", bleu(translations, references, self.options.bleu_words)),
+        }
+    }
+}
+
+fn references(language: &Language, texts: &[String]) -> Vec<String> {
+    texts.iter().map(|text| language.normalised(text)).collect()
+}
+
+/// Removes pairs that are too long for training; returns their number.
+fn remove_long(pairs: &mut Pairs, max_length: usize) -> usize {
+    let before = pairs.len();
+    let both = std::mem::take(&mut pairs.sources).into_iter().zip(std::mem::take(&mut pairs.targets));
+    let kept = both.filter(|(source, target)| source.len().max(target.len()) <= max_length);
+    (pairs.sources, pairs.targets) = kept.unzip();
+    before - pairs.len()
+}
+
+impl Data for TranslationData {
+    type Model = Seq2Seq;
+    type Options = TranslationOptions;
+    type Facts = TranslationFacts;
+    type TestOptions = TranslationTest;
+    type Command = TranslationCommand;
+    const DATA_SETS: &'static [(&'static str, &'static str)] = &[
+        ("dates", "built in"),
+        ("tsv-pairs", "train.tsv, optionally dev.tsv, test.tsv: a source, a tab and a target per line"),
+        (
+            "parallel",
+            "train.en and train.de, optionally dev.*, test.*, for --source-lang en --target-lang de: a sentence per line",
+        ),
+    ];
+    const NOUN: &'static str = "pairs";
+
+    fn load(
+        mut options: TranslationOptions,
+        train: &TrainOptions,
+        run: Option<(TranslationFacts, &TranslationTest)>,
+    ) -> Result<Self> {
+        let (facts, test_options) = run.unzip();
+        let (name, dir) = TestSet::resolve(test_options.map(|test| &test.set), train);
+        let corpus = options.read(name, dir, facts.is_some())?;
+        let fingerprint = |part: &Option<TextPairs>| part.as_ref().map(TextPairs::fingerprint);
+        let fingerprints = json!({
+            "training_data": corpus.train.fingerprint(),
+            "validation_data": fingerprint(&corpus.validation),
+            "test_data": fingerprint(&corpus.test),
+        });
+        let size = |part: &Option<TextPairs>| part.as_ref().map(TextPairs::len);
+        let parts = match (corpus.train.len(), corpus.test.as_ref()) {
+            (0, Some(test)) if facts.is_some() => Parts::test_only(0, test.len()),
+            (training, _) => {
+                Parts::new([Some(training), size(&corpus.validation), size(&corpus.test)], |_| 0, train)?
+            }
+        };
+        let mut all = TextPairs::default();
+        for part in [Some(corpus.train), corpus.validation, corpus.test].into_iter().flatten() {
+            all.sources.extend(part.sources);
+            all.targets.extend(part.targets);
+        }
+        let part = |indices: &[u32]| {
+            let of = |texts: &[String]| indices.iter().map(|&i| texts[i as usize].clone()).collect();
+            TextPairs { sources: of(&all.sources), targets: of(&all.targets) }
+        };
+        let [training, validation, test_texts] =
+            [&parts.training, &parts.validation, &parts.test].map(|indices| part(indices));
+        let (facts, vectors) = match facts {
+            Some(facts) => (facts, None),
+            None => options.languages(name, &training, &all)?,
+        };
+        for (texts, what) in [(&validation, "validation"), (&test_texts, "test")] {
+            facts.check_direction(texts, &format!("data set {name}: the {what} pairs"))?;
+        }
+        let (mut training, validation_pairs) = (facts.encode(&training), facts.encode(&validation));
+        let (pairs, skipped) = (training.len(), remove_long(&mut training, options.max_length));
+        if skipped > 0 {
+            let limit = options.max_length;
+            let pairs = count(pairs, "training pair");
+            show_notes(&[format!(
+                "skipped {skipped} of {pairs} with more than {limit} tokens; see --max-length"
+            )]);
+            ensure!(!training.is_empty(), "--max-length {limit}: no training pairs are left: choose more");
+        }
+        let decoding = match test_options {
+            None => options.decoding(),
+            Some(test) => test.search.decoding(&options),
+        };
+        if let Some(words) = test_options.and_then(|test| test.bleu_words) {
+            options.bleu_words = words;
+        }
+        let (words, language) = (options.bleu_words, facts.target.clone());
+        let expected = references(&language, &validation.targets);
+        let validation_bleu = move |ids: &[Vec<u32>]| {
+            let found: Vec<String> = ids.iter().map(|ids| language.decode(ids)).collect();
+            bleu(&found, &expected, words)
+        };
+        let [_, validation_size, test_size] = parts.sizes();
+        Ok(Self {
+            training,
+            validation: validation_pairs,
+            validation_bleu: Box::new(validation_bleu),
+            test: facts.encode(&test_texts),
+            about: About {
+                name: name.to_string(),
+                sizes: [(pairs - skipped) as u64, validation_size, test_size],
+                fingerprints,
+                facts,
+            },
+            test_texts,
+            options,
+            decoding,
+            vectors,
+        })
+    }
+
+    fn about(&self) -> &About<TranslationFacts> {
+        &self.about
+    }
+
+    fn largest_batch(&self, batch_size: usize) -> u64 {
+        let both = self.training.sources.iter().zip(&self.training.targets);
+        let mut lengths: Vec<u64> =
+            both.map(|(source, target)| (source.len() + target.len() + 2) as u64).collect();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        lengths.iter().take(batch_size).sum()
+    }
+
+    fn initialise(&self, vars: &VarMap) -> Result<Option<String>> {
+        let (Some(vectors), Some(path)) = (&self.vectors, &self.options.vectors) else { return Ok(None) };
+        let vocabulary = self.about.facts.source.vocabulary();
+        let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(table) = vars.get(SOURCE_VECTORS) {
+            let filled = vectors.fill(vocabulary, &table.as_detached_tensor());
+            table.set(&filled.with_context(|| format!("{}, --embedding", path.display()))?)?;
+        }
+        let (found, words) = (vectors.len(), vocabulary.len());
+        Ok(Some(format!("{found} of {words} source tokens have a vector in {}", path.display())))
+    }
+
+    fn task<'a>(&'a self, model: &'a Seq2Seq, device: &'a Device) -> Result<Box<dyn Task + 'a>> {
+        let max_length = self.options.max_length;
+        Ok(Box::new(Translation {
+            model,
+            training: &self.training,
+            validation: &self.validation,
+            forcing: self.options.forcing(),
+            label_smoothing: self.options.label_smoothing,
+            scoring: match self.options.score(&self.about.name) {
+                ScoreName::ExactMatch => Scoring::ExactMatch { max_length },
+                ScoreName::Bleu => Scoring::Bleu { max_length, bleu: &self.validation_bleu },
+                ScoreName::Perplexity => Scoring::Perplexity,
+            },
+            device,
+        }))
+    }
+
+    fn test(&self, model: &Seq2Seq, _best: Option<&Epoch>, device: &Device) -> Result<Test> {
+        let loss = evaluate_translation(model, &self.test, device)?;
+        let (translations, references) = (self.translate(model, device)?, self.references());
+        let exact = exact_match(&translations, &references);
+        let bleu = bleu(&translations, &references, self.options.bleu_words);
+        let chrf = chrf(&translations, &references);
+        let record = numbers(&[
+            ("test_loss", loss),
+            ("test_perplexity", loss.exp()),
+            ("test_exact_match", exact / 100.0),
+            ("test_bleu", bleu),
+            ("test_chrf", chrf),
+        ]);
+        let text = format!(
+            "test exact match {exact:.2}%, BLEU {bleu:.2}, chrF {chrf:.2}, perplexity {:.3}",
+            loss.exp()
+        );
+        Ok(Test { record, text, evaluation: None })
+    }
+
+    fn plot(&self, run: &Run, model: &Seq2Seq, _test: &Test, device: &Device) -> Result<()> {
+        const SHOWN: usize = 5;
+        let shown = self.test.sources.len().min(SHOWN);
+        let found = Translator::new(model, device).translate(&self.test.sources[..shown], &self.decoding)?;
+        let alignments: Vec<_> = self.test_texts.sources[..shown]
+            .iter()
+            .zip(&found)
+            .filter_map(|(text, best)| translation_commands::alignment(&self.about.facts, text, &best[0]))
+            .collect();
+        match alignments.is_empty() {
+            true => Ok(()),
+            false => run.write("alignments.svg", &plots::alignments(&alignments)?),
+        }
+    }
+
+    fn answer<R: Recipe<Data = Self>>(command: &TranslationCommand, trained: Trained<R>) -> Result<Outcome> {
+        translation_commands::answer(command, &trained.settings.data_options()?, &trained)
+    }
+}

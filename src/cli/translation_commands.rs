@@ -1,0 +1,246 @@
+//! Using a trained translator, and comparing translators with and without attention.
+
+use super::flow::{self, Fitted};
+use super::inputs::Inputs;
+use super::options::positive;
+use super::recipe::{Recipe, Start, Trained, Training};
+use super::text::note_unknown_count;
+use super::translation::{SearchOptions, TranslationData, TranslationFacts, TranslationOptions, known_share};
+use super::{Outcome, complain, show_notes};
+use crate::data::{Language, Segmentation};
+use crate::plots::{self, Alignment, Chart, Line};
+use crate::train::{self, Decoding, Hypothesis, Run, Translator, say};
+use anyhow::{Result, ensure};
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+/// The sub-commands of a translator.
+#[derive(Subcommand)]
+pub enum TranslationCommand {
+    /// Translate your own sentences
+    Predict(TranslateCommand),
+}
+
+/// The options of `predict`.
+#[derive(Args)]
+pub struct TranslateCommand {
+    #[command(flatten)]
+    inputs: Inputs,
+    #[command(flatten)]
+    search: SearchOptions,
+    /// Print the K best translations of each input, each after its score and a tab
+    #[arg(long, value_name = "K", value_parser = positive)]
+    n_best: Option<usize>,
+    /// Replace unknown target tokens by the source tokens with the most attention
+    #[arg(long)]
+    copy_unknown: bool,
+    /// Show the attention of each translation, also as alignment.svg in the run folder
+    #[arg(long)]
+    attention: bool,
+}
+
+pub(super) fn answer<R: Recipe<Data = TranslationData>>(
+    TranslationCommand::Predict(command): &TranslationCommand,
+    options: &TranslationOptions,
+    trained: &Trained<R>,
+) -> Result<Outcome> {
+    let mut decoding = command.search.decoding(options);
+    decoding.n_best = command.n_best.unwrap_or(1);
+    if command.search.beam.is_none() {
+        decoding.beam = decoding.beam.max(decoding.n_best);
+    }
+    ensure!(
+        decoding.n_best <= decoding.beam,
+        "--n-best {}: a beam of {} has no more: give --beam {0}",
+        decoding.n_best,
+        decoding.beam
+    );
+    let mut alignments = vec![];
+    let mut answer = |texts: &[&str]| {
+        let found = translate(texts, &decoding, command, trained)?;
+        for (text, best) in texts.iter().zip(found) {
+            if command.attention {
+                alignments.extend(best.first().and_then(|best| alignment(&trained.facts, text, best)));
+            }
+        }
+        Ok(())
+    };
+    let outcome = match command.inputs.file() {
+        None => command.inputs.for_each_text(|text| answer(&[text]))?,
+        Some(_) => {
+            // All at once, in batches of similar length.
+            let mut texts = vec![];
+            let outcome = command.inputs.for_each_text(|text| {
+                texts.push(text.to_string());
+                Ok(())
+            })?;
+            answer(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
+            outcome
+        }
+    };
+    if !alignments.is_empty() {
+        trained.run.write("alignment.svg", &plots::alignments(&alignments)?)?;
+        show_notes(&[format!("the attention is in {}", trained.run.dir().join("alignment.svg").display())]);
+    }
+    Ok(outcome)
+}
+
+/// Translates and prints `texts`; returns the translations of each.
+fn translate<R: Recipe<Data = TranslationData>>(
+    texts: &[&str],
+    decoding: &Decoding,
+    command: &TranslateCommand,
+    trained: &Trained<R>,
+) -> Result<Vec<Vec<Hypothesis>>> {
+    let Trained { facts, model, device, .. } = trained;
+    let sources: Vec<Vec<u32>> = texts.iter().map(|text| facts.source.encode(text)).collect();
+    let found = Translator::new(model, device).translate(&sources, decoding)?;
+    for ((text, ids), best) in texts.iter().zip(&sources).zip(&found) {
+        if ids.is_empty() {
+            say("");
+            continue;
+        }
+        let has_attention = best.iter().all(|best| !best.attention.is_empty());
+        ensure!(
+            has_attention || !(command.attention || command.copy_unknown),
+            "{}: this model has no attention",
+            if command.attention { "--attention" } else { "--copy-unknown" }
+        );
+        for hypothesis in best {
+            let line = match command.copy_unknown {
+                true => facts.target.join(copied(facts, text, hypothesis).iter().map(String::as_str)),
+                false => facts.target.decode(&hypothesis.ids),
+            };
+            match command.n_best {
+                None => say(&line),
+                Some(_) => say(&format!("{:.4}\t{line}", hypothesis.score)),
+            }
+        }
+        if let Some(alignment) = command.attention.then(|| alignment(facts, text, best.first()?)).flatten() {
+            say(&in_letters(&alignment));
+        }
+        if best.iter().any(|best| !best.finished) {
+            complain(&format!(
+                "note: a translation was cut off after {} tokens; see --max-length",
+                decoding.max_length
+            ));
+        }
+        note(facts, text, ids);
+    }
+    Ok(found)
+}
+
+/// Says what the model does not know of a source.
+fn note(facts: &TranslationFacts, text: &str, ids: &[u32]) {
+    let noun = match facts.source.segmentation() {
+        Segmentation::Characters => "characters",
+        Segmentation::Words => "words",
+        Segmentation::Subwords(_) => "parts of words",
+    };
+    let unknown = ids.iter().filter(|&&id| id == Language::UNKNOWN).count();
+    note_unknown_count(unknown as u64, ids.len() as u64, noun);
+    if known_share(ids) < 0.5 && known_share(&facts.target.encode(text)) > 0.8 {
+        complain("note: this looks like the language that the model translates into");
+    }
+}
+
+/// The target tokens of `hypothesis`; in place of each unknown one, the source token with the most attention.
+fn copied(facts: &TranslationFacts, text: &str, hypothesis: &Hypothesis) -> Vec<String> {
+    let source = facts.source.tokens(text);
+    let token = |(&id, weights): (&u32, &Vec<f32>)| {
+        // The last weight is that of the source's end.
+        let attended = weights.iter().zip(&source).max_by(|a, b| a.0.total_cmp(b.0));
+        match (id, attended) {
+            (Language::UNKNOWN, Some((_, token))) => token.clone(),
+            _ => facts.target.vocabulary().token(id).unwrap_or_default().to_string(),
+        }
+    };
+    hypothesis.ids.iter().zip(&hypothesis.attention).map(token).collect()
+}
+
+/// The attention of a translation of `text`; `None` for a model without.
+pub(super) fn alignment(facts: &TranslationFacts, text: &str, hypothesis: &Hypothesis) -> Option<Alignment> {
+    let end = || facts.target.vocabulary().token(Language::END).unwrap_or_default().to_string();
+    let token = |&id: &u32| facts.target.vocabulary().token(id).unwrap_or_default().to_string();
+    let mut source = facts.source.tokens(text);
+    source.push(end());
+    let mut target: Vec<String> = hypothesis.ids.iter().map(token).collect();
+    if hypothesis.finished {
+        target.push(end());
+    }
+    (!hypothesis.attention.is_empty()).then(|| Alignment {
+        source,
+        target,
+        weights: hypothesis.attention.clone(),
+    })
+}
+
+/// The attention in letters: a line per target token, with a shade per source token and the most attended one.
+fn in_letters(Alignment { source, target, weights }: &Alignment) -> String {
+    let width = target.iter().map(|token| token.trim().chars().count()).max().unwrap_or(0);
+    let shade = |&weight: &f32| match weight {
+        0.75.. => '█',
+        0.5.. => '▓',
+        0.25.. => '▒',
+        0.1.. => '░',
+        _ => '·',
+    };
+    let line = |(token, weights): (&String, &Vec<f32>)| {
+        let shades: String = weights.iter().map(shade).collect();
+        let most = weights.iter().zip(source).max_by(|a, b| a.0.total_cmp(b.0));
+        let (weight, attended) = most.map_or((0.0, ""), |(&weight, token)| (100.0 * weight, token.trim()));
+        format!("  {:<width$}  {shades}  {attended} {weight:.0}%", token.trim())
+    };
+    target.iter().zip(weights).map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Trains each of the named settings in a folder of its own, and plots their test scores over the length of the source.
+///
+/// # Errors
+/// Fails if a training run does, or a run is to be resumed: a comparison can't be.
+pub fn compare_by_length<R: Recipe<Data = TranslationData>>(
+    training: &Training<R>,
+    compared: &[(String, R)],
+) -> Result<Outcome> {
+    let Training { settings, start, device, .. } = training;
+    ensure!(start.resume.is_none(), "--resume: a comparison can't be resumed");
+    let data = flow::load(training)?;
+    let names: Vec<&str> = compared.iter().map(|(name, _)| name.as_str()).collect();
+    let config = json!({ "compared": names, "settings": settings });
+    let parent = Run::create(R::NAME, start.out.as_deref(), &config)?;
+    let (mut lines, mut score) = (vec![], "");
+    for (name, settings) in compared {
+        let out = parent.dir().join(name);
+        let start = Start { out: Some(out.clone()), ..Start::default() };
+        if let Fitted::Interrupted = flow::fit_and_test(training, settings, &data, &start)? {
+            return Ok(Outcome::Interrupted);
+        }
+        let (run, _) = Run::open(R::NAME, Some(&out))?;
+        let facts = &super::Data::about(&data).facts;
+        let model = train::load_model(&run.model(), device, |vb| settings.model(facts, vb))?;
+        let points;
+        (score, points) = by_length(&data, &data.translate(&model, device)?);
+        lines.push(Line { name, points });
+    }
+    let chart = Chart { title: "Length", x_label: "tokens of the source", y_label: score, lines };
+    parent.write("lengths.svg", &plots::line_charts(&[chart])?)?;
+    say(&format!("lengths.svg is in the run folder {}", parent.dir().display()));
+    Ok(Outcome::Done)
+}
+
+/// The name of the score, and the score of about equally many test sentences of each length.
+fn by_length(data: &TranslationData, translations: &[String]) -> (&'static str, Vec<(usize, f64)>) {
+    const GROUPS: usize = 8;
+    let (references, sources) = (data.references(), &data.test.sources);
+    let mut order: Vec<usize> = (0..sources.len()).collect();
+    order.sort_by_key(|&i| sources[i].len());
+    let (mut name, mut points) = ("", vec![]);
+    for group in order.chunks(order.len().div_ceil(GROUPS).max(1)) {
+        let of = |texts: &[String]| -> Vec<String> { group.iter().map(|&i| texts[i].clone()).collect() };
+        let length = group.iter().map(|&i| sources[i].len()).sum::<usize>() / group.len();
+        let score;
+        (name, score) = data.score(&of(translations), &of(&references));
+        points.push((length, score));
+    }
+    (name, points)
+}
