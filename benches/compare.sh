@@ -4,8 +4,8 @@
 #   benches/compare.sh [--rounds N] [--threads N] [--seconds S] [ROW...]
 #
 # Rows: mlp, lenet, lenet_epoch (a step within a whole epoch: shuffled, batches made from bytes), lstm_small, gru_small,
-# lstm_large, birnn, textcnn, resnet20 and resnet20_128 (batches of 32 and 128), and product (a matrix product of 2 * 1024^3
-# operations, to know the machine's rate by); all by default.
+# lstm_large, birnn, textcnn, seq2seq and seq2seq_128 (batches of 64 and 128), resnet20 and resnet20_128 (batches of 32 and
+# 128), and product (a matrix product of 2 * 1024^3 operations, to know the machine's rate by); all by default.
 # PyTorch is taken from the Python interpreter that the variable PYTHON names (default: python3).
 # Both sides, benches/steps.rs and benches/peers.py, take `ROW --threads N --seconds S` and print one line of JSON:
 # {"name": .., "milliseconds_per_step": .., "peak_rss_mb": ..}
@@ -22,7 +22,8 @@ while [[ "${1-}" == -* ]]; do
     esac
 done
 [[ "$rounds" =~ ^[1-9][0-9]*$ ]] || fail "--rounds: found $rounds, expected a whole number above 0" 2
-[[ $# -gt 0 ]] || set -- mlp lenet lenet_epoch lstm_small gru_small lstm_large birnn textcnn resnet20 resnet20_128 product
+[[ $# -gt 0 ]] || set -- mlp lenet lenet_epoch lstm_small gru_small lstm_large birnn textcnn \
+    seq2seq seq2seq_128 resnet20 resnet20_128 product
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}

@@ -15,7 +15,7 @@ import time
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
 def classifier(model, optimizer, inputs, labels):
@@ -134,6 +134,59 @@ def textcnn(_):
     return classifier(model, optimizer, torch.randint(18_766, (50, 56)), torch.randint(2, (50,)))
 
 
+class Seq2Seq(nn.Module):
+    """Packed sequences for both networks, padded ones for the attention, and the output layer on real words only."""
+
+    def __init__(self, lengths, words=10_000, size=256):
+        super().__init__()
+        self.lengths = lengths
+        steps = [torch.arange(int(side.max()))[None] < side[:, None] for side in lengths]
+        self.source_mask, self.target_mask = steps
+        self.source_embedding, self.target_embedding = nn.Embedding(words, size), nn.Embedding(words, size)
+        self.encoder = nn.GRU(size, size, bidirectional=True, batch_first=True)
+        self.decoder = nn.GRU(size, size, batch_first=True)
+        self.bridge = nn.Linear(2 * size, size)
+        self.query, self.key = nn.Linear(size, size, bias=False), nn.Linear(2 * size, size, bias=False)
+        self.v = nn.Linear(size, 1, bias=False)
+        self.combine, self.output = nn.Linear(3 * size, size), nn.Linear(size, words)
+        self.dropout = nn.Dropout(0.3)
+
+    def run(self, network, xs, side, state=None):
+        packed = pack_padded_sequence(self.dropout(xs), self.lengths[side], batch_first=True, enforce_sorted=False)
+        ys, end = network(packed, state)
+        return pad_packed_sequence(ys, batch_first=True)[0], end
+
+    def forward(self, ids):
+        sources, targets = ids
+        values, end = self.run(self.encoder, self.source_embedding(sources), 0)
+        start = torch.tanh(self.bridge(torch.cat([end[0], end[1]], 1)))[None]
+        hs, _ = self.run(self.decoder, self.target_embedding(targets), 1, start)
+        scores = self.v(torch.tanh(self.query(hs)[:, :, None] + self.key(values)[:, None])).squeeze(-1)
+        weights = scores.masked_fill(~self.source_mask[:, None], -torch.inf).softmax(-1)
+        vectors = torch.cat([weights @ values, hs], -1)[self.target_mask]
+        return self.output(self.dropout(torch.tanh(self.combine(vectors))))
+
+
+def seq2seq(batch):
+    def row(_):
+        i = torch.arange(batch)
+        lengths = [5 + 7 * i % 9 + 5 * i % 8, 5 + 11 * i % 9 + 3 * i % 8]
+        model = Seq2Seq(lengths)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        ids = [torch.randint(10_000, (batch, int(side.max()))) for side in lengths]
+        labels = torch.randint(10_000, (int(lengths[1].sum()),))
+
+        def step():
+            optimizer.zero_grad(set_to_none=True)
+            F.cross_entropy(model(ids), labels).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+
+        return step
+
+    return row
+
+
 class Residual(nn.Module):
     def __init__(self, inputs, outputs):
         super().__init__()
@@ -195,6 +248,8 @@ def main():
         "lstm_large": language_model(nn.LSTM, 512, 100, 64),
         "birnn": birnn,
         "textcnn": textcnn,
+        "seq2seq": seq2seq(64),
+        "seq2seq_128": seq2seq(128),
         "resnet20": resnet20(32),
         "resnet20_128": resnet20(128),
         "product": product,

@@ -13,6 +13,7 @@ use candle_textbook::models::language_model::{self, LanguageModel};
 use candle_textbook::models::lenet::{self, LeNet};
 use candle_textbook::models::mlp::{self, Mlp};
 use candle_textbook::models::resnet::{self, ResNet};
+use candle_textbook::models::seq2seq::{self, Attention, PackedTokens, Seq2Seq};
 use candle_textbook::models::textcnn::{self, TextCnn};
 use candle_textbook::nn::{
     Activation, Cell, Cost, Init, Mode, Model, PackedSequences, SentenceModel, seeded_var_builder,
@@ -29,8 +30,8 @@ use std::time::{Duration, Instant};
 
 #[derive(Parser)]
 struct Arguments {
-    /// mlp, lenet, lenet_epoch, lstm_small, gru_small, lstm_large, birnn, textcnn, resnet20, resnet20_128, or product: a
-    /// large matrix product
+    /// mlp, lenet, lenet_epoch, lstm_small, gru_small, lstm_large, birnn, textcnn, seq2seq, seq2seq_128, resnet20,
+    /// resnet20_128, or product: a large matrix product
     row: String,
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -63,6 +64,8 @@ fn time(arguments: &Arguments) -> Result<()> {
         "lstm_large" => median(language_model(Cell::Lstm, 512, 100, 64)?, seconds, None)?,
         "birnn" => median(birnn()?, seconds, None)?,
         "textcnn" => median(textcnn()?, seconds, None)?,
+        "seq2seq" => median(seq2seq(64)?, seconds, None)?,
+        "seq2seq_128" => median(seq2seq(128)?, seconds, None)?,
         "resnet20" => median(resnet20(32)?, seconds, None)?,
         "resnet20_128" => median(resnet20(128)?, seconds, None)?,
         "product" => median(product()?, seconds, None)?,
@@ -207,6 +210,43 @@ fn textcnn() -> Result<impl FnMut() -> Result<()>> {
     let vars = VarMap::new();
     let model = TextCnn::new(&config, seeded_var_builder(&vars, 1, DType::F32, &Device::Cpu))?;
     sentence_model(model, Optimizer::new(Adam::adamw(), &vars)?, sentences, ids, classes)
+}
+
+/// Translation at the size of Multi30k, on the same batch in each step: image captions of 4 to 19 words.
+fn seq2seq(batch: usize) -> Result<impl FnMut() -> Result<()>> {
+    const WORDS: u32 = 10_000;
+    let config = seq2seq::Config {
+        cell: Cell::Gru,
+        source_vocabulary: WORDS as usize,
+        target_vocabulary: WORDS as usize,
+        embedding: 256,
+        hidden: 256,
+        layers: 1,
+        bidirectional: true,
+        attention: Attention::Additive,
+        input_feeding: false,
+        dropout: 0.3,
+    };
+    // Each sentence and its end.
+    let tokens = |purpose: &str, length: fn(usize) -> usize| -> Result<PackedTokens> {
+        let lengths: Vec<usize> = (0..batch).map(|i| length(i) + 1).collect();
+        let sequences = Arc::new(PackedSequences::new(&lengths)?);
+        Ok(PackedTokens { ids: random_ids(purpose, sequences.rows(), WORDS)?, sequences })
+    };
+    let sources = tokens("sources", |i| 4 + 7 * i % 9 + 5 * i % 8)?;
+    let targets = tokens("targets", |i| 4 + 11 * i % 9 + 3 * i % 8)?;
+    let next = random_ids("next", targets.sequences.rows(), WORDS)?;
+    let vars = VarMap::new();
+    let model = Seq2Seq::new(&config, seeded_var_builder(&vars, 1, DType::F32, &Device::Cpu))?;
+    let mut optimizer = Optimizer::new(Adam::default(), &vars)?;
+    let mut step = 0;
+    Ok(move || {
+        let mode = Mode::Train { seed: 1, epoch: 0, step };
+        let loss = model.loss(&sources, &targets, &next, 1.0, 0.0, mode)?;
+        optimizer.backward_step(&loss, 1e-3, Clip::Norm(1.0))?;
+        step += 1;
+        Ok(())
+    })
 }
 
 /// A model of sentences, on the same batch in each step.

@@ -10,6 +10,7 @@ use candle_textbook::models::lenet5::LeNet5;
 use candle_textbook::models::mlp::{self, Mlp};
 use candle_textbook::models::resnet::{self, ResNet};
 use candle_textbook::models::rnn::{self, Rnn};
+use candle_textbook::models::seq2seq::{self, Attention, PackedTokens, Seq2Seq};
 use candle_textbook::models::textcnn::{self, TextCnn};
 use candle_textbook::nn::{
     Activation, Cell, Cost, Init, Mode, Model, PackedSequences, RecurrentConfig, SentenceModel,
@@ -180,6 +181,16 @@ fn operations(dtype: DType, results: &mut Results) -> Result<()> {
     operation("max over time", dtype, &[words], results, |x| {
         ops::pool_over_time(&x[0], &sequences, TimePooling::Max)
     })?;
+    let rows = [2, 0, 0, 3, 1, 0];
+    for (name, count) in [("additive attention", 4), ("dot attention", 3)] {
+        let shapes: [&[usize]; 4] = [&[6, 21], &[16, 21], &[16, 37], &[21]];
+        operation(name, dtype, &shapes[..count], results, |x| {
+            Ok(ops::attention(&x[0], &x[1], &x[2], x.get(3), &sequences, &rows)?.0)
+        })?;
+    }
+    operation("linear_cross_entropy", dtype, &[&[19, 23], &[37, 23], &[37]], results, |x| {
+        ops::linear_cross_entropy(&x[0], &x[1], Some(&x[2]), &targets, 0.1)
+    })?;
     operation("conv_max_over_time", dtype, &[words, &[19, 21, 3], &[19]], results, |x| {
         let filters = ConvFilters { weight: x[1].clone(), bias: x[2].clone() };
         ops::conv_max_over_time(&x[0], &sequences, &[filters], 2)
@@ -232,6 +243,7 @@ fn train<M>(
 fn trainings(dtype: DType, results: &mut Results) -> Result<()> {
     images(dtype, results)?;
     sentences(dtype, results)?;
+    translations(dtype, results)?;
     let sequences = Arc::new(PackedSequences::new(&[5, 4, 2])?);
     let (tokens, targets) = (ids(11, 13)?, ids(11, 12)?);
     for cell in [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm] {
@@ -356,4 +368,37 @@ fn sentences(dtype: DType, results: &mut Results) -> Result<()> {
         |vb| BiRnn::new(&config, vb),
         |model, mode| classify(model, &tags, mode),
     )
+}
+
+fn translations(dtype: DType, results: &mut Results) -> Result<()> {
+    let tokens = |lengths: &[u32], first: u32| {
+        let sequence = |&length: &u32| (0..length).map(|i| (first + 5 * i + length) % 13).collect();
+        PackedTokens::new(&lengths.iter().map(sequence).collect::<Vec<_>>(), &CPU)
+    };
+    let (sources, targets, next) = (tokens(&[3, 6, 1], 1)?, tokens(&[5, 2, 4], 2)?, tokens(&[5, 2, 4], 7)?);
+    for (attention, cell, input_feeding, forcing) in
+        [(Attention::Additive, Cell::Gru, false, 1.0), (Attention::General, Cell::Lstm, true, 0.5)]
+    {
+        let config = seq2seq::Config {
+            cell,
+            source_vocabulary: 13,
+            target_vocabulary: 13,
+            embedding: 7,
+            hidden: 19,
+            layers: 2,
+            bidirectional: true,
+            attention,
+            input_feeding,
+            dropout: 0.2,
+        };
+        train(
+            &format!("seq2seq {attention:?}"),
+            dtype,
+            Adam::adamw(),
+            results,
+            |vb| Seq2Seq::new(&config, vb),
+            |model, mode| model.loss(&sources, &targets, &next.ids, forcing, 0.1, mode),
+        )?;
+    }
+    Ok(())
 }

@@ -13,9 +13,14 @@ use candle_textbook::train::{
 };
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 const CPU: Device = Device::Cpu;
+
+/// `INTERRUPTED` is global to the process, so only one test trains at a time.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
 const TRAIN: Mode = Mode::Train { seed: 3, epoch: 0, step: 7 };
 
 fn config(cell: Cell, layers: usize, bidirectional: bool, attention: Attention) -> Config {
@@ -121,7 +126,7 @@ fn logits_and_gradients_equal_pytorch_for_the_same_weights() -> Result<()> {
         for mode in [Mode::Evaluate, TRAIN] {
             let logits = model.forward(&sources, &targets, 1.0, mode)?;
             assert_near(name, &by_sequence(&targets, &logits)?, &fixtures[&format!("{name}.logits")], 1e-12)?;
-            let loss = ops::softmax_cross_entropy(&logits, &next.ids, 0.0)?;
+            let loss = model.loss(&sources, &targets, &next.ids, 1.0, 0.0, mode)?;
             assert_near(name, &loss, &fixtures[&format!("{name}.loss")], 1e-12)?;
             let grads = loss.backward()?;
             for (key, var) in &parameters {
@@ -431,11 +436,12 @@ fn train(
 
 #[test]
 fn training_reduces_the_loss_and_resumes_to_the_same_bits() -> anyhow::Result<()> {
+    let _alone = ONE_AT_A_TIME.lock();
     let dir = tempfile::tempdir()?;
     // Scheduled sampling from the first step on.
     let forcing = TeacherForcing::Linear { end: 0.5, steps: 20 };
     let (expected, model) = train(&dir.path().join("whole"), forcing, 3, None)?;
-    assert!(expected[2].loss < 0.9 * expected[0].loss, "{expected:?}");
+    assert!(expected.windows(2).all(|pair| pair[1].loss < pair[0].loss), "{expected:?}");
     let cut = dir.path().join("cut");
     for at in [2, 9, 13] {
         train(&cut, forcing, 3, Some(at))?;
@@ -448,6 +454,7 @@ fn training_reduces_the_loss_and_resumes_to_the_same_bits() -> anyhow::Result<()
 
 #[test]
 fn a_model_learns_to_reverse_short_sentences() -> anyhow::Result<()> {
+    let _alone = ONE_AT_A_TIME.lock();
     let dir = tempfile::tempdir()?;
     let (scores, _) = train(&dir.path().join("run"), TeacherForcing::default(), 60, None)?;
     let best = scores.iter().map(|score| score.metric).fold(0.0, f64::max);

@@ -229,6 +229,24 @@ impl Seq2Seq {
         self.decode(sources, targets, forcing, mode)?.apply(&self.output)
     }
 
+    /// The mean loss of the tokens `next` `(rows)`, u32, which follow the target tokens: the softmax cross-entropy of
+    /// [`forward`](Self::forward), with label smoothing.
+    ///
+    /// # Errors
+    /// Fails if [`forward`](Self::forward) or [`softmax_cross_entropy`](crate::ops::softmax_cross_entropy) would.
+    pub fn loss(
+        &self,
+        sources: &PackedTokens,
+        targets: &PackedTokens,
+        next: &Tensor,
+        forcing: f64,
+        smoothing: f64,
+        mode: Mode,
+    ) -> Result<Tensor> {
+        let hs = self.decode(sources, targets, forcing, mode)?;
+        ops::linear_cross_entropy(&hs, self.output.weight(), self.output.bias(), next, smoothing)
+    }
+
     /// Reads the sources.
     ///
     /// # Errors

@@ -282,6 +282,24 @@ pub(super) fn check_loss(name: &str, logits: &Tensor, targets: &Tensor) -> Resul
     let &[batch, classes] = logits.dims() else {
         bail!("{name}: found logits of shape {:?}, expected (batch, classes)", logits.dims())
     };
+    check_targets(name, batch, targets)?;
+    match logits.device().is_cpu() {
+        true => labels(name, classes, targets).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Checks the targets of logits `(batch, classes)` on the CPU, and returns them.
+pub(super) fn check_loss_targets(
+    name: &str,
+    [batch, classes]: [usize; 2],
+    targets: &Tensor,
+) -> Result<Vec<u32>> {
+    check_targets(name, batch, targets)?;
+    labels(name, classes, targets)
+}
+
+fn check_targets(name: &str, batch: usize, targets: &Tensor) -> Result<()> {
     if targets.dims() != [batch] || targets.dtype() != DType::U32 {
         let (dims, dtype) = (targets.dims(), targets.dtype().as_str());
         bail!(
@@ -291,15 +309,16 @@ pub(super) fn check_loss(name: &str, logits: &Tensor, targets: &Tensor) -> Resul
     if batch == 0 {
         bail!("{name}: found an empty batch, which has no mean; expected at least one example");
     }
-    if !logits.device().is_cpu() {
-        return Ok(None);
-    }
+    Ok(())
+}
+
+fn labels(name: &str, classes: usize, targets: &Tensor) -> Result<Vec<u32>> {
     let labels = targets.to_vec1::<u32>()?;
     match labels.iter().find(|&&label| label as usize >= classes) {
         Some(label) => {
             bail!("{name}: found the target {label}, expected one below {classes}, the number of classes")
         }
-        None => Ok(Some(labels)),
+        None => Ok(labels),
     }
 }
 

@@ -23,6 +23,7 @@ pub(crate) mod host;
 pub(crate) mod image_batch;
 mod incremental;
 mod linear;
+mod linear_cross_entropy;
 mod loss;
 mod pool;
 mod pool_cuda;
@@ -48,6 +49,7 @@ pub use batch_norm::{batch_norm, batch_norm_training};
 pub use conv2d::conv2d;
 pub use embedding::{embedding, embedding_mean};
 pub use linear::linear;
+pub use linear_cross_entropy::linear_cross_entropy;
 
 // Activations, pooling, dropout and losses.
 pub use activation::{relu, sigmoid, tanh};

@@ -7,8 +7,8 @@
 //! | [`Run`] | the run folder: configuration, metrics, weights, checkpoint |
 //! | [`Progress`] | the display: [`Quiet`], [`Lines`], or your own |
 //!
-//! Built-in tasks are [`ImageClassification`], [`SentenceClassification`], [`Tagging`] and [`LanguageModelling`]. To train
-//! something else, implement [`Task`]:
+//! Built-in tasks are [`ImageClassification`], [`SentenceClassification`], [`Tagging`], [`LanguageModelling`] and
+//! [`Translation`]. To train something else, implement [`Task`]:
 //!
 //! ```
 //! use candle_core::{DType, Device, Result, Tensor};

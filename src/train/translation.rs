@@ -140,8 +140,7 @@ impl Batch {
     }
 
     fn loss(&self, model: &Seq2Seq, forcing: f64, smoothing: f64, mode: Mode) -> Result<Tensor> {
-        let logits = model.forward(&self.sources, &self.targets, forcing, mode)?;
-        ops::softmax_cross_entropy(&logits, &self.next, smoothing)
+        model.loss(&self.sources, &self.targets, &self.next, forcing, smoothing, mode)
     }
 }
 

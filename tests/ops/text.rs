@@ -203,3 +203,39 @@ fn the_most_probable_classes_come_first_and_equal_ones_in_order() -> Result<()> 
     assert!(ops::top_log_probabilities(&nan, 1).is_err());
     Ok(())
 }
+
+#[test]
+fn linear_cross_entropy_is_the_cross_entropy_of_a_linear_layer() -> Result<()> {
+    let rng = &mut rng::stream(5, "linear cross-entropy");
+    for (rows, size, classes) in [(1, 1, 1), (3, 5, 7), (150, 9, 40)] {
+        let inputs = [normal(rng, &[rows, size])?, normal(rng, &[classes, size])?, normal(rng, &[classes])?];
+        let targets: Vec<u32> = (0..rows).map(|_| rng.random_range(0..classes as u32)).collect();
+        let targets = Tensor::new(targets, &CPU)?;
+        for (count, smoothing) in [(3, 0.0), (2, 0.2)] {
+            let kernel = op(|x| {
+                ops::linear_cross_entropy(&x[0], &x[1], x.get(2), &targets, smoothing)?.affine(3., 0.)
+            });
+            let definition = op(|x| {
+                let logits = reference::linear(&x[0], &x[1], x.get(2))?;
+                reference::softmax_cross_entropy(&logits, &targets, smoothing)?.affine(3., 0.)
+            });
+            assert_reference(&format!("{rows} {size} {classes}"), &kernel, &definition, &inputs[..count])?;
+        }
+        let without_gradient =
+            ops::linear_cross_entropy(&inputs[0], &inputs[1], Some(&inputs[2]), &targets, 0.1)?;
+        let expected = ops::softmax_cross_entropy(
+            &ops::linear(&inputs[0], &inputs[1], Some(&inputs[2]))?,
+            &targets,
+            0.1,
+        )?;
+        assert_near("without a gradient", &[without_gradient], &[expected], 0.0)?;
+    }
+    let (xs, weight) = (Tensor::zeros((2, 3), DType::F32, &CPU)?, Tensor::zeros((4, 3), DType::F32, &CPU)?);
+    let error = |targets: &[u32]| {
+        let targets = Tensor::new(targets, &CPU).unwrap();
+        ops::linear_cross_entropy(&xs, &weight, None, &targets, 0.0).unwrap_err().to_string()
+    };
+    assert!(error(&[1, 4]).contains("found the target 4, expected one below 4"));
+    assert!(error(&[1]).contains("expected u32 of shape (2)"));
+    Ok(())
+}

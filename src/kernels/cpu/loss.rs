@@ -53,10 +53,42 @@ pub(crate) fn forward<T: Real>(
             },
         );
     });
-    let total = losses.iter().map(|loss| loss.as_f64()).sum::<f64>();
     // SAFETY: every example has written its row, and these make up the whole.
     let grad = wants_gradient.then(|| unsafe { assume_init(grad) });
-    (T::of(total / batch as f64), grad)
+    (mean(&losses), grad)
+}
+
+/// Replaces `logits` `(targets.len(), classes)` by the gradient of their mean loss, which it returns. Every target is below
+/// `classes`, which is at least 1.
+pub(crate) fn replace_by_gradient<T: Real>(loss: Loss, logits: &mut [T], targets: &[u32]) -> T {
+    let (batch, classes) = (targets.len(), logits.len() / targets.len());
+    assert_eq!(logits.len(), batch * classes);
+    let scale = T::ONE / T::of(batch as f64);
+    let mut losses = vec![T::ZERO; batch];
+    let shared = Shared::new(&mut losses);
+    let rows = (1usize << 13).div_ceil(classes);
+    parallel::for_each_piece(logits, rows * classes, |i, logits| {
+        let examples = i * rows..i * rows + logits.len() / classes;
+        // SAFETY: the pieces hold different examples.
+        let losses = unsafe { shared.slice(examples.clone()) };
+        vectorised(
+            #[inline(always)]
+            || {
+                for ((row, loss_of_row), example) in
+                    logits.chunks_exact_mut(classes).zip(losses).zip(examples)
+                {
+                    *loss_of_row = loss.example(row, targets[example] as usize, true);
+                    row.iter_mut().for_each(|g| *g *= scale);
+                }
+            },
+        );
+    });
+    mean(&losses)
+}
+
+/// The mean, added up in f64 in the order of the examples.
+fn mean<T: Real>(losses: &[T]) -> T {
+    T::of(losses.iter().map(|loss| loss.as_f64()).sum::<f64>() / losses.len() as f64)
 }
 
 impl Loss {
