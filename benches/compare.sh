@@ -3,10 +3,11 @@
 #
 #   benches/compare.sh [--rounds N] [--threads N] [--seconds S] [ROW...]
 #
-# Rows: mlp, lenet, lenet_epoch (a step within a whole epoch: shuffled, batches made from bytes), lstm_small, gru_small,
-# lstm_large, birnn, textcnn, seq2seq and seq2seq_128 (batches of 64 and 128), resnet20 and resnet20_128 (batches of 32 and
-# 128), and product (a matrix product of 2 * 1024^3 operations, to know the machine's rate by); all by default.
-# PyTorch is taken from the Python interpreter that the variable PYTHON names (default: python3).
+# Rows: mlp, lenet, lenet_epoch (a step of a whole epoch: shuffled, bytes converted to floats), mnist_pytorch (the network of
+# PyTorch's MNIST example), lstm_small, gru_small, lstm_large, birnn, textcnn, seq2seq and seq2seq_128 (batches of 64 and
+# 128), resnet20 and resnet20_128 (batches of 32 and 128), and product (a matrix product of 2 * 1024^3 operations, which
+# measures the machine's peak rate). Default: all.
+# The variable PYTHON names the Python interpreter that has PyTorch (default: python3).
 # Both sides, benches/steps.rs and benches/peers.py, take `ROW --threads N --seconds S` and print one line of JSON:
 # {"name": .., "milliseconds_per_step": .., "peak_rss_mb": ..}
 set -euo pipefail
@@ -22,7 +23,7 @@ while [[ "${1-}" == -* ]]; do
     esac
 done
 [[ "$rounds" =~ ^[1-9][0-9]*$ ]] || fail "--rounds: found $rounds, expected a whole number above 0" 2
-[[ $# -gt 0 ]] || set -- mlp lenet lenet_epoch lstm_small gru_small lstm_large birnn textcnn \
+[[ $# -gt 0 ]] || set -- mlp lenet lenet_epoch mnist_pytorch lstm_small gru_small lstm_large birnn textcnn \
     seq2seq seq2seq_128 resnet20 resnet20_128 product
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

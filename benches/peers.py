@@ -51,7 +51,7 @@ def lenet(_):
 
 
 def lenet_epoch(examples):
-    """`lenet` as a training run sees it: shuffled each epoch, bytes made into floats batch by batch, the loss read."""
+    """`lenet` as a training run sees it: shuffled each epoch, bytes converted to floats per batch, the loss read."""
     model = lenet_model()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     images = torch.randint(256, (examples, 1, 28, 28), dtype=torch.uint8)
@@ -85,6 +85,15 @@ class LanguageModel(nn.Module):
         return self.output(self.recurrent(self.embedding(ids))[0]).flatten(0, 1)
 
 
+def mnist_pytorch(_):
+    model = nn.Sequential(
+        nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.25),
+        nn.Flatten(), nn.Linear(9216, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10),
+    )  # fmt: skip
+    optimizer = torch.optim.Adadelta(model.parameters(), lr=1.0)
+    return classifier(model, optimizer, torch.rand(64, 1, 28, 28), torch.randint(10, (64,)))
+
+
 def language_model(kind, size, steps, batch):
     def row(_):
         model = LanguageModel(kind, size)
@@ -109,7 +118,7 @@ class BiRnn(nn.Module):
 
 
 def birnn(_):
-    # 32 lengths from 5 to 40, 705 words in all.
+    # 32 lengths from 5 to 40, 705 words in total.
     lengths = torch.tensor([5 + i * 35 // 31 for i in range(32)])
     model = BiRnn(lengths)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -217,7 +226,7 @@ def resnet20(batch):
 
 
 def product(_):
-    """2 * 1024^3 operations, to know the machine's rate by."""
+    """A product of 2 * 1024^3 operations, which measures the machine's peak rate."""
     ones = torch.ones(1024, 1024)
     return lambda: ones @ ones.T
 
@@ -243,6 +252,7 @@ def main():
         "mlp": mlp,
         "lenet": lenet,
         "lenet_epoch": lenet_epoch,
+        "mnist_pytorch": mnist_pytorch,
         "lstm_small": language_model(nn.LSTM, 128, 50, 50),
         "gru_small": language_model(nn.GRU, 128, 50, 50),
         "lstm_large": language_model(nn.LSTM, 512, 100, 64),

@@ -12,6 +12,7 @@ use candle_textbook::models::birnn::{self, BiRnn};
 use candle_textbook::models::language_model::{self, LanguageModel};
 use candle_textbook::models::lenet::{self, LeNet};
 use candle_textbook::models::mlp::{self, Mlp};
+use candle_textbook::models::mnist_cnn::MnistCnn;
 use candle_textbook::models::resnet::{self, ResNet};
 use candle_textbook::models::seq2seq::{self, Attention, PackedTokens, Seq2Seq};
 use candle_textbook::models::textcnn::{self, TextCnn};
@@ -19,7 +20,7 @@ use candle_textbook::nn::{
     Activation, Cell, Cost, Init, Mode, Model, PackedSequences, SentenceModel, seeded_var_builder,
 };
 use candle_textbook::ops;
-use candle_textbook::optim::{Adam, Clip, Method, Optimizer, Sgd};
+use candle_textbook::optim::{Adadelta, Adam, Clip, Method, Optimizer, Sgd};
 use candle_textbook::rng;
 use clap::Parser;
 use rand::Rng;
@@ -30,8 +31,8 @@ use std::time::{Duration, Instant};
 
 #[derive(Parser)]
 struct Arguments {
-    /// mlp, lenet, lenet_epoch, lstm_small, gru_small, lstm_large, birnn, textcnn, seq2seq, seq2seq_128, resnet20,
-    /// resnet20_128, or product: a large matrix product
+    /// mlp, lenet, lenet_epoch, mnist_pytorch, lstm_small, gru_small, lstm_large, birnn, textcnn, seq2seq, seq2seq_128,
+    /// resnet20, resnet20_128, or product: a large matrix product
     row: String,
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -59,6 +60,7 @@ fn time(arguments: &Arguments) -> Result<()> {
         "lenet_epoch" => {
             median(lenet_epoch(arguments.examples)?, seconds, Some(arguments.examples.div_ceil(64)))?
         }
+        "mnist_pytorch" => median(mnist_pytorch()?, seconds, None)?,
         "lstm_small" => median(language_model(Cell::Lstm, 128, 50, 50)?, seconds, None)?,
         "gru_small" => median(language_model(Cell::Gru, 128, 50, 50)?, seconds, None)?,
         "lstm_large" => median(language_model(Cell::Lstm, 512, 100, 64)?, seconds, None)?,
@@ -121,6 +123,17 @@ fn lenet() -> Result<impl FnMut() -> Result<()>> {
     let mut training = Training::new(|vb| LeNet::new(&lenet::Config::default(), vb), Adam::adamw(), 1e-3)?;
     let (xs, labels) = random_images(64)?.batch(&(0..64).collect::<Vec<_>>(), &Device::Cpu)?;
     Ok(move || training.step(&xs, &labels, 0).map(drop))
+}
+
+/// The network of PyTorch's MNIST example.
+fn mnist_pytorch() -> Result<impl FnMut() -> Result<()>> {
+    let mut training = Training::new(|vb| MnistCnn::new(10, vb), Adadelta::default(), 1.0)?;
+    let (xs, labels) = random_images(64)?.batch(&(0..64).collect::<Vec<_>>(), &Device::Cpu)?;
+    let mut step = 0;
+    Ok(move || {
+        step += 1;
+        training.step(&xs, &labels, step).map(drop)
+    })
 }
 
 fn resnet20(batch: usize) -> Result<impl FnMut() -> Result<()>> {

@@ -35,7 +35,6 @@ struct Settings {
     dropout: f32,
     /// Augmentation of training images
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
-    #[serde(alias = "expand")]
     augment: Augment,
     /// Settings from the book; other options given with it win
     #[arg(long, value_name = "NAME")]

@@ -5,6 +5,7 @@ use candle_nn::{VarBuilder, VarMap};
 use candle_textbook::data::digits;
 use candle_textbook::models::lenet::{self, LeNet};
 use candle_textbook::models::lenet5::LeNet5;
+use candle_textbook::models::mnist_cnn::MnistCnn;
 use candle_textbook::models::{ImageModel, mlp};
 use candle_textbook::nn::Activation::{Relu, Sigmoid, Tanh};
 use candle_textbook::nn::{Activation, Cost, Init, Mode, Model, Pooling, seeded_var_builder};
@@ -21,6 +22,7 @@ enum Architecture {
     Mlp(&'static [usize], Activation),
     LeNet(lenet::Config),
     LeNet5,
+    MnistCnn,
 }
 
 impl Architecture {
@@ -33,6 +35,7 @@ impl Architecture {
             }
             Self::LeNet(config) => Box::new(LeNet::new(config, vb)?),
             Self::LeNet5 => Box::new(LeNet5::new(10, vb)?),
+            Self::MnistCnn => Box::new(MnistCnn::new(10, vb)?),
         })
     }
 }
@@ -95,6 +98,7 @@ fn cases() -> Vec<Case> {
         lenet("nielsen_two", nielsen(2), 85_670),
         lenet("nielsen_dropout", dropout, 1_672_570),
         Case { architecture: Architecture::LeNet5, ..lenet("lenet5", modern(), 61_750) },
+        Case { architecture: Architecture::MnistCnn, ..lenet("mnist_cnn", modern(), 1_199_882) },
     ]
 }
 
@@ -290,12 +294,13 @@ fn weights_that_do_not_fit_are_refused_and_change_nothing() -> anyhow::Result<()
 
 #[test]
 fn thirty_steps_halve_the_loss() -> Result<()> {
-    let (images, _) = digits(64, 0, 0)?;
-    let (xs, labels) = images.batch(&(0..64).collect::<Vec<_>>(), &CPU)?;
+    let (images, _) = digits(16, 0, 0)?;
+    let (xs, labels) = images.batch(&(0..16).collect::<Vec<_>>(), &CPU)?;
     for (architecture, learning_rate) in [
         (Architecture::Mlp(&[784, 30, 10], Sigmoid), 1e-2),
         (Architecture::LeNet(lenet::Config::default()), 3e-3),
         (Architecture::LeNet5, 3e-3),
+        (Architecture::MnistCnn, 1e-3),
     ] {
         let vars = VarMap::new();
         let model = architecture.build(seeded_var_builder(&vars, 0, DType::F32, &CPU))?;

@@ -8,6 +8,7 @@ use candle_textbook::models::language_model::{self, LanguageModel};
 use candle_textbook::models::lenet::{self, LeNet};
 use candle_textbook::models::lenet5::LeNet5;
 use candle_textbook::models::mlp::{self, Mlp};
+use candle_textbook::models::mnist_cnn::MnistCnn;
 use candle_textbook::models::resnet::{self, ResNet};
 use candle_textbook::models::rnn::{self, Rnn};
 use candle_textbook::models::seq2seq::{self, Attention, PackedTokens, Seq2Seq};
@@ -307,6 +308,14 @@ fn images(dtype: DType, results: &mut Results) -> Result<()> {
         results,
         |vb| LeNet5::new(10, vb),
         |model, mode| classify(model, &digits, Cost::Quadratic, mode),
+    )?;
+    train(
+        "mnist_cnn",
+        dtype,
+        Adadelta::default(),
+        results,
+        |vb| MnistCnn::new(10, vb),
+        |model, mode| classify(model, &digits, Cost::SoftmaxCrossEntropy, mode),
     )?;
     let config = resnet::Config::cifar(8, resnet::Shortcut::Projection, 10)?;
     train(

@@ -48,7 +48,9 @@ fn trained() -> PathBuf {
 #[test]
 fn words_are_translated_from_arguments_lines_and_files() {
     let run = trained();
-    for file in ["config.json", "source.json", "target.json", "curves.svg", "alignments.svg", "model.safetensors"] {
+    for file in
+        ["config.json", "source.json", "target.json", "curves.svg", "alignments.svg", "model.safetensors"]
+    {
         assert!(run.join(file).exists(), "{file}");
     }
     let last = metrics(&run).pop().unwrap();
@@ -117,10 +119,22 @@ fn data_that_do_not_fit_are_refused() {
     write_data(place.path());
     let data = place.path().join("data");
     refused(&place, "seq2seq", "--dataset parallel --data-dir data", 1, &["--source-lang and --target-lang"]);
-    refused(&place, "seq2seq", "--source-lang en --data-dir data", 1, &["--source-lang en: needs --target-lang"]);
+    refused(
+        &place,
+        "seq2seq",
+        "--source-lang en --data-dir data",
+        1,
+        &["--source-lang en: needs --target-lang"],
+    );
     let common = "--source-lang en --target-lang de --data-dir data --epochs 1 --quiet";
     refused(&place, "seq2seq", &format!("{common} --attention dot"), 1, &["--direction forward"]);
-    refused(&place, "seq2seq", &format!("{common} --max-length 1 --min-count 1000"), 1, &["--min-count 1000"]);
+    refused(
+        &place,
+        "seq2seq",
+        &format!("{common} --max-length 1 --min-count 1000"),
+        1,
+        &["--min-count 1000"],
+    );
     // The languages of one split are exchanged.
     fs::rename(data.join("test_2016.en"), data.join("test")).unwrap();
     fs::rename(data.join("test_2016.de"), data.join("test_2016.en")).unwrap();

@@ -58,6 +58,8 @@ pub enum Normalise {
     TrainingSet,
     /// Those of ImageNet, which pretrained models expect.
     ImageNet,
+    /// Those of MNIST.
+    Mnist,
 }
 
 /// The value of `--augment`: how training images change each time they are used.
@@ -217,6 +219,7 @@ impl Data for ImageData {
             Normalise::Off => None,
             Normalise::TrainingSet => Some(images.channel_statistics(&training)?),
             Normalise::ImageNet => Some(Normalisation::imagenet()),
+            Normalise::Mnist => Some(Normalisation::mnist()),
         };
         if let Some(normalisation) = &normalisation {
             images.normalise(normalisation.clone())?;

@@ -9,6 +9,7 @@ pub mod language_model;
 pub mod lenet;
 pub mod lenet5;
 pub mod mlp;
+pub mod mnist_cnn;
 pub mod resnet;
 pub mod rnn;
 pub mod seq2seq;

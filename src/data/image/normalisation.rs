@@ -17,6 +17,11 @@ impl Normalisation {
         Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] }
     }
 
+    /// The values for the training images of MNIST, as in PyTorch's MNIST example.
+    pub fn mnist() -> Self {
+        Self { mean: vec![0.1307], std: vec![0.3081] }
+    }
+
     /// Normalises consecutive planes of `size` values, of which every `mean.len()` make an image.
     pub(super) fn apply(&self, pixels: &mut [f32], size: usize) {
         let [means, scales] = self.mean_and_scale();
