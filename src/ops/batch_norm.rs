@@ -1,8 +1,9 @@
 //! Batch normalisation (Ioffe and Szegedy 2015), fused with the residual add and the ReLU that often follow it.
 
+mod cuda;
+
 use super::arguments::{BatchStatistics, Epilogue, RunningAverages, check_batch_norm};
 use super::autograd::{self, Operation};
-use super::batch_norm_cuda;
 use super::gpu::Gpu;
 use super::host::{self, with_real};
 use super::reference;
@@ -28,7 +29,7 @@ pub fn batch_norm(
 ) -> Result<(Tensor, BatchStatistics)> {
     let grid = check_batch_norm(xs, weight, bias, running, epilogue)?;
     if Gpu::of(xs).is_some() {
-        return batch_norm_cuda::batch_norm([xs, weight, bias], grid, epsilon, running, None, epilogue);
+        return cuda::batch_norm([xs, weight, bias], grid, epsilon, running, None, epilogue);
     }
     if !xs.device().is_cpu() {
         return reference::batch_norm(xs, weight, bias, epsilon, running, epilogue);
@@ -88,9 +89,7 @@ pub fn batch_norm_training(
     let fits = |average: &Var| average.dtype() == xs.dtype() && average.dims() == [grid.channels];
     if Gpu::of(xs).is_some() && fits(mean) && fits(variance) {
         let averages = Some(averages);
-        return Ok(
-            batch_norm_cuda::batch_norm([xs, weight, bias], grid, epsilon, None, averages, epilogue)?.0
-        );
+        return Ok(cuda::batch_norm([xs, weight, bias], grid, epsilon, None, averages, epilogue)?.0);
     }
     let (ys, statistics) = batch_norm(xs, weight, bias, epsilon, None, epilogue)?;
     let unbiased = count as f64 / (count - 1) as f64;

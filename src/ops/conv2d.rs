@@ -1,8 +1,9 @@
 //! Two-dimensional convolution.
 
+mod cuda;
+
 use super::arguments::{Conv2dConfig, check_conv2d};
 use super::autograd::{self, Operation, gradients};
-use super::conv2d_cuda;
 use super::gpu::Gpu;
 use super::host::{self, with_real};
 use super::reference;
@@ -35,7 +36,7 @@ impl Operation for Conv2d {
 
     fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         if let Some(gpu) = Gpu::of(&args[0]) {
-            return with_real!(self.name(), args[0].dtype(), T => conv2d_cuda::forward::<T>(self, &gpu, args));
+            return with_real!(self.name(), args[0].dtype(), T => cuda::forward::<T>(self, &gpu, args));
         }
         let shape = (self.batch, self.groups * self.outputs, self.output.0, self.output.1);
         let held = host::hold(args);
@@ -47,7 +48,7 @@ impl Operation for Conv2d {
 
     fn backward(&self, args: &[Tensor], _: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         if let Some(gpu) = Gpu::of(&args[0]) {
-            return with_real!(self.name(), args[0].dtype(), T => conv2d_cuda::backward::<T>(self, &gpu, args, grad));
+            return with_real!(self.name(), args[0].dtype(), T => cuda::backward::<T>(self, &gpu, args, grad));
         }
         let held = host::hold(args.iter().chain([grad]));
         with_real!(self.name(), grad.dtype(), T => {

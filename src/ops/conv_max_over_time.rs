@@ -1,6 +1,6 @@
 //! Convolution over the words of sentences and the maximum of each filter over time, fused.
 
-mod gpu;
+mod cuda;
 
 use super::arguments::{ConvFilters, check_conv_max_over_time};
 use super::autograd::{self, Operation};
@@ -64,7 +64,7 @@ pub fn conv_max_positions(
 
 /// Whether there are kernels for these arguments.
 fn supports(xs: &Tensor, sizes: &[FilterSize]) -> bool {
-    xs.device().is_cpu() || Gpu::of(xs).is_some() && gpu::supports(sizes)
+    xs.device().is_cpu() || Gpu::of(xs).is_some() && cuda::supports(sizes)
 }
 
 /// The operation's arguments: the words, then the weight and the bias of each width.
@@ -81,7 +81,7 @@ struct ConvMaxOverTime {
     /// What the backward pass needs of the forward pass on the CPU.
     saved: OnceLock<Saved>,
     /// What it needs of the forward pass on a GPU.
-    on_gpu: OnceLock<gpu::Saved>,
+    on_gpu: OnceLock<cuda::Saved>,
 }
 
 struct Saved {
@@ -99,7 +99,7 @@ impl ConvMaxOverTime {
 
     /// What computes the operation, if the kernels on a GPU can.
     fn gpu(&self, xs: &Tensor) -> Option<Gpu> {
-        Gpu::of(xs).filter(|_| gpu::supports(&self.sizes))
+        Gpu::of(xs).filter(|_| cuda::supports(&self.sizes))
     }
 
     /// The number of filters of all widths.

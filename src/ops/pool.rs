@@ -1,10 +1,11 @@
 //! Pooling over windows of each channel.
 
+mod cuda;
+
 use super::arguments::{Pool2dConfig, check_pool2d};
 use super::autograd::{self, Operation};
 use super::gpu::Gpu;
 use super::host::{self, with_real};
-use super::pool_cuda;
 use super::reference;
 use crate::kernels::cpu::pool::{self as kernel, Reduction, Windows};
 use candle_core::{Result, Shape, Storage, Tensor};
@@ -69,7 +70,7 @@ impl Operation for Pool {
     fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
         if let Some(gpu) = Gpu::of(&args[0]) {
             return with_real!(self.name, args[0].dtype(), T => {
-                pool_cuda::forward::<T>(&gpu, self.reduction, &self.windows, &args[0])
+                cuda::forward::<T>(&gpu, self.reduction, &self.windows, &args[0])
             });
         }
         let (batch, channels, _, _) = args[0].dims4()?;
@@ -83,7 +84,7 @@ impl Operation for Pool {
     fn backward(&self, args: &[Tensor], ys: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         if let Some(gpu) = Gpu::of(&args[0]) {
             return with_real!(self.name, grad.dtype(), T => {
-                let dx = pool_cuda::backward::<T>(&gpu, self.reduction, &self.windows, [&args[0], ys, grad])?;
+                let dx = cuda::backward::<T>(&gpu, self.reduction, &self.windows, [&args[0], ys, grad])?;
                 Ok(vec![Some(dx)])
             });
         }

@@ -1,9 +1,9 @@
 //! Two-dimensional convolution on a GPU: direct kernels for the usual shapes, and matrix products for all others.
 
-use super::gpu::{Gpu, Stored};
 use crate::kernels::cpu::conv2d::Conv2d;
 use crate::kernels::cuda::conv2d_tiles::{self, Pass, Tiles};
 use crate::kernels::cuda::{self, Arg, Buffer, Grid, Matrix, Pointer, Product, Real};
+use crate::ops::gpu::{Gpu, Stored};
 use candle_core::{Result, Shape, Storage, Tensor};
 
 /// Parts that the gradient of the weights is summed in, times the blocks of a part: two per multiprocessor of a large GPU.

@@ -1,11 +1,11 @@
 //! Batch normalisation on a GPU.
 
-use super::arguments::{BatchStatistics, Epilogue, RunningAverages};
-use super::autograd::{self, Operation};
-use super::gpu::{Gpu, Stored};
-use super::host::with_real;
 use crate::kernels::cpu::batch_norm::Grid;
 use crate::kernels::cuda::{self, Arg, Buffer, Kernel, Pointer, Real, Scalar};
+use crate::ops::arguments::{BatchStatistics, Epilogue, RunningAverages};
+use crate::ops::autograd::{self, Operation};
+use crate::ops::gpu::{Gpu, Stored};
+use crate::ops::host::with_real;
 use candle_core::{Result, Shape, Storage, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 

@@ -1,8 +1,8 @@
 //! Pooling on a GPU.
 
-use super::gpu::{Gpu, Stored};
 use crate::kernels::cpu::pool::{Reduction, Windows};
 use crate::kernels::cuda::{self, Arg, Grid, Real};
+use crate::ops::gpu::{Gpu, Stored};
 use candle_core::{Result, Shape, Storage, Tensor};
 
 /// Elements of a window from which on a warp computes an output.
