@@ -1,6 +1,7 @@
 //! The device that a program computes on.
 
-use anyhow::{Context, Result, bail};
+use crate::kernels::cuda::errors::no_device;
+use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{Device, DeviceLocation};
 use std::fmt;
 use std::str::FromStr;
@@ -22,18 +23,19 @@ pub enum DeviceChoice {
 impl DeviceChoice {
     /// Opens the device.
     ///
-    /// `Auto` decides here, and nowhere else: it is the first CUDA device if `has_gpu_kernels`, which tells whether every
-    /// operation of the model has CUDA kernels of this project, and if this build and this machine have one. Otherwise it
-    /// is the CPU, because candle's own operations train these models slower on a GPU than this project's on the CPU.
+    /// `Auto` decides here, and nowhere else: it is the first CUDA device if `prefers_gpu`, and if this build and this machine
+    /// have one. Otherwise it is the CPU. `prefers_gpu` tells whether every operation of the model has CUDA kernels of this
+    /// project, and a step is large enough for a GPU to be faster. Candle's own operations train these models slower on a
+    /// GPU than this project's on the CPU.
     ///
     /// # Errors
     /// Fails if this build does not support the device (the message names the feature it needs), or the machine has
     /// none.
-    pub fn open(self, has_gpu_kernels: bool) -> Result<Device> {
+    pub fn open(self, prefers_gpu: bool) -> Result<Device> {
         match self {
             Self::Auto => {
                 if cfg!(feature = "cuda")
-                    && has_gpu_kernels
+                    && prefers_gpu
                     && let Ok(device) = Device::new_cuda(0)
                 {
                     return Ok(device);
@@ -48,13 +50,24 @@ impl DeviceChoice {
                 bail!("device {self}: this build does not support Metal: build with `--features metal`")
             }
             Self::Cuda(ordinal) => {
-                Device::new_cuda(ordinal).with_context(|| format!("device {self}: cannot open it"))
+                Device::new_cuda(ordinal).map_err(|error| cannot_open(self, ordinal, &error))
             }
             Self::Metal(ordinal) => {
                 Device::new_metal(ordinal).with_context(|| format!("device {self}: cannot open it"))
             }
         }
     }
+}
+
+/// Explains why a CUDA device does not open.
+fn cannot_open(choice: DeviceChoice, index: usize, error: &candle_core::Error) -> anyhow::Error {
+    #[cfg(feature = "cuda")]
+    let devices = crate::kernels::cuda::driver::devices();
+    #[cfg(not(feature = "cuda"))]
+    let devices = Ok(0);
+    let reason = error.to_string();
+    let reason = reason.lines().next().unwrap_or_default();
+    anyhow!("device {choice}: {}", no_device(index, devices, reason))
 }
 
 impl FromStr for DeviceChoice {

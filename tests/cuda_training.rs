@@ -247,33 +247,6 @@ fn the_losses_of_the_first_steps_are_those_of_the_cpu() -> Result<()> {
     Ok(())
 }
 
-/// What one step after warm-up asks of the GPU.
-fn counts(steps: fn() -> Result<Steps<'static>>, sparse: &[&str]) -> Result<emulator::Counts> {
-    let (vars, loss) = steps()?;
-    let mut optimizer = Optimizer::new(Adam::default(), &vars)?;
-    sparse.iter().try_for_each(|name| optimizer.set_sparse(name))?;
-    let mut step = |step| optimizer.backward_step(&loss(step)?, 0.01, Clip::None);
-    step(0)?;
-    let (norm, counts) = emulator::count(|| step(1));
-    assert!(norm? > 0.);
-    Ok(counts)
-}
-
-#[test]
-fn a_step_keeps_to_its_budget_of_launches() -> Result<()> {
-    let models: [(&str, fn() -> Result<Steps<'static>>, &[&str], usize); 2] =
-        [("mlp", mlp_steps, &[], 12), ("textcnn", textcnn_steps, &["embedding.weight"], 40)];
-    for (name, steps, sparse, launches) in models {
-        let counts = counts(steps, sparse)?;
-        // The norm that `backward_step` returns is the only thing the host waits for.
-        assert!(
-            counts.launches <= launches && counts.to_device <= 2 && counts.waits == 1,
-            "{name}: {counts:?}"
-        );
-    }
-    Ok(())
-}
-
 #[test]
 fn time_is_pooled_as_on_the_cpu() -> Result<()> {
     let sequences = sentences(4)?;

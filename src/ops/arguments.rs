@@ -1,6 +1,6 @@
 //! Arguments of the operations: their types, and the shape checks that an operation and its reference form share.
 
-use super::PackedSequences;
+use super::{PackedSequences, gpu};
 use crate::kernels::cpu::Cell;
 use crate::kernels::cpu::batch_norm::Grid;
 use crate::kernels::cpu::conv_max_over_time::{FilterSize, Layout};
@@ -277,13 +277,14 @@ pub(super) fn check_smoothing(smoothing: f64) -> Result<()> {
     Ok(())
 }
 
-/// Checks the shapes; for logits on the CPU also checks and returns the labels.
+/// Checks the shapes; for logits in main memory also checks and returns the labels.
 pub(super) fn check_loss(name: &str, logits: &Tensor, targets: &Tensor) -> Result<Option<Vec<u32>>> {
     let &[batch, classes] = logits.dims() else {
         bail!("{name}: found logits of shape {:?}, expected (batch, classes)", logits.dims())
     };
     check_targets(name, batch, targets)?;
-    match logits.device().is_cpu() {
+    // While a step is recorded, labels that a kernel makes have no values yet; the emulator has them in main memory.
+    match logits.device().is_cpu() && !gpu::is_recording() {
         true => labels(name, classes, targets).map(Some),
         false => Ok(None),
     }

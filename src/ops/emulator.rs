@@ -3,6 +3,8 @@
 //! In a build with this feature, operations on CPU tensors run their CUDA kernels if they have any, compiled with g++.
 
 pub use crate::kernels::cuda::Counts;
+use crate::kernels::cuda::emulator::FAULT;
+pub use crate::kernels::cuda::emulator::Fault;
 use std::cell::Cell;
 
 thread_local! {
@@ -30,4 +32,17 @@ pub fn count<R>(work: impl FnOnce() -> R) -> (R, Counts) {
     let before = crate::kernels::cuda::counts();
     let result = work();
     (result, crate::kernels::cuda::counts().since(before))
+}
+
+/// Runs `work` while the emulator fails at `fault` on this thread.
+pub fn failing<R>(fault: Fault, work: impl FnOnce() -> R) -> R {
+    struct Restore;
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            FAULT.set(None);
+        }
+    }
+    let _restore = Restore;
+    FAULT.set(Some(fault));
+    work()
 }

@@ -2,7 +2,7 @@
 
 #![cfg_attr(not(any(feature = "cuda", feature = "cuda-emulator")), allow(unused))]
 
-use crate::kernels::cuda::{Buffer, Device, Grid, Kernel, Pointer, Scalar};
+use crate::kernels::cuda::{Buffer, Device, Grid, Kernel, Memory, Pointer, Scalar, recording};
 use candle_core::{DType, Layout, Result, Shape, Storage, Tensor, WithDType, bail, op::BackpropOp};
 use std::ops::Deref;
 
@@ -42,12 +42,19 @@ impl Gpu {
     /// tensor in main memory, and `ops::reference` for others.
     #[inline]
     pub fn of(tensor: &Tensor) -> Option<Self> {
-        if !cfg!(any(feature = "cuda", feature = "cuda-emulator"))
-            || !matches!(tensor.dtype(), DType::F32 | DType::F64)
-        {
+        if !matches!(tensor.dtype(), DType::F32 | DType::F64) {
             return None;
         }
-        let device: Device = match tensor.device() {
+        Self::on(tensor.device())
+    }
+
+    /// Returns what runs kernels on tensors of `device`.
+    #[inline]
+    pub fn on(tensors: &candle_core::Device) -> Option<Self> {
+        if !cfg!(any(feature = "cuda", feature = "cuda-emulator")) {
+            return None;
+        }
+        let device: Device = match tensors {
             #[cfg(feature = "cuda-emulator")]
             candle_core::Device::Cpu if super::emulator::is_on() => Device::Emulator,
             #[cfg(feature = "cuda")]
@@ -57,7 +64,7 @@ impl Gpu {
             _ => return None,
         };
         #[allow(unreachable_code, unused_variables)]
-        Some(Self { device, tensors: tensor.device().clone() })
+        Some(Self { device, tensors: tensors.clone() })
     }
 
     /// Returns whether an operation with a CUDA form has kernels for `tensor`: it lies in main memory, or on such a GPU.
@@ -67,8 +74,9 @@ impl Gpu {
 
     /// Returns the address of the first element of a contiguous tensor.
     ///
-    /// The tensor must outlive the launches that use the address.
+    /// The tensor must outlive the launches that use the address; a recording holds it until they run.
     pub fn pointer<T: Stored>(&self, tensor: &Tensor) -> Result<Pointer<T>> {
+        hold(tensor);
         let (storage, layout) = tensor.storage_and_layout();
         let start = start(layout)?;
         match &*storage {
@@ -90,10 +98,10 @@ impl Gpu {
 
     /// Turns a buffer into what `Operation::forward` returns.
     pub fn output<T: Stored>(&self, buffer: Buffer<T>, shape: impl Into<Shape>) -> (Storage, Shape) {
-        let storage = match buffer {
-            Buffer::Host(data) => Storage::Cpu(T::to_cpu_storage_owned(data)),
+        let storage = match buffer.into_memory() {
+            Memory::Host(data) => Storage::Cpu(T::to_cpu_storage_owned(data)),
             #[cfg(feature = "cuda")]
-            Buffer::Gpu(slice) => {
+            Memory::Gpu(slice) => {
                 let device = self.tensors.as_cuda_device().expect("a GPU").clone();
                 Storage::Cuda(T::wrap_cuda_slice(slice, device))
             }
@@ -104,7 +112,21 @@ impl Gpu {
     /// Turns a buffer into a tensor.
     pub fn tensor<T: Stored>(&self, buffer: Buffer<T>, shape: impl Into<Shape>) -> Tensor {
         let (storage, shape) = self.output(buffer, shape);
-        Tensor::from_storage(storage, shape, BackpropOp::none(), false)
+        let tensor = Tensor::from_storage(storage, shape, BackpropOp::none(), false);
+        hold(&tensor);
+        tensor
+    }
+}
+
+/// Whether this thread records its commands, so that results have no values yet.
+pub(super) fn is_recording() -> bool {
+    cfg!(any(feature = "cuda", feature = "cuda-emulator")) && recording::is_on()
+}
+
+/// Keeps the memory of `tensor` until the commands being recorded have run.
+pub(super) fn hold(tensor: &Tensor) {
+    if is_recording() {
+        recording::hold(tensor.detach());
     }
 }
 

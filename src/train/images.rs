@@ -62,6 +62,10 @@ impl Task for ImageClassification<'_> {
         Ok(Score { loss: evaluation.loss, metric: evaluation.accuracy() })
     }
 
+    fn is_capturable(&self) -> bool {
+        true
+    }
+
     fn metric(&self) -> Metric {
         Metric::Accuracy
     }

@@ -138,6 +138,7 @@ mod progress;
 mod pytorch;
 mod run;
 mod sentences;
+mod step_graph;
 mod tagging;
 mod task;
 mod text_generator;

@@ -42,6 +42,15 @@ pub trait Task {
         false
     }
 
+    /// Returns whether a training step may run as a CUDA graph. The default is `false`.
+    ///
+    /// It may if nothing reads what [`loss`](Self::loss) computes with this crate's operations, except other operations of
+    /// this crate. The trainer checks that for the graph of the loss, and runs other steps launch by launch; it cannot check
+    /// what else a task computes, such as a state for the next step.
+    fn is_capturable(&self) -> bool {
+        false
+    }
+
     /// Returns the tensors that the next step depends on besides parameters and optimizer, such as a hidden state.
     ///
     /// Checkpoints store them. The default has none.

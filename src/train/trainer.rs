@@ -4,6 +4,7 @@ use super::checkpoint::{self, State};
 use super::metrics::{Epoch, Metric, Report, Score};
 use super::progress::Progress;
 use super::run::Run;
+use super::step_graph::StepGraph;
 use super::task::Task;
 use super::weights::{load_weights, save_weights};
 use crate::nn::{BatchNorm2d, Mode};
@@ -138,6 +139,7 @@ struct Training<'a> {
     /// Number of training examples.
     examples: u32,
     steps_per_epoch: usize,
+    graph: StepGraph,
     state: State,
 }
 
@@ -160,8 +162,20 @@ impl<'a> Training<'a> {
         let metric = task.metric();
         run.lock()?;
         let state = checkpoint::load(run, vars, optimizer, task, steps_per_epoch)?.unwrap_or_default();
-        let training =
-            Self { options, run, progress, task, vars, optimizer, metric, examples, steps_per_epoch, state };
+        let graph = StepGraph::new(task.is_capturable());
+        let training = Self {
+            options,
+            run,
+            progress,
+            task,
+            vars,
+            optimizer,
+            metric,
+            examples,
+            steps_per_epoch,
+            graph,
+            state,
+        };
         ensure!(
             !training.state.has_ended || training.is_finished(),
             "{}: training has ended after {} epochs and its checkpoint was not kept, so it cannot go on",
@@ -224,13 +238,16 @@ impl<'a> Training<'a> {
     fn step(&mut self, batch: &[u32], epoch: usize, ledger: &mut Ledger) -> Result<()> {
         let rate = self.learning_rate(self.state.step);
         let mode = Mode::Train { seed: self.options.seed, epoch, step: self.state.step };
-        let loss = self.task.loss(batch, mode)?;
         let number = self.state.step + 1;
-        ensure!(
-            loss.track_op(),
-            "the loss of step {number} depends on no parameter, so there is nothing to train"
-        );
-        self.optimizer.recorded_step(&loss, rate, self.options.clip, (number, batch.len()), ledger)?;
+        self.graph.run(|| {
+            let loss = self.task.loss(batch, mode)?;
+            ensure!(
+                loss.track_op(),
+                "the loss of step {number} depends on no parameter, so there is nothing to train"
+            );
+            self.optimizer.recorded_step(&loss, rate, self.options.clip, (number, batch.len()), ledger)?;
+            Ok(loss)
+        })?;
         self.state.step = number;
         self.state.steps_in_epoch += 1;
         Ok(())

@@ -1,6 +1,6 @@
 //! Runs the kernels on a GPU: nvrtc compiles them, the driver launches them, cuBLAS computes products.
 
-use super::{Arg, Grid, Kernel, ModuleKey, PRELUDE, Product, Real, Scalar, cache};
+use super::{Arg, Command, Kernel, ModuleKey, PRELUDE, Product, Real, Scalar, cache, errors};
 use candle_core::cuda_backend::cudarc::cublas::{result as cublas, sys as cublas_sys};
 use candle_core::cuda_backend::cudarc::driver::result::DriverError;
 use candle_core::cuda_backend::cudarc::driver::{
@@ -21,6 +21,24 @@ pub(crate) struct Driver {
     nvrtc: (c_int, c_int),
     shared_limit: usize,
     functions: Mutex<Functions>,
+    /// The kernel launched last.
+    last: Mutex<Option<&'static str>>,
+    /// Memory for cuBLAS, which would otherwise allocate while a graph is being captured.
+    _workspace: CudaSlice<u8>,
+}
+
+/// A kernel, which the driver keeps.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct Function(sys::CUfunction);
+
+/// A graph that can be launched.
+pub(crate) struct Executable(sys::CUgraphExec);
+
+impl Drop for Executable {
+    fn drop(&mut self) {
+        // SAFETY: the graph exists, and the driver lets its launches finish.
+        let _ = unsafe { result::graph::exec_destroy(self.0) };
+    }
 }
 
 #[derive(Default)]
@@ -33,6 +51,9 @@ struct Functions {
 /// Bytes of shared memory that every kernel may have.
 const SHARED: usize = 48 << 10;
 
+/// Bytes that NVIDIA recommends for cuBLAS on the largest GPUs.
+const WORKSPACE: usize = 32 << 20;
+
 /// Returns the address of the first element.
 pub(crate) fn address<T>(slice: &CudaSlice<T>) -> u64 {
     slice.device_ptr(slice.stream()).0
@@ -42,12 +63,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What the driver says about a failure.
+fn reason(error: DriverError) -> String {
+    error.error_string().map_or_else(|_| format!("{:?}", error.0), |text| text.to_string_lossy().into_owned())
+}
+
 /// Describes a failure of the driver.
 fn failure(what: &str, error: DriverError) -> Error {
-    let text = error
-        .error_string()
-        .map_or_else(|_| format!("{:?}", error.0), |text| text.to_string_lossy().into_owned());
-    Error::Msg(format!("CUDA: {what}: {text}"))
+    Error::Msg(format!("CUDA: {what}: {}", reason(error)))
+}
+
+/// The number of CUDA devices, or why the driver cannot say.
+pub(crate) fn devices() -> std::result::Result<usize, String> {
+    let count = result::init().and_then(|()| result::device::get_count());
+    count.map(|count| count.max(0) as usize).map_err(reason)
 }
 
 impl Driver {
@@ -92,11 +121,27 @@ impl Driver {
             // Candle's device has a single stream, which orders all uses of a buffer.
             context.disable_event_tracking();
         }
+        let workspace = device.cuda_stream();
+        // SAFETY: cuBLAS writes the memory before it reads it.
+        let workspace = unsafe { workspace.alloc::<u8>(WORKSPACE) }
+            .map_err(|error| failure("cannot allocate memory for cuBLAS", error))?;
+        // SAFETY: the memory lives as long as the driver, which lives until the program ends.
+        unsafe {
+            cublas_sys::cublasSetWorkspace_v2(
+                *device.cublas_handle().handle(),
+                address(&workspace) as *mut c_void,
+                WORKSPACE,
+            )
+        }
+        .result()
+        .map_err(|error| Error::Msg(format!("CUDA: cuBLAS takes no workspace: {:?}", error.0)))?;
         let driver = Self {
             capability: major * 10 + minor,
             nvrtc,
             shared_limit: shared.max(0) as usize,
             functions: Mutex::default(),
+            last: Mutex::default(),
+            _workspace: workspace,
             device,
         };
         driver.function(super::ACTIVATION.kernel::<f32>("relu_forward"), 0)?;
@@ -112,14 +157,8 @@ impl Driver {
         // SAFETY: kernels write the elements before others read them. An allocation has at least one element.
         unsafe { stream.alloc::<T>(len.max(1)) }.map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                let mebibytes = |bytes: usize| bytes.div_ceil(1 << 20);
-                let asked = mebibytes(len * size_of::<T>());
                 let (free, total) = stream.context().mem_get_info().unwrap_or_default();
-                let (free, total) = (mebibytes(free), mebibytes(total));
-                Error::Msg(format!(
-                    "CUDA: out of memory: asked for {asked} MiB, and {free} of the GPU's {total} MiB are free: \
-                     lower the batch size"
-                ))
+                errors::out_of_memory(len * size_of::<T>(), free, total)
             }
             _ => failure("cannot allocate memory", error),
         })
@@ -129,20 +168,6 @@ impl Driver {
         let stream = self.device.cuda_stream();
         stream.context().bind_to_thread().map_err(|error| failure("cannot use the GPU", error))?;
         Ok(stream.cu_stream())
-    }
-
-    /// Sets all bits of `len` elements to 0.
-    ///
-    /// # Safety
-    /// They are the caller's to write.
-    pub(super) unsafe fn clear<T>(&self, at: super::Pointer<T>, len: usize) -> Result<()> {
-        let stream = self.stream()?;
-        if len == 0 {
-            return Ok(());
-        }
-        // SAFETY: the caller's promise.
-        unsafe { result::memset_d8_async(at.address(), 0, len * size_of::<T>(), stream) }
-            .map_err(|error| failure("cannot clear memory", error))
     }
 
     /// Copies `data` to `at`.
@@ -166,7 +191,7 @@ impl Driver {
     pub(super) unsafe fn read<T: Scalar>(&self, at: super::Pointer<T>, len: usize) -> Result<Vec<T>> {
         let stream = self.stream()?;
         let mut data = vec![T::default(); len];
-        let failed = |error| failure("cannot read from the GPU", error);
+        let failed = |error| errors::after_launch(*lock(&self.last), &reason(error));
         if len > 0 {
             // SAFETY: the caller's promise; the vector lives until the stream has finished.
             unsafe { result::memcpy_dtoh_async(&mut data, at.address(), stream) }.map_err(failed)?;
@@ -176,54 +201,103 @@ impl Driver {
         Ok(data)
     }
 
-    /// Copies `len` elements within the memory of the GPU.
-    ///
-    /// # Safety
-    /// See [`copy`](super::Device::copy).
-    pub(super) unsafe fn copy<T>(
-        &self,
-        from: super::Pointer<T>,
-        to: super::Pointer<T>,
-        len: usize,
-    ) -> Result<()> {
-        let stream = self.stream()?;
-        if len == 0 {
-            return Ok(());
-        }
-        // SAFETY: the caller's promise.
-        unsafe { result::memcpy_dtod_async(to.address(), from.address(), len * size_of::<T>(), stream) }
-            .map_err(|error| failure("cannot copy on the GPU", error))
-    }
-
-    /// Launches a kernel.
+    /// Puts a command into the stream.
     ///
     /// # Safety
     /// See [`launch`](super::Device::launch).
-    pub(super) unsafe fn launch(&self, kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
+    pub(super) unsafe fn issue(&self, command: &Command) -> Result<()> {
         let stream = self.stream()?;
-        let function = self.function(kernel, grid.shared)?;
-        let mut words: Vec<u64> = args.iter().map(Arg::bits).collect();
-        let mut addresses: Vec<*mut c_void> =
-            words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
-        let [blocks, threads] = [grid.blocks, grid.threads].map(|[x, y, z]| (x as u32, y as u32, z as u32));
-        // SAFETY: the caller's promise; the driver copies the arguments.
-        unsafe {
-            let function = function.cu_function();
-            result::launch_kernel(function, blocks, threads, grid.shared as u32, stream, &mut addresses)
+        match command {
+            Command::Launch { function: super::Function::Gpu(function), name, grid, args } => {
+                let mut words: Vec<u64> = args.iter().map(Arg::bits).collect();
+                let mut addresses: Vec<*mut c_void> =
+                    words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
+                let [blocks, threads] =
+                    [grid.blocks, grid.threads].map(|[x, y, z]| (x as u32, y as u32, z as u32));
+                let shared = grid.shared as u32;
+                *lock(&self.last) = Some(name);
+                // SAFETY: the caller's promise; the driver copies the arguments.
+                unsafe { result::launch_kernel(function.0, blocks, threads, shared, stream, &mut addresses) }
+                    .map_err(|error| errors::launch(name, &reason(error)))
+            }
+            #[cfg(feature = "cuda-emulator")]
+            Command::Launch { name, .. } => {
+                Err(Error::Msg(format!("CUDA: {name} is a kernel of the emulator")))
+            }
+            // SAFETY: the caller's promise, for both.
+            &Command::ProductF32(product) => unsafe { self.product(product) },
+            &Command::ProductF64(product) => unsafe { self.product(product) },
+            // SAFETY: the caller's promise.
+            &Command::Copy { from, to, bytes } => {
+                unsafe { result::memcpy_dtod_async(to, from, bytes, stream) }
+                    .map_err(|error| failure("cannot copy on the GPU", error))
+            }
+            // SAFETY: the caller's promise.
+            &Command::Clear { at, bytes } => unsafe { result::memset_d8_async(at, 0, bytes, stream) }
+                .map_err(|error| failure("cannot clear memory", error)),
         }
-        .map_err(|error| {
-            failure(&format!("cannot launch {}, or a launch before it has failed", kernel.name), error)
-        })
+    }
+
+    /// Captures commands as a graph, which takes the place of `before`.
+    pub(super) fn capture(&self, commands: &[Command], before: Option<Executable>) -> Result<Executable> {
+        let stream = self.stream()?;
+        let failed = |error| failure("cannot capture a graph", error);
+        // SAFETY: the stream is candle's; the capture ends below.
+        let begun = unsafe {
+            result::stream::begin_capture(
+                stream,
+                sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL,
+            )
+        };
+        begun.map_err(failed)?;
+        // SAFETY: whoever recorded the commands has promised what they need; nothing runs yet.
+        let issued = commands.iter().try_for_each(|command| unsafe { self.issue(command) });
+        // SAFETY: the stream captures.
+        let ended = unsafe { result::stream::end_capture(stream) };
+        // A failed command invalidates the capture and says more.
+        issued?;
+        let graph = ended.map_err(failed)?;
+        // SAFETY: the graph exists until it is destroyed below.
+        unsafe {
+            let executable = match before.filter(|before| Self::update(before, graph)) {
+                Some(before) => Ok(before),
+                None => result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)).map(Executable),
+            };
+            let _ = result::graph::destroy(graph);
+            executable.map_err(failed)
+        }
+    }
+
+    /// Gives an executable graph the nodes of `graph`; `false` if it differs too much.
+    ///
+    /// # Safety
+    /// Both exist.
+    unsafe fn update(executable: &Executable, graph: sys::CUgraph) -> bool {
+        // SAFETY: a struct of numbers and pointers, for which zero bits are valid.
+        let mut info: sys::CUgraphExecUpdateResultInfo = unsafe { std::mem::zeroed() };
+        // SAFETY: the caller's promise.
+        unsafe { sys::cuGraphExecUpdate_v2(executable.0, graph, &mut info) }.result().is_ok()
+    }
+
+    /// Launches a graph.
+    ///
+    /// # Safety
+    /// See [`launch_graph`](super::Device::launch_graph).
+    pub(super) unsafe fn launch_graph(&self, executable: &Executable) -> Result<()> {
+        let stream = self.stream()?;
+        // SAFETY: the graph exists; the rest is the caller's promise.
+        unsafe { result::graph::launch(executable.0, stream) }
+            .map_err(|error| failure("cannot launch a graph", error))
     }
 
     /// Finds a kernel that may have `shared` bytes of dynamic shared memory.
-    fn function(&self, kernel: Kernel, shared: usize) -> Result<CudaFunction> {
+    pub(super) fn function(&self, kernel: Kernel, shared: usize) -> Result<Function> {
         let mut functions = lock(&self.functions);
         let key = (kernel.module(), kernel.name);
         if let Some((function, allowed)) = functions.kernels.get(&key)
             && shared <= *allowed
         {
-            return Ok(function.clone());
+            return Ok(Function(function.cu_function()));
         }
         let module = match functions.modules.entry(kernel.module()) {
             Entry::Occupied(module) => module.get().clone(),
@@ -238,8 +312,10 @@ impl Driver {
                 failure(&format!("{} cannot have {shared} bytes of shared memory", kernel.name), error)
             })?;
         }
-        functions.kernels.insert(key, (function.clone(), shared.max(SHARED)));
-        Ok(function)
+        // The module stays loaded for as long as the program runs.
+        let handle = Function(function.cu_function());
+        functions.kernels.insert(key, (function, shared.max(SHARED)));
+        Ok(handle)
     }
 
     /// Loads a module, which nvrtc compiles if the cache does not hold it.
@@ -257,13 +333,10 @@ impl Driver {
         let compile = || self.compile(&source, &options);
         let code = cache::load(cache::folder().as_deref(), (name, "cubin"), &key, compile)?;
         let stream = self.device.cuda_stream();
-        stream.context().load_module(Ptx::from_binary(code.bytes)).map_err(|error| {
-            let what = format!(
-                "the driver cannot load {name}, compiled by nvrtc {version} for sm_{}: update the NVIDIA driver",
-                self.capability
-            );
-            failure(&what, error)
-        })
+        stream
+            .context()
+            .load_module(Ptx::from_binary(code.bytes))
+            .map_err(|error| errors::old_driver(name, self.nvrtc, self.capability, &reason(error)))
     }
 
     /// Compiles a module to CUBIN.
@@ -313,7 +386,7 @@ impl Driver {
     ///
     /// # Safety
     /// See [`product`](super::Device::product).
-    pub(super) unsafe fn product<T: Real>(&self, product: Product<T>) -> Result<()> {
+    unsafe fn product<T: Real>(&self, product: Product<T>) -> Result<()> {
         use cublas_sys::cublasOperation_t::{CUBLAS_OP_N, CUBLAS_OP_T};
         self.stream()?;
         let blas = self.device.cublas_handle();

@@ -1,33 +1,124 @@
 //! Runs the kernels on the CPU, for tests: g++ compiles them behind `emulate.h` to a shared object.
 
-use super::{Arg, Grid, Kernel, Matrix, ModuleKey, PRELUDE, Product, Real, Scalar, cache};
+use super::recording::{self, Executable};
+use super::{
+    Arg, Command, Function, Grid, Kernel, Matrix, ModuleKey, PRELUDE, Product, Real, Scalar, cache, errors,
+};
 use crate::kernels::cpu::matmul::{Init, Panels, gemm};
 use candle_core::{Error, Result, bail};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::{env, fs};
 
+/// What the emulator can be made to fail at, as a GPU may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// There is no memory left.
+    Memory,
+    /// There is too little memory to hold all results of a step that is recorded.
+    MemoryOfGraph,
+    /// The driver cannot launch this kernel.
+    Launch(&'static str),
+    /// The driver cannot capture a graph.
+    Capture,
+}
+
+thread_local! {
+    pub(crate) static FAULT: Cell<Option<Fault>> = const { Cell::new(None) };
+    /// Whether this thread captures a graph.
+    static CAPTURING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Fails while a graph is being captured, as a GPU would.
+pub(super) fn refuse_while_capturing(what: &str) -> Result<()> {
+    if CAPTURING.get() {
+        bail!("CUDA emulator: found {what} in a capture");
+    }
+    Ok(())
+}
+
 /// Returns elements without values: NaN, or -1.
-pub(super) fn alloc<T: Scalar>(len: usize) -> Vec<T> {
+pub(super) fn alloc<T: Scalar>(len: usize) -> Result<Vec<T>> {
+    refuse_while_capturing("an allocation")?;
+    let fault = FAULT.get();
+    if fault == Some(Fault::Memory) || fault == Some(Fault::MemoryOfGraph) && recording::is_on() {
+        return Err(errors::out_of_memory(len * size_of::<T>(), 0, 0));
+    }
     let mut data = vec![T::default(); len];
     // SAFETY: all scalars are plain numbers, for which all bits are valid.
     unsafe { std::ptr::write_bytes(data.as_mut_ptr(), 0xff, len) };
-    data
+    Ok(data)
 }
 
+/// The generated function that runs a kernel.
+///
 /// Takes sizes of grid and block, bytes of dynamic shared memory, types and addresses of the arguments; returns an error or null.
-type Entry = unsafe extern "C" fn(*const u32, usize, *const c_char, *mut *mut c_void) -> *const c_char;
+#[derive(Clone, Copy)]
+pub(crate) struct Entry(
+    unsafe extern "C" fn(*const u32, usize, *const c_char, *mut *mut c_void) -> *const c_char,
+);
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 as usize == other.0 as usize
+    }
+}
+
+/// Captures commands: nothing runs.
+pub(super) fn capture(commands: &[Command], _before: Option<Executable>) -> Result<Vec<Command>> {
+    CAPTURING.set(true);
+    let captured: Result<Vec<Command>> = commands
+        .iter()
+        .map(|command| match FAULT.get() {
+            Some(Fault::Capture) => bail!("the emulator has been asked to refuse"),
+            _ => Ok(command.clone()),
+        })
+        .collect();
+    CAPTURING.set(false);
+    captured
+}
+
+/// Runs a command.
+///
+/// # Safety
+/// See [`launch`](super::Device::launch).
+pub(super) unsafe fn issue(command: &Command) -> Result<()> {
+    match command {
+        &Command::Launch { function: Function::Emulated(entry), name, grid, ref args } => {
+            if FAULT.get() == Some(Fault::Launch(name)) {
+                return Err(errors::launch(name, "the emulator has been asked to refuse"));
+            }
+            // SAFETY: the caller's promise.
+            unsafe { launch(entry, grid, args) }
+        }
+        #[cfg(feature = "cuda")]
+        Command::Launch { name, .. } => bail!("CUDA emulator: found the kernel {name} of a GPU"),
+        // SAFETY: the caller's promise, for both.
+        &Command::ProductF32(product) => unsafe { multiply(product) },
+        &Command::ProductF64(product) => unsafe { multiply(product) },
+        &Command::Copy { from, to, bytes } => {
+            // SAFETY: the caller's promise.
+            unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
+            Ok(())
+        }
+        &Command::Clear { at, bytes } => {
+            // SAFETY: the caller's promise.
+            unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) };
+            Ok(())
+        }
+    }
+}
 
 /// Runs a kernel.
 ///
 /// # Safety
 /// See [`launch`](super::Device::launch).
-pub(super) unsafe fn launch(kernel: Kernel, grid: Grid, args: &[Arg]) -> Result<()> {
-    let entry = entry(kernel)?;
+unsafe fn launch(Entry(entry): Entry, grid: Grid, args: &[Arg]) -> Result<()> {
     let mut words: Vec<u64> = args.iter().map(Arg::bits).collect();
     let mut addresses: Vec<*mut c_void> =
         words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
@@ -58,7 +149,8 @@ impl Arg {
 }
 
 /// Finds the entry of a kernel, and compiles its module if this is the first of its kernels.
-fn entry(kernel: Kernel) -> Result<Entry> {
+pub(super) fn entry(kernel: Kernel) -> Result<Entry> {
+    refuse_while_capturing("a compilation")?;
     static MODULES: LazyLock<Mutex<HashMap<ModuleKey, usize>>> = LazyLock::new(Mutex::default);
     let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
     let module = match modules.get(&kernel.module()) {
@@ -76,7 +168,7 @@ fn entry(kernel: Kernel) -> Result<Entry> {
         bail!("CUDA emulator: {} has no kernel {}", kernel.source.name, kernel.name);
     }
     // SAFETY: `source` generates entries of this type.
-    Ok(unsafe { std::mem::transmute::<*mut c_void, Entry>(symbol) })
+    Ok(Entry(unsafe { std::mem::transmute::<*mut c_void, _>(symbol) }))
 }
 
 /// Compiles a module and opens the shared object. Returns its handle.
@@ -127,7 +219,7 @@ fn compile(source: &str, options: &[String]) -> Result<Vec<u8>> {
     let input = cache::unique(&env::temp_dir().join("candle-textbook-kernel.cc"));
     let output = input.with_extension("so");
     fs::write(&input, source)?;
-    let result = Command::new("g++").args(options).arg("-o").arg(&output).arg(&input).output();
+    let result = process::Command::new("g++").args(options).arg("-o").arg(&output).arg(&input).output();
     let code = match result {
         Ok(result) if result.status.success() => fs::read(&output).map_err(Error::from),
         Ok(result) => Err(Error::Msg(format!(
@@ -175,7 +267,7 @@ fn kernels(text: &str) -> impl Iterator<Item = (&str, &str)> {
 ///
 /// # Safety
 /// See [`product`](super::Device::product).
-pub(super) unsafe fn product<T: Real>(product: Product<T>) {
+unsafe fn multiply<T: Real>(product: Product<T>) -> Result<()> {
     let Product { m, n, k, a_transposed, b_transposed, alpha, beta, .. } = product;
     for i in 0..product.batch {
         let at = |matrix: Matrix<T>| matrix.at.offset(i * matrix.batch_stride).address();
@@ -221,6 +313,7 @@ pub(super) unsafe fn product<T: Real>(product: Product<T>) {
             }
         }
     }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -36,7 +36,8 @@
 //!    of its own, compiled once (0.5 s) and cached on disk: constants are layer sizes, never batch sizes or lengths.
 //! 4. Rules: results go to buffers from `alloc`; sizes and scalars go by value; a forward or backward pass copies nothing
 //!    from or to the host ([`Device::upload`] and [`Device::download`] are for data and for reading losses); sums have a
-//!    fixed order. A grid without blocks launches nothing, so that empty tensors need no special case.
+//!    fixed order. A grid without blocks launches nothing, so that empty tensors need no special case. While a training step
+//!    is recorded as a graph ([`recording`]), launches wait for its end; only uploads take place at once.
 //!
 //! All work of a device is in one stream: a buffer may be dropped as soon as the last launch that reads it is issued.
 //!
@@ -53,14 +54,26 @@
 
 #[cfg(any(feature = "cuda", feature = "cuda-emulator"))]
 mod cache;
+mod command;
 pub(crate) mod conv2d_tiles;
+mod counts;
 #[cfg(feature = "cuda")]
 pub(crate) mod driver;
 #[cfg(feature = "cuda-emulator")]
 pub(crate) mod emulator;
+pub(crate) mod errors;
+pub(crate) mod recording;
+
+#[cfg(feature = "cuda-emulator")]
+pub use counts::Counts;
+#[cfg(feature = "cuda-emulator")]
+pub(crate) use counts::counts;
 
 use super::cpu::Lanes;
 use candle_core::Result;
+use command::{Command, Function};
+use counts::count;
+use recording::Executable;
 use std::marker::PhantomData;
 
 /// A kernel file.
@@ -89,6 +102,7 @@ pub(crate) static CONV2D: Source = source!("conv2d.cu");
 pub(crate) static CONV2D_FILTER: Source = source!("conv2d_filter.cu");
 pub(crate) static IMAGE_BATCH: Source = source!("image_batch.cu");
 pub(crate) static POOL: Source = source!("pool.cu");
+pub(crate) static CONCAT: Source = source!("concat.cu");
 pub(crate) static SUM_ROWS: Source = source!("sum_rows.cu");
 pub(crate) static UNFOLD: Source = source!("unfold.cu");
 pub(crate) static RECURRENT: Source = source!("recurrent.cu");
@@ -135,7 +149,7 @@ impl<'a> Kernel<'a> {
 type ModuleKey = (&'static str, &'static str, Vec<(&'static str, usize)>);
 
 /// The blocks of a launch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
     pub blocks: [usize; 3],
     pub threads: [usize; 3],
@@ -168,18 +182,28 @@ impl<T: Copy + Default + Send + Sync + 'static + DeviceScalar> Scalar for T {}
 pub(crate) trait Real: Lanes + Scalar + Into<Arg> {
     /// Its name in C.
     const NAME: &'static str;
+
+    fn command(product: Product<Self>) -> Command;
 }
 
 impl Real for f32 {
     const NAME: &'static str = "float";
+
+    fn command(product: Product<Self>) -> Command {
+        Command::ProductF32(product)
+    }
 }
 
 impl Real for f64 {
     const NAME: &'static str = "double";
+
+    fn command(product: Product<Self>) -> Command {
+        Command::ProductF64(product)
+    }
 }
 
 /// An address in the memory of a device: of an element that a kernel reads or writes.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Pointer<T>(u64, PhantomData<*const T>);
 
 impl<T> Clone for Pointer<T> {
@@ -211,7 +235,7 @@ impl<T> Pointer<T> {
 }
 
 /// An argument of a kernel.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Arg {
     Pointer(u64),
     I32(i32),
@@ -254,8 +278,10 @@ impl Arg {
     }
 }
 
-/// Memory of a device, which returns to the device's pool when dropped.
-pub(crate) enum Buffer<T> {
+/// Memory of a device, which returns to the device's pool when dropped; while commands are recorded, after they have run.
+pub(crate) struct Buffer<T: Scalar>(Option<Memory<T>>);
+
+pub(crate) enum Memory<T> {
     #[cfg_attr(not(feature = "cuda-emulator"), allow(dead_code))]
     Host(Vec<T>),
     #[cfg(feature = "cuda")]
@@ -264,16 +290,28 @@ pub(crate) enum Buffer<T> {
 
 impl<T: Scalar> Buffer<T> {
     pub fn pointer(&self) -> Pointer<T> {
-        match self {
-            Self::Host(data) => Pointer::new(data.as_ptr() as u64),
+        match self.0.as_ref().expect("memory until drop") {
+            Memory::Host(data) => Pointer::new(data.as_ptr() as u64),
             #[cfg(feature = "cuda")]
-            Self::Gpu(slice) => Pointer::new(driver::address(slice)),
+            Memory::Gpu(slice) => Pointer::new(driver::address(slice)),
+        }
+    }
+
+    pub fn into_memory(mut self) -> Memory<T> {
+        self.0.take().expect("memory until drop")
+    }
+}
+
+impl<T: Scalar> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        if let Some(memory) = self.0.take() {
+            recording::hold(memory);
         }
     }
 }
 
 /// A matrix in memory, row by row.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(crate) struct Matrix<T> {
     pub at: Pointer<T>,
     /// Distance between rows.
@@ -298,7 +336,7 @@ impl<T> From<(Pointer<T>, usize)> for Matrix<T> {
 /// A batch of products `c = alpha * a * b + beta * c`, where `a` is `(m, k)`, `b` is `(k, n)` and `c` is `(m, n)`.
 ///
 /// A transposed operand lies in memory as its transpose: `(k, m)` or `(n, k)`.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 pub(crate) struct Product<T> {
     pub m: usize,
     pub n: usize,
@@ -342,11 +380,23 @@ impl Device {
         count(|counts| {
             (counts.allocations, counts.bytes) = (counts.allocations + 1, counts.bytes + len * size_of::<T>())
         });
+        let memory = match self.memory(len) {
+            Err(_) if recording::is_on() => {
+                // Single launches need less memory: a result may go as soon as the next one is there.
+                recording::end_early(self, "the GPU has too little memory for them")?;
+                self.memory(len)
+            }
+            memory => memory,
+        };
+        memory.map(|memory| Buffer(Some(memory)))
+    }
+
+    fn memory<T: Scalar>(&self, len: usize) -> Result<Memory<T>> {
         match *self {
             #[cfg(feature = "cuda-emulator")]
-            Self::Emulator => Ok(Buffer::Host(emulator::alloc(len))),
+            Self::Emulator => emulator::alloc(len).map(Memory::Host),
             #[cfg(feature = "cuda")]
-            Self::Driver(ref driver) => driver.alloc(len).map(Buffer::Gpu),
+            Self::Driver(ref driver) => driver.alloc(len).map(Memory::Gpu),
         }
     }
 
@@ -363,17 +413,11 @@ impl Device {
     /// # Safety
     /// They are the caller's to write.
     pub unsafe fn clear<T: Scalar>(&self, at: Pointer<T>, len: usize) -> Result<()> {
-        count(|counts| counts.launches += 1);
-        match *self {
-            #[cfg(feature = "cuda-emulator")]
+        match len {
+            0 => Ok(()),
             // SAFETY: the caller's promise.
-            Self::Emulator => unsafe { std::ptr::write_bytes(at.0 as *mut T, 0, len) },
-            #[cfg(feature = "cuda")]
-            // SAFETY: the caller's promise.
-            Self::Driver(ref driver) => unsafe { driver.clear(at, len)? },
+            _ => unsafe { self.submit(Command::Clear { at: at.0, bytes: len * size_of::<T>() }) },
         }
-        #[allow(unreachable_code)]
-        Ok(())
     }
 
     /// Copies `data` to a new buffer.
@@ -384,18 +428,19 @@ impl Device {
         Ok(buffer)
     }
 
-    /// Copies `data` to `at`.
+    /// Copies `data` to `at`, before all commands that are being recorded.
     ///
     /// # Safety
-    /// There is room for the data, which is the caller's to write.
-    pub unsafe fn write<T: Scalar>(&self, at: Pointer<T>, data: &[T]) -> Result<()> {
+    /// There is room for the data, which is the caller's to write and which no command being recorded uses.
+    unsafe fn write<T: Scalar>(&self, at: Pointer<T>, data: &[T]) -> Result<()> {
         count(|counts| counts.to_device += 1);
         match *self {
             #[cfg(feature = "cuda-emulator")]
-            // SAFETY: the caller's promise.
-            Self::Emulator => unsafe {
-                std::ptr::copy_nonoverlapping(data.as_ptr(), at.0 as *mut T, data.len())
-            },
+            Self::Emulator => {
+                emulator::refuse_while_capturing("a copy from the host")?;
+                // SAFETY: the caller's promise.
+                unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), at.0 as *mut T, data.len()) }
+            }
             #[cfg(feature = "cuda")]
             // SAFETY: the caller's promise.
             Self::Driver(ref driver) => unsafe { driver.write(at, data)? },
@@ -404,16 +449,18 @@ impl Device {
         Ok(())
     }
 
-    /// Waits for the device and returns `len` elements from `at`.
+    /// Waits for the device and returns `len` elements from `at`. Ends a recording: its commands run one by one.
     ///
     /// # Safety
     /// They exist and have values.
     pub unsafe fn download<T: Scalar>(&self, at: Pointer<T>, len: usize) -> Result<Vec<T>> {
+        recording::end_early(self, "the step reads a result")?;
         count(|counts| (counts.to_host, counts.waits) = (counts.to_host + 1, counts.waits + 1));
         match *self {
             #[cfg(feature = "cuda-emulator")]
-            // SAFETY: the caller's promise; a vector is not null.
             Self::Emulator if len > 0 => {
+                emulator::refuse_while_capturing("a copy to the host")?;
+                // SAFETY: the caller's promise; a vector is not null.
                 Ok(unsafe { std::slice::from_raw_parts(at.0 as *const T, len) }.to_vec())
             }
             #[cfg(feature = "cuda-emulator")]
@@ -429,19 +476,13 @@ impl Device {
     /// # Safety
     /// They have values, and there is room at `to`, which is the caller's to write and does not overlap.
     pub unsafe fn copy<T: Scalar>(&self, from: Pointer<T>, to: Pointer<T>, len: usize) -> Result<()> {
-        count(|counts| counts.launches += 1);
-        match *self {
-            #[cfg(feature = "cuda-emulator")]
+        match len {
+            0 => Ok(()),
             // SAFETY: the caller's promise.
-            Self::Emulator => unsafe {
-                std::ptr::copy_nonoverlapping(from.0 as *const T, to.0 as *mut T, len)
+            _ => unsafe {
+                self.submit(Command::Copy { from: from.0, to: to.0, bytes: len * size_of::<T>() })
             },
-            #[cfg(feature = "cuda")]
-            // SAFETY: the caller's promise.
-            Self::Driver(ref driver) => unsafe { driver.copy(from, to, len)? },
         }
-        #[allow(unreachable_code)]
-        Ok(())
     }
 
     /// Launches a kernel.
@@ -458,14 +499,16 @@ impl Device {
         if grid.blocks.contains(&0) {
             return Ok(());
         }
-        count(|counts| counts.launches += 1);
-        match *self {
+        let function = match *self {
             #[cfg(feature = "cuda-emulator")]
-            // SAFETY: the caller's promise.
-            Self::Emulator => unsafe { emulator::launch(kernel, grid, args) },
+            Self::Emulator => Function::Emulated(emulator::entry(kernel)?),
             #[cfg(feature = "cuda")]
-            // SAFETY: the caller's promise.
-            Self::Driver(ref driver) => unsafe { driver.launch(kernel, grid, args) },
+            Self::Driver(ref driver) => Function::Gpu(driver.function(kernel, grid.shared)?),
+        };
+        #[allow(unreachable_code)]
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.submit(Command::Launch { function, name: kernel.name, grid, args: args.to_vec() })
         }
     }
 
@@ -475,20 +518,79 @@ impl Device {
     /// The matrices exist; `a` and `b` have values, and `c` is the caller's to write and does not overlap them.
     pub unsafe fn product<T: Real>(&self, product: Product<T>) -> Result<()> {
         debug_assert!(product.c.stride >= product.n);
-        if product.m * product.n * product.batch == 0 {
-            return Ok(());
+        match product.m * product.n * product.batch {
+            0 => Ok(()),
+            // SAFETY: the caller's promise.
+            _ => unsafe { self.submit(T::command(product)) },
         }
+    }
+
+    /// Records a command if this thread records, and otherwise issues it.
+    ///
+    /// # Safety
+    /// As for [`launch`](Self::launch).
+    unsafe fn submit(&self, command: Command) -> Result<()> {
         count(|counts| counts.launches += 1);
+        match recording::push(self, command) {
+            None => Ok(()),
+            // SAFETY: the caller's promise.
+            Some(command) => unsafe { self.issue(&command) },
+        }
+    }
+
+    /// Issues a command.
+    ///
+    /// # Safety
+    /// As for [`launch`](Self::launch).
+    unsafe fn issue(&self, command: &Command) -> Result<()> {
         match *self {
             #[cfg(feature = "cuda-emulator")]
             // SAFETY: the caller's promise.
-            Self::Emulator => unsafe { emulator::product(product) },
+            Self::Emulator => unsafe { emulator::issue(command) },
             #[cfg(feature = "cuda")]
             // SAFETY: the caller's promise.
-            Self::Driver(ref driver) => unsafe { driver.product(product)? },
+            Self::Driver(ref driver) => unsafe { driver.issue(command) },
         }
-        #[allow(unreachable_code)]
-        Ok(())
+    }
+
+    /// Captures commands as a graph, which takes the place of `before`.
+    fn capture(&self, commands: &[Command], before: Option<Executable>) -> Result<Executable> {
+        count(|counts| counts.captures += 1);
+        match *self {
+            #[cfg(feature = "cuda-emulator")]
+            Self::Emulator => emulator::capture(commands, before).map(Executable::Emulated),
+            #[cfg(feature = "cuda")]
+            Self::Driver(ref driver) => {
+                #[allow(irrefutable_let_patterns)]
+                let before =
+                    before.and_then(
+                        |before| {
+                            if let Executable::Gpu(before) = before { Some(before) } else { None }
+                        },
+                    );
+                driver.capture(commands, before).map(Executable::Gpu)
+            }
+        }
+    }
+
+    /// Launches a graph.
+    ///
+    /// # Safety
+    /// As for [`launch`](Self::launch), for each of its commands.
+    unsafe fn launch_graph(&self, executable: &Executable) -> Result<()> {
+        count(|counts| counts.graphs += 1);
+        match (self, executable) {
+            #[cfg(feature = "cuda-emulator")]
+            (Self::Emulator, Executable::Emulated(commands)) => {
+                // SAFETY: the caller's promise.
+                commands.iter().try_for_each(|command| unsafe { emulator::issue(command) })
+            }
+            #[cfg(feature = "cuda")]
+            // SAFETY: the caller's promise.
+            (Self::Driver(driver), Executable::Gpu(executable)) => unsafe { driver.launch_graph(executable) },
+            #[allow(unreachable_patterns)]
+            _ => Err(candle_core::Error::Msg("CUDA: found a graph of another device".to_string())),
+        }
     }
 
     /// Bytes of dynamic shared memory that a block may have.
@@ -501,57 +603,4 @@ impl Device {
             Self::Driver(ref driver) => driver.shared_limit(),
         }
     }
-}
-
-/// What a thread has asked of the emulator.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Launches of kernels and products, and copies within the device.
-    pub launches: usize,
-    /// Buffers allocated.
-    pub allocations: usize,
-    /// Bytes of these buffers.
-    pub bytes: usize,
-    /// Copies from the host to the device.
-    pub to_device: usize,
-    /// Copies from the device to the host.
-    pub to_host: usize,
-    /// Times that the host waited for the device.
-    pub waits: usize,
-}
-
-impl Counts {
-    /// The difference to an earlier count.
-    #[cfg(feature = "cuda-emulator")]
-    pub(crate) fn since(self, before: Self) -> Self {
-        Self {
-            launches: self.launches - before.launches,
-            allocations: self.allocations - before.allocations,
-            bytes: self.bytes - before.bytes,
-            to_device: self.to_device - before.to_device,
-            to_host: self.to_host - before.to_host,
-            waits: self.waits - before.waits,
-        }
-    }
-}
-
-thread_local! {
-    static COUNTS: std::cell::Cell<Counts> = const { std::cell::Cell::new(Counts {
-        launches: 0, allocations: 0, bytes: 0, to_device: 0, to_host: 0, waits: 0,
-    }) };
-}
-
-/// Changes the counts of this thread.
-fn count(change: impl FnOnce(&mut Counts)) {
-    if cfg!(feature = "cuda-emulator") {
-        let mut counts = COUNTS.get();
-        change(&mut counts);
-        COUNTS.set(counts);
-    }
-}
-
-/// Returns what this thread has counted so far.
-#[cfg(feature = "cuda-emulator")]
-pub(crate) fn counts() -> Counts {
-    COUNTS.get()
 }

@@ -1,0 +1,47 @@
+//! Training steps as CUDA graphs.
+
+use crate::kernels::cuda::recording::Graph;
+use crate::ops::{self, gpu::Gpu};
+use anyhow::Result;
+use candle_core::Tensor;
+
+/// Steps that run one by one at first: they compile the kernels and fill the memory pool.
+const WARM_UP: usize = 2;
+
+/// Runs training steps, on a GPU as graphs once they can be.
+pub(super) enum StepGraph {
+    /// Launch by launch.
+    Eager,
+    /// Launch by launch, for this many steps.
+    WarmUp(usize),
+    Graph(Graph),
+}
+
+impl StepGraph {
+    /// `capturable` tells whether the steps may be graphs; the environment variable `CANDLE_TEXTBOOK_CUDA_GRAPHS` set to
+    /// `off` forbids it.
+    pub fn new(capturable: bool) -> Self {
+        let forbidden = std::env::var("CANDLE_TEXTBOOK_CUDA_GRAPHS").is_ok_and(|value| value == "off");
+        let has_kernels = cfg!(any(feature = "cuda", feature = "cuda-emulator"));
+        if has_kernels && capturable && !forbidden { Self::WarmUp(WARM_UP) } else { Self::Eager }
+    }
+
+    /// Runs a step, which returns its loss.
+    pub fn run(&mut self, step: impl FnOnce() -> Result<Tensor>) -> Result<()> {
+        match self {
+            Self::Graph(graph) => graph.run(step).map(drop),
+            Self::Eager => step().map(drop),
+            Self::WarmUp(left) => {
+                let loss = step()?;
+                *left -= 1;
+                if *left == 0 {
+                    *self = match Gpu::of(&loss) {
+                        Some(_) if ops::is_native(&loss) => Self::Graph(Graph::default()),
+                        _ => Self::Eager,
+                    };
+                }
+                Ok(())
+            }
+        }
+    }
+}
