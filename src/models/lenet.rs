@@ -7,6 +7,7 @@ use super::ImageModel;
 use crate::nn::{
     self, Activation, Conv2d, Conv2dConfig, Dropout, Linear, Mode, Model, Pool2d, Pool2dConfig, Pooling,
 };
+use crate::ops;
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
@@ -142,13 +143,18 @@ impl ImageModel for LeNet {
             // Pooling before the nonlinearity is Nielsen's order. With max-pooling both orders give the same result, but
             // the other one takes four times the work.
             let map = maps.last().unwrap_or(xs).apply(convolution)?;
-            maps.push(map.apply(&self.pool)?.apply(&self.activation)?);
+            maps.push(match (self.pool, self.activation) {
+                (Pool2d { pooling: Pooling::Max, window }, Activation::Relu) => {
+                    ops::max_pool2d_relu(&map, window)?
+                }
+                _ => map.apply(&self.pool)?.apply(&self.activation)?,
+            });
         }
         Ok(maps)
     }
 
     fn head(&self, maps: &Tensor, mode: Mode) -> Result<Tensor> {
-        let mut xs = maps.flatten_from(1)?; // (batch, 16 * 5 * 5)
+        let mut xs = ops::reshape(maps, (maps.dim(0)?, ()))?; // (batch, 16 * 5 * 5)
         for (layer, dropout) in &self.hidden {
             xs = xs.apply(layer)?.apply(&self.activation)?; // (batch, 120), (batch, 84)
             xs = dropout.forward(&xs, mode)?;

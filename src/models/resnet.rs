@@ -7,6 +7,7 @@ use crate::nn::{
     self, BatchNorm2d, Conv2d, Conv2dConfig, Epilogue, Init, Linear, Mode, Model, Pool2d, Pool2dConfig,
     Pooling,
 };
+use crate::ops;
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
@@ -215,7 +216,7 @@ impl ImageModel for ResNet {
         let (_, _, height, width) = maps.dims4()?;
         let window = Pool2dConfig { kernel: (height, width), stride: (1, 1), padding: (0, 0) };
         let xs = maps.apply(&Pool2d { pooling: Pooling::Average, window })?; // (batch, channels, 1, 1)
-        xs.flatten_from(1)?.apply(&self.fc) // (batch, classes)
+        ops::reshape(&xs, (xs.dim(0)?, ()))?.apply(&self.fc) // (batch, classes)
     }
 }
 
@@ -288,7 +289,7 @@ impl Residual {
         };
         match self.outputs - xs.dim(1)? {
             0 => Ok(xs),
-            more => xs.pad_with_zeros(1, 0, more),
+            more => ops::concat(&[xs], 1, more),
         }
     }
 }

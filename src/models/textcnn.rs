@@ -5,6 +5,7 @@ use crate::nn::{
     Attribution, ConvMaxOverTime, Dropout, Embedding, Linear, Mode, PackedSequences, SentenceModel,
     WORD_VECTOR_INIT, conv_max_over_time, dropout, embedding_with, linear,
 };
+use crate::ops;
 use candle_core::{DType, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
@@ -87,7 +88,7 @@ impl TextCnn {
     fn embed(&self, words: &Tensor) -> Result<Tensor> {
         let xs = self.embedding.forward(words)?;
         match &self.fixed_embedding {
-            Some(fixed) => Tensor::cat(&[xs, fixed.forward(words)?], 1),
+            Some(fixed) => ops::concat(&[xs, fixed.forward(words)?], 1, 0),
             None => Ok(xs),
         }
     }

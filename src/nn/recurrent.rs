@@ -284,8 +284,8 @@ impl Recurrent {
             cells.extend(end.cell);
             xs = ys;
         }
-        let cell = if cells.is_empty() { None } else { Some(Tensor::cat(&cells, 0)?) };
-        Ok((xs, RecurrentState { hidden: Tensor::cat(&hidden, 0)?, cell }))
+        let cell = if cells.is_empty() { None } else { Some(ops::concat(&cells, 0, 0)?) };
+        Ok((xs, RecurrentState { hidden: ops::concat(&hidden, 0, 0)?, cell }))
     }
 }
 
@@ -313,7 +313,7 @@ impl RecurrentState {
             )
         };
         let last = (first..parts).map(|i| self.hidden.get(i));
-        Tensor::cat(&last.collect::<Result<Vec<_>>>()?, 1)
+        ops::concat(&last.collect::<Result<Vec<_>>>()?, 1, 0)
     }
 }
 

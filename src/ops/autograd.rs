@@ -41,7 +41,7 @@
 //! # The context of a thread
 //!
 //! A backward pass and [`no_grad`] belong to the thread that runs them. Their state ([`Context`]) lies in the slot that
-//! [`parallel`] keeps per thread and empties while the thread waits for the pool: a job that the thread runs meanwhile
+//! [`parallel`](crate::kernels::cpu::parallel) keeps per thread and empties while the thread waits for the pool: a job that the thread runs meanwhile
 //! neither inherits `no_grad` nor reaches the pass. Candle's own operations wait outside `parallel` if its pool has more
 //! than one thread, which programs should avoid for speed alone (`CANDLE_NUM_THREADS=1`).
 //!
@@ -49,19 +49,21 @@
 //! `loss.backward()` does not announce itself: the first of our nodes that it reaches creates an implicit pass, which
 //! disappears once each gradient in it has been taken, or if one of our operations fails.
 
+mod pass;
+
+use self::pass::{Collected, Context, NodeId, Pass};
 use super::gpu::{self, Gpu};
 use super::host::{self, with_real};
 use super::row_gradients::RowGradients;
-use crate::kernels::cpu::{elementwise, parallel};
+use crate::kernels::cpu::elementwise;
 use crate::kernels::cuda;
 use candle_core::backprop::GradStore;
 use candle_core::op::{BackpropOp, Op};
+use candle_core::shape::ShapeWithOneHole;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, TensorId, WithDType, bail,
 };
 use std::collections::HashMap;
-use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A differentiable operation with kernels for its arguments: on the CPU, or on a GPU (see [`Gpu`]).
@@ -124,13 +126,15 @@ pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
     let (mut links, mut used) = (vec![], vec![]);
     for (index, arg) in args.iter().enumerate().filter(|(_, arg)| recording && arg.track_op()) {
         let ours = results().get(&arg.id()).cloned();
-        let (link, node) = ours.map_or((arg.clone(), None), |(token, node)| (token, Some(node)));
+        let (link, node) = ours.map_or((arg.clone(), None), |known| (known.token, Some(known.node)));
         links.push(link);
         used.push(Use { index, node });
     }
     if used.is_empty() {
         let (values, shape) = op.forward(&args)?;
-        return Ok(Tensor::from_storage(values, shape, BackpropOp::none(), false));
+        let result = Tensor::from_storage(values, shape, BackpropOp::none(), false);
+        gpu::hold(&result);
+        return Ok(result);
     }
     let (values, shape) = op.forward(&args)?;
     let id = NodeId::new();
@@ -144,9 +148,35 @@ pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
     }
     let outcome = Op::CustomOp1(token.clone(), Arc::new(Box::new(Outcome(node.clone()))));
     let result = Tensor::from_storage(values, shape, origin(outcome), false);
+    gpu::hold(&result);
     node.result.get_or_init(|| (result.id(), result.detach()));
-    results().insert(result.id(), (token, id));
+    results().insert(result.id(), Known { token, node: id, result: result.id(), views: vec![] });
     Ok(result)
+}
+
+/// Returns `xs` in another shape, like `Tensor::reshape`.
+///
+/// Our operations on a reshaped result of ours reach its node directly, without candle's operations on the way back.
+pub(crate) fn reshape(xs: &Tensor, shape: impl ShapeWithOneHole) -> Result<Tensor> {
+    let view = xs.reshape(shape)?;
+    let mut results = results();
+    if view.id() != xs.id()
+        && let Some(known) = results.get(&xs.id()).cloned()
+    {
+        // The view keeps the result alive, whose entry goes with the result and takes those of its views with it.
+        results.insert(view.id(), Known { views: vec![], ..known });
+        results.get_mut(&known.result).into_iter().for_each(|known| known.views.push(view.id()));
+    }
+    drop(results);
+    Ok(view)
+}
+
+/// Returns whether `loss` is a result of operations of this crate alone, so that its backward pass is, too.
+pub(crate) fn is_native(loss: &Tensor) -> bool {
+    let is_token = |tensor: &Tensor| tensor.device().is_cpu() && tensor.dims() == [1];
+    let nodes = loss.sorted_nodes();
+    let results = results();
+    nodes.iter().all(|node| node.is_variable() || results.contains_key(&node.id()) || is_token(node))
 }
 
 /// Returns what candle's graph takes for the origin of a tensor.
@@ -238,168 +268,20 @@ pub(crate) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     })
 }
 
-/// Identifies a node for as long as the program runs.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct NodeId(u64);
-
-impl NodeId {
-    fn new() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
+/// What is known of a result, or of a view of one that [`reshape`] has made.
+#[derive(Clone)]
+struct Known {
+    token: Tensor,
+    node: NodeId,
+    /// The result itself.
+    result: TensorId,
+    /// Its views.
+    views: Vec<TensorId>,
 }
 
-/// The state of a backward pass.
-#[derive(Default)]
-struct Pass {
-    /// Sum and number of the parts that have arrived for each node, until the node takes them.
-    sums: HashMap<NodeId, (Tensor, usize)>,
-    /// Gradients of the second result of nodes, until the node takes its own.
-    second: HashMap<NodeId, Tensor>,
-    /// Gradients for the arguments of a node with several links, until each link has taken its own.
-    returned: HashMap<NodeId, Vec<Option<Tensor>>>,
-    /// What an explicit pass collects beside candle's gradients.
-    collected: Option<Collected>,
-}
-
-/// Gradients that [`backward`] collects.
-struct Collected {
-    /// The scalar that the pass began with.
-    root: TensorId,
-    variables: HashMap<TensorId, Tensor>,
-    tables: Vec<TensorId>,
-    rows: HashMap<TensorId, RowGradients>,
-}
-
-impl Pass {
-    /// Runs `work` on the current thread's pass. If `work` fails or panics, the pass ends.
-    fn with<R>(work: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
-        let mut context = Context::get();
-        let mut pass = context.pass.take().unwrap_or_default();
-        let result = work(&mut pass)?;
-        context.pass = Some(pass);
-        Ok(result)
-    }
-
-    /// Adds a part to the gradient of `node`.
-    fn add(&mut self, node: NodeId, part: &Tensor) -> Result<()> {
-        let part = part.contiguous()?;
-        let sum = match self.sums.remove(&node) {
-            Some((before, parts)) => (sum(&before, &part)?, parts + 1),
-            None => (part, 1),
-        };
-        self.sums.insert(node, sum);
-        Ok(())
-    }
-
-    /// Adds a gradient of the second result of `node`, if there is one.
-    fn add_second(&mut self, node: NodeId, part: Option<Tensor>) -> Result<()> {
-        let Some(part) = part else { return Ok(()) };
-        let sum = match self.second.remove(&node) {
-            Some(before) => sum(&before, &part.contiguous()?)?,
-            None => part.contiguous()?,
-        };
-        self.second.insert(node, sum);
-        Ok(())
-    }
-
-    /// Takes the gradient of `node`, which must consist of `count` parts.
-    fn take(&mut self, node: NodeId, count: usize) -> Result<Tensor> {
-        match self.sums.remove(&node) {
-            Some((grad, parts)) if parts == count => Ok(grad),
-            sum => bail!(
-                "backward: found {} parts of a gradient, expected {count}: an earlier pass on this thread broke off; \
-                 call backward again",
-                sum.map_or(0, |(_, parts)| parts)
-            ),
-        }
-    }
-
-    /// Collects the gradient of a variable if the pass is explicit, and otherwise returns it.
-    fn collect(&mut self, variable: &Tensor, part: Tensor) -> Result<Option<Tensor>> {
-        let Some(collected) = self.collected.as_mut().filter(|_| variable.is_variable()) else {
-            return Ok(Some(part));
-        };
-        let part = match collected.variables.remove(&variable.id()) {
-            Some(before) => sum(&before, &part)?,
-            None => part,
-        };
-        collected.variables.insert(variable.id(), part);
-        Ok(None)
-    }
-
-    /// Collects the row gradients of the node's table if the pass wants them, and returns whether it has.
-    fn collect_rows<O: Operation>(&mut self, node: &Node<O>, grad: &Tensor) -> Result<bool> {
-        let [table] = &node.args[..] else { return Ok(false) };
-        let wants =
-            |collected: &&mut Collected| table.is_variable() && collected.tables.contains(&table.id());
-        let Some(collected) = self.collected.as_mut().filter(wants) else { return Ok(false) };
-        let Some(rows) = node.op.row_gradients(&node.args, grad)? else { return Ok(false) };
-        let rows = match collected.rows.remove(&table.id()) {
-            Some(before) => before.add(rows)?,
-            None => rows,
-        };
-        collected.rows.insert(table.id(), rows);
-        Ok(true)
-    }
-
-    /// Returns whether the pass is implicit and nothing waits in it.
-    fn is_over(&self) -> bool {
-        let waiting = self.sums.len() + self.second.len() + self.returned.len();
-        self.collected.is_none() && waiting == 0
-    }
-}
-
-/// What a thread keeps for our operations.
-struct Context {
-    /// Whether operations are recorded for a backward pass.
-    recording: bool,
-    pass: Option<Pass>,
-}
-
-impl Context {
-    /// Borrows the current thread's context.
-    fn get() -> Lent {
-        Self::existing().unwrap_or_else(|| Lent(Some(Box::new(Self { recording: true, pass: None }))))
-    }
-
-    /// Borrows the current thread's context if it differs from the default.
-    fn existing() -> Option<Lent> {
-        let context = parallel::replace_context(None)?.downcast();
-        Some(Lent(Some(context.expect("the context of autograd"))))
-    }
-}
-
-/// A context taken from its slot, which it returns to when dropped.
-struct Lent(Option<Box<Context>>);
-
-impl Deref for Lent {
-    type Target = Context;
-
-    fn deref(&self) -> &Context {
-        self.0.as_ref().expect("a context until drop")
-    }
-}
-
-impl DerefMut for Lent {
-    fn deref_mut(&mut self) -> &mut Context {
-        self.0.as_mut().expect("a context until drop")
-    }
-}
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        let Some(mut context) = self.0.take() else { return };
-        context.pass.take_if(|pass| pass.is_over());
-        if !context.recording || context.pass.is_some() {
-            parallel::replace_context(Some(context));
-        }
-    }
-}
-
-/// The token and the node of each result that is alive.
-fn results() -> MutexGuard<'static, HashMap<TensorId, (Tensor, NodeId)>> {
-    static RESULTS: LazyLock<Mutex<HashMap<TensorId, (Tensor, NodeId)>>> = LazyLock::new(Mutex::default);
+/// What is known of each result that is alive, and of its views.
+fn results() -> MutexGuard<'static, HashMap<TensorId, Known>> {
+    static RESULTS: LazyLock<Mutex<HashMap<TensorId, Known>>> = LazyLock::new(Mutex::default);
     RESULTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -436,7 +318,8 @@ impl<O: Operation> Node<O> {
     /// Returns, for each of `used`, what candle is to take for the gradient of the tensor that stands for it.
     fn back(&self, count: &Tensor, pass: &mut Pass) -> Result<Vec<Option<Tensor>>> {
         let Some((id, ys)) = self.result.get() else { bail!("{}: there is no result", self.op.name()) };
-        let grad = pass.take(self.id, count.to_vec1::<f32>()?[0] as usize)?;
+        // Its parts may have the shape of a view.
+        let grad = pass.take(self.id, count.to_vec1::<f32>()?[0] as usize)?.reshape(ys.shape())?;
         if pass.collect_rows(self, &grad)? {
             return Ok(vec![None]);
         }
@@ -544,7 +427,11 @@ impl<O: Operation> Drop for Outcome<O> {
     fn drop(&mut self) {
         if let Some((id, _)) = self.0.result.get() {
             // Dropping the token may drop other results: only after the lock is released.
-            let _entry = results().remove(id);
+            let mut results = results();
+            let known = results.remove(id);
+            let views = known.iter().flat_map(|known| &known.views).map(|view| results.remove(view));
+            let _views: Vec<_> = views.collect();
+            drop(results);
         }
     }
 }

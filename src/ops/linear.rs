@@ -99,7 +99,7 @@ impl Linear {
 }
 
 /// The largest number of rows for which one kernel computes the gradients of weight and bias.
-const FEW_ROWS: usize = 32;
+const FEW_ROWS: usize = 64;
 
 /// Computes the gradients of weight and bias in one launch.
 fn few_rows_gradient_on<T: cuda::Real>(

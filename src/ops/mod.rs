@@ -10,6 +10,7 @@ mod arguments;
 mod attention;
 mod autograd;
 mod batch_norm;
+mod concat;
 mod conv2d;
 mod conv_max_over_time;
 mod dropout;
@@ -37,8 +38,9 @@ pub use arguments::{
 };
 
 // The backward pass.
-pub(crate) use autograd::sum;
 pub use autograd::{backward, no_grad};
+pub(crate) use autograd::{is_native, reshape, sum};
+pub(crate) use concat::concat;
 pub use row_gradients::{RowGradients, RowNumbers};
 
 // Layers with weights.
@@ -52,6 +54,7 @@ pub use linear_cross_entropy::linear_cross_entropy;
 pub use activation::{relu, sigmoid, tanh};
 pub use dropout::dropout;
 pub use loss::{quadratic, sigmoid_cross_entropy, softmax_cross_entropy};
+pub(crate) use pool::max_pool2d_relu;
 pub use pool::{avg_pool2d, l2_pool2d, max_pool2d};
 
 // Sequences.

@@ -3,7 +3,7 @@
 use super::gpu::Gpu;
 use crate::kernels::cpu::sequences::PackedLayout;
 use crate::kernels::cuda::Pointer;
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use std::sync::OnceLock;
 
 /// The row layout of a batch of sequences of different lengths in one tensor without padding.
@@ -111,18 +111,49 @@ impl PackedSequences {
         &self.layout
     }
 
+    /// Copies lists of numbers to `device`, such as ids and targets. A GPU gets all of them, and this layout, in one copy.
+    ///
+    /// # Errors
+    /// Fails if the device has no memory for them.
+    pub fn with_layout<const N: usize>(&self, lists: [&[u32]; N], device: &Device) -> Result<[Tensor; N]> {
+        let mut tensors = Vec::with_capacity(N);
+        match Gpu::on(device) {
+            None => {
+                for list in lists {
+                    tensors.push(Tensor::new(list, device)?);
+                }
+            }
+            Some(gpu) => {
+                let mut numbers = self.numbers();
+                let mut start = numbers.len();
+                lists.iter().for_each(|list| numbers.extend_from_slice(list));
+                let copy = gpu.tensor(gpu.upload(&numbers)?, numbers.len());
+                for list in lists {
+                    tensors.push(copy.narrow(0, start, list.len())?);
+                    start += list.len();
+                }
+                self.copy.0.get_or_init(|| copy);
+            }
+        }
+        Ok(tensors.try_into().expect("a tensor for each list"))
+    }
+
+    /// What kernels on a GPU take of this layout; see [`DeviceLayout`].
+    fn numbers(&self) -> Vec<u32> {
+        let starts = (0..self.steps()).map(|step| self.step(step).1).chain([self.rows()]);
+        let per_sequence = self.places().into_iter().chain(self.lengths());
+        let per_row = self.positions().map(|(sequence, _)| sequence);
+        let per_row = per_row.chain(self.positions().map(|(_, step)| step));
+        starts.chain(per_sequence).chain(per_row).map(|number| number as u32).collect()
+    }
+
     /// Returns the layout in the memory of `gpu`, and copies it there if this is the first use.
     pub(super) fn on_device(&self, gpu: &Gpu) -> Result<DeviceLayout> {
         let (batch, rows, steps) = (self.batch(), self.rows(), self.steps());
         let copy = match self.copy.0.get() {
             Some(copy) => copy,
             None => {
-                let starts = (0..steps).map(|step| self.step(step).1).chain([rows]);
-                let per_sequence = self.places().into_iter().chain(self.lengths());
-                let per_row = self.positions().map(|(sequence, _)| sequence);
-                let per_row = per_row.chain(self.positions().map(|(_, step)| step));
-                let numbers = starts.chain(per_sequence).chain(per_row).map(|number| number as u32);
-                let numbers: Vec<u32> = numbers.collect();
+                let numbers = self.numbers();
                 let copy = gpu.tensor(gpu.upload(&numbers)?, numbers.len());
                 self.copy.0.get_or_init(|| copy)
             }

@@ -3,7 +3,7 @@
 //     y[p][oy][ox] = the maximum, the sum divided by kernel_y * kernel_x, or the root of the sum of squares, over ky, kx, of
 //                    x[p][oy * stride_y - pad_y + ky][ox * stride_x - pad_x + kx]
 //
-// What is outside does not count. Shapes: x (planes, in_y, in_x), y (planes, out_y, out_x). The gradient of a maximum goes
+// With `relu`, y is the maximum of that and 0. What is outside does not count. Shapes: x (planes, in_y, in_x), y (planes, out_y, out_x). The gradient of a maximum goes
 // to the first of equal ones in the order of rows, or to the last NaN.
 
 #define MAXIMUM 0
@@ -14,7 +14,7 @@ static __device__ __forceinline__ int at_least(int a, int least) { return a < le
 static __device__ __forceinline__ int at_most(int a, int most) { return a > most ? most : a; }
 
 // `lanes` neighbouring threads, 1 or 32, compute an output; `count` is the number of outputs.
-extern "C" __global__ void pool(const real* __restrict__ xs, real* __restrict__ ys, long long count, int reduction, int lanes, int kernel_y, int kernel_x, int stride_y, int stride_x, int pad_y, int pad_x, int in_y, int in_x, int out_y, int out_x) {
+extern "C" __global__ void pool(const real* __restrict__ xs, real* __restrict__ ys, long long count, int reduction, int relu, int lanes, int kernel_y, int kernel_x, int stride_y, int stride_x, int pad_y, int pad_x, int in_y, int in_x, int out_y, int out_x) {
     const long long i = grid_index() / lanes;
     if (i >= count) return;
     const long long plane = i / (out_y * out_x);
@@ -32,12 +32,14 @@ extern "C" __global__ void pool(const real* __restrict__ xs, real* __restrict__ 
     if (lanes > 1) result = reduction == MAXIMUM ? warp_max(result) : warp_sum(result);
     if (reduction == AVERAGE) result *= (real)1 / ((real)kernel_y * (real)kernel_x);
     if (reduction == ROOT) result = sqrt_real(result);
+    // NaN stays NaN.
+    if (relu && result <= (real)0) result = 0;
     if (lane == 0) ys[i] = result;
 }
 
 // The gradient: a thread computes that of one element of x, over the windows that cover it in order; `count` is the number
 // of elements.
-extern "C" __global__ void pool_back(const real* __restrict__ xs, const real* __restrict__ ys, const real* __restrict__ dy, real* __restrict__ dx, long long count, int reduction, int kernel_y, int kernel_x, int stride_y, int stride_x, int pad_y, int pad_x, int in_y, int in_x, int out_y, int out_x) {
+extern "C" __global__ void pool_back(const real* __restrict__ xs, const real* __restrict__ ys, const real* __restrict__ dy, real* __restrict__ dx, long long count, int reduction, int relu, int kernel_y, int kernel_x, int stride_y, int stride_x, int pad_y, int pad_x, int in_y, int in_x, int out_y, int out_x) {
     const long long i = grid_index();
     if (i >= count) return;
     const long long p = i / (in_y * in_x);
@@ -50,6 +52,7 @@ extern "C" __global__ void pool_back(const real* __restrict__ xs, const real* __
     for (int oy = first_y; oy <= last_y; oy++)
         for (int ox = first_x; ox <= last_x; ox++) {
             const long long o = (p * out_y + oy) * out_x + ox;
+            if (relu && ys[o] <= (real)0) continue;
             if (reduction == AVERAGE) {
                 sum += dy[o] * ((real)1 / ((real)kernel_y * (real)kernel_x));
                 continue;

@@ -11,7 +11,7 @@ const WIDE: usize = 32;
 /// The outputs of `xs` `(batch, channels, height, width)`.
 pub(super) fn forward<T: Real + Stored>(
     gpu: &Gpu,
-    reduction: Reduction,
+    (reduction, relu): (Reduction, bool),
     windows: &Windows,
     xs: &Tensor,
 ) -> Result<(Storage, Shape)> {
@@ -21,7 +21,7 @@ pub(super) fn forward<T: Real + Stored>(
     let lanes = if windows.kernel.0.saturating_mul(windows.kernel.1) < WIDE { 1 } else { 32 };
     let ys = gpu.alloc::<T>(count)?;
     let mut args = vec![gpu.pointer::<T>(xs)?.into(), ys.pointer().into(), (count as i64).into()];
-    args.extend::<[Arg; 2]>([number(reduction).into(), (lanes as i32).into()]);
+    args.extend::<[Arg; 3]>([number(reduction).into(), i32::from(relu).into(), (lanes as i32).into()]);
     args.extend(sizes(windows));
     // SAFETY: these are the kernel's parameters.
     unsafe { gpu.launch(cuda::POOL.kernel::<T>("pool"), Grid::elements(count * lanes, 1), &args)? };
@@ -31,7 +31,7 @@ pub(super) fn forward<T: Real + Stored>(
 /// The gradient of `xs`, for the outputs `ys` and their gradient `grad`.
 pub(super) fn backward<T: Real + Stored>(
     gpu: &Gpu,
-    reduction: Reduction,
+    (reduction, relu): (Reduction, bool),
     windows: &Windows,
     [xs, ys, grad]: [&Tensor; 3],
 ) -> Result<Tensor> {
@@ -39,7 +39,7 @@ pub(super) fn backward<T: Real + Stored>(
     let dx = gpu.alloc::<T>(count)?;
     let tensors = [gpu.pointer::<T>(xs)?, gpu.pointer::<T>(ys)?, gpu.pointer::<T>(grad)?, dx.pointer()];
     let mut args: Vec<Arg> = tensors.map(Arg::from).into();
-    args.extend::<[Arg; 2]>([(count as i64).into(), number(reduction).into()]);
+    args.extend::<[Arg; 3]>([(count as i64).into(), number(reduction).into(), i32::from(relu).into()]);
     args.extend(sizes(windows));
     // SAFETY: these are the kernel's parameters.
     unsafe { gpu.launch(cuda::POOL.kernel::<T>("pool_back"), Grid::elements(count, 1), &args)? };
