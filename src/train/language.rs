@@ -231,8 +231,9 @@ fn window_loss(
     device: &Device,
 ) -> candle_core::Result<(Tensor, RecurrentState)> {
     let sequences = Arc::new(PackedSequences::new(&vec![tokens.len() / streams; streams])?);
-    let (logits, state) = model.forward(&Tensor::new(tokens, device)?, &sequences, state, mode)?;
-    Ok((Cost::SoftmaxCrossEntropy.loss(&logits, &Tensor::new(next, device)?)?, state))
+    let [tokens, next] = sequences.with_layout([&tokens, &next], device)?;
+    let (logits, state) = model.forward(&tokens, &sequences, state, mode)?;
+    Ok((Cost::SoftmaxCrossEntropy.loss(&logits, &next)?, state))
 }
 
 impl Task for LanguageModelling<'_> {
@@ -283,6 +284,10 @@ impl Task for LanguageModelling<'_> {
         let loss = evaluate_text(model, vocabulary, text, validation.clone(), *windowing, device);
         let loss = loss.map_err(in_one_line)?;
         Ok(Score { loss, metric: libm::exp(loss) })
+    }
+
+    fn is_capturable(&self) -> bool {
+        true
     }
 
     fn metric(&self) -> Metric {

@@ -67,20 +67,21 @@ impl Sentences {
     /// # Panics
     /// Panics if an index is not below [`len`](Self::len).
     pub fn batch(&self, indices: &[u32], device: &Device) -> Result<(Tensor, Arc<PackedSequences>)> {
-        let lengths: Vec<usize> = indices.iter().map(|&i| self.sentence(i as usize).len()).collect();
-        let sequences = Arc::new(PackedSequences::new(&lengths)?);
-        Ok((self.rows(indices, &sequences, device)?, sequences))
+        let sequences = self.layout(indices)?;
+        let [ids] = sequences.with_layout([&self.rows(indices, &sequences)], device)?;
+        Ok((ids, sequences))
     }
 
-    /// Returns the ids `(rows)` of the sentences at `indices` in the row order of `sequences`, which has their lengths.
-    pub(super) fn rows(
-        &self,
-        indices: &[u32],
-        sequences: &PackedSequences,
-        device: &Device,
-    ) -> Result<Tensor> {
+    /// Returns the layout of the sentences at `indices`.
+    pub(super) fn layout(&self, indices: &[u32]) -> Result<Arc<PackedSequences>> {
+        let lengths: Vec<usize> = indices.iter().map(|&i| self.sentence(i as usize).len()).collect();
+        PackedSequences::new(&lengths).map(Arc::new)
+    }
+
+    /// Returns the ids of the sentences at `indices` in the row order of `sequences`, which has their lengths.
+    pub(super) fn rows(&self, indices: &[u32], sequences: &PackedSequences) -> Vec<u32> {
         let id = |(sequence, step)| self.ids[self.starts[indices[sequence] as usize] + step];
-        Tensor::new(sequences.positions().map(id).collect::<Vec<u32>>(), device)
+        sequences.positions().map(id).collect()
     }
 }
 
@@ -103,9 +104,11 @@ pub struct SentenceClassification<'a> {
 impl SentenceClassification<'_> {
     /// Returns the logits and the labels of the sentences at `indices`.
     fn batch(&self, indices: &[u32], mode: Mode) -> Result<(Tensor, Tensor)> {
-        let (words, sequences) = self.sentences.batch(indices, self.device)?;
+        let sequences = self.sentences.layout(indices)?;
+        let words = self.sentences.rows(indices, &sequences);
         let labels: Vec<u32> = indices.iter().map(|&i| self.labels[i as usize]).collect();
-        Ok((self.model.forward(&words, &sequences, mode)?, Tensor::new(labels, self.device)?))
+        let [words, labels] = sequences.with_layout([&words, &labels], self.device)?;
+        Ok((self.model.forward(&words, &sequences, mode)?, labels))
     }
 
     /// Evaluates the model on the sentences at `indices`.
@@ -132,6 +135,10 @@ impl Task for SentenceClassification<'_> {
     fn validate(&self) -> Result<Score> {
         let evaluation = self.evaluate(self.validation)?;
         Ok(Score { loss: evaluation.loss, metric: evaluation.accuracy() })
+    }
+
+    fn is_capturable(&self) -> bool {
+        true
     }
 
     fn metric(&self) -> Metric {

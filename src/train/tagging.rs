@@ -39,8 +39,9 @@ pub struct TaggingEvaluation {
 impl Tagging<'_> {
     /// Returns the logits and the true tags of the sentences at `indices`, and the order of their rows.
     fn batch(&self, indices: &[u32], mode: Mode) -> Result<(Tensor, Tensor, Arc<PackedSequences>)> {
-        let (words, sequences) = self.words.batch(indices, self.device)?;
-        let tags = self.tags.rows(indices, &sequences, self.device)?;
+        let sequences = self.words.layout(indices)?;
+        let [words, tags] = [self.words, self.tags].map(|sentences| sentences.rows(indices, &sequences));
+        let [words, tags] = sequences.with_layout([&words, &tags], self.device)?;
         Ok((self.model.forward(&words, &sequences, mode)?, tags, sequences))
     }
 
@@ -90,6 +91,10 @@ impl Task for Tagging<'_> {
         let scores = entity_scores(&self.true_tags(self.validation), &tags, self.names)
             .map_err(candle_core::Error::wrap)?;
         Ok(Score { loss: words.loss, metric: scores.overall.f1() })
+    }
+
+    fn is_capturable(&self) -> bool {
+        true
     }
 
     fn metric(&self) -> Metric {
