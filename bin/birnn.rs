@@ -65,6 +65,10 @@ impl Recipe for Settings {
         }
     }
 
+    fn prefers_gpu(&self) -> bool {
+        true
+    }
+
     fn train_options(&self) -> &TrainOptions {
         &self.train
     }

@@ -81,6 +81,11 @@ impl Recipe for Settings {
         TrainOptions::default()
     }
 
+    fn prefers_gpu(&self) -> bool {
+        // LeNet-5's subsampling and partial connections consist of candle's operations.
+        !matches!(self.variant, Variant::LeNet5)
+    }
+
     fn train_options(&self) -> &TrainOptions {
         &self.train
     }

@@ -62,6 +62,11 @@ impl Recipe for Settings {
         TrainOptions::default()
     }
 
+    fn prefers_gpu(&self) -> bool {
+        // With small batches a step takes a core less time than the launches of its kernels.
+        self.train.batch_size >= 128
+    }
+
     fn train_options(&self) -> &TrainOptions {
         &self.train
     }

@@ -23,7 +23,7 @@ pub(super) fn run<R: Recipe>(Request { machine, action }: Request<R>) -> Result<
     match action {
         Action::Train { settings, given, start, progress } => {
             catch_interrupts()?;
-            let device = machine.device.open(R::HAS_GPU_KERNELS)?;
+            let device = machine.device.open(settings.prefers_gpu())?;
             train(&Training { settings, given, start, device, progress })
         }
         Action::Eval(run, test) => eval(open::<R>(&run, &machine)?, &test),
@@ -196,7 +196,7 @@ fn open<R: Recipe>(run: &RunOption, machine: &MachineOptions) -> Result<Trained<
     let (run, config) = run.open(R::NAME)?;
     let settings: R = recorded_settings(&run, &config)?;
     let facts = <R::Data as Data>::Facts::read(&run, &config)?;
-    let device = machine.device.open(R::HAS_GPU_KERNELS)?;
+    let device = machine.device.open(settings.prefers_gpu())?;
     let model = train::load_model(&run.model(), &device, |vb| settings.model(&facts, vb))?;
     Ok(Trained { run, settings, facts, model, device })
 }

@@ -25,8 +25,6 @@ pub trait Recipe: Args + Clone + Serialize + DeserializeOwned + Send {
     const UNUSED: &'static [&'static str] = &[];
     /// The data sets of [`Data::DATA_SETS`] that its model can't learn.
     const UNFIT: &'static [&'static str] = &[];
-    /// Whether every operation of the model has CUDA kernels of this project, so that a GPU trains it faster than the CPU.
-    const HAS_GPU_KERNELS: bool = false;
     /// The data it trains on.
     type Data: Data;
 
@@ -51,6 +49,12 @@ pub trait Recipe: Args + Clone + Serialize + DeserializeOwned + Send {
         facts: &<Self::Data as Data>::Facts,
         vb: VarBuilder,
     ) -> candle_core::Result<Box<<Self::Data as Data>::Model>>;
+
+    /// Whether `--device auto` takes a GPU: the model's operations have CUDA kernels of this project, and a step is large
+    /// enough that the GPU is faster than the CPU.
+    fn prefers_gpu(&self) -> bool {
+        false
+    }
 
     /// Replaces defaults by the settings of the chosen preset. Options that the user gave win over these.
     fn apply_preset(&mut self) {}

@@ -77,6 +77,11 @@ impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
         }
     }
 
+    /// The last states of `--pool last` are the only thing that candle computes.
+    fn prefers_gpu(&self) -> bool {
+        true
+    }
+
     fn train_options(&self) -> &TrainOptions {
         &self.train
     }
