@@ -29,7 +29,9 @@
 #include <cstring>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <type_traits>
+#include <unistd.h>
 #include <utility>
 #ifdef __SANITIZE_THREAD__
 #include <sanitizer/tsan_interface.h>
@@ -284,7 +286,8 @@ EMULATOR inline void go_on(void** save) {
     }
 }
 
-// Runs threads that have not started, one after the other on this stack, until none is left or one that waits is ready.
+// Runs threads that have not started, one after the other on this stack (under ThreadSanitizer a single one), until none is
+// left or one that waits is ready.
 EMULATOR inline void run_threads() {
     int stack = free_stacks[free_stack_count];
     while (true) {
@@ -300,8 +303,9 @@ EMULATOR inline void run_threads() {
             if (waiting[warp] >> i & 1) fine = release_warp(warp, threads[warp * warp_size + i].mask);
         void* nowhere;
         if (!fine) fail(&nowhere);
-        if (ready_count == 0 && unstarted < count) continue;
-        free_stacks[free_stack_count++] = stack;
+        if (!checks_races && ready_count == 0 && unstarted < count) continue;
+        // Threads are not ordered for ThreadSanitizer: on one stack, what they write there would be a race.
+        if (!checks_races) free_stacks[free_stack_count++] = stack;
         go_on(&nowhere);
     }
 }
@@ -356,7 +360,18 @@ inline void* allocate(size_t bytes) {
     return memory;
 }
 
+EMULATOR inline void map_stacks() {
+    constexpr size_t bytes = max_threads * stack_size;
+    // ThreadSanitizer forgets what is unmapped, but takes a mapping for a write: it is not to know of this one.
+    if (stacks) munmap(stacks, bytes);
+    stacks = (char*)syscall(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (stacks == MAP_FAILED) abort();
+    // One guard for all: each costs a mapping, whose number is limited, and each module has its stacks.
+    mprotect(stacks, guard, PROT_NONE);
+}
+
 EMULATOR inline void run_block(size_t shared) {
+    if (checks_races) map_stacks();
 #ifndef __SANITIZE_THREAD__
     fill(__start_emulated_shared, __stop_emulated_shared);
 #endif
@@ -407,13 +422,7 @@ const char* launch(const char* name, dim3 grid, dim3 block, size_t shared, Kerne
     pthread_mutex_lock(&one_at_a_time);
     *error = 0;
     check(grid, block, shared);
-    if (!stacks) {
-        stacks = (char*)mmap(0, max_threads * stack_size, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        if (stacks == MAP_FAILED) abort();
-        // One guard for all: each costs a mapping, whose number is limited, and each module has its stacks.
-        mprotect(stacks, guard, PROT_NONE);
-    }
+    if (!stacks) map_stacks();
     gridDim = grid, blockDim = block, count = block.x * block.y * block.z;
     body = [](void* kernel) { (*(Kernel*)kernel)(); };
     argument = &kernel;
