@@ -1,4 +1,5 @@
-"""The work of benches/steps.rs in PyTorch (CPU, eager): `python peers.py ROW [--threads N] [--seconds S] [--examples N]`.
+"""The work of benches/steps.rs in PyTorch:
+`python peers.py ROW [--threads N] [--seconds S] [--examples N] [--device cpu|cuda] [--graph]`.
 
 Prints one line of JSON: the row's name, the milliseconds of one training step (forward, loss, backward, optimizer
 step; the median of blocks of steps timed for S seconds after a warm-up) and the most memory the process held.
@@ -18,8 +19,18 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 
+DEVICE = "cpu"
+
+
+def adamw(model):
+    # A graph needs the number of the step on the GPU.
+    return torch.optim.AdamW(model.parameters(), lr=1e-3, capturable=DEVICE == "cuda")
+
+
 def classifier(model, optimizer, inputs, labels):
     """One training step on the same batch again and again."""
+    model.to(DEVICE)
+    inputs, labels = inputs.to(DEVICE), labels.to(DEVICE)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
@@ -46,20 +57,20 @@ def mlp(_):
 
 def lenet(_):
     model = lenet_model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = adamw(model)
     return classifier(model, optimizer, torch.rand(64, 1, 28, 28), torch.randint(10, (64,)))
 
 
 def lenet_epoch(examples):
     """`lenet` as a training run sees it: shuffled each epoch, bytes converted to floats per batch, the loss read."""
-    model = lenet_model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    images = torch.randint(256, (examples, 1, 28, 28), dtype=torch.uint8)
-    labels = torch.randint(10, (examples,))
+    model = lenet_model().to(DEVICE)
+    optimizer = adamw(model)
+    images = torch.randint(256, (examples, 1, 28, 28), dtype=torch.uint8, device=DEVICE)
+    labels = torch.randint(10, (examples,), device=DEVICE)
 
     def batches():
         while True:
-            yield from torch.randperm(examples).split(64)
+            yield from torch.randperm(examples, device=DEVICE).split(64)
 
     order = batches()
 
@@ -97,7 +108,7 @@ def mnist_pytorch(_):
 def language_model(kind, size, steps, batch):
     def row(_):
         model = LanguageModel(kind, size)
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        optimizer = adamw(model)
         ids, targets = torch.randint(65, (steps, batch)), torch.randint(65, (steps * batch,))
         return classifier(model, optimizer, ids, targets)
 
@@ -121,7 +132,7 @@ def birnn(_):
     # 32 lengths from 5 to 40, 705 words in total.
     lengths = torch.tensor([5 + i * 35 // 31 for i in range(32)])
     model = BiRnn(lengths)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = adamw(model)
     return classifier(model, optimizer, torch.randint(20_000, (32, 40)), torch.randint(9, (int(lengths.sum()),)))
 
 
@@ -139,7 +150,7 @@ class TextCnn(nn.Module):
 
 def textcnn(_):
     model = TextCnn()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = adamw(model)
     return classifier(model, optimizer, torch.randint(18_766, (50, 56)), torch.randint(2, (50,)))
 
 
@@ -180,10 +191,11 @@ def seq2seq(batch):
     def row(_):
         i = torch.arange(batch)
         lengths = [5 + 7 * i % 9 + 5 * i % 8, 5 + 11 * i % 9 + 3 * i % 8]
-        model = Seq2Seq(lengths)
+        model = Seq2Seq(lengths).to(DEVICE)
+        model.source_mask, model.target_mask = model.source_mask.to(DEVICE), model.target_mask.to(DEVICE)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-        ids = [torch.randint(10_000, (batch, int(side.max()))) for side in lengths]
-        labels = torch.randint(10_000, (int(lengths[1].sum()),))
+        ids = [torch.randint(10_000, (batch, int(side.max())), device=DEVICE) for side in lengths]
+        labels = torch.randint(10_000, (int(lengths[1].sum()),), device=DEVICE)
 
         def step():
             optimizer.zero_grad(set_to_none=True)
@@ -227,8 +239,27 @@ def resnet20(batch):
 
 def product(_):
     """A product of 2 * 1024^3 operations, which measures the machine's peak rate."""
-    ones = torch.ones(1024, 1024)
+    ones = torch.ones(1024, 1024, device=DEVICE)
     return lambda: ones @ ones.T
+
+
+def graphed(step):
+    """The step as a CUDA graph."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
+
+
+def synchronize():
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
 
 
 def median_step(step, seconds, block):
@@ -236,6 +267,7 @@ def median_step(step, seconds, block):
     warm, start = 0, time.perf_counter()
     while warm < 3 or time.perf_counter() - start < 0.5:
         step()
+        synchronize()
         warm += 1
     block = block or math.ceil(0.05 / ((time.perf_counter() - start) / warm))
     blocks, end = [], time.perf_counter() + seconds
@@ -243,6 +275,7 @@ def median_step(step, seconds, block):
         start = time.perf_counter()
         for _ in range(block):
             step()
+        synchronize()
         blocks.append((time.perf_counter() - start) / block)
     return statistics.median(blocks)
 
@@ -269,13 +302,21 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--examples", type=int, default=60_000, help="of an epoch")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--graph", action="store_true", help="replay the step as a CUDA graph")
     args = parser.parse_args()
+    global DEVICE
+    DEVICE = args.device
+    # What we compute with, too. The fastest algorithm of cuDNN is chosen by trial.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
 
     # An epoch is timed whole, because its steps differ.
     block = math.ceil(args.examples / 64) if args.row == "lenet_epoch" else 0
-    seconds = median_step(rows[args.row](args.examples), args.seconds, block)
+    step = rows[args.row](args.examples)
+    seconds = median_step(graphed(step) if args.graph else step, args.seconds, block)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     print(json.dumps({"name": args.row, "milliseconds_per_step": 1e3 * seconds, "peak_rss_mb": peak / 1e6}))
 

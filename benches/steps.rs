@@ -1,13 +1,16 @@
 //! Times one training step (forward, loss, backward, optimizer step) of one row of the benchmark.
 //!
-//! `cargo bench --bench steps -- ROW [--threads N] [--seconds S] [--examples N]` prints one line of JSON, as
-//! `benches/peers.py` does for the same work in PyTorch. `benches/compare.sh` runs the two alternately.
+//! `cargo bench --bench steps -- ROW [--threads N] [--seconds S] [--examples N] [--device DEVICE]` prints one line of JSON,
+//! as `benches/peers.py` does for the same work in PyTorch. `benches/compare.sh` runs the two alternately on a CPU,
+//! `benches/gpu.sh` on a GPU. There the steps run in the trainer, which makes CUDA graphs of them unless
+//! `CANDLE_TEXTBOOK_CUDA_GRAPHS` is `off`.
 
 use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
-use candle_nn::VarMap;
+use candle_nn::{VarBuilder, VarMap};
 use candle_textbook::cli;
 use candle_textbook::data::Images;
+use candle_textbook::device::DeviceChoice;
 use candle_textbook::models::birnn::{self, BiRnn};
 use candle_textbook::models::language_model::{self, LanguageModel};
 use candle_textbook::models::lenet::{self, LeNet};
@@ -22,10 +25,12 @@ use candle_textbook::nn::{
 use candle_textbook::ops;
 use candle_textbook::optim::{Adadelta, Adam, Clip, Method, Optimizer, Sgd};
 use candle_textbook::rng;
+use candle_textbook::train::{Metric, Quiet, Run, Score, Task, Trainer, TrainerOptions};
 use clap::Parser;
 use rand::Rng;
 use rand::seq::SliceRandom;
 use serde_json::json;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -41,6 +46,12 @@ struct Arguments {
     /// Examples of an epoch
     #[arg(long, default_value_t = 60_000)]
     examples: usize,
+    /// auto, cpu or cuda
+    #[arg(long, default_value = "cpu")]
+    device: DeviceChoice,
+    /// Prints the losses of this many steps instead of a time
+    #[arg(long)]
+    losses: Option<usize>,
     /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -48,123 +59,209 @@ struct Arguments {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    cli::on_threads(Some(arguments.threads), || time(&arguments))
+    cli::on_threads(Some(arguments.threads), || run(&arguments))
 }
 
-fn time(arguments: &Arguments) -> Result<()> {
-    let seconds = Duration::from_secs_f64(arguments.seconds);
-    let time = match arguments.row.as_str() {
-        "mlp" => median(mlp()?, seconds, None)?,
-        "lenet" => median(lenet()?, seconds, None)?,
-        // A whole epoch is timed, because its steps differ.
-        "lenet_epoch" => {
-            median(lenet_epoch(arguments.examples)?, seconds, Some(arguments.examples.div_ceil(64)))?
-        }
-        "mnist_pytorch" => median(mnist_pytorch()?, seconds, None)?,
-        "lstm_small" => median(language_model(Cell::Lstm, 128, 50, 50)?, seconds, None)?,
-        "gru_small" => median(language_model(Cell::Gru, 128, 50, 50)?, seconds, None)?,
-        "lstm_large" => median(language_model(Cell::Lstm, 512, 100, 64)?, seconds, None)?,
-        "birnn" => median(birnn()?, seconds, None)?,
-        "textcnn" => median(textcnn()?, seconds, None)?,
-        "seq2seq" => median(seq2seq(64)?, seconds, None)?,
-        "seq2seq_128" => median(seq2seq(128)?, seconds, None)?,
-        "resnet20" => median(resnet20(32)?, seconds, None)?,
-        "resnet20_128" => median(resnet20(128)?, seconds, None)?,
-        "product" => median(product()?, seconds, None)?,
+fn run(arguments: &Arguments) -> Result<()> {
+    let (name, device) = (arguments.row.as_str(), arguments.device.open(true)?);
+    let time = Duration::from_secs_f64(arguments.seconds);
+    if name == "product" {
+        return print(name, median(product()?, time, None)?);
+    }
+    let mut row = match name {
+        "mlp" => mlp(&device)?,
+        "lenet" => lenet(&device)?,
+        "lenet_epoch" => lenet_epoch(arguments.examples, &device)?,
+        "mnist_pytorch" => mnist_pytorch(&device)?,
+        "lstm_small" => language_model(Cell::Lstm, 128, 50, 50, &device)?,
+        "gru_small" => language_model(Cell::Gru, 128, 50, 50, &device)?,
+        "lstm_large" => language_model(Cell::Lstm, 512, 100, 64, &device)?,
+        "birnn" => birnn(&device)?,
+        "textcnn" => textcnn(&device)?,
+        "seq2seq" => seq2seq(64, &device)?,
+        "seq2seq_128" => seq2seq(128, &device)?,
+        "resnet20" => resnet20(32, &device)?,
+        "resnet20_128" => resnet20(128, &device)?,
         row => bail!("row {row}: unknown; --help lists the rows"),
     };
-    let line = json!({
-        "name": arguments.row, "milliseconds_per_step": 1e3 * time, "peak_rss_mb": peak_rss()? / 1e6,
-    });
-    println!("{line}");
+    if let Some(count) = arguments.losses {
+        let losses = (0..count).map(|step| Ok(row.step(step as u64)?.to_scalar::<f32>()?));
+        println!("{}", json!({ "name": name, "losses": losses.collect::<Result<Vec<f32>>>()? }));
+        return Ok(());
+    }
+    // A whole epoch is timed, because its steps differ.
+    let block = (name == "lenet_epoch").then(|| arguments.examples.div_ceil(64));
+    match device {
+        Device::Cuda(_) => print(name, on_gpu(row, time, block)?),
+        _ => {
+            let mut step = 0;
+            let next = || {
+                row.step(step)?;
+                step += 1;
+                Ok(())
+            };
+            print(name, median(next, time, block)?)
+        }
+    }
+}
+
+fn print(name: &str, seconds: f64) -> Result<()> {
+    let memory = peak_rss()? / 1e6;
+    println!("{}", json!({ "name": name, "milliseconds_per_step": 1e3 * seconds, "peak_rss_mb": memory }));
     Ok(())
 }
 
-/// A model with its optimizer.
-struct Training<M> {
-    model: M,
+type Loss = Box<dyn Fn(u64) -> candle_core::Result<Tensor>>;
+
+/// What is trained, and how.
+struct Row {
+    vars: VarMap,
     optimizer: Optimizer,
     learning_rate: f64,
+    clip: Clip,
+    /// The loss of each step.
+    loss: Loss,
 }
 
-impl<M: Model> Training<M> {
-    fn new(
-        model: impl FnOnce(candle_nn::VarBuilder) -> candle_core::Result<M>,
-        method: impl Into<Method>,
-        learning_rate: f64,
-    ) -> Result<Self> {
-        let vars = VarMap::new();
-        let model = model(seeded_var_builder(&vars, 1, DType::F32, &Device::Cpu))?;
+impl Row {
+    fn new(vars: VarMap, method: impl Into<Method>, learning_rate: f64, loss: Loss) -> Result<Self> {
         let optimizer = Optimizer::new(method, &vars)?;
-        Ok(Self { model, optimizer, learning_rate })
+        Ok(Self { vars, optimizer, learning_rate, clip: Clip::None, loss })
     }
 
-    fn step(&mut self, xs: &Tensor, labels: &Tensor, step: u64) -> Result<Tensor> {
-        let logits = self.model.forward(xs, Mode::Train { seed: 1, epoch: 0, step })?;
-        let loss = Cost::SoftmaxCrossEntropy.loss(&logits, labels)?;
-        self.optimizer.backward_step(&loss, self.learning_rate, Clip::None)?;
+    fn step(&mut self, step: u64) -> Result<Tensor> {
+        let loss = (self.loss)(step)?;
+        self.optimizer.backward_step(&loss, self.learning_rate, self.clip)?;
         Ok(loss)
     }
 }
 
-fn mlp() -> Result<impl FnMut() -> Result<()>> {
+/// The steps of a row as examples of a task.
+struct Steps {
+    loss: Loss,
+    count: usize,
+}
+
+impl Task for Steps {
+    fn examples(&self) -> usize {
+        self.count
+    }
+
+    fn loss(&self, _: &[u32], mode: Mode) -> candle_core::Result<Tensor> {
+        match mode {
+            Mode::Train { step, .. } => (self.loss)(step),
+            Mode::Evaluate => candle_core::bail!("not a training step"),
+        }
+    }
+
+    fn validate(&self) -> candle_core::Result<Score> {
+        Ok(Score { loss: 0., metric: 0. })
+    }
+
+    fn metric(&self) -> Metric {
+        Metric::Accuracy
+    }
+
+    fn is_capturable(&self) -> bool {
+        true
+    }
+}
+
+/// Median seconds per step of the trainer, which does not wait for the GPU in a step.
+fn on_gpu(row: Row, time: Duration, block: Option<usize>) -> Result<f64> {
+    const EPOCHS: usize = 5;
+    let Row { vars, mut optimizer, learning_rate, clip, loss } = row;
+    let dir = std::env::temp_dir().join(format!("candle-textbook-steps-{}", std::process::id()));
+    let mut task = Steps { loss, count: block.unwrap_or(30) };
+    let mut train = |task: &Steps, name: &str, epochs| -> Result<Vec<f64>> {
+        let options =
+            TrainerOptions { epochs, batch_size: 1, learning_rate, clip, ..TrainerOptions::default() };
+        let run = Run::create("steps", Some(&dir.join(name)), &json!({}))?;
+        let report = Trainer { options, run: &run, progress: &Quiet }.fit(task, &vars, &mut optimizer)?;
+        Ok(report.epochs.iter().map(|epoch| epoch.seconds / task.count as f64).collect())
+    };
+    let warm = train(&task, "warm", 2)?[1];
+    let count = (time.as_secs_f64() / EPOCHS as f64 / warm).ceil() as usize;
+    task.count = block.unwrap_or(count.clamp(20, 20_000));
+    let times = train(&task, "timed", EPOCHS + 1);
+    std::fs::remove_dir_all(&dir)?;
+    // The first epoch has steps that are no graphs yet.
+    let mut times = times?.split_off(1);
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+fn builder<'a>(vars: &'a VarMap, device: &Device) -> VarBuilder<'a> {
+    seeded_var_builder(vars, 1, DType::F32, device)
+}
+
+fn mode(step: u64) -> Mode {
+    Mode::Train { seed: 1, epoch: 0, step }
+}
+
+/// The loss of a classifier on a batch.
+fn classify(model: &dyn Model, (xs, labels): &(Tensor, Tensor), step: u64) -> candle_core::Result<Tensor> {
+    Cost::SoftmaxCrossEntropy.loss(&model.forward(xs, mode(step))?, labels)
+}
+
+fn mlp(device: &Device) -> Result<Row> {
     let config = mlp::Config {
         sizes: vec![784, 30, 10],
         activation: Activation::Sigmoid,
         init: Init::PyTorch,
         dropout: 0.0,
     };
-    let mut training = Training::new(|vb| Mlp::new(&config, vb), Sgd::default(), 0.5)?;
-    let (xs, labels) = random_images(10)?.batch(&(0..10).collect::<Vec<_>>(), &Device::Cpu)?;
-    Ok(move || training.step(&xs, &labels, 0).map(drop))
+    let vars = VarMap::new();
+    let model = Mlp::new(&config, builder(&vars, device))?;
+    let batch = random_images(10)?.batch(&(0..10).collect::<Vec<_>>(), device)?;
+    Row::new(vars, Sgd::default(), 0.5, Box::new(move |step| classify(&model, &batch, step)))
 }
 
-fn lenet() -> Result<impl FnMut() -> Result<()>> {
-    let mut training = Training::new(|vb| LeNet::new(&lenet::Config::default(), vb), Adam::adamw(), 1e-3)?;
-    let (xs, labels) = random_images(64)?.batch(&(0..64).collect::<Vec<_>>(), &Device::Cpu)?;
-    Ok(move || training.step(&xs, &labels, 0).map(drop))
+fn lenet(device: &Device) -> Result<Row> {
+    let vars = VarMap::new();
+    let model = LeNet::new(&lenet::Config::default(), builder(&vars, device))?;
+    let batch = random_images(64)?.batch(&(0..64).collect::<Vec<_>>(), device)?;
+    Row::new(vars, Adam::adamw(), 1e-3, Box::new(move |step| classify(&model, &batch, step)))
 }
 
 /// The network of PyTorch's MNIST example.
-fn mnist_pytorch() -> Result<impl FnMut() -> Result<()>> {
-    let mut training = Training::new(|vb| MnistCnn::new(10, vb), Adadelta::default(), 1.0)?;
-    let (xs, labels) = random_images(64)?.batch(&(0..64).collect::<Vec<_>>(), &Device::Cpu)?;
-    let mut step = 0;
-    Ok(move || {
-        step += 1;
-        training.step(&xs, &labels, step).map(drop)
-    })
+fn mnist_pytorch(device: &Device) -> Result<Row> {
+    let vars = VarMap::new();
+    let model = MnistCnn::new(10, builder(&vars, device))?;
+    let batch = random_images(64)?.batch(&(0..64).collect::<Vec<_>>(), device)?;
+    Row::new(vars, Adadelta::default(), 1.0, Box::new(move |step| classify(&model, &batch, step)))
 }
 
-fn resnet20(batch: usize) -> Result<impl FnMut() -> Result<()>> {
+fn resnet20(batch: usize, device: &Device) -> Result<Row> {
     let config = resnet::Config::cifar(20, resnet::Shortcut::Identity, 10)?;
     let sgd = Sgd { momentum: 0.9, weight_decay: 1e-4, decay_biases: true, ..Sgd::default() };
-    let mut training = Training::new(|vb| ResNet::new(&config, vb), sgd, 0.1)?;
-    let xs = Tensor::from_iter((0..batch * 3 * 32 * 32).map(|i| (i as f32).sin()), &Device::Cpu)?;
-    let (xs, labels) = (xs.reshape((batch, 3, 32, 32))?, random_ids("labels", batch, 10)?);
-    Ok(move || training.step(&xs, &labels, 0).map(drop))
+    let vars = VarMap::new();
+    let model = ResNet::new(&config, builder(&vars, device))?;
+    let xs = Tensor::from_iter((0..batch * 3 * 32 * 32).map(|i| (i as f32).sin()), device)?;
+    let batch = (xs.reshape((batch, 3, 32, 32))?, random_ids("labels", batch, 10)?.to_device(device)?);
+    Row::new(vars, sgd, 0.1, Box::new(move |step| classify(&model, &batch, step)))
 }
 
-/// `lenet` as in a training run: shuffled each epoch, bytes converted to floats per batch, and the loss read.
-fn lenet_epoch(examples: usize) -> Result<impl FnMut() -> Result<()>> {
-    let mut training = Training::new(|vb| LeNet::new(&lenet::Config::default(), vb), Adam::adamw(), 1e-3)?;
+/// `lenet` as in a training run: shuffled each epoch, and bytes converted to floats per batch.
+fn lenet_epoch(examples: usize, device: &Device) -> Result<Row> {
+    let (vars, device) = (VarMap::new(), device.clone());
+    let model = LeNet::new(&lenet::Config::default(), builder(&vars, &device))?;
     let images = random_images(examples)?;
-    let mut order: Vec<u32> = (0..examples as u32).collect();
-    let (mut start, mut epoch) = (examples, 0);
-    Ok(move || {
-        if start >= examples {
-            order.shuffle(&mut rng::stream(1, &format!("shuffle/epoch {epoch}")));
-            (start, epoch) = (0, epoch + 1);
+    let order = RefCell::new((0..examples as u32).collect::<Vec<_>>());
+    let steps = examples.div_ceil(64) as u64;
+    let loss = move |step: u64| {
+        if step.is_multiple_of(steps) {
+            order.borrow_mut().shuffle(&mut rng::stream(1, &format!("shuffle/epoch {}", step / steps)));
         }
-        let (xs, labels) = images.batch(&order[start..examples.min(start + 64)], &Device::Cpu)?;
-        start += 64;
-        training.step(&xs, &labels, 0)?.to_scalar::<f32>()?;
-        Ok(())
-    })
+        let start = 64 * (step % steps) as usize;
+        let batch = images.batch(&order.borrow()[start..examples.min(start + 64)], &device)?;
+        classify(&model, &batch, step)
+    };
+    Row::new(vars, Adam::adamw(), 1e-3, Box::new(loss))
 }
 
 /// A character model, on the same windows in each step.
-fn language_model(cell: Cell, size: usize, steps: usize, batch: usize) -> Result<impl FnMut() -> Result<()>> {
+fn language_model(cell: Cell, size: usize, steps: usize, batch: usize, device: &Device) -> Result<Row> {
     let config = language_model::Config {
         vocabulary: 65,
         embedding: Some(size),
@@ -175,19 +272,18 @@ fn language_model(cell: Cell, size: usize, steps: usize, batch: usize) -> Result
         tie_weights: false,
     };
     let texts = Arc::new(PackedSequences::new(&vec![steps; batch])?);
-    let (ids, targets) = (random_ids("ids", texts.rows(), 65)?, random_ids("targets", texts.rows(), 65)?);
+    let [ids, targets] = ["ids", "targets"].map(|name| random_ids(name, texts.rows(), 65));
+    let (ids, targets) = (ids?.to_device(device)?, targets?.to_device(device)?);
     let vars = VarMap::new();
-    let model = LanguageModel::new(&config, seeded_var_builder(&vars, 1, DType::F32, &Device::Cpu))?;
-    let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
-    Ok(move || {
-        let (logits, _) = model.forward(&ids, &texts, None, Mode::Train { seed: 1, epoch: 0, step: 0 })?;
-        let loss = Cost::SoftmaxCrossEntropy.loss(&logits, &targets)?;
-        optimizer.backward_step(&loss, 1e-3, Clip::None)?;
-        Ok(())
-    })
+    let model = LanguageModel::new(&config, builder(&vars, device))?;
+    let loss = move |step| {
+        let (logits, _) = model.forward(&ids, &texts, None, mode(step))?;
+        Cost::SoftmaxCrossEntropy.loss(&logits, &targets)
+    };
+    Row::new(vars, Adam::adamw(), 1e-3, Box::new(loss))
 }
 
-fn birnn() -> Result<impl FnMut() -> Result<()>> {
+fn birnn(device: &Device) -> Result<Row> {
     let config = birnn::Config {
         vocabulary: 20_000,
         embedding: 100,
@@ -204,11 +300,11 @@ fn birnn() -> Result<impl FnMut() -> Result<()>> {
     let (ids, tags) =
         (random_ids("ids", sentences.rows(), 20_000)?, random_ids("tags", sentences.rows(), 9)?);
     let vars = VarMap::new();
-    let model = BiRnn::new(&config, seeded_var_builder(&vars, 1, DType::F32, &Device::Cpu))?;
-    sentence_model(model, Optimizer::new(Adam::adamw(), &vars)?, sentences, ids, tags)
+    let model = BiRnn::new(&config, builder(&vars, device))?;
+    sentence_model(model, vars, sentences, [ids, tags], device)
 }
 
-fn textcnn() -> Result<impl FnMut() -> Result<()>> {
+fn textcnn(device: &Device) -> Result<Row> {
     let config = textcnn::Config {
         variant: textcnn::Variant::Rand,
         vocabulary: 18_766,
@@ -221,12 +317,12 @@ fn textcnn() -> Result<impl FnMut() -> Result<()>> {
     let sentences = Arc::new(PackedSequences::new(&[56; 50])?);
     let (ids, classes) = (random_ids("ids", sentences.rows(), 18_766)?, random_ids("classes", 50, 2)?);
     let vars = VarMap::new();
-    let model = TextCnn::new(&config, seeded_var_builder(&vars, 1, DType::F32, &Device::Cpu))?;
-    sentence_model(model, Optimizer::new(Adam::adamw(), &vars)?, sentences, ids, classes)
+    let model = TextCnn::new(&config, builder(&vars, device))?;
+    sentence_model(model, vars, sentences, [ids, classes], device)
 }
 
 /// Translation at the size of Multi30k, on the same batch in each step: image captions of 4 to 19 words.
-fn seq2seq(batch: usize) -> Result<impl FnMut() -> Result<()>> {
+fn seq2seq(batch: usize, device: &Device) -> Result<Row> {
     const WORDS: u32 = 10_000;
     let config = seq2seq::Config {
         cell: Cell::Gru,
@@ -244,40 +340,32 @@ fn seq2seq(batch: usize) -> Result<impl FnMut() -> Result<()>> {
     let tokens = |purpose: &str, length: fn(usize) -> usize| -> Result<PackedTokens> {
         let lengths: Vec<usize> = (0..batch).map(|i| length(i) + 1).collect();
         let sequences = Arc::new(PackedSequences::new(&lengths)?);
-        Ok(PackedTokens { ids: random_ids(purpose, sequences.rows(), WORDS)?, sequences })
+        Ok(PackedTokens { ids: random_ids(purpose, sequences.rows(), WORDS)?.to_device(device)?, sequences })
     };
     let sources = tokens("sources", |i| 4 + 7 * i % 9 + 5 * i % 8)?;
     let targets = tokens("targets", |i| 4 + 11 * i % 9 + 3 * i % 8)?;
-    let next = random_ids("next", targets.sequences.rows(), WORDS)?;
+    let next = random_ids("next", targets.sequences.rows(), WORDS)?.to_device(device)?;
     let vars = VarMap::new();
-    let model = Seq2Seq::new(&config, seeded_var_builder(&vars, 1, DType::F32, &Device::Cpu))?;
-    let mut optimizer = Optimizer::new(Adam::default(), &vars)?;
-    let mut step = 0;
-    Ok(move || {
-        let mode = Mode::Train { seed: 1, epoch: 0, step };
-        let loss = model.loss(&sources, &targets, &next, 1.0, 0.0, mode)?;
-        optimizer.backward_step(&loss, 1e-3, Clip::Norm(1.0))?;
-        step += 1;
-        Ok(())
-    })
+    let model = Seq2Seq::new(&config, builder(&vars, device))?;
+    let loss = move |step| model.loss(&sources, &targets, &next, 1.0, 0.0, mode(step));
+    let row = Row::new(vars, Adam::default(), 1e-3, Box::new(loss))?;
+    Ok(Row { clip: Clip::Norm(1.0), ..row })
 }
 
 /// A model of sentences, on the same batch in each step.
 fn sentence_model(
-    model: impl SentenceModel,
-    mut optimizer: Optimizer,
+    model: impl SentenceModel + 'static,
+    vars: VarMap,
     sentences: Arc<PackedSequences>,
-    ids: Tensor,
-    targets: Tensor,
-) -> Result<impl FnMut() -> Result<()>> {
-    let mut step = 0;
-    Ok(move || {
-        let logits = model.forward(&ids, &sentences, Mode::Train { seed: 1, epoch: 0, step })?;
-        let loss = Cost::SoftmaxCrossEntropy.loss(&logits, &targets)?;
-        optimizer.backward_step(&loss, 1e-3, Clip::None)?;
-        step += 1;
-        Ok(())
-    })
+    [ids, targets]: [Tensor; 2],
+    device: &Device,
+) -> Result<Row> {
+    let (ids, targets) = (ids.to_device(device)?, targets.to_device(device)?);
+    let loss = move |step| {
+        let logits = model.forward(&ids, &sentences, mode(step))?;
+        Cost::SoftmaxCrossEntropy.loss(&logits, &targets)
+    };
+    Row::new(vars, Adam::adamw(), 1e-3, Box::new(loss))
 }
 
 /// A product of 2 * 1024^3 operations, which measures the machine's peak rate.

@@ -1,0 +1,110 @@
+#!/usr/bin/env bash
+# Checks the CUDA build on a GPU against the CPU, and times it beside PyTorch.
+#
+#   benches/gpu.sh pack DIR    builds, and packs what a GPU machine needs into DIR and DIR.tar.xz; needs cargo and the CUDA toolkit
+#   DIR/gpu.sh [ROW...]        on the GPU machine, which needs the CUDA libraries and, for the comparison, PyTorch
+#
+# A run takes about five minutes, prints its results as they come, and goes on after a failure. PyTorch is taken from the
+# interpreter that PYTHON names (default: python3). It prints:
+#   1. for each row of the benchmark, whether the losses of 20 steps are those of the CPU to 1e-5;
+#   2. for each binary, the validation score after a short training on the CPU and on the GPU;
+#   3. the milliseconds of a training step: ours launch by launch and as a CUDA graph, PyTorch eager and as a CUDA graph.
+set -uo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+binaries=(mlp lenet resnet textcnn fasttext rnn gru lstm birnn char_lm seq2seq)
+
+pack() {
+    local to=$1 name built
+    set -e
+    mkdir -p "$to"
+    cargo build --manifest-path "$here/../Cargo.toml" --features cuda --bins
+    built=$(cargo build --manifest-path "$here/../Cargo.toml" --features cuda --bench steps --message-format=json-render-diagnostics |
+        sed -n 's/.*"name":"steps".*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+    strip -o "$to/steps" "$built"
+    for name in "${binaries[@]}"; do
+        strip -o "$to/$name" "$(dirname "$built")/../$name"
+    done
+    cp "$here/gpu.sh" "$here/peers.py" "$to/"
+    tar -C "$(dirname "$to")" -cJf "$to.tar.xz" "$(basename "$to")"
+    ls -l "$to.tar.xz"
+}
+
+case "${1-}" in
+    pack) [[ $# -eq 2 ]] || { echo "error: gpu.sh pack takes a folder" >&2; exit 2; }; pack "$2"; exit ;;
+    -*) sed -n '2,/^set/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" | sed '$d'; exit ;;
+esac
+[[ -x "$here/steps" ]] || { echo "error: no packed binaries in $here: run gpu.sh pack DIR first" >&2; exit 2; }
+rows=("$@")
+[[ $# -gt 0 ]] || rows=(mlp lenet lenet_epoch mnist_pytorch lstm_small gru_small lstm_large birnn textcnn resnet20 resnet20_128)
+python=${PYTHON:-python3}
+threads=$(nproc)
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# The CUDA libraries that PyTorch brings will do.
+packages=$("$python" -c 'import os, torch; print(os.path.dirname(os.path.dirname(torch.__file__)))' 2>/dev/null || true)
+for folder in "$packages"/nvidia/*/lib; do
+    [[ -d "$folder" ]] && export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder"
+done
+
+# Runs a command for at most so many seconds; its output replaces that of a failure, which is shown in one line.
+within() {
+    local limit=$1 status
+    shift
+    timeout "$limit" "$@" 2>"$scratch/errors"
+    status=$?
+    [[ $status -eq 0 ]] || echo "    failed ($status): $* : $(tail -n 1 "$scratch/errors" | cut -c 1-300)" >&2
+    return "$status"
+}
+steps() { within "$1" "$here/steps" "${@:2}" --threads "$threads"; }
+milliseconds() { sed -n 's/.*"milliseconds_per_step": \{0,1\}\([0-9.e-]*\).*/\1/p'; }
+
+echo "== the first start, which compiles candle's kernels"
+steps 90 mlp --device cuda --losses 1 >/dev/null && echo ok
+
+echo "== losses of 20 steps against the CPU"
+for row in "${rows[@]}"; do
+    count=20
+    [[ "$row" != lstm_large && "$row" != resnet20_128 ]] || count=5
+    for device in cpu cuda; do
+        steps 60 "$row" --examples 640 --losses "$count" --device "$device" |
+            sed 's/.*\[//; s/\].*//' | tr , '\n' >"$scratch/$device"
+    done
+    paste "$scratch/cpu" "$scratch/cuda" | awk -v row="$row" '
+        { d = ($1 - $2) / $1; if (d < 0) d = -d; if (!(d <= worst)) worst = d; n++ }
+        END { print row ": " (n > 0 && worst <= 1e-5 ? "ok" : "WRONG") ", " n " steps, at most " worst " apart" }'
+done
+
+echo "== short trainings on the CPU and on the GPU: validation scores of the epochs"
+short=(--epochs 2 --quiet --seed 1 --threads "$threads")
+for name in "${binaries[@]}"; do
+    for device in cpu cuda; do
+        options=("${short[@]}")
+        case "$name" in
+            char_lm) options+=(--train-limit 40000) ;;
+            resnet) options+=(--train-limit 1000 --layers 8) ;;
+            *) options+=(--train-limit 2000) ;;
+        esac
+        scores="-"
+        if within 60 "$here/$name" "${options[@]}" --device "$device" --out "$scratch/$name-$device" >/dev/null; then
+            scores=$(sed -n 's/.*"val_\(accuracy\|f1\|perplexity\)": \{0,1\}\([0-9.]*\).*/\2/p' "$scratch/$name-$device/metrics.jsonl" | tr '\n' ' ')
+        fi
+        echo "$name $device: $scores"
+    done
+done
+
+echo "== milliseconds of a training step"
+printf '%-13s %10s %10s %14s %14s\n' row eager graph "PyTorch eager" "PyTorch graph"
+for row in "${rows[@]}"; do
+    eager=$(CANDLE_TEXTBOOK_CUDA_GRAPHS=off steps 30 "$row" --device cuda --seconds 1 | milliseconds)
+    graph=$(steps 30 "$row" --device cuda --seconds 1 | milliseconds)
+    peer=- peer_graph=-
+    if [[ -n "$packages" ]]; then
+        peer=$(within 30 "$python" "$here/peers.py" "$row" --device cuda --seconds 1 | milliseconds)
+        # The steps of an epoch differ, and so are no graph.
+        [[ "$row" = lenet_epoch ]] ||
+            peer_graph=$(within 30 "$python" "$here/peers.py" "$row" --device cuda --graph --seconds 1 | milliseconds)
+    fi
+    printf '%-13s %10.9s %10.9s %14.9s %14.9s\n' "$row" "${eager:--}" "${graph:--}" "${peer:--}" "${peer_graph:--}"
+done
