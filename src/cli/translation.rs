@@ -4,6 +4,7 @@ use super::images::numbers;
 use super::options::{TrainOptions, non_negative, positive};
 use super::parts::Parts;
 use super::recipe::{About, Data, Facts, Recipe, Test, Trained};
+use super::text::note_unknown_count;
 use super::translation_commands::{self, TranslationCommand};
 use super::{Outcome, TestSet, count, data_error, show_notes};
 use crate::data::translation::{self, BleuTokenizer, exact_match};
@@ -263,6 +264,17 @@ impl TranslationFacts {
     }
 }
 
+/// Says how many of the source tokens `ids` are unknown, if there are any.
+pub(super) fn note_unknown(source: &Language, ids: &[u32]) {
+    let noun = match source.segmentation() {
+        Segmentation::Characters => "characters",
+        Segmentation::Words => "words",
+        Segmentation::Subwords(_) => "parts of words",
+    };
+    let unknown = ids.iter().filter(|&&id| id == Language::UNKNOWN).count();
+    note_unknown_count(unknown as u64, ids.len() as u64, noun);
+}
+
 /// The share of tokens that are known.
 pub(super) fn known_share(ids: &[u32]) -> f64 {
     let known = ids.iter().filter(|&&id| id != Language::UNKNOWN).count();
@@ -331,7 +343,7 @@ impl TranslationData {
         Ok(found.iter().map(|best| self.about.facts.target.decode(&best[0].ids)).collect())
     }
 
-    /// The true translations of the test sources, in lower case if the model's are.
+    /// The true translations of the test sources.
     pub(super) fn references(&self) -> Vec<String> {
         references(&self.about.facts.target, &self.test_texts.targets)
     }
@@ -345,8 +357,10 @@ impl TranslationData {
     }
 }
 
+/// `texts` as a translation has them: with the letters of the language, and one space between words.
 fn references(language: &Language, texts: &[String]) -> Vec<String> {
-    texts.iter().map(|text| language.normalised(text)).collect()
+    let reference = |text: &String| language.join(language.tokens(text).iter().map(String::as_str));
+    texts.iter().map(reference).collect()
 }
 
 /// Removes pairs that are too long for training; returns their number.
@@ -427,6 +441,10 @@ impl Data for TranslationData {
             None => options.decoding(),
             Some(test) => test.search.decoding(&options),
         };
+        let test = facts.encode(&test_texts);
+        if test_options.is_some() {
+            note_unknown(&facts.source, &test.sources.concat());
+        }
         if let Some(words) = test_options.and_then(|test| test.bleu_words) {
             options.bleu_words = words;
         }
@@ -441,7 +459,7 @@ impl Data for TranslationData {
             training,
             validation: validation_pairs,
             validation_bleu: Box::new(validation_bleu),
-            test: facts.encode(&test_texts),
+            test,
             about: About {
                 name: name.to_string(),
                 sizes: [(pairs - skipped) as u64, validation_size, test_size],

@@ -4,10 +4,11 @@ use super::flow::{self, Fitted};
 use super::inputs::Inputs;
 use super::options::positive;
 use super::recipe::{Recipe, Start, Trained, Training};
-use super::text::note_unknown_count;
-use super::translation::{SearchOptions, TranslationData, TranslationFacts, TranslationOptions, known_share};
+use super::translation::{
+    SearchOptions, TranslationData, TranslationFacts, TranslationOptions, known_share, note_unknown,
+};
 use super::{Outcome, complain, show_notes};
-use crate::data::{Language, Segmentation};
+use crate::data::Language;
 use crate::plots::{self, Alignment, Chart, Line};
 use crate::train::{self, Decoding, Hypothesis, Run, Translator, say};
 use anyhow::{Result, ensure};
@@ -132,13 +133,7 @@ fn translate<R: Recipe<Data = TranslationData>>(
 
 /// Says what the model does not know of a source.
 fn note(facts: &TranslationFacts, text: &str, ids: &[u32]) {
-    let noun = match facts.source.segmentation() {
-        Segmentation::Characters => "characters",
-        Segmentation::Words => "words",
-        Segmentation::Subwords(_) => "parts of words",
-    };
-    let unknown = ids.iter().filter(|&&id| id == Language::UNKNOWN).count();
-    note_unknown_count(unknown as u64, ids.len() as u64, noun);
+    note_unknown(&facts.source, ids);
     if known_share(ids) < 0.5 && known_share(&facts.target.encode(text)) > 0.8 {
         complain("note: this looks like the language that the model translates into");
     }
