@@ -20,8 +20,8 @@ pub(super) fn parallel(dir: &Path, [source, target]: [&str; 2], test_only: bool)
     let mut read = |split: &str, source_file: Option<PathBuf>, target_file: Option<PathBuf>| {
         let (source_file, target_file) = match (source_file, target_file) {
             (None, None) => return Ok(None),
-            (Some(found), None) => return Err(lacks(dir, split, &found, target)),
-            (None, Some(found)) => return Err(lacks(dir, split, &found, source)),
+            (Some(found), None) => return Err(lacks(dir, &found, target)),
+            (None, Some(found)) => return Err(lacks(dir, &found, source)),
             (Some(source_file), Some(target_file)) => (source_file, target_file),
         };
         check_names(dir, split, &source_file, &target_file)?;
@@ -35,15 +35,12 @@ pub(super) fn parallel(dir: &Path, [source, target]: [&str; 2], test_only: bool)
     Ok(PairCorpus { train, validation, test, notes })
 }
 
-fn lacks(dir: &Path, split: &str, found: &Path, language: &str) -> anyhow::Error {
+/// An error about a file that lacks its translation into `language`.
+fn lacks(dir: &Path, found: &Path, language: &str) -> anyhow::Error {
     let expected = found.with_extension(language);
-    let names = [found, &expected].map(|path| path.file_name().unwrap_or_default().to_string_lossy());
-    anyhow::anyhow!(
-        "{}: found {} but no {split} file of {language}, expected {}",
-        dir.display(),
-        names[0],
-        names[1]
-    )
+    let [found, expected] =
+        [found, &expected].map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
+    anyhow::anyhow!("{}: found {found} without its translation, expected {expected}", dir.display())
 }
 
 /// Checks that the two files of a split have the same name except for the language.
