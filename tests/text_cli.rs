@@ -226,6 +226,10 @@ fn vectors_that_do_not_fit_the_model_are_refused() {
     let with = |file: &str| format!("{} --vectors {file}", TINY.replace("--embedding 3", "--embedding 5"));
     refused(&place, "fasttext", &with("none.txt").replace("--filters 8", ""), 1, &["none.txt"]);
     refused(&place, "textcnn", &with("vectors.txt"), 1, &["vectors.txt", "--embedding", "3", "5"]);
+    fs::write(place.path().join("capitals.txt"), "GOOD 1 2 3\n").unwrap();
+    let options = with("capitals.txt").replace("5 --filters 8", "3 --out run");
+    let (_, notes) = noted(&place, "fasttext", &options.split_whitespace().collect::<Vec<_>>());
+    assert!(notes.contains("vectors of 0 of ") && notes.contains("--lower-case"), "{notes}");
     fs::write(place.path().join("broken.txt"), "good 1 2 3\nbad 1 2\n").unwrap();
     refused(&place, "textcnn", &with("broken.txt"), 1, &["broken.txt", "line 2"]);
 }
@@ -373,8 +377,26 @@ fn each_line_of_standard_input_is_answered_as_it_comes() {
     }
     input.write_all(b"caf\xe9\nit was not good\n").unwrap();
     drop(input);
+    assert!(output.next().unwrap().ends_with("caf\u{e9}"));
     assert!(output.next().unwrap().ends_with("it was not good"));
-    one_error(&child.wait_with_output().unwrap(), 1, &["standard input: line 3: it is not UTF-8"]);
+    let rest = child.wait_with_output().unwrap();
+    let notes = String::from_utf8(rest.stderr).unwrap();
+    assert!(rest.status.success() && notes.contains("standard input: not UTF-8 at line 3"), "{notes}");
+}
+
+#[test]
+fn files_are_decoded_as_standard_input_is_and_binary_ones_are_refused() {
+    let place = tempdir().unwrap();
+    let run = trained("lstm");
+    let run = run.to_str().unwrap();
+    let dashed = start(&place, "lstm", &["predict", "--run", run, "--file", "-"], "it was good\n");
+    assert!(dashed.status.success() && dashed.stdout.ends_with(b": it was good\n"), "{dashed:?}");
+    fs::write(place.path().join("latin.txt"), b"it was good\r\ncaf\xe9\r\n").unwrap();
+    let (said, notes) = noted(&place, "lstm", &["predict", "--run", run, "--file", "latin.txt"]);
+    assert!(said.ends_with(": caf\u{e9}\n") && said.lines().count() == 2, "{said}");
+    assert!(notes.contains("latin.txt: not UTF-8 at line 2, so it is read as Windows-1252"), "{notes}");
+    fs::write(place.path().join("image"), b"\x89PNG\r\n\x1a\n\0\0").unwrap();
+    refused(&place, "lstm", &format!("predict --run {run} --file image"), 1, &["image: is a PNG image"]);
 }
 
 #[test]
@@ -392,4 +414,8 @@ fn neighbours_need_a_word_that_the_model_knows() {
     let run = trained("lstm");
     refused(&run, "lstm", "neighbours --run .", 1, &["found no word"]);
     refused(&run, "lstm", "neighbours --run . <pad>", 1, &["<pad>", "does not know"]);
+    let output = start(&run, "lstm", &["neighbours", "--run", ".", "good zzz dull"], "");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.starts_with("good: ") && said.lines().nth(1).unwrap().starts_with("dull: "), "{said}");
+    one_error(&output, 1, &["zzz: this run's model does not know the word"]);
 }

@@ -308,5 +308,6 @@ fn tabs_a_byte_order_mark_and_blank_last_lines_are_accepted() {
 #[test]
 fn archives_and_models_are_named_with_a_remedy() {
     assert!(refusal(b"PK\x03\x04\x14\0").contains("zip archive, expected word vectors: unpack it"));
+    assert!(refusal(b"\xff\xfet\0 \x001\0").contains("is UTF-16"));
     assert!(refusal(b"\xba\x16\x4f\x2f\x0c\0\0\0").contains("model of fastText"));
 }

@@ -1,9 +1,9 @@
 //! The run and the inputs of a command that uses a trained model.
 
-use super::{Outcome, complain, error_line, shell_quoted};
-use crate::data::text::windows_1252;
+use super::{Outcome, complain, error_line, shell_quoted, show_notes};
+use crate::data::text::{LiveLines, TextFile};
 use crate::train::{Run, is_output_open};
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
@@ -43,42 +43,34 @@ pub struct Inputs {
     /// Inputs; - stands for the lines of standard input [default: -]
     #[arg(value_name = "INPUT")]
     inputs: Vec<OsString>,
-    /// Read the inputs from the lines of FILE
+    /// Read the inputs from the lines of FILE; - stands for standard input
     #[arg(long, value_name = "FILE", conflicts_with = "inputs")]
     file: Option<PathBuf>,
 }
 
 impl Inputs {
-    /// The file of `--file`.
+    /// The file of `--file`, unless it is standard input or a pipe, which are read as they come.
     pub(super) fn file(&self) -> Option<&Path> {
-        self.file.as_deref()
+        let is_pipe = |path: &Path| path.exists() && !path.is_file() && !path.is_dir();
+        self.file.as_deref().filter(|path| *path != Path::new("-") && !is_pipe(path))
     }
 
     /// Like [`for_each`](Self::for_each), with text.
     pub(super) fn for_each_text(&self, mut answer: impl FnMut(&str) -> Result<()>) -> Result<Outcome> {
+        self.for_each_line(|line| answer(line.trim_end_matches('\r')))
+    }
+
+    /// Like [`for_each`](Self::for_each), with text of which only `\n` ends a line.
+    pub(super) fn for_each_line(&self, mut answer: impl FnMut(&str) -> Result<()>) -> Result<Outcome> {
         if let Some(file) = self.inputs.iter().find(|input| Path::new(input).is_file()) {
             let file = Path::new(file);
             let (name, quoted) = (file.display(), shell_quoted(file));
             complain(&format!("note: {name} is taken as text: to read the file, use --file {quoted}"));
         }
-        self.for_each(|input| {
+        self.read(|input| {
             let text = input.to_str();
             answer(text.with_context(|| format!("{}: it is not UTF-8", Path::new(input).display()))?)
         })
-    }
-
-    /// Like [`for_each`](Self::for_each), with lines of text as a [`TextStream`](crate::data::TextStream) reads them.
-    ///
-    /// Only `\n` ends a line. A line that is not UTF-8 is read as Windows-1252, with a note.
-    pub(super) fn for_each_text_line(&self, mut answer: impl FnMut(&str) -> Result<()>) -> Result<Outcome> {
-        let decode = |line: &[u8]| {
-            let line = line.strip_suffix(b"\n").unwrap_or(line);
-            Ok(String::from_utf8(line.to_vec()).unwrap_or_else(|_| {
-                complain("note: this line is not UTF-8, so it is read as Windows-1252");
-                windows_1252(line)
-            }))
-        };
-        self.read(decode, |input| answer(&input.to_string_lossy()))
     }
 
     /// Calls `answer` with each input as soon as it is known.
@@ -87,22 +79,17 @@ impl Inputs {
     ///
     /// # Errors
     /// Fails if an argument is a run, or the inputs can't be read.
-    pub(super) fn for_each(&self, answer: impl FnMut(&OsStr) -> Result<()>) -> Result<Outcome> {
-        let decode = |line: &[u8]| {
-            let end = line.iter().rposition(|byte| !b"\r\n".contains(byte)).map_or(0, |last| last + 1);
-            Ok(std::str::from_utf8(&line[..end]).context("it is not UTF-8")?.to_string())
-        };
-        self.read(decode, answer)
+    pub(super) fn for_each(&self, mut answer: impl FnMut(&OsStr) -> Result<()>) -> Result<Outcome> {
+        self.read(|input| match input.to_str() {
+            Some(text) => answer(OsStr::new(text.trim_end_matches('\r'))),
+            None => answer(input),
+        })
     }
 
-    fn read(
-        &self,
-        decode: impl Fn(&[u8]) -> Result<String>,
-        mut answer: impl FnMut(&OsStr) -> Result<()>,
-    ) -> Result<Outcome> {
+    fn read(&self, mut answer: impl FnMut(&OsStr) -> Result<()>) -> Result<Outcome> {
         let mut outcome = Outcome::Done;
-        let mut next = |place: Option<String>, input: Result<&OsStr>| {
-            let result = input.and_then(&mut answer);
+        let mut next = |place: Option<String>, input: &OsStr| {
+            let result = answer(input);
             if let Err(error) = match place {
                 Some(place) => result.with_context(|| place),
                 None => result,
@@ -112,14 +99,20 @@ impl Inputs {
             }
             is_output_open()
         };
-        if let Some(path) = &self.file {
-            let name = path.display().to_string();
-            let file = File::open(path).with_context(|| format!("{name}: cannot read it"))?;
-            lines(&name, BufReader::new(file), decode, &mut next)?;
+        if let Some(path) = self.file() {
+            let mut notes = vec![];
+            let file = TextFile::read(path.to_path_buf(), &mut notes)?;
+            show_notes(&notes);
+            for (number, line) in (1..).zip(file.text.split_terminator('\n')) {
+                let place = format!("{}: line {number}", path.display());
+                if !next(Some(place), OsStr::new(line)) {
+                    break;
+                }
+            }
             return Ok(outcome);
         }
         self.inputs.iter().try_for_each(|input| check(input))?;
-        let default = [OsString::from("-")];
+        let default = [self.file.clone().map_or("-".into(), OsString::from)];
         let inputs = if self.inputs.is_empty() { &default } else { self.inputs.as_slice() };
         for input in inputs {
             let goes_on = match input.to_str() {
@@ -128,9 +121,14 @@ impl Inputs {
                     if stdin.is_terminal() {
                         complain("note: this reads standard input, one input per line, up to Ctrl-D");
                     }
-                    lines("standard input", stdin.lock(), &decode, &mut next)?
+                    lines("standard input", stdin.lock(), &mut next)?
                 }
-                _ => next(None, Ok(input)),
+                _ if self.file.is_some() => {
+                    let name = Path::new(input).display().to_string();
+                    let pipe = File::open(input).with_context(|| format!("{name}: can't be read"))?;
+                    lines(&name, BufReader::new(pipe), &mut next)?
+                }
+                _ => next(None, input),
             };
             if !goes_on {
                 break;
@@ -143,19 +141,13 @@ impl Inputs {
 /// Calls `next` with each line and its place, as soon as it is complete, while `next` returns true.
 fn lines(
     name: &str,
-    mut reader: impl BufRead,
-    decode: impl Fn(&[u8]) -> Result<String>,
-    mut next: impl FnMut(Option<String>, Result<&OsStr>) -> bool,
+    reader: impl BufRead,
+    mut next: impl FnMut(Option<String>, &OsStr) -> bool,
 ) -> Result<bool> {
-    let mut line = vec![];
-    for number in 1.. {
-        line.clear();
-        let place = || format!("{name}: line {number}");
-        if reader.read_until(b'\n', &mut line).with_context(place)? == 0 {
-            break;
-        }
-        let text = decode(&line);
-        if !next(Some(place()), text.as_ref().map(OsStr::new).map_err(|error| anyhow!("{error:#}"))) {
+    let (mut lines, mut notes) = (LiveLines::new(reader), vec![]);
+    while let Some(line) = lines.next(&mut notes).with_context(|| name.to_string())? {
+        notes.drain(..).for_each(|note| complain(&format!("note: {name}: {note}")));
+        if !next(Some(format!("{name}: line {}", lines.number)), OsStr::new(&line)) {
             return Ok(false);
         }
     }

@@ -134,7 +134,7 @@ fn score(inputs: &Inputs, trained: &TrainedModel) -> Result<Outcome> {
     let &TrainedModel { vocabulary, model, level, device, .. } = trained;
     let (mut total, mut tokens) = (0.0, 0);
     say("log_probability\tnats_per_token\tperplexity\ttext");
-    let mut answer = |line: &str| {
+    let outcome = inputs.for_each_line(|line| {
         let LineScore { log_probability, tokens: count, unknown } =
             score_line(model, vocabulary, level, line, device)?;
         let nats = -log_probability / count as f64;
@@ -145,18 +145,7 @@ fn score(inputs: &Inputs, trained: &TrainedModel) -> Result<Outcome> {
         }
         (total, tokens) = (total + log_probability, tokens + count);
         Ok(())
-    };
-    let outcome = match inputs.file() {
-        None => inputs.for_each_text_line(&mut answer)?,
-        Some(file) => {
-            let text = TextStream::open(file, level)?;
-            show_notes(&text.notes);
-            for line in text.lines() {
-                answer(&line?)?;
-            }
-            Outcome::Done
-        }
-    };
+    })?;
     if tokens > 0 {
         let nats = -total / tokens as f64;
         say(&format!("{total:.3}\t{nats:.4}\t{:.3}\t(all {})", nats.exp(), count(tokens, "token")));

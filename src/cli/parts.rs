@@ -17,13 +17,16 @@ impl Parts {
     /// Divides a data set whose splits have the given sizes and follow one another.
     ///
     /// A missing validation or test part becomes a tenth of the training part, see [`hold_out`]. `class` returns the class
-    /// of an example. A note says that there is no test split.
+    /// of an example. A note says that there is no test split. A data set with nothing but a test split is not divided.
     pub(super) fn new(
         [training, validation, test]: [Option<usize>; 3],
         class: impl Fn(u32) -> u32,
         options: &TrainOptions,
     ) -> Result<Self> {
         let training = training.unwrap_or(0);
+        if let (0, None, Some(test)) = (training, validation, test) {
+            return Ok(Self::test_only(test));
+        }
         let given = training + validation.unwrap_or(0);
         let range = |Range { start, end }: Range<usize>| start as u32..end as u32;
         let mut rest: Vec<u32> = range(0..training).collect();
@@ -49,13 +52,9 @@ impl Parts {
         Ok(Self { training, validation, test })
     }
 
-    /// The parts of a data set that only tests a model: its test split.
-    pub(super) fn test_only(training: usize, test: usize) -> Self {
-        Self {
-            training: vec![],
-            validation: vec![],
-            test: (training as u32..(training + test) as u32).collect(),
-        }
+    /// The parts of a data set that is nothing but a test split.
+    pub(super) fn test_only(test: usize) -> Self {
+        Self { training: vec![], validation: vec![], test: (0..test as u32).collect() }
     }
 
     /// Number of examples in the training, validation and test part.

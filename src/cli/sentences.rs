@@ -17,7 +17,6 @@ use candle_nn::VarMap;
 use clap::{Args, Subcommand};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::ops::Range;
 
 /// Options that choose how sentences become words.
@@ -99,6 +98,7 @@ impl Data for SentenceData {
         ("sst2", "train.tsv, dev.tsv, test.tsv, or stsa.binary.train and so on; or a download"),
         ("trec", "train_5500.label, TREC_10.label"),
         ("ag-news", "train.csv, test.csv: class, title, description; or a download"),
+        ("fasttext", "train.txt, test.txt, or as extensions: __label__CLASS and a sentence per line"),
         ("csv, tsv", "train.csv, test.csv, optionally validation.csv: label and text; .tsv alike"),
     ];
     const NOUN: &'static str = "sentences";
@@ -121,35 +121,28 @@ impl Data for SentenceData {
             ),
             Some((facts, _)) => data::text::load_test(name, dir, &columns, &facts.classes),
         };
-        let corpus = corpus.map_err(data_error)?;
-        show_notes(&corpus.notes);
-        let fingerprint = |part: &Option<Texts>| part.as_ref().map(Texts::fingerprint);
-        let fingerprints = json!({
-            "training_data": corpus.train.fingerprint(),
-            "validation_data": fingerprint(&corpus.validation),
-            "test_data": fingerprint(&corpus.test),
-        });
-        let Corpus { train: training, validation, test, classes, .. } = corpus;
-        let size = |part: &Option<Texts>| part.as_ref().map(Texts::len);
-        let sizes = [Some(training.len()), size(&validation), size(&test)];
-        let (mut words, mut labels) = (vec![], vec![]);
-        let texts = [Some(&training), validation.as_ref(), test.as_ref()].into_iter().flatten();
-        let dropped = text.tokenizer.dropped_letters(texts.flat_map(|part| &part.texts).map(String::as_str));
+        let Corpus { train: training, validation, test, classes, notes } = corpus.map_err(data_error)?;
+        show_notes(&notes);
+        let splits = [Some(training), validation, test];
+        let fingerprints = splits.each_ref().map(|split| split.as_ref().map(Texts::fingerprint));
+        let sizes = splits.each_ref().map(|split| split.as_ref().map(Texts::len));
+        let texts = splits.iter().flatten().flat_map(|split| &split.texts);
+        let dropped = text.tokenizer.dropped_letters(texts.map(String::as_str));
         if dropped > 0.05 {
             let percent = 100.0 * dropped;
             show_notes(&[format!(
                 "--tokenizer kim drops {percent:.0}% of the letters, which --tokenizer words keeps"
             )]);
         }
-        for part in [Some(training), validation, test].into_iter().flatten() {
-            words.extend(part.texts.iter().map(|sentence| text.tokenizer.tokens(sentence)));
-            labels.extend(part.labels);
+        let (mut words, mut labels) = (vec![], vec![]);
+        for split in splits.into_iter().flatten() {
+            words.extend(split.texts.iter().map(|sentence| text.tokenizer.tokens(sentence)));
+            labels.extend(split.labels);
         }
-        let parts = match sizes {
-            [Some(training), None, Some(test)] if run.is_some() && training == 0 => Parts::test_only(0, test),
+        let parts = match text.folds {
             // Each fold will have its own parts.
-            _ if text.folds.is_some() => Parts::test_only(0, 0),
-            sizes => Parts::new(sizes, |sentence| labels[sentence as usize], train)?,
+            Some(_) if run.is_none() => Parts::test_only(0),
+            _ => Parts::new(sizes, |sentence| labels[sentence as usize], train)?,
         };
         Self::new(text.words, ngrams, Labelled { words, labels, parts, classes, fingerprints }, train, run)
     }
@@ -223,22 +216,32 @@ fn neighbours<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: &Trained
     const SHOWN: usize = 10;
     let Trained { settings, facts: TextFacts { vocabulary, .. }, model, .. } = trained;
     let tokenizer = settings.data_options()?.text.tokenizer;
-    let mut words = 0;
-    let outcome = inputs.for_each_text(|word| {
-        words += 1;
-        ensure!(!word.trim().is_empty(), "found an empty line, expected a word");
-        let tokens = tokenizer.tokens(word);
-        let id = vocabulary.id(if let [token] = &tokens[..] { token } else { word });
-        ensure!(id >= Vocabulary::FIRST, "{word}: this run's model does not know the word");
-        let nearest = model.embedding().nearest(id, vocabulary.len(), SHOWN + Vocabulary::FIRST as usize)?;
-        let nearest = nearest.iter().filter(|(id, _)| *id >= Vocabulary::FIRST).take(SHOWN);
-        let shown: Vec<String> = nearest
-            .map(|&(id, cosine)| format!("{} ({cosine:.2})", vocabulary.token(id).unwrap_or_default()))
-            .collect();
-        say(&format!("{word}: {}", shown.join("  ")));
+    let mut lines = 0;
+    let outcome = inputs.for_each_text(|line| {
+        lines += 1;
+        ensure!(!line.trim().is_empty(), "found an empty line, expected a word");
+        let tokens = tokenizer.tokens(line);
+        let words = if tokens.len() > 1 { tokens } else { vec![line.to_string()] };
+        let id = |word: &str| match &tokenizer.tokens(word)[..] {
+            [token] => vocabulary.id(token),
+            _ => vocabulary.id(word),
+        };
+        let (known, unknown): (Vec<&String>, Vec<&String>) =
+            words.iter().partition(|word| id(word) >= Vocabulary::FIRST);
+        for word in known {
+            let count = SHOWN + Vocabulary::FIRST as usize;
+            let nearest = model.embedding().nearest(id(word), vocabulary.len(), count)?;
+            let nearest = nearest.iter().filter(|(id, _)| *id >= Vocabulary::FIRST).take(SHOWN);
+            let shown: Vec<String> = nearest
+                .map(|&(id, cosine)| format!("{} ({cosine:.2})", vocabulary.token(id).unwrap_or_default()))
+                .collect();
+            say(&format!("{word}: {}", shown.join("  ")));
+        }
+        let unknown: Vec<&str> = unknown.into_iter().map(String::as_str).collect();
+        ensure!(unknown.is_empty(), "{}: this run's model does not know the word", unknown.join(", "));
         Ok(())
     });
-    ensure!(words > 0, "neighbours: found no word, expected at least one");
+    ensure!(lines > 0, "neighbours: found no word, expected at least one");
     outcome
 }
 

@@ -14,7 +14,6 @@ use crate::train::{Epoch, Sentences, Tagging, TaggingEvaluation, Task, say};
 use anyhow::Result;
 use candle_core::{D, Device};
 use candle_nn::VarMap;
-use serde_json::json;
 
 /// Sentences with a tag per word.
 pub type TaggingData = TextData<Sentences>;
@@ -54,24 +53,17 @@ impl Data for TaggingData {
             None => sequence::load(name, dir),
             Some((facts, _)) => sequence::load_test(name, dir, &facts.classes),
         };
-        let corpus = corpus.map_err(data_error)?;
-        show_notes(&corpus.notes);
-        let fingerprint = |part: &Option<TaggedSentences>| part.as_ref().map(TaggedSentences::fingerprint);
-        let fingerprints = json!({
-            "training_data": corpus.train.fingerprint(),
-            "validation_data": fingerprint(&corpus.validation),
-            "test_data": fingerprint(&corpus.test),
-        });
-        let TaggedCorpus { train: training, validation, test, tags: classes, .. } = corpus;
-        let size = |part: &Option<TaggedSentences>| part.as_ref().map(TaggedSentences::len);
-        let parts = match (training.len(), test.as_ref()) {
-            (0, Some(test)) if run.is_some() => Parts::test_only(0, test.len()),
-            (training, _) => Parts::new([Some(training), size(&validation), size(&test)], |_| 0, train)?,
-        };
+        let TaggedCorpus { train: training, validation, test, tags: classes, notes } =
+            corpus.map_err(data_error)?;
+        show_notes(&notes);
+        let splits = [Some(training), validation, test];
+        let fingerprints = splits.each_ref().map(|split| split.as_ref().map(TaggedSentences::fingerprint));
+        let sizes = splits.each_ref().map(|split| split.as_ref().map(TaggedSentences::len));
+        let parts = Parts::new(sizes, |_| 0, train)?;
         let (mut words, mut tags) = (vec![], vec![]);
-        for part in [Some(training), validation, test].into_iter().flatten() {
-            words.extend(part.words);
-            tags.extend(part.tags);
+        for split in splits.into_iter().flatten() {
+            words.extend(split.words);
+            tags.extend(split.tags);
         }
         let data = Labelled { words, labels: Sentences::new(tags), parts, classes, fingerprints };
         Self::new(options, NGrams::default(), data, train, run)

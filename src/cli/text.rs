@@ -53,8 +53,8 @@ pub(super) struct Labelled<L> {
     pub(super) labels: L,
     pub(super) parts: Parts,
     pub(super) classes: Vec<String>,
-    /// As in [`About`].
-    pub(super) fingerprints: Value,
+    /// A hash of the content of the training, validation and test split.
+    pub(super) fingerprints: [Option<u64>; 3],
 }
 
 impl<L> TextData<L> {
@@ -81,8 +81,10 @@ impl<L> TextData<L> {
             }
         };
         let sentences = Sentences::encode(&facts.vocabulary, ngrams, &words);
-        let (name, sizes) = (name.to_string(), parts.sizes());
-        let about = About { name, sizes, fingerprints, facts };
+        let [training, validation, test] = fingerprints;
+        let fingerprints =
+            json!({ "training_data": training, "validation_data": validation, "test_data": test });
+        let about = About { name: name.to_string(), sizes: parts.sizes(), fingerprints, facts };
         Ok(Self { options, ngrams, words, labels, parts, vectors, sentences, about })
     }
 
@@ -120,6 +122,14 @@ impl<L> TextData<L> {
         let words = vocabulary.words().count();
         let found = vocabulary.words().filter(|word| vectors.get(word).is_some()).count();
         let share = 100.0 * found as f64 / words.max(1) as f64;
+        if share < 1.0 {
+            let remedy =
+                if self.options.lower_case { "" } else { " in lower case (then use --lower-case), or" };
+            let path = path.display();
+            complain(&format!(
+                "note: {path} has vectors of {found} of {words} words: are its words{remedy} of another language?"
+            ));
+        }
         Ok(Some(format!("{found} of {words} words ({share:.1}%) have a vector in {}", path.display())))
     }
 }

@@ -23,7 +23,7 @@ pub(super) struct Splits {
 impl Splits {
     /// Finds each split in `dir` under one of the names that `names` returns for a name of the split.
     ///
-    /// Case is ignored. A name without an extension is a folder's.
+    /// Case is ignored, and so is `.gz` after another extension. A name without an extension is a folder's.
     ///
     /// # Errors
     /// Fails if `dir` can't be listed, or has two entries for one split.
@@ -72,7 +72,10 @@ impl Splits {
         let mut passed_over = vec![];
         for path in entries(dir)?.into_iter().filter(|path| is_kind(path)) {
             let name = file_name(&path);
-            match split(&name.to_lowercase()) {
+            let lower = name.to_lowercase();
+            // The name of a gzipped file, but `train.gz` is not the folder `train`.
+            let lower = lower.strip_suffix(".gz").filter(|stem| stem.contains('.')).unwrap_or(&lower);
+            match split(lower) {
                 Some(split) => {
                     if let Some(other) = found[split].replace(path) {
                         bail!(
@@ -83,7 +86,7 @@ impl Splits {
                         );
                     }
                 }
-                None if is_related(&name.to_lowercase()) && !is_about(&name) => passed_over.push(name),
+                None if is_related(lower) && !is_about(&name) => passed_over.push(name),
                 None => {}
             }
         }

@@ -62,24 +62,81 @@ fn like_comment(line: &str) -> bool {
     line.starts_with("# ")
 }
 
+/// Whether a line ends a sentence or a document.
+fn is_end(line: &str) -> bool {
+    line.starts_with("-DOCSTART-") || line.trim_ascii().is_empty()
+}
+
+/// Whether the first of three or more columns counts: words or sentences, in the whole file or anew in each sentence.
+fn is_counted(file: &TextFile) -> bool {
+    let (mut before, mut first, mut words) = (None, None, 0);
+    for (_, line) in file.lines().filter(|(_, line)| !line.starts_with('#')) {
+        if is_end(line) {
+            before = None;
+            continue;
+        }
+        let columns = columns(line);
+        if is_between(columns[0]) {
+            continue;
+        }
+        let Ok(number) = columns[0].parse::<u64>() else { return false };
+        let is_next = before.is_none_or(|before| number == before || number - 1 == before);
+        if !is_next || columns.len() < 3 {
+            return false;
+        }
+        (before, words) = (Some(number), words + 1);
+        first.get_or_insert(number);
+    }
+    // A short file may hold nothing but numbers.
+    first.is_some_and(|first| first <= 1 || words >= 10)
+}
+
+/// Whether a line of CoNLL-U is not a word: it covers several, such as 3-4, or is left out in the text, such as 8.1.
+fn is_between(number: &str) -> bool {
+    let parts = number.split_once(['-', '.']);
+    parts.is_some_and(|(a, b)| a.parse::<u64>().is_ok() && b.parse::<u64>().is_ok())
+}
+
 /// Parses the sentences of `file`, with tags in BIO.
 fn sentences<'a>(file: &'a TextFile, notes: &mut Vec<String>) -> Result<Vec<Vec<Token<'a>>>> {
-    let is_end = |line: &str| line.starts_with("-DOCSTART-") || line.trim_ascii().is_empty();
-    let first = file.lines().find(|(_, line)| !is_end(line) && !like_comment(line));
-    let (first_line, expected) = first.map_or((0, 0), |(number, line)| (number, columns(line).len()));
+    let is_counted = is_counted(file);
+    if is_counted {
+        notes.push(format!(
+            "{}: the first column counts, so the words are read from the second",
+            file.path.display()
+        ));
+    }
+    let columns = |line| columns(line).into_iter().skip(usize::from(is_counted)).collect::<Vec<_>>();
+    let is_first = |line: &str| !is_end(line) && !line.starts_with('#');
+    let first = file
+        .lines()
+        .find(|(_, line)| is_first(line))
+        .or_else(|| file.lines().find(|(_, line)| !is_end(line)));
+    let width =
+        |columns: &[&str]| columns.iter().rposition(|cell| !cell.is_empty()).map_or(0, |last| last + 1);
+    let (first_line, expected) = first.map_or((0, 0), |(number, line)| (number, width(&columns(line))));
     let (mut sentences, mut sentence) = (vec![], vec![]);
     let (mut has_ends, mut is_bioes) = (false, false);
     for (line, text) in file.lines() {
-        if is_end(text) {
+        let mut columns = columns(text);
+        if is_end(text) || is_counted && columns.first() == Some(&"-DOCSTART-") {
             has_ends = true;
             if !sentence.is_empty() {
                 sentences.push(std::mem::take(&mut sentence));
             }
             continue;
         }
-        let columns = columns(text);
+        if width(&columns) <= expected {
+            columns.truncate(expected);
+        }
         let tag = columns.last().and_then(|tag| Tag::parse_any(tag));
-        if like_comment(text) && (columns.len() != expected || tag.is_none()) {
+        let is_comment = match is_counted {
+            true => {
+                text.starts_with('#') || is_between(text.split_ascii_whitespace().next().unwrap_or_default())
+            }
+            false => like_comment(text) && (columns.len() != expected || tag.is_none()),
+        };
+        if is_comment {
             continue;
         }
         let [word, .., name] = columns[..] else {

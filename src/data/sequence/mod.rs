@@ -23,12 +23,13 @@ const NAMES_SEED: u64 = 0;
 /// files in `dir`.
 ///
 /// A file in the CoNLL format has one word per line, its tag in the last column, and a blank line between sentences. Tabs
-/// or spaces separate the columns; lines of `-DOCSTART-` and comments (`# ..`) are skipped. The files' names contain a name
+/// or spaces separate the columns; lines of `-DOCSTART-` and comments (`# ..`) are skipped. If the first of three or more
+/// columns counts, as in CoNLL-U, the words are in the second, with a note. The files' names contain a name
 /// of their split, `train`, `dev` or `test` and others as for [`text::load`](crate::data::text::load); they may end in .txt,
 /// .conll, .tsv, .bio, .iob, .iob2 or .annotated. Tags in BIOES, and in the older scheme IOB1, in which `B-` only
 /// separates adjacent entities of one type, are converted to BIO, with a note. An entity that begins otherwise than the
-/// file's scheme demands is read as conlleval reads it, with a note. Text that is not UTF-8 is read as Windows-1252, with a
-/// note.
+/// file's scheme demands is read as conlleval reads it, with a note. Text has the encodings
+/// of [`text::load`](crate::data::text::load).
 ///
 /// # Errors
 /// Fails with a [`DataError`] for an unknown name, or for a directory that is missing or superfluous; with other errors for

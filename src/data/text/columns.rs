@@ -27,41 +27,37 @@ pub(super) fn labelled(
     let Splits { train, validation, test, .. } = splits;
     let first = train.clone().or(test.clone()).unwrap_or_default();
     let table = Table::read(TextFile::read(first.clone(), &mut notes)?, columns, &mut notes)?;
-    let (layout, classes) = (
-        table.layout().clone(),
-        match known {
-            None => table.classes()?,
-            Some(known) => known.to_vec(),
-        },
-    );
+    let layout = table.layout.clone();
+    let classes = match known {
+        None => table.classes()?,
+        Some(known) => known.to_vec(),
+    };
     let mut table = Some(table);
     let mut read = |path: Option<PathBuf>| -> Result<Option<Texts>> {
         let Some(path) = path else { return Ok(None) };
         let table = match table.take_if(|_| path == first) {
             Some(table) => table,
-            None => Table::read_like(TextFile::read(path, &mut notes)?, &layout)?,
+            None => Table::read_like(TextFile::read(path, &mut notes)?, &layout, &mut notes)?,
         };
-        encode(&table, &classes, &mut notes).map(Some)
+        encode(table, &classes).map(Some)
     };
     let (train, validation, test) = (read(train)?.unwrap_or_default(), read(validation)?, read(test)?);
     Ok(Corpus { train, validation, test, classes, notes })
 }
 
-/// Replaces the labels by their indices in `classes`. Rows without text are skipped, with a note.
-fn encode(table: &Table, classes: &[String], notes: &mut Vec<String>) -> Result<Texts> {
+/// Replaces the labels by their indices in `classes`.
+fn encode(table: Table, classes: &[String]) -> Result<Texts> {
     let classes: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
-    let (mut texts, mut without_text) = (Texts::default(), vec![]);
-    for Row { line, label, text } in table.rows() {
-        match classes.get(label) {
+    let mut texts = Texts::default();
+    for Row { line, label, text } in table.rows {
+        match classes.get(label.as_str()) {
             None => {
                 let message = format!("label {label:?}, which the training set lacks");
                 return Err(table.file.error_at(line, message));
             }
-            Some(_) if text.is_empty() => without_text.push(line),
             Some(&class) => texts.push(text, class),
         }
     }
-    notes.extend(table.file.without_text(&without_text));
     Ok(texts)
 }
 
@@ -73,10 +69,18 @@ pub(super) fn ag_news(dir: &Path, test_only: bool) -> Result<Corpus> {
     let classes = AG_NEWS_CLASSES.map(String::from).into();
     Corpus::read(splits, classes, notes, |path, notes| {
         let file = TextFile::read(path, notes)?;
-        let mut texts = Texts::default();
-        for (at, (line, columns)) in records(&file, b',')?.into_iter().enumerate() {
+        let (mut texts, mut without_text, mut headers) = (Texts::default(), vec![], vec![]);
+        let (records, _) = records(&file, b',')?;
+        for (line, mut columns) in records {
+            columns.truncate(
+                columns.iter().rposition(|cell| !cell.is_empty()).map_or(0, |last| last + 1).max(3),
+            );
             match &columns[..] {
-                [class, ..] if at == 0 && class.eq_ignore_ascii_case("class index") => {}
+                columns if columns.iter().all(String::is_empty) => without_text.push(line),
+                [class, ..] if class.eq_ignore_ascii_case("class index") => headers.push(line),
+                [_, title, description] if title.is_empty() && description.is_empty() => {
+                    without_text.push(line)
+                }
                 [class, title, description] => match class.parse::<u32>() {
                     // The files have a backslash for each line break of the original.
                     Ok(class @ 1..=4) => {
@@ -93,6 +97,8 @@ pub(super) fn ag_news(dir: &Path, test_only: bool) -> Result<Corpus> {
                 }
             }
         }
+        notes.extend(file.skipped(&without_text, "without text"));
+        notes.extend(file.skipped(headers.get(1..).unwrap_or_default(), "equal to the header"));
         if texts.is_empty() { Err(file.error("no news")) } else { Ok(texts) }
     })
 }

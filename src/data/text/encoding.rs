@@ -1,23 +1,154 @@
-//! The encodings that text files may have: UTF-8 or Windows-1252.
+//! The encodings of text: UTF-8, UTF-16 with a byte order mark, or Windows-1252, gzipped or not; and what is binary.
 
-use anyhow::{Result, ensure};
+use crate::data::gzip;
+use anyhow::{Result, bail, ensure};
 use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
+use flate2::bufread::MultiGzDecoder;
+use std::io::Read;
 
-/// Length of the byte order mark at the start of `bytes`.
+/// Decodes Windows-1252.
+pub(super) fn windows_1252(bytes: &[u8]) -> String {
+    WINDOWS_1252.decode_without_bom_handling(bytes).0.into_owned()
+}
+
+/// Whether a text that starts with `bytes` must be converted as a whole: it is gzipped or in UTF-16.
+pub(super) fn is_converted(bytes: &[u8]) -> bool {
+    let marked = Encoding::for_bom(bytes);
+    bytes.starts_with(&gzip::MAGIC) || marked.is_some_and(|(encoding, _)| encoding != UTF_8)
+}
+
+/// Decodes a whole text, and returns a remark if it is not UTF-8. In a text without `\n`, each `\r` counts as `\n`.
 ///
 /// # Errors
-/// Fails if it marks another encoding than UTF-8.
-pub(super) fn byte_order_mark(bytes: &[u8]) -> Result<usize> {
-    match Encoding::for_bom(bytes) {
-        None => Ok(0),
-        Some((marked, length)) => {
-            ensure!(marked == UTF_8, "is {}, expected UTF-8 or Windows-1252", marked.name());
-            Ok(length)
+/// Fails if the text is binary, or isn't in the encoding that its byte order mark says.
+pub(super) fn decode(mut bytes: Vec<u8>) -> Result<(String, Option<String>)> {
+    if bytes.starts_with(&gzip::MAGIC) {
+        let mut unpacked = vec![];
+        MultiGzDecoder::new(&bytes[..]).read_to_end(&mut unpacked).map_err(gzip::read_error)?;
+        bytes = unpacked;
+    }
+    let (text, note) = match Encoding::for_bom(&bytes) {
+        Some((utf16, mark)) if utf16 != UTF_8 => {
+            let (text, has_errors) = utf16.decode_without_bom_handling(&bytes[mark..]);
+            ensure!(!text.contains('\0'), "is binary or in UTF-32, expected UTF-8, UTF-16 or Windows-1252");
+            ensure!(!has_errors, "not {0}, but the file is marked as such", utf16.name());
+            (text.into_owned(), Some(format!("is converted from {}", utf16.name())))
+        }
+        _ => {
+            let mut scan = Scan::default();
+            scan.add(&bytes, true)?;
+            match scan.invalid {
+                None => {
+                    let text = String::from_utf8(bytes)?;
+                    (text.strip_prefix('\u{feff}').map(String::from).unwrap_or(text), None)
+                }
+                Some(at) => {
+                    let line = 1 + bytes[..at as usize].iter().filter(|&&byte| byte == b'\n').count();
+                    (windows_1252(&bytes), Some(in_windows_1252(format!("line {line}"))))
+                }
+            }
+        }
+    };
+    let text = if !text.contains('\n') && text.contains('\r') { text.replace('\r', "\n") } else { text };
+    Ok((text, note))
+}
+
+/// The remark that a text is not UTF-8 at `place`.
+pub(super) fn in_windows_1252(place: String) -> String {
+    format!("not UTF-8 at {place}, so it is read as Windows-1252")
+}
+
+/// What consecutive bytes say about the encoding of a text.
+#[derive(Default)]
+pub(super) struct Scan {
+    /// Number of bytes so far.
+    at: u64,
+    /// The first byte that is not UTF-8.
+    pub invalid: Option<u64>,
+    /// The first control character that text does not have.
+    control: Option<u64>,
+    /// Whether the text has the byte order mark of UTF-8.
+    pub is_marked: bool,
+}
+
+impl Scan {
+    /// Checks the next bytes, and returns how many are whole characters; the rest must come again with the next call.
+    ///
+    /// # Errors
+    /// Fails if the text is binary: it has zero bytes, or is not UTF-8 and has control characters.
+    pub fn add(&mut self, bytes: &[u8], is_end: bool) -> Result<usize> {
+        let begin = self.at;
+        if begin == 0 {
+            check_start(bytes)?;
+            self.is_marked = bytes.starts_with(b"\xef\xbb\xbf");
+        }
+        let whole = self.check_utf8(bytes, is_end);
+        if let Some(zero) = bytes.iter().position(|&byte| byte == 0) {
+            bail!("is binary (byte {} is zero), expected text", begin + zero as u64);
+        }
+        let is_control = |byte: &u8| {
+            byte.is_ascii_control() && !byte.is_ascii_whitespace() && ![0x0b, 0x1a, 0x1b].contains(byte)
+        };
+        self.control = self.control.or(bytes.iter().position(is_control).map(|at| begin + at as u64));
+        if let Some(byte) = self.invalid {
+            ensure!(!self.is_marked, "not UTF-8 at byte {byte}, but the file is marked as such");
+            if let Some(control) = self.control {
+                bail!(
+                    "is binary (not UTF-8 at byte {byte}, and byte {control} is a control character), expected text"
+                );
+            }
+        }
+        self.at += whole as u64;
+        Ok(whole)
+    }
+
+    fn check_utf8(&mut self, bytes: &[u8], is_end: bool) -> usize {
+        if self.invalid.is_some() {
+            return bytes.len();
+        }
+        match std::str::from_utf8(bytes) {
+            Ok(_) => bytes.len(),
+            Err(error) if error.error_len().is_none() && !is_end => error.valid_up_to(),
+            Err(error) => {
+                self.invalid = Some(self.at + error.valid_up_to() as u64);
+                bytes.len()
+            }
         }
     }
 }
 
-/// Decodes Windows-1252.
-pub(crate) fn windows_1252(bytes: &[u8]) -> String {
-    WINDOWS_1252.decode_without_bom_handling(bytes).0.into_owned()
+/// Checks that a text does not start with the first bytes of a well-known binary format.
+pub(super) fn check_start(bytes: &[u8]) -> Result<()> {
+    const UNPACK: &str = "expected text: unpack it first";
+    const EXPORT: &str = "expected text: export it as CSV or text in UTF-8";
+    const FORMATS: [(&[u8], &str, &str); 16] = [
+        (b"PK\x03\x04", "a zip archive or an Office document", "expected text: unpack it, or save it as CSV"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "an Office document", EXPORT),
+        (b"PAR1\x15", "a parquet file", EXPORT),
+        (b"ARROW1\0", "an Arrow file", EXPORT),
+        (b"SQLite format 3\0", "an SQLite database", EXPORT),
+        (b"\x93NUMPY", "a NumPy array", EXPORT),
+        (b"\x89HDF\r\n", "an HDF5 file", EXPORT),
+        (b"%PDF-", "a PDF document", EXPORT),
+        (b"BZh91AY&SY", "compressed by bzip2", UNPACK),
+        (b"\xfd7zXZ\0", "compressed by xz", UNPACK),
+        (b"\x28\xb5\x2f\xfd", "compressed by zstd", UNPACK),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
+        (b"Rar!\x1a\x07", "a RAR archive", UNPACK),
+        (b"\x89PNG\r\n\x1a\n", "a PNG image", "expected text"),
+        (b"\xff\xd8\xff", "a JPEG image", "expected text"),
+        (b"GIF89a", "a GIF image", "expected text"),
+    ];
+    if let Some((_, what, expected)) = FORMATS.iter().find(|(start, ..)| bytes.starts_with(start)) {
+        bail!("is {what}, {expected}");
+    }
+    ensure!(bytes.get(257..262) != Some(b"ustar"), "is a tar archive, {UNPACK}");
+    // Text in a European language has zeros at every second byte.
+    let zeros =
+        |first: usize| bytes.iter().take(64).skip(first).step_by(2).filter(|&&byte| byte == 0).count();
+    let zeros = [zeros(0), zeros(1)];
+    let is_utf16 =
+        bytes.len() >= 4 && zeros.contains(&0) && zeros.iter().sum::<usize>() * 3 > bytes.len().min(64);
+    ensure!(!is_utf16, "is UTF-16 without a byte order mark, expected UTF-8: save it as UTF-8");
+    Ok(())
 }

@@ -1,35 +1,26 @@
 //! Whole text files, decoded and read line by line.
 
-use super::encoding::{byte_order_mark, windows_1252};
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use super::encoding::decode;
+use anyhow::{Context, Result, anyhow, ensure};
 use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A whole text file, decoded.
-pub(in crate::data) struct TextFile {
+pub(crate) struct TextFile {
     pub path: PathBuf,
     pub text: String,
 }
 
 impl TextFile {
-    /// Reads a file in UTF-8 or, with a note, in Windows-1252.
+    /// Reads a file in UTF-8, UTF-16 with a byte order mark, or Windows-1252, gzipped or not. A note names another encoding
+    /// than UTF-8.
     pub fn read(path: PathBuf, notes: &mut Vec<String>) -> Result<Self> {
         let name = path.display();
         let bytes = fs::read(&path).with_context(|| format!("{name}: can't be read"))?;
         ensure!(!bytes.is_empty(), "{name}: is empty");
-        let mark = byte_order_mark(&bytes).map_err(|error| anyhow!("{name}: {error}"))?;
-        let text = match std::str::from_utf8(&bytes) {
-            Ok(text) => text[mark..].to_string(),
-            Err(error) => {
-                let line = 1 + bytes[..error.valid_up_to()].iter().filter(|&&byte| byte == b'\n').count();
-                if mark > 0 {
-                    bail!("{name}: line {line}: not UTF-8, but the file is marked as such");
-                }
-                notes.push(format!("{name}: not UTF-8 at line {line}, so it is read as Windows-1252"));
-                windows_1252(&bytes)
-            }
-        };
+        let (text, note) = decode(bytes).map_err(|error| anyhow!("{name}: {error:#}"))?;
+        notes.extend(note.map(|note| format!("{name}: {note}")));
         Ok(Self { path, text })
     }
 
@@ -38,9 +29,9 @@ impl TextFile {
         self.text.lines().enumerate().map(|(at, line)| (at + 1, line))
     }
 
-    /// A note about the lines without text that were skipped, if there are any.
-    pub fn without_text(&self, lines: &[usize]) -> Option<String> {
-        let skipped = counted_lines(lines, "without text");
+    /// A note about the lines that were skipped because they are `what`, if there are any.
+    pub fn skipped(&self, lines: &[usize], what: &str) -> Option<String> {
+        let skipped = counted_lines(lines, what);
         (!lines.is_empty()).then(|| format!("{}: skipped {skipped}", self.path.display()))
     }
 
@@ -63,9 +54,9 @@ pub(in crate::data) fn counted_lines(lines: &[usize], what: &str) -> String {
     }
 }
 
-/// The file `name` in `dir`.
+/// The file `name` in `dir`, gzipped or not.
 pub(super) fn required(dir: &Path, name: &str) -> Result<PathBuf> {
-    Some(dir.join(name))
-        .filter(|path| path.is_file())
-        .with_context(|| format!("{}: no file {name}", dir.display()))
+    let names = [name.to_string(), format!("{name}.gz")];
+    let found = names.iter().map(|name| dir.join(name)).find(|path| path.is_file());
+    found.with_context(|| format!("{}: no file {name}", dir.display()))
 }

@@ -28,7 +28,7 @@ fn sentences<'a>(
             text => texts.push(text, label),
         }
     }
-    notes.extend(file.without_text(&without_text));
+    notes.extend(file.skipped(&without_text, "without text"));
     if texts.is_empty() { Err(file.error("no sentences")) } else { Ok(texts) }
 }
 
@@ -138,15 +138,13 @@ pub(super) fn fasttext(dir: &Path, known: Option<&[String]>) -> Result<Corpus> {
         (Some(train), None) => {
             // Notes about this file come when it is read as a split.
             let file = TextFile::read(train.clone(), &mut Vec::new())?;
-            let labels =
-                file.lines().filter_map(|(_, line)| line.split_whitespace().next()?.strip_prefix(LABEL));
-            let classes: BTreeSet<&str> = labels.collect();
+            let mut classes = BTreeSet::new();
+            for (number, line) in file.lines().filter(|(_, line)| !line.trim().is_empty()) {
+                let (label, text) = label_and_text(line).map_err(|error| file.error_at(number, error))?;
+                classes.extend((!text.is_empty()).then_some(label));
+            }
             match classes.len() {
-                0 => {
-                    return Err(
-                        file.error(format!("no labels, expected lines of {LABEL}CLASS and a sentence"))
-                    );
-                }
+                0 => return Err(file.error("no sentences")),
                 1 => return Err(file.error("only one class, expected two or more")),
                 _ => classes.into_iter().map(String::from).collect(),
             }
@@ -156,14 +154,9 @@ pub(super) fn fasttext(dir: &Path, known: Option<&[String]>) -> Result<Corpus> {
     Corpus::read(splits, classes, notes, |path: PathBuf, notes| {
         let file = TextFile::read(path, notes)?;
         sentences(&file, 0, notes, |line| {
-            let (first, text) =
-                line.trim_start().split_once(char::is_whitespace).unwrap_or((line.trim(), ""));
-            let Some(label) = first.strip_prefix(LABEL) else {
-                return Err(format!("starts with {first:?}, expected {LABEL}CLASS"));
-            };
-            let others = text.split_whitespace().filter(|word| word.starts_with(LABEL)).count();
-            if others > 0 {
-                return Err(format!("{} labels, expected one", others + 1));
+            let (label, text) = label_and_text(line)?;
+            if text.is_empty() {
+                return Ok((text, 0));
             }
             let class =
                 ids.get(label).ok_or_else(|| format!("label {label:?}, which the training set lacks"))?;
@@ -174,3 +167,16 @@ pub(super) fn fasttext(dir: &Path, known: Option<&[String]>) -> Result<Corpus> {
 
 /// What fastText writes before a label.
 const LABEL: &str = "__label__";
+
+/// The label and the text of a line.
+fn label_and_text(line: &str) -> Result<(&str, &str), String> {
+    let line = line.trim();
+    let (first, text) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let Some(label) = first.strip_prefix(LABEL) else {
+        return Err(format!("starts with {first:?}, expected {LABEL}CLASS"));
+    };
+    match text.split_whitespace().filter(|word| word.starts_with(LABEL)).count() {
+        0 => Ok((label, text.trim())),
+        others => Err(format!("{} labels, expected one", others + 1)),
+    }
+}

@@ -6,6 +6,8 @@ mod encoding;
 mod file;
 mod level;
 mod lines;
+#[cfg(feature = "cli")]
+mod live_lines;
 mod ngrams;
 #[cfg(feature = "hub")]
 mod parquet;
@@ -19,10 +21,11 @@ mod vocabulary;
 mod word_vectors;
 
 pub use corpus::{Corpus, Texts};
-#[cfg(feature = "cli")]
-pub(crate) use encoding::windows_1252;
-pub(super) use file::{TextFile, counted_lines};
+pub(crate) use file::TextFile;
+pub(super) use file::counted_lines;
 pub use level::Level;
+#[cfg(feature = "cli")]
+pub(crate) use live_lines::LiveLines;
 pub use ngrams::NGrams;
 pub use reviews::reviews;
 pub use table::Columns;
@@ -61,11 +64,14 @@ const REVIEWS_SEED: u64 = 0;
 /// passed over, with a note.
 ///
 /// `columns` says where `csv` and `tsv` files have label and text. Otherwise a header decides that names them, such as
-/// `review,sentiment`. Without a header the label comes first, with a note.
+/// `review,sentiment`. Without a header the label comes first, with a note. Commas, semicolons or tabs separate the columns
+/// of `csv` files; a first line such as `sep=;` declares the separator. Repetitions of the header are skipped, with a note,
+/// and columns at the end that are always empty without one.
 ///
 /// Without `dir`, `mr`, `sst2` and `ag-news` are downloaded, with the splits of the hub, if the feature `hub` is
 /// enabled. GLUE's test file of `sst2` has no labels; it is passed over, with a note. White space around a sentence is
-/// removed; lines without text are skipped, with a note. Text that is not UTF-8 is read as Windows-1252, with a note.
+/// removed; lines without text are skipped, with a note. Text is UTF-8 or, with a note, UTF-16 with a byte order mark or
+/// Windows-1252; it may be gzipped.
 ///
 /// # Errors
 /// Fails with a [`DataError`] for an unknown name, a directory that is missing or superfluous, and unclear columns; with

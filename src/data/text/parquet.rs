@@ -2,7 +2,7 @@
 
 use super::columns::AG_NEWS_CLASSES;
 use super::corpus::{Corpus, Texts, polarities};
-use crate::data::hub;
+use crate::data::{count, hub};
 use anyhow::{Result, bail};
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub(super) fn corpus(name: &str) -> Result<Corpus> {
     let mut corpus = Corpus { classes, ..Corpus::default() };
     for &split in splits {
         let [path] = hub::dataset(id, [format!("default/{split}/0000.parquet")])?;
-        let texts = sentences(&path, column, corpus.classes.len())?;
+        let texts = sentences(&path, column, corpus.classes.len(), &mut corpus.notes)?;
         if texts.is_none() {
             corpus.notes.push(format!("{}: has no labels, so there is no {split} set", path.display()));
         }
@@ -38,17 +38,21 @@ pub(super) fn corpus(name: &str) -> Result<Corpus> {
     Ok(corpus)
 }
 
-/// Rows of a text and a label; `None` if labels are missing.
-fn sentences(path: &Path, column: &str, classes: usize) -> Result<Option<Texts>> {
-    let (mut texts, mut complete) = (Texts::default(), true);
+/// Rows of a text and a label; `None` if labels are missing. Rows without text are skipped, with a note.
+fn sentences(path: &Path, column: &str, classes: usize, notes: &mut Vec<String>) -> Result<Option<Texts>> {
+    let (mut texts, mut complete, mut without_text) = (Texts::default(), true, 0);
     hub::read_rows(path, |at, row| {
-        let text = hub::text(row, at, column)?;
+        let text = hub::text(row, at, column)?.trim();
         match hub::label(row, at, classes)? {
-            Some(label) => texts.push(text.trim(), label),
+            Some(_) if text.is_empty() => without_text += 1,
+            Some(label) => texts.push(text, label),
             None => complete = false,
         }
         Ok(())
     })?;
+    if without_text > 0 {
+        notes.push(format!("{}: skipped {} without text", path.display(), count(without_text, "row")));
+    }
     Ok(complete.then_some(texts))
 }
 

@@ -3,7 +3,7 @@
 use super::file::TextFile;
 use crate::data::count;
 use crate::data::error::DataError;
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 const LABEL_NAMES: [&str; 12] = [
@@ -45,14 +45,15 @@ impl Columns {
 type Record = (usize, Vec<String>);
 
 /// A text, its label, and the line in which they begin.
-pub(super) struct Row<'a> {
+#[derive(Debug)]
+pub(super) struct Row {
     pub line: usize,
-    pub label: &'a str,
-    pub text: &'a str,
+    pub label: String,
+    pub text: String,
 }
 
 /// Where a table has its labels and texts.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Layout {
     delimiter: u8,
     /// Number of columns.
@@ -66,75 +67,81 @@ pub(super) struct Layout {
 /// A file of labels and texts.
 pub(super) struct Table {
     pub file: TextFile,
-    records: Vec<Record>,
-    layout: Layout,
+    /// The rows with a text.
+    pub rows: Vec<Row>,
+    pub layout: Layout,
 }
 
 impl Table {
     /// Reads the table of the first split, and finds its columns, which `columns` may name.
     ///
-    /// Notes say what was assumed.
+    /// Notes say what was assumed and skipped.
     pub fn read(file: TextFile, columns: &Columns, notes: &mut Vec<String>) -> Result<Self> {
-        let is_tsv = file.path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("tsv"));
-        let delimiters = if is_tsv { &b"\t"[..] } else { b",;\t" };
-        let mut error = None;
-        for &delimiter in delimiters {
-            match parse(&file, delimiter, columns) {
-                Ok((layout, records, assumptions)) => {
-                    let separator = match delimiter {
-                        _ if delimiter == delimiters[0] => None,
-                        b';' => Some("semicolons separate the columns".to_string()),
-                        _ => Some("tabs separate the columns".to_string()),
-                    };
-                    let assumptions = separator.into_iter().chain(assumptions);
-                    notes.extend(assumptions.map(|note| format!("{}: {note}", file.path.display())));
-                    return Ok(Self { file, records, layout });
-                }
-                Err(found) => error = error.or(Some(found)),
+        let usual = usual_delimiter(&file);
+        let delimiters = match declared_delimiter(&file.text) {
+            Some(declared) => vec![declared],
+            None if usual == b'\t' => vec![usual],
+            None => b",;\t".to_vec(),
+        };
+        let mut split: Vec<u8> =
+            delimiters.iter().copied().filter(|&delimiter| first_width(&file, delimiter) > 1).collect();
+        if split.is_empty() {
+            split.push(delimiters[0]);
+        }
+        let (mut found, mut error) = (vec![], None);
+        for delimiter in split {
+            match Parsed::new(&file, delimiter, columns) {
+                Ok(parsed) => found.push(parsed),
+                Err(failed) => error = error.or(Some(failed)),
             }
         }
-        Err(error.unwrap_or_else(|| file.error(NO_ROWS)))
+        let parsed = match (found.iter().position(|parsed| parsed.is_named), error) {
+            (Some(named), _) => found.swap_remove(named),
+            (None, _) if found.len() > 1 => {
+                let names = found.iter().map(|parsed| delimiter_name(parsed.layout.delimiter));
+                return Err(file.error(format!(
+                    "both {} could separate the columns: say which in the first line, such as sep=;",
+                    names.collect::<Vec<_>>().join(" and ")
+                )));
+            }
+            (None, error) => match found.pop() {
+                Some(parsed) => parsed,
+                None => return Err(error.unwrap_or_else(|| file.error(NO_ROWS))),
+            },
+        };
+        let Parsed { layout, rows, notes: assumed, .. } = parsed;
+        if layout.delimiter != usual {
+            let name = delimiter_name(layout.delimiter);
+            notes.push(format!("{}: {name} separate the columns", file.path.display()));
+        }
+        notes.extend(assumed);
+        Ok(Self { file, rows, layout })
     }
 
     /// Reads the table of another split, which has the same columns unless its header says otherwise.
-    pub fn read_like(file: TextFile, first: &Layout) -> Result<Self> {
-        let mut records = records(&file, first.delimiter)?;
-        let mut layout = first.clone();
-        let header = records.first().map_or(&[][..], |(_, cells)| cells);
-        let is_same = first.header.as_ref().is_some_and(|header_of_first| {
-            header_of_first
-                .iter()
-                .map(|cell| cell.to_lowercase())
-                .eq(header.iter().map(|cell| cell.to_lowercase()))
-        });
-        match by_names(&records) {
-            _ if is_same => _ = records.remove(0),
-            Some((label, text)) => {
-                (layout.width, layout.label, layout.text) = (header.len(), label, text);
-                records.remove(0);
-            }
-            None => {}
+    pub fn read_like(file: TextFile, first: &Layout, notes: &mut Vec<String>) -> Result<Self> {
+        let delimiter = declared_delimiter(&file.text).unwrap_or(first.delimiter);
+        let (records, note) = records(&file, delimiter)?;
+        let mut layout = Layout { delimiter, ..first.clone() };
+        let cells = records.first().map_or(&[][..], |(_, cells)| cells);
+        let place_of = |of_first: usize| {
+            let name = &first.header.as_ref()?[of_first];
+            cells.iter().position(|cell| cell.to_lowercase() == name.to_lowercase())
+        };
+        let same = place_of(first.label).zip(place_of(first.text));
+        layout.header = None;
+        if let Some((label, text)) = same.or_else(|| by_names(&records)) {
+            let header = Some(cells.to_vec());
+            layout = Layout { width: width(&records), label, text, header, ..layout };
         }
-        check(&file, &records, &layout)?;
-        Ok(Self { file, records, layout })
-    }
-
-    pub fn layout(&self) -> &Layout {
-        &self.layout
-    }
-
-    pub fn rows(&self) -> impl Iterator<Item = Row<'_>> {
-        let Layout { label, text, .. } = self.layout;
-        self.records.iter().map(move |(line, cells)| Row {
-            line: *line,
-            label: &cells[label],
-            text: &cells[text],
-        })
+        notes.extend(note);
+        let rows = rows(&file, records, &layout, notes)?;
+        Ok(Self { file, rows, layout })
     }
 
     /// The different labels, sorted.
     pub fn classes(&self) -> Result<Vec<String>> {
-        let classes: BTreeSet<&str> = self.rows().map(|row| row.label).collect();
+        let classes: BTreeSet<&str> = self.rows.iter().map(|row| row.label.as_str()).collect();
         let classes: Vec<String> = classes.into_iter().map(String::from).collect();
         match &classes[..] {
             [only] => Err(self.file.error(format!("every label is {only:?}, expected two or more classes"))),
@@ -145,76 +152,114 @@ impl Table {
 
 const NO_ROWS: &str = "no rows of label and text";
 
-/// Reads the records of a file, and finds label and text in them. Returns also what was assumed.
-fn parse(file: &TextFile, delimiter: u8, columns: &Columns) -> Result<(Layout, Vec<Record>, Vec<String>)> {
-    let mut records = records(file, delimiter)?;
-    let Some((_, first)) = records.first() else { return Err(file.error(NO_ROWS)) };
-    let width = first.len();
-    let unclear =
-        |reason: String| -> anyhow::Error { DataError::Columns { file: file.path.clone(), reason }.into() };
-    let given = [&columns.label, &columns.text].map(|name| {
-        let place = |name: &String| {
-            let named = first.iter().position(|cell| cell.eq_ignore_ascii_case(name.trim()));
-            let numbered = name.parse().ok().filter(|number| (1..=width).contains(number));
-            named
-                .or(numbered.map(|number: usize| number - 1))
-                .with_context(|| file.error(format!("no column {name}, found {}", first.join(", "))))
+/// A table as one delimiter separates it.
+struct Parsed {
+    layout: Layout,
+    rows: Vec<Row>,
+    /// What was assumed and skipped.
+    notes: Vec<String>,
+    /// Whether the header has names of a label and a text.
+    is_named: bool,
+}
+
+impl Parsed {
+    fn new(file: &TextFile, delimiter: u8, columns: &Columns) -> Result<Self> {
+        let (records, note) = records(file, delimiter)?;
+        let Some((_, first)) = records.first() else { return Err(file.error(NO_ROWS)) };
+        let (width, named) = (width(&records), by_names(&records));
+        let (label, text) = places(file, first, width, named, columns)?;
+        let is_name =
+            |name: &Option<String>| name.as_ref().is_some_and(|name| name.parse::<usize>().is_err());
+        let is_known =
+            names(first, &LABEL_NAMES).contains(&label) || names(first, &TEXT_NAMES).contains(&text);
+        let mut has_header = is_name(&columns.label)
+            || is_name(&columns.text)
+            || is_known && is_unique(&records, label) && is_unique(&records, text);
+        let mut assumed = vec![];
+        if !has_header && is_odd_one(&records, label) {
+            has_header = true;
+            let label = &first[label];
+            assumed.push(format!(
+                "line {} is read as a header, because no other line has the label {label:?}",
+                records[0].0
+            ));
+        }
+        if !has_header && columns.is_empty() {
+            assumed.push("no header, so column 1 is read as the label and column 2 as the text".to_string());
+        }
+        let name = |place: usize| match &first[place] {
+            name if has_header && !name.is_empty() => name.clone(),
+            _ if has_header => format!("{} (without a name)", place + 1),
+            _ => (place + 1).to_string(),
         };
-        name.as_ref().map(place).transpose()
-    });
-    let [label, text] = given;
-    let (label, text) = (label?, text?);
-    let is_name = |name: &Option<String>| name.as_ref().is_some_and(|name| name.parse::<usize>().is_err());
-    let mut assumed = vec![];
-    let mut has_header = is_name(&columns.label) || is_name(&columns.text);
+        let others: Vec<String> =
+            (0..width).filter(|&place| place != label && place != text).map(name).collect();
+        if !others.is_empty() {
+            assumed.push(format!("columns passed over: {}", others.join(", ")));
+        }
+        let header = has_header.then(|| first.clone());
+        let layout = Layout { delimiter, width, label, text, header };
+        let path = file.path.display();
+        let mut notes: Vec<String> = assumed.iter().map(|note| format!("{path}: {note}")).collect();
+        notes.extend(note);
+        let rows = rows(file, records, &layout, &mut notes)?;
+        match doubt(&rows) {
+            Some(doubt) if !has_header && columns.is_empty() => {
+                let reason = format!("{doubt}: are the columns text and label? Expected label and text");
+                return Err(unclear(file, reason));
+            }
+            Some(doubt) if columns.is_empty() => notes.push(format!("{path}: {doubt}")),
+            _ => {}
+        }
+        Ok(Self { layout, rows, notes, is_named: named.is_some() })
+    }
+}
+
+fn unclear(file: &TextFile, reason: String) -> Error {
+    DataError::Columns { file: file.path.clone(), reason }.into()
+}
+
+/// The places of label and text: those that `columns` names, or else `named`, those by the header; or label before text.
+fn places(
+    file: &TextFile,
+    first: &[String],
+    width: usize,
+    named: Option<(usize, usize)>,
+    columns: &Columns,
+) -> Result<(usize, usize)> {
+    let given = |name: &String| {
+        let name = name.trim();
+        let place = first.iter().position(|cell| !name.is_empty() && cell.eq_ignore_ascii_case(name));
+        let numbered = name.parse().ok().filter(|number| (1..=width).contains(number));
+        place
+            .or(numbered.map(|number: usize| number - 1))
+            .with_context(|| file.error(format!("no column {name}, found {}", first.join(", "))))
+    };
+    let label = columns.label.as_ref().map(given).transpose()?;
+    let text = columns.text.as_ref().map(given).transpose()?;
     let only = |known: &[&str]| match names(first, known)[..] {
         [place] => Some(place),
         _ => None,
     };
-    let named = (only(&LABEL_NAMES), only(&TEXT_NAMES), by_names(&records));
-    let (label, text) = match (label, text, named) {
-        (Some(label), Some(text), _) => (label, text),
-        (Some(place), None, _) if width == 2 => (place, 1 - place),
-        (None, Some(place), _) if width == 2 => (1 - place, place),
-        (Some(label), None, (_, Some(text), _)) => (label, text),
-        (None, Some(text), (Some(label), _, _)) => (label, text),
-        (None, None, (_, _, Some(places))) => places,
-        (None, None, _) if width == 2 => (0, 1),
-        _ => {
-            let first: String = first.join(", ").chars().take(100).collect();
-            let message =
-                format!("found {}, expected label and text; line 1 has {first}", count(width, "column"));
-            return Err(unclear(message));
-        }
+    let places = match (label, text) {
+        (Some(label), Some(text)) => Some((label, text)),
+        (Some(label), None) if width == 2 => Some((label, 1 - label.min(1))),
+        (None, Some(text)) if width == 2 => Some((1 - text.min(1), text)),
+        (Some(label), None) => only(&TEXT_NAMES).map(|text| (label, text)),
+        (None, Some(text)) => only(&LABEL_NAMES).map(|label| (label, text)),
+        (None, None) => named.or((width == 2).then_some((0, 1))),
     };
-    if label == text {
-        return Err(unclear(format!("column {} can't be both label and text", label + 1)));
+    match places {
+        Some((label, text)) if label == text => {
+            Err(unclear(file, format!("column {} can't be both label and text", label + 1)))
+        }
+        Some(places) => Ok(places),
+        None => {
+            let first: String = first.join(", ").chars().take(100).collect();
+            let found = count(width, "column");
+            Err(unclear(file, format!("found {found}, expected label and text; line 1 has {first}")))
+        }
     }
-    let is_named = names(first, &LABEL_NAMES).contains(&label) || names(first, &TEXT_NAMES).contains(&text);
-    has_header |= is_named && is_unique(&records, label) && is_unique(&records, text);
-    if !has_header && is_odd_one(&records, label) {
-        has_header = true;
-        assumed.push(format!(
-            "line 1 is read as a header, because no other line has the label {:?}",
-            first[label]
-        ));
-    }
-    if !has_header && columns.is_empty() {
-        assumed.push("no header, so column 1 is read as the label and column 2 as the text".to_string());
-    }
-    let others = (0..width).filter(|&place| place != label && place != text);
-    let name = |place: usize| if has_header { first[place].clone() } else { (place + 1).to_string() };
-    let others: Vec<String> = others.map(name).collect();
-    if !others.is_empty() {
-        assumed.push(format!("columns passed over: {}", others.join(", ")));
-    }
-    let header = has_header.then(|| records.remove(0).1);
-    let layout = Layout { delimiter, width, label, text, header };
-    check(file, &records, &layout)?;
-    if columns.is_empty() {
-        plausible(&records, &layout).map_err(unclear)?;
-    }
-    Ok((layout, records, assumed))
 }
 
 /// The places of the cells of a header that are one of `known`.
@@ -226,80 +271,173 @@ fn names(header: &[String], known: &[&str]) -> Vec<usize> {
 /// The places of label and text, if the first record is a header that names them.
 fn by_names(records: &[Record]) -> Option<(usize, usize)> {
     let (_, first) = records.first()?;
+    let is_pair = width(records) == 2;
     let (label, text) = match (&names(first, &LABEL_NAMES)[..], &names(first, &TEXT_NAMES)[..]) {
         (&[label], &[text]) => (label, text),
-        (&[label], []) if first.len() == 2 => (label, 1 - label),
-        ([], &[text]) if first.len() == 2 => (1 - text, text),
+        (&[label], []) if is_pair => (label, 1 - label),
+        ([], &[text]) if is_pair => (1 - text, text),
         _ => return None,
     };
     (is_unique(records, label) && is_unique(records, text)).then_some((label, text))
 }
 
-/// Whether the first record's cell occurs nowhere else in the column `place`.
+/// Whether the first record's cell occurs nowhere else in the column `place`, except in repetitions of a header.
 fn is_unique(records: &[Record], place: usize) -> bool {
-    let mut cells = records.iter().map(|(_, cells)| cells.get(place));
-    let first = cells.next().flatten();
-    cells.all(|cell| cell != first)
+    let (_, first) = &records[0];
+    let is_name = |cell: &String| cell.chars().count() <= 40 && cell.split_whitespace().count() <= 3;
+    let is_repeated = |cells: &[String]| first.iter().all(is_name) && is_header(cells, first);
+    records[1..].iter().all(|(_, cells)| cells.get(place) != first.get(place) || is_repeated(cells))
 }
 
-/// Whether the first record's cell is the only one in the column `place` that occurs once.
+/// Whether the first record's cell is the only one in the column `place` that occurs once, but for a few copies of the
+/// record.
 fn is_odd_one(records: &[Record], place: usize) -> bool {
+    let (_, header) = &records[0];
+    let is_copy = |(_, cells): &&Record| is_header(cells, header);
+    let copies = records[1..].iter().filter(is_copy).count();
+    let is_other = |record: &&Record| 10 * copies > records.len() || !is_copy(record);
     let mut counts = HashMap::<&str, usize>::new();
-    for cell in records[1..].iter().filter_map(|(_, cells)| cells.get(place)) {
+    for cell in records[1..].iter().filter(is_other).filter_map(|(_, cells)| cells.get(place)) {
         *counts.entry(cell).or_default() += 1;
     }
-    let first = records[0].1.get(place);
+    let first = header.get(place);
     counts.len() > 1
         && counts.values().all(|&count| count > 1)
         && first.is_some_and(|cell| !counts.contains_key(cell.as_str()))
 }
 
-/// Checks the number of columns of each record, and that it has a label.
-fn check(file: &TextFile, records: &[Record], layout: &Layout) -> Result<()> {
-    if records.is_empty() {
+/// Whether a record repeats `header`, but for empty cells at its end.
+fn is_header(cells: &[String], header: &[String]) -> bool {
+    let is_equal = |(a, b): (&String, &String)| a.to_lowercase() == b.to_lowercase();
+    let common = cells.len().min(header.len());
+    cells.iter().zip(header).all(is_equal)
+        && cells[common..].iter().chain(&header[common..]).all(String::is_empty)
+}
+
+/// Number of columns of the first record, without those at the end that are empty in all records.
+fn width(records: &[Record]) -> usize {
+    let mut width = records.first().map_or(0, |(_, cells)| cells.len());
+    let is_empty =
+        |place: usize| records.iter().all(|(_, cells)| cells.get(place).is_none_or(String::is_empty));
+    while width > 2 && is_empty(width - 1) {
+        width -= 1;
+    }
+    width
+}
+
+/// The rows with a text. Notes count the others and repetitions of the header, which are skipped.
+fn rows(file: &TextFile, records: Vec<Record>, layout: &Layout, notes: &mut Vec<String>) -> Result<Vec<Row>> {
+    let (mut rows, mut without_text, mut headers) = (vec![], vec![], vec![]);
+    for (line, mut cells) in records {
+        if layout.header.as_ref().is_some_and(|header| is_header(&cells, header)) {
+            headers.push(line);
+            continue;
+        }
+        if cells.iter().all(String::is_empty) {
+            without_text.push(line);
+            continue;
+        }
+        if cells.len() < layout.width || cells[layout.width..].iter().any(|cell| !cell.is_empty()) {
+            let message = format!("found {}, expected {}", count(cells.len(), "column"), layout.width);
+            return Err(file.error_at(line, message));
+        }
+        let [label, text] = [layout.label, layout.text].map(|place| std::mem::take(&mut cells[place]));
+        if text.is_empty() {
+            without_text.push(line);
+        } else if label.is_empty() {
+            return Err(file.error_at(line, "no label, expected label and text"));
+        } else {
+            rows.push(Row { line, label, text });
+        }
+    }
+    if rows.is_empty() {
         return Err(file.error(NO_ROWS));
     }
-    for (line, cells) in records {
-        if cells.len() != layout.width {
-            let message = format!("found {}, expected {}", count(cells.len(), "column"), layout.width);
-            return Err(file.error_at(*line, message));
-        }
-        if layout.delimiter == b'\t' && cells.iter().any(|cell| cell.contains('\n')) {
-            return Err(file.error_at(*line, "a quoted text spans several lines, expected one"));
-        }
-        if cells[layout.label].is_empty() {
-            return Err(file.error_at(*line, "no label, expected label and text"));
-        }
-    }
-    Ok(())
+    notes.extend(file.skipped(&without_text, "without text"));
+    notes.extend(file.skipped(headers.get(1..).unwrap_or_default(), "equal to the header"));
+    Ok(rows)
 }
 
-/// Checks that the labels are not texts.
-fn plausible(records: &[Record], layout: &Layout) -> Result<(), String> {
-    let different =
-        |place: usize| records.iter().map(|(_, cells)| &cells[place]).collect::<HashSet<_>>().len();
-    let (labels, texts) = (different(layout.label), different(layout.text));
-    if records.len() >= 10 && (2 * labels > records.len() || labels > texts) {
-        let rows = records.len();
-        return Err(format!(
-            "{labels} different labels in {rows} rows: are the columns text and label? Expected label and text"
-        ));
-    }
-    Ok(())
+/// Why the labels may be texts, if they may.
+fn doubt(rows: &[Row]) -> Option<String> {
+    let different = |cell: fn(&Row) -> &String| rows.iter().map(cell).collect::<HashSet<_>>().len();
+    let (labels, texts) = (different(|row| &row.label), different(|row| &row.text));
+    (rows.len() >= 10 && (2 * labels > rows.len() || labels > texts))
+        .then(|| format!("{labels} different labels in {} rows", rows.len()))
 }
 
-/// Each record's first line and trimmed columns.
-pub(super) fn records(file: &TextFile, delimiter: u8) -> Result<Vec<Record>> {
+/// The delimiter of files with this name.
+fn usual_delimiter(file: &TextFile) -> u8 {
+    let name = file.path.to_string_lossy().to_lowercase();
+    if name.trim_end_matches(".gz").ends_with(".tsv") { b'\t' } else { b',' }
+}
+
+fn delimiter_name(delimiter: u8) -> String {
+    match delimiter {
+        b',' => "commas".to_string(),
+        b';' => "semicolons".to_string(),
+        b'\t' => "tabs".to_string(),
+        other => format!("characters {:?}", char::from(other)),
+    }
+}
+
+/// The delimiter that the first line declares as Excel does, such as `sep=;`.
+fn declared_delimiter(text: &str) -> Option<u8> {
+    let line = text.lines().next()?.trim_matches('"');
+    let (name, delimiter) = line.split_at_checked(4)?;
+    match (name.eq_ignore_ascii_case("sep="), delimiter.as_bytes()) {
+        (true, &[delimiter] | &[delimiter, b' ']) if !delimiter.is_ascii_alphanumeric() => Some(delimiter),
+        (true, b"\\t") => Some(b'\t'),
+        _ => None,
+    }
+}
+
+fn reader(text: &str, delimiter: u8, has_quotes: bool) -> csv::Reader<&[u8]> {
+    csv::ReaderBuilder::new()
+        .delimiter(delimiter)
+        .quoting(has_quotes)
+        .has_headers(false)
+        .flexible(true)
+        .from_reader(text.as_bytes())
+}
+
+/// Number of columns of the first record.
+fn first_width(file: &TextFile, delimiter: u8) -> usize {
+    let first = reader(&file.text, delimiter, true).into_records().next();
+    first.and_then(Result::ok).map_or(0, |record| record.len())
+}
+
+/// Each record's first line and trimmed columns, without a declaration of the delimiter; and a note.
+///
+/// Tabs separate columns also where nothing is quoted and a text begins with a quote.
+pub(super) fn records(file: &TextFile, delimiter: u8) -> Result<(Vec<Record>, Option<String>)> {
+    let unquoted = match quoted_records(file, delimiter, true)? {
+        Ok(records) => {
+            let is_swallowed = |cell: &String| cell.contains('\n') && cell.contains('\t');
+            let swallowed = records.iter().find(|(_, cells)| cells.iter().any(is_swallowed));
+            match swallowed.filter(|_| delimiter == b'\t') {
+                None => return Ok((records, None)),
+                Some((line, _)) => *line,
+            }
+        }
+        Err(line) if delimiter == b'\t' => line,
+        Err(line) => return Err(file.error_at(line, "a quoted field never ends")),
+    };
+    let note = format!(
+        "{}: quotes are read as characters, because in line {unquoted} one never ends",
+        file.path.display()
+    );
+    let records = quoted_records(file, delimiter, false)?;
+    Ok((records.map_err(|line| file.error_at(line, "a quoted field never ends"))?, Some(note)))
+}
+
+/// Like [`records`]; or the line in which a quoted field begins that never ends.
+fn quoted_records(file: &TextFile, delimiter: u8, has_quotes: bool) -> Result<Result<Vec<Record>, usize>> {
     // An unclosed quote swallows the rest of the file, and with it this record.
     const END: &str = "\u{3}";
     let text = format!("{}\n{END}", file.text);
-    let reader = csv::ReaderBuilder::new()
-        .delimiter(delimiter)
-        .has_headers(false)
-        .flexible(true)
-        .from_reader(text.as_bytes());
     let mut records = Vec::new();
-    for record in reader.into_records() {
+    for record in reader(&text, delimiter, has_quotes).into_records() {
         let record = record.with_context(|| format!("{}: can't be read", file.path.display()))?;
         // The position of a record includes the blank lines before it.
         let (offset, line) = record.position().map_or((0, 0), |at| (at.byte() as usize, at.line() as usize));
@@ -310,9 +448,14 @@ pub(super) fn records(file: &TextFile, delimiter: u8) -> Result<Vec<Record>> {
             break;
         }
         if columns.last().is_some_and(|column| column.ends_with(END)) {
-            return Err(file.error_at(line, "a quoted field never ends"));
+            return Ok(Err(line));
         }
         records.push((line, columns));
     }
-    Ok(records)
+    let is_declaration = declared_delimiter(&file.text).is_some() && !records.is_empty();
+    records.drain(..usize::from(is_declaration));
+    let is_empty = |(_, cells): &&Record| cells.iter().all(String::is_empty);
+    let empty = records.iter().take_while(is_empty).count();
+    records.drain(..empty);
+    Ok(Ok(records))
 }

@@ -1,10 +1,11 @@
 //! A text of any size, read as it is needed.
 
-use super::encoding::{byte_order_mark, windows_1252};
+use super::encoding::{self, in_windows_1252, is_converted, windows_1252};
+use super::file::TextFile;
 use super::level::Level;
 use super::vocabulary::Vocabulary;
 use crate::data::fingerprint::Fingerprint;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
@@ -49,6 +50,8 @@ const MARK: u64 = 1 << 14;
 impl TextStream {
     /// Opens the file `path` and reads it once. A file that is not UTF-8 is read as Windows-1252, with a note.
     ///
+    /// A file that is gzipped or in UTF-16 with a byte order mark is converted in memory.
+    ///
     /// Lines end with `\n`. In a text without `\n`, each `\r` counts as `\n`.
     ///
     /// # Errors
@@ -56,10 +59,19 @@ impl TextStream {
     /// not UTF-8.
     pub fn open(path: &Path, level: Level) -> Result<Self> {
         let name = path.display().to_string();
-        let file = File::open(path).with_context(|| format!("{name}: can't be read"))?;
+        let context = || format!("{name}: can't be read");
+        let mut file = File::open(path).with_context(context)?;
         ensure!(!path.is_dir(), "{name}: is a directory, expected a text file");
-        let is_file = file.metadata().with_context(|| format!("{name}: can't be read"))?.is_file();
+        let is_file = file.metadata().with_context(context)?.is_file();
         ensure!(is_file, "{name}: is a pipe or a device, expected a file: a text is read more than once");
+        let mut start = [0; 3];
+        let read = file.read(&mut start).with_context(context)?;
+        if is_converted(&start[..read]) {
+            let mut notes = vec![];
+            let file = TextFile::read(path.to_path_buf(), &mut notes)?;
+            let text = Self::new(name, Source::Memory(file.text.into_bytes()), level)?;
+            return Ok(Self { notes, ..text });
+        }
         Self::new(name, Source::File(Mutex::new(file)), level)
     }
 
@@ -85,8 +97,8 @@ impl TextStream {
             name,
         };
         if let Some(byte) = scan.invalid {
-            let note = format!("{}: not UTF-8 at byte {byte}, so it is read as Windows-1252", text.name);
-            text.notes.push(note);
+            let note = in_windows_1252(format!("byte {byte}"));
+            text.notes.push(format!("{}: {note}", text.name));
         }
         let (mut tokens, mut token) = (text.read(0), String::new());
         let (mut marks, mut len) = (vec![], 0);
@@ -178,22 +190,6 @@ impl TextStream {
         Tokens { text: self, reader, at, at_line_end: false, skip: from - mark as u64 * MARK }
     }
 
-    /// Reads the lines one after another, without their ends.
-    pub fn lines(&self) -> impl Iterator<Item = Result<String>> {
-        let Tokens { mut reader, mut at, .. } = self.read(0);
-        std::iter::from_fn(move || {
-            let mut line = String::new();
-            loop {
-                match self.decode(&mut reader, &mut at) {
-                    Ok(None) => return (!line.is_empty()).then_some(Ok(line)),
-                    Ok(Some('\n')) => return Some(Ok(line)),
-                    Ok(Some(c)) => line.push(c),
-                    Err(error) => return Some(Err(error)),
-                }
-            }
-        })
-    }
-
     /// Decodes the character at byte `at`, the position of `reader`, and advances both.
     fn decode(&self, reader: &mut impl BufRead, at: &mut u64) -> Result<Option<char>> {
         let name = &self.name;
@@ -228,8 +224,6 @@ impl TextStream {
 struct Scan {
     /// The first byte that is not UTF-8.
     invalid: Option<u64>,
-    /// The first control character that text does not have.
-    control: Option<u64>,
     /// Where the text starts, after a byte order mark.
     start: u64,
     has_newline: bool,
@@ -239,70 +233,28 @@ struct Scan {
 
 impl Scan {
     fn of(source: &Source) -> Result<Self> {
-        let mut scan = Self {
-            invalid: None,
-            control: None,
-            start: 0,
-            has_newline: false,
-            has_return: false,
-            fingerprint: Fingerprint::new(),
-        };
+        let mut scan = encoding::Scan::default();
+        let (mut has_newline, mut has_return, mut fingerprint) = (false, false, Fingerprint::new());
         let mut block = vec![0; 1 << 18];
         // The first `kept` bytes of the block are the beginning of a character that the last block cut.
-        let (mut at, mut kept) = (0u64, 0);
+        let (mut at, mut kept) = (0, 0);
         loop {
             let read = source.read_at(at, &mut block[kept..]).context("can't be read")?;
+            ensure!(at > 0 || read > 0, "is empty");
             let bytes = &block[..kept + read];
-            if at == 0 {
-                ensure!(read > 0, "is empty");
-                scan.start = byte_order_mark(bytes)? as u64;
-            }
-            let valid = scan.check_utf8(bytes, at - kept as u64, read == 0);
-            scan.check_binary(&bytes[kept..], at)?;
-            scan.has_newline |= bytes.contains(&b'\n');
-            scan.has_return |= bytes.contains(&b'\r');
-            scan.fingerprint = scan.fingerprint.add(&bytes[kept..]);
+            let whole = scan.add(bytes, read == 0)?;
+            has_newline |= bytes.contains(&b'\n');
+            has_return |= bytes.contains(&b'\r');
+            fingerprint = fingerprint.add(&bytes[..whole]);
             if read == 0 {
                 break;
             }
             at += read as u64;
-            kept = bytes.len() - valid;
-            block.copy_within(valid..valid + kept, 0);
+            kept = bytes.len() - whole;
+            block.copy_within(whole..whole + kept, 0);
         }
-        if let Some(byte) = scan.invalid {
-            ensure!(scan.start == 0, "not UTF-8 at byte {byte}, but the file is marked as such");
-        }
-        Ok(scan)
-    }
-
-    /// Checks `bytes`, which begin at byte `begin` of the text, and returns how many are whole characters.
-    fn check_utf8(&mut self, bytes: &[u8], begin: u64, is_end: bool) -> usize {
-        if self.invalid.is_some() {
-            return bytes.len();
-        }
-        match std::str::from_utf8(bytes) {
-            Ok(_) => bytes.len(),
-            Err(error) if error.error_len().is_none() && !is_end => error.valid_up_to(),
-            Err(error) => {
-                self.invalid = Some(begin + error.valid_up_to() as u64);
-                bytes.len()
-            }
-        }
-    }
-
-    /// Refuses zero bytes, and control characters in what is not UTF-8.
-    fn check_binary(&mut self, bytes: &[u8], begin: u64) -> Result<()> {
-        if let Some(zero) = bytes.iter().position(|&byte| byte == 0) {
-            bail!("is binary (byte {} is zero), expected text", begin + zero as u64);
-        }
-        let is_control = |byte: &u8| byte.is_ascii_control() && !byte.is_ascii_whitespace() && *byte != 0x1b;
-        self.control = self.control.or(bytes.iter().position(is_control).map(|at| begin + at as u64));
-        if let (Some(byte), Some(control)) = (self.invalid, self.control) {
-            bail!(
-                "is binary (not UTF-8 at byte {byte}, and byte {control} is a control character), expected text"
-            );
-        }
-        Ok(())
+        let start = if scan.is_marked { 3 } else { 0 };
+        Ok(Self { invalid: scan.invalid, start, has_newline, has_return, fingerprint })
     }
 
     fn encoding(&self) -> Encoding {

@@ -134,6 +134,7 @@ impl WordVectors {
                  `fasttext print-word-vectors MODEL.bin < WORDS.txt`"
             ),
             [0xef, 0xbb, 0xbf, ..] => source.consume(3),
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => bail!("is UTF-16, expected UTF-8: save it as UTF-8"),
             _ => {}
         }
         let line = source.line().context("line 1")?;

@@ -1,0 +1,195 @@
+//! Tagged sentences in the CoNLL format, and the scores of entities.
+
+use super::says::assert_says;
+use super::{assert_refused, data, dir_of, strings};
+use candle_textbook::data::{EntityCounts, EntityScores, TaggedSentences, entity_scores, sequence};
+use std::collections::BTreeMap;
+
+#[test]
+fn conll_files_are_found_by_their_names_and_read_with_any_columns() {
+    let files: [(&str, &[u8]); 4] = [
+        ("eng.train", b"-DOCSTART- -X- O O\n\nAnna NNP I-NP B-PER\nKeller NNP I-NP I-PER\nsang VBD I-VP O\n\n\nOslo NNP I-NP B-LOC"),
+        ("eng.testa", b"Lima\tB-LOC\r\n.\tO\r\n\t\r\nAnna\tB-PER\r\n"),
+        ("eng.testb", b"She O\n"),
+        ("README.txt", b"x"),
+    ];
+    let corpus = sequence::load("conll", Some(dir_of(&files).path())).unwrap();
+    assert_eq!(corpus.tags, ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]);
+    assert_eq!(corpus.train.words, [strings(&["Anna", "Keller", "sang"]), strings(&["Oslo"])]);
+    assert_eq!(corpus.train.tags, [vec![3, 4, 0], vec![1]]);
+    assert_eq!(corpus.validation.unwrap().tags, [vec![1, 0], vec![3]]);
+    assert_eq!((corpus.test.unwrap().len(), corpus.notes), (1, vec![]));
+
+    let one = |name| sequence::load("conll", Some(dir_of(&[(name, b"Oslo B-LOC\n")]).path()));
+    for name in ["train.txt", "wnut17train.conll", "My-Train.bio", "train"] {
+        assert_eq!(one(name).unwrap().train.len(), 1);
+    }
+    for name in ["train.txt.zip", "test.txt"] {
+        assert_says(&one(name).unwrap_err().to_string(), &["no training file", "train.txt"]);
+    }
+    assert_refused(
+        "conll",
+        &[files[0], ("a.test", b""), ("a.test.annotated", b"")],
+        &["a.test and a.test.annotated", "expected one test split"],
+    );
+}
+
+#[test]
+fn iob1_is_converted_to_bio() {
+    let iob1 = "a I-PER\nb I-PER\nc B-PER\nd I-LOC\ne O\nf I-LOC\n\ng I-LOC\n";
+    let bio = "a B-PER\nb I-PER\nc B-PER\nd B-LOC\ne O\nf B-LOC\n\ng B-LOC\n";
+    let read =
+        |text: &str| sequence::load("conll", Some(dir_of(&[("train.txt", text.as_bytes())]).path())).unwrap();
+    assert_eq!(read(iob1).train, read(bio).train);
+    assert_eq!(read(bio).notes, [""; 0]);
+    assert_says(&read(iob1).notes[0], &["train.txt", "IOB1"]);
+}
+
+#[test]
+fn entities_begin_as_conlleval_reads_them_in_any_scheme() {
+    let read =
+        |text: &str| sequence::load("conll", Some(dir_of(&[("train.txt", text.as_bytes())]).path())).unwrap();
+    let bio = read("a B-X\nb I-X\nc O\nd B-X\n\ne B-X\n");
+    let iob1 = read("a I-X\nb I-X\nc O\nd B-X\n\ne I-X\n");
+    assert_eq!(iob1.train, bio.train);
+    assert_says(&iob1.notes[0], &["IOB1", "1 line with B-", "line 4"]);
+    let loose = read("a B-X\nb I-X\nc O\nd I-X\n\ne B-X\n");
+    assert_eq!(loose.train, bio.train);
+    assert_says(&loose.notes[0], &["BIO", "1 line with I-", "line 4"]);
+    let bioes = read("a B-X\nb E-X\nc O\nd S-X\n\ne S-X\n");
+    assert_eq!(bioes.train, bio.train);
+    assert_says(&bioes.notes[0], &["BIOES"]);
+}
+
+#[test]
+fn comments_are_skipped_and_the_word_hash_is_not() {
+    let text = "# id 1 domain=en\na _ _ B-X\n# _ _ O\n\n# newdoc\nb _ _ O\n# id 2 domain=en\n";
+    let corpus = sequence::load("conll", Some(dir_of(&[("train.conll", text.as_bytes())]).path())).unwrap();
+    assert_eq!(corpus.train.words, [strings(&["a", "#"]), strings(&["b"])]);
+}
+
+#[test]
+fn malformed_conll_files_are_refused_with_the_line() {
+    let says = |text: &str, parts: &[&str]| assert_refused("conll", &[("train.txt", text.as_bytes())], parts);
+    says("", &["train.txt", "is empty"]);
+    says("\n\n", &["train.txt", "no sentences"]);
+    says("a O\n", &["train.txt", "no entities"]);
+    says("a B-X\n\nb\n", &["line 3", "no tag after \"b\""]);
+    says("a\tB-X\nb\t\n", &["line 2", "empty tag"]);
+    says("a\tB-X\n\tO\n", &["line 2", "empty word"]);
+    says("a N B-X\nb O\n", &["line 2", "2 columns", "3 as in line 1"]);
+    for tag in ["B", "B-", "S-", "X-X", "b-X", "0", "BX"] {
+        says(&format!("a B-X\nb {tag}\n"), &["line 2", tag, "expected O, B-TYPE or I-TYPE"]);
+    }
+    says(&format!("a B-X\n{}", "b O\n".repeat(200)), &["one sentence of 201 words", "blank lines"]);
+    assert_refused(
+        "conll",
+        &[("train.txt", b"a B-X\n"), ("dev.txt", b"b O\na B-Y\n")],
+        &["dev.txt", "line 2", "\"Y\"", "lacks"],
+    );
+}
+
+#[test]
+fn wnut17_has_its_published_sizes() {
+    let Some(data) = data() else { return };
+    let corpus = sequence::load("conll", Some(&data.join("wnut17"))).unwrap();
+    let entities = |split: &TaggedSentences| split.tags.iter().flatten().filter(|&&tag| tag % 2 == 1).count();
+    let (dev, test) = (corpus.validation.unwrap(), corpus.test.unwrap());
+    assert_eq!([&corpus.train, &dev, &test].map(entities), [1975, 836, 1079]);
+    assert_eq!([&corpus.train, &dev, &test].map(TaggedSentences::len), [3394, 1009, 1287]);
+    assert_eq!((corpus.tags.len(), corpus.notes), (13, vec![]));
+}
+
+fn scores(gold: &[&str], predicted: &[&str]) -> EntityScores {
+    let tags = strings(&["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]);
+    let ids = |sentences: &[&str]| -> Vec<Vec<u32>> {
+        let id = |tag| tags.iter().position(|known| known == tag).unwrap() as u32;
+        sentences.iter().map(|sentence| sentence.split(' ').map(id).collect()).collect()
+    };
+    entity_scores(&ids(gold), &ids(predicted), &tags).unwrap()
+}
+
+fn counts(gold: &[&str], predicted: &[&str]) -> (usize, usize, usize) {
+    let EntityCounts { gold, predicted, correct } = scores(gold, predicted).overall;
+    (gold, predicted, correct)
+}
+
+#[test]
+fn entities_count_as_conlleval_counts_them() {
+    for (gold, predicted, expected) in [
+        ("B-PER I-PER O B-LOC", "B-PER I-PER O B-LOC", (2, 2, 2)),
+        // too short, too long, of another type
+        ("B-PER I-PER O", "B-PER O O", (1, 1, 0)),
+        ("B-PER I-PER O", "B-PER I-PER I-PER", (1, 1, 0)),
+        ("B-PER I-PER O", "B-LOC I-LOC O", (1, 1, 0)),
+        // one split in two, two merged
+        ("B-PER I-PER", "B-PER B-PER", (1, 2, 0)),
+        ("B-PER B-PER", "B-PER I-PER", (2, 1, 0)),
+        // I- after O and I- of another type begin an entity
+        ("O B-PER I-PER", "O I-PER I-PER", (1, 1, 1)),
+        ("B-PER B-LOC", "B-PER I-LOC", (2, 2, 2)),
+        ("B-PER I-PER", "B-PER I-LOC", (1, 2, 0)),
+        ("B-PER I-PER B-PER", "I-PER I-PER B-PER", (2, 2, 2)),
+        ("B-LOC O", "O O", (1, 0, 0)),
+        ("O O", "O I-LOC", (0, 1, 0)),
+        ("O O", "O O", (0, 0, 0)),
+    ] {
+        assert_eq!(counts(&[gold], &[predicted]), expected, "{gold} / {predicted}");
+    }
+    // No entity extends over the end of a sentence.
+    assert_eq!(counts(&["B-PER", "I-PER"], &["B-PER", "B-PER"]), (2, 2, 2));
+}
+
+#[test]
+fn scores_are_ratios_of_the_counts_overall_and_by_type() {
+    let all = scores(&["B-PER I-PER O B-LOC", "B-LOC O B-PER"], &["B-PER O O B-LOC", "B-LOC B-LOC O"]);
+    let expected = |gold, predicted, correct| EntityCounts { gold, predicted, correct };
+    assert_eq!(all.overall, expected(4, 4, 2));
+    assert_eq!(
+        all.types,
+        BTreeMap::from([("LOC".into(), expected(2, 3, 2)), ("PER".into(), expected(2, 1, 0))])
+    );
+    let loc = all.types["LOC"];
+    assert_eq!((loc.precision(), loc.recall(), loc.f1()), (2.0 / 3.0, 1.0, 0.8));
+    let none = scores(&["O"], &["O"]).overall;
+    assert_eq!((none.precision(), none.recall(), none.f1()), (0.0, 0.0, 0.0));
+
+    let tags = strings(&["O", "B-X"]);
+    let refused = |gold: &[Vec<u32>], predicted: &[Vec<u32>], tags: &[String]| {
+        format!("{:#}", entity_scores(gold, predicted, tags).unwrap_err())
+    };
+    assert_says(&refused(&[vec![0]], &[], &tags), &["of 0 sentences", "expected 1"]);
+    assert_says(&refused(&[vec![0]], &[vec![0, 0]], &tags), &["sentence 0", "2 predicted tags, expected 1"]);
+    assert_says(&refused(&[vec![0]], &[vec![2]], &tags), &["tag 2", "expected one of 2"]);
+    assert_says(&refused(&[], &[], &strings(&["X"])), &["tag \"X\"", "B-TYPE"]);
+}
+
+#[test]
+fn a_first_column_that_counts_is_not_read_as_words() {
+    let read =
+        |text: &str| sequence::load("conll", Some(dir_of(&[("train.txt", text.as_bytes())]).path())).unwrap();
+    let plain = read("Mary B-PER\nsang O\n\nOslo B-LOC\nslept O\n");
+    for text in [
+        "1\tMary\tB-PER\n2\tsang\tO\n\n1\tOslo\tB-LOC\n2\tslept\tO\n",
+        "0 Mary N B-PER\n1 sang V O\n\n2 Oslo N B-LOC\n3 slept V O\n",
+        "1 Mary B-PER\n1 sang O\n\n2 Oslo B-LOC\n2 slept O\n",
+        "# text = a-b\n1-2\ta-b\t_\n1\tMary\tB-PER\n2\tsang\tO\n2.1\tx\t_\n\n#\n1\t-DOCSTART-\tO\n\n1\tOslo\tB-LOC\n2\tslept\tO\n",
+    ] {
+        let corpus = read(text);
+        assert_eq!(corpus.train, plain.train, "{text}");
+        assert_eq!(corpus.notes.len(), 1);
+        assert_says(&corpus.notes[0], &["train.txt", "the first column counts"]);
+    }
+    // Numbers that do not count, and numbers with their tags alone, are words.
+    for text in ["7 CD B-X\n3 CD O\n", "1 B-X\n2 O\n", "1 CD B-X\nis V O\n"] {
+        let corpus = read(text);
+        assert_eq!((&corpus.train.words[0][0][..1], corpus.notes.len()), (&text[..1], 0), "{text}");
+    }
+}
+
+#[test]
+fn an_empty_last_column_is_ignored() {
+    let files: [(&str, &[u8]); 1] = [("train.txt", b"a\tB-X\t\nb\tO\t\n\nc\tO\n")];
+    let corpus = sequence::load("conll", Some(dir_of(&files).path())).unwrap();
+    assert_eq!(corpus.train.words, [strings(&["a", "b"]), strings(&["c"])]);
+}
