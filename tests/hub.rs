@@ -313,16 +313,17 @@ fn a_text_is_joined_from_its_three_parts() {
 fn labelled_sentences_come_in_their_splits() {
     let parts =
         ["train", "validation", "test"].map(|part| format!("default/{part}/0000.parquet").leak() as &str);
-    let of = |labels: &[i64]| parquet_of_texts("sentence", &[" so bad ", "so good"], labels);
+    let of = |labels: &[i64]| parquet_of_texts("sentence", &[" so bad ", "so good", " "], labels);
     let place = Place::new();
-    let files = [(parts[0], of(&[0, 1])), (parts[1], of(&[1, 0])), (parts[2], of(&[-1, -1]))];
+    let files = [(parts[0], of(&[0, 1, 0])), (parts[1], of(&[1, 0, 0])), (parts[2], of(&[-1, -1, -1]))];
     let (endpoint, _) = serve("stanfordnlp/sst2", files);
     place.point_at(&endpoint);
     let corpus = text::load("sst2", None, &Columns::default()).unwrap();
     assert_eq!((&corpus.train.texts[0][..], &corpus.train.labels[..]), ("so bad", &[0, 1][..]));
     assert_eq!(corpus.test.unwrap().labels, [1, 0]);
     assert!(corpus.validation.is_none());
-    assert_says(&corpus.notes[0], &["test", "no labels"]);
+    assert_says(&corpus.notes[0], &["train", "skipped 1 row without text"]);
+    assert_says(&corpus.notes[2], &["test", "no labels"]);
 
     drop(place);
     let place = Place::new();

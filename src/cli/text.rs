@@ -123,11 +123,14 @@ impl<L> TextData<L> {
         let found = vocabulary.words().filter(|word| vectors.get(word).is_some()).count();
         let share = 100.0 * found as f64 / words.max(1) as f64;
         if share < 1.0 {
-            let remedy =
-                if self.options.lower_case { "" } else { " in lower case (then use --lower-case), or" };
+            let cased = if self.options.lower_case {
+                ""
+            } else {
+                "for lower-cased text (then use --lower-case), or "
+            };
             let path = path.display();
             complain(&format!(
-                "note: {path} has vectors of {found} of {words} words: are its words{remedy} of another language?"
+                "note: {path} has vectors of {found} of {words} words: is it {cased}for another language?"
             ));
         }
         Ok(Some(format!("{found} of {words} words ({share:.1}%) have a vector in {}", path.display())))

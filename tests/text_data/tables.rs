@@ -161,6 +161,9 @@ fn a_row_without_text_gives_no_class_and_needs_none() {
     let (texts, classes, notes) = csv("label,text\na,x\nghost,\nb,y\n,\n  \n");
     assert_eq!((texts, classes), (strings(&["x", "y"]), strings(&["a", "b"])));
     assert_says(&notes[0], &["skipped 3 lines without text (first: line 3)"]);
+    let (texts, classes, notes) = csv("A title,\n,\nlabel,text\na,x\nb,y\n");
+    assert_eq!((texts, classes), (strings(&["x", "y"]), strings(&["a", "b"])));
+    assert_says(&notes[0], &["skipped 2 lines without text (first: line 1)"]);
     let good: (&str, &[u8]) = ("train.csv", b"a,x\nb,y\n");
     let corpus = corpus_of("csv", &[good, ("test.csv", b"ghost,\na,z\n,\n")]);
     assert_eq!(corpus.test.unwrap().texts, ["z"]);
@@ -196,6 +199,8 @@ fn the_first_line_may_declare_the_delimiter() {
     let train: (&str, &[u8]) = ("train.csv", b"a,x\nb,y\n");
     let test: (&str, &[u8]) = ("test.csv", b"sep=;\na;1,5\nb;z\n");
     assert_eq!(corpus_of("csv", &[train, test]).test.unwrap().texts, ["1,5", "z"]);
+    let test: (&str, &[u8]) = ("test.csv", b"label;text\na;z\n");
+    assert_eq!(corpus_of("csv", &[train, test]).test.unwrap().texts, ["z"]);
 }
 
 #[test]

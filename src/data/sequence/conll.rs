@@ -57,14 +57,59 @@ fn columns(line: &str) -> Vec<&str> {
     }
 }
 
-/// Whether a line may be a comment. The word `#` with its tag looks the same; the number of columns decides.
-fn like_comment(line: &str) -> bool {
-    line.starts_with("# ")
-}
-
 /// Whether a line ends a sentence or a document.
 fn is_end(line: &str) -> bool {
     line.starts_with("-DOCSTART-") || line.trim_ascii().is_empty()
+}
+
+/// Where the lines of a file have words and tags.
+struct Layout {
+    /// Whether a column of counts precedes the words.
+    is_counted: bool,
+    /// Number of columns from the words on, and the line that has them.
+    width: usize,
+    first_line: usize,
+}
+
+impl Layout {
+    fn of(file: &TextFile) -> Self {
+        let is_counted = is_counted(file);
+        let lines = || file.lines().filter(|(_, line)| !is_end(line));
+        let first = lines().find(|(_, line)| !line.starts_with('#')).or_else(|| lines().next());
+        let mut layout = Self { is_counted, width: usize::MAX, first_line: 0 };
+        if let Some((number, line)) = first {
+            (layout.first_line, layout.width) = (number, used(&layout.columns(line)));
+        }
+        layout
+    }
+
+    /// The columns from the word on, without surplus empty ones at the end.
+    fn columns<'a>(&self, line: &'a str) -> Vec<&'a str> {
+        let mut columns = columns(line);
+        columns.drain(..columns.len().min(usize::from(self.is_counted)));
+        if used(&columns) <= self.width {
+            columns.truncate(self.width);
+        }
+        columns
+    }
+
+    /// Whether a line is no word. The word `#` with its tag looks like a comment; the number of columns decides.
+    fn is_comment(&self, line: &str, columns: &[&str]) -> bool {
+        match self.is_counted {
+            true => {
+                line.starts_with('#') || is_between(line.split_ascii_whitespace().next().unwrap_or_default())
+            }
+            false => {
+                let has_tag = columns.last().is_some_and(|tag| Tag::parse_any(tag).is_some());
+                line.starts_with("# ") && !(columns.len() == self.width && has_tag)
+            }
+        }
+    }
+}
+
+/// Number of columns up to the last that is not empty.
+fn used(columns: &[&str]) -> usize {
+    columns.iter().rposition(|cell| !cell.is_empty()).map_or(0, |last| last + 1)
 }
 
 /// Whether the first of three or more columns counts: words or sentences, in the whole file or anew in each sentence.
@@ -80,7 +125,7 @@ fn is_counted(file: &TextFile) -> bool {
             continue;
         }
         let Ok(number) = columns[0].parse::<u64>() else { return false };
-        let is_next = before.is_none_or(|before| number == before || number - 1 == before);
+        let is_next = before.is_none_or(|before: u64| [before, before.saturating_add(1)].contains(&number));
         if !is_next || columns.len() < 3 {
             return false;
         }
@@ -99,44 +144,23 @@ fn is_between(number: &str) -> bool {
 
 /// Parses the sentences of `file`, with tags in BIO.
 fn sentences<'a>(file: &'a TextFile, notes: &mut Vec<String>) -> Result<Vec<Vec<Token<'a>>>> {
-    let is_counted = is_counted(file);
-    if is_counted {
-        notes.push(format!(
-            "{}: the first column counts, so the words are read from the second",
-            file.path.display()
-        ));
+    let layout = Layout::of(file);
+    if layout.is_counted {
+        let path = file.path.display();
+        notes.push(format!("{path}: the first column counts, so the words are read from the second"));
     }
-    let columns = |line| columns(line).into_iter().skip(usize::from(is_counted)).collect::<Vec<_>>();
-    let is_first = |line: &str| !is_end(line) && !line.starts_with('#');
-    let first = file
-        .lines()
-        .find(|(_, line)| is_first(line))
-        .or_else(|| file.lines().find(|(_, line)| !is_end(line)));
-    let width =
-        |columns: &[&str]| columns.iter().rposition(|cell| !cell.is_empty()).map_or(0, |last| last + 1);
-    let (first_line, expected) = first.map_or((0, 0), |(number, line)| (number, width(&columns(line))));
     let (mut sentences, mut sentence) = (vec![], vec![]);
     let (mut has_ends, mut is_bioes) = (false, false);
     for (line, text) in file.lines() {
-        let mut columns = columns(text);
-        if is_end(text) || is_counted && columns.first() == Some(&"-DOCSTART-") {
+        let columns = layout.columns(text);
+        if is_end(text) || layout.is_counted && columns.first() == Some(&"-DOCSTART-") {
             has_ends = true;
             if !sentence.is_empty() {
                 sentences.push(std::mem::take(&mut sentence));
             }
             continue;
         }
-        if width(&columns) <= expected {
-            columns.truncate(expected);
-        }
-        let tag = columns.last().and_then(|tag| Tag::parse_any(tag));
-        let is_comment = match is_counted {
-            true => {
-                text.starts_with('#') || is_between(text.split_ascii_whitespace().next().unwrap_or_default())
-            }
-            false => like_comment(text) && (columns.len() != expected || tag.is_none()),
-        };
-        if is_comment {
+        if layout.is_comment(text, &columns) {
             continue;
         }
         let [word, .., name] = columns[..] else {
@@ -148,12 +172,12 @@ fn sentences<'a>(file: &'a TextFile, notes: &mut Vec<String>) -> Result<Vec<Vec<
             let missing = if word.is_empty() { "word" } else { "tag" };
             return Err(file.error_at(line, format!("an empty {missing}, expected a word and a tag")));
         }
-        if columns.len() != expected {
-            let found = columns.len();
-            let message = format!("{}, expected {expected} as in line {first_line}", count(found, "column"));
+        if columns.len() != layout.width {
+            let (found, Layout { width, first_line, .. }) = (count(columns.len(), "column"), &layout);
+            let message = format!("{found}, expected {width} as in line {first_line}");
             return Err(file.error_at(line, message));
         }
-        let Some(tag) = tag else {
+        let Some(tag) = Tag::parse_any(name) else {
             return Err(file.error_at(line, format!("tag {name:?}, expected O, B-TYPE or I-TYPE")));
         };
         is_bioes |= Tag::parse(name).is_none();

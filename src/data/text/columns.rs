@@ -2,7 +2,7 @@
 
 use super::corpus::{Corpus, Texts};
 use super::file::TextFile;
-use super::table::{Columns, Row, Table, records};
+use super::table::{Columns, Records, Row, Table, records};
 use crate::data::count;
 use crate::data::splits::Splits;
 use anyhow::Result;
@@ -69,8 +69,8 @@ pub(super) fn ag_news(dir: &Path, test_only: bool) -> Result<Corpus> {
     let classes = AG_NEWS_CLASSES.map(String::from).into();
     Corpus::read(splits, classes, notes, |path, notes| {
         let file = TextFile::read(path, notes)?;
-        let (mut texts, mut without_text, mut headers) = (Texts::default(), vec![], vec![]);
-        let (records, _) = records(&file, b',')?;
+        let Records { records, before: mut without_text, .. } = records(&file, b',')?;
+        let (mut texts, mut headers) = (Texts::default(), vec![]);
         for (line, mut columns) in records {
             columns.truncate(
                 columns.iter().rposition(|cell| !cell.is_empty()).map_or(0, |last| last + 1).max(3),

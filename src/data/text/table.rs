@@ -81,7 +81,7 @@ impl Table {
         let delimiters = match declared_delimiter(&file.text) {
             Some(declared) => vec![declared],
             None if usual == b'\t' => vec![usual],
-            None => b",;\t".to_vec(),
+            None => DELIMITERS.to_vec(),
         };
         let mut split: Vec<u8> =
             delimiters.iter().copied().filter(|&delimiter| first_width(&file, delimiter) > 1).collect();
@@ -120,8 +120,12 @@ impl Table {
 
     /// Reads the table of another split, which has the same columns unless its header says otherwise.
     pub fn read_like(file: TextFile, first: &Layout, notes: &mut Vec<String>) -> Result<Self> {
-        let delimiter = declared_delimiter(&file.text).unwrap_or(first.delimiter);
-        let (records, note) = records(&file, delimiter)?;
+        let delimiter = declared_delimiter(&file.text).unwrap_or_else(|| {
+            let splits = |delimiter: &u8| first_width(&file, *delimiter) > 1;
+            let others = DELIMITERS.into_iter().filter(|_| first.delimiter != b'\t');
+            std::iter::once(first.delimiter).chain(others).find(splits).unwrap_or(first.delimiter)
+        });
+        let Records { records, before, note } = records(&file, delimiter)?;
         let mut layout = Layout { delimiter, ..first.clone() };
         let cells = records.first().map_or(&[][..], |(_, cells)| cells);
         let place_of = |of_first: usize| {
@@ -135,7 +139,7 @@ impl Table {
             layout = Layout { width: width(&records), label, text, header, ..layout };
         }
         notes.extend(note);
-        let rows = rows(&file, records, &layout, notes)?;
+        let rows = rows(&file, records, before, &layout, notes)?;
         Ok(Self { file, rows, layout })
     }
 
@@ -149,6 +153,9 @@ impl Table {
         }
     }
 }
+
+/// The delimiters of CSV files.
+const DELIMITERS: [u8; 3] = *b",;\t";
 
 const NO_ROWS: &str = "no rows of label and text";
 
@@ -164,7 +171,7 @@ struct Parsed {
 
 impl Parsed {
     fn new(file: &TextFile, delimiter: u8, columns: &Columns) -> Result<Self> {
-        let (records, note) = records(file, delimiter)?;
+        let Records { records, before, note } = records(file, delimiter)?;
         let Some((_, first)) = records.first() else { return Err(file.error(NO_ROWS)) };
         let (width, named) = (width(&records), by_names(&records));
         let (label, text) = places(file, first, width, named, columns)?;
@@ -202,14 +209,17 @@ impl Parsed {
         let path = file.path.display();
         let mut notes: Vec<String> = assumed.iter().map(|note| format!("{path}: {note}")).collect();
         notes.extend(note);
-        let rows = rows(file, records, &layout, &mut notes)?;
-        match doubt(&rows) {
-            Some(doubt) if !has_header && columns.is_empty() => {
-                let reason = format!("{doubt}: are the columns text and label? Expected label and text");
+        let rows = rows(file, records, before, &layout, &mut notes)?;
+        if columns.is_empty() && rows.len() >= 10 {
+            let different = |cell: fn(&Row) -> &String| rows.iter().map(cell).collect::<HashSet<_>>().len();
+            let (labels, texts) = (different(|row| &row.label), different(|row| &row.text));
+            let found = format!("{labels} different labels in {} rows", rows.len());
+            let is_unlikely = 2 * labels > rows.len();
+            if !has_header && (is_unlikely || labels > texts) {
+                let reason = format!("{found}: are the columns text and label? Expected label and text");
                 return Err(unclear(file, reason));
             }
-            Some(doubt) if columns.is_empty() => notes.push(format!("{path}: {doubt}")),
-            _ => {}
+            notes.extend(is_unlikely.then(|| format!("{path}: {found}")));
         }
         Ok(Self { layout, rows, notes, is_named: named.is_some() })
     }
@@ -325,9 +335,15 @@ fn width(records: &[Record]) -> usize {
     width
 }
 
-/// The rows with a text. Notes count the others and repetitions of the header, which are skipped.
-fn rows(file: &TextFile, records: Vec<Record>, layout: &Layout, notes: &mut Vec<String>) -> Result<Vec<Row>> {
-    let (mut rows, mut without_text, mut headers) = (vec![], vec![], vec![]);
+/// The rows with a text. Notes count the other lines, `without_text` and repetitions of the header, which are skipped.
+fn rows(
+    file: &TextFile,
+    records: Vec<Record>,
+    mut without_text: Vec<usize>,
+    layout: &Layout,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Row>> {
+    let (mut rows, mut headers) = (vec![], vec![]);
     for (line, mut cells) in records {
         if layout.header.as_ref().is_some_and(|header| is_header(&cells, header)) {
             headers.push(line);
@@ -356,14 +372,6 @@ fn rows(file: &TextFile, records: Vec<Record>, layout: &Layout, notes: &mut Vec<
     notes.extend(file.skipped(&without_text, "without text"));
     notes.extend(file.skipped(headers.get(1..).unwrap_or_default(), "equal to the header"));
     Ok(rows)
-}
-
-/// Why the labels may be texts, if they may.
-fn doubt(rows: &[Row]) -> Option<String> {
-    let different = |cell: fn(&Row) -> &String| rows.iter().map(cell).collect::<HashSet<_>>().len();
-    let (labels, texts) = (different(|row| &row.label), different(|row| &row.text));
-    (rows.len() >= 10 && (2 * labels > rows.len() || labels > texts))
-        .then(|| format!("{labels} different labels in {} rows", rows.len()))
 }
 
 /// The delimiter of files with this name.
@@ -407,28 +415,41 @@ fn first_width(file: &TextFile, delimiter: u8) -> usize {
     first.and_then(Result::ok).map_or(0, |record| record.len())
 }
 
-/// Each record's first line and trimmed columns, without a declaration of the delimiter; and a note.
+/// The records of a file, without a declaration of the delimiter.
+pub(super) struct Records {
+    pub records: Vec<Record>,
+    /// The lines before the first record with two cells that are not empty, such as a title.
+    pub before: Vec<usize>,
+    /// What was assumed about quotes.
+    note: Option<String>,
+}
+
+/// Reads the records of a file.
 ///
-/// Tabs separate columns also where nothing is quoted and a text begins with a quote.
-pub(super) fn records(file: &TextFile, delimiter: u8) -> Result<(Vec<Record>, Option<String>)> {
-    let unquoted = match quoted_records(file, delimiter, true)? {
-        Ok(records) => {
-            let is_swallowed = |cell: &String| cell.contains('\n') && cell.contains('\t');
-            let swallowed = records.iter().find(|(_, cells)| cells.iter().any(is_swallowed));
-            match swallowed.filter(|_| delimiter == b'\t') {
-                None => return Ok((records, None)),
-                Some((line, _)) => *line,
-            }
+/// Where tabs separate the columns, a text may begin with a quote that never ends.
+pub(super) fn records(file: &TextFile, delimiter: u8) -> Result<Records> {
+    let unended = |line| file.error_at(line, "a quoted field never ends");
+    let is_swallowed = |cell: &String| cell.contains('\n') && cell.contains('\t');
+    let quoted = quoted_records(file, delimiter, true)?.and_then(|records| {
+        match records.iter().find(|(_, cells)| delimiter == b'\t' && cells.iter().any(is_swallowed)) {
+            Some((line, _)) => Err(*line),
+            None => Ok(records),
         }
-        Err(line) if delimiter == b'\t' => line,
-        Err(line) => return Err(file.error_at(line, "a quoted field never ends")),
+    });
+    let (mut records, note) = match quoted {
+        Ok(records) => (records, None),
+        Err(line) if delimiter == b'\t' => {
+            let path = file.path.display();
+            let note =
+                format!("{path}: quotes are read as characters, because in line {line} one never ends");
+            (quoted_records(file, delimiter, false)?.map_err(unended)?, Some(note))
+        }
+        Err(line) => return Err(unended(line)),
     };
-    let note = format!(
-        "{}: quotes are read as characters, because in line {unquoted} one never ends",
-        file.path.display()
-    );
-    let records = quoted_records(file, delimiter, false)?;
-    Ok((records.map_err(|line| file.error_at(line, "a quoted field never ends"))?, Some(note)))
+    let has_two = |(_, cells): &Record| cells.iter().filter(|cell| !cell.is_empty()).count() > 1;
+    let start = records.iter().position(has_two).unwrap_or(0);
+    let before = records.drain(..start).map(|(line, _)| line).collect();
+    Ok(Records { records, before, note })
 }
 
 /// Like [`records`]; or the line in which a quoted field begins that never ends.
@@ -454,8 +475,5 @@ fn quoted_records(file: &TextFile, delimiter: u8, has_quotes: bool) -> Result<Re
     }
     let is_declaration = declared_delimiter(&file.text).is_some() && !records.is_empty();
     records.drain(..usize::from(is_declaration));
-    let is_empty = |(_, cells): &&Record| cells.iter().all(String::is_empty);
-    let empty = records.iter().take_while(is_empty).count();
-    records.drain(..empty);
     Ok(Ok(records))
 }
