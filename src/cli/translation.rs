@@ -403,12 +403,8 @@ impl Data for TranslationData {
             "test_data": fingerprint(&corpus.test),
         });
         let size = |part: &Option<TextPairs>| part.as_ref().map(TextPairs::len);
-        let parts = match (corpus.train.len(), corpus.test.as_ref()) {
-            (0, Some(test)) if facts.is_some() => Parts::test_only(0, test.len()),
-            (training, _) => {
-                Parts::new([Some(training), size(&corpus.validation), size(&corpus.test)], |_| 0, train)?
-            }
-        };
+        let sizes = [Some(corpus.train.len()), size(&corpus.validation), size(&corpus.test)];
+        let parts = Parts::new(sizes, |_| 0, train)?;
         let mut all = TextPairs::default();
         for part in [Some(corpus.train), corpus.validation, corpus.test].into_iter().flatten() {
             all.sources.extend(part.sources);

@@ -199,6 +199,9 @@ fn a_test_needs_only_the_test_files() {
             test("csv", &[("test.csv", format!("{header}b,y\nb,z\n").as_bytes())], &["a", "b"]).unwrap();
         assert_eq!((corpus.train.len(), corpus.test.unwrap().labels), (0, vec![1, 1]));
     }
+    // A label that occurs once is no header if the model knows it.
+    let corpus = test("csv", &[("test.csv", b"a,x\nb,y\nb,z\nc,v\nc,w\n")], &["a", "b", "c"]).unwrap();
+    assert_eq!(corpus.test.unwrap().len(), 5);
     let error = test("csv", &[("test.csv", b"c,y\nb,z\n")], &["a", "b"]).unwrap_err();
     assert_says(&format!("{error:#}"), &["test.csv", "line 1", "\"c\""]);
     for (name, file, row) in [

@@ -133,7 +133,7 @@ fn is_counted(file: &TextFile) -> bool {
         first.get_or_insert(number);
     }
     // A short file may hold nothing but numbers.
-    first.is_some_and(|first| first <= 1 || words >= 10)
+    first.is_some_and(|first| first <= 1 || words >= 3)
 }
 
 /// Whether a line of CoNLL-U is not a word: it covers several, such as 3-4, or is left out in the text, such as 8.1.

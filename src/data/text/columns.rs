@@ -26,7 +26,8 @@ pub(super) fn labelled(
     let splits = splits.choose(dir, &expected, known.is_some(), &mut notes)?;
     let Splits { train, validation, test, .. } = splits;
     let first = train.clone().or(test.clone()).unwrap_or_default();
-    let table = Table::read(TextFile::read(first.clone(), &mut notes)?, columns, &mut notes)?;
+    let file = TextFile::read(first.clone(), &mut notes)?;
+    let table = Table::read(file, columns, known.unwrap_or_default(), &mut notes)?;
     let layout = table.layout.clone();
     let classes = match known {
         None => table.classes()?,

@@ -87,7 +87,7 @@ impl Scan {
             bail!("is binary (byte {} is zero), expected text", begin + zero as u64);
         }
         let is_control = |byte: &u8| {
-            byte.is_ascii_control() && !byte.is_ascii_whitespace() && ![0x0b, 0x1a, 0x1b].contains(byte)
+            byte.is_ascii_control() && !byte.is_ascii_whitespace() && ![0x0b, 0x1a, 0x1b, 0x7f].contains(byte)
         };
         self.control = self.control.or(bytes.iter().position(is_control).map(|at| begin + at as u64));
         if let Some(byte) = self.invalid {

@@ -75,8 +75,13 @@ pub(super) struct Table {
 impl Table {
     /// Reads the table of the first split, and finds its columns, which `columns` may name.
     ///
-    /// Notes say what was assumed and skipped.
-    pub fn read(file: TextFile, columns: &Columns, notes: &mut Vec<String>) -> Result<Self> {
+    /// A row with one of the labels `known` is no header. Notes say what was assumed and skipped.
+    pub fn read(
+        file: TextFile,
+        columns: &Columns,
+        known: &[String],
+        notes: &mut Vec<String>,
+    ) -> Result<Self> {
         let usual = usual_delimiter(&file);
         let delimiters = match declared_delimiter(&file.text) {
             Some(declared) => vec![declared],
@@ -90,7 +95,7 @@ impl Table {
         }
         let (mut found, mut error) = (vec![], None);
         for delimiter in split {
-            match Parsed::new(&file, delimiter, columns) {
+            match Parsed::new(&file, delimiter, columns, known) {
                 Ok(parsed) => found.push(parsed),
                 Err(failed) => error = error.or(Some(failed)),
             }
@@ -132,7 +137,10 @@ impl Table {
             let name = &first.header.as_ref()?[of_first];
             cells.iter().position(|cell| cell.to_lowercase() == name.to_lowercase())
         };
-        let same = place_of(first.label).zip(place_of(first.text));
+        let same = match &first.header {
+            Some(header) if is_header(cells, header) => Some((first.label, first.text)),
+            _ => place_of(first.label).zip(place_of(first.text)),
+        };
         layout.header = None;
         if let Some((label, text)) = same.or_else(|| by_names(&records)) {
             let header = Some(cells.to_vec());
@@ -170,7 +178,7 @@ struct Parsed {
 }
 
 impl Parsed {
-    fn new(file: &TextFile, delimiter: u8, columns: &Columns) -> Result<Self> {
+    fn new(file: &TextFile, delimiter: u8, columns: &Columns, known: &[String]) -> Result<Self> {
         let Records { records, before, note } = records(file, delimiter)?;
         let Some((_, first)) = records.first() else { return Err(file.error(NO_ROWS)) };
         let (width, named) = (width(&records), by_names(&records));
@@ -183,7 +191,7 @@ impl Parsed {
             || is_name(&columns.text)
             || is_known && is_unique(&records, label) && is_unique(&records, text);
         let mut assumed = vec![];
-        if !has_header && is_odd_one(&records, label) {
+        if !has_header && !known.contains(&first[label]) && is_odd_one(&records, label) {
             has_header = true;
             let label = &first[label];
             assumed.push(format!(
@@ -267,7 +275,7 @@ fn places(
         None => {
             let first: String = first.join(", ").chars().take(100).collect();
             let found = count(width, "column");
-            Err(unclear(file, format!("found {found}, expected label and text; line 1 has {first}")))
+            Err(unclear(file, format!("found {found}, expected label and text; the first row has {first}")))
         }
     }
 }
