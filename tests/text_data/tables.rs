@@ -226,6 +226,8 @@ fn an_explicit_header_decides_even_if_the_labels_look_like_texts() {
     let (_, classes, notes) = csv(&format!("label,text\n{rows}"));
     assert_eq!(classes.len(), 61);
     assert_says(&notes[0], &["61 different labels in 120 rows"]);
+    // A class and a text with the names of the columns; then the end of a file of MS-DOS.
+    assert_eq!(csv("label,text\na,text\nlabel,z\nb,w\n\x1a").0.len(), 3);
     let rows: String =
         (0..12).map(|i| format!("{},{}\n", ["a", "b", "c"][i % 3], ["yes", "no"][i % 2])).collect();
     assert_eq!(csv(&format!("label,text\n{rows}")).1.len(), 3);

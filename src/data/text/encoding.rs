@@ -49,7 +49,9 @@ pub(super) fn decode(mut bytes: Vec<u8>) -> Result<(String, Option<String>)> {
             }
         }
     };
-    let text = if !text.contains('\n') && text.contains('\r') { text.replace('\r', "\n") } else { text };
+    let mut text = if !text.contains('\n') && text.contains('\r') { text.replace('\r', "\n") } else { text };
+    // The end of a file of MS-DOS.
+    text.truncate(text.trim_end_matches('\u{1a}').len());
     Ok((text, note))
 }
 

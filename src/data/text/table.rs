@@ -187,7 +187,8 @@ impl Parsed {
             |name: &Option<String>| name.as_ref().is_some_and(|name| name.parse::<usize>().is_err());
         let is_known =
             names(first, &LABEL_NAMES).contains(&label) || names(first, &TEXT_NAMES).contains(&text);
-        let mut has_header = is_name(&columns.label)
+        let mut has_header = named.is_some()
+            || is_name(&columns.label)
             || is_name(&columns.text)
             || is_known && is_unique(&records, label) && is_unique(&records, text);
         let mut assumed = vec![];
@@ -291,7 +292,7 @@ fn by_names(records: &[Record]) -> Option<(usize, usize)> {
     let (_, first) = records.first()?;
     let is_pair = width(records) == 2;
     let (label, text) = match (&names(first, &LABEL_NAMES)[..], &names(first, &TEXT_NAMES)[..]) {
-        (&[label], &[text]) => (label, text),
+        (&[label], &[text]) => return Some((label, text)),
         (&[label], []) if is_pair => (label, 1 - label),
         ([], &[text]) if is_pair => (1 - text, text),
         _ => return None,
