@@ -6,7 +6,7 @@ use super::recipe::{About, Facts};
 use super::{TestSet, complain};
 use crate::data::{Level, NGrams, Vocabulary, WordVectors};
 use crate::train::{Run, Sentences, checksum};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_nn::VarMap;
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -243,12 +243,8 @@ impl Facts for TextFacts {
     }
 
     fn read(run: &Run, config: &Value) -> Result<Self> {
-        let dir = run.dir();
-        if dir.join("fold-1").exists() && !run.model().exists() {
-            bail!("{0}: this run has one model per fold: name one, such as {0}/fold-1", dir.display());
-        }
         let classes = serde_json::from_value(config["classes"].clone())
-            .with_context(|| format!("{}: config.json has no list of classes", dir.display()))?;
+            .with_context(|| format!("{}: config.json has no list of classes", run.dir().display()))?;
         let vector_size = config["vector_size"].as_u64().map(|size| size as usize);
         Ok(Self { vocabulary: Vocabulary::read(run, config)?, classes, vector_size })
     }
@@ -271,7 +267,11 @@ impl Facts for Vocabulary {
     }
 
     fn write(&self, run: &Run) -> Result<()> {
-        run.write(VOCABULARY, &self.to_text())
+        let (path, text) = (run.dir().join(VOCABULARY), self.to_text());
+        if path.exists() && std::fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
+            complain(&format!("note: {}: it was damaged; the data restores it", path.display()));
+        }
+        run.write(VOCABULARY, &text)
     }
 
     fn read(run: &Run, config: &Value) -> Result<Self> {

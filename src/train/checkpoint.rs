@@ -1,8 +1,8 @@
 //! Checkpoints: everything that an exact resume needs, in one safetensors file.
 
 use super::checksum::{self, CHECKSUM};
-use super::metrics::{Epoch, any_f64};
-use super::run::{Run, read_file, write_file};
+use super::metrics::{Epoch, Metric, any_f64};
+use super::run::{Run, is_record_of, read_file, write_file};
 use super::task::Task;
 use super::weights::{named, read_tensors, set_vars};
 use crate::optim::{Optimizer, PlateauState};
@@ -104,7 +104,7 @@ pub(super) fn load(
     steps_per_epoch: usize,
 ) -> Result<Option<State>> {
     let path = run.checkpoint();
-    if !path.exists() {
+    if !has_checkpoint(run)? {
         return Ok(None);
     }
     let bytes = read_file(&path)?;
@@ -130,7 +130,56 @@ pub(super) fn load(
         set_vars(&path, vars, &parameters)?;
         task.load_state(task_state).with_context(|| shown.to_string())?;
     }
+    check_best(run, &state)?;
     Ok(Some(state))
+}
+
+/// Returns whether `run` has a checkpoint.
+///
+/// # Errors
+/// Fails if there is none although the run has got as far as its first one.
+fn has_checkpoint(run: &Run) -> Result<bool> {
+    let path = run.checkpoint();
+    if path.try_exists().with_context(|| format!("{}: cannot read it", path.display()))? {
+        return Ok(true);
+    }
+    // A run has metrics before it trains, and its first model just before its first checkpoint.
+    let why = match run.read_metrics()? {
+        Some(text) if text.is_empty() => return Ok(false),
+        None if !run.model().exists() => return Ok(false),
+        Some(_) => "metrics.jsonl records that epochs were trained",
+        None => "the run has a model",
+    };
+    bail!("{}: it is missing, but {why}: restore it, or start a new run", path.display())
+}
+
+/// Checks that the best weights, which training ends with, are there and whole.
+fn check_best(run: &Run, state: &State) -> Result<()> {
+    if state.best_epoch > 0 {
+        let path = run.model();
+        read_tensors(&path, &read_file(&path)?)
+            .context("the best weights so far, without which the run cannot be completed")?;
+    }
+    Ok(())
+}
+
+/// Checks the files that resuming `run` depends on, and returns what a user should know about them.
+///
+/// # Errors
+/// Fails if the checkpoint or the best weights are missing or damaged, unless the run never reached its first checkpoint.
+pub fn check_resumable(run: &Run, metric: Metric) -> Result<Option<String>> {
+    let dir = run.dir().display();
+    if !has_checkpoint(run)? {
+        return Ok(Some(format!("{dir}: the run has no checkpoint yet, so it starts at epoch 1")));
+    }
+    let path = run.checkpoint();
+    let bytes = read_file(&path)?;
+    read_tensors(&path, &bytes)?;
+    let state = read_state(&path, &bytes)?;
+    check_best(run, &state)?;
+    let is_whole = run.read_metrics()?.is_some_and(|text| is_record_of(&text, &state.history, metric));
+    Ok((!is_whole)
+        .then(|| format!("{dir}: metrics.jsonl was damaged or missing; the checkpoint restores it")))
 }
 
 /// Returns whether `run` can train for more epochs: training has not ended, or its checkpoint was kept.
@@ -139,13 +188,14 @@ pub(super) fn load(
 /// Fails if the checkpoint cannot be read.
 pub fn can_train_on(run: &Run) -> Result<bool> {
     let path = run.checkpoint();
-    Ok(!path.exists() || !read_state(&path, &read_file(&path)?)?.has_ended)
+    Ok(!has_checkpoint(run)? || !read_state(&path, &read_file(&path)?)?.has_ended)
 }
 
 /// Reads the training state from the contents of a checkpoint.
 fn read_state(path: &Path, bytes: &[u8]) -> Result<State> {
     let shown = path.display();
-    let (_, header) = safetensors::SafeTensors::read_metadata(bytes)?;
+    let (_, header) = safetensors::SafeTensors::read_metadata(bytes)
+        .with_context(|| format!("{shown}: not a complete safetensors file ({} bytes)", bytes.len()))?;
     let metadata = header.metadata().as_ref().with_context(|| format!("{shown}: no training state found"))?;
     ensure!(metadata.contains_key(CHECKSUM), "{shown}: the checkpoint is damaged: it has no checksum");
     let state = metadata.get(STATE).with_context(|| format!("{shown}: no training state found"))?;

@@ -114,6 +114,9 @@
 //! bits as an uninterrupted run, because every random draw is a function of the seed and its place in training: no
 //! generator state needs saving. Initial weights are reproducible, too, with [`seeded_var_builder`].
 //!
+//! A run without its checkpoint starts at the first epoch only if it never reached one; otherwise [`Trainer::fit`] fails, as it
+//! does without the best weights. [`check_resumable`] checks these files early.
+//!
 //! An exact resume needs the same data; [`Run::check_facts`] refuses to resume if they have changed.
 //!
 //! To train for more epochs, resume with a larger [`TrainerOptions::epochs`]. The result is the same as
@@ -147,7 +150,7 @@ mod translation;
 mod translator;
 mod weights;
 
-pub use checkpoint::can_train_on;
+pub use checkpoint::{can_train_on, check_resumable};
 pub use checksum::checksum;
 pub use evaluation::{Evaluation, Prediction};
 pub use images::{ImageClassification, evaluate_images};

@@ -197,6 +197,16 @@ impl Run {
         self.write(METRICS, &format!("{}{last}\n", metrics(epochs, metric)))
     }
 
+    /// Reads `metrics.jsonl`; `None` if there is none. Bytes that are not UTF-8 are replaced.
+    pub(super) fn read_metrics(&self) -> Result<Option<String>> {
+        let path = self.dir.join(METRICS);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("{}: cannot read it", path.display())),
+        }
+    }
+
     pub(super) fn write_metrics(&self, epochs: &[Epoch], metric: Metric) -> Result<()> {
         self.write(METRICS, &metrics(epochs, metric))
     }
@@ -232,6 +242,20 @@ fn check_empty(dir: &Path) -> Result<()> {
 fn is_temporary(name: &OsStr) -> bool {
     let finished = name.to_str().and_then(|name| name.strip_suffix(TEMPORARY));
     finished.is_some_and(|name| Path::new(name).extension().is_some())
+}
+
+/// Returns whether `text` is the `metrics.jsonl` of a run with these epochs.
+///
+/// The last epoch may be missing, because a process may have been killed before it was added. The result on the test data
+/// may follow.
+pub(super) fn is_record_of(text: &str, epochs: &[Epoch], metric: Metric) -> bool {
+    let all = metrics(epochs, metric);
+    let before_last = metrics(&epochs[..epochs.len().saturating_sub(1)], metric);
+    let is_result = |rest: &str| {
+        let result = serde_json::from_str::<Value>(rest);
+        rest.is_empty() || rest.ends_with('\n') && result.is_ok_and(|result| result["final"] == true)
+    };
+    text == before_last || text.strip_prefix(&all).is_some_and(is_result)
 }
 
 /// Formats the epochs as JSON lines. A number that is not finite becomes `null`.
