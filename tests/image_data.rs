@@ -218,11 +218,11 @@ fn exported_images_are_prepared_as_the_data_set_has_them() {
         let pixel =
             |x: u32, y: u32| [0, 1, 2].map(|plane| planes[(plane * 32 + y as usize) * 32 + x as usize]);
         RgbImage::from_fn(32, 32, |x, y| Rgb(pixel(x, y))).save(&path).unwrap();
-        assert_eq!(Preparation::Square.read(&path, (3, 32, 32)).unwrap(), planes.as_ref());
+        assert_eq!(Preparation::Square.read(&path, (3, 32, 32)).unwrap().0, planes.as_ref());
     }
     let grey: Vec<u8> = (0..28 * 28).map(|at| (at * 37 % 256) as u8).collect();
     GrayImage::from_raw(28, 28, grey.clone()).unwrap().save(&path).unwrap();
-    assert_eq!(Preparation::Square.read(&path, (1, 28, 28)).unwrap(), grey);
+    assert_eq!(Preparation::Square.read(&path, (1, 28, 28)).unwrap().0, grey);
     let error = Preparation::Square.read(&path, (1, 28, 20)).unwrap_err();
     assert_says(&error, &["28x20 pixels with 1 channels"]);
 }

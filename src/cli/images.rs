@@ -4,7 +4,7 @@ use super::options::TrainOptions;
 use super::parts::hold_out;
 use super::recipe::{About, Data, Facts, Recipe, Test, Trained};
 use super::{Outcome, Predict, TestSet, data_error, image_plots, most_probable, show_notes};
-use crate::data::{Augmentation, Distortion, ImageSet, Images, Normalisation, Preparation, image};
+use crate::data::{Augmentation, Distortion, ImageSet, Images, Normalisation, Preparation, Prepared, image};
 use crate::models::ImageModel;
 use crate::nn::{Cost, Mode};
 use crate::train::{self, Epoch, Evaluation, ImageClassification, Run, Task, say};
@@ -178,6 +178,13 @@ impl ImageData {
     }
 }
 
+/// How pictures of handwriting were prepared, for a note.
+const HANDWRITING: [(Prepared, &str); 3] = [
+    (Prepared::Unchanged, "taken as they are"),
+    (Prepared::Inverted, "inverted"),
+    (Prepared::Photograph, "prepared as photographs of ink"),
+];
+
 impl Data for ImageData {
     type Model = dyn ImageModel;
     type Options = ImageOptions;
@@ -292,9 +299,10 @@ impl Data for ImageData {
         let Trained { settings, facts, model, device, .. } = trained;
         let options = settings.data_options()?;
         let ImageFacts { shape, classes, normalisation, preparation } = facts;
-        inputs.for_each(|path| {
-            let path = Path::new(path);
-            let mut image = Images::new(preparation.read(path, shape)?, vec![0_u32], shape, classes.len())?;
+        let mut prepared = vec![];
+        let outcome = inputs.for_each_path(|path| {
+            let (pixels, how) = preparation.read(path, shape)?;
+            let mut image = Images::new(pixels, vec![0_u32], shape, classes.len())?;
             if let Some(normalisation) = &normalisation {
                 image.normalise(normalisation.clone())?;
             }
@@ -302,8 +310,20 @@ impl Data for ImageData {
             let probabilities = options.cost.probabilities(&logits)?.get(0)?.to_vec1::<f32>()?;
             let classes = most_probable(&classes, &probabilities, options.shown_classes);
             say(&format!("{}: {classes}", path.display()));
+            prepared.push(how);
             Ok(())
-        })
+        });
+        let counts =
+            HANDWRITING.map(|(how, text)| (text, prepared.iter().filter(|&&found| found == how).count()));
+        let counts: Vec<String> = counts
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(text, count)| format!("{text}: {count}"))
+            .collect();
+        if !counts.is_empty() {
+            show_notes(&[format!("images {}", counts.join(", "))]);
+        }
+        outcome
     }
 }
 

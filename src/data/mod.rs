@@ -20,7 +20,8 @@ pub mod text;
 pub mod translation;
 
 pub use self::image::{
-    Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, Preparation, digits, shapes,
+    Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, Preparation, Prepared,
+    digits, shapes,
 };
 pub use error::DataError;
 pub use sequence::{EntityCounts, EntityScores, TaggedCorpus, TaggedSentences, entity_scores, names};

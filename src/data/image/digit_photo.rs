@@ -2,7 +2,7 @@
 
 use super::decode;
 use super::ink::{MIN_CONTRAST, Threshold, ink};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use image::{DynamicImage, GrayImage, Luma, imageops};
 use std::path::Path;
 
@@ -33,10 +33,13 @@ const MIN_STROKE_WIDTH: f64 = 2.2;
 /// # Errors
 /// Fails if the file is missing, truncated, neither PNG nor JPEG, or too large to decode; if it shows no ink.
 pub fn read_digit(path: &Path) -> Result<Vec<u8>> {
-    let name = path.display();
-    let bytes = decode::read(path)?;
-    let photo = decode::open(&bytes).and_then(decode::decode).map_err(|error| anyhow!("{name}: {error}"))?;
+    digit(decode::read_whole(path)?, path)
+}
+
+/// The digit in `photo`, the image in the file `path`.
+pub(super) fn digit(photo: DynamicImage, path: &Path) -> Result<Vec<u8>> {
     let ink = ink(&shrink(flatten(photo))).and_then(|ink| crop(&ink)).with_context(|| {
+        let name = path.display();
         format!("{name}: no digit in the image, expected dark ink on a light background or light on dark")
     })?;
     Ok(centre(&fit_box(ink)))

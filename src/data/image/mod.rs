@@ -30,7 +30,7 @@ pub use distortion::Distortion;
 pub use images::{ImageSet, Images};
 pub use normalisation::Normalisation;
 pub use photo::PhotoAugmentation;
-pub use preparation::Preparation;
+pub use preparation::{Preparation, Prepared};
 pub use shapes::shapes;
 pub use square::read_square;
 

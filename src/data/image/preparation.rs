@@ -1,36 +1,132 @@
 //! How a picture becomes an image like those of a data set.
 
-use super::digit_photo::read_digit;
+use super::decode;
+use super::digit_photo::digit;
 use super::square::{read_grey_square, read_square};
 use anyhow::{Result, bail};
+use image::{DynamicImage, imageops};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+
+/// Largest distance between the values of an even background, and between the channels of a grey pixel.
+const TOLERANCE: u8 = 32;
 
 /// How a picture becomes an image like those of a data set, for a model that was trained on the data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preparation {
-    /// As a photograph of a handwritten digit: [`read_digit`].
+    /// As handwriting. A grey picture of the data set's size on an even background stays as it is, or is inverted if the
+    /// background is light. Any other is a photograph of a handwritten digit: [`read_digit`](super::read_digit).
     Digit,
     /// As a square without further changes: [`read_square`], grey or in colour. An image of the data set stays as it is.
     Square,
 }
 
+/// What [`Preparation::read`] did to a picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prepared {
+    /// Nothing: it looks like an image of the data set.
+    Unchanged,
+    /// It looks like an image of the data set, inverted, and was inverted back.
+    Inverted,
+    /// It was taken as a photograph of a handwritten digit.
+    Photograph,
+    /// It was taken as a square.
+    Square,
+}
+
 impl Preparation {
-    /// Reads the PNG or JPEG file `path` as an image of `shape`, `(channels, height, width)`.
+    /// Reads the PNG or JPEG file `path` as an image of `shape`, `(channels, height, width)`, and says what it did.
     ///
     /// # Errors
-    /// Fails if no picture is prepared to that shape, or like [`read_digit`] and [`read_square`].
-    pub fn read(self, path: &Path, shape: (usize, usize, usize)) -> Result<Vec<u8>> {
+    /// Fails if no picture is prepared to that shape, or like [`read_digit`](super::read_digit) and [`read_square`].
+    pub fn read(self, path: &Path, shape: (usize, usize, usize)) -> Result<(Vec<u8>, Prepared)> {
         match (self, shape) {
-            (Self::Digit, (1, 28, 28)) => read_digit(path),
-            (Self::Square, (1, height, width)) if height == width => read_grey_square(path, height),
-            (Self::Square, (3, height, width)) if height == width => read_square(path, height),
+            (Self::Digit, (1, 28, 28)) => {
+                let picture = decode::read_whole(path)?;
+                match like_mnist(&picture) {
+                    Some(image) => Ok(image),
+                    None => Ok((digit(picture, path)?, Prepared::Photograph)),
+                }
+            }
+            (Self::Square, (1, height, width)) if height == width => {
+                Ok((read_grey_square(path, height)?, Prepared::Square))
+            }
+            (Self::Square, (3, height, width)) if height == width => {
+                Ok((read_square(path, height)?, Prepared::Square))
+            }
             (_, (channels, height, width)) => {
                 bail!(
                     "pictures can't be prepared as images of {height}x{width} pixels with {channels} channels"
                 )
             }
         }
+    }
+}
+
+/// The pixels of a picture that looks like one of MNIST's: grey, 28x28, on an even dark background or inverted.
+///
+/// Some digits of MNIST touch the border, with at most 5 of its 108 pixels.
+fn like_mnist(picture: &DynamicImage) -> Option<(Vec<u8>, Prepared)> {
+    const SIDE: u32 = 28;
+    let is_grey = |pixel: &image::Rgba<u8>| {
+        let [red, green, blue, alpha] = pixel.0;
+        red.abs_diff(green).max(green.abs_diff(blue)) <= TOLERANCE && alpha == u8::MAX
+    };
+    if (picture.width(), picture.height()) != (SIDE, SIDE) || !picture.to_rgba8().pixels().all(is_grey) {
+        return None;
+    }
+    let mut grey = picture.to_luma8();
+    let border =
+        grey.enumerate_pixels().filter(|&(x, y, _)| [x, y].iter().any(|at| [0, SIDE - 1].contains(at)));
+    let border: Vec<u8> = border.map(|(_, _, pixel)| pixel.0[0]).collect();
+    let is_mostly = |value: u8| {
+        border.iter().filter(|pixel| pixel.abs_diff(value) <= TOLERANCE).count() >= border.len() * 7 / 8
+    };
+    let prepared = match (is_mostly(0), is_mostly(u8::MAX)) {
+        (true, _) => Prepared::Unchanged,
+        (_, true) => Prepared::Inverted,
+        _ => return None,
+    };
+    if prepared == Prepared::Inverted {
+        imageops::invert(&mut grey);
+    }
+    let has_ink = grey.pixels().any(|pixel| pixel.0[0] > 2 * TOLERANCE);
+    has_ink.then(|| (grey.into_raw(), prepared))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::digits;
+    use image::GrayImage;
+
+    #[test]
+    fn images_of_the_data_set_stay_as_they_are() {
+        let (_, test) = digits(0, 4000, 0).unwrap();
+        for index in 0..test.len() {
+            let pixels = test.image(index).unwrap().into_owned();
+            let picture = GrayImage::from_raw(28, 28, pixels.clone()).unwrap();
+            let mut inverted = picture.clone();
+            imageops::invert(&mut inverted);
+            for (picture, prepared) in [(picture, Prepared::Unchanged), (inverted, Prepared::Inverted)] {
+                let in_colour = DynamicImage::from(picture.clone()).into_rgba8();
+                for picture in [DynamicImage::from(picture), DynamicImage::from(in_colour)] {
+                    assert_eq!(like_mnist(&picture), Some((pixels.clone(), prepared)), "image {index}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_pictures_are_photographs() {
+        let enlarged = GrayImage::new(56, 56);
+        let shaded = GrayImage::from_fn(28, 28, |x, _| image::Luma([8 * x as u8]));
+        let [grey, blank] = [128, 255].map(|value| GrayImage::from_pixel(28, 28, image::Luma([value])));
+        for picture in [enlarged, shaded, grey, blank] {
+            assert_eq!(like_mnist(&picture.into()), None);
+        }
+        assert_eq!(like_mnist(&image::RgbImage::from_pixel(28, 28, image::Rgb([0, 0, 200])).into()), None);
+        assert_eq!(like_mnist(&image::RgbaImage::new(28, 28).into()), None);
     }
 }
