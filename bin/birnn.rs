@@ -8,6 +8,7 @@ use anyhow::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
     self, Recipe, TaggingData, TextFacts, TrainOptions, WordOptions, layers, positive, probability,
+    recurrent_activations,
 };
 use candle_textbook::models::birnn::{BiRnn, Config};
 use candle_textbook::nn::{Cell, SentenceModel};
@@ -95,7 +96,7 @@ impl Recipe for Settings {
     fn activations(&self, facts: &TextFacts) -> u64 {
         let directions = if self.direction == Direction::Both { 2 } else { 1 };
         let embedding = self.embedding.or(facts.vector_size).unwrap_or(100) as u64;
-        2 * embedding + 8 * directions * (self.layers as u64).saturating_mul(self.hidden as u64)
+        embedding + recurrent_activations(Cell::Lstm, directions * self.layers, self.hidden)
     }
 }
 

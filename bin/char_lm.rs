@@ -9,6 +9,7 @@ use anyhow::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
     self, LanguageData, LanguageOptions, Recipe, TrainOptions, layers, positive, probability,
+    recurrent_activations,
 };
 use candle_textbook::data::Vocabulary;
 use candle_textbook::models::language_model::{Config, LanguageModel};
@@ -57,6 +58,16 @@ enum RecurrentCell {
     Rnn,
     Gru,
     Lstm,
+}
+
+impl RecurrentCell {
+    fn cell(self) -> Cell {
+        match self {
+            Self::Rnn => Cell::Tanh,
+            Self::Gru => Cell::Gru,
+            Self::Lstm => Cell::Lstm,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum, Serialize, Deserialize)]
@@ -112,11 +123,7 @@ impl Recipe for Settings {
         let config = Config {
             vocabulary: vocabulary.len(),
             embedding: (!one_hot).then_some(embedding),
-            cell: match self.cell {
-                RecurrentCell::Rnn => Cell::Tanh,
-                RecurrentCell::Gru => Cell::Gru,
-                RecurrentCell::Lstm => Cell::Lstm,
-            },
+            cell: self.cell.cell(),
             hidden,
             layers,
             dropout,
@@ -126,8 +133,9 @@ impl Recipe for Settings {
     }
 
     fn activations(&self, vocabulary: &Vocabulary) -> u64 {
-        let inputs = if self.one_hot { vocabulary.len() } else { self.embedding } as u64;
-        2 * inputs + 8 * (self.layers as u64).saturating_mul(self.hidden as u64) + 3 * vocabulary.len() as u64
+        let inputs = if self.one_hot { 0 } else { self.embedding as u64 };
+        let hidden = recurrent_activations(self.cell.cell(), self.layers, self.hidden);
+        inputs + hidden + vocabulary.len() as u64
     }
 }
 

@@ -91,8 +91,9 @@ impl Recipe for Settings {
         cli::cross_validation(&self.text)
     }
 
-    fn activations(&self, facts: &TextFacts) -> u64 {
-        self.embedding.or(facts.vector_size).unwrap_or(100) as u64
+    fn activations(&self, _facts: &TextFacts) -> u64 {
+        // A word or n-gram is only its id: its vector is added to the sentence's.
+        1
     }
 }
 

@@ -144,10 +144,12 @@ impl Recipe for Settings {
     }
 
     fn activations(&self, _images: &ImageFacts) -> u64 {
-        // The outputs of convolutions and pooling, and the rectified ones.
+        // The outputs of the convolutions.
         match self.variant {
-            Variant::PyTorch => 2 * 32 * 26 * 26 + 64 * 24 * 24 + 2 * 64 * 12 * 12,
-            _ => 40 * 28 * 28,
+            Variant::Modern | Variant::LeNet5 => 6 * 28 * 28 + 16 * 10 * 10,
+            Variant::NielsenOne => 20 * 24 * 24,
+            Variant::NielsenTwo | Variant::NielsenRelu | Variant::NielsenDropout => 20 * 24 * 24 + 40 * 8 * 8,
+            Variant::PyTorch => 32 * 26 * 26 + 64 * 24 * 24,
         }
     }
 }

@@ -115,7 +115,7 @@ impl Recipe for Settings {
     fn activations(&self, images: &ImageFacts) -> u64 {
         let (channels, height, width) = images.shape;
         let hidden = self.hidden.iter().fold(0, |sum: u64, &units| sum.saturating_add(units as u64));
-        hidden.saturating_mul(2).saturating_add((channels * height * width) as u64)
+        hidden.saturating_add((channels * height * width) as u64 / 2)
     }
 }
 

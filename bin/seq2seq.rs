@@ -170,8 +170,8 @@ impl Recipe for Settings {
     fn activations(&self, facts: &TranslationFacts) -> u64 {
         let directions = if self.direction == Direction::Both { 2 } else { 1 };
         let embedding = self.embedding.or(facts.vector_size).unwrap_or(64) as u64;
-        let recurrent = 8 * directions * (self.layers as u64).saturating_mul(self.hidden as u64);
-        2 * embedding + recurrent + 3 * facts.target.len() as u64
+        let recurrent = 4 * directions * (self.layers as u64).saturating_mul(self.hidden as u64);
+        embedding + recurrent + facts.target.len() as u64
     }
 
     fn experiment(&self) -> Option<Experiment<Self>> {

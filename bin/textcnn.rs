@@ -125,8 +125,7 @@ impl Recipe for Settings {
     }
 
     fn activations(&self, facts: &TextFacts) -> u64 {
-        let embedding = self.embedding.or(facts.vector_size).unwrap_or(300) as u64;
-        embedding.saturating_mul(2 + self.widths.len() as u64)
+        2 * self.embedding.or(facts.vector_size).unwrap_or(300) as u64
     }
 }
 

@@ -3,17 +3,19 @@
 use anyhow::{Result, ensure};
 use std::fs::read_to_string;
 
-/// Checks that a training fits into memory.
+/// Checks that a training on the CPU fits into memory, with an optimizer that keeps `moments` values per parameter.
 ///
-/// Each parameter needs room for itself, its gradient and two moments, each activation for itself and its gradient.
-pub(super) fn check(parameters: u64, activations: u64) -> Result<()> {
-    let needed = 4.0 * (4.0 * parameters as f64 + 2.0 * activations as f64);
+/// The estimate is a lower bound, so no training that fits is refused. A step needs room for parameters, moments,
+/// activations and the gradients of activations; a checkpoint for parameters and moments once more.
+pub(super) fn check(parameters: u64, moments: u64, activations: u64) -> Result<()> {
+    let state = (1 + moments) as f64 * parameters as f64;
+    let needed = 4.0 * f64::max(state + 2.0 * activations as f64, 2.0 * state);
     // Memory that the system can't report is not checked.
     let free = free().unwrap_or(f64::INFINITY);
     ensure!(
         needed <= free,
-        "{parameters} parameters and {activations} activations per step need about {:.1} GB, but {:.1} GB of memory are \
-         free: choose a smaller model or batch",
+        "{parameters} parameters and {activations} activations per step need at least {:.1} GB, but {:.1} GB of memory \
+         are free: choose a smaller model or batch",
         needed / 1e9,
         free / 1e9
     );
@@ -23,12 +25,22 @@ pub(super) fn check(parameters: u64, activations: u64) -> Result<()> {
 /// The bytes of memory that the machine and the process's control group have left; none if the system can't tell.
 fn free() -> Option<f64> {
     let memory = read_to_string("/proc/meminfo").ok()?;
-    let available = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let available = 1024.0 * available.trim().trim_end_matches("kB").trim().parse::<f64>().ok()?;
-    let group =
-        |file: &str| read_to_string(format!("/sys/fs/cgroup/{file}")).ok()?.trim().parse::<f64>().ok();
-    let in_group = group("memory.max").map(|limit| limit - group("memory.current").unwrap_or(0.0));
+    let kilobytes = |name| field(&memory, name);
+    let available = 1024.0 * (kilobytes("MemAvailable:")? + kilobytes("SwapFree:").unwrap_or(0.0));
+    let group = |file: &str| read_to_string(format!("/sys/fs/cgroup/memory.{file}")).ok();
+    let number = |file| group(file)?.trim().parse::<f64>().ok();
+    // Copies of files give way to a process that needs the memory.
+    let files = group("stat").map_or(0.0, |stat| {
+        ["active_file", "inactive_file"].iter().filter_map(|name| field(&stat, name)).sum()
+    });
+    let in_group = number("max").map(|limit| limit - (number("current").unwrap_or(0.0) - files).max(0.0));
     Some(in_group.map_or(available, |in_group| in_group.min(available)))
+}
+
+/// The number behind `name`, the first word of a line of `text`.
+fn field(text: &str, name: &str) -> Option<f64> {
+    let mut lines = text.lines().map(str::split_whitespace);
+    lines.find_map(|mut words| words.next().filter(|&word| word == name).and(words.next()))?.parse().ok()
 }
 
 #[cfg(test)]
@@ -37,11 +49,21 @@ mod tests {
 
     #[test]
     fn sizes_beyond_memory_are_refused_with_the_figures() {
-        assert!(check(1000, 1000).is_ok());
-        let error = check(1 << 50, 7).map_err(|error| error.to_string());
+        assert!(check(1000, 2, 1000).is_ok());
+        let error = check(1 << 50, 2, 7).map_err(|error| error.to_string());
         if cfg!(target_os = "linux") {
             let error = error.unwrap_err();
             assert!(error.contains("1125899906842624 parameters and 7 activations"), "{error}");
+            assert!(check(7, 2, u64::MAX).is_err());
         }
+    }
+
+    #[test]
+    fn fields_are_found_by_their_whole_name() {
+        let text = "inactive_file 3\nfile 5\nSwapFree:  7 kB\n";
+        assert_eq!(
+            ["file", "SwapFree:", "active_file"].map(|name| field(text, name)),
+            [Some(5.0), Some(7.0), None]
+        );
     }
 }

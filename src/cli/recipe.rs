@@ -59,7 +59,7 @@ pub trait Recipe: Args + Clone + Serialize + DeserializeOwned + Send {
     /// Replaces defaults by the settings of the chosen preset. Options that the user gave win over these.
     fn apply_preset(&mut self) {}
 
-    /// Estimated number of elements that one image, word or other row of a batch occupies during a step.
+    /// Number of elements that one image, word or other row of a batch occupies at least in a forward pass.
     fn activations(&self, facts: &<Self::Data as Data>::Facts) -> u64;
 
     /// Adds constraints on parameters to the optimizer.
@@ -109,6 +109,15 @@ pub(super) struct Start {
     pub(super) out: Option<PathBuf>,
     /// The folder of the run that this one is a part of, such as a fold: it is the one to resume.
     pub(super) parent: Option<PathBuf>,
+}
+
+impl Start {
+    /// Where the part `name` of `run` starts: from its last checkpoint, or in a new folder in the run's.
+    pub(super) fn part<R: Recipe>(run: &Run, name: &str) -> Result<Self> {
+        let dir = run.dir().join(name);
+        let resume = dir.join("config.json").exists().then(|| Run::open(R::NAME, Some(&dir))).transpose()?;
+        Ok(Self { resume, out: Some(dir), parent: Some(run.dir().to_path_buf()) })
+    }
 }
 
 /// A kind of data set, with the task that it poses.
