@@ -51,7 +51,7 @@ struct Settings {
     #[arg(long, value_name = "LAYER", requires = "pretrained")]
     freeze_until: Option<String>,
     /// Train with and without shortcuts, by default 56 layers, and plot both training errors
-    #[arg(long)]
+    #[arg(long, conflicts_with = "shortcut")]
     degradation: bool,
     /// Complete settings; other options given with it win
     #[arg(long, value_name = "NAME")]
@@ -175,9 +175,14 @@ impl Recipe for Settings {
     }
 
     fn activations(&self, images: &ImageFacts) -> u64 {
-        // Each stage halves the area; a layer keeps its convolution and its normalisation.
+        // Channels of a layer's output, at the size of the image and on average over the stages.
+        let channels = match self.layers {
+            50.. if self.is_large() => 2,
+            _ if self.is_large() => 1,
+            _ => 9,
+        };
         let (_, height, width) = images.shape;
-        (self.layers as u64).saturating_mul(20 * (height * width) as u64)
+        (self.layers as u64).saturating_mul(channels * (height * width) as u64)
     }
 }
 

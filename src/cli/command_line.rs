@@ -1,17 +1,19 @@
 //! Reading the command line: sub-commands, defaults, presets, and settings of a resumed run.
 
-use super::inputs::{RunOption, folder};
+use super::inputs::{self, RunOption, folder, is_run};
 use super::options::{Given, MachineOptions, TrainOptions};
-use super::progress;
-use super::recipe::{Data, Recipe, Start};
-use crate::train::{Progress, Run, can_train_on};
+use super::process::{catch_interrupts, on_threads};
+use super::recipe::{Data, Recipe, Start, Training};
+use super::{Outcome, flow, progress, shell_quoted};
+use crate::train::{Run, can_train_on};
 use anyhow::{Result, anyhow, bail};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 /// The settings that are paths of data. A run records them as absolute paths.
 pub(super) const PATHS: [&str; 4] = ["data_dir", "text", "vectors", "pretrained"];
@@ -50,19 +52,6 @@ struct TrainCommand<R: Args> {
     /// Print only the result
     #[arg(long)]
     quiet: bool,
-}
-
-/// What the command line asks for.
-pub(super) struct Request<R: Recipe> {
-    pub(super) machine: MachineOptions,
-    pub(super) action: Action<R>,
-}
-
-#[expect(clippy::large_enum_variant, reason = "a process has one of them")]
-pub(super) enum Action<R: Recipe> {
-    Train { settings: R, given: Given, start: Start, progress: Box<dyn Progress + Send> },
-    Eval(RunOption, <R::Data as Data>::TestOptions),
-    Answer(RunOption, <R::Data as Data>::Command),
 }
 
 type Line<R> =
@@ -118,25 +107,29 @@ fn defaults<R: Recipe>() -> Result<R> {
     Ok(R::from_arg_matches(&command.try_get_matches_from([R::NAME])?)?)
 }
 
-/// The request, with all settings resolved.
+/// Runs what the arguments `matches` ask for.
 ///
 /// # Errors
-/// Fails if an option has no meaning for this binary, and if a run can't be resumed or contradicts the options.
-pub(super) fn request<R: Recipe>(matches: &ArgMatches) -> Result<Request<R>> {
+/// Fails if an option has no meaning for this binary, a run can't be used or contradicts the options, or the work fails.
+pub(super) fn run<R: Recipe>(matches: &ArgMatches) -> Result<Outcome> {
     let CommandLine { command, train } = Line::<R>::from_arg_matches(matches)?;
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     let machine = MachineOptions::from_arg_matches(matches)?;
-    let action = match command.unwrap_or(Commands::Train(train)) {
-        Commands::Train(command) => training(command, matches)?,
-        Commands::Eval(test) => Action::Eval(RunOption::from_arg_matches(matches)?, test),
-        Commands::Other(command) => Action::Answer(RunOption::from_arg_matches(matches)?, command),
-    };
-    Ok(Request { machine, action })
+    let open = || flow::open::<R>(&RunOption::from_arg_matches(matches)?, &machine);
+    on_threads(machine.threads, || match command.unwrap_or(Commands::Train(train)) {
+        Commands::Train(command) => flow::train(&training(command, matches)?),
+        Commands::Eval(test) => flow::eval(open()?, &test),
+        Commands::Other(command) => {
+            let arguments = matches.try_get_many::<OsString>("inputs").ok().flatten();
+            inputs::check(R::NAME, &arguments.into_iter().flatten().collect::<Vec<_>>())?;
+            R::Data::answer(&command, open()?)
+        }
+    })
 }
 
-/// The training that the arguments `matches` of `train` ask for.
-fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result<Action<R>> {
-    let TrainCommand { out, resume, quiet, .. } = command;
+/// The training that the arguments `matches` of `train` ask for, with all settings resolved.
+fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result<Training<R>> {
+    let TrainCommand { machine, out, resume, quiet, .. } = command;
     let defaults = defaults::<R>()?;
     let given = given(&defaults, matches);
     if let Some(option) = R::UNUSED.iter().find(|option| given.contains_id(option)) {
@@ -150,12 +143,16 @@ fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result
             (settings, None)
         }
         Some(dir) => {
-            let (run, config) = Run::open(R::NAME, Some(&folder(R::NAME, &dir)))?;
-            let settings = resumed(&run, &recorded_settings(&run, &config)?, &given)?;
+            let (run, config) = Run::open(R::NAME, Some(&folder(R::NAME, &dir)?))?;
+            let recorded: R = recorded_settings(&run, &config)?;
+            check_whole(&run, &config, &recorded)?;
+            let settings = resumed(&run, &recorded, &given)?;
             (settings, Some((run, config)))
         }
     };
-    Ok(Action::Train {
+    catch_interrupts()?;
+    Ok(Training {
+        device: machine.device.open(settings.prefers_gpu())?,
         settings,
         given: Given::new(matches),
         start: Start { resume, out, parent: None },
@@ -184,6 +181,26 @@ fn settings<R: Recipe>(mut settings: R, given: &ArgMatches) -> Result<R> {
     Ok(settings)
 }
 
+/// Checks that a run to resume is not a part of another one, such as a fold.
+fn check_whole<R: Recipe>(run: &Run, config: &Value, settings: &R) -> Result<()> {
+    // Of an experiment, only the parts hold a model.
+    if settings.experiment().is_none() || config["parameters"].is_null() {
+        return Ok(());
+    }
+    let dir = run.dir();
+    let parent = dir.canonicalize()?.parent().map(Path::to_path_buf).unwrap_or_default();
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(&parent);
+    match is_run(parent) {
+        true => bail!(
+            "{}: this is a part of the run {}: resume the whole, with --resume {}",
+            dir.display(),
+            parent.display(),
+            shell_quoted(parent)
+        ),
+        false => bail!("{}: this is a part of a run, and only the whole can be resumed", dir.display()),
+    }
+}
+
 /// The settings of the run to resume, with those that the user gave anew.
 ///
 /// # Errors
@@ -200,9 +217,7 @@ fn resumed<R: Recipe>(run: &Run, recorded: &R, given: &ArgMatches) -> Result<R> 
                 Value::String(name) if schedule.depends_on_length() => {
                     format!("the {name} schedule depends on the number of epochs, {before}")
                 }
-                _ if names.get("folds").is_some_and(|folds| !folds.is_null()) => {
-                    "it is a cross-validation".into()
-                }
+                _ if recorded.experiment().is_some() => "it trains several models".into(),
                 _ if !can_train_on(run)? => "training has ended without --keep-checkpoint".into(),
                 _ => continue,
             };
@@ -241,10 +256,9 @@ fn fields(settings: &impl Serialize) -> Map<String, Value> {
     }
 }
 
-/// The message of a usage error in one line; none for the help or the version, which are printed.
+/// The message of a usage error in one line; none for the help and the version.
 pub(super) fn usage(error: &clap::Error) -> Option<String> {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        let _ = error.print();
         return None;
     }
     let text = error.to_string();
@@ -252,5 +266,12 @@ pub(super) fn usage(error: &clap::Error) -> Option<String> {
     let lines = text.lines().map(str::trim).filter(|line| !line.starts_with("tip: to pass"));
     let message: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
     let message = message.join(" ");
-    Some(message.split("For more information").next().unwrap_or_default().trim().to_string())
+    let message = message.split("For more information").next().unwrap_or_default().trim();
+    let names_run =
+        |value: &str| is_run(Path::new(value)) || value.contains("runs/") || value.parse::<u64>().is_ok();
+    let is_run = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand]
+        .iter()
+        .any(|&kind| matches!(error.get(kind), Some(ContextValue::String(value)) if names_run(value)));
+    let tip = if is_run { ": name a run with --run RUN, or resume it with --resume RUN" } else { "" };
+    Some(format!("{message}{tip}"))
 }

@@ -3,33 +3,29 @@
 use super::Outcome;
 use super::flow;
 use super::images::ImageData;
-use super::recipe::{Recipe, Start, Training};
+use super::recipe::{Data, Recipe, Start, Training};
 use crate::plots::{self, Chart, Line};
-use crate::train::{Epoch, Run, say};
-use anyhow::{Result, ensure};
-use serde_json::json;
+use crate::train::{Epoch, say};
+use anyhow::Result;
 
 /// Trains each of the named settings, and draws their training errors over the epochs in one plot.
 ///
 /// # Errors
-/// Fails if a training run does, or a run is to be resumed: a comparison can't be.
+/// Fails if a training run does, or the data of a resumed comparison has changed.
 pub fn compare<R: Recipe<Data = ImageData>>(
     training: &Training<R>,
     compared: &[(String, R)],
 ) -> Result<Outcome> {
-    let Training { settings, start, .. } = training;
-    ensure!(start.resume.is_none(), "--resume: a comparison can't be resumed");
+    let Training { settings, start, device, .. } = training;
     let mut data = flow::load(training)?;
     data.validate_on_training();
-    let names: Vec<&str> = compared.iter().map(|(name, _)| name.as_str()).collect();
-    let config = json!({ "compared": names, "settings": settings });
-    let parent = Run::create(R::NAME, start.out.as_deref(), &config)?;
+    let parent = flow::folder(settings, start, device, flow::record::<R>(data.about()))?;
     let mut lines = vec![];
     for (name, settings) in compared {
-        let start = Start { out: Some(parent.dir().join(name)), ..Start::default() };
+        let start = Start::part::<R>(&parent, name)?;
         let (_, _, report) = flow::fit(training, settings, &data, &start)?;
         if report.interrupted {
-            say("interrupted; a comparison can't be resumed");
+            say(&flow::how_to_resume::<R>(parent.dir()));
             return Ok(Outcome::Interrupted);
         }
         let error = |epoch: &Epoch| (epoch.epoch, 100.0 * (1.0 - epoch.validation.metric));

@@ -1,37 +1,25 @@
 //! Training and evaluation, the same for every recipe.
 
-use super::command_line::{Action, PATHS, Request, recorded_settings};
+use super::command_line::{PATHS, recorded_settings};
 use super::inputs::RunOption;
 use super::memory;
-use super::process::{catch_interrupts, end_at_once};
+use super::process::end_at_once;
 use super::recipe::{About, Data, Facts, Recipe, Start, Test, Trained, Training};
-use super::{MachineOptions, Outcome, complain, shell_quoted};
+use super::{MachineOptions, Outcome, complain, shell_quoted, show_notes};
 use crate::device::device_name;
 use crate::nn::{BatchNorm2d, count_parameters, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
 use crate::train::{self, Epoch, Report, Run, Trainer, TrainerOptions, say};
-use anyhow::{Error, Result, anyhow};
+use anyhow::{Error, Result, anyhow, bail};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
 use serde_json::{Map, Value, json};
-use std::path::Path;
-use std::sync::PoisonError;
+use std::path::{Path, PathBuf};
+use std::sync::{Once, PoisonError};
 use std::time::Instant;
 
-/// Runs what the command line asks for.
-pub(super) fn run<R: Recipe>(Request { machine, action }: Request<R>) -> Result<Outcome> {
-    match action {
-        Action::Train { settings, given, start, progress } => {
-            catch_interrupts()?;
-            let device = machine.device.open(settings.prefers_gpu())?;
-            train(&Training { settings, given, start, device, progress })
-        }
-        Action::Eval(run, test) => eval(open::<R>(&run, &machine)?, &test),
-        Action::Answer(run, command) => R::Data::answer(&command, open::<R>(&run, &machine)?),
-    }
-}
-
-fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
+/// Trains as the settings say, and tests the model.
+pub(super) fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
     let Training { settings, start, .. } = training;
     if let Some(experiment) = settings.experiment() {
         return experiment(training);
@@ -82,8 +70,8 @@ pub(super) fn fit_and_test<R: Recipe>(
 ) -> Result<Fitted> {
     let begin = Instant::now();
     let (run, model, report) = fit(training, settings, data, start)?;
-    let resumable = shell_quoted(start.parent.as_deref().unwrap_or(run.dir()));
-    let how_to_resume = format!("interrupted; resume with: {} train --resume {resumable}", R::NAME);
+    let resumable = start.parent.as_deref().unwrap_or(run.dir());
+    let how_to_resume = how_to_resume::<R>(resumable);
     let (device, best) = (&training.device, report.epochs.get(report.best_epoch.wrapping_sub(1)));
     let test = match report.interrupted {
         true => None,
@@ -95,7 +83,10 @@ pub(super) fn fit_and_test<R: Recipe>(
     };
     let test = test.map_err(|error| {
         let first = format!("{error:#}").lines().next().unwrap_or_default().to_string();
-        anyhow!("{first}; the trained model is kept: repair the test data, then use --resume {resumable}")
+        anyhow!(
+            "{first}; the trained model is kept: repair the test data, then use --resume {}",
+            shell_quoted(resumable)
+        )
     })?;
     let mut last = Map::from_iter([
         ("final".to_string(), json!(true)),
@@ -117,6 +108,11 @@ pub(super) fn fit_and_test<R: Recipe>(
     Ok(Fitted::Tested(test))
 }
 
+/// What to say when a signal has interrupted the training of the run in `dir`.
+pub(super) fn how_to_resume<R: Recipe>(dir: &Path) -> String {
+    format!("interrupted; resume with: {} train --resume {}", R::NAME, shell_quoted(dir))
+}
+
 type ModelOf<R> = <<R as Recipe>::Data as Data>::Model;
 
 /// Trains a model in a new run folder, or continues in the folder of a resumed run.
@@ -131,7 +127,10 @@ pub(super) fn fit<R: Recipe>(
     let parameters = count_parameters(|vb| settings.model(&about.facts, vb))?;
     let batch_size = data.batch_size(options);
     let rows = data.largest_batch(batch_size);
-    memory::check(parameters, rows.saturating_mul(settings.activations(&about.facts)))?;
+    if device.is_cpu() {
+        let activations = rows.saturating_mul(settings.activations(&about.facts));
+        memory::check(parameters, options.moments(), activations)?;
+    }
     let vars = VarMap::new();
     let vb = seeded_var_builder(&vars, options.seed, DType::F32, device);
     let model = settings.model(&about.facts, vb)?;
@@ -145,6 +144,10 @@ pub(super) fn fit<R: Recipe>(
     if note.is_some() {
         // The initial weights come from a file.
         record.insert("initialisation_fingerprint".to_string(), json!(train::weights_checksum(&vars)?));
+    }
+    if let Some((run, _)) = &start.resume {
+        run.lock()?;
+        show_notes(train::check_resumable(run, task.metric())?.as_slice());
     }
     let run = folder(settings, start, device, record)?;
     about.facts.write(&run)?;
@@ -163,6 +166,10 @@ pub(super) fn fit<R: Recipe>(
         ));
     }
     let steps = train::steps_per_epoch(task.examples(), batch_size, &vars);
+    // The parts of an experiment would repeat the notes.
+    static NOTES: Once = Once::new();
+    let examples = usize::try_from(about.sizes[0])?;
+    NOTES.call_once(|| show_notes(&training.options().without_effect(examples, steps)));
     let options = TrainerOptions { batch_size, ..options.options(steps) };
     let trainer = Trainer { options, run: &run, progress: training.progress.as_ref() };
     let report = trainer.fit(task.as_ref(), &vars, &mut optimizer)?;
@@ -170,7 +177,8 @@ pub(super) fn fit<R: Recipe>(
     Ok((run, model, report))
 }
 
-fn eval<R: Recipe>(trained: Trained<R>, test: &<R::Data as Data>::TestOptions) -> Result<Outcome> {
+/// Tests a trained model on the data that the options choose.
+pub(super) fn eval<R: Recipe>(trained: Trained<R>, test: &<R::Data as Data>::TestOptions) -> Result<Outcome> {
     let Trained { run, settings, facts, model, device } = trained;
     let data = R::Data::load(settings.data_options()?, settings.train_options(), Some((facts, test)))
         .map_err(|error| with_origin(error, &run, &settings))?;
@@ -192,13 +200,25 @@ pub(super) fn record<R: Recipe>(about: &About<<R::Data as Data>::Facts>) -> Map<
 }
 
 /// Opens a run with its best weights.
-fn open<R: Recipe>(run: &RunOption, machine: &MachineOptions) -> Result<Trained<R>> {
+pub(super) fn open<R: Recipe>(run: &RunOption, machine: &MachineOptions) -> Result<Trained<R>> {
     let (run, config) = run.open(R::NAME)?;
+    if !run.model().exists()
+        && let Some(part) = part_with_model(run.dir())
+    {
+        let dir = run.dir().display();
+        bail!("{dir}: this run has one model per folder in it: name one, such as {}", part.display());
+    }
     let settings: R = recorded_settings(&run, &config)?;
     let facts = <R::Data as Data>::Facts::read(&run, &config)?;
     let device = machine.device.open(settings.prefers_gpu())?;
     let model = train::load_model(&run.model(), &device, |vb| settings.model(&facts, vb))?;
     Ok(Trained { run, settings, facts, model, device })
+}
+
+/// The first of the folders in `dir` that are runs with a model, such as folds.
+fn part_with_model(dir: &Path) -> Option<PathBuf> {
+    let parts = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path());
+    parts.filter(|part| part.join("model.safetensors").exists()).min()
 }
 
 /// A new run folder that records the device, `facts` and the settings, or the folder of the run to resume.

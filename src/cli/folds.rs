@@ -4,7 +4,7 @@ use super::Outcome;
 use super::flow::{self, Fitted};
 use super::recipe::{About, Data, Experiment, Facts, Recipe, Start, Training};
 use super::sentences::{SentenceData, TextOptions};
-use crate::train::{Metric, Run, say};
+use crate::train::{Metric, say};
 use anyhow::{Context, Result};
 use serde_json::{Map, json};
 use std::time::Instant;
@@ -35,13 +35,8 @@ fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Res
     let run = flow::folder(settings, start, device, record)?;
     let mut accuracies = vec![];
     for fold in 0..folds {
-        let dir = run.dir().join(format!("fold-{}", fold + 1));
-        let resume = match dir.join("config.json").exists() {
-            true => Some(Run::open(R::NAME, Some(&dir))?),
-            false => None,
-        };
         data.select_fold(fold, folds, &training.options())?;
-        let start = Start { resume, out: Some(dir), parent: Some(run.dir().to_path_buf()) };
+        let start = Start::part::<R>(&run, &format!("fold-{}", fold + 1))?;
         match flow::fit_and_test(training, settings, &data, &start)? {
             Fitted::Tested(test) => accuracies.extend(test.evaluation.map(|test| test.accuracy())),
             Fitted::Interrupted => return Ok(Outcome::Interrupted),

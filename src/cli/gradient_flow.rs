@@ -14,7 +14,7 @@ use crate::nn::{
 use crate::plots::{self, Chart, Line};
 use crate::rng;
 use crate::train::{INTERRUPTED, Run, say};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::{D, DType, Device, Module, Tensor, Var};
 use candle_nn::VarMap;
 use rand::Rng;
@@ -86,7 +86,14 @@ fn norms(network: &Network, symbols: &Tensor, classes: &Tensor) -> candle_core::
 /// Trains the three networks, prints their accuracies, and draws `gradient-flow.svg` into a run folder.
 pub(super) fn plot<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
     let (options, device) = (training.settings.train_options(), &training.device);
-    let config = json!({ "gradient_flow": { "steps": STEPS, "seed": options.seed, "training_steps": TRAINING_STEPS } });
+    ensure!(
+        training.start.resume.is_none(),
+        "--resume: a plot of the gradient flow can't be resumed: start a new one"
+    );
+    let config = json!({
+        "gradient_flow": { "steps": STEPS, "seed": options.seed, "training_steps": TRAINING_STEPS },
+        "settings": training.settings,
+    });
     let run = Run::create(R::NAME, training.start.out.as_deref(), &config)?;
     say(&format!(
         "gradient flow: classify sequences of {STEPS} symbols by the first one; run folder {}",

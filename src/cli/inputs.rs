@@ -1,9 +1,9 @@
 //! The run and the inputs of a command that uses a trained model.
 
-use super::{Outcome, complain, error_line, shell_quoted, show_notes};
+use super::{Outcome, complain, count, error_line, shell_quoted, show_notes};
 use crate::data::text::{LiveLines, TextFile};
 use crate::train::{Run, is_output_open};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
@@ -22,19 +22,67 @@ pub(super) struct RunOption {
 impl RunOption {
     /// Opens the run, and says which one it is unless the user named it.
     pub(super) fn open(&self, binary: &str) -> Result<(Run, Value)> {
-        let found = Run::open(binary, self.run.as_deref().map(|run| folder(binary, run)).as_deref())?;
-        if self.run.is_none() {
+        let dir = self.run.as_deref().map(|run| folder(binary, run)).transpose()?;
+        let found = Run::open(binary, dir.as_deref());
+        if dir.is_none() {
+            let found = found.context("without --run RUN, a command uses the newest run")?;
             complain(&format!("note: this uses the newest run, {}", found.0.dir().display()));
+            return Ok(found);
         }
-        Ok(found)
+        found
     }
 }
 
 /// The folder of the run that the user named by its path or by its number.
-pub(super) fn folder(binary: &str, run: &Path) -> PathBuf {
-    let numbered = Path::new("runs").join(binary).join(run);
-    let is_number = run.to_str().is_some_and(|run| run.parse::<u64>().is_ok());
-    if is_number && numbered.is_dir() { numbered } else { run.to_path_buf() }
+///
+/// # Errors
+/// Fails if there is no such folder; the message says which runs there are.
+pub(super) fn folder(binary: &str, run: &Path) -> Result<PathBuf> {
+    let runs = Path::new("runs").join(binary);
+    let numbered = runs.join(run);
+    let dir =
+        if is_number(run) && (numbered.is_dir() || !run.exists()) { numbered } else { run.to_path_buf() };
+    if dir.exists() {
+        return Ok(dir);
+    }
+    let names = std::fs::read_dir(&runs).into_iter().flatten().flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        entry.path().join("config.json").exists().then_some(name)
+    });
+    let mut names: Vec<String> = names.collect();
+    // Numbers in their order.
+    names.sort_by_key(|name| (name.len(), name.clone()));
+    let runs = runs.display();
+    let known = if names.is_empty() { "no run".to_string() } else { names.join(", ") };
+    bail!("{}: there is no such run; found {known} in {runs}", dir.display())
+}
+
+/// Whether the name of a run is its number.
+fn is_number(run: &Path) -> bool {
+    run.to_str().is_some_and(|run| run.parse::<u64>().is_ok())
+}
+
+/// Checks that none of the inputs is a run, which belongs to `--run`.
+pub(super) fn check(binary: &str, inputs: &[&OsString]) -> Result<()> {
+    for path in inputs.iter().map(Path::new) {
+        let name = path.display();
+        ensure!(!is_run(path), "{name}: this is a run: name it with --run {}", shell_quoted(path));
+        let relative = path.strip_prefix(".").unwrap_or(path);
+        let is_under_runs = relative.starts_with("runs") && relative.components().count() > 1;
+        ensure!(
+            path.is_file() || !is_under_runs,
+            "{name}: there is no such run or file: name the run with --run RUN"
+        );
+        if is_number(path) && !path.exists() && is_run(&Path::new("runs").join(binary).join(path)) {
+            complain(&format!("note: {name} is taken as an input: to use run {name}, give --run {name}"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a folder is a run's.
+pub(super) fn is_run(path: &Path) -> bool {
+    path.join("config.json").is_file()
 }
 
 /// Inputs of a trained model: arguments, or the lines of a file or of standard input.
@@ -73,12 +121,31 @@ impl Inputs {
         })
     }
 
+    /// Like [`for_each`](Self::for_each), with the paths of files. Blank lines are skipped, with a note.
+    pub(super) fn for_each_path(&self, mut answer: impl FnMut(&Path) -> Result<()>) -> Result<Outcome> {
+        let mut blank = 0;
+        let outcome = self.for_each(|input| {
+            if input.to_string_lossy().trim().is_empty() {
+                blank += 1;
+                return Ok(());
+            }
+            let path = written_path(input);
+            let name = path.display();
+            ensure!(!path.is_dir(), "{name}: this is a folder: name the files in it, such as {name}/*");
+            answer(&path)
+        });
+        if blank > 0 {
+            complain(&format!("note: skipped {}", count(blank, "blank line")));
+        }
+        outcome
+    }
+
     /// Calls `answer` with each input as soon as it is known.
     ///
     /// An input that fails is named on standard error, and the others are still answered.
     ///
     /// # Errors
-    /// Fails if an argument is a run, or the inputs can't be read.
+    /// Fails if the inputs can't be read.
     pub(super) fn for_each(&self, mut answer: impl FnMut(&OsStr) -> Result<()>) -> Result<Outcome> {
         self.read(|input| match input.to_str() {
             Some(text) => answer(OsStr::new(text.trim_end_matches('\r'))),
@@ -111,7 +178,6 @@ impl Inputs {
             }
             return Ok(outcome);
         }
-        self.inputs.iter().try_for_each(|input| check(input))?;
         let default = [self.file.clone().map_or("-".into(), OsString::from)];
         let inputs = if self.inputs.is_empty() { &default } else { self.inputs.as_slice() };
         for input in inputs {
@@ -138,6 +204,39 @@ impl Inputs {
     }
 }
 
+/// The path that a line names: as it stands if there is such a file, or else as terminals and other systems write it.
+///
+/// That is with spaces around it, in quotes, as a `file:` URL, with `~` for the home directory, with `\` before special
+/// characters, or with Windows' drives and separators, as under WSL.
+fn written_path(line: &OsStr) -> PathBuf {
+    let Some(text) = line.to_str().filter(|_| !Path::new(line).exists()) else { return line.into() };
+    let text = text.trim();
+    let unquoted = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
+    let text = unquoted('"').or_else(|| unquoted('\'')).unwrap_or(text);
+    let from_url = text.strip_prefix("file://").map(percent_decoded);
+    let from_home = text.strip_prefix("~/").zip(std::env::home_dir());
+    let (slashed, unescaped) = (text.replace('\\', "/"), text.replace('\\', ""));
+    let on_drive =
+        slashed.split_once(":/").map(|(drive, rest)| format!("/mnt/{}/{rest}", drive.to_lowercase()));
+    let candidates = [Some(text.into()), from_url, on_drive].into_iter().flatten().map(PathBuf::from);
+    let candidates = candidates.chain(from_home.map(|(rest, home)| home.join(rest)));
+    let mut candidates = candidates.chain([unescaped.into(), slashed.into()]);
+    candidates.find(|path| path.exists()).unwrap_or_else(|| text.into())
+}
+
+/// `text` with its `%20` and the like decoded.
+fn percent_decoded(text: &str) -> String {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
+    for part in parts {
+        match part.get(..2).and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => bytes.extend([&[byte], &part.as_bytes()[2..]].concat()),
+            None => bytes.extend([b"%", part.as_bytes()].concat()),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// Calls `next` with each line and its place, as soon as it is complete, while `next` returns true.
 fn lines(
     name: &str,
@@ -154,17 +253,29 @@ fn lines(
     Ok(true)
 }
 
-/// Checks that an argument is not a run, which belongs to `--run`.
-fn check(input: &OsStr) -> Result<()> {
-    let path = Path::new(input);
-    let name = path.display();
-    let is_run = path.join("config.json").is_file();
-    ensure!(!is_run, "{name}: this is a run folder: name it with --run {}", shell_quoted(path));
-    let relative = path.strip_prefix(".").unwrap_or(path);
-    let is_under_runs = relative.starts_with("runs") && relative.components().count() > 1;
-    ensure!(
-        path.exists() || !is_under_runs,
-        "{name}: there is no such run or file: name the run with --run RUN"
-    );
-    Ok(())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_read_as_terminals_and_other_systems_write_them() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("a b%.png");
+        std::fs::write(&path, "").unwrap();
+        let text = path.to_str().unwrap();
+        let url = format!("file://{}", text.replace('%', "%25").replace(' ', "%20"));
+        for line in [
+            text,
+            &format!("  {text} \t"),
+            &format!("\"{text}\""),
+            &format!("'{text}' "),
+            &url,
+            &text.replace(' ', "\\ "),
+            &text.replace('/', "\\"),
+        ] {
+            assert_eq!(written_path(line.as_ref()), path, "{line}");
+        }
+        assert_eq!(written_path("\"no such.png\"".as_ref()), Path::new("no such.png"));
+        assert_eq!(percent_decoded("100%"), "100%");
+    }
 }

@@ -5,7 +5,7 @@ use super::language_commands::{self, LanguageCommand, TrainedModel};
 use super::options::{TrainOptions, fraction, positive};
 use super::recipe::{About, Data, Recipe, Test, Trained};
 use super::text::{check_vocabulary, note_unknown_count, noun};
-use super::{Outcome, count, data_error, show_notes};
+use super::{Outcome, TestSet, count, data_error, show_notes};
 use crate::data::{DataError, Level, TextStream, TokenWindows, Vocabulary, text};
 use crate::models::language_model::LanguageModel;
 use crate::train::{Epoch, LanguageModelling, LanguageModellingConfig, Task, Windowing, evaluate_text};
@@ -49,12 +49,8 @@ pub struct TestText {
     /// Test on all of FILE [default: the test part of the text that the run was trained on]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["dataset", "data_dir"])]
     text: Option<PathBuf>,
-    /// Test on all of this data set
-    #[arg(long, value_name = "NAME")]
-    dataset: Option<String>,
-    /// Read the data set's files from DIR instead of downloading them
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    set: TestSet,
 }
 
 /// A text, split into a training, a validation and a test part, in this order.
@@ -172,7 +168,7 @@ impl Data for LanguageData {
             return Ok(Self::new(text, vocabulary, parts, windowing, train.seed));
         };
         let windowing = Windowing { streams: train.batch_size, window: options.window };
-        let TestText { text: file, dataset, data_dir } = other;
+        let TestText { text: file, set: TestSet { dataset, data_dir } } = other;
         let (text, test) = match (file, dataset, data_dir) {
             (None, None, None) => {
                 let text = open(&options, train)?;

@@ -37,7 +37,7 @@ pub use options::{
 };
 pub use process::on_threads;
 pub use recipe::{About, Data, Experiment, Facts, Recipe, Test, Trained, Training};
-pub use recurrent::{RecurrentClassifier, RecurrentRecipe};
+pub use recurrent::{RecurrentClassifier, RecurrentRecipe, recurrent_activations};
 pub use sentences::{SentenceCommand, SentenceData, SentenceOptions, TextOptions};
 pub use tagging::TaggingData;
 pub use text::{TextData, TextFacts, WordOptions};
@@ -77,9 +77,7 @@ pub fn main<R: Recipe>() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let outcome = command_line::request::<R>(&matches)
-        .and_then(|request| on_threads(request.machine.threads, || flow::run(request)))
-        .and_then(|outcome| check_output().map(|()| outcome));
+    let outcome = command_line::run::<R>(&matches).and_then(|outcome| check_output().map(|()| outcome));
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,

@@ -26,6 +26,11 @@ pub trait RecurrentClassifier: Args + Clone + Serialize + DeserializeOwned + Sen
     fn cell(&self) -> (Cell, Option<f64>);
 }
 
+/// Number of elements that a token occupies at least in `layers` layers of `hidden` units: the gates and the state.
+pub fn recurrent_activations(cell: Cell, layers: usize, hidden: usize) -> u64 {
+    (cell.gates() as u64 + 1).saturating_mul(layers as u64).saturating_mul(hidden as u64)
+}
+
 /// A recurrent network that classifies sentences.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
 #[serde(bound = "")]
@@ -52,7 +57,12 @@ pub struct RecurrentRecipe<C: RecurrentClassifier> {
     #[arg(long, value_name = "X", value_parser = probability, default_value_t = 0.3)]
     dropout: f32,
     /// Plot how far back gradients reach in an rnn, a gru and an lstm, in place of training a classifier
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = [
+        "dataset", "data_dir", "epochs", "batch_size", "train_limit", "validation", "validation_split", "schedule",
+        "schedule_epochs", "schedule_factor", "warmup", "patience", "checkpoint_every", "keep_checkpoint", "embedding",
+        "hidden", "layers", "bidirectional", "pool", "dropout", "folds", "label_column", "text_column", "tokenizer",
+        "lower_case", "min_count", "vectors",
+    ])]
     gradient_flow: bool,
     #[command(flatten)]
     #[serde(flatten)]
@@ -102,8 +112,9 @@ impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
 
     fn activations(&self, facts: &TextFacts) -> u64 {
         let directions = if self.bidirectional { 2 } else { 1 };
+        let (cell, _) = self.classifier.cell();
         let embedding = self.embedding.or(facts.vector_size).unwrap_or(100) as u64;
-        2 * embedding + 8 * directions * (self.layers as u64).saturating_mul(self.hidden as u64)
+        embedding + recurrent_activations(cell, directions * self.layers, self.hidden)
     }
 
     fn experiment(&self) -> Option<Experiment<Self>> {
