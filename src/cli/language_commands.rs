@@ -80,6 +80,12 @@ pub(super) fn answer(command: &LanguageCommand, trained: &TrainedModel) -> Resul
 fn sample(command: &SampleCommand, trained: &TrainedModel) -> Result<Outcome> {
     let &SampleCommand { temperature, top_k, top_p, seed, .. } = command;
     let sampling = Sampling { temperature, top_k, top_p };
+    if temperature == 0.0 && (top_k.is_some() || top_p.is_some()) {
+        show_notes(&[
+            "--temperature 0 always takes the most probable token, so --top-k and --top-p have no effect"
+                .into(),
+        ]);
+    }
     let &TrainedModel { vocabulary, model, level, .. } = trained;
     let prompt = level.encode(&command.prompt, vocabulary).context("the prompt")?;
     let unknown = prompt.iter().filter(|&&id| id == Vocabulary::UNKNOWN).count();

@@ -1,6 +1,6 @@
 //! Options shared by all binaries, and the parsers of their values.
 
-use crate::data::Selection;
+use crate::data::{Selection, count};
 use crate::device::DeviceChoice;
 use crate::optim::{Adadelta, Adagrad, Adam, Clip, Curve, Method, Optimizer, RmsProp, Schedule, Sgd};
 use crate::train::TrainerOptions;
@@ -232,7 +232,53 @@ impl TrainOptions {
             let name = option.replace('_', "-");
             ensure!(is_used || !self.given.contains(option), "--{name}: has no effect without {needed}");
         }
+        ensure!(
+            schedule != Plateau || self.schedule_factor < 1.0,
+            "--schedule-factor {}: a plateau schedule needs one below 1, so that the learning rate falls",
+            self.schedule_factor
+        );
         Ok(())
+    }
+
+    /// Notes on options without effect, for `examples` training examples in epochs of `steps` steps.
+    pub(super) fn without_effect(&self, examples: usize, steps: usize) -> Vec<String> {
+        let &Self { epochs, warmup, schedule, schedule_epochs: every, batch_size, .. } = self;
+        let total = epochs.saturating_mul(steps);
+        let exceeds = |id: &str, number: Option<usize>, limit: usize| {
+            number.filter(|&number| self.given.contains(id) && number > limit)
+        };
+        let training = format!("training has {}", count(total, "step"));
+        let mut notes = vec![];
+        if warmup >= total {
+            notes.push(format!("--warmup {warmup}: {training}, so the learning rate never reaches its peak"));
+        }
+        if schedule == ScheduleName::Milestones && total.saturating_sub(warmup) < 2 {
+            notes.push(format!("--schedule milestones: {training}, so the learning rate is never lowered"));
+        }
+        if [ScheduleName::Step, ScheduleName::Plateau].contains(&schedule) && every >= epochs {
+            notes.push(format!(
+                "--schedule-epochs {every}: training has {}, so the learning rate is never lowered",
+                count(epochs, "epoch")
+            ));
+        }
+        if let Some(patience) = exceeds("patience", self.patience, epochs - 1) {
+            notes.push(format!(
+                "--patience {patience}: training has {}, so it never stops early",
+                count(epochs, "epoch")
+            ));
+        }
+        if let Some(every) = exceeds("checkpoint_every", self.checkpoint_every, total) {
+            notes.push(format!("--checkpoint-every {every}: {training}, so each epoch saves the only ones"));
+        }
+        if let Some(limit) = exceeds("train_limit", self.train_limit, examples) {
+            notes.push(format!("--train-limit {limit}: the training part has {examples}, and all are used"));
+        }
+        if let Some(size) = exceeds("batch_size", Some(batch_size), examples) {
+            notes.push(format!(
+                "--batch-size {size}: the training part has {examples}, so each epoch is one step"
+            ));
+        }
+        notes
     }
 
     /// The chosen optimizer over the variables `vars`.
@@ -266,6 +312,20 @@ impl TrainOptions {
             OptimizerName::Adadelta => {
                 Adadelta { rho: 0.95, weight_decay, decay_biases, ..Adadelta::default() }.into()
             }
+        }
+    }
+
+    /// Number of values that the optimizer keeps per parameter.
+    pub(super) fn moments(&self) -> u64 {
+        let momentum = u64::from(self.momentum > 0.0);
+        match self.optimizer {
+            OptimizerName::Sgd => momentum,
+            OptimizerName::Adagrad => 1,
+            OptimizerName::RmsProp => 1 + momentum,
+            OptimizerName::Adam
+            | OptimizerName::AdamW
+            | OptimizerName::LazyAdam
+            | OptimizerName::Adadelta => 2,
         }
     }
 
@@ -405,8 +465,45 @@ mod tests {
         }
         TrainOptions { optimizer: OptimizerName::Sgd, ..options("momentum") }.check().unwrap();
         TrainOptions { schedule: ScheduleName::Plateau, ..options("schedule_epochs") }.check().unwrap();
+        let never_falls = TrainOptions {
+            schedule_factor: 1.0,
+            schedule: ScheduleName::Plateau,
+            ..options("schedule_factor")
+        };
+        assert!(never_falls.check().unwrap_err().to_string().contains("--schedule-factor 1:"));
         let adam = TrainOptions { optimizer: OptimizerName::Adam, ..options("keep_biases") };
         assert!(adam.check().unwrap_err().to_string().contains("--weight-decay or --l1"));
+    }
+
+    #[test]
+    fn options_without_effect_are_named() {
+        let notes = |options: TrainOptions| options.without_effect(30, 3).join("; ");
+        assert_eq!(notes(TrainOptions::default()), "");
+        assert!(
+            notes(TrainOptions { warmup: 30, ..TrainOptions::default() })
+                .contains("--warmup 30: training has 30 steps")
+        );
+        let one = TrainOptions { epochs: 1, ..TrainOptions::default() };
+        let milestones = TrainOptions { schedule: ScheduleName::Milestones, ..one.clone() };
+        assert_eq!(notes(milestones.clone()), "");
+        assert!(milestones.without_effect(30, 1)[0].contains("--schedule milestones: training has 1 step"));
+        for schedule in [ScheduleName::Step, ScheduleName::Plateau] {
+            assert!(
+                notes(TrainOptions { schedule, ..TrainOptions::default() }).contains("--schedule-epochs 10")
+            );
+            assert_eq!(notes(TrainOptions { schedule, schedule_epochs: 9, ..TrainOptions::default() }), "");
+        }
+        let given = |id: &str| TrainOptions {
+            patience: Some(10),
+            checkpoint_every: Some(31),
+            train_limit: Some(31),
+            given: Given::of(id),
+            ..TrainOptions::default()
+        };
+        for id in ["patience", "checkpoint_every", "train_limit", "batch_size"] {
+            let option = format!("--{} ", id.replace('_', "-"));
+            assert!(notes(given(id)).starts_with(&option), "{id}");
+        }
     }
 
     #[test]
