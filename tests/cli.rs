@@ -5,7 +5,7 @@
 mod common;
 
 use candle_textbook::data::{Images, digits};
-use common::{command, config, done, files, metrics, model, one_error, refused, start};
+use common::{command, config, done, files, metrics, model, noted, one_error, refused, start};
 use image::{GrayImage, Luma, imageops};
 use serde_json::Value;
 use std::fs;
@@ -194,7 +194,8 @@ fn predict_shows_three_digits_per_image() {
         png(&place.path().join(format!("{index}.png")), index, 5);
     }
     let inputs: Vec<String> = (0..10).map(|index| format!("{index}.png")).collect();
-    let said = done(&place, "lenet", &format!("predict --run {} {}", run.display(), inputs.join(" ")));
+    let arguments = format!("predict --run {} {}", run.display(), inputs.join(" "));
+    let said = noted(&place, "lenet", &arguments, "images prepared as photographs of ink: 10");
     let mut correct = 0;
     for (index, line) in said.lines().enumerate() {
         let answers = line.strip_prefix(&format!("{index}.png: ")).unwrap();
@@ -213,7 +214,8 @@ fn predict_shows_three_digits_per_image() {
 
     fs::create_dir_all(place.path().join("runs/lenet")).unwrap();
     std::os::unix::fs::symlink(run, place.path().join("runs/lenet/1")).unwrap();
-    assert_eq!(done(&place, "lenet", "predict --run 1 0.png"), format!("{}\n", said.lines().next().unwrap()));
+    let first = noted(&place, "lenet", "predict --run 1 0.png", "photographs of ink: 1");
+    assert_eq!(first.trim_end(), said.lines().next().unwrap());
 }
 
 #[test]
@@ -507,7 +509,7 @@ fn options_that_contradict_a_run_are_refused() {
     let named = ["run", "--learning-rate 0.002", "0.5"];
     refused(&place, "lenet", "--resume run --learning-rate 0.5", 1, &named);
     refused(&place, "lenet", "--resume run --variant lenet5", 1, &["--variant \"modern\"", "\"lenet5\""]);
-    refused(&place, "lenet", "--resume gone", 1, &["gone/config.json", "not a run folder"]);
+    refused(&place, "lenet", "--resume gone", 1, &["gone: there is no such run; found no run in runs/lenet"]);
     refused(&place, "mlp", "--resume run", 1, &["run of \"lenet\"", "\"mlp\""]);
     refused(&place, "mlp", "eval --run run", 1, &["run of \"lenet\"", "\"mlp\""]);
     refused(&place, "lenet", "eval", 1, &["runs/lenet", "found no run"]);
@@ -544,13 +546,7 @@ fn a_broken_run_is_refused() {
         &["run/checkpoint.safetensors", "not a complete safetensors file"],
     );
     fs::write(path("checkpoint.safetensors"), &bytes).unwrap();
-    refused(
-        &place,
-        "lenet",
-        "--resume run",
-        1,
-        &["run/checkpoint.safetensors", "does not belong in a checkpoint"],
-    );
+    refused(&place, "lenet", "--resume run", 1, &["run/checkpoint.safetensors", "no training state found"]);
     let mut damaged = checkpoint.clone();
     damaged[checkpoint.len() / 2] ^= 1;
     fs::write(path("checkpoint.safetensors"), damaged).unwrap();
@@ -572,13 +568,14 @@ fn predict_refuses_files_without_a_digit() {
     refused(&place, "lenet", "predict --run run text.png", 1, &["text.png", "expected a PNG or JPEG"]);
     refused(&place, "lenet", "predict --run run blank.png", 1, &["blank.png", "no digit in the image"]);
     refused(&place, "lenet", "predict good.png", 1, &["found no run"]);
-    done(&place, "lenet", "predict --run run good.png");
+    refused(&place, "lenet", "predict --run run run/..", 1, &["run/..: this is a folder", "run/../*"]);
+    noted(&place, "lenet", "predict --run run good.png", "photographs of ink: 1");
 }
 
 #[test]
 fn a_run_among_the_inputs_is_refused() {
     let place = copied();
-    refused(&place, "lenet", "predict --run run run", 1, &["run: this is a run folder", "--run run"]);
+    refused(&place, "lenet", "predict --run run run", 1, &["run: this is a run", "--run run"]);
     refused(
         &place,
         "lenet",
@@ -594,11 +591,15 @@ fn one_bad_image_among_many_is_named_and_the_others_are_answered() {
     fs::write(place.path().join("text.png"), "not a picture").unwrap();
     png(&place.path().join("good.png"), 0, 3);
     let output = start(&place, "lenet", &["predict", "--run", "run", "good.png", "text.png", "good.png"], "");
-    one_error(&output, 1, &["text.png", "expected a PNG or JPEG"]);
-    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 2);
-    fs::write(place.path().join("list"), "good.png\ntext.png\n").unwrap();
+    let said = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let (answers, errors) = (said(output.stdout), said(output.stderr));
+    assert_eq!((output.status.code(), answers.lines().count(), errors.lines().count()), (Some(1), 2, 2));
+    assert!(errors.starts_with("error: text.png: is not an image, expected a PNG or JPEG"), "{errors}");
+    fs::write(place.path().join("list"), "\u{feff}good.png\r\n\n\"good.png\"  \ntext.png\n").unwrap();
     let output = start(&place, "lenet", &["predict", "--run", "run", "--file", "list"], "");
-    one_error(&output, 1, &["list: line 2: text.png"]);
+    let (answers, errors) = (said(output.stdout), said(output.stderr));
+    assert_eq!((output.status.code(), answers.lines().count()), (Some(1), 2), "{errors}");
+    assert!(errors.contains("list: line 4: text.png") && errors.contains("skipped 1 blank line"), "{errors}");
 }
 
 #[test]
@@ -659,6 +660,7 @@ fn a_preset_adapts_to_a_small_data_set() {
 fn help_lists_the_data_sets_with_their_files() {
     let place = place();
     let [lenet, resnet] = ["lenet", "resnet"].map(|binary| done(&place, binary, "--help"));
+    assert_eq!(lenet.matches("Usage:").count(), 1, "{lenet}");
     let lists = |help: &str, name: &str| help.lines().any(|line| line.trim_start().starts_with(name));
     assert!(lists(&lenet, "mnist ") && lenet.contains("train-images-idx3-ubyte"), "{lenet}");
     assert!(!lists(&lenet, "cifar10 ") && lists(&resnet, "cifar10 ") && lists(&resnet, "image-folder "));

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{command, config, done, files, metrics, model, one_error, refused, start};
+use common::{command, config, done, files, metrics, model, noted, one_error, refused, start};
 use image::{Rgb, RgbImage};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -129,10 +129,14 @@ fn a_kill_at_any_write_leaves_a_run_that_can_be_completed() {
             let cut = place.path().join("cut");
             let status = killed_at(place.path(), binary, &format!("{options} --quiet --out cut"), limit);
             assert_eq!(status.signal(), Some(libc::SIGXFSZ), "{binary} at {limit} bytes: {status:?}");
-            match cut.join("config.json").exists() {
-                true => done(&place, binary, "--quiet --resume cut"),
-                false => done(&place, binary, &format!("{options} --quiet --out cut")),
-            };
+            if !cut.join("config.json").exists() {
+                done(&place, binary, &format!("{options} --quiet --out cut"));
+            } else {
+                let output = start(&place, binary, &["--quiet", "--resume", "cut"], "");
+                let notes = String::from_utf8(output.stderr).unwrap();
+                let starts_again = notes.is_empty() || notes.contains("no checkpoint yet");
+                assert!(output.status.success() && starts_again, "{binary} at {limit} bytes: {notes}");
+            }
             assert_eq!(results(&cut), results(&whole), "{binary} at {limit} bytes");
             assert_eq!(names(&cut), names(&whole), "{binary} at {limit} bytes");
             fs::remove_dir_all(&cut).unwrap();
@@ -153,6 +157,105 @@ fn a_fold_that_has_only_its_folder_is_trained() {
         done(&place, "gru", "--quiet --resume run");
         assert_eq!(results(&run), expected, "{kept:?}");
     }
+}
+
+#[test]
+fn a_missing_or_damaged_file_is_named_before_training() {
+    let place = place();
+    let run = place.path().join("run");
+    done(
+        &place,
+        "mlp",
+        &format!("{DIGITS} --epochs 3 --keep-checkpoint --schedule constant --quiet --out run"),
+    );
+    let whole = files(&run);
+    let path = |name: &str| run.join(name);
+    let [checkpoint, model, metrics] =
+        ["checkpoint.safetensors", "model.safetensors", "metrics.jsonl"].map(path);
+    let resume = "--resume run --epochs 4 --quiet";
+    let parts: [(&Path, &str); 2] = [(&checkpoint, "it is missing"), (&model, "best weights so far")];
+    for (file, why) in parts {
+        let name = file.strip_prefix(place.path()).unwrap().to_str().unwrap();
+        fs::remove_file(file).unwrap();
+        refused(&place, "mlp", resume, 1, &[name, why]);
+        fs::create_dir(file).unwrap();
+        refused(&place, "mlp", resume, 1, &[name]);
+        fs::remove_dir(file).unwrap();
+        let bytes = whole[file].as_ref().unwrap();
+        for damaged in [&[][..], &bytes[..bytes.len() / 2]] {
+            fs::write(file, damaged).unwrap();
+            refused(&place, "mlp", resume, 1, &[name]);
+        }
+        fs::write(file, bytes).unwrap();
+    }
+    // With the record of the epochs, the last trace of them goes.
+    fs::remove_file(&checkpoint).unwrap();
+    fs::remove_file(&metrics).unwrap();
+    refused(
+        &place,
+        "mlp",
+        resume,
+        1,
+        &["run/checkpoint.safetensors", "it is missing, but the run has a model"],
+    );
+    fs::write(&checkpoint, whole[&checkpoint].as_ref().unwrap()).unwrap();
+
+    let lines = String::from_utf8(whole[&metrics].clone().unwrap()).unwrap();
+    for damaged in ["", "{", &lines.replace("epoch", "each"), lines.split_at(lines.len() - 5).0] {
+        fs::write(&metrics, damaged).unwrap();
+        let output = start(&place, "mlp", &["--resume", "run", "--quiet"], "");
+        let notes = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            output.status.success() && notes.starts_with("note: run: metrics.jsonl was damaged"),
+            "{notes}"
+        );
+        assert_eq!(results(&run).len(), 4);
+    }
+    done(&place, "mlp", "--resume run --quiet");
+    // A run that was killed before its first checkpoint.
+    fs::create_dir(place.path().join("new")).unwrap();
+    for name in ["config.json", "run.lock"] {
+        fs::copy(path(name), place.path().join("new").join(name)).unwrap();
+    }
+    let output = start(&place, "mlp", &["--resume", "new", "--quiet"], "");
+    let note = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && note.contains("new: the run has no checkpoint yet"), "{note}");
+    assert_eq!(results(&place.path().join("new")), results(&run));
+}
+
+#[test]
+fn runs_that_cannot_be_used_are_named_with_those_that_can() {
+    let place = place();
+    done(&place, "gru", &format!("{SENTENCES} --folds 2 --quiet"));
+    done(&place, "gru", &format!("{SENTENCES} --quiet"));
+    let parent = ["runs/gru/1/fold-2: this is a part of the run runs/gru/1", "--resume runs/gru/1"];
+    refused(&place, "gru", "--resume runs/gru/1/fold-2", 1, &parent);
+    refused(&place, "gru", "eval --run 1", 1, &["one model per folder", "runs/gru/1/fold-1"]);
+    for option in ["eval --run 999", "eval --run runs/gru/999", "--resume 999"] {
+        refused(&place, "gru", option, 1, &["runs/gru/999: there is no such run; found 1, 2 in runs/gru"]);
+    }
+    for arguments in ["predict runs/gru/2 fine", "neighbours runs/gru/2"] {
+        refused(&place, "gru", arguments, 1, &["runs/gru/2: this is a run: name it with --run runs/gru/2"]);
+    }
+    for arguments in ["eval runs/gru/2", "runs/gru/2", "train 2"] {
+        refused(&place, "gru", arguments, 2, &["name a run with --run RUN"]);
+    }
+    let output = start(&place, "gru", &["predict", "2", "fine"], "");
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && notes.contains("to use run 2, give --run 2"), "{notes}");
+    fs::write(place.path().join("runs/gru/2/vocabulary.txt"), "word").unwrap();
+    refused(
+        &place,
+        "gru",
+        "predict --run 2 fine",
+        1,
+        &["vocabulary.txt: it has changed since the run wrote it"],
+    );
+    noted(&place, "gru", "--resume 2 --quiet", "vocabulary.txt: it was damaged; the data restores it");
+    fs::rename(place.path().join("runs/gru/2"), place.path().join("mine")).unwrap();
+    fs::remove_dir_all(place.path().join("runs")).unwrap();
+    refused(&place, "gru", "predict mine fine", 1, &["mine: this is a run: name it with --run mine"]);
+    refused(&place, "gru", "predict fine", 1, &["without --run RUN", "found no run"]);
 }
 
 #[test]

@@ -48,6 +48,16 @@ pub fn done(place: &(impl AsRef<Path> + ?Sized), binary: &str, arguments: &str) 
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// Runs the binary, checks that it succeeds with one note that contains `note`, and returns its standard output.
+#[track_caller]
+pub fn noted(place: &(impl AsRef<Path> + ?Sized), binary: &str, arguments: &str, note: &str) -> String {
+    let output = start(place, binary, &arguments.split_whitespace().collect::<Vec<_>>(), "");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let is_noted = said.starts_with("note: ") && said.lines().count() == 1 && said.contains(note);
+    assert!(output.status.success() && is_noted, "{binary} {arguments}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// Runs the binary, and checks that it exits with `code` and a one-line error with all `parts`, and changes no file.
 #[track_caller]
 pub fn refused(
