@@ -4,6 +4,7 @@
 //! [`SentenceData`], [`TaggingData`], [`LanguageData`] or [`TranslationData`].
 
 mod command_line;
+mod comparison;
 pub mod degradation;
 mod flow;
 mod folds;
@@ -25,7 +26,9 @@ mod tagging;
 mod text;
 mod translation;
 mod translation_commands;
+mod translation_options;
 
+pub use comparison::compare_by_length;
 pub use folds::cross_validation;
 pub use images::{Augment, ImageData, ImageFacts, ImageOptions, Normalise};
 pub use inputs::Inputs;
@@ -41,10 +44,9 @@ pub use recurrent::{RecurrentClassifier, RecurrentRecipe, recurrent_activations}
 pub use sentences::{SentenceCommand, SentenceData, SentenceOptions, TextOptions};
 pub use tagging::TaggingData;
 pub use text::{TextData, TextFacts, WordOptions};
-pub use translation::{
-    ScoreName, TokenLevel, TranslationData, TranslationFacts, TranslationOptions, TranslationTest,
-};
-pub use translation_commands::{TranslateCommand, TranslationCommand, compare_by_length};
+pub use translation::{TranslationData, TranslationTest};
+pub use translation_commands::{TranslateCommand, TranslationCommand};
+pub use translation_options::{ScoreName, TokenLevel, TranslationFacts, TranslationOptions};
 
 use crate::data::{DataError, count};
 use crate::train::check_output;

@@ -1,19 +1,18 @@
-//! Using a trained translator, and comparing translators with and without attention.
+//! Using a trained translator.
 
-use super::flow::{self, Fitted};
 use super::inputs::Inputs;
 use super::options::positive;
-use super::recipe::{Recipe, Start, Trained, Training};
-use super::translation::{
-    SearchOptions, TranslationData, TranslationFacts, TranslationOptions, known_share, note_unknown,
+use super::recipe::{Data, Recipe, Trained};
+use super::translation_options::{
+    SearchOptions, TranslationFacts, TranslationOptions, known_share, note_unknown,
 };
 use super::{Outcome, complain, show_notes};
 use crate::data::Language;
-use crate::plots::{self, Alignment, Chart, Line};
-use crate::train::{self, Decoding, Hypothesis, Run, Translator, say};
+use crate::models::seq2seq::Seq2Seq;
+use crate::plots::{self, Alignment};
+use crate::train::{Decoding, Hypothesis, Translator, say};
 use anyhow::{Result, ensure};
 use clap::{Args, Subcommand};
-use serde_json::json;
 
 /// The sub-commands of a translator.
 #[derive(Subcommand)]
@@ -40,11 +39,14 @@ pub struct TranslateCommand {
     attention: bool,
 }
 
-pub(super) fn answer<R: Recipe<Data = TranslationData>>(
+pub(super) fn answer<R: Recipe>(
     TranslationCommand::Predict(command): &TranslationCommand,
     options: &TranslationOptions,
     trained: &Trained<R>,
-) -> Result<Outcome> {
+) -> Result<Outcome>
+where
+    R::Data: Data<Model = Seq2Seq, Facts = TranslationFacts>,
+{
     let mut decoding = command.search.decoding(options);
     decoding.n_best = command.n_best.unwrap_or(1);
     if command.search.beam.is_none() {
@@ -87,12 +89,15 @@ pub(super) fn answer<R: Recipe<Data = TranslationData>>(
 }
 
 /// Translates and prints `texts`; returns the translations of each.
-fn translate<R: Recipe<Data = TranslationData>>(
+fn translate<R: Recipe>(
     texts: &[&str],
     decoding: &Decoding,
     command: &TranslateCommand,
     trained: &Trained<R>,
-) -> Result<Vec<Vec<Hypothesis>>> {
+) -> Result<Vec<Vec<Hypothesis>>>
+where
+    R::Data: Data<Model = Seq2Seq, Facts = TranslationFacts>,
+{
     let Trained { facts, model, device, .. } = trained;
     let sources: Vec<Vec<u32>> = texts.iter().map(|text| facts.source.encode(text)).collect();
     let found = Translator::new(model, device).translate(&sources, decoding)?;
@@ -187,55 +192,4 @@ fn in_letters(Alignment { source, target, weights }: &Alignment) -> String {
         format!("  {:<width$}  {shades}  {attended} {weight:.0}%", token.trim())
     };
     target.iter().zip(weights).map(line).collect::<Vec<_>>().join("\n")
-}
-
-/// Trains each of the named settings in a folder of its own, and plots their test scores over the length of the source.
-///
-/// # Errors
-/// Fails if a training run does, or a run is to be resumed: a comparison can't be.
-pub fn compare_by_length<R: Recipe<Data = TranslationData>>(
-    training: &Training<R>,
-    compared: &[(String, R)],
-) -> Result<Outcome> {
-    let Training { settings, start, device, .. } = training;
-    ensure!(start.resume.is_none(), "--resume: a comparison can't be resumed");
-    let data = flow::load(training)?;
-    let names: Vec<&str> = compared.iter().map(|(name, _)| name.as_str()).collect();
-    let config = json!({ "compared": names, "settings": settings });
-    let parent = Run::create(R::NAME, start.out.as_deref(), &config)?;
-    let (mut lines, mut score) = (vec![], "");
-    for (name, settings) in compared {
-        let out = parent.dir().join(name);
-        let start = Start { out: Some(out.clone()), ..Start::default() };
-        if let Fitted::Interrupted = flow::fit_and_test(training, settings, &data, &start)? {
-            return Ok(Outcome::Interrupted);
-        }
-        let (run, _) = Run::open(R::NAME, Some(&out))?;
-        let facts = &super::Data::about(&data).facts;
-        let model = train::load_model(&run.model(), device, |vb| settings.model(facts, vb))?;
-        let points;
-        (score, points) = by_length(&data, &data.translate(&model, device)?);
-        lines.push(Line { name, points });
-    }
-    let chart = Chart { title: "Length", x_label: "tokens of the source", y_label: score, lines };
-    parent.write("lengths.svg", &plots::line_charts(&[chart])?)?;
-    say(&format!("lengths.svg is in the run folder {}", parent.dir().display()));
-    Ok(Outcome::Done)
-}
-
-/// The name of the score, and the score of about equally many test sentences of each length.
-fn by_length(data: &TranslationData, translations: &[String]) -> (&'static str, Vec<(usize, f64)>) {
-    const GROUPS: usize = 8;
-    let (references, sources) = (data.references(), &data.test.sources);
-    let mut order: Vec<usize> = (0..sources.len()).collect();
-    order.sort_by_key(|&i| sources[i].len());
-    let (mut name, mut points) = ("", vec![]);
-    for group in order.chunks(order.len().div_ceil(GROUPS).max(1)) {
-        let of = |texts: &[String]| -> Vec<String> { group.iter().map(|&i| texts[i].clone()).collect() };
-        let length = group.iter().map(|&i| sources[i].len()).sum::<usize>() / group.len();
-        let score;
-        (name, score) = data.score(&of(translations), &of(&references));
-        points.push((length, score));
-    }
-    (name, points)
 }

@@ -8,6 +8,9 @@ use std::ops::Range;
 
 type Pair = (u32, u32);
 
+/// A part of a word, and its symbol if it has one.
+type Part = (Range<usize>, Option<u32>);
+
 /// Numbers symbols in the order of their first use.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Symbols {
@@ -132,11 +135,10 @@ impl BytePairs {
     pub fn parts(&self, word: &str) -> Vec<String> {
         let padded = format!("{word} ");
         let id = |part: &Range<usize>| self.symbols.ids.get(&padded[part.clone()]).copied();
-        let mut parts: Vec<(Range<usize>, Option<u32>)> =
-            characters(&padded).map(|part| (part.clone(), id(&part))).collect();
+        let mut parts: Vec<Part> = characters(&padded).map(|part| (part.clone(), id(&part))).collect();
         loop {
             let pairs = parts.windows(2).enumerate();
-            let merge = |(at, pair): (usize, &[(Range<usize>, Option<u32>)])| {
+            let merge = |(at, pair): (usize, &[Part])| {
                 let &(rank, merged) = self.merges.get(&(pair[0].1?, pair[1].1?))?;
                 Some((rank, at, merged))
             };

@@ -1,0 +1,61 @@
+//! Comparing translators with and without attention (Bahdanau et al. 2015, figure 2).
+
+use super::Outcome;
+use super::flow::{self, Fitted};
+use super::recipe::{Data, Recipe, Start, Training};
+use super::translation::TranslationData;
+use crate::plots::{self, Chart, Line};
+use crate::train::{self, Run, say};
+use anyhow::{Result, ensure};
+use serde_json::json;
+
+/// Trains each of the named settings in a folder of its own, and plots their test scores over the length of the source.
+///
+/// # Errors
+/// Fails if a training run does, or a run is to be resumed: a comparison can't be.
+pub fn compare_by_length<R: Recipe<Data = TranslationData>>(
+    training: &Training<R>,
+    compared: &[(String, R)],
+) -> Result<Outcome> {
+    let Training { settings, start, device, .. } = training;
+    ensure!(start.resume.is_none(), "--resume: a comparison can't be resumed");
+    let data = flow::load(training)?;
+    let names: Vec<&str> = compared.iter().map(|(name, _)| name.as_str()).collect();
+    let config = json!({ "compared": names, "settings": settings });
+    let parent = Run::create(R::NAME, start.out.as_deref(), &config)?;
+    let (mut lines, mut score) = (vec![], "");
+    for (name, settings) in compared {
+        let out = parent.dir().join(name);
+        let start = Start { out: Some(out.clone()), ..Start::default() };
+        if let Fitted::Interrupted = flow::fit_and_test(training, settings, &data, &start)? {
+            return Ok(Outcome::Interrupted);
+        }
+        let (run, _) = Run::open(R::NAME, Some(&out))?;
+        let facts = &data.about().facts;
+        let model = train::load_model(&run.model(), device, |vb| settings.model(facts, vb))?;
+        let points;
+        (score, points) = by_length(&data, &data.translate(&model, device)?);
+        lines.push(Line { name, points });
+    }
+    let chart = Chart { title: "Length", x_label: "tokens of the source", y_label: score, lines };
+    parent.write("lengths.svg", &plots::line_charts(&[chart])?)?;
+    say(&format!("lengths.svg is in the run folder {}", parent.dir().display()));
+    Ok(Outcome::Done)
+}
+
+/// The name of the score, and the score of about equally many test sentences of each length.
+fn by_length(data: &TranslationData, translations: &[String]) -> (&'static str, Vec<(usize, f64)>) {
+    const GROUPS: usize = 8;
+    let (references, sources) = (data.references(), &data.test.sources);
+    let mut order: Vec<usize> = (0..sources.len()).collect();
+    order.sort_by_key(|&i| sources[i].len());
+    let (mut name, mut points) = ("", vec![]);
+    for group in order.chunks(order.len().div_ceil(GROUPS).max(1)) {
+        let of = |texts: &[String]| -> Vec<String> { group.iter().map(|&i| texts[i].clone()).collect() };
+        let length = group.iter().map(|&i| sources[i].len()).sum::<usize>() / group.len();
+        let score;
+        (name, score) = data.score(&of(translations), &of(&references));
+        points.push((length, score));
+    }
+    (name, points)
+}

@@ -1,0 +1,298 @@
+//! Translation: its options, and what a translator depends on.
+
+use super::options::{non_negative, positive};
+use super::recipe::Facts;
+use super::text::note_unknown_count;
+use super::{data_error, show_notes};
+use crate::data::translation::{self, BleuTokenizer};
+use crate::data::{Language, PairCorpus, Pairs, Segmentation, TextPairs, WordVectors};
+use crate::train::{Decoding, Run, TeacherForcing, checksum};
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+/// Files of the run folder that hold the languages.
+const LANGUAGES: [&str; 2] = ["source.json", "target.json"];
+
+/// Options that choose the languages, their tokens, and how to translate.
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
+pub struct TranslationOptions {
+    /// Translate from the files that end with LANG (parallel)
+    #[arg(long, value_name = "LANG")]
+    pub source_lang: Option<String>,
+    /// Translate into the language of the files that end with LANG (parallel)
+    #[arg(long, value_name = "LANG")]
+    pub target_lang: Option<String>,
+    /// Kind of source tokens [default: char for dates, word for others]
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub source_level: Option<TokenLevel>,
+    /// Kind of target tokens [default: char for dates, word for others]
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub target_level: Option<TokenLevel>,
+    /// Cut words into parts with N merges of byte-pair encoding per language
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with_all = ["source_level", "target_level"])]
+    pub bpe: Option<usize>,
+    /// Convert both sides to lower case
+    #[arg(long)]
+    pub lower_case: bool,
+    /// Treat tokens that occur less than N times on their side of the training set as unknown
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
+    pub min_count: usize,
+    /// Start the source side from the word vectors in FILE: word2vec, GloVe or fastText, gzipped or not
+    #[arg(long, value_name = "FILE", conflicts_with = "bpe")]
+    pub vectors: Option<PathBuf>,
+    /// Skip training pairs with more than N tokens on a side; end translations after N tokens
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]
+    pub max_length: usize,
+    /// Number of hypotheses that the beam search follows in tests and `predict`; 1 is greedy search
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
+    pub beam: usize,
+    /// Length normalisation of the beam search (Wu et al. 2016): 0 is none, larger favours longer translations
+    #[arg(long, value_name = "X", value_parser = non_negative, default_value_t = 0.6)]
+    pub length_penalty: f64,
+    /// Score that selects the best epoch [default: exact-match for dates, bleu for others]
+    #[arg(long, value_name = "NAME", value_enum)]
+    pub select_by: Option<ScoreName>,
+    /// Words that BLEU counts
+    #[arg(long, value_name = "NAME", value_enum, default_value = "none")]
+    pub bleu_words: BleuTokenizer,
+    /// Probability that the decoder reads the true token rather than its own prediction in training
+    #[arg(long, value_name = "X", value_parser = |text: &str| super::in_range(text, 0.0..=1.0, "a number from 0 to 1"), default_value_t = 1.0)]
+    pub teacher_forcing: f64,
+    /// Lower that probability from 1 over the first N steps, not at once
+    #[arg(long, value_name = "N", value_parser = positive, requires = "teacher_forcing")]
+    pub forcing_steps: Option<usize>,
+    /// Share of the target probability that is spread over all tokens
+    #[arg(long, value_name = "X", value_parser = super::fraction::<f64>, default_value_t = 0.0)]
+    pub label_smoothing: f64,
+}
+
+/// The value of `--source-level` and `--target-level`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenLevel {
+    /// Characters
+    Char,
+    /// Words separated by white space
+    Word,
+}
+
+/// The value of `--select-by`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ScoreName {
+    /// Fraction of greedy translations that are equal to the true one
+    ExactMatch,
+    /// BLEU of greedy translations
+    Bleu,
+    /// Perplexity of the true translations, which needs no search
+    Perplexity,
+}
+
+/// Options of commands that translate. What is not given is as in training.
+#[derive(Args)]
+pub(super) struct SearchOptions {
+    /// Number of hypotheses that the beam search follows; 1 is greedy search [default: as in training]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(super) beam: Option<usize>,
+    /// End translations after N tokens [default: as in training]
+    #[arg(long, value_name = "N", value_parser = positive)]
+    max_length: Option<usize>,
+    /// Length normalisation of the beam search [default: as in training]
+    #[arg(long, value_name = "X", value_parser = non_negative)]
+    length_penalty: Option<f64>,
+}
+
+impl SearchOptions {
+    /// How to search, with the options of training for those that are not given.
+    pub(super) fn decoding(&self, trained: &TranslationOptions) -> Decoding {
+        Decoding {
+            beam: self.beam.unwrap_or(trained.beam),
+            max_length: self.max_length.unwrap_or(trained.max_length),
+            length_penalty: self.length_penalty.unwrap_or(trained.length_penalty),
+            n_best: 1,
+        }
+    }
+}
+
+impl TranslationOptions {
+    /// How to search in a test at the end of training.
+    pub(super) fn decoding(&self) -> Decoding {
+        let &Self { beam, max_length, length_penalty, .. } = self;
+        Decoding { beam, max_length, length_penalty, n_best: 1 }
+    }
+
+    /// The score that selects the best epoch on the data set `name`.
+    pub(super) fn score(&self, name: &str) -> ScoreName {
+        let default = if name == "dates" { ScoreName::ExactMatch } else { ScoreName::Bleu };
+        self.select_by.unwrap_or(default)
+    }
+
+    fn segmentation(&self, level: Option<TokenLevel>, name: &str) -> Segmentation {
+        match (self.bpe, level) {
+            (Some(merges), _) => Segmentation::Subwords(merges),
+            (None, Some(TokenLevel::Char)) => Segmentation::Characters,
+            (None, None) if name == "dates" => Segmentation::Characters,
+            (None, _) => Segmentation::Words,
+        }
+    }
+
+    pub(super) fn forcing(&self) -> TeacherForcing {
+        match self.forcing_steps {
+            None => TeacherForcing::Constant(self.teacher_forcing),
+            Some(steps) => TeacherForcing::Linear { end: self.teacher_forcing, steps: steps as u64 },
+        }
+    }
+
+    /// Reads the pairs of the data set `name`, or with `test_only` its test split.
+    pub(super) fn read(&self, name: &str, dir: Option<&Path>, test_only: bool) -> Result<PairCorpus> {
+        let languages = match (&self.source_lang, &self.target_lang) {
+            // What a run was trained on does not choose the languages of other data.
+            _ if test_only && name != "parallel" => None,
+            (Some(source), Some(target)) => Some([source.as_str(), target.as_str()]),
+            (None, None) => None,
+            (Some(source), None) => bail!("--source-lang {source}: needs --target-lang, too"),
+            (None, Some(target)) => bail!("--target-lang {target}: needs --source-lang, too"),
+        };
+        let load = if test_only { translation::load_test } else { translation::load };
+        let corpus = load(name, dir, languages).map_err(data_error)?;
+        show_notes(&corpus.notes);
+        Ok(corpus)
+    }
+
+    /// The languages of the training pairs, and the vectors of the source words of `all` pairs.
+    pub(super) fn languages(
+        &self,
+        name: &str,
+        training: &TextPairs,
+        all: &TextPairs,
+    ) -> Result<(TranslationFacts, Option<WordVectors>)> {
+        let learn = |texts: &[String], level| {
+            let texts = texts.iter().map(String::as_str);
+            Language::learn(texts, self.segmentation(level, name), self.lower_case, self.min_count)
+        };
+        let mut source = learn(&training.sources, self.source_level);
+        let target = learn(&training.targets, self.target_level);
+        for language in [&source, &target] {
+            let count = self.min_count;
+            ensure!(
+                !language.is_empty(),
+                "--min-count {count}: nothing in the training part occurs so often: choose less"
+            );
+        }
+        let mut vectors = None;
+        if let Some(path) = &self.vectors {
+            ensure!(
+                source.segmentation() == Segmentation::Words,
+                "--vectors: are vectors of words, and the source tokens are not: choose --source-level word"
+            );
+            let words: HashSet<String> = all.sources.iter().flat_map(|text| source.tokens(text)).collect();
+            let found = WordVectors::read(path, &words.iter().map(String::as_str).collect())?;
+            // This way the model knows test words that are missing from the training part.
+            source.extend(found.words());
+            vectors = Some(found);
+        }
+        let vector_size = vectors.as_ref().map(WordVectors::size);
+        Ok((TranslationFacts { source, target, vector_size }, vectors))
+    }
+}
+
+/// What a translator depends on.
+pub struct TranslationFacts {
+    /// The language that it reads.
+    pub source: Language,
+    /// The language that it writes.
+    pub target: Language,
+    /// Size of the pretrained source vectors; none if the model starts without them.
+    pub vector_size: Option<usize>,
+}
+
+impl TranslationFacts {
+    pub(super) fn encode(&self, texts: &TextPairs) -> Pairs {
+        Pairs {
+            sources: texts.sources.iter().map(|text| self.source.encode(text)).collect(),
+            targets: texts.targets.iter().map(|text| self.target.encode(text)).collect(),
+        }
+    }
+
+    /// Checks that the two sides of `texts`, such as "the test pairs", are not exchanged.
+    ///
+    /// # Errors
+    /// Fails if each language knows clearly more of the other side.
+    pub(super) fn check_direction(&self, texts: &TextPairs, what: &str) -> Result<()> {
+        let known = |texts: &[String], language: &Language| {
+            let ids: Vec<u32> = texts.iter().take(1000).flat_map(|text| language.encode(text)).collect();
+            known_share(&ids)
+        };
+        let (sources, targets) = (&texts.sources, &texts.targets);
+        let is_exchanged = known(sources, &self.source) + 0.2 < known(sources, &self.target)
+            && known(targets, &self.target) + 0.2 < known(targets, &self.source);
+        ensure!(
+            !is_exchanged,
+            "{what}: their sources are in the language of the training targets, and their targets in that of the \
+             training sources: are the two sides exchanged?"
+        );
+        Ok(())
+    }
+}
+
+/// Says how many of the source tokens `ids` are unknown, if there are any.
+pub(super) fn note_unknown(source: &Language, ids: &[u32]) {
+    let noun = match source.segmentation() {
+        Segmentation::Characters => "characters",
+        Segmentation::Words => "words",
+        Segmentation::Subwords(_) => "parts of words",
+    };
+    let unknown = ids.iter().filter(|&&id| id == Language::UNKNOWN).count();
+    note_unknown_count(unknown as u64, ids.len() as u64, noun);
+}
+
+/// The share of tokens that are known.
+pub(super) fn known_share(ids: &[u32]) -> f64 {
+    let known = ids.iter().filter(|&&id| id != Language::UNKNOWN).count();
+    known as f64 / ids.len().max(1) as f64
+}
+
+impl Facts for TranslationFacts {
+    fn record(&self) -> Map<String, Value> {
+        let mut record = Map::new();
+        for (name, language) in [("source", &self.source), ("target", &self.target)] {
+            record.insert(format!("{name}_vocabulary"), json!(language.len()));
+            let fingerprint = checksum(language.to_json().as_bytes());
+            record.insert(format!("{name}_vocabulary_fingerprint"), json!(fingerprint));
+        }
+        record.extend(self.vector_size.map(|size| ("vector_size".to_string(), json!(size))));
+        record
+    }
+
+    fn write(&self, run: &Run) -> Result<()> {
+        run.write(LANGUAGES[0], &self.source.to_json())?;
+        run.write(LANGUAGES[1], &self.target.to_json())
+    }
+
+    fn read(run: &Run, config: &Value) -> Result<Self> {
+        let read = |file: &str, name: &str| {
+            let path = run.dir().join(file);
+            let text = std::fs::read_to_string(&path)
+                .with_context(|| format!("{}: cannot read it", path.display()))?;
+            ensure!(
+                config[format!("{name}_vocabulary_fingerprint")] == checksum(text.as_bytes()),
+                "{}: it has changed since the run wrote it",
+                path.display()
+            );
+            Language::from_json(&text).with_context(|| path.display().to_string())
+        };
+        Ok(Self {
+            source: read(LANGUAGES[0], "source")?,
+            target: read(LANGUAGES[1], "target")?,
+            vector_size: config["vector_size"].as_u64().map(|size| size as usize),
+        })
+    }
+
+    fn describe(&self) -> String {
+        format!(", {} source and {} target tokens", self.source.len(), self.target.len())
+    }
+}
