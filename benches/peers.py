@@ -176,21 +176,50 @@ class Seq2Seq(nn.Module):
         ys, end = network(packed, state)
         return pad_packed_sequence(ys, batch_first=True)[0], end
 
+    def encode(self, sources):
+        values, end = self.run(self.encoder, self.source_embedding(sources), 0)
+        return values, self.key(values), torch.tanh(self.bridge(torch.cat([end[0], end[1]], 1)))
+
+    def attend(self, hs, values, keys):
+        scores = self.v(torch.tanh(self.query(hs)[:, :, None] + keys[:, None])).squeeze(-1)
+        weights = scores.masked_fill(~self.source_mask[:, None], -torch.inf).softmax(-1)
+        return torch.cat([weights @ values, hs], -1), weights
+
+    def predict(self, vectors):
+        return self.output(self.dropout(torch.tanh(self.combine(vectors))))
+
     def forward(self, ids):
         sources, targets = ids
-        values, end = self.run(self.encoder, self.source_embedding(sources), 0)
-        start = torch.tanh(self.bridge(torch.cat([end[0], end[1]], 1)))[None]
-        hs, _ = self.run(self.decoder, self.target_embedding(targets), 1, start)
-        scores = self.v(torch.tanh(self.query(hs)[:, :, None] + self.key(values)[:, None])).squeeze(-1)
-        weights = scores.masked_fill(~self.source_mask[:, None], -torch.inf).softmax(-1)
-        vectors = torch.cat([weights @ values, hs], -1)[self.target_mask]
-        return self.output(self.dropout(torch.tanh(self.combine(vectors))))
+        values, keys, start = self.encode(sources)
+        hs, _ = self.run(self.decoder, self.target_embedding(targets), 1, start[None])
+        return self.predict(self.attend(hs, values, keys)[0][self.target_mask])
+
+    def translate(self, sources, beam, steps):
+        """Beam search over a whole batch; no translation ends early."""
+        batch, size = len(sources), self.decoder.hidden_size
+        values, keys, start = self.encode(sources)
+        state = start[:, None].expand(-1, beam, -1)
+        scores = torch.tensor([0.0] + [-torch.inf] * (beam - 1)).expand(batch, -1)
+        tokens, history = torch.full((batch, beam), 2), []
+        for _ in range(steps):
+            xs = self.target_embedding(tokens).view(batch * beam, 1, -1)
+            hs = self.decoder(xs, state.reshape(1, batch * beam, size))[0].view(batch, beam, size)
+            vectors, weights = self.attend(hs, values, keys)
+            scores, best = (scores[:, :, None] + self.predict(vectors).log_softmax(-1)).flatten(1).topk(beam)
+            parents, tokens = best // self.output.out_features, best % self.output.out_features
+            state = hs.gather(1, parents[:, :, None].expand(-1, -1, size))
+            history.append((parents, tokens, weights))
+        return history
+
+
+def caption_lengths(batch):
+    i = torch.arange(batch)
+    return [5 + 7 * i % 9 + 5 * i % 8, 5 + 11 * i % 9 + 3 * i % 8]
 
 
 def seq2seq(batch):
     def row(_):
-        i = torch.arange(batch)
-        lengths = [5 + 7 * i % 9 + 5 * i % 8, 5 + 11 * i % 9 + 3 * i % 8]
+        lengths = caption_lengths(batch)
         model = Seq2Seq(lengths).to(DEVICE)
         model.source_mask, model.target_mask = model.source_mask.to(DEVICE), model.target_mask.to(DEVICE)
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -204,6 +233,16 @@ def seq2seq(batch):
             optimizer.step()
 
         return step
+
+    return row
+
+
+def translate(beam):
+    def row(_):
+        lengths = caption_lengths(64)
+        model = Seq2Seq(lengths).eval()
+        sources = torch.randint(10_000, (64, int(lengths[0].max())))
+        return torch.inference_mode()(lambda: model.translate(sources, beam, 15))
 
     return row
 
@@ -293,6 +332,8 @@ def main():
         "textcnn": textcnn,
         "seq2seq": seq2seq(64),
         "seq2seq_128": seq2seq(128),
+        "translate": translate(1),
+        "translate_5": translate(5),
         "resnet20": resnet20(32),
         "resnet20_128": resnet20(128),
         "product": product,

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use candle_textbook::cli;
-use candle_textbook::data::Images;
+use candle_textbook::data::{Images, Language};
 use candle_textbook::device::DeviceChoice;
 use candle_textbook::models::birnn::{self, BiRnn};
 use candle_textbook::models::language_model::{self, LanguageModel};
@@ -25,7 +25,9 @@ use candle_textbook::nn::{
 use candle_textbook::ops;
 use candle_textbook::optim::{Adadelta, Adam, Clip, Method, Optimizer, Sgd};
 use candle_textbook::rng;
-use candle_textbook::train::{Metric, Quiet, Run, Score, Task, Trainer, TrainerOptions};
+use candle_textbook::train::{
+    Decoding, Metric, Quiet, Run, Score, Task, Trainer, TrainerOptions, Translator,
+};
 use clap::Parser;
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -37,7 +39,7 @@ use std::time::{Duration, Instant};
 #[derive(Parser)]
 struct Arguments {
     /// mlp, lenet, lenet_epoch, mnist_pytorch, lstm_small, gru_small, lstm_large, birnn, textcnn, seq2seq, seq2seq_128,
-    /// resnet20, resnet20_128, or product: a large matrix product
+    /// translate, translate_5, resnet20, resnet20_128, or product: a large matrix product
     row: String,
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -65,8 +67,11 @@ fn main() -> Result<()> {
 fn run(arguments: &Arguments) -> Result<()> {
     let (name, device) = (arguments.row.as_str(), arguments.device.open(true)?);
     let time = Duration::from_secs_f64(arguments.seconds);
-    if name == "product" {
-        return print(name, median(product()?, time, None)?);
+    match name {
+        "product" => return print(name, median(product()?, time, None)?),
+        "translate" => return print(name, median(translate(1)?, time, None)?),
+        "translate_5" => return print(name, median(translate(5)?, time, None)?),
+        _ => {}
     }
     let mut row = match name {
         "mlp" => mlp(&device)?,
@@ -321,21 +326,23 @@ fn textcnn(device: &Device) -> Result<Row> {
     sentence_model(model, vars, sentences, [ids, classes], device)
 }
 
+const WORDS: u32 = 10_000;
+
+const TRANSLATION: seq2seq::Config = seq2seq::Config {
+    cell: Cell::Gru,
+    source_vocabulary: WORDS as usize,
+    target_vocabulary: WORDS as usize,
+    embedding: 256,
+    hidden: 256,
+    layers: 1,
+    bidirectional: true,
+    attention: Attention::Additive,
+    input_feeding: false,
+    dropout: 0.3,
+};
+
 /// Translation at the size of Multi30k, on the same batch in each step: image captions of 4 to 19 words.
 fn seq2seq(batch: usize, device: &Device) -> Result<Row> {
-    const WORDS: u32 = 10_000;
-    let config = seq2seq::Config {
-        cell: Cell::Gru,
-        source_vocabulary: WORDS as usize,
-        target_vocabulary: WORDS as usize,
-        embedding: 256,
-        hidden: 256,
-        layers: 1,
-        bidirectional: true,
-        attention: Attention::Additive,
-        input_feeding: false,
-        dropout: 0.3,
-    };
     // Each sentence and its end.
     let tokens = |purpose: &str, length: fn(usize) -> usize| -> Result<PackedTokens> {
         let lengths: Vec<usize> = (0..batch).map(|i| length(i) + 1).collect();
@@ -346,7 +353,7 @@ fn seq2seq(batch: usize, device: &Device) -> Result<Row> {
     let targets = tokens("targets", |i| 4 + 11 * i % 9 + 3 * i % 8)?;
     let next = random_ids("next", targets.sequences.rows(), WORDS)?.to_device(device)?;
     let vars = VarMap::new();
-    let model = Seq2Seq::new(&config, builder(&vars, device))?;
+    let model = Seq2Seq::new(&TRANSLATION, builder(&vars, device))?;
     let loss = move |step| model.loss(&sources, &targets, &next, 1.0, 0.0, mode(step));
     let row = Row::new(vars, Adam::default(), 1e-3, Box::new(loss))?;
     Ok(Row { clip: Clip::Norm(1.0), ..row })
@@ -366,6 +373,26 @@ fn sentence_model(
         Cost::SoftmaxCrossEntropy.loss(&logits, &targets)
     };
     Row::new(vars, Adam::adamw(), 1e-3, Box::new(loss))
+}
+
+/// Translates 64 captions into 15 words each.
+fn translate(beam: usize) -> Result<impl FnMut() -> Result<()>> {
+    let vars = VarMap::new();
+    let model = Seq2Seq::new(&TRANSLATION, builder(&vars, &Device::Cpu))?;
+    // No translation ends early.
+    let mut bias = vec![0f32; WORDS as usize];
+    bias[Language::END as usize] = -1e9;
+    vars.data().lock().unwrap()["output.bias"].set(&Tensor::new(bias, &Device::Cpu)?)?;
+    let source = |i: usize| {
+        let length = 4 + 7 * i % 9 + 5 * i % 8;
+        Ok(random_ids(&format!("source {i}"), length, WORDS)?.to_vec1::<u32>()?)
+    };
+    let sources: Vec<Vec<u32>> = (0..64).map(source).collect::<Result<_>>()?;
+    let decoding = Decoding { beam, max_length: 15, ..Decoding::default() };
+    Ok(move || {
+        Translator::new(&model, &Device::Cpu).translate(&sources, &decoding)?;
+        Ok(())
+    })
 }
 
 /// A product of 2 * 1024^3 operations, which measures the machine's peak rate.

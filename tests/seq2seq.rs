@@ -167,6 +167,50 @@ fn steps_predict_as_the_whole_target_does() -> Result<()> {
 }
 
 #[test]
+fn both_forms_of_the_decoder_give_the_same_gradients() -> Result<()> {
+    for (name, config, _) in cases() {
+        let (vars, model) = build(&config, DType::F64)?;
+        let (sources, targets, next) = (tokens(&SOURCES)?, tokens(&TARGETS)?, tokens(&NEXT)?);
+        let gradients = |forcing| -> Result<Vec<Tensor>> {
+            let grads = model.loss(&sources, &targets, &next.ids, forcing, 0.1, TRAIN)?.backward()?;
+            Ok(parameters(&vars).values().map(|var| grads.get(var).unwrap().clone()).collect())
+        };
+        // So close to 1 that every token is the target's, but the decoder reads them one by one.
+        for (found, expected) in gradients(1.0 - 1e-12)?.iter().zip(gradients(1.0)?) {
+            assert_near(name, found, &expected, 1e-12)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_match_finite_differences() -> Result<()> {
+    const STEP: f64 = 1e-5;
+    for (name, config, _) in cases() {
+        let (vars, model) = build(&Config { dropout: 0.3, ..config }, DType::F64)?;
+        let (sources, targets, next) = (tokens(&SOURCES)?, tokens(&TARGETS)?, tokens(&NEXT)?);
+        // With dropout masks and scheduled draws, which are the same each time.
+        let loss = || model.loss(&sources, &targets, &next.ids, 0.7, 0.1, TRAIN);
+        let grads = loss()?.backward()?;
+        for (key, var) in parameters(&vars) {
+            let (value, grad) = (var.as_detached_tensor().copy()?, grads.get(&var).unwrap());
+            let count = value.elem_count();
+            let direction: Vec<f64> = (0..count).map(|i| (1.0 + 0.7 * i as f64).sin()).collect();
+            let direction = Tensor::from_vec(direction, value.shape(), &CPU)?;
+            let at = |step: f64| -> Result<f64> {
+                var.set(&(&value + (&direction * step)?)?)?;
+                loss()?.to_scalar()
+            };
+            let expected = (at(STEP)? - at(-STEP)?) / (2.0 * STEP);
+            let found = (grad * &direction)?.sum_all()?.to_scalar::<f64>()?;
+            assert!((found - expected).abs() < 1e-8, "{name}: {key}: {found} {expected}");
+            var.set(&value)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn a_sentence_is_predicted_in_a_batch_as_alone() -> Result<()> {
     for (name, config, _) in cases() {
         let (_, model) = build(&config, DType::F64)?;
