@@ -7,11 +7,12 @@ use crate::nn::{
     AttentionLayer, AttentionMemory, Cell, Dropout, Embedding, Linear, Mode, PackedSequences, Recurrent,
     RecurrentConfig, RecurrentState, WORD_VECTOR_INIT, attention, dropout, embedding_with, linear, recurrent,
 };
-use crate::{ops, rng};
+use crate::ops::{self, PreparedLinear};
+use crate::rng;
 use candle_core::{D, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use rand::{Rng, RngCore};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The configuration of a [`Seq2Seq`].
 #[derive(Debug, Clone, PartialEq)]
@@ -95,11 +96,13 @@ impl PackedTokens {
 }
 
 /// What the decoder knows of a batch of sources.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Encoded {
     /// The decoder's initial state.
     state: RecurrentState,
     memory: Option<AttentionMemory>,
+    /// The output layer for [`Seq2Seq::step`], once that has needed it.
+    output: OnceLock<PreparedLinear>,
 }
 
 /// The decoder's state for a number of rows, each of which translates one of the sources.
@@ -259,7 +262,7 @@ impl Seq2Seq {
             Some((attention, _)) => Some(attention.memory(&ys, &sources.sequences)?),
             None => None,
         };
-        Ok(Encoded { state: self.bridge.forward(&state)?, memory })
+        Ok(Encoded { state: self.bridge.forward(&state)?, memory, output: OnceLock::new() })
     }
 
     /// The state before the first token, with one row per source.
@@ -277,14 +280,21 @@ impl Seq2Seq {
         })
     }
 
-    /// Reads one target token per row of `state`, `ids` `(rows)`, and predicts the next one.
+    /// Reads one target token per row of `state`, `ids` `(rows)`, and predicts the next one; the logits have no gradient.
     ///
     /// # Errors
     /// Fails if an id is outside the target vocabulary, or there is not one per row.
     pub fn step(&self, encoded: &Encoded, state: &DecoderState, ids: &Tensor) -> Result<Step> {
         let xs = self.target_embedding.forward(ids)?;
         let (hs, state, attention) = self.advance(encoded, state, &xs, Mode::Evaluate)?;
-        Ok(Step { logits: hs.apply(&self.output)?, state, attention })
+        let output = match encoded.output.get() {
+            Some(output) => output,
+            None => {
+                let output = PreparedLinear::new(self.output.weight(), self.output.bias())?;
+                encoded.output.get_or_init(|| output)
+            }
+        };
+        Ok(Step { logits: output.forward(&hs)?, state, attention })
     }
 
     /// The vectors that the output layer reads, `(rows, hidden)`; see [`forward`](Self::forward).

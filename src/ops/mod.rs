@@ -26,6 +26,7 @@ mod linear_cross_entropy;
 mod loss;
 mod pool;
 mod pool_over_time;
+mod prepared_linear;
 mod ranking;
 mod recurrent;
 pub mod reference;
@@ -49,6 +50,7 @@ pub use conv2d::conv2d;
 pub use embedding::{embedding, embedding_mean};
 pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;
+pub use prepared_linear::PreparedLinear;
 
 // Activations, pooling, dropout and losses.
 pub use activation::{relu, sigmoid, tanh};

@@ -36,12 +36,7 @@ pub(crate) fn forward<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], dims: Dims) 
         return if bias.is_empty() { vec![T::ZERO; rows * outputs] } else { bias.repeat(rows) };
     }
     if dims.packs() {
-        let panels = Panels::transposed((inputs, outputs), |output| &weight[output * inputs..]);
-        let init = if bias.is_empty() { Init::Zero } else { Init::Bias(bias) };
-        let mut ys = memory::uninit(rows * outputs);
-        gemm((xs, inputs), &panels, &mut ys, outputs, init);
-        // SAFETY: `gemm` writes every element.
-        return unsafe { memory::assume_init(ys) };
+        return PackedWeight::new(weight, [inputs, outputs]).product(xs, bias);
     }
     let step = rows_per_task(2 * inputs * outputs);
     let offsets: Vec<usize> = (0..outputs).map(|output| output * inputs).collect();
@@ -64,6 +59,30 @@ pub(crate) fn forward<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], dims: Dims) 
     };
     // SAFETY: `DotProducts` writes every element.
     unsafe { memory::build(rows * outputs, step * outputs, write) }
+}
+
+/// The weight of a layer with at least one input and output, packed for products with many rows.
+pub(crate) struct PackedWeight<T> {
+    panels: Panels<T>,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl<T: Lanes> PackedWeight<T> {
+    pub fn new(weight: &[T], [inputs, outputs]: [usize; 2]) -> Self {
+        let panels = Panels::transposed((inputs, outputs), |output| &weight[output * inputs..]);
+        Self { panels, inputs, outputs }
+    }
+
+    /// Returns `ys`.
+    pub fn product(&self, xs: &[T], bias: &[T]) -> Vec<T> {
+        let &Self { ref panels, inputs, outputs } = self;
+        let init = if bias.is_empty() { Init::Zero } else { Init::Bias(bias) };
+        let mut ys = memory::uninit(xs.len() / inputs * outputs);
+        gemm((xs, inputs), panels, &mut ys, outputs, init);
+        // SAFETY: `gemm` writes every element.
+        unsafe { memory::assume_init(ys) }
+    }
 }
 
 /// Returns the gradient of `xs`, `grad * weight`.
