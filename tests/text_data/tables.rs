@@ -199,6 +199,8 @@ fn the_first_line_may_declare_the_delimiter() {
     let train: (&str, &[u8]) = ("train.csv", b"a,x\nb,y\n");
     let test: (&str, &[u8]) = ("test.csv", b"sep=;\na;1,5\nb;z\n");
     assert_eq!(corpus_of("csv", &[train, test]).test.unwrap().texts, ["1,5", "z"]);
+    let news: (&str, &[u8]) = ("train.csv", b"sep=;\n1;War;Peace\n2;Goal;Won\n");
+    assert_eq!(corpus_of("ag-news", &[news]).train.labels, [0, 1]);
     let test: (&str, &[u8]) = ("test.csv", b"label;text\na;z\n");
     assert_eq!(corpus_of("csv", &[train, test]).test.unwrap().texts, ["z"]);
 }
@@ -287,6 +289,8 @@ fn compressed_and_binary_tables_are_told_apart() {
     for name in ["train.tsv.gz", "train.tsv"] {
         assert_eq!(corpus_of("tsv", &[(name, &packed)]).train.len(), 2);
     }
+    let error = text::load("csv", Some(dir_of(&[("train.csv", b"\x1b[31ma\n")]).path()), &Columns::default());
+    assert!(!error.unwrap_err().to_string().contains('\x1b'));
     assert_refused("csv", &[("train.csv", b"a,x\nb,y\0\n")], &["train.csv", "is binary (byte 7 is zero)"]);
     let wide: Vec<u8> = "\u{feff}label;text\nä;x\nö;y\n".encode_utf16().flat_map(u16::to_be_bytes).collect();
     let corpus = corpus_of("csv", &[("train.csv", &wide)]);

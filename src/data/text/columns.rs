@@ -2,7 +2,7 @@
 
 use super::corpus::{Corpus, Texts};
 use super::file::TextFile;
-use super::table::{Columns, Records, Row, Table, records};
+use super::table::{Columns, Records, Row, Table, declared_delimiter, records};
 use crate::data::count;
 use crate::data::splits::Splits;
 use anyhow::Result;
@@ -70,7 +70,8 @@ pub(super) fn ag_news(dir: &Path, test_only: bool) -> Result<Corpus> {
     let classes = AG_NEWS_CLASSES.map(String::from).into();
     Corpus::read(splits, classes, notes, |path, notes| {
         let file = TextFile::read(path, notes)?;
-        let Records { records, before: mut without_text, .. } = records(&file, b',')?;
+        let delimiter = declared_delimiter(&file.text).unwrap_or(b',');
+        let Records { records, before: mut without_text, .. } = records(&file, delimiter)?;
         let (mut texts, mut headers) = (Texts::default(), vec![]);
         for (line, mut columns) in records {
             columns.truncate(

@@ -252,7 +252,7 @@ fn places(
         let numbered = name.parse().ok().filter(|number| (1..=width).contains(number));
         place
             .or(numbered.map(|number: usize| number - 1))
-            .with_context(|| file.error(format!("no column {name}, found {}", first.join(", "))))
+            .with_context(|| file.error(format!("no column {name}, found {}", shown(first))))
     };
     let label = columns.label.as_ref().map(given).transpose()?;
     let text = columns.text.as_ref().map(given).transpose()?;
@@ -274,11 +274,18 @@ fn places(
         }
         Some(places) => Ok(places),
         None => {
-            let first: String = first.join(", ").chars().take(100).collect();
             let found = count(width, "column");
-            Err(unclear(file, format!("found {found}, expected label and text; the first row has {first}")))
+            Err(unclear(
+                file,
+                format!("found {found}, expected label and text; the first row has {}", shown(first)),
+            ))
         }
     }
+}
+
+/// The beginning of a row, for a message.
+fn shown(cells: &[String]) -> String {
+    cells.join(", ").chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
 /// The places of the cells of a header that are one of `known`.
@@ -399,7 +406,7 @@ fn delimiter_name(delimiter: u8) -> String {
 }
 
 /// The delimiter that the first line declares as Excel does, such as `sep=;`.
-fn declared_delimiter(text: &str) -> Option<u8> {
+pub(super) fn declared_delimiter(text: &str) -> Option<u8> {
     let line = text.lines().next()?.trim_matches('"');
     let (name, delimiter) = line.split_at_checked(4)?;
     match (name.eq_ignore_ascii_case("sep="), delimiter.as_bytes()) {
