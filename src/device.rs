@@ -1,6 +1,5 @@
 //! The device that a program computes on.
 
-use crate::kernels::cuda::errors::no_device;
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{Device, DeviceLocation};
 use std::fmt;
@@ -62,12 +61,31 @@ impl DeviceChoice {
 /// Explains why a CUDA device does not open.
 fn cannot_open(choice: DeviceChoice, index: usize, error: &candle_core::Error) -> anyhow::Error {
     #[cfg(feature = "cuda")]
-    let devices = crate::kernels::cuda::driver::devices();
+    let devices = {
+        use candle_core::cuda_backend::cudarc::driver::result;
+        let count = result::init().and_then(|()| result::device::get_count());
+        let text =
+            |error: result::DriverError| error.error_string().map(|text| text.to_string_lossy().into_owned());
+        count.map(|count| count.max(0) as usize).map_err(|error| text(error).unwrap_or_default())
+    };
     #[cfg(not(feature = "cuda"))]
     let devices = Ok(0);
     let reason = error.to_string();
     let reason = reason.lines().next().unwrap_or_default();
     anyhow!("device {choice}: {}", no_device(index, devices, reason))
+}
+
+/// Why the CUDA device of this index cannot be opened. `devices` is their number, or what the driver says instead.
+fn no_device(index: usize, devices: Result<usize, String>, reason: &str) -> String {
+    match devices {
+        Ok(0) => "found no CUDA device: is there a GPU, and is its driver loaded?".to_string(),
+        Ok(1) if index > 0 => "found one CUDA device, expected cuda:0".to_string(),
+        Ok(count) if index >= count => {
+            format!("found {count} CUDA devices, expected one from cuda:0 to cuda:{}", count - 1)
+        }
+        Ok(_) => format!("cannot open it: {reason}"),
+        Err(error) => format!("cannot ask the NVIDIA driver: {error}: install or update it"),
+    }
 }
 
 impl FromStr for DeviceChoice {
@@ -122,6 +140,17 @@ mod tests {
         for text in ["gpu", "cuda:x", "cpu:1", ""] {
             assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_device_that_does_not_exist_is_compared_with_those_that_do() {
+        assert!(no_device(0, Ok(0), "").contains("found no CUDA device"));
+        assert!(no_device(1, Ok(1), "").contains("expected cuda:0"));
+        assert!(no_device(7, Ok(2), "").contains("found 2 CUDA devices, expected one from cuda:0 to cuda:1"));
+        assert!(
+            no_device(0, Err("driver version is insufficient".into()), "").ends_with("install or update it")
+        );
+        assert!(no_device(0, Ok(1), "out of memory").ends_with("out of memory"));
     }
 
     #[test]

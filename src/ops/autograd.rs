@@ -51,12 +51,10 @@
 
 mod pass;
 
+pub(crate) use self::pass::sum;
 use self::pass::{Collected, Context, NodeId, Pass};
-use super::gpu::{self, Gpu};
-use super::host::{self, with_real};
+use super::gpu;
 use super::row_gradients::RowGradients;
-use crate::kernels::cpu::elementwise;
-use crate::kernels::cuda;
 use candle_core::backprop::GradStore;
 use candle_core::op::{BackpropOp, Op};
 use candle_core::shape::ShapeWithOneHole;
@@ -66,7 +64,7 @@ use candle_core::{
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// A differentiable operation with kernels for its arguments: on the CPU, or on a GPU (see [`Gpu`]).
+/// A differentiable operation with kernels for its arguments: on the CPU, or on a GPU (see [`Gpu`](gpu::Gpu)).
 pub(super) trait Operation: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
@@ -256,18 +254,6 @@ pub fn backward(
     Ok((grads, rows))
 }
 
-/// Adds two contiguous tensors of the same shape.
-pub(crate) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    if let Some(gpu) = Gpu::of(a) {
-        return with_real!("gradient", a.dtype(), T => gpu::zip_map::<T>(&gpu, cuda::ACTIVATION.kernel::<T>("sum"), a, b));
-    }
-    let held = host::hold([a, b]);
-    with_real!("gradient", a.dtype(), T => {
-        let sum = elementwise::zip_map(held.get::<T>(0)?, held.get(1)?, |a, b| a + b);
-        Tensor::from_vec(sum, a.shape(), a.device())
-    })
-}
-
 /// What is known of a result, or of a view of one that [`reshape`] has made.
 #[derive(Clone)]
 struct Known {
@@ -320,7 +306,11 @@ impl<O: Operation> Node<O> {
         let Some((id, ys)) = self.result.get() else { bail!("{}: there is no result", self.op.name()) };
         // Its parts may have the shape of a view.
         let grad = pass.take(self.id, count.to_vec1::<f32>()?[0] as usize)?.reshape(ys.shape())?;
-        if pass.collect_rows(self, &grad)? {
+        if let [table] = &self.args[..]
+            && pass.wants_rows(table)
+            && let Some(rows) = self.op.row_gradients(&self.args, &grad)?
+        {
+            pass.collect_rows(table, rows)?;
             return Ok(vec![None]);
         }
         let second = pass.second.remove(&self.id);
@@ -438,6 +428,7 @@ impl<O: Operation> Drop for Outcome<O> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::host;
     use super::*;
     use crate::ops::{relu, tanh};
     use candle_core::{Device, Var};

@@ -1,6 +1,6 @@
 //! Training steps as CUDA graphs.
 
-use crate::kernels::cuda::recording::Graph;
+use crate::kernels::cuda::graph::Graph;
 use crate::ops::{self, gpu::Gpu};
 use anyhow::Result;
 use candle_core::Tensor;
@@ -36,7 +36,7 @@ impl StepGraph {
                 *left -= 1;
                 if *left == 0 {
                     *self = match Gpu::of(&loss) {
-                        Some(_) if ops::is_native(&loss) => Self::Graph(Graph::default()),
+                        Some(gpu) if ops::is_native(&loss) => Self::Graph(Graph::new(&gpu)),
                         _ => Self::Eager,
                     };
                 }

@@ -1,6 +1,6 @@
 //! Runs the kernels on a GPU: nvrtc compiles them, the driver launches them, cuBLAS computes products.
 
-use super::{Arg, Command, Kernel, ModuleKey, PRELUDE, Product, Real, Scalar, cache, errors};
+use super::{Arg, Command, Function, Kernel, ModuleKey, PRELUDE, Product, Real, Scalar, cache, errors};
 use candle_core::cuda_backend::cudarc::cublas::{result as cublas, sys as cublas_sys};
 use candle_core::cuda_backend::cudarc::driver::result::DriverError;
 use candle_core::cuda_backend::cudarc::driver::{
@@ -26,10 +26,6 @@ pub(crate) struct Driver {
     /// Memory for cuBLAS, which would otherwise allocate while a graph is being captured.
     _workspace: CudaSlice<u8>,
 }
-
-/// A kernel, which the driver keeps.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) struct Function(sys::CUfunction);
 
 /// A graph that can be launched.
 pub(crate) struct Executable(sys::CUgraphExec);
@@ -71,12 +67,6 @@ fn reason(error: DriverError) -> String {
 /// Describes a failure of the driver.
 fn failure(what: &str, error: DriverError) -> Error {
     Error::Msg(format!("CUDA: {what}: {}", reason(error)))
-}
-
-/// The number of CUDA devices, or why the driver cannot say.
-pub(crate) fn devices() -> std::result::Result<usize, String> {
-    let count = result::init().and_then(|()| result::device::get_count());
-    count.map(|count| count.max(0) as usize).map_err(reason)
 }
 
 impl Driver {
@@ -208,21 +198,17 @@ impl Driver {
     pub(super) unsafe fn issue(&self, command: &Command) -> Result<()> {
         let stream = self.stream()?;
         match command {
-            Command::Launch { function: super::Function::Gpu(function), name, grid, args } => {
+            Command::Launch { function: Function(function), name, grid, args } => {
                 let mut words: Vec<u64> = args.iter().map(Arg::bits).collect();
                 let mut addresses: Vec<*mut c_void> =
                     words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
                 let [blocks, threads] =
                     [grid.blocks, grid.threads].map(|[x, y, z]| (x as u32, y as u32, z as u32));
-                let shared = grid.shared as u32;
+                let (function, shared) = (*function as sys::CUfunction, grid.shared as u32);
                 *lock(&self.last) = Some(name);
                 // SAFETY: the caller's promise; the driver copies the arguments.
-                unsafe { result::launch_kernel(function.0, blocks, threads, shared, stream, &mut addresses) }
+                unsafe { result::launch_kernel(function, blocks, threads, shared, stream, &mut addresses) }
                     .map_err(|error| errors::launch(name, &reason(error)))
-            }
-            #[cfg(feature = "cuda-emulator")]
-            Command::Launch { name, .. } => {
-                Err(Error::Msg(format!("CUDA: {name} is a kernel of the emulator")))
             }
             // SAFETY: the caller's promise, for both.
             &Command::ProductF32(product) => unsafe { self.product(product) },
@@ -290,14 +276,14 @@ impl Driver {
             .map_err(|error| failure("cannot launch a graph", error))
     }
 
-    /// Finds a kernel that may have `shared` bytes of dynamic shared memory.
-    pub(super) fn function(&self, kernel: Kernel, shared: usize) -> Result<Function> {
+    /// Finds a kernel that may have `shared` bytes of dynamic shared memory, and returns the driver's handle of it.
+    pub(super) fn function(&self, kernel: Kernel, shared: usize) -> Result<usize> {
         let mut functions = lock(&self.functions);
         let key = (kernel.module(), kernel.name);
         if let Some((function, allowed)) = functions.kernels.get(&key)
             && shared <= *allowed
         {
-            return Ok(Function(function.cu_function()));
+            return Ok(function.cu_function() as usize);
         }
         let module = match functions.modules.entry(kernel.module()) {
             Entry::Occupied(module) => module.get().clone(),
@@ -313,7 +299,7 @@ impl Driver {
             })?;
         }
         // The module stays loaded for as long as the program runs.
-        let handle = Function(function.cu_function());
+        let handle = function.cu_function() as usize;
         functions.kernels.insert(key, (function, shared.max(SHARED)));
         Ok(handle)
     }

@@ -1,6 +1,6 @@
 //! Runs the kernels on the CPU, for tests: g++ compiles them behind `emulate.h` to a shared object.
 
-use super::recording::{self, Executable};
+use super::recording;
 use super::{
     Arg, Command, Function, Grid, Kernel, Matrix, ModuleKey, PRELUDE, Product, Real, Scalar, cache, errors,
 };
@@ -55,22 +55,11 @@ pub(super) fn alloc<T: Scalar>(len: usize) -> Result<Vec<T>> {
     Ok(data)
 }
 
-/// The generated function that runs a kernel.
-///
 /// Takes sizes of grid and block, bytes of dynamic shared memory, types and addresses of the arguments; returns an error or null.
-#[derive(Clone, Copy)]
-pub(crate) struct Entry(
-    unsafe extern "C" fn(*const u32, usize, *const c_char, *mut *mut c_void) -> *const c_char,
-);
-
-impl PartialEq for Entry {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 as usize == other.0 as usize
-    }
-}
+type Entry = unsafe extern "C" fn(*const u32, usize, *const c_char, *mut *mut c_void) -> *const c_char;
 
 /// Captures commands: nothing runs.
-pub(super) fn capture(commands: &[Command], _before: Option<Executable>) -> Result<Vec<Command>> {
+pub(super) fn capture(commands: &[Command]) -> Result<Vec<Command>> {
     CAPTURING.set(true);
     let captured: Result<Vec<Command>> = commands
         .iter()
@@ -89,15 +78,13 @@ pub(super) fn capture(commands: &[Command], _before: Option<Executable>) -> Resu
 /// See [`launch`](super::Device::launch).
 pub(super) unsafe fn issue(command: &Command) -> Result<()> {
     match command {
-        &Command::Launch { function: Function::Emulated(entry), name, grid, ref args } => {
+        &Command::Launch { function: Function(entry), name, grid, ref args } => {
             if FAULT.get() == Some(Fault::Launch(name)) {
                 return Err(errors::launch(name, "the emulator has been asked to refuse"));
             }
             // SAFETY: the caller's promise.
             unsafe { launch(entry, grid, args) }
         }
-        #[cfg(feature = "cuda")]
-        Command::Launch { name, .. } => bail!("CUDA emulator: found the kernel {name} of a GPU"),
         // SAFETY: the caller's promise, for both.
         &Command::ProductF32(product) => unsafe { multiply(product) },
         &Command::ProductF64(product) => unsafe { multiply(product) },
@@ -118,7 +105,9 @@ pub(super) unsafe fn issue(command: &Command) -> Result<()> {
 ///
 /// # Safety
 /// See [`launch`](super::Device::launch).
-unsafe fn launch(Entry(entry): Entry, grid: Grid, args: &[Arg]) -> Result<()> {
+unsafe fn launch(entry: usize, grid: Grid, args: &[Arg]) -> Result<()> {
+    // SAFETY: `entry` has returned the address of a generated function, whose module stays open.
+    let entry = unsafe { std::mem::transmute::<usize, Entry>(entry) };
     let mut words: Vec<u64> = args.iter().map(Arg::bits).collect();
     let mut addresses: Vec<*mut c_void> =
         words.iter_mut().map(|word| std::ptr::from_mut(word).cast()).collect();
@@ -148,8 +137,8 @@ impl Arg {
     }
 }
 
-/// Finds the entry of a kernel, and compiles its module if this is the first of its kernels.
-pub(super) fn entry(kernel: Kernel) -> Result<Entry> {
+/// Finds the generated function that runs a kernel, and compiles its module if this is the first of its kernels.
+pub(super) fn entry(kernel: Kernel) -> Result<usize> {
     refuse_while_capturing("a compilation")?;
     static MODULES: LazyLock<Mutex<HashMap<ModuleKey, usize>>> = LazyLock::new(Mutex::default);
     let mut modules = MODULES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,8 +156,7 @@ pub(super) fn entry(kernel: Kernel) -> Result<Entry> {
     if symbol.is_null() {
         bail!("CUDA emulator: {} has no kernel {}", kernel.source.name, kernel.name);
     }
-    // SAFETY: `source` generates entries of this type.
-    Ok(Entry(unsafe { std::mem::transmute::<*mut c_void, _>(symbol) }))
+    Ok(symbol as usize)
 }
 
 /// Compiles a module and opens the shared object. Returns its handle.
@@ -318,7 +306,7 @@ unsafe fn multiply<T: Real>(product: Product<T>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Device, Pointer, Source};
+    use super::super::{Pointer, Source};
     use super::*;
 
     static FAULTS: Source = Source {
@@ -348,7 +336,7 @@ extern "C" __global__ void neighbours(real* x) {
     fn run(name: &'static str, threads: usize, shared: usize, args: &[Arg]) -> Result<()> {
         let grid = Grid { blocks: [1, 1, 1], threads: [threads, 1, 1], shared };
         // SAFETY: the kernels write one element per thread.
-        unsafe { Device::Emulator.launch(FAULTS.kernel::<f32>(name), grid, args) }
+        unsafe { launch(entry(FAULTS.kernel::<f32>(name))?, grid, args) }
     }
 
     fn pointer(data: &mut [f32]) -> Arg {

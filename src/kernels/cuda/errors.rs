@@ -36,33 +36,9 @@ pub(crate) fn old_driver(file: &str, nvrtc: (i32, i32), capability: i32, reason:
     ))
 }
 
-/// Why the CUDA device of this index cannot be opened. `devices` is their number, or what the driver says instead.
-pub(crate) fn no_device(index: usize, devices: Result<usize, String>, reason: &str) -> String {
-    match devices {
-        Ok(0) => "found no CUDA device: is there a GPU, and is its driver loaded?".to_string(),
-        Ok(1) if index > 0 => "found one CUDA device, expected cuda:0".to_string(),
-        Ok(count) if index >= count => {
-            format!("found {count} CUDA devices, expected one from cuda:0 to cuda:{}", count - 1)
-        }
-        Ok(_) => format!("cannot open it: {reason}"),
-        Err(error) => format!("cannot ask the NVIDIA driver: {error}: install or update it"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_device_that_does_not_exist_is_compared_with_those_that_do() {
-        assert!(no_device(0, Ok(0), "").contains("found no CUDA device"));
-        assert!(no_device(1, Ok(1), "").contains("expected cuda:0"));
-        assert!(no_device(7, Ok(2), "").contains("found 2 CUDA devices, expected one from cuda:0 to cuda:1"));
-        assert!(
-            no_device(0, Err("driver version is insufficient".into()), "").ends_with("install or update it")
-        );
-        assert!(no_device(0, Ok(1), "out of memory").ends_with("out of memory"));
-    }
 
     #[test]
     fn errors_name_the_kernel_and_the_remedy() {

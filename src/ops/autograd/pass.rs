@@ -1,7 +1,9 @@
 //! The state of a backward pass, and the context of a thread that it belongs to.
 
-use super::{Node, Operation, sum};
-use crate::kernels::cpu::parallel;
+use crate::kernels::cpu::{elementwise, parallel};
+use crate::kernels::cuda;
+use crate::ops::gpu::{self, Gpu};
+use crate::ops::host::{self, with_real};
 use crate::ops::row_gradients::RowGradients;
 use candle_core::{Result, Tensor, TensorId, bail};
 use std::collections::HashMap;
@@ -98,19 +100,21 @@ impl Pass {
         Ok(None)
     }
 
-    /// Collects the row gradients of the node's table if the pass wants them, and returns whether it has.
-    pub(super) fn collect_rows<O: Operation>(&mut self, node: &Node<O>, grad: &Tensor) -> Result<bool> {
-        let [table] = &node.args[..] else { return Ok(false) };
-        let wants =
-            |collected: &&mut Collected| table.is_variable() && collected.tables.contains(&table.id());
-        let Some(collected) = self.collected.as_mut().filter(wants) else { return Ok(false) };
-        let Some(rows) = node.op.row_gradients(&node.args, grad)? else { return Ok(false) };
+    /// Whether the pass collects the row gradients of `table`.
+    pub(super) fn wants_rows(&self, table: &Tensor) -> bool {
+        let wants = |collected: &Collected| collected.tables.contains(&table.id());
+        table.is_variable() && self.collected.as_ref().is_some_and(wants)
+    }
+
+    /// Collects row gradients of `table`, which the pass wants.
+    pub(super) fn collect_rows(&mut self, table: &Tensor, rows: RowGradients) -> Result<()> {
+        let Some(collected) = &mut self.collected else { return Ok(()) };
         let rows = match collected.rows.remove(&table.id()) {
             Some(before) => before.add(rows)?,
             None => rows,
         };
         collected.rows.insert(table.id(), rows);
-        Ok(true)
+        Ok(())
     }
 
     /// Returns whether the pass is implicit and nothing waits in it.
@@ -165,4 +169,16 @@ impl Drop for Lent {
             parallel::replace_context(Some(context));
         }
     }
+}
+
+/// Adds two contiguous tensors of the same shape.
+pub(crate) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if let Some(gpu) = Gpu::of(a) {
+        return with_real!("gradient", a.dtype(), T => gpu::zip_map::<T>(&gpu, cuda::ACTIVATION.kernel::<T>("sum"), a, b));
+    }
+    let held = host::hold([a, b]);
+    with_real!("gradient", a.dtype(), T => {
+        let sum = elementwise::zip_map(held.get::<T>(0)?, held.get(1)?, |a, b| a + b);
+        Tensor::from_vec(sum, a.shape(), a.device())
+    })
 }
