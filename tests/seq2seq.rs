@@ -371,7 +371,8 @@ fn a_beam_as_wide_as_all_translations_finds_the_best() -> anyhow::Result<()> {
     let source = vec![3, 7, 5];
     for length_penalty in [0.0, 1.0] {
         let decoding = Decoding { beam: 40, max_length: 3, length_penalty, n_best: 40 };
-        let found = Translator::new(&model, &CPU).translate(&[source.clone()], &decoding)?.remove(0);
+        let found =
+            Translator::new(&model, &CPU).translate(std::slice::from_ref(&source), &decoding)?.remove(0);
         let mut all = vec![];
         let mut beginnings = vec![vec![]];
         for _ in 0..3 {

@@ -10,7 +10,7 @@ use crate::kernels::cpu::loss::{self as kernel, Loss};
 use candle_core::{Device, Result, Shape, Storage, Tensor, bail};
 use std::sync::OnceLock;
 
-/// The mean of `-ln softmax(xs * weight^T + bias)[target]`: [`softmax_cross_entropy`] of [`linear`].
+/// The mean of `-ln softmax(xs * weight^T + bias)[target]`: [`softmax_cross_entropy`] of [`linear()`].
 ///
 /// `xs` is `(rows, in)`, `weight` `(classes, in)`, `bias` `(classes)`, and `targets` `(rows)`, the u32 class labels. On the
 /// CPU the logits become their gradient in place, which halves the memory that many classes take.

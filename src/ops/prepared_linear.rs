@@ -7,7 +7,7 @@ use crate::kernels::cpu::linear::PackedWeight;
 use candle_core::{DType, Device, Result, Tensor};
 use std::sync::Arc;
 
-/// A fully connected layer as [`linear`] computes it, for many products without gradients, as in decoding.
+/// A fully connected layer as [`linear()`] computes it, for many products without gradients, as in decoding.
 ///
 /// On the CPU its weight, if it is in `f32`, is stored in the order in which products read it. Later changes of the weight
 /// do not affect it.

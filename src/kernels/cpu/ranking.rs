@@ -37,7 +37,7 @@ pub(crate) fn top_log_probabilities<T: Real>(
 fn largest<T: Real>(elements: &[T], count: usize) -> Vec<(u32, T)> {
     let mut top: Vec<(u32, T)> = Vec::with_capacity(count + 1);
     for (i, &x) in (0..).zip(elements) {
-        if top.len() == count && top.last().is_none_or(|&(_, least)| !(x > least)) {
+        if top.len() == count && top.last().is_none_or(|&(_, least)| x <= least || x.is_nan()) {
             continue;
         }
         let at = top.partition_point(|&(_, y)| y >= x);
