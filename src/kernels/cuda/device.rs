@@ -5,7 +5,8 @@ use super::counts::count;
 use super::driver;
 #[cfg(feature = "cuda-emulator")]
 use super::emulator;
-use super::{Arg, Command, Function, Grid, Kernel, Pointer, Product, Real, Scalar, recording};
+use super::recording::{self, Recording};
+use super::{Arg, Command, Function, Grid, Kernel, Pointer, Product, Real, Scalar};
 use candle_core::Result;
 
 /// Memory of a device, which returns to the device's pool when dropped; while commands are recorded, after they have run.
@@ -216,7 +217,9 @@ impl Device {
     /// Runs the commands recorded so far, one by one, and records no more of them, for this reason.
     fn end_recording(&self, reason: &'static str) -> Result<()> {
         // What was held is dropped last.
-        let Some((commands, _held)) = recording::end_early(reason) else { return Ok(()) };
+        let Some(Recording { commands, held: _held, .. }) = recording::end_early(reason) else {
+            return Ok(());
+        };
         // SAFETY: whoever recorded a command has promised what it needs, and what it uses is held.
         commands.iter().try_for_each(|command| unsafe { self.issue(command) })
     }

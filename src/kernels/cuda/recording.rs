@@ -66,10 +66,9 @@ pub(super) fn stop() -> Recording {
 }
 
 /// Takes what has been recorded so far, and records no more, for this reason; `None` if this thread does not record.
-pub(super) fn end_early(reason: &'static str) -> Option<(Vec<Command>, Vec<Box<dyn Any>>)> {
+pub(super) fn end_early(reason: &'static str) -> Option<Recording> {
     RECORDING.with_borrow_mut(|recording| {
         let recording = recording.as_mut().filter(|recording| recording.ended.is_none())?;
-        recording.ended = Some(reason);
-        Some((std::mem::take(&mut recording.commands), std::mem::take(&mut recording.held)))
+        Some(std::mem::replace(recording, Recording { ended: Some(reason), ..Recording::default() }))
     })
 }
