@@ -3,10 +3,10 @@
 use super::inputs::{self, RunOption, folder, is_run};
 use super::options::{Given, MachineOptions, TrainOptions};
 use super::process::{catch_interrupts, on_threads};
-use super::recipe::{Data, Recipe, Start, Training};
+use super::recipe::{Data, PATHS, Recipe, Start, Training, recorded_settings};
 use super::{Outcome, flow, progress, shell_quoted};
 use crate::train::{Run, can_train_on};
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -14,9 +14,6 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-
-/// The settings that are paths of data. A run records them as absolute paths.
-pub(super) const PATHS: [&str; 4] = ["data_dir", "text", "vectors", "pretrained"];
 
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
@@ -234,18 +231,6 @@ fn resumed<R: Recipe>(run: &Run, recorded: &R, given: &ArgMatches) -> Result<R> 
         }
     }
     Ok(wanted)
-}
-
-/// The settings that a run recorded in its `config.json`.
-///
-/// # Errors
-/// Fails if they are missing or damaged.
-pub(super) fn recorded_settings<R: Recipe>(run: &Run, config: &Value) -> Result<R> {
-    // Any other damage shows in the checksum.
-    serde_json::from_value(config["settings"].clone()).map_err(|_| {
-        let file = run.dir().join("config.json");
-        anyhow!("{}: its settings are those of another version of {}", file.display(), R::NAME)
-    })
 }
 
 /// The settings by the names of their options.

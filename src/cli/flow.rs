@@ -1,10 +1,9 @@
 //! Training and evaluation, the same for every recipe.
 
-use super::command_line::{PATHS, recorded_settings};
 use super::inputs::RunOption;
 use super::memory;
 use super::process::end_at_once;
-use super::recipe::{About, Data, Facts, Recipe, Start, Test, Trained, Training};
+use super::recipe::{About, Data, Facts, PATHS, Recipe, Start, Test, Trained, Training, recorded_settings};
 use super::{MachineOptions, Outcome, complain, shell_quoted, show_notes};
 use crate::device::device_name;
 use crate::nn::{BatchNorm2d, count_parameters, seeded_var_builder};

@@ -4,7 +4,7 @@ use super::Outcome;
 use super::options::{Given, TrainOptions};
 use crate::optim::Optimizer;
 use crate::train::{Epoch, Evaluation, Progress, Run, Task};
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use candle_core::Device;
 use candle_nn::{VarBuilder, VarMap};
 use clap::{Args, Subcommand};
@@ -12,6 +12,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
+
+/// The settings that are paths of data. A run records them as absolute paths.
+pub(super) const PATHS: [&str; 4] = ["data_dir", "text", "vectors", "pretrained"];
 
 /// The options of a binary: what it trains, on which data, and with which defaults.
 ///
@@ -118,6 +121,18 @@ impl Start {
         let resume = dir.join("config.json").exists().then(|| Run::open(R::NAME, Some(&dir))).transpose()?;
         Ok(Self { resume, out: Some(dir), parent: Some(run.dir().to_path_buf()) })
     }
+}
+
+/// The settings that a run recorded in its `config.json`.
+///
+/// # Errors
+/// Fails if they are missing or damaged.
+pub(super) fn recorded_settings<R: Recipe>(run: &Run, config: &Value) -> Result<R> {
+    // Any other damage shows in the checksum.
+    serde_json::from_value(config["settings"].clone()).map_err(|_| {
+        let file = run.dir().join("config.json");
+        anyhow!("{}: its settings are those of another version of {}", file.display(), R::NAME)
+    })
 }
 
 /// A kind of data set, with the task that it poses.
