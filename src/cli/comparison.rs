@@ -6,31 +6,26 @@ use super::recipe::{Data, Recipe, Start, Training};
 use super::translation::TranslationData;
 use crate::plots::{self, Chart, Line};
 use crate::train::{self, Run, say};
-use anyhow::{Result, ensure};
-use serde_json::json;
+use anyhow::Result;
 
 /// Trains each of the named settings in a folder of its own, and plots their test scores over the length of the source.
 ///
 /// # Errors
-/// Fails if a training run does, or a run is to be resumed: a comparison can't be.
+/// Fails if a training run does, or the data of a resumed comparison has changed.
 pub fn compare_by_length<R: Recipe<Data = TranslationData>>(
     training: &Training<R>,
     compared: &[(String, R)],
 ) -> Result<Outcome> {
     let Training { settings, start, device, .. } = training;
-    ensure!(start.resume.is_none(), "--resume: a comparison can't be resumed");
     let data = flow::load(training)?;
-    let names: Vec<&str> = compared.iter().map(|(name, _)| name.as_str()).collect();
-    let config = json!({ "compared": names, "settings": settings });
-    let parent = Run::create(R::NAME, start.out.as_deref(), &config)?;
+    let parent = flow::folder(settings, start, device, flow::record::<R>(data.about()))?;
     let (mut lines, mut score) = (vec![], "");
     for (name, settings) in compared {
-        let out = parent.dir().join(name);
-        let start = Start { out: Some(out.clone()), ..Start::default() };
+        let start = Start::part::<R>(&parent, name)?;
         if let Fitted::Interrupted = flow::fit_and_test(training, settings, &data, &start)? {
             return Ok(Outcome::Interrupted);
         }
-        let (run, _) = Run::open(R::NAME, Some(&out))?;
+        let (run, _) = Run::open(R::NAME, Some(&parent.dir().join(name)))?;
         let facts = &data.about().facts;
         let model = train::load_model(&run.model(), device, |vb| settings.model(facts, vb))?;
         let points;
