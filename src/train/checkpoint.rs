@@ -157,8 +157,8 @@ fn has_checkpoint(run: &Run) -> Result<bool> {
 fn check_best(run: &Run, state: &State) -> Result<()> {
     if state.best_epoch > 0 {
         let path = run.model();
-        read_tensors(&path, &read_file(&path)?)
-            .context("the best weights so far, without which the run cannot be completed")?;
+        let best = read_file(&path).and_then(|bytes| read_tensors(&path, &bytes));
+        best.context("the best weights so far, without which the run cannot be completed")?;
     }
     Ok(())
 }
