@@ -84,6 +84,10 @@ fn files_that_do_not_fit_each_other_are_refused() {
         &["found val.en without its translation, expected val.de"],
     );
     refused(
+        &[("train.en", "a"), ("train.de", "x"), ("dev.en", "b"), ("dev.de", "y"), ("test.en", "c")],
+        &["found test.en without its translation, expected test.de"],
+    );
+    refused(
         &[("train.en", "a"), ("train.de", "x"), ("test_2016.en", "b"), ("test_2017.de", "y")],
         &["test_2016.en and test_2017.de for the test split"],
     );
@@ -116,6 +120,8 @@ fn a_tab_separates_source_and_target() {
     assert_eq!((corpus.validation, corpus.test), (None, None));
     assert_says(&corpus.notes[0], &["train.tsv: skipped 2 lines with an empty side (first: line 3)"]);
     assert_says(&corpus.notes[1], &["train.tsv: 3 columns"]);
+    let same = tab_separated(&[("train.tsv", "one\tone\ntwo\ttwo\nthree\tdrei")]).unwrap();
+    assert_says(&same.notes[0], &["train.tsv: source and target are the same in 2 of 3 pairs"]);
     let refused =
         |text: &str, part: &str| assert_says(&tab_separated(&[("train.txt", text)]).unwrap_err(), &[part]);
     refused("one\teins\ntwo zwei", "line 2: no tab");
@@ -182,6 +188,8 @@ fn bleu_and_chrf_are_those_of_sacrebleu() {
             assert!((score - expected).abs() < 1e-6, "corpus {at}: {name} {score}, expected {expected}");
         }
     }
+    let four = |line: &str| BleuTokenizer::None.has_four_words(&["a", line]);
+    assert!(four("a b c d") && !four("a b c"));
     assert_eq!(exact_match(&["a", "b"], &["a", "c"]), 50.0);
     assert_eq!((bleu::<&str>(&[], &[], BleuTokenizer::None), chrf::<&str>(&[], &[])), (0.0, 0.0));
 }

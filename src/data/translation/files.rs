@@ -10,13 +10,17 @@ use std::path::{Path, PathBuf};
 /// Reads the splits of `dir`, or only the test split, as two files each, whose names end with the languages.
 pub(super) fn parallel(dir: &Path, [source, target]: [&str; 2], test_only: bool) -> Result<PairCorpus> {
     let mut notes = vec![];
-    let splits = |language: &str, notes: &mut Vec<String>| {
-        let splits = Splits::find_by_words(dir, &[&language.to_lowercase()])?;
-        splits.choose(dir, &format!("train.{language}"), test_only, notes)
-    };
-    let sources = splits(source, &mut notes)?;
+    let find = |language: &str| Splits::find_by_words(dir, &[&language.to_lowercase()]);
+    let (sources, targets) = (find(source)?, find(target)?);
+    // Otherwise the validation split would take the place of the missing file.
+    match (&sources.test, &targets.test) {
+        (Some(found), None) => return Err(lacks(dir, found, target)),
+        (None, Some(found)) => return Err(lacks(dir, found, source)),
+        _ => {}
+    }
+    let sources = sources.choose(dir, &format!("train.{source}"), test_only, &mut notes)?;
     // The notes on the splits would be the same.
-    let targets = splits(target, &mut vec![])?;
+    let targets = targets.choose(dir, &format!("train.{target}"), test_only, &mut vec![])?;
     let mut read = |split: &str, source_file: Option<PathBuf>, target_file: Option<PathBuf>| {
         let (source_file, target_file) = match (source_file, target_file) {
             (None, None) => return Ok(None),
@@ -94,8 +98,21 @@ fn pair_up(sources: &TextFile, targets: &TextFile, notes: &mut Vec<String>) -> R
     if !skipped.is_empty() {
         notes.push(format!("{names}: skipped {}", counted_lines(&skipped, "with an empty side")));
     }
+    note_identical(&names, &pairs, notes);
     ensure!(!pairs.is_empty(), "{names}: no pairs of sentences");
     Ok(pairs)
+}
+
+/// Says how many pairs have two equal sides, if more than half of them do.
+fn note_identical(name: &str, pairs: &TextPairs, notes: &mut Vec<String>) {
+    let identical =
+        pairs.sources.iter().zip(&pairs.targets).filter(|(source, target)| source == target).count();
+    if 2 * identical > pairs.len() {
+        notes.push(format!(
+            "{name}: source and target are the same in {identical} of {}",
+            count(pairs.len(), "pair")
+        ));
+    }
 }
 
 /// The line near which the longer of two parallel texts has lines too many, if their lengths leave no doubt.
@@ -171,6 +188,7 @@ fn pairs(file: &TextFile, notes: &mut Vec<String>) -> Result<TextPairs> {
     if let Some((_, width @ 3..)) = expected {
         notes.push(format!("{name}: {width} columns, of which the first two are source and target"));
     }
+    note_identical(&name.to_string(), &pairs, notes);
     if pairs.is_empty() { Err(file.error("no pairs of sentences")) } else { Ok(pairs) }
 }
 

@@ -19,6 +19,11 @@ pub enum BleuTokenizer {
 }
 
 impl BleuTokenizer {
+    /// Whether a line has four words. Otherwise [`bleu`] has nothing to compare.
+    pub fn has_four_words<S: AsRef<str>>(self, lines: &[S]) -> bool {
+        lines.iter().any(|line| self.words(line.as_ref()).len() >= 4)
+    }
+
     /// The words of `line`.
     fn words(self, line: &str) -> Vec<String> {
         match self {
