@@ -407,15 +407,13 @@ fn beams_do_not_depend_on_the_rest_of_the_batch_and_come_in_order() -> anyhow::R
     assert_eq!(all.len(), 70);
     for (source, found) in sources.iter().zip(&all).step_by(9) {
         let alone = translator.translate(std::slice::from_ref(source), &decoding)?.remove(0);
-        assert_eq!(found.len(), 3);
+        assert!((1..=3).contains(&found.len()));
+        // Those that were cut off come only where none has ended.
+        assert!(found.iter().all(|hypothesis| hypothesis.finished == found[0].finished));
         for (a, b) in found.iter().zip(&alone) {
             assert!(a.ids == b.ids && a.finished == b.finished && (a.score - b.score).abs() < 1e-9);
         }
-        assert!(
-            found
-                .windows(2)
-                .all(|pair| { (pair[0].finished, pair[0].score) >= (pair[1].finished, pair[1].score) })
-        );
+        assert!(found.is_sorted_by(|a, b| a.score >= b.score));
     }
     assert!(translator.translate(&[], &decoding)?.is_empty());
     Ok(())

@@ -65,7 +65,7 @@ impl<'a> Translator<'a> {
     ///
     /// The search follows the `beam` most probable hypotheses of each sentence until as many have ended. A hypothesis ends
     /// if its end is among the `beam` most probable continuations. Translations that reached the maximal length without an
-    /// end come last. Of equally probable continuations, the one of the better hypothesis, then the token with the lower
+    /// end are returned only if none has ended. Of equally probable continuations, the one of the better hypothesis, then the token with the lower
     /// number comes first.
     ///
     /// # Errors
@@ -126,7 +126,8 @@ impl<'a> Translator<'a> {
         let last: Vec<u32> = live.iter().map(|live| tree.last(live.node)).collect();
         let step = self.model.step(encoded, state, &Tensor::new(last, self.device)?)?;
         // Two of the tokens are never chosen.
-        let candidates = ops::top_log_probabilities(&step.logits, 2 * decoding.beam + 2)?;
+        let candidates =
+            ops::top_log_probabilities(&step.logits, decoding.beam.saturating_mul(2).saturating_add(2))?;
         let weights = match step.attention {
             Some(weights) => weights.to_dtype(DType::F32)?.to_vec2::<f32>()?,
             None => vec![vec![]; live.len()],
@@ -258,8 +259,10 @@ impl Search {
             ranked.sort_by(|a, b| b.score.total_cmp(&a.score));
             ranked
         };
-        let mut best = ranked(self.finished, true);
-        best.extend(ranked(self.live, false));
+        let mut best = match self.finished.is_empty() {
+            true => ranked(self.live, false),
+            false => ranked(self.finished, true),
+        };
         best.truncate(decoding.n_best);
         best
     }

@@ -35,7 +35,7 @@ pub(crate) fn top_log_probabilities<T: Real>(
 
 /// The `count` largest elements in descending order, with their indices.
 fn largest<T: Real>(elements: &[T], count: usize) -> Vec<(u32, T)> {
-    let mut top: Vec<(u32, T)> = Vec::with_capacity(count + 1);
+    let mut top: Vec<(u32, T)> = Vec::with_capacity(count.min(elements.len()) + 1);
     for (i, &x) in (0..).zip(elements) {
         if top.len() == count && top.last().is_none_or(|&(_, least)| x <= least || x.is_nan()) {
             continue;
