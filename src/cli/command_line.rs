@@ -63,7 +63,12 @@ pub(super) fn parse<R: Recipe>() -> Result<ArgMatches, clap::Error> {
     let sets = |command: clap::Command| with_defaults::<R>(command).after_help(data_sets::<R>());
     let command = sets(command).mut_subcommands(|command| match command.get_name() {
         "train" => sets(command),
-        _ => MachineOptions::augment_args(RunOption::augment_args(command)).mut_args(with_negative_numbers),
+        _ => {
+            // clap takes the first line of an option struct for that of the command.
+            let about = command.get_about().cloned().unwrap_or_default();
+            let command = MachineOptions::augment_args(RunOption::augment_args(command));
+            command.about(about).long_about(None).mut_args(with_negative_numbers)
+        }
     });
     command.try_get_matches()
 }
