@@ -144,6 +144,10 @@ impl Recipe for Settings {
             !self.input_feeding || self.attention != Attention::None,
             "--input-feeding: has no effect with --attention none"
         );
+        ensure!(
+            self.compare.is_none() || self.attention != Attention::None,
+            "--compare attention: needs an attention to compare with none: leave out --attention none"
+        );
         Ok(self.translation.clone())
     }
 
@@ -180,10 +184,7 @@ impl Recipe for Settings {
 }
 
 fn with_and_without_attention(training: &Training<Settings>) -> Result<Outcome> {
-    let with = match training.settings.attention {
-        Attention::None => Attention::Additive,
-        attention => attention,
-    };
+    let with = training.settings.attention;
     let settings = |attention| Settings { attention, compare: None, ..training.settings.clone() };
     let compared =
         [("attention".to_string(), settings(with)), ("no-attention".to_string(), settings(Attention::None))];

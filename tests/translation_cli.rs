@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{config, done, killed, metrics, model, one_error, refused, start};
+use common::{config, killed, metrics, model, one_error, refused, start};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -32,13 +32,22 @@ fn write_data(place: &Path) {
     }
 }
 
+/// Runs `seq2seq` to success, with any notes, and returns its standard output.
+#[track_caller]
+fn done(place: &TempDir, arguments: &str) -> String {
+    let output = start(place, "seq2seq", &arguments.split_whitespace().collect::<Vec<_>>(), "");
+    let [said, notes] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(output.status.success() && notes.lines().all(|line| line.starts_with("note: ")), "{notes}");
+    said
+}
+
 /// A small finished run; tests must not change it.
 fn trained() -> PathBuf {
     static PLACE: OnceLock<TempDir> = OnceLock::new();
     let place = PLACE.get_or_init(|| {
         let place = tempdir().unwrap();
         write_data(place.path());
-        let said = done(&place, "seq2seq", &format!("{SMALL} --epochs 12 --out run"));
+        let said = done(&place, &format!("{SMALL} --epochs 12 --out run"));
         assert!(said.starts_with("test exact match "), "{said}");
         place
     });
@@ -58,6 +67,12 @@ fn words_are_translated_from_arguments_lines_and_files() {
     assert!(last["test_bleu"].as_f64().unwrap() > 90.0, "{last}");
     let place = tempdir().unwrap();
     fs::write(place.path().join("text"), "one red\n\nblue two\n").unwrap();
+    fs::write(place.path().join("unknown"), "one pink\n\nblue two\npink\n").unwrap();
+    let arguments = ["predict", "--run", run.to_str().unwrap(), "--max-length", "1", "--file", "unknown"];
+    let notes = String::from_utf8(start(&place, "seq2seq", &arguments, "").stderr).unwrap();
+    let lines: Vec<&str> = notes.lines().collect();
+    assert!(lines.len() == 2 && lines[0].ends_with(" cut off at 1 token: see --max-length"), "{notes}");
+    assert!(lines[1].starts_with("note: 2 of 5 words are unknown"), "{notes}");
     let run = run.to_str().unwrap();
     let predict = |arguments: &[&str], input: &str| {
         let output = start(&place, "seq2seq", &[&["predict", "--run", run], arguments].concat(), input);
@@ -67,7 +82,7 @@ fn words_are_translated_from_arguments_lines_and_files() {
     assert_eq!(predict(&["one red", "blue two"], ""), "eins rot\nblau zwei\n");
     assert_eq!(predict(&[], "one red\n\nblue two\n"), "eins rot\n\nblau zwei\n");
     assert_eq!(predict(&["--file", "text"], ""), "eins rot\n\nblau zwei\n");
-    let best = predict(&["--n-best", "3", "one red"], "");
+    let best = predict(&["--beam", "3", "--n-best", "3", "one red"], "");
     let lines: Vec<(&str, &str)> = best.lines().filter_map(|line| line.split_once('\t')).collect();
     assert_eq!((lines.len(), lines[0].1), (3, "eins rot"), "{best}");
     assert!(lines.is_sorted_by(|a, b| a.0.parse::<f64>().unwrap() >= b.0.parse::<f64>().unwrap()), "{best}");
@@ -77,7 +92,7 @@ fn words_are_translated_from_arguments_lines_and_files() {
 fn attention_is_shown_and_unknown_words_are_named() {
     let place = tempdir().unwrap();
     write_data(place.path());
-    done(&place, "seq2seq", &format!("{SMALL} --epochs 1 --out run"));
+    done(&place, &format!("{SMALL} --epochs 1 --out run"));
     let output = start(&place, "seq2seq", &["predict", "--run", "run", "--attention", "one violet"], "");
     let [said, notes] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     assert!(said.lines().count() > 1 && said.lines().skip(1).all(|line| line.ends_with('%')), "{said}");
@@ -86,14 +101,22 @@ fn attention_is_shown_and_unknown_words_are_named() {
     let output = start(&place, "seq2seq", &["predict", "--run", "run", "eins zwei drei"], "");
     let notes = String::from_utf8(output.stderr).unwrap();
     assert!(notes.contains("looks like the language that the model translates into"), "{notes}");
-    refused(&place, "seq2seq", "predict --run run --beam 2 --n-best 3 one", 1, &["--n-best 3", "--beam 3"]);
+    let refused = |options: &str, code: i32, parts: &[&str]| {
+        refused(&place, "seq2seq", &format!("predict --run run {options} one"), code, parts);
+    };
+    assert!(done(&place, "predict --help").starts_with("Translate your own sentences\n"));
+    assert!(done(&place, "eval --help").starts_with("Test a finished run\n"));
+    refused("--n-best 3", 1, &["--n-best 3", "--beam 3"]);
+    refused("--beam 2 --n-best 3", 1, &["--n-best 3", "--beam 3"]);
+    refused("--beam 4294967295", 2, &["--beam", "1 to 1000"]);
+    refused("--length-penalty 1", 1, &["--length-penalty: has no effect with --beam 1"]);
 }
 
 #[test]
 fn a_comparison_trains_with_and_without_attention() {
     let place = tempdir().unwrap();
     write_data(place.path());
-    done(&place, "seq2seq", &format!("{SMALL} --epochs 1 --compare attention --out both"));
+    done(&place, &format!("{SMALL} --epochs 1 --compare attention --out both"));
     let both = place.path().join("both");
     assert!(fs::read_to_string(both.join("lengths.svg")).unwrap().contains("no-attention"));
     assert_eq!(config(&both.join("no-attention"))["settings"]["attention"], "none");
@@ -106,10 +129,10 @@ fn a_killed_training_resumes_to_the_same_bits() {
     let place = tempdir().unwrap();
     write_data(place.path());
     let options = format!("{SMALL} --epochs 3 --checkpoint-every 2 --teacher-forcing 0.5 --bpe 20");
-    done(&place, "seq2seq", &format!("{options} --out whole"));
+    done(&place, &format!("{options} --out whole"));
     let checkpoint = place.path().join("killed/checkpoint.safetensors");
     killed(&place, "seq2seq", &format!("{options} --out killed"), || checkpoint.exists());
-    done(&place, "seq2seq", "--resume killed --quiet");
+    done(&place, "--resume killed --quiet");
     assert!(model(&place.path().join("whole")) == model(&place.path().join("killed")));
 }
 
@@ -128,6 +151,13 @@ fn data_that_do_not_fit_are_refused() {
     );
     let common = "--source-lang en --target-lang de --data-dir data --epochs 1 --quiet";
     refused(&place, "seq2seq", &format!("{common} --attention dot"), 1, &["--direction forward"]);
+    for (options, part) in [
+        ("--compare attention --attention none", "--compare attention: needs an attention"),
+        ("--teacher-forcing 1 --forcing-steps 9", "--forcing-steps: has no effect"),
+        ("--length-penalty 1", "--length-penalty: has no effect"),
+    ] {
+        refused(&place, "seq2seq", &format!("{common} {options}"), 1, &[part]);
+    }
     refused(
         &place,
         "seq2seq",

@@ -44,10 +44,17 @@ fn by_length(data: &TranslationData, translations: &[String]) -> (&'static str, 
     let (references, sources) = (data.references(), &data.test.sources);
     let mut order: Vec<usize> = (0..sources.len()).collect();
     order.sort_by_key(|&i| sources[i].len());
-    let (mut name, mut points) = ("", vec![]);
+    let mut groups: Vec<(usize, Vec<usize>)> = vec![];
     for group in order.chunks(order.len().div_ceil(GROUPS).max(1)) {
-        let of = |texts: &[String]| -> Vec<String> { group.iter().map(|&i| texts[i].clone()).collect() };
         let length = group.iter().map(|&i| sources[i].len()).sum::<usize>() / group.len();
+        match groups.last_mut() {
+            Some((last, all)) if *last == length => all.extend(group),
+            _ => groups.push((length, group.to_vec())),
+        }
+    }
+    let (mut name, mut points) = ("", vec![]);
+    for (length, group) in groups {
+        let of = |texts: &[String]| -> Vec<String> { group.iter().map(|&i| texts[i].clone()).collect() };
         let score;
         (name, score) = data.score(&of(translations), &of(&references));
         points.push((length, score));

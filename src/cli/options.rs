@@ -271,7 +271,7 @@ impl TrainOptions {
             notes.push(format!("--checkpoint-every {every}: {training}, so each epoch saves the only ones"));
         }
         if let Some(limit) = exceeds("train_limit", self.train_limit, examples) {
-            notes.push(format!("--train-limit {limit}: the training part has {examples}, and all are used"));
+            notes.push(format!("--train-limit {limit}: training has only {}", count(examples, "example")));
         }
         if let Some(size) = exceeds("batch_size", Some(batch_size), examples) {
             notes.push(format!(

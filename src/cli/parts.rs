@@ -37,7 +37,8 @@ impl Parts {
                 let (test, others) = validation_split.select(&rest, training / 10, &class, *seed, "test");
                 ensure!(
                     !test.is_empty(),
-                    "the data set has no test split, and is too small to draw one from it"
+                    "{}no test split, and the training set is too small to draw one from it",
+                    place(options)
                 );
                 show_notes(&[format!(
                     "no test split, so {} of the {training} training examples serve as it",
@@ -106,7 +107,8 @@ pub(super) fn hold_out(
                     )
                 }
                 (false, None) => bail!(
-                    "the training set is too small to hold out a validation part: found {}, expected 2 examples or more",
+                    "{}the training set is too small to hold out a validation part: found {}, expected 2 examples or more",
+                    place(options),
                     examples.len()
                 ),
             }
@@ -117,6 +119,11 @@ pub(super) fn hold_out(
         training = selection.select(&training, limit, class, *seed, "train limit").0;
     }
     Ok((training, validation))
+}
+
+/// The folder of the data as the beginning of an error message; nothing for built-in data.
+fn place(options: &TrainOptions) -> String {
+    options.data_dir.as_ref().map_or_else(String::new, |dir| format!("{}: ", dir.display()))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::cmp::Reverse;
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 /// Options that choose the known words and their initial vectors.
@@ -122,17 +122,7 @@ impl<L> TextData<L> {
         let words = vocabulary.words().count();
         let found = vocabulary.words().filter(|word| vectors.get(word).is_some()).count();
         let share = 100.0 * found as f64 / words.max(1) as f64;
-        if share < 1.0 {
-            let cased = if self.options.lower_case {
-                ""
-            } else {
-                "for lower-cased text (then use --lower-case), or "
-            };
-            let path = path.display();
-            complain(&format!(
-                "note: {path} has vectors of {found} of {words} words: is it {cased}for another language?"
-            ));
-        }
+        note_few_vectors(path, found, words, self.options.lower_case);
         Ok(Some(format!("{found} of {words} words ({share:.1}%) have a vector in {}", path.display())))
     }
 }
@@ -168,6 +158,17 @@ impl WordOptions {
             vocabulary.extend(vectors.words());
         }
         Ok(TextFacts { vocabulary, classes, vector_size: vectors.map(WordVectors::size) })
+    }
+}
+
+/// Asks whether the file of vectors fits if it has vectors of less than one percent of the words.
+pub(super) fn note_few_vectors(path: &Path, found: usize, words: usize, lower_case: bool) {
+    if 100 * found < words {
+        let cased = if lower_case { "" } else { "for lower-cased text (then use --lower-case), or " };
+        let path = path.display();
+        complain(&format!(
+            "note: {path} has vectors of {found} of {words} words: is it {cased}for another language?"
+        ));
     }
 }
 

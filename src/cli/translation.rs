@@ -4,21 +4,25 @@ use super::images::numbers;
 use super::options::TrainOptions;
 use super::parts::Parts;
 use super::recipe::{About, Data, Recipe, Test, Trained};
+use super::text::note_few_vectors;
 use super::translation_commands::{self, TranslationCommand};
 use super::translation_options::{
-    ScoreName, SearchOptions, TranslationFacts, TranslationOptions, note_unknown,
+    ScoreName, SearchOptions, TranslationFacts, TranslationOptions, note_cut_off, note_unknown,
 };
 use super::{Outcome, TestSet, count, show_notes};
 use crate::data::translation::{BleuTokenizer, exact_match};
-use crate::data::{Language, Pairs, TextPairs, WordVectors, bleu, chrf};
+use crate::data::{Language, PairCorpus, Pairs, TextPairs, WordVectors, bleu, chrf};
 use crate::models::seq2seq::Seq2Seq;
 use crate::plots;
-use crate::train::{Decoding, Epoch, Run, Scoring, Task, Translation, Translator, evaluate_translation};
+use crate::train::{
+    Decoding, Epoch, Hypothesis, Run, Scoring, Task, Translation, Translator, evaluate_translation,
+};
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use candle_nn::VarMap;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
+use std::collections::HashSet;
 use std::sync::PoisonError;
 
 /// Name of the parameter that holds the vectors of the source tokens.
@@ -55,8 +59,17 @@ pub struct TranslationData {
 impl TranslationData {
     /// Translates the test sources.
     pub(super) fn translate(&self, model: &Seq2Seq, device: &Device) -> Result<Vec<String>> {
-        let found = Translator::new(model, device).translate(&self.test.sources, &self.decoding)?;
-        Ok(found.iter().map(|best| self.about.facts.target.decode(&best[0].ids)).collect())
+        Ok(self.decode(&self.search(model, device)?))
+    }
+
+    /// The best translations of each test source.
+    fn search(&self, model: &Seq2Seq, device: &Device) -> Result<Vec<Vec<Hypothesis>>> {
+        Translator::new(model, device).translate(&self.test.sources, &self.decoding)
+    }
+
+    /// The texts of the best translations.
+    fn decode(&self, found: &[Vec<Hypothesis>]) -> Vec<String> {
+        found.iter().map(|best| self.about.facts.target.decode(&best[0].ids)).collect()
     }
 
     /// The true translations of the test sources.
@@ -79,13 +92,65 @@ fn references(language: &Language, texts: &[String]) -> Vec<String> {
     texts.iter().map(reference).collect()
 }
 
-/// Removes pairs that are too long for training; returns their number.
-fn remove_long(pairs: &mut Pairs, max_length: usize) -> usize {
+/// The hashes of all splits, to detect changed data.
+fn fingerprints(corpus: &PairCorpus) -> Value {
+    let fingerprint = |part: &Option<TextPairs>| part.as_ref().map(TextPairs::fingerprint);
+    json!({
+        "training_data": corpus.train.fingerprint(),
+        "validation_data": fingerprint(&corpus.validation),
+        "test_data": fingerprint(&corpus.test),
+    })
+}
+
+/// Divides the pairs of all splits, which are returned in one list, into parts.
+fn divide(corpus: PairCorpus, train: &TrainOptions) -> Result<(TextPairs, Parts)> {
+    let size = |part: &Option<TextPairs>| part.as_ref().map(TextPairs::len);
+    let sizes = [Some(corpus.train.len()), size(&corpus.validation), size(&corpus.test)];
+    let parts = Parts::new(sizes, |_| 0, train)?;
+    let mut all = TextPairs::default();
+    for split in [Some(corpus.train), corpus.validation, corpus.test].into_iter().flatten() {
+        all.sources.extend(split.sources);
+        all.targets.extend(split.targets);
+    }
+    Ok((all, parts))
+}
+
+/// The pairs with the given indices.
+fn select(all: &TextPairs, indices: &[u32]) -> TextPairs {
+    let of = |texts: &[String]| indices.iter().map(|&i| texts[i as usize].clone()).collect();
+    TextPairs { sources: of(&all.sources), targets: of(&all.targets) }
+}
+
+/// Says how many test pairs also occur in the training part, if any do.
+fn note_repeated(training: &TextPairs, test: &TextPairs) {
+    let known: HashSet<_> = training.sources.iter().zip(&training.targets).collect();
+    let repeated = test.sources.iter().zip(&test.targets).filter(|pair| known.contains(pair)).count();
+    if repeated > 0 {
+        show_notes(&[format!(
+            "test pairs that also occur in the training part: {repeated} of {}",
+            test.len()
+        )]);
+    }
+}
+
+/// Removes pairs that are too long for training, with a note.
+///
+/// # Errors
+/// Fails if no pairs are left.
+fn skip_long(pairs: &mut Pairs, max_length: usize) -> Result<()> {
     let before = pairs.len();
     let both = std::mem::take(&mut pairs.sources).into_iter().zip(std::mem::take(&mut pairs.targets));
     let kept = both.filter(|(source, target)| source.len().max(target.len()) <= max_length);
     (pairs.sources, pairs.targets) = kept.unzip();
-    before - pairs.len()
+    let skipped = before - pairs.len();
+    if skipped > 0 {
+        show_notes(&[format!(
+            "skipped {skipped} of {} with more than {max_length} tokens; see --max-length",
+            count(before, "training pair")
+        )]);
+        ensure!(!pairs.is_empty(), "--max-length {max_length}: no training pairs are left: choose more");
+    }
+    Ok(())
 }
 
 impl Data for TranslationData {
@@ -110,74 +175,56 @@ impl Data for TranslationData {
         run: Option<(TranslationFacts, &TranslationTest)>,
     ) -> Result<Self> {
         let (facts, test_options) = run.unzip();
+        if facts.is_none() {
+            options.check(&train.given)?;
+        }
         let (name, dir) = TestSet::resolve(test_options.map(|test| &test.set), train);
         let corpus = options.read(name, dir, facts.is_some())?;
-        let fingerprint = |part: &Option<TextPairs>| part.as_ref().map(TextPairs::fingerprint);
-        let fingerprints = json!({
-            "training_data": corpus.train.fingerprint(),
-            "validation_data": fingerprint(&corpus.validation),
-            "test_data": fingerprint(&corpus.test),
-        });
-        let size = |part: &Option<TextPairs>| part.as_ref().map(TextPairs::len);
-        let sizes = [Some(corpus.train.len()), size(&corpus.validation), size(&corpus.test)];
-        let parts = Parts::new(sizes, |_| 0, train)?;
-        let mut all = TextPairs::default();
-        for part in [Some(corpus.train), corpus.validation, corpus.test].into_iter().flatten() {
-            all.sources.extend(part.sources);
-            all.targets.extend(part.targets);
-        }
-        let part = |indices: &[u32]| {
-            let of = |texts: &[String]| indices.iter().map(|&i| texts[i as usize].clone()).collect();
-            TextPairs { sources: of(&all.sources), targets: of(&all.targets) }
-        };
+        let fingerprints = fingerprints(&corpus);
+        let (all, parts) = divide(corpus, train)?;
         let [training, validation, test_texts] =
-            [&parts.training, &parts.validation, &parts.test].map(|indices| part(indices));
+            [&parts.training, &parts.validation, &parts.test].map(|indices| select(&all, indices));
         let (facts, vectors) = match facts {
             Some(facts) => (facts, None),
             None => options.languages(name, &training, &all)?,
         };
+        let place = dir.map_or(format!("data set {name}"), |dir| dir.display().to_string());
         for (texts, what) in [(&validation, "validation"), (&test_texts, "test")] {
-            facts.check_direction(texts, &format!("data set {name}: the {what} pairs"))?;
+            facts.check_direction(texts, &format!("{place}: the {what} pairs"))?;
         }
+        note_repeated(&training, &test_texts);
         let (mut training, validation_pairs) = (facts.encode(&training), facts.encode(&validation));
-        let (pairs, skipped) = (training.len(), remove_long(&mut training, options.max_length));
-        if skipped > 0 {
-            let limit = options.max_length;
-            let pairs = count(pairs, "training pair");
-            show_notes(&[format!(
-                "skipped {skipped} of {pairs} with more than {limit} tokens; see --max-length"
-            )]);
-            ensure!(!training.is_empty(), "--max-length {limit}: no training pairs are left: choose more");
-        }
+        skip_long(&mut training, options.max_length)?;
+        let test = facts.encode(&test_texts);
         let decoding = match test_options {
             None => options.decoding(),
-            Some(test) => test.search.decoding(&options),
+            Some(test) => test.search.decoding(&options)?,
         };
-        let test = facts.encode(&test_texts);
-        if test_options.is_some() {
+        if let Some(test_options) = test_options {
             note_unknown(&facts.source, &test.sources.concat());
+            options.bleu_words = test_options.bleu_words.unwrap_or(options.bleu_words);
         }
-        if let Some(words) = test_options.and_then(|test| test.bleu_words) {
-            options.bleu_words = words;
+        let expected = references(&facts.target, &validation.targets);
+        if !expected.is_empty() {
+            options.choose_score(name, &expected)?;
         }
         let (words, language) = (options.bleu_words, facts.target.clone());
-        let expected = references(&language, &validation.targets);
         let validation_bleu = move |ids: &[Vec<u32>]| {
             let found: Vec<String> = ids.iter().map(|ids| language.decode(ids)).collect();
             bleu(&found, &expected, words)
         };
         let [_, validation_size, test_size] = parts.sizes();
         Ok(Self {
+            about: About {
+                name: name.to_string(),
+                sizes: [training.len() as u64, validation_size, test_size],
+                fingerprints,
+                facts,
+            },
             training,
             validation: validation_pairs,
             validation_bleu: Box::new(validation_bleu),
             test,
-            about: About {
-                name: name.to_string(),
-                sizes: [(pairs - skipped) as u64, validation_size, test_size],
-                fingerprints,
-                facts,
-            },
             test_texts,
             options,
             decoding,
@@ -206,6 +253,7 @@ impl Data for TranslationData {
             table.set(&filled.with_context(|| format!("{}, --embedding", path.display()))?)?;
         }
         let (found, words) = (vectors.len(), vocabulary.len());
+        note_few_vectors(path, found, words, self.options.lower_case);
         Ok(Some(format!("{found} of {words} source tokens have a vector in {}", path.display())))
     }
 
@@ -228,7 +276,9 @@ impl Data for TranslationData {
 
     fn test(&self, model: &Seq2Seq, _best: Option<&Epoch>, device: &Device) -> Result<Test> {
         let loss = evaluate_translation(model, &self.test, device)?;
-        let (translations, references) = (self.translate(model, device)?, self.references());
+        let found = self.search(model, device)?;
+        note_cut_off(found.iter().filter_map(|best| best.first()), self.decoding.max_length);
+        let (translations, references) = (self.decode(&found), self.references());
         let exact = exact_match(&translations, &references);
         let bleu = bleu(&translations, &references, self.options.bleu_words);
         let chrf = chrf(&translations, &references);
@@ -239,10 +289,11 @@ impl Data for TranslationData {
             ("test_bleu", bleu),
             ("test_chrf", chrf),
         ]);
-        let text = format!(
-            "test exact match {exact:.2}%, BLEU {bleu:.2}, chrF {chrf:.2}, perplexity {:.3}",
-            loss.exp()
-        );
+        // Without four words in a row, BLEU is 0 for any translation.
+        let has_bleu = self.options.bleu_words.has_four_words(&references);
+        let bleu = if has_bleu { format!("BLEU {bleu:.2}, ") } else { String::new() };
+        let text =
+            format!("test exact match {exact:.2}%, {bleu}chrF {chrf:.2}, perplexity {:.3}", loss.exp());
         Ok(Test { record, text, evaluation: None })
     }
 

@@ -1,12 +1,11 @@
 //! Using a trained translator.
 
 use super::inputs::Inputs;
-use super::options::positive;
 use super::recipe::{Data, Recipe, Trained};
 use super::translation_options::{
-    SearchOptions, TranslationFacts, TranslationOptions, known_share, note_unknown,
+    SearchOptions, TranslationFacts, TranslationOptions, beam_size, known_share, note_cut_off, note_unknown,
 };
-use super::{Outcome, complain, show_notes};
+use super::{Outcome, complain, count, show_notes};
 use crate::data::Language;
 use crate::models::seq2seq::Seq2Seq;
 use crate::plots::{self, Alignment};
@@ -29,7 +28,7 @@ pub struct TranslateCommand {
     #[command(flatten)]
     search: SearchOptions,
     /// Print the K best translations of each input, each after its score and a tab
-    #[arg(long, value_name = "K", value_parser = positive)]
+    #[arg(long, value_name = "K", value_parser = beam_size)]
     n_best: Option<usize>,
     /// Replace unknown target tokens by the source tokens with the most attention
     #[arg(long)]
@@ -47,11 +46,8 @@ pub(super) fn answer<R: Recipe>(
 where
     R::Data: Data<Model = Seq2Seq, Facts = TranslationFacts>,
 {
-    let mut decoding = command.search.decoding(options);
+    let mut decoding = command.search.decoding(options)?;
     decoding.n_best = command.n_best.unwrap_or(1);
-    if command.search.beam.is_none() {
-        decoding.beam = decoding.beam.max(decoding.n_best);
-    }
     ensure!(
         decoding.n_best <= decoding.beam,
         "--n-best {}: a beam of {} has no more: give --beam {0}",
@@ -62,7 +58,7 @@ where
     let mut answer = |texts: &[&str]| {
         let found = translate(texts, &decoding, command, trained)?;
         for (text, best) in texts.iter().zip(found) {
-            if command.attention {
+            if command.attention && !trained.facts.source.tokens(text).is_empty() {
                 alignments.extend(best.first().and_then(|best| alignment(&trained.facts, text, best)));
             }
         }
@@ -125,21 +121,32 @@ where
         if let Some(alignment) = command.attention.then(|| alignment(facts, text, best.first()?)).flatten() {
             say(&in_letters(&alignment));
         }
-        if best.iter().any(|best| !best.finished) {
-            complain(&format!(
-                "note: a translation was cut off after {} tokens; see --max-length",
-                decoding.max_length
-            ));
-        }
-        note(facts, text, ids);
     }
+    note(texts, &sources, &found, decoding, facts);
     Ok(found)
 }
 
-/// Says what the model does not know of a source.
-fn note(facts: &TranslationFacts, text: &str, ids: &[u32]) {
-    note_unknown(&facts.source, ids);
-    if known_share(ids) < 0.5 && known_share(&facts.target.encode(text)) > 0.8 {
+/// Says what is missing from the translations `found`, and what the model does not know of their sources.
+fn note(
+    texts: &[&str],
+    sources: &[Vec<u32>],
+    found: &[Vec<Hypothesis>],
+    decoding: &Decoding,
+    facts: &TranslationFacts,
+) {
+    let translated = || sources.iter().zip(found).filter(|(ids, _)| !ids.is_empty());
+    if translated().next().is_none() {
+        return;
+    }
+    note_cut_off(translated().filter_map(|(_, best)| best.first()), decoding.max_length);
+    let fewer = translated().filter(|(_, best)| best.len() < decoding.n_best).count();
+    if fewer > 0 {
+        let (n_best, inputs) = (decoding.n_best, count(translated().count(), "input"));
+        complain(&format!("note: the search found fewer than {n_best} translations of {fewer} of {inputs}"));
+    }
+    let ids = sources.concat();
+    note_unknown(&facts.source, &ids);
+    if known_share(&ids) < 0.5 && known_share(&facts.target.encode(&texts.join(" "))) > 0.8 {
         complain("note: this looks like the language that the model translates into");
     }
 }

@@ -1,12 +1,12 @@
 //! Translation: its options, and what a translator depends on.
 
-use super::options::{non_negative, positive};
+use super::options::{Given, non_negative, positive};
 use super::recipe::Facts;
 use super::text::note_unknown_count;
-use super::{data_error, show_notes};
+use super::{count, data_error, show_notes};
 use crate::data::translation::{self, BleuTokenizer};
 use crate::data::{Language, PairCorpus, Pairs, Segmentation, TextPairs, WordVectors};
-use crate::train::{Decoding, Run, TeacherForcing, checksum};
+use crate::train::{Decoding, Hypothesis, Run, TeacherForcing, checksum};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,7 @@ pub struct TranslationOptions {
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]
     pub max_length: usize,
     /// Number of hypotheses that the beam search follows in tests and `predict`; 1 is greedy search
-    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
+    #[arg(long, value_name = "N", value_parser = beam_size, default_value_t = 1)]
     pub beam: usize,
     /// Length normalisation of the beam search (Wu et al. 2016): 0 is none, larger favours longer translations
     #[arg(long, value_name = "X", value_parser = non_negative, default_value_t = 0.6)]
@@ -92,11 +92,16 @@ pub enum ScoreName {
     Perplexity,
 }
 
+/// Parses the size of a beam. Each step ranks about the square of it, so a mistyped one would exhaust the memory.
+pub(super) fn beam_size(text: &str) -> Result<usize, String> {
+    super::in_range(text, 1..=1000, "a whole number, 1 to 1000")
+}
+
 /// Options of commands that translate. What is not given is as in training.
 #[derive(Args)]
 pub(super) struct SearchOptions {
     /// Number of hypotheses that the beam search follows; 1 is greedy search [default: as in training]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = beam_size)]
     pub(super) beam: Option<usize>,
     /// End translations after N tokens [default: as in training]
     #[arg(long, value_name = "N", value_parser = positive)]
@@ -106,15 +111,26 @@ pub(super) struct SearchOptions {
     length_penalty: Option<f64>,
 }
 
+/// Checks that a length penalty that the user gave has an effect: greedy search compares no translations.
+fn check_length_penalty(is_given: bool, beam: usize) -> Result<()> {
+    ensure!(!is_given || beam > 1, "--length-penalty: has no effect with --beam 1");
+    Ok(())
+}
+
 impl SearchOptions {
     /// How to search, with the options of training for those that are not given.
-    pub(super) fn decoding(&self, trained: &TranslationOptions) -> Decoding {
-        Decoding {
-            beam: self.beam.unwrap_or(trained.beam),
+    ///
+    /// # Errors
+    /// Fails if the user gave a length penalty that has no effect.
+    pub(super) fn decoding(&self, trained: &TranslationOptions) -> Result<Decoding> {
+        let beam = self.beam.unwrap_or(trained.beam);
+        check_length_penalty(self.length_penalty.is_some(), beam)?;
+        Ok(Decoding {
+            beam,
             max_length: self.max_length.unwrap_or(trained.max_length),
             length_penalty: self.length_penalty.unwrap_or(trained.length_penalty),
             n_best: 1,
-        }
+        })
     }
 }
 
@@ -125,10 +141,36 @@ impl TranslationOptions {
         Decoding { beam, max_length, length_penalty, n_best: 1 }
     }
 
+    /// Checks the options that the user gave for a training.
+    ///
+    /// # Errors
+    /// Fails if one of them has no effect.
+    pub(super) fn check(&self, given: &Given) -> Result<()> {
+        ensure!(
+            !given.contains("forcing_steps") || self.teacher_forcing < 1.0,
+            "--forcing-steps: has no effect with --teacher-forcing 1"
+        );
+        check_length_penalty(given.contains("length_penalty"), self.beam)
+    }
+
     /// The score that selects the best epoch on the data set `name`.
     pub(super) fn score(&self, name: &str) -> ScoreName {
         let default = if name == "dates" { ScoreName::ExactMatch } else { ScoreName::Bleu };
         self.select_by.unwrap_or(default)
+    }
+
+    /// Chooses the score that selects the best epoch if the user did not, given the validation references.
+    ///
+    /// # Errors
+    /// Fails if the user chose BLEU, and no reference is long enough for it.
+    pub(super) fn choose_score(&mut self, name: &str, references: &[String]) -> Result<()> {
+        if self.score(name) == ScoreName::Bleu && !self.bleu_words.has_four_words(references) {
+            let why = "no validation target has four words, as BLEU demands";
+            ensure!(self.select_by.is_none(), "--select-by bleu: {why}: choose exact-match");
+            show_notes(&[format!("{why}, so the exact match selects the best epoch")]);
+            self.select_by = Some(ScoreName::ExactMatch);
+        }
+        Ok(())
     }
 
     fn segmentation(&self, level: Option<TokenLevel>, name: &str) -> Segmentation {
@@ -236,6 +278,20 @@ impl TranslationFacts {
              training sources: are the two sides exchanged?"
         );
         Ok(())
+    }
+}
+
+/// Says how many of the translations were cut off at `max_length` tokens, if any were.
+pub(super) fn note_cut_off<'a>(best: impl Iterator<Item = &'a Hypothesis>, max_length: usize) {
+    let (mut cut, mut all) = (0, 0);
+    for hypothesis in best {
+        (cut, all) = (cut + usize::from(!hypothesis.finished), all + 1);
+    }
+    if cut > 0 {
+        let (tokens, were) = (count(max_length, "token"), if cut == 1 { "was" } else { "were" });
+        let which =
+            if all == 1 { "the translation".to_string() } else { format!("{cut} of {all} translations") };
+        show_notes(&[format!("{which} {were} cut off at {tokens}: see --max-length")]);
     }
 }
 

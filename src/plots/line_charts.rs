@@ -68,6 +68,9 @@ impl Ranges {
         let (low, high) = points.iter().map(|point| point.1).fold(None, include).unwrap_or((0.0, 1.0));
         let largest = low.abs().max(high.abs());
         let is_constant = high - low <= 1e-6 * largest;
+        if largest == 0.0 {
+            return Self { x, y: (0.0, 1.0), largest: 1.0 };
+        }
         let margin = if is_constant { (0.02 * largest).max(1e-6) } else { 0.06 * (high - low) };
         Self { x, y: (low - margin, high + margin), largest }
     }
