@@ -282,6 +282,23 @@ fn quotes_of_unquoted_tables_are_characters_and_quoted_texts_may_have_lines() {
 }
 
 #[test]
+fn a_quote_that_swallows_rows_is_refused() {
+    let rows = "pos,fine film\nneg,weak film\n".repeat(5);
+    for (stray, found) in [
+        (format!("pos,\"good film\n{rows}neg,bad \"film\"\n"), "goes on for 11 lines that look like rows"),
+        ("pos,\"good film\nneg,\"bad film\"\n".into(), "goes on for 1 line that looks like a row"),
+        ("pos,\"good\" film\n".into(), "text follows a closing quote"),
+    ] {
+        let table = format!("label,text\n{rows}{stray}{rows}");
+        assert_refused("csv", &[("train.csv", table.as_bytes())], &["train.csv", "line 12", found]);
+    }
+    let table = "text,label\nso,pos\n\"good,pos\nweak,neg\nfine,pos\na \"film\",neg\n";
+    assert_refused("csv", &[("train.csv", table.as_bytes())], &["line 3", "for 3 lines that look like rows"]);
+    // Well-formed texts may have such a line.
+    assert_eq!(csv("label,text\nno,\"\"\"Sure?\"\"\nno, thanks\" \nyes,\"a\n\nb\"\n").0.len(), 2);
+}
+
+#[test]
 fn compressed_and_binary_tables_are_told_apart() {
     let mut encoder = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
     std::io::Write::write_all(&mut encoder, b"label\ttext\na\tx\nb\ty\n").unwrap();

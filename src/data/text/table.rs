@@ -385,9 +385,64 @@ fn rows(
     if rows.is_empty() {
         return Err(file.error(NO_ROWS));
     }
+    if layout.delimiter != b'\t' {
+        check_quotes(file, &rows, layout)?;
+    }
     notes.extend(file.skipped(&without_text, "without text"));
     notes.extend(file.skipped(headers.get(1..).unwrap_or_default(), "equal to the header"));
     Ok(rows)
+}
+
+/// Refuses texts that swallow rows because a quote is missing, and text after a closing quote.
+fn check_quotes(file: &TextFile, rows: &[Row], layout: &Layout) -> Result<()> {
+    let continued = text_after_quote(&file.text, layout.delimiter);
+    let labels: HashSet<&str> = rows.iter().map(|row| row.label.as_str()).collect();
+    let is_row = |line: &&str| {
+        let cells: Vec<&str> = line.split(char::from(layout.delimiter)).map(str::trim).collect();
+        cells.len() == layout.width && labels.contains(cells[layout.label])
+    };
+    for Row { line, text, .. } in rows.iter().filter(|row| row.text.contains('\n')) {
+        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+        let found = lines.iter().copied().filter(|line| is_row(&line)).count();
+        // The quote cuts one row in two.
+        if found + 1 >= lines.len() && (found > 1 || found == 1 && continued == Some(*line)) {
+            let found = match found {
+                1 => "1 line that looks like a row".to_string(),
+                _ => format!("{found} lines that look like rows"),
+            };
+            let message = format!("the quoted text goes on for {found}: is a closing quote missing?");
+            return Err(file.error_at(*line, message));
+        }
+    }
+    continued.map_or(Ok(()), |line| {
+        let message =
+            "text follows a closing quote: expected a separator, and \"\" for a quote within a text";
+        Err(file.error_at(line, message))
+    })
+}
+
+/// The line in which the first row begins that has text after a closing quote.
+fn text_after_quote(text: &str, delimiter: u8) -> Option<usize> {
+    let (mut line, mut row, mut is_quoted, mut at_start) = (1, 1, false, true);
+    let mut bytes = text.bytes().peekable();
+    while let Some(byte) = bytes.next() {
+        line += usize::from(byte == b'\n');
+        match byte {
+            b'"' if is_quoted && bytes.next_if_eq(&b'"').is_some() => {}
+            b'"' if is_quoted => {
+                is_quoted = false;
+                let next = bytes.clone().find(|next| !matches!(next, b' ' | b'\t'));
+                if next.is_some_and(|next| next != delimiter && !matches!(next, b'\r' | b'\n')) {
+                    return Some(row);
+                }
+            }
+            _ if is_quoted => {}
+            b'"' if at_start => (is_quoted, at_start) = (true, false),
+            b'\r' | b'\n' => (row, at_start) = (line, true),
+            _ => at_start = byte == delimiter,
+        }
+    }
+    None
 }
 
 /// The delimiter of files with this name.
