@@ -299,6 +299,41 @@ fn a_quote_that_swallows_rows_is_refused() {
 }
 
 #[test]
+fn a_header_without_text_or_label_is_refused() {
+    let train: (&str, &[u8]) = ("train.csv", b"label,text\n1,x\n2,y\n");
+    for (header, missing) in [
+        ("id,label", "text"),
+        ("label,id", "text"),
+        ("label,title", "text"),
+        ("id,text", "label"),
+        ("index,text", "label"),
+        ("id,text,date", "label"),
+    ] {
+        let rows = format!("{header}\n{}", ["1,2\n", "1,2,3\n"][header.matches(',').count() - 1]);
+        let found = format!("no column {missing}: found {}", header.replace(',', ", "));
+        assert_refused("csv", &[train, ("test.csv", rows.as_bytes())], &["test.csv", &found]);
+    }
+    for header in ["id,label", "id,text", "review_id,label"] {
+        let rows = format!("{header}\n1,2\n2,1\n");
+        assert_refused(
+            "csv",
+            &[("train.csv", rows.as_bytes())],
+            &["train.csv", "no column", header.split(',').next().unwrap()],
+        );
+    }
+    // A run's classes are known, its columns are not.
+    let test = |rows: &[u8]| {
+        let dir = dir_of(&[("test.csv", rows)]);
+        text::load_test("csv", Some(dir.path()), &Columns::default(), &strings(&["1", "2"]))
+    };
+    assert_says(&test(b"id,label\n1,2\n").unwrap_err().to_string(), &["test.csv", "no column text"]);
+    assert_says(&test(b"label,title\n1,x\n").unwrap().notes[0], &["column title is read as the text"]);
+    // Rows may contain the names.
+    let corpus = corpus_of("csv", &[train, ("test.csv", b"1,text\n2,y\n")]);
+    assert_eq!(corpus.test.unwrap().len(), 2);
+}
+
+#[test]
 fn compressed_and_binary_tables_are_told_apart() {
     let mut encoder = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
     std::io::Write::write_all(&mut encoder, b"label\ttext\na\tx\nb\ty\n").unwrap();

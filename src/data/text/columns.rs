@@ -38,7 +38,7 @@ pub(super) fn labelled(
         let Some(path) = path else { return Ok(None) };
         let table = match table.take_if(|_| path == first) {
             Some(table) => table,
-            None => Table::read_like(TextFile::read(path, &mut notes)?, &layout, &mut notes)?,
+            None => Table::read_like(TextFile::read(path, &mut notes)?, &layout, &classes, &mut notes)?,
         };
         encode(table, &classes).map(Some)
     };

@@ -64,6 +64,36 @@ pub(super) struct Layout {
     header: Option<Vec<String>>,
 }
 
+impl Layout {
+    /// The places of label and text in another file's first record, if it is a header.
+    ///
+    /// # Errors
+    /// Fails for a header that names only one of them.
+    fn places_in(
+        &self,
+        cells: &[String],
+        file: &TextFile,
+        classes: &[String],
+    ) -> Result<Option<(usize, usize)>> {
+        let find = |place: usize, known: &[&str]| {
+            let name = self.header.as_ref().map(|header| header[place].to_lowercase());
+            let same = cells.iter().position(|cell| Some(cell.to_lowercase()) == name);
+            same.or_else(|| only(cells, known))
+        };
+        let missing = |place: usize, role: &str| {
+            let name = self.header.as_ref().map_or(role, |header| &header[place]);
+            Err(file.error(format!("no column {name}: found {}", shown(cells))))
+        };
+        let is_row = cells.get(self.label).is_some_and(|label| classes.contains(label));
+        match (find(self.label, &LABEL_NAMES), find(self.text, &TEXT_NAMES)) {
+            (Some(label), Some(text)) if label != text => Ok(Some((label, text))),
+            (Some(_), _) if !is_row => missing(self.text, "text"),
+            (None, Some(_)) if !is_row => missing(self.label, "label"),
+            _ => Ok(None),
+        }
+    }
+}
+
 /// A file of labels and texts.
 pub(super) struct Table {
     pub file: TextFile,
@@ -124,7 +154,14 @@ impl Table {
     }
 
     /// Reads the table of another split, which has the same columns unless its header says otherwise.
-    pub fn read_like(file: TextFile, first: &Layout, notes: &mut Vec<String>) -> Result<Self> {
+    ///
+    /// A row with one of the labels `classes` is no header, unless it names both columns.
+    pub fn read_like(
+        file: TextFile,
+        first: &Layout,
+        classes: &[String],
+        notes: &mut Vec<String>,
+    ) -> Result<Self> {
         let delimiter = declared_delimiter(&file.text).unwrap_or_else(|| {
             let splits = |delimiter: &u8| first_width(&file, *delimiter) > 1;
             let others = DELIMITERS.into_iter().filter(|_| first.delimiter != b'\t');
@@ -133,16 +170,12 @@ impl Table {
         let Records { records, before, note } = records(&file, delimiter)?;
         let mut layout = Layout { delimiter, ..first.clone() };
         let cells = records.first().map_or(&[][..], |(_, cells)| cells);
-        let place_of = |of_first: usize| {
-            let name = &first.header.as_ref()?[of_first];
-            cells.iter().position(|cell| cell.to_lowercase() == name.to_lowercase())
-        };
-        let same = match &first.header {
+        let places = match &first.header {
             Some(header) if is_header(cells, header) => Some((first.label, first.text)),
-            _ => place_of(first.label).zip(place_of(first.text)),
+            _ => first.places_in(cells, &file, classes)?,
         };
         layout.header = None;
-        if let Some((label, text)) = same.or_else(|| by_names(&records)) {
+        if let Some((label, text)) = places {
             let header = Some(cells.to_vec());
             layout = Layout { width: width(&records), label, text, header, ..layout };
         }
@@ -192,6 +225,10 @@ impl Parsed {
             || is_name(&columns.text)
             || is_known && is_unique(&records, label) && is_unique(&records, text);
         let mut assumed = vec![];
+        if let (Some(named), true) = (named, columns.is_empty() && !known.contains(&first[label])) {
+            // A run's test file may have other columns than its training file.
+            assumed.extend(unnamed(file, first, named)?.filter(|_| !known.is_empty()));
+        }
         if !has_header && !known.contains(&first[label]) && is_odd_one(&records, label) {
             has_header = true;
             let label = &first[label];
@@ -256,16 +293,12 @@ fn places(
     };
     let label = columns.label.as_ref().map(given).transpose()?;
     let text = columns.text.as_ref().map(given).transpose()?;
-    let only = |known: &[&str]| match names(first, known)[..] {
-        [place] => Some(place),
-        _ => None,
-    };
     let places = match (label, text) {
         (Some(label), Some(text)) => Some((label, text)),
         (Some(label), None) if width == 2 => Some((label, 1 - label.min(1))),
         (None, Some(text)) if width == 2 => Some((1 - text.min(1), text)),
-        (Some(label), None) => only(&TEXT_NAMES).map(|text| (label, text)),
-        (None, Some(text)) => only(&LABEL_NAMES).map(|label| (label, text)),
+        (Some(label), None) => only(first, &TEXT_NAMES).map(|text| (label, text)),
+        (None, Some(text)) => only(first, &LABEL_NAMES).map(|label| (label, text)),
         (None, None) => named.or((width == 2).then_some((0, 1))),
     };
     match places {
@@ -292,6 +325,32 @@ fn shown(cells: &[String]) -> String {
 fn names(header: &[String], known: &[&str]) -> Vec<usize> {
     let is_known = |cell: &String| known.contains(&cell.to_lowercase().as_str());
     (0..header.len()).filter(|&place| is_known(&header[place])).collect()
+}
+
+/// The place of the only cell of a header that is one of `known`.
+fn only(header: &[String], known: &[&str]) -> Option<usize> {
+    match names(header, known)[..] {
+        [place] => Some(place),
+        _ => None,
+    }
+}
+
+/// Refuses a table of two columns that names only the label or the text and numbers its rows in the other column.
+///
+/// The note says which column is read without a known name.
+fn unnamed(file: &TextFile, first: &[String], places: (usize, usize)) -> Result<Option<String>> {
+    let has_label = names(first, &LABEL_NAMES).contains(&places.0);
+    let has_text = names(first, &TEXT_NAMES).contains(&places.1);
+    let (role, name) = match (has_label, has_text) {
+        (true, false) => ("text", &first[places.1]),
+        (false, true) => ("label", &first[places.0]),
+        _ => return Ok(None),
+    };
+    let lower = name.to_lowercase();
+    if matches!(&lower[..], "id" | "ids" | "index" | "idx" | "uid") || lower.ends_with("_id") {
+        return Err(unclear(file, format!("no column {role}: found {}", shown(first))));
+    }
+    Ok(Some(format!("column {name} is read as the {role}")))
 }
 
 /// The places of label and text, if the first record is a header that names them.
