@@ -334,6 +334,27 @@ fn a_header_without_text_or_label_is_refused() {
 }
 
 #[test]
+fn classes_that_look_alike_or_have_one_sentence_are_noted() {
+    for (first, second, difference) in [
+        ("POS", "pos", "case"),
+        ("NaN", "nan", "case"),
+        ("1", "1.0", "spelling"),
+        ("pos", "pos\u{200b}", "spelling"),
+    ] {
+        let (_, classes, notes) = csv(&format!("label,text\n{second},x\nneg,y\n{first},z\n"));
+        assert_eq!((classes.len(), notes.len()), (3, 1), "{notes:?}");
+        assert_says(
+            &notes[0],
+            &[&format!("the classes {first:?} and {second:?} differ only in {difference}")],
+        );
+    }
+    let (_, _, notes) = csv(&format!("label,text\n{}odd,z\n", "pos,x\nneg,y\n".repeat(10)));
+    assert_eq!(notes, ["the class \"odd\" has a single sentence, the training set 21"]);
+    let (name, rows) = ("train.txt", b"__label__a x\n__label__A y\n");
+    assert_says(&corpus_of("fasttext", &[(name, rows)]).notes[0], &["\"A\" and \"a\" differ only in case"]);
+}
+
+#[test]
 fn compressed_and_binary_tables_are_told_apart() {
     let mut encoder = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
     std::io::Write::write_all(&mut encoder, b"label\ttext\na\tx\nb\ty\n").unwrap();

@@ -43,7 +43,11 @@ pub(super) fn labelled(
         encode(table, &classes).map(Some)
     };
     let (train, validation, test) = (read(train)?.unwrap_or_default(), read(validation)?, read(test)?);
-    Ok(Corpus { train, validation, test, classes, notes })
+    let mut corpus = Corpus { train, validation, test, classes, notes };
+    if known.is_none() {
+        corpus.note_odd_classes();
+    }
+    Ok(corpus)
 }
 
 /// Replaces the labels by their indices in `classes`.

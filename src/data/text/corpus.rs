@@ -3,6 +3,7 @@
 use crate::data::fingerprint::Fingerprint;
 use crate::data::splits::Splits;
 use anyhow::Result;
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 /// Sentences and their labels.
@@ -64,6 +65,32 @@ impl Corpus {
         let (train, validation, test) = (read(train)?.unwrap_or_default(), read(validation)?, read(test)?);
         Ok(Self { train, validation, test, classes, notes })
     }
+
+    /// Notes two classes that are probably one, and a class with a single sentence among many.
+    pub(super) fn note_odd_classes(&mut self) {
+        let mut seen = HashMap::new();
+        let twins = self.classes.iter().find_map(|class| Some((seen.insert(spelling(class), class)?, class)));
+        self.notes.extend(twins.map(|(first, second)| {
+            let is_case = first.to_lowercase() == second.to_lowercase();
+            let difference = if is_case { "case" } else { "spelling" };
+            format!("the classes {first:?} and {second:?} differ only in {difference}")
+        }));
+        let mut counts = vec![0; self.classes.len()];
+        self.train.labels.iter().for_each(|&label| counts[label as usize] += 1);
+        if let (Some(single), 21..) = (counts.iter().position(|&count| count == 1), self.train.len()) {
+            let (class, sentences) = (&self.classes[single], self.train.len());
+            self.notes
+                .push(format!("the class {class:?} has a single sentence, the training set {sentences}"));
+        }
+    }
+}
+
+/// A class name without differences that are hard to see: lower case, no zero-width characters, numbers by value.
+fn spelling(class: &str) -> String {
+    let is_visible = |c: &char| !matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}');
+    let visible: String = class.chars().filter(is_visible).collect();
+    let lower = visible.trim().to_lowercase();
+    lower.parse().map_or(lower, |number: f64| number.to_string())
 }
 
 /// The class names of data sets of opinions.

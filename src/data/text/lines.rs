@@ -151,7 +151,7 @@ pub(super) fn fasttext(dir: &Path, known: Option<&[String]>) -> Result<Corpus> {
         }
     };
     let ids: HashMap<String, u32> = classes.iter().cloned().zip(0..).collect();
-    Corpus::read(splits, classes, notes, |path: PathBuf, notes| {
+    let mut corpus = Corpus::read(splits, classes, notes, |path: PathBuf, notes| {
         let file = TextFile::read(path, notes)?;
         sentences(&file, 0, notes, |line| {
             let (label, text) = label_and_text(line)?;
@@ -162,7 +162,11 @@ pub(super) fn fasttext(dir: &Path, known: Option<&[String]>) -> Result<Corpus> {
                 ids.get(label).ok_or_else(|| format!("label {label:?}, which the training set lacks"))?;
             Ok((text, *class))
         })
-    })
+    })?;
+    if known.is_none() {
+        corpus.note_odd_classes();
+    }
+    Ok(corpus)
 }
 
 /// What fastText writes before a label.
