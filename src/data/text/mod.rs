@@ -11,6 +11,7 @@ mod live_lines;
 mod ngrams;
 #[cfg(feature = "hub")]
 mod parquet;
+mod quotes;
 mod reviews;
 mod source;
 mod table;

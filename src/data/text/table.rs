@@ -1,6 +1,7 @@
 //! Tables of labels and texts in CSV and TSV files.
 
 use super::file::TextFile;
+use super::quotes::text_after_quote;
 use crate::data::count;
 use crate::data::error::DataError;
 use anyhow::{Context, Error, Result};
@@ -478,30 +479,6 @@ fn check_quotes(file: &TextFile, rows: &[Row], layout: &Layout) -> Result<()> {
             "text follows a closing quote: expected a separator, and \"\" for a quote within a text";
         Err(file.error_at(line, message))
     })
-}
-
-/// The line in which the first row begins that has text after a closing quote.
-fn text_after_quote(text: &str, delimiter: u8) -> Option<usize> {
-    let (mut line, mut row, mut is_quoted, mut at_start) = (1, 1, false, true);
-    let mut bytes = text.bytes().peekable();
-    while let Some(byte) = bytes.next() {
-        line += usize::from(byte == b'\n');
-        match byte {
-            b'"' if is_quoted && bytes.next_if_eq(&b'"').is_some() => {}
-            b'"' if is_quoted => {
-                is_quoted = false;
-                let next = bytes.clone().find(|next| !matches!(next, b' ' | b'\t'));
-                if next.is_some_and(|next| next != delimiter && !matches!(next, b'\r' | b'\n')) {
-                    return Some(row);
-                }
-            }
-            _ if is_quoted => {}
-            b'"' if at_start => (is_quoted, at_start) = (true, false),
-            b'\r' | b'\n' => (row, at_start) = (line, true),
-            _ => at_start = byte == delimiter,
-        }
-    }
-    None
 }
 
 /// The delimiter of files with this name.
