@@ -129,6 +129,19 @@ impl TestSet {
             _ => (&train.dataset, train.data_dir.as_deref()),
         }
     }
+
+    /// Checks that the data set has a test split, unless it is the one that the run was trained on: drawing one from it
+    /// again gives the examples that training left out.
+    fn check_split(test: Option<&Self>, train: &TrainOptions, has_test: bool) -> anyhow::Result<()> {
+        let (name, dir) = Self::resolve(test, train);
+        let is_own = (name, dir) == (train.dataset.as_str(), train.data_dir.as_deref());
+        let place = dir.map_or_else(|| format!("data set {name}"), |dir| dir.display().to_string());
+        anyhow::ensure!(
+            is_own || has_test,
+            "{place}: no test split, so there is nothing to test this model on"
+        );
+        Ok(())
+    }
 }
 
 /// The sub-command of models that only predict.

@@ -4,6 +4,7 @@ use super::options::TrainOptions;
 use super::show_notes;
 use crate::data::{Selection, count};
 use anyhow::{Result, bail, ensure};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// Indices of the examples of each part, in a numbering across all parts.
@@ -116,7 +117,10 @@ pub(super) fn hold_out(
     };
     if let Some(limit) = options.train_limit {
         let selection = if *selection == Selection::Random { Selection::Random } else { Selection::First };
-        training = selection.select(&training, limit, class, *seed, "train limit").0;
+        training = selection.select(&training, limit, &class, *seed, "train limit").0;
+    }
+    if *selection != Selection::Random {
+        note_missing_classes(&training, &validation, class);
     }
     Ok((training, validation))
 }
@@ -124,6 +128,19 @@ pub(super) fn hold_out(
 /// The folder of the data as the beginning of an error message; nothing for built-in data.
 fn place(options: &TrainOptions) -> String {
     options.data_dir.as_ref().map_or_else(String::new, |dir| format!("{}: ", dir.display()))
+}
+
+/// Says which classes only one of the parts has, as in data that is sorted by class.
+fn note_missing_classes(training: &[u32], validation: &[u32], class: impl Fn(u32) -> u32) {
+    let [training, validation] = [training, validation]
+        .map(|part| part.iter().map(|&example| class(example)).collect::<BTreeSet<u32>>());
+    for (part, has, lacks) in [("training", &validation, &training), ("validation", &training, &validation)] {
+        let missing = has.difference(lacks).count();
+        if missing > 0 {
+            let classes = training.union(&validation).count();
+            show_notes(&[format!("the {part} part lacks {missing} of the {classes} classes")]);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -123,6 +123,7 @@ impl Data for SentenceData {
         };
         let Corpus { train: training, validation, test, classes, notes } = corpus.map_err(data_error)?;
         show_notes(&notes);
+        TestSet::check_split(run.as_ref().map(|run| run.1), train, test.is_some())?;
         let splits = [Some(training), validation, test];
         let fingerprints = splits.each_ref().map(|split| split.as_ref().map(Texts::fingerprint));
         let sizes = splits.each_ref().map(|split| split.as_ref().map(Texts::len));

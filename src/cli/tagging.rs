@@ -56,6 +56,7 @@ impl Data for TaggingData {
         let TaggedCorpus { train: training, validation, test, tags: classes, notes } =
             corpus.map_err(data_error)?;
         show_notes(&notes);
+        TestSet::check_split(run.as_ref().map(|run| run.1), train, test.is_some())?;
         let splits = [Some(training), validation, test];
         let fingerprints = splits.each_ref().map(|split| split.as_ref().map(TaggedSentences::fingerprint));
         let sizes = splits.each_ref().map(|split| split.as_ref().map(TaggedSentences::len));

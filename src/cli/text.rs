@@ -73,6 +73,12 @@ impl<L> TextData<L> {
         let facts = match facts {
             Some(facts) => {
                 facts.check_classes(&classes).with_context(|| format!("data set {name}"))?;
+                let tested: Vec<&String> = parts.test.iter().flat_map(|&i| &words[i as usize]).collect();
+                let unknown =
+                    tested.iter().filter(|word| facts.vocabulary.id(word) == Vocabulary::UNKNOWN).count();
+                if 2 * unknown > tested.len() {
+                    note_unknown_count(unknown as u64, tested.len() as u64, "words");
+                }
                 facts
             }
             None => {

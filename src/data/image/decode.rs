@@ -63,7 +63,10 @@ pub(super) fn decode(mut decoder: impl ImageDecoder) -> Result<DynamicImage> {
 }
 
 fn damaged(error: ImageError) -> anyhow::Error {
-    anyhow!("damaged or truncated, expected a whole image: {error}")
+    // The decoder ends its message with a chunk in Rust's notation.
+    let message = error.to_string();
+    let why = message.split(" while decoding ").next().unwrap_or_default();
+    anyhow!("damaged or truncated, expected a whole image: {why}")
 }
 
 /// Checks the checksums of a PNG file's chunks except the pixels', which the decoder checks.

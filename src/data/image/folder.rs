@@ -107,6 +107,7 @@ fn list(dir: &Path, names: &[String]) -> Result<(Vec<PathBuf>, Vec<u32>)> {
                 path.display(),
                 EXTENSIONS.join(", ")
             );
+            ensure!(path.is_file(), "{}: not a regular file, expected an image", path.display());
             images.push(((at as f64 + 0.5) / count, path, class));
         }
     }

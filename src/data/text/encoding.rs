@@ -71,6 +71,8 @@ pub(super) struct Scan {
     control: Option<u64>,
     /// Whether the text has the byte order mark of UTF-8.
     pub is_marked: bool,
+    /// Whether characters outside ASCII precede the first byte that is not UTF-8.
+    has_utf8: bool,
 }
 
 impl Scan {
@@ -94,6 +96,10 @@ impl Scan {
         self.control = self.control.or(bytes.iter().position(is_control).map(|at| begin + at as u64));
         if let Some(byte) = self.invalid {
             ensure!(!self.is_marked, "not UTF-8 at byte {byte}, but the file is marked as such");
+            ensure!(
+                !self.has_utf8,
+                "not UTF-8 at byte {byte}, but there are UTF-8 characters before it: the text is damaged or in two encodings"
+            );
             if let Some(control) = self.control {
                 bail!(
                     "is binary (not UTF-8 at byte {byte}, and byte {control} is a control character), expected text"
@@ -108,13 +114,16 @@ impl Scan {
         if self.invalid.is_some() {
             return bytes.len();
         }
-        match std::str::from_utf8(bytes) {
-            Ok(_) => bytes.len(),
-            Err(error) if error.error_len().is_none() && !is_end => error.valid_up_to(),
-            Err(error) => {
-                self.invalid = Some(self.at + error.valid_up_to() as u64);
+        let error = std::str::from_utf8(bytes).err();
+        let valid = error.map_or(bytes.len(), |error| error.valid_up_to());
+        let marks = if self.is_marked && self.at == 0 { 3 } else { 0 };
+        self.has_utf8 |= !bytes[marks..valid].is_ascii();
+        match error {
+            Some(error) if error.error_len().is_some() || is_end => {
+                self.invalid = Some(self.at + valid as u64);
                 bytes.len()
             }
+            _ => valid,
         }
     }
 }
