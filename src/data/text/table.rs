@@ -463,7 +463,7 @@ fn check_quotes(file: &TextFile, rows: &[Row], layout: &Layout) -> Result<()> {
     };
     for Row { line, text, .. } in rows.iter().filter(|row| row.text.contains('\n')) {
         let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        let found = lines.iter().copied().filter(|line| is_row(&line)).count();
+        let found = lines.iter().copied().filter(|line| is_row(line)).count();
         // The quote cuts one row in two.
         if found + 1 >= lines.len() && (found > 1 || found == 1 && continued == Some(*line)) {
             let found = match found {
