@@ -271,6 +271,10 @@ fn malformed_folders_are_refused_with_the_path() {
     );
     assert_says(&error_of(&|dir| fs::write(dir.join("train/cat/c.webp"), "").unwrap()), &["c.webp", "jpeg"]);
     assert_says(
+        &error_of(&|dir| fs::create_dir(dir.join("train/cat/c.png")).unwrap()),
+        &["c.png", "not a regular file"],
+    );
+    assert_says(
         &error_of(&|dir| fs::write(dir.join("train/x.jpg"), "").unwrap()),
         &["x.jpg", "without a class"],
     );

@@ -173,6 +173,8 @@ fn a_sorted_table_without_a_test_file_is_learned_and_unknown_words_are_named() {
     fs::write(place.path().join("other/test.csv"), "label,text\ngood,чудесно\nbad,it was плохо\n").unwrap();
     let said = done(&place, "fasttext", "eval --run run --data-dir other");
     assert!(said.contains("test accuracy 100.00%"), "{said}");
+    fs::rename(place.path().join("other/test.csv"), place.path().join("other/train.csv")).unwrap();
+    refused(place.path(), "fasttext", "eval --run run --data-dir other", 1, &["other", "no test split"]);
 
     let (said, notes) = noted(&place, "fasttext", &["predict", "--run", "run", "zebra xylophone чудесно"]);
     assert!(notes.contains("2 of 3 words are unknown to this model"), "{notes}");

@@ -189,6 +189,13 @@ fn splits_have_the_same_names_everywhere() {
 }
 
 #[test]
+fn utf8_that_is_damaged_is_not_read_as_windows_1252() {
+    let mut table = "label,text\na,déjà vu\nb,good\na,ni".to_string().into_bytes();
+    table.push(0xff);
+    assert_refused("csv", &[("train.csv", &table)], &["train.csv", "not UTF-8", "damaged"]);
+}
+
+#[test]
 fn a_test_needs_only_the_test_files() {
     let test = |name: &str, files: &[(&str, &[u8])], classes: &[&str]| {
         let dir = dir_of(files);
