@@ -37,6 +37,7 @@ pub(super) fn decode(mut bytes: Vec<u8>) -> Result<(String, Option<String>)> {
         _ => {
             let mut scan = Scan::default();
             scan.add(&bytes, true)?;
+            scan.check_whole()?;
             match scan.invalid {
                 None => {
                     let text = String::from_utf8(bytes)?;
@@ -96,10 +97,6 @@ impl Scan {
         self.control = self.control.or(bytes.iter().position(is_control).map(|at| begin + at as u64));
         if let Some(byte) = self.invalid {
             ensure!(!self.is_marked, "not UTF-8 at byte {byte}, but the file is marked as such");
-            ensure!(
-                !self.has_utf8,
-                "not UTF-8 at byte {byte}, but there are UTF-8 characters before it: the text is damaged or in two encodings"
-            );
             if let Some(control) = self.control {
                 bail!(
                     "is binary (not UTF-8 at byte {byte}, and byte {control} is a control character), expected text"
@@ -110,14 +107,26 @@ impl Scan {
         Ok(whole)
     }
 
+    /// Checks that the bytes so far are in one encoding.
+    ///
+    /// # Errors
+    /// Fails if they are not UTF-8, but begin with UTF-8 characters outside ASCII.
+    pub fn check_whole(&self) -> Result<()> {
+        match self.invalid {
+            Some(byte) if self.has_utf8 => bail!(
+                "not UTF-8 at byte {byte}, but there are UTF-8 characters before it: the text is damaged or in two encodings"
+            ),
+            _ => Ok(()),
+        }
+    }
+
     fn check_utf8(&mut self, bytes: &[u8], is_end: bool) -> usize {
         if self.invalid.is_some() {
             return bytes.len();
         }
         let error = std::str::from_utf8(bytes).err();
         let valid = error.map_or(bytes.len(), |error| error.valid_up_to());
-        let marks = if self.is_marked && self.at == 0 { 3 } else { 0 };
-        self.has_utf8 |= !bytes[marks..valid].is_ascii();
+        self.has_utf8 |= !bytes[..valid].is_ascii();
         match error {
             Some(error) if error.error_len().is_some() || is_end => {
                 self.invalid = Some(self.at + valid as u64);

@@ -115,6 +115,15 @@ mod tests {
     }
 
     #[test]
+    fn two_encodings_are_refused_in_a_whole_text_and_read_line_by_line() {
+        let bytes = b"caf\xc3\xa9\nbad\xe9\ncaf\xc3\xa9\n";
+        let error = decode(bytes.to_vec()).unwrap_err().to_string();
+        assert!(error.contains("not UTF-8 at byte 9") && error.contains("two encodings"), "{error}");
+        let note = "not UTF-8 at line 2, so it is read as Windows-1252".to_string();
+        assert_eq!(lines(bytes), Ok((["café", "badé", "café"].map(String::from).to_vec(), vec![note])));
+    }
+
+    #[test]
     fn binary_texts_are_named_for_what_they_are() {
         let png = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".to_vec();
         let mut bare = utf16("label,text\n");

@@ -253,6 +253,7 @@ impl Scan {
             kept = bytes.len() - whole;
             block.copy_within(whole..whole + kept, 0);
         }
+        scan.check_whole()?;
         let start = if scan.is_marked { 3 } else { 0 };
         Ok(Self { invalid: scan.invalid, start, has_newline, has_return, fingerprint })
     }
