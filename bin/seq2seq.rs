@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
     self, Experiment, Outcome, Recipe, TrainOptions, Training, TranslationData, TranslationFacts,
-    TranslationOptions, compare_by_length, layers, positive, probability,
+    TranslationOptions, compare_by_length, layers, positive, probability, recurrent_activations,
 };
 use candle_textbook::models::seq2seq::{Config, Seq2Seq};
 use candle_textbook::nn::{Attention, Cell};
@@ -63,6 +63,15 @@ enum CellName {
     Gru,
     /// Long short-term memory
     Lstm,
+}
+
+impl CellName {
+    fn cell(self) -> Cell {
+        match self {
+            Self::Gru => Cell::Gru,
+            Self::Lstm => Cell::Lstm,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum, Serialize, Deserialize)]
@@ -154,10 +163,7 @@ impl Recipe for Settings {
     fn model(&self, facts: &TranslationFacts, vb: VarBuilder) -> candle_core::Result<Box<Seq2Seq>> {
         let &Self { hidden, layers, direction, attention, input_feeding, dropout, .. } = self;
         let config = Config {
-            cell: match self.cell {
-                CellName::Gru => Cell::Gru,
-                CellName::Lstm => Cell::Lstm,
-            },
+            cell: self.cell.cell(),
             source_vocabulary: facts.source.len(),
             target_vocabulary: facts.target.len(),
             embedding: self.embedding.or(facts.vector_size).unwrap_or(64),
@@ -174,7 +180,7 @@ impl Recipe for Settings {
     fn activations(&self, facts: &TranslationFacts) -> u64 {
         let directions = if self.direction == Direction::Both { 2 } else { 1 };
         let embedding = self.embedding.or(facts.vector_size).unwrap_or(64) as u64;
-        let recurrent = 4 * directions * (self.layers as u64).saturating_mul(self.hidden as u64);
+        let recurrent = recurrent_activations(self.cell.cell(), directions * self.layers, self.hidden);
         embedding + recurrent + facts.target.len() as u64
     }
 

@@ -2,7 +2,7 @@
 
 use super::options::TrainOptions;
 use super::parts::hold_out;
-use super::recipe::{About, Data, Facts, Recipe, Test, Trained};
+use super::recipe::{About, Data, Facts, Recipe, Test, Trained, split_fingerprints};
 use super::{Outcome, Predict, TestSet, data_error, image_plots, most_probable, show_notes};
 use crate::data::{Augmentation, Distortion, ImageSet, Images, Normalisation, Preparation, Prepared, image};
 use crate::models::ImageModel;
@@ -236,11 +236,11 @@ impl Data for ImageData {
         let about = About {
             name: name.to_string(),
             sizes: [training.len(), validation.len(), test.len()].map(|size| size as u64),
-            fingerprints: json!({
-                "training_data": images.fingerprint(0..examples)?,
-                "validation_data": images.fingerprint(examples..images.len())?,
-                "test_data": test.fingerprint(0..test.len())?,
-            }),
+            fingerprints: split_fingerprints([
+                Some(images.fingerprint(0..examples)?),
+                Some(images.fingerprint(examples..images.len())?),
+                Some(test.fingerprint(0..test.len())?),
+            ]),
             facts: ImageFacts { shape, classes, normalisation, preparation },
         };
         Ok(Self { options, images: Some(images), training, validation, test, about })

@@ -10,7 +10,7 @@ use candle_nn::{VarBuilder, VarMap};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
 /// The settings that are paths of data. A run records them as absolute paths.
@@ -226,6 +226,11 @@ pub struct About<F> {
     pub fingerprints: Value,
     /// What a model depends on.
     pub facts: F,
+}
+
+/// [`About::fingerprints`] of a data set with these hashes of its training, validation and test split.
+pub(super) fn split_fingerprints([training, validation, test]: [Option<u64>; 3]) -> Value {
+    json!({ "training_data": training, "validation_data": validation, "test_data": test })
 }
 
 /// What a model depends on and `predict` needs, such as the vocabulary and the classes.

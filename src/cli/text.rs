@@ -2,7 +2,7 @@
 
 use super::options::{TrainOptions, WORD_VECTORS, positive};
 use super::parts::Parts;
-use super::recipe::{About, Facts};
+use super::recipe::{About, Facts, split_fingerprints};
 use super::{TestSet, complain};
 use crate::data::{Level, NGrams, Vocabulary, WordVectors};
 use crate::train::{Run, Sentences, checksum};
@@ -87,9 +87,7 @@ impl<L> TextData<L> {
             }
         };
         let sentences = Sentences::encode(&facts.vocabulary, ngrams, &words);
-        let [training, validation, test] = fingerprints;
-        let fingerprints =
-            json!({ "training_data": training, "validation_data": validation, "test_data": test });
+        let fingerprints = split_fingerprints(fingerprints);
         let about = About { name: name.to_string(), sizes: parts.sizes(), fingerprints, facts };
         Ok(Self { options, ngrams, words, labels, parts, vectors, sentences, about })
     }
@@ -120,11 +118,7 @@ impl<L> TextData<L> {
     pub(super) fn set_vectors(&self, vars: &VarMap) -> Result<Option<String>> {
         let (Some(vectors), Some(path)) = (&self.vectors, &self.options.vectors) else { return Ok(None) };
         let vocabulary = &self.about.facts.vocabulary;
-        let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
-        for (_, table) in vars.iter().filter(|(name, _)| name.ends_with(WORD_VECTORS)) {
-            let filled = vectors.fill(vocabulary, &table.as_detached_tensor());
-            table.set(&filled.with_context(|| format!("{}, --embedding", path.display()))?)?;
-        }
+        fill_tables(vars, |name| name.ends_with(WORD_VECTORS), vectors, vocabulary, path)?;
         let words = vocabulary.words().count();
         let found = vocabulary.words().filter(|word| vectors.get(word).is_some()).count();
         let share = 100.0 * found as f64 / words.max(1) as f64;
@@ -165,6 +159,22 @@ impl WordOptions {
         }
         Ok(TextFacts { vocabulary, classes, vector_size: vectors.map(WordVectors::size) })
     }
+}
+
+/// Sets the rows of the tables whose names `is_table` accepts to the `vectors`, read from `path`, of the tokens.
+pub(super) fn fill_tables(
+    vars: &VarMap,
+    is_table: impl Fn(&str) -> bool,
+    vectors: &WordVectors,
+    vocabulary: &Vocabulary,
+    path: &Path,
+) -> Result<()> {
+    let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
+    for (_, table) in vars.iter().filter(|(name, _)| is_table(name)) {
+        let filled = vectors.fill(vocabulary, &table.as_detached_tensor());
+        table.set(&filled.with_context(|| format!("{}, --embedding", path.display()))?)?;
+    }
+    Ok(())
 }
 
 /// Asks whether the file of vectors fits if it has vectors of less than one percent of the words.

@@ -3,8 +3,8 @@
 use super::images::numbers;
 use super::options::TrainOptions;
 use super::parts::Parts;
-use super::recipe::{About, Data, Recipe, Test, Trained};
-use super::text::note_few_vectors;
+use super::recipe::{About, Data, Recipe, Test, Trained, split_fingerprints};
+use super::text::{fill_tables, note_few_vectors};
 use super::translation_commands::{self, TranslationCommand};
 use super::translation_options::{
     ScoreName, SearchOptions, TranslationFacts, TranslationOptions, note_cut_off, note_unknown,
@@ -17,16 +17,15 @@ use crate::plots;
 use crate::train::{
     Decoding, Epoch, Hypothesis, Run, Scoring, Task, Translation, Translator, evaluate_translation,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use candle_core::Device;
 use candle_nn::VarMap;
 use clap::Args;
-use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::sync::PoisonError;
 
 /// Name of the parameter that holds the vectors of the source tokens.
 const SOURCE_VECTORS: &str = "source_embedding.weight";
+
 /// Options of `eval` that choose the test data and how to translate it.
 #[derive(Args)]
 pub struct TranslationTest {
@@ -92,23 +91,12 @@ fn references(language: &Language, texts: &[String]) -> Vec<String> {
     texts.iter().map(reference).collect()
 }
 
-/// The hashes of all splits, to detect changed data.
-fn fingerprints(corpus: &PairCorpus) -> Value {
-    let fingerprint = |part: &Option<TextPairs>| part.as_ref().map(TextPairs::fingerprint);
-    json!({
-        "training_data": corpus.train.fingerprint(),
-        "validation_data": fingerprint(&corpus.validation),
-        "test_data": fingerprint(&corpus.test),
-    })
-}
-
 /// Divides the pairs of all splits, which are returned in one list, into parts.
-fn divide(corpus: PairCorpus, train: &TrainOptions) -> Result<(TextPairs, Parts)> {
-    let size = |part: &Option<TextPairs>| part.as_ref().map(TextPairs::len);
-    let sizes = [Some(corpus.train.len()), size(&corpus.validation), size(&corpus.test)];
+fn divide(splits: [Option<TextPairs>; 3], train: &TrainOptions) -> Result<(TextPairs, Parts)> {
+    let sizes = splits.each_ref().map(|split| split.as_ref().map(TextPairs::len));
     let parts = Parts::new(sizes, |_| 0, train)?;
     let mut all = TextPairs::default();
-    for split in [Some(corpus.train), corpus.validation, corpus.test].into_iter().flatten() {
+    for split in splits.into_iter().flatten() {
         all.sources.extend(split.sources);
         all.targets.extend(split.targets);
     }
@@ -179,9 +167,11 @@ impl Data for TranslationData {
             options.check(&train.given)?;
         }
         let (name, dir) = TestSet::resolve(test_options.map(|test| &test.set), train);
-        let corpus = options.read(name, dir, facts.is_some())?;
-        let fingerprints = fingerprints(&corpus);
-        let (all, parts) = divide(corpus, train)?;
+        let PairCorpus { train: training, validation, test, .. } =
+            options.read(name, dir, facts.is_some())?;
+        let splits = [Some(training), validation, test];
+        let fingerprints = splits.each_ref().map(|split| split.as_ref().map(TextPairs::fingerprint));
+        let (all, parts) = divide(splits, train)?;
         let [training, validation, test_texts] =
             [&parts.training, &parts.validation, &parts.test].map(|indices| select(&all, indices));
         let (facts, vectors) = match facts {
@@ -218,7 +208,7 @@ impl Data for TranslationData {
             about: About {
                 name: name.to_string(),
                 sizes: [training.len() as u64, validation_size, test_size],
-                fingerprints,
+                fingerprints: split_fingerprints(fingerprints),
                 facts,
             },
             training,
@@ -247,11 +237,7 @@ impl Data for TranslationData {
     fn initialise(&self, vars: &VarMap) -> Result<Option<String>> {
         let (Some(vectors), Some(path)) = (&self.vectors, &self.options.vectors) else { return Ok(None) };
         let vocabulary = self.about.facts.source.vocabulary();
-        let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(table) = vars.get(SOURCE_VECTORS) {
-            let filled = vectors.fill(vocabulary, &table.as_detached_tensor());
-            table.set(&filled.with_context(|| format!("{}, --embedding", path.display()))?)?;
-        }
+        fill_tables(vars, |name| name == SOURCE_VECTORS, vectors, vocabulary, path)?;
         let (found, words) = (vectors.len(), vocabulary.len());
         note_few_vectors(path, found, words, self.options.lower_case);
         Ok(Some(format!("{found} of {words} source tokens have a vector in {}", path.display())))
