@@ -64,7 +64,7 @@ pub(super) fn parse<R: Recipe>() -> Result<ArgMatches, clap::Error> {
     let command = sets(command).mut_subcommands(|command| match command.get_name() {
         "train" => sets(command),
         _ => {
-            // clap takes the first line of an option struct for that of the command.
+            // clap would describe the command by the first line of its option struct.
             let about = command.get_about().cloned().unwrap_or_default();
             let command = MachineOptions::augment_args(RunOption::augment_args(command));
             command.about(about).long_about(None).mut_args(with_negative_numbers)

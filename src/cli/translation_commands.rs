@@ -155,7 +155,7 @@ fn note(
 fn copied(facts: &TranslationFacts, text: &str, hypothesis: &Hypothesis) -> Vec<String> {
     let source = facts.source.tokens(text);
     let token = |(&id, weights): (&u32, &Vec<f32>)| {
-        // The last weight is that of the source's end.
+        // The last weight belongs to the end of the source, which is not among its tokens.
         let attended = weights.iter().zip(&source).max_by(|a, b| a.0.total_cmp(b.0));
         match (id, attended) {
             (Language::UNKNOWN, Some((_, token))) => token.clone(),

@@ -274,8 +274,8 @@ impl TranslationFacts {
             && known(targets, &self.target) + 0.2 < known(targets, &self.source);
         ensure!(
             !is_exchanged,
-            "{what}: their sources are in the language of the training targets, and their targets in that of the \
-             training sources: are the two sides exchanged?"
+            "{what}: the sources are in the target language of the training data, and the targets in its source language: \
+             are the two sides exchanged?"
         );
         Ok(())
     }

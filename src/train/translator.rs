@@ -65,8 +65,8 @@ impl<'a> Translator<'a> {
     ///
     /// The search follows the `beam` most probable hypotheses of each sentence until as many have ended. A hypothesis ends
     /// if its end is among the `beam` most probable continuations. Translations that reached the maximal length without an
-    /// end are returned only if none has ended. Of equally probable continuations, the one of the better hypothesis, then the token with the lower
-    /// number comes first.
+    /// end are returned only if none has ended. Of equally probable continuations, the one of the better hypothesis comes
+    /// first, then the token with the lower number.
     ///
     /// # Errors
     /// Fails if an option is out of range, an id is outside the source vocabulary, or the model's probabilities are NaN.

@@ -122,8 +122,8 @@ fn note_identical(name: &str, pairs: &TextPairs, notes: &mut Vec<String>) {
 fn divergence(a: &[&str], b: &[&str]) -> Option<usize> {
     /// Lines this close to the best place may cost nearly the same.
     const NEAR: usize = 10;
-    /// A difference of costs that chance rarely explains. In 60 of 60 trials with captions in two languages, the place was
-    /// then right within 4 lines.
+    /// A difference of costs that chance rarely explains. Captions in two languages with one line removed reached it in 39
+    /// of 60 trials, and the place was then right within 5 lines.
     const CLEAR: f64 = 2.0;
     let (longer, shorter) = if a.len() > b.len() { (a, b) } else { (b, a) };
     let surplus = longer.len() - shorter.len();
