@@ -3,7 +3,7 @@
 //! Data: `digits` (built in), `mnist`, `fashion-mnist`.
 //! Result: 95% on MNIST with `--preset chapter1` and 98% with `--preset chapter3`, as in the book.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
     self, Augment, ImageData, ImageFacts, ImageOptions, OptimizerName, Recipe, ScheduleName, TrainOptions,
@@ -56,6 +56,7 @@ enum Preset {
 impl Recipe for Settings {
     const NAME: &'static str = "mlp";
     const ABOUT: &'static str = "A multi-layer perceptron classifies handwritten digits";
+    const FULL_BATCH: bool = true;
     type Data = ImageData;
 
     fn train_defaults() -> TrainOptions {
@@ -64,7 +65,7 @@ impl Recipe for Settings {
 
     fn prefers_gpu(&self) -> bool {
         // With small batches a step takes a core less time than the launches of its kernels.
-        self.train.batch_size >= 128
+        self.train.batch_size >= 128 || self.train.optimizer.is_full_batch()
     }
 
     fn train_options(&self) -> &TrainOptions {
@@ -72,7 +73,42 @@ impl Recipe for Settings {
     }
 
     fn apply_preset(&mut self) {
-        let Some(preset) = self.preset else { return };
+        let optimizer = self.train.optimizer;
+        if let Some(preset) = self.preset {
+            self.use_preset(preset);
+        }
+        if optimizer.is_full_batch() {
+            self.train.optimizer = optimizer;
+            self.train.adapt_to_optimizer();
+        }
+    }
+
+    fn data_options(&self) -> Result<ImageOptions> {
+        if self.train.optimizer.is_full_batch() {
+            let why = "the optimizer needs the same loss in each step: leave it out";
+            ensure!(self.dropout == 0.0, "--dropout {}: {why}", self.dropout);
+            ensure!(self.augment == Augment::None, "--augment: {why}");
+        }
+        let augmentation = self.augment.augmentation();
+        Ok(ImageOptions { cost: self.cost, augmentation, ..ImageOptions::default() })
+    }
+
+    fn model(&self, images: &ImageFacts, vb: VarBuilder) -> candle_core::Result<Box<dyn ImageModel>> {
+        let (channels, height, width) = images.shape;
+        let sizes = [&[channels * height * width], self.hidden.as_slice(), &[images.classes.len()]].concat();
+        let &Self { activation, init, dropout, .. } = self;
+        Ok(Box::new(Mlp::new(&Config { sizes, activation, init, dropout }, vb)?))
+    }
+
+    fn activations(&self, images: &ImageFacts) -> u64 {
+        let (channels, height, width) = images.shape;
+        let hidden = self.hidden.iter().fold(0, |sum: u64, &units| sum.saturating_add(units as u64));
+        hidden.saturating_add((channels * height * width) as u64 / 2)
+    }
+}
+
+impl Settings {
+    fn use_preset(&mut self, preset: Preset) {
         self.train = TrainOptions {
             optimizer: OptimizerName::Sgd,
             schedule: ScheduleName::Constant,
@@ -98,24 +134,6 @@ impl Recipe for Settings {
                 self.train.epochs = 60;
             }
         }
-    }
-
-    fn data_options(&self) -> Result<ImageOptions> {
-        let augmentation = self.augment.augmentation();
-        Ok(ImageOptions { cost: self.cost, augmentation, ..ImageOptions::default() })
-    }
-
-    fn model(&self, images: &ImageFacts, vb: VarBuilder) -> candle_core::Result<Box<dyn ImageModel>> {
-        let (channels, height, width) = images.shape;
-        let sizes = [&[channels * height * width], self.hidden.as_slice(), &[images.classes.len()]].concat();
-        let &Self { activation, init, dropout, .. } = self;
-        Ok(Box::new(Mlp::new(&Config { sizes, activation, init, dropout }, vb)?))
-    }
-
-    fn activations(&self, images: &ImageFacts) -> u64 {
-        let (channels, height, width) = images.shape;
-        let hidden = self.hidden.iter().fold(0, |sum: u64, &units| sum.saturating_add(units as u64));
-        hidden.saturating_add((channels * height * width) as u64 / 2)
     }
 }
 

@@ -5,7 +5,7 @@ use candle_nn::VarMap;
 use candle_textbook::data::{Augmentation, Distortion, digits};
 use candle_textbook::models::lenet::{Config, LeNet};
 use candle_textbook::nn::{Cost, Mode, seeded_var_builder};
-use candle_textbook::optim::{Adam, Clip, Curve, Method, Optimizer, Schedule, Sgd};
+use candle_textbook::optim::{Adam, Clip, Curve, Lbfgs, Method, NewtonCg, Optimizer, Schedule, Sgd};
 use candle_textbook::train::{
     Epoch, INTERRUPTED, ImageClassification, Metric, Quiet, Report, Run, Score, Task, Trainer, TrainerOptions,
 };
@@ -43,7 +43,8 @@ impl Task for Interrupted<'_> {
     }
 }
 
-/// Trains a small LeNet for three epochs of seven steps, with everything that has a state or draws random values.
+/// Trains a small LeNet for three epochs of seven steps, with everything that has a state or draws random values; or, if
+/// the method takes all examples at once, for five steps.
 fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> anyhow::Result<Report> {
     let binary = "test";
     let run = match dir.exists() {
@@ -52,7 +53,9 @@ fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> an
     };
     let (images, _) = digits(70, 0, 0)?;
     let indices: Vec<u32> = (0..70).collect();
-    let config = Config { channels: vec![2, 3], hidden: vec![8], dropout: 0.3, ..Config::default() };
+    let is_full_batch = method.is_full_batch();
+    let dropout = if is_full_batch { 0. } else { 0.3 };
+    let config = Config { channels: vec![2, 3], hidden: vec![8], dropout, ..Config::default() };
     let vars = VarMap::new();
     let model = LeNet::new(&config, seeded_var_builder(&vars, seed, DType::F32, &Device::Cpu))?;
     let mut optimizer = Optimizer::new(method, &vars)?;
@@ -66,13 +69,25 @@ fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> an
         keep_checkpoint: true,
         ..TrainerOptions::default()
     };
+    let options = match is_full_batch {
+        true => TrainerOptions {
+            epochs: 5,
+            batch_size: 50,
+            learning_rate: 1.0,
+            schedule: Curve::Constant.into(),
+            clip: Clip::None,
+            ..options
+        },
+        false => options,
+    };
+    let augmentation = (!is_full_batch).then(|| Augmentation::Distort(Distortion::default()));
     let task = ImageClassification {
         model: &model,
         cost: Cost::default(),
         images: &images,
         training: &indices[..50],
         validation: &indices[50..],
-        augmentation: Some(Augmentation::Distort(Distortion::default())),
+        augmentation,
         label_smoothing: 0.1,
         device: &Device::Cpu,
     };
@@ -120,6 +135,25 @@ fn an_interrupted_run_resumes_to_the_same_bits() -> anyhow::Result<()> {
             let found = outcome(&cut, train(&cut, 1, method, None)?)?;
             assert!(found == expected, "interrupted after {interruptions:?}: {:?}", found.epochs);
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_solver_resumes_to_the_same_bits() -> anyhow::Result<()> {
+    let _alone = ONE_AT_A_TIME.lock();
+    for method in [Method::from(Lbfgs { history_size: 2, ..Lbfgs::default() }), NewtonCg::default().into()] {
+        let dir = tempfile::tempdir()?;
+        let whole = dir.path().join("whole");
+        let report = train(&whole, 1, method, None)?;
+        assert!(report.epochs[4].train_loss < report.epochs[0].train_loss, "{:?}", report.epochs);
+        let expected = outcome(&whole, report)?;
+        let cut = dir.path().join("cut");
+        for at in [0, 2, 3] {
+            assert!(train(&cut, 1, method, Some(at))?.interrupted);
+        }
+        let found = outcome(&cut, train(&cut, 1, method, None)?)?;
+        assert!(found == expected, "{method:?}: {:?}", found.epochs);
     }
     Ok(())
 }

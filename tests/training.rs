@@ -5,7 +5,7 @@ use candle_nn::VarMap;
 use candle_textbook::data::{Level, TextStream};
 use candle_textbook::models::language_model::{Config, LanguageModel};
 use candle_textbook::nn::{Cell, Cost, Mode, seeded_var_builder};
-use candle_textbook::optim::{Curve, Optimizer, Sgd};
+use candle_textbook::optim::{Clip, Curve, Lbfgs, Optimizer, Sgd};
 use candle_textbook::train::{
     Evaluation, LanguageModelling, LanguageModellingConfig, Metric, Prediction, Quiet, Report, Run, Score,
     Task, Trainer, TrainerOptions, Windowing, evaluate_text, load_weights,
@@ -167,6 +167,32 @@ fn a_checkpoint_of_another_batch_size_is_refused() {
     let other = TrainerOptions { epochs: 2, batch_size: 1, ..options };
     let message = train_in(dir.path(), None, &[1.0; 2], other).0.unwrap_err().to_string();
     assert!(message.contains("step 3") && message.contains("5 steps per epoch"), "{message}");
+}
+
+#[test]
+fn a_solver_needs_one_loss_of_all_examples_in_each_step() {
+    let train = |options: TrainerOptions, extra: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let run = Run::create("test", Some(dir.path()), &serde_json::json!({})).unwrap();
+        let (vars, w) = (VarMap::new(), Var::new(1f64, &Device::Cpu).unwrap());
+        for name in ["w", extra] {
+            vars.data().lock().unwrap().insert(name.to_string(), w.clone());
+        }
+        let task =
+            Scripted { w, nan_at: None, metrics: vec![1.0; 3], epoch: Default::default(), detached: false };
+        let mut optimizer = Optimizer::new(Lbfgs::default(), &vars).unwrap();
+        Trainer { options, run: &run, progress: &Quiet }.fit(&task, &vars, &mut optimizer)
+    };
+    let good = TrainerOptions { epochs: 3, batch_size: 5, learning_rate: 1.0, ..TrainerOptions::default() };
+    let report = train(good.clone(), "w").unwrap();
+    assert_eq!((report.epochs[0].train_loss, report.epochs[2].train_loss < 1e-9), (1.0, true));
+    let refuse = |options, extra| train(options, extra).unwrap_err().to_string();
+    let message = refuse(TrainerOptions { batch_size: 4, ..good.clone() }, "w");
+    assert!(message.starts_with("batch size: found 4, expected at least 5"), "{message}");
+    let message = refuse(TrainerOptions { clip: Clip::Norm(1.0), ..good.clone() }, "w");
+    assert!(message.starts_with("gradient clipping: expected none"), "{message}");
+    let message = refuse(good, "norm.running_mean");
+    assert!(message.starts_with("batch normalisation"), "{message}");
 }
 
 /// Two epochs of three steps at a constant rate.

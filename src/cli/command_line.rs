@@ -91,7 +91,9 @@ fn with_defaults<R: Recipe>(command: clap::Command) -> clap::Command {
     let defaults = fields(&R::train_defaults());
     command.mut_args(|arg| {
         let arg = with_negative_numbers(arg);
-        let arg = arg.clone().hide(arg.is_hide_set() || R::UNUSED.contains(&arg.get_id().as_str()));
+        let id = arg.get_id().as_str();
+        let is_unused = R::UNUSED.contains(&id) || (id == "history_size" && !R::FULL_BATCH);
+        let arg = arg.clone().hide(arg.is_hide_set() || is_unused);
         let default = match defaults.get(arg.get_id().as_str()) {
             Some(Value::String(text)) => text.clone(),
             // Without the ".0" of JSON.
@@ -141,6 +143,9 @@ fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result
         None => {
             let settings: R = settings(defaults, &given)?;
             let options = settings.train_options().clone();
+            if options.optimizer.is_full_batch() && !R::FULL_BATCH {
+                bail!("--optimizer: {} trains on batches, and this one needs all examples at once", R::NAME);
+            }
             TrainOptions { given: Given::new(matches), ..options }.check()?;
             (settings, None)
         }

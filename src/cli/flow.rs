@@ -124,7 +124,8 @@ pub(super) fn fit<R: Recipe>(
     let (options, device) = (settings.train_options(), &training.device);
     let about = data.about();
     let parameters = count_parameters(|vb| settings.model(&about.facts, vb))?;
-    let batch_size = data.batch_size(options);
+    let examples = usize::try_from(about.sizes[0])?;
+    let batch_size = options.step_size(data.batch_size(options), examples);
     let rows = data.largest_batch(batch_size);
     if device.is_cpu() {
         let activations = rows.saturating_mul(settings.activations(&about.facts));
@@ -167,7 +168,6 @@ pub(super) fn fit<R: Recipe>(
     let steps = train::steps_per_epoch(task.examples(), batch_size, &vars);
     // The parts of an experiment would repeat the notes.
     static NOTES: Once = Once::new();
-    let examples = usize::try_from(about.sizes[0])?;
     NOTES.call_once(|| show_notes(&training.options().without_effect(examples, steps)));
     let options = TrainerOptions { batch_size, ..options.options(steps) };
     let trainer = Trainer { options, run: &run, progress: training.progress.as_ref() };

@@ -2,7 +2,9 @@
 
 use crate::data::{Selection, count};
 use crate::device::DeviceChoice;
-use crate::optim::{Adadelta, Adagrad, Adam, Clip, Curve, Method, Optimizer, RmsProp, Schedule, Sgd};
+use crate::optim::{
+    Adadelta, Adagrad, Adam, Clip, Curve, Lbfgs, Method, NewtonCg, Optimizer, RmsProp, Schedule, Sgd,
+};
 use crate::train::TrainerOptions;
 use anyhow::ensure;
 use candle_nn::VarMap;
@@ -58,6 +60,9 @@ pub struct TrainOptions {
     /// Use Nesterov momentum (sgd)
     #[arg(long)]
     pub nesterov: bool,
+    /// Number of past steps that the optimizer keeps (lbfgs)
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub history_size: usize,
     /// L2 penalty; decoupled weight decay for adamw [default: 0, adamw 0.01]
     #[arg(long, value_name = "X", value_parser = non_negative)]
     pub weight_decay: Option<f64>,
@@ -115,6 +120,7 @@ impl Default for TrainOptions {
             optimizer: OptimizerName::AdamW,
             momentum: 0.0,
             nesterov: false,
+            history_size: Lbfgs::default().history_size,
             weight_decay: None,
             l1: 0.0,
             keep_biases: false,
@@ -187,6 +193,19 @@ pub enum OptimizerName {
     #[serde(rename = "lazy-adam")]
     #[value(name = "lazy-adam")]
     LazyAdam,
+    /// L-BFGS: each epoch is one step on all training examples, with a line search (mlp)
+    Lbfgs,
+    /// Newton's method with conjugate gradients: each epoch is one step on all training examples (mlp)
+    #[serde(rename = "newton-cg")]
+    #[value(name = "newton-cg")]
+    NewtonCg,
+}
+
+impl OptimizerName {
+    /// Whether a step takes all training examples, and evaluates their loss several times.
+    pub fn is_full_batch(self) -> bool {
+        matches!(self, Self::Lbfgs | Self::NewtonCg)
+    }
 }
 
 /// The value of `--schedule`.
@@ -212,7 +231,7 @@ pub enum ScheduleName {
 impl TrainOptions {
     /// Checks that the chosen optimizer and schedule use all options that the user gave.
     pub(super) fn check(&self) -> anyhow::Result<()> {
-        use OptimizerName::{RmsProp, Sgd};
+        use OptimizerName::{Lbfgs, RmsProp, Sgd};
         use ScheduleName::{Milestones, Plateau, Step};
         let (optimizer, schedule) = (self.optimizer, self.schedule);
         let decays =
@@ -221,6 +240,7 @@ impl TrainOptions {
             ("momentum", [Sgd, RmsProp].contains(&optimizer), "--optimizer sgd or rmsprop"),
             ("nesterov", optimizer == Sgd, "--optimizer sgd"),
             ("l1", optimizer == Sgd, "--optimizer sgd"),
+            ("history_size", optimizer == Lbfgs, "--optimizer lbfgs"),
             ("keep_biases", decays || self.l1 > 0.0, "--weight-decay or --l1"),
             ("schedule_epochs", [Step, Plateau].contains(&schedule), "--schedule step or plateau"),
             (
@@ -237,7 +257,45 @@ impl TrainOptions {
             "--schedule-factor {}: a plateau schedule needs one below 1, so that the learning rate falls",
             self.schedule_factor
         );
+        if optimizer.is_full_batch() {
+            self.check_full_batch()?;
+        }
         Ok(())
+    }
+
+    /// Checks that the user gave nothing that contradicts steps on all training examples, with a line search.
+    fn check_full_batch(&self) -> anyhow::Result<()> {
+        let name = value_name(self.optimizer);
+        ensure!(
+            !self.given.contains("batch_size"),
+            "--batch-size: has no meaning with --optimizer {name}, whose steps take all training examples: leave it out"
+        );
+        let is_constant = self.schedule == ScheduleName::Constant;
+        for (option, is_given) in [
+            ("schedule", self.given.contains("schedule") && !is_constant),
+            ("warmup", self.given.contains("warmup")),
+            ("clip-norm", self.given.contains("clip_norm")),
+            ("clip-value", self.given.contains("clip_value")),
+        ] {
+            ensure!(
+                !is_given,
+                "--{option}: has no meaning with --optimizer {name}, which searches for the length of its steps: leave it out"
+            );
+        }
+        Ok(())
+    }
+
+    /// Replaces defaults for small steps by those for steps on all training examples, if the optimizer takes such.
+    pub fn adapt_to_optimizer(&mut self) {
+        if self.optimizer.is_full_batch() {
+            (self.learning_rate, self.schedule, self.warmup) = (1.0, ScheduleName::Constant, 0);
+            (self.clip_norm, self.clip_value) = (None, None);
+        }
+    }
+
+    /// Number of examples per step, of `examples` in all.
+    pub(super) fn step_size(&self, batch_size: usize, examples: usize) -> usize {
+        if self.optimizer.is_full_batch() { examples } else { batch_size }
     }
 
     /// Notes on options without effect, for `examples` training examples in epochs of `steps` steps.
@@ -312,6 +370,11 @@ impl TrainOptions {
             OptimizerName::Adadelta => {
                 Adadelta { rho: 0.95, weight_decay, decay_biases, ..Adadelta::default() }.into()
             }
+            OptimizerName::Lbfgs => {
+                let history_size = self.history_size;
+                Lbfgs { history_size, weight_decay, decay_biases, ..Lbfgs::default() }.into()
+            }
+            OptimizerName::NewtonCg => NewtonCg { weight_decay, decay_biases, ..NewtonCg::default() }.into(),
         }
     }
 
@@ -326,6 +389,9 @@ impl TrainOptions {
             | OptimizerName::AdamW
             | OptimizerName::LazyAdam
             | OptimizerName::Adadelta => 2,
+            // Two vectors of 64 bits per past step.
+            OptimizerName::Lbfgs => 4 * self.history_size.min(self.epochs) as u64,
+            OptimizerName::NewtonCg => 0,
         }
     }
 
@@ -338,7 +404,11 @@ impl TrainOptions {
         match self.optimizer {
             OptimizerName::Sgd | OptimizerName::Adagrad | OptimizerName::Adadelta => plain,
             OptimizerName::LazyAdam => true,
-            OptimizerName::Adam | OptimizerName::AdamW | OptimizerName::RmsProp => false,
+            OptimizerName::Adam
+            | OptimizerName::AdamW
+            | OptimizerName::RmsProp
+            | OptimizerName::Lbfgs
+            | OptimizerName::NewtonCg => false,
         }
     }
 
@@ -373,6 +443,11 @@ impl TrainOptions {
             keep_checkpoint: self.keep_checkpoint,
         }
     }
+}
+
+/// The name of `value` on the command line.
+fn value_name(value: impl ValueEnum) -> String {
+    value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
 }
 
 /// Parses a number in `range`.
@@ -473,6 +548,37 @@ mod tests {
         assert!(never_falls.check().unwrap_err().to_string().contains("--schedule-factor 1:"));
         let adam = TrainOptions { optimizer: OptimizerName::Adam, ..options("keep_biases") };
         assert!(adam.check().unwrap_err().to_string().contains("--weight-decay or --l1"));
+    }
+
+    #[test]
+    fn options_that_contradict_steps_on_all_examples_are_refused() {
+        for optimizer in [OptimizerName::Lbfgs, OptimizerName::NewtonCg] {
+            let options = |option: &str| {
+                let given = Given::of(option);
+                let mut options =
+                    TrainOptions { optimizer, given, clip_norm: Some(5.), ..TrainOptions::default() };
+                options.adapt_to_optimizer();
+                options
+            };
+            let adapted = options("learning_rate");
+            assert_eq!((adapted.learning_rate, adapted.options(1).clip), (1., Clip::None));
+            assert_eq!(
+                (adapted.step_size(64, 1000), TrainOptions::default().step_size(64, 1000)),
+                (1000, 64)
+            );
+            assert!(adapted.method().is_full_batch());
+            adapted.check().unwrap();
+            options("schedule").check().unwrap();
+            for option in ["batch_size", "warmup", "clip_norm", "clip_value", "momentum", "nesterov", "l1"] {
+                let error = options(option).check().unwrap_err().to_string();
+                assert!(error.starts_with(&format!("--{}: has no ", option.replace('_', "-"))), "{error}");
+            }
+            let cosine = TrainOptions { schedule: ScheduleName::Cosine, ..options("schedule") };
+            let error = cosine.check().unwrap_err().to_string();
+            assert!(error.starts_with("--schedule: has no meaning with --optimizer "), "{error}");
+        }
+        let adam = TrainOptions { given: Given::of("history_size"), ..TrainOptions::default() };
+        assert!(adam.check().unwrap_err().to_string().contains("--optimizer lbfgs"));
     }
 
     #[test]

@@ -28,6 +28,8 @@ pub trait Recipe: Args + Clone + Serialize + DeserializeOwned + Send {
     const UNUSED: &'static [&'static str] = &[];
     /// The data sets of [`Data::DATA_SETS`] that its model can't learn.
     const UNFIT: &'static [&'static str] = &[];
+    /// Whether a step may evaluate the loss of all training examples several times, as L-BFGS does.
+    const FULL_BATCH: bool = false;
     /// The data it trains on.
     type Data: Data;
 

@@ -1,10 +1,10 @@
 //! Losses and gradient norms of many steps, kept where the parameters are.
 
 use super::gpu::Recorded;
-use super::{Clip, Optimizer, gpu};
+use super::{Clip, Optimizer, Step, gpu};
 use crate::kernels::cuda::Buffer;
 use crate::ops::gpu::Gpu;
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 /// Sums over training steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -117,12 +117,20 @@ impl Optimizer {
             let recorded = Recorded { record, loss: &loss.detach(), number, examples };
             return self.update(&grads, rows, learning_rate, clip, Some(recorded)).map(|_| ());
         }
-        let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
-        let norm = match value.is_finite() {
-            true => self.backward_step(loss, learning_rate, clip)?,
-            false => f64::NAN,
-        };
-        ledger.totals.add(number, examples, value, norm);
+        self.recorded_step_with(|| Ok(loss.clone()), learning_rate, clip, (number, examples), ledger)
+    }
+
+    /// Takes a step like [`step_with`](Self::step_with), and adds the loss and the gradient norm to `ledger`.
+    pub(crate) fn recorded_step_with(
+        &mut self,
+        loss: impl FnMut() -> Result<Tensor>,
+        learning_rate: f64,
+        clip: Clip,
+        (number, examples): (u64, usize),
+        ledger: &mut Ledger,
+    ) -> Result<()> {
+        let Step { loss, gradient_norm, .. } = self.step_with(loss, learning_rate, clip)?;
+        ledger.totals.add(number, examples, loss, gradient_norm);
         Ok(())
     }
 }

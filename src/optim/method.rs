@@ -19,6 +19,11 @@ pub enum Method {
     Adagrad(Adagrad),
     /// Adadelta.
     Adadelta(Adadelta),
+    /// L-BFGS, on all training examples at once.
+    Lbfgs(Lbfgs),
+    /// Newton's method with conjugate gradients, on all training examples at once.
+    #[serde(rename = "newton-cg")]
+    NewtonCg(NewtonCg),
 }
 
 /// Stochastic gradient descent, with momentum as in Sutskever et al. 2013, "On the importance of initialization and
@@ -97,6 +102,54 @@ pub struct Adadelta {
     pub decay_biases: bool,
 }
 
+/// L-BFGS, the quasi-Newton method with limited memory (Nocedal and Wright 2006, "Numerical optimization", algorithm 7.5).
+///
+/// A step is one iteration, like a step of `torch.optim.LBFGS` with `max_iter=1`, and takes [`Optimizer::step_with`]. It
+/// evaluates the loss and its gradient once, sometimes a few times. The length of the first step is at most the
+/// learning rate, as the sum of the absolute changes. Each later step first tries the whole direction times the learning
+/// rate, which is best left at 1.
+///
+/// PyTorch's defaults are a history of 100 steps and no line search.
+///
+/// [`Optimizer::step_with`]: super::Optimizer::step_with
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Lbfgs {
+    /// Number of past steps that the method keeps: two vectors of all parameters in f64 for each.
+    pub history_size: usize,
+    /// Whether a line search for the strong Wolfe conditions determines the length of each step. Without it, the length
+    /// is the learning rate, and the loss may grow.
+    pub line_search: bool,
+    /// The parameters stay as they are if no element of the gradient exceeds this.
+    pub tolerance_grad: f64,
+    /// The parameters stay as they are if the slope along the direction is less steep than this. The line search ends
+    /// when no element would change by more.
+    pub tolerance_change: f64,
+    /// L2: `weight_decay / 2` times the sum of the squared parameters is added to the loss that the method minimises.
+    pub weight_decay: f64,
+    /// Whether L2 also applies to tensors of fewer than two dimensions (biases, norms).
+    pub decay_biases: bool,
+}
+
+/// Newton-CG (Nocedal and Wright 2006, algorithm 7.1): conjugate gradients solve Newton's equation approximately, and a line
+/// search for the strong Wolfe conditions follows.
+///
+/// A step takes [`Optimizer::step_with`]. The product of the Hessian and a vector is the central difference of two
+/// gradients, so that each iteration of the conjugate gradients costs two evaluations. The line search first tries the
+/// whole direction times the learning rate, which is best left at 1.
+///
+/// [`Optimizer::step_with`]: super::Optimizer::step_with
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct NewtonCg {
+    /// Most iterations of the conjugate gradients in a step.
+    pub iterations: usize,
+    /// The parameters stay as they are if no element of the gradient exceeds this.
+    pub tolerance_grad: f64,
+    /// L2: `weight_decay / 2` times the sum of the squared parameters is added to the loss that the method minimises.
+    pub weight_decay: f64,
+    /// Whether L2 also applies to tensors of fewer than two dimensions (biases, norms).
+    pub decay_biases: bool,
+}
+
 impl Default for Sgd {
     fn default() -> Self {
         Self { momentum: 0., nesterov: false, weight_decay: 0., l1: 0., decay_biases: true }
@@ -134,6 +187,25 @@ impl Default for Adadelta {
     }
 }
 
+impl Default for Lbfgs {
+    fn default() -> Self {
+        Self {
+            history_size: 10,
+            line_search: true,
+            tolerance_grad: 1e-7,
+            tolerance_change: 1e-9,
+            weight_decay: 0.,
+            decay_biases: true,
+        }
+    }
+}
+
+impl Default for NewtonCg {
+    fn default() -> Self {
+        Self { iterations: 20, tolerance_grad: 1e-7, weight_decay: 0., decay_biases: true }
+    }
+}
+
 impl From<Sgd> for Method {
     fn from(sgd: Sgd) -> Self {
         Self::Sgd(sgd)
@@ -164,7 +236,25 @@ impl From<Adadelta> for Method {
     }
 }
 
+impl From<Lbfgs> for Method {
+    fn from(lbfgs: Lbfgs) -> Self {
+        Self::Lbfgs(lbfgs)
+    }
+}
+
+impl From<NewtonCg> for Method {
+    fn from(newton_cg: NewtonCg) -> Self {
+        Self::NewtonCg(newton_cg)
+    }
+}
+
 impl Method {
+    /// Returns whether a step needs the loss of all training examples, and that several times, so that it takes
+    /// [`Optimizer::step_with`](super::Optimizer::step_with).
+    pub fn is_full_batch(&self) -> bool {
+        matches!(self, Self::Lbfgs(_) | Self::NewtonCg(_))
+    }
+
     /// Checks that all settings are in range.
     pub(super) fn check(&self) -> Result<()> {
         let not_negative = |name: &str, value: f64| match value >= 0. && value.is_finite() {
@@ -174,6 +264,10 @@ impl Method {
         let fraction = |name: &str, value: f64| match (0. ..1.).contains(&value) {
             true => Ok(()),
             false => bail!("optimizer: {name} is {value}, expected at least 0 and less than 1"),
+        };
+        let positive = |name: &str, value: usize| match value {
+            0 => bail!("optimizer: {name} is 0, expected at least 1"),
+            _ => Ok(()),
         };
         match self {
             Self::Sgd(sgd) => {
@@ -206,6 +300,17 @@ impl Method {
                 not_negative("epsilon", adadelta.epsilon)?;
                 not_negative("weight_decay", adadelta.weight_decay)
             }
+            Self::Lbfgs(lbfgs) => {
+                positive("history_size", lbfgs.history_size)?;
+                not_negative("tolerance_grad", lbfgs.tolerance_grad)?;
+                not_negative("tolerance_change", lbfgs.tolerance_change)?;
+                not_negative("weight_decay", lbfgs.weight_decay)
+            }
+            Self::NewtonCg(newton_cg) => {
+                positive("iterations", newton_cg.iterations)?;
+                not_negative("tolerance_grad", newton_cg.tolerance_grad)?;
+                not_negative("weight_decay", newton_cg.weight_decay)
+            }
         }
     }
 
@@ -219,6 +324,7 @@ impl Method {
             Self::RmsProp(_) => &["square_avg", "momentum_buffer"],
             Self::Adagrad(_) => &["sum"],
             Self::Adadelta(_) => &["square_avg", "acc_delta"],
+            Self::Lbfgs(_) | Self::NewtonCg(_) => &[],
         }
     }
 
@@ -228,8 +334,11 @@ impl Method {
     }
 
     /// The update rule of step number `steps` (from 1), which multiplies the parameter by `shrink` first.
-    pub(super) fn rule(&self, rate: f64, steps: u32, shrink: f64, sparse: bool) -> Rule {
-        match *self {
+    ///
+    /// # Errors
+    /// Fails if the method has no rule for single parameters.
+    pub(super) fn rule(&self, rate: f64, steps: u32, shrink: f64, sparse: bool) -> Result<Rule> {
+        Ok(match *self {
             Self::Sgd(Sgd { momentum: 0., .. }) => Rule::Sgd { rate },
             Self::Sgd(Sgd { momentum, nesterov, .. }) => Rule::Momentum { rate, momentum, nesterov },
             Self::Adam(Adam { betas, epsilon, .. }) => {
@@ -248,7 +357,10 @@ impl Method {
             }
             Self::Adagrad(Adagrad { epsilon, .. }) => Rule::Adagrad { rate, epsilon },
             Self::Adadelta(Adadelta { rho, epsilon, .. }) => Rule::Adadelta { rate, rho, epsilon },
-        }
+            Self::Lbfgs(_) | Self::NewtonCg(_) => {
+                bail!("optimizer: this method evaluates the loss several times per step: use `step_with`")
+            }
+        })
     }
 
     /// The weight decay of a parameter with `rank` dimensions.
@@ -263,7 +375,9 @@ impl Method {
             Self::Adam(Adam { weight_decay, decay_biases, .. })
             | Self::RmsProp(RmsProp { weight_decay, decay_biases, .. })
             | Self::Adagrad(Adagrad { weight_decay, decay_biases, .. })
-            | Self::Adadelta(Adadelta { weight_decay, decay_biases, .. }) => {
+            | Self::Adadelta(Adadelta { weight_decay, decay_biases, .. })
+            | Self::Lbfgs(Lbfgs { weight_decay, decay_biases, .. })
+            | Self::NewtonCg(NewtonCg { weight_decay, decay_biases, .. }) => {
                 (Decay { l2: weight_decay, ..Decay::default() }, decay_biases)
             }
         };

@@ -18,17 +18,24 @@
 
 mod cpu;
 mod gpu;
+mod lbfgs;
 mod ledger;
+mod line_search;
 mod method;
+mod newton_cg;
+mod objective;
 mod schedule;
+mod solver;
 mod tensor_ops;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use ledger::{Ledger, Totals};
-pub use method::{Adadelta, Adagrad, Adam, Method, RmsProp, Sgd};
+pub use method::{Adadelta, Adagrad, Adam, Lbfgs, Method, NewtonCg, RmsProp, Sgd};
 pub use schedule::{Curve, PlateauState, Schedule};
 
+use self::objective::Objective;
+use self::solver::Solver;
 use crate::kernels::cpu::optimizer::{GradientTerms, Rule};
 use crate::kernels::cuda::Buffer;
 use crate::ops::gpu::Gpu;
@@ -59,6 +66,19 @@ pub enum Clip {
 pub struct Optimizer {
     method: Method,
     parameters: Vec<Parameter>,
+    /// The state of a method that evaluates the loss several times per step.
+    solver: Option<Solver>,
+}
+
+/// The result of [`Optimizer::step_with`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Step {
+    /// The loss before the step.
+    pub loss: f64,
+    /// The Euclidean norm of all gradients before the step and before clipping; not a number if the loss is not finite.
+    pub gradient_norm: f64,
+    /// Number of times that the step has computed the loss and its gradient.
+    pub evaluations: usize,
 }
 
 /// A variable and its share of the optimizer's state.
@@ -101,7 +121,13 @@ impl Optimizer {
             .map(|(name, var)| Parameter::new(name, var, method.moments().len()))
             .collect::<Result<Vec<_>>>()?;
         parameters.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self { method, parameters })
+        let solver = method.is_full_batch().then(Solver::default);
+        Ok(Self { method, parameters, solver })
+    }
+
+    /// Returns whether the method needs the loss of all training examples, and that several times per step.
+    pub fn is_full_batch(&self) -> bool {
+        self.method.is_full_batch()
     }
 
     /// Limits the Euclidean norm of each row of the matrix `name` to `max`: after each update, longer rows are scaled
@@ -134,6 +160,11 @@ impl Optimizer {
     }
 
     fn matrix(&mut self, name: &str) -> Result<&mut Parameter> {
+        if self.is_full_batch() {
+            bail!(
+                "optimizer: the method changes all parameters together, so it can't treat the rows of {name} apart"
+            )
+        }
         match self.parameters.iter_mut().find(|parameter| parameter.name == name) {
             Some(parameter) if parameter.var.rank() == 2 => Ok(parameter),
             _ => bail!("optimizer: there is no matrix {name}"),
@@ -147,6 +178,44 @@ impl Optimizer {
     pub fn backward_step(&mut self, loss: &Tensor, learning_rate: f64, clip: Clip) -> Result<f64> {
         let (grads, rows) = self.gradients(loss)?;
         self.update(&grads, rows, learning_rate, clip, None)?.read()
+    }
+
+    /// Takes a step of any method, with a function that computes the loss at the current parameters, like the closure that
+    /// `torch.optim.LBFGS.step` takes.
+    ///
+    /// L-BFGS and Newton-CG evaluate the loss at several values of the parameters. `loss` must be one function of the
+    /// parameters, in all steps: the loss of all training examples, with no dropout and no augmentation, and without
+    /// averages that it updates. The other methods evaluate it once; if it is not finite, they change no parameter.
+    ///
+    /// # Errors
+    /// Fails if `loss` fails, a gradient cannot be computed or does not fit its parameter, or the learning rate or the
+    /// clipping limit is not a number; with L-BFGS and Newton-CG also if the gradient is to be clipped. No parameter has
+    /// changed then.
+    pub fn step_with(
+        &mut self,
+        mut loss: impl FnMut() -> Result<Tensor>,
+        learning_rate: f64,
+        clip: Clip,
+    ) -> Result<Step> {
+        let Some(solver) = &mut self.solver else {
+            let loss = loss()?;
+            let value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+            let gradient_norm = match value.is_finite() {
+                true => self.backward_step(&loss, learning_rate, clip)?,
+                false => f64::NAN,
+            };
+            return Ok(Step { loss: value, gradient_norm, evaluations: 1 });
+        };
+        if clip != Clip::None {
+            bail!(
+                "optimizer: found gradient clipping, expected none: the method searches for the length of its steps"
+            )
+        }
+        check_rate(learning_rate)?;
+        let decays =
+            self.parameters.iter().map(|parameter| self.method.decay(parameter.var.rank()).l2).collect();
+        let objective = Objective { parameters: &self.parameters, decays, loss: &mut loss, evaluations: 0 };
+        solver.step(&self.method, objective, learning_rate)
     }
 
     fn gradients(&self, loss: &Tensor) -> Result<(GradStore, HashMap<TensorId, RowGradients>)> {
@@ -173,9 +242,7 @@ impl Optimizer {
         clip: Clip,
         recorded: Option<gpu::Recorded>,
     ) -> Result<Norm> {
-        if !learning_rate.is_finite() {
-            bail!("optimizer: the learning rate is {learning_rate}, expected a finite number")
-        }
+        check_rate(learning_rate)?;
         let (_, limit) = clip.limits()?;
         let gradient = |parameter: &Parameter| parameter.gradient(grads, rows.remove(&parameter.var.id()));
         let gradients = self.parameters.iter().map(gradient).collect::<Result<Vec<_>>>()?;
@@ -194,7 +261,7 @@ impl Optimizer {
             let decay = self.method.decay(parameter.var.rank());
             let shrink = 1. - learning_rate * decay.decoupled;
             let update = Update {
-                rule: self.method.rule(learning_rate, parameter.steps, shrink, parameter.sparse),
+                rule: self.method.rule(learning_rate, parameter.steps, shrink, parameter.sparse)?,
                 terms: GradientTerms { scale, limit, l2: decay.l2, l1: decay.l1 },
                 sparse: parameter.sparse,
             };
@@ -220,9 +287,15 @@ impl Optimizer {
     /// the parameter's shape and type. Adam adds each parameter's number of updates (`conv1.weight.step`, an i64
     /// scalar).
     ///
+    /// L-BFGS has three tensors in all, with PyTorch's names: the last steps `old_stps` and the changes of the gradient
+    /// `old_dirs`, both `(steps, elements of all parameters)` in f64, and the number of steps `n_iter`. Newton-CG has none.
+    ///
     /// # Errors
     /// Fails if the device cannot copy a tensor.
     pub fn state(&self) -> Result<HashMap<String, Tensor>> {
+        if let Some(solver) = &self.solver {
+            return solver.state(&self.method, self.elements());
+        }
         let mut state = HashMap::new();
         for parameter in &self.parameters {
             if let Some(moments) = &parameter.moments {
@@ -244,6 +317,11 @@ impl Optimizer {
     /// # Errors
     /// Fails if a tensor is missing, unknown, or of another shape or type. Nothing has changed then.
     pub fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        let elements = self.elements();
+        if let Some(solver) = &mut self.solver {
+            *solver = Solver::from_state(&self.method, elements, state)?;
+            return Ok(());
+        }
         let mut known = HashSet::new();
         let mut loaded = Vec::new();
         for parameter in &self.parameters {
@@ -298,6 +376,18 @@ impl Optimizer {
         }
         Ok(())
     }
+
+    /// Number of elements of all parameters.
+    fn elements(&self) -> usize {
+        self.parameters.iter().map(|parameter| parameter.var.elem_count()).sum()
+    }
+}
+
+fn check_rate(learning_rate: f64) -> Result<()> {
+    if !learning_rate.is_finite() {
+        bail!("optimizer: the learning rate is {learning_rate}, expected a finite number")
+    }
+    Ok(())
 }
 
 impl Clip {

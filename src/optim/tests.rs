@@ -14,7 +14,7 @@ fn both(method: Method, dtype: DType, limit: f64, sparse: bool) -> Result<[(Tens
         for step in 1..=5 {
             let decay = method.decay(2);
             let update = Update {
-                rule: method.rule(0.1, step, 1. - 0.1 * decay.decoupled, sparse),
+                rule: method.rule(0.1, step, 1. - 0.1 * decay.decoupled, sparse)?,
                 terms: GradientTerms { scale: 0.7, limit, l2: decay.l2, l1: decay.l1 },
                 sparse,
             };

@@ -94,7 +94,9 @@ impl Trainer<'_> {
     /// # Errors
     /// Fails if an option is 0 where at least 1 is needed, a loss or a gradient is not finite, a loss depends on no
     /// parameter, a checkpoint is damaged, incomplete or does not fit, another process trains in the run folder, a file
-    /// cannot be written, or the task fails.
+    /// cannot be written, or the task fails. With L-BFGS and Newton-CG, which evaluate the loss several times per step,
+    /// also if a batch does not hold all examples, gradients are clipped, batches depend on each other, or the model
+    /// normalises batches.
     pub fn fit(&self, task: &dyn Task, vars: &VarMap, optimizer: &mut Optimizer) -> Result<Report> {
         let mut training = Training::restore(self, task, vars, optimizer)?;
         while !training.is_finished() {
@@ -115,10 +117,25 @@ impl Trainer<'_> {
 ///
 /// Batch normalisation needs at least two examples, so under it a last batch of one joins the batch before it.
 pub fn steps_per_epoch(examples: usize, batch_size: usize, vars: &VarMap) -> usize {
-    let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
-    let normalises = vars.keys().any(|name| BatchNorm2d::BUFFERS.iter().any(|end| name.ends_with(end)));
-    let joins = normalises && batch_size > 1 && examples > batch_size && examples % batch_size == 1;
+    let joins = normalises(vars) && batch_size > 1 && examples > batch_size && examples % batch_size == 1;
     examples.div_ceil(batch_size) - usize::from(joins)
+}
+
+/// Whether `vars` hold the running averages of batch normalisation.
+fn normalises(vars: &VarMap) -> bool {
+    let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
+    vars.keys().any(|name| BatchNorm2d::BUFFERS.iter().any(|end| name.ends_with(end)))
+}
+
+/// Checks that the loss of a step is one function of the parameters, for a method that evaluates it several times.
+fn check_full_batch(options: &TrainerOptions, task: &dyn Task, vars: &VarMap) -> Result<()> {
+    let why = "the optimizer needs the loss of all training examples several times per step";
+    let (found, expected) = (options.batch_size, task.examples());
+    ensure!(found >= expected, "batch size: found {found}, expected at least {expected}: {why}");
+    ensure!(options.clip == Clip::None, "gradient clipping: expected none: {why}");
+    ensure!(!task.in_order(), "the task carries a state from step to step: {why}");
+    ensure!(!normalises(vars), "batch normalisation changes its running averages: {why}");
+    Ok(())
 }
 
 /// Cuts `order` into `steps` batches; the last one may be smaller, or larger by one.
@@ -158,11 +175,14 @@ impl<'a> Training<'a> {
         let examples = u32::try_from(task.examples()).with_context(|| {
             format!("training examples: found {}, expected at most {}", task.examples(), u32::MAX)
         })?;
+        if optimizer.is_full_batch() {
+            check_full_batch(options, task, vars)?;
+        }
         let steps_per_epoch = steps_per_epoch(task.examples(), options.batch_size, vars);
         let metric = task.metric();
         run.lock()?;
         let state = checkpoint::load(run, vars, optimizer, task, steps_per_epoch)?.unwrap_or_default();
-        let graph = StepGraph::new(task.is_capturable());
+        let graph = StepGraph::new(task.is_capturable() && !optimizer.is_full_batch());
         let training = Self {
             options,
             run,
@@ -199,7 +219,8 @@ impl<'a> Training<'a> {
         let &TrainerOptions { epochs, batch_size, seed, .. } = self.options;
         let epoch = self.state.history.len();
         let mut order: Vec<u32> = (0..self.examples).collect();
-        if !self.task.in_order() {
+        // A method that takes all examples in each step needs one sum of their losses, to the bit.
+        if !self.task.in_order() && !self.optimizer.is_full_batch() {
             order.shuffle(&mut rng::stream(seed, &format!("shuffle/epoch {epoch}")));
         }
         self.progress.epoch_started(epoch + 1, epochs, order.len());
@@ -239,15 +260,24 @@ impl<'a> Training<'a> {
         let rate = self.learning_rate(self.state.step);
         let mode = Mode::Train { seed: self.options.seed, epoch, step: self.state.step };
         let number = self.state.step + 1;
-        self.graph.run(|| {
+        let loss = || {
             let loss = self.task.loss(batch, mode)?;
-            ensure!(
-                loss.track_op(),
-                "the loss of step {number} depends on no parameter, so there is nothing to train"
-            );
-            self.optimizer.recorded_step(&loss, rate, self.options.clip, (number, batch.len()), ledger)?;
-            Ok(loss)
-        })?;
+            match loss.track_op() {
+                true => Ok(loss),
+                false => candle_core::bail!(
+                    "the loss of step {number} depends on no parameter, so there is nothing to train"
+                ),
+            }
+        };
+        let (clip, step) = (self.options.clip, (number, batch.len()));
+        match self.optimizer.is_full_batch() {
+            true => self.optimizer.recorded_step_with(loss, rate, clip, step, ledger)?,
+            false => self.graph.run(|| {
+                let loss = loss()?;
+                self.optimizer.recorded_step(&loss, rate, clip, step, ledger)?;
+                Ok(loss)
+            })?,
+        }
         self.state.step = number;
         self.state.steps_in_epoch += 1;
         Ok(())

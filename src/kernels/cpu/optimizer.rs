@@ -277,7 +277,7 @@ pub(crate) fn limit_row_norms<T: Real>(matrix: &mut [T], columns: usize, max: f6
             #[inline(always)]
             || {
                 for row in rows.chunks_exact_mut(columns) {
-                    let norm = sum_squares_of_chunk(row).sqrt();
+                    let norm = dot_of_chunk(row, row).sqrt();
                     // A NaN spreads over its row.
                     if norm > max || norm.is_nan() {
                         let scale = T::of(max / norm);
@@ -292,38 +292,45 @@ pub(crate) fn limit_row_norms<T: Real>(matrix: &mut [T], columns: usize, max: f6
 
 /// The sum of the squares of all `elements`.
 pub(crate) fn sum_squares<T: Real>(elements: &[T]) -> f64 {
-    let mut sums = vec![0.; elements.len().div_ceil(CHUNK)];
+    dot(elements, elements)
+}
+
+/// The sum of the products of the elements of `a` and `b`, which have one length.
+pub(crate) fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
+    assert_eq!(a.len(), b.len(), "vectors of different lengths");
+    let mut sums = vec![0.; a.len().div_ceil(CHUNK)];
     let shared = Shared::new(&mut sums);
-    for_each_chunk(elements.len(), |at| {
+    for_each_chunk(a.len(), |at| {
         // SAFETY: each chunk has a sum of its own.
         let sum = unsafe { shared.slice(at.start / CHUNK..at.start / CHUNK + 1) };
         sum[0] = vectorised(
             #[inline(always)]
-            || sum_squares_of_chunk(&elements[at]),
+            || dot_of_chunk(&a[at.clone()], &b[at]),
         );
     });
     sums.into_iter().sum()
 }
 
 #[inline(always)]
-fn sum_squares_of_chunk<T: Real>(elements: &[T]) -> f64 {
-    #[inline(always)]
-    fn square<T: Real>(x: T) -> f64 {
-        x.as_f64() * x.as_f64()
-    }
+fn dot_of_chunk<T: Real>(a: &[T], b: &[T]) -> f64 {
     // Sixteen independent sums, so that additions need not wait for one another.
     let mut sums = [0.; 16];
-    let (blocks, rest) = elements.as_chunks::<16>();
-    for block in blocks {
-        let squares = block.map(square);
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());
+    for (a, b) in a.iter().zip(b) {
         for i in 0..16 {
-            sums[i] += squares[i];
+            sums[i] += a[i].as_f64() * b[i].as_f64();
         }
     }
-    for (sum, &x) in sums.iter_mut().zip(rest) {
-        *sum += square(x);
+    for ((sum, &a), &b) in sums.iter_mut().zip(a_rest).zip(b_rest) {
+        *sum += a.as_f64() * b.as_f64();
     }
     sums.into_iter().sum()
+}
+
+/// Adds `factor * x` to `y`, which has the same length.
+pub(crate) fn add_scaled<T: Real>(y: &mut [T], factor: f64, x: &[T]) {
+    let plain = GradientTerms { scale: 1., limit: f64::INFINITY, l2: 0., l1: 0. };
+    update(&Rule::Sgd { rate: -factor }, plain, Coverage::Dense, y, x, &mut []);
 }
 
 /// Calls `work` on consecutive ranges of `CHUNK` elements that cover `0..len`.

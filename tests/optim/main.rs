@@ -1,5 +1,7 @@
 //! Compares optimizers and schedules with PyTorch; `fixtures/optim.py` computes the expected values.
 
+mod solvers;
+
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::VarMap;
