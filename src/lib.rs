@@ -6,6 +6,8 @@ pub mod cli;
 pub mod data;
 pub mod device;
 mod kernels;
+#[cfg(feature = "plots")]
+pub mod lab;
 pub mod models;
 pub mod nn;
 pub mod ops;

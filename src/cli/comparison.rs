@@ -30,16 +30,17 @@ pub fn compare_by_length<R: Recipe<Data = TranslationData>>(
         let model = train::load_model(&run.model(), device, |vb| settings.model(facts, vb))?;
         let points;
         (score, points) = by_length(&data, &data.translate(&model, device)?);
-        lines.push(Line { name, points });
+        lines.push(Line::new(name, points));
     }
-    let chart = Chart { title: "Length", x_label: "tokens of the source", y_label: score, lines };
+    let chart =
+        Chart { title: "Length", x_label: "tokens of the source", y_label: score, lines, ..Chart::default() };
     parent.write("lengths.svg", &plots::line_charts(&[chart])?)?;
     say(&format!("lengths.svg is in the run folder {}", parent.dir().display()));
     Ok(Outcome::Done)
 }
 
 /// The name of the score, and the score of about equally many test sentences of each length.
-fn by_length(data: &TranslationData, translations: &[String]) -> (&'static str, Vec<(usize, f64)>) {
+fn by_length(data: &TranslationData, translations: &[String]) -> (&'static str, Vec<(f64, f64)>) {
     const GROUPS: usize = 8;
     let (references, sources) = (data.references(), &data.test.sources);
     let mut order: Vec<usize> = (0..sources.len()).collect();
@@ -57,7 +58,7 @@ fn by_length(data: &TranslationData, translations: &[String]) -> (&'static str, 
         let of = |texts: &[String]| -> Vec<String> { group.iter().map(|&i| texts[i].clone()).collect() };
         let score;
         (name, score) = data.score(&of(translations), &of(&references));
-        points.push((length, score));
+        points.push((length as f64, score));
     }
     (name, points)
 }

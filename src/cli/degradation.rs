@@ -28,13 +28,14 @@ pub fn compare<R: Recipe<Data = ImageData>>(
             say(&flow::how_to_resume::<R>(parent.dir()));
             return Ok(Outcome::Interrupted);
         }
-        let error = |epoch: &Epoch| (epoch.epoch, 100.0 * (1.0 - epoch.validation.metric));
-        let points: Vec<(usize, f64)> = report.epochs.iter().map(error).collect();
+        let error = |epoch: &Epoch| (epoch.epoch as f64, 100.0 * (1.0 - epoch.validation.metric));
+        let points: Vec<(f64, f64)> = report.epochs.iter().map(error).collect();
         let last = points.last().map_or(f64::NAN, |point| point.1);
         say(&format!("{name}: training error {last:.2}% after the last epoch"));
-        lines.push(Line { name, points });
+        lines.push(Line::new(name, points));
     }
-    let chart = Chart { title: "Training error", x_label: "epoch", y_label: "error in %", lines };
+    let chart =
+        Chart { title: "Training error", x_label: "epoch", y_label: "error in %", lines, ..Chart::default() };
     parent.write("degradation.svg", &plots::line_charts(&[chart])?)?;
     say(&format!("degradation.svg is in the run folder {}", parent.dir().display()));
     Ok(Outcome::Done)

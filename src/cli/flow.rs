@@ -273,7 +273,8 @@ fn trained_parameters(vars: &VarMap) -> usize {
 
 /// Draws losses and metric over epochs.
 fn curves(report: &Report) -> Result<String> {
-    let points = |value: fn(&Epoch) -> f64| report.epochs.iter().map(|e| (e.epoch, value(e))).collect();
+    let points =
+        |value: fn(&Epoch) -> f64| report.epochs.iter().map(|e| (e.epoch as f64, value(e))).collect();
     let name = &*report.metric.name().replace('_', " ");
     let title = name[..1].to_uppercase() + &name[1..];
     plots::line_charts(&[
@@ -282,15 +283,17 @@ fn curves(report: &Report) -> Result<String> {
             x_label: "epoch",
             y_label: "mean loss",
             lines: vec![
-                Line { name: "training", points: points(|e| e.train_loss) },
-                Line { name: "validation", points: points(|e| e.validation.loss) },
+                Line::new("training", points(|e| e.train_loss)),
+                Line::new("validation", points(|e| e.validation.loss)),
             ],
+            ..Chart::default()
         },
         Chart {
             title: &title,
             x_label: "epoch",
             y_label: name,
-            lines: vec![Line { name: "validation", points: points(|e| e.validation.metric) }],
+            lines: vec![Line::new("validation", points(|e| e.validation.metric))],
+            ..Chart::default()
         },
     ])
 }

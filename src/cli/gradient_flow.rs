@@ -61,7 +61,7 @@ fn batch(seed: u64, purpose: &str, device: &Device) -> candle_core::Result<(Tens
 }
 
 /// The base-10 logarithm of the gradient's norm with respect to the state after each symbol.
-fn norms(network: &Network, symbols: &Tensor, classes: &Tensor) -> candle_core::Result<Vec<(usize, f64)>> {
+fn norms(network: &Network, symbols: &Tensor, classes: &Tensor) -> candle_core::Result<Vec<(f64, f64)>> {
     let mut points = vec![];
     for step in 1..STEPS {
         let (_, state) = network.forward(&symbols.narrow(0, 0, step)?, None)?;
@@ -78,7 +78,7 @@ fn norms(network: &Network, symbols: &Tensor, classes: &Tensor) -> candle_core::
         for grad in std::iter::once(&hidden).chain(&cell).filter_map(|var| grads.get(var)) {
             square += grad.sqr()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
         }
-        points.push((step, square.sqrt().log10()));
+        points.push((step as f64, square.sqrt().log10()));
     }
     Ok(points)
 }
@@ -119,7 +119,7 @@ pub(super) fn plot<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
             output: linear(32, CLASSES, vb.pp("output"))?,
         };
         let (symbols, classes) = batch(options.seed, "gradient-flow/test", device)?;
-        before.push(Line { name, points: norms(&network, &symbols, &classes)? });
+        before.push(Line::new(name, norms(&network, &symbols, &classes)?));
         let mut optimizer = options.optimizer(&vars)?;
         let clip = options.options(1).clip;
         for step in 0..TRAINING_STEPS {
@@ -131,13 +131,18 @@ pub(super) fn plot<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
             let loss = Cost::SoftmaxCrossEntropy.loss(&network.forward(&symbols, None)?.0, &classes)?;
             optimizer.backward_step(&loss, options.learning_rate, clip)?;
         }
-        after.push(Line { name, points: norms(&network, &symbols, &classes)? });
+        after.push(Line::new(name, norms(&network, &symbols, &classes)?));
         let predicted = network.forward(&symbols, None)?.0.argmax(D::Minus1)?;
         let accuracy = predicted.eq(&classes)?.to_dtype(DType::F32)?.mean_all()?.to_scalar::<f32>()?;
         say(&format!("{name:<4} accuracy {:6.2}% after {TRAINING_STEPS} steps", 100.0 * accuracy));
     }
-    let chart =
-        |title, lines| Chart { title, x_label: "symbol", y_label: "log10 of the gradient norm", lines };
+    let chart = |title, lines| Chart {
+        title,
+        x_label: "symbol",
+        y_label: "log10 of the gradient norm",
+        lines,
+        ..Chart::default()
+    };
     let plot = plots::line_charts(&[chart("Before training", before), chart("After training", after)])?;
     run.write("gradient-flow.svg", &plot)?;
     say(&format!("gradient-flow.svg is in the run folder {}", run.dir().display()));

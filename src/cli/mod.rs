@@ -50,7 +50,7 @@ pub use translation_options::{ScoreName, TokenLevel, TranslationFacts, Translati
 
 use crate::data::{DataError, count};
 use crate::train::check_output;
-use clap::{Args, Subcommand};
+use clap::{ArgMatches, Args, Subcommand};
 use std::ffi::OsStr;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -71,7 +71,21 @@ pub enum Outcome {
 /// Errors are one line on standard error. The exit code is 0 for success, 1 for an error, 2 for wrong usage and 130
 /// after an interrupt.
 pub fn main<R: Recipe>() -> ExitCode {
-    let matches = match command_line::parse::<R>() {
+    finish(command_line::parse::<R>(), command_line::run::<R>)
+}
+
+/// Runs a program other than that of a [`Recipe`]: parses the process's arguments as `command` says, and calls `run`.
+///
+/// Errors and exit codes are those of [`main`].
+pub fn program(command: clap::Command, run: fn(&ArgMatches) -> anyhow::Result<Outcome>) -> ExitCode {
+    finish(command.try_get_matches(), |matches| run(matches).map_err(data_error))
+}
+
+fn finish(
+    matches: Result<ArgMatches, clap::Error>,
+    run: impl FnOnce(&ArgMatches) -> anyhow::Result<Outcome>,
+) -> ExitCode {
+    let matches = match matches {
         Ok(matches) => matches,
         Err(error) => {
             let Some(message) = command_line::usage(&error) else { return shown(error.print()) };
@@ -79,7 +93,7 @@ pub fn main<R: Recipe>() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let outcome = command_line::run::<R>(&matches).and_then(|outcome| check_output().map(|()| outcome));
+    let outcome = run(&matches).and_then(|outcome| check_output().map(|()| outcome));
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,

@@ -1,16 +1,19 @@
 //! Plots of models and training runs, as text in SVG or HTML.
 //!
-//! - [`line_charts`]: losses and metrics over epochs.
+//! - [`line_charts`]: values over epochs, steps or settings.
 //! - [`confusion_matrix`]: which classes a classifier confuses.
 //! - [`image_grid`]: misclassified images, filters, feature maps and heat maps.
 //! - [`word_map`]: word vectors, projected onto their two leading principal components.
 //! - [`alignments`]: the attention of translations.
+//! - [`animation`]: values that change over time.
 //! - [`neuron_page`]: a text coloured by the values of recurrent cells.
 //!
 //! Each function returns the document; the caller decides where to write it. Colours suit colour-blind readers (the palette
 //! of Okabe and Ito; blue against red or orange, never red against green).
 
 mod alignment;
+mod animation;
+mod axis;
 mod confusion_matrix;
 mod image_grid;
 mod line_charts;
@@ -20,8 +23,11 @@ mod svg;
 mod word_map;
 
 pub use alignment::{Alignment, alignments};
+pub use animation::{Animation, animation};
+pub use axis::Scale;
 pub use confusion_matrix::confusion_matrix;
 pub use image_grid::{GridSection, Tile, image_grid};
-pub use line_charts::{Chart, Line, line_charts};
+pub use line_charts::{Chart, Line, Mark, line_charts};
 pub use neuron_page::{Neuron, neuron_page};
+pub(crate) use svg::escape;
 pub use word_map::word_map;

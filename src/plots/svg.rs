@@ -95,7 +95,7 @@ impl Svg {
 }
 
 /// Converts text to XML character data: escapes markup and drops the characters that XML forbids.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

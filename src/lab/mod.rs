@@ -1,0 +1,121 @@
+//! The experiments that the books teach by, each rerun by one function.
+//!
+//! [`EXPERIMENTS`] lists them. An experiment trains this crate's models with this crate's training loop and returns its
+//! [`Findings`]: what there is to see in a few lines, tables, figures, and the claim of the book with the numbers measured
+//! here. [`Lab::run`] writes them into a run folder, and [`page`] combines several into one HTML page.
+
+mod findings;
+mod learning_rate;
+mod neuron;
+mod page;
+mod study;
+
+pub use findings::{Claim, Figure, Findings, Table};
+pub use page::page;
+
+use crate::data::{self, Images};
+use crate::train::Run;
+use anyhow::Result;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// All experiments, in the order of the books.
+pub const EXPERIMENTS: &[Experiment] = &[neuron::EXPERIMENT, learning_rate::EXPERIMENT];
+
+/// An experiment of a book.
+pub struct Experiment {
+    /// The name on the command line.
+    pub name: &'static str,
+    /// What it shows, in a line.
+    pub about: &'static str,
+    /// Where the book or paper describes it.
+    pub source: &'static str,
+    /// What the book reports; empty if there is no figure to compare with.
+    pub book: &'static str,
+    /// Runs the experiment.
+    run: fn(&Lab) -> Result<Findings>,
+}
+
+/// The settings that all experiments share.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Whether to shrink every experiment to seconds.
+    pub quick: bool,
+    /// The data set of the experiments on images: `digits`, `mnist` or `fashion-mnist`.
+    pub dataset: String,
+    /// Where the files of the data set are.
+    pub data_dir: Option<PathBuf>,
+    /// Seed of initial weights and shuffles.
+    pub seed: u64,
+    /// The function that `universal` fits, in `x` or in `x` and `y`.
+    pub function: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { quick: false, dataset: "digits".into(), data_dir: None, seed: 42, function: None }
+    }
+}
+
+/// The place where an experiment runs: its settings and its run folder.
+pub struct Lab {
+    settings: Settings,
+    run: Run,
+}
+
+impl Lab {
+    /// Runs `experiment`, and writes its figures and tables into the run folder `out`, or else into a new one under
+    /// `runs/lab/`. Returns the findings and the folder.
+    ///
+    /// # Errors
+    /// Fails if the data can't be loaded, the folder can't be written, or a training fails.
+    pub fn run(
+        experiment: &Experiment,
+        settings: &Settings,
+        out: Option<&Path>,
+    ) -> Result<(Findings, PathBuf)> {
+        let Settings { quick, dataset, data_dir, seed, function } = settings;
+        let config = json!({
+            "experiment": experiment.name,
+            "settings": {
+                "quick": quick, "dataset": dataset, "data_dir": data_dir, "seed": seed, "function": function,
+            },
+        });
+        let lab = Self { settings: settings.clone(), run: Run::create("lab", out, &config)? };
+        let findings = (experiment.run)(&lab)?;
+        findings.write(&lab.run)?;
+        Ok((findings, lab.run.dir().to_path_buf()))
+    }
+
+    /// `quick` in a quick run, `full` otherwise.
+    fn scale<T>(&self, quick: T, full: T) -> T {
+        if self.settings.quick { quick } else { full }
+    }
+
+    fn seed(&self) -> u64 {
+        self.settings.seed
+    }
+
+    /// The first `training` and `test` images of the data set.
+    fn digits(&self, training: usize, test: usize) -> Result<(Images, Images)> {
+        let Settings { dataset, data_dir, .. } = &self.settings;
+        if dataset == "digits" && data_dir.is_none() {
+            return Ok(data::digits(training, test, 0)?);
+        }
+        let mut set = data::image::load(dataset, data_dir.as_deref(), 28)?;
+        set.training.truncate(training);
+        set.test.truncate(test);
+        Ok((set.training, set.test))
+    }
+}
+
+/// The quick findings of the experiment `name`, for tests.
+#[cfg(test)]
+fn quick(name: &str) -> Findings {
+    let experiment = EXPERIMENTS.iter().find(|experiment| experiment.name == name).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { quick: true, ..Settings::default() };
+    let (findings, _) = Lab::run(experiment, &settings, Some(dir.path())).unwrap();
+    assert!(findings.claim.holds, "{name}: {}", findings.claim.text);
+    findings
+}

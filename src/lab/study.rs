@@ -1,0 +1,186 @@
+//! Training models and measuring them: what the experiments share.
+
+use super::Lab;
+use crate::data::{Augmentation, Images};
+use crate::nn::{Cost, Mode, Model, seeded_var_builder};
+use crate::optim::{Clip, Method, Optimizer, Sgd};
+use crate::train::{
+    Evaluation, ImageClassification, Metric, Quiet, Run, Score, Task, Trainer, TrainerOptions,
+    evaluate_images,
+};
+use anyhow::{Result, ensure};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::{VarBuilder, VarMap};
+use serde_json::json;
+use std::cell::{Cell, RefCell};
+use std::time::Instant;
+
+/// Builds a model with parameters drawn from `seed`.
+pub(super) fn build<M>(
+    seed: u64,
+    dtype: DType,
+    model: impl FnOnce(VarBuilder) -> candle_core::Result<M>,
+) -> candle_core::Result<(M, VarMap)> {
+    let vars = VarMap::new();
+    Ok((model(seeded_var_builder(&vars, seed, dtype, &Device::Cpu))?, vars))
+}
+
+/// The training of an image classifier.
+#[derive(Clone)]
+pub(super) struct Study<'a> {
+    /// The images to train on: the first `examples`. The last `validation` of the set select the best epoch, if any.
+    pub(super) images: &'a Images,
+    pub(super) examples: usize,
+    pub(super) validation: usize,
+    pub(super) test: &'a Images,
+    pub(super) cost: Cost,
+    pub(super) method: Method,
+    pub(super) augmentation: Option<Augmentation>,
+    pub(super) options: TrainerOptions,
+}
+
+/// What is measured after an epoch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Point {
+    /// Seconds of training so far.
+    pub(super) seconds: f64,
+    pub(super) train: Score,
+    pub(super) test: Score,
+}
+
+impl<'a> Study<'a> {
+    /// The book's way of training: stochastic gradient descent in batches of 10 on the cross-entropy.
+    pub(super) fn new(lab: &Lab, (images, test): &'a (Images, Images), epochs: usize, rate: f64) -> Self {
+        let options = TrainerOptions {
+            epochs,
+            batch_size: 10,
+            learning_rate: rate,
+            seed: lab.seed(),
+            ..TrainerOptions::default()
+        };
+        Self {
+            images,
+            examples: images.len(),
+            validation: 0,
+            test,
+            cost: Cost::SigmoidCrossEntropy,
+            method: Method::Sgd(Sgd::default()),
+            augmentation: None,
+            options,
+        }
+    }
+
+    /// Trains `model`, whose variables are `vars`, in the folder `name`, and returns one point per epoch.
+    ///
+    /// Without validation images, the training images select the best epoch, whose weights stay in `vars`.
+    pub(super) fn train(
+        &self,
+        lab: &Lab,
+        name: &str,
+        model: &dyn Model,
+        vars: &VarMap,
+    ) -> Result<Vec<Point>> {
+        let indices = |from: usize, to: usize| (from as u32..to as u32).collect::<Vec<u32>>();
+        let count = self.images.len();
+        ensure!(self.examples + self.validation <= count, "{name}: found {count} images, expected more");
+        let training = indices(0, self.examples);
+        let task = Watched {
+            inner: ImageClassification {
+                model,
+                cost: self.cost,
+                images: self.images,
+                training: &training,
+                validation: &indices(count - self.validation, count),
+                augmentation: self.augmentation,
+                label_smoothing: 0.0,
+                device: &Device::Cpu,
+            },
+            study: self,
+            seconds: Cell::new(0.0),
+            resumed: Cell::new(Instant::now()),
+            points: RefCell::default(),
+        };
+        let run = Run::create("lab", Some(&lab.run.dir().join("trainings").join(name)), &json!({}))?;
+        let mut optimizer = Optimizer::new(self.method, vars)?;
+        let trainer = Trainer { options: self.options.clone(), run: &run, progress: &Quiet };
+        trainer.fit(&task, vars, &mut optimizer)?;
+        Ok(task.points.into_inner())
+    }
+
+    /// Evaluates `model` on the test images.
+    pub(super) fn evaluate(&self, model: &dyn Model) -> candle_core::Result<Evaluation> {
+        let all: Vec<u32> = (0..self.test.len() as u32).collect();
+        evaluate_images(model, self.cost, self.test, &all, &Device::Cpu)
+    }
+}
+
+/// An image classification that is measured on its training images and on the test images after each epoch.
+struct Watched<'a> {
+    inner: ImageClassification<'a>,
+    study: &'a Study<'a>,
+    seconds: Cell<f64>,
+    resumed: Cell<Instant>,
+    points: RefCell<Vec<Point>>,
+}
+
+impl Task for Watched<'_> {
+    fn examples(&self) -> usize {
+        self.inner.examples()
+    }
+
+    fn prefetch(&self, batches: &[&[u32]]) {
+        self.resumed.set(Instant::now());
+        self.inner.prefetch(batches);
+    }
+
+    fn loss(&self, batch: &[u32], mode: Mode) -> candle_core::Result<Tensor> {
+        self.inner.loss(batch, mode)
+    }
+
+    fn validate(&self) -> candle_core::Result<Score> {
+        self.seconds.set(self.seconds.get() + self.resumed.get().elapsed().as_secs_f64());
+        let ImageClassification { model, cost, images, training, .. } = self.inner;
+        let score = |evaluation: Evaluation| Score { loss: evaluation.loss, metric: evaluation.accuracy() };
+        let train = score(evaluate_images(model, cost, images, training, &Device::Cpu)?);
+        let test = score(self.study.evaluate(model)?);
+        self.points.borrow_mut().push(Point { seconds: self.seconds.get(), train, test });
+        if self.inner.validation.is_empty() { Ok(train) } else { self.inner.validate() }
+    }
+
+    fn metric(&self) -> Metric {
+        self.inner.metric()
+    }
+}
+
+/// Minimises `loss`, a function of the step, by `steps` steps; returns the loss before each step.
+pub(super) fn descend(
+    optimizer: &mut Optimizer,
+    (steps, rate, clip): (usize, f64, Clip),
+    mut loss: impl FnMut(usize) -> candle_core::Result<Tensor>,
+) -> candle_core::Result<Vec<f64>> {
+    (0..steps)
+        .map(|step| {
+            let loss = loss(step)?;
+            optimizer.backward_step(&loss, rate, clip)?;
+            loss.to_dtype(DType::F64)?.to_scalar()
+        })
+        .collect()
+}
+
+/// The points of a line over epochs, from 1.
+pub(super) fn over_epochs(values: impl IntoIterator<Item = f64>) -> Vec<(f64, f64)> {
+    (1..).map(f64::from).zip(values).collect()
+}
+
+/// Mean and standard deviation.
+pub(super) fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+    let count = values.len().max(1) as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
+    (mean, variance.sqrt())
+}
+
+/// A fraction in percent.
+pub(super) fn percent(fraction: f64) -> String {
+    format!("{:.1}%", 100.0 * fraction)
+}
