@@ -67,11 +67,11 @@ impl Table {
     pub(super) fn aligned(&self) -> Vec<String> {
         let lines = || std::iter::once(&self.columns).chain(&self.rows);
         let cell = |row: &[String], column: usize| row.get(column).cloned().unwrap_or_default();
-        let is_number = |column| self.rows.iter().all(|row| starts_a_number(&cell(row, column)));
+        let is_right = |column| self.rows.iter().all(|row| is_number(&cell(row, column)));
         let columns: Vec<(usize, bool)> = (0..self.columns.len())
             .map(|column| {
                 let width = lines().map(|row| cell(row, column).chars().count()).max().unwrap_or(0);
-                (width, is_number(column))
+                (width, is_right(column))
             })
             .collect();
         let align = |row: &Vec<String>| {
@@ -94,8 +94,8 @@ impl Table {
     }
 }
 
-fn starts_a_number(cell: &str) -> bool {
-    cell.is_empty() || cell.starts_with(|c: char| c.is_ascii_digit() || "-+".contains(c)) || cell == "NaN"
+fn is_number(cell: &str) -> bool {
+    cell.is_empty() || cell.trim_end_matches('%').parse::<f64>().is_ok()
 }
 
 impl Figure {

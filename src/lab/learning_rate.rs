@@ -30,12 +30,12 @@ fn network() -> Config {
 }
 
 fn run(lab: &Lab) -> Result<Findings> {
-    let data = lab.digits(lab.scale(500, 5_000), lab.scale(200, 1_000))?;
+    let data = lab.digits(lab.scale(300, 5_000), lab.scale(100, 1_000))?;
     let mut table = Table::new("learning-rates", &["rate", "training cost", "largest rise", "test accuracy"]);
     let (mut lines, mut rises, mut last) = (vec![], vec![], vec![]);
     for (name, rate) in RATES {
         let (model, vars) = build(lab.seed(), DType::F32, |vb| Mlp::new(&network(), vb))?;
-        let points = Study::new(lab, &data, lab.scale(12, 30), rate).train(lab, name, &model, &vars)?;
+        let points = Study::new(lab, &data, lab.scale(10, 30), rate).train(lab, name, &model, &vars)?;
         let costs: Vec<f64> = points.iter().map(|point| point.train.loss).collect();
         let rise = costs.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
         let end = points[points.len() - 1];

@@ -4,11 +4,15 @@
 //! [`Findings`]: what there is to see in a few lines, tables, figures, and the claim of the book with the numbers measured
 //! here. [`Lab::run`] writes them into a run folder, and [`page`] combines several into one HTML page.
 
+mod backprop;
 mod findings;
+mod initialization;
 mod learning_rate;
 mod neuron;
 mod page;
 mod study;
+mod universal;
+mod vanishing_gradient;
 
 pub use findings::{Claim, Figure, Findings, Table};
 pub use page::page;
@@ -20,7 +24,14 @@ use serde_json::json;
 use std::path::{Path, PathBuf};
 
 /// All experiments, in the order of the books.
-pub const EXPERIMENTS: &[Experiment] = &[neuron::EXPERIMENT, learning_rate::EXPERIMENT];
+pub const EXPERIMENTS: &[Experiment] = &[
+    backprop::EXPERIMENT,
+    neuron::EXPERIMENT,
+    learning_rate::EXPERIMENT,
+    initialization::EXPERIMENT,
+    universal::EXPERIMENT,
+    vanishing_gradient::EXPERIMENT,
+];
 
 /// An experiment of a book.
 pub struct Experiment {

@@ -1,6 +1,6 @@
 //! One sigmoid neuron learns to turn 1 into 0 (Nielsen, chapter 3): quickly or slowly, depending on cost and start.
 
-use super::study::build;
+use super::study::{build, set};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::nn::{Activation, Linear, linear};
 use crate::optim::{Clip, Method, Optimizer, Sgd};
@@ -50,11 +50,8 @@ impl NeuronCost {
 /// Cost and output before each epoch, and after the last one.
 fn train(cost: NeuronCost, (weight, bias): (f64, f64)) -> candle_core::Result<Vec<(f64, f64)>> {
     let (neuron, vars): (Linear, VarMap) = build(0, DType::F64, |vb| linear(1, 1, vb))?;
-    for (name, value) in [("weight", weight), ("bias", bias)] {
-        if let Some(var) = vars.data().lock().unwrap_or_else(|error| error.into_inner()).get(name) {
-            var.set(&Tensor::full(value, var.shape(), &Device::Cpu)?)?;
-        }
-    }
+    set(&vars, "weight", &[weight])?;
+    set(&vars, "bias", &[bias])?;
     let input = Tensor::ones((1, 1), DType::F64, &Device::Cpu)?;
     let mut optimizer = Optimizer::new(Method::Sgd(Sgd::default()), &vars)?;
     let mut course = vec![];

@@ -3,6 +3,7 @@
 use super::Lab;
 use crate::data::{Augmentation, Images};
 use crate::nn::{Cost, Mode, Model, seeded_var_builder};
+use crate::ops;
 use crate::optim::{Clip, Method, Optimizer, Sgd};
 use crate::train::{
     Evaluation, ImageClassification, Metric, Quiet, Run, Score, Task, Trainer, TrainerOptions,
@@ -13,6 +14,7 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use serde_json::json;
 use std::cell::{Cell, RefCell};
+use std::sync::PoisonError;
 use std::time::Instant;
 
 /// Builds a model with parameters drawn from `seed`.
@@ -183,4 +185,38 @@ pub(super) fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
 /// A fraction in percent.
 pub(super) fn percent(fraction: f64) -> String {
     format!("{:.1}%", 100.0 * fraction)
+}
+
+/// Sets the variable `name` to `values`, in its own shape and type.
+pub(super) fn set(vars: &VarMap, name: &str, values: &[f64]) -> candle_core::Result<()> {
+    let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(var) = vars.get(name) else { candle_core::bail!("there is no variable {name}") };
+    var.set(&Tensor::from_slice(values, var.shape(), var.device())?.to_dtype(var.dtype())?)
+}
+
+/// The values of the variable `name`.
+pub(super) fn get(vars: &VarMap, name: &str) -> candle_core::Result<Vec<f64>> {
+    let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(var) = vars.get(name) else { candle_core::bail!("there is no variable {name}") };
+    var.as_detached_tensor().flatten_all()?.to_dtype(DType::F64)?.to_vec1()
+}
+
+/// The gradients of `loss` with respect to the variables `names`.
+pub(super) fn gradients(
+    loss: &Tensor,
+    vars: &VarMap,
+    names: &[String],
+) -> candle_core::Result<Vec<Vec<f64>>> {
+    let (grads, _) = ops::backward(loss, vec![])?;
+    let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
+    let gradient = |name: &String| match vars.get(name).and_then(|var| grads.get(var.as_tensor())) {
+        Some(grad) => grad.flatten_all()?.to_dtype(DType::F64)?.to_vec1(),
+        None => candle_core::bail!("there is no gradient of {name}"),
+    };
+    names.iter().map(gradient).collect()
+}
+
+/// The Euclidean norm.
+pub(super) fn norm(values: &[f64]) -> f64 {
+    values.iter().map(|value| value * value).sum::<f64>().sqrt()
 }
