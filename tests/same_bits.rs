@@ -17,7 +17,7 @@ use candle_textbook::nn::{
     Activation, Cell, Cost, Init, Mode, Model, PackedSequences, RecurrentConfig, SentenceModel,
     seeded_var_builder,
 };
-use candle_textbook::ops::{self, Conv2dConfig, ConvFilters, Epilogue, Pool2dConfig, TimePooling};
+use candle_textbook::ops::{self, Conv2dConfig, ConvFilters, Epilogue, Pool2dConfig, QueryRows, TimePooling};
 use candle_textbook::optim::{Adadelta, Adagrad, Adam, Clip, Method, Optimizer, RmsProp, Sgd};
 use candle_textbook::rng;
 use rand::Rng;
@@ -186,7 +186,7 @@ fn operations(dtype: DType, results: &mut Results) -> Result<()> {
     for (name, count) in [("additive attention", 4), ("dot attention", 3)] {
         let shapes: [&[usize]; 4] = [&[6, 21], &[16, 21], &[16, 37], &[21]];
         operation(name, dtype, &shapes[..count], results, |x| {
-            Ok(ops::attention(&x[0], &x[1], &x[2], x.get(3), &sequences, &rows)?.0)
+            Ok(ops::attention(&x[0], &x[1], &x[2], x.get(3), &sequences, QueryRows::Of(&rows))?.0)
         })?;
     }
     operation("linear_cross_entropy", dtype, &[&[19, 23], &[37, 23], &[37]], results, |x| {

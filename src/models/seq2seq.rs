@@ -4,8 +4,9 @@
 pub use crate::nn::Attention;
 
 use crate::nn::{
-    AttentionLayer, AttentionMemory, Cell, Dropout, Embedding, Linear, Mode, PackedSequences, Recurrent,
-    RecurrentConfig, RecurrentState, WORD_VECTOR_INIT, attention, dropout, embedding_with, linear, recurrent,
+    AttentionLayer, AttentionMemory, Cell, Dropout, Embedding, Linear, Mode, PackedSequences, QueryRows,
+    Recurrent, RecurrentConfig, RecurrentState, WORD_VECTOR_INIT, attention, dropout, embedding_with, linear,
+    recurrent,
 };
 use crate::ops::{self, PreparedLinear};
 use crate::rng;
@@ -91,7 +92,8 @@ impl PackedTokens {
         let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
         let layout = Arc::new(PackedSequences::new(&lengths)?);
         let ids: Vec<u32> = layout.positions().map(|(sequence, step)| sequences[sequence][step]).collect();
-        Ok(Self { ids: Tensor::new(ids, device)?, sequences: layout })
+        let [ids] = layout.with_layout([&ids], device)?;
+        Ok(Self { ids, sequences: layout })
     }
 }
 
@@ -330,8 +332,7 @@ impl Seq2Seq {
         let xs = self.target_embedding.forward(&targets.ids)?; // (rows, embedding)
         let xs = self.target_dropout.forward(&xs, mode)?;
         let (hs, _) = self.decoder.forward(&xs, &targets.sequences, Some(&encoded.state), mode)?;
-        let sources: Vec<u32> = targets.sequences.positions().map(|(sequence, _)| sequence as u32).collect();
-        let (hs, _) = self.attend(encoded, &hs, &sources)?; // (rows, hidden)
+        let (hs, _) = self.attend(encoded, &hs, QueryRows::Packed(&targets.sequences))?; // (rows, hidden)
         self.output_dropout.forward(&hs, mode)
     }
 
@@ -396,20 +397,19 @@ impl Seq2Seq {
         };
         let single = Arc::new(PackedSequences::new(&vec![1; rows])?);
         let (hs, recurrent) = self.decoder.forward(&xs, &single, Some(&state.recurrent), mode)?;
-        let (hs, weights) = self.attend(encoded, &hs, &state.sources)?;
+        let (hs, weights) = self.attend(encoded, &hs, QueryRows::Of(&state.sources))?;
         let hs = self.output_dropout.forward(&hs, mode)?;
         let fed = self.input_feeding.then(|| hs.clone());
         Ok((hs, DecoderState { recurrent, fed, sources: state.sources.clone() }, weights))
     }
 
     /// The attentional vectors `(rows, hidden)` of the decoder's states `hs`, with attention; the states without.
-    fn attend(&self, encoded: &Encoded, hs: &Tensor, sources: &[u32]) -> Result<(Tensor, Option<Tensor>)> {
+    fn attend(&self, encoded: &Encoded, hs: &Tensor, sources: QueryRows) -> Result<(Tensor, Option<Tensor>)> {
         let (Some((attention, combine)), Some(memory)) = (&self.attention, &encoded.memory) else {
             return Ok((hs.clone(), None));
         };
-        let (contexts, weights) = attention.forward(hs, sources, memory)?; // (rows, encoder outputs)
-        let combined = Tensor::cat(&[&contexts, hs], 1)?.apply(combine)?;
-        Ok((ops::tanh(&combined)?, Some(weights)))
+        let (joined, weights) = attention.forward(hs, sources, memory)?; // (rows, encoder outputs + hidden)
+        Ok((ops::linear_tanh(&joined, combine.weight(), combine.bias())?, Some(weights)))
     }
 }
 
@@ -449,14 +449,16 @@ impl Bridge {
     /// `(layers * directions, batch, hidden)` to `(layers, batch, hidden)`.
     fn forward(&self, state: &RecurrentState) -> Result<RecurrentState> {
         let join = |states: &Tensor, layers: &[Linear]| -> Result<Tensor> {
+            let (_, batch, hidden) = states.dims3()?;
             let layer = |(i, layer): (usize, &Linear)| {
-                let both = Tensor::cat(&[states.get(2 * i)?, states.get(2 * i + 1)?], 1)?;
-                ops::tanh(&layer.forward(&both)?)
+                let both = ops::part(states, 2 * i, 2)?;
+                let ys = ops::linear_tanh(&both, layer.weight(), layer.bias())?; // (batch, hidden)
+                ops::reshape(&ys, (1, batch, hidden))
             };
             match layers {
                 [] => Ok(states.clone()),
                 layers => {
-                    Tensor::stack(&layers.iter().enumerate().map(layer).collect::<Result<Vec<_>>>()?, 0)
+                    ops::concat(&layers.iter().enumerate().map(layer).collect::<Result<Vec<_>>>()?, 0, 0)
                 }
             }
         };

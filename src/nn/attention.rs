@@ -1,6 +1,6 @@
 //! Attention over the outputs of an encoder.
 
-use super::{Init, Linear, PackedSequences};
+use super::{Init, Linear, PackedSequences, QueryRows};
 use crate::ops;
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -92,26 +92,26 @@ impl AttentionLayer {
         Ok(AttentionMemory { keys, values: values.clone(), sentences: sentences.clone() })
     }
 
-    /// Computes the context of each of the `queries` `(rows, size)`, and its attention weights.
+    /// Computes the context of each of the `queries` `(rows, size)`, with the query behind it, and its attention weights.
     ///
-    /// Row i attends to the sentence `sentence_of_row[i]` of the memory. The contexts are `(rows, values)`. The weights
-    /// `(rows, length)` have a column per element of the longest sentence, zero beyond the end of a shorter one; they have
-    /// no gradient.
+    /// `rows` tells which sentence of the memory each query attends to. The result `[c; q]` is `(rows, values + size)`
+    /// (Luong et al. 2015, eq. 5). The weights `(rows, length)` have a column per element of the longest sentence, zero beyond
+    /// the end of a shorter one; they have no gradient.
     ///
     /// # Errors
     /// Fails if the shapes do not fit, or a sentence is not in the memory.
     pub fn forward(
         &self,
         queries: &Tensor,
-        sentence_of_row: &[u32],
+        rows: QueryRows,
         memory: &AttentionMemory,
     ) -> Result<(Tensor, Tensor)> {
-        let queries = match &self.query {
+        let compared = match &self.query {
             Some(query) => query.forward(queries)?,
             None => queries.clone(),
         };
         let AttentionMemory { keys, values, sentences } = memory;
-        let v = self.v.as_ref().map(|v| v.weight().squeeze(0)).transpose()?;
-        ops::attention(&queries, keys, values, v.as_ref(), sentences, sentence_of_row)
+        let v = self.v.as_ref().map(Linear::weight);
+        ops::attention_beside([&compared, keys, values], v, queries, sentences, rows)
     }
 }

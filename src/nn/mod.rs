@@ -21,8 +21,8 @@ mod recurrent;
 mod sampling;
 
 pub use crate::ops::{
-    Cell, Conv2dConfig, Epilogue, IncrementalDecoder, PackedSequences, Pool2dConfig, RecurrentState,
-    TimePooling, pool_over_time,
+    Cell, Conv2dConfig, Epilogue, IncrementalDecoder, PackedSequences, Pool2dConfig, QueryRows,
+    RecurrentState, TimePooling, pool_over_time,
 };
 pub use activation::Activation;
 pub use attention::{Attention, AttentionLayer, AttentionMemory, attention};

@@ -269,7 +269,7 @@ impl Recurrent {
             bail!("recurrent: found a state of shape {found:?}, expected ({parts}, batch, {})", self.hidden);
         }
         let initial = |layer: usize| {
-            let part = |states: &Tensor| states.narrow(0, layer * directions, directions);
+            let part = |states: &Tensor| ops::part(states, layer * directions, directions);
             let part = |RecurrentState { hidden, cell }: &RecurrentState| -> Result<RecurrentState> {
                 Ok(RecurrentState { hidden: part(hidden)?, cell: cell.as_ref().map(part).transpose()? })
             };

@@ -6,7 +6,7 @@ use crate::kernels::cpu::batch_norm::Grid;
 use crate::kernels::cpu::conv_max_over_time::{FilterSize, Layout};
 use crate::kernels::cpu::conv2d::Conv2d;
 use crate::kernels::cpu::pool::Windows;
-use candle_core::{DType, Result, Tensor, Var, bail};
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
 
 /// Checks the shapes.
 pub(super) fn check_linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
@@ -282,25 +282,16 @@ pub(super) fn check_loss(name: &str, logits: &Tensor, targets: &Tensor) -> Resul
     let &[batch, classes] = logits.dims() else {
         bail!("{name}: found logits of shape {:?}, expected (batch, classes)", logits.dims())
     };
-    check_targets(name, batch, targets)?;
-    // While a step is recorded, labels that a kernel makes have no values yet; the emulator has them in main memory.
-    match logits.device().is_cpu() && !gpu::is_recording() {
-        true => labels(name, classes, targets).map(Some),
-        false => Ok(None),
-    }
+    check_targets(name, [batch, classes], targets, logits.device())
 }
 
-/// Checks the targets of logits `(batch, classes)` on the CPU, and returns them.
-pub(super) fn check_loss_targets(
+/// Checks the targets of logits `(batch, classes)` on `device`; in main memory also checks and returns the labels.
+pub(super) fn check_targets(
     name: &str,
     [batch, classes]: [usize; 2],
     targets: &Tensor,
-) -> Result<Vec<u32>> {
-    check_targets(name, batch, targets)?;
-    labels(name, classes, targets)
-}
-
-fn check_targets(name: &str, batch: usize, targets: &Tensor) -> Result<()> {
+    device: &Device,
+) -> Result<Option<Vec<u32>>> {
     if targets.dims() != [batch] || targets.dtype() != DType::U32 {
         let (dims, dtype) = (targets.dims(), targets.dtype().as_str());
         bail!(
@@ -310,7 +301,11 @@ fn check_targets(name: &str, batch: usize, targets: &Tensor) -> Result<()> {
     if batch == 0 {
         bail!("{name}: found an empty batch, which has no mean; expected at least one example");
     }
-    Ok(())
+    // While a step is recorded, labels that a kernel makes have no values yet; the emulator has them in main memory.
+    match device.is_cpu() && !gpu::is_recording() {
+        true => labels(name, classes, targets).map(Some),
+        false => Ok(None),
+    }
 }
 
 fn labels(name: &str, classes: usize, targets: &Tensor) -> Result<Vec<u32>> {
@@ -528,7 +523,7 @@ pub(super) fn check_attention(
     if queries.dims() != [rows, size] {
         bail!("attention: found queries of shape {:?}, expected ({rows}, {size})", queries.dims());
     }
-    if let Some(dims) = v.map(Tensor::dims).filter(|&dims| dims != [size]) {
+    if let Some(dims) = v.map(Tensor::dims).filter(|&dims| dims != [size] && dims != [1, size]) {
         bail!("attention: found a vector of shape {dims:?}, expected ({size})");
     }
     match sequence_of_row.iter().find(|&&sequence| sequence as usize >= sequences.batch()) {

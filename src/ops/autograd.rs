@@ -89,11 +89,11 @@ pub(super) trait Operation: Send + Sync + 'static {
         self.backward(args, ys, grad)
     }
 
-    /// Returns what `backward` would if the result is a scalar whose gradient is 1, when that costs nothing.
+    /// Returns what `backward` would if the result is a scalar whose gradient is 1, when that is less work.
     ///
     /// An explicit pass begins with this.
-    fn backward_from_one(&self) -> Option<Vec<Option<Tensor>>> {
-        None
+    fn backward_from_one(&self, _args: &[Tensor]) -> Result<Option<Vec<Option<Tensor>>>> {
+        Ok(None)
     }
 
     /// Computes the gradient of a second result of the operation that made the only argument, if this operation reads it.
@@ -124,9 +124,12 @@ pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
     let (mut links, mut used) = (vec![], vec![]);
     for (index, arg) in args.iter().enumerate().filter(|(_, arg)| recording && arg.track_op()) {
         let ours = results().get(&arg.id()).cloned();
-        let (link, node) = ours.map_or((arg.clone(), None), |known| (known.token, Some(known.node)));
+        let (link, node, within) = match ours {
+            Some(known) => (known.token, Some(known.node), known.within),
+            None => (arg.clone(), None, None),
+        };
         links.push(link);
-        used.push(Use { index, node });
+        used.push(Use { index, node, within });
     }
     if used.is_empty() {
         let (values, shape) = op.forward(&args)?;
@@ -148,7 +151,8 @@ pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
     let result = Tensor::from_storage(values, shape, origin(outcome), false);
     gpu::hold(&result);
     node.result.get_or_init(|| (result.id(), result.detach()));
-    results().insert(result.id(), Known { token, node: id, result: result.id(), views: vec![] });
+    results()
+        .insert(result.id(), Known { token, node: id, result: result.id(), within: None, views: vec![] });
     Ok(result)
 }
 
@@ -157,16 +161,35 @@ pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
 /// Our operations on a reshaped result of ours reach its node directly, without candle's operations on the way back.
 pub(crate) fn reshape(xs: &Tensor, shape: impl ShapeWithOneHole) -> Result<Tensor> {
     let view = xs.reshape(shape)?;
+    register_view(xs, &view, |within| within);
+    Ok(view)
+}
+
+/// Returns `count` entries of `xs` from `start` on along the first dimension, like `Tensor::narrow`.
+///
+/// On a GPU, our operations on a part of a result of ours reach its node directly, as for [`reshape`].
+pub(crate) fn part(xs: &Tensor, start: usize, count: usize) -> Result<Tensor> {
+    let view = xs.narrow(0, start, count)?;
+    if gpu::Gpu::of(xs).is_some() {
+        let first = start * xs.dims()[1..].iter().product::<usize>();
+        register_view(xs, &view, |within| match within {
+            Some(Within { start, whole }) => Some(Within { start: start + first, whole }),
+            None => Some(Within { start: first, whole: xs.elem_count() }),
+        });
+    }
+    Ok(view)
+}
+
+/// Makes known that `view` shows elements of `xs`; `within` turns the place of `xs` in its result into that of the view.
+fn register_view(xs: &Tensor, view: &Tensor, within: impl FnOnce(Option<Within>) -> Option<Within>) {
     let mut results = results();
     if view.id() != xs.id()
         && let Some(known) = results.get(&xs.id()).cloned()
     {
         // The view keeps the result alive, whose entry goes with the result and takes those of its views with it.
-        results.insert(view.id(), Known { views: vec![], ..known });
+        results.insert(view.id(), Known { views: vec![], within: within(known.within), ..known });
         results.get_mut(&known.result).into_iter().for_each(|known| known.views.push(view.id()));
     }
-    drop(results);
-    Ok(view)
 }
 
 /// Returns whether `loss` is a result of operations of this crate alone, so that its backward pass is, too.
@@ -254,13 +277,15 @@ pub fn backward(
     Ok((grads, rows))
 }
 
-/// What is known of a result, or of a view of one that [`reshape`] has made.
+/// What is known of a result, or of a view of one that [`reshape`] or [`part`] has made.
 #[derive(Clone)]
 struct Known {
     token: Tensor,
     node: NodeId,
     /// The result itself.
     result: TensorId,
+    /// The place of a view that shows a part of the result.
+    within: Option<Within>,
     /// Its views.
     views: Vec<TensorId>,
 }
@@ -298,6 +323,16 @@ struct Use {
     index: usize,
     /// The node that the argument is the result of, if it is one of ours.
     node: Option<NodeId>,
+    /// The place of the argument, if it is a part of the result.
+    within: Option<Within>,
+}
+
+/// The place of successive elements of a result.
+#[derive(Clone, Copy)]
+struct Within {
+    start: usize,
+    /// Number of elements of the result.
+    whole: usize,
 }
 
 impl<O: Operation> Node<O> {
@@ -315,7 +350,7 @@ impl<O: Operation> Node<O> {
         }
         let second = pass.second.remove(&self.id);
         let is_root = pass.collected.as_ref().is_some_and(|collected| collected.root == *id);
-        let from_one = if is_root { self.op.backward_from_one() } else { None };
+        let from_one = if is_root { self.op.backward_from_one(&self.args)? } else { None };
         let mut parts = match from_one {
             Some(parts) => parts,
             None => self.op.backward_both(&self.args, ys, &grad, second)?,
@@ -324,9 +359,15 @@ impl<O: Operation> Node<O> {
             pass.add_second(node, self.op.second_gradient(&grad)?)?;
         }
         drop(grad);
-        let hand_over = |Use { index, node }: &Use| match (node, parts[*index].take()) {
+        let hand_over = |Use { index, node, within }: &Use| match (node, parts[*index].take()) {
             (_, None) => bail!("{}: argument {index} has no gradient", self.op.name()),
-            (Some(node), Some(part)) => pass.add(*node, &part).map(|()| Some(one())),
+            (Some(node), Some(part)) => {
+                let part = match within {
+                    Some(Within { start, whole }) => pass::padded(&part, *start, *whole)?,
+                    None => part,
+                };
+                pass.add(*node, &part).map(|()| Some(one()))
+            }
             (None, Some(part)) => pass.collect(&self.args[*index], part),
         };
         self.used.iter().map(hand_over).collect()
@@ -475,6 +516,27 @@ mod tests {
         assert_eq!(ys.to_vec1::<f32>()?, relu(&x)?.to_vec1::<f32>()?);
         let panicked = std::panic::catch_unwind(|| no_grad(|| panic!("on purpose")));
         assert!(panicked.is_err() && relu(&x)?.track_op() && !has_context());
+        Ok(())
+    }
+
+    #[cfg(feature = "cuda-emulator")]
+    #[test]
+    fn parts_of_results_pass_their_gradients_on() -> Result<()> {
+        use crate::ops::emulator;
+        let x = Var::from_tensor(&Tensor::arange(-7f32, 8., &Device::Cpu)?.reshape((5, 3))?)?;
+        let grad = || -> Result<Vec<f32>> {
+            let ys = tanh(&x)?; // (5, 3)
+            let inner = part(&reshape(&part(&ys, 1, 3)?, (3, 1, 3))?, 1, 2)?;
+            let product = crate::ops::linear(&part(&ys, 0, 2)?, &reshape(&inner, (2, 3))?, None)?;
+            let loss =
+                crate::ops::softmax_cross_entropy(&product, &Tensor::new(&[0u32, 1], &Device::Cpu)?, 0.)?;
+            assert_eq!(is_native(&loss), gpu::Gpu::of(&loss).is_some());
+            let (grads, _) = backward(&loss, vec![])?;
+            grads.get(&x).expect("a gradient").flatten_all()?.to_vec1()
+        };
+        for (a, b) in grad()?.into_iter().zip(emulator::off(grad)?) {
+            assert!((a - b).abs() < 1e-6, "{a}, expected {b}");
+        }
         Ok(())
     }
 

@@ -25,24 +25,34 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
 }
 
 /// The arguments are the input, the weight and, if there is one, the bias.
-struct Linear;
+pub(super) struct Linear;
 
 impl Linear {
-    fn dims(args: &[Tensor]) -> Result<Dims> {
+    pub(super) fn dims(args: &[Tensor]) -> Result<Dims> {
         let (outputs, inputs) = args[1].dims2()?;
         let (_, leading) = args[0].dims().split_last().expect("a rank of 1 or more");
         Ok(Dims { rows: leading.iter().product(), inputs, outputs })
     }
 
-    fn forward_on<T: Stored + cuda::Real>(gpu: &Gpu, args: &[Tensor], dims: Dims) -> Result<Buffer<T>> {
+    /// Computes the product of the input and the weight.
+    pub(super) fn product_on<T: Stored + cuda::Real>(
+        gpu: &Gpu,
+        args: &[Tensor],
+        dims: Dims,
+    ) -> Result<Buffer<T>> {
         let Dims { rows, inputs, outputs } = dims;
-        let n = rows * outputs;
-        let ys = gpu.alloc::<T>(n)?;
+        let ys = gpu.alloc::<T>(rows * outputs)?;
         let (xs, weight) = (gpu.pointer(&args[0])?, gpu.pointer(&args[1])?);
         let product =
             Product::new([rows, outputs, inputs], (xs, inputs), (weight, inputs), (ys.pointer(), outputs));
         // SAFETY: the arguments have these sizes; the result is new.
         unsafe { gpu.product(Product { b_transposed: true, ..product })? };
+        Ok(ys)
+    }
+
+    fn forward_on<T: Stored + cuda::Real>(gpu: &Gpu, args: &[Tensor], dims: Dims) -> Result<Buffer<T>> {
+        let ys = Self::product_on::<T>(gpu, args, dims)?;
+        let (n, outputs) = (dims.rows * dims.outputs, dims.outputs);
         if let Some(bias) = args.get(2) {
             let bias = gpu.pointer::<T>(bias)?;
             let args = [ys.pointer().into(), bias.into(), (n as i64).into(), (outputs as i32).into()];
@@ -52,7 +62,7 @@ impl Linear {
         Ok(ys)
     }
 
-    fn backward_on<T: Stored + cuda::Real>(
+    pub(super) fn backward_on<T: Stored + cuda::Real>(
         gpu: &Gpu,
         args: &[Tensor],
         grad: &Tensor,
@@ -125,20 +135,25 @@ fn few_rows_gradient_on<T: cuda::Real>(
     Ok([weight_grad, bias_grad])
 }
 
+/// Rows that a block sums; more if there are enough columns for many blocks.
+fn chunk_of(columns: usize) -> usize {
+    if columns > 4096 { 1024 } else { 256 }
+}
+
 /// Sums each column of a matrix `(rows, columns)`.
 ///
-/// Chunks of 256 rows are summed side by side, and then their sums in the same way.
+/// Chunks of rows are summed side by side, and then their sums in the same way.
 pub(super) fn column_sums_on<T: cuda::Real>(
     gpu: &Gpu,
     xs: Pointer<T>,
     rows: usize,
     columns: usize,
 ) -> Result<Buffer<T>> {
-    const CHUNK: usize = 256;
-    let chunks = rows.div_ceil(CHUNK).max(1);
+    let chunk = chunk_of(columns);
+    let chunks = rows.div_ceil(chunk).max(1);
     let sums = gpu.alloc::<T>(chunks * columns)?;
     let grid = Grid { blocks: [columns.div_ceil(32), chunks, 1], threads: [32, 8, 1], shared: 0 };
-    let (n, chunk) = (rows as i64, CHUNK as i32);
+    let (n, chunk) = (rows as i64, chunk as i32);
     let args = [xs.into(), sums.pointer().into(), n.into(), (columns as i32).into(), chunk.into()];
     // SAFETY: these are the kernel's parameters; it writes `chunks` rows of sums.
     unsafe { gpu.launch(cuda::LINEAR.kernel::<T>("column_sums"), grid, &args)? };

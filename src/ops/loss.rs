@@ -81,24 +81,55 @@ impl Classification {
     }
 
     fn forward_on<T: Stored + cuda::Real>(&self, gpu: &Gpu, logits: &Tensor) -> Result<(Storage, Shape)> {
-        const THREADS: usize = 256;
         let (batch, classes) = logits.dims2()?;
+        let grad = self.wants_gradient.then(|| gpu.alloc::<T>(batch * classes)).transpose()?;
+        let rows = Rows {
+            logits: gpu.pointer(logits)?,
+            bias: Pointer::null(),
+            targets: gpu.pointer(&self.targets)?,
+            grad: grad.as_ref().map_or(Pointer::null(), Buffer::pointer),
+            batch,
+            classes,
+        };
+        // SAFETY: the arrays have these sizes, and the gradient is new.
+        let loss = unsafe { rows.loss(gpu, self.loss)? };
+        if let Some(grad) = grad {
+            self.grad.get_or_init(|| gpu.tensor(grad, logits.shape()));
+        }
+        Ok(gpu.output(loss, ()))
+    }
+}
+
+/// What the kernels of the losses read and write: logits `(batch, classes)`.
+pub(super) struct Rows<T> {
+    pub logits: Pointer<T>,
+    /// What the softmax cross-entropy adds to each row, `(classes)`; null for nothing.
+    pub bias: Pointer<T>,
+    pub targets: Pointer<u32>,
+    /// Where the gradient of the logits is to go, if it is wanted: null, or the place of the logits.
+    pub grad: Pointer<T>,
+    pub batch: usize,
+    pub classes: usize,
+}
+
+impl<T: Stored + cuda::Real> Rows<T> {
+    /// Computes the mean loss and the gradient of the logits.
+    ///
+    /// # Safety
+    /// The arrays have these sizes and values; the gradient is the caller's to write.
+    pub unsafe fn loss(self, gpu: &Gpu, loss: Loss) -> Result<Buffer<T>> {
+        const THREADS: usize = 256;
+        let Self { logits, bias, targets, grad, batch, classes } = self;
         // A warp for a row, or a block for a long one.
         let team = if classes <= 1024 { 32 } else { THREADS };
-        let (losses, loss) = (gpu.alloc::<T>(batch)?, gpu.alloc::<T>(1)?);
-        let grad = self.wants_gradient.then(|| gpu.alloc::<T>(batch * classes)).transpose()?;
-        let mut args: Vec<Arg> = vec![
-            gpu.pointer::<T>(logits)?.into(),
-            gpu.pointer::<u32>(&self.targets)?.into(),
-            grad.as_ref().map_or(Pointer::null(), Buffer::pointer).into(),
-            losses.pointer().into(),
-            loss.pointer().into(),
-            (batch as i32).into(),
-            (classes as i32).into(),
-        ];
-        let name = match self.loss {
+        let (losses, mean) = (gpu.alloc::<T>(batch)?, gpu.alloc::<T>(1)?);
+        let mut args: Vec<Arg> = vec![logits.into(), targets.into(), grad.into()];
+        args.extend([losses.pointer(), mean.pointer()].map(Arg::from));
+        args.extend([batch, classes].map(|size| Arg::from(size as i32)));
+        let name = match loss {
             Loss::SoftmaxCrossEntropy { smoothing } => {
                 args.extend([1. - smoothing, smoothing / classes as f64].map(|part| T::of(part).into()));
+                args.push(bias.into());
                 "softmax_cross_entropy"
             }
             Loss::SigmoidCrossEntropy => "sigmoid_cross_entropy",
@@ -108,17 +139,14 @@ impl Classification {
         let kernel = cuda::LOSS.kernel::<T>(name).with(&constants);
         let grid =
             Grid { blocks: [batch.div_ceil(THREADS / team), 1, 1], threads: [THREADS, 1, 1], shared: 0 };
-        // SAFETY: these are the kernel's parameters; the arrays have `batch` rows.
+        // SAFETY: these are the kernel's parameters, which are as the caller promises.
         unsafe { gpu.launch(kernel, grid, &args)? };
-        if let Some(grad) = grad {
-            self.grad.get_or_init(|| gpu.tensor(grad, logits.shape()));
-        }
-        Ok(gpu.output(loss, ()))
+        Ok(mean)
     }
 }
 
 /// Returns `saved`, scaled by the scalar `grad`.
-fn scaled_on<T: Stored + cuda::Real>(gpu: &Gpu, saved: &Tensor, grad: &Tensor) -> Result<Tensor> {
+pub(super) fn scaled_on<T: Stored + cuda::Real>(gpu: &Gpu, saved: &Tensor, grad: &Tensor) -> Result<Tensor> {
     let n = saved.elem_count();
     let out = gpu.alloc::<T>(n)?;
     let args = [
@@ -165,8 +193,8 @@ impl Operation for Classification {
         Ok(vec![Some(scaled)])
     }
 
-    fn backward_from_one(&self) -> Option<Vec<Option<Tensor>>> {
-        self.grad.get().map(|saved| vec![Some(saved.clone())])
+    fn backward_from_one(&self, _: &[Tensor]) -> Result<Option<Vec<Option<Tensor>>>> {
+        Ok(self.grad.get().map(|saved| vec![Some(saved.clone())]))
     }
 }
 

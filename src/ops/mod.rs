@@ -23,6 +23,7 @@ pub(crate) mod image_batch;
 mod incremental;
 mod linear;
 mod linear_cross_entropy;
+mod linear_tanh;
 mod loss;
 mod pool;
 mod pool_over_time;
@@ -40,7 +41,7 @@ pub use arguments::{
 
 // The backward pass.
 pub use autograd::{backward, no_grad};
-pub(crate) use autograd::{is_native, reshape, sum};
+pub(crate) use autograd::{is_native, part, reshape, sum};
 pub(crate) use concat::concat;
 pub use row_gradients::{RowGradients, RowNumbers};
 
@@ -50,6 +51,7 @@ pub use conv2d::conv2d;
 pub use embedding::{embedding, embedding_mean};
 pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;
+pub(crate) use linear_tanh::linear_tanh;
 pub use prepared_linear::PreparedLinear;
 
 // Activations, pooling, dropout and losses.
@@ -61,7 +63,8 @@ pub use pool::{avg_pool2d, l2_pool2d, max_pool2d};
 
 // Sequences.
 pub use crate::kernels::cpu::Cell;
-pub use attention::attention;
+pub(crate) use attention::attention_beside;
+pub use attention::{QueryRows, attention};
 pub use conv_max_over_time::{conv_max_over_time, conv_max_positions};
 pub use incremental::IncrementalDecoder;
 pub use pool_over_time::pool_over_time;

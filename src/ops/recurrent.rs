@@ -113,8 +113,9 @@ fn run(
     let layer = Recurrent { sizes: sizes.clone(), ids, saved: saved.clone() };
     let ys = autograd::apply(layer, args)?;
     let state = autograd::apply(FinalState { sizes, saved }, vec![ys.clone()])?;
-    let cell = if cell.has_cell_state() { Some(state.get(1)?) } else { None };
-    Ok((ys, RecurrentState { hidden: state.get(0)?, cell }))
+    let part = |index| autograd::reshape(&autograd::part(&state, index, 1)?, &state.dims()[1..]);
+    let cell = if cell.has_cell_state() { Some(part(1)?) } else { None };
+    Ok((ys, RecurrentState { hidden: part(0)?, cell }))
 }
 
 /// The sizes of a layer; see [`Layer`].

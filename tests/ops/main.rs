@@ -2,8 +2,8 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var, safetensors};
 use candle_textbook::ops::{
-    self, BatchStatistics, Conv2dConfig, ConvFilters, Epilogue, PackedSequences, Pool2dConfig, TimePooling,
-    reference,
+    self, BatchStatistics, Conv2dConfig, ConvFilters, Epilogue, PackedSequences, Pool2dConfig, QueryRows,
+    TimePooling, reference,
 };
 use candle_textbook::rng;
 use rand::Rng;

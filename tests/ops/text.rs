@@ -149,7 +149,8 @@ fn attention_matches_the_reference_and_finite_differences() -> Result<()> {
         ];
         for (name, count) in [("additive", 4), ("dot", 3)] {
             let name = format!("{name} attention over {lengths:?}");
-            let kernel = op(|x| Ok(ops::attention(&x[0], &x[1], &x[2], x.get(3), &sequences, rows)?.0));
+            let kernel =
+                op(|x| Ok(ops::attention(&x[0], &x[1], &x[2], x.get(3), &sequences, QueryRows::Of(rows))?.0));
             let definition =
                 op(|x| Ok(reference::attention(&x[0], &x[1], &x[2], x.get(3), &sequences, rows)?.0));
             assert_reference(&name, &kernel, &definition, &inputs[..count])?;
@@ -157,7 +158,8 @@ fn attention_matches_the_reference_and_finite_differences() -> Result<()> {
                 assert_gradients(&name, &kernel, &inputs[..count])?;
             }
             let weights = |x: &[Tensor]| -> Result<[Tensor; 2]> {
-                let (_, ours) = ops::attention(&x[0], &x[1], &x[2], x.get(3), &sequences, rows)?;
+                let (_, ours) =
+                    ops::attention(&x[0], &x[1], &x[2], x.get(3), &sequences, QueryRows::Of(rows))?;
                 let (_, definition) = reference::attention(&x[0], &x[1], &x[2], x.get(3), &sequences, rows)?;
                 Ok([ours, definition])
             };
@@ -180,7 +182,14 @@ fn attention_checks_its_arguments() -> Result<()> {
         ([1, 3], [3, 3], [3, 5], Some(&v), [0], "found a vector of shape [4], expected (3)"),
         ([1, 4], [3, 4], [3, 5], None, [2], "found the sequence 2, expected one below 2"),
     ] {
-        let found = ops::attention(&zeros(queries)?, &zeros(keys)?, &zeros(values)?, v, &sequences, &rows);
+        let found = ops::attention(
+            &zeros(queries)?,
+            &zeros(keys)?,
+            &zeros(values)?,
+            v,
+            &sequences,
+            QueryRows::Of(&rows),
+        );
         let error = found.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }

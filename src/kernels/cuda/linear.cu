@@ -16,6 +16,39 @@ extern "C" __global__ void add_bias(real* ys, const real* bias, long long n, int
     }
 }
 
+// ys[r][c] = tanh(ys[r][c] + bias[c]), a thread for each element; `bias` may be null.
+extern "C" __global__ void add_bias_tanh(real* ys, const real* bias, long long n, int columns) {
+    long long i = grid_index();
+    if (i < n) ys[i] = tanh_real(bias ? ys[i] + bias[i % columns] : ys[i]);
+}
+
+// Of ys = tanh(xs), from the gradient `grad` of ys:
+//
+//     inner[r][c] = grad[r][c] * (1 - ys[r][c]^2)
+//     sums[chunk][c] = sum of inner[r][c] over the rows r of the chunk
+//
+// Blocks and threads as in `column_sums`.
+extern "C" __global__ void tanh_gradient_sums(const real* ys, const real* grad, real* inner, real* sums, long long rows,
+                                              int columns, int chunk) {
+    __shared__ real parts[8][32];
+    int column = blockIdx.x * 32 + threadIdx.x;
+    long long first = (long long)blockIdx.y * chunk, end = min(first + chunk, rows);
+    real sum = 0;
+    if (column < columns)
+#pragma unroll 4
+        for (long long row = first + threadIdx.y; row < end; row += 8) {
+            long long i = row * columns + column;
+            real y = ys[i], g = grad[i] * (1 - y * y);
+            inner[i] = g;
+            sum += g;
+        }
+    parts[threadIdx.y][threadIdx.x] = sum;
+    __syncthreads();
+    if (threadIdx.y > 0 || column >= columns) return;
+    for (int y = 1; y < 8; y++) sum += parts[y][threadIdx.x];
+    sums[(long long)blockIdx.y * columns + column] = sum;
+}
+
 // sums[chunk][c] = sum of xs[r][c] over the rows r of the chunk
 //
 // A block (32, 8) sums a chunk of rows for 32 columns, grid (ceil(columns / 32), chunks). Thread (x, y) sums every eighth

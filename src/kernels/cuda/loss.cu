@@ -61,35 +61,41 @@ static __device__ void finish(real row_loss, real* losses, real* loss, int batch
 }
 
 // loss = ln(sum of exp(x)) - at_target * x[target] - everywhere * (sum of x): the two factors are the parts of the target
-// distribution on the target and on every class.
+// distribution on the target and on every class. x is the logit, plus that of `bias` (classes) unless it is null. `grad` may
+// be the place of the logits.
 extern "C" __global__ void __launch_bounds__(THREADS) softmax_cross_entropy(
     const real* logits, const unsigned* targets, real* grad, real* losses, real* loss, int batch,
-    int classes, real at_target, real everywhere) {
+    int classes, real at_target, real everywhere, const real* bias) {
     real row_loss = 0;
     if (ROW < batch) {
         long long start = (long long)ROW * classes;
-        const real* x = logits + start;
+        auto x = [=](int i) { return bias ? logits[start + i] + bias[i] : logits[start + i]; };
         unsigned target = targets[ROW];
+        bool valid = target < classes;
         real largest = -infinity();
-        for (int i = LANE; i < classes; i += TEAM) largest = x[i] > largest ? x[i] : largest;
+        for (int i = LANE; i < classes; i += TEAM) {
+            real xi = x(i);
+            largest = xi > largest ? xi : largest;
+        }
         largest = team_max(largest);
+        // All threads of the team read this before one of them writes a gradient in its place.
+        real expected = valid ? at_target * (x(target) - largest) : not_a_number();
+        __syncwarp();
         real sum = 0, shifted = 0;
         for (int i = LANE; i < classes; i += TEAM) {
-            real d = x[i] - largest;
+            real d = x(i) - largest;
             sum += exp_real(d);
             shifted += d;
         }
         sum = team_sum(sum);
         shifted = team_sum(shifted);
-        bool valid = target < classes;
-        real expected = valid ? at_target * (x[target] - largest) : not_a_number();
         // Without smoothing, a logit of minus infinity must not turn 0 * x into NaN.
         if (everywhere > 0) expected += everywhere * shifted;
         row_loss = log_real(sum) - expected;
         if (grad) {
             real inverse = 1 / sum, share = (real)1 / (real)batch;
             for (int i = LANE; i < classes; i += TEAM) {
-                real g = exp_real(x[i] - largest) * inverse - everywhere;
+                real g = exp_real(x(i) - largest) * inverse - everywhere;
                 if (i == target) g -= at_target;
                 grad[start + i] = valid ? g * share : not_a_number();
             }

@@ -88,6 +88,7 @@ macro_rules! source {
 
 static PRELUDE: Source = source!("prelude.cu");
 pub(crate) static ACTIVATION: Source = source!("activation.cu");
+pub(crate) static ATTENTION: Source = source!("attention.cu");
 pub(crate) static LINEAR: Source = source!("linear.cu");
 pub(crate) static LOSS: Source = source!("loss.cu");
 pub(crate) static DROPOUT: Source = source!("dropout.cu");

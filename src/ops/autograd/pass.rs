@@ -171,6 +171,17 @@ impl Drop for Lent {
     }
 }
 
+/// Returns `whole` elements in the memory of a GPU: zeros, but for those of `part` from `start` on.
+pub(super) fn padded(part: &Tensor, start: usize, whole: usize) -> Result<Tensor> {
+    let (part, Some(gpu)) = (part.contiguous()?, Gpu::of(part)) else { bail!("gradient: found no GPU") };
+    with_real!("gradient", part.dtype(), T => {
+        let padded = gpu.zeros::<T>(whole)?;
+        // SAFETY: the part lies within the new buffer.
+        unsafe { gpu.copy(gpu.pointer::<T>(&part)?, padded.pointer().offset(start), part.elem_count())? };
+        Ok(gpu.tensor(padded, whole))
+    })
+}
+
 /// Adds two contiguous tensors of the same shape.
 pub(crate) fn sum(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if let Some(gpu) = Gpu::of(a) {

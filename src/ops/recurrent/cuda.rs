@@ -6,7 +6,7 @@
 
 use super::plan::Plan;
 use super::{FinalState, Ids, Recurrent, SavedForBackward, Sizes};
-use crate::kernels::cuda::{self, Arg, Buffer, Grid, Kernel, Pointer, Product};
+use crate::kernels::cuda::{self, Arg, Buffer, Grid, Kernel, Matrix, Pointer, Product};
 use crate::ops::autograd;
 use crate::ops::gpu::{Gpu, Stored};
 use crate::ops::{Cell, PackedSequences};
@@ -249,15 +249,26 @@ impl<'a, T: Stored + cuda::Real> Layer<'a, T> {
         Ok(to)
     }
 
-    /// The gradient of weights `(width, columns)`, from those of the gates and from what the weights are multiplied with.
-    fn weight_gradient(&self, grads: Pointer<T>, from: Pointer<T>, columns: usize) -> Result<Buffer<T>> {
-        let (rows, width) = (self.sequences().rows(), self.width());
-        let to = self.gpu.alloc::<T>(width * columns)?;
-        let each =
-            Product::new([width, columns, rows], (grads, width), (from, columns), (to.pointer(), columns));
+    /// The gradients of the weights of all directions, `(directions, width, columns)`, from those of the gates and from what
+    /// the weights are multiplied with, whose directions are `distance` elements apart.
+    fn weight_gradients(
+        &self,
+        grads: Pointer<T>,
+        (from, distance): (Pointer<T>, usize),
+        columns: usize,
+    ) -> Result<Tensor> {
+        let (directions, rows, width) = (self.sizes.directions, self.sequences().rows(), self.width());
+        let to = self.gpu.alloc::<T>(directions * width * columns)?;
+        let matrix = |at, stride, batch_stride| Matrix { at, stride, batch_stride };
+        let all = Product::new(
+            [width, columns, rows],
+            matrix(grads, width, rows * width),
+            matrix(from, columns, distance),
+            matrix(to.pointer(), columns, width * columns),
+        );
         // SAFETY: both have a row for each element.
-        unsafe { self.gpu.product(Product { a_transposed: true, ..each })? };
-        Ok(to)
+        unsafe { self.gpu.product(Product { batch: directions, a_transposed: true, ..all })? };
+        Ok(self.gpu.tensor(to, (directions, width, columns)))
     }
 
     /// The gradient of a table of tokens.
@@ -391,24 +402,28 @@ impl Recurrent {
             let grad = layer.input_gradient(input_grads.pointer())?;
             grads[0] = Some(gpu.tensor(grad, args[0].shape()));
         }
+        let track = |index: usize| weight_args.iter().skip(index).step_by(4).any(Tensor::track_op);
+        let input_weights = (self.ids.is_none() && track(0))
+            .then(|| layer.weight_gradients(input_grads.pointer(), (layer.xs, 0), features))
+            .transpose()?;
+        let outer = product_grads.as_ref().unwrap_or(&input_grads).pointer();
+        let hidden_weights = track(1)
+            .then(|| layer.weight_gradients(outer, (before, layer.elements() / directions), hidden))
+            .transpose()?;
         for (direction, weights) in weight_args.chunks_exact(4).enumerate() {
             let first = 1 + 4 * direction;
-            let input_grads = input_grads.pointer().offset(direction * gate_elements / directions);
-            let product_grads = match &product_grads {
-                Some(grads) => grads.pointer().offset(direction * gate_elements / directions),
-                None => input_grads,
-            };
             if weights[0].track_op() {
-                let grad = match self.ids {
-                    Some(_) => layer.token_gradient(input_grads)?,
-                    None => layer.weight_gradient(input_grads, layer.xs, features)?,
-                };
-                grads[first] = Some(gpu.tensor(grad, weights[0].shape()));
+                grads[first] = Some(match &input_weights {
+                    Some(all) => all.get(direction)?,
+                    None => {
+                        let input_grads =
+                            input_grads.pointer().offset(direction * gate_elements / directions);
+                        gpu.tensor(layer.token_gradient(input_grads)?, weights[0].shape())
+                    }
+                });
             }
-            if weights[1].track_op() {
-                let before = before.offset(direction * layer.elements() / directions);
-                let grad = layer.weight_gradient(product_grads, before, hidden)?;
-                grads[first + 1] = Some(gpu.tensor(grad, weights[1].shape()));
+            if let Some(all) = hidden_weights.as_ref().filter(|_| weights[1].track_op()) {
+                grads[first + 1] = Some(all.get(direction)?);
             }
         }
         if weight_args.chunks_exact(4).flat_map(|weights| &weights[2..]).any(Tensor::track_op) {
