@@ -3,13 +3,17 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::VarMap;
+use candle_textbook::data::Language;
+use candle_textbook::models::seq2seq::{self, Attention, PackedTokens, Seq2Seq};
 use candle_textbook::models::{birnn, language_model, lenet, mlp, resnet, textcnn};
 use candle_textbook::nn::{
     Activation, Cell, Cost, Init, Mode, Model, PackedSequences, SentenceModel, seeded_var_builder,
 };
 use candle_textbook::ops::{self, TimePooling, emulator};
 use candle_textbook::optim::{Adam, Clip, Method, Optimizer, RmsProp, Sgd};
-use candle_textbook::train::{Metric, Progress, Run, Score, Task, Trainer, TrainerOptions};
+use candle_textbook::train::{
+    Decoding, Metric, Progress, Run, Score, Task, Trainer, TrainerOptions, Translator,
+};
 use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::cell::Cell as StdCell;
@@ -213,6 +217,38 @@ fn textcnn_steps() -> Result<Steps<'static>> {
     Ok((vars, Box::new(loss)))
 }
 
+fn translation_model(cell: Cell, layers: usize, attention: Attention) -> Result<(VarMap, Seq2Seq)> {
+    let config = seq2seq::Config {
+        cell,
+        source_vocabulary: 30,
+        target_vocabulary: 25,
+        embedding: 12,
+        hidden: 10,
+        layers,
+        bidirectional: true,
+        attention,
+        input_feeding: false,
+        dropout: 0.2,
+    };
+    let vars = VarMap::new();
+    let model = Seq2Seq::new(&config, seeded_var_builder(&vars, 3, DType::F32, &Device::Cpu))?;
+    Ok((vars, model))
+}
+
+fn translation_steps(cell: Cell, layers: usize, attention: Attention) -> Result<Steps<'static>> {
+    let (vars, model) = translation_model(cell, layers, attention)?;
+    let loss = move |step| {
+        let [sources, targets] = [(step, 30), (50 + step, 25)].map(|(seed, below)| {
+            let sequences = sentences(seed)?;
+            Ok::<_, candle_core::Error>(PackedTokens { ids: ids(sequences.rows(), below, seed)?, sequences })
+        });
+        let (sources, targets) = (sources?, targets?);
+        let next = ids(targets.sequences.rows(), 25, 100 + step)?;
+        model.loss(&sources, &targets, &next, 1.0, 0.1, train_mode(step))
+    };
+    Ok((vars, Box::new(loss)))
+}
+
 /// The losses of 20 steps.
 fn losses(steps: fn() -> Result<Steps<'static>>) -> Result<Vec<f32>> {
     let (vars, loss) = steps()?;
@@ -230,18 +266,54 @@ fn losses(steps: fn() -> Result<Steps<'static>>) -> Result<Vec<f32>> {
 
 #[test]
 fn the_losses_of_the_first_steps_are_those_of_the_cpu() -> Result<()> {
-    let models: [(&str, fn() -> Result<Steps<'static>>); 6] = [
+    let models: [(&str, fn() -> Result<Steps<'static>>); 8] = [
         ("mlp", mlp_steps),
         ("lenet", lenet_steps),
         ("language model", language_steps),
         ("birnn", birnn_steps),
         ("textcnn", textcnn_steps),
         ("resnet", resnet_steps),
+        ("additive attention", || translation_steps(Cell::Gru, 1, Attention::Additive)),
+        ("general attention", || translation_steps(Cell::Lstm, 2, Attention::General)),
     ];
     for (name, steps) in models {
         let (found, expected) = (losses(steps)?, emulator::off(|| losses(steps))?);
         for (step, (a, b)) in found.iter().zip(&expected).enumerate() {
             assert!((a - b).abs() <= 1e-5 * b.abs(), "{name}, step {step}: {a}, expected {b}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn translations_are_those_of_the_cpu() -> Result<()> {
+    let sources: Vec<Vec<u32>> =
+        (0..5).map(|seed| ids(1 + seed as usize, 30, seed)?.to_vec1()).collect::<Result<_>>()?;
+    for (cell, layers, attention) in [
+        (Cell::Gru, 1, Attention::Additive),
+        (Cell::Lstm, 2, Attention::General),
+        (Cell::Gru, 2, Attention::None),
+    ] {
+        let (vars, model) = translation_model(cell, layers, attention)?;
+        // Logits far apart.
+        let weight = vars.data().lock().unwrap()["output.weight"].clone();
+        weight.set(&randoms(&[25, 10], 9)?.affine(20., 0.)?)?;
+        for beam in [1, 3] {
+            let decoding = Decoding { beam, max_length: 8, n_best: beam, ..Decoding::default() };
+            let run = || Translator::new(&model, &Device::Cpu).translate(&sources, &decoding).unwrap();
+            let (found, expected) = (run(), emulator::off(run));
+            for (a, b) in found.into_iter().flatten().zip(expected.into_iter().flatten()) {
+                assert!(!b.ids.contains(&Language::END));
+                assert_eq!((a.ids, a.finished), (b.ids, b.finished), "{attention:?}, beam of {beam}");
+                assert!(
+                    (a.score - b.score).abs() <= 1e-4,
+                    "{attention:?}: {}, expected {}",
+                    a.score,
+                    b.score
+                );
+                let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5;
+                assert!(a.attention.iter().flatten().zip(b.attention.iter().flatten()).all(near));
+            }
         }
     }
     Ok(())

@@ -5,10 +5,11 @@ use super::task::Task;
 use super::translator::{Decoding, Translator};
 use crate::data::{Language, Pairs};
 use crate::models::seq2seq::{PackedTokens, Seq2Seq};
-use crate::nn::Mode;
+use crate::nn::{Mode, PackedSequences};
 use crate::ops;
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Pairs in a batch of an evaluation.
 const EVALUATION_BATCH: usize = 64;
@@ -126,17 +127,22 @@ struct Batch {
 
 impl Batch {
     fn new(pairs: &Pairs, indices: &[u32], device: &Device) -> Result<Self> {
-        let with = |first: Option<u32>, ids: &[u32], last: Option<u32>| -> Vec<u32> {
-            first.into_iter().chain(ids.iter().copied()).chain(last).collect()
+        let with_end = |&i: &u32| -> Vec<u32> {
+            pairs.sources[i as usize].iter().copied().chain([Language::END]).collect()
         };
-        let batch = |sentence: &dyn Fn(usize) -> Vec<u32>| {
-            PackedTokens::new(&indices.iter().map(|&i| sentence(i as usize)).collect::<Vec<_>>(), device)
+        let sources = PackedTokens::new(&indices.iter().map(with_end).collect::<Vec<_>>(), device)?;
+        let targets: Vec<&[u32]> = indices.iter().map(|&i| &pairs.targets[i as usize][..]).collect();
+        let lengths: Vec<usize> = targets.iter().map(|target| target.len() + 1).collect();
+        let sequences = Arc::new(PackedSequences::new(&lengths)?);
+        let token = |sequence: usize, step: usize| targets[sequence].get(step).copied();
+        let read = |(sequence, step): (usize, usize)| {
+            step.checked_sub(1).and_then(|before| token(sequence, before)).unwrap_or(Language::BEGIN)
         };
-        Ok(Self {
-            sources: batch(&|i| with(None, &pairs.sources[i], Some(Language::END)))?,
-            targets: batch(&|i| with(Some(Language::BEGIN), &pairs.targets[i], None))?,
-            next: batch(&|i| with(None, &pairs.targets[i], Some(Language::END)))?.ids,
-        })
+        let follows = |(sequence, step)| token(sequence, step).unwrap_or(Language::END);
+        let ids: Vec<u32> = sequences.positions().map(read).collect();
+        let next: Vec<u32> = sequences.positions().map(follows).collect();
+        let [ids, next] = sequences.with_layout([&ids, &next], device)?;
+        Ok(Self { sources, targets: PackedTokens { ids, sequences }, next })
     }
 
     fn loss(&self, model: &Seq2Seq, forcing: f64, smoothing: f64, mode: Mode) -> Result<Tensor> {
@@ -182,6 +188,11 @@ impl Task for Translation<'_> {
             Scoring::Bleu { max_length, bleu } => bleu(&self.translations(max_length)?),
         };
         Ok(Score { loss, metric })
+    }
+
+    fn is_capturable(&self) -> bool {
+        // With another rate, the decoder reads its own predictions.
+        self.forcing == TeacherForcing::Constant(1.0)
     }
 
     fn metric(&self) -> Metric {
