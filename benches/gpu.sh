@@ -36,7 +36,7 @@ case "${1-}" in
 esac
 [[ -x "$here/steps" ]] || { echo "error: no packed binaries in $here: run gpu.sh pack DIR first" >&2; exit 2; }
 rows=("$@")
-[[ $# -gt 0 ]] || rows=(mlp lenet lenet_epoch mnist_pytorch lstm_small gru_small lstm_large birnn textcnn resnet20 resnet20_128)
+[[ $# -gt 0 ]] || rows=(mlp lenet lenet_epoch mnist_pytorch lstm_small gru_small lstm_large birnn textcnn seq2seq seq2seq_128 resnet20 resnet20_128)
 python=${PYTHON:-python3}
 threads=$(nproc)
 scratch=$(mktemp -d)
@@ -66,7 +66,7 @@ steps 90 mlp --device cuda --losses 1 >/dev/null && echo ok
 echo "== losses of 20 steps against the CPU"
 for row in "${rows[@]}"; do
     count=20
-    [[ "$row" != lstm_large && "$row" != resnet20_128 ]] || count=5
+    [[ "$row" != lstm_large && "$row" != seq2seq_128 && "$row" != resnet20_128 ]] || count=5
     for device in cpu cuda; do
         steps 60 "$row" --examples 640 --losses "$count" --device "$device" |
             sed 's/.*\[//; s/\].*//' | tr , '\n' >"$scratch/$device"
@@ -88,7 +88,7 @@ for name in "${binaries[@]}"; do
         esac
         scores="-"
         if within 60 "$here/$name" "${options[@]}" --device "$device" --out "$scratch/$name-$device" >/dev/null; then
-            scores=$(sed -n 's/.*"val_\(accuracy\|f1\|perplexity\)": \{0,1\}\([0-9.]*\).*/\2/p' "$scratch/$name-$device/metrics.jsonl" | tr '\n' ' ')
+            scores=$(sed -n 's/.*"val_\(accuracy\|f1\|perplexity\|exact_match\)": \{0,1\}\([0-9.]*\).*/\2/p' "$scratch/$name-$device/metrics.jsonl" | tr '\n' ' ')
         fi
         echo "$name $device: $scores"
     done
@@ -102,8 +102,8 @@ for row in "${rows[@]}"; do
     peer=- peer_graph=-
     if [[ -n "$packages" ]]; then
         peer=$(within 30 "$python" "$here/peers.py" "$row" --device cuda --seconds 1 | milliseconds)
-        # The steps of an epoch differ, and so are no graph.
-        [[ "$row" = lenet_epoch ]] ||
+        # The steps of an epoch differ, and packed sequences need lengths in main memory: neither can be a graph.
+        [[ "$row" = lenet_epoch || "$row" = seq2seq* ]] ||
             peer_graph=$(within 30 "$python" "$here/peers.py" "$row" --device cuda --graph --seconds 1 | milliseconds)
     fi
     printf '%-13s %10.9s %10.9s %14.9s %14.9s\n' "$row" "${eager:--}" "${graph:--}" "${peer:--}" "${peer_graph:--}"

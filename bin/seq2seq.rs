@@ -113,6 +113,11 @@ impl Recipe for Settings {
         }
     }
 
+    fn prefers_gpu(&self) -> bool {
+        // A decoder that reads its own vectors or predictions advances token by token, with candle's operations in between.
+        !self.input_feeding && self.translation.teacher_forcing == 1.0
+    }
+
     fn train_options(&self) -> &TrainOptions {
         &self.train
     }
