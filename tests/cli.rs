@@ -520,8 +520,8 @@ fn options_that_contradict_a_run_are_refused() {
 fn a_broken_run_is_refused() {
     let place = copied();
     let path = |name: &str| place.path().join("run").join(name);
-    let (bytes, checkpoint) =
-        (model(&place.path().join("run")), fs::read(path("checkpoint.safetensors")).unwrap());
+    let [bytes, checkpoint] =
+        ["model.safetensors", "checkpoint.safetensors"].map(|name| fs::read(path(name)).unwrap());
     let name = "run/model.safetensors";
 
     fs::write(path("model.safetensors"), &bytes[..bytes.len() - 1]).unwrap();
@@ -529,13 +529,9 @@ fn a_broken_run_is_refused() {
     fs::write(path("model.safetensors"), "").unwrap();
     refused(&place, "lenet", "eval --run run", 1, &[name, "found an empty file"]);
     fs::copy(trained("mlp").join("model.safetensors"), path("model.safetensors")).unwrap();
-    refused(&place, "lenet", "eval --run run", 1, &[name, "parameter conv1.bias is missing", "[6]"]);
+    refused(&place, "lenet", "eval --run run", 1, &[name, "the weights of another run", "run is the run"]);
     fs::remove_file(path("model.safetensors")).unwrap();
     refused(&place, "lenet", "eval --run run", 1, &[name, "cannot read it"]);
-    let arguments = format!("{DATA} --variant nielsen-one --epochs 1 --train-limit 50 --out foreign");
-    done(&place, "lenet", &arguments);
-    fs::copy(place.path().join("foreign/model.safetensors"), path("model.safetensors")).unwrap();
-    refused(&place, "lenet", "eval --run run", 1, &[name, "parameter conv1.bias", "[20]", "[6]"]);
 
     fs::write(path("checkpoint.safetensors"), &checkpoint[..checkpoint.len() / 2]).unwrap();
     refused(

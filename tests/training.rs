@@ -235,7 +235,7 @@ fn a_flipped_bit_of_a_checkpoint_or_a_model_is_noticed() {
 }
 
 #[test]
-fn another_runs_checkpoint_and_an_edited_configuration_are_refused() {
+fn files_of_another_run_and_an_edited_configuration_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let [one, two] = [1, 2].map(|seed| {
         let out = dir.path().join(seed.to_string());
@@ -243,10 +243,14 @@ fn another_runs_checkpoint_and_an_edited_configuration_are_refused() {
         train_in(&out, None, &[1.0; 2], TrainerOptions { keep_checkpoint: true, ..short() }).0.unwrap();
         out
     });
-    let name = "checkpoint.safetensors";
-    std::fs::copy(one.join(name), two.join(name)).unwrap();
-    let message = train_in(&two, None, &[1.0; 2], short()).0.unwrap_err().to_string();
-    assert!(message.contains("belongs to another run"), "{message}");
+    for (name, expected) in [
+        ("model.safetensors", "the weights of another run"),
+        ("checkpoint.safetensors", "belongs to another run"),
+    ] {
+        std::fs::copy(one.join(name), two.join(name)).unwrap();
+        let message = format!("{:#}", train_in(&two, None, &[1.0; 2], short()).0.unwrap_err());
+        assert!(message.contains(expected), "{message}");
+    }
 
     let text = std::fs::read_to_string(one.join("config.json")).unwrap();
     let without = text.lines().filter(|line| !line.contains("checksum")).collect::<String>();

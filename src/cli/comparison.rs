@@ -27,7 +27,7 @@ pub fn compare_by_length<R: Recipe<Data = TranslationData>>(
         }
         let (run, _) = Run::open(R::NAME, Some(&parent.dir().join(name)))?;
         let facts = &data.about().facts;
-        let model = train::load_model(&run.model(), device, |vb| settings.model(facts, vb))?;
+        let model = train::load_model(&run, device, |vb| settings.model(facts, vb))?;
         let points;
         (score, points) = by_length(&data, &data.translate(&model, device)?);
         lines.push(Line::new(name, points));

@@ -210,7 +210,7 @@ pub(super) fn open<R: Recipe>(run: &RunOption, machine: &MachineOptions) -> Resu
     let settings: R = recorded_settings(&run, &config)?;
     let facts = <R::Data as Data>::Facts::read(&run, &config)?;
     let device = machine.device.open(settings.prefers_gpu())?;
-    let model = train::load_model(&run.model(), &device, |vb| settings.model(&facts, vb))?;
+    let model = train::load_model(&run, &device, |vb| settings.model(&facts, vb))?;
     Ok(Trained { run, settings, facts, model, device })
 }
 

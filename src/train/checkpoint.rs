@@ -4,7 +4,7 @@ use super::checksum::{self, CHECKSUM};
 use super::metrics::{Epoch, Metric, any_f64};
 use super::run::{Run, is_record_of, read_file, write_file};
 use super::task::Task;
-use super::weights::{named, read_tensors, set_vars};
+use super::weights::{named, read_best, read_tensors, set_vars};
 use crate::optim::{Optimizer, PlateauState};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
@@ -156,9 +156,7 @@ fn has_checkpoint(run: &Run) -> Result<bool> {
 /// Checks that the best weights, which training ends with, are there and whole.
 fn check_best(run: &Run, state: &State) -> Result<()> {
     if state.best_epoch > 0 {
-        let path = run.model();
-        let best = read_file(&path).and_then(|bytes| read_tensors(&path, &bytes));
-        best.context("the best weights so far, without which the run cannot be completed")?;
+        read_best(run).context("the best weights so far, without which the run cannot be completed")?;
     }
     Ok(())
 }

@@ -98,8 +98,8 @@
 //! process leaves under a temporary name is removed when the run resumes.
 //!
 //! Checksums protect the files that a run reads again: `config.json` and the two safetensors files hold one (CRC-32) of their
-//! own contents, and a checkpoint also holds the identity of its run. A flipped bit, an edited configuration or another run's
-//! checkpoint is an error. Weights that another program wrote have no checksum and load all the same. Nothing here protects
+//! own contents, and the latter also the identity of their run. A flipped bit, an edited configuration and a checkpoint or a
+//! model of another run are errors. Weights that another program wrote have no checksum and load all the same. Nothing here protects
 //! against intent.
 //!
 //! # Checkpoints and resuming

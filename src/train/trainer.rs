@@ -6,7 +6,7 @@ use super::progress::Progress;
 use super::run::Run;
 use super::step_graph::StepGraph;
 use super::task::Task;
-use super::weights::{load_weights, save_weights};
+use super::weights::{load_weights, save_best};
 use crate::nn::{BatchNorm2d, Mode};
 use crate::optim::{Clip, Ledger, Optimizer, Schedule, Totals};
 use crate::rng;
@@ -320,7 +320,7 @@ impl<'a> Training<'a> {
         if self.state.best().is_none_or(|best| validation.beats(&best.validation, self.metric)) {
             self.state.best_epoch = record.epoch;
             // Before the checkpoint that refers to it: after a crash in between, the epoch is only repeated.
-            save_weights(&self.run.model(), self.vars)?;
+            save_best(self.run, self.vars)?;
         }
         self.state.finish_epoch(record);
         self.save_checkpoint()?;

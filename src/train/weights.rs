@@ -2,7 +2,7 @@
 
 use super::checksum;
 use super::pytorch;
-use super::run::{read_file, write_file};
+use super::run::{Run, read_file, write_file};
 use crate::nn::seeded_var_builder;
 use anyhow::{Result, anyhow, bail, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -18,6 +18,32 @@ use std::path::Path;
 /// Fails if the file cannot be written.
 pub fn save_weights(path: &Path, vars: &VarMap) -> Result<()> {
     write_file(path, &checksum::serialize(named(vars), HashMap::new())?)
+}
+
+/// Name of the run's identity in the metadata of its best weights.
+const RUN: &str = "run";
+
+/// Saves the best weights of `run`, like [`save_weights`], with the run's identity in the metadata.
+pub(super) fn save_best(run: &Run, vars: &VarMap) -> Result<()> {
+    let metadata = HashMap::from([(RUN.to_string(), run.id().to_string())]);
+    write_file(&run.model(), &checksum::serialize(named(vars), metadata)?)
+}
+
+/// Reads the best weights of `run`.
+///
+/// # Errors
+/// Fails if they are missing, damaged or another run's. Weights that another program wrote name no run, and pass.
+pub(super) fn read_best(run: &Run) -> Result<HashMap<String, Tensor>> {
+    let path = run.model();
+    let bytes = read_file(&path)?;
+    let tensors = read_tensors(&path, &bytes)?;
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes)?;
+    let owner = header.metadata().as_ref().and_then(|metadata| metadata.get(RUN));
+    if let Some(owner) = owner.filter(|owner| *owner != run.id()) {
+        let (dir, id) = (run.dir().display(), run.id());
+        bail!("{}: these are the weights of another run, {owner}; {dir} is the run {id}", path.display());
+    }
+    Ok(tensors)
 }
 
 /// Returns a checksum of the values, names and shapes of all variables.
@@ -89,20 +115,21 @@ fn without_prefixes(mut tensors: HashMap<String, Tensor>) -> HashMap<String, Ten
     tensors
 }
 
-/// Builds a model for inference with the weights of a safetensors file.
+/// Builds a model for inference with the best weights of `run`.
 ///
 /// The parameters are plain tensors, not variables, so a forward pass records no graph.
 ///
 /// # Errors
-/// Fails if `build` or [`load_weights`] does, or a weight is NaN.
+/// Fails if `build` or [`load_weights`] does, the weights are another run's, or one of them is NaN.
 pub fn load_model<M>(
-    path: &Path,
+    run: &Run,
     device: &Device,
     build: impl Fn(VarBuilder) -> candle_core::Result<M>,
 ) -> Result<M> {
+    let path = run.model();
     let vars = VarMap::new();
     build(seeded_var_builder(&vars, 0, DType::F32, device))?;
-    load_weights(path, &vars)?;
+    set_vars(&path, &vars, &read_best(run)?)?;
     let mut tensors = HashMap::new();
     for (name, tensor) in named(&vars) {
         let is_nan = tensor.flatten_all()?.to_vec1::<f32>()?.iter().any(|value| value.is_nan());

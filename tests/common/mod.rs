@@ -118,7 +118,9 @@ pub fn metrics(run: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// The file of a run's best weights.
-pub fn model(run: &Path) -> Vec<u8> {
-    fs::read(run.join("model.safetensors")).unwrap()
+/// The values of a run's best weights by name.
+pub fn model(run: &Path) -> BTreeMap<String, Vec<u8>> {
+    let bytes = fs::read(run.join("model.safetensors")).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    tensors.iter().map(|(name, values)| (name.to_string(), values.data().to_vec())).collect()
 }
