@@ -117,15 +117,16 @@ fn a_validation_folder_is_used_for_validation() {
 #[test]
 fn pretrained_weights_transfer_to_other_classes() {
     let place = folder(&CLASSES[..2], 16);
-    let file = trained().join("run/model.safetensors");
-    let pretrained = format!("--pretrained {}", file.display());
+    let file = place.path().join("start.safetensors");
+    fs::copy(trained().join("run/model.safetensors"), &file).unwrap();
+    let pretrained = "--pretrained start.safetensors";
     let said = done(
         &place,
         "resnet",
         &format!("{} {pretrained} --freeze-until fc --epochs 3 --out run", DATA.replace("--quiet", "")),
     );
     assert!(said.contains("except fc, which starts anew"), "{said}");
-    let [before, after] = [file, place.path().join("run/model.safetensors")]
+    let [before, after] = [file.clone(), place.path().join("run/model.safetensors")]
         .map(|file| candle_core::safetensors::load(file, &candle_core::Device::Cpu).unwrap());
     for (name, tensor) in &after {
         let same = tensor.dims() == before[name].dims()
@@ -136,6 +137,15 @@ fn pretrained_weights_transfer_to_other_classes() {
     let last = metrics(&place.path().join("run")).pop().unwrap();
     assert!(last["test_accuracy"].as_f64() > Some(0.9), "{last}");
     refused(&place, "resnet", &format!("{FOLDER} {pretrained} --layers 14"), 1, &["parameter layer1.1"]);
+    // The run keeps a copy of the weights, also for the time before its first checkpoint.
+    fs::remove_file(file).unwrap();
+    let [fresh, whole] = ["fresh", "run"].map(|run| place.path().join(run));
+    fs::create_dir(&fresh).unwrap();
+    for name in ["config.json", "pretrained.weights"] {
+        fs::copy(whole.join(name), fresh.join(name)).unwrap();
+    }
+    noted(&place, "resnet", "--resume fresh --quiet", "no checkpoint yet");
+    assert!(model(&fresh) == model(&whole));
 }
 
 #[test]

@@ -140,6 +140,16 @@ fn the_variant_decides_whether_pretrained_vectors_are_trained() {
         let map = fs::read_to_string(run.join("words.svg")).unwrap();
         assert!(map.contains("good") && map.contains("great"));
     }
+    // The run keeps what it needs of the file, also before its first checkpoint.
+    fs::remove_file(place.path().join("vectors.txt")).unwrap();
+    let [fresh, whole] = ["fresh", "static"].map(|run| place.path().join(run));
+    fs::create_dir(&fresh).unwrap();
+    for name in ["config.json", "vectors.txt"] {
+        fs::copy(whole.join(name), fresh.join(name)).unwrap();
+    }
+    let (_, notes) = noted(&place, "textcnn", &["--resume", "fresh", "--quiet"]);
+    assert!(notes.contains("no checkpoint yet"), "{notes}");
+    assert!(model(&fresh) == model(&whole));
     let said = done(&place, "textcnn", "neighbours --run static good great");
     let neighbours: Vec<&str> = said.lines().collect();
     assert!(

@@ -107,11 +107,13 @@ fn vectors_written_in_any_format_are_read_back_exactly() {
             format!("{header} \n{}", lines(" \n")),
             format!("{header}\r\n{}", lines("\r\n")),
         ];
-        let mut files = vec![gensim.clone(), word2vec];
+        let all = words.iter().map(String::as_str).collect::<Vec<_>>();
+        let kept = read(&gensim, &all).unwrap().to_text().into_bytes();
+        let mut files = vec![gensim.clone(), word2vec, kept];
         files.extend(texts.map(String::into_bytes));
         files.push([gzip(&gensim[..9]), gzip(&gensim[9..])].concat());
         let packed: Vec<_> = files.iter().map(|file| gzip(file)).collect();
-        for (at, file) in files[..8].iter().chain(&packed[..7]).enumerate() {
+        for (at, file) in files[..9].iter().chain(&packed[..8]).enumerate() {
             let vectors = read(file, &wanted).unwrap_or_else(|error| panic!("{at}: {error:#}"));
             assert_eq!((vectors.len(), vectors.size()), (wanted.len(), size));
             for (at, word) in words.iter().enumerate() {

@@ -19,6 +19,7 @@ pub fn compare_by_length<R: Recipe<Data = TranslationData>>(
     let Training { settings, start, device, .. } = training;
     let data = flow::load(training)?;
     let parent = flow::folder(settings, start, device, flow::record::<R>(data.about()))?;
+    data.keep_files(&parent)?;
     let (mut lines, mut score) = (vec![], "");
     for (name, settings) in compared {
         let start = Start::part::<R>(&parent, name)?;

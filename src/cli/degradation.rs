@@ -20,6 +20,7 @@ pub fn compare<R: Recipe<Data = ImageData>>(
     let mut data = flow::load(training)?;
     data.validate_on_training();
     let parent = flow::folder(settings, start, device, flow::record::<R>(data.about()))?;
+    data.keep_files(&parent)?;
     let mut lines = vec![];
     for (name, settings) in compared {
         let start = Start::part::<R>(&parent, name)?;

@@ -3,7 +3,9 @@
 use super::inputs::RunOption;
 use super::memory;
 use super::process::end_at_once;
-use super::recipe::{About, Data, Facts, PATHS, Recipe, Start, Test, Trained, Training, recorded_settings};
+use super::recipe::{
+    About, Data, Facts, KEPT, PATHS, Recipe, Start, Test, Trained, Training, recorded_settings,
+};
 use super::{MachineOptions, Outcome, complain, shell_quoted, show_notes};
 use crate::device::device_name;
 use crate::nn::{BatchNorm2d, count_parameters, seeded_var_builder};
@@ -33,10 +35,23 @@ pub(super) fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
 /// Reads the data to train on.
 pub(super) fn load<R: Recipe>(training: &Training<R>) -> Result<R::Data> {
     let Training { settings, start, .. } = training;
-    R::Data::load(settings.data_options()?, &training.options(), None).map_err(|error| match &start.resume {
-        Some((run, _)) => with_origin(error, run, settings),
-        None => error,
-    })
+    let Some((run, _)) = &start.resume else {
+        return R::Data::load(settings.data_options()?, &training.options(), None);
+    };
+    let options = with_kept_files(training, run)?.data_options()?;
+    R::Data::load(options, &training.options(), None).map_err(|error| with_origin(error, run, settings))
+}
+
+/// The settings, with the copies that `run` keeps in place of files that the user does not name anew.
+fn with_kept_files<R: Recipe>(training: &Training<R>, run: &Run) -> Result<R> {
+    let mut settings = serde_json::to_value(&training.settings)?;
+    for (option, file) in KEPT {
+        let copy = run.dir().join(file);
+        if settings[option].is_string() && !training.given.contains(option) && copy.exists() {
+            settings[option] = json!(copy);
+        }
+    }
+    Ok(serde_json::from_value(settings)?)
 }
 
 /// Adds to an error of loading the data of `run` where their path comes from.
@@ -151,6 +166,10 @@ pub(super) fn fit<R: Recipe>(
     }
     let run = folder(settings, start, device, record)?;
     about.facts.write(&run)?;
+    // A part of a run resumes with the copies of the whole.
+    if start.parent.is_none() {
+        data.keep_files(&run)?;
+    }
     if !training.progress.is_quiet() {
         note.iter().for_each(|note| say(note));
         let [training, validation, test] = about.sizes;

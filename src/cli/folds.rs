@@ -33,6 +33,7 @@ fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Res
         ("training_examples".to_string(), json!(data.words.len())),
     ]);
     let run = flow::folder(settings, start, device, record)?;
+    data.keep_files(&run)?;
     let mut accuracies = vec![];
     for fold in 0..folds {
         data.select_fold(fold, folds, &training.options())?;

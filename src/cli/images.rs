@@ -2,7 +2,7 @@
 
 use super::options::TrainOptions;
 use super::parts::hold_out;
-use super::recipe::{About, Data, Facts, Recipe, Test, Trained, split_fingerprints};
+use super::recipe::{About, Data, Facts, KEPT, Recipe, Test, Trained, split_fingerprints};
 use super::{Outcome, Predict, TestSet, data_error, image_plots, most_probable, show_notes};
 use crate::data::{Augmentation, Distortion, ImageSet, Images, Normalisation, Preparation, Prepared, image};
 use crate::models::ImageModel;
@@ -265,6 +265,16 @@ impl Data for ImageData {
         let is_whole = train::load_pretrained(&path, vars, head)?;
         let new = if is_whole { String::new() } else { format!(", except {head}, which starts anew") };
         Ok(Some(format!("starts from {}{new}", path.display())))
+    }
+
+    fn keep_files(&self, run: &Run) -> Result<()> {
+        let Some((name, _)) = &self.options.pretrained else { return Ok(()) };
+        let (path, copy) = (weights(name)?, run.dir().join(KEPT[1].1));
+        if path == copy {
+            return Ok(());
+        }
+        let bytes = std::fs::read(&path).with_context(|| format!("{}: can't be read", path.display()))?;
+        train::write_file(&copy, &bytes)
     }
 
     fn task<'a>(&'a self, model: &'a dyn ImageModel, device: &'a Device) -> Result<Box<dyn Task + 'a>> {

@@ -16,6 +16,9 @@ use std::path::PathBuf;
 /// The settings that are paths of data. A run records them as absolute paths.
 pub(super) const PATHS: [&str; 4] = ["data_dir", "text", "vectors", "pretrained"];
 
+/// The settings that name files of initial weights. A run keeps copies of them in its folder, under these names.
+pub(super) const KEPT: [(&str, &str); 2] = [("vectors", "vectors.txt"), ("pretrained", "pretrained.weights")];
+
 /// The options of a binary: what it trains, on which data, and with which defaults.
 ///
 /// The fields are the options of `train`. A run records them in its `config.json`.
@@ -189,6 +192,14 @@ pub trait Data: Sized {
     /// Fails if a file with these values can't be read or doesn't fit.
     fn initialise(&self, _vars: &VarMap) -> Result<Option<String>> {
         Ok(None)
+    }
+
+    /// Writes the copies of [`KEPT`] files into the run folder: resuming does not depend on the originals.
+    ///
+    /// # Errors
+    /// Fails if they can't be written.
+    fn keep_files(&self, _run: &Run) -> Result<()> {
+        Ok(())
     }
 
     /// The task of training `model` on this data.

@@ -4,7 +4,7 @@ use super::inputs::Inputs;
 use super::options::{TrainOptions, in_range};
 use super::parts::{Parts, hold_out};
 use super::recipe::{About, Data, Recipe, Test, Trained};
-use super::text::{Labelled, TextData, TextFacts, WordOptions, note_unknown};
+use super::text::{Labelled, TextData, TextFacts, WordOptions, keep_vectors, note_unknown};
 use super::{Outcome, TestSet, count, data_error, in_colour, most_probable, show_notes};
 use crate::data::{self, Columns, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
 use crate::nn::{Attribution, Cost, Mode, SentenceModel};
@@ -158,6 +158,10 @@ impl Data for SentenceData {
 
     fn initialise(&self, vars: &VarMap) -> Result<Option<String>> {
         self.set_vectors(vars)
+    }
+
+    fn keep_files(&self, run: &Run) -> Result<()> {
+        keep_vectors(self.vectors.as_ref(), run)
     }
 
     fn task<'a>(&'a self, model: &'a dyn SentenceModel, device: &'a Device) -> Result<Box<dyn Task + 'a>> {

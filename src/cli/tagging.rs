@@ -4,13 +4,13 @@ use super::images::numbers;
 use super::options::TrainOptions;
 use super::parts::Parts;
 use super::recipe::{About, Data, Recipe, Test, Trained};
-use super::text::{Labelled, TextData, TextFacts, WordOptions, note_unknown};
+use super::text::{Labelled, TextData, TextFacts, WordOptions, keep_vectors, note_unknown};
 use super::{Outcome, Predict, TestSet, data_error, in_colour, show_notes};
 use crate::data::{
     EntityCounts, EntityScores, NGrams, TaggedCorpus, TaggedSentences, Vocabulary, entity_scores, sequence,
 };
 use crate::nn::{Mode, SentenceModel};
-use crate::train::{Epoch, Sentences, Tagging, TaggingEvaluation, Task, say};
+use crate::train::{Epoch, Run, Sentences, Tagging, TaggingEvaluation, Task, say};
 use anyhow::Result;
 use candle_core::{D, Device};
 use candle_nn::VarMap;
@@ -80,6 +80,10 @@ impl Data for TaggingData {
 
     fn initialise(&self, vars: &VarMap) -> Result<Option<String>> {
         self.set_vectors(vars)
+    }
+
+    fn keep_files(&self, run: &Run) -> Result<()> {
+        keep_vectors(self.vectors.as_ref(), run)
     }
 
     fn task<'a>(&'a self, model: &'a dyn SentenceModel, device: &'a Device) -> Result<Box<dyn Task + 'a>> {

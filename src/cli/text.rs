@@ -2,7 +2,7 @@
 
 use super::options::{TrainOptions, WORD_VECTORS, positive};
 use super::parts::Parts;
-use super::recipe::{About, Facts, split_fingerprints};
+use super::recipe::{About, Facts, KEPT, split_fingerprints};
 use super::{TestSet, complain};
 use crate::data::{Level, NGrams, Vocabulary, WordVectors};
 use crate::train::{Run, Sentences, checksum};
@@ -41,7 +41,7 @@ pub struct TextData<L> {
     pub(super) labels: L,
     pub(super) parts: Parts,
     /// Pretrained vectors of the words that the file has.
-    vectors: Option<WordVectors>,
+    pub(super) vectors: Option<WordVectors>,
     /// The ids of words and n-grams of each sentence.
     pub(super) sentences: Sentences,
     pub(super) about: About<TextFacts>,
@@ -124,6 +124,15 @@ impl<L> TextData<L> {
         let share = 100.0 * found as f64 / words.max(1) as f64;
         note_few_vectors(path, found, words, self.options.lower_case);
         Ok(Some(format!("{found} of {words} words ({share:.1}%) have a vector in {}", path.display())))
+    }
+}
+
+/// Keeps the pretrained vectors of the data's words in the folder of `run`.
+pub(super) fn keep_vectors(vectors: Option<&WordVectors>, run: &Run) -> Result<()> {
+    // A file of vectors without any would not be read.
+    match vectors.filter(|vectors| !vectors.is_empty()) {
+        Some(vectors) => run.write(KEPT[0].1, &vectors.to_text()),
+        None => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@ use super::images::numbers;
 use super::options::TrainOptions;
 use super::parts::Parts;
 use super::recipe::{About, Data, Recipe, Test, Trained, split_fingerprints};
-use super::text::{fill_tables, note_few_vectors};
+use super::text::{fill_tables, keep_vectors, note_few_vectors};
 use super::translation_commands::{self, TranslationCommand};
 use super::translation_options::{
     ScoreName, SearchOptions, TranslationFacts, TranslationOptions, note_cut_off, note_unknown,
@@ -241,6 +241,10 @@ impl Data for TranslationData {
         let (found, words) = (vectors.len(), vocabulary.len());
         note_few_vectors(path, found, words, self.options.lower_case);
         Ok(Some(format!("{found} of {words} source tokens have a vector in {}", path.display())))
+    }
+
+    fn keep_files(&self, run: &Run) -> Result<()> {
+        keep_vectors(self.vectors.as_ref(), run)
     }
 
     fn task<'a>(&'a self, model: &'a Seq2Seq, device: &'a Device) -> Result<Box<dyn Task + 'a>> {

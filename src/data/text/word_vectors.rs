@@ -89,6 +89,19 @@ impl WordVectors {
         words.into_iter()
     }
 
+    /// Writes the vectors in the text format of word2vec, from which [`read`](Self::read) restores every bit.
+    pub fn to_text(&self) -> String {
+        let mut words: Vec<(&String, &usize)> = self.starts.iter().collect();
+        words.sort_unstable_by_key(|(_, start)| **start);
+        let mut text = format!("{} {}\n", self.len(), self.size);
+        for (word, &start) in words {
+            text.push_str(word);
+            self.values[start..][..self.size].iter().for_each(|value| text.push_str(&format!(" {value:?}")));
+            text.push('\n');
+        }
+        text
+    }
+
     /// The vector of `word`, if it was wanted and the file has it.
     pub fn get(&self, word: &str) -> Option<&[f32]> {
         self.starts.get(word).map(|&start| &self.values[start..][..self.size])
