@@ -178,13 +178,46 @@ fn a_first_column_that_counts_is_not_read_as_words() {
         let corpus = read(text);
         assert_eq!(corpus.train, plain.train, "{text}");
         assert_eq!(corpus.notes.len(), 1);
-        assert_says(&corpus.notes[0], &["train.txt", "the first column counts"]);
+        assert_says(&corpus.notes[0], &["train.txt", "column 1 counts"]);
     }
     // Numbers that do not count, and numbers with their tags alone, are words.
     for text in ["7 CD B-X\n3 CD O\n", "1 B-X\n2 O\n", "1 CD B-X\nis V O\n"] {
         let corpus = read(text);
         assert_eq!((&corpus.train.words[0][0][..1], corpus.notes.len()), (&text[..1], 0), "{text}");
     }
+}
+
+#[test]
+fn names_of_documents_and_offsets_before_the_words_are_passed_over() {
+    let read = |files: &[(&str, &[u8])]| sequence::load("conll", Some(dir_of(files).path()));
+    let plain = "Mary B-PER\nsang O\nhere O\n\nOslo B-LOC\nslept O\n\n";
+    let expected = read(&[("train.txt", plain.as_bytes())]).unwrap().train;
+    let with = |before: &dyn Fn(usize) -> String| -> String {
+        let lines = plain.lines().enumerate();
+        lines
+            .map(|(i, line)| if line.is_empty() { "\n".into() } else { format!("{}{line}\n", before(i)) })
+            .collect()
+    };
+    for (before, note) in [
+        (&(|_| "a.txt ".into()) as &dyn Fn(usize) -> String, "column 1 is the same"),
+        (&|i| format!("-DOCSTART-{} ", i / 3), "column 1 is the same"),
+        (&|i| format!("{} ", 7 * i), "column 1 holds offsets"),
+        (&|i| format!("{} {} ", 7 * i, 7 * i + 4), "column 2 holds offsets"),
+        (&|i| format!("{}:{}\tx\t", 7 * i, 7 * i + 4).replace('\t', " "), "read from column 3"),
+        (&|i| format!("bc/{} 0 {i} ", i / 4), "column 3 counts, so the words are read from column 4"),
+    ] {
+        // The test file alone is too short to show it.
+        let (train, test) = (with(before), format!("{}She O\n", before(0)));
+        let corpus = read(&[("train.txt", train.as_bytes()), ("test.txt", test.as_bytes())]).unwrap();
+        assert_eq!(corpus.train, expected, "{train}");
+        assert_eq!(corpus.test.unwrap().words, [strings(&["She"])], "{train}");
+        assert_says(&corpus.notes[0], &["train.txt", note]);
+    }
+    let numbers: String = (0..12).map(|i| format!("{} a B-X\n", 5 * i % 7)).collect();
+    assert_says(
+        &read(&[("train.txt", numbers.as_bytes())]).unwrap_err().to_string(),
+        &["column 1", "remove it"],
+    );
 }
 
 #[test]

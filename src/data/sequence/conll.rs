@@ -19,7 +19,9 @@ pub(super) fn read_dir(dir: &Path, known: Option<&[String]>) -> Result<TaggedCor
     let expected = "a name like train.txt, eng.train or my-train.conll";
     let Splits { train, validation, test, .. } = splits.choose(dir, expected, known.is_some(), &mut notes)?;
     let train = train.map(|path| TextFile::read(path, &mut notes)).transpose()?;
-    let training = train.as_ref().map(|file| sentences(file, &mut notes)).transpose()?;
+    let layout = train.as_ref().map(|file| Layout::of(file, None)).transpose()?;
+    let training = train.as_ref().zip(layout.as_ref());
+    let training = training.map(|(file, layout)| sentences(file, layout, &mut notes)).transpose()?;
     let types: BTreeSet<&str> = match known {
         Some(tags) => tags.iter().filter_map(|tag| Tag::parse(tag)?.entity()).collect(),
         None => training.iter().flatten().flatten().filter_map(|token| token.tag.entity()).collect(),
@@ -31,7 +33,8 @@ pub(super) fn read_dir(dir: &Path, known: Option<&[String]>) -> Result<TaggedCor
     let mut read = |path: Option<PathBuf>| {
         let read = |path| {
             let file = TextFile::read(path, &mut notes)?;
-            encode(&file, sentences(&file, &mut notes)?, &types)
+            let layout = Layout::of(&file, layout.as_ref())?;
+            encode(&file, sentences(&file, &layout, &mut notes)?, &types)
         };
         path.map(read).transpose()
     };
@@ -59,34 +62,65 @@ fn columns(line: &str) -> Vec<&str> {
 
 /// Whether a line ends a sentence or a document.
 fn is_end(line: &str) -> bool {
-    line.starts_with("-DOCSTART-") || line.trim_ascii().is_empty()
+    const DOCUMENT: &str = "-DOCSTART-";
+    line.trim_ascii().is_empty() || line.contains(DOCUMENT) && columns(line).contains(&DOCUMENT)
 }
 
 /// Where the lines of a file have words and tags.
+#[derive(Clone)]
 struct Layout {
-    /// Whether a column of counts precedes the words.
-    is_counted: bool,
+    /// What each of the columns before the words holds.
+    before: Vec<Leading>,
     /// Number of columns from the words on, and the line that has them.
     width: usize,
     first_line: usize,
 }
 
+/// What a column before the words holds.
+#[derive(Clone, Copy, PartialEq)]
+enum Leading {
+    /// Numbers of the words or sentences, in the whole file or anew in each sentence.
+    Count,
+    /// The same in all lines of a sentence, such as the name of a document.
+    Constant,
+    /// Positions in a text.
+    Offset,
+}
+
 impl Layout {
-    fn of(file: &TextFile) -> Self {
-        let is_counted = is_counted(file);
+    /// The layout of a file; `training` is that of the training file, if this is another one.
+    fn of(file: &TextFile, training: Option<&Self>) -> Result<Self> {
         let lines = || file.lines().filter(|(_, line)| !is_end(line));
         let first = lines().find(|(_, line)| !line.starts_with('#')).or_else(|| lines().next());
-        let mut layout = Self { is_counted, width: usize::MAX, first_line: 0 };
-        if let Some((number, line)) = first {
-            (layout.first_line, layout.width) = (number, used(&layout.columns(line)));
+        let (first_line, width) = first.map_or((0, 0), |(number, line)| (number, used(&columns(line))));
+        // A short file may not show what its columns are.
+        let same = training.filter(|training| training.before.len() + training.width == width);
+        let mut before = same.map_or(vec![], |training| training.before.clone());
+        while before.is_empty() || same.is_none() {
+            match leading(file, before.len())? {
+                Some(column) => before.push(column),
+                None => break,
+            }
         }
-        layout
+        Ok(Self { width: width - before.len(), before, first_line })
+    }
+
+    /// A note about the columns before the words, if there are any.
+    fn note(&self) -> Option<String> {
+        let what = |(number, column)| match column {
+            Leading::Count => format!("column {number} counts"),
+            Leading::Constant => format!("column {number} is the same throughout each sentence"),
+            Leading::Offset => format!("column {number} holds offsets"),
+        };
+        let found: Vec<String> = (1..).zip(self.before.iter().copied()).map(what).collect();
+        let word = found.len() + 1;
+        (word > 1).then(|| format!("{}, so the words are read from column {word}", found.join(", ")))
     }
 
     /// The columns from the word on, without surplus empty ones at the end.
     fn columns<'a>(&self, line: &'a str) -> Vec<&'a str> {
         let mut columns = columns(line);
-        columns.drain(..columns.len().min(usize::from(self.is_counted)));
+        columns.drain(..columns.len().min(self.before.len()));
         if used(&columns) <= self.width {
             columns.truncate(self.width);
         }
@@ -94,16 +128,14 @@ impl Layout {
     }
 
     /// Whether a line is no word. The word `#` with its tag looks like a comment; the number of columns decides.
-    fn is_comment(&self, line: &str, columns: &[&str]) -> bool {
-        match self.is_counted {
-            true => {
-                line.starts_with('#') || is_between(line.split_ascii_whitespace().next().unwrap_or_default())
-            }
-            false => {
-                let has_tag = columns.last().is_some_and(|tag| Tag::parse_any(tag).is_some());
-                line.starts_with("# ") && !(columns.len() == self.width && has_tag)
-            }
+    fn is_comment(&self, line: &str, found: &[&str]) -> bool {
+        if self.before.is_empty() {
+            let has_tag = found.last().is_some_and(|tag| Tag::parse_any(tag).is_some());
+            return line.starts_with("# ") && !(found.len() == self.width && has_tag);
         }
+        let counted = self.before.iter().position(|column| *column == Leading::Count);
+        let number = counted.and_then(|at| columns(line).get(at).copied());
+        line.starts_with('#') || number.is_some_and(is_between)
     }
 }
 
@@ -112,28 +144,63 @@ fn used(columns: &[&str]) -> usize {
     columns.iter().rposition(|cell| !cell.is_empty()).map_or(0, |last| last + 1)
 }
 
-/// Whether the first of three or more columns counts: words or sentences, in the whole file or anew in each sentence.
-fn is_counted(file: &TextFile) -> bool {
-    let (mut before, mut first, mut words) = (None, None, 0);
+/// What the column `at` holds if it comes before the words: two or more columns follow, and no words are like this.
+///
+/// # Errors
+/// Fails for a column of numbers that are neither counts nor offsets.
+fn leading(file: &TextFile, at: usize) -> Result<Option<Leading>> {
+    let mut sentences = vec![vec![]];
     for (_, line) in file.lines().filter(|(_, line)| !line.starts_with('#')) {
         if is_end(line) {
-            before = None;
+            sentences.push(vec![]);
             continue;
         }
         let columns = columns(line);
-        if is_between(columns[0]) {
-            continue;
+        let Some(&cell) = columns.get(at).filter(|_| columns.len() >= at + 3) else { return Ok(None) };
+        sentences.last_mut().unwrap_or(&mut vec![]).push(cell);
+    }
+    let words: usize = sentences.iter().map(Vec::len).sum();
+    let pairs = || sentences.iter().flat_map(|cells| cells.windows(2));
+    let is_place = sentences.iter().flatten().all(|cell| offset(cell).is_some());
+    Ok(if counts(&sentences) {
+        Some(Leading::Count)
+    } else if pairs().count() >= 3 && pairs().all(|pair| pair[0] == pair[1]) {
+        Some(Leading::Constant)
+    } else if is_place && pairs().count() >= 2 && pairs().all(|pair| offset(pair[0]) < offset(pair[1])) {
+        Some(Leading::Offset)
+    } else if is_place && words >= 10 {
+        let number = at + 1;
+        return Err(file.error(format!(
+            "column {number} holds nothing but numbers, expected words: remove it if the words are in another column"
+        )));
+    } else {
+        None
+    })
+}
+
+/// Whether the cells of each sentence count words or sentences, in the whole file or anew in each sentence.
+fn counts(sentences: &[Vec<&str>]) -> bool {
+    let (mut first, mut words) = (None, 0);
+    for cells in sentences {
+        let mut before = None;
+        for cell in cells.iter().filter(|cell| !is_between(cell)) {
+            let Ok(number) = cell.parse::<u64>() else { return false };
+            if before.is_some_and(|before: u64| ![before, before.saturating_add(1)].contains(&number)) {
+                return false;
+            }
+            (before, words) = (Some(number), words + 1);
+            first.get_or_insert(number);
         }
-        let Ok(number) = columns[0].parse::<u64>() else { return false };
-        let is_next = before.is_none_or(|before: u64| [before, before.saturating_add(1)].contains(&number));
-        if !is_next || columns.len() < 3 {
-            return false;
-        }
-        (before, words) = (Some(number), words + 1);
-        first.get_or_insert(number);
     }
     // A short file may hold nothing but numbers.
     first.is_some_and(|first| first <= 1 || words >= 3)
+}
+
+/// The position that a cell such as 17, 17-20 or 17:20 begins at.
+fn offset(cell: &str) -> Option<u64> {
+    let (start, end) = cell.split_once(['-', ':', ',']).unwrap_or((cell, cell));
+    let (start, end): (u64, u64) = (start.parse().ok()?, end.parse().ok()?);
+    (start <= end).then_some(start)
 }
 
 /// Whether a line of CoNLL-U is not a word: it covers several, such as 3-4, or is left out in the text, such as 8.1.
@@ -143,17 +210,17 @@ fn is_between(number: &str) -> bool {
 }
 
 /// Parses the sentences of `file`, with tags in BIO.
-fn sentences<'a>(file: &'a TextFile, notes: &mut Vec<String>) -> Result<Vec<Vec<Token<'a>>>> {
-    let layout = Layout::of(file);
-    if layout.is_counted {
-        let path = file.path.display();
-        notes.push(format!("{path}: the first column counts, so the words are read from the second"));
-    }
+fn sentences<'a>(
+    file: &'a TextFile,
+    layout: &Layout,
+    notes: &mut Vec<String>,
+) -> Result<Vec<Vec<Token<'a>>>> {
+    notes.extend(layout.note().map(|note| format!("{}: {note}", file.path.display())));
     let (mut sentences, mut sentence) = (vec![], vec![]);
     let (mut has_ends, mut is_bioes) = (false, false);
     for (line, text) in file.lines() {
         let columns = layout.columns(text);
-        if is_end(text) || layout.is_counted && columns.first() == Some(&"-DOCSTART-") {
+        if is_end(text) {
             has_ends = true;
             if !sentence.is_empty() {
                 sentences.push(std::mem::take(&mut sentence));
@@ -173,7 +240,7 @@ fn sentences<'a>(file: &'a TextFile, notes: &mut Vec<String>) -> Result<Vec<Vec<
             return Err(file.error_at(line, format!("an empty {missing}, expected a word and a tag")));
         }
         if columns.len() != layout.width {
-            let (found, Layout { width, first_line, .. }) = (count(columns.len(), "column"), &layout);
+            let (found, Layout { width, first_line, .. }) = (count(columns.len(), "column"), layout);
             let message = format!("{found}, expected {width} as in line {first_line}");
             return Err(file.error_at(line, message));
         }
