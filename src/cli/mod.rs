@@ -68,8 +68,8 @@ pub enum Outcome {
 
 /// Runs the binary of the recipe `R` on the process's arguments.
 ///
-/// Errors are one line on standard error. The exit code is 0 for success, 1 for an error, 2 for wrong usage and 130
-/// after an interrupt.
+/// Errors are one line on standard error. The exit code is 0 for success, 1 for an error, 2 for wrong usage, and 128 and
+/// the number of the signal after one: 130 after Ctrl-C, 143 after TERM, 129 after HUP.
 pub fn main<R: Recipe>() -> ExitCode {
     finish(command_line::parse::<R>(), command_line::run::<R>)
 }
@@ -85,6 +85,7 @@ fn finish(
     matches: Result<ArgMatches, clap::Error>,
     run: impl FnOnce(&ArgMatches) -> anyhow::Result<Outcome>,
 ) -> ExitCode {
+    process::let_large_writes_fail();
     let matches = match matches {
         Ok(matches) => matches,
         Err(error) => {
@@ -97,7 +98,7 @@ fn finish(
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Failed) => ExitCode::FAILURE,
-        Ok(Outcome::Interrupted) => ExitCode::from(130),
+        Ok(Outcome::Interrupted) => ExitCode::from(process::interrupted_code()),
         Err(error) => {
             complain(&error_line(&error));
             ExitCode::FAILURE

@@ -2,7 +2,7 @@
 
 use crate::train::{INTERRUPTED, say};
 use anyhow::Result;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// Calls `work` in a pool of `threads` threads, or one per physical core, with the process set up for training.
@@ -49,15 +49,30 @@ fn keep_memory() {
 /// What to say when the first signal ends the process at once; none while it ends a training loop.
 static LAST_WORDS: Mutex<Option<String>> = Mutex::new(None);
 
+/// Makes a write beyond the limit of a file's size (`ulimit -f`) fail like any other, where it would end the process.
+pub(super) fn let_large_writes_fail() {
+    #[cfg(unix)]
+    // SAFETY: to ignore a signal runs no code of ours when it arrives.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
+/// The exit code of a process that a signal has stopped: 128 and the number of the signal, as shells report it.
+pub(super) fn interrupted_code() -> u8 {
+    128 + SIGNAL.load(Ordering::Relaxed)
+}
+
+/// The first signal that asked the process to stop; that of Ctrl-C before there was one.
+static SIGNAL: AtomicU8 = AtomicU8::new(2);
+
 /// Makes Ctrl-C, TERM and HUP end the training loop after a checkpoint. A second signal ends the process at once.
 ///
 /// A signal that was ignored when the process started, such as HUP under `nohup`, stays ignored.
 pub(super) fn catch_interrupts() -> Result<()> {
     #[cfg(unix)]
-    let ignored: Vec<libc::c_int> = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP]
-        .into_iter()
-        .filter(|&signal| is_ignored(signal))
-        .collect();
+    let (ignored, caught): (Vec<libc::c_int>, Vec<_>) =
+        [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].into_iter().partition(|&signal| is_ignored(signal));
     ctrlc::set_handler(|| {
         let last_words = LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner);
         let is_second = INTERRUPTED.swap(true, Ordering::Relaxed);
@@ -65,7 +80,7 @@ pub(super) fn catch_interrupts() -> Result<()> {
             say(words);
         }
         if is_second || last_words.is_some() {
-            std::process::exit(130);
+            std::process::exit(interrupted_code().into());
         }
     })?;
     #[cfg(unix)]
@@ -73,16 +88,49 @@ pub(super) fn catch_interrupts() -> Result<()> {
         // SAFETY: to ignore a signal runs no code of ours when it arrives.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
+    #[cfg(unix)]
+    caught.into_iter().for_each(note_signal);
     Ok(())
+}
+
+/// The handler of `ctrlc`, which does not say which signal came.
+#[cfg(unix)]
+static HANDLER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+/// Makes `signal` note its number before its handler runs.
+#[cfg(unix)]
+fn note_signal(signal: libc::c_int) {
+    extern "C" fn receive(signal: libc::c_int) {
+        if !INTERRUPTED.load(Ordering::Relaxed) {
+            SIGNAL.store(signal as u8, Ordering::Relaxed);
+        }
+        // SAFETY: `note_signal` has stored the handler that the signal had, which takes the number alone.
+        let handler: extern "C" fn(libc::c_int) =
+            unsafe { std::mem::transmute(HANDLER.load(Ordering::Relaxed)) };
+        handler(signal);
+    }
+    let Some(mut action) = action(signal).filter(|action| action.sa_flags & libc::SA_SIGINFO == 0) else {
+        return;
+    };
+    HANDLER.store(action.sa_sigaction, Ordering::Relaxed);
+    action.sa_sigaction = receive as *const () as usize;
+    // SAFETY: `action` is complete, and `receive` touches nothing but atomics before it runs the handler that was there.
+    unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) };
 }
 
 #[cfg(unix)]
 fn is_ignored(signal: libc::c_int) -> bool {
+    action(signal).is_some_and(|action| action.sa_sigaction == libc::SIG_IGN)
+}
+
+/// What the process does when the signal arrives.
+#[cfg(unix)]
+fn action(signal: libc::c_int) -> Option<libc::sigaction> {
     // SAFETY: all-zero bytes are a valid `sigaction`, and with a null pointer for the new action the call only writes the
     // current one to it.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
-        libc::sigaction(signal, std::ptr::null(), &mut action) == 0 && action.sa_sigaction == libc::SIG_IGN
+        (libc::sigaction(signal, std::ptr::null(), &mut action) == 0).then_some(action)
     }
 }
 
