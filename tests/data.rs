@@ -162,6 +162,23 @@ fn files_are_found_where_archives_unpack_them() {
     fs::create_dir(&other).unwrap();
     fs::copy(dir.path().join("raw/t10k-labels.idx1-ubyte"), other.join("t10k-labels.idx1-ubyte")).unwrap();
     assert_says(&error_of_dir(&dir), &["found both", "other", "raw", "expected one"]);
+
+    // As torchvision keeps them.
+    let (dir, deep) = (tiny(), tempfile::tempdir().unwrap());
+    fs::create_dir(deep.path().join("MNIST")).unwrap();
+    fs::rename(dir.path(), deep.path().join("MNIST/raw")).unwrap();
+    assert_eq!(read_dir(deep.path()).unwrap(), expected);
+}
+
+#[test]
+fn packed_and_unpacked_files_must_be_equal() {
+    let (dir, packed) = (tiny(), format!("{TRAIN_LABELS}.gz"));
+    let expected = read_dir(dir.path()).unwrap();
+    let labels = fs::read(dir.path().join(TRAIN_LABELS)).unwrap();
+    fs::write(dir.path().join(&packed), gzip(&labels)).unwrap();
+    assert_eq!(read_dir(dir.path()).unwrap(), expected);
+    fs::write(dir.path().join(&packed), gzip(&idx(&[3], &[1, 2, 3]))).unwrap();
+    assert_says(&error_of_dir(&dir), &[&packed, "differs", "remove one"]);
 }
 
 #[test]

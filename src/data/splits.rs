@@ -125,6 +125,30 @@ impl Splits {
     }
 }
 
+/// Where the files of a data set lie: in `dir` or, as archives unpack to, in the only folder up to two levels below it that
+/// `holds` them; `dir` itself if no folder does.
+///
+/// # Errors
+/// Fails if `dir` can't be listed, or several folders hold them.
+pub(super) fn unpacked(dir: &Path, holds: impl Fn(&Path) -> bool) -> Result<PathBuf> {
+    let mut level = vec![dir.to_path_buf()];
+    for _ in 0..3 {
+        match &level.iter().filter(|folder| holds(folder)).collect::<Vec<_>>()[..] {
+            [] => {}
+            [folder] => return Ok(folder.to_path_buf()),
+            [first, second, ..] => bail!(
+                "{}: found both {} and {}, expected one",
+                dir.display(),
+                first.display(),
+                second.display()
+            ),
+        }
+        let inside = level.iter().map(|folder| entries(folder)).collect::<Result<Vec<_>>>()?;
+        level = inside.into_iter().flatten().filter(|path| path.is_dir()).collect();
+    }
+    Ok(dir.to_path_buf())
+}
+
 /// The entries of `dir`, sorted, except what operating systems leave behind and hidden files.
 ///
 /// # Errors

@@ -51,6 +51,9 @@ fn mr_sentences_alternate_and_windows_1252_is_noted() {
     assert_eq!(notes.len(), 1);
     assert_says(&notes[0], &["rt-polarity.pos", "line 2", "Windows-1252"]);
 
+    let outer = tempdir().unwrap();
+    std::fs::rename(dir_of(&files).keep(), outer.path().join("rt-polaritydata")).unwrap();
+    assert_eq!(load("mr", Some(outer.path())).unwrap().train.len(), 5);
     assert_refused("mr", &files[..1], &["no file rt-polarity.pos"]);
     assert_refused("mr", &[files[0], ("rt-polarity.pos", b"")], &["rt-polarity.pos", "is empty"]);
     assert_eq!(corpus_of("mr", &[files[0], ("rt-polarity.pos", b"\xff\xfea\0")]).train.texts[1], "a");

@@ -3,7 +3,7 @@
 use super::images::Images;
 use crate::data::count as quantity;
 use crate::data::gzip;
-use crate::data::splits::entries;
+use crate::data::splits;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
@@ -20,12 +20,12 @@ const DEFLATE_MAX_RATIO: u64 = 1032;
 ///
 /// The files are `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
 /// `t10k-labels-idx1-ubyte`, each with or without `.gz`, also spelled `train-images.idx3-ubyte`. Each may lie in a folder
-/// of `dir`. The images have the shape `(1, height, width)` and ten classes. The MNIST page of LeCun, Cortes and Burges
+/// of `dir`, such as `MNIST/raw`. The images have the shape `(1, height, width)` and ten classes. The MNIST page of LeCun, Cortes and Burges
 /// describes the format.
 ///
 /// # Errors
 /// Fails if a file is missing, truncated, damaged, longer than its header announces or of another format; if the
-/// numbers of images and labels differ; if a label is above 9; if training and test images differ in size.
+/// numbers of images and labels differ, or two files for the same part; if a label is above 9; if training and test images differ in size.
 pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
     let train = read_split(dir, "train")?;
     let test = read_test(dir)?;
@@ -47,10 +47,8 @@ pub fn read_test(dir: &Path) -> Result<Images> {
 }
 
 fn read_split(dir: &Path, split: &str) -> Result<Images> {
-    let images_path = find(dir, &format!("{split}-images"), 3)?;
-    let labels_path = find(dir, &format!("{split}-labels"), 1)?;
-    let ([images, height, width], pixels) = read(&images_path)?;
-    let ([count], labels) = read(&labels_path)?;
+    let (images_path, ([images, height, width], pixels)) = read_file(dir, &format!("{split}-images"))?;
+    let (labels_path, ([count], labels)) = read_file(dir, &format!("{split}-labels"))?;
     ensure!(
         count == images,
         "{}: {}, but {} holds {}",
@@ -65,28 +63,37 @@ fn read_split(dir: &Path, split: &str) -> Result<Images> {
     Ok(Images::new(pixels, labels, (1, height, width), CLASSES)?)
 }
 
-/// Finds a file in `dir` or, as archives unpack to, in a folder there.
-fn find(dir: &Path, stem: &str, dimensions: usize) -> Result<PathBuf> {
+/// The dimensions and the bytes of a file.
+type Contents<const D: usize> = ([usize; D], Vec<u8>);
+
+/// Finds and reads a file in `dir` or, as archives unpack to, in a folder there.
+fn read_file<const D: usize>(dir: &Path, stem: &str) -> Result<(PathBuf, Contents<D>)> {
     ensure!(dir.is_dir(), "{}: no such directory", dir.display());
-    let dashed = format!("{stem}-idx{dimensions}-ubyte");
-    let dotted = format!("{stem}.idx{dimensions}-ubyte");
+    let dashed = format!("{stem}-idx{D}-ubyte");
+    let dotted = format!("{stem}.idx{D}-ubyte");
     let names = [format!("{dashed}.gz"), dashed, format!("{dotted}.gz"), dotted];
-    let file_in = |dir: &Path| names.iter().map(|name| dir.join(name)).find(|path| path.is_file());
-    if let Some(path) = file_in(dir) {
-        return Ok(path);
+    let files_in = |dir: &Path| -> Vec<PathBuf> {
+        names.iter().map(|name| dir.join(name)).filter(|path| path.is_file()).collect()
+    };
+    let dir = splits::unpacked(dir, |dir| !files_in(dir).is_empty())?;
+    let mut files = files_in(&dir).into_iter();
+    let Some(path) = files.next() else {
+        bail!("{}: found none of the files {}", dir.display(), names.join(", "))
+    };
+    let contents = read(&path)?;
+    for other in files {
+        ensure!(
+            read(&other)? == contents,
+            "{}: its content differs from that of {}: remove one of them",
+            other.display(),
+            path.display()
+        );
     }
-    let folders = entries(dir)?.into_iter().filter(|path| path.is_dir());
-    match &folders.filter_map(|folder| file_in(&folder)).collect::<Vec<_>>()[..] {
-        [path] => Ok(path.clone()),
-        [] => bail!("{}: found none of the files {}", dir.display(), names.join(", ")),
-        [first, second, ..] => {
-            bail!("{}: found both {} and {}, expected one", dir.display(), first.display(), second.display())
-        }
-    }
+    Ok((path, contents))
 }
 
 /// The dimensions and the bytes of one file. Its first bytes, not its name, show whether it is gzipped.
-fn read<const D: usize>(path: &Path) -> Result<([usize; D], Vec<u8>)> {
+fn read<const D: usize>(path: &Path) -> Result<Contents<D>> {
     let name = path.display();
     let file = File::open(path).with_context(|| format!("{name}: can't be opened"))?;
     let length = file.metadata().with_context(|| format!("{name}: can't be read"))?.len();
@@ -102,7 +109,7 @@ fn read<const D: usize>(path: &Path) -> Result<([usize; D], Vec<u8>)> {
 }
 
 /// Parses a file of at most `max_bytes` bytes. Reads to the end, which makes the gzip decoder compare its checksum.
-fn parse<const D: usize>(mut reader: impl Read, max_bytes: u64) -> Result<([usize; D], Vec<u8>)> {
+fn parse<const D: usize>(mut reader: impl Read, max_bytes: u64) -> Result<Contents<D>> {
     let magic = word(&mut reader)?;
     let expected = 0x0800 + D as u32;
     ensure!(magic >> 8 == expected >> 8, "not an IDX file of bytes");

@@ -37,6 +37,7 @@ pub use vocabulary::Vocabulary;
 pub use word_vectors::WordVectors;
 
 use crate::data::error::DataError;
+use crate::data::splits;
 use anyhow::{Result, ensure};
 use std::path::Path;
 
@@ -62,7 +63,8 @@ const REVIEWS_SEED: u64 = 0;
 ///
 /// The names of the splits are `train`; `val`, `valid`, `validation` or `dev`; and `test`. Only `train` is required. If
 /// there is a validation but no test split, it serves as the test split, with a note. Other files of the same kind are
-/// passed over, with a note.
+/// passed over, with a note. The files of `mr`, `sst2`, `trec` and `ag-news` may lie in a folder of `dir`, as their archives
+/// unpack.
 ///
 /// `columns` says where `csv` and `tsv` files have label and text. Otherwise a header decides that names them, such as
 /// `review,sentiment`. Without a header the label comes first, with a note. Commas, semicolons or tabs separate the columns
@@ -101,6 +103,10 @@ fn read(name: &str, dir: Option<&Path>, columns: &Columns, classes: Option<&[Str
         ("reviews", Some(_)) => Err(DataError::built_in(name)),
         ("mr" | "sst2" | "trec" | "ag-news" | "csv" | "tsv" | "fasttext", Some(dir)) => {
             ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+            let names = archive(name);
+            let dir = &splits::unpacked(dir, |dir| {
+                names.is_empty() || names.iter().any(|name| dir.join(name).is_file())
+            })?;
             match name {
                 "mr" => lines::mr(dir),
                 "sst2" => lines::sst2(dir, classes.is_some()),
@@ -115,6 +121,17 @@ fn read(name: &str, dir: Option<&Path>, columns: &Columns, classes: Option<&[Str
             Err(DataError::files_needed(name, "no directory given", &BUILT_IN))
         }
         _ => Err(DataError::unknown(name, &KNOWN)),
+    }
+}
+
+/// Some of the files in the archive of the data set `name`, which may unpack into folders.
+fn archive(name: &str) -> &'static [&'static str] {
+    match name {
+        "mr" => &["rt-polarity.neg", "rt-polarity.pos"],
+        "sst2" => &["train.tsv", "dev.tsv", "test.tsv", "train.txt", "stsa.binary.train"],
+        "trec" => &["train_5500.label", "TREC_10.label"],
+        "ag-news" => &["train.csv", "test.csv"],
+        _ => &[],
     }
 }
 
