@@ -10,7 +10,7 @@ use candle_textbook::nn::{
     Activation, Cell, Cost, Init, Mode, Model, PackedSequences, SentenceModel, seeded_var_builder,
 };
 use candle_textbook::ops::{self, TimePooling, emulator};
-use candle_textbook::optim::{Adam, Clip, Method, Optimizer, RmsProp, Sgd};
+use candle_textbook::optim::{Adam, Clip, Lbfgs, Method, NewtonCg, Optimizer, RmsProp, Sgd};
 use candle_textbook::train::{
     Decoding, Metric, Progress, Run, Score, Task, Trainer, TrainerOptions, Translator,
 };
@@ -314,6 +314,24 @@ fn translations_are_those_of_the_cpu() -> Result<()> {
                 let near = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-5;
                 assert!(a.attention.iter().flatten().zip(b.attention.iter().flatten()).all(near));
             }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn solvers_take_the_same_steps_as_on_the_cpu() -> Result<()> {
+    for method in [Method::from(Lbfgs::default()), NewtonCg { iterations: 3, ..NewtonCg::default() }.into()] {
+        let losses = || -> Result<Vec<f64>> {
+            let (vars, loss) = mlp_steps()?;
+            let mut optimizer = Optimizer::new(method, &vars)?;
+            let mut step = || Ok(optimizer.step_with(|| loss(0), 1.0, Clip::None)?.loss);
+            (0..4).map(|_| step()).collect()
+        };
+        let (found, expected) = (losses()?, emulator::off(losses)?);
+        assert!(found[3] < 0.9 * found[0], "{method:?}: {found:?}");
+        for (a, b) in found.iter().zip(&expected) {
+            assert!((a - b).abs() <= 1e-3 * b.abs(), "{method:?}: {found:?}, expected {expected:?}");
         }
     }
     Ok(())

@@ -15,6 +15,7 @@ mod inputs;
 mod language;
 mod language_commands;
 mod memory;
+mod optimizer;
 mod options;
 mod parts;
 mod process;

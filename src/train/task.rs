@@ -24,6 +24,9 @@ pub trait Task {
     ///
     /// `mode` is always [`Mode::Train`]; it holds the seed, epoch and step that random draws are derived from.
     ///
+    /// L-BFGS and Newton-CG take all examples in one batch, and call this several times in a step, with other values of the
+    /// parameters. The loss must then depend on nothing else: no dropout, no augmentation.
+    ///
     /// # Errors
     /// Fails if the examples cannot be read or do not fit the model.
     fn loss(&self, batch: &[u32], mode: Mode) -> candle_core::Result<Tensor>;
