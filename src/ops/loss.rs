@@ -106,7 +106,7 @@ pub(super) struct Rows<T> {
     /// What the softmax cross-entropy adds to each row, `(classes)`; null for nothing.
     pub bias: Pointer<T>,
     pub targets: Pointer<u32>,
-    /// Where the gradient of the logits is to go, if it is wanted: null, or the place of the logits.
+    /// Where the gradient of the logits goes, which may be their own place; null if it is not wanted.
     pub grad: Pointer<T>,
     pub batch: usize,
     pub classes: usize,

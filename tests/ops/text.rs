@@ -139,6 +139,7 @@ fn attention_matches_the_reference_and_finite_differences() -> Result<()> {
         (&[2, 5, 1], &[1, 0, 2, 1, 1], 17, 4),
         (&[3, 3, 2, 7], &[3, 0, 3], 6, 19),
         (&[2, 1], &[], 2, 3),
+        (&[40, 11], &[1, 0, 1, 1], 70, 300),
     ] {
         let sequences = Arc::new(PackedSequences::new(lengths)?);
         let inputs = [
@@ -154,7 +155,7 @@ fn attention_matches_the_reference_and_finite_differences() -> Result<()> {
             let definition =
                 op(|x| Ok(reference::attention(&x[0], &x[1], &x[2], x.get(3), &sequences, rows)?.0));
             assert_reference(&name, &kernel, &definition, &inputs[..count])?;
-            if !rows.is_empty() {
+            if !rows.is_empty() && size < 50 {
                 assert_gradients(&name, &kernel, &inputs[..count])?;
             }
             let weights = |x: &[Tensor]| -> Result<[Tensor; 2]> {

@@ -61,8 +61,8 @@ static __device__ void finish(real row_loss, real* losses, real* loss, int batch
 }
 
 // loss = ln(sum of exp(x)) - at_target * x[target] - everywhere * (sum of x): the two factors are the parts of the target
-// distribution on the target and on every class. x is the logit, plus that of `bias` (classes) unless it is null. `grad` may
-// be the place of the logits.
+// distribution on the target and on every class. x is the logit, plus the bias of its class unless `bias` (classes) is null.
+// `grad` may be the place of the logits.
 extern "C" __global__ void __launch_bounds__(THREADS) softmax_cross_entropy(
     const real* logits, const unsigned* targets, real* grad, real* losses, real* loss, int batch,
     int classes, real at_target, real everywhere, const real* bias) {
