@@ -118,7 +118,7 @@ fn unknown_characters_score_no_better_than_known_ones_and_are_counted() {
         [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     };
     let [said, notes] = says(&["score", "--run", run], "日本\noe\n");
-    assert!(notes.contains("2 of 2 characters are unknown to this model"), "{notes}");
+    assert!(notes.contains("2 of 4 characters are unknown to this model"), "{notes}");
     let score =
         |line: usize| said.lines().nth(line + 1).unwrap().split('\t').next().unwrap().parse::<f64>().unwrap();
     assert!(score(0) < score(1), "{said}");

@@ -2,7 +2,7 @@
 
 use super::inputs::Inputs;
 use super::options::{in_range, non_negative, positive};
-use super::text::{note_unknown_count, noun};
+use super::text::{UnknownCount, note_unknown_count, noun};
 use super::{Outcome, count, show_notes};
 use crate::data::{Level, TextStream, Vocabulary};
 use crate::models::language_model::LanguageModel;
@@ -138,20 +138,21 @@ impl Output<'_> {
 
 fn score(inputs: &Inputs, trained: &TrainedModel) -> Result<Outcome> {
     let &TrainedModel { vocabulary, model, level, device, .. } = trained;
-    let (mut total, mut tokens) = (0.0, 0);
+    let (mut total, mut tokens, mut unknown_count) = (0.0, 0, UnknownCount::default());
     say("log_probability\tnats_per_token\tperplexity\ttext");
     let outcome = inputs.for_each_line(|line| {
         let LineScore { log_probability, tokens: count, unknown } =
             score_line(model, vocabulary, level, line, device)?;
         let nats = -log_probability / count as f64;
         say(&format!("{log_probability:.3}\t{nats:.4}\t{:.3}\t{line}", nats.exp()));
-        if unknown > 0 {
-            // The end of the line is a token, too.
-            note_unknown_count(unknown as u64, count as u64 - 1, noun(level));
+        // The end of the line is a token, too.
+        if count > 1 {
+            unknown_count.add(unknown as u64, count as u64 - 1);
         }
         (total, tokens) = (total + log_probability, tokens + count);
         Ok(())
     })?;
+    unknown_count.note(noun(level));
     if tokens > 0 {
         let nats = -total / tokens as f64;
         say(&format!("{total:.3}\t{nats:.4}\t{:.3}\t(all {})", nats.exp(), count(tokens, "token")));

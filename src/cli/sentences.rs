@@ -4,7 +4,7 @@ use super::inputs::Inputs;
 use super::options::{TrainOptions, in_range};
 use super::parts::{Parts, hold_out};
 use super::recipe::{About, Data, Recipe, Test, Trained};
-use super::text::{Labelled, TextData, TextFacts, WordOptions, keep_vectors, note_unknown};
+use super::text::{Labelled, TextData, TextFacts, UnknownCount, WordOptions, keep_vectors};
 use super::{Outcome, TestSet, count, data_error, in_colour, most_probable, show_notes};
 use crate::data::{self, Columns, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
 use crate::nn::{Attribution, Cost, Mode, SentenceModel};
@@ -196,7 +196,8 @@ pub enum SentenceCommand {
 fn predict<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: Trained<R>) -> Result<Outcome> {
     let Trained { settings, facts: TextFacts { vocabulary, classes, .. }, model, device, .. } = trained;
     let SentenceOptions { text: options, ngrams } = settings.data_options()?;
-    inputs.for_each_text(|text| {
+    let mut unknown = UnknownCount::default();
+    let outcome = inputs.for_each_text(|text| {
         let words = options.tokenizer.tokens(text);
         let sentences = Sentences::encode(&vocabulary, ngrams, [&words]);
         let (ids, sequences) = sentences.batch(&[0], &device)?;
@@ -212,9 +213,11 @@ fn predict<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: Trained<R>)
         for attributions in model.attributions(&ids, &sequences)? {
             show_attributions(attributions, best.unwrap_or_default(), &features);
         }
-        note_unknown(&words, &vocabulary);
+        unknown.add_words(&words, &vocabulary);
         Ok(())
-    })
+    });
+    unknown.note("words");
+    outcome
 }
 
 fn neighbours<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: &Trained<R>) -> Result<Outcome> {

@@ -4,7 +4,7 @@ use super::images::numbers;
 use super::options::TrainOptions;
 use super::parts::Parts;
 use super::recipe::{About, Data, Recipe, Test, Trained};
-use super::text::{Labelled, TextData, TextFacts, WordOptions, keep_vectors, note_unknown};
+use super::text::{Labelled, TextData, TextFacts, UnknownCount, WordOptions, keep_vectors};
 use super::{Outcome, Predict, TestSet, data_error, in_colour, show_notes};
 use crate::data::{
     EntityCounts, EntityScores, NGrams, TaggedCorpus, TaggedSentences, Vocabulary, entity_scores, sequence,
@@ -109,7 +109,8 @@ impl Data for TaggingData {
         trained: Trained<R>,
     ) -> Result<Outcome> {
         let Trained { facts: TextFacts { vocabulary, classes, .. }, model, device, .. } = trained;
-        inputs.for_each_text(|text| {
+        let mut unknown = UnknownCount::default();
+        let outcome = inputs.for_each_text(|text| {
             let words = words(text, |word| vocabulary.id(word) != Vocabulary::UNKNOWN);
             if words.is_empty() {
                 say("");
@@ -129,9 +130,11 @@ impl Data for TaggingData {
                     say("");
                 }
             }
-            note_unknown(&words, &vocabulary);
+            unknown.add_words(&words, &vocabulary);
             Ok(())
-        })
+        });
+        unknown.note("words");
+        outcome
     }
 }
 

@@ -197,10 +197,40 @@ pub(super) fn note_few_vectors(path: &Path, found: usize, words: usize, lower_ca
     }
 }
 
-/// Says how many of `words` the vocabulary lacks, if it lacks any.
-pub(super) fn note_unknown(words: &[String], vocabulary: &Vocabulary) {
-    let unknown = words.iter().filter(|word| vocabulary.id(word) == Vocabulary::UNKNOWN).count();
-    note_unknown_count(unknown as u64, words.len() as u64, "words");
+/// Counts the unknown tokens of all inputs of a command, for one note at its end.
+#[derive(Default)]
+pub(super) struct UnknownCount {
+    unknown: u64,
+    all: u64,
+    inputs: usize,
+    empty: usize,
+}
+
+impl UnknownCount {
+    /// Adds an input of `all` tokens.
+    pub(super) fn add(&mut self, unknown: u64, all: u64) {
+        (self.unknown, self.all) = (self.unknown + unknown, self.all + all);
+        (self.inputs, self.empty) = (self.inputs + 1, self.empty + usize::from(all == 0));
+    }
+
+    /// Adds an input of these words.
+    pub(super) fn add_words(&mut self, words: &[String], vocabulary: &Vocabulary) {
+        let unknown = words.iter().filter(|word| vocabulary.id(word) == Vocabulary::UNKNOWN).count();
+        self.add(unknown as u64, words.len() as u64);
+    }
+
+    /// Says how many tokens, which are `noun`, are unknown, and how many inputs have none.
+    pub(super) fn note(&self, noun: &str) {
+        let &Self { unknown, all, inputs, empty } = self;
+        if all > 0 || inputs == 1 {
+            note_unknown_count(unknown, all, noun);
+        }
+        if empty > 0 && inputs > 1 {
+            complain(&format!(
+                "note: {empty} of {inputs} inputs have no {noun}, so their answers depend on nothing"
+            ));
+        }
+    }
 }
 
 /// Says that `unknown` of `all` tokens, which are `noun`, are unknown, if there are any.

@@ -54,13 +54,16 @@ where
         decoding.n_best,
         decoding.beam
     );
-    let mut alignments = vec![];
+    let (mut alignments, mut inputs, mut translations) = (vec![], vec![], vec![]);
     let mut answer = |texts: &[&str]| {
-        let found = translate(texts, &decoding, command, trained)?;
-        for (text, best) in texts.iter().zip(found) {
+        for (text, mut best) in texts.iter().zip(translate(texts, &decoding, command, trained)?) {
             if command.attention && !trained.facts.source.tokens(text).is_empty() {
                 alignments.extend(best.first().and_then(|best| alignment(&trained.facts, text, best)));
             }
+            // The notes do not depend on it, and there may be many inputs.
+            best.iter_mut().for_each(|best| best.attention = vec![]);
+            inputs.push(text.to_string());
+            translations.push(best);
         }
         Ok(())
     };
@@ -77,6 +80,7 @@ where
             outcome
         }
     };
+    note(&inputs, &translations, &decoding, &trained.facts);
     if !alignments.is_empty() {
         trained.run.write("alignment.svg", &plots::alignments(&alignments)?)?;
         show_notes(&[format!("the attention is in {}", trained.run.dir().join("alignment.svg").display())]);
@@ -122,18 +126,12 @@ where
             say(&in_letters(&alignment));
         }
     }
-    note(texts, &sources, &found, decoding, facts);
     Ok(found)
 }
 
-/// Says what is missing from the translations `found`, and what the model does not know of their sources.
-fn note(
-    texts: &[&str],
-    sources: &[Vec<u32>],
-    found: &[Vec<Hypothesis>],
-    decoding: &Decoding,
-    facts: &TranslationFacts,
-) {
+/// Says what is missing from the translations `found` of `texts`, and what the model does not know of these.
+fn note(texts: &[String], found: &[Vec<Hypothesis>], decoding: &Decoding, facts: &TranslationFacts) {
+    let sources: Vec<Vec<u32>> = texts.iter().map(|text| facts.source.encode(text)).collect();
     let translated = || sources.iter().zip(found).filter(|(ids, _)| !ids.is_empty());
     if translated().next().is_none() {
         return;
