@@ -7,7 +7,7 @@
 use anyhow::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, Recipe, TaggingData, TextFacts, TrainOptions, WordOptions, layers, positive, probability,
+    self, Recipe, TaggingData, TextFacts, TrainOptions, WordOptions, fraction, layers, positive,
     recurrent_activations,
 };
 use candle_textbook::models::birnn::{BiRnn, Config};
@@ -32,7 +32,7 @@ struct Settings {
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Direction::Both)]
     direction: Direction,
     /// Dropout probability on word vectors, between layers, and before the output layer
-    #[arg(long, value_name = "X", value_parser = probability, default_value_t = 0.5)]
+    #[arg(long, value_name = "X", value_parser = fraction::<f32>, default_value_t = 0.5)]
     dropout: f32,
     #[command(flatten)]
     #[serde(flatten)]

@@ -8,7 +8,7 @@
 use anyhow::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, LanguageData, LanguageOptions, Recipe, TrainOptions, layers, positive, probability,
+    self, LanguageData, LanguageOptions, Recipe, TrainOptions, fraction, layers, positive,
     recurrent_activations,
 };
 use candle_textbook::data::Vocabulary;
@@ -39,7 +39,7 @@ struct Settings {
     #[arg(long, value_name = "N", value_parser = layers, default_value_t = 2)]
     layers: usize,
     /// Dropout probability on token vectors, between layers, and before the output layer
-    #[arg(long, value_name = "X", value_parser = probability, default_value_t = 0.0)]
+    #[arg(long, value_name = "X", value_parser = fraction::<f32>, default_value_t = 0.0)]
     dropout: f32,
     /// Use the token vectors as weights of the output layer
     #[arg(long)]

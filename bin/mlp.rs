@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
     self, Augment, ImageData, ImageFacts, ImageOptions, OptimizerName, Recipe, ScheduleName, TrainOptions,
-    probability,
+    fraction,
 };
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::mlp::{Config, Mlp};
@@ -31,7 +31,7 @@ struct Settings {
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Init::PyTorch)]
     init: Init,
     /// Dropout probability of hidden units
-    #[arg(long, value_name = "X", value_parser = probability, default_value_t = 0.0)]
+    #[arg(long, value_name = "X", value_parser = fraction::<f32>, default_value_t = 0.0)]
     dropout: f32,
     /// Augmentation of training images
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]

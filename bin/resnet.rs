@@ -10,7 +10,7 @@ use candle_core::bail;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
     self, Experiment, ImageData, ImageFacts, ImageOptions, Normalise, OptimizerName, Recipe, ScheduleName,
-    TrainOptions, degradation, fraction,
+    TrainOptions, degradation, fraction, in_range, whole,
 };
 use candle_textbook::data::image::is_handwriting;
 use candle_textbook::data::{Augmentation, PhotoAugmentation};
@@ -23,16 +23,16 @@ use std::process::ExitCode;
 #[derive(Clone, Args, Serialize, Deserialize)]
 struct Settings {
     /// Number of layers: 20, 32, 44, 56, 110 (6n+2, small images) or 18, 34, 50, 101, 152 (large images)
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>, default_value_t = 20)]
     layers: usize,
     /// Shortcuts [default: identity, in networks for large images projection]
     #[arg(long, value_name = "NAME")]
     shortcut: Option<Shortcut>,
     /// Side of the squares that the images of a folder are scaled to [default: 32, for large networks 224]
-    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u16).range(8..=1024))]
+    #[arg(long, value_name = "PIXELS", value_parser = |text: &str| in_range(text, 8..=1024_u16, "a whole number, 8 to 1024"))]
     side: Option<u16>,
     /// Augmentation: shift training images by at most this much along each axis
-    #[arg(long, value_name = "PIXELS", default_value_t = 0)]
+    #[arg(long, value_name = "PIXELS", value_parser = whole::<usize>, default_value_t = 0)]
     crop: usize,
     /// Augmentation: mirror half of the training images [default: true, for handwriting false]
     #[arg(long, value_name = "BOOL", action = ArgAction::Set)]

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
     self, Experiment, Outcome, Recipe, TrainOptions, Training, TranslationData, TranslationFacts,
-    TranslationOptions, compare_by_length, layers, positive, probability, recurrent_activations,
+    TranslationOptions, UsageError, compare_by_length, fraction, layers, positive, recurrent_activations,
 };
 use candle_textbook::models::seq2seq::{Config, Seq2Seq};
 use candle_textbook::nn::{Attention, Cell};
@@ -40,7 +40,7 @@ struct Settings {
     #[arg(long)]
     input_feeding: bool,
     /// Dropout probability on embeddings, between layers, and before the output layer
-    #[arg(long, value_name = "X", value_parser = probability, default_value_t = 0.1)]
+    #[arg(long, value_name = "X", value_parser = fraction::<f32>, default_value_t = 0.1)]
     dropout: f32,
     /// Train with and without attention, and plot the scores of both over the length of the source
     #[arg(long, value_name = "WHAT", value_enum)]
@@ -156,7 +156,7 @@ impl Recipe for Settings {
         );
         ensure!(
             !self.input_feeding || self.attention != Attention::None,
-            "--input-feeding: has no effect with --attention none"
+            UsageError("--input-feeding: has no effect with --attention none".to_string())
         );
         ensure!(
             self.compare.is_none() || self.attention != Attention::None,

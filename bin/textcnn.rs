@@ -9,7 +9,7 @@ use candle_core::bail;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
     self, Experiment, OptimizerName, Recipe, ScheduleName, SentenceData, SentenceOptions, TextFacts,
-    TextOptions, TrainOptions, positive, positive_number, probability,
+    TextOptions, TrainOptions, fraction, positive, positive_number,
 };
 use candle_textbook::data::NGrams;
 use candle_textbook::models::textcnn::{Config, TextCnn, Variant};
@@ -34,7 +34,7 @@ struct Settings {
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]
     filters: usize,
     /// Dropout probability before the output layer
-    #[arg(long, value_name = "X", value_parser = probability, default_value_t = 0.5)]
+    #[arg(long, value_name = "X", value_parser = fraction::<f32>, default_value_t = 0.5)]
     dropout: f32,
     /// Largest norm of each class's weights
     #[arg(long, value_name = "X", value_parser = positive_number, default_value_t = 3.0)]

@@ -389,7 +389,9 @@ fn wrong_options_are_refused() {
         ("--learning-rate -1", "expected a number above 0"),
         ("--batch-size 18446744073709551616", "'--batch-size <N>'"),
         ("--threads 0", "'--threads <N>'"),
-        ("--dropout 1.5", "'--dropout <X>'"),
+        ("--dropout 1", "'--dropout <X>'"),
+        ("--momentum 2", "excluding 1"),
+        ("--seed -1", "expected a whole number, 0 or more"),
         ("--epoch 3", "'--epoch'"),
         ("--device gpu", "expected auto, cpu"),
         ("--resume run --out other", "cannot be used with"),
@@ -408,7 +410,7 @@ fn wrong_options_are_refused() {
         &place,
         "mlp",
         &format!("{DATA} --momentum 0.9"),
-        1,
+        2,
         &["--momentum", "--optimizer sgd or rmsprop"],
     );
     refused(&place, "mlp", &format!("{DATA} --hidden 4000000000"), 1, &["parameters", "GB"]);

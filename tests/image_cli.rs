@@ -197,7 +197,8 @@ fn wrong_options_are_refused() {
         ("--layers 21", 1, "expected 6n+2"),
         ("--layers 18 --shortcut identity", 1, "18 layers has projections"),
         ("--label-smoothing 1", 2, "'--label-smoothing <X>'"),
-        ("--side 4", 2, "'--side <PIXELS>'"),
+        ("--side 4", 2, "expected a whole number, 8 to 1024"),
+        ("--side 32 --crop 32", 2, "--crop 32: the images are 32x32 pixels, expected 0 to 31"),
         ("--freeze-until fc", 2, "--pretrained"),
         ("--layers 8 --side 12 --pretrained nowhere.pth", 1, "nowhere.pth: no such file"),
         (

@@ -346,6 +346,13 @@ fn resuming_on_changed_data_is_refused_and_names_the_change() {
         edit(&place, name, "what,", "no,");
     }
 
+    refused(&place, "gru", "--resume run --patience 3", 1, &["started without --patience", "with 3"]);
+    let [test, away] = ["data/test.csv", "test.csv"].map(|name| place.path().join(name));
+    fs::rename(&test, &away).unwrap();
+    let output = start(&place, "gru", &["--resume", "run"], "");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("cannot resume: found no test split"), "{said}");
+    fs::rename(away, test).unwrap();
     edit(&place, "data/test.csv", "word1", "word2");
     let before = model(&place.path().join("run"));
     let output = start(&place, "gru", &["--resume", "run", "--quiet"], "");

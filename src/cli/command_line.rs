@@ -4,7 +4,7 @@ use super::inputs::{self, RunOption, folder, is_run};
 use super::options::{Given, MachineOptions, TrainOptions};
 use super::process::{catch_interrupts, on_threads};
 use super::recipe::{Data, PATHS, Recipe, Start, Training, recorded_settings};
-use super::{Outcome, flow, progress, shell_quoted};
+use super::{Outcome, UsageError, flow, progress, shell_quoted};
 use crate::train::{Run, can_train_on};
 use anyhow::{Result, bail};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -137,7 +137,7 @@ fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result
     let defaults = defaults::<R>()?;
     let given = given(&defaults, matches);
     if let Some(option) = R::UNUSED.iter().find(|option| given.contains_id(option)) {
-        bail!("--{}: has no meaning for {}", option.replace('_', "-"), R::NAME);
+        bail!(UsageError(format!("--{}: has no meaning for {}", option.replace('_', "-"), R::NAME)));
     }
     let (settings, resume) = match resume {
         None => {
@@ -233,10 +233,13 @@ fn resumed<R: Recipe>(run: &Run, recorded: &R, given: &ArgMatches) -> Result<R> 
         // What a path leads to is compared with what the run started with.
         let may_change = PATHS.contains(&&*name) || ["checkpoint_every", "keep_checkpoint"].contains(&&*name);
         if before != *now && !may_change {
+            let option = name.replace('_', "-");
+            let started = match before {
+                Value::Null => format!("without --{option}"),
+                _ => format!("with --{option} {before}"),
+            };
             bail!(
-                "{dir}: this run was started with --{} {before} and can't be resumed with {now}: leave the option out, or \
-                 start a new run",
-                name.replace('_', "-")
+                "{dir}: this run was started {started} and can't be resumed with {now}: leave the option out, or start a new run"
             );
         }
     }

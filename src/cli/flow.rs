@@ -11,7 +11,7 @@ use crate::device::device_name;
 use crate::nn::{BatchNorm2d, count_parameters, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
 use crate::train::{self, Epoch, Report, Run, Trainer, TrainerOptions, say};
-use anyhow::{Error, Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
 use serde_json::{Map, Value, json};
@@ -266,6 +266,12 @@ pub(super) fn folder<R: Recipe>(
     };
     let (test, facts): (Map<_, _>, Map<_, _>) =
         facts.into_iter().partition(|(name, _)| name.starts_with("test_"));
+    let missing = test.iter().find(|(name, fact)| fact.is_null() && !recorded[*name].is_null());
+    ensure!(
+        missing.is_none(),
+        "{}: cannot resume: found no test split, but the run started with one: restore its file",
+        run.dir().display()
+    );
     run.check_facts(recorded, &Value::Object(facts))?;
     run.lock()?;
     let mut config = recorded.clone();

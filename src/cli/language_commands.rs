@@ -1,7 +1,7 @@
 //! Using a trained language model: sampling, scoring lines, and showing its cells.
 
 use super::inputs::Inputs;
-use super::options::{in_range, non_negative, positive};
+use super::options::{in_range, non_negative, positive, whole};
 use super::text::{UnknownCount, note_unknown_count, noun};
 use super::{Outcome, count, show_notes};
 use crate::data::{Level, TextStream, Vocabulary};
@@ -31,7 +31,7 @@ pub struct SampleCommand {
     #[arg(long, value_name = "TEXT", default_value = "")]
     prompt: String,
     /// Number of tokens to generate
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>, default_value_t = 1000)]
     length: usize,
     /// Divisor of the logits: below 1 favours probable tokens, 0 always takes the most probable one
     #[arg(long, value_name = "X", default_value_t = 0.8, value_parser = non_negative)]
@@ -43,7 +43,7 @@ pub struct SampleCommand {
     #[arg(long, value_name = "P", value_parser = |text: &str| in_range(text, 0.0..=1.0, "a number from 0 to 1"))]
     top_p: Option<f64>,
     /// Seed; the same seed gives the same text
-    #[arg(long, value_name = "N", default_value_t = 42)]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>, default_value_t = 42)]
     seed: u64,
     /// Stop before TEXT is generated
     #[arg(long, value_name = "TEXT")]

@@ -37,7 +37,7 @@ pub use language::{LanguageData, LanguageOptions, TestText};
 pub use language_commands::LanguageCommand;
 pub use options::{
     Given, MachineOptions, OptimizerName, ScheduleName, TrainOptions, fraction, in_range, layers,
-    non_negative, positive, positive_number, probability,
+    non_negative, positive, positive_number, whole,
 };
 pub use process::on_threads;
 pub use recipe::{About, Data, Experiment, Facts, Recipe, Test, Trained, Training};
@@ -56,6 +56,18 @@ use std::ffi::OsStr;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// A mistake in the options that shows only when all of them are known. The exit code is 2, as for those that clap finds.
+#[derive(Debug)]
+pub struct UsageError(pub String);
+
+impl std::fmt::Display for UsageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
 
 /// How a program ended without an error.
 pub enum Outcome {
@@ -102,7 +114,7 @@ fn finish(
         Ok(Outcome::Interrupted) => ExitCode::from(process::interrupted_code()),
         Err(error) => {
             complain(&error_line(&error));
-            ExitCode::FAILURE
+            ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
         }
     }
 }
@@ -214,6 +226,17 @@ fn data_error(error: anyhow::Error) -> anyhow::Error {
         None => return error,
     };
     anyhow::anyhow!("{error:#}; {remedy}")
+}
+
+/// Like [`data_error`], for the test of a run, which has no choice of columns and languages.
+fn test_error(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(DataError::Columns { .. }) => {
+            anyhow::anyhow!("{error:#}; name the columns in the file's first line")
+        }
+        Some(DataError::Languages { .. }) => error,
+        _ => data_error(error),
+    }
 }
 
 /// Shows notes about the data's files.

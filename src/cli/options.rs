@@ -1,5 +1,6 @@
 //! Options shared by all binaries, and the parsers of their values.
 
+use super::UsageError;
 use crate::data::{Selection, count};
 use crate::device::DeviceChoice;
 use crate::optim::{Clip, Curve, Lbfgs, Schedule};
@@ -37,7 +38,7 @@ pub struct TrainOptions {
     #[arg(long, value_name = "X", value_parser = positive_number)]
     pub learning_rate: f64,
     /// Seed of initial values, shuffles, dropout and augmentation; the same seed gives the same model, bit for bit
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>)]
     pub seed: u64,
     /// Train on N examples only, selected like the validation part
     #[arg(long, value_name = "N", value_parser = positive)]
@@ -52,7 +53,7 @@ pub struct TrainOptions {
     #[arg(long, value_name = "NAME")]
     pub optimizer: OptimizerName,
     /// Momentum (sgd, rmsprop)
-    #[arg(long, value_name = "X", value_parser = non_negative)]
+    #[arg(long, value_name = "X", value_parser = fraction::<f64>)]
     pub momentum: f64,
     /// Use Nesterov momentum (sgd)
     #[arg(long)]
@@ -79,7 +80,7 @@ pub struct TrainOptions {
     #[arg(long, value_name = "X", value_parser = positive_number)]
     pub schedule_factor: f64,
     /// Number of steps over which the learning rate rises from 0
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     pub warmup: usize,
     /// Clip the global gradient norm to X
     #[arg(long, value_name = "X", value_parser = positive_number, conflicts_with = "clip_value")]
@@ -247,7 +248,10 @@ impl TrainOptions {
             ),
         ] {
             let name = option.replace('_', "-");
-            ensure!(is_used || !self.given.contains(option), "--{name}: has no effect without {needed}");
+            ensure!(
+                is_used || !self.given.contains(option),
+                UsageError(format!("--{name}: has no effect without {needed}"))
+            );
         }
         ensure!(
             schedule != Plateau || self.schedule_factor < 1.0,
@@ -349,6 +353,14 @@ pub fn in_range<T: FromStr + PartialOrd>(
     }
 }
 
+/// Parses a whole number.
+///
+/// # Errors
+/// Fails if `text` isn't one, or is too large for the type.
+pub fn whole<T: FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
+    in_range(text, T::from(0).., "a whole number, 0 or more")
+}
+
 /// Parses a count of at least 1.
 ///
 /// # Errors
@@ -379,14 +391,6 @@ pub fn non_negative(text: &str) -> Result<f64, String> {
 /// Fails if `text` isn't one.
 pub fn positive_number(text: &str) -> Result<f64, String> {
     in_range(text, (Bound::Excluded(0.0), Bound::Excluded(f64::INFINITY)), "a number above 0")
-}
-
-/// Parses a probability.
-///
-/// # Errors
-/// Fails if `text` isn't a number from 0 to 1.
-pub fn probability(text: &str) -> Result<f32, String> {
-    in_range(text, 0.0..=1.0, "a number from 0 to 1")
 }
 
 /// Parses a number from 0 to 1, excluding 1.
@@ -471,7 +475,11 @@ mod tests {
             assert!(non_negative(text).is_err() && positive_number(text).is_err(), "{text}");
         }
         assert_eq!((non_negative("0"), positive_number("0").is_err()), (Ok(0.0), true));
-        assert_eq!((probability("1"), fraction::<f64>("1").is_err()), (Ok(1.0), true));
+        assert_eq!((fraction("0"), fraction::<f64>("1").is_err()), (Ok(0.0), true));
+        assert_eq!(
+            (whole("0"), whole::<u64>("-1").is_err(), whole::<u64>("x").is_err()),
+            (Ok(0_u64), true, true)
+        );
         assert_eq!((positive("1"), positive("0").is_err(), positive("1.5").is_err()), (Ok(1), true, true));
     }
 }

@@ -1,7 +1,7 @@
 //! Dividing a data set into training, validation and test part.
 
 use super::options::TrainOptions;
-use super::show_notes;
+use super::{UsageError, show_notes};
 use crate::data::{Selection, count};
 use anyhow::{Result, bail, ensure};
 use std::collections::BTreeSet;
@@ -84,7 +84,9 @@ pub(super) fn hold_out(
             for (id, option) in [("validation", "validation"), ("validation_split", "validation-split")] {
                 ensure!(
                     !options.given.contains(id),
-                    "--{option}: has no effect on a data set that has a validation split: leave it out"
+                    UsageError(format!(
+                        "--{option}: has no effect on a data set that has a validation split: leave it out"
+                    ))
                 );
             }
             (validation.collect(), examples.to_vec())

@@ -2,7 +2,7 @@
 
 use super::folds::cross_validation;
 use super::gradient_flow;
-use super::options::{TrainOptions, layers, positive, probability};
+use super::options::{TrainOptions, fraction, layers, positive};
 use super::recipe::{Experiment, Recipe};
 use super::sentences::{SentenceData, SentenceOptions, TextOptions};
 use super::text::TextFacts;
@@ -54,7 +54,7 @@ pub struct RecurrentRecipe<C: RecurrentClassifier> {
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Pool::Last)]
     pool: Pool,
     /// Dropout probability on word vectors, between layers, and before the output layer
-    #[arg(long, value_name = "X", value_parser = probability, default_value_t = 0.3)]
+    #[arg(long, value_name = "X", value_parser = fraction::<f32>, default_value_t = 0.3)]
     dropout: f32,
     /// Plot how far back gradients reach in an rnn, a gru and an lstm, in place of training a classifier
     #[arg(long, conflicts_with_all = [

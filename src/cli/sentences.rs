@@ -5,7 +5,7 @@ use super::options::{TrainOptions, in_range};
 use super::parts::{Parts, hold_out};
 use super::recipe::{About, Data, Recipe, Test, Trained};
 use super::text::{Labelled, TextData, TextFacts, UnknownCount, WordOptions, keep_vectors};
-use super::{Outcome, TestSet, count, data_error, in_colour, most_probable, show_notes};
+use super::{Outcome, TestSet, count, data_error, in_colour, most_probable, show_notes, test_error};
 use crate::data::{self, Columns, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
 use crate::nn::{Attribution, Cost, Mode, SentenceModel};
 use crate::plots;
@@ -121,7 +121,8 @@ impl Data for SentenceData {
             ),
             Some((facts, _)) => data::text::load_test(name, dir, &columns, &facts.classes),
         };
-        let Corpus { train: training, validation, test, classes, notes } = corpus.map_err(data_error)?;
+        let Corpus { train: training, validation, test, classes, notes } =
+            corpus.map_err(if run.is_some() { test_error } else { data_error })?;
         show_notes(&notes);
         TestSet::check_split(run.as_ref().map(|run| run.1), train, test.is_some())?;
         let splits = [Some(training), validation, test];

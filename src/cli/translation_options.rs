@@ -3,7 +3,7 @@
 use super::options::{Given, non_negative, positive};
 use super::recipe::Facts;
 use super::text::note_unknown_count;
-use super::{count, data_error, show_notes};
+use super::{UsageError, count, data_error, show_notes, test_error};
 use crate::data::translation::{self, BleuTokenizer};
 use crate::data::{Language, PairCorpus, Pairs, Segmentation, TextPairs, WordVectors};
 use crate::train::{Decoding, Hypothesis, Run, TeacherForcing, checksum};
@@ -113,7 +113,7 @@ pub(super) struct SearchOptions {
 
 /// Checks that a length penalty that the user gave has an effect: greedy search compares no translations.
 fn check_length_penalty(is_given: bool, beam: usize) -> Result<()> {
-    ensure!(!is_given || beam > 1, "--length-penalty: has no effect with --beam 1");
+    ensure!(!is_given || beam > 1, UsageError("--length-penalty: has no effect with --beam 1".to_string()));
     Ok(())
 }
 
@@ -148,7 +148,7 @@ impl TranslationOptions {
     pub(super) fn check(&self, given: &Given) -> Result<()> {
         ensure!(
             !given.contains("forcing_steps") || self.teacher_forcing < 1.0,
-            "--forcing-steps: has no effect with --teacher-forcing 1"
+            UsageError("--forcing-steps: has no effect with --teacher-forcing 1".to_string())
         );
         check_length_penalty(given.contains("length_penalty"), self.beam)
     }
@@ -200,7 +200,7 @@ impl TranslationOptions {
             (None, Some(target)) => bail!("--target-lang {target}: needs --source-lang, too"),
         };
         let load = if test_only { translation::load_test } else { translation::load };
-        let corpus = load(name, dir, languages).map_err(data_error)?;
+        let corpus = load(name, dir, languages).map_err(if test_only { test_error } else { data_error })?;
         show_notes(&corpus.notes);
         Ok(corpus)
     }

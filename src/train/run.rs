@@ -156,6 +156,9 @@ impl Run {
             }
             let (dir, name) = (self.dir.display(), name.replace('_', " "));
             match name.strip_suffix(" fingerprint") {
+                Some(content) if found.is_null() => {
+                    bail!("{dir}: cannot resume: the {content} is missing")
+                }
                 Some(content) => {
                     bail!("{dir}: cannot resume: the {content} has changed since the run started")
                 }
