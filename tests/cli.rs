@@ -414,6 +414,9 @@ fn wrong_options_are_refused() {
         &["--momentum", "--optimizer sgd or rmsprop"],
     );
     refused(&place, "mlp", &format!("{DATA} --hidden 4000000000"), 1, &["parameters", "GB"]);
+    let one = Images::new(vec![0; 3], vec![4_u32; 3], (1, 1, 1), 10).unwrap();
+    write_idx(&place.path().join("one"), &one, &one);
+    refused(&place, "mlp", "--dataset mnist --data-dir one", 1, &["every training image has the class 4"]);
     assert!(done(&place, "lenet", "--help").contains("--checkpoint-every <N>"));
 }
 

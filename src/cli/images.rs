@@ -3,8 +3,11 @@
 use super::options::TrainOptions;
 use super::parts::hold_out;
 use super::recipe::{About, Data, Facts, KEPT, Recipe, Test, Trained, split_fingerprints};
-use super::{Outcome, Predict, TestSet, data_error, image_plots, most_probable, show_notes};
-use crate::data::{Augmentation, Distortion, ImageSet, Images, Normalisation, Preparation, Prepared, image};
+use super::{Outcome, Predict, TestSet, UsageError, data_error, image_plots, most_probable, show_notes};
+use crate::data::{
+    Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, Preparation, Prepared,
+    image,
+};
 use crate::models::ImageModel;
 use crate::nn::{Cost, Mode};
 use crate::train::{self, Epoch, Evaluation, ImageClassification, Run, Task, say};
@@ -219,6 +222,14 @@ impl Data for ImageData {
         let validation = validation.map(|_| examples as u32..images.len() as u32);
         let class = |example: u32| images.labels()[example as usize];
         let (training, validation) = hold_out(&all, validation, class, train)?;
+        check_crop(&options, images.shape())?;
+        if let [first, others @ ..] = images.labels() {
+            ensure!(
+                others.iter().any(|other| other != first),
+                "data set {name}: every training image has the class {}, expected two or more classes",
+                images.class_names()[*first as usize]
+            );
+        }
         images.load_into_memory()?;
         images.check_files()?;
         test.check_files()?;
@@ -350,6 +361,19 @@ impl Test {
         );
         Self { record: numbers(&record), text, evaluation: Some(evaluation) }
     }
+}
+
+/// Checks that the largest shift of an augmentation leaves a part of the image.
+fn check_crop(options: &ImageOptions, (_, height, width): (usize, usize, usize)) -> Result<()> {
+    let Some(Augmentation::Photo(PhotoAugmentation { pad, .. })) = options.augmentation else {
+        return Ok(());
+    };
+    let most = height.min(width).saturating_sub(1);
+    ensure!(
+        pad <= most,
+        UsageError(format!("--crop {pad}: the images are {height}x{width} pixels, expected 0 to {most}"))
+    );
+    Ok(())
 }
 
 /// Named numbers as JSON.

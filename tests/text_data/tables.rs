@@ -94,6 +94,12 @@ fn chosen_columns_decide() {
         let chosen = Columns { label: Some(label.into()), text: None };
         assert_eq!(text::load("csv", Some(dir.path()), &chosen).unwrap().train.texts, ["so good", "so bad"]);
     }
+    let twice: &[u8] = b"label,text,text\npos,1,so good\nneg,2,so bad\n";
+    let dir = dir_of(&[("train.csv", twice)]);
+    let load =
+        |text: &str| text::load("csv", Some(dir.path()), &Columns { label: None, text: Some(text.into()) });
+    assert_says(&load("text").unwrap_err().to_string(), &["train.csv", "2 columns are named text", "number"]);
+    assert_eq!(load("3").unwrap().train.texts, ["so good", "so bad"]);
     let chosen = Columns { label: Some("2".into()), text: None };
     assert_says(
         &format!("{:#}", text::load("reviews", None, &chosen).unwrap_err()),

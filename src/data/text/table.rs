@@ -241,6 +241,9 @@ impl Parsed {
         if !has_header && columns.is_empty() {
             assumed.push("no header, so column 1 is read as the label and column 2 as the text".to_string());
         }
+        if has_header {
+            check_names(file, first, [(label, &columns.label), (text, &columns.text)])?;
+        }
         let name = |place: usize| match &first[place] {
             name if has_header && !name.is_empty() => name.clone(),
             _ if has_header => format!("{} (without a name)", place + 1),
@@ -315,6 +318,19 @@ fn places(
             ))
         }
     }
+}
+
+/// Checks that the header names the columns of label and text once, except those that are given by their numbers.
+fn check_names(file: &TextFile, header: &[String], used: [(usize, &Option<String>); 2]) -> Result<()> {
+    for (place, given) in used {
+        let name = &header[place];
+        let is_number = given.as_ref().is_some_and(|given| given != name && given.parse::<usize>().is_ok());
+        let same = header.iter().filter(|other| other.eq_ignore_ascii_case(name)).count();
+        if same > 1 && !name.is_empty() && !is_number {
+            return Err(unclear(file, format!("{same} columns are named {name}: give the number of one")));
+        }
+    }
+    Ok(())
 }
 
 /// The beginning of a row, for a message.
