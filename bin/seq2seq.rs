@@ -183,10 +183,10 @@ impl Recipe for Settings {
     }
 
     fn activations(&self, facts: &TranslationFacts) -> u64 {
-        let directions = if self.direction == Direction::Both { 2 } else { 1 };
+        // Of a target token. The gradients of the logits take the place of the logits.
         let embedding = self.embedding.or(facts.vector_size).unwrap_or(64) as u64;
-        let recurrent = recurrent_activations(self.cell.cell(), directions * self.layers, self.hidden);
-        embedding + recurrent + facts.target.len() as u64
+        let recurrent = recurrent_activations(self.cell.cell(), self.layers, self.hidden);
+        embedding + recurrent + facts.target.len() as u64 / 2
     }
 
     fn experiment(&self) -> Option<Experiment<Self>> {

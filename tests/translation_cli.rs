@@ -134,6 +134,11 @@ fn a_killed_training_resumes_to_the_same_bits() {
     killed(&place, "seq2seq", &format!("{options} --out killed"), || checkpoint.exists());
     done(&place, "--resume killed --quiet");
     assert!(model(&place.path().join("whole")) == model(&place.path().join("killed")));
+    fs::create_dir(place.path().join("other")).unwrap();
+    for name in ["train.en", "train.de"] {
+        fs::copy(place.path().join("data").join(name), place.path().join("other").join(name)).unwrap();
+    }
+    refused(&place, "seq2seq", "eval --run whole --data-dir other", 1, &["other: no test split"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::flow::{self, Fitted};
 use super::recipe::{Data, Recipe, Start, Training};
 use super::translation::TranslationData;
 use crate::plots::{self, Chart, Line};
-use crate::train::{self, Run, say};
+use crate::train::say;
 use anyhow::Result;
 
 /// Trains each of the named settings in a folder of its own, and plots their test scores over the length of the source.
@@ -23,14 +23,11 @@ pub fn compare_by_length<R: Recipe<Data = TranslationData>>(
     let (mut lines, mut score) = (vec![], "");
     for (name, settings) in compared {
         let start = Start::part::<R>(&parent, name)?;
-        if let Fitted::Interrupted = flow::fit_and_test(training, settings, &data, &start)? {
+        let Fitted::Tested(test) = flow::fit_and_test(training, settings, &data, &start)? else {
             return Ok(Outcome::Interrupted);
-        }
-        let (run, _) = Run::open(R::NAME, Some(&parent.dir().join(name)))?;
-        let facts = &data.about().facts;
-        let model = train::load_model(&run, device, |vb| settings.model(facts, vb))?;
+        };
         let points;
-        (score, points) = by_length(&data, &data.translate(&model, device)?);
+        (score, points) = by_length(&data, &test.translations);
         lines.push(Line::new(name, points));
     }
     let chart =

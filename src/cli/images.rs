@@ -359,7 +359,7 @@ impl Test {
             evaluation.correct(),
             evaluation.predictions.len()
         );
-        Self { record: numbers(&record), text, evaluation: Some(evaluation) }
+        Self { record: numbers(&record), text, evaluation: Some(evaluation), ..Self::default() }
     }
 }
 

@@ -224,7 +224,7 @@ impl Data for LanguageData {
         let test = self.test_loss(model, device)?;
         let Some(best) = best else {
             let text = test.map(|loss| in_all_units(loss, level)).unwrap_or_default();
-            return Ok(Test { record: Map::new(), text, evaluation: None });
+            return Ok(Test { text, ..Test::default() });
         };
         let losses = [("train", Some(best.train_loss)), ("val", Some(best.validation.loss)), ("test", test)];
         let (mut record, mut lines) = (Map::new(), vec![]);
@@ -236,7 +236,7 @@ impl Data for LanguageData {
             ]));
             lines.push(format!("{part:<5} {}", in_all_units(loss, level)));
         }
-        Ok(Test { record, text: lines.join("\n"), evaluation: None })
+        Ok(Test { record, text: lines.join("\n"), ..Test::default() })
     }
 
     fn answer<R: Recipe<Data = Self>>(command: &LanguageCommand, trained: Trained<R>) -> Result<Outcome> {

@@ -275,6 +275,7 @@ pub trait Facts: Sized {
 }
 
 /// The result of a test.
+#[derive(Default)]
 pub struct Test {
     /// Fields of the last line of `metrics.jsonl`.
     pub record: Map<String, Value>,
@@ -282,6 +283,8 @@ pub struct Test {
     pub text: String,
     /// The predictions, if the task is a classification.
     pub evaluation: Option<Evaluation>,
+    /// The translations of the test sources, if the task is one.
+    pub translations: Vec<String>,
 }
 
 /// A finished run, ready to be used.

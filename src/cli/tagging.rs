@@ -101,7 +101,7 @@ impl Data for TaggingData {
             ("test_precision", overall.precision()),
             ("test_recall", overall.recall()),
         ]);
-        Ok(Test { record, text: table(&scores), evaluation: Some(evaluation) })
+        Ok(Test { record, text: table(&scores), evaluation: Some(evaluation), ..Test::default() })
     }
 
     fn answer<R: Recipe<Data = Self>>(

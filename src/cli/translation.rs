@@ -56,11 +56,6 @@ pub struct TranslationData {
 }
 
 impl TranslationData {
-    /// Translates the test sources.
-    pub(super) fn translate(&self, model: &Seq2Seq, device: &Device) -> Result<Vec<String>> {
-        Ok(self.decode(&self.search(model, device)?))
-    }
-
     /// The best translations of each test source.
     fn search(&self, model: &Seq2Seq, device: &Device) -> Result<Vec<Vec<Hypothesis>>> {
         Translator::new(model, device).translate(&self.test.sources, &self.decoding)
@@ -169,6 +164,7 @@ impl Data for TranslationData {
         let (name, dir) = TestSet::resolve(test_options.map(|test| &test.set), train);
         let PairCorpus { train: training, validation, test, .. } =
             options.read(name, dir, facts.is_some())?;
+        TestSet::check_split(test_options.map(|test| &test.set), train, test.is_some())?;
         let splits = [Some(training), validation, test];
         let fingerprints = splits.each_ref().map(|split| split.as_ref().map(TextPairs::fingerprint));
         let (all, parts) = divide(splits, train)?;
@@ -226,10 +222,10 @@ impl Data for TranslationData {
         &self.about
     }
 
+    /// Number of target tokens, ends included. Only they have logits, which need the most memory.
     fn largest_batch(&self, batch_size: usize) -> u64 {
-        let both = self.training.sources.iter().zip(&self.training.targets);
         let mut lengths: Vec<u64> =
-            both.map(|(source, target)| (source.len() + target.len() + 2) as u64).collect();
+            self.training.targets.iter().map(|target| target.len() as u64 + 1).collect();
         lengths.sort_unstable_by(|a, b| b.cmp(a));
         lengths.iter().take(batch_size).sum()
     }
@@ -284,7 +280,7 @@ impl Data for TranslationData {
         let bleu = if has_bleu { format!("BLEU {bleu:.2}, ") } else { String::new() };
         let text =
             format!("test exact match {exact:.2}%, {bleu}chrF {chrf:.2}, perplexity {:.3}", loss.exp());
-        Ok(Test { record, text, evaluation: None })
+        Ok(Test { record, text, translations, ..Test::default() })
     }
 
     fn plot(&self, run: &Run, model: &Seq2Seq, _test: &Test, device: &Device) -> Result<()> {
