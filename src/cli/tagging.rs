@@ -6,6 +6,7 @@ use super::parts::Parts;
 use super::recipe::{About, Data, Recipe, Test, Trained};
 use super::text::{Labelled, TextData, TextFacts, UnknownCount, WordOptions, keep_vectors};
 use super::{Outcome, Predict, TestSet, data_error, in_colour, show_notes};
+use crate::data::text::composed;
 use crate::data::{
     EntityCounts, EntityScores, NGrams, TaggedCorpus, TaggedSentences, Vocabulary, entity_scores, sequence,
 };
@@ -111,7 +112,7 @@ impl Data for TaggingData {
         let Trained { facts: TextFacts { vocabulary, classes, .. }, model, device, .. } = trained;
         let mut unknown = UnknownCount::default();
         let outcome = inputs.for_each_text(|text| {
-            let words = words(text, |word| vocabulary.id(word) != Vocabulary::UNKNOWN);
+            let words = words(&composed(text), |word| vocabulary.id(word) != Vocabulary::UNKNOWN);
             if words.is_empty() {
                 say("");
                 return Ok(());

@@ -19,6 +19,19 @@ fn kims_tokens_are_those_of_his_code() {
 }
 
 #[test]
+fn a_text_with_decomposed_accents_is_read_with_composed_ones() {
+    for level in [Level::Char, Level::Word] {
+        let [composed, decomposed] = ["caf\u{e9} au lait\n", "cafe\u{301} au lait\n"]
+            .map(|text| TextStream::from_memory("text", text, level).unwrap());
+        let vocabulary = composed.vocabulary(0..composed.len(), 1, None).unwrap();
+        assert_eq!(decomposed.vocabulary(0..decomposed.len(), 1, None).unwrap(), vocabulary);
+        assert_eq!(decomposed.fingerprint(), composed.fingerprint());
+        let ids = |text| level.encode(text, &vocabulary).unwrap();
+        assert_eq!(ids("cafe\u{301}"), ids("caf\u{e9}"));
+    }
+}
+
+#[test]
 fn words_of_ascii_text_are_those_of_kim() {
     let mut rng = stream(0, "ascii");
     for _ in 0..1000 {

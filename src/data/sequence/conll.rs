@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::tagged::{Tag, TaggedCorpus, TaggedSentences, tag_names};
 use crate::data::splits::Splits;
-use crate::data::text::{TextFile, counted_lines};
+use crate::data::text::{TextFile, composed, counted_lines};
 
 const EXTENSIONS: [&str; 7] = ["txt", "conll", "tsv", "bio", "iob", "iob2", "annotated"];
 
@@ -326,7 +326,7 @@ fn encode(file: &TextFile, sentences: Vec<Vec<Token>>, types: &[&str]) -> Result
             }
         };
         tagged.tags.push(sentence.iter().map(tag).collect::<Result<_>>()?);
-        tagged.words.push(sentence.iter().map(|token| token.word.into()).collect());
+        tagged.words.push(sentence.iter().map(|token| composed(token.word).into()).collect());
     }
     Ok(tagged)
 }

@@ -1,5 +1,6 @@
 //! Characters or words: the tokens of a text.
 
+use super::tokenizer::composed;
 use super::vocabulary::Vocabulary;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -32,7 +33,8 @@ impl Level {
         if let Some(zero) = text.bytes().position(|byte| byte == 0) {
             bail!("binary (byte {zero} is zero), expected text");
         }
-        let mut chars = text.strip_prefix('\u{feff}').unwrap_or(text).chars();
+        let text = composed(text.strip_prefix('\u{feff}').unwrap_or(text));
+        let mut chars = text.chars();
         let (mut token, mut at_line_end, mut ids) = (String::new(), false, vec![]);
         while self.read(&mut token, &mut at_line_end, || Ok(chars.next()))? {
             ids.push(vocabulary.id(&token));

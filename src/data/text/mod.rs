@@ -33,6 +33,7 @@ pub use table::Columns;
 pub use text_stream::{TextStream, Tokens};
 pub use token_windows::{TokenWindow, TokenWindows};
 pub use tokenizer::Tokenizer;
+pub(crate) use tokenizer::composed;
 pub use vocabulary::Vocabulary;
 pub use word_vectors::WordVectors;
 

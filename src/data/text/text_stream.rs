@@ -3,6 +3,7 @@
 use super::encoding::{self, in_windows_1252, is_converted, windows_1252};
 use super::file::TextFile;
 use super::level::Level;
+use super::tokenizer::composed;
 use super::vocabulary::Vocabulary;
 use crate::data::fingerprint::Fingerprint;
 use anyhow::{Context, Result, anyhow, ensure};
@@ -12,6 +13,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
+use unicode_normalization::{IsNormalized, is_nfc_quick};
 
 /// A text in memory or in a file that is read as it is needed.
 ///
@@ -50,7 +52,8 @@ const MARK: u64 = 1 << 14;
 impl TextStream {
     /// Opens the file `path` and reads it once. A file that is not UTF-8 is read as Windows-1252, with a note.
     ///
-    /// A file that is gzipped or in UTF-16 with a byte order mark is converted in memory.
+    /// A file that is gzipped, in UTF-16 with a byte order mark, or has decomposed accents is converted in memory: accents
+    /// become composed (normalisation form C).
     ///
     /// Lines end with `\n`. In a text without `\n`, each `\r` counts as `\n`.
     ///
@@ -83,8 +86,13 @@ impl TextStream {
         Self::new(name.to_string(), Source::Memory(text.into()), level)
     }
 
-    fn new(name: String, source: Source, level: Level) -> Result<Self> {
-        let scan = Scan::of(&source).map_err(|error| anyhow!("{name}: {error:#}"))?;
+    fn new(name: String, mut source: Source, level: Level) -> Result<Self> {
+        let scan_of = |source: &Source| Scan::of(source).map_err(|error| anyhow!("{name}: {error:#}"));
+        let mut scan = scan_of(&source)?;
+        if !scan.is_composed && scan.invalid.is_none() {
+            source = Source::Memory(source.composed().with_context(|| format!("{name}: can't be read"))?);
+            scan = scan_of(&source)?;
+        }
         let mut text = Self {
             source,
             encoding: scan.encoding(),
@@ -228,6 +236,8 @@ struct Scan {
     start: u64,
     has_newline: bool,
     has_return: bool,
+    /// Whether all accents are certainly composed.
+    is_composed: bool,
     fingerprint: Fingerprint,
 }
 
@@ -235,6 +245,7 @@ impl Scan {
     fn of(source: &Source) -> Result<Self> {
         let mut scan = encoding::Scan::default();
         let (mut has_newline, mut has_return, mut fingerprint) = (false, false, Fingerprint::new());
+        let mut is_composed = true;
         let mut block = vec![0; 1 << 18];
         // The first `kept` bytes of the block are the beginning of a character that the last block cut.
         let (mut at, mut kept) = (0, 0);
@@ -246,6 +257,9 @@ impl Scan {
             has_newline |= bytes.contains(&b'\n');
             has_return |= bytes.contains(&b'\r');
             fingerprint = fingerprint.add(&bytes[..whole]);
+            is_composed &= bytes[..whole].is_ascii()
+                || str::from_utf8(&bytes[..whole])
+                    .is_ok_and(|text| is_nfc_quick(text.chars()) == IsNormalized::Yes);
             if read == 0 {
                 break;
             }
@@ -255,7 +269,7 @@ impl Scan {
         }
         scan.check_whole()?;
         let start = if scan.is_marked { 3 } else { 0 };
-        Ok(Self { invalid: scan.invalid, start, has_newline, has_return, fingerprint })
+        Ok(Self { invalid: scan.invalid, start, has_newline, has_return, is_composed, fingerprint })
     }
 
     fn encoding(&self) -> Encoding {
@@ -264,6 +278,13 @@ impl Scan {
 }
 
 impl Source {
+    /// The whole text with composed accents.
+    fn composed(&self) -> io::Result<Vec<u8>> {
+        let mut text = String::new();
+        BufReader::new(Cursor { source: self, at: 0 }).read_to_string(&mut text)?;
+        Ok(composed(&text).into_owned().into_bytes())
+    }
+
     fn read_at(&self, at: u64, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Memory(bytes) => bytes.get(at as usize..).unwrap_or_default().read(buffer),

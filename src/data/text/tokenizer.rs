@@ -1,8 +1,14 @@
 //! Cutting a sentence into tokens.
 
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
 use unicode_segmentation::UnicodeSegmentation;
+
+/// The text with composed accents (normalisation form C).
+pub(crate) fn composed(text: &str) -> Cow<'_, str> {
+    if is_nfc(text) { text.into() } else { text.nfc().collect() }
+}
 
 /// How a sentence is cut into tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,7 +19,6 @@ pub enum Tokenizer {
     ///
     /// The same as [`Kim`](Self::Kim) for ASCII text. Letters and digits of other scripts are kept, with their accents;
     /// scripts without spaces between words, such as Chinese, are cut into characters (Unicode Standard Annex 29).
-    /// Composed and decomposed accents give the same tokens (normalisation form C).
     #[default]
     Words,
     /// For English: words and `( ) , ! ?`; characters other than ASCII letters, digits and quotes are dropped.
@@ -28,8 +33,9 @@ pub enum Tokenizer {
 }
 
 impl Tokenizer {
-    /// The tokens of `text`, in order.
+    /// The tokens of `text`, in order. Composed and decomposed accents give the same tokens (normalisation form C).
     pub fn tokens(self, text: &str) -> Vec<String> {
+        let text = &*composed(text);
         match self {
             Self::Words if text.is_ascii() => Self::Kim.tokens(text),
             Self::Words => words(text),
@@ -46,7 +52,7 @@ impl Tokenizer {
     /// The fraction of the letters of `texts` that the tokenizer drops.
     pub fn dropped_letters<'a>(self, texts: impl IntoIterator<Item = &'a str>) -> f64 {
         let (mut letters, mut dropped) = (0_usize, 0_usize);
-        for c in texts.into_iter().flat_map(str::chars).filter(|c| c.is_alphabetic()) {
+        for c in texts.into_iter().flat_map(|text| text.nfc()).filter(|c| c.is_alphabetic()) {
             letters += 1;
             dropped += usize::from(self == Self::Kim && !c.is_ascii());
         }
@@ -70,7 +76,6 @@ fn separate(spaced: &mut String, c: char, rest: &str) {
 fn words(text: &str) -> Vec<String> {
     // The typographic apostrophe means the same as the typewriter's.
     let text = text.replace('\u{2019}', "'");
-    let text = if is_nfc(&text) { text } else { text.nfc().collect() };
     let mut spaced = String::with_capacity(text.len() + text.len() / 8);
     // A grapheme is a character with its accents.
     for (at, grapheme) in text.grapheme_indices(true) {
@@ -116,7 +121,9 @@ mod tests {
 
     #[test]
     fn composed_and_decomposed_accents_are_the_same_word() {
-        assert_eq!(Tokenizer::Words.tokens("cafe\u{301}"), ["caf\u{e9}"]);
+        for tokenizer in [Tokenizer::Words, Tokenizer::Kim, Tokenizer::Plain, Tokenizer::Characters] {
+            assert_eq!(tokenizer.tokens("cafe\u{301}"), tokenizer.tokens("caf\u{e9}"));
+        }
         // No composed form exists.
         assert_eq!(Tokenizer::Words.tokens("x\u{302}y"), ["x\u{302}y"]);
         assert_eq!(Tokenizer::Words.tokens("it\u{2019}s"), ["it", "'s"]);
