@@ -24,7 +24,7 @@ struct Options {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Seed of initial weights and shuffles
-    #[arg(long, value_name = "N", default_value_t = 42)]
+    #[arg(long, value_name = "N", value_parser = cli::whole::<u64>, default_value_t = 42)]
     seed: u64,
     /// Function that `universal` fits, such as "0.2+0.4*x^2" or "sin(3*x)*y"
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]

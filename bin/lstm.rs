@@ -5,7 +5,7 @@
 //! `--dataset mr --epochs 4 --folds 10`.
 //! `predict` takes sentences as arguments, or lines of standard input. [`RecurrentRecipe`] has the model and its options.
 
-use candle_textbook::cli::{self, RecurrentClassifier, RecurrentRecipe};
+use candle_textbook::cli::{self, RecurrentClassifier, RecurrentRecipe, in_range};
 use candle_textbook::nn::Cell;
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use std::process::ExitCode;
 #[derive(Clone, Args, Serialize, Deserialize)]
 struct Lstm {
     /// Initial bias of the forget gate [default: a small random value]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = |text: &str| in_range(text, f64::MIN..=f64::MAX, "a number"))]
     forget_bias: Option<f64>,
 }
 

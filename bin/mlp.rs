@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
     self, Augment, ImageData, ImageFacts, ImageOptions, OptimizerName, Recipe, ScheduleName, TrainOptions,
-    fraction,
+    fraction, whole,
 };
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::mlp::{Config, Mlp};
@@ -19,7 +19,7 @@ use std::process::ExitCode;
 #[derive(Clone, Args, Serialize, Deserialize)]
 struct Settings {
     /// Number of units of each hidden layer, such as 100 or 300,100
-    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "100")]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<usize>, default_value = "100")]
     hidden: Vec<usize>,
     /// Activation of the hidden layers
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Activation::Sigmoid)]

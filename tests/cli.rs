@@ -392,6 +392,7 @@ fn wrong_options_are_refused() {
         ("--dropout 1", "'--dropout <X>'"),
         ("--momentum 2", "excluding 1"),
         ("--seed -1", "expected a whole number, 0 or more"),
+        ("--hidden 30,x", "expected a whole number, 0 or more"),
         ("--epoch 3", "'--epoch'"),
         ("--device gpu", "expected auto, cpu"),
         ("--resume run --out other", "cannot be used with"),
