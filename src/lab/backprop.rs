@@ -148,6 +148,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     for &width in widths {
         let setting = Setting::new(lab.seed(), &[width; 3])?;
         let parameters = setting.autograd()?.len();
+        // The first pass, above, allocates.
         let repeats = 20;
         let start = Instant::now();
         for _ in 0..repeats {

@@ -4,12 +4,24 @@
 //! [`Findings`]: what there is to see in a few lines, tables, figures, and the claim of the book with the numbers measured
 //! here. [`Lab::run`] writes them into a run folder, and [`page`] combines several into one HTML page.
 
+mod augmentation;
 mod backprop;
+mod batch_size;
+mod data;
+mod depth;
+mod ensemble;
 mod findings;
+mod hyperparameters;
 mod initialization;
+mod invariance;
 mod learning_rate;
+mod memory;
 mod neuron;
+mod optimizers;
+mod overfitting;
 mod page;
+mod pooling;
+mod regularization;
 mod study;
 mod universal;
 mod vanishing_gradient;
@@ -17,7 +29,7 @@ mod vanishing_gradient;
 pub use findings::{Claim, Figure, Findings, Table};
 pub use page::page;
 
-use crate::data::{self, Images};
+use crate::data::Images;
 use crate::train::Run;
 use anyhow::Result;
 use serde_json::json;
@@ -25,12 +37,24 @@ use std::path::{Path, PathBuf};
 
 /// All experiments, in the order of the books.
 pub const EXPERIMENTS: &[Experiment] = &[
+    data::EXPERIMENT,
     backprop::EXPERIMENT,
     neuron::EXPERIMENT,
-    learning_rate::EXPERIMENT,
+    overfitting::EXPERIMENT,
+    regularization::EXPERIMENT,
     initialization::EXPERIMENT,
+    learning_rate::EXPERIMENT,
+    batch_size::EXPERIMENT,
+    hyperparameters::EXPERIMENT,
+    optimizers::EXPERIMENT,
     universal::EXPERIMENT,
     vanishing_gradient::EXPERIMENT,
+    pooling::EXPERIMENT,
+    augmentation::EXPERIMENT,
+    ensemble::EXPERIMENT,
+    invariance::EXPERIMENT,
+    depth::EXPERIMENT,
+    memory::EXPERIMENT,
 ];
 
 /// An experiment of a book.
@@ -111,9 +135,9 @@ impl Lab {
     fn digits(&self, training: usize, test: usize) -> Result<(Images, Images)> {
         let Settings { dataset, data_dir, .. } = &self.settings;
         if dataset == "digits" && data_dir.is_none() {
-            return Ok(data::digits(training, test, 0)?);
+            return Ok(crate::data::digits(training, test, 0)?);
         }
-        let mut set = data::image::load(dataset, data_dir.as_deref(), 28)?;
+        let mut set = crate::data::image::load(dataset, data_dir.as_deref(), 28)?;
         set.training.truncate(training);
         set.test.truncate(test);
         Ok((set.training, set.test))

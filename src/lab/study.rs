@@ -4,7 +4,7 @@ use super::Lab;
 use crate::data::{Augmentation, Images};
 use crate::nn::{Cost, Mode, Model, seeded_var_builder};
 use crate::ops;
-use crate::optim::{Clip, Method, Optimizer, Sgd};
+use crate::optim::{Adam, Clip, Method, Optimizer, Sgd};
 use crate::train::{
     Evaluation, ImageClassification, Metric, Quiet, Run, Score, Task, Trainer, TrainerOptions,
     evaluate_images,
@@ -72,6 +72,14 @@ impl<'a> Study<'a> {
         }
     }
 
+    /// Adam in batches of 32 on the softmax cross-entropy.
+    pub(super) fn adam(lab: &Lab, data: &'a (Images, Images), epochs: usize) -> Self {
+        let mut study = Self::new(lab, data, epochs, 2e-3);
+        (study.cost, study.method) = (Cost::SoftmaxCrossEntropy, Method::Adam(Adam::default()));
+        study.options.batch_size = 32;
+        study
+    }
+
     /// Trains `model`, whose variables are `vars`, in the folder `name`, and returns one point per epoch.
     ///
     /// Without validation images, the training images select the best epoch, whose weights stay in `vars`.
@@ -107,6 +115,13 @@ impl<'a> Study<'a> {
         let trainer = Trainer { options: self.options.clone(), run: &run, progress: &Quiet };
         trainer.fit(&task, vars, &mut optimizer)?;
         Ok(task.points.into_inner())
+    }
+
+    /// Evaluates `model` on the validation images.
+    pub(super) fn validate(&self, model: &dyn Model) -> candle_core::Result<Evaluation> {
+        let count = self.images.len() as u32;
+        let indices: Vec<u32> = (count - self.validation as u32..count).collect();
+        evaluate_images(model, self.cost, self.images, &indices, &Device::Cpu)
     }
 
     /// Evaluates `model` on the test images.

@@ -5,7 +5,7 @@ use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::models::mlp::{Config, Mlp};
 use crate::nn::{Activation, Init, Mode, Model};
 use crate::optim::{Adam, Clip, Method, Optimizer};
-use crate::plots::{Chart, GridSection, Line, Mark, Scale, Tile, image_grid};
+use crate::plots::{Chart, GridSection, Line, Scale, Tile, image_grid};
 use anyhow::{Result, anyhow, ensure};
 use candle_core::{DType, Device, Tensor};
 use exmex::Express;
@@ -257,22 +257,24 @@ fn draw(target: &Target, fits: &Fits) -> Result<Vec<Figure>> {
             x_label: "x",
             y_label: "f(x)",
             lines: vec![
-                Line { mark: Mark::Guide, ..Line::new("f", points(&target.values)) },
+                Line::new("f", points(&target.values)),
                 Line::new("by hand", points(&fits.by_hand)),
                 Line::new("trained", points(&fits.trained)),
             ],
             ..Chart::default()
         };
-        let caption = format!(
-            "f(x) = {}, in grey, and its fits; the error over the number of hidden units.",
-            target.text
-        );
+        let caption =
+            format!("f(x) = {}, and its fits; the error over the number of hidden units.", target.text);
         return Ok(vec![Figure::charts(curve, &caption, &[fit, errors])?]);
     }
+    const ZOOM: usize = 6;
     let side = POINTS[1];
     let tile = |values: &[f64], caption| {
-        let values: Vec<f32> = values.iter().map(|&value| value as f32).collect();
-        Tile::grey(&values, side, side, caption)
+        // Each value as a square, so that the tile is large enough to see.
+        let at =
+            |pixel: usize| values[pixel / (side * ZOOM) / ZOOM * side + pixel % (side * ZOOM) / ZOOM] as f32;
+        let pixels: Vec<f32> = (0..(side * ZOOM).pow(2)).map(at).collect();
+        Tile::grey(&pixels, side * ZOOM, side * ZOOM, caption)
     };
     let tiles = vec![
         tile(&target.values, "f(x, y)")?,

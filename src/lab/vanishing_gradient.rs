@@ -221,7 +221,9 @@ fn clipping(lab: &Lab, batch: &Batch) -> Result<Vec<Line<'static>>> {
         let mut optimizer = Optimizer::new(SGD, &vars)?;
         let costs =
             descend(&mut optimizer, (lab.scale(40, 200), 0.05, clip), |step| batch.loss(&model, step))?;
-        lines.push(Line::new(name, (0..).map(f64::from).zip(costs).collect()));
+        // What has exploded would leave no room for the rest.
+        let shown = costs.into_iter().map(|cost| if cost > 1e8 { f64::NAN } else { cost });
+        lines.push(Line::new(name, (0..).map(f64::from).zip(shown).collect()));
     }
     Ok(lines)
 }

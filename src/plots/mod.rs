@@ -4,6 +4,7 @@
 //! - [`confusion_matrix`]: which classes a classifier confuses.
 //! - [`image_grid`]: misclassified images, filters, feature maps and heat maps.
 //! - [`word_map`]: word vectors, projected onto their two leading principal components.
+//! - [`principal_components`]: the directions of a map.
 //! - [`alignments`]: the attention of translations.
 //! - [`animation`]: values that change over time.
 //! - [`neuron_page`]: a text coloured by the values of recurrent cells.
@@ -29,5 +30,6 @@ pub use confusion_matrix::confusion_matrix;
 pub use image_grid::{GridSection, Tile, image_grid};
 pub use line_charts::{Chart, Line, Mark, line_charts};
 pub use neuron_page::{Neuron, neuron_page};
+pub use principal_components::{Component, components as principal_components};
 pub(crate) use svg::escape;
 pub use word_map::word_map;

@@ -5,11 +5,11 @@ use rand::Rng;
 
 /// A principal component.
 #[derive(Debug)]
-pub(super) struct Component {
+pub struct Component {
     /// Projection of each centred vector onto the component.
-    pub(super) scores: Vec<f64>,
+    pub scores: Vec<f64>,
     /// Fraction of the total variance that the component explains.
-    pub(super) share: f64,
+    pub share: f64,
 }
 
 /// Returns the two leading principal components of `vectors` `(count, size)` (Pearson 1901; Hotelling 1933).
@@ -19,7 +19,7 @@ pub(super) struct Component {
 /// The scores are the eigenvectors of the `(count, count)` matrix of dot products of the centred vectors, each times the
 /// square root of its eigenvalue (Gower 1966). Orthogonal iteration finds them (Golub and Van Loan, section 8.2). If the
 /// second and the third component explain almost the same variance, it may stop before they are fully separated.
-pub(super) fn components(vectors: &[f32], size: usize) -> [Component; 2] {
+pub fn components(vectors: &[f32], size: usize) -> [Component; 2] {
     let count = vectors.len() / size;
     let mut gram = gram_matrix(&centred(vectors, size), size, count);
     let total: f64 = gram.iter().step_by(count + 1).sum();

@@ -1,0 +1,84 @@
+//! Small batches learn more per epoch, large ones take less time (Nielsen, chapters 2 and 3).
+
+use super::study::{Study, build, over_epochs, percent};
+use super::{Claim, Experiment, Figure, Findings, Lab, Table};
+use crate::models::mlp::{Config, Mlp};
+use crate::nn::{Activation, Init};
+use crate::plots::{Chart, Line, Scale};
+use crate::train::TrainerOptions;
+use anyhow::Result;
+use candle_core::DType;
+
+pub(super) const EXPERIMENT: Experiment = Experiment {
+    name: "batch-size",
+    about: "Batches of 1 to 1,024 images: cost against epochs and against seconds",
+    source: "Nielsen, chapter 2: a fully matrix-based approach, and chapter 3: mini-batch size",
+    book: "One matrix product for a whole batch is up to 50 times as fast as one product per example.",
+    run,
+};
+
+fn run(lab: &Lab) -> Result<Findings> {
+    let sizes: &[usize] = lab.scale(&[1, 16, 256], &[1, 4, 16, 64, 256, 1024]);
+    let data = lab.digits(lab.scale(256, 4_096), lab.scale(50, 1_000))?;
+    let config = Config {
+        sizes: vec![784, 30, 10],
+        activation: Activation::Sigmoid,
+        init: Init::ScaledNormal,
+        dropout: 0.0,
+    };
+    let mut table =
+        Table::new("batch-size", &["batch", "cost", "test accuracy", "seconds", "images per second"]);
+    let names: Vec<String> = sizes.iter().map(|size| size.to_string()).collect();
+    let (mut epochs, mut seconds, mut costs) = (vec![], vec![], vec![]);
+    for (&batch_size, name) in sizes.iter().zip(&names) {
+        let (model, vars) = build(lab.seed(), DType::F32, |vb| Mlp::new(&config, vb))?;
+        let study = Study::new(lab, &data, lab.scale(3, 10), 0.1);
+        let study = Study { options: TrainerOptions { batch_size, ..study.options.clone() }, ..study };
+        let points = study.train(lab, name, &model, &vars)?;
+        let end = points[points.len() - 1];
+        let images = (data.0.len() * points.len()) as f64;
+        table.push([
+            name.clone(),
+            format!("{:.4}", end.train.loss),
+            percent(end.test.metric),
+            format!("{:.2}", end.seconds),
+            format!("{:.0}", images / end.seconds),
+        ]);
+        costs.push(end.train.loss);
+        epochs.push(Line::new(name, over_epochs(points.iter().map(|point| point.train.loss))));
+        let over_time = points.iter().map(|point| (point.seconds, point.train.loss)).collect();
+        seconds.push(Line::new(name, over_time));
+    }
+    let chart = |title, x_label, x_scale, lines| Chart {
+        title,
+        x_label,
+        y_label: "cost of the training images",
+        x_scale,
+        y_scale: Scale::Log,
+        lines,
+    };
+    let charts = [
+        chart("Cost and epochs", "epoch", Scale::Linear, epochs),
+        chart("Cost and time", "seconds of training", Scale::Log, seconds),
+    ];
+    let (first, last) = (costs[0], costs[costs.len() - 1]);
+    Ok(Findings {
+        lines: vec!["The same learning rate for all: a small batch takes more steps per epoch, a large batch computes each image in \
+                     less time."
+            .into()],
+        tables: vec![table],
+        figures: vec![Figure::charts("batch-size", "Cost of the training images, by the size of the batch.", &charts)?],
+        claim: Claim::new(
+            first <= 0.5 * last,
+            format!("after the same number of epochs the cost is {first:.3} with batches of 1 and {last:.3} with batches of {}", sizes[sizes.len() - 1]),
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn small_batches_learn_more_per_epoch() {
+        super::super::quick("batch-size");
+    }
+}

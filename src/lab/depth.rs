@@ -1,0 +1,90 @@
+//! Degradation (He et al. 2015): a deep plain network has a larger training error than a shallow one; shortcuts repair it.
+
+use super::study::{Study, build, over_epochs, percent};
+use super::{Claim, Experiment, Figure, Findings, Lab, Table};
+use crate::models::resnet::{Config, ResNet, Shortcut};
+use crate::nn::Cost;
+use crate::optim::{Method, Sgd};
+use crate::plots::{Chart, Line};
+use crate::train::TrainerOptions;
+use anyhow::Result;
+use candle_core::DType;
+
+pub(super) const EXPERIMENT: Experiment = Experiment {
+    name: "depth",
+    about: "Plain and residual networks of 20, 32, 44 and 56 layers: training error",
+    source: "He et al. 2015, arXiv:1512.03385, section 4.2 and figure 6",
+    book: "On CIFAR-10 the training error of plain networks grows from 20 to 56 layers, that of residual networks falls.",
+    run,
+};
+
+fn run(lab: &Lab) -> Result<Findings> {
+    let depths: &[usize] = lab.scale(&[32], &[20, 32, 44, 56]);
+    let data = lab.digits(lab.scale(80, 500), lab.scale(20, 200))?;
+    let (channels, ..) = data.0.shape();
+    let mut table = Table::new("depth", &["layers", "network", "training error", "test error"]);
+    let mut charts = vec![];
+    let (mut errors, names) = ([vec![], vec![]], depths.iter().map(|depth| format!("{depth} layers")));
+    let names: Vec<String> = names.collect();
+    let ways = [("Plain", Shortcut::None), ("Residual", Shortcut::Identity)];
+    for ((title, shortcut), errors) in ways.into_iter().zip(&mut errors) {
+        let mut lines = vec![];
+        for (&depth, name) in depths.iter().zip(&names) {
+            let config = Config::cifar(depth, shortcut, data.0.classes())?;
+            let config = Config { channels, width: lab.scale(4, 6), ..config };
+            let (model, vars) = build(lab.seed(), DType::F32, |vb| ResNet::new(&config, vb))?;
+            let study = Study {
+                cost: Cost::SoftmaxCrossEntropy,
+                method: Method::Sgd(Sgd { momentum: 0.9, ..Sgd::default() }),
+                ..Study::new(lab, &data, lab.scale(12, 8), 0.05)
+            };
+            let options = TrainerOptions { batch_size: lab.scale(10, 20), ..study.options.clone() };
+            let folder = format!("{}-{depth}", title.to_lowercase());
+            let points = Study { options, ..study }.train(lab, &folder, &model, &vars)?;
+            // The loss of the last epoch: that of a network in training, which normalises with the statistics of its batches.
+            let end = points[points.len() - 1];
+            table.push([
+                depth.to_string(),
+                title.to_lowercase(),
+                percent(1.0 - end.train.metric),
+                percent(1.0 - end.test.metric),
+            ]);
+            errors.push(1.0 - end.train.metric);
+            let course = points.iter().map(|point| 100.0 * (1.0 - point.train.metric));
+            lines.push(Line::new(name, over_epochs(course)));
+        }
+        charts.push(Chart {
+            title,
+            x_label: "epoch",
+            y_label: "error on training images in %",
+            lines,
+            ..Chart::default()
+        });
+    }
+    let [plain, residual] = errors.map(|errors| errors[errors.len() - 1]);
+    let deepest = depths[depths.len() - 1];
+    Ok(Findings {
+        lines: vec![
+            "A deeper plain network could copy a shallower one, but training does not find that solution."
+                .into(),
+        ],
+        tables: vec![table],
+        figures: vec![Figure::charts("depth", "Error on the training images over the epochs.", &charts)?],
+        claim: Claim::new(
+            plain >= residual + 0.1,
+            format!(
+                "with {deepest} layers the training error is {} without and {} with shortcuts",
+                percent(plain),
+                percent(residual)
+            ),
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn shortcuts_make_a_deep_network_trainable() {
+        super::super::quick("depth");
+    }
+}

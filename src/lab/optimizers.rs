@@ -1,0 +1,212 @@
+//! Optimizers side by side (Nielsen, chapter 3; Goodfellow et al., chapter 8): on digits, and in a curved valley.
+
+use super::study::build;
+use super::{Claim, Experiment, Figure, Findings, Lab, Table};
+use crate::models::mlp::{Config, Mlp};
+use crate::nn::{Activation, Cost, Init, Mode, Model};
+use crate::optim::{Adam, Clip, Lbfgs, Method, NewtonCg, Optimizer, RmsProp, Sgd};
+use crate::plots::{Chart, Line, Mark, Scale};
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::VarMap;
+use std::time::Instant;
+
+pub(super) const EXPERIMENT: Experiment = Experiment {
+    name: "optimizers",
+    about: "SGD, momentum, Nesterov, RMSprop, Adam, L-BFGS and Newton-CG on the same problem, and their paths in a valley",
+    source: "Nielsen, chapter 3: variations on stochastic gradient descent; Goodfellow et al., chapter 8; Nocedal and Wright 2006",
+    book: "Second-order methods need few steps, but each costs more; momentum gives some of their benefit for nothing.",
+    run,
+};
+
+/// A method with its learning rates for the digits and for the valley.
+struct Way {
+    name: &'static str,
+    method: Method,
+    rate: f64,
+    valley_rate: f64,
+}
+
+fn ways() -> [Way; 7] {
+    let momentum = Sgd { momentum: 0.9, ..Sgd::default() };
+    let way = |name, method, rate, valley_rate| Way { name, method, rate, valley_rate };
+    [
+        way("SGD", Method::Sgd(Sgd::default()), 0.5, 1e-3),
+        way("momentum", Method::Sgd(momentum), 0.1, 5e-4),
+        way("Nesterov", Method::Sgd(Sgd { nesterov: true, ..momentum }), 0.1, 5e-4),
+        way("RMSprop", Method::RmsProp(RmsProp::default()), 3e-3, 5e-3),
+        way("Adam", Method::Adam(Adam::default()), 1e-2, 5e-2),
+        way("L-BFGS", Method::Lbfgs(Lbfgs::default()), 1.0, 1.0),
+        way("Newton-CG", Method::NewtonCg(NewtonCg::default()), 1.0, 1.0),
+    ]
+}
+
+/// A step on the way down.
+#[derive(Clone, Copy)]
+struct Point {
+    cost: f64,
+    /// Gradients computed so far, this one included.
+    gradients: usize,
+    seconds: f64,
+}
+
+/// Minimises `loss` until the steps or the gradients are used up; `after` is called at the start and after each step.
+fn minimise(
+    (method, rate): (Method, f64),
+    (steps, gradients): (usize, usize),
+    vars: &VarMap,
+    loss: impl Fn() -> candle_core::Result<Tensor>,
+    mut after: impl FnMut() -> candle_core::Result<()>,
+) -> candle_core::Result<Vec<Point>> {
+    let (mut optimizer, start) = (Optimizer::new(method, vars)?, Instant::now());
+    let (mut points, mut used) = (vec![], 0);
+    after()?;
+    for _ in 0..steps {
+        let step = optimizer.step_with(&loss, rate, Clip::None)?;
+        used += step.evaluations as usize;
+        points.push(Point { cost: step.loss, gradients: used, seconds: start.elapsed().as_secs_f64() });
+        after()?;
+        if used >= gradients {
+            break;
+        }
+    }
+    Ok(points)
+}
+
+/// Rosenbrock's valley: its floor is the curve y = x^2, and its minimum is at (1, 1).
+fn valley(place: &Tensor) -> candle_core::Result<Tensor> {
+    let (x, y) = (place.get(0)?, place.get(1)?);
+    let across = (y - x.sqr()?)?.sqr()?;
+    (x.affine(-1.0, 1.0)?.sqr()? + (across * 100.0)?)?.sum_all()
+}
+
+/// The path from (-1.2, 1), and the cost at its end.
+fn path(way: &Way, gradients: usize) -> candle_core::Result<(Vec<(f64, f64)>, f64)> {
+    let vars = VarMap::new();
+    let place = Var::from_slice(&[-1.2f64, 1.0], 2, &Device::Cpu)?;
+    vars.data().lock().unwrap_or_else(|error| error.into_inner()).insert("place".into(), place.clone());
+    let mut path = vec![];
+    let loss = || valley(place.as_tensor());
+    minimise((way.method, way.valley_rate), (gradients, gradients), &vars, loss, || {
+        let at = place.as_detached_tensor().to_vec1::<f64>()?;
+        path.push((at[0], at[1]));
+        Ok(())
+    })?;
+    Ok((path, valley(&place.as_detached_tensor())?.to_scalar()?))
+}
+
+/// The level line of the valley at `height`, above and below its floor.
+fn level(height: f64) -> Line<'static> {
+    let end = height.sqrt();
+    let at = |i: i32| 1.0 - end + 2.0 * end * f64::from(i) / 100.0;
+    let distance = |x: f64| ((height - (1.0 - x).powi(2)).max(0.0) / 100.0).sqrt();
+    let upper = (0..=100).map(at).map(|x| (x, x * x + distance(x)));
+    let lower = (0..=100).rev().map(at).map(|x| (x, x * x - distance(x)));
+    let points = upper.chain(lower).filter(|(x, y)| (-1.6..=1.6).contains(x) && (-0.6..=1.8).contains(y));
+    Line { name: "", points: points.collect(), mark: Mark::Guide }
+}
+
+fn run(lab: &Lab) -> Result<Findings> {
+    let (images, _) = lab.digits(lab.scale(100, 500), 1)?;
+    let all: Vec<u32> = (0..images.len() as u32).collect();
+    let (xs, labels) = images.batch(&all, &Device::Cpu)?;
+    let config = Config {
+        sizes: vec![784, lab.scale(10, 20), 10],
+        activation: Activation::Tanh,
+        init: Init::Xavier,
+        dropout: 0.0,
+    };
+    let budget = lab.scale(60, 200);
+    let mut table = Table::new(
+        "optimizers",
+        &[
+            "method",
+            "rate",
+            "steps",
+            "gradients",
+            "seconds",
+            "cost",
+            "cost in the valley",
+            "gradients in the valley",
+        ],
+    );
+    let (mut by_step, mut by_gradient, mut by_second) = (vec![], vec![], vec![]);
+    let (mut paths, mut costs, mut valleys) = (vec![level(4.0), level(1.0), level(0.25)], vec![], vec![]);
+    for way in &ways() {
+        let (model, vars) = build(lab.seed(), DType::F32, |vb| Mlp::new(&config, vb))?;
+        let loss = || Cost::SoftmaxCrossEntropy.loss(&model.forward(&xs, Mode::Evaluate)?, &labels);
+        let points = minimise((way.method, way.rate), (budget, budget), &vars, loss, || Ok(()))?;
+        let (path, end) = path(way, 300)?;
+        let last = points[points.len() - 1];
+        table.push([
+            way.name.to_string(),
+            way.rate.to_string(),
+            points.len().to_string(),
+            last.gradients.to_string(),
+            format!("{:.2}", last.seconds),
+            format!("{:.1e}", last.cost),
+            format!("{end:.1e}"),
+            "300".to_string(),
+        ]);
+        (costs.push(last.cost), valleys.push(end));
+        by_step.push(Line::new(
+            way.name,
+            (0..).map(f64::from).zip(points.iter().map(|point| point.cost)).collect(),
+        ));
+        by_gradient.push(Line::new(
+            way.name,
+            points.iter().map(|point| (point.gradients as f64, point.cost)).collect(),
+        ));
+        by_second.push(Line::new(way.name, points.iter().map(|point| (point.seconds, point.cost)).collect()));
+        paths.push(Line::new(way.name, path));
+    }
+    let chart = |title, x_label, lines| Chart {
+        title,
+        x_label,
+        y_label: "cost",
+        y_scale: Scale::Log,
+        lines,
+        ..Chart::default()
+    };
+    let valley = Chart {
+        title: "Paths in Rosenbrock's valley",
+        x_label: "x",
+        y_label: "y",
+        lines: paths,
+        ..Chart::default()
+    };
+    let charts = [
+        chart("Cost and steps", "step", by_step),
+        chart("Cost and gradients", "gradient evaluations", by_gradient),
+        Chart { x_scale: Scale::Log, ..chart("Cost and time", "seconds", by_second) },
+        valley,
+    ];
+    Ok(Findings {
+        lines: vec![format!(
+            "Every method may compute {budget} gradients of all {} images. In the valley it may compute 300.",
+            images.len()
+        )],
+        tables: vec![table],
+        figures: vec![Figure::charts(
+            "optimizers",
+            "The cost of [784, 20, 10] on the whole training set; the paths from (-1.2, 1), with level lines in grey.",
+            &charts,
+        )?],
+        claim: Claim::new(
+            costs[1] < costs[0] && valleys[5] < 1e-6 && valleys[6] < 1e-6 && valleys[0] > 1e-2,
+            format!(
+                "momentum ends lower than SGD ({:.1e} against {:.1e}); L-BFGS and Newton-CG reach the minimum of the valley \
+                 ({:.0e} and {:.0e}), where SGD is still at {:.2}",
+                costs[1], costs[0], valleys[5], valleys[6], valleys[0]
+            ),
+        ),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn second_order_methods_follow_the_valley_to_its_minimum() {
+        super::super::quick("optimizers");
+    }
+}
