@@ -19,8 +19,8 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
 };
 
 fn run(lab: &Lab) -> Result<Findings> {
-    let depths: &[usize] = lab.scale(&[32], &[20, 32, 44, 56]);
-    let data = lab.digits(lab.scale(80, 500), lab.scale(20, 200))?;
+    let depths: &[usize] = lab.scale(&[26], &[20, 32, 44, 56]);
+    let data = lab.digits(lab.scale(60, 500), lab.scale(10, 200))?;
     let (channels, ..) = data.0.shape();
     let mut table = Table::new("depth", &["layers", "network", "training error", "test error"]);
     let mut charts = vec![];
@@ -31,12 +31,12 @@ fn run(lab: &Lab) -> Result<Findings> {
         let mut lines = vec![];
         for (&depth, name) in depths.iter().zip(&names) {
             let config = Config::cifar(depth, shortcut, data.0.classes())?;
-            let config = Config { channels, width: lab.scale(4, 6), ..config };
+            let config = Config { channels, width: lab.scale(3, 6), ..config };
             let (model, vars) = build(lab.seed(), DType::F32, |vb| ResNet::new(&config, vb))?;
             let study = Study {
                 cost: Cost::SoftmaxCrossEntropy,
                 method: Method::Sgd(Sgd { momentum: 0.9, ..Sgd::default() }),
-                ..Study::new(lab, &data, lab.scale(12, 8), 0.05)
+                ..Study::new(lab, &data, lab.scale(6, 8), 0.05)
             };
             let options = TrainerOptions { batch_size: lab.scale(10, 20), ..study.options.clone() };
             let folder = format!("{}-{depth}", title.to_lowercase());

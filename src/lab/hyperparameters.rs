@@ -157,13 +157,16 @@ fn parallel_coordinates(all: &[Candidate], scores: &[(f64, f64)], ranked: &[usiz
     let range = |name, (low, high): (f64, f64)| format!("{name}, {low} to {high}");
     let scales =
         vec![range("eta", ETA), range("lambda", LAMBDA), range("batch", BATCH), "accuracy".to_string()];
+    let mut lines: Vec<Line> = ranked.iter().enumerate().map(line).collect();
+    // The best ones on top of the others.
+    let others = lines.split_off(names.len().min(lines.len()));
+    lines.splice(0..0, others);
     let chart = Chart {
         title: "Settings and their accuracy",
         x_label: "",
         y_label: "place between the ends of the scale",
         x_scale: Scale::Names(scales),
-        // The best ones on top.
-        lines: ranked.iter().enumerate().map(line).rev().collect(),
+        lines,
         ..Chart::default()
     };
     let caption =

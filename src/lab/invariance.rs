@@ -91,9 +91,9 @@ fn changed(images: &Images, change: &Change, strength: f32) -> Result<Images> {
 }
 
 fn run(lab: &Lab) -> Result<Findings> {
-    let data = lab.digits(lab.scale(300, 5_000), lab.scale(200, 1_000))?;
+    let data = lab.digits(lab.scale(200, 5_000), lab.scale(100, 1_000))?;
     let full = lenet::Config::default();
-    let small = lenet::Config { channels: vec![8, 16], hidden: vec![], ..full.clone() };
+    let small = lenet::Config { channels: vec![6], hidden: vec![], ..full.clone() };
     let lenet_config = lab.scale(small, full);
     let parameters = count_parameters(|vb| LeNet::new(&lenet_config, vb))?;
     let units = (parameters as usize - 10) / (784 + 1 + 10);

@@ -31,8 +31,9 @@ pub use page::page;
 
 use crate::data::Images;
 use crate::train::Run;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
+use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
 
 /// All experiments, in the order of the books.
@@ -95,7 +96,10 @@ impl Default for Settings {
 /// The place where an experiment runs: its settings and its run folder.
 pub struct Lab {
     settings: Settings,
-    run: Run,
+    name: &'static str,
+    out: Option<PathBuf>,
+    /// The run folder, once there is something to write.
+    run: OnceCell<Run>,
 }
 
 impl Lab {
@@ -109,17 +113,27 @@ impl Lab {
         settings: &Settings,
         out: Option<&Path>,
     ) -> Result<(Findings, PathBuf)> {
-        let Settings { quick, dataset, data_dir, seed, function } = settings;
+        let (settings, out) = (settings.clone(), out.map(Path::to_path_buf));
+        let lab = Self { settings, name: experiment.name, out, run: OnceCell::new() };
+        let findings = (experiment.run)(&lab)?;
+        findings.write(lab.folder()?)?;
+        Ok((findings, lab.folder()?.dir().to_path_buf()))
+    }
+
+    /// The run folder. The first call creates it, so that nothing is written if data or settings are wrong.
+    fn folder(&self) -> Result<&Run> {
+        if let Some(run) = self.run.get() {
+            return Ok(run);
+        }
+        let Settings { quick, dataset, data_dir, seed, function } = &self.settings;
         let config = json!({
-            "experiment": experiment.name,
+            "experiment": self.name,
             "settings": {
                 "quick": quick, "dataset": dataset, "data_dir": data_dir, "seed": seed, "function": function,
             },
         });
-        let lab = Self { settings: settings.clone(), run: Run::create("lab", out, &config)? };
-        let findings = (experiment.run)(&lab)?;
-        findings.write(&lab.run)?;
-        Ok((findings, lab.run.dir().to_path_buf()))
+        let run = Run::create("lab", self.out.as_deref(), &config)?;
+        Ok(self.run.get_or_init(|| run))
     }
 
     /// `quick` in a quick run, `full` otherwise.
@@ -138,8 +152,19 @@ impl Lab {
             return Ok(crate::data::digits(training, test, 0)?);
         }
         let mut set = crate::data::image::load(dataset, data_dir.as_deref(), 28)?;
-        set.training.truncate(training);
-        set.test.truncate(test);
+        let (channels, height, width) = set.training.shape();
+        ensure!(
+            (channels, height, width) == (1, 28, 28),
+            "{dataset}: found images of {channels}x{height}x{width} values, expected grey ones of 28x28 pixels"
+        );
+        for (images, expected) in [(&mut set.training, training), (&mut set.test, test)] {
+            ensure!(
+                images.len() >= expected,
+                "{dataset}: found {} images, expected {expected}",
+                images.len()
+            );
+            images.truncate(expected);
+        }
         Ok((set.training, set.test))
     }
 }

@@ -110,7 +110,7 @@ impl<'a> Study<'a> {
             resumed: Cell::new(Instant::now()),
             points: RefCell::default(),
         };
-        let run = Run::create("lab", Some(&lab.run.dir().join("trainings").join(name)), &json!({}))?;
+        let run = Run::create("lab", Some(&lab.folder()?.dir().join("trainings").join(name)), &json!({}))?;
         let mut optimizer = Optimizer::new(self.method, vars)?;
         let trainer = Trainer { options: self.options.clone(), run: &run, progress: &Quiet };
         trainer.fit(&task, vars, &mut optimizer)?;

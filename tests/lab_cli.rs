@@ -1,0 +1,32 @@
+//! The experiments of the books as a process.
+
+mod common;
+
+use common::{done, refused};
+use std::fs;
+use tempfile::tempdir;
+
+#[test]
+fn an_experiment_prints_its_claim_and_writes_pictures_and_numbers() {
+    let place = tempdir().unwrap();
+    assert!(done(&place, "lab", "list").contains("vanishing-gradient"));
+    let text = done(&place, "lab", "neuron --quick --out run");
+    assert!(text.contains("As claimed: ") && text.contains("run folder run"), "{text}");
+    let run = place.path().join("run");
+    for name in ["config.json", "cost.svg", "neuron.csv", "output.svg"] {
+        assert!(run.join(name).is_file(), "{name}");
+    }
+    let numbers = fs::read_to_string(run.join("cost.csv")).unwrap();
+    assert!(numbers.starts_with("chart,line,x,y\nQuadratic cost,\"from (0.6, 0.9)\",0,0.33"), "{numbers}");
+}
+
+#[test]
+fn what_an_experiment_cannot_use_is_refused_in_a_line() {
+    let place = tempdir().unwrap();
+    refused(&place, "lab", "data --dataset letters", 1, &["letters", "--dataset NAME"]);
+    refused(&place, "lab", "pooling --dataset shapes", 1, &["shapes", "3x32x32", "28x28"]);
+    refused(&place, "lab", "universal --function x+z", 1, &["x+z", "variable z"]);
+    refused(&place, "lab", "neuron --function x", 1, &["--function", "universal"]);
+    refused(&place, "lab", "neuron --threads 0", 2, &["1 to 1024"]);
+    refused(&place, "lab", "neurons", 2, &["neurons"]);
+}
