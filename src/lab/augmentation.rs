@@ -17,7 +17,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
 };
 
 fn run(lab: &Lab) -> Result<Findings> {
-    let sizes: &[usize] = lab.scale(&[60], &[100, 300, 1_000, 3_000]);
+    let sizes: &[usize] = lab.scale(&[50], &[100, 300, 1_000, 3_000]);
     let most = sizes[sizes.len() - 1];
     let data = lab.digits(most, lab.scale(200, 2_000))?;
     let ways = [
@@ -26,7 +26,7 @@ fn run(lab: &Lab) -> Result<Findings> {
         ("affine and elastic distortions", Some(Augmentation::Distort(Distortion::default()))),
     ];
     let config =
-        lab.scale(Config { channels: vec![4], hidden: vec![], ..Config::default() }, Config::default());
+        lab.scale(Config { channels: vec![6], hidden: vec![], ..Config::default() }, Config::default());
     let mut table = Table::new("augmentation", &["images", "none", "shifts", "distortions"]);
     let mut lines = ways.map(|(name, _)| Line::new(name, vec![]));
     for &examples in sizes {
@@ -34,7 +34,7 @@ fn run(lab: &Lab) -> Result<Findings> {
         for (line, (name, augmentation)) in lines.iter_mut().zip(ways) {
             let (model, vars) = build(lab.seed(), DType::F32, |vb| LeNet::new(&config, vb))?;
             // About as many steps for each size.
-            let epochs = lab.scale(20, (30_000 / examples).clamp(10, 100));
+            let epochs = lab.scale(30, (30_000 / examples).clamp(10, 100));
             let mut study = Study { examples, augmentation, ..Study::adam(lab, &data, epochs) };
             study.options.batch_size = 10;
             let folder = format!("{examples}-{}", name.replace(' ', "-"));
