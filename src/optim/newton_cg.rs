@@ -64,7 +64,7 @@ pub(super) fn hessian_product(
     if norm == 0. {
         return Ok(vec![0.; vector.len()]);
     }
-    let step = roundoff.cbrt() * (1. + sum_squares(&at.x).sqrt()) / norm;
+    let step = libm::cbrt(roundoff) * (1. + sum_squares(&at.x).sqrt()) / norm;
     let mut product = evaluate(at.moved(step, vector))?.gradient;
     let behind = evaluate(at.moved(-step, vector))?.gradient;
     add_scaled(&mut product, -1., &behind);
