@@ -131,8 +131,11 @@ fn different_units(vars: &VarMap, units: usize) -> Result<usize> {
     Ok(1 + rows.windows(2).filter(|pair| differ(pair[0], pair[1])).count())
 }
 
+/// The share of the units, in percent, around each activation.
+type Histogram = Vec<(f64, f64)>;
+
 /// Histograms of the activations of each hidden layer, and the share of the first layer below 0.05 or above 0.95.
-fn activations(seed: u64, images: &Images, start: Start) -> Result<(Vec<Vec<(f64, f64)>>, f64)> {
+fn activations(seed: u64, images: &Images, start: Start) -> Result<(Vec<Histogram>, f64)> {
     const BINS: usize = 20;
     let sizes = [784, 100, 100, 100, 10];
     let (_, vars) = network(seed, &sizes, start)?;

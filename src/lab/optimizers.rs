@@ -148,7 +148,8 @@ fn run(lab: &Lab) -> Result<Findings> {
             format!("{end:.1e}"),
             "300".to_string(),
         ]);
-        (costs.push(last.cost), valleys.push(end));
+        costs.push(last.cost);
+        valleys.push(end);
         by_step.push(Line::new(
             way.name,
             (0..).map(f64::from).zip(points.iter().map(|point| point.cost)).collect(),

@@ -68,3 +68,28 @@ fn html_table(table: &Table) -> String {
     let rows: String = table.rows.iter().map(|cells| row("td", cells)).collect();
     format!(r#"<div class="scroll"><table>{}{rows}</table></div>"#, row("th", &table.columns))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Claim, EXPERIMENTS, Figure};
+    use super::*;
+
+    #[test]
+    fn a_page_contains_its_pictures_and_loads_nothing() {
+        let mut table = Table::new("t", &["a < b"]);
+        table.push(["1 & 2"]);
+        let findings = Findings {
+            lines: vec!["x < y".into()],
+            tables: vec![table],
+            figures: vec![Figure::picture("f", "A picture.", "<svg>drawn</svg>".into())],
+            claim: Claim::new(false, "it falls"),
+        };
+        let html = page(&[(&EXPERIMENTS[0], findings)], " --quick");
+        for part in ["<svg>drawn</svg>", "x &lt; y", "a &lt; b", "1 &amp; 2", "Not as claimed:</b> it falls"]
+        {
+            assert!(html.contains(part), "{part}");
+        }
+        assert!(html.contains(&format!("<code>lab {} --quick</code>", EXPERIMENTS[0].name)));
+        assert!(!["src=", "<script", "<link", "url("].iter().any(|part| html.contains(part)));
+    }
+}
