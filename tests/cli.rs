@@ -464,7 +464,8 @@ fn wrong_data_is_refused_before_a_run_folder_exists() {
     fs::write(&labels, &fs::read(&labels).unwrap()[..15]).unwrap();
     refused(&place, "lenet", mine, 1, &["data/t10k-labels-idx1-ubyte", "10"]);
 
-    let tiny = Images::new(vec![9; 20 * 16], vec![0_u8; 20], (1, 4, 4), 10).unwrap();
+    let labels = (0..20).map(|i| i % 2).collect::<Vec<u8>>();
+    let tiny = Images::new(vec![9; 20 * 16], labels, (1, 4, 4), 10).unwrap();
     write_idx(&place.path().join("data"), &tiny, &tiny);
     refused(&place, "lenet", mine, 1, &["4x4", "28x28"]);
     refused(&place, "lenet", &format!("{mine} --variant lenet5"), 1, &["4x4", "28x28"]);
