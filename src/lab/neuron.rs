@@ -70,7 +70,7 @@ fn train(cost: NeuronCost, (weight, bias): (f64, f64)) -> candle_core::Result<Ve
 fn run(_: &Lab) -> Result<Findings> {
     let mut table = Table::new(
         "neuron",
-        &["cost", "start (w, b)", "at 50", "at 150", "at 300", "output at 0", "output at 300"],
+        &["cost", "start (w, b)", "cost at 50", "cost at 150", "cost at 300", "output at 0", "output at 300"],
     );
     let (mut charts, mut bars, mut fallen) = (vec![], vec![], vec![]);
     for cost in [NeuronCost::Quadratic, NeuronCost::CrossEntropy] {
