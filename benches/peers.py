@@ -1,7 +1,7 @@
 """The work of benches/steps.rs in PyTorch:
-`python peers.py ROW [--threads N] [--seconds S] [--examples N] [--device cpu|cuda] [--graph]`.
+`python peers.py ROW... [--threads N] [--seconds S] [--examples N] [--device cpu|cuda] [--graph]`.
 
-Prints one line of JSON: the row's name, the milliseconds of one training step (forward, loss, backward, optimizer
+Prints one line of JSON per row: its name, the milliseconds of one training step (forward, loss, backward, optimizer
 step; the median of blocks of steps timed for S seconds after a warm-up) and the most memory the process held.
 """
 
@@ -339,7 +339,7 @@ def main():
         "product": product,
     }
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("row", choices=rows)
+    parser.add_argument("rows", choices=rows, nargs="+", metavar="ROW")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--examples", type=int, default=60_000, help="of an epoch")
@@ -352,14 +352,15 @@ def main():
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
     torch.set_num_threads(args.threads)
-    torch.manual_seed(1)
-
-    # An epoch is timed whole, because its steps differ.
-    block = math.ceil(args.examples / 64) if args.row == "lenet_epoch" else 0
-    step = rows[args.row](args.examples)
-    seconds = median_step(graphed(step) if args.graph else step, args.seconds, block)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    print(json.dumps({"name": args.row, "milliseconds_per_step": 1e3 * seconds, "peak_rss_mb": peak / 1e6}))
+    for name in args.rows:
+        torch.manual_seed(1)
+        # An epoch is timed whole, because its steps differ.
+        block = math.ceil(args.examples / 64) if name == "lenet_epoch" else 0
+        step = rows[name](args.examples)
+        seconds = median_step(graphed(step) if args.graph else step, args.seconds, block)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        line = {"name": name, "milliseconds_per_step": 1e3 * seconds, "peak_rss_mb": peak / 1e6}
+        print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

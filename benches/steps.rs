@@ -54,6 +54,9 @@ struct Arguments {
     /// Prints the losses of this many steps instead of a time
     #[arg(long)]
     losses: Option<usize>,
+    /// Computes in f64; for mnist_pytorch and resnet20, whose losses depend on the rounding of f32 after a few steps
+    #[arg(long, requires = "losses")]
+    f64: bool,
     /// Passed by `cargo bench`
     #[arg(long, hide = true)]
     bench: bool,
@@ -66,6 +69,7 @@ fn main() -> Result<()> {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let (name, device) = (arguments.row.as_str(), arguments.device.open(true)?);
+    let dtype = if arguments.f64 { DType::F64 } else { DType::F32 };
     let time = Duration::from_secs_f64(arguments.seconds);
     match name {
         "product" => return print(name, median(product()?, time, None)?),
@@ -77,7 +81,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         "mlp" => mlp(&device)?,
         "lenet" => lenet(&device)?,
         "lenet_epoch" => lenet_epoch(arguments.examples, &device)?,
-        "mnist_pytorch" => mnist_pytorch(&device)?,
+        "mnist_pytorch" => mnist_pytorch(dtype, &device)?,
         "lstm_small" => language_model(Cell::Lstm, 128, 50, 50, &device)?,
         "gru_small" => language_model(Cell::Gru, 128, 50, 50, &device)?,
         "lstm_large" => language_model(Cell::Lstm, 512, 100, 64, &device)?,
@@ -85,13 +89,13 @@ fn run(arguments: &Arguments) -> Result<()> {
         "textcnn" => textcnn(&device)?,
         "seq2seq" => seq2seq(64, &device)?,
         "seq2seq_128" => seq2seq(128, &device)?,
-        "resnet20" => resnet20(32, &device)?,
-        "resnet20_128" => resnet20(128, &device)?,
+        "resnet20" => resnet20(32, dtype, &device)?,
+        "resnet20_128" => resnet20(128, dtype, &device)?,
         row => bail!("row {row}: unknown; --help lists the rows"),
     };
     if let Some(count) = arguments.losses {
-        let losses = (0..count).map(|step| Ok(row.step(step as u64)?.to_scalar::<f32>()?));
-        println!("{}", json!({ "name": name, "losses": losses.collect::<Result<Vec<f32>>>()? }));
+        let losses = (0..count).map(|step| Ok(row.step(step as u64)?.to_dtype(DType::F64)?.to_scalar()?));
+        println!("{}", json!({ "name": name, "losses": losses.collect::<Result<Vec<f64>>>()? }));
         return Ok(());
     }
     // A whole epoch is timed, because its steps differ.
@@ -230,19 +234,20 @@ fn lenet(device: &Device) -> Result<Row> {
 }
 
 /// The network of PyTorch's MNIST example.
-fn mnist_pytorch(device: &Device) -> Result<Row> {
+fn mnist_pytorch(dtype: DType, device: &Device) -> Result<Row> {
     let vars = VarMap::new();
-    let model = MnistCnn::new(10, builder(&vars, device))?;
-    let batch = random_images(64)?.batch(&(0..64).collect::<Vec<_>>(), device)?;
+    let model = MnistCnn::new(10, seeded_var_builder(&vars, 1, dtype, device))?;
+    let (xs, labels) = random_images(64)?.batch(&(0..64).collect::<Vec<_>>(), device)?;
+    let batch = (xs.to_dtype(dtype)?, labels);
     Row::new(vars, Adadelta::default(), 1.0, Box::new(move |step| classify(&model, &batch, step)))
 }
 
-fn resnet20(batch: usize, device: &Device) -> Result<Row> {
+fn resnet20(batch: usize, dtype: DType, device: &Device) -> Result<Row> {
     let config = resnet::Config::cifar(20, resnet::Shortcut::Identity, 10)?;
     let sgd = Sgd { momentum: 0.9, weight_decay: 1e-4, decay_biases: true, ..Sgd::default() };
     let vars = VarMap::new();
-    let model = ResNet::new(&config, builder(&vars, device))?;
-    let xs = Tensor::from_iter((0..batch * 3 * 32 * 32).map(|i| (i as f32).sin()), device)?;
+    let model = ResNet::new(&config, seeded_var_builder(&vars, 1, dtype, device))?;
+    let xs = Tensor::from_iter((0..batch * 3 * 32 * 32).map(|i| (i as f32).sin()), device)?.to_dtype(dtype)?;
     let batch = (xs.reshape((batch, 3, 32, 32))?, random_ids("labels", batch, 10)?.to_device(device)?);
     Row::new(vars, sgd, 0.1, Box::new(move |step| classify(&model, &batch, step)))
 }

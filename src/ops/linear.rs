@@ -108,7 +108,7 @@ impl Linear {
     }
 }
 
-/// The largest number of rows for which one kernel computes the gradients of weight and bias.
+/// The largest number of rows for which one kernel computes the gradients of weight and bias; `ROWS` in that kernel.
 const FEW_ROWS: usize = 64;
 
 /// Computes the gradients of weight and bias in one launch.
@@ -128,8 +128,8 @@ fn few_rows_gradient_on<T: cuda::Real>(
         (inputs as i32).into(),
         (outputs as i32).into(),
     ];
-    let blocks = [inputs.div_ceil(128).max(1), outputs.div_ceil(8), 1];
-    let grid = Grid { blocks, threads: [128, 1, 1], shared: 0 };
+    let blocks = [inputs.div_ceil(32).max(1), outputs.div_ceil(8), 1];
+    let grid = Grid { blocks, threads: [32, 8, 1], shared: 0 };
     // SAFETY: these are the kernel's parameters; the gradients have the sizes of weight and bias.
     unsafe { gpu.launch(cuda::LINEAR.kernel::<T>("few_rows_gradient"), grid, &args)? };
     Ok([weight_grad, bias_grad])

@@ -76,29 +76,39 @@ extern "C" __global__ void column_sums(const real* xs, real* sums, long long row
 // weight_grad[o][i] = sum over r of grad[r][o] * xs[r][i]
 // bias_grad[o] = sum over r of grad[r][o]
 //
-// For few rows, where a launch costs more than the sums. Blocks of 128 threads, grid (ceil(inputs / 128), ceil(outputs /
-// OUTPUTS)); a thread computes the weights of OUTPUTS outputs for one input.
+// For few rows, up to ROWS, where a launch costs more than the sums. A block (32, 8) computes the weights of 32 inputs and
+// OUTPUTS outputs, grid (ceil(inputs / 32), ceil(outputs / OUTPUTS)). Thread (x, y) sums every eighth row of input x, and then
+// adds the eight sums of output y in order.
 #define OUTPUTS 8
-extern "C" __global__ void __launch_bounds__(128) few_rows_gradient(const real* xs, const real* grad, real* weight_grad,
+#define ROWS 64
+extern "C" __global__ void __launch_bounds__(256) few_rows_gradient(const real* xs, const real* grad, real* weight_grad,
                                                                     real* bias_grad, int rows, int inputs, int outputs) {
-    int input = blockIdx.x * 128 + threadIdx.x, first = blockIdx.y * OUTPUTS;
-    if (input < inputs) {
-        real sum[OUTPUTS] = {};
-#pragma unroll 4
-        for (int r = 0; r < rows; r++) {
-            real x = xs[(long long)r * inputs + input];
-            const real* g = grad + (long long)r * outputs + first;
+    __shared__ real grads[ROWS][OUTPUTS], parts[8][OUTPUTS][32];
+    int x = threadIdx.x, y = threadIdx.y, input = blockIdx.x * 32 + x, first = blockIdx.y * OUTPUTS;
+    for (int i = y * 32 + x; i < rows * OUTPUTS; i += 256) {
+        int r = i / OUTPUTS, output = first + i % OUTPUTS;
+        grads[r][i % OUTPUTS] = output < outputs ? grad[(long long)r * outputs + output] : (real)0;
+    }
+    __syncthreads();
+    real sum[OUTPUTS] = {};
+    if (input < inputs)
+#pragma unroll 8
+        for (int r = y; r < rows; r += 8) {
+            real value = xs[(long long)r * inputs + input];
 #pragma unroll
-            for (int k = 0; k < OUTPUTS; k++)
-                if (first + k < outputs) sum[k] += g[k] * x;
+            for (int k = 0; k < OUTPUTS; k++) sum[k] += grads[r][k] * value;
         }
 #pragma unroll
-        for (int k = 0; k < OUTPUTS; k++)
-            if (first + k < outputs) weight_grad[(long long)(first + k) * inputs + input] = sum[k];
+    for (int k = 0; k < OUTPUTS; k++) parts[y][k][x] = sum[k];
+    __syncthreads();
+    if (input < inputs && first + y < outputs) {
+        real total = parts[0][y][x];
+#pragma unroll
+        for (int k = 1; k < 8; k++) total += parts[k][y][x];
+        weight_grad[(long long)(first + y) * inputs + input] = total;
     }
-    int output = first + threadIdx.x;
-    if (blockIdx.x > 0 || threadIdx.x >= OUTPUTS || output >= outputs) return;
-    real sum = 0;
-    for (int r = 0; r < rows; r++) sum += grad[(long long)r * outputs + output];
-    bias_grad[output] = sum;
+    if (blockIdx.x > 0 || y > 0 || x >= OUTPUTS || first + x >= outputs) return;
+    real total = 0;
+    for (int r = 0; r < rows; r++) total += grads[r][x];
+    bias_grad[first + x] = total;
 }

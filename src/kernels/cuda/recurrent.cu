@@ -294,21 +294,36 @@ extern "C" __global__ void __launch_bounds__(256) recurrent_bias_gradients(const
 
 // The gradient of a table (tokens, width): grad[token] = sum of from[r] over the rows r with ids[r] == token.
 //
-// A block of 32 x 16 threads computes 32 columns of one token: thread (x, y) takes every 16th row from y on.
+// A block of 32 x 16 threads computes 32 columns of one token. It lists the token's rows among each 512 in order; thread (x, y)
+// sums every 16th of them from y on.
 extern "C" __global__ void __launch_bounds__(512) recurrent_token_gradient(const real* from, const unsigned* ids, int rows,
                                                                            int width, real* grad) {
     __shared__ real parts[16][32];
+    __shared__ int found[512], counts[16];
     unsigned token = blockIdx.x;
-    int column = blockIdx.y * 32 + threadIdx.x;
+    int x = threadIdx.x, y = threadIdx.y, column = blockIdx.y * 32 + x;
     real total = (real)0;
-    if (column < width)
-#pragma unroll 8
-        for (int row = threadIdx.y; row < rows; row += 16)
-            if (ids[row] == token) total += from[(long long)row * width + column];
-    parts[threadIdx.y][threadIdx.x] = total;
+    for (int first = 0; first < rows; first += 512) {
+        int row = first + y * 32 + x;
+        bool own = row < rows && ids[row] == token;
+        unsigned same = __ballot_sync(ALL, own);
+        if (x == 0) counts[y] = __popc(same);
+        __syncthreads();
+        int before = 0, count = 0;
+        for (int k = 0; k < 16; k++) {
+            before += k < y ? counts[k] : 0;
+            count += counts[k];
+        }
+        if (own) found[before + __popc(same & ((1u << x) - 1))] = row;
+        __syncthreads();
+        if (column < width)
+#pragma unroll 4
+            for (int i = y; i < count; i += 16) total += from[(long long)found[i] * width + column];
+    }
+    parts[y][x] = total;
     __syncthreads();
-    if (threadIdx.y > 0 || column >= width) return;
-    for (int y = 1; y < 16; y++) total += parts[y][threadIdx.x];
+    if (y > 0 || column >= width) return;
+    for (int k = 1; k < 16; k++) total += parts[k][x];
     grad[(long long)token * width + column] = total;
 }
 
