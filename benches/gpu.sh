@@ -52,9 +52,9 @@ done
 within() {
     local limit=$1 status
     shift
-    timeout "$limit" "$@" 2>"$scratch/errors"
+    timeout "$limit" "$@" 2>"$scratch/errors.$BASHPID"
     status=$?
-    [[ $status -eq 0 ]] || echo "    failed ($status): $* : $(tail -n 1 "$scratch/errors" | cut -c 1-300)" >&2
+    [[ $status -eq 0 ]] || echo "    failed ($status): $* : $(tail -n 1 "$scratch/errors.$BASHPID" | cut -c 1-300)" >&2
     return "$status"
 }
 steps() { within "$1" "$here/steps" "${@:2}" --threads "$threads"; }
@@ -73,29 +73,32 @@ for row in "${rows[@]}"; do
     esac
     for device in cpu cuda; do
         steps 60 "$row" "${options[@]}" --device "$device" |
-            sed 's/.*\[//; s/\].*//' | tr , '\n' >"$scratch/$device"
+            sed 's/.*\[//; s/\].*//' | tr , '\n' >"$scratch/$device" &
     done
+    wait
     paste "$scratch/cpu" "$scratch/cuda" | awk -v row="$row" '
         { d = ($1 - $2) / $1; if (d < 0) d = -d; if (!(d <= worst)) worst = d; n++ }
         END { print row ": " (n > 0 && worst <= 1e-5 ? "ok" : "WRONG") ", " n " steps, at most " worst " apart" }'
 done
 
 echo "== short trainings on the CPU and on the GPU: validation scores of the epochs"
-short=(--epochs 2 --quiet --seed 1 --threads "$threads")
+score() {
+    local name=$1 device=$2 options=(--epochs 2 --quiet --seed 1 --threads "$threads") scores=-
+    case "$name" in
+        char_lm) options+=(--train-limit 40000) ;;
+        resnet) options+=(--train-limit 1000 --layers 8) ;;
+        *) options+=(--train-limit 2000) ;;
+    esac
+    if within 60 "$here/$name" "${options[@]}" --device "$device" --out "$scratch/$name-$device" >/dev/null; then
+        scores=$(sed -n 's/.*"val_\(accuracy\|f1\|perplexity\|exact_match\)": \{0,1\}\([0-9.]*\).*/\2/p' "$scratch/$name-$device/metrics.jsonl" | tr '\n' ' ')
+    fi
+    echo "$name $device: $scores"
+}
 for name in "${binaries[@]}"; do
     for device in cpu cuda; do
-        options=("${short[@]}")
-        case "$name" in
-            char_lm) options+=(--train-limit 40000) ;;
-            resnet) options+=(--train-limit 1000 --layers 8) ;;
-            *) options+=(--train-limit 2000) ;;
-        esac
-        scores="-"
-        if within 60 "$here/$name" "${options[@]}" --device "$device" --out "$scratch/$name-$device" >/dev/null; then
-            scores=$(sed -n 's/.*"val_\(accuracy\|f1\|perplexity\|exact_match\)": \{0,1\}\([0-9.]*\).*/\2/p' "$scratch/$name-$device/metrics.jsonl" | tr '\n' ' ')
-        fi
-        echo "$name $device: $scores"
+        score "$name" "$device" &
     done
+    wait
 done
 
 echo "== milliseconds of a training step"
