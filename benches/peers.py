@@ -101,7 +101,7 @@ def mnist_pytorch(_):
         nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.25),
         nn.Flatten(), nn.Linear(9216, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 10),
     )  # fmt: skip
-    optimizer = torch.optim.Adadelta(model.parameters(), lr=1.0)
+    optimizer = torch.optim.Adadelta(model.parameters(), lr=1.0, capturable=DEVICE == "cuda")
     return classifier(model, optimizer, torch.rand(64, 1, 28, 28), torch.randint(10, (64,)))
 
 
@@ -356,8 +356,12 @@ def main():
         torch.manual_seed(1)
         # An epoch is timed whole, because its steps differ.
         block = math.ceil(args.examples / 64) if name == "lenet_epoch" else 0
-        step = rows[name](args.examples)
-        seconds = median_step(graphed(step) if args.graph else step, args.seconds, block)
+        try:
+            step = rows[name](args.examples)
+            seconds = median_step(graphed(step) if args.graph else step, args.seconds, block)
+        except RuntimeError as error:
+            print(f"{name}: {str(error).splitlines()[0]}", file=sys.stderr)
+            continue
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         line = {"name": name, "milliseconds_per_step": 1e3 * seconds, "peak_rss_mb": peak / 1e6}
         print(json.dumps(line), flush=True)

@@ -104,16 +104,16 @@ impl<'a> Translator<'a> {
         let mut searches: Vec<Search> = (0..sources.len()).map(|_| Search::new()).collect();
         let mut state = self.model.start(&encoded)?;
         for _ in 0..decoding.max_length {
-            if state.sources().is_empty() {
-                break;
+            match self.extend(&encoded, &state, decoding, &mut tree, &mut searches)? {
+                Some(survivors) => state = survivors,
+                None => break,
             }
-            state = self.extend(&encoded, &state, decoding, &mut tree, &mut searches)?;
         }
         let lengths = sources.iter().map(Vec::len);
         Ok(searches.into_iter().zip(lengths).map(|(search, len)| search.best(&tree, decoding, len)).collect())
     }
 
-    /// Extends all live hypotheses by one token; returns the state of those that stay alive.
+    /// Extends all live hypotheses by one token; returns the state of those that stay alive, if any do.
     fn extend(
         &self,
         encoded: &Encoded,
@@ -121,7 +121,7 @@ impl<'a> Translator<'a> {
         decoding: &Decoding,
         tree: &mut Tree,
         searches: &mut [Search],
-    ) -> Result<DecoderState> {
+    ) -> Result<Option<DecoderState>> {
         let live: Vec<Live> = searches.iter().flat_map(|search| search.live.iter().copied()).collect();
         let last: Vec<u32> = live.iter().map(|live| tree.last(live.node)).collect();
         let step = self.model.step(encoded, state, &Tensor::new(last, self.device)?)?;
@@ -140,7 +140,8 @@ impl<'a> Translator<'a> {
                 search.choose(decoding.beam, &candidates[rows.clone()], &weights[rows.clone()], tree);
             parents.extend(survivors.into_iter().map(|i| (rows.start + i) as u32));
         }
-        Ok(step.state.select(&parents)?)
+        // Candle has no empty tensors on a GPU.
+        Ok(if parents.is_empty() { None } else { Some(step.state.select(&parents)?) })
     }
 }
 
