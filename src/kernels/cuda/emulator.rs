@@ -85,8 +85,9 @@ pub(super) unsafe fn issue(command: &Command) -> Result<()> {
             // SAFETY: the caller's promise.
             unsafe { launch(entry, grid, args) }
         }
-        // SAFETY: the caller's promise, for both.
+        // SAFETY: the caller's promise.
         &Command::ProductF32(product) => unsafe { multiply(product) },
+        // SAFETY: the caller's promise.
         &Command::ProductF64(product) => unsafe { multiply(product) },
         &Command::Copy { from, to, bytes } => {
             // SAFETY: the caller's promise.
