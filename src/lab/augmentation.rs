@@ -34,7 +34,7 @@ fn run(lab: &Lab) -> Result<Findings> {
         for (line, (name, augmentation)) in lines.iter_mut().zip(ways) {
             let (model, vars) = build(lab.seed(), DType::F32, |vb| LeNet::new(&config, vb))?;
             // About as many steps for each size.
-            let epochs = lab.scale(30, (30_000 / examples).clamp(10, 100));
+            let epochs = lab.scale(30, (15_000 / examples).clamp(6, 60));
             let mut study = Study { examples, augmentation, ..Study::adam(lab, &data, epochs) };
             study.options.batch_size = 10;
             let folder = format!("{examples}-{}", name.replace(' ', "-"));

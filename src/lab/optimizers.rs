@@ -63,7 +63,7 @@ fn minimise(
     after()?;
     for _ in 0..steps {
         let step = optimizer.step_with(&loss, rate, Clip::None)?;
-        used += step.evaluations as usize;
+        used += step.evaluations;
         points.push(Point { cost: step.loss, gradients: used, seconds: start.elapsed().as_secs_f64() });
         after()?;
         if used >= gradients {
