@@ -247,7 +247,8 @@ fn resnet20(batch: usize, dtype: DType, device: &Device) -> Result<Row> {
     let sgd = Sgd { momentum: 0.9, weight_decay: 1e-4, decay_biases: true, ..Sgd::default() };
     let vars = VarMap::new();
     let model = ResNet::new(&config, seeded_var_builder(&vars, 1, dtype, device))?;
-    let xs = Tensor::from_iter((0..batch * 3 * 32 * 32).map(|i| (i as f32).sin()), device)?.to_dtype(dtype)?;
+    let xs =
+        Tensor::from_iter((0..batch * 3 * 32 * 32).map(|i| (i as f32).sin()), device)?.to_dtype(dtype)?;
     let batch = (xs.reshape((batch, 3, 32, 32))?, random_ids("labels", batch, 10)?.to_device(device)?);
     Row::new(vars, sgd, 0.1, Box::new(move |step| classify(&model, &batch, step)))
 }

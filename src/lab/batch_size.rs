@@ -13,7 +13,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "batch-size",
     about: "Batches of 1 to 1,024 images: cost against epochs and against seconds",
     source: "Nielsen, chapter 2: a fully matrix-based approach, and chapter 3: mini-batch size",
-    book: "One matrix product for a whole batch is up to 50 times as fast as one product per example.",
+    book: "As matrices, a batch of 100 may take perhaps 50 times as long as a single example instead of 100 times.",
     run,
 };
 

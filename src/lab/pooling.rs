@@ -12,7 +12,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "pooling",
     about: "Max, average and L2 pooling in the same network",
     source: "Nielsen, chapter 6: introducing convolutional networks",
-    book: "Max and L2 pooling are both widely used; to compare them on validation data is left to the reader.",
+    book: "Max and L2 pooling are both widely used; validation data may choose between them.",
     run,
 };
 

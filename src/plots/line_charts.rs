@@ -135,7 +135,10 @@ impl Ranged for Coordinate {
 fn draw_chart(chart: &Chart, area: &Area) -> DrawingResult<()> {
     let (upper, lower) = area.split_vertically(HEIGHT);
     let values = |of: fn(&Line) -> Vec<f64>| chart.lines.iter().flat_map(of).collect::<Vec<f64>>();
-    let x = Axis::new(&chart.x_scale, &values(|line| line.points.iter().map(|point| point.0).collect()), 0.0);
+    // Texts need room beside the outermost points.
+    let margin = if chart.lines.iter().any(|line| line.mark == Mark::Name) { 0.04 } else { 0.0 };
+    let x =
+        Axis::new(&chart.x_scale, &values(|line| line.points.iter().map(|point| point.0).collect()), margin);
     let y = Axis::new(&chart.y_scale, &values(heights), 0.06);
     let mut axes = ChartBuilder::on(&upper)
         .margin(14)
