@@ -4,7 +4,7 @@
 #   benches/gpu.sh pack DIR    builds, and packs what a GPU machine needs into DIR and DIR.tar.xz; needs cargo and the CUDA toolkit
 #   DIR/gpu.sh [ROW...]        on the GPU machine, which needs the CUDA libraries and, for the comparison, PyTorch
 #
-# A run takes about five minutes, prints its results as they come, and goes on after a failure. PyTorch is taken from the
+# A run takes about three minutes, prints its results as they come, and goes on after a failure. PyTorch is taken from the
 # interpreter that PYTHON names (default: python3). It prints:
 #   1. for each row of the benchmark, whether the losses of 20 steps are those of the CPU to 1e-5;
 #   2. for each binary, the validation score after a short training on the CPU and on the GPU;
