@@ -1,5 +1,6 @@
 //! The options of the optimizer.
 
+use super::UsageError;
 use super::options::{OptimizerName, ScheduleName, TrainOptions, WORD_VECTORS};
 use crate::optim::{Adadelta, Adagrad, Adam, Lbfgs, Method, NewtonCg, Optimizer, RmsProp, Sgd};
 use anyhow::ensure;
@@ -85,7 +86,9 @@ impl TrainOptions {
         let name = value_name(self.optimizer);
         ensure!(
             !self.given.contains("batch_size"),
-            "--batch-size: has no meaning with --optimizer {name}, whose steps take all training examples: leave it out"
+            UsageError(format!(
+                "--batch-size: has no meaning with --optimizer {name}, whose steps take all training examples: leave it out"
+            ))
         );
         let is_constant = self.schedule == ScheduleName::Constant;
         for (option, is_given) in [
@@ -96,7 +99,10 @@ impl TrainOptions {
         ] {
             ensure!(
                 !is_given,
-                "--{option}: has no meaning with --optimizer {name}, which searches for the length of its steps: leave it out"
+                UsageError(format!(
+                    "--{option}: has no meaning with --optimizer {name}, which searches for the length of its steps: leave \
+                     it out"
+                ))
             );
         }
         Ok(())
