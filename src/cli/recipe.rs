@@ -194,7 +194,7 @@ pub trait Data: Sized {
         Ok(None)
     }
 
-    /// Writes the copies of [`KEPT`] files into the run folder: resuming does not depend on the originals.
+    /// Copies pretrained vectors and weights into the run folder, so that resuming does not need the originals.
     ///
     /// # Errors
     /// Fails if they can't be written.
