@@ -4,7 +4,7 @@
 //! Result: a run folder with pictures, and all numbers as CSV; `lab all` combines all experiments into one HTML page.
 
 use anyhow::{Result, bail};
-use candle_textbook::cli::{self, Outcome, on_threads};
+use candle_textbook::cli::{self, Outcome, UsageError, on_threads};
 use candle_textbook::lab::{EXPERIMENTS, Experiment, Lab, Settings, page};
 use candle_textbook::train::{Run, say};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
@@ -60,7 +60,7 @@ fn run(matches: &ArgMatches) -> Result<Outcome> {
     let Options { quick, dataset, data_dir, seed, function, out, threads } =
         Options::from_arg_matches(matches)?;
     if function.is_some() && !["universal", "all"].contains(&name) {
-        bail!("--function: has no meaning for {name}: only universal fits a function");
+        bail!(UsageError(format!("--function: has no meaning for {name}: only universal fits a function")));
     }
     let settings = Settings { quick, dataset, data_dir, seed, function };
     on_threads(threads, || match EXPERIMENTS.iter().find(|experiment| experiment.name == name) {

@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
     self, Augment, ImageData, ImageFacts, ImageOptions, OptimizerName, Recipe, ScheduleName, TrainOptions,
-    fraction, whole,
+    UsageError, fraction, whole,
 };
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::mlp::{Config, Mlp};
@@ -86,8 +86,8 @@ impl Recipe for Settings {
     fn data_options(&self) -> Result<ImageOptions> {
         if self.train.optimizer.is_full_batch() {
             let why = "the optimizer needs the same loss in each step: leave it out";
-            ensure!(self.dropout == 0.0, "--dropout {}: {why}", self.dropout);
-            ensure!(self.augment == Augment::None, "--augment: {why}");
+            ensure!(self.dropout == 0.0, UsageError(format!("--dropout {}: {why}", self.dropout)));
+            ensure!(self.augment == Augment::None, UsageError(format!("--augment: {why}")));
         }
         let augmentation = self.augment.augmentation();
         Ok(ImageOptions { cost: self.cost, augmentation, ..ImageOptions::default() })

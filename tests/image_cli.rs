@@ -421,6 +421,6 @@ fn solvers_train_a_perceptron_on_all_examples_at_once() {
         ("mlp", "--augment shifts", "--augment: the optimizer needs the same loss"),
         ("lenet", "", "--optimizer: lenet trains on batches"),
     ] {
-        refused(&place, binary, &format!("--optimizer lbfgs {arguments} --out no"), 1, &[part]);
+        refused(&place, binary, &format!("--optimizer lbfgs {arguments} --out no"), 2, &[part]);
     }
 }

@@ -144,7 +144,8 @@ fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result
             let settings: R = settings(defaults, &given)?;
             let options = settings.train_options().clone();
             if options.optimizer.is_full_batch() && !R::FULL_BATCH {
-                bail!("--optimizer: {} trains on batches, and this one needs all examples at once", R::NAME);
+                let why = "trains on batches, and this one needs all examples at once";
+                bail!(UsageError(format!("--optimizer: {} {why}", R::NAME)));
             }
             TrainOptions { given: Given::new(matches), ..options }.check()?;
             (settings, None)

@@ -24,10 +24,29 @@ pub(super) fn serialize(
 ) -> Result<Vec<u8>> {
     metadata.insert(CHECKSUM.to_string(), String::from_utf8_lossy(BLANK).into_owned());
     let mut bytes = safetensors::serialize(tensors, Some(metadata))?;
+    sort_header(&mut bytes)?;
     let place = place(&bytes).context("the header has no place for a checksum")?;
     let checksum = checksum(&bytes);
     bytes[place].copy_from_slice(checksum.as_bytes());
     Ok(bytes)
+}
+
+/// Sorts the header of a safetensors file, in which the metadata stand in the random order of a hash map.
+fn sort_header(bytes: &mut [u8]) -> Result<()> {
+    let range = header(bytes).context("the file has no header")?;
+    let header = &mut bytes[range];
+    let fields: BTreeMap<String, BTreeMap<String, serde_json::Value>> = serde_json::from_slice(header)?;
+    let sorted = serde_json::to_vec(&fields)?;
+    ensure!(sorted.len() <= header.len(), "the header has grown");
+    header.fill(b' ');
+    header[..sorted.len()].copy_from_slice(&sorted);
+    Ok(())
+}
+
+/// Finds the header.
+fn header(bytes: &[u8]) -> Option<Range<usize>> {
+    let end = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?.checked_add(8)?;
+    (end <= bytes.len()).then_some(8..end)
 }
 
 /// Checks the checksum of the safetensors file `path`, whose contents are `bytes`.
@@ -50,10 +69,11 @@ pub(super) fn verify(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// Finds the digits of the checksum in the header.
 fn place(bytes: &[u8]) -> Option<Range<usize>> {
-    let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?;
-    let header = bytes.get(8..length.checked_add(8)?)?;
+    let range = header(bytes)?;
+    let header = &bytes[range.clone()];
     // Elsewhere in the header the quotes would be escaped, and the name of a tensor comes before a brace.
     let key = format!("\"{CHECKSUM}\":\"");
-    let start = 8 + key.len() + header.windows(key.len()).position(|window| window == key.as_bytes())?;
-    (start + BLANK.len() <= 8 + length).then(|| start..start + BLANK.len())
+    let start =
+        range.start + key.len() + header.windows(key.len()).position(|window| window == key.as_bytes())?;
+    (start + BLANK.len() <= range.end).then(|| start..start + BLANK.len())
 }
