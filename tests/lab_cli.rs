@@ -26,7 +26,7 @@ fn what_an_experiment_cannot_use_is_refused_in_a_line() {
     refused(&place, "lab", "data --dataset letters", 1, &["letters", "--dataset NAME"]);
     refused(&place, "lab", "pooling --dataset shapes", 1, &["shapes", "3x32x32", "28x28"]);
     refused(&place, "lab", "universal --function x+z", 1, &["x+z", "variable z"]);
-    refused(&place, "lab", "neuron --function x", 1, &["--function", "universal"]);
+    refused(&place, "lab", "neuron --function x", 2, &["--function", "universal"]);
     refused(&place, "lab", "neuron --threads 0", 2, &["1 to 1024"]);
     refused(&place, "lab", "neurons", 2, &["neurons"]);
 }
