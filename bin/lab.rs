@@ -5,7 +5,7 @@
 
 use anyhow::{Result, bail};
 use candle_textbook::cli::{self, Outcome, UsageError, on_threads};
-use candle_textbook::lab::{EXPERIMENTS, Experiment, Lab, Settings, page};
+use candle_textbook::lab::{EXPERIMENTS, Experiment, Findings, Lab, Settings, page};
 use candle_textbook::train::{Run, say};
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use serde_json::json;
@@ -26,7 +26,7 @@ struct Options {
     /// Seed of initial weights and shuffles
     #[arg(long, value_name = "N", value_parser = cli::whole::<u64>, default_value_t = 42)]
     seed: u64,
-    /// Function that `universal` fits, such as "0.2+0.4*x^2" or "sin(3*x)*y"
+    /// Function of x, or x and y, from 0 to 1 that `universal` fits, such as "0.2+0.4*x^2" or "sin(3*x)*y"
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     function: Option<String>,
     /// Run folder [default: a new one under runs/lab/]
@@ -66,12 +66,20 @@ fn run(matches: &ArgMatches) -> Result<Outcome> {
     on_threads(threads, || match EXPERIMENTS.iter().find(|experiment| experiment.name == name) {
         Some(experiment) => {
             let (findings, dir) = Lab::run(experiment, &settings, out.as_deref())?;
-            findings.print();
+            show(experiment, &findings);
             say(&format!("pictures and numbers are in the run folder {}", dir.display()));
             Ok(Outcome::Done)
         }
         None => all(&settings, out),
     })
+}
+
+/// Prints the findings, and what the book reports.
+fn show(experiment: &Experiment, findings: &Findings) {
+    findings.print();
+    if !experiment.book.is_empty() {
+        say(&format!("The book: {}", experiment.book));
+    }
 }
 
 /// Runs every experiment, and writes a page of all findings.
@@ -81,7 +89,7 @@ fn all(settings: &Settings, out: Option<PathBuf>) -> Result<Outcome> {
     for experiment in EXPERIMENTS {
         say(&format!("== {}: {}", experiment.name, experiment.about));
         let (findings, _) = Lab::run(experiment, settings, Some(&run.dir().join(experiment.name)))?;
-        findings.print();
+        show(experiment, &findings);
         say("");
         parts.push((experiment, findings));
     }

@@ -129,20 +129,21 @@ impl Recipe for Settings {
             self.train.dataset = "parallel".to_string();
         }
         if let Some(Preset::Multi30k) = self.preset {
-            (self.hidden, self.embedding, self.dropout) = (256, Some(256), 0.3);
+            (self.hidden, self.embedding, self.dropout) = (256, Some(256), 0.4);
             self.translation = TranslationOptions {
                 source_lang: Some("en".to_string()),
                 target_lang: Some("de".to_string()),
                 min_count: 2,
                 lower_case: true,
                 beam: 5,
+                label_smoothing: 0.1,
                 ..self.translation.clone()
             };
             self.train = TrainOptions {
                 dataset: "parallel".to_string(),
-                epochs: 15,
+                epochs: 10,
                 batch_size: 64,
-                learning_rate: 1e-3,
+                learning_rate: 1.5e-3,
                 ..self.train.clone()
             };
         }

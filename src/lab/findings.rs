@@ -150,7 +150,7 @@ impl Claim {
 
     /// Whether the claim holds, in words.
     pub(super) fn verdict(&self) -> &'static str {
-        if self.holds { "As claimed" } else { "Not as claimed" }
+        if self.holds { "As claimed" } else { "Not confirmed" }
     }
 }
 

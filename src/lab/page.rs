@@ -85,8 +85,7 @@ mod tests {
             claim: Claim::new(false, "it falls"),
         };
         let html = page(&[(&EXPERIMENTS[0], findings)], " --quick");
-        for part in ["<svg>drawn</svg>", "x &lt; y", "a &lt; b", "1 &amp; 2", "Not as claimed:</b> it falls"]
-        {
+        for part in ["<svg>drawn</svg>", "x &lt; y", "a &lt; b", "1 &amp; 2", "Not confirmed:</b> it falls"] {
             assert!(html.contains(part), "{part}");
         }
         assert!(html.contains(&format!("<code>lab {} --quick</code>", EXPERIMENTS[0].name)));

@@ -26,6 +26,9 @@ const STEEP: f64 = 1e4;
 /// Points along each input.
 const POINTS: [usize; 2] = [400, 32];
 
+/// The most characters of a function.
+const LONGEST: usize = 200;
+
 /// A function of one or two inputs between 0 and 1, with its values on a grid.
 struct Target {
     text: String,
@@ -38,8 +41,14 @@ struct Target {
 impl Target {
     /// Parses a function of `x`, or of `x` and `y`.
     fn parse(text: &str) -> Result<Self> {
-        let function =
-            exmex::parse::<f64>(text).map_err(|error| anyhow!("the function {text:?}: {error}"))?;
+        let length = text.chars().count();
+        ensure!(length <= LONGEST, "the function: found {length} characters, expected at most {LONGEST}");
+        let function = exmex::parse::<f64>(text).map_err(|_| {
+            anyhow!(
+                "the function {text:?}: cannot read it: expected numbers such as 0.5, x and y, and operators and functions \
+                 such as + - * / ^ sin exp sqrt: 2*x, not 2x, and sin(x)"
+            )
+        })?;
         if let Some(name) = function.var_names().iter().find(|&name| name != "x" && name != "y") {
             return Err(anyhow!("the function {text:?}: found the variable {name}, expected x, or x and y"));
         }
@@ -63,8 +72,14 @@ impl Target {
             self.function.eval(&inputs).map_err(|error| anyhow!("the function {:?}: {error}", self.text))?;
         ensure!(
             value.is_finite(),
-            "the function {:?}: found {value} at {point:?}, expected a finite value",
-            self.text
+            "the function {:?}: found {value} at {}, expected a finite value",
+            self.text,
+            ["x", "y"]
+                .iter()
+                .zip(point)
+                .map(|(name, at)| format!("{name} = {at}"))
+                .collect::<Vec<_>>()
+                .join(", ")
         );
         Ok(value)
     }
@@ -302,7 +317,10 @@ mod tests {
     #[test]
     fn a_function_has_no_variables_but_x_and_y_and_no_poles() {
         assert_eq!(Target::parse("2*y").unwrap().inputs, 2);
-        for (text, part) in [("x+z", "variable z"), ("x+*", "x+*"), ("1/(x-x)", "finite")] {
+        let long = "x+".repeat(200) + "x";
+        for (text, part) in
+            [("x+z", "variable z"), ("x+*", "x+*"), ("1/(x-x)", "x = 0.00125"), (&*long, "401 characters")]
+        {
             let error = Target::parse(text).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(part) && !error.contains('\n'), "{error}");
         }
