@@ -85,7 +85,7 @@ impl Recipe for Settings {
 
     fn data_options(&self) -> Result<ImageOptions> {
         if self.train.optimizer.is_full_batch() {
-            let why = "the optimizer needs the same loss in each step: leave it out";
+            let why = "the optimizer needs the same loss in each step: leave out this option";
             ensure!(self.dropout == 0.0, UsageError(format!("--dropout {}: {why}", self.dropout)));
             ensure!(self.augment == Augment::None, UsageError(format!("--augment: {why}")));
         }

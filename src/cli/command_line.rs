@@ -144,7 +144,7 @@ fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result
             let settings: R = settings(defaults, &given)?;
             let options = settings.train_options().clone();
             if options.optimizer.is_full_batch() && !R::FULL_BATCH {
-                let why = "trains on batches, and this one needs all examples at once";
+                let why = "trains on batches, and the chosen optimizer needs all examples at once: choose another one";
                 bail!(UsageError(format!("--optimizer: {} {why}", R::NAME)));
             }
             TrainOptions { given: Given::new(matches), ..options }.check()?;

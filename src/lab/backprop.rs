@@ -177,8 +177,8 @@ fn run(lab: &Lab) -> Result<Findings> {
         lines: vec![Line::new("backpropagation", backprop), Line::new("finite differences", forward)],
     };
     Ok(Findings {
-        lines: vec!["All three agree. Backpropagation costs about as much as two forward passes, finite differences cost two \
-                     forward passes per parameter."
+        lines: vec!["All three agree. Backpropagation goes through the network twice, finite differences twice for each \
+                     parameter."
             .into()],
         tables: vec![table, times],
         figures: vec![Figure::charts("times", "Time of the gradient of a network with two layers of equal width.", &[chart])?],

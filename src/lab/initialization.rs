@@ -110,8 +110,8 @@ fn run(lab: &Lab) -> Result<Findings> {
         claim: Claim::new(
             means[1] >= means[0] + 0.02 && units[4] == 1 && units[5] == 1,
             format!(
-                "over the epochs, the mean accuracy is {} with N(0, 1/n) and {} with N(0, 1); from all ones and from all zeros the 30 hidden units \
-                 remain {} and {} different ones",
+                "over the epochs, the mean accuracy is {} with N(0, 1/n) and {} with N(0, 1); {} and {} of 30 hidden \
+                 units are distinct after starting from all ones and from all zeros",
                 percent(means[1]),
                 percent(means[0]),
                 units[4],

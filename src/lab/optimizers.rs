@@ -174,7 +174,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     ];
     Ok(Findings {
         lines: vec![format!(
-            "Every method may compute {budget} gradients of all {} images. In the valley it may compute 300.",
+            "Every method stops once it has computed {budget} gradients of all {} images. In the valley it may compute 300.",
             images.len()
         )],
         tables: vec![table],

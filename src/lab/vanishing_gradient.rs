@@ -171,9 +171,9 @@ fn run(lab: &Lab) -> Result<Findings> {
     Ok(Findings {
         lines: vec![
             "Each sigmoid layer multiplies the error by its weights and by s'(z), which is at most 1/4. ReLU, batch \
-             normalisation and shortcuts keep the product near 1."
+             normalisation and shortcuts counteract that: the table compares them."
                 .into(),
-            "Weights that are too large make it explode. Clipping the gradient to norm 1 keeps the steps small enough to learn."
+            "Weights that are too large make it explode. Clipping the gradient to norm 1 keeps the steps small."
                 .into(),
         ],
         tables: vec![table],
