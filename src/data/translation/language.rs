@@ -2,10 +2,10 @@
 
 use super::byte_pairs::{BytePairs, learn};
 use crate::data::Vocabulary;
+use crate::data::text::composed;
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use unicode_normalization::{UnicodeNormalization, is_nfc};
 
 /// What the tokens of a language are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,8 +112,8 @@ impl Language {
 
     /// `text` with composed accents (normalisation form C), and in lower case if the language is.
     pub fn normalised(&self, text: &str) -> String {
-        let text = if is_nfc(text) { text.to_string() } else { text.nfc().collect() };
-        if self.lower_case { text.to_lowercase() } else { text }
+        let text = composed(text);
+        if self.lower_case { text.to_lowercase() } else { text.into_owned() }
     }
 
     /// The tokens of `text`. White space around it has none.
