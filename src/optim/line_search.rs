@@ -2,7 +2,7 @@
 //!
 //! Constants, interpolation and safeguards are PyTorch's, so that both take the same steps.
 
-use super::objective::{Evaluate, Point};
+use super::objective::{Evaluate, Point, largest};
 use crate::kernels::cpu::optimizer::dot;
 use candle_core::Result;
 
@@ -97,7 +97,7 @@ impl Search<'_, '_> {
     /// Shrinks the interval between two trials until its better end meets the conditions, and returns that end.
     fn zoom(mut self, mut bracket: [Trial; 2], tolerance: f64) -> Result<Option<Point>> {
         let better = |bracket: &[Trial; 2]| usize::from(bracket[0].value > bracket[1].value);
-        let largest = self.direction.iter().fold(0., |largest: f64, x| largest.max(x.abs()));
+        let largest = largest(self.direction);
         let mut low = better(&bracket);
         let mut was_near_end = false;
         while self.trials < TRIALS && (bracket[1].step - bracket[0].step).abs() * largest >= tolerance {

@@ -102,6 +102,11 @@ impl Objective<'_> {
     }
 }
 
+/// The largest absolute value of an element.
+pub(super) fn largest(vector: &[f64]) -> f64 {
+    vector.iter().fold(0., |largest: f64, x| largest.max(x.abs()))
+}
+
 /// The elements of `tensor` in order.
 fn elements(tensor: &Tensor) -> Result<Vec<f64>> {
     tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()

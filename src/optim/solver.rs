@@ -3,7 +3,7 @@
 use super::lbfgs::{self, Memory};
 use super::line_search::strong_wolfe;
 use super::newton_cg;
-use super::objective::{Objective, Point};
+use super::objective::{Objective, Point, largest};
 use super::{Lbfgs, Method, NewtonCg, Step};
 use crate::kernels::cpu::optimizer::{dot, sum_squares};
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -169,9 +169,4 @@ fn newton_step(
         return Ok(None);
     }
     strong_wolfe(&mut evaluate, start, &direction, slope, rate, MIN_CHANGE)
-}
-
-/// The largest absolute value of an element.
-fn largest(vector: &[f64]) -> f64 {
-    vector.iter().fold(0., |largest: f64, x| largest.max(x.abs()))
 }
