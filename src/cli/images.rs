@@ -2,7 +2,7 @@
 
 use super::options::TrainOptions;
 use super::parts::hold_out;
-use super::recipe::{About, Data, Facts, KEPT, Recipe, Test, Trained, split_fingerprints};
+use super::recipe::{About, Data, Facts, KEPT_WEIGHTS, Recipe, Test, Trained, split_fingerprints};
 use super::{Outcome, Predict, TestSet, UsageError, data_error, image_plots, most_probable, show_notes};
 use crate::data::{
     Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, Preparation, Prepared,
@@ -280,7 +280,7 @@ impl Data for ImageData {
 
     fn keep_files(&self, run: &Run) -> Result<()> {
         let Some((name, _)) = &self.options.pretrained else { return Ok(()) };
-        let (path, copy) = (weights(name)?, run.dir().join(KEPT[1].1));
+        let (path, copy) = (weights(name)?, run.dir().join(KEPT_WEIGHTS));
         if path == copy {
             return Ok(());
         }

@@ -17,7 +17,9 @@ use std::path::PathBuf;
 pub(super) const PATHS: [&str; 4] = ["data_dir", "text", "vectors", "pretrained"];
 
 /// The settings that name files of initial weights. A run keeps copies of them in its folder, under these names.
-pub(super) const KEPT: [(&str, &str); 2] = [("vectors", "vectors.txt"), ("pretrained", "pretrained.weights")];
+pub(super) const KEPT: [(&str, &str); 2] = [("vectors", KEPT_VECTORS), ("pretrained", KEPT_WEIGHTS)];
+pub(super) const KEPT_VECTORS: &str = "vectors.txt";
+pub(super) const KEPT_WEIGHTS: &str = "pretrained.weights";
 
 /// The options of a binary: what it trains, on which data, and with which defaults.
 ///

@@ -2,7 +2,7 @@
 
 use super::options::{TrainOptions, WORD_VECTORS, positive};
 use super::parts::Parts;
-use super::recipe::{About, Facts, KEPT, split_fingerprints};
+use super::recipe::{About, Facts, KEPT_VECTORS, split_fingerprints};
 use super::{TestSet, complain};
 use crate::data::{Level, NGrams, Vocabulary, WordVectors};
 use crate::train::{Run, Sentences, checksum};
@@ -131,7 +131,7 @@ impl<L> TextData<L> {
 pub(super) fn keep_vectors(vectors: Option<&WordVectors>, run: &Run) -> Result<()> {
     // A file of vectors without any would not be read.
     match vectors.filter(|vectors| !vectors.is_empty()) {
-        Some(vectors) => run.write(KEPT[0].1, &vectors.to_text()),
+        Some(vectors) => run.write(KEPT_VECTORS, &vectors.to_text()),
         None => Ok(()),
     }
 }
