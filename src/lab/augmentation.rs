@@ -1,9 +1,9 @@
 //! Augmentation makes up for missing images (Nielsen, chapters 3 and 6; Simard, Steinkraus and Platt 2003).
 
-use super::study::{Study, build, percent};
+use super::study::{Study, build, lenet_config, percent};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::{Augmentation, Distortion};
-use crate::models::lenet::{Config, LeNet};
+use crate::models::lenet::LeNet;
 use crate::plots::{Chart, Line, Scale};
 use anyhow::Result;
 use candle_core::DType;
@@ -25,8 +25,7 @@ fn run(lab: &Lab) -> Result<Findings> {
         ("shifts by one pixel", Some(Augmentation::Shifts)),
         ("affine and elastic distortions", Some(Augmentation::Distort(Distortion::default()))),
     ];
-    let config =
-        lab.scale(Config { channels: vec![6], hidden: vec![], ..Config::default() }, Config::default());
+    let config = lenet_config(lab);
     let mut table = Table::new("augmentation", &["images", "none", "shifts", "distortions"]);
     let mut lines = ways.map(|(name, _)| Line::new(name, vec![]));
     for &examples in sizes {

@@ -1,8 +1,8 @@
 //! The four equations of backpropagation by hand (Nielsen, chapter 2), against autograd and against finite differences.
 
-use super::study::{build, get, gradients, set};
+use super::study::{get, gradients, perceptron, set};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
-use crate::models::mlp::{Config, Mlp};
+use crate::models::mlp::Mlp;
 use crate::nn::{Activation, Cost, Init, Mode, Model};
 use crate::plots::{Chart, Line, Scale};
 use anyhow::Result;
@@ -44,7 +44,7 @@ fn backprop(network: &Layers, x: &[f64], y: &[f64]) -> Layers {
     let mut delta: Vec<f64> = outputs.iter().zip(y).map(|(a, y)| (a - y) * a * (1.0 - a)).collect();
     let mut gradient = Layers { weights: vec![], biases: vec![] };
     for (weights, inputs) in network.weights.iter().zip(&activations).rev() {
-        // BP4: the gradient of a weight is the input times the error. BP3: that of a bias is the error.
+        // BP4: the gradient of a weight is the input times the error. BP3: the gradient of a bias is the error.
         let of_weights = delta.iter().map(|d| inputs.iter().map(|a| a * d).collect()).collect();
         gradient.weights.insert(0, of_weights);
         gradient.biases.insert(0, delta.clone());
@@ -66,13 +66,7 @@ struct Setting {
 
 impl Setting {
     fn new(seed: u64, sizes: &[usize]) -> candle_core::Result<Self> {
-        let config = Config {
-            sizes: sizes.to_vec(),
-            activation: Activation::Sigmoid,
-            init: Init::ScaledNormal,
-            dropout: 0.0,
-        };
-        let (model, vars) = build(seed, DType::F64, |vb| Mlp::new(&config, vb))?;
+        let (model, vars) = perceptron(seed, DType::F64, sizes, (Activation::Sigmoid, Init::ScaledNormal))?;
         let x: Vec<f64> = (0..sizes[0]).map(|k| (k as f64 + 1.0).sin()).collect();
         let xs = Tensor::from_vec(x, (1, sizes[0]), &Device::Cpu)?;
         Ok(Self { sizes: sizes.to_vec(), model, vars, xs, label: Tensor::new(&[1u32], &Device::Cpu)? })

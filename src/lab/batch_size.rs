@@ -1,8 +1,7 @@
 //! Small batches learn more per epoch, large ones take less time (Nielsen, chapters 2 and 3).
 
-use super::study::{Study, build, over_epochs, percent};
+use super::study::{Study, over_epochs, percent, perceptron};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
-use crate::models::mlp::{Config, Mlp};
 use crate::nn::{Activation, Init};
 use crate::plots::{Chart, Line, Scale};
 use crate::train::TrainerOptions;
@@ -20,18 +19,13 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
 fn run(lab: &Lab) -> Result<Findings> {
     let sizes: &[usize] = lab.scale(&[1, 16, 256], &[1, 4, 16, 64, 256, 1024]);
     let data = lab.digits(lab.scale(256, 4_096), lab.scale(50, 1_000))?;
-    let config = Config {
-        sizes: vec![784, 30, 10],
-        activation: Activation::Sigmoid,
-        init: Init::ScaledNormal,
-        dropout: 0.0,
-    };
+    let kind = (Activation::Sigmoid, Init::ScaledNormal);
     let mut table =
         Table::new("batch-size", &["batch", "cost", "test accuracy", "seconds", "images per second"]);
     let names: Vec<String> = sizes.iter().map(|size| size.to_string()).collect();
     let (mut epochs, mut seconds, mut costs) = (vec![], vec![], vec![]);
     for (&batch_size, name) in sizes.iter().zip(&names) {
-        let (model, vars) = build(lab.seed(), DType::F32, |vb| Mlp::new(&config, vb))?;
+        let (model, vars) = perceptron(lab.seed(), DType::F32, &[784, 30, 10], kind)?;
         let study = Study::new(lab, &data, lab.scale(3, 10), 0.1);
         let study = Study { options: TrainerOptions { batch_size, ..study.options.clone() }, ..study };
         let points = study.train(lab, name, &model, &vars)?;

@@ -1,8 +1,7 @@
 //! Five networks vote (Nielsen, chapter 6): together they err less than the best of them.
 
-use super::study::{Study, build, percent};
+use super::study::{Study, percent, perceptron};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
-use crate::models::mlp::{Config, Mlp};
 use crate::nn::{Activation, Init};
 use crate::plots::{Chart, Line, Mark, Scale};
 use crate::train::TrainerOptions;
@@ -29,17 +28,12 @@ fn vote(classes: usize, votes: impl IntoIterator<Item = u32>) -> u32 {
 
 fn run(lab: &Lab) -> Result<Findings> {
     let data = lab.digits(lab.scale(300, 5_000), lab.scale(400, 4_000))?;
-    let config = Config {
-        sizes: vec![784, lab.scale(20, 60), 10],
-        activation: Activation::Relu,
-        init: Init::Kaiming,
-        dropout: 0.0,
-    };
+    let (sizes, kind) = ([784, lab.scale(20, 60), 10], (Activation::Relu, Init::Kaiming));
     let (mut predictions, mut accuracies) = (vec![], vec![]);
     let mut table = Table::new("ensemble", &["network", "test accuracy"]);
     for member in 0..MEMBERS {
         let seed = lab.seed() + member as u64;
-        let (model, vars) = build(seed, DType::F32, |vb| Mlp::new(&config, vb))?;
+        let (model, vars) = perceptron(seed, DType::F32, &sizes, kind)?;
         let study = Study::adam(lab, &data, lab.scale(6, 10));
         let study = Study { options: TrainerOptions { seed, ..study.options.clone() }, ..study };
         study.train(lab, &member.to_string(), &model, &vars)?;

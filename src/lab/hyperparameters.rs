@@ -1,9 +1,8 @@
 //! The search for learning rate, regularization and batch size (Nielsen, chapter 3), automated: random search (Bergstra and
 //! Bengio 2012) and successive halving (Jamieson and Talwalkar 2016).
 
-use super::study::{Study, build, percent};
+use super::study::{Study, percent, perceptron};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
-use crate::models::mlp::{Config, Mlp};
 use crate::nn::{Activation, Init};
 use crate::optim::{Method, Sgd};
 use crate::plots::{Chart, Line, Mark, Scale};
@@ -48,13 +47,8 @@ impl Candidate {
     /// Accuracy on validation images after `epochs` epochs, and on test images.
     fn train(&self, lab: &Lab, study: &Study, folder: &str, epochs: usize) -> Result<(f64, f64)> {
         let (learning_rate, lambda, batch_size) = self.values();
-        let config = Config {
-            sizes: vec![784, lab.scale(15, 30), 10],
-            activation: Activation::Sigmoid,
-            init: Init::ScaledNormal,
-            dropout: 0.0,
-        };
-        let (model, vars) = build(lab.seed(), DType::F32, |vb| Mlp::new(&config, vb))?;
+        let (sizes, kind) = ([784, lab.scale(15, 30), 10], (Activation::Sigmoid, Init::ScaledNormal));
+        let (model, vars) = perceptron(lab.seed(), DType::F32, &sizes, kind)?;
         let weight_decay = lambda / study.examples as f64;
         let study = Study {
             method: Method::Sgd(Sgd { weight_decay, decay_biases: false, ..Sgd::default() }),

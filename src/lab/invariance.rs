@@ -1,10 +1,11 @@
 //! What convolution is for (Nielsen, chapter 6): a convolutional and a fully connected network of equal size on images that
 //! are shifted, rotated and noisy, as none of the training images is.
 
-use super::study::{Study, build, percent};
+use super::study::{Study, build, lenet_config, percent};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::Images;
-use crate::models::lenet::{self, LeNet};
+use crate::data::image::resampled;
+use crate::models::lenet::LeNet;
 use crate::models::mlp::{self, Mlp};
 use crate::nn::{Activation, Init, Model, count_parameters};
 use crate::plots::{Chart, GridSection, Line, Tile, image_grid};
@@ -42,20 +43,9 @@ const CHANGES: [Change; 3] = [
     },
 ];
 
-/// The image whose pixel `(x, y)` is that of `from(x, y)`; outside it is black.
+/// The image whose pixel `(x, y)` has the value of `image` at `from(x, y)`; outside it is black.
 fn moved(image: &[u8], from: impl Fn(f32, f32) -> (f32, f32)) -> Vec<u8> {
-    let pixel = |x: i32, y: i32| match (usize::try_from(x), usize::try_from(y)) {
-        (Ok(x), Ok(y)) if x < SIDE && y < SIDE => f32::from(image[y * SIDE + x]),
-        _ => 0.0,
-    };
-    let value = |at: usize| {
-        let (x, y) = from((at % SIDE) as f32, (at / SIDE) as f32);
-        let (left, top) = (x.floor(), y.floor());
-        let (across, down) = (x - left, y - top);
-        let row = |y: i32| pixel(left as i32, y) * (1.0 - across) + pixel(left as i32 + 1, y) * across;
-        (row(top as i32) * (1.0 - down) + row(top as i32 + 1) * down).round() as u8
-    };
-    (0..SIDE * SIDE).map(value).collect()
+    resampled(image, (SIDE, SIDE), from).into_iter().map(|value| (255.0 * value).round() as u8).collect()
 }
 
 /// Shifts to the left, right, top or bottom, by turns.
@@ -92,9 +82,7 @@ fn changed(images: &Images, change: &Change, strength: f32) -> Result<Images> {
 
 fn run(lab: &Lab) -> Result<Findings> {
     let data = lab.digits(lab.scale(200, 5_000), lab.scale(100, 1_000))?;
-    let full = lenet::Config::default();
-    let small = lenet::Config { channels: vec![6], hidden: vec![], ..full.clone() };
-    let lenet_config = lab.scale(small, full);
+    let lenet_config = lenet_config(lab);
     let parameters = count_parameters(|vb| LeNet::new(&lenet_config, vb))?;
     let units = (parameters as usize - 10) / (784 + 1 + 10);
     let mlp_config = mlp::Config {

@@ -1,14 +1,15 @@
 //! Too small, right and too large a learning rate (Nielsen, chapter 3), and a test that suggests one.
 
-use super::study::{Study, build, over_epochs};
+use super::study::{Study, over_epochs, perceptron};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::Images;
-use crate::models::mlp::{Config, Mlp};
+use crate::models::mlp::Mlp;
 use crate::nn::{Activation, Cost, Init, Mode, Model};
 use crate::optim::{Clip, Method, Optimizer, Sgd};
 use crate::plots::{Chart, Line, Scale};
 use anyhow::Result;
 use candle_core::{DType, Device};
+use candle_nn::VarMap;
 
 pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "learning-rate",
@@ -20,13 +21,8 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
 
 const RATES: [(&str, f64); 3] = [("0.025", 0.025), ("0.25", 0.25), ("2.5", 2.5)];
 
-fn network() -> Config {
-    Config {
-        sizes: vec![784, 30, 10],
-        activation: Activation::Sigmoid,
-        init: Init::ScaledNormal,
-        dropout: 0.0,
-    }
+fn network(lab: &Lab) -> candle_core::Result<(Mlp, VarMap)> {
+    perceptron(lab.seed(), DType::F32, &[784, 30, 10], (Activation::Sigmoid, Init::ScaledNormal))
 }
 
 fn run(lab: &Lab) -> Result<Findings> {
@@ -34,7 +30,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     let mut table = Table::new("learning-rates", &["rate", "training cost", "largest rise", "test accuracy"]);
     let (mut lines, mut rises, mut last) = (vec![], vec![], vec![]);
     for (name, rate) in RATES {
-        let (model, vars) = build(lab.seed(), DType::F32, |vb| Mlp::new(&network(), vb))?;
+        let (model, vars) = network(lab)?;
         let points = Study::new(lab, &data, lab.scale(10, 30), rate).train(lab, name, &model, &vars)?;
         let costs: Vec<f64> = points.iter().map(|point| point.train.loss).collect();
         let rise = costs.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
@@ -94,7 +90,7 @@ fn run(lab: &Lab) -> Result<Findings> {
 fn range_test(lab: &Lab, images: &Images) -> Result<(Vec<(f64, f64)>, f64)> {
     const STEPS: usize = 300;
     const ENDS: (f64, f64) = (1e-3, 1e2);
-    let (model, vars) = build(lab.seed(), DType::F32, |vb| Mlp::new(&network(), vb))?;
+    let (model, vars) = network(lab)?;
     let mut optimizer = Optimizer::new(Method::Sgd(Sgd::default()), &vars)?;
     let (mut points, mut smooth) = (vec![], None);
     for step in 0..STEPS {

@@ -1,8 +1,7 @@
 //! Optimizers side by side (Nielsen, chapter 3; Goodfellow et al., chapter 8): on digits, and in a curved valley.
 
-use super::study::build;
+use super::study::perceptron;
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
-use crate::models::mlp::{Config, Mlp};
 use crate::nn::{Activation, Cost, Init, Mode, Model};
 use crate::optim::{Adam, Clip, Lbfgs, Method, NewtonCg, Optimizer, RmsProp, Sgd};
 use crate::plots::{Chart, Line, Mark, Scale};
@@ -110,12 +109,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     let (images, _) = lab.digits(lab.scale(100, 500), 1)?;
     let all: Vec<u32> = (0..images.len() as u32).collect();
     let (xs, labels) = images.batch(&all, &Device::Cpu)?;
-    let config = Config {
-        sizes: vec![784, lab.scale(10, 20), 10],
-        activation: Activation::Tanh,
-        init: Init::Xavier,
-        dropout: 0.0,
-    };
+    let (sizes, kind) = ([784, lab.scale(10, 20), 10], (Activation::Tanh, Init::Xavier));
     let budget = lab.scale(60, 200);
     let mut table = Table::new(
         "optimizers",
@@ -124,7 +118,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     let (mut by_step, mut by_gradient, mut by_second) = (vec![], vec![], vec![]);
     let (mut paths, mut costs, mut valleys) = (vec![level(4.0), level(1.0), level(0.25)], vec![], vec![]);
     for way in &ways() {
-        let (model, vars) = build(lab.seed(), DType::F32, |vb| Mlp::new(&config, vb))?;
+        let (model, vars) = perceptron(lab.seed(), DType::F32, &sizes, kind)?;
         let loss = || Cost::SoftmaxCrossEntropy.loss(&model.forward(&xs, Mode::Evaluate)?, &labels);
         let points = minimise((way.method, way.rate), (budget, budget), &vars, loss, || Ok(()))?;
         let (path, end) = path(way, 300)?;
@@ -174,7 +168,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     ];
     Ok(Findings {
         lines: vec![format!(
-            "Every method stops once it has computed {budget} gradients of all {} images. In the valley it may compute 300.",
+            "Every method stops after {budget} steps, or once it has computed as many gradients of all {} images; in the valley after 300.",
             images.len()
         )],
         tables: vec![table],

@@ -1,9 +1,8 @@
 //! Overfitting (Nielsen, chapter 3): on few images a network learns the images instead of the digits.
 
-use super::study::{Point, Study, build, over_epochs, percent};
+use super::study::{Point, Study, over_epochs, percent, perceptron};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::Images;
-use crate::models::mlp::{Config, Mlp};
 use crate::nn::{Activation, Init};
 use crate::plots::{Chart, Line};
 use anyhow::Result;
@@ -19,13 +18,8 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
 };
 
 fn train(lab: &Lab, data: &(Images, Images), examples: usize, epochs: usize) -> Result<Vec<Point>> {
-    let config = Config {
-        sizes: vec![784, 30, 10],
-        activation: Activation::Sigmoid,
-        init: Init::StandardNormal,
-        dropout: 0.0,
-    };
-    let (model, vars) = build(lab.seed(), DType::F32, |vb| Mlp::new(&config, vb))?;
+    let kind = (Activation::Sigmoid, Init::StandardNormal);
+    let (model, vars) = perceptron(lab.seed(), DType::F32, &[784, 30, 10], kind)?;
     let study = Study { examples, ..Study::new(lab, data, epochs, 0.5) };
     study.train(lab, &examples.to_string(), &model, &vars)
 }
@@ -75,8 +69,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     }
     Ok(Findings {
         lines: vec![format!(
-            "On {few} images the cost of the training images keeps falling, but that of the test images is lowest after epoch \
-             {} and rises from then on.",
+            "On {few} images the training cost keeps falling, but the test cost is lowest after epoch {} and rises from then on.",
             lowest + 1
         )],
         tables: vec![table],

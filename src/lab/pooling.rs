@@ -1,6 +1,6 @@
 //! Max, average and L2 pooling in the same network (Nielsen, chapter 6).
 
-use super::study::{Study, build, over_epochs, percent};
+use super::study::{Study, build, lenet_config, over_epochs, percent};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::models::lenet::{Config, LeNet};
 use crate::nn::Pooling;
@@ -21,10 +21,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     let mut table = Table::new("pooling", &["pooling", "training accuracy", "test accuracy", "test cost"]);
     let (mut lines, mut accuracies) = (vec![], vec![]);
     for (name, pooling) in [("max", Pooling::Max), ("average", Pooling::Average), ("L2", Pooling::L2)] {
-        let config = Config {
-            pooling,
-            ..lab.scale(Config { channels: vec![6], hidden: vec![], ..Config::default() }, Config::default())
-        };
+        let config = Config { pooling, ..lenet_config(lab) };
         let (model, vars) = build(lab.seed(), DType::F32, |vb| LeNet::new(&config, vb))?;
         let points = Study::adam(lab, &data, lab.scale(5, 6)).train(lab, name, &model, &vars)?;
         let end = points[points.len() - 1];

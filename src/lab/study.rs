@@ -2,7 +2,9 @@
 
 use super::Lab;
 use crate::data::{Augmentation, Images};
-use crate::nn::{Cost, Mode, Model, seeded_var_builder};
+use crate::models::lenet;
+use crate::models::mlp::{self, Mlp};
+use crate::nn::{Activation, Cost, Init, Mode, Model, seeded_var_builder};
 use crate::ops;
 use crate::optim::{Adam, Clip, Method, Optimizer, Sgd};
 use crate::train::{
@@ -25,6 +27,23 @@ pub(super) fn build<M>(
 ) -> candle_core::Result<(M, VarMap)> {
     let vars = VarMap::new();
     Ok((model(seeded_var_builder(&vars, seed, dtype, &Device::Cpu))?, vars))
+}
+
+/// Builds a multi-layer perceptron without dropout, with parameters drawn from `seed`.
+pub(super) fn perceptron(
+    seed: u64,
+    dtype: DType,
+    sizes: &[usize],
+    (activation, init): (Activation, Init),
+) -> candle_core::Result<(Mlp, VarMap)> {
+    let config = mlp::Config { sizes: sizes.to_vec(), activation, init, dropout: 0.0 };
+    build(seed, dtype, |vb| Mlp::new(&config, vb))
+}
+
+/// The configuration of a LeNet, which is small in a quick run.
+pub(super) fn lenet_config(lab: &Lab) -> lenet::Config {
+    let full = lenet::Config::default();
+    lab.scale(lenet::Config { channels: vec![6], hidden: vec![], ..full.clone() }, full)
 }
 
 /// The training of an image classifier.

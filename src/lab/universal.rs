@@ -1,8 +1,8 @@
 //! One hidden layer fits any function (Nielsen, chapter 4): by construction from steps, and by training.
 
-use super::study::{build, descend, set};
+use super::study::{descend, perceptron, set};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
-use crate::models::mlp::{Config, Mlp};
+use crate::models::mlp::Mlp;
 use crate::nn::{Activation, Init, Mode, Model};
 use crate::optim::{Adam, Clip, Method, Optimizer};
 use crate::plots::{Chart, GridSection, Line, Scale, Tile, image_grid};
@@ -178,13 +178,7 @@ impl Target {
 
 /// A network with sigmoid hidden layers, in f64.
 fn network(seed: u64, sizes: &[usize]) -> candle_core::Result<(Mlp, candle_nn::VarMap)> {
-    let config = Config {
-        sizes: sizes.to_vec(),
-        activation: Activation::Sigmoid,
-        init: Init::ScaledNormal,
-        dropout: 0.0,
-    };
-    build(seed, DType::F64, |vb| Mlp::new(&config, vb))
+    perceptron(seed, DType::F64, sizes, (Activation::Sigmoid, Init::ScaledNormal))
 }
 
 /// What the fits of a function gave: the largest network built by hand, the largest trained one, and the errors.

@@ -6,7 +6,7 @@ use crate::data::Images;
 use crate::nn::{
     Activation, BatchNorm2d, Cost, Epilogue, Init, Linear, Mode, Model, batch_norm2d, linear_with,
 };
-use crate::optim::{Clip, Method, Optimizer, Sgd};
+use crate::optim::{Clip, Optimizer, Sgd};
 use crate::plots::{Chart, Line, Scale};
 use anyhow::Result;
 use candle_core::{DType, Device, Module, Tensor};
@@ -22,8 +22,6 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
 };
 
 const UNITS: usize = 30;
-const SGD: Method =
-    Method::Sgd(Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0, l1: 0.0, decay_biases: true });
 
 /// The kind of a network's hidden layers.
 #[derive(Clone, Copy)]
@@ -187,7 +185,7 @@ fn run(lab: &Lab) -> Result<Findings> {
             // NaN counts as exploded.
             ratio >= 10.0 && (unclipped.is_nan() || unclipped > 2.0 * clipped),
             format!(
-                "in five sigmoid layers the gradient of the first is {ratio:.0} times smaller than that of the last; with \
+                "in five sigmoid layers the first gradient is {ratio:.0} times smaller than the last; with \
                  exploding gradients the cost ends at {clipped:.2} with clipping and at {unclipped:.2} without"
             ),
         ),
@@ -201,7 +199,7 @@ fn last_cost(line: &Line) -> f64 {
 /// The norms of each layer of a network of four hidden layers while it is trained on the whole batch.
 fn over_time(lab: &Lab, batch: &Batch) -> Result<Vec<Line<'static>>> {
     let (model, vars) = network(lab, SIGMOID, 4)?;
-    let mut optimizer = Optimizer::new(SGD, &vars)?;
+    let mut optimizer = Optimizer::new(Sgd::default(), &vars)?;
     let names = ["first hidden layer", "second", "third", "fourth"];
     let mut lines = names.map(|name| Line::new(name, vec![]));
     for step in 0..lab.scale(20, 300) {
@@ -218,7 +216,7 @@ fn clipping(lab: &Lab, batch: &Batch) -> Result<Vec<Line<'static>>> {
     let mut lines = vec![];
     for (name, clip) in [("no clipping", Clip::None), ("clipped to norm 1", Clip::Norm(1.0))] {
         let (model, vars) = network(lab, LARGE, 5)?;
-        let mut optimizer = Optimizer::new(SGD, &vars)?;
+        let mut optimizer = Optimizer::new(Sgd::default(), &vars)?;
         let costs =
             descend(&mut optimizer, (lab.scale(40, 200), 0.05, clip), |step| batch.loss(&model, step))?;
         // What has exploded would leave no room for the rest.

@@ -139,6 +139,21 @@ fn add_scaled(to: &mut [f32], scale: f32, values: &[f32]) {
     }
 }
 
+/// The plane, from 0 to 1, whose pixel `(x, y)` has the value of `plane` `(height, width)` at `from(x, y)`; zero outside it.
+#[cfg(feature = "plots")]
+pub(crate) fn resampled(
+    plane: &[u8],
+    (height, width): (usize, usize),
+    from: impl Fn(f32, f32) -> (f32, f32),
+) -> Vec<f32> {
+    let framed = framed(plane, height, width);
+    let value = |at: usize| {
+        let (x, y) = from((at % width) as f32, (at / width) as f32);
+        interpolate(&framed, height, width, x, y)
+    };
+    (0..height * width).map(value).collect()
+}
+
 /// The plane, from 0 to 1, in a frame of zeros one pixel wide.
 fn framed(plane: &[u8], height: usize, width: usize) -> Vec<f32> {
     let mut framed = vec![0.0; (height + 2) * (width + 2)];

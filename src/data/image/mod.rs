@@ -27,6 +27,8 @@ pub use augmentation::Augmentation;
 pub use digit_photo::read_digit;
 pub use digits::digits;
 pub use distortion::Distortion;
+#[cfg(feature = "plots")]
+pub(crate) use distortion::resampled;
 pub use images::{ImageSet, Images};
 pub use normalisation::Normalisation;
 pub use photo::PhotoAugmentation;
