@@ -87,9 +87,9 @@ pub fn main<R: Recipe>() -> ExitCode {
     finish(command_line::parse::<R>(), command_line::run::<R>)
 }
 
-/// Runs a program other than that of a [`Recipe`]: parses the process's arguments as `command` says, and calls `run`.
+/// Runs a program that has no [`Recipe`]: parses the process's arguments as `command` says, and calls `run`.
 ///
-/// Errors and exit codes are those of [`main`].
+/// Errors and exit codes are the same as for [`main`].
 pub fn program(command: clap::Command, run: fn(&ArgMatches) -> anyhow::Result<Outcome>) -> ExitCode {
     finish(command.try_get_matches(), |matches| run(matches).map_err(data_error))
 }

@@ -180,7 +180,7 @@ pub(crate) fn part(xs: &Tensor, start: usize, count: usize) -> Result<Tensor> {
     Ok(view)
 }
 
-/// Makes known that `view` shows elements of `xs`; `within` turns the place of `xs` in its result into that of the view.
+/// Registers `view` as elements of `xs`; `within` computes the place of the view in the result from the place of `xs`.
 fn register_view(xs: &Tensor, view: &Tensor, within: impl FnOnce(Option<Within>) -> Option<Within>) {
     let mut results = results();
     if view.id() != xs.id()

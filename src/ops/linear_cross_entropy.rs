@@ -86,7 +86,7 @@ impl LinearCrossEntropy {
         }
     }
 
-    /// The gradients of all arguments from that of the logits.
+    /// The gradients of all arguments from `grad`, the gradient of the logits.
     fn gradients(&self, args: &[Tensor], grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let dims = Linear::dims(args)?;
         if let Some(gpu) = Gpu::of(grad) {

@@ -20,12 +20,13 @@ const DEFLATE_MAX_RATIO: u64 = 1032;
 ///
 /// The files are `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
 /// `t10k-labels-idx1-ubyte`, each with or without `.gz`, also spelled `train-images.idx3-ubyte`. Each may lie in a folder
-/// of `dir`, such as `MNIST/raw`. The images have the shape `(1, height, width)` and ten classes. The MNIST page of LeCun, Cortes and Burges
-/// describes the format.
+/// of `dir`, such as `MNIST/raw`. The images have the shape `(1, height, width)` and ten classes. The MNIST page of LeCun,
+/// Cortes and Burges describes the format.
 ///
 /// # Errors
 /// Fails if a file is missing, truncated, damaged, longer than its header announces or of another format; if the
-/// numbers of images and labels differ, or two files for the same part; if a label is above 9; if training and test images differ in size.
+/// numbers of images and labels differ, or two files for the same part; if a label is above 9; if training and test images
+/// differ in size.
 pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
     let train = read_split(dir, "train")?;
     let test = read_test(dir)?;

@@ -88,7 +88,7 @@ enum Leading {
 }
 
 impl Layout {
-    /// The layout of a file; `training` is that of the training file, if this is another one.
+    /// Finds the layout of a file. For other files than the training file, `training` is the layout of that one.
     fn of(file: &TextFile, training: Option<&Self>) -> Result<Self> {
         let lines = || file.lines().filter(|(_, line)| !is_end(line));
         let first = lines().find(|(_, line)| !line.starts_with('#')).or_else(|| lines().next());
