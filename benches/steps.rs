@@ -20,7 +20,7 @@ use candle_textbook::models::resnet::{self, ResNet};
 use candle_textbook::models::seq2seq::{self, Attention, PackedTokens, Seq2Seq};
 use candle_textbook::models::textcnn::{self, TextCnn};
 use candle_textbook::nn::{
-    Activation, Cell, Cost, Init, Mode, Model, PackedSequences, SentenceModel, seeded_var_builder,
+    Activation, Cell, Cost, InitScheme, Mode, Model, PackedSequences, SentenceModel, seeded_var_builder,
 };
 use candle_textbook::ops;
 use candle_textbook::optim::{Adadelta, Adam, Clip, Method, Optimizer, Sgd};
@@ -217,7 +217,7 @@ fn mlp(device: &Device) -> Result<Row> {
     let config = mlp::Config {
         sizes: vec![784, 30, 10],
         activation: Activation::Sigmoid,
-        init: Init::PyTorch,
+        init: InitScheme::PyTorch,
         dropout: 0.0,
     };
     let vars = VarMap::new();

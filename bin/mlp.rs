@@ -11,7 +11,7 @@ use candle_textbook::cli::{
 };
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::mlp::{Config, Mlp};
-use candle_textbook::nn::{Activation, Cost, Init};
+use candle_textbook::nn::{Activation, Cost, InitScheme};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
@@ -28,8 +28,8 @@ struct Settings {
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Cost::SoftmaxCrossEntropy)]
     cost: Cost,
     /// Initial weights and biases
-    #[arg(long, value_name = "NAME", value_enum, default_value_t = Init::PyTorch)]
-    init: Init,
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = InitScheme::PyTorch)]
+    init: InitScheme,
     /// Dropout probability of hidden units
     #[arg(long, value_name = "X", value_parser = fraction::<f32>, default_value_t = 0.0)]
     dropout: f32,
@@ -120,14 +120,14 @@ impl Settings {
             Preset::Chapter1 => {
                 self.hidden = vec![30];
                 self.cost = Cost::Quadratic;
-                self.init = Init::StandardNormal;
+                self.init = InitScheme::StandardNormal;
                 self.train.learning_rate = 3.0;
                 self.train.epochs = 30;
             }
             Preset::Chapter3 => {
                 self.hidden = vec![100];
                 self.cost = Cost::SigmoidCrossEntropy;
-                self.init = Init::ScaledNormal;
+                self.init = InitScheme::ScaledNormal;
                 self.train.learning_rate = 0.1;
                 self.train.weight_decay = Some(5.0 / 50_000.0);
                 self.train.keep_biases = true;

@@ -6,7 +6,9 @@ use candle_nn::VarMap;
 use candle_textbook::data::{Images, Level, Pairs, TextStream, Vocabulary};
 use candle_textbook::models::seq2seq::{self, Attention, Seq2Seq};
 use candle_textbook::models::{birnn, language_model, lenet, mlp, resnet, textcnn};
-use candle_textbook::nn::{Activation, Cell, Cost, Init, Mode, Model, SentenceModel, seeded_var_builder};
+use candle_textbook::nn::{
+    Activation, Cell, Cost, InitScheme, Mode, Model, SentenceModel, seeded_var_builder,
+};
 use candle_textbook::ops::emulator::{self, Counts, Fault};
 use candle_textbook::optim::{Adam, Clip, Optimizer};
 use candle_textbook::train::{
@@ -176,7 +178,7 @@ fn language<R>(cell: Cell, run: Use<R>) -> Result<R> {
 fn each<R>(batch: usize, run: Use<R>) -> Result<Vec<(&'static str, usize, R)>> {
     let sigmoid = |vb: candle_nn::VarBuilder| -> Result<Box<dyn Model>> {
         let (sizes, activation) = (vec![64, 30, 10], Activation::Sigmoid);
-        let config = mlp::Config { sizes, activation, init: Init::ScaledNormal, dropout: 0. };
+        let config = mlp::Config { sizes, activation, init: InitScheme::ScaledNormal, dropout: 0. };
         Ok(Box::new(mlp::Mlp::new(&config, vb)?))
     };
     let lenet = |vb: candle_nn::VarBuilder| -> Result<Box<dyn Model>> {

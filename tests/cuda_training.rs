@@ -7,7 +7,7 @@ use candle_textbook::data::Language;
 use candle_textbook::models::seq2seq::{self, Attention, PackedTokens, Seq2Seq};
 use candle_textbook::models::{birnn, language_model, lenet, mlp, resnet, textcnn};
 use candle_textbook::nn::{
-    Activation, Cell, Cost, Init, Mode, Model, PackedSequences, SentenceModel, seeded_var_builder,
+    Activation, Cell, Cost, InitScheme, Mode, Model, PackedSequences, SentenceModel, seeded_var_builder,
 };
 use candle_textbook::ops::{self, TimePooling, emulator};
 use candle_textbook::optim::{Adam, Clip, Lbfgs, Method, NewtonCg, Optimizer, RmsProp, Sgd};
@@ -118,7 +118,7 @@ fn mlp_steps() -> Result<Steps<'static>> {
     let config = mlp::Config {
         sizes: vec![49, 30, 10],
         activation: Activation::Sigmoid,
-        init: Init::ScaledNormal,
+        init: InitScheme::ScaledNormal,
         dropout: 0.,
     };
     let model = mlp::Mlp::new(&config, vb)?;

@@ -8,7 +8,7 @@ use candle_textbook::models::lenet5::LeNet5;
 use candle_textbook::models::mnist_cnn::MnistCnn;
 use candle_textbook::models::{ImageModel, mlp};
 use candle_textbook::nn::Activation::{Relu, Sigmoid, Tanh};
-use candle_textbook::nn::{Activation, Cost, Init, Mode, Model, Pooling, seeded_var_builder};
+use candle_textbook::nn::{Activation, Cost, InitScheme, Mode, Model, Pooling, seeded_var_builder};
 use candle_textbook::optim::{Adam, Clip, Optimizer};
 use candle_textbook::train::{load_weights, save_weights};
 use std::collections::{BTreeMap, HashMap};
@@ -29,8 +29,12 @@ impl Architecture {
     fn build(&self, vb: VarBuilder) -> Result<Box<dyn ImageModel>> {
         Ok(match self {
             &Self::Mlp(sizes, activation) => {
-                let config =
-                    mlp::Config { sizes: sizes.to_vec(), activation, init: Init::PyTorch, dropout: 0.0 };
+                let config = mlp::Config {
+                    sizes: sizes.to_vec(),
+                    activation,
+                    init: InitScheme::PyTorch,
+                    dropout: 0.0,
+                };
                 Box::new(mlp::Mlp::new(&config, vb)?)
             }
             Self::LeNet(config) => Box::new(LeNet::new(config, vb)?),
@@ -320,8 +324,12 @@ fn thirty_steps_halve_the_loss() -> Result<()> {
 #[test]
 fn dropout_is_active_only_in_training() -> Result<()> {
     let config = lenet::Config::nielsen(1, Relu, &[20], 0.5);
-    let perceptron =
-        mlp::Config { sizes: vec![784, 20, 10], activation: Sigmoid, init: Init::PyTorch, dropout: 0.5 };
+    let perceptron = mlp::Config {
+        sizes: vec![784, 20, 10],
+        activation: Sigmoid,
+        init: InitScheme::PyTorch,
+        dropout: 0.5,
+    };
     let vars = VarMap::new();
     let vb = seeded_var_builder(&vars, 0, DType::F32, &CPU);
     let models: [Box<dyn Model>; 2] =
@@ -354,7 +362,7 @@ fn impossible_sizes_are_refused() {
     assert!(lenet(lenet::Config { hidden: vec![usize::MAX], ..modern() }).contains("too large"));
     assert!(LeNet5::new(0, vb()).is_err());
     for sizes in [vec![784], vec![784, 0, 10]] {
-        let config = mlp::Config { sizes, activation: Sigmoid, init: Init::PyTorch, dropout: 0.0 };
+        let config = mlp::Config { sizes, activation: Sigmoid, init: InitScheme::PyTorch, dropout: 0.0 };
         assert!(mlp::Mlp::new(&config, vb()).unwrap_err().to_string().contains("expected at least two"));
     }
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
-use candle_textbook::nn::{batch_norm2d, linear, seeded_var_builder};
+use candle_textbook::nn::{batch_norm, linear, seeded_var_builder};
 use candle_textbook::train::{load_pretrained, load_weights};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -48,7 +48,7 @@ fn parameters() -> VarMap {
     let vars = VarMap::new();
     let vb = seeded_var_builder(&vars, 0, DType::F32, &Device::Cpu);
     linear(2, 3, vb.pp("first")).unwrap();
-    batch_norm2d(3, vb.pp("norm")).unwrap();
+    batch_norm(3, 1e-5, vb.pp("norm")).unwrap();
     linear(3, 4, vb.pp("fc")).unwrap();
     vars
 }

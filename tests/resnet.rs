@@ -1,11 +1,11 @@
 //! Compares residual networks and batch normalisation with PyTorch; `fixtures/resnet.py` computes the expected values.
 
-use candle_core::{DType, Device, Result, Shape, Tensor, Var};
+use candle_core::{DType, Device, ModuleT, Result, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{VarBuilder, VarMap};
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::resnet::{Config, ResNet, Shortcut};
-use candle_textbook::nn::{Cost, Epilogue, Mode, Model, batch_norm2d, linear, seeded_var_builder};
+use candle_textbook::nn::{Cost, Mode, Model, batch_norm, linear, seeded_var_builder};
 use candle_textbook::optim::{Clip, Optimizer, Sgd};
 use candle_textbook::train::{load_pretrained, load_weights, save_weights};
 use std::collections::{BTreeMap, HashMap};
@@ -203,13 +203,13 @@ fn invalid_depths_and_batches_without_variance_are_refused() -> Result<()> {
     }
 
     let vars = VarMap::new();
-    let norm = batch_norm2d(3, seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
+    let norm = batch_norm(3, 1e-5, seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
     let one = Tensor::ones((1, 3, 1, 1), DType::F32, &CPU)?;
-    let error = norm.forward(&one, Epilogue::default(), TRAIN).unwrap_err().to_string();
+    let error = norm.forward_t(&one, true).unwrap_err().to_string();
     assert!(error.contains("found an input of shape [1, 3, 1, 1] in training, expected two"), "{error}");
-    assert!(norm.forward(&one.narrow(0, 0, 0)?, Epilogue::default(), TRAIN).is_err());
+    assert!(norm.forward_t(&one.narrow(0, 0, 0)?, true).is_err());
     assert_eq!(sorted(&vars)["running_var"].to_vec1::<f32>()?, [1.0; 3]);
-    norm.forward(&one, Epilogue::default(), Mode::Evaluate)?;
+    norm.forward_t(&one, false)?;
     Ok(())
 }
 
@@ -275,7 +275,7 @@ fn pretrained_weights_load_except_for_a_head_with_other_classes() -> anyhow::Res
         let vars = VarMap::new();
         let vb = seeded_var_builder(&vars, 0, DType::F32, &CPU);
         linear(2, 3, vb.pp("first"))?;
-        batch_norm2d(3, vb.pp("norm"))?;
+        batch_norm(3, 1e-5, vb.pp("norm"))?;
         linear(3, classes, vb.pp("fc"))?;
         Ok(vars)
     };

@@ -14,7 +14,7 @@ use candle_textbook::models::rnn::{self, Rnn};
 use candle_textbook::models::seq2seq::{self, Attention, PackedTokens, Seq2Seq};
 use candle_textbook::models::textcnn::{self, TextCnn};
 use candle_textbook::nn::{
-    Activation, Cell, Cost, Init, Mode, Model, PackedSequences, RecurrentConfig, SentenceModel,
+    Activation, Cell, Cost, InitScheme, Mode, Model, PackedSequences, RecurrentConfig, SentenceModel,
     seeded_var_builder,
 };
 use candle_textbook::ops::{self, Conv2dConfig, ConvFilters, Epilogue, Pool2dConfig, QueryRows, TimePooling};
@@ -280,7 +280,7 @@ fn images(dtype: DType, results: &mut Results) -> Result<()> {
     let photos = normal(&[3, 3, 16, 16], dtype)?;
     let classify =
         |model: &dyn Model, xs: &Tensor, cost: Cost, mode| cost.loss(&model.forward(xs, mode)?, &labels);
-    let (activation, init) = (Activation::Sigmoid, Init::PyTorch);
+    let (activation, init) = (Activation::Sigmoid, InitScheme::PyTorch);
     let mlp = mlp::Config { sizes: vec![784, 30, 10], activation, init, dropout: 0.2 };
     let sgd = Sgd { momentum: 0.9, nesterov: true, ..Sgd::default() };
     let flat = digits.flatten_from(1)?;

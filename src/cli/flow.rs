@@ -8,7 +8,7 @@ use super::recipe::{
 };
 use super::{MachineOptions, Outcome, complain, shell_quoted, show_notes};
 use crate::device::device_name;
-use crate::nn::{BatchNorm2d, count_parameters, seeded_var_builder};
+use crate::nn::{BatchNorm, count_parameters, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
 use crate::train::{self, Epoch, Report, Run, Trainer, TrainerOptions, say};
 use anyhow::{Error, Result, anyhow, bail, ensure};
@@ -292,7 +292,7 @@ pub(super) fn folder<R: Recipe>(
 /// Number of trained parameters, without running statistics.
 fn trained_parameters(vars: &VarMap) -> usize {
     let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
-    let is_trained = |name: &str| !BatchNorm2d::BUFFERS.iter().any(|buffer| name.ends_with(buffer));
+    let is_trained = |name: &str| !BatchNorm::BUFFERS.iter().any(|buffer| name.ends_with(buffer));
     vars.iter().filter(|(name, _)| is_trained(name)).map(|(_, var)| var.elem_count()).sum()
 }
 

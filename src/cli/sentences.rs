@@ -279,7 +279,7 @@ fn show_attributions(mut attributions: Vec<Attribution>, class: usize, features:
 fn word_map(model: &dyn SentenceModel, vocabulary: &Vocabulary) -> Result<String> {
     const WORDS: usize = 150;
     let words: Vec<String> = vocabulary.words().take(WORDS).map(String::from).collect();
-    let table = model.embedding().weight().detach().to_dtype(DType::F32)?;
+    let table = model.embedding().embeddings().detach().to_dtype(DType::F32)?;
     let vectors = table.narrow(0, Vocabulary::FIRST as usize, words.len())?.flatten_all()?.to_vec1()?;
     plots::word_map(&words, &vectors, table.dim(1)?)
 }

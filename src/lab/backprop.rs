@@ -3,7 +3,7 @@
 use super::study::{get, gradients, perceptron, set};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::models::mlp::Mlp;
-use crate::nn::{Activation, Cost, Init, Mode, Model};
+use crate::nn::{Activation, Cost, InitScheme, Mode, Model};
 use crate::plots::{Chart, Line, Scale};
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
@@ -66,7 +66,8 @@ struct Setting {
 
 impl Setting {
     fn new(seed: u64, sizes: &[usize]) -> candle_core::Result<Self> {
-        let (model, vars) = perceptron(seed, DType::F64, sizes, (Activation::Sigmoid, Init::ScaledNormal))?;
+        let (model, vars) =
+            perceptron(seed, DType::F64, sizes, (Activation::Sigmoid, InitScheme::ScaledNormal))?;
         let x: Vec<f64> = (0..sizes[0]).map(|k| (k as f64 + 1.0).sin()).collect();
         let xs = Tensor::from_vec(x, (1, sizes[0]), &Device::Cpu)?;
         Ok(Self { sizes: sizes.to_vec(), model, vars, xs, label: Tensor::new(&[1u32], &Device::Cpu)? })

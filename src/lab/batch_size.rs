@@ -2,7 +2,7 @@
 
 use super::study::{Study, over_epochs, percent, perceptron};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
-use crate::nn::{Activation, Init};
+use crate::nn::{Activation, InitScheme};
 use crate::plots::{Chart, Line, Scale};
 use crate::train::TrainerOptions;
 use anyhow::Result;
@@ -19,7 +19,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
 fn run(lab: &Lab) -> Result<Findings> {
     let sizes: &[usize] = lab.scale(&[1, 16, 256], &[1, 4, 16, 64, 256, 1024]);
     let data = lab.digits(lab.scale(256, 4_096), lab.scale(50, 1_000))?;
-    let kind = (Activation::Sigmoid, Init::ScaledNormal);
+    let kind = (Activation::Sigmoid, InitScheme::ScaledNormal);
     let mut table =
         Table::new("batch-size", &["batch", "cost", "test accuracy", "seconds", "images per second"]);
     let names: Vec<String> = sizes.iter().map(|size| size.to_string()).collect();

@@ -2,7 +2,7 @@
 
 use super::study::{Study, percent, perceptron};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
-use crate::nn::{Activation, Init};
+use crate::nn::{Activation, InitScheme};
 use crate::plots::{Chart, Line, Mark, Scale};
 use crate::train::TrainerOptions;
 use anyhow::Result;
@@ -28,7 +28,7 @@ fn vote(classes: usize, votes: impl IntoIterator<Item = u32>) -> u32 {
 
 fn run(lab: &Lab) -> Result<Findings> {
     let data = lab.digits(lab.scale(300, 5_000), lab.scale(400, 4_000))?;
-    let (sizes, kind) = ([784, lab.scale(20, 60), 10], (Activation::Relu, Init::Kaiming));
+    let (sizes, kind) = ([784, lab.scale(20, 60), 10], (Activation::Relu, InitScheme::Kaiming));
     let (mut predictions, mut accuracies) = (vec![], vec![]);
     let mut table = Table::new("ensemble", &["network", "test accuracy"]);
     for member in 0..MEMBERS {

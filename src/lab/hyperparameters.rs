@@ -3,7 +3,7 @@
 
 use super::study::{Study, percent, perceptron};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
-use crate::nn::{Activation, Init};
+use crate::nn::{Activation, InitScheme};
 use crate::optim::{Method, Sgd};
 use crate::plots::{Chart, Line, Mark, Scale};
 use crate::rng;
@@ -47,7 +47,7 @@ impl Candidate {
     /// Accuracy on validation images after `epochs` epochs, and on test images.
     fn train(&self, lab: &Lab, study: &Study, folder: &str, epochs: usize) -> Result<(f64, f64)> {
         let (learning_rate, lambda, batch_size) = self.values();
-        let (sizes, kind) = ([784, lab.scale(15, 30), 10], (Activation::Sigmoid, Init::ScaledNormal));
+        let (sizes, kind) = ([784, lab.scale(15, 30), 10], (Activation::Sigmoid, InitScheme::ScaledNormal));
         let (model, vars) = perceptron(lab.seed(), DType::F32, &sizes, kind)?;
         let weight_decay = lambda / study.examples as f64;
         let study = Study {

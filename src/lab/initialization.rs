@@ -4,7 +4,7 @@ use super::study::{Study, build, get, over_epochs, percent, set};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::Images;
 use crate::models::mlp::{Config, Mlp};
-use crate::nn::{Activation, Init, Mode, Model, seeded_var_builder};
+use crate::nn::{Activation, InitScheme, Mode, Model, seeded_var_builder};
 use crate::plots::{Chart, Line};
 use anyhow::Result;
 use candle_core::{DType, Device, Module};
@@ -19,15 +19,15 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
 };
 
 /// The name of a way to start, the distribution, and the value that replaces all weights, if any.
-type Start = (&'static str, Init, Option<f64>);
+type Start = (&'static str, InitScheme, Option<f64>);
 
 const STARTS: [Start; 6] = [
-    ("N(0, 1)", Init::StandardNormal, None),
-    ("N(0, 1/n)", Init::ScaledNormal, None),
-    ("Xavier", Init::Xavier, None),
-    ("Kaiming", Init::Kaiming, None),
-    ("all ones", Init::PyTorch, Some(1.0)),
-    ("all zeros", Init::PyTorch, Some(0.0)),
+    ("N(0, 1)", InitScheme::StandardNormal, None),
+    ("N(0, 1/n)", InitScheme::ScaledNormal, None),
+    ("Xavier", InitScheme::Xavier, None),
+    ("Kaiming", InitScheme::Kaiming, None),
+    ("all ones", InitScheme::PyTorch, Some(1.0)),
+    ("all zeros", InitScheme::PyTorch, Some(0.0)),
 ];
 
 /// A network with the weights and biases of a start.
@@ -42,7 +42,7 @@ fn network(seed: u64, sizes: &[usize], (_, init, constant): Start) -> candle_cor
     Ok((model, vars))
 }
 
-fn config(sizes: &[usize], init: Init) -> Config {
+fn config(sizes: &[usize], init: InitScheme) -> Config {
     Config { sizes: sizes.to_vec(), activation: Activation::Sigmoid, init, dropout: 0.0 }
 }
 

@@ -7,7 +7,7 @@ use crate::data::Images;
 use crate::data::image::resampled;
 use crate::models::lenet::LeNet;
 use crate::models::mlp::{self, Mlp};
-use crate::nn::{Activation, Init, Model, count_parameters};
+use crate::nn::{Activation, InitScheme, Model, count_parameters};
 use crate::plots::{Chart, GridSection, Line, Tile, image_grid};
 use crate::rng::{self, StandardNormal};
 use anyhow::Result;
@@ -88,7 +88,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     let mlp_config = mlp::Config {
         sizes: vec![784, units, 10],
         activation: Activation::Relu,
-        init: Init::PyTorch,
+        init: InitScheme::PyTorch,
         dropout: 0.0,
     };
     let (lenet, lenet_vars) = build(lab.seed(), DType::F32, |vb| LeNet::new(&lenet_config, vb))?;

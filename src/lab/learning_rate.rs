@@ -4,7 +4,7 @@ use super::study::{Study, over_epochs, perceptron};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::Images;
 use crate::models::mlp::Mlp;
-use crate::nn::{Activation, Cost, Init, Mode, Model};
+use crate::nn::{Activation, Cost, InitScheme, Mode, Model};
 use crate::optim::{Clip, Method, Optimizer, Sgd};
 use crate::plots::{Chart, Line, Scale};
 use anyhow::Result;
@@ -22,7 +22,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
 const RATES: [(&str, f64); 3] = [("0.025", 0.025), ("0.25", 0.25), ("2.5", 2.5)];
 
 fn network(lab: &Lab) -> candle_core::Result<(Mlp, VarMap)> {
-    perceptron(lab.seed(), DType::F32, &[784, 30, 10], (Activation::Sigmoid, Init::ScaledNormal))
+    perceptron(lab.seed(), DType::F32, &[784, 30, 10], (Activation::Sigmoid, InitScheme::ScaledNormal))
 }
 
 fn run(lab: &Lab) -> Result<Findings> {

@@ -2,7 +2,7 @@
 
 use super::study::perceptron;
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
-use crate::nn::{Activation, Cost, Init, Mode, Model};
+use crate::nn::{Activation, Cost, InitScheme, Mode, Model};
 use crate::optim::{Adam, Clip, Lbfgs, Method, NewtonCg, Optimizer, RmsProp, Sgd};
 use crate::plots::{Chart, Line, Mark, Scale};
 use anyhow::Result;
@@ -109,7 +109,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     let (images, _) = lab.digits(lab.scale(100, 500), 1)?;
     let all: Vec<u32> = (0..images.len() as u32).collect();
     let (xs, labels) = images.batch(&all, &Device::Cpu)?;
-    let (sizes, kind) = ([784, lab.scale(10, 20), 10], (Activation::Tanh, Init::Xavier));
+    let (sizes, kind) = ([784, lab.scale(10, 20), 10], (Activation::Tanh, InitScheme::Xavier));
     let budget = lab.scale(60, 200);
     let mut table = Table::new(
         "optimizers",

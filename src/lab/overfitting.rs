@@ -3,7 +3,7 @@
 use super::study::{Point, Study, over_epochs, percent, perceptron};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::Images;
-use crate::nn::{Activation, Init};
+use crate::nn::{Activation, InitScheme};
 use crate::plots::{Chart, Line};
 use anyhow::Result;
 use candle_core::DType;
@@ -18,7 +18,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
 };
 
 fn train(lab: &Lab, data: &(Images, Images), examples: usize, epochs: usize) -> Result<Vec<Point>> {
-    let kind = (Activation::Sigmoid, Init::StandardNormal);
+    let kind = (Activation::Sigmoid, InitScheme::StandardNormal);
     let (model, vars) = perceptron(lab.seed(), DType::F32, &[784, 30, 10], kind)?;
     let study = Study { examples, ..Study::new(lab, data, epochs, 0.5) };
     study.train(lab, &examples.to_string(), &model, &vars)

@@ -4,7 +4,7 @@ use super::study::{Study, build, mean_and_deviation};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::Augmentation;
 use crate::models::mlp::{Config, Mlp};
-use crate::nn::{Activation, Init};
+use crate::nn::{Activation, InitScheme};
 use crate::optim::{Method, Sgd};
 use crate::plots::{Chart, Line, Mark, Scale};
 use crate::train::TrainerOptions;
@@ -49,7 +49,7 @@ fn accuracy(lab: &Lab, study: &Study, way: Way, seed: u64) -> Result<f64> {
     let config = Config {
         sizes: vec![784, lab.scale(20, 60), 10],
         activation: Activation::Sigmoid,
-        init: Init::StandardNormal,
+        init: InitScheme::StandardNormal,
         dropout: way.dropout,
     };
     let (model, vars) = build(seed, DType::F32, |vb| Mlp::new(&config, vb))?;

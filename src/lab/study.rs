@@ -4,7 +4,7 @@ use super::Lab;
 use crate::data::{Augmentation, Images};
 use crate::models::lenet;
 use crate::models::mlp::{self, Mlp};
-use crate::nn::{Activation, Cost, Init, Mode, Model, seeded_var_builder};
+use crate::nn::{Activation, Cost, InitScheme, Mode, Model, seeded_var_builder};
 use crate::ops;
 use crate::optim::{Adam, Clip, Method, Optimizer, Sgd};
 use crate::train::{
@@ -34,7 +34,7 @@ pub(super) fn perceptron(
     seed: u64,
     dtype: DType,
     sizes: &[usize],
-    (activation, init): (Activation, Init),
+    (activation, init): (Activation, InitScheme),
 ) -> candle_core::Result<(Mlp, VarMap)> {
     let config = mlp::Config { sizes: sizes.to_vec(), activation, init, dropout: 0.0 };
     build(seed, dtype, |vb| Mlp::new(&config, vb))

@@ -3,7 +3,7 @@
 use super::study::{descend, perceptron, set};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::models::mlp::Mlp;
-use crate::nn::{Activation, Init, Mode, Model};
+use crate::nn::{Activation, InitScheme, Mode, Model};
 use crate::optim::{Adam, Clip, Method, Optimizer};
 use crate::plots::{Chart, GridSection, Line, Scale, Tile, image_grid};
 use anyhow::{Result, anyhow, ensure};
@@ -178,7 +178,7 @@ impl Target {
 
 /// A network with sigmoid hidden layers, in f64.
 fn network(seed: u64, sizes: &[usize]) -> candle_core::Result<(Mlp, candle_nn::VarMap)> {
-    perceptron(seed, DType::F64, sizes, (Activation::Sigmoid, Init::ScaledNormal))
+    perceptron(seed, DType::F64, sizes, (Activation::Sigmoid, InitScheme::ScaledNormal))
 }
 
 /// What the fits of a function gave: the largest network built by hand, the largest trained one, and the errors.

@@ -3,13 +3,11 @@
 use super::study::{build, descend, gradients, norm};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::Images;
-use crate::nn::{
-    Activation, BatchNorm2d, Cost, Epilogue, Init, Linear, Mode, Model, batch_norm2d, linear_with,
-};
+use crate::nn::{Activation, BatchNorm, Cost, InitScheme, Linear, Mode, Model, batch_norm, linear_with};
 use crate::optim::{Clip, Optimizer, Sgd};
 use crate::plots::{Chart, Line, Scale};
 use anyhow::Result;
-use candle_core::{DType, Device, Module, Tensor};
+use candle_core::{DType, Device, Module, ModuleT, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 
 pub(super) const EXPERIMENT: Experiment = Experiment {
@@ -28,7 +26,7 @@ const UNITS: usize = 30;
 struct Kind {
     name: &'static str,
     activation: Activation,
-    init: Init,
+    init: InitScheme,
     normalised: bool,
     /// Whether each hidden layer but the first adds its input to its output.
     shortcut: bool,
@@ -37,19 +35,19 @@ struct Kind {
 const SIGMOID: Kind = Kind {
     name: "sigmoid",
     activation: Activation::Sigmoid,
-    init: Init::ScaledNormal,
+    init: InitScheme::ScaledNormal,
     normalised: false,
     shortcut: false,
 };
-const RELU: Kind = Kind { name: "ReLU", activation: Activation::Relu, init: Init::Kaiming, ..SIGMOID };
+const RELU: Kind = Kind { name: "ReLU", activation: Activation::Relu, init: InitScheme::Kaiming, ..SIGMOID };
 const NORMALISED: Kind = Kind { name: "sigmoid, batch norm", normalised: true, ..SIGMOID };
 const SHORTCUT: Kind = Kind { name: "sigmoid, shortcuts", shortcut: true, ..SIGMOID };
-const LARGE: Kind = Kind { name: "ReLU, weights N(0, 1)", init: Init::StandardNormal, ..RELU };
+const LARGE: Kind = Kind { name: "ReLU, weights N(0, 1)", init: InitScheme::StandardNormal, ..RELU };
 
 /// A multi-layer perceptron with optional batch normalisation and shortcuts.
 struct Deep {
     kind: Kind,
-    hidden: Vec<(Linear, Option<BatchNorm2d>)>,
+    hidden: Vec<(Linear, Option<BatchNorm>)>,
     output: Linear,
 }
 
@@ -57,7 +55,7 @@ impl Deep {
     fn new(kind: Kind, depth: usize, vb: VarBuilder) -> candle_core::Result<Self> {
         let layer = |i: usize| {
             let (inputs, vb) = (if i == 0 { 784 } else { UNITS }, vb.pp("layers").pp(i));
-            let norm = kind.normalised.then(|| batch_norm2d(UNITS, vb.pp("norm"))).transpose()?;
+            let norm = kind.normalised.then(|| batch_norm(UNITS, 1e-5, vb.pp("norm"))).transpose()?;
             Ok((linear_with(inputs, UNITS, kind.init, vb)?, norm))
         };
         let hidden = (0..depth).map(layer).collect::<candle_core::Result<_>>()?;
@@ -77,9 +75,7 @@ impl Model for Deep {
         for (i, (layer, norm)) in self.hidden.iter().enumerate() {
             let mut zs = xs.apply(layer)?; // (batch, UNITS)
             if let Some(norm) = norm {
-                let (batch, units) = zs.dims2()?;
-                let maps = zs.reshape((batch, units, 1, 1))?;
-                zs = norm.forward(&maps, Epilogue::default(), mode)?.reshape((batch, units))?;
+                zs = norm.forward_t(&zs, mode.is_training())?;
             }
             let outputs = self.kind.activation.forward(&zs)?;
             xs = if self.kind.shortcut && i > 0 { (outputs + xs)? } else { outputs };

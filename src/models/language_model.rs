@@ -2,7 +2,7 @@
 //! 2014, arXiv:1409.2329).
 
 use crate::nn::{
-    Cell, Dropout, Embedding, IncrementalDecoder, Init, Linear, Mode, PackedSequences, Recurrent,
+    Cell, Dropout, Embedding, IncrementalDecoder, InitScheme, Linear, Mode, PackedSequences, Recurrent,
     RecurrentConfig, RecurrentState, dropout, embedding_with, linear, recurrent,
 };
 use candle_core::{Module, Result, Tensor, bail};
@@ -63,10 +63,10 @@ impl LanguageModel {
             forget_bias: None,
         };
         let embedding = match embedding {
-            None => Embedding::new(Tensor::eye(vocabulary, vb.dtype(), vb.device())?),
+            None => Embedding::new(Tensor::eye(vocabulary, vb.dtype(), vb.device())?, vocabulary),
             Some(size) => {
                 let init = match tie_weights {
-                    true => Init::PyTorch.weight(hidden, vocabulary),
+                    true => InitScheme::PyTorch.weight(hidden, vocabulary),
                     false => candle_nn::Init::Randn { mean: 0.0, stdev: 1.0 },
                 };
                 embedding_with(vocabulary, size, init, vb.pp("embedding"))?
@@ -74,9 +74,9 @@ impl LanguageModel {
         };
         let output = match tie_weights {
             true => {
-                let init = Init::PyTorch.bias(hidden);
+                let init = InitScheme::PyTorch.bias(hidden);
                 let bias = vb.pp("output").get_with_hints(vocabulary, "bias", init)?;
-                Linear::new(embedding.weight().clone(), Some(bias))
+                Linear::new(embedding.embeddings().clone(), Some(bias))
             }
             false => linear(hidden, vocabulary, vb.pp("output"))?,
         };
@@ -101,7 +101,7 @@ impl LanguageModel {
         state: Option<&RecurrentState>,
         mode: Mode,
     ) -> Result<(Tensor, RecurrentState)> {
-        let table = self.embedding.weight(); // (vocabulary, embedding)
+        let table = self.embedding.embeddings(); // (vocabulary, embedding)
         // Dropout makes the embeddings of equal tokens differ, so it rules out one projection per token.
         let few_tokens = table.dim(0)? < ids.elem_count() && !self.input_dropout.is_active(mode);
         let (ys, state) = if few_tokens {
@@ -109,10 +109,10 @@ impl LanguageModel {
             self.recurrent.forward_tokens(ids, &projection, texts, state, mode)?
         } else {
             let xs = self.embedding.forward(ids)?; // (rows, embedding)
-            let xs = self.input_dropout.forward(&xs, mode)?;
+            let xs = self.input_dropout.forward_at(&xs, mode)?;
             self.recurrent.forward(&xs, texts, state, mode)?
         }; // (rows, hidden)
-        let ys = self.output_dropout.forward(&ys, mode)?;
+        let ys = self.output_dropout.forward_at(&ys, mode)?;
         Ok((ys.apply(&self.output)?, state)) // (rows, vocabulary)
     }
 
@@ -121,6 +121,6 @@ impl LanguageModel {
     /// # Errors
     /// Fails if the weights can't be copied to main memory.
     pub fn incremental_decoder(&self) -> Result<IncrementalDecoder> {
-        self.recurrent.incremental_decoder(self.embedding.weight(), &self.output)
+        self.recurrent.incremental_decoder(self.embedding.embeddings(), &self.output)
     }
 }

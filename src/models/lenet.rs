@@ -104,7 +104,7 @@ impl LeNet {
         let mut convolutions = Vec::new();
         for (i, &outputs) in channels.iter().enumerate() {
             let padding = if i == 0 { config.padding } else { 0 };
-            let geometry = Conv2dConfig { padding: (padding, padding), ..Default::default() };
+            let geometry = Conv2dConfig { padding, ..Default::default() };
             convolutions.push(nn::conv2d(inputs, outputs, 5, geometry, vb.pp(format!("conv{}", i + 1)))?);
             inputs = outputs;
         }
@@ -157,7 +157,7 @@ impl ImageModel for LeNet {
         let mut xs = ops::reshape(maps, (maps.dim(0)?, ()))?; // (batch, 16 * 5 * 5)
         for (layer, dropout) in &self.hidden {
             xs = xs.apply(layer)?.apply(&self.activation)?; // (batch, 120), (batch, 84)
-            xs = dropout.forward(&xs, mode)?;
+            xs = dropout.forward_at(&xs, mode)?;
         }
         xs.apply(&self.output) // (batch, classes)
     }

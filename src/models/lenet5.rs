@@ -78,7 +78,7 @@ impl LeNet5 {
         if classes == 0 {
             bail!("lenet5: found 0 classes, expected at least one");
         }
-        let padded = Conv2dConfig { padding: (2, 2), ..Default::default() };
+        let padded = Conv2dConfig { padding: 2, ..Default::default() };
         let plain = Conv2dConfig::default();
         Ok(Self {
             c1: nn::conv2d(1, 6, 5, padded, vb.pp("c1"))?,
@@ -116,7 +116,7 @@ impl ImageModel for LeNet5 {
         let c1 = squash(&xs.apply(&self.c1)?)?; // (batch, 6, 28, 28)
         let s2 = squash(&c1.apply(&self.s2)?)?; // (batch, 6, 14, 14)
         let kernel = self.c3.weight().broadcast_mul(&self.connections)?;
-        let c3 = ops::conv2d(&s2, &kernel, self.c3.bias(), Conv2dConfig::default())?;
+        let c3 = ops::conv2d(&s2, &kernel, self.c3.bias(), ops::Conv2dConfig::default())?;
         let c3 = squash(&c3)?; // (batch, 16, 10, 10)
         let s4 = squash(&c3.apply(&self.s4)?)?; // (batch, 16, 5, 5)
         Ok(vec![s2, s4])

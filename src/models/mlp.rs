@@ -1,7 +1,7 @@
 //! Multi-layer perceptron (Nielsen, *Neural Networks and Deep Learning*, chapters 1 and 3).
 
 use super::ImageModel;
-use crate::nn::{self, Activation, Dropout, Init, Linear, Mode, Model};
+use crate::nn::{self, Activation, Dropout, InitScheme, Linear, Mode, Model};
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
@@ -13,7 +13,7 @@ pub struct Config {
     /// Nonlinearity of the hidden layers.
     pub activation: Activation,
     /// Distribution of the initial weights and biases.
-    pub init: Init,
+    pub init: InitScheme,
     /// Probability of dropping a hidden unit in training.
     pub dropout: f32,
 }
@@ -53,7 +53,7 @@ impl Model for Mlp {
         let mut xs = xs.flatten_from(1)?.apply(&self.layers[0])?; // (batch, sizes[1])
         for (layer, dropout) in self.layers[1..].iter().zip(&self.dropouts) {
             xs = self.activation.forward(&xs)?;
-            xs = dropout.forward(&xs, mode)?.apply(layer)?; // (batch, sizes[i])
+            xs = dropout.forward_at(&xs, mode)?.apply(layer)?; // (batch, sizes[i])
         }
         Ok(xs)
     }

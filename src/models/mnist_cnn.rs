@@ -62,9 +62,9 @@ impl ImageModel for MnistCnn {
     }
 
     fn head(&self, maps: &Tensor, mode: Mode) -> Result<Tensor> {
-        let xs = self.dropout1.forward(maps, mode)?;
+        let xs = self.dropout1.forward_at(maps, mode)?;
         let xs = ops::reshape(&xs, (xs.dim(0)?, ()))?; // (batch, 64 * 12 * 12)
         let xs = ops::relu(&xs.apply(&self.fc1)?)?; // (batch, 128)
-        self.dropout2.forward(&xs, mode)?.apply(&self.fc2) // (batch, classes)
+        self.dropout2.forward_at(&xs, mode)?.apply(&self.fc2) // (batch, classes)
     }
 }

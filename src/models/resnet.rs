@@ -4,11 +4,11 @@
 
 use super::ImageModel;
 use crate::nn::{
-    self, BatchNorm2d, Conv2d, Conv2dConfig, Epilogue, Init, Linear, Mode, Model, Pool2d, Pool2dConfig,
+    self, BatchNorm, Conv2d, Conv2dConfig, Epilogue, InitScheme, Linear, Mode, Model, Pool2d, Pool2dConfig,
     Pooling,
 };
 use crate::ops;
-use candle_core::{Result, Tensor, bail};
+use candle_core::{ModuleT, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
@@ -108,7 +108,7 @@ impl Config {
 #[derive(Debug, Clone)]
 pub struct ResNet {
     conv1: Conv2d,
-    bn1: BatchNorm2d,
+    bn1: BatchNorm,
     pool: Option<Pool2d>,
     stages: Vec<Vec<Residual>>,
     fc: Linear,
@@ -152,7 +152,7 @@ impl ResNet {
         let stages = blocks.iter().enumerate().map(stage).collect::<Result<Vec<_>>>()?;
         Ok(Self {
             conv1: conv(channels, width, kernel, stride, vb.pp("conv1"))?,
-            bn1: nn::batch_norm2d(width, vb.pp("bn1"))?,
+            bn1: nn::batch_norm(width, 1e-5, vb.pp("bn1"))?,
             pool: pool.map(|window| Pool2d { pooling: Pooling::Max, window }),
             stages,
             fc: nn::linear(inputs, classes, vb.pp("fc"))?,
@@ -180,7 +180,7 @@ impl ResNet {
     fn maps(&self, xs: &Tensor, mode: Mode) -> Result<Vec<Tensor>> {
         let frozen = |part: usize| part < self.frozen;
         let mode_of = |part| if frozen(part) { Mode::Evaluate } else { mode };
-        let mut xs = self.bn1.forward(&xs.apply(&self.conv1)?, RELU, mode_of(0))?; // (batch, width, ..)
+        let mut xs = self.bn1.forward_fused(&xs.apply(&self.conv1)?, RELU, mode_of(0).is_training())?; // (batch, width, ..)
         if let Some(pool) = self.pool {
             xs = xs.apply(&pool)?;
         }
@@ -227,10 +227,10 @@ const RELU: Epilogue = Epilogue { add: None, relu: true };
 /// A batch normalisation follows each convolution, and a ReLU lies between two layers.
 #[derive(Debug, Clone)]
 struct Residual {
-    layers: Vec<(Conv2d, BatchNorm2d)>,
+    layers: Vec<(Conv2d, BatchNorm)>,
     shortcut: Shortcut,
     /// The projection of the shortcut, if shapes change.
-    downsample: Option<(Conv2d, BatchNorm2d)>,
+    downsample: Option<(Conv2d, BatchNorm)>,
     stride: usize,
     outputs: usize,
 }
@@ -253,13 +253,13 @@ impl Residual {
         let outputs = shapes[shapes.len() - 1].1;
         let layer = |(i, &(inputs, outputs, kernel, stride)): (usize, &(usize, usize, usize, usize))| {
             let conv = conv(inputs, outputs, kernel, stride, vb.pp(format!("conv{}", i + 1)))?;
-            Ok((conv, nn::batch_norm2d(outputs, vb.pp(format!("bn{}", i + 1)))?))
+            Ok((conv, nn::batch_norm(outputs, 1e-5, vb.pp(format!("bn{}", i + 1)))?))
         };
         let layers = shapes.iter().enumerate().map(layer).collect::<Result<Vec<_>>>()?;
         let downsample = match shortcut {
             Shortcut::Projection if stride > 1 || inputs != outputs => {
                 let vb = vb.pp("downsample");
-                Some((conv(inputs, outputs, 1, stride, vb.pp(0))?, nn::batch_norm2d(outputs, vb.pp(1))?))
+                Some((conv(inputs, outputs, 1, stride, vb.pp(0))?, nn::batch_norm(outputs, 1e-5, vb.pp(1))?))
             }
             _ => None,
         };
@@ -268,14 +268,14 @@ impl Residual {
 
     fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
         let shortcut = match (&self.downsample, self.shortcut) {
-            (Some((conv, norm)), _) => Some(norm.forward(&xs.apply(conv)?, Epilogue::default(), mode)?),
+            (Some((conv, norm)), _) => Some(norm.forward_t(&xs.apply(conv)?, mode.is_training())?),
             (None, Shortcut::None) => None,
             (None, _) => Some(self.identity(xs)?),
         };
         let mut ys = xs.clone();
         for (i, (conv, norm)) in self.layers.iter().enumerate() {
             let add = if i + 1 < self.layers.len() { None } else { shortcut.as_ref() };
-            ys = norm.forward(&ys.apply(conv)?, Epilogue { add, relu: true }, mode)?;
+            ys = norm.forward_fused(&ys.apply(conv)?, Epilogue { add, relu: true }, mode.is_training())?;
         }
         Ok(ys)
     }
@@ -296,7 +296,6 @@ impl Residual {
 
 /// A convolution without bias; with stride 1 its output is as large as its input.
 fn conv(inputs: usize, outputs: usize, kernel: usize, stride: usize, vb: VarBuilder) -> Result<Conv2d> {
-    let (stride, padding) = ((stride, stride), (kernel / 2, kernel / 2));
-    let geometry = Conv2dConfig { stride, padding, ..Default::default() };
-    nn::conv2d_no_bias(inputs, outputs, kernel, geometry, Init::Kaiming, vb)
+    let config = Conv2dConfig { stride, padding: kernel / 2, ..Default::default() };
+    nn::conv2d_no_bias_with(inputs, outputs, kernel, config, InitScheme::Kaiming, vb)
 }

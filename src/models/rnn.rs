@@ -76,14 +76,14 @@ impl SentenceModel for Rnn {
     /// One row of logits per sentence, `(batch, classes)`.
     fn forward(&self, words: &Tensor, sentences: &Arc<PackedSequences>, mode: Mode) -> Result<Tensor> {
         let xs = self.embedding.forward(words)?; // (rows, embedding)
-        let xs = self.word_dropout.forward(&xs, mode)?;
+        let xs = self.word_dropout.forward_at(&xs, mode)?;
         let (ys, state) = self.recurrent.forward(&xs, sentences, None, mode)?; // (rows, directions * hidden)
         let pooled = match self.pool {
             Pool::Last => state.last_layer(self.recurrent.directions())?,
             Pool::Mean => pool_over_time(&ys, sentences, TimePooling::Mean)?,
             Pool::Max => pool_over_time(&ys, sentences, TimePooling::Max)?,
         }; // (batch, directions * hidden)
-        let pooled = self.sentence_dropout.forward(&pooled, mode)?;
+        let pooled = self.sentence_dropout.forward_at(&pooled, mode)?;
         self.output.forward(&pooled) // (batch, classes)
     }
 

@@ -258,7 +258,7 @@ impl Seq2Seq {
     /// Fails if an id is outside the source vocabulary.
     pub fn encode(&self, sources: &PackedTokens, mode: Mode) -> Result<Encoded> {
         let xs = self.source_embedding.forward(&sources.ids)?; // (rows, embedding)
-        let xs = self.source_dropout.forward(&xs, mode)?;
+        let xs = self.source_dropout.forward_at(&xs, mode)?;
         let (ys, state) = self.encoder.forward(&xs, &sources.sequences, None, mode)?; // (rows, outputs)
         let memory = match &self.attention {
             Some((attention, _)) => Some(attention.memory(&ys, &sources.sequences)?),
@@ -330,10 +330,10 @@ impl Seq2Seq {
     /// Reads all targets at once.
     fn decode_whole(&self, encoded: &Encoded, targets: &PackedTokens, mode: Mode) -> Result<Tensor> {
         let xs = self.target_embedding.forward(&targets.ids)?; // (rows, embedding)
-        let xs = self.target_dropout.forward(&xs, mode)?;
+        let xs = self.target_dropout.forward_at(&xs, mode)?;
         let (hs, _) = self.decoder.forward(&xs, &targets.sequences, Some(&encoded.state), mode)?;
         let (hs, _) = self.attend(encoded, &hs, QueryRows::Packed(&targets.sequences))?; // (rows, hidden)
-        self.output_dropout.forward(&hs, mode)
+        self.output_dropout.forward_at(&hs, mode)
     }
 
     /// Reads the targets token by token; a row that is not `forced` reads the model's own prediction instead.
@@ -390,7 +390,7 @@ impl Seq2Seq {
         if xs.dim(0)? != rows {
             bail!("seq2seq: found {} tokens for {rows} rows of the decoder, expected one each", xs.dim(0)?);
         }
-        let xs = self.target_dropout.forward(xs, mode)?;
+        let xs = self.target_dropout.forward_at(xs, mode)?;
         let xs = match &state.fed {
             Some(fed) => Tensor::cat(&[&xs, fed], 1)?, // (rows, embedding + hidden)
             None => xs,
@@ -398,7 +398,7 @@ impl Seq2Seq {
         let single = Arc::new(PackedSequences::new(&vec![1; rows])?);
         let (hs, recurrent) = self.decoder.forward(&xs, &single, Some(&state.recurrent), mode)?;
         let (hs, weights) = self.attend(encoded, &hs, QueryRows::Of(&state.sources))?;
-        let hs = self.output_dropout.forward(&hs, mode)?;
+        let hs = self.output_dropout.forward_at(&hs, mode)?;
         let fed = self.input_feeding.then(|| hs.clone());
         Ok((hs, DecoderState { recurrent, fed, sources: state.sources.clone() }, weights))
     }

@@ -73,7 +73,7 @@ impl TextCnn {
         };
         let table = |name| embedding_with(vocabulary, embedding, WORD_VECTOR_INIT, vb.pp(name));
         // A detached table gets no gradient.
-        let frozen = |table: Embedding| Embedding::new(table.weight().detach());
+        let frozen = |table: Embedding| Embedding::new(table.embeddings().detach(), table.hidden_size());
         let embedding = table("embedding")?;
         Ok(Self {
             embedding: if variant == Variant::Static { frozen(embedding) } else { embedding },
@@ -99,7 +99,7 @@ impl SentenceModel for TextCnn {
     fn forward(&self, words: &Tensor, sentences: &Arc<PackedSequences>, mode: Mode) -> Result<Tensor> {
         let xs = self.embed(words)?; // (rows, channels * embedding)
         let responses = self.convs.forward(&xs, sentences)?; // (batch, widths * filters)
-        let responses = self.dropout.forward(&responses, mode)?;
+        let responses = self.dropout.forward_at(&responses, mode)?;
         responses.apply(&self.output) // (batch, classes)
     }
 

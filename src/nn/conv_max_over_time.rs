@@ -1,4 +1,4 @@
-use super::Init;
+use super::InitScheme;
 use crate::ops::{self, ConvFilters, PackedSequences};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -37,7 +37,7 @@ pub fn conv_max_over_time(
                 "conv_max_over_time: {filters} filters of width {width} over {features} features are too large"
             )
         };
-        let (vb, init) = (vb.pp(k), Init::PyTorch);
+        let (vb, init) = (vb.pp(k), InitScheme::PyTorch);
         let weight = vb.get_with_hints((filters, features, width), "weight", init.weight(fan_in, fan_out))?;
         Ok(ConvFilters { weight, bias: vb.get_with_hints(filters, "bias", init.bias(fan_in))? })
     };

@@ -1,39 +1,93 @@
-use super::Mode;
+use super::{Mode, is_native};
 use crate::{ops, rng};
-use candle_core::{Result, Tensor};
+use candle_core::{ModuleT, Result, Tensor};
 use candle_nn::VarBuilder;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Dropout (Srivastava et al. 2014): training zeroes each value with a probability and scales up the rest.
 ///
 /// Evaluation changes nothing.
+///
+/// # Masks
+///
+/// A mask is a function of a seed, the layer and the place in training, so that a program draws the same masks each time it
+/// runs. [`forward_at`](Self::forward_at) takes seed and place from the [`Mode`], and resumes exactly.
+/// [`forward`](Self::forward), which has candle_nn's signature, counts the layer's own passes in training; the seed is
+/// 0 or that of [`with_seed`](Self::with_seed). A layer made by [`new`](Self::new) is known by the number of layers made so
+/// before it, one made by [`dropout`] by its path.
 #[derive(Debug, Clone)]
 pub struct Dropout {
     probability: f32,
     path: String,
+    seed: u64,
+    /// Number of passes in training without a place. Clones of the layer count together.
+    passes: Arc<AtomicU64>,
 }
 
 /// Creates a dropout layer, which has no parameters. The path of `vb` makes its masks differ from other layers'.
 pub fn dropout(probability: f32, vb: VarBuilder) -> Dropout {
-    Dropout { probability, path: vb.prefix() }
+    Dropout { probability, path: vb.prefix(), seed: 0, passes: Arc::default() }
 }
 
 impl Dropout {
+    /// Creates a dropout layer without a path; see [its masks](Self#masks).
+    pub fn new(probability: f32) -> Self {
+        static LAYERS: AtomicU64 = AtomicU64::new(0);
+        let path = format!("layer {}", LAYERS.fetch_add(1, Ordering::Relaxed));
+        Self { probability, path, seed: 0, passes: Arc::default() }
+    }
+
+    /// Sets the seed of the masks that [`forward`](Self::forward) draws.
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
     /// Whether the layer changes anything in this mode.
     pub fn is_active(&self, mode: Mode) -> bool {
-        matches!(mode, Mode::Train { .. }) && self.probability != 0.0
+        mode.is_training() && self.probability != 0.0
+    }
+
+    /// Any shape to the same shape. Each pass in training draws the layer's next mask.
+    ///
+    /// # Errors
+    /// Fails if, in training, the probability is not from 0 to 1.
+    pub fn forward(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        if !train || self.probability == 0.0 {
+            return Ok(xs.clone());
+        }
+        let pass = self.passes.fetch_add(1, Ordering::Relaxed);
+        masked(xs, self.probability, self.seed, &format!("dropout/{}/pass {pass}", self.path))
     }
 
     /// Any shape to the same shape. The mask is a function of the mode's seed and step and of the layer's path.
     ///
     /// # Errors
-    /// Fails if, in training, the probability is not from 0 to 1.
-    pub fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
+    /// Fails if [`forward`](Self::forward) would.
+    pub fn forward_at(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
         match mode {
             Mode::Train { seed, step, .. } if self.is_active(mode) => {
-                let mut rng = rng::stream(seed, &format!("dropout/{}/step {step}", self.path));
-                ops::dropout(xs, self.probability, &mut rng)
+                masked(xs, self.probability, seed, &format!("dropout/{}/step {step}", self.path))
             }
             _ => Ok(xs.clone()),
+        }
+    }
+}
+
+impl ModuleT for Dropout {
+    fn forward_t(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
+        self.forward(xs, train)
+    }
+}
+
+/// Applies the mask that `seed` and `purpose` address.
+pub(super) fn masked(xs: &Tensor, probability: f32, seed: u64, purpose: &str) -> Result<Tensor> {
+    let mut rng = rng::stream(seed, purpose);
+    match is_native(xs) {
+        true => ops::dropout(xs, probability, &mut rng),
+        false => {
+            let ones = Tensor::ones(xs.shape(), candle_core::DType::F32, xs.device())?;
+            xs * ops::dropout(&ones, probability, &mut rng)?.to_dtype(xs.dtype())?
         }
     }
 }
@@ -45,29 +99,51 @@ mod tests {
     use candle_core::{DType, Device};
     use candle_nn::VarMap;
 
+    fn ones(dtype: DType) -> Result<Tensor> {
+        Tensor::ones(1000, dtype, &Device::Cpu)
+    }
+
     #[test]
     fn masks_differ_by_layer_and_step_and_repeat_for_the_same_step() -> Result<()> {
         let vb = seeded_var_builder(&VarMap::new(), 0, DType::F32, &Device::Cpu);
         let (first, second) = (dropout(0.5, vb.pp("first")), dropout(0.5, vb.pp("second")));
-        let xs = Tensor::ones(1000, DType::F32, &Device::Cpu)?;
+        let xs = ones(DType::F32)?;
         let at = |layer: &Dropout, step| -> Result<Vec<f32>> {
-            layer.forward(&xs, Mode::Train { seed: 7, epoch: 0, step })?.to_vec1()
+            layer.forward_at(&xs, Mode::Train { seed: 7, epoch: 0, step })?.to_vec1()
         };
         assert_eq!(at(&first, 3)?, at(&first, 3)?);
         assert_ne!(at(&first, 3)?, at(&first, 4)?);
         assert_ne!(at(&first, 3)?, at(&second, 3)?);
         assert!(at(&first, 3)?.iter().all(|&value| value == 0.0 || value == 2.0));
-        assert_eq!(first.forward(&xs, Mode::Evaluate)?.to_vec1::<f32>()?, vec![1.0; 1000]);
+        assert_eq!(first.forward_at(&xs, Mode::Evaluate)?.to_vec1::<f32>()?, vec![1.0; 1000]);
+        Ok(())
+    }
+
+    #[test]
+    fn masks_without_a_mode_differ_by_layer_and_pass_and_repeat_for_the_same_seed() -> Result<()> {
+        let xs = ones(DType::F32)?;
+        let pass = |layer: &Dropout| -> Result<Vec<f32>> { layer.forward(&xs, true)?.to_vec1() };
+        let vb = seeded_var_builder(&VarMap::new(), 0, DType::F32, &Device::Cpu);
+        let layer = |seed| dropout(0.5, vb.pp("layer")).with_seed(seed);
+        let (first, again, other) = (layer(1), layer(1), layer(2));
+        let masks = [pass(&first)?, pass(&first.clone())?];
+        assert_eq!(masks, [pass(&again)?, pass(&again)?]);
+        assert_ne!(masks[0], masks[1]);
+        assert_ne!(masks[0], pass(&other)?);
+        assert_ne!(pass(&Dropout::new(0.5))?, pass(&Dropout::new(0.5))?);
+        assert_eq!(first.forward_t(&xs, false)?.to_vec1::<f32>()?, vec![1.0; 1000]);
+        let half = layer(1).forward(&ones(DType::F16)?, true)?;
+        assert_eq!(half.to_dtype(DType::F32)?.to_vec1::<f32>()?, masks[0]);
         Ok(())
     }
 
     #[test]
     fn probabilities_out_of_range_are_refused_in_training() -> Result<()> {
         let vb = seeded_var_builder(&VarMap::new(), 0, DType::F32, &Device::Cpu);
-        let xs = Tensor::ones(4, DType::F32, &Device::Cpu)?;
+        let xs = ones(DType::F32)?;
         for probability in [f32::NAN, -0.5, 1.5] {
             let layer = dropout(probability, vb.clone());
-            assert!(layer.forward(&xs, Mode::Train { seed: 0, epoch: 0, step: 0 }).is_err(), "{probability}");
+            assert!(layer.forward(&xs, true).is_err(), "{probability}");
         }
         Ok(())
     }

@@ -1,3 +1,6 @@
+//! Tables of vectors.
+
+use super::is_native;
 use crate::ops::{self, PackedSequences};
 use candle_core::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -6,7 +9,8 @@ use std::sync::Arc;
 /// A table of vectors, one per word or character.
 #[derive(Debug, Clone)]
 pub struct Embedding {
-    weight: Tensor,
+    embeddings: Tensor,
+    hidden_size: usize,
 }
 
 /// Creates an embedding with PyTorch's initial values, N(0, 1).
@@ -24,21 +28,26 @@ pub fn embedding(rows: usize, size: usize, vb: VarBuilder) -> Result<Embedding> 
 /// # Errors
 /// Fails if [`embedding`] would.
 pub fn embedding_with(rows: usize, size: usize, init: candle_nn::Init, vb: VarBuilder) -> Result<Embedding> {
-    Ok(Embedding { weight: vb.get_with_hints((rows, size), "weight", init)? })
+    Ok(Embedding::new(vb.get_with_hints((rows, size), "weight", init)?, size))
 }
 
 /// Initial values of word vectors, uniform within ±0.25 (Kim 2014): small, so that rare words have little influence.
 pub const WORD_VECTOR_INIT: candle_nn::Init = candle_nn::Init::Uniform { lo: -0.25, up: 0.25 };
 
 impl Embedding {
-    /// Creates an embedding from `weight` `(rows, size)`.
-    pub fn new(weight: Tensor) -> Self {
-        Self { weight }
+    /// Creates an embedding from the table `embeddings` `(rows, hidden_size)`.
+    pub fn new(embeddings: Tensor, hidden_size: usize) -> Self {
+        Self { embeddings, hidden_size }
     }
 
-    /// The table, `(rows, size)`.
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
+    /// The table, `(rows, hidden size)`.
+    pub fn embeddings(&self) -> &Tensor {
+        &self.embeddings
+    }
+
+    /// The size of a vector.
+    pub fn hidden_size(&self) -> usize {
+        self.hidden_size
     }
 
     /// Finds the `count` nearest neighbours of `id` by cosine among the first `rows` rows, each with its cosine.
@@ -46,7 +55,7 @@ impl Embedding {
     /// # Errors
     /// Fails if the table has fewer than `rows` rows, or `id` is not among them.
     pub fn nearest(&self, id: u32, rows: usize, count: usize) -> Result<Vec<(u32, f32)>> {
-        let table = self.weight.narrow(0, 0, rows)?.detach().to_dtype(DType::F32)?;
+        let table = self.embeddings.narrow(0, 0, rows)?.detach().to_dtype(DType::F32)?;
         let own = table.get(id as usize)?;
         let norms = (table.sqr()?.sum(1)? * own.sqr()?.sum_all()?.to_scalar::<f32>()? as f64)?.sqrt()?;
         let cosines = (table.broadcast_mul(&own)?.sum(1)? / norms.maximum(f32::MIN_POSITIVE)?)?;
@@ -61,13 +70,16 @@ impl Embedding {
     /// # Errors
     /// Fails if an id is outside the table, or there is not exactly one id per element of the sequences.
     pub fn mean(&self, ids: &Tensor, sequences: &Arc<PackedSequences>) -> Result<Tensor> {
-        ops::embedding_mean(&self.weight, ids, sequences)
+        ops::embedding_mean(&self.embeddings, ids, sequences)
     }
 }
 
 impl Module for Embedding {
-    /// u32 ids `(..)` to their vectors `(.., size)`.
+    /// Ids `(..)` in u8, u32 or i64 to their vectors `(.., hidden size)`.
     fn forward(&self, ids: &Tensor) -> Result<Tensor> {
-        ops::embedding(&self.weight, ids)
+        match is_native(&self.embeddings) {
+            true => ops::embedding(&self.embeddings, &ids.to_dtype(DType::U32)?),
+            false => candle_nn::Embedding::new(self.embeddings.clone(), self.hidden_size).forward(ids),
+        }
     }
 }

@@ -1,4 +1,6 @@
-use super::Init;
+//! The fully connected layer.
+
+use super::{InitScheme, is_native};
 use crate::ops;
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -17,14 +19,31 @@ pub struct Linear {
 /// # Errors
 /// Fails if `vb` holds a parameter in another shape.
 pub fn linear(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Linear> {
-    linear_with(inputs, outputs, Init::PyTorch, vb)
+    linear_with(inputs, outputs, InitScheme::PyTorch, vb)
+}
+
+/// Creates a fully connected layer without bias; see [`linear`].
+///
+/// # Errors
+/// Fails if [`linear`] would.
+pub fn linear_no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Linear> {
+    let init = InitScheme::PyTorch.weight(inputs, outputs);
+    Ok(Linear { weight: vb.get_with_hints((outputs, inputs), "weight", init)?, bias: None })
+}
+
+/// Creates a fully connected layer with or without `bias`; see [`linear`].
+///
+/// # Errors
+/// Fails if [`linear`] would.
+pub fn linear_b(inputs: usize, outputs: usize, bias: bool, vb: VarBuilder) -> Result<Linear> {
+    if bias { linear(inputs, outputs, vb) } else { linear_no_bias(inputs, outputs, vb) }
 }
 
 /// Creates a fully connected layer with the initial values of `init`; see [`linear`].
 ///
 /// # Errors
 /// Fails if [`linear`] would.
-pub fn linear_with(inputs: usize, outputs: usize, init: Init, vb: VarBuilder) -> Result<Linear> {
+pub fn linear_with(inputs: usize, outputs: usize, init: InitScheme, vb: VarBuilder) -> Result<Linear> {
     Ok(Linear {
         weight: vb.get_with_hints((outputs, inputs), "weight", init.weight(inputs, outputs))?,
         bias: Some(vb.get_with_hints(outputs, "bias", init.bias(inputs))?),
@@ -51,6 +70,9 @@ impl Linear {
 impl Module for Linear {
     /// `(.., inputs)` to `(.., outputs)`.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        ops::linear(xs, &self.weight, self.bias.as_ref())
+        match is_native(xs) {
+            true => ops::linear(xs, &self.weight, self.bias.as_ref()),
+            false => candle_nn::Linear::new(self.weight.clone(), self.bias.clone()).forward(xs),
+        }
     }
 }

@@ -6,39 +6,42 @@
 //!
 //! [`Model`] and [`SentenceModel`] are what [`train`](crate::train) trains.
 
-mod activation;
-mod attention;
-mod batch_norm;
-mod conv2d;
+pub mod activation;
+mod attention_layer;
+pub mod batch_norm;
+pub mod conv;
 mod conv_max_over_time;
+mod cost;
 mod dropout;
-mod embedding;
-mod init;
-mod linear;
-mod loss;
+pub mod embedding;
+mod initial_values;
+pub mod linear;
 mod pool;
 mod recurrent;
-mod sampling;
+mod token_sampling;
+
+// What the names below do not replace.
+pub use candle_nn::*;
 
 pub use crate::ops::{
-    Cell, Conv2dConfig, Epilogue, IncrementalDecoder, PackedSequences, Pool2dConfig, QueryRows,
-    RecurrentState, TimePooling, pool_over_time,
+    Cell, Epilogue, IncrementalDecoder, PackedSequences, Pool2dConfig, QueryRows, RecurrentState,
+    TimePooling, pool_over_time,
 };
-pub use activation::Activation;
-pub use attention::{Attention, AttentionLayer, AttentionMemory, attention};
-pub use batch_norm::{BatchNorm2d, batch_norm2d};
+pub use activation::{Activation, PReLU, prelu};
+pub use attention_layer::{Attention, AttentionLayer, AttentionMemory, attention};
+pub use batch_norm::{BatchNorm, BatchNormConfig, batch_norm};
+pub use conv::{Conv2d, conv2d, conv2d_no_bias, conv2d_no_bias_with};
 pub use conv_max_over_time::{ConvMaxOverTime, conv_max_over_time};
-pub use conv2d::{Conv2d, conv2d, conv2d_no_bias};
+pub use cost::Cost;
 pub use dropout::{Dropout, dropout};
 pub use embedding::{Embedding, WORD_VECTOR_INIT, embedding, embedding_with};
-pub use init::{Init, count_parameters, seeded_var_builder};
-pub use linear::{Linear, linear, linear_with};
-pub use loss::Cost;
+pub use initial_values::{InitScheme, count_parameters, seeded_var_builder};
+pub use linear::{Linear, linear, linear_b, linear_no_bias, linear_with};
 pub use pool::{Pool2d, Pooling};
 pub use recurrent::{Recurrent, RecurrentConfig, TokenProjection, recurrent};
-pub use sampling::Sampling;
+pub use token_sampling::Sampling;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -59,6 +62,18 @@ pub enum Mode {
     },
     /// Evaluation: no randomness, running statistics.
     Evaluate,
+}
+
+impl Mode {
+    /// Whether the forward pass trains.
+    pub fn is_training(self) -> bool {
+        matches!(self, Self::Train { .. })
+    }
+}
+
+/// Whether the operations of this crate take tensors of this type; candle's layers do the work for all others.
+fn is_native(xs: &Tensor) -> bool {
+    matches!(xs.dtype(), DType::F32 | DType::F64)
 }
 
 /// A classifier: maps a batch to one row of logits per example.

@@ -7,7 +7,7 @@ use super::run::Run;
 use super::step_graph::StepGraph;
 use super::task::Task;
 use super::weights::{load_weights, save_best};
-use crate::nn::{BatchNorm2d, Mode};
+use crate::nn::{BatchNorm, Mode};
 use crate::optim::{Clip, Ledger, Optimizer, Schedule, Totals};
 use crate::rng;
 use anyhow::{Context, Result, bail, ensure};
@@ -124,7 +124,7 @@ pub fn steps_per_epoch(examples: usize, batch_size: usize, vars: &VarMap) -> usi
 /// Whether `vars` hold the running averages of batch normalisation.
 fn normalises(vars: &VarMap) -> bool {
     let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
-    vars.keys().any(|name| BatchNorm2d::BUFFERS.iter().any(|end| name.ends_with(end)))
+    vars.keys().any(|name| BatchNorm::BUFFERS.iter().any(|end| name.ends_with(end)))
 }
 
 /// Checks that the loss of a step is one function of the parameters, for a method that evaluates it several times.
@@ -366,7 +366,7 @@ impl<'a> Training<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::batch_norm2d;
+    use crate::nn::batch_norm;
     use candle_core::{DType, Device};
     use candle_nn::VarBuilder;
 
@@ -378,7 +378,7 @@ mod tests {
         let vars = VarMap::new();
         assert_eq!(steps_per_epoch(9, 4, &vars), 3);
         let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
-        batch_norm2d(1, vb).unwrap();
+        batch_norm(1, 1e-5, vb).unwrap();
         let steps = [9, 1, 8, 10].map(|examples| steps_per_epoch(examples, 4, &vars));
         assert_eq!((steps, steps_per_epoch(9, 1, &vars)), ([2, 1, 2, 3], 9));
     }

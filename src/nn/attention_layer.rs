@@ -1,6 +1,6 @@
 //! Attention over the outputs of an encoder.
 
-use super::{Init, Linear, PackedSequences, QueryRows};
+use super::{InitScheme, Linear, PackedSequences, QueryRows};
 use crate::ops;
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -52,7 +52,7 @@ pub fn attention(
     vb: VarBuilder,
 ) -> Result<Option<AttentionLayer>> {
     let linear = |inputs: usize, outputs: usize, name: &str| -> Result<Option<Linear>> {
-        let init = Init::PyTorch.weight(inputs, outputs);
+        let init = InitScheme::PyTorch.weight(inputs, outputs);
         Ok(Some(Linear::new(vb.pp(name).get_with_hints((outputs, inputs), "weight", init)?, None)))
     };
     Ok(Some(match kind {

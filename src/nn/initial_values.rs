@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
-pub enum Init {
+pub enum InitScheme {
     /// PyTorch's default: weights and biases uniform within ±1/√fan-in.
     #[default]
     #[cfg_attr(feature = "cli", value(name = "pytorch"))]
@@ -34,7 +34,7 @@ pub enum Init {
     Kaiming,
 }
 
-impl Init {
+impl InitScheme {
     /// The distribution of a weight with this fan-in and fan-out.
     pub fn weight(self, fan_in: usize, fan_out: usize) -> candle_nn::Init {
         let (fan_in, fan_out) = (fan_in as f64, fan_out as f64);
@@ -189,7 +189,7 @@ fn draw(init: candle_nn::Init, shape: &Shape, seed: u64, name: &str) -> Result<V
 mod tests {
     use super::*;
 
-    fn values(init: Init, seed: u64, name: &str) -> Vec<f32> {
+    fn values(init: InitScheme, seed: u64, name: &str) -> Vec<f32> {
         let vars = VarMap::new();
         let vb = seeded_var_builder(&vars, seed, DType::F32, &Device::Cpu);
         let weight = vb.get_with_hints((50, 100), name, init.weight(100, 50)).unwrap();
@@ -198,19 +198,19 @@ mod tests {
 
     #[test]
     fn values_depend_only_on_seed_and_name() {
-        assert_eq!(values(Init::PyTorch, 1, "a"), values(Init::PyTorch, 1, "a"));
-        assert_ne!(values(Init::PyTorch, 1, "a"), values(Init::PyTorch, 1, "b"));
-        assert_ne!(values(Init::PyTorch, 1, "a"), values(Init::PyTorch, 2, "a"));
+        assert_eq!(values(InitScheme::PyTorch, 1, "a"), values(InitScheme::PyTorch, 1, "a"));
+        assert_ne!(values(InitScheme::PyTorch, 1, "a"), values(InitScheme::PyTorch, 1, "b"));
+        assert_ne!(values(InitScheme::PyTorch, 1, "a"), values(InitScheme::PyTorch, 2, "a"));
     }
 
     #[test]
     fn standard_deviations_match_the_papers() {
         for (init, expected) in [
-            (Init::PyTorch, 0.1 / 3f32.sqrt()),
-            (Init::StandardNormal, 1.0),
-            (Init::ScaledNormal, 0.1),
-            (Init::Xavier, (2f32 / 150.0).sqrt()),
-            (Init::Kaiming, 0.02f32.sqrt()),
+            (InitScheme::PyTorch, 0.1 / 3f32.sqrt()),
+            (InitScheme::StandardNormal, 1.0),
+            (InitScheme::ScaledNormal, 0.1),
+            (InitScheme::Xavier, (2f32 / 150.0).sqrt()),
+            (InitScheme::Kaiming, 0.02f32.sqrt()),
         ] {
             let values = values(init, 3, "weight");
             let mean = values.iter().sum::<f32>() / values.len() as f32;
@@ -234,12 +234,12 @@ mod tests {
             let error = vb.get_with_hints(shape, "weight", candle_nn::Init::Const(0.0)).unwrap_err();
             assert!(error.to_string().contains("too large"), "{error}");
         }
-        for init in [Init::PyTorch, Init::ScaledNormal, Init::Xavier, Init::Kaiming] {
+        for init in [InitScheme::PyTorch, InitScheme::ScaledNormal, InitScheme::Xavier, InitScheme::Kaiming] {
             let name = format!("{init:?}");
             assert_eq!(vb.get_with_hints((3, 0), &name, init.weight(0, 0)).unwrap().dims(), [3, 0]);
         }
         assert_eq!(
-            vb.get_with_hints(2, "b", Init::PyTorch.bias(0)).unwrap().to_vec1::<f32>().unwrap(),
+            vb.get_with_hints(2, "b", InitScheme::PyTorch.bias(0)).unwrap().to_vec1::<f32>().unwrap(),
             [0.; 2]
         );
     }

@@ -1,7 +1,11 @@
-use super::Init;
-use crate::ops::{self, Conv2dConfig};
+//! Convolutions.
+
+use super::{BatchNorm, InitScheme, is_native};
+use crate::ops;
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
+
+pub use candle_nn::conv::*;
 
 /// A 2-d convolution (cross-correlation, as everywhere in deep learning).
 #[derive(Debug, Clone)]
@@ -25,13 +29,13 @@ pub fn conv2d(
     config: Conv2dConfig,
     vb: VarBuilder,
 ) -> Result<Conv2d> {
-    let mut conv = conv2d_no_bias(inputs, outputs, kernel, config, Init::PyTorch, vb.clone())?;
+    let mut conv = conv2d_no_bias(inputs, outputs, kernel, config, vb.clone())?;
     let fan_in = fan(inputs, kernel, config.groups)?;
-    conv.bias = Some(vb.get_with_hints(outputs, "bias", Init::PyTorch.bias(fan_in))?);
+    conv.bias = Some(vb.get_with_hints(outputs, "bias", InitScheme::PyTorch.bias(fan_in))?);
     Ok(conv)
 }
 
-/// Creates a convolution without bias, with the initial values of `init`; see [`conv2d`].
+/// Creates a convolution without bias; see [`conv2d`].
 ///
 /// # Errors
 /// Fails if [`conv2d`] would.
@@ -40,7 +44,21 @@ pub fn conv2d_no_bias(
     outputs: usize,
     kernel: usize,
     config: Conv2dConfig,
-    init: Init,
+    vb: VarBuilder,
+) -> Result<Conv2d> {
+    conv2d_no_bias_with(inputs, outputs, kernel, config, InitScheme::PyTorch, vb)
+}
+
+/// Creates a convolution without bias, with the initial values of `init`; see [`conv2d`].
+///
+/// # Errors
+/// Fails if [`conv2d`] would.
+pub fn conv2d_no_bias_with(
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+    config: Conv2dConfig,
+    init: InitScheme,
     vb: VarBuilder,
 ) -> Result<Conv2d> {
     let groups = config.groups;
@@ -66,6 +84,11 @@ impl Conv2d {
         Self { weight, bias, config }
     }
 
+    /// Padding, stride, dilation and groups.
+    pub fn config(&self) -> &Conv2dConfig {
+        &self.config
+    }
+
     /// The kernels, `(outputs, inputs / groups, height, width)`.
     pub fn weight(&self) -> &Tensor {
         &self.weight
@@ -75,12 +98,31 @@ impl Conv2d {
     pub fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()
     }
+
+    /// The convolution that equals this one followed by `norm` in evaluation.
+    ///
+    /// # Errors
+    /// Fails if `norm` has no weight and bias, or their shapes do not fit.
+    pub fn absorb_bn(&self, norm: &BatchNorm) -> Result<Self> {
+        let absorbed = self.as_candle().absorb_bn(norm.as_candle())?;
+        Ok(Self::new(absorbed.weight().clone(), absorbed.bias().cloned(), self.config))
+    }
+
+    fn as_candle(&self) -> candle_nn::Conv2d {
+        candle_nn::Conv2d::new(self.weight.clone(), self.bias.clone(), self.config)
+    }
 }
 
 impl Module for Conv2d {
     /// `(batch, inputs, height, width)` to `(batch, outputs, height', width')`.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        ops::conv2d(xs, &self.weight, self.bias.as_ref(), self.config)
+        if !is_native(xs) {
+            return self.as_candle().forward(xs);
+        }
+        let Conv2dConfig { padding, stride, dilation, groups, .. } = self.config;
+        let [padding, stride, dilation] = [padding, stride, dilation].map(|size| (size, size));
+        let config = ops::Conv2dConfig { stride, padding, dilation, groups };
+        ops::conv2d(xs, &self.weight, self.bias.as_ref(), config)
     }
 }
 
