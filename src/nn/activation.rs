@@ -70,7 +70,7 @@ impl Module for Activation {
             Self::HardSigmoid => Candle::HardSigmoid,
             Self::Swiglu => Candle::Swiglu,
             Self::Swish => Candle::Swish,
-            Self::Mish => Candle::Mish,
+            Self::Mish => return super::ops::mish(xs),
             Self::HardSwish => Candle::HardSwish,
             Self::Elu(alpha) => Candle::Elu(alpha),
             Self::LeakyRelu(slope) => Candle::LeakyRelu(slope),

@@ -5,14 +5,95 @@ use crate::ops;
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-pub use candle_nn::conv::*;
+pub use super::conv_transpose::*;
+pub use candle_nn::conv::{Conv1dConfig, Conv2dConfig, ConvTranspose1dConfig, ConvTranspose2dConfig};
 
-/// A 2-d convolution (cross-correlation, as everywhere in deep learning).
-#[derive(Debug, Clone)]
-pub struct Conv2d {
-    weight: Tensor,
-    bias: Option<Tensor>,
-    config: Conv2dConfig,
+/// Defines a layer with a weight of this shape, an optional bias and a configuration.
+macro_rules! layer {
+    ($(#[$docs:meta])* $name:ident, $config:ident, $shape:literal) => {
+        $(#[$docs])*
+        #[derive(Debug, Clone)]
+        pub struct $name {
+            weight: Tensor,
+            bias: Option<Tensor>,
+            config: $config,
+        }
+
+        impl $name {
+            #[doc = concat!("Creates a layer from `weight` `", $shape, "` and `bias` `(outputs)`.")]
+            pub fn new(weight: Tensor, bias: Option<Tensor>, config: $config) -> Self {
+                Self { weight, bias, config }
+            }
+
+            /// Padding, stride and so on.
+            pub fn config(&self) -> &$config {
+                &self.config
+            }
+
+            #[doc = concat!("The kernels, `", $shape, "`.")]
+            pub fn weight(&self) -> &Tensor {
+                &self.weight
+            }
+
+            /// The bias, `(outputs)`.
+            pub fn bias(&self) -> Option<&Tensor> {
+                self.bias.as_ref()
+            }
+
+            fn as_candle(&self) -> candle_nn::$name {
+                candle_nn::$name::new(self.weight.clone(), self.bias.clone(), self.config)
+            }
+        }
+    };
+}
+pub(super) use layer;
+
+layer! {
+    /// A 1-d convolution (cross-correlation, as everywhere in deep learning).
+    Conv1d, Conv1dConfig, "(outputs, inputs / groups, kernel)"
+}
+
+layer! {
+    /// A 2-d convolution (cross-correlation, as everywhere in deep learning).
+    Conv2d, Conv2dConfig, "(outputs, inputs / groups, height, width)"
+}
+
+/// Creates a 1-d convolution with PyTorch's initial values.
+///
+/// Parameters in `vb`: `weight` `(outputs, inputs / groups, kernel)` and `bias` `(outputs)`.
+///
+/// # Errors
+/// Fails if the channels do not divide into the configured groups, the weight is too large, or `vb` holds a parameter
+/// in another shape.
+pub fn conv1d(
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+    config: Conv1dConfig,
+    vb: VarBuilder,
+) -> Result<Conv1d> {
+    let mut conv = conv1d_no_bias(inputs, outputs, kernel, config, vb.clone())?;
+    let fan_in = fan(inputs / config.groups, &[kernel])?;
+    conv.bias = Some(vb.get_with_hints(outputs, "bias", InitScheme::PyTorch.bias(fan_in))?);
+    Ok(conv)
+}
+
+/// Creates a 1-d convolution without bias; see [`conv1d`].
+///
+/// # Errors
+/// Fails if [`conv1d`] would.
+pub fn conv1d_no_bias(
+    inputs: usize,
+    outputs: usize,
+    kernel: usize,
+    config: Conv1dConfig,
+    vb: VarBuilder,
+) -> Result<Conv1d> {
+    check_groups("conv1d", inputs, outputs, config.groups)?;
+    let inputs = inputs / config.groups;
+    let init = InitScheme::PyTorch.weight(fan(inputs, &[kernel])?, 0);
+    let weight = vb.get_with_hints((outputs, inputs, kernel), "weight", init)?;
+    Ok(Conv1d { weight, bias: None, config })
 }
 
 /// Creates a convolution with square kernels and PyTorch's initial values.
@@ -30,7 +111,7 @@ pub fn conv2d(
     vb: VarBuilder,
 ) -> Result<Conv2d> {
     let mut conv = conv2d_no_bias(inputs, outputs, kernel, config, vb.clone())?;
-    let fan_in = fan(inputs, kernel, config.groups)?;
+    let fan_in = fan(inputs / config.groups, &[kernel; 2])?;
     conv.bias = Some(vb.get_with_hints(outputs, "bias", InitScheme::PyTorch.bias(fan_in))?);
     Ok(conv)
 }
@@ -61,44 +142,31 @@ pub fn conv2d_no_bias_with(
     init: InitScheme,
     vb: VarBuilder,
 ) -> Result<Conv2d> {
-    let groups = config.groups;
-    if groups == 0 || !inputs.is_multiple_of(groups) || !outputs.is_multiple_of(groups) {
-        bail!("conv2d: {inputs} input and {outputs} output channels do not divide into {groups} groups");
-    }
-    let init = init.weight(fan(inputs, kernel, groups)?, fan(outputs, kernel, groups)?);
-    let weight = vb.get_with_hints((outputs, inputs / groups, kernel, kernel), "weight", init)?;
+    check_groups("conv2d", inputs, outputs, config.groups)?;
+    let fan = |channels| fan(channels / config.groups, &[kernel; 2]);
+    let init = init.weight(fan(inputs)?, fan(outputs)?);
+    let weight = vb.get_with_hints((outputs, inputs / config.groups, kernel, kernel), "weight", init)?;
     Ok(Conv2d { weight, bias: None, config })
 }
 
+pub(super) fn check_groups(op: &str, inputs: usize, outputs: usize, groups: usize) -> Result<()> {
+    if groups == 0 || !inputs.is_multiple_of(groups) || !outputs.is_multiple_of(groups) {
+        bail!("{op}: {inputs} input and {outputs} output channels do not divide into {groups} groups");
+    }
+    Ok(())
+}
+
 /// Number of weights per output (from `channels` inputs) or per input (to `channels` outputs).
-fn fan(channels: usize, kernel: usize, groups: usize) -> Result<usize> {
-    match kernel.checked_mul(kernel).and_then(|area| area.checked_mul(channels / groups)) {
+pub(super) fn fan(channels: usize, kernel: &[usize]) -> Result<usize> {
+    match kernel.iter().try_fold(channels, |fan, &size| fan.checked_mul(size)) {
         Some(fan) => Ok(fan),
-        None => bail!("conv2d: {channels} channels with {kernel}x{kernel} kernels are too many weights"),
+        None => {
+            bail!("convolution: {channels} channels with kernels of size {kernel:?} are too many weights")
+        }
     }
 }
 
 impl Conv2d {
-    /// Creates a layer from `weight` `(outputs, inputs / groups, height, width)` and `bias` `(outputs)`.
-    pub fn new(weight: Tensor, bias: Option<Tensor>, config: Conv2dConfig) -> Self {
-        Self { weight, bias, config }
-    }
-
-    /// Padding, stride, dilation and groups.
-    pub fn config(&self) -> &Conv2dConfig {
-        &self.config
-    }
-
-    /// The kernels, `(outputs, inputs / groups, height, width)`.
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
-    }
-
-    /// The bias, `(outputs)`.
-    pub fn bias(&self) -> Option<&Tensor> {
-        self.bias.as_ref()
-    }
-
     /// The convolution that equals this one followed by `norm` in evaluation.
     ///
     /// # Errors
@@ -107,9 +175,23 @@ impl Conv2d {
         let absorbed = self.as_candle().absorb_bn(norm.as_candle())?;
         Ok(Self::new(absorbed.weight().clone(), absorbed.bias().cloned(), self.config))
     }
+}
 
-    fn as_candle(&self) -> candle_nn::Conv2d {
-        candle_nn::Conv2d::new(self.weight.clone(), self.bias.clone(), self.config)
+impl Module for Conv1d {
+    /// `(batch, inputs, length)` to `(batch, outputs, length')`.
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        if !is_native(xs) {
+            return self.as_candle().forward(xs);
+        }
+        let Conv1dConfig { padding, stride, dilation, groups, .. } = self.config;
+        let config =
+            ops::Conv2dConfig { stride: (1, stride), padding: (0, padding), dilation: (1, dilation), groups };
+        let (batch, channels, length) = xs.dims3()?;
+        let (outputs, inputs, kernel) = self.weight.dims3()?;
+        let xs = ops::reshape(xs, (batch, channels, 1, length))?;
+        let weight = ops::reshape(&self.weight, (outputs, inputs, 1, kernel))?;
+        let ys = ops::conv2d(&xs, &weight, self.bias.as_ref(), config)?;
+        ops::reshape(&ys, (batch, outputs, ys.dim(3)?))
     }
 }
 

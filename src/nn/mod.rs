@@ -11,13 +11,21 @@ mod attention_layer;
 pub mod batch_norm;
 pub mod conv;
 mod conv_max_over_time;
+mod conv_transpose;
 mod cost;
 mod dropout;
 pub mod embedding;
+pub mod group_norm;
 mod initial_values;
+pub mod layer_norm;
 pub mod linear;
+pub mod loss;
+pub mod ops;
+pub mod optim;
 mod pool;
 mod recurrent;
+pub mod rnn;
+pub mod rotary_emb;
 mod token_sampling;
 
 // What the names below do not replace.
@@ -30,15 +38,23 @@ pub use crate::ops::{
 pub use activation::{Activation, PReLU, prelu};
 pub use attention_layer::{Attention, AttentionLayer, AttentionMemory, attention};
 pub use batch_norm::{BatchNorm, BatchNormConfig, batch_norm};
-pub use conv::{Conv2d, conv2d, conv2d_no_bias, conv2d_no_bias_with};
+pub use conv::{
+    Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d, conv_transpose1d, conv_transpose1d_no_bias,
+    conv_transpose2d, conv_transpose2d_no_bias, conv1d, conv1d_no_bias, conv2d, conv2d_no_bias,
+    conv2d_no_bias_with,
+};
 pub use conv_max_over_time::{ConvMaxOverTime, conv_max_over_time};
 pub use cost::Cost;
 pub use dropout::{Dropout, dropout};
 pub use embedding::{Embedding, WORD_VECTOR_INIT, embedding, embedding_with};
+pub use group_norm::{GroupNorm, group_norm};
 pub use initial_values::{InitScheme, count_parameters, seeded_var_builder};
+pub use layer_norm::{LayerNorm, RmsNorm, layer_norm, layer_norm_no_bias, rms_norm};
 pub use linear::{Linear, linear, linear_b, linear_no_bias, linear_with};
-pub use pool::{Pool2d, Pooling};
+pub use optim::{AdamW, SGD};
+pub use pool::{Pool2d, Pooling, avg_pool2d, avg_pool2d_with_stride, max_pool2d, max_pool2d_with_stride};
 pub use recurrent::{Recurrent, RecurrentConfig, TokenProjection, recurrent};
+pub use rnn::{GRU, LSTM, gru, lstm};
 pub use token_sampling::Sampling;
 
 use candle_core::{DType, Result, Tensor};

@@ -1,5 +1,51 @@
+use super::is_native;
 use crate::ops::{self, Pool2dConfig};
+use candle_core::ToUsize2;
 use candle_core::{Module, Result, Tensor};
+
+/// The largest value of each window of `size`, as `Tensor::max_pool2d`, with the right gradient.
+///
+/// `(batch, channels, height, width)` to `(batch, channels, height / size, width / size)`.
+///
+/// # Errors
+/// Fails if `xs` has another rank, or the window is empty or larger than the image.
+pub fn max_pool2d<T: ToUsize2>(xs: &Tensor, size: T) -> Result<Tensor> {
+    let size = size.to_usize2();
+    max_pool2d_with_stride(xs, size, size)
+}
+
+/// The largest value of each window of `size`, every `stride` elements; see [`max_pool2d`].
+///
+/// # Errors
+/// Fails if [`max_pool2d`] would, or a stride is 0.
+pub fn max_pool2d_with_stride<T: ToUsize2>(xs: &Tensor, size: T, stride: T) -> Result<Tensor> {
+    let (kernel, stride) = (size.to_usize2(), stride.to_usize2());
+    match is_native(xs) {
+        true => ops::max_pool2d(xs, Pool2dConfig { kernel, stride, padding: (0, 0) }),
+        false => xs.max_pool2d_with_stride(kernel, stride),
+    }
+}
+
+/// The mean of each window of `size`, as `Tensor::avg_pool2d`, with a gradient for images of any size; see [`max_pool2d`].
+///
+/// # Errors
+/// Fails if [`max_pool2d`] would.
+pub fn avg_pool2d<T: ToUsize2>(xs: &Tensor, size: T) -> Result<Tensor> {
+    let size = size.to_usize2();
+    avg_pool2d_with_stride(xs, size, size)
+}
+
+/// The mean of each window of `size`, every `stride` elements; see [`max_pool2d`].
+///
+/// # Errors
+/// Fails if [`max_pool2d_with_stride`] would.
+pub fn avg_pool2d_with_stride<T: ToUsize2>(xs: &Tensor, size: T, stride: T) -> Result<Tensor> {
+    let (kernel, stride) = (size.to_usize2(), stride.to_usize2());
+    match is_native(xs) {
+        true => ops::avg_pool2d(xs, Pool2dConfig { kernel, stride, padding: (0, 0) }),
+        false => xs.avg_pool2d_with_stride(kernel, stride),
+    }
+}
 
 /// The function that a pooling layer computes over each window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -127,6 +127,88 @@ pub(super) fn check_conv2d(
     })
 }
 
+/// Checks the shapes of a transposed convolution, and returns the sizes of the convolution from its output to its input.
+pub(super) fn check_conv_transpose2d(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    config: Conv2dConfig,
+    output_padding: (usize, usize),
+) -> Result<Conv2d> {
+    const OP: &str = "conv_transpose2d";
+    let Conv2dConfig { stride, padding, dilation, groups } = config;
+    let (&[batch, inputs, height, width], &[weight_inputs, outputs, kernel_h, kernel_w]) =
+        (xs.dims(), weight.dims())
+    else {
+        bail!(
+            "{OP}: found an input of shape {:?} and a weight of shape {:?}, expected (batch, in, height, width) and (in, \
+             out / groups, height, width)",
+            xs.dims(),
+            weight.dims()
+        )
+    };
+    let positive = [stride.0, stride.1, dilation.0, dilation.1, groups, height, width];
+    if positive.contains(&0) || weight.elem_count() == 0 {
+        let (xs, weight) = (xs.dims(), weight.dims());
+        bail!(
+            "{OP}: found an input of shape {xs:?}, a weight of shape {weight:?}, stride {stride:?}, dilation {dilation:?} \
+             and {groups} groups, expected sizes of 1 or more"
+        );
+    }
+    if inputs != weight_inputs || !inputs.is_multiple_of(groups) {
+        bail!(
+            "{OP}: found {inputs} input channels, a weight for {weight_inputs} and {groups} groups, expected equal numbers \
+             of channels that the groups divide"
+        );
+    }
+    let Some(all_outputs) = outputs.checked_mul(groups) else {
+        bail!("{OP}: found {groups} groups of {outputs} output channels, expected less: sizes overflow")
+    };
+    check_bias(OP, bias, all_outputs)?;
+    // A stride has no meaning for a single element; it becomes the size of what the kernel covers.
+    let reach = |size: usize, kernel: usize, stride: usize, dilation: usize| {
+        let covered = dilation.checked_mul(kernel - 1)?.checked_add(1)?;
+        let stride = if size == 1 { stride.min(covered) } else { stride };
+        Some((stride, (size - 1).checked_mul(stride)?.checked_add(covered)?))
+    };
+    let (Some(rows), Some(columns)) =
+        (reach(height, kernel_h, stride.0, dilation.0), reach(width, kernel_w, stride.1, dilation.1))
+    else {
+        bail!("{OP}: found stride {stride:?} and dilation {dilation:?}, expected less: sizes overflow")
+    };
+    if output_padding.0 >= stride.0.max(dilation.0) || output_padding.1 >= stride.1.max(dilation.1) {
+        bail!(
+            "{OP}: found output padding {output_padding:?}, expected less than the stride {stride:?} or the dilation \
+             {dilation:?}"
+        );
+    }
+    let size = |reach: usize, output_padding: usize, padding: usize| {
+        reach.checked_add(output_padding)?.checked_sub(padding.checked_mul(2)?).filter(|&size| size > 0)
+    };
+    let (Some(output_h), Some(output_w)) =
+        (size(rows.1, output_padding.0, padding.0), size(columns.1, output_padding.1, padding.1))
+    else {
+        bail!("{OP}: found padding {padding:?} for an input of {height}x{width}, which leaves no output")
+    };
+    let planes = inputs.max(all_outputs);
+    let padded = (output_h + 2 * padding.0, output_w + 2 * padding.1);
+    if !fits(&[planes, padded.0, padded.1]) || !fits(&[batch, all_outputs, output_h, output_w]) {
+        bail!("{OP}: found an output of {output_h}x{output_w}, expected one that fits in memory");
+    }
+    Ok(Conv2d {
+        batch,
+        groups,
+        channels: outputs,
+        outputs: inputs / groups,
+        kernel: (kernel_h, kernel_w),
+        stride: (rows.0, columns.0),
+        padding,
+        dilation,
+        input: (output_h, output_w),
+        output: (height, width),
+    })
+}
+
 /// Sizes along one dimension.
 struct Extent {
     /// The input with its padding.

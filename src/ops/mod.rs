@@ -13,6 +13,7 @@ mod batch_norm;
 mod concat;
 mod conv2d;
 mod conv_max_over_time;
+mod conv_transpose2d;
 mod dropout;
 mod embedding;
 #[cfg(feature = "cuda-emulator")]
@@ -47,6 +48,7 @@ pub use row_gradients::{RowGradients, RowNumbers};
 
 // Layers with weights.
 pub use batch_norm::{batch_norm, batch_norm_training};
+pub use conv_transpose2d::conv_transpose2d;
 pub use conv2d::conv2d;
 pub use embedding::{embedding, embedding_mean};
 pub use linear::linear;
@@ -69,6 +71,7 @@ pub use conv_max_over_time::{conv_max_over_time, conv_max_positions};
 pub use incremental::IncrementalDecoder;
 pub use pool_over_time::pool_over_time;
 pub use ranking::top_log_probabilities;
+pub(crate) use recurrent::recurrent_states;
 pub use recurrent::{recurrent, recurrent_tokens};
 pub use sequences::PackedSequences;
 

@@ -13,7 +13,7 @@ use super::gpu::Gpu;
 use super::host::{self, Element, with_real};
 use super::{Cell, PackedSequences, reference};
 use crate::kernels::cpu::recurrent::{self as kernel, InitialState, Input, Layer};
-use crate::kernels::cpu::recurrent_gradient::{self as gradient, Saved};
+use crate::kernels::cpu::recurrent_gradient::{self as gradient, CellGradient, Saved};
 use candle_core::{Device, Result, Shape, Storage, Tensor, bail};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -66,6 +66,27 @@ pub fn recurrent_tokens(
     run(cell, sizes, &no_input, Some(ids), sequences, weights, state)
 }
 
+/// Runs a recurrent layer in one direction, in main memory: [`recurrent`] with all states in place of the final one.
+///
+/// Returns the hidden states `(rows, hidden)` and, of an LSTM, the cell states, likewise.
+pub(crate) fn recurrent_states(
+    cell: Cell,
+    xs: &Tensor,
+    sequences: &Arc<PackedSequences>,
+    weights: &RecurrentWeights,
+    state: Option<&RecurrentState>,
+) -> Result<(Tensor, Option<Tensor>)> {
+    let weights = std::slice::from_ref(weights);
+    let [features, hidden] = check_recurrent(cell, xs, sequences, weights, state)?;
+    let sizes = Sizes { cell, features, hidden, directions: 1, sequences: sequences.clone() };
+    let (ys, saved) = run_layer(&sizes, xs, None, weights, state)?;
+    let cells = match cell.has_cell_state() {
+        true => Some(autograd::apply(CellStates(saved), vec![ys.clone()])?),
+        false => None,
+    };
+    Ok((ys, cells))
+}
+
 /// The tokens of a layer, one per row, where its kernels read them.
 enum Ids {
     Host(Vec<u32>),
@@ -99,6 +120,22 @@ fn run(
     weights: &[RecurrentWeights],
     state: Option<&RecurrentState>,
 ) -> Result<(Tensor, RecurrentState)> {
+    let sizes = Sizes { cell, features, hidden, directions: weights.len(), sequences: sequences.clone() };
+    let (ys, saved) = run_layer(&sizes, xs, ids, weights, state)?;
+    let state = autograd::apply(FinalState { sizes, saved }, vec![ys.clone()])?;
+    let part = |index| autograd::reshape(&autograd::part(&state, index, 1)?, &state.dims()[1..]);
+    let cell = if cell.has_cell_state() { Some(part(1)?) } else { None };
+    Ok((ys, RecurrentState { hidden: part(0)?, cell }))
+}
+
+/// Applies the operation of the layer, and returns its result with what it has saved.
+fn run_layer(
+    sizes: &Sizes,
+    xs: &Tensor,
+    ids: Option<Ids>,
+    weights: &[RecurrentWeights],
+    state: Option<&RecurrentState>,
+) -> Result<(Tensor, Arc<OnceLock<SavedForBackward>>)> {
     let mut args = vec![xs.contiguous()?];
     for RecurrentWeights { input, hidden, input_bias, hidden_bias } in weights {
         for weight in [input, hidden, input_bias, hidden_bias] {
@@ -108,14 +145,9 @@ fn run(
     for state in state.into_iter().flat_map(|state| [Some(&state.hidden), state.cell.as_ref()]).flatten() {
         args.push(state.contiguous()?);
     }
-    let sizes = Sizes { cell, features, hidden, directions: weights.len(), sequences: sequences.clone() };
     let saved = Arc::<OnceLock<SavedForBackward>>::default();
     let layer = Recurrent { sizes: sizes.clone(), ids, saved: saved.clone() };
-    let ys = autograd::apply(layer, args)?;
-    let state = autograd::apply(FinalState { sizes, saved }, vec![ys.clone()])?;
-    let part = |index| autograd::reshape(&autograd::part(&state, index, 1)?, &state.dims()[1..]);
-    let cell = if cell.has_cell_state() { Some(part(1)?) } else { None };
-    Ok((ys, RecurrentState { hidden: part(0)?, cell }))
+    Ok((autograd::apply(layer, args)?, saved))
 }
 
 /// The sizes of a layer; see [`Layer`].
@@ -225,7 +257,12 @@ impl Recurrent {
         let KernelArguments { input, weights, initial } = self.arguments::<T>(&given, args.len())?;
         let (ys, grad) = (held.get::<T>(0)?, held.get::<T>(1)?);
         let saved = Saved { ys, gates: held.get(2)?, cells: held.get(3)? };
-        let cell_grad = cell_grad.is_some().then(|| held.get::<T>(4)).transpose()?;
+        let cell_grad = match &cell_grad {
+            None => None,
+            // From `CellStates`, or from `FinalState`.
+            Some(grad) if grad.rank() == 2 => Some(CellGradient::Every(held.get::<T>(4)?)),
+            Some(_) => Some(CellGradient::Final(held.get::<T>(4)?)),
+        };
         let back = gradient::backward(layer, &weights, &initial, saved, grad, cell_grad);
 
         let tensor =
@@ -286,6 +323,33 @@ impl Operation for Recurrent {
             });
         }
         with_real!(self.name(), grad.dtype(), T => self.run_backward::<T>(args, ys, grad, cell_grad))
+    }
+}
+
+/// The operation that returns all cell states of an LSTM in one direction, `(rows, hidden)`. Its argument is the layer's
+/// output, which its result does not depend on.
+struct CellStates(Arc<OnceLock<SavedForBackward>>);
+
+impl Operation for CellStates {
+    fn name(&self) -> &'static str {
+        "recurrent-cell-states"
+    }
+
+    fn forward(&self, args: &[Tensor]) -> Result<(Storage, Shape)> {
+        let Some(cells) = self.0.get().and_then(|saved| saved.cells.as_ref()) else {
+            bail!("recurrent: found no cell states")
+        };
+        with_real!(self.name(), cells.dtype(), T => {
+            host::read::<T, _>(cells, |cells| Ok(host::output(cells.to_vec(), args[0].shape())))
+        })
+    }
+
+    fn backward(&self, args: &[Tensor], _: &Tensor, _: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(args[0].zeros_like()?.detach())])
+    }
+
+    fn second_gradient(&self, grad: &Tensor) -> Result<Option<Tensor>> {
+        Ok(Some(grad.clone()))
     }
 }
 

@@ -10,6 +10,10 @@ use super::arguments::{
 use super::{Cell, PackedSequences};
 use candle_core::{D, DType, Result, Tensor, bail};
 
+mod conv_transpose2d;
+
+pub use conv_transpose2d::conv_transpose2d;
+
 /// The definition of [`super::linear()`].
 ///
 /// # Errors

@@ -125,6 +125,12 @@ impl Optimizer {
         Ok(Self { method, parameters, solver })
     }
 
+    /// Changes the settings of Adam, whose state stays.
+    pub(crate) fn set_adam(&mut self, adam: Adam) {
+        debug_assert!(matches!(self.method, Method::Adam(_)));
+        self.method = Method::Adam(adam);
+    }
+
     /// Returns whether the method needs the loss of all training examples, and that several times per step.
     pub fn is_full_batch(&self) -> bool {
         self.method.is_full_batch()

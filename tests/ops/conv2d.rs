@@ -1,8 +1,9 @@
 //! Convolution with sizes beyond those of its input.
 
-use super::CPU;
+use super::{CPU, assert_gradients, assert_reference, geometry, normal, op};
 use candle_core::{DType, Result, Tensor};
-use candle_textbook::ops::{Conv2dConfig, conv2d};
+use candle_textbook::ops::{Conv2dConfig, conv_transpose2d, conv2d, reference};
+use candle_textbook::rng;
 
 #[test]
 fn sizes_that_overflow_are_refused() -> Result<()> {
@@ -29,5 +30,53 @@ fn a_stride_beyond_the_input_leaves_one_position() -> Result<()> {
     let ys = conv2d(&xs, &weight, None, config)?;
     assert_eq!(ys.dims(), [1, 1, 1, 2]);
     assert_eq!(ys.flatten_all()?.to_vec1::<f64>()?, [54., 72.]);
+    Ok(())
+}
+
+#[test]
+fn transposed_convolution_equals_its_definition_and_its_gradient_finite_differences() -> Result<()> {
+    let rng = &mut rng::stream(1, "conv_transpose2d");
+    for (input, kernel, groups, stride, padding, dilation, output_padding) in [
+        ((1, 2, 3, 4), (3, 3), 1, (1, 1), (0, 0), (1, 1), (0, 0)),
+        ((2, 4, 3, 2), (3, 2), 2, (2, 3), (1, 0), (1, 1), (1, 2)),
+        ((1, 2, 2, 3), (2, 3), 1, (1, 2), (2, 1), (3, 2), (2, 1)),
+        ((2, 3, 1, 1), (4, 4), 1, (9, 1), (1, 0), (1, 1), (0, 0)),
+        ((1, 3, 2, 2), (1, 1), 3, (3, 2), (0, 0), (1, 1), (2, 1)),
+        ((2, 8, 12, 14), (3, 3), 1, (1, 1), (1, 1), (1, 1), (0, 0)),
+    ] {
+        let (batch, inputs, height, width) = input;
+        let config = geometry(stride, padding, dilation, groups);
+        let args = [
+            normal(rng, &[batch, inputs, height, width])?,
+            normal(rng, &[inputs, 2, kernel.0, kernel.1])?,
+            normal(rng, &[2 * groups])?,
+        ];
+        let kernel = op(move |x| conv_transpose2d(&x[0], &x[1], x.get(2), config, output_padding));
+        let plain = op(move |x| reference::conv_transpose2d(&x[0], &x[1], x.get(2), config, output_padding));
+        assert_reference("conv_transpose2d", &kernel, &plain, &args)?;
+        assert_reference("conv_transpose2d without bias", &kernel, &plain, &args[..2])?;
+        if height < 5 {
+            assert_gradients("conv_transpose2d", &kernel, &args)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn transposed_convolution_refuses_sizes_that_do_not_fit() -> Result<()> {
+    let xs = Tensor::zeros((1, 2, 3, 3), DType::F32, &CPU)?;
+    let weight = Tensor::zeros((2, 1, 3, 3), DType::F32, &CPU)?;
+    let plain = Conv2dConfig::default();
+    for (config, output_padding, expected) in [
+        (Conv2dConfig { padding: (3, 0), ..plain }, (0, 0), "found padding (3, 0)"),
+        (Conv2dConfig { padding: (usize::MAX, 0), ..plain }, (0, 0), "found padding"),
+        (Conv2dConfig { stride: (0, 1), ..plain }, (0, 0), "stride (0, 1)"),
+        (Conv2dConfig { stride: (usize::MAX, 1), ..plain }, (0, 0), "sizes overflow"),
+        (Conv2dConfig { groups: 3, ..plain }, (0, 0), "3 groups"),
+        (plain, (1, 0), "found output padding (1, 0)"),
+    ] {
+        let error = conv_transpose2d(&xs, &weight, None, config, output_padding).unwrap_err().to_string();
+        assert!(error.starts_with("conv_transpose2d: ") && error.contains(expected), "{error}");
+    }
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::{CPU, assert_near, assert_reference, batch_norm, conv, geometry, norm
 use candle_core::{DType, ModuleT, Result, Tensor, Var};
 use candle_nn::VarMap;
 use candle_textbook::models::{lenet, resnet};
-use candle_textbook::nn::{Cost, Mode, Model, batch_norm, seeded_var_builder};
+use candle_textbook::nn::{self, Cost, Epilogue, Mode, Model, seeded_var_builder};
 use candle_textbook::ops::{self, emulator};
 use candle_textbook::rng;
 
@@ -79,7 +79,7 @@ fn running_averages_move_as_on_the_cpu() -> Result<()> {
             .to_dtype(DType::F32)?;
         let averages = || -> Result<Vec<Tensor>> {
             let vars = VarMap::new();
-            let norm = batch_norm(2, 1e-5, seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
+            let norm = nn::batch_norm(2, 1e-5, seeded_var_builder(&vars, 0, DType::F32, &CPU))?;
             norm.forward_t(&xs, true)?;
             norm.forward_t(&xs.affine(0.5, 1.)?, true)?;
             let vars = vars.data().lock().unwrap();

@@ -379,6 +379,22 @@ impl Conv2d {
     }
 }
 
+/// Adds to each plane of `plane` elements the bias of its channel.
+pub(crate) fn add_bias<T: Lanes>(ys: &mut [T], bias: &[T], plane: usize) {
+    let planes = (1usize << 14).div_ceil(plane.max(1));
+    parallel::for_each_piece(ys, planes * plane, |i, ys| {
+        vectorised(
+            #[inline(always)]
+            || {
+                for (channel, ys) in (i * planes..).zip(ys.chunks_exact_mut(plane)) {
+                    let bias = bias[channel % bias.len()];
+                    ys.iter_mut().for_each(|y| *y += bias);
+                }
+            },
+        );
+    });
+}
+
 /// The sum of rows of `size` elements, in order.
 fn sum_rows<T: Lanes>(mut rows: Vec<T>, size: usize) -> Vec<T> {
     if rows.len() < size {

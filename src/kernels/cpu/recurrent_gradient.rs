@@ -34,15 +34,23 @@ pub(crate) struct Backward<T> {
     pub cell: Vec<T>,
 }
 
-/// Goes back through time from `grad`, the gradient of the outputs, and `cell_grad`, the gradient of an LSTM's final cell
-/// state `(directions, batch, hidden)` in the order of the batch.
+/// The gradient of the cell states of an LSTM.
+#[derive(Clone, Copy)]
+pub(crate) enum CellGradient<'a, T> {
+    /// Of the final states, `(directions, batch, hidden)` in the order of the batch.
+    Final(&'a [T]),
+    /// Of all states, `(directions, rows, hidden)`.
+    Every(&'a [T]),
+}
+
+/// Goes back through time from `grad`, the gradient of the outputs, and `cell_grad`.
 pub(crate) fn backward<T: Lanes>(
     layer: Layer,
     weights: &[Weights<T>],
     initial: &InitialState<T>,
     saved: Saved<T>,
     grad: &[T],
-    cell_grad: Option<&[T]>,
+    cell_grad: Option<CellGradient<T>>,
 ) -> Backward<T> {
     let Layer { hidden, directions, .. } = layer;
     let (rows, batch, layout) = (layer.sequences.rows(), layer.sequences.batch(), layer.gate_layout());
@@ -50,7 +58,11 @@ pub(crate) fn backward<T: Lanes>(
     let mut gate_grads = memory::uninit(directions * rows * layout.stride);
     let zeros = || vec![T::ZERO; directions * batch * hidden];
     let mut state_grads = zeros();
-    let mut cell_grads = cell_grad.map_or_else(zeros, |grad| layer.to_packed_order(grad));
+    let (mut cell_grads, every_cell_grad) = match cell_grad {
+        None => (zeros(), None),
+        Some(CellGradient::Final(grad)) => (layer.to_packed_order(grad), None),
+        Some(CellGradient::Every(grad)) => (zeros(), Some(grad)),
+    };
     let panels = |weights: &Weights<T>| {
         let weight = weights.hidden;
         Panels::new((layout.width, hidden), |gate| &weight[gate * hidden..])
@@ -62,6 +74,7 @@ pub(crate) fn backward<T: Lanes>(
         zeros: vec![T::ZERO; hidden],
         saved,
         grad,
+        every_cell_grad,
         gate_grads: Shared::new(&mut gate_grads),
         state_grads: Shared::new(&mut state_grads),
         cell_grads: Shared::new(&mut cell_grads),
@@ -85,6 +98,8 @@ struct BackwardPass<'a, T> {
     zeros: Vec<T>,
     saved: Saved<'a, T>,
     grad: &'a [T],
+    /// The gradient of all cell states.
+    every_cell_grad: Option<&'a [T]>,
     gate_grads: Shared<'a, MaybeUninit<T>>,
     /// Gradients of the state before the step processed last.
     state_grads: Shared<'a, T>,
@@ -162,6 +177,10 @@ impl<T: Lanes> BackwardPass<'_, T> {
                         y: &ys[output(row + i)],
                         grad: &self.grad[output(row + i)],
                     };
+                    if let Some(grad) = self.every_cell_grad {
+                        let grad = &grad[row_of(grad, row + i, hidden)];
+                        cell_grads[own.clone()].iter_mut().zip(grad).for_each(|(sum, &grad)| *sum += grad);
+                    }
                     step.run(cell, &mut state_grads[own.clone()], &mut cell_grads[own], gate_grads);
                 }
             },

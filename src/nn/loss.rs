@@ -1,0 +1,31 @@
+//! Losses, scalars.
+
+use super::is_native;
+use super::ops::softplus;
+use crate::ops;
+use candle_core::{DType, Result, Tensor};
+
+pub use candle_nn::loss::*;
+
+/// The mean of `-ln softmax(logits)[target]`, from logits `(batch, classes)` and integer targets `(batch)`.
+///
+/// See [`ops::softmax_cross_entropy`] for label smoothing.
+///
+/// # Errors
+/// Fails if the shapes do not fit, the batch is empty or, on the CPU, a target is not below the number of classes.
+pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    match is_native(logits) {
+        true => ops::softmax_cross_entropy(logits, &targets.to_dtype(DType::U32)?, 0.0),
+        false => candle_nn::loss::cross_entropy(logits, targets),
+    }
+}
+
+/// The mean binary cross-entropy of `sigmoid(logits)`, from logits and targets of the same shape, the targets from 0 to 1.
+///
+/// It is accurate for logits of any size; candle_nn's is infinite or NaN beyond about ±17 in f32.
+///
+/// # Errors
+/// Fails if the shapes differ.
+pub fn binary_cross_entropy_with_logit(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    (softplus(logits)? - (logits * targets.to_dtype(logits.dtype())?)?)?.mean_all()
+}

@@ -1,0 +1,71 @@
+//! Functions that candle_nn has in its module of this name.
+//!
+//! candle_nn's `layer_norm`, `rms_norm` and `softmax_last_dim` pass no gradient on; these do. Without gradients, candle's own
+//! are used.
+
+use super::dropout::masked;
+use super::is_native;
+use candle_core::{D, Result, Tensor};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use super::dropout::Dropout;
+pub use candle_nn::ops::*;
+
+/// `1 / (1 + exp(-x))` of each element.
+///
+/// # Errors
+/// Fails if the elements are not floating-point numbers.
+pub fn sigmoid(xs: &Tensor) -> Result<Tensor> {
+    if is_native(xs) { crate::ops::sigmoid(xs) } else { candle_nn::ops::sigmoid(xs) }
+}
+
+/// `ln(1 + exp(x))` of each element, for x of any size.
+pub(super) fn softplus(xs: &Tensor) -> Result<Tensor> {
+    // Candle shares the gradient of a maximum between equal arguments, which makes that of 0 right.
+    let magnitude = xs.maximum(&xs.neg()?)?;
+    xs.maximum(&xs.zeros_like()?)? + (magnitude.neg()?.exp()? + 1.0)?.log()?
+}
+
+/// `x tanh(ln(1 + exp(x)))` of each element (Misra 2019). candle_nn's gradient is NaN for x beyond 88 in f32.
+///
+/// # Errors
+/// Fails if the elements are not floating-point numbers.
+pub fn mish(xs: &Tensor) -> Result<Tensor> {
+    xs * softplus(xs)?.tanh()?
+}
+
+/// The softmax along the last dimension.
+///
+/// # Errors
+/// Fails if `xs` has no dimension.
+pub fn softmax_last_dim(xs: &Tensor) -> Result<Tensor> {
+    if xs.track_op() { softmax(xs, D::Minus1) } else { candle_nn::ops::softmax_last_dim(xs) }
+}
+
+/// Layer normalisation of `xs` `(.., size)` with `weight` and `bias` `(size)`; see [`LayerNorm`](super::LayerNorm).
+///
+/// # Errors
+/// Fails if the sizes differ.
+pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f32) -> Result<Tensor> {
+    candle_core::Module::forward(&super::LayerNorm::new(weight.clone(), bias.clone(), f64::from(epsilon)), xs)
+}
+
+/// RMS normalisation of `xs` `(.., size)` with `weight` `(size)`; see [`RmsNorm`](super::RmsNorm).
+///
+/// # Errors
+/// Fails if the sizes differ.
+pub fn rms_norm(xs: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
+    candle_core::Module::forward(&super::RmsNorm::new(weight.clone(), f64::from(epsilon)), xs)
+}
+
+/// Zeroes each element with a `probability` and scales up the rest; see [`Dropout`].
+///
+/// The mask is a function of the number of calls before in the process.
+///
+/// # Errors
+/// Fails if the probability is not from 0 to 1.
+pub fn dropout(xs: &Tensor, probability: f32) -> Result<Tensor> {
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    let call = CALLS.fetch_add(1, Ordering::Relaxed);
+    masked(xs, probability, 0, &format!("dropout/call {call}"))
+}

@@ -1,0 +1,259 @@
+//! Compiles one program with candle_nn and with `candle_textbook::nn` in its place, and compares the results.
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_nn::VarMap;
+use candle_textbook::{nn, rng};
+use rand::Rng;
+use std::collections::BTreeMap;
+
+/// The program as it is for candle_nn.
+mod stock {
+    use ::candle_nn;
+    include!("drop_in/program.rs");
+}
+
+/// The program with one line changed.
+mod ours {
+    use candle_textbook::nn as candle_nn;
+    include!("drop_in/program.rs");
+}
+
+/// Layers whose gradients candle does not compute, or not correctly: it drops them, refuses, or mixes up elements.
+const WRONG_GRADIENTS: [&str; 10] = [
+    "strided conv2d",
+    "conv1d",
+    "grouped conv1d",
+    "dilated conv1d",
+    "conv_transpose1d",
+    "grouped conv_transpose1d",
+    "layer_norm",
+    "rms_norm",
+    "softmax",
+    "rope",
+];
+
+/// The layer that has read the values of its parameters when it was made.
+const FOLDED: &str = "conv2d with batch norm";
+
+fn draw(name: &str, dims: &[usize], dtype: DType) -> Result<Tensor> {
+    let rng = rng::stream(5, name);
+    let values: Vec<f64> = rng.sample_iter(rand_distr::StandardNormal).take(dims.iter().product()).collect();
+    Tensor::from_vec(values, dims, &Device::Cpu)?.to_dtype(dtype)
+}
+
+/// Gives each variable values that depend on its name.
+fn fill(vars: &VarMap) -> Result<()> {
+    for (name, var) in vars.data().lock().unwrap().iter() {
+        let values = draw(name, var.dims(), var.dtype())?.affine(0.4, 0.1)?;
+        var.set(&if name.ends_with("running_var") { values.abs()? } else { values })?;
+    }
+    Ok(())
+}
+
+fn sorted(vars: &VarMap) -> BTreeMap<String, Var> {
+    vars.data().lock().unwrap().iter().map(|(name, var)| (name.clone(), var.clone())).collect()
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<f64>> {
+    tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
+}
+
+fn assert_near(name: &str, found: &Tensor, expected: &Tensor, tolerance: f64) -> Result<()> {
+    assert_eq!(found.dims(), expected.dims(), "{name}");
+    let (found, expected) = (values(found)?, values(expected)?);
+    let scale = expected.iter().fold(1f64, |scale, x| scale.max(x.abs()));
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() <= tolerance * scale, "{name}: found {found}, expected {expected}");
+    }
+    Ok(())
+}
+
+/// A fixed weighted sum of the elements.
+fn weighted_sum(ys: &Tensor) -> Result<Tensor> {
+    (ys * draw("weights", ys.dims(), ys.dtype())?)?.sum_all()
+}
+
+/// Compares the gradients of the `inputs` with central differences.
+fn assert_differences(name: &str, inputs: &[Var], f: impl Fn() -> Result<Tensor>) -> Result<()> {
+    let grads = weighted_sum(&f()?)?.backward()?;
+    for input in inputs {
+        let at = values(input)?;
+        let gradient = grads.get(input).map_or_else(|| Ok(vec![0.; at.len()]), values)?;
+        for i in 0..at.len() {
+            let loss = |offset: f64| -> Result<f64> {
+                let mut moved = at.clone();
+                moved[i] += offset;
+                input.set(&Tensor::from_vec(moved, input.dims(), &Device::Cpu)?)?;
+                weighted_sum(&f()?)?.to_scalar()
+            };
+            let difference = (loss(1e-5)? - loss(-1e-5)?) / 2e-5;
+            let near = (gradient[i] - difference).abs() <= 2e-5 * difference.abs().max(1.);
+            assert!(near, "{name}: the gradient of element {i} is {}, expected {difference}", gradient[i]);
+        }
+        input.set(&Tensor::from_vec(at, input.dims(), &Device::Cpu)?)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn parameters_have_candles_names_and_shapes() -> Result<()> {
+    let [stock, ours] = [VarMap::new(), VarMap::new()];
+    let vb = |vars: &VarMap| candle_nn::VarBuilder::from_varmap(vars, DType::F32, &Device::Cpu);
+    stock::layers(vb(&stock))?;
+    ours::layers(vb(&ours))?;
+    let shapes = |vars: &VarMap| -> Vec<_> {
+        sorted(vars).into_iter().map(|(name, var)| (name, var.dims().to_vec())).collect()
+    };
+    assert_eq!(shapes(&ours), shapes(&stock));
+    assert!(shapes(&ours).len() > 40);
+    Ok(())
+}
+
+#[test]
+fn layers_have_candles_outputs_and_its_gradients_where_they_are_right() -> Result<()> {
+    let [stock_vars, our_vars] = [VarMap::new(), VarMap::new()];
+    let vb = |vars: &VarMap| candle_nn::VarBuilder::from_varmap(vars, DType::F32, &Device::Cpu);
+    let (stock, ours) = (stock::layers(vb(&stock_vars))?, ours::layers(vb(&our_vars))?);
+    fill(&stock_vars)?;
+    fill(&our_vars)?;
+    for ((name, shape, stock), (_, _, ours)) in stock.iter().zip(&ours).filter(|layer| layer.0.0 != FOLDED) {
+        let xs = Var::from_tensor(&draw(name, shape, DType::F32)?)?;
+        let (expected, found) = (stock(&xs)?, ours(&xs)?);
+        assert_near(name, &found, &expected, 2e-6)?;
+        if WRONG_GRADIENTS.contains(name) {
+            continue;
+        }
+        let (expected, found) = (weighted_sum(&expected)?.backward()?, weighted_sum(&found)?.backward()?);
+        assert_near(name, found.get(&xs).unwrap(), expected.get(&xs).unwrap(), 1e-5)?;
+        for (parameter, (stock, ours)) in
+            sorted(&stock_vars).iter().zip(sorted(&our_vars).values()).map(|((name, a), b)| (name, (a, b)))
+        {
+            match (found.get(ours), expected.get(stock)) {
+                (Some(found), Some(expected)) => {
+                    assert_near(&format!("{name}: {parameter}"), found, expected, 1e-5)?;
+                }
+                (found, expected) => assert_eq!(found.is_some(), expected.is_some(), "{name}: {parameter}"),
+            }
+        }
+    }
+    let (found, expected) = (sorted(&our_vars), sorted(&stock_vars));
+    for (name, found) in found.iter().filter(|(name, _)| name.contains("running")) {
+        assert_near(name, found, &expected[name], 1e-6)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn gradients_of_all_layers_match_finite_differences() -> Result<()> {
+    let vars = VarMap::new();
+    let layers = ours::layers(candle_nn::VarBuilder::from_varmap(&vars, DType::F64, &Device::Cpu))?;
+    fill(&vars)?;
+    for (name, shape, layer) in layers {
+        let xs = Var::from_tensor(&draw(name, &shape, DType::F64)?)?;
+        let mut inputs = vec![xs.clone()];
+        let grads = weighted_sum(&layer(&xs)?)?.backward()?;
+        assert!(grads.get(&xs).is_some(), "{name} passes no gradient on");
+        if name != FOLDED {
+            inputs.extend(sorted(&vars).into_values().filter(|var| grads.get(var).is_some()));
+        }
+        assert_differences(name, &inputs, || layer(&xs))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn losses_equal_candles() -> Result<()> {
+    let logits = Var::from_tensor(&draw("logits", &[4, 3], DType::F32)?)?;
+    for ((name, stock), (_, ours)) in stock::losses().iter().zip(&ours::losses()) {
+        let (expected, found) = (stock(&logits)?, ours(&logits)?);
+        assert_near(name, &found, &expected, 1e-6)?;
+        let (expected, found) = (expected.backward()?, found.backward()?);
+        assert_near(name, found.get(&logits).unwrap(), expected.get(&logits).unwrap(), 1e-6)?;
+        let precise = Var::from_tensor(&draw("logits", &[4, 3], DType::F64)?)?;
+        assert_differences(name, std::slice::from_ref(&precise), || ours(&precise))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn binary_cross_entropy_is_finite_for_large_logits() -> Result<()> {
+    let logits = Var::new(&[-200f32, -20., 0., 20., 200.], &Device::Cpu)?;
+    let targets = Tensor::new(&[1f32, 0., 1., 1., 0.], &Device::Cpu)?;
+    let loss = nn::loss::binary_cross_entropy_with_logit(&logits, &targets)?;
+    assert!((loss.to_scalar::<f32>()? - (400. + 2f32.ln()) / 5.).abs() < 1e-4);
+    let grads = loss.backward()?;
+    assert_near(
+        "gradient",
+        grads.get(&logits).unwrap(),
+        &Tensor::new(&[-0.2f32, 0., -0.1, 0., 0.2], &Device::Cpu)?,
+        1e-6,
+    )
+}
+
+#[test]
+fn activations_equal_candles() -> Result<()> {
+    let xs = Var::from_tensor(&draw("activation", &[3, 4], DType::F32)?.affine(2.5, 0.)?)?;
+    for (stock, ours) in stock::activations().iter().zip(ours::activations()) {
+        let name = format!("{ours:?}");
+        let (expected, found) = (xs.apply(stock)?, xs.apply(&ours)?);
+        assert_near(&name, &found, &expected, 1e-6)?;
+        let (expected, found) = (weighted_sum(&expected)?.backward()?, weighted_sum(&found)?.backward()?);
+        assert_near(&name, found.get(&xs).unwrap(), expected.get(&xs).unwrap(), 1e-5)?;
+        let precise = Var::from_tensor(&draw("activation", &[3, 4], DType::F64)?.affine(2.5, 0.)?)?;
+        assert_differences(&name, std::slice::from_ref(&precise), || precise.apply(&ours))?;
+        let text = serde_json::to_string(stock).unwrap();
+        assert_eq!(serde_json::to_string(&ours).unwrap(), text);
+        assert_eq!(serde_json::from_str::<nn::Activation>(&text).unwrap(), ours);
+    }
+    for (name, expected) in [("gelu_new", nn::Activation::NewGelu), ("tanh", nn::Activation::Tanh)] {
+        assert_eq!(serde_json::from_str::<nn::Activation>(&format!("\"{name}\"")).unwrap(), expected);
+    }
+    assert_eq!(nn::Activation::default(), nn::Activation::Gelu);
+    let large = Var::new(&[-300f32, 300.], &Device::Cpu)?;
+    let grads = large.apply(&nn::Activation::Mish)?.sum_all()?.backward()?;
+    assert_eq!(grads.get(&large).unwrap().to_vec1::<f32>()?, [0., 1.]);
+    Ok(())
+}
+
+#[test]
+fn optimizers_take_candles_steps() -> Result<()> {
+    let start = draw("start", &[3, 4], DType::F32)?;
+    for (found, expected) in ours::optimize(&start)?.iter().zip(stock::optimize(&start)?) {
+        assert_near("parameters", found, &expected, 1e-6)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_program_trains_to_the_same_losses() -> Result<()> {
+    let (found, expected) = (ours::train(fill)?, stock::train(fill)?);
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() < 1e-4, "found losses {found}, expected {expected}");
+    }
+    assert!(found[11] < 0.7 * found[0], "{found:?}");
+    Ok(())
+}
+
+#[test]
+fn types_without_kernels_run_candles_layers() -> Result<()> {
+    use candle_nn::Module;
+    let xs = draw("half", &[2, 6], DType::F16)?;
+    let (weight, bias) = (draw("weight", &[4, 6], DType::F16)?, draw("bias", &[4], DType::F16)?);
+    let stock = candle_nn::Linear::new(weight.clone(), Some(bias.clone())).forward(&xs)?;
+    assert_near("linear", &nn::Linear::new(weight, Some(bias)).forward(&xs)?, &stock, 0.)?;
+    let images = draw("images", &[1, 2, 4, 4], DType::F16)?;
+    assert_near("max_pool2d", &nn::max_pool2d(&images, 2)?, &images.max_pool2d(2)?, 0.)?;
+    assert_near("avg_pool2d", &nn::avg_pool2d(&images, (2, 4))?, &images.avg_pool2d((2, 4))?, 0.)
+}
+
+#[test]
+fn pooling_passes_each_gradient_to_the_largest_element() -> Result<()> {
+    let image = Var::new(&[[[[1f32, 2., 0., 0.], [4., 3., 0., 5.]]]], &Device::Cpu)?;
+    let grads = nn::max_pool2d(&image, 2)?.sum_all()?.backward()?;
+    let gradient = grads.get(&image).unwrap().flatten_all()?.to_vec1::<f32>()?;
+    assert_eq!(gradient, [0., 0., 0., 0., 1., 0., 0., 1.]);
+    let overlapping = nn::max_pool2d_with_stride(&image, (2, 2), (1, 1))?;
+    assert_eq!(overlapping.flatten_all()?.to_vec1::<f32>()?, [4., 3., 5.]);
+    assert!(weighted_sum(&overlapping)?.backward()?.get(&image).is_some());
+    Ok(())
+}
