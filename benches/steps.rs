@@ -168,7 +168,7 @@ impl Task for Steps {
     }
 
     fn metric(&self) -> Metric {
-        Metric::Accuracy
+        Metric::ACCURACY
     }
 
     fn is_capturable(&self) -> bool {
@@ -183,10 +183,17 @@ fn on_gpu(row: Row, time: Duration, block: Option<usize>) -> Result<f64> {
     let dir = std::env::temp_dir().join(format!("candle-textbook-steps-{}", std::process::id()));
     let mut task = Steps { loss, count: block.unwrap_or(30) };
     let mut train = |task: &Steps, name: &str, epochs| -> Result<Vec<f64>> {
-        let options =
-            TrainerOptions { epochs, batch_size: 1, learning_rate, clip, ..TrainerOptions::default() };
+        let mut options = TrainerOptions::default();
+        options.epochs = epochs;
+        options.batch_size = 1;
+        options.learning_rate = learning_rate;
+        options.clip = clip;
         let run = Run::create("steps", Some(&dir.join(name)), &json!({}))?;
-        let report = Trainer { options, run: &run, progress: &Quiet }.fit(task, &vars, &mut optimizer)?;
+        let report = Trainer { options, run: Some(&run), progress: &Quiet, ..Trainer::default() }.fit(
+            task,
+            &vars,
+            &mut optimizer,
+        )?;
         Ok(report.epochs.iter().map(|epoch| epoch.seconds / task.count as f64).collect())
     };
     let warm = train(&task, "warm", 2)?[1];

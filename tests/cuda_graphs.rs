@@ -309,14 +309,12 @@ fn fit(
         false => Run::create("test", Some(dir), &serde_json::json!({}))?,
     };
     let mut optimizer = optimizer(vars, sparse)?;
-    let options = TrainerOptions {
-        epochs: 2,
-        batch_size,
-        checkpoint_every: Some(1),
-        clip: Clip::Norm(1.),
-        ..TrainerOptions::default()
-    };
-    let trainer = Trainer { options, run: &run, progress: &Quiet };
+    let mut options = TrainerOptions::default();
+    options.epochs = 2;
+    options.batch_size = batch_size;
+    options.checkpoint_every = Some(1);
+    options.clip = Clip::Norm(1.);
+    let trainer = Trainer { options, run: Some(&run), progress: &Quiet, ..Trainer::default() };
     let (report, counts) = emulator::count(|| trainer.fit(task, vars, &mut optimizer));
     let report = report?;
     let epochs = report.epochs.iter().map(|epoch| {

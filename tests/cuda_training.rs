@@ -381,7 +381,7 @@ impl Task for Examples {
     }
 
     fn metric(&self) -> Metric {
-        Metric::Accuracy
+        Metric::ACCURACY
     }
 }
 
@@ -408,15 +408,13 @@ fn fit(
     let task = Examples { steps: mlp_steps().unwrap(), nan_at, stop_at };
     let vars = task.steps.0.clone();
     let mut optimizer = Optimizer::new(Adam::default(), &vars).unwrap();
-    let options = TrainerOptions {
-        epochs: 2,
-        batch_size: 10,
-        checkpoint_every: Some(37),
-        clip: Clip::Norm(1.),
-        ..TrainerOptions::default()
-    };
+    let mut options = TrainerOptions::default();
+    options.epochs = 2;
+    options.batch_size = 10;
+    options.checkpoint_every = Some(37);
+    options.clip = Clip::Norm(1.);
     let progress = Reports::default();
-    let trainer = Trainer { options, run: &run, progress: &progress };
+    let trainer = Trainer { options, run: Some(&run), progress: &progress, ..Trainer::default() };
     let (report, counts) = emulator::count(|| trainer.fit(&task, &vars, &mut optimizer));
     let vars = vars.data().lock().unwrap();
     let mut names: Vec<_> = vars.keys().collect();

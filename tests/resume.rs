@@ -7,19 +7,15 @@ use candle_textbook::models::lenet::{Config, LeNet};
 use candle_textbook::nn::{Cost, Mode, seeded_var_builder};
 use candle_textbook::optim::{Adam, Clip, Curve, Lbfgs, Method, NewtonCg, Optimizer, Schedule, Sgd};
 use candle_textbook::train::{
-    Epoch, INTERRUPTED, ImageClassification, Metric, Quiet, Report, Run, Score, Task, Trainer, TrainerOptions,
+    Epoch, ImageClassification, Metric, Quiet, Report, Run, Score, Stop, Task, Trainer, TrainerOptions,
 };
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::Ordering;
-
-/// `INTERRUPTED` is global to the process, so only one test trains at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// A task that interrupts training in step `at`.
 struct Interrupted<'a> {
     task: ImageClassification<'a>,
     at: Option<u64>,
+    stop: Stop,
 }
 
 impl Task for Interrupted<'_> {
@@ -29,7 +25,7 @@ impl Task for Interrupted<'_> {
 
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
         if matches!(mode, Mode::Train { step, .. } if Some(step) == self.at) {
-            INTERRUPTED.store(true, Ordering::Relaxed);
+            self.stop.request();
         }
         self.task.loss(batch, mode)
     }
@@ -59,25 +55,24 @@ fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> an
     let vars = VarMap::new();
     let model = LeNet::new(&config, seeded_var_builder(&vars, seed, DType::F32, &Device::Cpu))?;
     let mut optimizer = Optimizer::new(method, &vars)?;
-    let options = TrainerOptions {
-        epochs: 3,
-        batch_size: 8,
-        learning_rate: 1e-2,
-        schedule: Schedule { warmup_steps: 2, curve: Curve::one_cycle() },
-        clip: Clip::Norm(1.0),
-        seed,
-        keep_checkpoint: true,
-        ..TrainerOptions::default()
-    };
+    let mut options = TrainerOptions::default();
+    options.epochs = 3;
+    options.batch_size = 8;
+    options.learning_rate = 1e-2;
+    options.schedule = Schedule { warmup_steps: 2, curve: Curve::one_cycle() };
+    options.clip = Clip::Norm(1.0);
+    options.seed = seed;
+    options.keep_checkpoint = true;
     let options = match is_full_batch {
-        true => TrainerOptions {
-            epochs: 5,
-            batch_size: 50,
-            learning_rate: 1.0,
-            schedule: Curve::Constant.into(),
-            clip: Clip::None,
-            ..options
-        },
+        true => {
+            let mut changed = options;
+            changed.epochs = 5;
+            changed.batch_size = 50;
+            changed.learning_rate = 1.0;
+            changed.schedule = Curve::Constant.into();
+            changed.clip = Clip::None;
+            changed
+        }
         false => options,
     };
     let augmentation = (!is_full_batch).then(|| Augmentation::Distort(Distortion::default()));
@@ -91,10 +86,9 @@ fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> an
         label_smoothing: 0.1,
         device: &Device::Cpu,
     };
-    let task = Interrupted { task, at: interrupt_at };
-    let report = Trainer { options, run: &run, progress: &Quiet }.fit(&task, &vars, &mut optimizer);
-    INTERRUPTED.store(false, Ordering::Relaxed);
-    report
+    let stop = Stop::default();
+    let task = Interrupted { task, at: interrupt_at, stop: stop.clone() };
+    Trainer { options, run: Some(&run), progress: &Quiet, stop }.fit(&task, &vars, &mut optimizer)
 }
 
 /// Everything that a run leaves, except its timings.
@@ -120,7 +114,6 @@ fn outcome(dir: &Path, report: Report) -> anyhow::Result<Outcome> {
 
 #[test]
 fn an_interrupted_run_resumes_to_the_same_bits() -> anyhow::Result<()> {
-    let _alone = ONE_AT_A_TIME.lock();
     let momentum = Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-3, ..Sgd::default() };
     for method in [Method::from(Adam::adamw()), momentum.into()] {
         let dir = tempfile::tempdir()?;
@@ -141,7 +134,6 @@ fn an_interrupted_run_resumes_to_the_same_bits() -> anyhow::Result<()> {
 
 #[test]
 fn an_interrupted_solver_resumes_to_the_same_bits() -> anyhow::Result<()> {
-    let _alone = ONE_AT_A_TIME.lock();
     for method in [Method::from(Lbfgs { history_size: 2, ..Lbfgs::default() }), NewtonCg::default().into()] {
         let dir = tempfile::tempdir()?;
         let whole = dir.path().join("whole");
@@ -160,7 +152,6 @@ fn an_interrupted_solver_resumes_to_the_same_bits() -> anyhow::Result<()> {
 
 #[test]
 fn the_seed_determines_every_bit() -> anyhow::Result<()> {
-    let _alone = ONE_AT_A_TIME.lock();
     let dir = tempfile::tempdir()?;
     let model = |name: &str, seed| -> anyhow::Result<Vec<u8>> {
         let dir = dir.path().join(name);

@@ -8,18 +8,13 @@ use candle_textbook::nn::{Cell, Mode, seeded_var_builder};
 use candle_textbook::ops;
 use candle_textbook::optim::{Adam, Optimizer};
 use candle_textbook::train::{
-    Decoding, Hypothesis, INTERRUPTED, Metric, Quiet, Run, Score, Scoring, Task, TeacherForcing, Trainer,
+    Decoding, Hypothesis, Metric, Quiet, Run, Score, Scoring, Stop, Task, TeacherForcing, Trainer,
     TrainerOptions, Translation, Translator, evaluate_translation,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Mutex;
-use std::sync::atomic::Ordering;
 
 const CPU: Device = Device::Cpu;
-
-/// `INTERRUPTED` is global to the process, so only one test trains at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 const TRAIN: Mode = Mode::Train { seed: 3, epoch: 0, step: 7 };
 
@@ -428,7 +423,7 @@ fn reversals(count: u32) -> Pairs {
 }
 
 /// A task that interrupts training in step `at`.
-struct Interrupted<'a>(Translation<'a>, Option<u64>);
+struct Interrupted<'a>(Translation<'a>, Option<u64>, Stop);
 
 impl Task for Interrupted<'_> {
     fn examples(&self) -> usize {
@@ -436,7 +431,7 @@ impl Task for Interrupted<'_> {
     }
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
         if matches!(mode, Mode::Train { step, .. } if Some(step) == self.1) {
-            INTERRUPTED.store(true, Ordering::Relaxed);
+            self.2.request();
         }
         self.0.loss(batch, mode)
     }
@@ -471,19 +466,22 @@ fn train(
         scoring: Scoring::ExactMatch { max_length: 10 },
         device: &CPU,
     };
-    let options =
-        TrainerOptions { epochs, batch_size: 10, learning_rate: 1e-2, seed: 5, ..TrainerOptions::default() };
+    let mut options = TrainerOptions::default();
+    options.epochs = epochs;
+    options.batch_size = 10;
+    options.learning_rate = 1e-2;
+    options.seed = 5;
     let mut optimizer = Optimizer::new(Adam::default(), &vars)?;
-    let task = Interrupted(task, at);
-    let report = Trainer { options, run: &run, progress: &Quiet }.fit(&task, &vars, &mut optimizer);
-    INTERRUPTED.store(false, Ordering::Relaxed);
+    let stop = Stop::default();
+    let task = Interrupted(task, at, stop.clone());
+    let report =
+        Trainer { options, run: Some(&run), progress: &Quiet, stop }.fit(&task, &vars, &mut optimizer);
     let scores = report?.epochs.into_iter().map(|epoch| epoch.validation).collect();
     Ok((scores, std::fs::read(dir.join("model.safetensors")).unwrap_or_default()))
 }
 
 #[test]
 fn training_reduces_the_loss_and_resumes_to_the_same_bits() -> anyhow::Result<()> {
-    let _alone = ONE_AT_A_TIME.lock();
     let dir = tempfile::tempdir()?;
     // Scheduled sampling from the first step on.
     let forcing = TeacherForcing::Linear { end: 0.5, steps: 20 };
@@ -501,7 +499,6 @@ fn training_reduces_the_loss_and_resumes_to_the_same_bits() -> anyhow::Result<()
 
 #[test]
 fn a_model_learns_to_reverse_short_sentences() -> anyhow::Result<()> {
-    let _alone = ONE_AT_A_TIME.lock();
     let dir = tempfile::tempdir()?;
     let (scores, _) = train(&dir.path().join("run"), TeacherForcing::default(), 60, None)?;
     let best = scores.iter().map(|score| score.metric).fold(0.0, f64::max);

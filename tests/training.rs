@@ -7,8 +7,8 @@ use candle_textbook::models::language_model::{Config, LanguageModel};
 use candle_textbook::nn::{Cell, Cost, Mode, seeded_var_builder};
 use candle_textbook::optim::{Clip, Curve, Lbfgs, Optimizer, Sgd};
 use candle_textbook::train::{
-    Evaluation, LanguageModelling, LanguageModellingConfig, Metric, Prediction, Quiet, Report, Run, Score,
-    Task, Trainer, TrainerOptions, Windowing, evaluate_text, load_weights,
+    Evaluation, LanguageModelling, LanguageModellingConfig, Metric, Prediction, Progress, Quiet, Report, Run,
+    Score, Stop, Task, Trainer, TrainerOptions, Windowing, evaluate_text, load_weights,
 };
 use std::path::Path;
 use tempfile::TempDir;
@@ -45,7 +45,7 @@ impl Task for Scripted {
     }
 
     fn metric(&self) -> Metric {
-        Metric::Accuracy
+        Metric::ACCURACY
     }
 }
 
@@ -65,7 +65,11 @@ fn train_in(
     let (metrics, epoch) = (metrics.to_vec(), Default::default());
     let task = Scripted { w: w.clone(), nan_at, metrics, epoch, detached: false };
     let mut optimizer = Optimizer::new(Sgd::default(), &vars).unwrap();
-    let report = Trainer { options, run: &run, progress: &Quiet }.fit(&task, &vars, &mut optimizer);
+    let report = Trainer { options, run: Some(&run), progress: &Quiet, ..Trainer::default() }.fit(
+        &task,
+        &vars,
+        &mut optimizer,
+    );
     (report, w.to_scalar::<f64>().unwrap())
 }
 
@@ -75,7 +79,10 @@ fn train(
     metrics: &[f64],
     options: TrainerOptions,
 ) -> (anyhow::Result<Report>, TempDir, f64) {
-    let options = TrainerOptions { epochs: metrics.len(), batch_size: 2, learning_rate: 0.01, ..options };
+    let mut options = options;
+    options.epochs = metrics.len();
+    options.batch_size = 2;
+    options.learning_rate = 0.01;
     let dir = tempfile::tempdir().unwrap();
     let (report, w) = train_in(dir.path(), nan_at, metrics, options);
     (report, dir, w)
@@ -86,7 +93,8 @@ fn a_loss_of_nan_is_an_error_that_names_the_step_and_the_last_checkpoint() {
     for (nan_at, checkpoint_every, saved_step) in
         [(0, None, None), (2, None, None), (2, Some(2), Some(2)), (4, None, Some(3)), (5, Some(4), Some(4))]
     {
-        let options = TrainerOptions { checkpoint_every, ..TrainerOptions::default() };
+        let mut options = TrainerOptions::default();
+        options.checkpoint_every = checkpoint_every;
         let (report, dir, _) = train(Some(nan_at), &[1.0, 2.0, 3.0], options);
         let message = report.unwrap_err().to_string();
         assert!(message.contains(&format!("step {} is NaN", nan_at + 1)), "{message}");
@@ -104,9 +112,66 @@ fn a_loss_of_nan_is_an_error_that_names_the_step_and_the_last_checkpoint() {
     }
 }
 
+/// Keeps the losses of all steps, and requests a stop after `stop_after` of them.
+struct Watching {
+    losses: std::cell::RefCell<Vec<f64>>,
+    stop: Stop,
+    stop_after: usize,
+}
+
+impl Progress for Watching {
+    fn step_done(&self, _: usize, loss: f64) {
+        self.losses.borrow_mut().push(loss);
+        if self.losses.borrow().len() == self.stop_after {
+            assert!(!self.stop.request());
+        }
+    }
+}
+
+#[test]
+fn a_task_trains_without_a_run_folder_on_its_own_metric_until_it_is_stopped() {
+    /// The scripted scores as errors, of which the lowest is the best.
+    struct Errors(Scripted);
+    impl Task for Errors {
+        fn examples(&self) -> usize {
+            self.0.examples()
+        }
+        fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
+            self.0.loss(batch, mode)
+        }
+        fn validate(&self) -> Result<Score> {
+            self.0.validate()
+        }
+        fn metric(&self) -> Metric {
+            Metric::new("error", false, |value| format!("{value} mm"))
+        }
+    }
+    for (stop_after, steps, epochs) in [(usize::MAX, 9, 3), (4, 4, 1)] {
+        let (vars, w) = (VarMap::new(), Var::new(1f64, &Device::Cpu).unwrap());
+        vars.data().lock().unwrap().insert("w".to_string(), w.clone());
+        let (metrics, epoch) = (vec![3., 1., 2.], Default::default());
+        let task = Errors(Scripted { w: w.clone(), nan_at: None, metrics, epoch, detached: false });
+        let mut options = TrainerOptions::default();
+        (options.epochs, options.batch_size, options.learning_rate) = (3, 2, 0.01);
+        let stop = Stop::default();
+        let watching = Watching { losses: Default::default(), stop: stop.clone(), stop_after };
+        let trainer = Trainer { options, run: None, progress: &watching, stop };
+        let mut optimizer = Optimizer::new(Sgd::default(), &vars).unwrap();
+        let report = trainer.fit(&task, &vars, &mut optimizer).unwrap();
+        assert_eq!((watching.losses.borrow().len(), report.epochs.len()), (steps, epochs));
+        assert_eq!(report.interrupted, stop_after < 9);
+        assert_eq!(report.metric.format(1.5), "1.5 mm");
+        // The weights of the second epoch, which is the best, or of the last step.
+        let expected = if report.interrupted { 4 } else { 6 };
+        assert_eq!(report.best_epoch, if report.interrupted { 1 } else { 2 });
+        assert!((w.to_scalar::<f64>().unwrap() - 0.98f64.powi(expected)).abs() < 1e-12);
+    }
+}
+
 #[test]
 fn patience_ends_training_with_the_weights_of_the_best_epoch() {
-    let options = TrainerOptions { patience: Some(2), ..TrainerOptions::default() };
+    let mut options = TrainerOptions::default();
+    options.patience = Some(2);
     let (report, dir, w) = train(None, &[1.0, 3.0, 2.0, 3.0, 4.0], options);
     let report = report.unwrap();
     assert_eq!((report.epochs.len(), report.best_epoch, report.interrupted), (4, 2, false));
@@ -123,7 +188,8 @@ fn patience_ends_training_with_the_weights_of_the_best_epoch() {
 #[test]
 fn the_plateau_schedule_lowers_the_rate_and_ends_training() {
     let curve = Curve::Plateau { factor: 0.5, patience: 1, stop_at: 0.25 };
-    let options = TrainerOptions { schedule: curve.into(), ..TrainerOptions::default() };
+    let mut options = TrainerOptions::default();
+    options.schedule = curve.into();
     let report = train(None, &[1.0; 9], options).0.unwrap();
     let rates: Vec<f64> = report.epochs.iter().map(|epoch| epoch.learning_rate).collect();
     assert_eq!(rates, [0.01, 0.01, 0.005]);
@@ -131,15 +197,13 @@ fn the_plateau_schedule_lowers_the_rate_and_ends_training() {
 
 #[test]
 fn huge_option_values_do_not_overflow() {
-    let options = TrainerOptions {
-        epochs: usize::MAX,
-        batch_size: usize::MAX,
-        learning_rate: 0.01,
-        schedule: Curve::Cosine.into(),
-        patience: Some(2),
-        checkpoint_every: Some(u64::MAX),
-        ..TrainerOptions::default()
-    };
+    let mut options = TrainerOptions::default();
+    options.epochs = usize::MAX;
+    options.batch_size = usize::MAX;
+    options.learning_rate = 0.01;
+    options.schedule = Curve::Cosine.into();
+    options.patience = Some(2);
+    options.checkpoint_every = Some(u64::MAX);
     let dir = tempfile::tempdir().unwrap();
     let report = train_in(dir.path(), None, &[1.0; 3], options).0.unwrap();
     assert_eq!((report.epochs.len(), report.epochs[2].step), (3, 3));
@@ -153,8 +217,13 @@ fn a_loss_without_a_graph_is_an_error() {
     vars.data().lock().unwrap().insert("w".to_string(), w.clone());
     let task = Scripted { w, nan_at: None, metrics: vec![1.0], epoch: Default::default(), detached: true };
     let mut optimizer = Optimizer::new(Sgd::default(), &vars).unwrap();
-    let options = TrainerOptions { epochs: 1, ..TrainerOptions::default() };
-    let report = Trainer { options, run: &run, progress: &Quiet }.fit(&task, &vars, &mut optimizer);
+    let mut options = TrainerOptions::default();
+    options.epochs = 1;
+    let report = Trainer { options, run: Some(&run), progress: &Quiet, ..Trainer::default() }.fit(
+        &task,
+        &vars,
+        &mut optimizer,
+    );
     let message = report.unwrap_err().to_string();
     assert!(message.contains("loss of step 1 depends on no parameter"), "{message}");
 }
@@ -162,9 +231,16 @@ fn a_loss_without_a_graph_is_an_error() {
 #[test]
 fn a_checkpoint_of_another_batch_size_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let options = TrainerOptions { epochs: 1, batch_size: 2, ..TrainerOptions::default() };
+    let mut options = TrainerOptions::default();
+    options.epochs = 1;
+    options.batch_size = 2;
     train_in(dir.path(), None, &[1.0; 2], options.clone()).0.unwrap();
-    let other = TrainerOptions { epochs: 2, batch_size: 1, ..options };
+    let other = {
+        let mut changed = options;
+        changed.epochs = 2;
+        changed.batch_size = 1;
+        changed
+    };
     let message = train_in(dir.path(), None, &[1.0; 2], other).0.unwrap_err().to_string();
     assert!(message.contains("step 3") && message.contains("5 steps per epoch"), "{message}");
 }
@@ -181,15 +257,39 @@ fn a_solver_needs_one_loss_of_all_examples_in_each_step() {
         let task =
             Scripted { w, nan_at: None, metrics: vec![1.0; 3], epoch: Default::default(), detached: false };
         let mut optimizer = Optimizer::new(Lbfgs::default(), &vars).unwrap();
-        Trainer { options, run: &run, progress: &Quiet }.fit(&task, &vars, &mut optimizer)
+        Trainer { options, run: Some(&run), progress: &Quiet, ..Trainer::default() }.fit(
+            &task,
+            &vars,
+            &mut optimizer,
+        )
     };
-    let good = TrainerOptions { epochs: 3, batch_size: 5, learning_rate: 1.0, ..TrainerOptions::default() };
+    let good = {
+        let mut changed = TrainerOptions::default();
+        changed.epochs = 3;
+        changed.batch_size = 5;
+        changed.learning_rate = 1.0;
+        changed
+    };
     let report = train(good.clone(), "w").unwrap();
     assert_eq!((report.epochs[0].train_loss, report.epochs[2].train_loss < 1e-9), (1.0, true));
     let refuse = |options, extra| train(options, extra).unwrap_err().to_string();
-    let message = refuse(TrainerOptions { batch_size: 4, ..good.clone() }, "w");
+    let message = refuse(
+        {
+            let mut changed = good.clone();
+            changed.batch_size = 4;
+            changed
+        },
+        "w",
+    );
     assert!(message.starts_with("batch size: found 4, expected at least 5"), "{message}");
-    let message = refuse(TrainerOptions { clip: Clip::Norm(1.0), ..good.clone() }, "w");
+    let message = refuse(
+        {
+            let mut changed = good.clone();
+            changed.clip = Clip::Norm(1.0);
+            changed
+        },
+        "w",
+    );
     assert!(message.starts_with("gradient clipping: expected none"), "{message}");
     let message = refuse(good, "norm.running_mean");
     assert!(message.starts_with("batch normalisation"), "{message}");
@@ -197,13 +297,20 @@ fn a_solver_needs_one_loss_of_all_examples_in_each_step() {
 
 /// Two epochs of three steps at a constant rate.
 fn short() -> TrainerOptions {
-    TrainerOptions { epochs: 2, batch_size: 2, learning_rate: 0.01, ..TrainerOptions::default() }
+    {
+        let mut changed = TrainerOptions::default();
+        changed.epochs = 2;
+        changed.batch_size = 2;
+        changed.learning_rate = 0.01;
+        changed
+    }
 }
 
 #[test]
 fn a_flipped_bit_of_a_checkpoint_or_a_model_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
-    let options = TrainerOptions { keep_checkpoint: true, ..short() };
+    let mut options = short();
+    options.keep_checkpoint = true;
     train_in(dir.path(), None, &[1.0; 2], options.clone()).0.unwrap();
     let checkpoint = dir.path().join("checkpoint.safetensors");
     let bytes = std::fs::read(&checkpoint).unwrap();
@@ -240,7 +347,13 @@ fn files_of_another_run_and_an_edited_configuration_are_refused() {
     let [one, two] = [1, 2].map(|seed| {
         let out = dir.path().join(seed.to_string());
         drop(Run::create("test", Some(&out), &serde_json::json!({ "seed": seed })).unwrap());
-        train_in(&out, None, &[1.0; 2], TrainerOptions { keep_checkpoint: true, ..short() }).0.unwrap();
+        train_in(&out, None, &[1.0; 2], {
+            let mut changed = short();
+            changed.keep_checkpoint = true;
+            changed
+        })
+        .0
+        .unwrap();
         out
     });
     for (name, expected) in [
@@ -270,9 +383,11 @@ fn files_of_another_run_and_an_edited_configuration_are_refused() {
 #[test]
 fn a_run_resumes_after_an_epoch_with_an_infinite_score() {
     let dir = tempfile::tempdir().unwrap();
-    let options = TrainerOptions { keep_checkpoint: true, ..short() };
+    let mut options = short();
+    options.keep_checkpoint = true;
     train_in(dir.path(), None, &[1.0, f64::INFINITY], options.clone()).0.unwrap();
-    let options = TrainerOptions { epochs: 3, ..options };
+    let mut options = options;
+    options.epochs = 3;
     let report = train_in(dir.path(), None, &[1.0, f64::INFINITY, 2.0], options).0.unwrap();
     assert_eq!((report.epochs.len(), report.best_epoch), (3, 2));
     let lines = std::fs::read_to_string(dir.path().join("metrics.jsonl")).unwrap();
@@ -326,9 +441,19 @@ fn more_epochs_train_on_if_the_checkpoint_was_kept() {
     let dir = tempfile::tempdir().unwrap();
     let [whole, kept, dropped] = ["whole", "kept", "dropped"].map(|name| dir.path().join(name));
     let scores = [1.0, 2.0, 3.0, 4.0];
-    let longer = TrainerOptions { epochs: 4, ..short() };
+    let longer = {
+        let mut changed = short();
+        changed.epochs = 4;
+        changed
+    };
     let (expected, w) = train_in(&whole, None, &scores, longer.clone());
-    train_in(&kept, None, &scores, TrainerOptions { keep_checkpoint: true, ..short() }).0.unwrap();
+    train_in(&kept, None, &scores, {
+        let mut changed = short();
+        changed.keep_checkpoint = true;
+        changed
+    })
+    .0
+    .unwrap();
     let (report, extended) = train_in(&kept, None, &scores, longer.clone());
     assert_eq!((report.unwrap().best_epoch, extended), (expected.unwrap().best_epoch, w));
 
@@ -426,8 +551,14 @@ fn language_modelling_trains_only_with_a_batch_of_all_streams() {
             let dir = tempfile::tempdir().unwrap();
             let run = Run::create("test", Some(dir.path()), &serde_json::json!({})).unwrap();
             let mut optimizer = Optimizer::new(Sgd::default(), vars).unwrap();
-            let options = TrainerOptions { epochs: 1, batch_size, ..TrainerOptions::default() };
-            let report = Trainer { options, run: &run, progress: &Quiet }.fit(&task, vars, &mut optimizer);
+            let mut options = TrainerOptions::default();
+            options.epochs = 1;
+            options.batch_size = batch_size;
+            let report = Trainer { options, run: Some(&run), progress: &Quiet, ..Trainer::default() }.fit(
+                &task,
+                vars,
+                &mut optimizer,
+            );
             match report {
                 Ok(report) => assert!(is_right && report.epochs[0].step == 4, "batch size {batch_size}"),
                 Err(error) => {

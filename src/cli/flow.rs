@@ -2,7 +2,7 @@
 
 use super::inputs::RunOption;
 use super::memory;
-use super::process::end_at_once;
+use super::process::{STOP, end_at_once};
 use super::recipe::{
     About, Data, Facts, KEPT, PATHS, Recipe, Start, Test, Trained, Training, recorded_settings,
 };
@@ -189,7 +189,8 @@ pub(super) fn fit<R: Recipe>(
     static NOTES: Once = Once::new();
     NOTES.call_once(|| show_notes(&training.options().without_effect(examples, steps)));
     let options = TrainerOptions { batch_size, ..options.options(steps) };
-    let trainer = Trainer { options, run: &run, progress: training.progress.as_ref() };
+    let (progress, stop) = (training.progress.as_ref(), STOP.clone());
+    let trainer = Trainer { options, run: Some(&run), progress, stop };
     let report = trainer.fit(task.as_ref(), &vars, &mut optimizer)?;
     drop(task);
     Ok((run, model, report))

@@ -53,7 +53,7 @@ fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Res
         "folds": accuracies,
         "seconds": begin.elapsed().as_secs_f64(),
     });
-    run.write_final(&[], Metric::Accuracy, &last)?;
+    run.write_final(&[], Metric::ACCURACY, &last)?;
     say(&format!(
         "test accuracy {:.2}% over {folds} folds, standard deviation {:.2}; run folder {}",
         100.0 * mean,

@@ -5,6 +5,7 @@
 //! after training.
 
 use super::Outcome;
+use super::process::STOP;
 use super::recipe::Recipe;
 use super::recipe::Training;
 use crate::nn::{
@@ -13,14 +14,13 @@ use crate::nn::{
 };
 use crate::plots::{self, Chart, Line};
 use crate::rng;
-use crate::train::{INTERRUPTED, Run, say};
+use crate::train::{Run, say};
 use anyhow::{Result, ensure};
 use candle_core::{D, DType, Device, Module, Tensor, Var};
 use candle_nn::VarMap;
 use rand::Rng;
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// Length of a sequence.
 const STEPS: usize = 30;
@@ -123,7 +123,7 @@ pub(super) fn plot<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
         let mut optimizer = options.optimizer(&vars)?;
         let clip = options.options(1).clip;
         for step in 0..TRAINING_STEPS {
-            if INTERRUPTED.load(Ordering::Relaxed) {
+            if STOP.is_requested() {
                 say("interrupted; this plot can't be resumed");
                 return Ok(Outcome::Interrupted);
             }

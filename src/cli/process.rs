@@ -1,9 +1,9 @@
 //! Setting up the process: threads, memory and signals.
 
-use crate::train::{INTERRUPTED, say};
+use crate::train::{Stop, say};
 use anyhow::Result;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// Calls `work` in a pool of `threads` threads, or one per physical core, with the process set up for training.
 ///
@@ -46,6 +46,9 @@ fn keep_memory() {
     }
 }
 
+/// The request that the first signal makes.
+pub(super) static STOP: LazyLock<Stop> = LazyLock::new(Stop::default);
+
 /// What to say when the first signal ends the process at once; none while it ends a training loop.
 static LAST_WORDS: Mutex<Option<String>> = Mutex::new(None);
 
@@ -70,12 +73,14 @@ static SIGNAL: AtomicU8 = AtomicU8::new(2);
 ///
 /// A signal that was ignored when the process started, such as HUP under `nohup`, stays ignored.
 pub(super) fn catch_interrupts() -> Result<()> {
+    // A signal handler must not be the first to use it.
+    LazyLock::force(&STOP);
     #[cfg(unix)]
     let (ignored, caught): (Vec<libc::c_int>, Vec<_>) =
         [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].into_iter().partition(|&signal| is_ignored(signal));
     ctrlc::set_handler(|| {
         let last_words = LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_second = INTERRUPTED.swap(true, Ordering::Relaxed);
+        let is_second = STOP.request();
         if let Some(words) = last_words.as_ref().filter(|_| !is_second) {
             say(words);
         }
@@ -101,7 +106,7 @@ static HANDLER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize:
 #[cfg(unix)]
 fn note_signal(signal: libc::c_int) {
     extern "C" fn receive(signal: libc::c_int) {
-        if !INTERRUPTED.load(Ordering::Relaxed) {
+        if !STOP.is_requested() {
             SIGNAL.store(signal as u8, Ordering::Relaxed);
         }
         // SAFETY: `note_signal` has stored the handler that the signal had, which takes the number alone.
@@ -138,7 +143,7 @@ fn action(signal: libc::c_int) -> Option<libc::sigaction> {
 pub(super) fn end_at_once<T>(last_words: String, work: impl FnOnce() -> T) -> Option<T> {
     let set = |words| *LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner) = words;
     set(Some(last_words));
-    let result = (!INTERRUPTED.load(Ordering::Relaxed)).then(work);
+    let result = (!STOP.is_requested()).then(work);
     set(None);
     result
 }

@@ -8,8 +8,7 @@ use crate::nn::{Activation, Cost, InitScheme, Mode, Model, seeded_var_builder};
 use crate::ops;
 use crate::optim::{Adam, Clip, Method, Optimizer, Sgd};
 use crate::train::{
-    Evaluation, ImageClassification, Metric, Quiet, Run, Score, Task, Trainer, TrainerOptions,
-    evaluate_images,
+    Evaluation, ImageClassification, Metric, Run, Score, Task, Trainer, TrainerOptions, evaluate_images,
 };
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -131,7 +130,7 @@ impl<'a> Study<'a> {
         };
         let run = Run::create("lab", Some(&lab.folder()?.dir().join("trainings").join(name)), &json!({}))?;
         let mut optimizer = Optimizer::new(self.method, vars)?;
-        let trainer = Trainer { options: self.options.clone(), run: &run, progress: &Quiet };
+        let trainer = Trainer { options: self.options.clone(), run: Some(&run), ..Trainer::default() };
         trainer.fit(&task, vars, &mut optimizer)?;
         Ok(task.points.into_inner())
     }

@@ -67,7 +67,7 @@ impl Task for ImageClassification<'_> {
     }
 
     fn metric(&self) -> Metric {
-        Metric::Accuracy
+        Metric::ACCURACY
     }
 }
 

@@ -291,7 +291,7 @@ impl Task for LanguageModelling<'_> {
     }
 
     fn metric(&self) -> Metric {
-        Metric::Perplexity
+        Metric::PERPLEXITY
     }
 
     fn state(&self) -> candle_core::Result<HashMap<String, Tensor>> {

@@ -2,46 +2,57 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The quality measure of a task, besides its loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Metric {
-    /// Fraction of examples whose predicted class is the label. Higher is better.
-    Accuracy,
-    /// Harmonic mean of precision and recall. Higher is better.
-    F1,
-    /// Exponential of the mean loss per token. Lower is better.
-    Perplexity,
-    /// Fraction of translations that equal the reference. Higher is better.
-    ExactMatch,
-    /// BLEU of translations, from 0 to 100. Higher is better.
-    Bleu,
+/// The quality measure of a task, besides its loss: its name, its direction and how to show a value.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    name: &'static str,
+    higher_is_better: bool,
+    format: fn(f64) -> String,
 }
 
 impl Metric {
-    /// Returns the name used in `metrics.jsonl`: `accuracy`, `f1`, `perplexity`, `exact_match` or `bleu`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Accuracy => "accuracy",
-            Self::F1 => "f1",
-            Self::Perplexity => "perplexity",
-            Self::ExactMatch => "exact_match",
-            Self::Bleu => "bleu",
-        }
+    /// Fraction of examples whose predicted class is the label. Higher is better.
+    pub const ACCURACY: Self = Self::new("accuracy", true, percentage);
+    /// Harmonic mean of precision and recall. Higher is better.
+    pub const F1: Self = Self::new("f1", true, percentage);
+    /// Exponential of the mean loss per token. Lower is better.
+    pub const PERPLEXITY: Self = Self::new("perplexity", false, |value| format!("{value:6.3}"));
+    /// Fraction of translations that equal the reference. Higher is better.
+    pub const EXACT_MATCH: Self = Self::new("exact_match", true, percentage);
+    /// BLEU of translations, from 0 to 100. Higher is better.
+    pub const BLEU: Self = Self::new("bleu", true, |value| format!("{value:6.2}"));
+
+    /// Creates a metric. `metrics.jsonl` holds it under its `name`, with the prefix `val_`.
+    pub const fn new(name: &'static str, higher_is_better: bool, format: fn(f64) -> String) -> Self {
+        Self { name, higher_is_better, format }
     }
 
-    /// Formats a value for display: fractions as percentages.
+    /// Returns the name.
+    pub fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// Formats a value for display.
     pub fn format(self, value: f64) -> String {
-        match self {
-            Self::Accuracy | Self::F1 | Self::ExactMatch => format!("{:6.2}%", 100.0 * value),
-            Self::Perplexity => format!("{value:6.3}"),
-            Self::Bleu => format!("{value:6.2}"),
-        }
+        (self.format)(value)
     }
 
     /// Maps a value to a scale on which higher is better.
     pub(super) fn goodness(self, value: f64) -> f64 {
-        if self == Self::Perplexity { -value } else { value }
+        if self.higher_is_better { value } else { -value }
     }
+}
+
+impl PartialEq for Metric {
+    fn eq(&self, other: &Self) -> bool {
+        (self.name, self.higher_is_better) == (other.name, other.higher_is_better)
+    }
+}
+
+impl Eq for Metric {}
+
+fn percentage(value: f64) -> String {
+    format!("{:6.2}%", 100.0 * value)
 }
 
 /// Result of a validation.
@@ -101,7 +112,7 @@ pub struct Report {
     pub epochs: Vec<Epoch>,
     /// Number of the epoch with the best validation score, counted from 1; 0 if no epoch has finished.
     pub best_epoch: usize,
-    /// Whether [`INTERRUPTED`](super::INTERRUPTED) ended training early.
+    /// Whether a [`Stop`](super::Stop) ended training early.
     pub interrupted: bool,
 }
 

@@ -49,7 +49,7 @@
 //!     }
 //!
 //!     fn metric(&self) -> Metric {
-//!         Metric::Accuracy
+//!         Metric::ACCURACY
 //!     }
 //! }
 //!
@@ -61,8 +61,10 @@
 //! let out = tempfile::tempdir()?;
 //! // `None` instead of a folder stands for the next one under `runs/signs/`.
 //! let run = Run::create("signs", Some(out.path()), &serde_json::json!({}))?;
-//! let options = TrainerOptions { epochs: 20, batch_size: 10, learning_rate: 0.05, ..Default::default() };
-//! let report = Trainer { options, run: &run, progress: &Lines }.fit(&task, &vars, &mut optimizer)?;
+//! let mut options = TrainerOptions::default();
+//! (options.epochs, options.batch_size, options.learning_rate) = (20, 10, 0.05);
+//! let trainer = Trainer { options, run: Some(&run), progress: &Lines, ..Trainer::default() };
+//! let report = trainer.fit(&task, &vars, &mut optimizer)?;
 //! assert_eq!(report.epochs[report.best_epoch - 1].validation.metric, 1.0);
 //! # Ok(())
 //! # }
@@ -126,9 +128,8 @@
 //!
 //! [`seeded_var_builder`]: crate::nn::seeded_var_builder
 //!
-//! To stop gracefully, set [`INTERRUPTED`]: the trainer finishes the step, saves a checkpoint, and returns a [`Report`] with
-//! `interrupted` set. Reset the flag before training again in the same process. A killed process resumes from its last
-//! checkpoint.
+//! To stop gracefully, use [`Trainer::stop`]: the trainer finishes the step, saves a checkpoint, and returns a [`Report`] with
+//! `interrupted` set. A killed process resumes from its last checkpoint.
 
 mod checkpoint;
 mod checksum;
@@ -142,6 +143,7 @@ mod pytorch;
 mod run;
 mod sentences;
 mod step_graph;
+mod stop;
 mod tagging;
 mod task;
 mod text_generator;
@@ -161,10 +163,11 @@ pub use metrics::{Epoch, Metric, Report, Score};
 pub use progress::{Lines, Progress, Quiet, check_output, is_output_open, print, say};
 pub use run::{Run, write_file};
 pub use sentences::{SentenceClassification, Sentences};
+pub use stop::Stop;
 pub use tagging::{Tagging, TaggingEvaluation};
 pub use task::Task;
 pub use text_generator::TextGenerator;
-pub use trainer::{INTERRUPTED, Trainer, TrainerOptions, steps_per_epoch};
+pub use trainer::{Trainer, TrainerOptions, steps_per_epoch};
 pub use translation::{Scoring, TeacherForcing, Translation, evaluate_translation};
 pub use translator::{Decoding, Hypothesis, Translator};
 pub use weights::{load_model, load_pretrained, load_weights, save_weights, weights_checksum};

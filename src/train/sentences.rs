@@ -142,6 +142,6 @@ impl Task for SentenceClassification<'_> {
     }
 
     fn metric(&self) -> Metric {
-        Metric::Accuracy
+        Metric::ACCURACY
     }
 }

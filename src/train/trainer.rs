@@ -2,11 +2,12 @@
 
 use super::checkpoint::{self, State};
 use super::metrics::{Epoch, Metric, Report, Score};
-use super::progress::Progress;
+use super::progress::{Progress, Quiet};
 use super::run::Run;
 use super::step_graph::StepGraph;
+use super::stop::Stop;
 use super::task::Task;
-use super::weights::{load_weights, save_best};
+use super::weights::{Best, load_weights, save_best};
 use crate::nn::{BatchNorm, Mode};
 use crate::optim::{Clip, Ledger, Optimizer, Schedule, Totals};
 use crate::rng;
@@ -15,20 +16,14 @@ use candle_nn::VarMap;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-
-/// Asks the training loop to stop.
-///
-/// A signal handler or another thread sets it to `true`. [`Trainer::fit`] then finishes the current step, saves a
-/// checkpoint and returns a [`Report`] with `interrupted` set. The trainer never resets the flag.
-pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Steps on a GPU between two readings of the loss, which wait for the GPU.
 const READ_EVERY: usize = 50;
 
-/// Length of a training run and the settings of its steps.
+/// Length of a training run and the settings of its steps. Start from the default, and change fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct TrainerOptions {
     /// Number of epochs: passes over the training examples.
     pub epochs: usize,
@@ -44,7 +39,7 @@ pub struct TrainerOptions {
     pub seed: u64,
     /// Stops training after this many epochs without a better validation score.
     pub patience: Option<usize>,
-    /// Saves a checkpoint every this many steps, in addition to the one at the end of each epoch.
+    /// Saves a checkpoint every this many steps, in addition to the one at the end of each epoch, if there is a run folder.
     pub checkpoint_every: Option<u64>,
     /// Keeps the whole checkpoint when training ends, so that the run can train for more epochs later. Otherwise only the
     /// record of its epochs stays.
@@ -73,23 +68,32 @@ impl Default for TrainerOptions {
 pub struct Trainer<'a> {
     /// Settings of the training loop.
     pub options: TrainerOptions,
-    /// Folder for metrics, checkpoints and the best weights.
-    pub run: &'a Run,
-    /// Display of the progress: [`Quiet`](super::Quiet), [`Lines`](super::Lines) or your own.
+    /// Folder for metrics, checkpoints and the best weights. Without one, the best weights are kept in memory.
+    pub run: Option<&'a Run>,
+    /// Receives what happens after each step and each epoch: [`Quiet`], [`Lines`](super::Lines) or your own.
     pub progress: &'a dyn Progress,
+    /// Ends the training early when it is requested.
+    pub stop: Stop,
+}
+
+impl Default for Trainer<'_> {
+    /// The default options, no run folder and no display.
+    fn default() -> Self {
+        Self { options: TrainerOptions::default(), run: None, progress: &Quiet, stop: Stop::default() }
+    }
 }
 
 impl Trainer<'_> {
     /// Trains the variables `vars` on `task`, and leaves the weights of the best epoch in them.
     ///
-    /// Each epoch trains on every example once, evaluates on validation data, records the scores in `metrics.jsonl`,
-    /// saves the weights to `model.safetensors` if their validation score is the best so far, and saves a checkpoint.
-    /// If the run folder already holds a checkpoint, training resumes from it and ends with the same bits as an
+    /// Each epoch trains on every example once, evaluates on validation data, and keeps the weights if their validation
+    /// score is the best so far: in `model.safetensors`, with the scores in `metrics.jsonl` and a checkpoint, if there is a
+    /// run folder. If the folder already holds a checkpoint, training resumes from it and ends with the same bits as an
     /// uninterrupted run on the same kind of device, provided that task, variables, optimizer and options are set up
     /// in the same way. More epochs than before train on, if the checkpoint was kept
     /// ([`TrainerOptions::keep_checkpoint`]) or training has not ended.
     ///
-    /// An interrupted run (see [`INTERRUPTED`]) leaves the weights of the last step in `vars`.
+    /// An interrupted run (see [`Stop`]) leaves the weights of the last step in `vars`.
     ///
     /// # Errors
     /// Fails if an option is 0 where at least 1 is needed, a loss or a gradient is not finite, a loss depends on no
@@ -105,10 +109,16 @@ impl Trainer<'_> {
             }
             training.end_epoch()?;
         }
-        if !self.options.keep_checkpoint {
-            checkpoint::save_ended(self.run, &mut training.state)?;
+        match (self.run, &training.best) {
+            (Some(run), _) => {
+                if !self.options.keep_checkpoint {
+                    checkpoint::save_ended(run, &mut training.state)?;
+                }
+                load_weights(&run.model(), vars)?;
+            }
+            (None, Some(best)) => best.restore(vars)?,
+            (None, None) => {}
         }
-        load_weights(&self.run.model(), vars)?;
         Ok(training.report(false))
     }
 }
@@ -147,8 +157,9 @@ fn batches(order: &[u32], batch_size: usize, steps: usize) -> impl Iterator<Item
 /// A training run in progress.
 struct Training<'a> {
     options: &'a TrainerOptions,
-    run: &'a Run,
+    run: Option<&'a Run>,
     progress: &'a dyn Progress,
+    stop: &'a Stop,
     task: &'a dyn Task,
     vars: &'a VarMap,
     optimizer: &'a mut Optimizer,
@@ -158,6 +169,8 @@ struct Training<'a> {
     steps_per_epoch: usize,
     graph: StepGraph,
     state: State,
+    /// The best weights, if there is no run folder.
+    best: Option<Best>,
 }
 
 impl<'a> Training<'a> {
@@ -168,7 +181,7 @@ impl<'a> Training<'a> {
         vars: &'a VarMap,
         optimizer: &'a mut Optimizer,
     ) -> Result<Self> {
-        let &Trainer { ref options, run, progress } = trainer;
+        let &Trainer { ref options, run, progress, ref stop } = trainer;
         ensure!(options.epochs > 0, "epochs: found 0, expected at least 1");
         ensure!(options.batch_size > 0, "batch size: found 0, expected at least 1");
         ensure!(task.examples() > 0, "training examples: found none, expected at least 1");
@@ -180,13 +193,20 @@ impl<'a> Training<'a> {
         }
         let steps_per_epoch = steps_per_epoch(task.examples(), options.batch_size, vars);
         let metric = task.metric();
-        run.lock()?;
-        let state = checkpoint::load(run, vars, optimizer, task, steps_per_epoch)?.unwrap_or_default();
+        let state = match run {
+            Some(run) => {
+                run.lock()?;
+                checkpoint::load(run, vars, optimizer, task, steps_per_epoch)?
+            }
+            None => None,
+        };
+        let state = state.unwrap_or_default();
         let graph = StepGraph::new(task.is_capturable() && !optimizer.is_full_batch());
         let training = Self {
             options,
             run,
             progress,
+            stop,
             task,
             vars,
             optimizer,
@@ -195,15 +215,18 @@ impl<'a> Training<'a> {
             steps_per_epoch,
             graph,
             state,
+            best: None,
         };
-        ensure!(
-            !training.state.has_ended || training.is_finished(),
-            "{}: training has ended after {} epochs and its checkpoint was not kept, so it cannot go on",
-            run.dir().display(),
-            training.state.history.len()
-        );
-        run.remove_temporary_files();
-        run.write_metrics(&training.state.history, metric)?;
+        if let Some(run) = run {
+            ensure!(
+                !training.state.has_ended || training.is_finished(),
+                "{}: training has ended after {} epochs and its checkpoint was not kept, so it cannot go on",
+                run.dir().display(),
+                training.state.history.len()
+            );
+            run.remove_temporary_files();
+            run.write_metrics(&training.state.history, metric)?;
+        }
         Ok(training)
     }
 
@@ -235,7 +258,7 @@ impl<'a> Training<'a> {
             let start = Instant::now();
             self.step(batch, epoch, &mut ledger)?;
             used += batch.len();
-            let interrupted = INTERRUPTED.load(Ordering::Relaxed);
+            let interrupted = self.stop.is_requested();
             let is_due = |every| self.state.step.is_multiple_of(every);
             let saves = interrupted || self.options.checkpoint_every.is_some_and(is_due);
             // A step on a GPU goes on while the host prepares the next one.
@@ -289,7 +312,7 @@ impl<'a> Training<'a> {
         if let Some(bad) = totals.bad_step() {
             let (what, value) =
                 if bad.loss.is_finite() { ("gradient norm", bad.norm) } else { ("loss", bad.loss) };
-            bail!("the {what} of step {} is {value}: {}", bad.number, checkpoint::last_good(self.run));
+            bail!("the {what} of step {} is {value}: {}", bad.number, self.advice());
         }
         let state = &mut self.state;
         (state.loss_sum, state.norm_sum) = (totals.loss_sum, totals.norm_sum);
@@ -302,12 +325,7 @@ impl<'a> Training<'a> {
         let validation = self.task.validate()?;
         let record = self.record(validation);
         if !validation.loss.is_finite() {
-            bail!(
-                "the validation loss of epoch {} is {}: {}",
-                record.epoch,
-                validation.loss,
-                checkpoint::last_good(self.run)
-            );
+            bail!("the validation loss of epoch {} is {}: {}", record.epoch, validation.loss, self.advice());
         }
         self.progress.epoch_finished(&record, self.options.epochs, self.metric);
         if !self.progress.is_quiet()
@@ -320,11 +338,19 @@ impl<'a> Training<'a> {
         if self.state.best().is_none_or(|best| validation.beats(&best.validation, self.metric)) {
             self.state.best_epoch = record.epoch;
             // Before the checkpoint that refers to it: after a crash in between, the epoch is only repeated.
-            save_best(self.run, self.vars)?;
+            match self.run {
+                Some(run) => save_best(run, self.vars)?,
+                None => self.best = Some(Best::new(self.vars)?),
+            }
         }
         self.state.finish_epoch(record);
         self.save_checkpoint()?;
-        self.run.write_metrics(&self.state.history, self.metric)
+        self.run.map_or(Ok(()), |run| run.write_metrics(&self.state.history, self.metric))
+    }
+
+    /// What to do when numbers are not finite.
+    fn advice(&self) -> String {
+        self.run.map_or_else(|| "try a lower learning rate".to_string(), checkpoint::last_good)
     }
 
     fn record(&self, validation: Score) -> Epoch {
@@ -350,7 +376,10 @@ impl<'a> Training<'a> {
     }
 
     fn save_checkpoint(&self) -> Result<()> {
-        checkpoint::save(self.run, self.vars, self.optimizer, self.task, &self.state)
+        match self.run {
+            Some(run) => checkpoint::save(run, self.vars, self.optimizer, self.task, &self.state),
+            None => Ok(()),
+        }
     }
 
     fn report(self, interrupted: bool) -> Report {

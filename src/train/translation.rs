@@ -197,9 +197,9 @@ impl Task for Translation<'_> {
 
     fn metric(&self) -> Metric {
         match self.scoring {
-            Scoring::Perplexity => Metric::Perplexity,
-            Scoring::ExactMatch { .. } => Metric::ExactMatch,
-            Scoring::Bleu { .. } => Metric::Bleu,
+            Scoring::Perplexity => Metric::PERPLEXITY,
+            Scoring::ExactMatch { .. } => Metric::EXACT_MATCH,
+            Scoring::Bleu { .. } => Metric::BLEU,
         }
     }
 }

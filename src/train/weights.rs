@@ -29,6 +29,28 @@ pub(super) fn save_best(run: &Run, vars: &VarMap) -> Result<()> {
     write_file(&run.model(), &checksum::serialize(named(vars), metadata)?)
 }
 
+/// The best weights of a training without a run folder.
+pub(super) struct Best(BTreeMap<String, Tensor>);
+
+impl Best {
+    /// Copies the weights.
+    pub(super) fn new(vars: &VarMap) -> Result<Self> {
+        let copies = named(vars).into_iter().map(|(name, tensor)| Ok((name, tensor.detach().copy()?)));
+        copies.collect::<Result<_>>().map(Self)
+    }
+
+    /// Copies the weights back.
+    pub(super) fn restore(&self, vars: &VarMap) -> Result<()> {
+        let vars = vars.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for (name, var) in vars.iter() {
+            if let Some(tensor) = self.0.get(name) {
+                var.set(tensor)?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Reads the best weights of `run`.
 ///
 /// # Errors
