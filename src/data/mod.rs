@@ -3,7 +3,8 @@
 //! - [`image`]: labelled images, and their augmentation in training;
 //! - [`text`]: labelled sentences, long texts, vocabularies and word vectors;
 //! - [`sequence`]: sentences with a tag for each word;
-//! - [`translation`]: sentences with their translations.
+//! - [`translation`]: sentences with their translations;
+//! - [`music`]: pieces of music in time steps.
 //!
 //! Each of them has a `load` that finds a data set by its name. Built-in sets are generated from a seed and are the
 //! same on every machine.
@@ -14,6 +15,7 @@ mod gzip;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod image;
+pub mod music;
 pub mod sequence;
 mod splits;
 pub mod text;

@@ -1,0 +1,383 @@
+//! Pieces as a model reads and predicts them.
+
+use super::Texture;
+use super::piece::{KEY_COUNT, KEYS, Metre, Note, Piece, Tonality};
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// The longest bar, in steps, whose places a model tells apart.
+const MAX_BAR: usize = 64;
+/// Bars are counted modulo this number, the usual length of a phrase.
+const PHRASE: usize = 4;
+/// The most notes of a step that a model counts.
+const MAX_COUNT: usize = 16;
+
+/// How the steps and notes of pieces become features and classes.
+///
+/// A step's features are what precedes it (the notes of the step before) and what is known about it (its place in the bar,
+/// key, metre and style). Each feature is a number; those that are present form a list. A note's features are the notes already
+/// chosen in its step. Its class is the key that is struck or held, or that the voice rests (with voices) or that no note
+/// follows (without).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Encoding {
+    /// What pieces consist of.
+    pub texture: Texture,
+    /// Whether held notes are told from struck ones.
+    pub held: bool,
+    /// Number of steps in a quarter note.
+    pub steps_per_quarter: usize,
+    /// Length of the longest bar in steps; 0 if bars are unknown.
+    pub bar: usize,
+    /// The metres, if there is more than one.
+    pub metres: Vec<Metre>,
+    /// Whether keys are known.
+    pub tonalities: bool,
+    /// The names of the styles, if pieces have labels.
+    pub styles: Vec<String>,
+}
+
+/// What a model knows when it chooses a note, and what it may choose.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NoteChoice {
+    /// Features.
+    pub ids: Vec<u32>,
+    /// The first key that may follow.
+    first_key: usize,
+    /// The keys that may be held.
+    held: Vec<usize>,
+}
+
+/// A range of steps of a piece as a model learns it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Encoded {
+    /// Features of each step.
+    pub steps: Vec<Vec<u32>>,
+    /// For each note in each step: the number of the step, what is known, and the class.
+    pub notes: Vec<(usize, NoteChoice, u32)>,
+}
+
+impl Encoding {
+    /// The encoding for what occurs in `pieces`, which all have the texture.
+    pub fn new(pieces: &[Piece], texture: Texture) -> Self {
+        let metres: BTreeSet<Metre> =
+            pieces.iter().flat_map(|piece| &piece.metres).map(|&(_, metre)| metre).collect();
+        let steps_per_quarter = pieces.first().map_or(1, |piece| piece.steps_per_quarter);
+        let longest = metres.iter().map(|metre| metre.steps(steps_per_quarter)).max();
+        let styles: BTreeSet<&String> = pieces.iter().filter_map(|piece| piece.style.as_ref()).collect();
+        Self {
+            texture,
+            held: pieces.iter().flat_map(|piece| &piece.steps).flatten().flatten().any(|note| note.held),
+            steps_per_quarter,
+            bar: longest.unwrap_or(0).min(MAX_BAR),
+            metres: if metres.len() > 1 { metres.into_iter().collect() } else { vec![] },
+            tonalities: pieces.iter().any(|piece| piece.tonality.is_some()),
+            styles: styles.into_iter().cloned().collect(),
+        }
+    }
+
+    /// Number of features of a step.
+    pub fn features(&self) -> usize {
+        self.conditions() + self.condition_count()
+    }
+
+    /// Number of features of a note.
+    pub fn note_features(&self) -> usize {
+        match self.texture {
+            // The choice of each voice, and the last note of the one that chooses.
+            Texture::Voices(voices) => voices * (KEY_COUNT + 2) + voices * (KEY_COUNT + 1),
+            // The chosen notes, the last of them, and their number.
+            Texture::Keys => 2 * KEY_COUNT + MAX_COUNT + 1,
+        }
+    }
+
+    /// Number of classes of a note.
+    pub fn classes(&self) -> usize {
+        self.key_outputs() + 1
+    }
+
+    /// Number of outputs of a model that predicts keys independently: whether each sounds and, if notes are held, whether
+    /// it is struck.
+    pub fn key_outputs(&self) -> usize {
+        KEY_COUNT * if self.held { 2 } else { 1 }
+    }
+
+    /// The class of a voice that rests, and of the end of a step's notes.
+    fn none(&self) -> u32 {
+        self.key_outputs() as u32
+    }
+
+    /// The class of a note.
+    pub fn class(&self, note: Option<Note>) -> u32 {
+        match note {
+            Some(note) if note.held && self.held => (KEY_COUNT + note.key()) as u32,
+            Some(note) => note.key() as u32,
+            None => self.none(),
+        }
+    }
+
+    /// The note of a class.
+    pub fn note(&self, class: u32) -> Option<Note> {
+        let key = class as usize % KEY_COUNT;
+        let note = Note { pitch: KEYS.start() + key as u8, held: class as usize >= KEY_COUNT };
+        (class != self.none()).then_some(note)
+    }
+
+    /// The first feature that does not describe the step before.
+    fn conditions(&self) -> usize {
+        match self.texture {
+            // Each voice's note or rest, and whether it was struck.
+            Texture::Voices(voices) => voices * (KEY_COUNT + 2) + 1,
+            // The notes, which of them were struck, and silence.
+            Texture::Keys => 2 * KEY_COUNT + 2,
+        }
+    }
+
+    fn condition_count(&self) -> usize {
+        let bars = if self.bar > 0 { self.bar + PHRASE + 2 } else { 0 };
+        bars + self.metres.len() + if self.tonalities { Tonality::COUNT } else { 0 } + self.styles.len()
+    }
+
+    /// The features of step `step` in a piece that has, or will have, `length` steps.
+    pub fn step(&self, piece: &Piece, step: usize, length: usize) -> Vec<u32> {
+        let mut ids = vec![];
+        match step.checked_sub(1).map(|before| &piece.steps[before]) {
+            // The beginning.
+            None => ids.push(self.conditions() - 1),
+            Some(before) => match self.texture {
+                Texture::Voices(voices) => {
+                    for (voice, note) in before.iter().enumerate() {
+                        ids.push(voice * (KEY_COUNT + 1) + note.map_or(KEY_COUNT, Note::key));
+                        if note.is_some_and(|note| !note.held) {
+                            ids.push(voices * (KEY_COUNT + 1) + voice);
+                        }
+                    }
+                }
+                Texture::Keys => {
+                    let notes = before.iter().flatten();
+                    ids.extend(notes.clone().map(|note| note.key()));
+                    if self.held {
+                        ids.extend(notes.filter(|note| !note.held).map(|note| KEY_COUNT + note.key()));
+                    }
+                    if ids.is_empty() {
+                        ids.push(2 * KEY_COUNT);
+                    }
+                }
+            },
+        }
+        self.add_conditions(piece, step, length, &mut ids);
+        ids.into_iter().map(|id| id as u32).collect()
+    }
+
+    fn add_conditions(&self, piece: &Piece, step: usize, length: usize, ids: &mut Vec<usize>) {
+        let mut first = self.conditions();
+        let place = piece.place(step);
+        if self.bar > 0 {
+            if let (Some((_, bar, place)), Some((_, last, _))) = (place, piece.place(length - 1)) {
+                ids.extend([first + place.min(self.bar - 1), first + self.bar + bar % PHRASE]);
+                let left = last.saturating_sub(bar);
+                ids.extend((left < 2).then_some(first + self.bar + PHRASE + left));
+            }
+            first += self.bar + PHRASE + 2;
+        }
+        let metre = place.and_then(|(metre, ..)| self.metres.iter().position(|&known| known == metre));
+        ids.extend(metre.map(|index| first + index));
+        first += self.metres.len();
+        if self.tonalities {
+            ids.extend(piece.tonality.map(|key| first + key.index()));
+            first += Tonality::COUNT;
+        }
+        let style =
+            piece.style.as_ref().and_then(|style| self.styles.iter().position(|known| known == style));
+        ids.extend(style.map(|index| first + index));
+    }
+
+    /// What is known before the next note of a step: the notes of the step `before`, empty at the beginning, and those
+    /// already `chosen`.
+    pub fn choice(&self, before: &[Option<Note>], chosen: &[Option<Note>]) -> NoteChoice {
+        match self.texture {
+            Texture::Voices(voices) => {
+                let own = before.get(chosen.len()).copied().flatten();
+                let of = |voice: usize| match chosen.get(voice) {
+                    None => KEY_COUNT + 1,
+                    Some(note) => note.map_or(KEY_COUNT, Note::key),
+                };
+                let chosen_ids = (0..voices).map(|voice| voice * (KEY_COUNT + 2) + of(voice));
+                let own_id = voices * (KEY_COUNT + 2)
+                    + chosen.len() * (KEY_COUNT + 1)
+                    + own.map_or(KEY_COUNT, Note::key);
+                let ids = chosen_ids.chain([own_id]).map(|id| id as u32).collect();
+                NoteChoice { ids, first_key: 0, held: own.map(Note::key).into_iter().collect() }
+            }
+            Texture::Keys => {
+                let keys = || chosen.iter().flatten().map(|note| note.key());
+                let last = keys().next_back();
+                let count = 2 * KEY_COUNT + chosen.len().min(MAX_COUNT);
+                let ids = keys().chain(last.map(|key| KEY_COUNT + key)).chain([count]);
+                let first_key = last.map_or(0, |last| last + 1);
+                let held = before.iter().flatten().map(|note| note.key()).filter(|&key| key >= first_key);
+                NoteChoice { ids: ids.map(|id| id as u32).collect(), first_key, held: held.collect() }
+            }
+        }
+    }
+
+    /// Number of notes in a step that already has those `chosen`; whether another one is to be chosen.
+    pub fn is_complete(&self, chosen: &[Option<Note>]) -> bool {
+        match self.texture {
+            Texture::Voices(voices) => chosen.len() == voices,
+            Texture::Keys => chosen.last().is_some_and(Option::is_none),
+        }
+    }
+
+    /// Writes into `mask`, one element per class, 0 for the classes that may be chosen and minus infinity for the others.
+    pub fn mask(&self, choice: &NoteChoice, mask: &mut [f32]) {
+        mask.fill(f32::NEG_INFINITY);
+        mask[choice.first_key..KEY_COUNT].fill(0.0);
+        if self.held {
+            choice.held.iter().for_each(|key| mask[KEY_COUNT + key] = 0.0);
+        }
+        mask[self.none() as usize] = 0.0;
+    }
+
+    /// The choices of one step with their classes, given the notes of the step before.
+    pub fn choices(&self, before: &[Option<Note>], notes: &[Option<Note>]) -> Vec<(NoteChoice, u32)> {
+        let mut all = notes.to_vec();
+        if self.texture == Texture::Keys {
+            all.push(None);
+        }
+        (0..all.len()).map(|i| (self.choice(before, &all[..i]), self.class(all[i]))).collect()
+    }
+
+    /// Encodes the steps `range` of a piece.
+    pub fn encode(&self, piece: &Piece, range: std::ops::Range<usize>) -> Encoded {
+        let mut encoded = Encoded::default();
+        for step in range.clone() {
+            encoded.steps.push(self.step(piece, step, piece.len()));
+            let before = step.checked_sub(1).map_or(&[][..], |before| &piece.steps[before]);
+            let choices = self.choices(before, &piece.steps[step]);
+            encoded
+                .notes
+                .extend(choices.into_iter().map(|(choice, class)| (step - range.start, choice, class)));
+        }
+        encoded
+    }
+
+    /// For each output of a model that predicts keys independently, 1 if it should be on, -1 if it should be off, and 0 if it
+    /// has no meaning: a key that does not sound, or did not before, is neither struck anew nor held.
+    pub fn key_signs(&self, before: &[Option<Note>], notes: &[Option<Note>]) -> Vec<f32> {
+        let mut signs = vec![-1.0; self.key_outputs()];
+        if self.held {
+            signs[KEY_COUNT..].fill(0.0);
+        }
+        for note in notes.iter().flatten() {
+            signs[note.key()] = 1.0;
+            if self.held && before.iter().flatten().any(|other| other.pitch == note.pitch) {
+                signs[KEY_COUNT + note.key()] = if note.held { -1.0 } else { 1.0 };
+            }
+        }
+        signs
+    }
+
+    /// Brings a piece into the form of this encoding.
+    ///
+    /// # Errors
+    /// Fails if it has other voices, other steps, or a style that is not known.
+    pub fn adapt(&self, piece: Piece) -> Result<Piece> {
+        let Piece { name, steps_per_quarter, voices, .. } = &piece;
+        ensure!(
+            *steps_per_quarter == self.steps_per_quarter,
+            "{name}: found {steps_per_quarter} steps per quarter note, expected {}",
+            self.steps_per_quarter
+        );
+        match (self.texture, *voices) {
+            (Texture::Keys, _) => Ok(piece.without_voices()),
+            (Texture::Voices(expected), Some(found)) if found == expected => Ok(piece),
+            (Texture::Voices(expected), found) => {
+                let found = found.map_or("no separate voices".to_string(), |found| format!("{found} voices"));
+                anyhow::bail!("{name}: found {found}, expected {expected} parts with one note at a time")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::chorales;
+    use super::*;
+
+    #[test]
+    fn classes_and_notes_correspond_and_the_mask_allows_what_happens() {
+        let voices = chorales(2, 0, 0, 0).train;
+        let keys: Vec<Piece> = voices.iter().map(|piece| piece.clone().without_voices()).collect();
+        for (pieces, texture) in [(voices, Texture::Voices(4)), (keys, Texture::Keys)] {
+            let encoding = Encoding::new(&pieces, texture);
+            let mut mask = vec![0.0; encoding.classes()];
+            for piece in &pieces {
+                let Encoded { steps, notes } = encoding.encode(piece, 0..piece.len());
+                assert!(steps.iter().flatten().all(|&id| (id as usize) < encoding.features()));
+                let mut decoded: Vec<Vec<Option<Note>>> = vec![vec![]; piece.len()];
+                for (step, choice, class) in notes {
+                    assert!(choice.ids.iter().all(|&id| (id as usize) < encoding.note_features()));
+                    encoding.mask(&choice, &mut mask);
+                    assert_eq!(mask[class as usize], 0.0);
+                    decoded[step].push(encoding.note(class));
+                }
+                if texture == Texture::Keys {
+                    decoded.iter_mut().for_each(|notes| assert_eq!(notes.pop(), Some(None)));
+                }
+                assert_eq!(decoded, piece.steps);
+            }
+        }
+    }
+
+    #[test]
+    fn features_tell_apart_what_they_describe() {
+        let piece = &chorales(1, 0, 0, 0).train[0];
+        let encoding = Encoding::new(std::slice::from_ref(piece), Texture::Voices(4));
+        let original = encoding.step(piece, 5, piece.len());
+        assert_ne!(original, encoding.step(&piece.transposed(1).unwrap(), 5, piece.len()));
+        assert_ne!(original, encoding.step(piece, 5, 6), "the last bar");
+        assert_ne!(original, encoding.step(&Piece { tonality: None, ..piece.clone() }, 5, piece.len()));
+        assert_ne!(original, encoding.step(&Piece { style: None, ..piece.clone() }, 5, piece.len()));
+        // Half a phrase later, everything else being equal.
+        let mut later = piece.clone();
+        later.steps.rotate_right(8 * 2);
+        assert_ne!(original, encoding.step(&later, 5 + 8 * 2, piece.len()));
+    }
+
+    #[test]
+    fn signs_leave_out_what_has_no_meaning() {
+        let note = |pitch, held| Some(Note { pitch, held });
+        let encoding = Encoding {
+            texture: Texture::Keys,
+            held: true,
+            steps_per_quarter: 2,
+            bar: 0,
+            metres: vec![],
+            tonalities: false,
+            styles: vec![],
+        };
+        let signs =
+            encoding.key_signs(&[note(60, false), note(64, false)], &[note(60, true), note(67, false)]);
+        let at = |pitch: usize| (signs[pitch - 21], signs[KEY_COUNT + pitch - 21]);
+        assert_eq!([60, 64, 67].map(at), [(1.0, -1.0), (-1.0, 0.0), (1.0, 0.0)]);
+    }
+
+    #[test]
+    fn pieces_of_another_form_are_refused() {
+        let piece = chorales(1, 0, 0, 0).train.remove(0);
+        let encoding = Encoding::new(std::slice::from_ref(&piece), Texture::Voices(4));
+        let other = Piece { steps_per_quarter: 4, ..piece.clone() };
+        assert!(
+            encoding
+                .adapt(other)
+                .unwrap_err()
+                .to_string()
+                .contains("found 4 steps per quarter note, expected 2")
+        );
+        let error = encoding.adapt(piece.clone().without_voices()).unwrap_err().to_string();
+        assert!(error.contains("found no separate voices, expected 4 parts"), "{error}");
+        let keys = Encoding { texture: Texture::Keys, ..encoding };
+        assert_eq!(keys.adapt(piece).unwrap().voices, None);
+    }
+}

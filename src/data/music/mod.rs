@@ -1,0 +1,190 @@
+//! Music in time steps: pieces, the rules of four-part writing, built-in chorales, MIDI files and piano rolls.
+
+mod chorales;
+mod encoding;
+mod harmony;
+mod midi;
+mod musicxml;
+mod piece;
+mod roll;
+mod rules;
+mod statistics;
+mod wav;
+
+pub use chorales::chorales;
+pub use encoding::{Encoded, Encoding, NoteChoice};
+pub use midi::{Quantisation, read_midi, write_midi};
+pub use musicxml::write_musicxml;
+pub use piece::{KEY_COUNT, KEYS, Metre, Note, Piece, Span, Tonality, fingerprint};
+pub use rules::{RANGES, Rule, VOICES, violation_share, violations};
+pub use statistics::MusicStatistics;
+pub use wav::write_wav;
+
+use crate::data::error::DataError;
+use crate::data::splits::{Splits, entries};
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+const KNOWN: [&str; 3] = ["chorales", "midi", "piano-roll"];
+const BUILT_IN: [&str; 1] = ["chorales"];
+
+/// The seed of the built-in chorales, which do not change with the seed of a training run.
+const CHORALES_SEED: u64 = 0;
+
+/// Whether a piece consists of voices or of sets of notes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Texture {
+    /// This number of voices with one note or a rest each.
+    Voices(usize),
+    /// Any keys at once.
+    Keys,
+}
+
+/// A data set of pieces with the splits that it defines.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MusicCorpus {
+    /// The training split.
+    pub train: Vec<Piece>,
+    /// The validation split, if the data set defines one.
+    pub validation: Option<Vec<Piece>>,
+    /// The test split, if the data set defines one.
+    pub test: Option<Vec<Piece>>,
+    /// What all pieces consist of.
+    pub texture: Texture,
+    /// Remarks about the files for the user, one line each.
+    pub notes: Vec<String>,
+}
+
+/// Loads the pieces of the data set `name`; a MIDI file's steps are quarter notes divided by `steps_per_quarter`.
+///
+/// | name | files in `dir` |
+/// |---|---|
+/// | `chorales` | built in; 600 for training, 60 for validation, 60 for testing |
+/// | `midi` | `.mid` files, in the folders `train`, `valid` and `test` or in `dir` itself; folders in these name styles |
+/// | `piano-roll` | a JSON file of lists of pitches per time step under `train`, `valid` and `test` |
+///
+/// MIDI files have voices if each of them has the same number of parts with one note at a time; otherwise all of them are sets of
+/// notes. A note says what did not fit the steps.
+///
+/// # Errors
+/// Fails with a [`DataError`] for an unknown name and a directory that is missing or superfluous; with other errors for a file that
+/// is missing, damaged, or holds no music.
+pub fn load(name: &str, dir: Option<&Path>, steps_per_quarter: usize) -> Result<MusicCorpus> {
+    match (name, dir) {
+        ("chorales", None) => Ok(chorales(600, 60, 60, CHORALES_SEED)),
+        ("chorales", Some(_)) => Err(DataError::built_in(name)),
+        ("midi" | "piano-roll", Some(dir)) => {
+            ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+            if name == "midi" { midi_folder(dir, steps_per_quarter) } else { roll::read(dir) }
+        }
+        ("midi" | "piano-roll", None) => Err(DataError::files_needed(name, "no directory given", &BUILT_IN)),
+        _ => Err(DataError::unknown(name, &KNOWN)),
+    }
+}
+
+/// Reads the MIDI files of a folder.
+fn midi_folder(dir: &Path, steps_per_quarter: usize) -> Result<MusicCorpus> {
+    let splits = Splits::find(dir, |name| vec![name.to_string()])?;
+    let (mut notes, mut report) = (vec![], Quantisation::default());
+    let has_splits = splits.train.is_some() || splits.test.is_some();
+    let folders = match has_splits {
+        true => {
+            let Splits { train, validation, test, .. } =
+                splits.choose(dir, "a folder train", false, &mut notes)?;
+            [train, validation, test]
+        }
+        false => [Some(dir.to_path_buf()), None, None],
+    };
+    let mut read = |folder: Option<PathBuf>| -> Result<Option<Vec<Piece>>> {
+        let Some(folder) = folder else { return Ok(None) };
+        let mut pieces = vec![];
+        for (path, style) in midi_files(&folder)? {
+            let (piece, found) = read_midi(&path, steps_per_quarter)?;
+            report += found;
+            pieces.push(Piece { style, ..piece });
+        }
+        Ok(Some(pieces))
+    };
+    let [train, validation, test] = folders;
+    let (train, validation, test) = (read(train)?.unwrap_or_default(), read(validation)?, read(test)?);
+    ensure!(!train.is_empty(), "{}: found no .mid files, expected at least one", dir.display());
+    notes.extend(report.report().map(|report| format!("{}: {report}", dir.display())));
+    let corpus = MusicCorpus { train, validation, test, texture: Texture::Keys, notes };
+    Ok(corpus.with_common_texture())
+}
+
+/// The MIDI files in `folder` and in the folders in it, each with the name of the latter, its style.
+fn midi_files(folder: &Path) -> Result<Vec<(PathBuf, Option<String>)>> {
+    let is_midi = |path: &Path| {
+        let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+        matches!(extension.as_deref(), Some("mid" | "midi"))
+    };
+    let mut files = vec![];
+    for path in entries(folder)? {
+        if path.is_dir() {
+            let style = path.file_name().map(|name| name.to_string_lossy().into_owned());
+            files.extend(
+                entries(&path)?.into_iter().filter(|path| is_midi(path)).map(|path| (path, style.clone())),
+            );
+        } else if is_midi(&path) {
+            files.push((path, None));
+        }
+    }
+    Ok(files)
+}
+
+impl MusicCorpus {
+    /// Keeps the voices if all pieces have the same number, and drops them otherwise.
+    fn with_common_texture(mut self) -> Self {
+        let mut splits = [Some(&mut self.train), self.validation.as_mut(), self.test.as_mut()];
+        let mut pieces: Vec<&mut Piece> =
+            splits.iter_mut().flatten().flat_map(|split| split.iter_mut()).collect();
+        let first = pieces.first().and_then(|piece| piece.voices);
+        match first.filter(|_| pieces.iter().all(|piece| piece.voices == first)) {
+            Some(voices) => self.texture = Texture::Voices(voices),
+            None => pieces.iter_mut().for_each(|piece| **piece = piece.clone().without_voices()),
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn midi_folders_have_splits_styles_and_a_common_texture() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let pieces = chorales(3, 0, 0, 5).train;
+        for (path, piece) in ["train/a.mid", "train/baroque/b.midi", "test/c.mid"].iter().zip(&pieces) {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap_or(dir.path()))?;
+            fs::write(path, write_midi(piece))?;
+        }
+        let corpus = load("midi", Some(dir.path()), 2)?;
+        let styles: Vec<_> = corpus.train.iter().map(|piece| piece.style.as_deref()).collect();
+        assert_eq!((styles, corpus.texture), (vec![None, Some("baroque")], Texture::Voices(4)));
+        assert_eq!(corpus.test.as_ref().map(Vec::len), Some(1));
+        fs::write(dir.path().join("train/d.mid"), write_midi(&pieces[0].clone().without_voices()))?;
+        let corpus = load("midi", Some(dir.path()), 2)?;
+        assert_eq!((corpus.texture, corpus.train[0].voices), (Texture::Keys, None));
+        fs::write(dir.path().join("train/e.mid"), b"MThd")?;
+        let error = format!("{:#}", load("midi", Some(dir.path()), 2).unwrap_err());
+        assert!(error.contains("e.mid: not a MIDI file"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_choices_are_errors_with_a_remedy() {
+        let error = |name: &str, dir: Option<&Path>| format!("{:#}", load(name, dir, 2).unwrap_err());
+        let dir = tempfile::tempdir().unwrap();
+        assert!(error("polkas", None).contains("expected one of chorales, midi, piano-roll"));
+        assert!(error("chorales", Some(dir.path())).contains("built in"));
+        assert!(error("midi", None).contains("no directory given"));
+        assert!(error("midi", Some(dir.path())).contains("found no .mid files"));
+        assert!(error("piano-roll", Some(dir.path())).contains("found no .json file"));
+    }
+}

@@ -1,0 +1,144 @@
+//! Piano rolls in JSON: lists of pitches per time step, as data sets of polyphonic music are distributed.
+
+use super::piece::{KEYS, Note, Piece};
+use super::{MusicCorpus, Texture};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Reads the pieces of the only JSON file in `dir`: `{"train": [[[60, 64, 67], ..], ..], "valid": .., "test": ..}`.
+pub(super) fn read(dir: &Path) -> Result<MusicCorpus> {
+    let path = file(dir)?;
+    let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot read it", path.display()))?;
+    parse(&text).with_context(|| path.display().to_string())
+}
+
+/// The only JSON file in `dir`.
+fn file(dir: &Path) -> Result<PathBuf> {
+    let is_json =
+        |path: &PathBuf| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    let mut files: Vec<PathBuf> = crate::data::splits::entries(dir)?.into_iter().filter(is_json).collect();
+    match files.len() {
+        1 => Ok(files.remove(0)),
+        0 => bail!(
+            "{}: found no .json file, expected one with the splits train, valid and test",
+            dir.display()
+        ),
+        count => bail!("{}: found {count} .json files, expected one", dir.display()),
+    }
+}
+
+fn parse(text: &str) -> Result<MusicCorpus> {
+    let value: Value = serde_json::from_str(text).context("not JSON")?;
+    ensure!(
+        value.is_object(),
+        "found {}, expected an object with the lists train, valid and test",
+        kind(&value)
+    );
+    let split = |names: &[&str]| -> Result<Option<Vec<Piece>>> {
+        let Some(name) = names.iter().find(|name| !value[**name].is_null()) else { return Ok(None) };
+        pieces(&value[*name], name).map(Some)
+    };
+    let train = split(&["train"])?.context("found no list train, expected train, valid and test")?;
+    let (validation, test) = (split(&["valid", "validation", "val", "dev"])?, split(&["test"])?);
+    Ok(MusicCorpus { train, validation, test, texture: Texture::Keys, notes: vec![] })
+}
+
+/// The pieces of a split.
+fn pieces(value: &Value, name: &str) -> Result<Vec<Piece>> {
+    let mut pieces = vec![];
+    for (number, piece) in list(value, name, "a list of pieces")?.iter().enumerate() {
+        let name = format!("{name}[{number}]");
+        let mut steps = vec![];
+        for (step, notes) in list(piece, &name, "a list of time steps")?.iter().enumerate() {
+            let place = format!("{name}[{step}]");
+            let mut pitches = vec![];
+            for note in list(notes, &place, "a list of pitches")? {
+                pitches.push(pitch(note, &place)?);
+            }
+            pitches.sort_unstable();
+            pitches.dedup();
+            steps.push(pitches.into_iter().map(|pitch| Some(Note { pitch, held: false })).collect());
+        }
+        ensure!(!steps.is_empty(), "{name}: found no time steps, expected at least one");
+        pieces.push(Piece {
+            name,
+            steps,
+            voices: None,
+            steps_per_quarter: 2,
+            metres: vec![],
+            tonality: None,
+            style: None,
+            tempo: 84.0,
+        });
+    }
+    Ok(pieces)
+}
+
+fn list<'a>(value: &'a Value, place: &str, expected: &str) -> Result<&'a Vec<Value>> {
+    value.as_array().with_context(|| format!("{place}: found {}, expected {expected}", kind(value)))
+}
+
+fn pitch(value: &Value, place: &str) -> Result<u8> {
+    let number =
+        value.as_f64().with_context(|| format!("{place}: found {}, expected a pitch", kind(value)))?;
+    let pitch = number as u8;
+    ensure!(
+        f64::from(pitch) == number && KEYS.contains(&pitch),
+        "{place}: found the pitch {number}, expected a MIDI number from {} to {}",
+        KEYS.start(),
+        KEYS.end()
+    );
+    Ok(pitch)
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pitches_are_read_step_by_step() -> Result<()> {
+        let corpus = parse(r#"{"train": [[[67, 60], [], [60.0]]], "valid": [], "test": [[[21, 108]]]}"#)?;
+        let train = &corpus.train[0];
+        assert_eq!(
+            (0..3).map(|step| train.chord(step)).collect::<Vec<_>>(),
+            [vec![60, 67], vec![], vec![60]]
+        );
+        assert_eq!((corpus.validation, corpus.test.unwrap()[0].chord(0)), (Some(vec![]), vec![21, 108]));
+        Ok(())
+    }
+
+    #[test]
+    fn other_shapes_are_named_with_their_place() {
+        for (text, expected) in [
+            ("[1", "not JSON"),
+            ("[[60]]", "found a list, expected an object"),
+            (r#"{"test": []}"#, "found no list train"),
+            (r#"{"train": 3}"#, "train: found a number, expected a list of pieces"),
+            (r#"{"train": [{}]}"#, "train[0]: found an object, expected a list of time steps"),
+            (r#"{"train": [[60, 64]]}"#, "train[0][0]: found a number, expected a list of pitches"),
+            (r#"{"train": [[[60], ["c"]]]}"#, "train[0][1]: found a text, expected a pitch"),
+            (
+                r#"{"train": [[[20]]]}"#,
+                "train[0][0]: found the pitch 20, expected a MIDI number from 21 to 108",
+            ),
+            (r#"{"train": [[[60.5]]]}"#, "found the pitch 60.5"),
+            (r#"{"train": [[]]}"#, "train[0]: found no time steps"),
+        ] {
+            let error = format!("{:#}", parse(text).unwrap_err());
+            assert!(error.contains(expected) && !error.contains('\n'), "{text}: {error}");
+        }
+    }
+}
