@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var, safetensors};
 use candle_nn::{VarBuilder, VarMap};
+use candle_textbook::data::music::{Encoding, Texture, chorales};
 use candle_textbook::models::birnn::{self, BiRnn};
 use candle_textbook::models::fasttext::{self, FastText};
 use candle_textbook::models::language_model::{self, LanguageModel};
@@ -9,6 +10,7 @@ use candle_textbook::models::lenet::{self, LeNet};
 use candle_textbook::models::lenet5::LeNet5;
 use candle_textbook::models::mlp::{self, Mlp};
 use candle_textbook::models::mnist_cnn::MnistCnn;
+use candle_textbook::models::music::{self, MusicModel, Output};
 use candle_textbook::models::resnet::{self, ResNet};
 use candle_textbook::models::rnn::{self, Rnn};
 use candle_textbook::models::seq2seq::{self, Attention, PackedTokens, Seq2Seq};
@@ -20,7 +22,9 @@ use candle_textbook::nn::{
 use candle_textbook::ops::{self, Conv2dConfig, ConvFilters, Epilogue, Pool2dConfig, QueryRows, TimePooling};
 use candle_textbook::optim::{Adadelta, Adagrad, Adam, Clip, Method, Optimizer, RmsProp, Sgd};
 use candle_textbook::rng;
+use candle_textbook::train::MusicBatch;
 use rand::Rng;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::env;
 use std::path::Path;
@@ -245,6 +249,7 @@ fn trainings(dtype: DType, results: &mut Results) -> Result<()> {
     images(dtype, results)?;
     sentences(dtype, results)?;
     translations(dtype, results)?;
+    music(dtype, results)?;
     let sequences = Arc::new(PackedSequences::new(&[5, 4, 2])?);
     let (tokens, targets) = (ids(11, 13)?, ids(11, 12)?);
     for cell in [Cell::Tanh, Cell::Relu, Cell::Gru, Cell::Lstm] {
@@ -407,6 +412,47 @@ fn translations(dtype: DType, results: &mut Results) -> Result<()> {
             results,
             |vb| Seq2Seq::new(&config, vb),
             |model, mode| model.loss(&sources, &targets, &next.ids, forcing, 0.1, mode),
+        )?;
+    }
+    Ok(())
+}
+
+fn music(dtype: DType, results: &mut Results) -> Result<()> {
+    let pieces = chorales(2, 0, 0, 0).train;
+    for is_autoregressive in [false, true] {
+        let texture = if is_autoregressive { Texture::Voices(4) } else { Texture::Keys };
+        let encoding = Encoding::new(&pieces, texture);
+        let output = match is_autoregressive {
+            false => Output::Independent { keys: encoding.key_outputs() },
+            true => Output::Autoregressive {
+                features: encoding.note_features(),
+                units: 9,
+                classes: encoding.classes(),
+            },
+        };
+        let config = music::Config {
+            features: encoding.features(),
+            embedding: 7,
+            cell: Cell::Gru,
+            hidden: 19,
+            layers: 1,
+            dropout: 0.2,
+            output,
+        };
+        let parts: Vec<_> = pieces
+            .iter()
+            .map(|piece| match texture {
+                Texture::Voices(_) => (Cow::Borrowed(piece), 0..20),
+                Texture::Keys => (Cow::Owned(piece.clone().without_voices()), 5..30),
+            })
+            .collect();
+        train(
+            &format!("music {texture:?}"),
+            dtype,
+            Adam::adamw(),
+            results,
+            |vb| MusicModel::new(&config, vb),
+            |model, mode| MusicBatch::new(model, &encoding, &parts)?.loss(model, mode),
         )?;
     }
     Ok(())

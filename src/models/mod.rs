@@ -10,6 +10,7 @@ pub mod lenet;
 pub mod lenet5;
 pub mod mlp;
 pub mod mnist_cnn;
+pub mod music;
 pub mod resnet;
 pub mod rnn;
 pub mod seq2seq;

@@ -17,6 +17,8 @@ impl Metric {
     pub const F1: Self = Self::new("f1", true, percentage);
     /// Exponential of the mean loss per token. Lower is better.
     pub const PERPLEXITY: Self = Self::new("perplexity", false, |value| format!("{value:6.3}"));
+    /// Mean loss in nats, for losses whose exponential says little. Lower is better.
+    pub const NATS: Self = Self::new("nats", false, |value| format!("{value:6.3}"));
     /// Fraction of translations that equal the reference. Higher is better.
     pub const EXACT_MATCH: Self = Self::new("exact_match", true, percentage);
     /// BLEU of translations, from 0 to 100. Higher is better.

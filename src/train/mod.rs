@@ -7,8 +7,8 @@
 //! | [`Run`] | the run folder: configuration, metrics, weights, checkpoint |
 //! | [`Progress`] | the display: [`Quiet`], [`Lines`], or your own |
 //!
-//! Built-in tasks are [`ImageClassification`], [`SentenceClassification`], [`Tagging`], [`LanguageModelling`] and
-//! [`Translation`]. To train something else, implement [`Task`]:
+//! Built-in tasks are [`ImageClassification`], [`SentenceClassification`], [`Tagging`], [`LanguageModelling`],
+//! [`Translation`] and [`Composition`]. To train something else, implement [`Task`]:
 //!
 //! ```
 //! use candle_core::{DType, Device, Result, Tensor};
@@ -133,10 +133,12 @@
 
 mod checkpoint;
 mod checksum;
+mod composer;
 mod evaluation;
 mod images;
 mod language;
 mod metrics;
+mod music;
 mod pickle;
 mod progress;
 mod pytorch;
@@ -154,12 +156,14 @@ mod weights;
 
 pub use checkpoint::{can_train_on, check_resumable};
 pub use checksum::checksum;
+pub use composer::Composer;
 pub use evaluation::{Evaluation, Prediction};
 pub use images::{ImageClassification, evaluate_images};
 pub use language::{
     LanguageModelling, LanguageModellingConfig, LineScore, Windowing, evaluate_text, score_line,
 };
 pub use metrics::{Epoch, Metric, Report, Score};
+pub use music::{Composition, MusicBatch, evaluate_music, music_windows, score_music};
 pub use progress::{Lines, Progress, Quiet, check_output, is_output_open, print, say};
 pub use run::{Run, write_file};
 pub use sentences::{SentenceClassification, Sentences};

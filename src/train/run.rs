@@ -336,7 +336,7 @@ pub fn write_file(path: &Path, contents: &[u8]) -> Result<()> {
         file.sync_all()?;
         fs::rename(&temporary, path)?;
         match path.parent() {
-            Some(parent) if cfg!(unix) => File::open(parent)?.sync_all(),
+            Some(parent) if cfg!(unix) && !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
             _ => Ok(()),
         }
     };

@@ -1,0 +1,218 @@
+//! Training of models on music.
+
+use super::metrics::{Metric, Score};
+use super::task::Task;
+use crate::data::music::{Encoded, Encoding, Piece};
+use crate::models::music::{Bags, MusicModel, Notes};
+use crate::nn::{Mode, PackedSequences};
+use crate::{ops, rng};
+use candle_core::{DType, Device, Result, Tensor};
+use rand::Rng;
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Steps in a batch of an evaluation, unless a single piece has more.
+const EVALUATION_STEPS: usize = 2048;
+
+/// The task of predicting each step of pieces from the steps before.
+///
+/// The loss is the mean over all steps of a batch, in nats per step. Batches hold no padding, so pieces of any lengths may
+/// share one. Pieces longer than a window are learned in parts, each from a zero state.
+pub struct Composition<'a> {
+    /// The model to train.
+    pub model: &'a MusicModel,
+    /// How pieces become features and classes.
+    pub encoding: &'a Encoding,
+    /// Pieces to train on.
+    pub training: &'a [Piece],
+    /// Pieces to validate on.
+    pub validation: &'a [Piece],
+    /// Each epoch transposes each piece by up to this number of semitones, up or down.
+    pub transpose: i8,
+    /// The most steps of an example.
+    pub window: usize,
+}
+
+/// Returns the examples of `pieces`: the number of a piece, and a range of at most `window` steps.
+pub fn music_windows(pieces: &[Piece], window: usize) -> Vec<(usize, Range<usize>)> {
+    let starts = |piece: &Piece| (0..piece.len()).step_by(window.max(1));
+    let examples = pieces.iter().enumerate().flat_map(|(number, piece)| {
+        starts(piece).map(move |start| (number, start..piece.len().min(start + window.max(1))))
+    });
+    examples.collect()
+}
+
+/// Returns the loss of each of `pieces`, the sum over its steps in nats.
+///
+/// # Errors
+/// Fails if the pieces do not fit the model.
+pub fn score_music(model: &MusicModel, encoding: &Encoding, pieces: &[Piece]) -> Result<Vec<f64>> {
+    let loss = |piece: &Piece| -> Result<f64> {
+        let batch = MusicBatch::new(model, encoding, &[(Cow::Borrowed(piece), 0..piece.len())])?;
+        let loss = ops::no_grad(|| batch.loss(model, Mode::Evaluate))?;
+        Ok(loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * piece.len() as f64)
+    };
+    pieces.iter().map(loss).collect()
+}
+
+/// Returns the mean loss of all steps of `pieces`, in nats.
+///
+/// # Errors
+/// Fails if there are no pieces, or they do not fit the model.
+pub fn evaluate_music(model: &MusicModel, encoding: &Encoding, pieces: &[Piece]) -> Result<f64> {
+    let (mut sum, mut steps) = (0.0, 0);
+    let mut rest = pieces;
+    while !rest.is_empty() {
+        let mut size = 0;
+        let fits = |piece: &&Piece| {
+            size += piece.len();
+            size <= EVALUATION_STEPS
+        };
+        let count = rest.iter().take_while(fits).count().max(1);
+        let parts: Vec<_> =
+            rest[..count].iter().map(|piece| (Cow::Borrowed(piece), 0..piece.len())).collect();
+        let batch = MusicBatch::new(model, encoding, &parts)?;
+        let loss = ops::no_grad(|| batch.loss(model, Mode::Evaluate))?;
+        sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * batch.pieces.rows() as f64;
+        steps += batch.pieces.rows();
+        rest = &rest[count..];
+    }
+    if steps == 0 {
+        candle_core::bail!("music: found no pieces to evaluate, expected at least one");
+    }
+    Ok(sum / steps as f64)
+}
+
+/// Parts of pieces as a model reads and predicts them.
+pub struct MusicBatch {
+    steps: Bags,
+    pieces: Arc<PackedSequences>,
+    targets: Targets,
+}
+
+enum Targets {
+    /// Which logits should be large and which small: see [`MusicModel::key_loss`].
+    Keys(Tensor),
+    /// The notes and their classes.
+    Notes(Notes, Tensor),
+}
+
+impl MusicBatch {
+    /// Encodes ranges of steps of pieces for `model`.
+    ///
+    /// # Errors
+    /// Fails if there are no parts, one is empty, or the device has no memory for them.
+    pub fn new(
+        model: &MusicModel,
+        encoding: &Encoding,
+        parts: &[(Cow<Piece>, Range<usize>)],
+    ) -> Result<Self> {
+        let lengths: Vec<usize> = parts.iter().map(|(_, range)| range.len()).collect();
+        let pieces = Arc::new(PackedSequences::new(&lengths)?);
+        let positions: Vec<(usize, usize)> = pieces.positions().collect();
+        let like = model.weight();
+        let encoded: Vec<Encoded> =
+            parts.iter().map(|(piece, range)| encoding.encode(piece, range.clone())).collect();
+        let steps: Vec<&[u32]> =
+            positions.iter().map(|&(part, step)| &encoded[part].steps[step][..]).collect();
+        let targets = match model.is_autoregressive() {
+            false => {
+                let signs = positions.iter().flat_map(|&(part, step)| {
+                    let (piece, range) = &parts[part];
+                    let step = range.start + step;
+                    let before = step.checked_sub(1).map_or(&[][..], |before| &piece.steps[before]);
+                    encoding.key_signs(before, &piece.steps[step])
+                });
+                let shape = (pieces.rows(), encoding.key_outputs());
+                Targets::Keys(tensor(signs.collect(), shape, like)?)
+            }
+            true => {
+                let mut rows: Vec<Vec<u32>> = lengths.iter().map(|&length| vec![0; length]).collect();
+                positions.iter().enumerate().for_each(|(row, &(part, step))| rows[part][step] = row as u32);
+                let notes = encoded.iter().zip(&rows);
+                let notes: Vec<_> = notes
+                    .flat_map(|(part, rows)| {
+                        part.notes.iter().map(|(step, choice, class)| (rows[*step], choice, *class))
+                    })
+                    .collect();
+                let classes = encoding.classes();
+                let mut mask = vec![0f32; notes.len() * classes];
+                for ((_, choice, _), mask) in notes.iter().zip(mask.chunks_exact_mut(classes)) {
+                    encoding.mask(choice, mask);
+                }
+                let ids = |of: &dyn Fn(&(u32, &_, u32)) -> u32| {
+                    Tensor::new(notes.iter().map(of).collect::<Vec<u32>>(), like.device())
+                };
+                let chosen: Vec<&[u32]> = notes.iter().map(|(_, choice, _)| &choice.ids[..]).collect();
+                let found = Notes {
+                    chosen: Bags::new(&chosen, like)?,
+                    steps: ids(&|(row, ..)| *row)?,
+                    mask: tensor(mask, (notes.len(), classes), like)?,
+                };
+                Targets::Notes(found, ids(&|(.., class)| *class)?)
+            }
+        };
+        Ok(Self { steps: Bags::new(&steps, like)?, pieces, targets })
+    }
+
+    /// The mean loss in nats per step.
+    ///
+    /// # Errors
+    /// Fails if the batch does not fit the model.
+    pub fn loss(&self, model: &MusicModel, mode: Mode) -> Result<Tensor> {
+        let (states, _) = model.states(&self.steps, &self.pieces, None, mode)?;
+        match &self.targets {
+            Targets::Keys(signs) => model.key_loss(&states, signs),
+            Targets::Notes(notes, classes) => model.note_loss(&states, notes, classes, mode),
+        }
+    }
+}
+
+/// A matrix on the device and of the type of `like`.
+pub(super) fn tensor(values: Vec<f32>, shape: (usize, usize), like: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(like.dtype())?.to_device(like.device())
+}
+
+impl Composition<'_> {
+    /// A part of a piece, transposed as the place in training demands.
+    fn part(
+        &self,
+        example: u32,
+        (piece, range): (usize, Range<usize>),
+        mode: Mode,
+    ) -> (Cow<'_, Piece>, Range<usize>) {
+        let piece = &self.training[piece];
+        let Mode::Train { seed, epoch, .. } = mode else { return (Cow::Borrowed(piece), range) };
+        let rng = &mut rng::stream(seed, &format!("transpose/epoch {epoch}/{example}"));
+        let by = rng.random_range(-self.transpose..=self.transpose);
+        match (by != 0).then(|| piece.transposed(by)).flatten() {
+            Some(transposed) => (Cow::Owned(transposed), range),
+            None => (Cow::Borrowed(piece), range),
+        }
+    }
+}
+
+impl Task for Composition<'_> {
+    fn examples(&self) -> usize {
+        music_windows(self.training, self.window).len()
+    }
+
+    fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
+        let windows = music_windows(self.training, self.window);
+        let parts: Vec<_> = batch
+            .iter()
+            .map(|&example| self.part(example, windows[example as usize].clone(), mode))
+            .collect();
+        MusicBatch::new(self.model, self.encoding, &parts)?.loss(self.model, mode)
+    }
+
+    fn validate(&self) -> Result<Score> {
+        let loss = evaluate_music(self.model, self.encoding, self.validation)?;
+        Ok(Score { loss, metric: loss })
+    }
+
+    fn metric(&self) -> Metric {
+        Metric::NATS
+    }
+}
