@@ -8,6 +8,8 @@
 //! - [`alignments`]: the attention of translations.
 //! - [`animation`]: values that change over time.
 //! - [`neuron_page`]: a text coloured by the values of recurrent cells.
+//! - [`piano_roll`], [`listen_page`]: a piece of music, to see and to hear.
+//! - [`music_page`]: what pieces consist of.
 //!
 //! Each function returns the document; the caller decides where to write it. Colours suit colour-blind readers (the palette
 //! of Okabe and Ito; blue against red or orange, never red against green).
@@ -18,7 +20,9 @@ mod axis;
 mod confusion_matrix;
 mod image_grid;
 mod line_charts;
+mod music_page;
 mod neuron_page;
+mod piano_roll;
 mod principal_components;
 mod svg;
 mod word_map;
@@ -29,7 +33,9 @@ pub use axis::Scale;
 pub use confusion_matrix::confusion_matrix;
 pub use image_grid::{GridSection, Tile, image_grid};
 pub use line_charts::{Chart, Line, Mark, line_charts};
+pub use music_page::{listen_page, music_page};
 pub use neuron_page::{Neuron, neuron_page};
+pub use piano_roll::piano_roll;
 pub use principal_components::{Component, components as principal_components};
 pub(crate) use svg::escape;
 pub use word_map::word_map;
