@@ -1,7 +1,7 @@
 //! The binaries' common program: options, training, evaluation, prediction, error output and exit codes.
 //!
 //! A binary implements [`Recipe`] for its options and calls [`main`]. The recipe names a kind of data: [`ImageData`],
-//! [`SentenceData`], [`TaggingData`], [`LanguageData`] or [`TranslationData`].
+//! [`SentenceData`], [`TaggingData`], [`LanguageData`], [`TranslationData`] or [`MusicData`].
 
 mod command_line;
 mod comparison;
@@ -15,6 +15,8 @@ mod inputs;
 mod language;
 mod language_commands;
 mod memory;
+mod music;
+mod music_commands;
 mod optimizer;
 mod options;
 mod parts;
@@ -35,6 +37,8 @@ pub use images::{Augment, ImageData, ImageFacts, ImageOptions, Normalise};
 pub use inputs::Inputs;
 pub use language::{LanguageData, LanguageOptions, TestText};
 pub use language_commands::LanguageCommand;
+pub use music::{MusicData, MusicFacts, MusicOptions, OutputName};
+pub use music_commands::MusicCommand;
 pub use options::{
     Given, MachineOptions, OptimizerName, ScheduleName, TrainOptions, fraction, in_range, layers,
     non_negative, positive, positive_number, whole,

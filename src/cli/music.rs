@@ -1,0 +1,216 @@
+//! Music: the pieces, their parts, the task, and the test.
+
+use super::images::numbers;
+use super::music_commands::{self, MusicCommand};
+use super::options::{TrainOptions, in_range, positive};
+use super::parts::Parts;
+use super::recipe::{About, Data, Facts, Recipe, Test, Trained, split_fingerprints};
+use super::{Outcome, TestSet, data_error, show_notes, test_error};
+use crate::data::music::{self, Encoding, Metre, MusicCorpus, Piece, Texture, Tonality};
+use crate::models::music::MusicModel;
+use crate::train::{Composition, Epoch, Run, Task, evaluate_music, music_windows};
+use anyhow::{Result, anyhow};
+use candle_core::Device;
+use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+/// Options that choose how pieces are read and learned.
+#[derive(Debug, Clone, Args, Serialize, Deserialize)]
+pub struct MusicOptions {
+    /// How the notes of a step depend on each other
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = OutputName::Autoregressive)]
+    pub output: OutputName,
+    /// Number of steps in a quarter note of MIDI files
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = |text: &str| in_range(text, 1..=48_usize, "a whole number, 1 to 48"))]
+    pub steps_per_quarter: usize,
+    /// Transpose each piece in each epoch by up to N semitones, up or down
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = |text: &str| in_range(text, 0..=24_i8, "a whole number, 0 to 24"))]
+    pub transpose: i8,
+    /// The most steps of an example: longer pieces are learned in parts
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 256)]
+    pub window: usize,
+}
+
+/// The value of `--output`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputName {
+    /// Not at all: one output per key
+    Independent,
+    /// Each on those chosen before it: voices from the highest, or keys from the lowest
+    Autoregressive,
+}
+
+/// Metre, key, style and tempo of pieces.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Form {
+    pub(super) metre: Option<Metre>,
+    pub(super) tonality: Option<Tonality>,
+    pub(super) style: Option<String>,
+    pub(super) tempo: f64,
+}
+
+/// What a model of music depends on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MusicFacts {
+    /// How pieces become features and classes.
+    pub encoding: Encoding,
+    /// The forms of the training pieces.
+    pub(super) forms: Vec<Form>,
+}
+
+impl MusicFacts {
+    fn new(training: &[Piece], texture: Texture) -> Self {
+        let mut forms = BTreeMap::new();
+        for piece in training {
+            let metre = piece.metres.first().map(|&(_, metre)| metre);
+            forms.entry((metre, piece.tonality, piece.style.clone())).or_insert(piece.tempo);
+        }
+        let forms = forms.into_iter();
+        let forms = forms.map(|((metre, tonality, style), tempo)| Form { metre, tonality, style, tempo });
+        Self { encoding: Encoding::new(training, texture), forms: forms.collect() }
+    }
+}
+
+impl Facts for MusicFacts {
+    fn record(&self) -> Map<String, Value> {
+        let Self { encoding, forms } = self;
+        Map::from_iter([("encoding".to_string(), json!(encoding)), ("forms".to_string(), json!(forms))])
+    }
+
+    fn read(run: &Run, config: &Value) -> Result<Self> {
+        let read = || -> serde_json::Result<Self> {
+            Ok(Self {
+                encoding: serde_json::from_value(config["encoding"].clone())?,
+                forms: serde_json::from_value(config["forms"].clone())?,
+            })
+        };
+        let file = run.dir().join("config.json");
+        read().map_err(|_| anyhow!("{}: its pieces are described in another version's form", file.display()))
+    }
+
+    fn describe(&self) -> String {
+        match self.encoding.texture {
+            Texture::Voices(voices) => format!(" for {voices} voices"),
+            Texture::Keys => String::new(),
+        }
+    }
+}
+
+/// Pieces of music, divided into parts.
+pub struct MusicData {
+    options: MusicOptions,
+    about: About<MusicFacts>,
+    training: Vec<Piece>,
+    validation: Vec<Piece>,
+    pub(super) test: Vec<Piece>,
+}
+
+impl Data for MusicData {
+    type Model = MusicModel;
+    type Options = MusicOptions;
+    type Facts = MusicFacts;
+    type TestOptions = TestSet;
+    type Command = MusicCommand;
+    const DATA_SETS: &'static [(&'static str, &'static str)] = &[
+        ("chorales", "built in"),
+        ("midi", ".mid files, in the folders train, valid, test or in DIR itself"),
+        ("piano-roll", "a .json file with lists of pitches per time step under train, valid, test"),
+    ];
+    const NOUN: &'static str = "pieces";
+
+    fn load(
+        options: MusicOptions,
+        train: &TrainOptions,
+        run: Option<(MusicFacts, &TestSet)>,
+    ) -> Result<Self> {
+        let (facts, test_options) = run.unzip();
+        let (name, dir) = TestSet::resolve(test_options, train);
+        let corpus = music::load(name, dir, options.steps_per_quarter).map_err(if facts.is_some() {
+            test_error
+        } else {
+            data_error
+        })?;
+        let MusicCorpus { train: training, validation, test, mut texture, notes } = corpus;
+        show_notes(&notes);
+        TestSet::check_split(test_options, train, test.is_some())?;
+        let splits = [Some(training), validation, test];
+        let fingerprints =
+            splits.each_ref().map(|split| split.as_ref().map(|pieces| music::fingerprint(pieces)));
+        let sizes = splits.each_ref().map(|split| split.as_ref().map(Vec::len));
+        let all: Vec<Piece> = splits.into_iter().flatten().flatten().collect();
+        let parts = Parts::new(sizes, |_| 0, train)?;
+        if options.output == OutputName::Independent {
+            texture = Texture::Keys;
+        }
+        let select = |indices: &[u32]| -> Vec<Piece> {
+            let pieces = indices.iter().map(|&index| all[index as usize].clone());
+            pieces
+                .map(|piece| if texture == Texture::Keys { piece.without_voices() } else { piece })
+                .collect()
+        };
+        let [training, validation, test] =
+            [&parts.training, &parts.validation, &parts.test].map(|part| select(part));
+        let facts = facts.unwrap_or_else(|| MusicFacts::new(&training, texture));
+        let test = test.into_iter().map(|piece| facts.encoding.adapt(piece)).collect::<Result<_>>()?;
+        let examples = music_windows(&training, options.window).len() as u64;
+        let [_, validation_size, test_size] = parts.sizes();
+        Ok(Self {
+            about: About {
+                name: name.to_string(),
+                sizes: [examples, validation_size, test_size],
+                fingerprints: split_fingerprints(fingerprints),
+                facts,
+            },
+            options,
+            training,
+            validation,
+            test,
+        })
+    }
+
+    fn about(&self) -> &About<MusicFacts> {
+        &self.about
+    }
+
+    /// Number of steps.
+    fn largest_batch(&self, batch_size: usize) -> u64 {
+        let mut lengths: Vec<u64> = music_windows(&self.training, self.options.window)
+            .iter()
+            .map(|(_, range)| range.len() as u64)
+            .collect();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        lengths.iter().take(batch_size).sum()
+    }
+
+    fn task<'a>(&'a self, model: &'a MusicModel, _device: &'a Device) -> Result<Box<dyn Task + 'a>> {
+        Ok(Box::new(Composition {
+            model,
+            encoding: &self.about.facts.encoding,
+            training: &self.training,
+            validation: &self.validation,
+            transpose: self.options.transpose,
+            window: self.options.window,
+        }))
+    }
+
+    fn test(&self, model: &MusicModel, _best: Option<&Epoch>, _device: &Device) -> Result<Test> {
+        let nats = evaluate_music(model, &self.about.facts.encoding, &self.test)?;
+        let steps: usize = self.test.iter().map(Piece::len).sum();
+        Ok(Test {
+            record: numbers(&[("test_nats", nats)]),
+            text: format!("test {nats:.4} nats per time step, over {steps} steps"),
+            ..Test::default()
+        })
+    }
+
+    fn plot(&self, run: &Run, model: &MusicModel, _test: &Test, _device: &Device) -> Result<()> {
+        music_commands::show(run, model, &self.about.facts, &self.test)
+    }
+
+    fn answer<R: Recipe<Data = Self>>(command: &MusicCommand, trained: Trained<R>) -> Result<Outcome> {
+        music_commands::answer(command, &trained.run, &trained.model, &trained.facts)
+    }
+}

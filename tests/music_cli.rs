@@ -1,0 +1,120 @@
+//! `music` as a process: training, resuming, composing, harmonizing, scoring, and bad input.
+
+#![cfg(unix)]
+
+mod common;
+
+use candle_textbook::data::music::{chorales, read_midi, write_midi};
+use common::{done, killed, metrics, model, one_error, start};
+use std::fs;
+use std::sync::OnceLock;
+use tempfile::{TempDir, tempdir};
+
+const SMALL: &str = "--dataset midi --data-dir data --steps-per-quarter 2 --hidden 12 --embedding 12 --note-units 12 \
+                     --batch-size 4 --window 40 --quiet";
+
+/// Writes a few chorales as MIDI files.
+fn write_data(place: &TempDir) {
+    for (split, pieces) in [("train", 0..4), ("valid", 4..5), ("test", 5..6)] {
+        let dir = place.path().join("data").join(split);
+        fs::create_dir_all(&dir).unwrap();
+        for (i, piece) in chorales(6, 0, 0, 0).train.iter().enumerate().filter(|(i, _)| pieces.contains(i)) {
+            fs::write(dir.join(format!("{i}.mid")), write_midi(&piece.beginning(48))).unwrap();
+        }
+    }
+}
+
+/// A small finished run in the folder of its data; tests must not change it.
+fn trained() -> &'static TempDir {
+    static PLACE: OnceLock<TempDir> = OnceLock::new();
+    PLACE.get_or_init(|| {
+        let place = tempdir().unwrap();
+        write_data(&place);
+        let said = done(&place, "music", &format!("{SMALL} --epochs 2 --out run"));
+        assert!(said.contains("nats per time step") && said.contains("steps that break a rule"), "{said}");
+        place
+    })
+}
+
+#[test]
+fn a_run_holds_samples_and_its_model_composes_and_harmonizes() {
+    let place = trained();
+    let run = place.path().join("run");
+    for name in
+        ["sample-5.mid", "sample-1.wav", "sample-1.svg", "sample-1.musicxml", "sample-1.html", "music.html"]
+    {
+        assert!(run.join(name).exists(), "{name}");
+    }
+    assert!(metrics(&run).last().unwrap()["test_nats"].as_f64().unwrap() > 1.0);
+    let prompt = place.path().join("data/test/5.mid");
+    let compose = |out: &str, seed: u64| {
+        let command =
+            format!("sample --run run --bars 10 --prompt data/test/5.mid --seed {seed} --out {out}");
+        assert_eq!(done(place, "music", &command).lines().count(), 4);
+        read_midi(&place.path().join(out).join("piece.mid"), 2).unwrap().0
+    };
+    let (piece, beginning) = (compose("a", 1), read_midi(&prompt, 2).unwrap().0);
+    assert_eq!((&piece.steps[..48], piece.tonality), (&beginning.steps[..48], beginning.tonality));
+    assert!(piece.len() > 48);
+    assert_eq!(compose("b", 1), piece, "the same seed");
+    assert_ne!(compose("c", 2), piece, "another seed");
+
+    done(place, "music", "harmonize data/test/5.mid --run run --sweeps 1 --out h");
+    let harmonized = read_midi(&place.path().join("h/harmonized.mid"), 2).unwrap().0;
+    assert_eq!(harmonized.len(), 48);
+    for step in 0..48 {
+        let melody = beginning.steps[step][0].unwrap().pitch;
+        assert!(harmonized.chord(step).contains(&melody), "step {step}");
+    }
+
+    let page = done(place, "music", "listen h/harmonized.mid --run run --page listen.html");
+    assert!(
+        page.contains("listen.html")
+            && fs::read_to_string(place.path().join("listen.html")).unwrap().contains("AudioContext")
+    );
+    let scores = done(place, "music", "score --run run data/test/5.mid h/harmonized.mid");
+    assert_eq!(scores.lines().count(), 3, "{scores}");
+    let eval = done(place, "music", "eval --run run");
+    let nats = scores.lines().nth(1).unwrap().split('\t').next().unwrap();
+    assert!(eval.starts_with(&format!("test {nats} nats per time step, over 48 steps")), "{eval} {scores}");
+}
+
+#[test]
+fn a_killed_run_resumes_to_the_same_model() {
+    let place = tempdir().unwrap();
+    write_data(&place);
+    let small = format!("{SMALL} --epochs 3 --transpose 3 --dropout 0.2 --output independent");
+    done(&place, "music", &format!("{small} --out whole"));
+    let part = place.path().join("part");
+    let ready = || fs::read_to_string(part.join("metrics.jsonl")).is_ok_and(|text| text.lines().count() > 1);
+    killed(&place, "music", &format!("{small} --out part --checkpoint-every 1"), ready);
+    done(&place, "music", "train --resume part --quiet");
+    assert_eq!(model(&part), model(&place.path().join("whole")));
+}
+
+#[test]
+fn bad_input_gets_one_line() {
+    let place = trained();
+    fs::write(place.path().join("empty.mid"), b"").unwrap();
+    fs::create_dir_all(place.path().join("json")).unwrap();
+    fs::write(place.path().join("json/a.json"), r#"{"train": [[[60, 200]]]}"#).unwrap();
+    for (command, code, parts) in [
+        (
+            "sample --run run --bars 2 --prompt data/test/5.mid",
+            1,
+            vec!["--prompt data/test/5.mid", "found 48 steps", "--bars"],
+        ),
+        ("sample --run run --prompt empty.mid", 1, vec!["empty.mid: the file is empty"]),
+        ("sample --run run --key eb", 1, vec!["--key eb: no training piece has this key; known are"]),
+        ("sample --run run --key H", 2, vec!["expected a key such as C"]),
+        ("sample --run run --style waltz", 1, vec!["--style waltz", "known are none"]),
+        ("score --run run empty.mid", 1, vec!["empty.mid: the file is empty"]),
+        ("--dataset piano-roll --data-dir json", 1, vec!["a.json: train[0][0]: found the pitch 200"]),
+        ("--dataset midi --data-dir json", 1, vec!["json: found no .mid files"]),
+        ("--dataset midi", 1, vec!["no directory given", "--data-dir DIR"]),
+        ("--dataset polkas", 1, vec!["expected one of chorales, midi, piano-roll", "--dataset NAME"]),
+    ] {
+        let output = start(place, "music", &command.split_whitespace().collect::<Vec<_>>(), "");
+        one_error(&output, code, &parts);
+    }
+}
