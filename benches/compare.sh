@@ -5,8 +5,9 @@
 #
 # Rows: mlp, lenet, lenet_epoch (a step of a whole epoch: shuffled, bytes converted to floats), mnist_pytorch (the network of
 # PyTorch's MNIST example), lstm_small, gru_small, lstm_large, birnn, textcnn, seq2seq and seq2seq_128 (batches of 64 and
-# 128), translate and translate_5 (64 sentences with a beam of 1 and 5, on the CPU), resnet20 and resnet20_128 (batches of 32
-# and 128), and product (a matrix product of 2 * 1024^3 operations, which measures the machine's peak rate). Default: all.
+# 128), translate and translate_5 (64 sentences with a beam of 1 and 5, on the CPU), music (16 pieces of 128 steps in four
+# voices), resnet20 and resnet20_128 (batches of 32 and 128), and product (a matrix product of 2 * 1024^3 operations, which
+# measures the machine's peak rate). Default: all.
 # --json also writes the table to FILE, for docs/results.py --cpu.
 # The variable PYTHON names the Python interpreter that has PyTorch (default: python3).
 # Both sides, benches/steps.rs and benches/peers.py, take `ROW --threads N --seconds S` and print one line of JSON:
@@ -25,7 +26,7 @@ while [[ "${1-}" == -* ]]; do
 done
 [[ "$rounds" =~ ^[1-9][0-9]*$ ]] || fail "--rounds: found $rounds, expected a whole number above 0" 2
 [[ $# -gt 0 ]] || set -- mlp lenet lenet_epoch mnist_pytorch lstm_small gru_small lstm_large birnn textcnn \
-    seq2seq seq2seq_128 translate translate_5 resnet20 resnet20_128 product
+    seq2seq seq2seq_128 translate translate_5 music resnet20 resnet20_128 product
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}

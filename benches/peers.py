@@ -136,6 +136,35 @@ def birnn(_):
     return classifier(model, optimizer, torch.randint(20_000, (32, 40)), torch.randint(9, (int(lengths.sum()),)))
 
 
+class Music(nn.Module):
+    """Four voices; 16 pieces of 128 steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.input, self.notes = nn.EmbeddingBag(405, 128, mode="sum"), nn.EmbeddingBag(716, 128, mode="sum")
+        self.recurrent = nn.GRU(128, 128)
+        self.state, self.output = nn.Linear(128, 128), nn.Linear(128, 177)
+
+    def forward(self, steps, notes, mask):
+        states, _ = self.recurrent(self.input(steps).view(128, 16, 128))
+        states = self.state(states.flatten(0, 1))[:, None].expand(-1, 4, -1).flatten(0, 1)
+        return self.output(torch.tanh(states + self.notes(notes))) + mask
+
+
+def music(_):
+    model = Music().to(DEVICE)
+    optimizer = adamw(model)
+    inputs = [torch.randint(405, (2048, 9)), torch.randint(716, (8192, 5)), torch.zeros(8192, 177)]
+    inputs, classes = [part.to(DEVICE) for part in inputs], torch.randint(177, (8192,)).to(DEVICE)
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(model(*inputs), classes).backward()
+        optimizer.step()
+
+    return step
+
+
 class TextCnn(nn.Module):
     def __init__(self):
         super().__init__()
@@ -334,6 +363,7 @@ def main():
         "seq2seq_128": seq2seq(128),
         "translate": translate(1),
         "translate_5": translate(5),
+        "music": music,
         "resnet20": resnet20(32),
         "resnet20_128": resnet20(128),
         "product": product,

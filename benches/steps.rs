@@ -16,6 +16,7 @@ use candle_textbook::models::language_model::{self, LanguageModel};
 use candle_textbook::models::lenet::{self, LeNet};
 use candle_textbook::models::mlp::{self, Mlp};
 use candle_textbook::models::mnist_cnn::MnistCnn;
+use candle_textbook::models::music::{self, Bags, MusicModel, Notes};
 use candle_textbook::models::resnet::{self, ResNet};
 use candle_textbook::models::seq2seq::{self, Attention, PackedTokens, Seq2Seq};
 use candle_textbook::models::textcnn::{self, TextCnn};
@@ -39,7 +40,7 @@ use std::time::{Duration, Instant};
 #[derive(Parser)]
 struct Arguments {
     /// mlp, lenet, lenet_epoch, mnist_pytorch, lstm_small, gru_small, lstm_large, birnn, textcnn, seq2seq, seq2seq_128,
-    /// translate, translate_5, resnet20, resnet20_128, or product: a large matrix product
+    /// translate, translate_5, music, resnet20, resnet20_128, or product: a large matrix product
     row: String,
     #[arg(long, default_value_t = 2)]
     threads: usize,
@@ -89,6 +90,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         "textcnn" => textcnn(&device)?,
         "seq2seq" => seq2seq(64, &device)?,
         "seq2seq_128" => seq2seq(128, &device)?,
+        "music" => music(&device)?,
         "resnet20" => resnet20(32, dtype, &device)?,
         "resnet20_128" => resnet20(128, dtype, &device)?,
         row => bail!("row {row}: unknown; --help lists the rows"),
@@ -320,6 +322,42 @@ fn birnn(device: &Device) -> Result<Row> {
     let vars = VarMap::new();
     let model = BiRnn::new(&config, builder(&vars, device))?;
     sentence_model(model, vars, sentences, [ids, tags], device)
+}
+
+/// A model of music in four voices: 16 pieces of 128 steps.
+fn music(device: &Device) -> Result<Row> {
+    const STEPS: usize = 16 * 128;
+    const NOTES: usize = 4 * STEPS;
+    const CLASSES: usize = 177;
+    let output = music::Output::Autoregressive { features: 716, units: 128, classes: CLASSES };
+    let config = music::Config {
+        features: 405,
+        embedding: 128,
+        cell: Cell::Gru,
+        hidden: 128,
+        layers: 1,
+        dropout: 0.0,
+        output,
+    };
+    let vars = VarMap::new();
+    let model = MusicModel::new(&config, builder(&vars, device))?;
+    let pieces = Arc::new(PackedSequences::new(&[128; 16])?);
+    let bags = |name: &str, count: usize, size: usize, features: usize| -> Result<Bags> {
+        let ids: Vec<u32> = random_ids(name, count * size, features)?.to_vec1()?;
+        Ok(Bags::new(&ids.chunks(size).collect::<Vec<_>>(), model.weight())?)
+    };
+    let steps = bags("steps", STEPS, 9, 405)?;
+    let notes = Notes {
+        chosen: bags("notes", NOTES, 5, 716)?,
+        steps: Tensor::new((0..NOTES as u32).map(|note| note / 4).collect::<Vec<_>>(), device)?,
+        mask: Tensor::zeros((NOTES, CLASSES), DType::F32, device)?,
+    };
+    let classes = random_ids("classes", NOTES, CLASSES)?.to_device(device)?;
+    let loss = move |step| {
+        let (states, _) = model.states(&steps, &pieces, None, mode(step))?;
+        model.note_loss(&states, &notes, &classes, mode(step))
+    };
+    Row::new(vars, Adam::adamw(), 1e-3, Box::new(loss))
 }
 
 fn textcnn(device: &Device) -> Result<Row> {
