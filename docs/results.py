@@ -25,6 +25,7 @@ FILE = HERE / "results.json"
 
 ACCURACY = r"test accuracy ([\d.]+)%"
 PERCENT, FINE, F1, BLEU, NATS = "{:.1f}%", "{:.2f}%", "F1 {:.1f}%", "BLEU {:.1f}", "{:.2f} nats per character"
+STEPS = "{:.2f} nats per step"
 
 
 @dataclass
@@ -70,6 +71,10 @@ ENTRIES = {
     "shakespeare": Entry(
         "char_lm --dataset tiny-shakespeare --data-dir DIR --preset shakespeare", r"val +([\d.]+) nats", NATS,
         "tinyshakespeare"),
+    "music": Entry("music", r"test ([\d.]+) nats", STEPS),
+    "music_jsb": Entry("music --preset jsb --data-dir DIR", r"test ([\d.]+) nats", STEPS, "jsb"),
+    "music_jsb_independent": Entry(
+        "music --preset jsb --data-dir DIR --output independent", r"test ([\d.]+) nats", STEPS, "jsb"),
 }
 
 # The rows of the benchmark that the speed table shows, with what they train.
@@ -99,6 +104,7 @@ TABLES = {
         "[`birnn`](docs/birnn.md) | bidirectional LSTM tagger (Huang 2015) | {birnn} on names | {birnn:time} |",
         "[`seq2seq`](docs/seq2seq.md) | encoder-decoder with attention (Bahdanau 2015) | {seq2seq} of dates exact | {seq2seq:time} | Multi30k {multi30k} in {multi30k:time}",
         "[`char_lm`](docs/char_lm.md) | language model that writes (Karpathy 2015) | {char_lm} | {char_lm:time} | Shakespeare {shakespeare}",
+        "[`music`](docs/music.md) | network that composes (Boulanger-Lewandowski 2012) | {music} | {music:time} | Bach's chorales (JSB) {music_jsb}",
     ]),
     "lenet": ("command | test accuracy | time | published", [
         "`lenet` on the built-in digits | {lenet} | {lenet:time} |",
@@ -143,6 +149,11 @@ TABLES = {
     "char_lm": ("command | result | time", [
         "`char_lm` on the built-in source code | {char_lm}, test part | {char_lm:time}",
         "`char_lm --dataset tiny-shakespeare --data-dir DIR --preset shakespeare` | {shakespeare}, validation part | {shakespeare:time}",
+    ]),
+    "music": ("command | test loss | time | published", [
+        "`music` on the built-in chorales | {music} | {music:time} |",
+        "`music --preset jsb --data-dir DIR --output independent` | {music_jsb_independent} | {music_jsb_independent:time} | 8.45 (LSTM), 8.43 (GRU, Bai 2018)",
+        "`music --preset jsb --data-dir DIR` | {music_jsb} | {music_jsb:time} |",
     ]),
 }
 
