@@ -221,6 +221,36 @@ fn names_of_documents_and_offsets_before_the_words_are_passed_over() {
 }
 
 #[test]
+fn ids_of_words_are_not_words() {
+    let read = |text: &str| sequence::load("conll", Some(dir_of(&[("train.txt", text.as_bytes())]).path()));
+    let expected = read("Mary B-PER\nsang O\n\nOslo B-LOC\nslept O\n").unwrap().train;
+    for [a, b, c, d] in
+        [["tok1", "tok2", "tok1", "tok2"], ["3-2", "3-1", "4-2", "4-1"], ["x9", "f0", "a7", "e1"]]
+    {
+        let corpus = read(&format!("{a} Mary B-PER\n{b} sang O\n\n{c} Oslo B-LOC\n{d} slept O\n")).unwrap();
+        assert_eq!(corpus.train, expected, "{a}");
+        assert_says(&corpus.notes[0], &["column 1 holds an id of each word", "read from column 2"]);
+    }
+    // Words with digits among others, and words with nothing but a tag.
+    for text in ["A4 CD B-X\nis V O\n7 CD O\n", "p53 B-X\np54 O\np55 O\n"] {
+        assert_eq!(read(text).unwrap().notes, [""; 0], "{text}");
+    }
+}
+
+#[test]
+fn the_training_file_decides_which_column_holds_the_words() {
+    // In the test file alone, the first column would count.
+    let (train, test) = ("a N B-X\nb N O\nc N O\n", "1 N B-X\n2 N O\n3 N O\n");
+    let dir = dir_of(&[("train.txt", train.as_bytes()), ("test.txt", test.as_bytes())]);
+    let whole = sequence::load("conll", Some(dir.path())).unwrap();
+    let alone = sequence::load_test("conll", Some(dir.path()), &whole.tags).unwrap();
+    for corpus in [whole, alone] {
+        assert_eq!(corpus.test.unwrap().words, [strings(&["1", "2", "3"])]);
+        assert_eq!(corpus.notes, [""; 0]);
+    }
+}
+
+#[test]
 fn an_empty_last_column_is_ignored() {
     let files: [(&str, &[u8]); 1] = [("train.txt", b"a\tB-X\t\nb\tO\t\n\nc\tO\n")];
     let corpus = sequence::load("conll", Some(dir_of(&files).path())).unwrap();

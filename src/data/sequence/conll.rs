@@ -1,7 +1,7 @@
 //! The format of the CoNLL shared tasks: one word per line, its tag last, a blank line between sentences.
 
 use crate::data::count;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -17,9 +17,15 @@ pub(super) fn read_dir(dir: &Path, known: Option<&[String]>) -> Result<TaggedCor
     let mut notes = Vec::new();
     let splits = Splits::find_by_words(dir, &EXTENSIONS)?;
     let expected = "a name like train.txt, eng.train or my-train.conll";
+    let training_file = splits.train.clone();
     let Splits { train, validation, test, .. } = splits.choose(dir, expected, known.is_some(), &mut notes)?;
     let train = train.map(|path| TextFile::read(path, &mut notes)).transpose()?;
-    let layout = train.as_ref().map(|file| Layout::of(file, None)).transpose()?;
+    let layout = match &train {
+        Some(file) => Some(Layout::of(file, None)?),
+        // A test alone needs no training file, but reads its words from the same column if there is one.
+        None => training_file
+            .and_then(|path| TextFile::read(path, &mut vec![]).and_then(|file| Layout::of(&file, None)).ok()),
+    };
     let training = train.as_ref().zip(layout.as_ref());
     let training = training.map(|(file, layout)| sentences(file, layout, &mut notes)).transpose()?;
     let types: BTreeSet<&str> = match known {
@@ -85,10 +91,12 @@ enum Leading {
     Constant,
     /// Positions in a text.
     Offset,
+    /// A name of each word, such as tok17 or 3-2.
+    Id,
 }
 
 impl Layout {
-    /// Finds the layout of a file. For other files than the training file, `training` is the layout of that one.
+    /// Finds the layout of a file: that of the training file, `training`, if the number of columns is the same.
     fn of(file: &TextFile, training: Option<&Self>) -> Result<Self> {
         let lines = || file.lines().filter(|(_, line)| !is_end(line));
         let first = lines().find(|(_, line)| !line.starts_with('#')).or_else(|| lines().next());
@@ -96,10 +104,9 @@ impl Layout {
         // A short file may not show what its columns are.
         let same = training.filter(|training| training.before.len() + training.width == width);
         let mut before = same.map_or(vec![], |training| training.before.clone());
-        while before.is_empty() || same.is_none() {
-            match leading(file, before.len())? {
-                Some(column) => before.push(column),
-                None => break,
+        if same.is_none() {
+            while let Some(column) = leading(file, before.len())? {
+                before.push(column);
             }
         }
         Ok(Self { width: width - before.len(), before, first_line })
@@ -111,6 +118,7 @@ impl Layout {
             Leading::Count => format!("column {number} counts"),
             Leading::Constant => format!("column {number} is the same throughout each sentence"),
             Leading::Offset => format!("column {number} holds offsets"),
+            Leading::Id => format!("column {number} holds an id of each word"),
         };
         let found: Vec<String> = (1..).zip(self.before.iter().copied()).map(what).collect();
         let word = found.len() + 1;
@@ -173,6 +181,8 @@ fn leading(file: &TextFile, at: usize) -> Result<Option<Leading>> {
         return Err(file.error(format!(
             "column {number} holds nothing but numbers, expected words: remove it if the words are in another column"
         )));
+    } else if words >= 3 && 20 * ids(&sentences) >= 19 * words {
+        Some(Leading::Id)
     } else {
         None
     })
@@ -194,6 +204,15 @@ fn counts(sentences: &[Vec<&str>]) -> bool {
     }
     // A short file may hold nothing but numbers.
     first.is_some_and(|first| first <= 1 || words >= 3)
+}
+
+/// Number of cells with a digit that occur once in their sentence.
+fn ids(sentences: &[Vec<&str>]) -> usize {
+    let distinct = |cells: &Vec<&str>| {
+        let numbered = cells.iter().filter(|cell| cell.contains(|c: char| c.is_ascii_digit()));
+        numbered.collect::<HashSet<_>>().len()
+    };
+    sentences.iter().map(distinct).sum()
 }
 
 /// The position that a cell such as 17, 17-20 or 17:20 begins at.

@@ -24,9 +24,9 @@ const NAMES_SEED: u64 = 0;
 ///
 /// A file in the CoNLL format has one word per line, its tag in the last column, and a blank line between sentences. Tabs
 /// or spaces separate the columns; lines of `-DOCSTART-` and comments (`# ..`) are skipped. Columns before the words are passed
-/// over, with a note: those that count, as in CoNLL-U, hold offsets, or are the same throughout each sentence, such as
-/// the name of a document. The files' names contain a name
-/// of their split, `train`, `dev` or `test` and others as for [`text::load`](crate::data::text::load); they may end in .txt,
+/// over, with a note: those that count, as in CoNLL-U, hold offsets or an id of each word, or are the same throughout each
+/// sentence, such as the name of a document. The training file decides which these are for all files that have as many
+/// columns. The files' names contain a name of their split, `train`, `dev` or `test` and others as for [`text::load`](crate::data::text::load); they may end in .txt,
 /// .conll, .tsv, .bio, .iob, .iob2 or .annotated. Tags in BIOES, and in the older scheme IOB1, in which `B-` only
 /// separates adjacent entities of one type, are converted to BIO, with a note. An entity that begins otherwise than the
 /// file's scheme demands is read as conlleval reads it, with a note. Text has the encodings
