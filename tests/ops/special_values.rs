@@ -282,3 +282,40 @@ fn references_check_their_arguments() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn empty_views_behave_like_empty_tensors() -> Result<()> {
+    for dims in [[5, 0, 7], [0, 4, 7]] {
+        let empty = Tensor::zeros(&dims, DType::F32, &CPU)?.narrow(2, 2, 3)?;
+        for (name, kernel, _) in activations() {
+            assert_eq!(kernel(std::slice::from_ref(&empty))?.dims(), [dims[0], dims[1], 3], "{name}");
+        }
+        let ys = ops::linear(&empty, &Tensor::ones((2, 3), DType::F32, &CPU)?, None)?;
+        assert_eq!(ys.dims(), [dims[0], dims[1], 2]);
+        let dropped = ops::dropout(&empty, 0.5, &mut rng::stream(0, ""))?;
+        assert_eq!(dropped.dims(), empty.dims());
+    }
+    Ok(())
+}
+
+#[test]
+fn linear_accepts_layers_without_inputs_or_outputs() -> Result<()> {
+    let rng = &mut rng::stream(9, "empty layers");
+    for rows in [0, 3, 200] {
+        let inputs = [normal(rng, &[rows, 0])?, normal(rng, &[4, 0])?, normal(rng, &[4])?];
+        let output_grad = normal(rng, &[rows, 4])?;
+        let found = run(&linear().0, &inputs, Some(&output_grad))?;
+        let output = inputs[2].broadcast_as((rows, 4))?.contiguous()?;
+        let expected = [output, inputs[0].clone(), inputs[1].clone(), output_grad.sum(0)?];
+        assert_near("no inputs", &found, &expected, 1e-12)?;
+        let without_bias = run(&linear().0, &inputs[..2], Some(&output_grad))?;
+        assert_near("no inputs, no bias", &without_bias, &[output_grad.zeros_like()?], 0.)?;
+
+        let inputs = [normal(rng, &[rows, 3])?, normal(rng, &[0, 3])?, normal(rng, &[0])?];
+        let found = run(&linear().0, &inputs, None)?;
+        let output = Tensor::zeros((rows, 0), DType::F64, &CPU)?;
+        let expected = [output, inputs[0].zeros_like()?, inputs[1].clone(), inputs[2].clone()];
+        assert_near("no outputs", &found, &expected, 0.)?;
+    }
+    Ok(())
+}

@@ -249,3 +249,12 @@ fn linear_cross_entropy_is_the_cross_entropy_of_a_linear_layer() -> Result<()> {
     assert!(error(&[1]).contains("expected u32 of shape (2)"));
     Ok(())
 }
+
+#[test]
+fn the_first_of_equal_maxima_over_time_gets_the_gradient() -> Result<()> {
+    let sequences = Arc::new(PackedSequences::new(&[3])?);
+    let xs = Var::new(&[[0f64], [2.], [2.]], &CPU)?;
+    let grads = ops::pool_over_time(&xs, &sequences, TimePooling::Max)?.sum_all()?.backward()?;
+    assert_eq!(values(grads.get(&xs).unwrap())?, [0., 1., 0.]);
+    Ok(())
+}

@@ -2,7 +2,8 @@
 
 use super::corpus::{Corpus, Texts};
 use super::file::TextFile;
-use super::table::{Columns, Records, Row, Table, declared_delimiter, records};
+use super::records::{Records, declared_delimiter, records};
+use super::table::{Columns, Row, Table};
 use crate::data::count;
 use crate::data::splits::Splits;
 use anyhow::Result;

@@ -12,6 +12,7 @@ mod ngrams;
 #[cfg(feature = "hub")]
 mod parquet;
 mod quotes;
+mod records;
 mod reviews;
 mod source;
 mod table;

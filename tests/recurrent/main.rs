@@ -13,6 +13,10 @@ use rand::Rng;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+#[cfg(feature = "cuda-emulator")]
+mod cuda;
+mod refusals;
+
 const CPU: Device = Device::Cpu;
 const CELLS: [(&str, Cell); 4] =
     [("tanh", Cell::Tanh), ("relu", Cell::Relu), ("gru", Cell::Gru), ("lstm", Cell::Lstm)];
@@ -420,88 +424,6 @@ fn the_incremental_decoder_equals_the_whole_sequence() -> Result<()> {
 }
 
 #[test]
-fn the_incremental_decoder_refuses_what_does_not_fit() -> Result<()> {
-    let decoder = |bidirectional: bool, features: usize, inputs: usize| {
-        let (_, network) = network(Cell::Gru, 1, bidirectional, 0.0)?;
-        let weight = Tensor::zeros((7, inputs), DType::F32, &CPU)?;
-        network
-            .incremental_decoder(&Tensor::zeros((5, features), DType::F32, &CPU)?, &Linear::new(weight, None))
-    };
-    let refused = |bidirectional: bool, features: usize, inputs: usize, expected: &str| {
-        let error = decoder(bidirectional, features, inputs).err().unwrap().to_string();
-        assert!(error.contains(expected), "{error}");
-    };
-    assert!(decoder(false, 6, 20).is_ok());
-    refused(false, 5, 20, "input weight");
-    refused(false, 6, 21, "[7, 21]");
-    refused(true, 6, 20, "bidirectional");
-    Ok(())
-}
-
-#[test]
-fn inputs_and_states_of_wrong_shapes_are_errors() -> Result<()> {
-    let (_, network) = network(Cell::Gru, 1, false, 0.0)?;
-    let sequences = Arc::new(PackedSequences::new(&[2, 1])?);
-    let forward = |rows: usize, features: usize, state: Option<&RecurrentState>| {
-        let xs = Tensor::zeros((rows, features), DType::F32, &CPU)?;
-        network.forward(&xs, &sequences, state, Mode::Evaluate)
-    };
-    assert!(forward(3, 6, None).is_ok());
-    assert!(forward(4, 6, None).is_err());
-    assert!(forward(3, 5, None).is_err());
-    let state = |layers: usize, batch: usize, cell: bool| -> Result<RecurrentState> {
-        let hidden = Tensor::zeros((layers, batch, 20), DType::F32, &CPU)?;
-        Ok(RecurrentState { cell: cell.then(|| hidden.clone()), hidden })
-    };
-    let one = state(1, 2, false)?;
-    assert!(forward(3, 6, Some(&one)).is_ok());
-    assert!(forward(3, 6, Some(&state(1, 3, false)?)).is_err());
-    assert!(forward(3, 6, Some(&state(1, 2, true)?)).is_err());
-    // A state of more layers than the network has.
-    let error = forward(3, 6, Some(&state(2, 2, false)?)).unwrap_err().to_string();
-    assert!(error.contains("[2, 2, 20], expected (1, batch, 20)"), "{error}");
-    assert!(one.last_layer(1).is_ok() && one.last_layer(2).is_err());
-    Ok(())
-}
-
-#[test]
-fn sizes_that_overflow_are_errors() -> Result<()> {
-    let config = RecurrentConfig {
-        cell: Cell::Lstm,
-        features: 1,
-        hidden: 1,
-        layers: 1,
-        bidirectional: true,
-        dropout: 0.0,
-        forget_bias: None,
-    };
-    for config in [
-        RecurrentConfig { hidden: usize::MAX / 2, ..config },
-        RecurrentConfig { features: usize::MAX, ..config },
-        RecurrentConfig { layers: usize::MAX, ..config },
-        RecurrentConfig { layers: 0, ..config },
-        RecurrentConfig { hidden: 0, ..config },
-    ] {
-        let vb = seeded_var_builder(&VarMap::new(), 0, DType::F32, &CPU);
-        let error = recurrent(&config, vb).unwrap_err().to_string();
-        assert!(error.contains("address space") || error.contains("at least one"), "{error}");
-    }
-    // An empty weight takes no memory, whatever its shape.
-    let weight = Tensor::zeros((0, usize::MAX), DType::F32, &CPU)?;
-    let weights = RecurrentWeights {
-        input: weight.clone(),
-        hidden: weight.clone(),
-        input_bias: weight.clone(),
-        hidden_bias: weight,
-    };
-    let sequences = Arc::new(PackedSequences::new(&[1])?);
-    let xs = Tensor::zeros((1, 1), DType::F32, &CPU)?;
-    let error = ops::recurrent(Cell::Gru, &xs, &sequences, &[weights], None).unwrap_err().to_string();
-    assert!(error.contains("hidden weight"), "{error}");
-    Ok(())
-}
-
-#[test]
 fn a_layer_without_features_equals_one_whose_feature_is_zero() -> Result<()> {
     let zero_feature: Layer = |cell, xs, sequences, weights, state| {
         let xs = Tensor::zeros((xs.dim(0)?, 1), DType::F64, &CPU)?;
@@ -611,106 +533,4 @@ fn passes_through_one_graph_do_not_see_each_others_cell_gradients() -> Result<()
         assert_eq!(after, expected[0]);
     }
     Ok(())
-}
-
-/// The CUDA kernels, which run in an emulator here.
-#[cfg(feature = "cuda-emulator")]
-mod cuda {
-    use super::*;
-    use candle_textbook::ops::emulator;
-
-    /// The outputs, final states and gradients of a layer in f32.
-    fn results(
-        cell: Cell,
-        lengths: &[usize],
-        sizes: (usize, usize),
-        both: bool,
-        with_state: bool,
-    ) -> Result<Vec<Tensor>> {
-        let args = arguments(cell, lengths, sizes, both)?;
-        // Small enough weights that the states of many steps stay comparable in f32.
-        let args = args.iter().map(|arg| Var::from_tensor(&(arg.to_dtype(DType::F32)? * 0.2)?));
-        let args = args.collect::<Result<Vec<_>>>()?;
-        let out = run(ops::recurrent, cell, lengths, both, with_state, &tensors(&args))?;
-        let grads = out.sqr()?.sum_all()?.backward()?;
-        let grads = args.iter().filter_map(|arg| grads.get(arg).cloned());
-        Ok(std::iter::once(out.detach()).chain(grads).collect())
-    }
-
-    fn compare(
-        cell: Cell,
-        lengths: &[usize],
-        sizes: (usize, usize),
-        both: bool,
-        with_state: bool,
-    ) -> Result<()> {
-        let run = || results(cell, lengths, sizes, both, with_state);
-        let (found, counts) = emulator::count(run);
-        let (found, expected) = (found?, emulator::off(run)?);
-        assert!(counts.launches > 0 && found.len() == expected.len());
-        for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            let name = format!("{i} of {cell} with {sizes:?}, {} sequences", lengths.len());
-            assert_near(&name, found, expected, 2e-5)?;
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn several_sequences_share_a_block() -> Result<()> {
-        for (_, cell) in CELLS {
-            for batch in [131, 259] {
-                let lengths: Vec<usize> = (0..batch).map(|i| 1 + i * 7 % 3).collect();
-                compare(cell, &lengths, (2, 5), false, true)?;
-            }
-        }
-        compare(Cell::Lstm, &[2; 130], (2, 3), true, false)
-    }
-
-    #[test]
-    fn weights_beyond_registers_and_shared_memory_are_read_in_each_step() -> Result<()> {
-        compare(Cell::Lstm, &[2, 3], (3, 200), true, true)?;
-        compare(Cell::Gru, &[2], (3, 129), false, false)
-    }
-
-    #[test]
-    fn layers_too_large_for_a_block_run_step_by_step() -> Result<()> {
-        for (_, cell) in CELLS {
-            for (both, with_state) in [(true, true), (true, false), (false, false)] {
-                compare(cell, &[2, 3, 1], (3, 257), both, with_state)?;
-            }
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn a_layer_launches_few_kernels_and_copies_only_the_lengths() -> Result<()> {
-        let launches = |lengths: &[usize], both: bool, tokens: bool| -> Result<[[usize; 3]; 2]> {
-            let args = arguments(Cell::Lstm, lengths, (4, 6), both)?;
-            let args = tensors(&args);
-            let sequences = Arc::new(PackedSequences::new(lengths)?);
-            let weights = |w: &[Tensor]| -> Result<RecurrentWeights> {
-                let input = if tokens { w[0].t()?.contiguous()? } else { w[0].clone() };
-                let [hidden, input_bias, hidden_bias] = [1, 2, 3].map(|i| w[i].clone());
-                Ok(RecurrentWeights { input, hidden, input_bias, hidden_bias })
-            };
-            let directions = if both { 2 } else { 1 };
-            let weights: Vec<_> =
-                args[1..].chunks_exact(4).take(directions).map(weights).collect::<Result<_>>()?;
-            let ids = token_ids(&args[0])?;
-            let (ys, forward) = emulator::count(|| match tokens {
-                true => ops::recurrent_tokens(Cell::Lstm, &ids, &sequences, &weights, None),
-                false => ops::recurrent(Cell::Lstm, &args[0], &sequences, &weights, None),
-            });
-            let loss = ys?.0.sum_all()?;
-            let (grads, backward) = emulator::count(|| ops::backward(&loss, vec![]));
-            grads?;
-            Ok([forward, backward].map(|counts| [counts.launches, counts.to_device, counts.waits]))
-        };
-        // Input product and recurrence; recurrence, bias gradients, and the products of input and two weights.
-        assert_eq!(launches(&[3; 4], false, false)?, [[2, 0, 0], [5, 0, 0]]);
-        assert_eq!(launches(&[3; 4], false, true)?, [[1, 0, 0], [4, 0, 0]]);
-        // Both directions share all of these but the products of the input.
-        assert_eq!(launches(&[3, 5, 1], true, false)?, [[3, 1, 0], [6, 0, 0]]);
-        Ok(())
-    }
 }
