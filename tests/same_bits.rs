@@ -20,7 +20,9 @@ use candle_textbook::nn::{
     seeded_var_builder,
 };
 use candle_textbook::ops::{self, Conv2dConfig, ConvFilters, Epilogue, Pool2dConfig, QueryRows, TimePooling};
-use candle_textbook::optim::{Adadelta, Adagrad, Adam, Clip, Method, Optimizer, RmsProp, Sgd};
+use candle_textbook::optim::{
+    Adadelta, Adagrad, Adam, Clip, Lbfgs, Method, NewtonCg, Optimizer, RmsProp, Sgd,
+};
 use candle_textbook::rng;
 use candle_textbook::train::MusicBatch;
 use rand::Rng;
@@ -236,8 +238,8 @@ fn train<M>(
     let model = build(seeded_var_builder(&vars, 1, dtype, &CPU))?;
     let mut optimizer = Optimizer::new(method, &vars)?;
     for step in 0..3 {
-        let loss = loss(&model, Mode::Train { seed: 1, epoch: 0, step })?;
-        optimizer.backward_step(&loss, 0.01, Clip::None)?;
+        let mode = Mode::Train { seed: 1, epoch: 0, step };
+        optimizer.step_with(|| loss(&model, mode), 0.01, Clip::None)?;
     }
     for (key, var) in vars.data().lock().unwrap().iter() {
         results.insert(format!("{name}: {key}"), var.as_tensor().clone());
@@ -289,14 +291,21 @@ fn images(dtype: DType, results: &mut Results) -> Result<()> {
     let mlp = mlp::Config { sizes: vec![784, 30, 10], activation, init, dropout: 0.2 };
     let sgd = Sgd { momentum: 0.9, nesterov: true, ..Sgd::default() };
     let flat = digits.flatten_from(1)?;
-    train(
-        "mlp",
-        dtype,
-        sgd,
-        results,
-        |vb| Mlp::new(&mlp, vb),
-        |model, mode| classify(model, &flat, Cost::SoftmaxCrossEntropy, mode),
-    )?;
+    for (name, method, dropout) in [
+        ("mlp", Method::from(sgd), 0.2),
+        ("mlp by lbfgs", Lbfgs::default().into(), 0.),
+        ("mlp by newton-cg", NewtonCg::default().into(), 0.),
+    ] {
+        let config = mlp::Config { dropout, ..mlp.clone() };
+        train(
+            name,
+            dtype,
+            method,
+            results,
+            |vb| Mlp::new(&config, vb),
+            |model, mode| classify(model, &flat, Cost::SoftmaxCrossEntropy, mode),
+        )?;
+    }
     let config = lenet::Config::default();
     train(
         "lenet",
