@@ -7,7 +7,7 @@ use super::recipe::{About, Data, Recipe, Test, Trained, split_fingerprints};
 use super::text::{fill_tables, keep_vectors, note_few_vectors};
 use super::translation_commands::{self, TranslationCommand};
 use super::translation_options::{
-    ScoreName, SearchOptions, TranslationFacts, TranslationOptions, note_cut_off, note_unknown,
+    ScoreName, SearchOptions, TranslationFacts, TranslationOptions, note_cut_off, note_unknown, unknown,
 };
 use super::{Outcome, TestSet, count, show_notes};
 use crate::data::translation::{BleuTokenizer, exact_match};
@@ -187,7 +187,8 @@ impl Data for TranslationData {
             Some(test) => test.search.decoding(&options)?,
         };
         if let Some(test_options) = test_options {
-            note_unknown(&facts.source, &test.sources.concat());
+            let ids = test.sources.concat();
+            note_unknown(&facts.source, unknown(&ids), ids.len());
             options.bleu_words = test_options.bleu_words.unwrap_or(options.bleu_words);
         }
         let expected = references(&facts.target, &validation.targets);
@@ -263,7 +264,8 @@ impl Data for TranslationData {
     fn test(&self, model: &Seq2Seq, _best: Option<&Epoch>, device: &Device) -> Result<Test> {
         let loss = evaluate_translation(model, &self.test, device)?;
         let found = self.search(model, device)?;
-        note_cut_off(found.iter().filter_map(|best| best.first()), self.decoding.max_length);
+        let cut_off = found.iter().flat_map(|best| best.first()).filter(|best| !best.finished).count();
+        note_cut_off(cut_off, found.len(), self.decoding.max_length);
         let (translations, references) = (self.decode(&found), self.references());
         let exact = exact_match(&translations, &references);
         let bleu = bleu(&translations, &references, self.options.bleu_words);

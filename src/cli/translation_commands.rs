@@ -4,6 +4,7 @@ use super::inputs::Inputs;
 use super::recipe::{Data, Recipe, Trained};
 use super::translation_options::{
     SearchOptions, TranslationFacts, TranslationOptions, beam_size, known_share, note_cut_off, note_unknown,
+    unknown,
 };
 use super::{Outcome, complain, count, show_notes};
 use crate::data::Language;
@@ -54,47 +55,56 @@ where
         decoding.n_best,
         decoding.beam
     );
-    let (mut alignments, mut inputs, mut translations) = (vec![], vec![], vec![]);
-    let mut answer = |texts: &[&str]| {
-        for (text, mut best) in texts.iter().zip(translate(texts, &decoding, command, trained)?) {
-            if command.attention && !trained.facts.source.tokens(text).is_empty() {
-                alignments.extend(best.first().and_then(|best| alignment(&trained.facts, text, best)));
-            }
-            // The notes do not depend on it, and there may be many inputs.
-            best.iter_mut().for_each(|best| best.attention = vec![]);
-            inputs.push(text.to_string());
-            translations.push(best);
-        }
-        Ok(())
-    };
+    let mut tally = Tally::default();
+    let mut answer = |texts: &[&str]| translate(texts, &decoding, command, trained, &mut tally);
     let outcome = match command.inputs.file() {
         None => command.inputs.for_each_text(|text| answer(&[text]))?,
         Some(_) => {
-            // All at once, in batches of similar length.
+            // In batches of similar length.
             let mut texts = vec![];
             let outcome = command.inputs.for_each_text(|text| {
                 texts.push(text.to_string());
                 Ok(())
             })?;
-            answer(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
+            for texts in texts.chunks(PART) {
+                answer(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
+            }
             outcome
         }
     };
-    note(&inputs, &translations, &decoding, &trained.facts);
-    if !alignments.is_empty() {
-        trained.run.write("alignment.svg", &plots::alignments(&alignments)?)?;
+    tally.note(&decoding, &trained.facts);
+    if !tally.alignments.is_empty() {
+        trained.run.write("alignment.svg", &plots::alignments(&tally.alignments)?)?;
         show_notes(&[format!("the attention is in {}", trained.run.dir().join("alignment.svg").display())]);
     }
     Ok(outcome)
 }
 
-/// Translates and prints `texts`; returns the translations of each.
+/// Lines of a file that are translated at a time.
+const PART: usize = 1024;
+
+/// What the notes at the end depend on: counts over all inputs that are not blank.
+#[derive(Default)]
+struct Tally {
+    inputs: usize,
+    /// Inputs with a translation that was cut off, and with fewer translations than asked for.
+    cut_off: usize,
+    fewer: usize,
+    /// Unknown tokens and all tokens, read as the source and as the target language.
+    source: (usize, usize),
+    target: (usize, usize),
+    /// The alignments to draw.
+    alignments: Vec<Alignment>,
+}
+
+/// Translates and prints `texts`, and counts in `tally` what the notes depend on.
 fn translate<R: Recipe>(
     texts: &[&str],
     decoding: &Decoding,
     command: &TranslateCommand,
     trained: &Trained<R>,
-) -> Result<Vec<Vec<Hypothesis>>>
+    tally: &mut Tally,
+) -> Result<()>
 where
     R::Data: Data<Model = Seq2Seq, Facts = TranslationFacts>,
 {
@@ -124,28 +134,42 @@ where
         }
         if let Some(alignment) = command.attention.then(|| alignment(facts, text, best.first()?)).flatten() {
             say(&in_letters(&alignment));
+            tally.alignments.push(alignment);
         }
+        tally.add(ids, &facts.target.encode(text), best, decoding);
     }
-    Ok(found)
+    Ok(())
 }
 
-/// Says what is missing from the translations `found` of `texts`, and what the model does not know of these.
-fn note(texts: &[String], found: &[Vec<Hypothesis>], decoding: &Decoding, facts: &TranslationFacts) {
-    let sources: Vec<Vec<u32>> = texts.iter().map(|text| facts.source.encode(text)).collect();
-    let translated = || sources.iter().zip(found).filter(|(ids, _)| !ids.is_empty());
-    if translated().next().is_none() {
-        return;
+impl Tally {
+    /// Counts an input with the tokens `source`, which would be `target` in the target language, and its translations.
+    fn add(&mut self, source: &[u32], target: &[u32], best: &[Hypothesis], decoding: &Decoding) {
+        self.inputs += 1;
+        self.cut_off += usize::from(best.first().is_some_and(|best| !best.finished));
+        self.fewer += usize::from(best.len() < decoding.n_best);
+        for ((unknown_ids, all), ids) in [(&mut self.source, source), (&mut self.target, target)] {
+            *unknown_ids += unknown(ids);
+            *all += ids.len();
+        }
     }
-    note_cut_off(translated().filter_map(|(_, best)| best.first()), decoding.max_length);
-    let fewer = translated().filter(|(_, best)| best.len() < decoding.n_best).count();
-    if fewer > 0 {
-        let (n_best, inputs) = (decoding.n_best, count(translated().count(), "input"));
-        complain(&format!("note: the search found fewer than {n_best} translations of {fewer} of {inputs}"));
-    }
-    let ids = sources.concat();
-    note_unknown(&facts.source, &ids);
-    if known_share(&ids) < 0.5 && known_share(&facts.target.encode(&texts.join(" "))) > 0.8 {
-        complain("note: this looks like the language that the model translates into");
+
+    /// Says what is missing from the translations, and what the model does not know of their sources.
+    fn note(&self, decoding: &Decoding, facts: &TranslationFacts) {
+        if self.inputs == 0 {
+            return;
+        }
+        note_cut_off(self.cut_off, self.inputs, decoding.max_length);
+        if self.fewer > 0 {
+            let (n_best, fewer, inputs) = (decoding.n_best, self.fewer, count(self.inputs, "input"));
+            complain(&format!(
+                "note: the search found fewer than {n_best} translations of {fewer} of {inputs}"
+            ));
+        }
+        note_unknown(&facts.source, self.source.0, self.source.1);
+        let known = |(unknown, all)| known_share(unknown, all);
+        if known(self.source) < 0.5 && known(self.target) > 0.8 {
+            complain("note: this looks like the language that the model translates into");
+        }
     }
 }
 

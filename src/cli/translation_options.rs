@@ -6,7 +6,7 @@ use super::text::note_unknown_count;
 use super::{UsageError, count, data_error, show_notes, test_error};
 use crate::data::translation::{self, BleuTokenizer};
 use crate::data::{Language, PairCorpus, Pairs, Segmentation, TextPairs, WordVectors};
-use crate::train::{Decoding, Hypothesis, Run, TeacherForcing, checksum};
+use crate::train::{Decoding, Run, TeacherForcing, checksum};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -267,7 +267,7 @@ impl TranslationFacts {
     pub(super) fn check_direction(&self, texts: &TextPairs, what: &str) -> Result<()> {
         let known = |texts: &[String], language: &Language| {
             let ids: Vec<u32> = texts.iter().take(1000).flat_map(|text| language.encode(text)).collect();
-            known_share(&ids)
+            known_share(unknown(&ids), ids.len())
         };
         let (sources, targets) = (&texts.sources, &texts.targets);
         let is_exchanged = known(sources, &self.source) + 0.2 < known(sources, &self.target)
@@ -281,12 +281,8 @@ impl TranslationFacts {
     }
 }
 
-/// Says how many of the translations were cut off at `max_length` tokens, if any were.
-pub(super) fn note_cut_off<'a>(best: impl Iterator<Item = &'a Hypothesis>, max_length: usize) {
-    let (mut cut, mut all) = (0, 0);
-    for hypothesis in best {
-        (cut, all) = (cut + usize::from(!hypothesis.finished), all + 1);
-    }
+/// Says how many of `all` translations were cut off at `max_length` tokens, if any were.
+pub(super) fn note_cut_off(cut: usize, all: usize, max_length: usize) {
     if cut > 0 {
         let (tokens, were) = (count(max_length, "token"), if cut == 1 { "was" } else { "were" });
         let which =
@@ -295,21 +291,24 @@ pub(super) fn note_cut_off<'a>(best: impl Iterator<Item = &'a Hypothesis>, max_l
     }
 }
 
-/// Says how many of the source tokens `ids` are unknown, if there are any.
-pub(super) fn note_unknown(source: &Language, ids: &[u32]) {
+/// Says how many of `all` source tokens are unknown, if any are.
+pub(super) fn note_unknown(source: &Language, unknown: usize, all: usize) {
     let noun = match source.segmentation() {
         Segmentation::Characters => "characters",
         Segmentation::Words => "words",
         Segmentation::Subwords(_) => "parts of words",
     };
-    let unknown = ids.iter().filter(|&&id| id == Language::UNKNOWN).count();
-    note_unknown_count(unknown as u64, ids.len() as u64, noun);
+    note_unknown_count(unknown as u64, all as u64, noun);
+}
+
+/// The number of tokens that are unknown.
+pub(super) fn unknown(ids: &[u32]) -> usize {
+    ids.iter().filter(|&&id| id == Language::UNKNOWN).count()
 }
 
 /// The share of tokens that are known.
-pub(super) fn known_share(ids: &[u32]) -> f64 {
-    let known = ids.iter().filter(|&&id| id != Language::UNKNOWN).count();
-    known as f64 / ids.len().max(1) as f64
+pub(super) fn known_share(unknown: usize, all: usize) -> f64 {
+    (all - unknown) as f64 / all.max(1) as f64
 }
 
 impl Facts for TranslationFacts {
