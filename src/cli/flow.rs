@@ -160,11 +160,13 @@ pub(super) fn fit<R: Recipe>(
         // The initial weights come from a file.
         record.insert("initialisation_fingerprint".to_string(), json!(train::weights_checksum(&vars)?));
     }
+    let mut resumable = None;
     if let Some((run, _)) = &start.resume {
         run.lock()?;
-        show_notes(train::check_resumable(run, task.metric())?.as_slice());
+        resumable = train::check_resumable(run, task.metric())?;
     }
     let run = folder(settings, start, device, record)?;
+    show_notes(resumable.as_slice());
     about.facts.write(&run)?;
     // A part of a run resumes with the copies of the whole.
     if start.parent.is_none() {

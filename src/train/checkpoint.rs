@@ -118,12 +118,7 @@ pub(super) fn load(
             _ => bail!("{shown}: found a tensor {name}, which does not belong in a checkpoint"),
         };
     }
-    let state = read_state(&path, &bytes)?;
-    ensure!(
-        state.run == run.id(),
-        "{shown}: this checkpoint belongs to another run: its configuration differs from the one in {}",
-        run.dir().display()
-    );
+    let state = read_state(run, &bytes)?;
     check_counts(&path, &state, &moments, steps_per_epoch)?;
     if !state.has_ended {
         optimizer.load_state(&moments).with_context(|| shown.to_string())?;
@@ -164,7 +159,7 @@ fn check_best(run: &Run, state: &State) -> Result<()> {
 /// Checks the files that resuming `run` depends on, and returns what a user should know about them.
 ///
 /// # Errors
-/// Fails if the checkpoint or the best weights are missing or damaged, unless the run never reached its first checkpoint.
+/// Fails if the checkpoint or the best weights are missing, damaged or another run's, unless the run never reached its first checkpoint.
 pub fn check_resumable(run: &Run, metric: Metric) -> Result<Option<String>> {
     let dir = run.dir().display();
     if !has_checkpoint(run)? {
@@ -173,7 +168,7 @@ pub fn check_resumable(run: &Run, metric: Metric) -> Result<Option<String>> {
     let path = run.checkpoint();
     let bytes = read_file(&path)?;
     read_tensors(&path, &bytes)?;
-    let state = read_state(&path, &bytes)?;
+    let state = read_state(run, &bytes)?;
     check_best(run, &state)?;
     let is_whole = run.read_metrics()?.is_some_and(|text| is_record_of(&text, &state.history, metric));
     Ok((!is_whole)
@@ -186,18 +181,26 @@ pub fn check_resumable(run: &Run, metric: Metric) -> Result<Option<String>> {
 /// Fails if the checkpoint cannot be read.
 pub fn can_train_on(run: &Run) -> Result<bool> {
     let path = run.checkpoint();
-    Ok(!has_checkpoint(run)? || !read_state(&path, &read_file(&path)?)?.has_ended)
+    Ok(!has_checkpoint(run)? || !read_state(run, &read_file(&path)?)?.has_ended)
 }
 
-/// Reads the training state from the contents of a checkpoint.
-fn read_state(path: &Path, bytes: &[u8]) -> Result<State> {
+/// Reads the training state from the contents of the checkpoint of `run`.
+fn read_state(run: &Run, bytes: &[u8]) -> Result<State> {
+    let path = run.checkpoint();
     let shown = path.display();
     let (_, header) = safetensors::SafeTensors::read_metadata(bytes)
         .with_context(|| format!("{shown}: not a complete safetensors file ({} bytes)", bytes.len()))?;
     let metadata = header.metadata().as_ref().with_context(|| format!("{shown}: no training state found"))?;
     ensure!(metadata.contains_key(CHECKSUM), "{shown}: the checkpoint is damaged: it has no checksum");
     let state = metadata.get(STATE).with_context(|| format!("{shown}: no training state found"))?;
-    serde_json::from_str(state).with_context(|| format!("{shown}: cannot read the training state"))
+    let state: State =
+        serde_json::from_str(state).with_context(|| format!("{shown}: cannot read the training state"))?;
+    ensure!(
+        state.run == run.id(),
+        "{shown}: this checkpoint belongs to another run: its configuration differs from the one in {}",
+        run.dir().display()
+    );
+    Ok(state)
 }
 
 /// Checks that the counts of steps and epochs fit each other and the data.
@@ -248,6 +251,7 @@ mod tests {
     use super::*;
     use crate::train::Score;
     use candle_core::Device;
+    use serde_json::json;
 
     fn epoch() -> Epoch {
         Epoch {
@@ -285,6 +289,19 @@ mod tests {
             let message = check(&good, updates).unwrap_err().to_string();
             assert!(message.contains("optimizer.w.step") && message.contains("at most 4"), "{message}");
         }
+    }
+
+    #[test]
+    fn a_copied_checkpoint_is_refused_before_anything_is_restored() {
+        let dir = tempfile::tempdir().unwrap();
+        let run =
+            |name: &str| Run::create("x", Some(&dir.path().join(name)), &json!({ "name": name })).unwrap();
+        let (own, other) = (run("own"), run("other"));
+        save_ended(&own, &mut State::default()).unwrap();
+        std::fs::copy(own.checkpoint(), other.checkpoint()).unwrap();
+        check_resumable(&own, Metric::Accuracy).unwrap();
+        let message = check_resumable(&other, Metric::Accuracy).unwrap_err().to_string();
+        assert!(message.contains("belongs to another run"), "{message}");
     }
 
     #[test]
