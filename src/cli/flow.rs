@@ -233,6 +233,10 @@ pub(super) fn open<R: Recipe>(run: &RunOption, machine: &MachineOptions) -> Resu
     let facts = <R::Data as Data>::Facts::read(&run, &config)?;
     let device = machine.device.open(settings.prefers_gpu())?;
     let model = train::load_model(&run, &device, |vb| settings.model(&facts, vb))?;
+    if !train::model_names_run(&run)? {
+        let path = run.model();
+        complain(&format!("note: {}: these weights name no run: another program wrote them", path.display()));
+    }
     Ok(Trained { run, settings, facts, model, device })
 }
 

@@ -59,13 +59,28 @@ pub(super) fn read_best(run: &Run) -> Result<HashMap<String, Tensor>> {
     let path = run.model();
     let bytes = read_file(&path)?;
     let tensors = read_tensors(&path, &bytes)?;
-    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes)?;
-    let owner = header.metadata().as_ref().and_then(|metadata| metadata.get(RUN));
-    if let Some(owner) = owner.filter(|owner| *owner != run.id()) {
+    if let Some(owner) = owner(&bytes)?.filter(|owner| owner != run.id()) {
         let (dir, id) = (run.dir().display(), run.id());
         bail!("{}: these are the weights of another run, {owner}; {dir} is the run {id}", path.display());
     }
     Ok(tensors)
+}
+
+/// Returns whether the best weights of `run` name it as their run.
+///
+/// Weights that another program wrote do not, and load all the same.
+///
+/// # Errors
+/// Fails if the file cannot be read.
+pub fn model_names_run(run: &Run) -> Result<bool> {
+    let bytes = read_file(&run.model())?;
+    Ok(owner(&bytes)?.is_some_and(|owner| owner == run.id()))
+}
+
+/// The identity of the run that wrote the safetensors file with the contents `bytes`, if they name one.
+fn owner(bytes: &[u8]) -> Result<Option<String>> {
+    let (_, header) = safetensors::SafeTensors::read_metadata(bytes)?;
+    Ok(header.metadata().as_ref().and_then(|metadata| metadata.get(RUN).cloned()))
 }
 
 /// Returns a checksum of the values, names and shapes of all variables.
