@@ -5,11 +5,12 @@ use candle_nn::VarMap;
 use candle_textbook::data::{Level, TextStream};
 use candle_textbook::models::language_model::{Config, LanguageModel};
 use candle_textbook::nn::{Cell, Cost, Mode, seeded_var_builder};
-use candle_textbook::optim::{Clip, Curve, Lbfgs, Optimizer, Sgd};
+use candle_textbook::optim::{Clip, Curve, Lbfgs, Method, NewtonCg, Optimizer, Sgd};
 use candle_textbook::train::{
     Evaluation, LanguageModelling, LanguageModellingConfig, Metric, Prediction, Progress, Quiet, Report, Run,
     Score, Stop, Task, Trainer, TrainerOptions, Windowing, evaluate_text, load_weights,
 };
+use std::cell::RefCell;
 use std::path::Path;
 use tempfile::TempDir;
 
@@ -49,8 +50,29 @@ impl Task for Scripted {
     }
 }
 
+/// Collects the messages.
+#[derive(Default)]
+struct Heard(RefCell<Vec<String>>);
+
+impl Progress for Heard {
+    fn message(&self, text: &str) {
+        self.0.borrow_mut().push(text.to_string());
+    }
+}
+
 /// Trains on `Scripted` in the run folder `dir`, new or not; also returns the final w.
 fn train_in(
+    dir: &Path,
+    nan_at: Option<u64>,
+    metrics: &[f64],
+    options: TrainerOptions,
+) -> (anyhow::Result<Report>, f64) {
+    train_by(Sgd::default().into(), &Quiet, dir, nan_at, metrics, options)
+}
+
+fn train_by(
+    method: Method,
+    progress: &dyn Progress,
     dir: &Path,
     nan_at: Option<u64>,
     metrics: &[f64],
@@ -64,8 +86,8 @@ fn train_in(
     vars.data().lock().unwrap().insert("w".to_string(), w.clone());
     let (metrics, epoch) = (metrics.to_vec(), Default::default());
     let task = Scripted { w: w.clone(), nan_at, metrics, epoch, detached: false };
-    let mut optimizer = Optimizer::new(Sgd::default(), &vars).unwrap();
-    let report = Trainer { options, run: Some(&run), progress: &Quiet, ..Trainer::default() }.fit(
+    let mut optimizer = Optimizer::new(method, &vars).unwrap();
+    let report = Trainer { options, run: Some(&run), progress, ..Trainer::default() }.fit(
         &task,
         &vars,
         &mut optimizer,
@@ -183,6 +205,26 @@ fn patience_ends_training_with_the_weights_of_the_best_epoch() {
         lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 4);
     assert_eq!((&lines[3]["step"], &lines[3]["val_accuracy"]), (&12.into(), &3.0.into()));
+}
+
+#[test]
+fn training_ends_when_no_step_lowers_the_loss_and_says_so() {
+    for method in [Method::from(Lbfgs::default()), NewtonCg::default().into()] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut ends = vec![];
+        // The second time it resumes, and is at its end already.
+        for epochs in [30, 40] {
+            let options = TrainerOptions { epochs, keep_checkpoint: true, ..TrainerOptions::default() };
+            let heard = Heard::default();
+            let (report, w) = train_by(method, &heard, dir.path(), None, &[1.0; 40], options);
+            let (report, heard) = (report.unwrap(), heard.0.into_inner());
+            assert!(w.abs() < 1e-3 && report.epochs.len() < 20, "{method:?}: {w}, {report:?}");
+            let words = format!("converged in epoch {}: no step lowers the loss", report.epochs.len());
+            assert!(heard.len() == 1 && heard[0].starts_with(&words), "{heard:?}");
+            ends.push(report.epochs.len());
+        }
+        assert_eq!(ends[0], ends[1]);
+    }
 }
 
 #[test]

@@ -118,9 +118,11 @@ impl Optimizer {
             return self.update(&grads, rows, learning_rate, clip, Some(recorded)).map(|_| ());
         }
         self.recorded_step_with(|| Ok(loss.clone()), learning_rate, clip, (number, examples), ledger)
+            .map(|_| ())
     }
 
-    /// Takes a step like [`step_with`](Self::step_with), and adds the loss and the gradient norm to `ledger`.
+    /// Takes a step like [`step_with`](Self::step_with), and adds the loss and the gradient norm to `ledger`; returns
+    /// [`Step::converged`].
     pub(crate) fn recorded_step_with(
         &mut self,
         loss: impl FnMut() -> Result<Tensor>,
@@ -128,9 +130,9 @@ impl Optimizer {
         clip: Clip,
         (number, examples): (u64, usize),
         ledger: &mut Ledger,
-    ) -> Result<()> {
-        let Step { loss, gradient_norm, .. } = self.step_with(loss, learning_rate, clip)?;
+    ) -> Result<bool> {
+        let Step { loss, gradient_norm, converged, .. } = self.step_with(loss, learning_rate, clip)?;
         ledger.totals.add(number, examples, loss, gradient_norm);
-        Ok(())
+        Ok(converged)
     }
 }

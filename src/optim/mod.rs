@@ -79,6 +79,9 @@ pub struct Step {
     pub gradient_norm: f64,
     /// Number of times that the step has computed the loss and its gradient.
     pub evaluations: usize,
+    /// Whether L-BFGS or Newton-CG found no parameters with a lower loss: the parameters stay as they are, and a further
+    /// step would find none either.
+    pub converged: bool,
 }
 
 /// A variable and its share of the optimizer's state.
@@ -210,7 +213,7 @@ impl Optimizer {
                 true => self.backward_step(&loss, learning_rate, clip)?,
                 false => f64::NAN,
             };
-            return Ok(Step { loss: value, gradient_norm, evaluations: 1 });
+            return Ok(Step { loss: value, gradient_norm, evaluations: 1, converged: false });
         };
         if clip != Clip::None {
             bail!(

@@ -30,7 +30,9 @@ impl Solver {
     pub fn step(&mut self, method: &Method, mut objective: Objective, rate: f64) -> Result<Step> {
         let mut x = objective.x()?;
         match self.advance(method, &mut objective, &x, rate) {
-            Ok((loss, gradient_norm)) => Ok(Step { loss, gradient_norm, evaluations: objective.evaluations }),
+            Ok((loss, gradient_norm, converged)) => {
+                Ok(Step { loss, gradient_norm, evaluations: objective.evaluations, converged })
+            }
             Err(error) => {
                 objective.set(&mut x)?;
                 Err(error)
@@ -38,33 +40,34 @@ impl Solver {
         }
     }
 
-    /// Moves the parameters from `x`; returns the loss and the norm of the gradient there.
+    /// Moves the parameters from `x`; returns the loss and the norm of the gradient there, and whether no move is left.
     fn advance(
         &mut self,
         method: &Method,
         objective: &mut Objective,
         x: &[f64],
         rate: f64,
-    ) -> Result<(f64, f64)> {
+    ) -> Result<(f64, f64, bool)> {
         let start = match self.end.take() {
             Some(end) if end.x == x => end,
             _ => objective.evaluate(x.to_vec())?,
         };
         let norm = sum_squares(&start.gradient).sqrt();
-        let result = (start.loss, norm);
+        let loss = start.loss;
         if !(start.value.is_finite() && norm.is_finite()) {
-            return Ok(result);
+            return Ok((loss, norm, false));
         }
-        let mut end = match method {
+        let lower = match method {
             Method::Lbfgs(lbfgs) => self.lbfgs(lbfgs, objective, &start, rate)?,
             Method::NewtonCg(newton_cg) => newton_step(newton_cg, objective, &start, rate)?,
             _ => None,
-        }
-        .unwrap_or(start);
+        };
+        let converged = lower.is_none();
+        let mut end = lower.unwrap_or(start);
         // The last evaluation may have been elsewhere.
         objective.set(&mut end.x)?;
         self.end = Some(end);
-        Ok(result)
+        Ok((loss, norm, converged))
     }
 
     /// Takes a step of L-BFGS from `start`; returns its end, or `None` if there is no lower point to find.

@@ -27,6 +27,8 @@ pub(super) struct State {
     run: String,
     /// Whether training has ended and the checkpoint holds no tensors.
     pub(super) has_ended: bool,
+    /// Whether the optimizer found no step that lowers the loss, which ends training.
+    pub(super) has_converged: bool,
     /// Finished epochs.
     pub(super) history: Vec<Epoch>,
     /// Number of the best epoch, counted from 1; 0 before the first is finished.

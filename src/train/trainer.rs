@@ -93,6 +93,8 @@ impl Trainer<'_> {
     /// in the same way. More epochs than before train on, if the checkpoint was kept
     /// ([`TrainerOptions::keep_checkpoint`]) or training has not ended.
     ///
+    /// L-BFGS and Newton-CG end early when no step lowers the loss any more.
+    ///
     /// An interrupted run (see [`Stop`]) leaves the weights of the last step in `vars`.
     ///
     /// # Errors
@@ -108,6 +110,10 @@ impl Trainer<'_> {
                 return Ok(training.report(true));
             }
             training.end_epoch()?;
+        }
+        if training.state.has_converged {
+            let epochs = training.state.history.len();
+            self.progress.message(&format!("converged in epoch {epochs}: no step lowers the loss any more"));
         }
         match (self.run, &training.best) {
             (Some(run), _) => {
@@ -234,6 +240,7 @@ impl<'a> Training<'a> {
         let &TrainerOptions { epochs, schedule, patience, .. } = self.options;
         self.state.history.len() >= epochs
             || schedule.has_ended(&self.state.plateau)
+            || self.state.has_converged
             || patience.is_some_and(|patience| self.state.epochs_since_best() >= patience)
     }
 
@@ -294,7 +301,10 @@ impl<'a> Training<'a> {
         };
         let (clip, step) = (self.options.clip, (number, batch.len()));
         match self.optimizer.is_full_batch() {
-            true => self.optimizer.recorded_step_with(loss, rate, clip, step, ledger)?,
+            true => {
+                let converged = self.optimizer.recorded_step_with(loss, rate, clip, step, ledger)?;
+                self.state.has_converged = converged;
+            }
             false => self.graph.run(|| {
                 let loss = loss()?;
                 self.optimizer.recorded_step(&loss, rate, clip, step, ledger)?;
