@@ -79,7 +79,7 @@ impl Recipe for Settings {
         }
         if optimizer.is_full_batch() {
             self.train.optimizer = optimizer;
-            self.train.adapt_to_optimizer();
+            self.train.adapt_to_optimizer(self.preset.is_some());
         }
     }
 

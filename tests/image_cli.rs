@@ -400,9 +400,12 @@ fn solvers_train_a_perceptron_on_all_examples_at_once() {
     let small = "--dataset digits --train-limit 200 --validation 50 --hidden 10 --preset chapter3 --quiet";
     for (optimizer, epochs) in [("lbfgs", 6), ("newton-cg", 2)] {
         let arguments = format!("{small} --optimizer {optimizer} --epochs {epochs} --out {optimizer}");
-        done(&place, "mlp", &arguments);
+        let note =
+            format!("--optimizer {optimizer} replaces the preset's batch size, 10, and learning rate, 0.1");
+        noted(&place, "mlp", &arguments, &note);
         let run = place.path().join(optimizer);
         let settings = &config(&run)["settings"];
+        assert_eq!(settings["batch_size"], config(&run)["training_examples"]);
         assert_eq!((&settings["learning_rate"], &settings["schedule"]), (&1.0.into(), &"constant".into()));
         assert!(settings["weight_decay"].as_f64().unwrap() > 0.0, "the preset's: {settings}");
         let lines = metrics(&run);
@@ -412,7 +415,7 @@ fn solvers_train_a_perceptron_on_all_examples_at_once() {
     }
     // The same as a run that is cut in the middle.
     let cut = format!("{small} --optimizer lbfgs --epochs 2 --keep-checkpoint --out cut");
-    done(&place, "mlp", &cut);
+    noted(&place, "mlp", &cut, "replaces the preset's");
     done(&place, "mlp", "--resume cut --epochs 6 --quiet");
     assert!(model(&place.path().join("lbfgs")) == model(&place.path().join("cut")));
     for (binary, arguments, part) in [

@@ -258,12 +258,16 @@ pub(super) fn folder<R: Recipe>(
     device: &Device,
     facts: Map<String, Value>,
 ) -> Result<Run> {
+    let takes_all = settings.train_options().optimizer.is_full_batch();
     let mut settings = serde_json::to_value(settings)?;
     for name in PATHS {
         // The name of weights on the hub is no path.
         if let Some(path) = settings[name].as_str().map(Path::new).filter(|path| path.exists()) {
             settings[name] = json!(path.canonicalize()?);
         }
+    }
+    if takes_all {
+        settings["batch_size"] = facts[&format!("training_{}", R::Data::UNIT)].clone();
     }
     let Some((run, recorded)) = &start.resume else {
         let mut config = json!({ "device": device_name(device) });

@@ -1,7 +1,7 @@
 //! The options of the optimizer.
 
-use super::UsageError;
 use super::options::{OptimizerName, ScheduleName, TrainOptions, WORD_VECTORS};
+use super::{UsageError, show_notes};
 use crate::optim::{Adadelta, Adagrad, Adam, Lbfgs, Method, NewtonCg, Optimizer, RmsProp, Sgd};
 use anyhow::ensure;
 use candle_nn::VarMap;
@@ -108,9 +108,18 @@ impl TrainOptions {
         Ok(())
     }
 
-    /// Replaces defaults for small steps by those for steps on all training examples, if the optimizer takes such.
-    pub fn adapt_to_optimizer(&mut self) {
+    /// Replaces settings for small steps by those for steps on all training examples, if the optimizer takes such.
+    ///
+    /// A note says which settings of a preset these were.
+    pub fn adapt_to_optimizer(&mut self, has_preset: bool) {
         if self.optimizer.is_full_batch() {
+            if has_preset {
+                let (name, size, rate) = (value_name(self.optimizer), self.batch_size, self.learning_rate);
+                show_notes(&[format!(
+                    "--optimizer {name} replaces the preset's batch size, {size}, and learning rate, {rate}: its steps \
+                     take all training examples and search for their length"
+                )]);
+            }
             (self.learning_rate, self.schedule, self.warmup) = (1.0, ScheduleName::Constant, 0);
             (self.clip_norm, self.clip_value) = (None, None);
         }
@@ -140,7 +149,7 @@ mod tests {
                 let given = Given::of(option);
                 let mut options =
                     TrainOptions { optimizer, given, clip_norm: Some(5.), ..TrainOptions::default() };
-                options.adapt_to_optimizer();
+                options.adapt_to_optimizer(false);
                 options
             };
             let adapted = options("learning_rate");
