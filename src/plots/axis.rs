@@ -20,8 +20,8 @@ pub(super) struct Axis<'a> {
     pub(super) low: f64,
     pub(super) high: f64,
     pub(super) ticks: Vec<f64>,
-    /// Digits of a label behind the point.
-    digits: usize,
+    /// Digits of a label behind the point; none for powers of ten and their multiples.
+    digits: Option<usize>,
 }
 
 impl<'a> Axis<'a> {
@@ -29,7 +29,7 @@ impl<'a> Axis<'a> {
     pub(super) fn new(scale: &'a Scale, values: &[f64], margin: f64) -> Self {
         if let Scale::Names(names) = scale {
             let ticks = (0..names.len()).map(|at| at as f64).collect();
-            return Self { scale, low: -0.5, high: names.len().max(1) as f64 - 0.5, ticks, digits: 0 };
+            return Self { scale, low: -0.5, high: names.len().max(1) as f64 - 0.5, ticks, digits: None };
         }
         let positions: Vec<f64> = values.iter().filter_map(|&value| position(scale, value)).collect();
         let (low, high) = positions.iter().copied().fold(None, include).unwrap_or((0.0, 1.0));
@@ -44,7 +44,7 @@ impl<'a> Axis<'a> {
         };
         let is_whole = positions.iter().all(|position| position.fract() == 0.0);
         let (ticks, digits) = match scale {
-            Scale::Log => (log_ticks(low, high), 0),
+            Scale::Log => log_ticks(low, high),
             _ => linear_ticks(low, high, if is_whole { 1.0 } else { 0.0 }),
         };
         Self { scale, low, high, ticks, digits }
@@ -61,15 +61,17 @@ impl<'a> Axis<'a> {
             Scale::Names(names) => names.get(position.round() as usize).cloned().unwrap_or_default(),
             Scale::Log => {
                 let value = libm::exp10(position);
-                match position {
-                    -3.01..-0.01 => format!("{value:.*}", (-position).ceil() as usize),
-                    -0.01..5.01 => format!("{value:.0}"),
+                match (position, self.digits) {
+                    (-4.01..5.01, Some(digits)) => format!("{value:.digits$}"),
+                    (-3.01..-0.01, None) => format!("{value:.*}", (-position).ceil() as usize),
+                    (-0.01..5.01, None) => format!("{value:.0}"),
+                    (_, Some(_)) => format!("{value:.2e}"),
                     _ => format!("{value:.0e}"),
                 }
             }
             Scale::Linear if self.low.abs().max(self.high.abs()) >= 1e6 => format!("{position:.1e}"),
             // Without the sign of -0.
-            Scale::Linear => format!("{:.*}", self.digits, position + 0.0),
+            Scale::Linear => format!("{:.*}", self.digits.unwrap_or(0), position + 0.0),
         }
     }
 }
@@ -83,7 +85,7 @@ fn position(scale: &Scale, value: f64) -> Option<f64> {
 }
 
 /// Multiples of 1, 2 or 5 times a power of ten, but at least of `least`, and the digits that tell them apart.
-fn linear_ticks(low: f64, high: f64, least: f64) -> (Vec<f64>, usize) {
+fn linear_ticks(low: f64, high: f64, least: f64) -> (Vec<f64>, Option<usize>) {
     let rough = (high - low) / 7.0;
     let power = libm::exp10(libm::floor(libm::log10(rough)));
     let step = [1.0, 2.0, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|&step| step >= rough);
@@ -92,18 +94,24 @@ fn linear_ticks(low: f64, high: f64, least: f64) -> (Vec<f64>, usize) {
     let first = libm::ceil(low / step - 1e-9);
     let ticks =
         (0..=20).map(|at| step * (first + f64::from(at))).take_while(|&tick| tick <= high + 1e-9 * step);
-    (ticks.collect(), digits)
+    (ticks.collect(), Some(digits))
 }
 
-/// Powers of ten and, over less than two and a half decades, twice and five times these.
-fn log_ticks(low: f64, high: f64) -> Vec<f64> {
+/// Powers of ten and, over less than two and a half decades, twice and five times these; or, where fewer than two of them are
+/// in the range, ticks as on a linear axis.
+fn log_ticks(low: f64, high: f64) -> (Vec<f64>, Option<usize>) {
     let factors: &[f64] = if high - low < 2.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
     let every = libm::ceil((high - low) / 9.0).max(1.0) as i64;
     let powers = (low.floor() as i64..=high.ceil() as i64).filter(|power| power.rem_euclid(every) == 0);
-    powers
+    let ticks: Vec<f64> = powers
         .flat_map(|power| factors.iter().map(move |&factor| power as f64 + libm::log10(factor)))
         .filter(|tick| (low - 1e-9..=high + 1e-9).contains(tick))
-        .collect()
+        .collect();
+    if ticks.len() > 1 {
+        return (ticks, None);
+    }
+    let (ticks, digits) = linear_ticks(libm::exp10(low), libm::exp10(high), 0.0);
+    (ticks.into_iter().map(libm::log10).collect(), digits)
 }
 
 #[cfg(test)]
@@ -117,7 +125,7 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_their_labels_short() {
-        let cases: [(Scale, &[f64], &[&str]); 6] = [
+        let cases: [(Scale, &[f64], &[&str]); 8] = [
             (Scale::Linear, &[1.0, 30.0], &["5", "10", "15", "20", "25", "30"]),
             (Scale::Linear, &[1.0, 3.0], &["1", "2", "3"]),
             (
@@ -131,6 +139,8 @@ mod tests {
                 &[1e-7, 0.0, 10.0],
                 &["1e-7", "1e-6", "1e-5", "1e-4", "0.001", "0.01", "0.1", "1", "10"],
             ),
+            (Scale::Log, &[2.1, 4.9], &["2.5", "3.0", "3.5", "4.0", "4.5"]),
+            (Scale::Log, &[0.31, 0.33], &["0.310", "0.315", "0.320", "0.325", "0.330"]),
             (Scale::Names(vec!["a".into(), "b".into()]), &[], &["a", "b"]),
         ];
         for (scale, values, expected) in cases {
