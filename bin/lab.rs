@@ -3,14 +3,15 @@
 //! Data: `digits` (built in), `mnist`, `fashion-mnist`; some experiments make up their own.
 //! Result: a run folder with pictures, and all numbers as CSV; `lab all` combines all experiments into one HTML page.
 
-use anyhow::{Result, bail};
-use candle_textbook::cli::{self, Outcome, UsageError, on_threads};
-use candle_textbook::lab::{EXPERIMENTS, Experiment, Findings, Lab, Settings, page};
+use anyhow::{Context, Result, bail};
+use candle_textbook::cli::{self, Outcome, STOP, UsageError, catch_interrupts, end_at_once, on_threads};
+use candle_textbook::lab::{EXPERIMENTS, Experiment, Findings, Lab, Settings, page, remove_unfinished};
 use candle_textbook::train::{Run, say};
-use clap::{ArgMatches, Args, Command, FromArgMatches};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
 use serde_json::json;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{self, ExitCode};
 
 #[derive(Args)]
 struct Options {
@@ -37,8 +38,12 @@ struct Options {
     threads: Option<usize>,
 }
 
+const NOT_RESUMABLE: &str =
+    "An experiment can't be resumed: when a signal ends it, its run folder is removed.";
+
 fn main() -> ExitCode {
-    let command = |name, about| Options::augment_args(Command::new(name).about(about));
+    let command =
+        |name, about| Options::augment_args(Command::new(name).about(about)).after_help(NOT_RESUMABLE);
     let line = Command::new("lab")
         .version(env!("CARGO_PKG_VERSION"))
         .about("The experiments of the books, each one command and one picture")
@@ -62,16 +67,66 @@ fn run(matches: &ArgMatches) -> Result<Outcome> {
     if function.is_some() && !["universal", "all"].contains(&name) {
         bail!(UsageError(format!("--function: has no meaning for {name}: only universal fits a function")));
     }
+    let experiment = EXPERIMENTS.iter().find(|experiment| experiment.name == name);
+    for option in ["dataset", "data_dir"] {
+        if experiment.is_some_and(|experiment| !experiment.uses_images)
+            && matches.value_source(option) == Some(ValueSource::CommandLine)
+        {
+            let option = option.replace('_', "-");
+            bail!(UsageError(format!("--{option}: has no meaning for {name}, which makes up its own data")));
+        }
+    }
     let settings = Settings { quick, dataset, data_dir, seed, function };
-    on_threads(threads, || match EXPERIMENTS.iter().find(|experiment| experiment.name == name) {
-        Some(experiment) => {
+    settings.check()?;
+    on_threads(threads, || {
+        catch_interrupts()?;
+        let Some(experiment) = experiment else {
+            let config = json!({ "experiment": "all", "seed": settings.seed });
+            let run = Run::create("lab", out.as_deref(), &config)?;
+            return unless_interrupted(Some(run.dir()), || all(&settings, &run));
+        };
+        unless_interrupted(None, || {
             let (findings, dir) = Lab::run(experiment, &settings, out.as_deref())?;
             show(experiment, &findings);
             say(&format!("pictures and numbers are in the run folder {}", dir.display()));
-            Ok(Outcome::Done)
-        }
-        None => all(&settings, out),
+            Ok(())
+        })
     })
+}
+
+/// Does `work`. If a signal or an error ends it, no folder of an unfinished experiment stays, nor the folder `all` if none
+/// has finished.
+fn unless_interrupted(all: Option<&Path>, work: impl FnOnce() -> Result<()>) -> Result<Outcome> {
+    let all = all.map(Path::to_path_buf);
+    let tidy = move || {
+        remove_unfinished();
+        if let Some(all) = &all
+            && !std::fs::read_dir(all).is_ok_and(|mut entries| entries.any(|entry| is_folder(&entry)))
+        {
+            let _ = std::fs::remove_dir_all(all);
+        }
+    };
+    let last_act = {
+        let tidy = tidy.clone();
+        move || {
+            say("interrupted; an experiment can't be resumed, so its run folder is removed: run it again");
+            tidy();
+        }
+    };
+    let result = end_at_once(last_act, work);
+    if let Some(Ok(())) = result {
+        return Ok(Outcome::Done);
+    }
+    tidy();
+    match result {
+        Some(Err(error)) if !STOP.is_requested() => Err(error),
+        // The signal has removed the folder under the experiment's feet.
+        _ => Ok(Outcome::Interrupted),
+    }
+}
+
+fn is_folder(entry: &std::io::Result<std::fs::DirEntry>) -> bool {
+    entry.as_ref().is_ok_and(|entry| entry.path().is_dir())
 }
 
 /// Prints the findings, and what the book reports.
@@ -83,8 +138,7 @@ fn show(experiment: &Experiment, findings: &Findings) {
 }
 
 /// Runs every experiment, and writes a page of all findings.
-fn all(settings: &Settings, out: Option<PathBuf>) -> Result<Outcome> {
-    let run = Run::create("lab", out.as_deref(), &json!({ "experiment": "all", "seed": settings.seed }))?;
+fn all(settings: &Settings, run: &Run) -> Result<()> {
     let mut parts = vec![];
     for experiment in EXPERIMENTS {
         say(&format!("== {}: {}", experiment.name, experiment.about));
@@ -102,5 +156,5 @@ fn all(settings: &Settings, out: Option<PathBuf>) -> Result<Outcome> {
     }
     run.write("lab.html", &page(&parts, &options))?;
     say(&format!("all findings are in {}", run.dir().join("lab.html").display()));
-    Ok(Outcome::Done)
+    Ok(())
 }

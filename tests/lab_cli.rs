@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{done, refused};
+use common::{command, done, refused};
 use std::fs;
 use tempfile::tempdir;
 
@@ -27,6 +27,24 @@ fn what_an_experiment_cannot_use_is_refused_in_a_line() {
     refused(&place, "lab", "pooling --dataset shapes", 1, &["shapes", "3x32x32", "28x28"]);
     refused(&place, "lab", "universal --function x+z", 1, &["x+z", "variable z"]);
     refused(&place, "lab", "neuron --function x", 2, &["--function", "universal"]);
+    refused(&place, "lab", "neuron --dataset mnist", 2, &["--dataset", "neuron", "its own data"]);
+    refused(&place, "lab", "all --function 1/0 --out all", 1, &["1/0", "finite"]);
     refused(&place, "lab", "neuron --threads 0", 2, &["1 to 1024"]);
     refused(&place, "lab", "neurons", 2, &["neurons"]);
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_experiment_leaves_no_folder() {
+    for name in ["overfitting", "all"] {
+        let place = tempdir().unwrap();
+        let mut child = command(&place, "lab").args([name, "--out", "run"]).spawn().unwrap();
+        while !place.path().join("run/config.json").exists() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        // SAFETY: the process is our own child, which has not been waited for.
+        assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGINT) }, 0);
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "{name}");
+    }
 }

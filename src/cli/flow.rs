@@ -89,7 +89,10 @@ pub(super) fn fit_and_test<R: Recipe>(
     let (device, best) = (&training.device, report.epochs.get(report.best_epoch.wrapping_sub(1)));
     let test = match report.interrupted {
         true => None,
-        false => end_at_once(how_to_resume.clone(), || data.test(&model, best, device)),
+        false => {
+            let words = how_to_resume.clone();
+            end_at_once(move || say(&words), || data.test(&model, best, device))
+        }
     };
     let Some(test) = test else {
         say(&how_to_resume);

@@ -43,7 +43,7 @@ pub use options::{
     Given, MachineOptions, OptimizerName, ScheduleName, TrainOptions, fraction, in_range, layers,
     non_negative, positive, positive_number, whole,
 };
-pub use process::on_threads;
+pub use process::{STOP, catch_interrupts, end_at_once, on_threads};
 pub use recipe::{About, Data, Experiment, Facts, Recipe, Test, Trained, Training};
 pub use recurrent::{RecurrentClassifier, RecurrentRecipe, recurrent_activations};
 pub use sentences::{SentenceCommand, SentenceData, SentenceOptions, TextOptions};

@@ -1,6 +1,6 @@
 //! Setting up the process: threads, memory and signals.
 
-use crate::train::{Stop, say};
+use crate::train::Stop;
 use anyhow::Result;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -47,10 +47,10 @@ fn keep_memory() {
 }
 
 /// The request that the first signal makes.
-pub(super) static STOP: LazyLock<Stop> = LazyLock::new(Stop::default);
+pub static STOP: LazyLock<Stop> = LazyLock::new(Stop::default);
 
-/// What to say when the first signal ends the process at once; none while it ends a training loop.
-static LAST_WORDS: Mutex<Option<String>> = Mutex::new(None);
+/// What to do when the first signal ends the process at once; none while it ends a training loop.
+static LAST_ACT: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
 
 /// Makes a write beyond the limit of a file's size (`ulimit -f`) fail like any other, where it would end the process.
 pub(super) fn let_large_writes_fail() {
@@ -72,19 +72,24 @@ static SIGNAL: AtomicU8 = AtomicU8::new(2);
 /// Makes Ctrl-C, TERM and HUP end the training loop after a checkpoint. A second signal ends the process at once.
 ///
 /// A signal that was ignored when the process started, such as HUP under `nohup`, stays ignored.
-pub(super) fn catch_interrupts() -> Result<()> {
+///
+/// # Errors
+/// Fails if the system refuses, or signals are caught already.
+pub fn catch_interrupts() -> Result<()> {
     // A signal handler must not be the first to use it.
     LazyLock::force(&STOP);
     #[cfg(unix)]
     let (ignored, caught): (Vec<libc::c_int>, Vec<_>) =
         [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].into_iter().partition(|&signal| is_ignored(signal));
     ctrlc::set_handler(|| {
-        let last_words = LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last_act = LAST_ACT.lock().unwrap_or_else(PoisonError::into_inner);
         let is_second = STOP.request();
-        if let Some(words) = last_words.as_ref().filter(|_| !is_second) {
-            say(words);
+        let last_act = last_act.take();
+        let ends = is_second || last_act.is_some();
+        if let Some(act) = last_act {
+            act();
         }
-        if is_second || last_words.is_some() {
+        if ends {
             std::process::exit(interrupted_code().into());
         }
     })?;
@@ -139,10 +144,12 @@ fn action(signal: libc::c_int) -> Option<libc::sigaction> {
     }
 }
 
-/// Calls `work`, during which a signal says `last_words` and ends the process at once; `None` if one has come before.
-pub(super) fn end_at_once<T>(last_words: String, work: impl FnOnce() -> T) -> Option<T> {
-    let set = |words| *LAST_WORDS.lock().unwrap_or_else(PoisonError::into_inner) = words;
-    set(Some(last_words));
+/// Calls `work`, during which a signal calls `last_act` and ends the process at once; `None` if one has come before.
+///
+/// [`catch_interrupts`] comes before it.
+pub fn end_at_once<T>(last_act: impl FnOnce() + Send + 'static, work: impl FnOnce() -> T) -> Option<T> {
+    let set = |act| *LAST_ACT.lock().unwrap_or_else(PoisonError::into_inner) = act;
+    set(Some(Box::new(last_act)));
     let result = (!STOP.is_requested()).then(work);
     set(None);
     result

@@ -13,6 +13,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     about: "Accuracy against the number of training images, with and without augmentation",
     source: "Nielsen, chapter 3: artificially expanding the training data, and chapter 6; Simard, Steinkraus and Platt 2003",
     book: "Shifting the training images of MNIST by a pixel raises the convolutional network from 99.23% to 99.37%.",
+    uses_images: true,
     run,
 };
 

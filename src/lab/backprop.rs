@@ -17,6 +17,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     source: "Nielsen, chapter 2",
     book: "Backpropagation needs one forward and one backward pass; finite differences need a forward pass per weight: a \
            million passes for a million weights.",
+    uses_images: false,
     run,
 };
 

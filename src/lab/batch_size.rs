@@ -10,9 +10,10 @@ use candle_core::DType;
 
 pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "batch-size",
-    about: "Batches of 1 to 1,024 images: cost against epochs and against seconds",
+    about: "Small and large batches: cost against epochs and against seconds",
     source: "Nielsen, chapter 2: a fully matrix-based approach, and chapter 3: mini-batch size",
     book: "As matrices, a batch of 100 may take perhaps 50 times as long as a single example instead of 100 times.",
+    uses_images: true,
     run,
 };
 

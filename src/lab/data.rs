@@ -11,6 +11,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     about: "What the images look like: samples of each class, mean images, counts, and a map",
     source: "Nielsen, chapter 1",
     book: "The average darkness of an image alone classifies 22.25% of MNIST's test images.",
+    uses_images: true,
     run,
 };
 

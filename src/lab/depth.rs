@@ -12,9 +12,10 @@ use candle_core::DType;
 
 pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "depth",
-    about: "Plain and residual networks of 20, 32, 44 and 56 layers: training error",
+    about: "Plain and residual networks of growing depth: training error",
     source: "He et al. 2015, arXiv:1512.03385, section 4.2 and figure 6",
     book: "On CIFAR-10 the training error of plain networks grows from 20 to 56 layers, that of residual networks falls.",
+    uses_images: true,
     run,
 };
 

@@ -18,6 +18,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     source: "Nielsen, chapter 3: how to choose a neural network's hyper-parameters; Bergstra and Bengio 2012, JMLR 13; \
              Jamieson and Talwalkar 2016, arXiv:1502.07943",
     book: "From eta = 10 and lambda = 1000, at chance level, to eta = 0.5 and lambda = 5 by hand.",
+    uses_images: true,
     run,
 };
 

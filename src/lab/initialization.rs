@@ -15,6 +15,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     about: "Initial weights N(0, 1), N(0, 1/n), Xavier, Kaiming, all ones and all zeros",
     source: "Nielsen, chapter 3: weight initialization; Glorot and Bengio 2010; He et al. 2015",
     book: "On MNIST, [784, 30, 10]: almost 93% after one epoch with N(0, 1/n), under 87% with N(0, 1); both end near 96%.",
+    uses_images: true,
     run,
 };
 

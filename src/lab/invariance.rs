@@ -19,6 +19,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     about: "LeNet against a multi-layer perceptron of equal size on shifted, rotated and noisy images",
     source: "Nielsen, chapter 6: introducing convolutional networks; LeCun et al. 1998",
     book: "Shared weights find a feature anywhere in the image; pooling forgets where exactly.",
+    uses_images: true,
     run,
 };
 

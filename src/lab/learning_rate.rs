@@ -16,6 +16,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     about: "Learning rates 0.025, 0.25 and 2.5, and a range test that suggests one",
     source: "Nielsen, chapter 3: how to choose a neural network's hyper-parameters; Smith 2017, arXiv:1506.01186",
     book: "At 0.025 the cost falls smoothly, at 0.25 faster and then it levels off, at 2.5 it oscillates from the start.",
+    uses_images: true,
     run,
 };
 

@@ -15,9 +15,10 @@ use std::sync::Arc;
 
 pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "memory",
-    about: "Copying a symbol and adding two numbers after gaps of 10 to 500 steps: how far rnn, gru and lstm remember",
+    about: "Copying a symbol and adding two numbers after ever longer gaps: how far rnn, gru and lstm remember",
     source: "Hochreiter and Schmidhuber 1997; Ng, sequence models; Tallec and Ollivier 2018, arXiv:1804.11188",
     book: "Simple recurrent networks fail from gaps of about 10 steps on; the LSTM solves the adding problem at 100 to 1,000.",
+    uses_images: false,
     run,
 };
 

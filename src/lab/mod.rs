@@ -35,6 +35,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// All experiments, in the order of the books.
 pub const EXPERIMENTS: &[Experiment] = &[
@@ -68,6 +69,8 @@ pub struct Experiment {
     pub source: &'static str,
     /// What the book reports; empty if there is no figure to compare with.
     pub book: &'static str,
+    /// Whether it uses the data set of [`Settings::dataset`]; otherwise it makes up its own data.
+    pub uses_images: bool,
     /// Runs the experiment.
     run: fn(&Lab) -> Result<Findings>,
 }
@@ -77,7 +80,7 @@ pub struct Experiment {
 pub struct Settings {
     /// Whether to shrink every experiment to seconds.
     pub quick: bool,
-    /// The data set of the experiments on images: `digits`, `mnist` or `fashion-mnist`.
+    /// The data set of the experiments that use images: `digits`, `mnist` or `fashion-mnist`.
     pub dataset: String,
     /// Where the files of the data set are.
     pub data_dir: Option<PathBuf>,
@@ -87,9 +90,36 @@ pub struct Settings {
     pub function: Option<String>,
 }
 
+impl Settings {
+    /// Checks the function that `universal` fits, which it reads late if others run before it.
+    ///
+    /// # Errors
+    /// Fails if it can't be read, or has no finite value somewhere.
+    pub fn check(&self) -> Result<()> {
+        self.function.as_deref().map_or(Ok(()), universal::check)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self { quick: false, dataset: "digits".into(), data_dir: None, seed: 42, function: None }
+    }
+}
+
+/// The run folders of the experiments that are running.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(vec![]);
+
+fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes the run folders of experiments that have not finished: an experiment can't be resumed.
+///
+/// Call it when the process is about to end.
+pub fn remove_unfinished() {
+    for dir in unfinished().drain(..) {
+        // The experiment may still write to it.
+        let _ = (0..10).find(|_| std::fs::remove_dir_all(&dir).is_ok());
     }
 }
 
@@ -107,7 +137,7 @@ impl Lab {
     /// `runs/lab/`. Returns the findings and the folder.
     ///
     /// # Errors
-    /// Fails if the data can't be loaded, the folder can't be written, or a training fails.
+    /// Fails if the data can't be loaded, the folder can't be written, or a training fails. Nothing stays in the folder then.
     pub fn run(
         experiment: &Experiment,
         settings: &Settings,
@@ -115,9 +145,17 @@ impl Lab {
     ) -> Result<(Findings, PathBuf)> {
         let (settings, out) = (settings.clone(), out.map(Path::to_path_buf));
         let lab = Self { settings, name: experiment.name, out, run: OnceCell::new() };
-        let findings = (experiment.run)(&lab)?;
-        findings.write(lab.folder()?)?;
-        Ok((findings, lab.folder()?.dir().to_path_buf()))
+        let findings = (experiment.run)(&lab).and_then(|findings| {
+            findings.write(lab.folder()?)?;
+            Ok(findings)
+        });
+        if let Some(run) = lab.run.get() {
+            if findings.is_err() {
+                let _ = std::fs::remove_dir_all(run.dir());
+            }
+            unfinished().retain(|dir| dir != run.dir());
+        }
+        Ok((findings?, lab.folder()?.dir().to_path_buf()))
     }
 
     /// The run folder. The first call creates it, so that nothing is written if data or settings are wrong.
@@ -133,6 +171,7 @@ impl Lab {
             },
         });
         let run = Run::create("lab", self.out.as_deref(), &config)?;
+        unfinished().push(run.dir().to_path_buf());
         Ok(self.run.get_or_init(|| run))
     }
 

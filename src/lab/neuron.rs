@@ -15,6 +15,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     source: "Nielsen, chapter 3: the cross-entropy cost function",
     book: "With the quadratic cost at a rate of 0.15, 300 epochs take the output from 0.82 to 0.09, but only from 0.98 to \
            0.20; with cross-entropy the bad start learns fastest.",
+    uses_images: false,
     run,
 };
 

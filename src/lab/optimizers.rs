@@ -15,6 +15,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     about: "SGD, momentum, Nesterov, RMSprop, Adam, L-BFGS and Newton-CG on the same problem, and their paths in a valley",
     source: "Nielsen, chapter 3: variations on stochastic gradient descent; Goodfellow et al., chapter 8; Nocedal and Wright 2006",
     book: "Second-order methods need few steps, but each costs more; momentum gives some of their benefit for nothing.",
+    uses_images: true,
     run,
 };
 

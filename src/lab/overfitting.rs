@@ -14,6 +14,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     source: "Nielsen, chapter 3: overfitting and regularization",
     book: "1,000 images of MNIST, 400 epochs, [784, 30, 10]: 100% on the training images, 82.27% on the test images; with all \
            50,000 images 97.86% and 95.33%.",
+    uses_images: true,
     run,
 };
 

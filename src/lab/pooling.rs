@@ -13,6 +13,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     about: "Max, average and L2 pooling in the same network",
     source: "Nielsen, chapter 6: introducing convolutional networks",
     book: "Max and L2 pooling are both widely used; validation data may choose between them.",
+    uses_images: true,
     run,
 };
 

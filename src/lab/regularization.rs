@@ -16,6 +16,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     about: "None, L2, L1, dropout, shifted images and early stopping on few images, with three seeds each",
     source: "Nielsen, chapter 3: overfitting and regularization",
     book: "1,000 images of MNIST, [784, 30, 10]: 82.27% without, 87.1% with L2; [784, 100, 10] with all images and L2: 98.04%.",
+    uses_images: true,
     run,
 };
 

@@ -15,6 +15,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     about: "One hidden layer fits any function: weights set by hand, and trained networks of growing width",
     source: "Nielsen, chapter 4; Cybenko 1989; Hornik et al. 1989",
     book: "Pairs of steep sigmoid steps make bumps; enough bumps come as near to a continuous function as one likes.",
+    uses_images: false,
     run,
 };
 
@@ -28,6 +29,11 @@ const POINTS: [usize; 2] = [400, 32];
 
 /// The most characters of a function.
 const LONGEST: usize = 200;
+
+/// Checks that `text` is a function that the experiment can fit.
+pub(super) fn check(text: &str) -> Result<()> {
+    Target::parse(text).map(|_| ())
+}
 
 /// A function of one or two inputs between 0 and 1, with its values on a grid.
 struct Target {

@@ -16,6 +16,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     source: "Nielsen, chapter 5; Glorot and Bengio 2010; Ioffe and Szegedy 2015; He et al. 2015; Pascanu et al. 2013",
     book: "[784, 30, 30, 10]: 0.07 in the first and 0.31 in the second hidden layer; with four hidden layers 0.003, 0.017, \
            0.070, 0.285.",
+    uses_images: true,
     run,
 };
 
