@@ -8,6 +8,7 @@ use crate::plots::{Chart, Line, Scale};
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarMap;
+use std::cell::Cell;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -63,6 +64,8 @@ struct Setting {
     vars: VarMap,
     xs: Tensor,
     label: Tensor,
+    /// Number of forward passes so far.
+    passes: Cell<usize>,
 }
 
 impl Setting {
@@ -71,7 +74,8 @@ impl Setting {
             perceptron(seed, DType::F64, sizes, (Activation::Sigmoid, InitScheme::ScaledNormal))?;
         let x: Vec<f64> = (0..sizes[0]).map(|k| (k as f64 + 1.0).sin()).collect();
         let xs = Tensor::from_vec(x, (1, sizes[0]), &Device::Cpu)?;
-        Ok(Self { sizes: sizes.to_vec(), model, vars, xs, label: Tensor::new(&[1u32], &Device::Cpu)? })
+        let (sizes, label) = (sizes.to_vec(), Tensor::new(&[1u32], &Device::Cpu)?);
+        Ok(Self { sizes, model, vars, xs, label, passes: Cell::new(0) })
     }
 
     fn names(&self) -> Vec<String> {
@@ -79,7 +83,9 @@ impl Setting {
         layers.flat_map(|l| ["weight", "bias"].map(|end| format!("layers.{l}.{end}"))).collect()
     }
 
+    /// A forward pass.
     fn cost(&self) -> candle_core::Result<Tensor> {
+        self.passes.set(self.passes.get() + 1);
         Cost::Quadratic.loss(&self.model.forward(&self.xs, Mode::Evaluate)?, &self.label)
     }
 
@@ -126,9 +132,25 @@ fn largest_difference(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
 }
 
+/// The median time of `count` calls of `work`, in milliseconds.
+fn median<T>(count: usize, mut work: impl FnMut() -> candle_core::Result<T>) -> candle_core::Result<f64> {
+    let mut times = (0..count)
+        .map(|_| {
+            let start = Instant::now();
+            black_box(work()?);
+            Ok(1e3 * start.elapsed().as_secs_f64())
+        })
+        .collect::<candle_core::Result<Vec<f64>>>()?;
+    times.sort_by(f64::total_cmp);
+    Ok(times[count / 2])
+}
+
 fn run(lab: &Lab) -> Result<Findings> {
     let small = Setting::new(lab.seed(), &[4, 5, 6, 3])?;
-    let (by_hand, autograd, differences) = (small.by_hand()?, small.autograd()?, small.differences()?);
+    let (by_hand, autograd) = (small.by_hand()?, small.autograd()?);
+    let passes_of_autograd = small.passes.take();
+    let differences = small.differences()?;
+    let passes_of_differences = small.passes.take();
     let errors = [largest_difference(&by_hand, &autograd), largest_difference(&differences, &autograd)];
     let mut table =
         Table::new("gradients", &["gradient of [4, 5, 6, 3]", "parameters", "differs from autograd by"]);
@@ -137,32 +159,27 @@ fn run(lab: &Lab) -> Result<Findings> {
     }
     let mut times = Table::new(
         "times",
-        &["units per layer", "parameters", "backprop in ms", "differences in ms", "ratio"],
+        &["units per layer", "parameters", "forward pass in ms", "backprop in ms", "differences in ms"],
     );
-    let (mut backprop, mut forward) = (vec![], vec![]);
+    let (mut backprop, mut differences) = (vec![], vec![]);
+    let mut ratios = [0.0; 2];
     let widths: &[usize] = lab.scale(&[4, 8], &[4, 8, 16, 32, 64]);
     for &width in widths {
         let setting = Setting::new(lab.seed(), &[width; 3])?;
         let parameters = setting.autograd()?.len();
-        // The first pass, above, allocates.
-        let repeats = 20;
-        let start = Instant::now();
-        for _ in 0..repeats {
-            black_box(setting.autograd()?);
-        }
-        let fast = 1e3 * start.elapsed().as_secs_f64() / f64::from(repeats);
-        let start = Instant::now();
-        black_box(setting.differences()?);
-        let slow = 1e3 * start.elapsed().as_secs_f64();
+        let forward = median(101, || setting.cost()?.to_scalar::<f64>())?;
+        let fast = median(101, || setting.autograd())?;
+        let slow = median(5, || setting.differences())?;
         times.push([
             width.to_string(),
             parameters.to_string(),
+            format!("{forward:.4}"),
             format!("{fast:.4}"),
             format!("{slow:.2}"),
-            format!("{:.0}", slow / fast),
         ]);
         backprop.push((parameters as f64, fast));
-        forward.push((parameters as f64, slow));
+        differences.push((parameters as f64, slow));
+        ratios = [fast / forward, slow / forward];
     }
     let chart = Chart {
         title: "Time of one gradient",
@@ -170,14 +187,29 @@ fn run(lab: &Lab) -> Result<Findings> {
         y_label: "milliseconds",
         x_scale: Scale::Log,
         y_scale: Scale::Log,
-        lines: vec![Line::new("backpropagation", backprop), Line::new("finite differences", forward)],
+        lines: vec![Line::new("backpropagation", backprop), Line::new("finite differences", differences)],
     };
     Ok(Findings {
-        lines: vec!["All three agree. Backpropagation goes through the network twice, finite differences twice for each \
-                     parameter."
-            .into()],
+        lines: vec![
+            format!(
+                "All three agree. For {} parameters, autograd ran the network forward {passes_of_autograd} time and finite \
+                 differences {passes_of_differences} times.",
+                autograd.len()
+            ),
+            format!(
+                "With {} units per layer, backpropagation took as long as {:.1} forward passes, finite differences as long as \
+                 {:.0} (medians).",
+                widths[widths.len() - 1],
+                ratios[0],
+                ratios[1]
+            ),
+        ],
         tables: vec![table, times],
-        figures: vec![Figure::charts("times", "Time of the gradient of a network with two layers of equal width.", &[chart])?],
+        figures: vec![Figure::charts(
+            "times",
+            "Time of the gradient of a network with two layers of equal width.",
+            &[chart],
+        )?],
         claim: Claim::new(
             errors[0] <= 1e-14 && errors[1] <= 1e-8,
             format!(
@@ -192,6 +224,12 @@ fn run(lab: &Lab) -> Result<Findings> {
 mod tests {
     #[test]
     fn the_four_equations_equal_autograd_and_finite_differences() {
-        super::super::quick("backprop");
+        let findings = super::super::quick("backprop");
+        // 4 * 5 + 5 + 5 * 6 + 6 + 6 * 3 + 3 parameters.
+        assert!(
+            findings.lines[0].contains("forward 1 time and finite differences 164 times"),
+            "{:?}",
+            findings.lines
+        );
     }
 }
