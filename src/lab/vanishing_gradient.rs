@@ -131,7 +131,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     };
     let by_layer = |norms: &[f64]| (1..).map(f64::from).zip(norms.iter().copied()).collect::<Vec<_>>();
     let names = ["2 hidden layers", "3", "4", "5", "6"];
-    let (mut depths, mut kinds, mut ratio) = (vec![], vec![], 0.0);
+    let (mut depths, mut kinds, mut ratio, mut others) = (vec![], vec![], 0.0, vec![]);
     for (name, depth) in names.into_iter().zip(2..) {
         let (model, vars) = network(lab, SIGMOID, depth)?;
         let norms = batch.norms(&model, &vars)?;
@@ -143,7 +143,7 @@ fn run(lab: &Lab) -> Result<Findings> {
         let (model, vars) = network(lab, kind, 5)?;
         let norms = batch.norms(&model, &vars)?;
         if kind.name != SIGMOID.name {
-            row(kind.name, &norms);
+            others.push(format!("{:.1} times the first with {}", row(kind.name, &norms), kind.name));
         }
         kinds.push(Line::new(kind.name, by_layer(&norms)));
     }
@@ -165,9 +165,11 @@ fn run(lab: &Lab) -> Result<Findings> {
     ];
     Ok(Findings {
         lines: vec![
-            "Each sigmoid layer multiplies the error by its weights and by s'(z), which is at most 1/4. ReLU, batch \
-             normalisation and shortcuts counteract that: the table compares them."
-                .into(),
+            format!(
+                "Each sigmoid layer multiplies the error by its weights and by s'(z), which is at most 1/4. In five layers the \
+                 last gradient is {ratio:.0} times the first; {}.",
+                others.join(", ")
+            ),
             "Weights that are too large make it explode. Clipping the gradient to norm 1 keeps the steps small."
                 .into(),
         ],
@@ -179,11 +181,11 @@ fn run(lab: &Lab) -> Result<Findings> {
             &charts,
         )?],
         claim: Claim::new(
-            // NaN counts as exploded.
-            ratio >= 10.0 && (unclipped.is_nan() || unclipped > 2.0 * clipped),
+            ratio >= 10.0 && unclipped > 2.0 * clipped,
             format!(
                 "in five sigmoid layers the first gradient is {ratio:.0} times smaller than the last; with \
-                 exploding gradients the cost ends at {clipped:.2} with clipping and at {unclipped:.2} without"
+                 exploding gradients the cost ends at {clipped:.2} with clipping, and without it {}",
+                if unclipped < EXPLODED { format!("at {unclipped:.2}") } else { "goes beyond 1e8".into() }
             ),
         ),
     })
@@ -208,6 +210,9 @@ fn over_time(lab: &Lab, batch: &Batch) -> Result<Vec<Line<'static>>> {
     Ok(lines.into())
 }
 
+/// The cost at which a line ends.
+const EXPLODED: f64 = 1e8;
+
 /// The cost of a network with exploding gradients, without and with clipping.
 fn clipping(lab: &Lab, batch: &Batch) -> Result<Vec<Line<'static>>> {
     let mut lines = vec![];
@@ -216,8 +221,10 @@ fn clipping(lab: &Lab, batch: &Batch) -> Result<Vec<Line<'static>>> {
         let mut optimizer = Optimizer::new(Sgd::default(), &vars)?;
         let costs =
             descend(&mut optimizer, (lab.scale(40, 200), 0.05, clip), |step| batch.loss(&model, step))?;
-        // What has exploded would leave no room for the rest.
-        let shown = costs.into_iter().map(|cost| if cost > 1e8 { f64::NAN } else { cost });
+        // What has exploded would leave no room for the rest: the line rises to the limit and ends there.
+        let exploded = costs.iter().position(|cost| cost.is_nan() || *cost > EXPLODED);
+        let shown =
+            costs[..exploded.unwrap_or(costs.len())].iter().copied().chain(exploded.map(|_| EXPLODED));
         lines.push(Line::new(name, (0..).map(f64::from).zip(shown).collect()));
     }
     Ok(lines)
