@@ -71,7 +71,16 @@ fn train(cost: NeuronCost, (weight, bias): (f64, f64)) -> candle_core::Result<Ve
 fn run(_: &Lab) -> Result<Findings> {
     let mut table = Table::new(
         "neuron",
-        &["cost", "start (w, b)", "cost at 50", "cost at 150", "cost at 300", "output at 0", "output at 300"],
+        &[
+            "cost",
+            "rate",
+            "start (w, b)",
+            "cost at 50",
+            "cost at 150",
+            "cost at 300",
+            "output at 0",
+            "output at 300",
+        ],
     );
     let (mut charts, mut bars, mut fallen) = (vec![], vec![], vec![]);
     for cost in [NeuronCost::Quadratic, NeuronCost::CrossEntropy] {
@@ -80,7 +89,8 @@ fn run(_: &Lab) -> Result<Findings> {
             let course = train(cost, start)?;
             let costs: Vec<f64> = course.iter().map(|point| point.0).collect();
             let outputs: Vec<f64> = course.iter().map(|point| point.1).collect();
-            let mut row = vec![cost.name().to_string(), format!("({}, {})", start.0, start.1)];
+            let mut row =
+                vec![cost.name().to_string(), cost.rate().to_string(), format!("({}, {})", start.0, start.1)];
             row.extend([50, 150, 300].map(|epoch| format!("{:.6}", costs[epoch])));
             row.extend([0, EPOCHS].map(|epoch| format!("{:.4}", outputs[epoch])));
             table.push(row);
@@ -158,6 +168,7 @@ mod tests {
     fn cross_entropy_learns_from_a_bad_start() {
         let rows = &super::super::quick("neuron").tables[0].rows;
         // The outputs that the book reports for the quadratic cost.
-        assert_eq!([&rows[0][6][..4], &rows[1][6][..4]], ["0.09", "0.20"]);
+        assert_eq!([&rows[0][7][..4], &rows[1][7][..4]], ["0.09", "0.20"]);
+        assert_eq!([&rows[0][1], &rows[3][1]], ["0.15", "0.005"]);
     }
 }

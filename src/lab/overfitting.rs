@@ -10,7 +10,7 @@ use candle_core::DType;
 
 pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "overfitting",
-    about: "1,000 images and 400 epochs: training and test cost drift apart; more data closes the gap",
+    about: "Few images and many epochs: training and test cost drift apart; more data closes the gap",
     source: "Nielsen, chapter 3: overfitting and regularization",
     book: "1,000 images of MNIST, 400 epochs, [784, 30, 10]: 100% on the training images, 82.27% on the test images; with all \
            50,000 images 97.86% and 95.33%.",
