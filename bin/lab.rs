@@ -51,7 +51,63 @@ fn main() -> ExitCode {
         .subcommand(Command::new("list").about("Name the experiments with their sources"))
         .subcommand(command("all", "Run every experiment and write one HTML page"))
         .subcommands(EXPERIMENTS.iter().map(|experiment| command(experiment.name, experiment.about)));
+    let line = DRAWINGS.iter().fold(line, |line, drawing| {
+        let run = Arg::new("run").value_name("RUN").help("Run folder").required(true);
+        let command =
+            Command::new(drawing.name).about(drawing.about).arg(run.value_parser(value_parser!(PathBuf)));
+        let picture = Arg::new("picture").value_name("PICTURE").help("The picture").required(true);
+        let picture = picture.value_parser(value_parser!(PathBuf));
+        line.subcommand(if drawing.takes_picture { command.arg(picture) } else { command })
+    });
     cli::program(line, run)
+}
+
+/// A drawing of a trained model. The binary that trained it makes it.
+struct Drawing {
+    name: &'static str,
+    about: &'static str,
+    binaries: &'static [&'static str],
+    takes_picture: bool,
+}
+
+const DRAWINGS: &[Drawing] = &[
+    Drawing {
+        name: "filters",
+        about: "Draw the weights of the first layer of a trained lenet, resnet or mlp",
+        binaries: &["lenet", "resnet", "mlp"],
+        takes_picture: false,
+    },
+    Drawing {
+        name: "activations",
+        about: "Draw the feature maps of a picture after each stage of a trained lenet or resnet",
+        binaries: &["lenet", "resnet"],
+        takes_picture: true,
+    },
+    Drawing {
+        name: "embeddings",
+        about: "Draw a map of the words of a trained classifier of sentences, and show their neighbours",
+        binaries: &["textcnn", "fasttext", "rnn", "gru", "lstm"],
+        takes_picture: false,
+    },
+];
+
+/// Lets the binary that trained the run draw.
+fn draw(drawing: &Drawing, matches: &ArgMatches) -> Result<Outcome> {
+    let path = |name| matches.try_get_one::<PathBuf>(name).ok().flatten();
+    let Some(dir) = path("run") else { return Ok(Outcome::Failed) };
+    let config = dir.join("config.json");
+    let text = std::fs::read_to_string(&config)
+        .with_context(|| format!("{}: cannot read it, so this is not a run folder", config.display()))?;
+    let recorded: serde_json::Value = serde_json::from_str(&text)
+        .with_context(|| format!("{}: not the configuration of a run", config.display()))?;
+    let Some(binary) = drawing.binaries.iter().find(|binary| recorded["binary"] == **binary) else {
+        let (config, found, expected) = (config.display(), &recorded["binary"], drawing.binaries.join(", "));
+        bail!("{config}: found a run of {found}, expected one of {expected}");
+    };
+    let mut command = process::Command::new(std::env::current_exe()?.with_file_name(binary));
+    command.arg(drawing.name).args(path("picture")).arg("--run").arg(dir);
+    let status = command.status().with_context(|| format!("{binary}: cannot run it"))?;
+    Ok(if status.success() { Outcome::Done } else { Outcome::Failed })
 }
 
 fn run(matches: &ArgMatches) -> Result<Outcome> {
@@ -60,7 +116,11 @@ fn run(matches: &ArgMatches) -> Result<Outcome> {
         for Experiment { name, about, source, .. } in EXPERIMENTS {
             say(&format!("{name:<20}{about}\n{:20}{source}", ""));
         }
+        DRAWINGS.iter().for_each(|drawing| say(&format!("{:<20}{}", drawing.name, drawing.about)));
         return Ok(Outcome::Done);
+    }
+    if let Some(drawing) = DRAWINGS.iter().find(|drawing| drawing.name == name) {
+        return draw(drawing, matches);
     }
     let Options { quick, dataset, data_dir, seed, function, out, threads } =
         Options::from_arg_matches(matches)?;

@@ -87,6 +87,22 @@ fn a_folder_of_images_is_learned_and_other_images_are_predicted() {
 }
 
 #[test]
+fn filters_and_activations_are_drawn_from_a_trained_model() {
+    let place = tempdir().unwrap();
+    for (name, file) in [("run/config.json", "config.json"), ("run/model.safetensors", "model.safetensors")] {
+        fs::copy(trained().join(name), place.path().join(file)).unwrap();
+    }
+    stripes("lying", 50).save(place.path().join("own.png")).unwrap();
+    assert_eq!(done(&place, "lab", "filters ."), "drawn: ./filters.svg\n");
+    assert_eq!(done(&place, "lab", "activations . own.png"), "drawn: ./activations.svg\n");
+    let svg = fs::read_to_string(place.path().join("activations.svg")).unwrap();
+    assert!(svg.contains("lying (") && svg.contains("After stage 1"), "{svg:.2000}");
+    refused(&place, "lab", "activations . other.png", 1, &["other.png"]);
+    refused(&place, "lab", "embeddings .", 1, &["resnet", "expected one of textcnn"]);
+    refused(&place, "lab", "filters elsewhere", 1, &["elsewhere/config.json"]);
+}
+
+#[test]
 fn a_killed_run_resumes_to_the_same_model_with_any_number_of_threads() {
     let place = folder(&CLASSES, 20);
     let common = format!(

@@ -431,6 +431,8 @@ fn neighbours_need_a_word_that_the_model_knows() {
     refused(&run, "lstm", "neighbours --run . <pad>", 1, &["<pad>", "does not know"]);
     let output = start(&run, "lstm", &["neighbours", "--run", ".", "good zzz dull"], "");
     let said = String::from_utf8_lossy(&output.stdout);
+    let map = done(&run, "lab", "embeddings .");
+    assert!(map.lines().count() == 21 && map.ends_with("words.svg\n"), "{map}");
     assert!(said.starts_with("good: ") && said.lines().nth(1).unwrap().starts_with("dull: "), "{said}");
     one_error(&output, 1, &["zzz: this run's model does not know the word"]);
 }

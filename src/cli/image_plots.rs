@@ -4,7 +4,7 @@ use crate::data::Images;
 use crate::models::ImageModel;
 use crate::nn::Mode;
 use crate::plots::{self, GridSection, Tile};
-use crate::train::{Evaluation, Prediction, Run};
+use crate::train::{Evaluation, Prediction, Run, say};
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Device, Tensor, Var};
 
@@ -18,10 +18,41 @@ pub(super) fn draw(
 ) -> Result<()> {
     run.write("mistakes.svg", &mistakes(test, evaluation)?)?;
     run.write("filters.svg", &filters(model, test.shape())?)?;
-    if let Some(features) = features(model, test, device)? {
+    let class = &test.class_names()[test.labels()[0] as usize];
+    if let Some(features) = features(model, test, class, device)? {
         run.write("features.svg", &features)?;
         run.write("grad-cam.svg", &grad_cams(model, test, evaluation, device)?)?;
     }
+    Ok(())
+}
+
+/// Draws the first layer's weights as `filters.svg`, and says so.
+pub(super) fn draw_filters(run: &Run, model: &dyn ImageModel, images: (usize, usize, usize)) -> Result<()> {
+    write(run, "filters.svg", &filters(model, images)?)
+}
+
+/// Draws the feature maps of the one image in `image` as `activations.svg`, and says so.
+///
+/// # Errors
+/// Fails if the model has no feature maps, because it has no convolutions.
+pub(super) fn draw_activations(
+    run: &Run,
+    model: &dyn ImageModel,
+    image: &Images,
+    caption: &str,
+    device: &Device,
+) -> Result<()> {
+    let dir = run.dir().display();
+    let features = features(model, image, caption, device)?;
+    let features = features.with_context(|| {
+        format!("{dir}: this model has no convolutions, expected a run of lenet or resnet")
+    })?;
+    write(run, "activations.svg", &features)
+}
+
+fn write(run: &Run, name: &str, svg: &str) -> Result<()> {
+    run.write(name, svg)?;
+    say(&format!("drawn: {}", run.dir().join(name).display()));
     Ok(())
 }
 
@@ -77,9 +108,14 @@ fn filters(model: &dyn ImageModel, images: (usize, usize, usize)) -> Result<Stri
     plots::image_grid(&[GridSection { heading, columns: 10, tiles }])
 }
 
-/// The feature maps of the first test image after each convolutional stage.
-fn features(model: &dyn ImageModel, test: &Images, device: &Device) -> Result<Option<String>> {
-    let (xs, _) = test.batch(&[0], device)?;
+/// The feature maps of the first of `images` after each convolutional stage.
+fn features(
+    model: &dyn ImageModel,
+    images: &Images,
+    caption: &str,
+    device: &Device,
+) -> Result<Option<String>> {
+    let (xs, _) = images.batch(&[0], device)?;
     let maps = model.feature_maps(&xs)?;
     if maps.is_empty() {
         return Ok(None);
@@ -88,11 +124,7 @@ fn features(model: &dyn ImageModel, test: &Images, device: &Device) -> Result<Op
     let mut sections = vec![GridSection {
         heading: "Input",
         columns: 1,
-        tiles: vec![Tile::image(
-            &test.image(0)?,
-            test.shape(),
-            &test.class_names()[test.labels()[0] as usize],
-        )?],
+        tiles: vec![Tile::image(&images.image(0)?, images.shape(), caption)?],
     }];
     for (map, heading) in maps.iter().zip(&headings) {
         sections.push(GridSection { heading, columns: 10, tiles: channels(map)? });

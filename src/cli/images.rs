@@ -1,9 +1,10 @@
 //! Classifying images.
 
+use super::inputs::Inputs;
 use super::options::TrainOptions;
 use super::parts::hold_out;
 use super::recipe::{About, Data, Facts, KEPT_WEIGHTS, Recipe, Test, Trained, split_fingerprints};
-use super::{Outcome, Predict, TestSet, UsageError, data_error, image_plots, most_probable, show_notes};
+use super::{Outcome, TestSet, UsageError, data_error, image_plots, most_probable, show_notes};
 use crate::data::{
     Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, Preparation, Prepared,
     image,
@@ -14,7 +15,7 @@ use crate::train::{self, Epoch, Evaluation, ImageClassification, Run, Task, say}
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use candle_nn::VarMap;
-use clap::ValueEnum;
+use clap::{Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -193,7 +194,7 @@ impl Data for ImageData {
     type Options = ImageOptions;
     type Facts = ImageFacts;
     type TestOptions = TestSet;
-    type Command = Predict;
+    type Command = ImageCommand;
     const DATA_SETS: &'static [(&'static str, &'static str)] = &[
         ("digits", "built in"),
         ("shapes", "built in"),
@@ -313,23 +314,24 @@ impl Data for ImageData {
         }
     }
 
-    fn answer<R: Recipe<Data = Self>>(
-        Predict::Predict(inputs): &Predict,
-        trained: Trained<R>,
-    ) -> Result<Outcome> {
-        let Trained { settings, facts, model, device, .. } = trained;
-        let options = settings.data_options()?;
-        let ImageFacts { shape, classes, normalisation, preparation } = facts;
+    fn answer<R: Recipe<Data = Self>>(command: &ImageCommand, trained: Trained<R>) -> Result<Outcome> {
+        let inputs = match command {
+            ImageCommand::Predict(inputs) => inputs,
+            ImageCommand::Filters => {
+                image_plots::draw_filters(&trained.run, trained.model.as_ref(), trained.facts.shape)?;
+                return Ok(Outcome::Done);
+            }
+            ImageCommand::Activations { picture } => {
+                let (image, _, classes) = classified(&trained, picture)?;
+                let Trained { run, model, device, .. } = trained;
+                let caption = classes.split("  ").next().unwrap_or_default();
+                image_plots::draw_activations(&run, model.as_ref(), &image, caption, &device)?;
+                return Ok(Outcome::Done);
+            }
+        };
         let mut prepared = vec![];
         let outcome = inputs.for_each_path(|path| {
-            let (pixels, how) = preparation.read(path, shape)?;
-            let mut image = Images::new(pixels, vec![0_u32], shape, classes.len())?;
-            if let Some(normalisation) = &normalisation {
-                image.normalise(normalisation.clone())?;
-            }
-            let logits = model.forward(&image.batch(&[0], &device)?.0, Mode::Evaluate)?;
-            let probabilities = options.cost.probabilities(&logits)?.get(0)?.to_vec1::<f32>()?;
-            let classes = most_probable(&classes, &probabilities, options.shown_classes);
+            let (_, how, classes) = classified(&trained, path)?;
             say(&format!("{}: {classes}", path.display()));
             prepared.push(how);
             Ok(())
@@ -346,6 +348,38 @@ impl Data for ImageData {
         }
         outcome
     }
+}
+
+/// The sub-commands of a classifier of images.
+#[derive(Subcommand)]
+pub enum ImageCommand {
+    /// Predict your own input, with probabilities
+    Predict(Inputs),
+    /// Draw the weights of the first layer, as filters.svg in the run folder
+    Filters,
+    /// Draw the feature maps of one picture after each stage, as activations.svg in the run folder
+    Activations {
+        /// The picture
+        #[arg(value_name = "PICTURE")]
+        picture: PathBuf,
+    },
+}
+
+/// Reads a picture as the run's data set demands; returns it with the way it was prepared and its most probable classes.
+fn classified<R: Recipe<Data = ImageData>>(
+    trained: &Trained<R>,
+    path: &Path,
+) -> Result<(Images, Prepared, String)> {
+    let Trained { settings, facts, model, device, .. } = trained;
+    let options = settings.data_options()?;
+    let (pixels, how) = facts.preparation.read(path, facts.shape)?;
+    let mut image = Images::new(pixels, vec![0_u32], facts.shape, facts.classes.len())?;
+    if let Some(normalisation) = &facts.normalisation {
+        image.normalise(normalisation.clone())?;
+    }
+    let logits = model.forward(&image.batch(&[0], device)?.0, Mode::Evaluate)?;
+    let probabilities = options.cost.probabilities(&logits)?.get(0)?.to_vec1::<f32>()?;
+    Ok((image, how, most_probable(&facts.classes, &probabilities, options.shown_classes)))
 }
 
 impl Test {

@@ -33,7 +33,7 @@ mod translation_options;
 
 pub use comparison::compare_by_length;
 pub use folds::cross_validation;
-pub use images::{Augment, ImageData, ImageFacts, ImageOptions, Normalise};
+pub use images::{Augment, ImageCommand, ImageData, ImageFacts, ImageOptions, Normalise};
 pub use inputs::Inputs;
 pub use language::{LanguageData, LanguageOptions, TestText};
 pub use language_commands::LanguageCommand;

@@ -181,6 +181,7 @@ impl Data for SentenceData {
         match command {
             SentenceCommand::Predict(inputs) => predict(inputs, trained),
             SentenceCommand::Neighbours(inputs) => neighbours(inputs, &trained),
+            SentenceCommand::Embeddings => embeddings(&trained),
         }
     }
 }
@@ -192,6 +193,8 @@ pub enum SentenceCommand {
     Predict(Inputs),
     /// Show the words with the most similar vectors
     Neighbours(Inputs),
+    /// Draw a map of the most frequent words, as words.svg in the run folder, and show their neighbours
+    Embeddings,
 }
 
 fn predict<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: Trained<R>) -> Result<Outcome> {
@@ -222,8 +225,7 @@ fn predict<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: Trained<R>)
 }
 
 fn neighbours<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: &Trained<R>) -> Result<Outcome> {
-    const SHOWN: usize = 10;
-    let Trained { settings, facts: TextFacts { vocabulary, .. }, model, .. } = trained;
+    let Trained { settings, facts: TextFacts { vocabulary, .. }, .. } = trained;
     let tokenizer = settings.data_options()?.text.tokenizer;
     let mut lines = 0;
     let outcome = inputs.for_each_text(|line| {
@@ -238,13 +240,7 @@ fn neighbours<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: &Trained
         let (known, unknown): (Vec<&String>, Vec<&String>) =
             words.iter().partition(|word| id(word) >= Vocabulary::FIRST);
         for word in known {
-            let count = SHOWN + Vocabulary::FIRST as usize;
-            let nearest = model.embedding().nearest(id(word), vocabulary.len(), count)?;
-            let nearest = nearest.iter().filter(|(id, _)| *id >= Vocabulary::FIRST).take(SHOWN);
-            let shown: Vec<String> = nearest
-                .map(|&(id, cosine)| format!("{} ({cosine:.2})", vocabulary.token(id).unwrap_or_default()))
-                .collect();
-            say(&format!("{word}: {}", shown.join("  ")));
+            say_nearest(trained, word, id(word), 10)?;
         }
         let unknown: Vec<&str> = unknown.into_iter().map(String::as_str).collect();
         ensure!(unknown.is_empty(), "{}: this run's model does not know the word", unknown.join(", "));
@@ -252,6 +248,35 @@ fn neighbours<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: &Trained
     });
     ensure!(lines > 0, "neighbours: found no word, expected at least one");
     outcome
+}
+
+/// Shows the `count` words whose vectors are most similar to the one of `word`, which is the token `id`.
+fn say_nearest<R: Recipe<Data = SentenceData>>(
+    trained: &Trained<R>,
+    word: &str,
+    id: u32,
+    count: usize,
+) -> Result<()> {
+    let Trained { facts: TextFacts { vocabulary, .. }, model, .. } = trained;
+    let nearest = model.embedding().nearest(id, vocabulary.len(), count + Vocabulary::FIRST as usize)?;
+    let nearest = nearest.iter().filter(|(id, _)| *id >= Vocabulary::FIRST).take(count);
+    let shown: Vec<String> = nearest
+        .map(|&(id, cosine)| format!("{} ({cosine:.2})", vocabulary.token(id).unwrap_or_default()))
+        .collect();
+    say(&format!("{word}: {}", shown.join("  ")));
+    Ok(())
+}
+
+/// Draws the map of words, and shows the neighbours of the most frequent ones.
+fn embeddings<R: Recipe<Data = SentenceData>>(trained: &Trained<R>) -> Result<Outcome> {
+    const WORDS: usize = 20;
+    let Trained { run, facts: TextFacts { vocabulary, .. }, model, .. } = trained;
+    run.write("words.svg", &word_map(model.as_ref(), vocabulary)?)?;
+    for (id, word) in (Vocabulary::FIRST..).zip(vocabulary.words().take(WORDS)) {
+        say_nearest(trained, word, id, 5)?;
+    }
+    say(&format!("drawn: {}", run.dir().join("words.svg").display()));
+    Ok(Outcome::Done)
 }
 
 /// Shows the features with the largest contributions, positive or negative, to the logit of a class.
