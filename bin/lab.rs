@@ -207,14 +207,7 @@ fn all(settings: &Settings, run: &Run) -> Result<()> {
         say("");
         parts.push((experiment, findings));
     }
-    let mut options = String::new();
-    if settings.quick {
-        options += " --quick";
-    }
-    if settings.dataset != "digits" {
-        options += &format!(" --dataset {}", settings.dataset);
-    }
-    run.write("lab.html", &page(&parts, &options))?;
+    run.write("lab.html", &page(&parts, settings))?;
     say(&format!("all findings are in {}", run.dir().join("lab.html").display()));
     Ok(())
 }

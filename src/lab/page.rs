@@ -1,6 +1,6 @@
 //! The HTML page of several experiments.
 
-use super::{Experiment, Findings, Table};
+use super::{Experiment, Findings, Settings, Table};
 use crate::plots::escape;
 use std::fmt::Write;
 
@@ -17,8 +17,8 @@ th:first-child,td:first-child{text-align:left}.scroll{overflow-x:auto}\
 
 /// Creates an HTML page of experiments with their findings. It contains its pictures and loads nothing.
 ///
-/// `options` are the options to add to the commands.
-pub fn page(parts: &[(&Experiment, Findings)], options: &str) -> String {
+/// The commands in it have the options of `settings`.
+pub fn page(parts: &[(&Experiment, Findings)], settings: &Settings) -> String {
     let mut body = String::new();
     let links = parts.iter().map(|(experiment, _)| {
         let name = experiment.name;
@@ -26,7 +26,7 @@ pub fn page(parts: &[(&Experiment, Findings)], options: &str) -> String {
     });
     let links: String = links.collect();
     for (experiment, findings) in parts {
-        section(&mut body, experiment, findings, options);
+        section(&mut body, experiment, findings, settings);
     }
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -35,8 +35,15 @@ pub fn page(parts: &[(&Experiment, Findings)], options: &str) -> String {
     )
 }
 
-fn section(body: &mut String, experiment: &Experiment, findings: &Findings, options: &str) {
-    let &Experiment { name, about, source, book, .. } = experiment;
+fn section(body: &mut String, experiment: &Experiment, findings: &Findings, settings: &Settings) {
+    let &Experiment { name, about, source, book, uses_images, .. } = experiment;
+    let mut options = String::new();
+    if settings.quick {
+        options += " --quick";
+    }
+    if uses_images && settings.dataset != "digits" {
+        options += &format!(" --dataset {}", settings.dataset);
+    }
     let mut add = |html: String| {
         // Writing to a String can't fail.
         let _ = writeln!(body, "{html}");
@@ -45,7 +52,7 @@ fn section(body: &mut String, experiment: &Experiment, findings: &Findings, opti
     add(format!(
         r#"<p class="source">{}</p><p><code>lab {name}{}</code></p>"#,
         escape(source),
-        escape(options)
+        escape(&options)
     ));
     findings.lines.iter().for_each(|line| add(format!("<p>{}</p>", escape(line))));
     let class = if findings.claim.holds { "claim" } else { "claim fails" };
@@ -78,17 +85,22 @@ mod tests {
     fn a_page_contains_its_pictures_and_loads_nothing() {
         let mut table = Table::new("t", &["a < b"]);
         table.push(["1 & 2"]);
-        let findings = Findings {
+        let findings = || Findings {
             lines: vec!["x < y".into()],
-            tables: vec![table],
+            tables: vec![table.clone()],
             figures: vec![Figure::picture("f", "A picture.", "<svg>drawn</svg>".into())],
             claim: Claim::new(false, "it falls"),
         };
-        let html = page(&[(&EXPERIMENTS[0], findings)], " --quick");
+        let settings = Settings { quick: true, dataset: "mnist".into(), ..Settings::default() };
+        let [data, backprop] = [&EXPERIMENTS[0], &EXPERIMENTS[1]];
+        let html = page(&[(data, findings()), (backprop, findings())], &settings);
         for part in ["<svg>drawn</svg>", "x &lt; y", "a &lt; b", "1 &amp; 2", "Not confirmed:</b> it falls"] {
             assert!(html.contains(part), "{part}");
         }
-        assert!(html.contains(&format!("<code>lab {} --quick</code>", EXPERIMENTS[0].name)));
+        // The second makes up its own data.
+        for command in ["lab data --quick --dataset mnist", "lab backprop --quick"] {
+            assert!(html.contains(&format!("<code>{command}</code>")), "{command}");
+        }
         assert!(!["src=", "<script", "<link", "url("].iter().any(|part| html.contains(part)));
     }
 }
