@@ -143,7 +143,7 @@ fn run(lab: &Lab) -> Result<Findings> {
         let (model, vars) = network(lab, kind, 5)?;
         let norms = batch.norms(&model, &vars)?;
         if kind.name != SIGMOID.name {
-            others.push(format!("{:.1} times the first with {}", row(kind.name, &norms), kind.name));
+            others.push(format!("{:.2} ({})", row(kind.name, &norms), kind.name));
         }
         kinds.push(Line::new(kind.name, by_layer(&norms)));
     }
@@ -166,8 +166,8 @@ fn run(lab: &Lab) -> Result<Findings> {
     Ok(Findings {
         lines: vec![
             format!(
-                "Each sigmoid layer multiplies the error by its weights and by s'(z), which is at most 1/4. In five layers the \
-                 last gradient is {ratio:.0} times the first; {}.",
+                "Each sigmoid layer multiplies the error by its weights and by s'(z), which is at most 1/4. The last gradient of \
+                 five layers over the first: {ratio:.0} (sigmoid), {}.",
                 others.join(", ")
             ),
             "Weights that are too large make it explode. Clipping the gradient to norm 1 keeps the steps small."
