@@ -301,8 +301,8 @@ mod tests {
         let (own, other) = (run("own"), run("other"));
         save_ended(&own, &mut State::default()).unwrap();
         std::fs::copy(own.checkpoint(), other.checkpoint()).unwrap();
-        check_resumable(&own, Metric::Accuracy).unwrap();
-        let message = check_resumable(&other, Metric::Accuracy).unwrap_err().to_string();
+        check_resumable(&own, Metric::ACCURACY).unwrap();
+        let message = check_resumable(&other, Metric::ACCURACY).unwrap_err().to_string();
         assert!(message.contains("belongs to another run"), "{message}");
     }
 
