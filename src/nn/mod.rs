@@ -1,4 +1,40 @@
-//! Layers that candle_nn lacks, gets wrong or runs slowly, with PyTorch's parameter names and initial values.
+//! Layers with candle_nn's names and signatures, and PyTorch's parameter names and initial values.
+//!
+//! # In place of candle_nn
+//!
+//! `use candle_textbook::nn as candle_nn;` compiles in a program for candle_nn. What this module does not replace, such as
+//! `VarMap`, `func` and `seq`, it re-exports. Three things an import cannot change:
+//!
+//! - The pooling methods of a tensor, whose gradients are wrong: call [`max_pool2d`] and [`avg_pool2d`].
+//! - `loss.backward()` works, but `Optimizer::backward_step` is faster.
+//! - Candle's thread pool competes with the one that this crate uses: set `CANDLE_NUM_THREADS=1`.
+//!
+//! The layers work in f32 and f64, on the CPU and on CUDA, with kernels of this crate. In other types and on other devices
+//! they consist of candle's operations. Initial values are PyTorch's; candle_nn's linear layers and convolutions start from larger ones.
+//! The [crate page](crate#layers) lists what differs layer by layer.
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use candle_textbook::nn as candle_nn;
+//! use candle_nn::{AdamW, Conv2dConfig, Module, Optimizer, VarBuilder, VarMap};
+//!
+//! # fn main() -> candle_core::Result<()> {
+//! let vars = VarMap::new();
+//! let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+//! let conv = candle_nn::conv2d(1, 4, 3, Conv2dConfig { padding: 1, ..Default::default() }, vb.pp("conv"))?;
+//! let output = candle_nn::linear(4 * 4 * 4, 10, vb.pp("output"))?;
+//! let mut optimizer = AdamW::new_lr(vars.all_vars(), 1e-3)?;
+//!
+//! let images = Tensor::ones((2, 1, 8, 8), DType::F32, &Device::Cpu)?;
+//! let maps = candle_nn::max_pool2d(&images.apply(&conv)?.relu()?, 2)?;
+//! let logits = output.forward(&maps.flatten_from(1)?)?;
+//! let loss = candle_nn::loss::cross_entropy(&logits, &Tensor::new(&[3u32, 7], &Device::Cpu)?)?;
+//! optimizer.backward_step(&loss)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Models
 //!
 //! A constructor such as [`linear`] takes its parameters from a `VarBuilder`. A layer that behaves the same in training
 //! and evaluation is a [`candle_core::Module`], so a model is a chain of `xs.apply(&layer)`; any other layer takes a
