@@ -9,12 +9,14 @@ use std::collections::BTreeMap;
 /// The program as it is for candle_nn.
 mod stock {
     use ::candle_nn;
+    include!("drop_in/names.rs");
     include!("drop_in/program.rs");
 }
 
 /// The program with one line changed.
 mod ours {
     use candle_textbook::nn as candle_nn;
+    include!("drop_in/names.rs");
     include!("drop_in/program.rs");
 }
 

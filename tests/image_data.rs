@@ -590,3 +590,22 @@ fn fingerprints_depend_on_pixels_and_labels_and_not_on_paths() {
     picture.save(path).unwrap();
     assert_ne!(fingerprint(&before), fingerprint(&read(&moved).training));
 }
+
+#[test]
+fn tensors_of_candle_datasets_become_images_if_they_hold_pictures() {
+    let bytes: Vec<u8> = (0..=255).cycle().take(3 * 2 * 4).collect();
+    let values: Vec<f32> = bytes.iter().map(|&byte| f32::from(byte) / 255.0).collect();
+    let images = Tensor::from_vec(values, (3, 8), &Device::Cpu).unwrap();
+    let labels = Tensor::new(&[1u8, 0, 4], &Device::Cpu).unwrap();
+    let from = |images: &Tensor, classes| Images::from_tensors(images, &labels, (1, 2, 4), classes);
+    assert_eq!(from(&images, 5).unwrap(), Images::new(bytes, vec![1u32, 0, 4], (1, 2, 4), 5).unwrap());
+    for (images, classes, part) in [
+        (images.affine(255.0, 0.0).unwrap(), 5, "found the value"),
+        (images.affine(f64::NAN, 0.0).unwrap(), 5, "found the value NaN"),
+        (images.narrow(0, 0, 2).unwrap(), 5, "found 16 bytes"),
+        (images, 4, "found label 4"),
+    ] {
+        let error = from(&images, classes).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+}

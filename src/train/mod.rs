@@ -4,8 +4,9 @@
 //! |---|---|
 //! | [`Task`] | a model with its data: computes the loss of a batch, and scores the model on validation data |
 //! | [`Trainer`] | the training loop: shuffles, steps the optimizer, validates, keeps the best weights |
-//! | [`Run`] | the run folder: configuration, metrics, weights, checkpoint |
-//! | [`Progress`] | the display: [`Quiet`], [`Lines`], or your own |
+//! | [`Run`] | the run folder, which a training may do without: configuration, metrics, weights, checkpoint |
+//! | [`Progress`] | what is called after each step and each epoch: [`Quiet`], [`Lines`], or your own |
+//! | [`Stop`] | ends a training early |
 //!
 //! Built-in tasks are [`ImageClassification`], [`SentenceClassification`], [`Tagging`], [`LanguageModelling`],
 //! [`Translation`] and [`Composition`]. To train something else, implement [`Task`]:

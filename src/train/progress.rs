@@ -1,13 +1,13 @@
-//! Display of a running training.
+//! The events of a running training, and their display.
 
 use super::metrics::{Epoch, Metric};
 use anyhow::{Result, bail};
 use std::io::{self, ErrorKind, Write};
 use std::sync::OnceLock;
 
-/// Receives the events of a training run, to display them.
+/// Receives the events of a training: what is called after each step and each epoch.
 ///
-/// Every method does nothing by default.
+/// Every method does nothing by default. To end the training from here, keep a clone of its [`Stop`](super::Stop).
 pub trait Progress {
     /// Epoch `epoch` (counted from 1) of `epochs` starts, or resumes, with `examples` training examples.
     fn epoch_started(&self, _epoch: usize, _epochs: usize, _examples: usize) {}

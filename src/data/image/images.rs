@@ -7,7 +7,7 @@ use super::normalisation::Normalisation;
 use super::preparation::Preparation;
 use crate::data::fingerprint::Fingerprint;
 use crate::ops::image_batch::{ImageTable, Placement};
-use candle_core::{Device, Error, Result, Tensor, bail};
+use candle_core::{DType, Device, Error, Result, Tensor, bail};
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
@@ -88,6 +88,25 @@ impl Images {
         }
         let class_names = (0..classes).map(|class| class.to_string()).collect();
         Ok(Self::of(Pixels::Memory(pixels), labels, shape, class_names))
+    }
+
+    /// Creates a set from tensors such as those of candle-datasets: `images` `(count, ..)` from 0 to 1, each with the elements
+    /// of `shape` `(channels, height, width)`, and integer `labels` `(count)`.
+    ///
+    /// # Errors
+    /// Fails if [`new`](Self::new) would, or a value is not from 0 to 1.
+    pub fn from_tensors(
+        images: &Tensor,
+        labels: &Tensor,
+        shape: (usize, usize, usize),
+        classes: usize,
+    ) -> Result<Self> {
+        let values = images.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        if let Some(at) = values.iter().position(|value| !(0.0..=1.0).contains(value)) {
+            bail!("images: found the value {} at position {at}, expected one from 0 to 1", values[at]);
+        }
+        let pixels = values.into_iter().map(|value| (255.0 * value).round() as u8).collect();
+        Self::new(pixels, labels.to_dtype(DType::U32)?.to_vec1::<u32>()?, shape, classes)
     }
 
     /// Creates a set of images in files, one label per file.
