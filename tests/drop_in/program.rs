@@ -19,6 +19,10 @@ macro_rules! layer {
     }};
 }
 
+fn boxed(f: impl Fn(&Tensor) -> Result<Tensor> + 'static) -> Layer {
+    Box::new(f)
+}
+
 /// Layers, each with its name and the shape of its input.
 pub type Layers = Vec<(&'static str, Vec<usize>, Layer)>;
 
@@ -46,12 +50,12 @@ fn dense(vb: &VarBuilder) -> Result<Layers> {
     Ok(vec![
         ("linear", vec![4, 6], layer!(candle_nn::linear(6, 5, vb.pp("linear")))),
         ("linear of rank 3", vec![2, 3, 6], layer!(candle_nn::linear_no_bias(6, 5, vb.pp("linear3")))),
-        ("sequential", vec![4, 6], Box::new(move |xs| xs.apply(&mlp))),
-        ("embedding", vec![2, 4], Box::new(embedding)),
+        ("sequential", vec![4, 6], boxed(move |xs| xs.apply(&mlp))),
+        ("embedding", vec![2, 4], boxed(embedding)),
         ("prelu", vec![2, 4, 3], layer!(candle_nn::prelu(Some(4), vb.pp("prelu")))),
-        ("softmax", vec![2, 3, 4], Box::new(candle_nn::ops::softmax_last_dim)),
-        ("sigmoid", vec![2, 3], Box::new(candle_nn::ops::sigmoid)),
-        ("rope", vec![1, 2, 3, 4], Box::new(rope)),
+        ("softmax", vec![2, 3, 4], boxed(candle_nn::ops::softmax_last_dim)),
+        ("sigmoid", vec![2, 3], boxed(candle_nn::ops::sigmoid)),
+        ("rope", vec![1, 2, 3, 4], boxed(rope)),
     ])
 }
 
@@ -83,7 +87,7 @@ fn convolutions(vb: &VarBuilder) -> Result<Layers> {
             vec![2, 4, 6, 7],
             layer!(candle_nn::conv2d(4, 4, 3, depthwise, vb.pp("conv2d_g"))),
         ),
-        ("conv2d with batch norm", vec![2, 3, 6, 7], Box::new(move |xs| folded.forward(xs))),
+        ("conv2d with batch norm", vec![2, 3, 6, 7], boxed(move |xs| folded.forward(xs))),
     ])
 }
 
@@ -116,10 +120,10 @@ fn normalisations(vb: &VarBuilder) -> Result<Layers> {
     let scaled = candle_nn::batch_norm(4, scaled, vb.pp("batch_norm_scaled"))?;
     let no_bias = candle_nn::layer_norm_no_bias(6, 1e-5, vb.pp("layer_norm_no_bias"));
     Ok(vec![
-        ("batch_norm in training", vec![3, 4, 2, 5], Box::new(move |xs| norm.forward_t(xs, true))),
-        ("batch_norm in evaluation", vec![3, 4, 5], Box::new(move |xs| evaluated.forward_t(xs, false))),
-        ("batch_norm without parameters", vec![3, 4], Box::new(move |xs| plain.forward_train(xs))),
-        ("batch_norm without mean", vec![3, 4, 5], Box::new(move |xs| scaled.forward_t(xs, true))),
+        ("batch_norm in training", vec![3, 4, 2, 5], boxed(move |xs| norm.forward_t(xs, true))),
+        ("batch_norm in evaluation", vec![3, 4, 5], boxed(move |xs| evaluated.forward_t(xs, false))),
+        ("batch_norm without parameters", vec![3, 4], boxed(move |xs| plain.forward_train(xs))),
+        ("batch_norm without mean", vec![3, 4, 5], boxed(move |xs| scaled.forward_t(xs, true))),
         ("layer_norm", vec![2, 3, 6], layer!(candle_nn::layer_norm(6, 1e-5, vb.pp("layer_norm")))),
         ("layer_norm_no_bias", vec![2, 3, 6], layer!(no_bias)),
         (
@@ -148,12 +152,12 @@ fn recurrent(vb: &VarBuilder) -> Result<Layers> {
     };
     let shape = || vec![2, 4, 3];
     Ok(vec![
-        ("lstm", shape(), Box::new(move |xs| lstm.states_to_tensor(&lstm.seq(xs)?))),
-        ("last state of lstm", shape(), Box::new(move |xs| Ok(last.seq(xs)?.pop().unwrap().h))),
-        ("cell states of lstm", shape(), Box::new(cells)),
-        ("steps of lstm", shape(), Box::new(steps)),
-        ("gru", shape(), Box::new(move |xs| gru.states_to_tensor(&gru.seq(xs)?))),
-        ("last state of gru", shape(), Box::new(move |xs| Ok(gru_last.seq(xs)?.pop().unwrap().h))),
+        ("lstm", shape(), boxed(move |xs| lstm.states_to_tensor(&lstm.seq(xs)?))),
+        ("last state of lstm", shape(), boxed(move |xs| Ok(last.seq(xs)?.pop().unwrap().h))),
+        ("cell states of lstm", shape(), boxed(cells)),
+        ("steps of lstm", shape(), boxed(steps)),
+        ("gru", shape(), boxed(move |xs| gru.states_to_tensor(&gru.seq(xs)?))),
+        ("last state of gru", shape(), boxed(move |xs| Ok(gru_last.seq(xs)?.pop().unwrap().h))),
     ])
 }
 
