@@ -24,8 +24,8 @@ impl Projectiles {
     /// Predicted and true ranges, `(points, 1)` each.
     fn ranges(&self, points: &[[f32; 2]]) -> Result<(Tensor, Tensor)> {
         let targets: Vec<f32> = points.iter().map(|&point| range(point)).collect();
-        let predicted = self.model.forward(&Tensor::new(points, &Device::Cpu)?)?;
-        Ok((predicted, Tensor::from_vec(targets, (points.len(), 1), &Device::Cpu)?))
+        let points = Tensor::from_slice(points.as_flattened(), (points.len(), 2), &Device::Cpu)?;
+        Ok((self.model.forward(&points)?, Tensor::from_vec(targets, (points.dim(0)?, 1), &Device::Cpu)?))
     }
 }
 

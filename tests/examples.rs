@@ -22,7 +22,7 @@ example!(regression, "../examples/regression.rs");
 fn the_autoencoder_learns_and_draws_its_reconstructions() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("digits.png");
-    assert!(autoencoder::run(300, 2, &file).unwrap() < 0.12);
+    assert!(autoencoder::run(300, 2, &file).unwrap() < 0.2);
     assert_eq!(image::image_dimensions(file).unwrap(), (280, 56));
 }
 
@@ -41,12 +41,12 @@ fn the_drop_in_program_learns() {
 #[test]
 fn fine_tuning_reads_a_folder_of_images() {
     let dir = tempfile::tempdir().unwrap();
-    for (split, count) in [("train", 10u8), ("test", 2)] {
+    for (split, count) in [("train", 5u8), ("test", 1)] {
         for (class, channel) in [("blue", 2), ("red", 0)] {
             let folder = dir.path().join(split).join(class);
             std::fs::create_dir_all(&folder).unwrap();
             for i in 0..count {
-                let mut colour = [20 * i; 3];
+                let mut colour = [40 * i; 3];
                 colour[channel] = 255;
                 let image = image::RgbImage::from_pixel(32, 32, image::Rgb(colour));
                 image.save(folder.join(format!("{i}.png"))).unwrap();

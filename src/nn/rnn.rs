@@ -89,9 +89,11 @@ impl Layer {
         hidden: &Tensor,
         cell: Option<&Tensor>,
     ) -> Result<Vec<(Tensor, Option<Tensor>)>> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let keep = |states: Option<Sequences>| {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = states;
+        };
         // The old states would keep their graph in memory.
-        *last = None;
+        keep(None);
         let (batch, steps, features) = xs.dims3()?;
         if steps == 0 {
             return Ok(vec![]);
@@ -105,7 +107,7 @@ impl Layer {
             .map(|i| Ok((step(&ys, i)?, cells.as_ref().map(|cells| step(cells, i)).transpose()?)))
             .collect::<Result<Vec<_>>>()?;
         let ids = states.iter().map(|(hidden, _)| hidden.id()).collect();
-        *last = Some(Sequences { ids, states: ops::reshape(&ys, (steps, batch, self.hidden))? });
+        keep(Some(Sequences { ids, states: ops::reshape(&ys, (steps, batch, self.hidden))? }));
         Ok(states)
     }
 
@@ -114,9 +116,9 @@ impl Layer {
     /// For the states of the last sequences this is the output of the operation that made them. Their parts would cost a
     /// pass over all of them each on the way back.
     fn stack(&self, states: Vec<Tensor>) -> Result<Tensor> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let same = |last: &mut Sequences| states.iter().map(Tensor::id).eq(last.ids.iter().copied());
-        match last.take_if(same) {
+        let taken = self.last.lock().unwrap_or_else(PoisonError::into_inner).take_if(same);
+        match taken {
             Some(Sequences { states, .. }) => states.transpose(0, 1)?.contiguous(),
             None => Tensor::stack(&states, 1),
         }

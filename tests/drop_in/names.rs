@@ -1,6 +1,6 @@
 // The public names of candle_nn 0.11.1.
 
-#[allow(unused_imports)]
+#[allow(unused_imports, deprecated)]
 mod names {
     use super::candle_nn::{
         Activation, AdamW, BatchNorm, BatchNormConfig, Conv1d, Conv1dConfig, Conv2d, Conv2dConfig,
