@@ -342,7 +342,7 @@ fn music(device: &Device) -> Result<Row> {
     let vars = VarMap::new();
     let model = MusicModel::new(&config, builder(&vars, device))?;
     let pieces = Arc::new(PackedSequences::new(&[128; 16])?);
-    let bags = |name: &str, count: usize, size: usize, features: usize| -> Result<Bags> {
+    let bags = |name: &str, count: usize, size: usize, features: u32| -> Result<Bags> {
         let ids: Vec<u32> = random_ids(name, count * size, features)?.to_vec1()?;
         Ok(Bags::new(&ids.chunks(size).collect::<Vec<_>>(), model.weight())?)
     };
@@ -352,7 +352,7 @@ fn music(device: &Device) -> Result<Row> {
         steps: Tensor::new((0..NOTES as u32).map(|note| note / 4).collect::<Vec<_>>(), device)?,
         mask: Tensor::zeros((NOTES, CLASSES), DType::F32, device)?,
     };
-    let classes = random_ids("classes", NOTES, CLASSES)?.to_device(device)?;
+    let classes = random_ids("classes", NOTES, CLASSES as u32)?.to_device(device)?;
     let loss = move |step| {
         let (states, _) = model.states(&steps, &pieces, None, mode(step))?;
         model.note_loss(&states, &notes, &classes, mode(step))
