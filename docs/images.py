@@ -19,7 +19,7 @@ from results import SPEED
 
 HERE = Path(__file__).resolve().parent
 OUTPUT = HERE / "images" / "strip.png"
-WIDTH, HEIGHT = 900, 440
+WIDTH, HEIGHT = 900, 436
 BLUE, ORANGE = "0, 114, 178", "230, 159, 0"
 SHORT = {
     "mlp": "MLP", "lenet": "LeNet", "lstm_small": "LSTM", "gru_small": "GRU", "birnn": "tagger", "textcnn": "sentence CNN",
@@ -90,7 +90,7 @@ def neurons(run, cell, first, last):
             colour = f"rgba({BLUE if value < 0 else ORANGE}, {0.8 * abs(value):.2f})"
             spans.append(f'<span style="background: {colour}">{html.escape(token)}</span>')
         line += token == "\n"
-    title = "A cell of the character model, over the code that it reads"
+    title = "One cell of the character model tells prose from code"
     return panel(title, f"<pre>{''.join(spans)}</pre>")
 
 
@@ -115,7 +115,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", metavar="DIR", type=Path, required=True)
     parser.add_argument("--cell", metavar="N", type=int, default=0)
-    parser.add_argument("--lines", metavar="FIRST,LAST", default="1,11")
+    parser.add_argument("--lines", metavar="FIRST,LAST", default="1,10")
     options = parser.parse_args()
     run = lambda name: options.runs / "runs" / name / "1"
     first, last = map(int, options.lines.split(","))
