@@ -1,8 +1,8 @@
 //! Pooling over the windows of each channel.
 
 use super::Real;
-use super::memory::{build, write_fill};
-use super::simd::vectorised;
+use super::memory::{build, write_copy, write_fill};
+use super::simd::{sum, vectorised};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -100,36 +100,25 @@ impl Windows {
         }
     }
 
+    /// Whether a single window covers exactly the channel.
+    fn is_whole(&self) -> bool {
+        self.kernel == self.input && self.padding == (0, 0)
+    }
+
     /// Whether the windows are adjacent squares of 2 by 2.
     fn is_square_2(&self) -> bool {
         (self.kernel, self.stride, self.padding) == ((2, 2), (2, 2), (0, 0))
     }
 
-    /// The index of a window's maximum: the first of equal ones, or the last NaN.
-    #[inline(always)]
-    fn argmax<T: Real>(&self, xs: &[T], y: usize, x: usize) -> usize {
-        let (rows, columns) = self.window_at(y, x);
-        let mut best = rows.start * self.input.1 + columns.start;
-        for row in rows {
-            for i in row * self.input.1 + columns.start..row * self.input.1 + columns.end {
-                if exceeds(xs[i], xs[best]) {
-                    best = i;
-                }
-            }
-        }
-        best
-    }
-
     /// The maximum of each window of one channel.
     #[inline(always)]
-    fn max<T: Real>(&self, xs: &[T], ys: &mut [MaybeUninit<T>]) {
+    fn max<T: Real>(&self, xs: &[T], ys: &mut [MaybeUninit<T>], maxima: &mut Maxima<T>) {
         if self.is_square_2() {
             return self.max_square_2(xs, ys);
         }
-        for y in 0..self.output.0 {
-            for x in 0..self.output.1 {
-                ys[y * self.output.1 + x].write(xs[self.argmax(xs, y, x)]);
-            }
+        for (y, ys) in ys.chunks_exact_mut(self.output.1).enumerate() {
+            maxima.find(self, xs, y);
+            write_copy(ys, &maxima.values);
         }
     }
 
@@ -147,14 +136,23 @@ impl Windows {
 
     /// The gradient of one channel: each window's goes to its maximum.
     #[inline(always)]
-    fn max_grad<T: Real>(&self, xs: &[T], grad: &[T], xs_grad: &mut [MaybeUninit<T>]) {
+    fn max_grad<T: Real>(
+        &self,
+        xs: &[T],
+        grad: &[T],
+        xs_grad: &mut [MaybeUninit<T>],
+        maxima: &mut Maxima<T>,
+    ) {
         if self.is_square_2() {
             return self.max_square_2_grad(xs, grad, xs_grad);
         }
         let xs_grad = write_fill(xs_grad, T::ZERO);
-        for y in 0..self.output.0 {
-            for x in 0..self.output.1 {
-                xs_grad[self.argmax(xs, y, x)] += grad[y * self.output.1 + x];
+        for (y, grad) in grad.chunks_exact(self.output.1).enumerate() {
+            maxima.find(self, xs, y);
+            let places = maxima.rows.iter().zip(&maxima.taps).enumerate();
+            for (&grad, (x, (&row, &tap))) in grad.iter().zip(places) {
+                let column = x * self.stride.1 + tap as usize - self.padding.1;
+                xs_grad[row as usize * self.input.1 + column] += grad;
             }
         }
     }
@@ -183,6 +181,93 @@ impl Windows {
     }
 }
 
+/// The maxima of a row of windows. Those of each column of the input come first, then those of the columns of each window:
+/// neighbouring windows, side by side in vectors, take as many steps as a window has rows and columns.
+struct Maxima<T> {
+    /// The maximum of each column over the rows of the windows, with the padding, and the row where it is.
+    line: Vec<T>,
+    line_rows: Vec<u32>,
+    /// Both by phase of the stride, so that the same element of neighbouring windows lies side by side.
+    phases: Vec<T>,
+    phases_rows: Vec<u32>,
+    /// The maximum of each window: of equal ones the first, or the last NaN.
+    values: Vec<T>,
+    /// The row of the input, and the column of the window, where it is.
+    rows: Vec<u32>,
+    taps: Vec<u32>,
+}
+
+impl<T: Real> Maxima<T> {
+    fn new(windows: &Windows) -> Self {
+        let stride = windows.stride.1;
+        let length = windows.input.1 + 2 * windows.padding.1;
+        // The padding is no element: it has no row, and loses even against minus infinity.
+        let line = vec![T::of(f64::NEG_INFINITY); length];
+        let line_rows = vec![u32::MAX; length];
+        let phases = if stride == 1 { 0 } else { length.next_multiple_of(stride) };
+        let outputs = windows.output.1;
+        Self {
+            line,
+            line_rows,
+            phases: vec![T::ZERO; phases],
+            phases_rows: vec![0; phases],
+            values: vec![T::ZERO; outputs],
+            rows: vec![0; outputs],
+            taps: vec![0; outputs],
+        }
+    }
+
+    /// Finds the maxima of row `y` of the windows of the channel `xs`.
+    #[inline(always)]
+    fn find(&mut self, windows: &Windows, xs: &[T], y: usize) {
+        let (width, stride) = (windows.input.1, windows.stride.1);
+        let inside = windows.padding.1..windows.padding.1 + width;
+        let (line, line_rows) = (&mut self.line[inside.clone()], &mut self.line_rows[inside]);
+        let mut rows = windows.window_at(y, 0).0;
+        if let Some(row) = rows.next() {
+            line.copy_from_slice(&xs[row * width..][..width]);
+            line_rows.fill(row as u32);
+        }
+        for row in rows {
+            for ((max, at), &x) in line.iter_mut().zip(&mut *line_rows).zip(&xs[row * width..][..width]) {
+                let takes = exceeds(x, *max);
+                *max = if takes { x } else { *max };
+                *at = if takes { row as u32 } else { *at };
+            }
+        }
+        let (line, line_rows, pitch) = match stride {
+            1 => (&self.line, &self.line_rows, 0),
+            _ => {
+                let pitch = self.phases.len() / stride;
+                for (i, (&x, &row)) in self.line.iter().zip(&self.line_rows).enumerate() {
+                    let at = i % stride * pitch + i / stride;
+                    (self.phases[at], self.phases_rows[at]) = (x, row);
+                }
+                (&self.phases, &self.phases_rows, pitch)
+            }
+        };
+        for tap in 0..windows.kernel.1 {
+            let at = tap % stride * pitch + tap / stride;
+            let (xs, rows) = (&line[at..][..self.values.len()], &line_rows[at..][..self.values.len()]);
+            if tap == 0 {
+                self.values.copy_from_slice(xs);
+                self.rows.copy_from_slice(rows);
+                self.taps.fill(0);
+                continue;
+            }
+            let best = self.values.iter_mut().zip(&mut self.rows).zip(&mut self.taps);
+            for (((max, max_row), max_tap), (&x, &row)) in best.zip(xs.iter().zip(rows)) {
+                let takes = (x > *max)
+                    | ((x == *max) & (row < *max_row))
+                    | (x.is_nan() & (!max.is_nan() | (row >= *max_row)));
+                *max = if takes { x } else { *max };
+                *max_row = if takes { row } else { *max_row };
+                *max_tap = if takes { tap as u32 } else { *max_tap };
+            }
+        }
+    }
+}
+
 /// The pooled channels of `xs`, which holds `channels` of them.
 pub(crate) fn forward<T: Real>(reduction: Reduction, windows: &Windows, xs: &[T], channels: usize) -> Vec<T> {
     let (inputs, outputs, chunk) = (windows.input_size(), windows.output_size(), windows.chunk());
@@ -191,9 +276,10 @@ pub(crate) fn forward<T: Real>(reduction: Reduction, windows: &Windows, xs: &[T]
         vectorised(
             #[inline(always)]
             || {
+                let mut maxima = Maxima::new(windows);
                 let xs = xs[i * chunk * inputs..].chunks_exact(inputs);
                 for (xs, ys) in xs.zip(ys.chunks_exact_mut(outputs)) {
-                    channel_forward(reduction, windows, xs, ys);
+                    channel_forward(reduction, windows, xs, ys, &mut maxima);
                 }
             },
         );
@@ -217,10 +303,11 @@ pub(crate) fn backward<T: Real>(
         vectorised(
             #[inline(always)]
             || {
+                let mut maxima = Maxima::new(windows);
                 let (xs, from) = (xs[i * chunk * inputs..].chunks_exact(inputs), i * chunk * outputs);
                 let outputs = ys[from..].chunks_exact(outputs).zip(grad[from..].chunks_exact(outputs));
                 for ((xs, (ys, grad)), xs_grad) in xs.zip(outputs).zip(xs_grad.chunks_exact_mut(inputs)) {
-                    channel_backward(reduction, windows, xs, (ys, grad), xs_grad);
+                    channel_backward(reduction, windows, xs, (ys, grad), xs_grad, &mut maxima);
                 }
             },
         );
@@ -231,9 +318,18 @@ pub(crate) fn backward<T: Real>(
 
 /// Writes all outputs of one channel.
 #[inline(always)]
-fn channel_forward<T: Real>(reduction: Reduction, windows: &Windows, xs: &[T], ys: &mut [MaybeUninit<T>]) {
+fn channel_forward<T: Real>(
+    reduction: Reduction,
+    windows: &Windows,
+    xs: &[T],
+    ys: &mut [MaybeUninit<T>],
+    maxima: &mut Maxima<T>,
+) {
     match reduction {
-        Reduction::Max => windows.max(xs, ys),
+        Reduction::Max => windows.max(xs, ys, maxima),
+        Reduction::Average if windows.is_whole() => {
+            _ = write_fill(ys, sum(xs) * (T::ONE / T::of(windows.kernel_size())));
+        }
         Reduction::Average => {
             let (ys, scale) = (write_fill(ys, T::ZERO), T::ONE / T::of(windows.kernel_size()));
             windows.for_each_pair(|output, input| ys[output] += xs[input]);
@@ -255,9 +351,13 @@ fn channel_backward<T: Real>(
     xs: &[T],
     (ys, grad): (&[T], &[T]),
     xs_grad: &mut [MaybeUninit<T>],
+    maxima: &mut Maxima<T>,
 ) {
     match reduction {
-        Reduction::Max => windows.max_grad(xs, grad, xs_grad),
+        Reduction::Max => windows.max_grad(xs, grad, xs_grad, maxima),
+        Reduction::Average if windows.is_whole() => {
+            _ = write_fill(xs_grad, grad[0] * (T::ONE / T::of(windows.kernel_size())));
+        }
         Reduction::Average => {
             let (xs_grad, scale) = (write_fill(xs_grad, T::ZERO), T::ONE / T::of(windows.kernel_size()));
             windows.for_each_pair(|output, input| xs_grad[input] += grad[output] * scale);
