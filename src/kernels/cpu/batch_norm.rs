@@ -10,6 +10,9 @@ use super::simd::vectorised;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+/// Elements that fit the first-level cache and are few enough to be summed in f32.
+const PIECE: usize = 1 << 10;
+
 /// The layout `(batch, channels, plane)` of a tensor.
 #[derive(Clone, Copy)]
 pub(crate) struct Grid {
@@ -65,10 +68,8 @@ impl Grid {
         self.batch * self.channels * self.plane
     }
 
-    /// The ranges of one channel's elements, cut into pieces that fit the first-level cache and are short enough to be
-    /// summed in f32.
+    /// The ranges of one channel's elements, cut into pieces of at most [`PIECE`].
     fn pieces(self, channel: usize) -> impl Iterator<Item = Range<usize>> + Clone {
-        const PIECE: usize = 1 << 10;
         (0..self.batch).flat_map(move |example| {
             let plane = (example * self.channels + channel) * self.plane;
             let end = plane + self.plane;
@@ -102,32 +103,34 @@ impl Statistics {
     /// first pass estimates the mean, a second one sums differences from the estimate and corrects for its error.
     #[inline(always)]
     fn of_batch<T: Real>(xs: &[T], grid: Grid, channel: usize) -> Self {
-        let (mut sum, mut error, mut squares) = (0., 0., 0.);
+        let mut sum = Sum::new();
         for at in grid.pieces(channel) {
-            sum += sum_of(
-                &xs[at.clone()],
-                &xs[at],
+            let xs = &xs[at];
+            sum.add(
+                xs,
+                xs,
                 #[inline(always)]
                 |x, _| x,
             );
         }
-        let centre = T::of(sum / grid.count());
+        let centre = T::of(sum.total() / grid.count());
+        let (mut error, mut squares) = (Sum::new(), Sum::new());
         for at in grid.pieces(channel) {
             let xs = &xs[at];
-            error += sum_of(
+            error.add(
                 xs,
                 xs,
                 #[inline(always)]
                 |x, _| x - centre,
             );
-            squares += sum_of(
+            squares.add(
                 xs,
                 xs,
                 #[inline(always)]
                 |x, _| (x - centre) * (x - centre),
             );
         }
-        error /= grid.count();
+        let (error, squares) = (error.total() / grid.count(), squares.total());
         Self { mean: centre.as_f64() + error, variance: squares / grid.count() - error * error }
     }
 
@@ -246,7 +249,7 @@ impl<T: Real> Backward<'_, T> {
         let (centre, error) = statistics.centre::<T>();
         let scale = self.weight[channel] * T::of(inverse);
         // The sums of the gradient before the ReLU, and of its products with the centred input.
-        let (mut sum, mut product) = (0., 0.);
+        let (mut sum, mut product) = (Sum::new(), Sum::new());
         for at in grid.pieces(channel) {
             // SAFETY: the pieces of different channels do not overlap, and one task works on a channel.
             let dx = unsafe { to.slice(at.clone()) };
@@ -265,20 +268,21 @@ impl<T: Real> Backward<'_, T> {
                 // SAFETY: as before.
                 write_copy(unsafe { residual_to.slice(at.clone()) }, dx);
             }
-            sum += sum_of(
+            sum.add(
                 dx,
                 dx,
                 #[inline(always)]
                 |g, _| g,
             );
-            product += sum_of(
+            product.add(
                 dx,
                 &self.xs[at],
                 #[inline(always)]
                 |g, x| g * (x - centre),
             );
         }
-        product -= error * sum;
+        let sum = sum.total();
+        let product = product.total() - error * sum;
         let [level, slope] = match self.of_batch {
             true => {
                 let slope = product * inverse * inverse / grid.count();
@@ -297,18 +301,44 @@ impl<T: Real> Backward<'_, T> {
     }
 }
 
-/// The sum of `f` over pairs of elements, added in a fixed order.
-#[inline(always)]
-fn sum_of<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T) -> f64 {
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<32>(), b.as_chunks::<32>());
-    let mut sums = [T::ZERO; 32];
-    for (a, b) in a.iter().zip(b) {
-        for ((sum, &a), &b) in sums.iter_mut().zip(a).zip(b) {
+/// A sum in a fixed order: in `T` on a few lanes, whose totals are added in f64 before they grow long.
+struct Sum<T> {
+    lanes: [T; 32],
+    /// Elements that the lanes have added.
+    added: usize,
+    total: f64,
+}
+
+impl<T: Real> Sum<T> {
+    #[inline(always)]
+    fn new() -> Self {
+        Self { lanes: [T::ZERO; 32], added: 0, total: 0. }
+    }
+
+    /// Adds `f` of each pair of elements.
+    #[inline(always)]
+    fn add(&mut self, a: &[T], b: &[T], f: impl Fn(T, T) -> T) {
+        let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<32>(), b.as_chunks::<32>());
+        let mut lanes = self.lanes;
+        for (a, b) in a.iter().zip(b) {
+            for ((sum, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+                *sum += f(a, b);
+            }
+        }
+        for ((sum, &a), &b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
             *sum += f(a, b);
         }
+        self.lanes = lanes;
+        self.added += 32 * a.len() + a_rest.len();
+        if self.added >= PIECE {
+            *self = Self { total: self.total(), ..Self::new() };
+        }
     }
-    let rest = a_rest.iter().zip(b_rest).map(|(&a, &b)| f(a, b));
-    sums.into_iter().chain(rest).fold(T::ZERO, |sum, x| sum + x).as_f64()
+
+    #[inline(always)]
+    fn total(&self) -> f64 {
+        self.total + self.lanes.iter().fold(T::ZERO, |sum, &x| sum + x).as_f64()
+    }
 }
 
 /// Writes `f` of each pair of elements, and returns the initialised slice.
