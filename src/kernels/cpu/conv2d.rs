@@ -1,5 +1,6 @@
 //! Two-dimensional convolution and its gradients: direct, or by Winograd's method where that is faster.
 
+use super::linear;
 use super::memory;
 use super::parallel;
 use super::planes::{ChannelsLast, OutputLayout, Planes, SlidingProduct};
@@ -81,6 +82,13 @@ impl Conv2d {
         })
     }
 
+    /// The same function as a linear layer, if the kernel covers the input and moves nowhere.
+    fn linear(&self) -> Option<linear::Dims> {
+        let whole = self.kernel == self.input && self.padding == (0, 0) && self.groups == 1;
+        let dims = linear::Dims { rows: self.batch, inputs: self.taps(), outputs: self.outputs };
+        (whole && dims.inputs > 0).then_some(dims)
+    }
+
     /// The same convolution for Winograd's method, if that applies and is faster.
     fn winograd(&self) -> Option<Winograd> {
         let Self { kernel, padding, .. } = *self;
@@ -99,6 +107,9 @@ impl Conv2d {
 
     /// The output `(batch, groups * outputs, output)`. `bias` has one element per output channel or none.
     pub fn forward<T: Lanes>(&self, xs: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
+        if let Some(dims) = self.linear() {
+            return linear::forward(xs, weight, bias, dims);
+        }
         if let Some(winograd) = self.winograd() {
             return winograd.forward(xs, weight, bias);
         }
@@ -125,6 +136,9 @@ impl Conv2d {
 
     /// The gradient with respect to the input, from the gradient `grad` with respect to the output.
     pub fn input_grad<T: Lanes>(&self, grad: &[T], weight: &[T]) -> Vec<T> {
+        if let Some(dims) = self.linear() {
+            return linear::input_grad(grad, weight, dims);
+        }
         if let Some(winograd) = self.winograd() {
             return winograd.input_grad(grad, weight);
         }
@@ -219,6 +233,9 @@ impl Conv2d {
 
     /// The gradient with respect to the weight, from the gradient `grad` with respect to the output.
     pub fn weight_grad<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
+        if let Some(dims) = self.linear() {
+            return linear::weight_grad(grad, xs, dims);
+        }
         if let Some(winograd) = self.winograd() {
             return winograd.weight_grad(grad, xs);
         }
@@ -361,6 +378,9 @@ impl Conv2d {
 
     /// The gradient with respect to the bias, from the gradient `grad` with respect to the output.
     pub fn bias_grad<T: Lanes>(&self, grad: &[T]) -> Vec<T> {
+        if self.linear().is_some() {
+            return linear::column_sums(grad, self.outputs, self.outputs);
+        }
         let (outputs, positions) = (self.groups * self.outputs, self.positions());
         let chunk = (1usize << 14).div_ceil((self.batch * positions).max(1));
         let mut sums = vec![T::ZERO; outputs];

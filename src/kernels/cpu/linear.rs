@@ -18,9 +18,17 @@ pub(crate) struct Dims {
 }
 
 impl Dims {
-    /// Whether there are enough rows for a packed copy of the right-hand side to pay off.
+    /// Whether the forward pass packs the weight: if there are rows enough to make up for the copy, and outputs enough to
+    /// fill a register.
     fn packs(self) -> bool {
-        self.rows >= 128
+        self.rows >= 128 && self.outputs >= 8
+    }
+
+    /// Whether the gradients pack their operands. Without that they read columns of a matrix, and those of a large one
+    /// compete for the same lines of the caches.
+    fn gradients_pack(self) -> bool {
+        let least = if self.inputs.saturating_mul(self.outputs) >= 1 << 20 { 48 } else { 128 };
+        self.rows >= least && self.inputs >= 8
     }
 }
 
@@ -38,6 +46,12 @@ pub(crate) fn forward<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], dims: Dims) 
     if dims.packs() {
         return PackedWeight::new(weight, [inputs, outputs]).product(xs, bias);
     }
+    dot_products(xs, weight, bias, dims)
+}
+
+/// Returns `xs * weight^T + bias` without packing the weight.
+fn dot_products<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], dims: Dims) -> Vec<T> {
+    let Dims { rows, inputs, outputs } = dims;
     let step = rows_per_task(2 * inputs * outputs);
     let offsets: Vec<usize> = (0..outputs).map(|output| output * inputs).collect();
     let write = |i: usize, ys: &mut [MaybeUninit<T>]| {
@@ -91,7 +105,12 @@ pub(crate) fn input_grad<T: Lanes>(grad: &[T], weight: &[T], dims: Dims) -> Vec<
     if outputs == 0 {
         return vec![T::ZERO; rows * inputs];
     }
-    if dims.packs() {
+    if rows >= 128 && inputs < 8 {
+        // A register would hold few columns, so the sums run along the rows instead.
+        let transposed = transpose(weight, [outputs, inputs]);
+        return dot_products(grad, &transposed, &[], Dims { rows, inputs: outputs, outputs: inputs });
+    }
+    if dims.gradients_pack() {
         let panels = Panels::new((outputs, inputs), |output| &weight[output * inputs..]);
         let mut xs_grad = memory::uninit(rows * inputs);
         gemm((grad, outputs), &panels, &mut xs_grad, inputs, Init::Zero);
@@ -126,7 +145,10 @@ pub(crate) fn weight_grad<T: Lanes>(grad: &[T], xs: &[T], dims: Dims) -> Vec<T> 
     if inputs * outputs == 0 {
         return vec![];
     }
-    if dims.packs() {
+    if rows >= 1024 && inputs * outputs <= 1 << 12 {
+        return long_weight_grad(grad, xs, dims);
+    }
+    if dims.gradients_pack() {
         let right = |row: usize| &xs[row * inputs..];
         let [product] = gemm_transposed((grad, outputs), [(&right, inputs)], (rows, outputs));
         return product;
@@ -153,9 +175,55 @@ pub(crate) fn weight_grad<T: Lanes>(grad: &[T], xs: &[T], dims: Dims) -> Vec<T> 
     unsafe { memory::build(outputs * inputs, step * inputs, write) }
 }
 
+/// The gradient of a small weight from many rows: a sum over pieces of the rows, each of which is a task.
+fn long_weight_grad<T: Lanes>(grad: &[T], xs: &[T], dims: Dims) -> Vec<T> {
+    const PIECE: usize = 512;
+    let Dims { rows, inputs, outputs } = dims;
+    // The longer side fills the registers.
+    let (a, height, b, width) = match inputs >= outputs {
+        true => (grad, outputs, xs, inputs),
+        false => (xs, inputs, grad, outputs),
+    };
+    let size = height * width;
+    let write = |i: usize, sums: &mut [MaybeUninit<T>]| {
+        let rows = i * PIECE..rows.min((i + 1) * PIECE);
+        let terms: Vec<_> = rows.map(|row| (row * height, row * width)).collect();
+        OuterProducts {
+            rows: height,
+            terms: &terms,
+            runs: &[(0, 0, width)],
+            a,
+            a_stride: 1,
+            b,
+            b_padded: false,
+            c: sums.into(),
+            c_stride: width,
+            bias: &[],
+            accumulate: false,
+        }
+        .run();
+    };
+    // SAFETY: `OuterProducts` writes every element.
+    let sums = unsafe { memory::build(rows.div_ceil(PIECE) * size, size, write) };
+    let (sum, rest) = sums.split_at(size);
+    let mut sum = sum.to_vec();
+    for piece in rest.chunks_exact(size) {
+        sum.iter_mut().zip(piece).for_each(|(sum, &x)| *sum += x);
+    }
+    if inputs >= outputs { sum } else { transpose(&sum, [inputs, outputs]) }
+}
+
+/// Returns the transpose of a matrix.
+fn transpose<T: Lanes>(matrix: &[T], [rows, columns]: [usize; 2]) -> Vec<T> {
+    (0..columns).flat_map(|column| (0..rows).map(move |row| matrix[row * columns + column])).collect()
+}
+
 /// Returns the column sums of the first `columns` columns of a matrix whose rows have `row` elements.
 pub(crate) fn column_sums<T: Lanes>(rows: &[T], row: usize, columns: usize) -> Vec<T> {
     const PIECE: usize = 128;
+    if row == columns && row <= PIECE {
+        return short_column_sums(rows, columns);
+    }
     let mut sums = vec![T::ZERO; columns];
     parallel::for_each_piece(&mut sums, PIECE, |i, sums| {
         let at = i * PIECE..i * PIECE + sums.len();
@@ -169,4 +237,32 @@ pub(crate) fn column_sums<T: Lanes>(rows: &[T], row: usize, columns: usize) -> V
         );
     });
     sums
+}
+
+/// The column sums of a matrix with short rows. Some rows are added side by side, in pieces of the matrix that are tasks.
+fn short_column_sums<T: Lanes>(rows: &[T], columns: usize) -> Vec<T> {
+    /// Elements of a piece, at least.
+    const PIECE: usize = 1 << 14;
+    if columns == 0 {
+        return vec![];
+    }
+    let side_by_side = 64usize.div_ceil(columns) * columns;
+    let piece = PIECE.next_multiple_of(side_by_side);
+    let mut sums = vec![T::ZERO; rows.len().div_ceil(piece) * side_by_side];
+    parallel::for_each_piece(&mut sums, side_by_side, |i, sums| {
+        vectorised(
+            #[inline(always)]
+            || {
+                let rows = &rows[i * piece..rows.len().min((i + 1) * piece)];
+                for rows in rows.chunks(side_by_side) {
+                    sums.iter_mut().zip(rows).for_each(|(sum, &x)| *sum += x);
+                }
+            },
+        );
+    });
+    let mut total = vec![T::ZERO; columns];
+    for sums in sums.chunks_exact(columns) {
+        total.iter_mut().zip(sums).for_each(|(total, &sum)| *total += sum);
+    }
+    total
 }
