@@ -21,14 +21,20 @@ pub fn pool_over_time(xs: &Tensor, sequences: &Arc<PackedSequences>, pooling: Ti
     if !Gpu::supports(xs) {
         return reference::pool_over_time(xs, sequences, pooling);
     }
-    let op = PoolOverTime { sequences: sequences.clone(), pooling, maxima: OnceLock::new() };
+    let op = PoolOverTime {
+        sequences: sequences.clone(),
+        pooling,
+        rows: OnceLock::new(),
+        maxima: OnceLock::new(),
+    };
     autograd::apply(op, vec![xs.contiguous()?])
 }
 
 struct PoolOverTime {
     sequences: Arc<PackedSequences>,
     pooling: TimePooling,
-    /// The rows of the maxima, which a forward pass on a GPU keeps for the backward pass.
+    /// The rows of the maxima, which a forward pass keeps for the backward pass: on the CPU, or on a GPU.
+    rows: OnceLock<Vec<u32>>,
     maxima: OnceLock<Tensor>,
 }
 
@@ -108,8 +114,9 @@ impl Operation for PoolOverTime {
                     kernel::mean(xs, features, self.sequence_of_rows(), &self.sequences.lengths())
                 }
                 TimePooling::Max => {
-                    let rows = kernel::argmax(xs, features, self.sequence_of_rows(), batch);
-                    kernel::max(xs, features, &rows)
+                    let (ys, rows) = kernel::max(xs, features, self.sequence_of_rows(), batch);
+                    self.rows.get_or_init(|| rows);
+                    ys
                 }
             };
             Ok(host::output(ys, (batch, features)))
@@ -122,20 +129,18 @@ impl Operation for PoolOverTime {
                 with_real!(self.name(), grad.dtype(), T => self.backward_on::<T>(&gpu, &args[0], grad)?);
             return Ok(vec![Some(xs_grad)]);
         }
-        let (batch, features) = (self.sequences.batch(), args[0].dim(1)?);
-        let held = host::hold([&args[0], grad]);
-        with_real!(self.name(), grad.dtype(), T => {
-            let (xs, grad) = (held.get::<T>(0)?, held.get::<T>(1)?);
+        let features = args[0].dim(1)?;
+        with_real!(self.name(), grad.dtype(), T => host::read::<T, _>(grad, |grad| {
             let xs_grad = match self.pooling {
                 TimePooling::Mean => {
                     kernel::mean_grad(grad, features, self.sequence_of_rows(), &self.sequences.lengths())
                 }
                 TimePooling::Max => {
-                    let rows = kernel::argmax(xs, features, self.sequence_of_rows(), batch);
-                    kernel::max_grad(grad, features, &rows, xs.len())
+                    let rows = self.rows.get().map_or(&[][..], Vec::as_slice);
+                    kernel::max_grad(grad, features, rows, args[0].elem_count())
                 }
             };
             Ok(vec![Some(Tensor::from_vec(xs_grad, args[0].shape(), args[0].device())?)])
-        })
+        }))
     }
 }

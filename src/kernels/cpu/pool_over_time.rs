@@ -3,6 +3,7 @@
 //! Every function takes the `features` of a row and `sequences`, the index of the sequence that each row belongs to.
 
 use super::Real;
+use super::simd::vectorised;
 
 /// The mean row of each sequence, given the sequences' `lengths`.
 pub(crate) fn mean<T: Real>(
@@ -39,35 +40,43 @@ pub(crate) fn mean_grad<T: Real>(
     xs_grad
 }
 
-/// The row of the maximum of each feature of each of `batch` sequences: the first of equal ones, or the last NaN.
-pub(crate) fn argmax<T: Real>(
+/// The maximum of each feature of each of `batch` sequences, the first of equal ones or the last NaN, and its row.
+pub(crate) fn max<T: Real>(
     xs: &[T],
     features: usize,
     sequences: impl Iterator<Item = usize>,
     batch: usize,
-) -> Vec<usize> {
-    let mut rows = vec![usize::MAX; batch * features];
-    for (row, sequence) in sequences.enumerate() {
-        for (i, best) in rows[sequence * features..][..features].iter_mut().enumerate() {
-            let x = xs[row * features + i];
-            if *best == usize::MAX || x > xs[*best * features + i] || x.is_nan() {
-                *best = row;
-            }
-        }
+) -> (Vec<T>, Vec<u32>) {
+    let (mut maxima, mut rows) = (vec![T::ZERO; batch * features], vec![u32::MAX; batch * features]);
+    if features == 0 {
+        return (maxima, rows);
     }
-    rows
-}
-
-/// The elements of `xs` at the `rows` that [`argmax`] has found.
-pub(crate) fn max<T: Real>(xs: &[T], features: usize, rows: &[usize]) -> Vec<T> {
-    rows.iter().enumerate().map(|(at, row)| xs[row * features + at % features]).collect()
+    vectorised(
+        #[inline(always)]
+        || {
+            for ((row, sequence), xs) in (0u32..).zip(sequences).zip(xs.chunks_exact(features)) {
+                let at = sequence * features..(sequence + 1) * features;
+                let best = maxima[at.clone()].iter_mut().zip(&mut rows[at]);
+                for ((max, max_row), &x) in best.zip(xs) {
+                    let takes = (*max_row == u32::MAX) | (x > *max) | x.is_nan();
+                    *max = if takes { x } else { *max };
+                    *max_row = if takes { row } else { *max_row };
+                }
+            }
+        },
+    );
+    (maxima, rows)
 }
 
 /// The gradient of the input of [`max`], which has `len` elements.
-pub(crate) fn max_grad<T: Real>(grad: &[T], features: usize, rows: &[usize], len: usize) -> Vec<T> {
+pub(crate) fn max_grad<T: Real>(grad: &[T], features: usize, rows: &[u32], len: usize) -> Vec<T> {
     let mut xs_grad = vec![T::ZERO; len];
-    for (at, (row, &grad)) in rows.iter().zip(grad).enumerate() {
-        xs_grad[row * features + at % features] = grad;
+    if features > 0 {
+        for (rows, grad) in rows.chunks_exact(features).zip(grad.chunks_exact(features)) {
+            for ((at, &row), &grad) in rows.iter().enumerate().zip(grad) {
+                xs_grad[row as usize * features + at] = grad;
+            }
+        }
     }
     xs_grad
 }
