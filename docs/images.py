@@ -31,6 +31,7 @@ STYLE = """
   h2 { font-size: 12.5px; margin: 0 0 6px; }
   .grid { display: grid; gap: 5px 7px; justify-content: start; }
   figure { margin: 0; text-align: center; font-size: 10.5px; line-height: 1.25; }
+  .pair { display: flex; gap: 4px; }
   img { image-rendering: pixelated; display: block; }
   pre { font: 11px/1.5 'DejaVu Sans Mono', monospace; margin: 0; width: 560px; overflow: hidden; }
   table { border-spacing: 0; font-size: 11.5px; } td { padding: 0 6px 1px 0; white-space: nowrap; }
@@ -45,21 +46,23 @@ def panel(title, body):
 
 def pictures(svg):
     """The pictures of an SVG file with the lines of text below each: [(data, [lines])]."""
-    found = [(float(x), float(y), data) for x, y, data in re.findall(
-        r'<image x="([\d.]+)" y="([\d.]+)"[^>]*href="([^"]+)"', svg)]
+    found = [(*map(float, place), data) for *place, data in re.findall(
+        r'<image x="([\d.]+)" y="([\d.]+)" width="([\d.]+)"[^>]*href="([^"]+)"', svg)]
     texts = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*text-anchor="middle"[^>]*>([^<]*)', svg)
-    below = lambda x, y: [line for tx, ty, line in texts if abs(float(tx) - x - 42) < 2 and 84 < float(ty) - y < 120]
-    return [(data, below(x, y)) for x, y, data in found]
+    below = lambda x, y, side: [
+        line for tx, ty, line in texts if abs(float(tx) - x - side / 2) < 2 and side < float(ty) - y < side + 36]
+    return [(data, below(x, y, side)) for x, y, side, data in found]
 
 
-def figure(data, caption, side):
-    return f'<figure><img src="{data}" width="{side}" height="{side}">{html.escape(caption)}</figure>'
+def figure(pictures, caption):
+    images = "".join(f'<img src="{data}" width="52" height="52">' for data in pictures)
+    return f'<figure><div class="pair">{images}</div>{html.escape(caption)}</figure>'
 
 
 def mistakes(run):
     svg = (run / "mistakes.svg").read_text(encoding="utf-8")
     counts = re.search(r">(\d+) of (\d+) wrong", svg)
-    cells = "".join(figure(data, lines[0].replace(", predicted", " as"), 52) for data, lines in pictures(svg)[:12])
+    cells = "".join(figure([data], lines[0].replace(", predicted", " as")) for data, lines in pictures(svg)[:12])
     title = f"LeNet misreads {counts[1]} of {counts[2]} digits"
     return panel(title, f'<div class="grid" style="grid-template-columns: repeat(4, 52px)">{cells}</div>')
 
@@ -68,9 +71,9 @@ def grad_cam(run):
     shown = pictures((run / "grad-cam.svg").read_text(encoding="utf-8"))
     # Each image comes before its map.
     cells = "".join(
-        figure(image, lines[0], 52) + figure(evidence, "", 52)
+        figure([image, evidence], lines[0])
         for (image, lines), (evidence, _) in list(zip(shown[::2], shown[1::2]))[:6])
-    return panel("ResNet-20's evidence (Grad-CAM)", f'<div class="grid" style="grid-template-columns: repeat(4, 52px)">{cells}</div>')
+    return panel("ResNet-20's evidence (Grad-CAM)", f'<div class="grid" style="grid-template-columns: repeat(2, 108px)">{cells}</div>')
 
 
 def alignment(run):
