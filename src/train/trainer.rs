@@ -265,17 +265,19 @@ impl<'a> Training<'a> {
             let start = Instant::now();
             self.step(batch, epoch, &mut ledger)?;
             used += batch.len();
-            let interrupted = self.stop.is_requested();
             let is_due = |every| self.state.step.is_multiple_of(every);
-            let saves = interrupted || self.options.checkpoint_every.is_some_and(is_due);
+            let is_due = self.options.checkpoint_every.is_some_and(is_due);
+            let is_marked = is_due || number == last || number.is_multiple_of(READ_EVERY);
             // A step on a GPU goes on while the host prepares the next one.
-            let reads = saves || number == last || !ledger.waits() || number.is_multiple_of(READ_EVERY);
+            let reads = is_marked || !ledger.waits() || self.stop.is_requested();
             let loss = if reads { Some(self.read(&ledger)?) } else { None };
             self.state.seconds += start.elapsed().as_secs_f64();
             if let Some(loss) = loss {
                 self.progress.step_done(used, loss);
             }
-            if saves {
+            // The display may have requested it just now.
+            let interrupted = reads && self.stop.is_requested();
+            if is_due || interrupted {
                 self.save_checkpoint()?;
             }
             if interrupted {
