@@ -237,12 +237,15 @@ fn a_program_trains_to_the_same_losses() -> Result<()> {
 }
 
 #[test]
-fn types_without_kernels_run_candles_layers() -> Result<()> {
+fn types_and_shapes_without_kernels_run_candles_layers() -> Result<()> {
     use candle_nn::Module;
     let xs = draw("half", &[2, 6], DType::F16)?;
     let (weight, bias) = (draw("weight", &[4, 6], DType::F16)?, draw("bias", &[4], DType::F16)?);
     let stock = candle_nn::Linear::new(weight.clone(), Some(bias.clone())).forward(&xs)?;
     assert_near("linear", &nn::Linear::new(weight, Some(bias)).forward(&xs)?, &stock, 0.)?;
+    let scalar =
+        nn::Linear::new(Tensor::new(&[[2f32]], &Device::Cpu)?, Some(Tensor::new(1f32, &Device::Cpu)?));
+    assert_eq!(scalar.forward(&Tensor::new(&[[3f32]], &Device::Cpu)?)?.to_vec2::<f32>()?, [[7.]]);
     let images = draw("images", &[1, 2, 4, 4], DType::F16)?;
     assert_near("max_pool2d", &nn::max_pool2d(&images, 2)?, &images.max_pool2d(2)?, 0.)?;
     assert_near("avg_pool2d", &nn::avg_pool2d(&images, (2, 4))?, &images.avg_pool2d((2, 4))?, 0.)

@@ -70,7 +70,9 @@ impl Linear {
 impl Module for Linear {
     /// `(.., inputs)` to `(.., outputs)`.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        match is_native(xs) {
+        // Candle's layer also adds a bias of one value, and multiplies other types.
+        let is_usual = self.bias.as_ref().is_none_or(|bias| bias.rank() == 1);
+        match is_native(xs) && is_usual {
             true => ops::linear(xs, &self.weight, self.bias.as_ref()),
             false => candle_nn::Linear::new(self.weight.clone(), self.bias.clone()).forward(xs),
         }
