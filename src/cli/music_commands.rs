@@ -21,6 +21,9 @@ use std::path::{Path, PathBuf};
 const SAMPLES: u64 = 5;
 /// Number of bars of a composed piece.
 const BARS: usize = 16;
+/// How freely notes are chosen unless options say otherwise: freer choices break more rules.
+const TEMPERATURE: f64 = 0.5;
+const TOP_P: f64 = 0.9;
 
 /// The sub-commands of a model of music.
 #[derive(Subcommand)]
@@ -39,10 +42,10 @@ pub enum MusicCommand {
 #[derive(Args)]
 pub struct ChoiceOptions {
     /// Divisor of the logits: below 1 favours probable notes, 0 always takes the most probable one
-    #[arg(long, value_name = "X", default_value_t = 0.9, value_parser = non_negative)]
+    #[arg(long, value_name = "X", default_value_t = TEMPERATURE, value_parser = non_negative)]
     temperature: f64,
     /// Choose from the smallest set of most probable notes with total probability P
-    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = |text: &str| in_range(text, 0.0..=1.0, "a number from 0 to 1"))]
+    #[arg(long, value_name = "P", default_value_t = TOP_P, value_parser = |text: &str| in_range(text, 0.0..=1.0, "a number from 0 to 1"))]
     top_p: f64,
     /// Seed; the same seed gives the same piece
     #[arg(long, value_name = "N", value_parser = whole::<u64>, default_value_t = 42)]
@@ -319,7 +322,8 @@ pub(super) fn show(run: &Run, model: &MusicModel, facts: &MusicFacts, test: &[Pi
     let musician = Musician { run, model, facts };
     let (mut samples, mut links) = (vec![], vec![]);
     for seed in 0..SAMPLES {
-        let choice = ChoiceOptions { temperature: 0.9, top_p: 0.95, seed, key: None, style: None, out: None };
+        let choice =
+            ChoiceOptions { temperature: TEMPERATURE, top_p: TOP_P, seed, key: None, style: None, out: None };
         let beginning = musician.frame(&choice, &format!("sample-{}", seed + 1))?;
         let length = musician.steps(&beginning, BARS);
         let piece = musician.composer(&choice).compose(beginning, length, seed)?;
