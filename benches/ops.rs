@@ -81,8 +81,10 @@ fn main() -> Result<()> {
     })
 }
 
-/// The operation, and the inputs that get gradients.
-fn operation(entry: &Entry) -> Result<(Vec<Var>, Box<dyn Fn() -> candle_core::Result<Tensor>>)> {
+/// The inputs that get gradients, and the operation.
+type Operation = (Vec<Var>, Box<dyn Fn() -> candle_core::Result<Tensor>>);
+
+fn operation(entry: &Entry) -> Result<Operation> {
     let random = |shape: &[usize]| Var::randn(0f32, 1., shape, &Device::Cpu);
     let ids = |count: usize, below: usize| {
         let ids: Vec<u32> = (0..count).map(|i| (i * 7919 % below) as u32).collect();

@@ -91,7 +91,7 @@ impl Module for LayerNorm {
 
 /// Normalises each row of `size` elements to mean 0 and variance 1.
 pub(super) fn normalise_rows(xs: &Tensor, size: usize, epsilon: f64) -> Result<Tensor> {
-    let rows = if size == 0 { 0 } else { xs.elem_count() / size };
+    let rows = xs.elem_count().checked_div(size).unwrap_or(0);
     if rows == 0 {
         return Ok(xs.clone());
     }
