@@ -431,7 +431,6 @@ fn a_run_resumes_after_an_epoch_with_an_infinite_score() {
     let mut options = short();
     options.keep_checkpoint = true;
     train_in(dir.path(), None, &[1.0, f64::INFINITY], options.clone()).0.unwrap();
-    let mut options = options;
     options.epochs = 3;
     let report = train_in(dir.path(), None, &[1.0, f64::INFINITY, 2.0], options).0.unwrap();
     assert_eq!((report.epochs.len(), report.best_epoch), (3, 2));

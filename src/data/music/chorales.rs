@@ -182,8 +182,9 @@ impl Voices<'_> {
         }
         let Some(before) = before else { return Some(doubling) };
         let broken = horizontal(before, chord);
-        let is_hard = |rule: &Rule| !matches!(rule, Rule::DirectPerfect | Rule::Overlap);
-        if broken.iter().any(is_hard) || !self.resolves(self.harmonies[at - 1], before, harmony, chord) {
+        if broken.iter().any(|rule| !rule.is_soft())
+            || !self.resolves(self.harmonies[at - 1], before, harmony, chord)
+        {
             return None;
         }
         let motion = |voice: usize| f64::from(before[voice].abs_diff(chord[voice]));
@@ -245,11 +246,15 @@ fn ornament(piece: &mut Piece, tonality: Tonality, rng: &mut ChaCha8Rng) {
                 _ => continue,
             }
             let steps = beat..(next + 3).min(piece.len());
-            let count =
-                |piece: &Piece| steps.clone().map(|step| violations(piece, step).len()).sum::<usize>();
+            let count = |piece: &Piece| {
+                let broken: Vec<Rule> = steps.clone().flat_map(|step| violations(piece, step)).collect();
+                (broken.len(), broken.iter().filter(|rule| !rule.is_soft()).count())
+            };
             let before = count(piece);
             let old = piece.replace_steps(beat, changed);
-            if count(piece) > before {
+            let after = count(piece);
+            // A soft violation must not make way for a hard one.
+            if after.0 > before.0 || after.1 > before.1 {
                 piece.replace_steps(beat, old);
             }
         }
@@ -280,8 +285,7 @@ mod tests {
         for piece in &pieces {
             for step in 0..piece.len() {
                 let broken = violations(piece, step);
-                let is_soft = |rule: &Rule| matches!(rule, Rule::DirectPerfect | Rule::Overlap);
-                assert!(broken.iter().all(is_soft), "{}, step {step}: {broken:?}", piece.name);
+                assert!(broken.iter().all(|rule| rule.is_soft()), "{}, step {step}: {broken:?}", piece.name);
             }
         }
         let share = violation_share(&pieces);

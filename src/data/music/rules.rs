@@ -52,6 +52,11 @@ impl Rule {
         Self::Leap,
     ];
 
+    /// Whether the rule is one that good pieces break now and then.
+    pub(super) fn is_soft(self) -> bool {
+        matches!(self, Self::DirectPerfect | Self::Overlap)
+    }
+
     /// What a violation of the rule is, in a few words.
     pub fn violation(self) -> &'static str {
         match self {
