@@ -1,4 +1,4 @@
-//! Optimizers with candle_nn's interface. [`optim`](crate::optim) has more methods, saved state, schedules and clipping.
+//! Optimizers with candle_nn's interface. [`crate::optim`] has more methods, saved state, schedules and clipping.
 
 use crate::optim::{self, Adam, Clip, Method, Sgd};
 use candle_core::backprop::GradStore;
