@@ -67,6 +67,10 @@ ENTRIES = {
     "seq2seq_none": Entry("seq2seq --attention none", r"test exact match ([\d.]+)%"),
     "multi30k": Entry("seq2seq --preset multi30k --data-dir DIR", r"BLEU ([\d.]+)", BLEU, "multi30k"),
     "multi30k_greedy": Entry("seq2seq eval --beam 1", r"BLEU ([\d.]+)", BLEU, "multi30k", after="multi30k"),
+    "multi30k_de": Entry(
+        "seq2seq --preset multi30k --source-lang de --target-lang en --data-dir DIR", r"BLEU ([\d.]+)", BLEU, "multi30k"
+    ),
+    "multi30k_de_greedy": Entry("seq2seq eval --beam 1", r"BLEU ([\d.]+)", BLEU, "multi30k", after="multi30k_de"),
     "char_lm": Entry("char_lm", r"test +([\d.]+) nats", NATS),
     "shakespeare": Entry(
         "char_lm --dataset tiny-shakespeare --data-dir DIR --preset shakespeare", r"val +([\d.]+) nats", NATS,
@@ -145,6 +149,8 @@ TABLES = {
         "`seq2seq --attention none` | {seq2seq_none} exact | {seq2seq_none:time}",
         "`seq2seq --preset multi30k --data-dir DIR`, beam of 5 | {multi30k} | {multi30k:time}",
         "the same model, `eval --beam 1` | {multi30k_greedy} |",
+        "the same with `--source-lang de --target-lang en`, beam of 5 | {multi30k_de} |",
+        "the same model, `eval --beam 1` | {multi30k_de_greedy} |",
     ]),
     "char_lm": ("command | result | time", [
         "`char_lm` on the built-in source code | {char_lm}, test part | {char_lm:time}",
