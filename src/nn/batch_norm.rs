@@ -153,9 +153,14 @@ impl BatchNorm {
             return ops::reshape(&self.forward_fused(&ops::reshape(xs, maps)?, epilogue, train)?, xs.shape());
         }
         let [mean, variance] = [self.running_mean(), self.running_var()];
-        let [ones, zeros] = [mean.ones_like(), mean.zeros_like()];
-        let (ones, zeros) = (ones?.detach(), zeros?.detach());
-        let (weight, bias) = self.weight_and_bias().unwrap_or((&ones, &zeros));
+        let identity;
+        let (weight, bias) = match self.weight_and_bias() {
+            Some(parameters) => parameters,
+            None => {
+                identity = (mean.ones_like()?.detach(), mean.zeros_like()?.detach());
+                (&identity.0, &identity.1)
+            }
+        };
         if !train {
             let running = BatchStatistics { mean: mean.detach(), variance: variance.detach() };
             return Ok(ops::batch_norm(xs, weight, bias, self.eps(), Some(&running), epilogue)?.0);
