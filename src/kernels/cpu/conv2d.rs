@@ -364,7 +364,7 @@ impl Conv2d {
         };
         // SAFETY: the dot products write each element.
         let partial = unsafe { memory::build(self.batch.div_ceil(chunk) * size, size, work) };
-        sum_rows(partial, size)
+        linear::sum_rows(partial, size)
     }
 
     /// Copies the output gradient of an example and group into channels of `len` elements with rows of `pitch`.
@@ -413,17 +413,4 @@ pub(crate) fn add_bias<T: Lanes>(ys: &mut [T], bias: &[T], plane: usize) {
             },
         );
     });
-}
-
-/// The sum of rows of `size` elements, in order.
-fn sum_rows<T: Lanes>(mut rows: Vec<T>, size: usize) -> Vec<T> {
-    if rows.len() < size {
-        return vec![T::ZERO; size];
-    }
-    let (sum, rest) = rows.split_at_mut(size);
-    for row in rest.chunks_exact(size) {
-        sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += x);
-    }
-    rows.truncate(size);
-    rows
 }

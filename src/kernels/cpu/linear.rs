@@ -205,11 +205,7 @@ fn long_weight_grad<T: Lanes>(grad: &[T], xs: &[T], dims: Dims) -> Vec<T> {
     };
     // SAFETY: `OuterProducts` writes every element.
     let sums = unsafe { memory::build(rows.div_ceil(PIECE) * size, size, write) };
-    let (sum, rest) = sums.split_at(size);
-    let mut sum = sum.to_vec();
-    for piece in rest.chunks_exact(size) {
-        sum.iter_mut().zip(piece).for_each(|(sum, &x)| *sum += x);
-    }
+    let sum = sum_rows(sums, size);
     if inputs >= outputs { sum } else { transpose(&sum, [inputs, outputs]) }
 }
 
@@ -260,9 +256,18 @@ fn short_column_sums<T: Lanes>(rows: &[T], columns: usize) -> Vec<T> {
             },
         );
     });
-    let mut total = vec![T::ZERO; columns];
-    for sums in sums.chunks_exact(columns) {
-        total.iter_mut().zip(sums).for_each(|(total, &sum)| *total += sum);
+    sum_rows(sums, columns)
+}
+
+/// The sum of rows of `size` elements, in order.
+pub(crate) fn sum_rows<T: Lanes>(mut rows: Vec<T>, size: usize) -> Vec<T> {
+    if rows.len() < size {
+        return vec![T::ZERO; size];
     }
-    total
+    let (sum, rest) = rows.split_at_mut(size);
+    for row in rest.chunks_exact(size) {
+        sum.iter_mut().zip(row).for_each(|(sum, &x)| *sum += x);
+    }
+    rows.truncate(size);
+    rows
 }
