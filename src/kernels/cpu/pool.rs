@@ -61,9 +61,9 @@ impl Windows {
         self.output.0 * self.output.1
     }
 
-    /// Elements of a window, including the padding.
-    fn kernel_size(&self) -> f64 {
-        self.kernel.0 as f64 * self.kernel.1 as f64
+    /// The share of an element in the mean of its window, which includes the padding.
+    fn share<T: Real>(&self) -> T {
+        T::ONE / T::of(self.kernel.0 as f64 * self.kernel.1 as f64)
     }
 
     /// Channels per task.
@@ -198,14 +198,17 @@ struct Maxima<T> {
 }
 
 impl<T: Real> Maxima<T> {
-    fn new(windows: &Windows) -> Self {
+    /// Needs no memory if `reduction` of the windows does not use it.
+    fn new(reduction: Reduction, windows: &Windows) -> Self {
+        let is_used = reduction == Reduction::Max && !windows.is_square_2();
+        let size = |size| if is_used { size } else { 0 };
         let stride = windows.stride.1;
-        let length = windows.input.1 + 2 * windows.padding.1;
+        let length = size(windows.input.1 + 2 * windows.padding.1);
         // The padding is no element: it has no row, and loses even against minus infinity.
         let line = vec![T::of(f64::NEG_INFINITY); length];
         let line_rows = vec![u32::MAX; length];
         let phases = if stride == 1 { 0 } else { length.next_multiple_of(stride) };
-        let outputs = windows.output.1;
+        let outputs = size(windows.output.1);
         Self {
             line,
             line_rows,
@@ -276,7 +279,7 @@ pub(crate) fn forward<T: Real>(reduction: Reduction, windows: &Windows, xs: &[T]
         vectorised(
             #[inline(always)]
             || {
-                let mut maxima = Maxima::new(windows);
+                let mut maxima = Maxima::new(reduction, windows);
                 let xs = xs[i * chunk * inputs..].chunks_exact(inputs);
                 for (xs, ys) in xs.zip(ys.chunks_exact_mut(outputs)) {
                     channel_forward(reduction, windows, xs, ys, &mut maxima);
@@ -303,7 +306,7 @@ pub(crate) fn backward<T: Real>(
         vectorised(
             #[inline(always)]
             || {
-                let mut maxima = Maxima::new(windows);
+                let mut maxima = Maxima::new(reduction, windows);
                 let (xs, from) = (xs[i * chunk * inputs..].chunks_exact(inputs), i * chunk * outputs);
                 let outputs = ys[from..].chunks_exact(outputs).zip(grad[from..].chunks_exact(outputs));
                 for ((xs, (ys, grad)), xs_grad) in xs.zip(outputs).zip(xs_grad.chunks_exact_mut(inputs)) {
@@ -328,10 +331,10 @@ fn channel_forward<T: Real>(
     match reduction {
         Reduction::Max => windows.max(xs, ys, maxima),
         Reduction::Average if windows.is_whole() => {
-            _ = write_fill(ys, sum(xs) * (T::ONE / T::of(windows.kernel_size())));
+            _ = write_fill(ys, sum(xs) * windows.share());
         }
         Reduction::Average => {
-            let (ys, scale) = (write_fill(ys, T::ZERO), T::ONE / T::of(windows.kernel_size()));
+            let (ys, scale) = (write_fill(ys, T::ZERO), windows.share());
             windows.for_each_pair(|output, input| ys[output] += xs[input]);
             ys.iter_mut().for_each(|y| *y *= scale);
         }
@@ -356,10 +359,10 @@ fn channel_backward<T: Real>(
     match reduction {
         Reduction::Max => windows.max_grad(xs, grad, xs_grad, maxima),
         Reduction::Average if windows.is_whole() => {
-            _ = write_fill(xs_grad, grad[0] * (T::ONE / T::of(windows.kernel_size())));
+            _ = write_fill(xs_grad, grad[0] * windows.share());
         }
         Reduction::Average => {
-            let (xs_grad, scale) = (write_fill(xs_grad, T::ZERO), T::ONE / T::of(windows.kernel_size()));
+            let (xs_grad, scale) = (write_fill(xs_grad, T::ZERO), windows.share());
             windows.for_each_pair(|output, input| xs_grad[input] += grad[output] * scale);
         }
         Reduction::L2 => {
