@@ -7,11 +7,10 @@
 use anyhow::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, MusicData, MusicFacts, MusicOptions, OutputName, Recipe, TrainOptions, fraction, layers, positive,
-    recurrent_activations,
+    self, CellName, MusicData, MusicFacts, MusicOptions, OutputName, Recipe, TrainOptions, fraction, layers,
+    positive, recurrent_activations,
 };
 use candle_textbook::models::music::{Config, MusicModel, Output};
-use candle_textbook::nn::Cell;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
@@ -45,24 +44,6 @@ struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     train: TrainOptions,
-}
-
-#[derive(Clone, Copy, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum CellName {
-    /// Gated recurrent unit
-    Gru,
-    /// Long short-term memory
-    Lstm,
-}
-
-impl CellName {
-    fn cell(self) -> Cell {
-        match self {
-            Self::Gru => Cell::Gru,
-            Self::Lstm => Cell::Lstm,
-        }
-    }
 }
 
 #[derive(Clone, Copy, ValueEnum, Serialize, Deserialize)]

@@ -7,11 +7,11 @@
 use anyhow::{Result, ensure};
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, Experiment, Outcome, Recipe, TrainOptions, Training, TranslationData, TranslationFacts,
+    self, CellName, Experiment, Outcome, Recipe, TrainOptions, Training, TranslationData, TranslationFacts,
     TranslationOptions, UsageError, compare_by_length, fraction, layers, positive, recurrent_activations,
 };
 use candle_textbook::models::seq2seq::{Config, Seq2Seq};
-use candle_textbook::nn::{Attention, Cell};
+use candle_textbook::nn::Attention;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
@@ -54,24 +54,6 @@ struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     train: TrainOptions,
-}
-
-#[derive(Clone, Copy, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum CellName {
-    /// Gated recurrent unit
-    Gru,
-    /// Long short-term memory
-    Lstm,
-}
-
-impl CellName {
-    fn cell(self) -> Cell {
-        match self {
-            Self::Gru => Cell::Gru,
-            Self::Lstm => Cell::Lstm,
-        }
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum, Serialize, Deserialize)]

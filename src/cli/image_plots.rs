@@ -1,10 +1,11 @@
 //! Plots of an image classifier's run.
 
+use super::write_drawing;
 use crate::data::Images;
 use crate::models::ImageModel;
 use crate::nn::Mode;
 use crate::plots::{self, GridSection, Tile};
-use crate::train::{Evaluation, Prediction, Run, say};
+use crate::train::{Evaluation, Prediction, Run};
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Device, Tensor, Var};
 
@@ -28,7 +29,7 @@ pub(super) fn draw(
 
 /// Draws the first layer's weights as `filters.svg`, and says so.
 pub(super) fn draw_filters(run: &Run, model: &dyn ImageModel, images: (usize, usize, usize)) -> Result<()> {
-    write(run, "filters.svg", &filters(model, images)?)
+    write_drawing(run, "filters.svg", &filters(model, images)?)
 }
 
 /// Draws the feature maps of the one image in `image` as `activations.svg`, and says so.
@@ -47,13 +48,7 @@ pub(super) fn draw_activations(
     let features = features.with_context(|| {
         format!("{dir}: this model has no convolutions, expected a run of lenet or resnet")
     })?;
-    write(run, "activations.svg", &features)
-}
-
-fn write(run: &Run, name: &str, svg: &str) -> Result<()> {
-    run.write(name, svg)?;
-    say(&format!("drawn: {}", run.dir().join(name).display()));
-    Ok(())
+    write_drawing(run, "activations.svg", &features)
 }
 
 /// The wrong predictions with the highest probabilities.

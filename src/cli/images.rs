@@ -322,16 +322,19 @@ impl Data for ImageData {
                 return Ok(Outcome::Done);
             }
             ImageCommand::Activations { picture } => {
-                let (image, _, classes) = classified(&trained, picture)?;
+                let cost = trained.settings.data_options()?.cost;
+                let (image, _, probabilities) = classified(&trained, cost, picture)?;
+                let caption = most_probable(&trained.facts.classes, &probabilities, 1);
                 let Trained { run, model, device, .. } = trained;
-                let caption = classes.split("  ").next().unwrap_or_default();
-                image_plots::draw_activations(&run, model.as_ref(), &image, caption, &device)?;
+                image_plots::draw_activations(&run, model.as_ref(), &image, &caption, &device)?;
                 return Ok(Outcome::Done);
             }
         };
+        let options = trained.settings.data_options()?;
         let mut prepared = vec![];
         let outcome = inputs.for_each_path(|path| {
-            let (_, how, classes) = classified(&trained, path)?;
+            let (_, how, probabilities) = classified(&trained, options.cost, path)?;
+            let classes = most_probable(&trained.facts.classes, &probabilities, options.shown_classes);
             say(&format!("{}: {classes}", path.display()));
             prepared.push(how);
             Ok(())
@@ -365,21 +368,20 @@ pub enum ImageCommand {
     },
 }
 
-/// Reads a picture as the run's data set demands; returns it with the way it was prepared and its most probable classes.
+/// Reads a picture as the run's data set demands; returns it with the way it was prepared and the probabilities of the classes.
 fn classified<R: Recipe<Data = ImageData>>(
     trained: &Trained<R>,
+    cost: Cost,
     path: &Path,
-) -> Result<(Images, Prepared, String)> {
-    let Trained { settings, facts, model, device, .. } = trained;
-    let options = settings.data_options()?;
+) -> Result<(Images, Prepared, Vec<f32>)> {
+    let Trained { facts, model, device, .. } = trained;
     let (pixels, how) = facts.preparation.read(path, facts.shape)?;
     let mut image = Images::new(pixels, vec![0_u32], facts.shape, facts.classes.len())?;
     if let Some(normalisation) = &facts.normalisation {
         image.normalise(normalisation.clone())?;
     }
     let logits = model.forward(&image.batch(&[0], device)?.0, Mode::Evaluate)?;
-    let probabilities = options.cost.probabilities(&logits)?.get(0)?.to_vec1::<f32>()?;
-    Ok((image, how, most_probable(&facts.classes, &probabilities, options.shown_classes)))
+    Ok((image, how, cost.probabilities(&logits)?.get(0)?.to_vec1()?))
 }
 
 impl Test {

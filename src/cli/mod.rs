@@ -45,7 +45,7 @@ pub use options::{
 };
 pub use process::{STOP, catch_interrupts, end_at_once, on_threads};
 pub use recipe::{About, Data, Experiment, Facts, Recipe, Test, Trained, Training};
-pub use recurrent::{RecurrentClassifier, RecurrentRecipe, recurrent_activations};
+pub use recurrent::{CellName, RecurrentClassifier, RecurrentRecipe, recurrent_activations};
 pub use sentences::{SentenceCommand, SentenceData, SentenceOptions, TextOptions};
 pub use tagging::TaggingData;
 pub use text::{TextData, TextFacts, WordOptions};
@@ -54,7 +54,7 @@ pub use translation_commands::{TranslateCommand, TranslationCommand};
 pub use translation_options::{ScoreName, TokenLevel, TranslationFacts, TranslationOptions};
 
 use crate::data::{DataError, count};
-use crate::train::check_output;
+use crate::train::{Run, check_output, say};
 use clap::{ArgMatches, Args, Subcommand};
 use std::ffi::OsStr;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -189,6 +189,20 @@ fn most_probable(classes: &[String], probabilities: &[f32], count: usize) -> Str
     ranked.sort_by(|a, b| b.1.total_cmp(a.1));
     let class = |(class, probability): &(&String, &f32)| format!("{class} ({:.2}%)", 100.0 * **probability);
     ranked.iter().take(count).map(class).collect::<Vec<_>>().join("  ")
+}
+
+/// Writes a picture into the folder of `run`, and says where it is.
+fn write_drawing(run: &Run, name: &str, svg: &str) -> anyhow::Result<()> {
+    run.write(name, svg)?;
+    say(&format!("drawn: {}", run.dir().join(name).display()));
+    Ok(())
+}
+
+/// The sum of the `count` largest of `lengths`.
+fn sum_of_largest(lengths: impl Iterator<Item = u64>, count: usize) -> u64 {
+    let mut lengths: Vec<u64> = lengths.collect();
+    lengths.sort_unstable_by(|a, b| b.cmp(a));
+    lengths.iter().take(count).sum()
 }
 
 /// Whether standard output shows colours.

@@ -5,7 +5,7 @@ use super::music_commands::{self, MusicCommand};
 use super::options::{TrainOptions, in_range, positive};
 use super::parts::Parts;
 use super::recipe::{About, Data, Facts, Recipe, Test, Trained, split_fingerprints};
-use super::{Outcome, TestSet, data_error, show_notes, test_error};
+use super::{Outcome, TestSet, data_error, show_notes, sum_of_largest, test_error};
 use crate::data::music::{self, Encoding, Metre, MusicCorpus, Piece, Texture, Tonality};
 use crate::models::music::MusicModel;
 use crate::train::{Composition, Epoch, Run, Task, evaluate_music, music_windows};
@@ -15,6 +15,7 @@ use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 /// Options that choose how pieces are read and learned.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
@@ -104,8 +105,10 @@ pub struct MusicData {
     options: MusicOptions,
     about: About<MusicFacts>,
     training: Vec<Piece>,
+    /// The examples: the number of a training piece, and a range of its steps.
+    windows: Vec<(usize, Range<usize>)>,
     validation: Vec<Piece>,
-    pub(super) test: Vec<Piece>,
+    test: Vec<Piece>,
 }
 
 impl Data for MusicData {
@@ -155,17 +158,18 @@ impl Data for MusicData {
             [&parts.training, &parts.validation, &parts.test].map(|part| select(part));
         let facts = facts.unwrap_or_else(|| MusicFacts::new(&training, texture));
         let test = test.into_iter().map(|piece| facts.encoding.adapt(piece)).collect::<Result<_>>()?;
-        let examples = music_windows(&training, options.window).len() as u64;
+        let windows = music_windows(&training, options.window);
         let [_, validation_size, test_size] = parts.sizes();
         Ok(Self {
             about: About {
                 name: name.to_string(),
-                sizes: [examples, validation_size, test_size],
+                sizes: [windows.len() as u64, validation_size, test_size],
                 fingerprints: split_fingerprints(fingerprints),
                 facts,
             },
             options,
             training,
+            windows,
             validation,
             test,
         })
@@ -177,12 +181,7 @@ impl Data for MusicData {
 
     /// Number of steps.
     fn largest_batch(&self, batch_size: usize) -> u64 {
-        let mut lengths: Vec<u64> = music_windows(&self.training, self.options.window)
-            .iter()
-            .map(|(_, range)| range.len() as u64)
-            .collect();
-        lengths.sort_unstable_by(|a, b| b.cmp(a));
-        lengths.iter().take(batch_size).sum()
+        sum_of_largest(self.windows.iter().map(|(_, range)| range.len() as u64), batch_size)
     }
 
     fn task<'a>(&'a self, model: &'a MusicModel, _device: &'a Device) -> Result<Box<dyn Task + 'a>> {
@@ -192,7 +191,7 @@ impl Data for MusicData {
             training: &self.training,
             validation: &self.validation,
             transpose: self.options.transpose,
-            window: self.options.window,
+            windows: &self.windows,
         }))
     }
 

@@ -53,7 +53,7 @@ pub struct ChoiceOptions {
     /// Key, such as C or Eb for major, c or f# for minor [default: the file's, or one of the training pieces]
     #[arg(long, value_name = "KEY")]
     key: Option<Tonality>,
-    /// Style, one of those of the training pieces [default: any]
+    /// Style: a label of the training pieces [default: any]
     #[arg(long, value_name = "NAME")]
     style: Option<String>,
     /// Folder for the files [default: the run folder]
@@ -244,7 +244,7 @@ impl Musician<'_> {
         let score = |file: &PathBuf| -> Result<f64> {
             let (piece, _) = read_midi(file, encoding.steps_per_quarter)?;
             let piece = encoding.adapt(piece).with_context(|| file.display().to_string())?;
-            Ok(score_music(self.model, encoding, std::slice::from_ref(&piece))?[0] / piece.len() as f64)
+            Ok(score_music(self.model, encoding, std::slice::from_ref(&piece))? / piece.len() as f64)
         };
         let mut outcome = Outcome::Done;
         say("nats_per_step\tfile");

@@ -11,7 +11,7 @@ use crate::models::rnn::{Config, Pool, Rnn};
 use crate::nn::{Cell, RecurrentConfig, SentenceModel};
 use anyhow::Result;
 use candle_nn::VarBuilder;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,26 @@ pub trait RecurrentClassifier: Args + Clone + Serialize + DeserializeOwned + Sen
 
     /// The cell, and the initial bias of its forget gate; none for a random one.
     fn cell(&self) -> (Cell, Option<f64>);
+}
+
+/// The value of `--cell` where Elman's is not offered.
+#[derive(Debug, Clone, Copy, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CellName {
+    /// Gated recurrent unit
+    Gru,
+    /// Long short-term memory
+    Lstm,
+}
+
+impl CellName {
+    /// The cell.
+    pub fn cell(self) -> Cell {
+        match self {
+            Self::Gru => Cell::Gru,
+            Self::Lstm => Cell::Lstm,
+        }
+    }
 }
 
 /// Number of elements that a token occupies at least in `layers` layers of `hidden` units: the gates and the state.

@@ -5,7 +5,9 @@ use super::options::{TrainOptions, in_range};
 use super::parts::{Parts, hold_out};
 use super::recipe::{About, Data, Recipe, Test, Trained};
 use super::text::{Labelled, TextData, TextFacts, UnknownCount, WordOptions, keep_vectors};
-use super::{Outcome, TestSet, count, data_error, in_colour, most_probable, show_notes, test_error};
+use super::{
+    Outcome, TestSet, count, data_error, in_colour, most_probable, show_notes, test_error, write_drawing,
+};
 use crate::data::{self, Columns, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
 use crate::nn::{Attribution, Cost, Mode, SentenceModel};
 use crate::plots;
@@ -271,11 +273,11 @@ fn say_nearest<R: Recipe<Data = SentenceData>>(
 fn embeddings<R: Recipe<Data = SentenceData>>(trained: &Trained<R>) -> Result<Outcome> {
     const WORDS: usize = 20;
     let Trained { run, facts: TextFacts { vocabulary, .. }, model, .. } = trained;
-    run.write("words.svg", &word_map(model.as_ref(), vocabulary)?)?;
+    let map = word_map(model.as_ref(), vocabulary)?;
     for (id, word) in (Vocabulary::FIRST..).zip(vocabulary.words().take(WORDS)) {
         say_nearest(trained, word, id, 5)?;
     }
-    say(&format!("drawn: {}", run.dir().join("words.svg").display()));
+    write_drawing(run, "words.svg", &map)?;
     Ok(Outcome::Done)
 }
 

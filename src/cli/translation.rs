@@ -9,7 +9,7 @@ use super::translation_commands::{self, TranslationCommand};
 use super::translation_options::{
     ScoreName, SearchOptions, TranslationFacts, TranslationOptions, note_cut_off, note_unknown, unknown,
 };
-use super::{Outcome, TestSet, count, show_notes};
+use super::{Outcome, TestSet, count, show_notes, sum_of_largest};
 use crate::data::translation::{BleuTokenizer, exact_match};
 use crate::data::{Language, PairCorpus, Pairs, TextPairs, WordVectors, bleu, chrf};
 use crate::models::seq2seq::Seq2Seq;
@@ -225,10 +225,7 @@ impl Data for TranslationData {
 
     /// Number of target tokens, ends included. Only they have logits, which need the most memory.
     fn largest_batch(&self, batch_size: usize) -> u64 {
-        let mut lengths: Vec<u64> =
-            self.training.targets.iter().map(|target| target.len() as u64 + 1).collect();
-        lengths.sort_unstable_by(|a, b| b.cmp(a));
-        lengths.iter().take(batch_size).sum()
+        sum_of_largest(self.training.targets.iter().map(|target| target.len() as u64 + 1), batch_size)
     }
 
     fn initialise(&self, vars: &VarMap) -> Result<Option<String>> {

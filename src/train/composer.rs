@@ -195,7 +195,7 @@ impl Composer<'_> {
             if open.is_empty() {
                 break;
             }
-            let choice = |&i: &usize| self.encoding.choice(before(&pieces[i], step), &notes[i]);
+            let choice = |&i: &usize| self.encoding.choice(pieces[i].before(step), &notes[i]);
             let choices: Vec<NoteChoice> = open.iter().map(choice).collect();
             let rows: Vec<u32> = open.iter().map(|&i| i as u32).collect();
             for (i, logits) in open.into_iter().zip(self.logits(hidden, &rows, &choices)?) {
@@ -235,7 +235,7 @@ impl Composer<'_> {
             let mut notes = vec![];
             for key in 0..KEY_COUNT {
                 let pitch = KEYS.start() + key as u8;
-                let sounded = before(piece, step).iter().flatten().any(|note| note.pitch == pitch);
+                let sounded = piece.before(step).iter().flatten().any(|note| note.pitch == pitch);
                 if is_on(logits[key]) {
                     let held = self.encoding.held && sounded && !is_on(logits[KEY_COUNT + key]);
                     notes.push(Some(Note { pitch, held }));
@@ -258,7 +258,7 @@ impl Composer<'_> {
         for (i, (piece, notes)) in pieces.iter().zip(notes).enumerate() {
             for (place, &note) in notes.iter().enumerate() {
                 rows.push(i as u32);
-                choices.push(self.encoding.choice(before(piece, step), &notes[..place]));
+                choices.push(self.encoding.choice(piece.before(step), &notes[..place]));
                 classes.push(self.encoding.class(note));
             }
         }
@@ -270,11 +270,6 @@ impl Composer<'_> {
         }
         Ok(sums)
     }
-}
-
-/// The notes of the step before; none at the beginning.
-fn before(piece: &Piece, step: usize) -> &[Option<Note>] {
-    step.checked_sub(1).map_or(&[], |before| &piece.steps[before])
 }
 
 /// The states of some of the pieces.

@@ -2,7 +2,7 @@
 
 use super::metrics::{Metric, Score};
 use super::task::Task;
-use crate::data::music::{Encoded, Encoding, Piece};
+use crate::data::music::{Encoding, NoteChoice, Piece};
 use crate::models::music::{Bags, MusicModel, Notes};
 use crate::nn::{Mode, PackedSequences};
 use crate::{ops, rng};
@@ -30,8 +30,8 @@ pub struct Composition<'a> {
     pub validation: &'a [Piece],
     /// Each epoch transposes each piece by up to this number of semitones, up or down.
     pub transpose: i8,
-    /// The most steps of an example.
-    pub window: usize,
+    /// The examples of `training`, from [`music_windows`].
+    pub windows: &'a [(usize, Range<usize>)],
 }
 
 /// Returns the examples of `pieces`: the number of a piece, and a range of at most `window` steps.
@@ -43,17 +43,15 @@ pub fn music_windows(pieces: &[Piece], window: usize) -> Vec<(usize, Range<usize
     examples.collect()
 }
 
-/// Returns the loss of each of `pieces`, the sum over its steps in nats.
+/// Returns the loss of `pieces` in one batch, the sum over their steps in nats.
 ///
 /// # Errors
 /// Fails if the pieces do not fit the model.
-pub fn score_music(model: &MusicModel, encoding: &Encoding, pieces: &[Piece]) -> Result<Vec<f64>> {
-    let loss = |piece: &Piece| -> Result<f64> {
-        let batch = MusicBatch::new(model, encoding, &[(Cow::Borrowed(piece), 0..piece.len())])?;
-        let loss = ops::no_grad(|| batch.loss(model, Mode::Evaluate))?;
-        Ok(loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * piece.len() as f64)
-    };
-    pieces.iter().map(loss).collect()
+pub fn score_music(model: &MusicModel, encoding: &Encoding, pieces: &[Piece]) -> Result<f64> {
+    let parts: Vec<_> = pieces.iter().map(|piece| (Cow::Borrowed(piece), 0..piece.len())).collect();
+    let batch = MusicBatch::new(model, encoding, &parts)?;
+    let loss = ops::no_grad(|| batch.loss(model, Mode::Evaluate))?;
+    Ok(loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * batch.pieces.rows() as f64)
 }
 
 /// Returns the mean loss of all steps of `pieces`, in nats.
@@ -61,8 +59,11 @@ pub fn score_music(model: &MusicModel, encoding: &Encoding, pieces: &[Piece]) ->
 /// # Errors
 /// Fails if there are no pieces, or they do not fit the model.
 pub fn evaluate_music(model: &MusicModel, encoding: &Encoding, pieces: &[Piece]) -> Result<f64> {
-    let (mut sum, mut steps) = (0.0, 0);
-    let mut rest = pieces;
+    let steps: usize = pieces.iter().map(Piece::len).sum();
+    if steps == 0 {
+        candle_core::bail!("music: found no pieces to evaluate, expected at least one");
+    }
+    let (mut sum, mut rest) = (0.0, pieces);
     while !rest.is_empty() {
         let mut size = 0;
         let fits = |piece: &&Piece| {
@@ -70,16 +71,8 @@ pub fn evaluate_music(model: &MusicModel, encoding: &Encoding, pieces: &[Piece])
             size <= EVALUATION_STEPS
         };
         let count = rest.iter().take_while(fits).count().max(1);
-        let parts: Vec<_> =
-            rest[..count].iter().map(|piece| (Cow::Borrowed(piece), 0..piece.len())).collect();
-        let batch = MusicBatch::new(model, encoding, &parts)?;
-        let loss = ops::no_grad(|| batch.loss(model, Mode::Evaluate))?;
-        sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * batch.pieces.rows() as f64;
-        steps += batch.pieces.rows();
+        sum += score_music(model, encoding, &rest[..count])?;
         rest = &rest[count..];
-    }
-    if steps == 0 {
-        candle_core::bail!("music: found no pieces to evaluate, expected at least one");
     }
     Ok(sum / steps as f64)
 }
@@ -112,45 +105,43 @@ impl MusicBatch {
         let pieces = Arc::new(PackedSequences::new(&lengths)?);
         let positions: Vec<(usize, usize)> = pieces.positions().collect();
         let like = model.weight();
-        let encoded: Vec<Encoded> =
-            parts.iter().map(|(piece, range)| encoding.encode(piece, range.clone())).collect();
-        let steps: Vec<&[u32]> =
-            positions.iter().map(|&(part, step)| &encoded[part].steps[step][..]).collect();
+        // The piece and the step in it that each row stands for.
+        let places = || positions.iter().map(|&(part, step)| (&*parts[part].0, parts[part].1.start + step));
+        let steps: Vec<Vec<u32>> =
+            places().map(|(piece, step)| encoding.step(piece, step, piece.len())).collect();
         let targets = match model.is_autoregressive() {
             false => {
-                let signs = positions.iter().flat_map(|&(part, step)| {
-                    let (piece, range) = &parts[part];
-                    let step = range.start + step;
-                    let before = step.checked_sub(1).map_or(&[][..], |before| &piece.steps[before]);
-                    encoding.key_signs(before, &piece.steps[step])
-                });
+                let signs = places()
+                    .flat_map(|(piece, step)| encoding.key_signs(piece.before(step), &piece.steps[step]));
                 let shape = (pieces.rows(), encoding.key_outputs());
                 Targets::Keys(tensor(signs.collect(), shape, like)?)
             }
             true => {
                 let mut rows: Vec<Vec<u32>> = lengths.iter().map(|&length| vec![0; length]).collect();
                 positions.iter().enumerate().for_each(|(row, &(part, step))| rows[part][step] = row as u32);
-                let notes = encoded.iter().zip(&rows);
-                let notes: Vec<_> = notes
-                    .flat_map(|(part, rows)| {
-                        part.notes.iter().map(|(step, choice, class)| (rows[*step], choice, *class))
-                    })
-                    .collect();
+                // The row, what is known, and the class of each note, piece by piece.
+                let mut notes = vec![];
+                for ((piece, range), rows) in parts.iter().zip(&rows) {
+                    for (step, &row) in range.clone().zip(rows) {
+                        let choices = encoding.choices(piece.before(step), &piece.steps[step]);
+                        notes.extend(choices.into_iter().map(|(choice, class)| (row, choice, class)));
+                    }
+                }
                 let classes = encoding.classes();
                 let mut mask = vec![0f32; notes.len() * classes];
                 for ((_, choice, _), mask) in notes.iter().zip(mask.chunks_exact_mut(classes)) {
                     encoding.mask(choice, mask);
                 }
-                let ids = |of: &dyn Fn(&(u32, &_, u32)) -> u32| {
+                let ids = |of: fn(&(u32, NoteChoice, u32)) -> u32| {
                     Tensor::new(notes.iter().map(of).collect::<Vec<u32>>(), like.device())
                 };
                 let chosen: Vec<&[u32]> = notes.iter().map(|(_, choice, _)| &choice.ids[..]).collect();
                 let found = Notes {
                     chosen: Bags::new(&chosen, like)?,
-                    steps: ids(&|(row, ..)| *row)?,
+                    steps: ids(|(row, ..)| *row)?,
                     mask: tensor(mask, (notes.len(), classes), like)?,
                 };
-                Targets::Notes(found, ids(&|(.., class)| *class)?)
+                Targets::Notes(found, ids(|(.., class)| *class)?)
             }
         };
         Ok(Self { steps: Bags::new(&steps, like)?, pieces, targets })
@@ -175,13 +166,9 @@ pub(super) fn tensor(values: Vec<f32>, shape: (usize, usize), like: &Tensor) -> 
 }
 
 impl Composition<'_> {
-    /// A part of a piece, transposed as the place in training demands.
-    fn part(
-        &self,
-        example: u32,
-        (piece, range): (usize, Range<usize>),
-        mode: Mode,
-    ) -> (Cow<'_, Piece>, Range<usize>) {
+    /// An example, transposed as the place in training demands.
+    fn part(&self, example: u32, mode: Mode) -> (Cow<'_, Piece>, Range<usize>) {
+        let (piece, range) = self.windows[example as usize].clone();
         let piece = &self.training[piece];
         let Mode::Train { seed, epoch, .. } = mode else { return (Cow::Borrowed(piece), range) };
         let rng = &mut rng::stream(seed, &format!("transpose/epoch {epoch}/{example}"));
@@ -195,15 +182,11 @@ impl Composition<'_> {
 
 impl Task for Composition<'_> {
     fn examples(&self) -> usize {
-        music_windows(self.training, self.window).len()
+        self.windows.len()
     }
 
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        let windows = music_windows(self.training, self.window);
-        let parts: Vec<_> = batch
-            .iter()
-            .map(|&example| self.part(example, windows[example as usize].clone(), mode))
-            .collect();
+        let parts: Vec<_> = batch.iter().map(|&example| self.part(example, mode)).collect();
         MusicBatch::new(self.model, self.encoding, &parts)?.loss(self.model, mode)
     }
 

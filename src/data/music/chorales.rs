@@ -58,7 +58,7 @@ fn chorale(name: &str, seed: u64) -> Piece {
     let metre = Metre { beats: if rng.random_bool(0.6) { 4 } else { 3 }, unit: 4 };
     let style = STYLES[rng.random_range(0..STYLES.len())];
     let beats = BARS_PER_PHRASE * usize::from(metre.beats);
-    let (harmonies, chords) = loop {
+    let chords = loop {
         let harmonies: Vec<Harmony> = (0..PHRASES)
             .flat_map(|number| {
                 let cadence = match number {
@@ -74,7 +74,7 @@ fn chorale(name: &str, seed: u64) -> Piece {
         // Some progressions have no good voices.
         let voices = Voices { tonality, harmonies: &harmonies };
         if let Some(chords) = voices.lead(rng) {
-            break (harmonies, chords);
+            break chords;
         }
     };
     let mut piece = Piece {
@@ -94,7 +94,7 @@ fn chorale(name: &str, seed: u64) -> Piece {
             piece.steps.push(chord.map(|pitch| Some(Note { pitch, held: step > 0 })).to_vec());
         }
     }
-    debug_assert_eq!(harmonies.len(), PHRASES * (beats - 1));
+    debug_assert_eq!(chords.len(), PHRASES * (beats - 1));
     if style == "florid" {
         ornament(&mut piece, tonality, rng);
     }

@@ -48,15 +48,6 @@ pub struct NoteChoice {
     held: Vec<usize>,
 }
 
-/// A range of steps of a piece as a model learns it.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Encoded {
-    /// Features of each step.
-    pub steps: Vec<Vec<u32>>,
-    /// For each note in each step: the number of the step, what is known, and the class.
-    pub notes: Vec<(usize, NoteChoice, u32)>,
-}
-
 impl Encoding {
     /// The encoding for what occurs in `pieces`, which all have the texture.
     pub fn new(pieces: &[Piece], texture: Texture) -> Self {
@@ -221,7 +212,7 @@ impl Encoding {
         }
     }
 
-    /// Number of notes in a step that already has those `chosen`; whether another one is to be chosen.
+    /// Whether the notes `chosen` are all notes of a step, so that no other is to be chosen.
     pub fn is_complete(&self, chosen: &[Option<Note>]) -> bool {
         match self.texture {
             Texture::Voices(voices) => chosen.len() == voices,
@@ -246,20 +237,6 @@ impl Encoding {
             all.push(None);
         }
         (0..all.len()).map(|i| (self.choice(before, &all[..i]), self.class(all[i]))).collect()
-    }
-
-    /// Encodes the steps `range` of a piece.
-    pub fn encode(&self, piece: &Piece, range: std::ops::Range<usize>) -> Encoded {
-        let mut encoded = Encoded::default();
-        for step in range.clone() {
-            encoded.steps.push(self.step(piece, step, piece.len()));
-            let before = step.checked_sub(1).map_or(&[][..], |before| &piece.steps[before]);
-            let choices = self.choices(before, &piece.steps[step]);
-            encoded
-                .notes
-                .extend(choices.into_iter().map(|(choice, class)| (step - range.start, choice, class)));
-        }
-        encoded
     }
 
     /// For each output of a model that predicts keys independently, 1 if it should be on, -1 if it should be off, and 0 if it
@@ -313,14 +290,16 @@ mod tests {
             let encoding = Encoding::new(&pieces, texture);
             let mut mask = vec![0.0; encoding.classes()];
             for piece in &pieces {
-                let Encoded { steps, notes } = encoding.encode(piece, 0..piece.len());
-                assert!(steps.iter().flatten().all(|&id| (id as usize) < encoding.features()));
                 let mut decoded: Vec<Vec<Option<Note>>> = vec![vec![]; piece.len()];
-                for (step, choice, class) in notes {
-                    assert!(choice.ids.iter().all(|&id| (id as usize) < encoding.note_features()));
-                    encoding.mask(&choice, &mut mask);
-                    assert_eq!(mask[class as usize], 0.0);
-                    decoded[step].push(encoding.note(class));
+                for (step, decoded) in decoded.iter_mut().enumerate() {
+                    let ids = encoding.step(piece, step, piece.len());
+                    assert!(ids.iter().all(|&id| (id as usize) < encoding.features()));
+                    for (choice, class) in encoding.choices(piece.before(step), &piece.steps[step]) {
+                        assert!(choice.ids.iter().all(|&id| (id as usize) < encoding.note_features()));
+                        encoding.mask(&choice, &mut mask);
+                        assert_eq!(mask[class as usize], 0.0);
+                        decoded.push(encoding.note(class));
+                    }
                 }
                 if texture == Texture::Keys {
                     decoded.iter_mut().for_each(|notes| assert_eq!(notes.pop(), Some(None)));

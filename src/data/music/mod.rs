@@ -12,7 +12,7 @@ mod statistics;
 mod wav;
 
 pub use chorales::chorales;
-pub use encoding::{Encoded, Encoding, NoteChoice};
+pub use encoding::{Encoding, NoteChoice};
 pub use midi::{Quantisation, read_midi, write_midi};
 pub use musicxml::write_musicxml;
 pub use piece::{KEY_COUNT, KEYS, Metre, Note, Piece, Span, Tonality, fingerprint};

@@ -7,7 +7,7 @@ use std::fmt::Write;
 struct Slice {
     start: usize,
     steps: usize,
-    /// The pitches, each with whether it goes on from the slice before and into the next one.
+    /// The pitches, and whether each is tied to the slice before and to the next one.
     notes: Vec<(u8, bool, bool)>,
 }
 

@@ -16,7 +16,7 @@ pub const KEY_COUNT: usize = 88;
 pub struct Note {
     /// MIDI number, within [`KEYS`]; 60 is middle C.
     pub pitch: u8,
-    /// Whether the note goes on from the step before, as opposed to being struck.
+    /// Whether the note is held from the step before; otherwise it is struck.
     pub held: bool,
 }
 
@@ -154,6 +154,11 @@ impl Piece {
         self.steps[step].iter().flatten().copied()
     }
 
+    /// What sounds at the step before; nothing before the first one.
+    pub fn before(&self, step: usize) -> &[Option<Note>] {
+        step.checked_sub(1).map_or(&[], |before| &self.steps[before])
+    }
+
     /// The pitches that sound at a step, from the lowest to the highest, each once.
     pub fn chord(&self, step: usize) -> Vec<u8> {
         let mut pitches: Vec<u8> = self.notes(step).map(|note| note.pitch).collect();
@@ -185,8 +190,8 @@ impl Piece {
             for (slot, note) in step.iter().enumerate() {
                 let Some(Note { pitch, held }) = *note else { continue };
                 let voice = if self.voices.is_some() { slot } else { 0 };
-                let goes_on = |&&i: &&usize| spans[i].voice == voice && spans[i].pitch == pitch;
-                match open.iter().find(goes_on).filter(|_| held) {
+                let is_held = |&&i: &&usize| spans[i].voice == voice && spans[i].pitch == pitch;
+                match open.iter().find(is_held).filter(|_| held) {
                     Some(&i) => {
                         spans[i].steps += 1;
                         now.push(i);
