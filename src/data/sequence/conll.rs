@@ -96,7 +96,7 @@ enum Leading {
 }
 
 impl Layout {
-    /// Finds the layout of a file: that of the training file, `training`, if the number of columns is the same.
+    /// Finds the layout of a file. If the training file has as many columns, its layout, `training`, applies.
     fn of(file: &TextFile, training: Option<&Self>) -> Result<Self> {
         let lines = || file.lines().filter(|(_, line)| !is_end(line));
         let first = lines().find(|(_, line)| !line.starts_with('#')).or_else(|| lines().next());
