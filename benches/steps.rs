@@ -26,9 +26,7 @@ use candle_textbook::nn::{
 use candle_textbook::ops;
 use candle_textbook::optim::{Adadelta, Adam, Clip, Method, Optimizer, Sgd};
 use candle_textbook::rng;
-use candle_textbook::train::{
-    Decoding, Metric, Quiet, Run, Score, Task, Trainer, TrainerOptions, Translator,
-};
+use candle_textbook::train::{Decoding, Metric, Run, Score, Task, Trainer, TrainerOptions, Translator};
 use clap::Parser;
 use rand::Rng;
 use rand::seq::SliceRandom;
@@ -191,11 +189,8 @@ fn on_gpu(row: Row, time: Duration, block: Option<usize>) -> Result<f64> {
         options.learning_rate = learning_rate;
         options.clip = clip;
         let run = Run::create("steps", Some(&dir.join(name)), &json!({}))?;
-        let report = Trainer { options, run: Some(&run), progress: &Quiet, ..Trainer::default() }.fit(
-            task,
-            &vars,
-            &mut optimizer,
-        )?;
+        let trainer = Trainer { options, run: Some(&run), ..Trainer::default() };
+        let report = trainer.fit(task, &vars, &mut optimizer)?;
         Ok(report.epochs.iter().map(|epoch| epoch.seconds / task.count as f64).collect())
     };
     let warm = train(&task, "warm", 2)?[1];
