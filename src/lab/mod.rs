@@ -115,12 +115,15 @@ fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
 
 /// Removes the run folders of experiments that have not finished: an experiment can't be resumed.
 ///
-/// Call it when the process is about to end.
+/// Call it when the process is about to end: an experiment that would create its folder afterwards waits forever.
 pub fn remove_unfinished() {
-    for dir in unfinished().drain(..) {
+    let mut folders = unfinished();
+    for dir in folders.drain(..) {
         // The experiment may still write to it.
         let _ = (0..10).find(|_| std::fs::remove_dir_all(&dir).is_ok());
     }
+    // The lock is never released.
+    std::mem::forget(folders);
 }
 
 /// The place where an experiment runs: its settings and its run folder.
@@ -170,8 +173,10 @@ impl Lab {
                 "quick": quick, "dataset": dataset, "data_dir": data_dir, "seed": seed, "function": function,
             },
         });
+        // The lock is held while the folder is created, so that a signal finds it in the list.
+        let mut unfinished = unfinished();
         let run = Run::create("lab", self.out.as_deref(), &config)?;
-        unfinished().push(run.dir().to_path_buf());
+        unfinished.push(run.dir().to_path_buf());
         Ok(self.run.get_or_init(|| run))
     }
 
