@@ -1,18 +1,22 @@
-//! IDX files and photographs of digits: what they are read as, and the errors for malformed files.
+//! IDX files, CIFAR-10's files and photographs of digits: what they are read as, and the errors for malformed files.
 
+mod says;
+
+use says::assert_says;
 use std::fs;
 use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
+use ::image::{
+    DynamicImage, EncodableLayout, GrayImage, ImageBuffer, ImageFormat, Luma, LumaA, Pixel,
+    PixelWithColorType, Rgb, Rgba, RgbaImage, imageops,
+};
 use candle_textbook::data::image::{
+    self, cifar,
     idx::{read_dir, read_test},
     read_digit,
 };
 use flate2::{Compression, write::GzEncoder};
-use image::{
-    DynamicImage, EncodableLayout, GrayImage, ImageBuffer, ImageFormat, Luma, LumaA, Pixel,
-    PixelWithColorType, Rgb, Rgba, RgbaImage, imageops,
-};
 use tempfile::{TempDir, tempdir};
 
 const TRAIN_IMAGES: &str = "train-images-idx3-ubyte";
@@ -57,13 +61,6 @@ fn error_of(file: &str, bytes: &[u8]) -> String {
     let error = error_of_dir(&dir);
     assert!(error.contains(file), "{error}");
     error
-}
-
-#[track_caller]
-fn assert_says(error: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(error.contains(part), "no {part:?} in {error:?}");
-    }
 }
 
 #[test]
@@ -248,6 +245,67 @@ fn a_truncated_plain_file_or_one_with_a_damaged_header_is_refused() {
         }
         fs::write(&path, whole).unwrap();
     }
+}
+
+/// One record in each of the five training batches, two in the test batch.
+fn tiny_cifar() -> TempDir {
+    let dir = tempdir().unwrap();
+    let record = |label: u8| [vec![label], (0..3072).map(|at| (at % 251) as u8).collect()].concat();
+    for batch in 1..=5 {
+        fs::write(dir.path().join(format!("data_batch_{batch}.bin")), record(batch)).unwrap();
+    }
+    fs::write(dir.path().join("test_batch.bin"), [record(9), record(0)].concat()).unwrap();
+    dir
+}
+
+#[test]
+fn cifar_batches_are_read_in_order_with_their_class_names() {
+    let dir = tiny_cifar();
+    let (train, test) = cifar::read_dir(dir.path()).unwrap();
+    assert_eq!((train.labels(), test.labels()), ([1, 2, 3, 4, 5].as_slice(), [9, 0].as_slice()));
+    assert_eq!((train.shape(), train.class_names()[9].as_str()), ((3, 32, 32), "truck"));
+    assert_eq!(test.image(1).unwrap()[1024..1026], [20, 21]);
+
+    fs::write(dir.path().join("batches.meta.txt"), "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n").unwrap();
+    assert_eq!(cifar::read_dir(dir.path()).unwrap().1.class_names().concat(), "abcdefghij");
+}
+
+#[test]
+fn errors_of_malformed_cifar_batches_name_file_and_position() {
+    let error_of = |file: &str, bytes: &[u8]| {
+        let dir = tiny_cifar();
+        fs::write(dir.path().join(file), bytes).unwrap();
+        cifar::read_dir(dir.path()).unwrap_err()
+    };
+    let batch = "data_batch_3.bin";
+    assert_says(&error_of(batch, &[0; 3072]), &[batch, "3072 bytes", "multiple of 3073"]);
+    assert_says(&error_of(batch, &[]), &[batch, "0 bytes"]);
+    let labels = [[0; 3073], [10; 3073]].concat();
+    assert_says(&error_of("test_batch.bin", &labels), &["test_batch.bin", "label 10 in record 1", "0 to 9"]);
+    assert_says(&error_of("batches.meta.txt", b"cat\ndog\n"), &["batches.meta.txt", "2 class names", "10"]);
+
+    let dir = tiny_cifar();
+    let nested = tempdir().unwrap();
+    fs::rename(dir.keep(), nested.path().join("cifar-10-batches-bin")).unwrap();
+    assert_eq!(cifar::read_dir(nested.path()).unwrap().1.labels(), [9, 0]);
+    fs::write(nested.path().join("test_batch"), "").unwrap();
+    assert_says(&cifar::read_dir(nested.path()).unwrap_err(), &["for Python", "binary version"]);
+
+    let dir = tiny_cifar();
+    fs::remove_file(dir.path().join(batch)).unwrap();
+    assert_says(&cifar::read_dir(dir.path()).unwrap_err(), &[batch, "no such file"]);
+    assert_says(&cifar::read_dir(Path::new("no/place")).unwrap_err(), &["no/place", "no such directory"]);
+}
+
+#[test]
+fn a_test_set_is_the_same_without_the_training_set() {
+    let dir = tiny_cifar();
+    for (name, dir) in [("digits", None), ("shapes", None), ("cifar10", Some(dir.path()))] {
+        let (test, notes) = image::load_test(name, dir, 8).unwrap();
+        assert!(test == image::load(name, dir, 8).unwrap().test && notes.is_empty(), "{name}");
+    }
+    fs::remove_file(dir.path().join("data_batch_1.bin")).unwrap();
+    assert_eq!(image::load_test("cifar10", Some(dir.path()), 8).unwrap().0.labels(), [9, 0]);
 }
 
 /// The fraction of pixel (x, y) that is ink of a seven in the box of 100x140 pixels at (90, 30).

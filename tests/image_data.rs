@@ -1,4 +1,4 @@
-//! Built-in images, CIFAR-10's files, image folders, normalisation, and out-of-range arguments.
+//! Built-in images, image folders, normalisation, and out-of-range arguments.
 
 mod says;
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ::image::{DynamicImage, GrayImage, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 use candle_core::{Device, Tensor};
-use candle_textbook::data::image::{self, cifar, folder, read_square};
+use candle_textbook::data::image::{folder, read_square};
 use candle_textbook::data::{
     Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, Preparation, digits, shapes,
 };
@@ -64,56 +64,6 @@ fn the_mean_colour_does_not_tell_the_class() {
     };
     let correct = (0..1000).filter(|&index| nearest(index) == test.labels()[index] as usize).count();
     assert!(correct < 150, "{correct} of 1000 by the nearest mean colour");
-}
-
-/// One record in each of the five training batches, two in the test batch.
-fn tiny_cifar() -> TempDir {
-    let dir = tempdir().unwrap();
-    let record = |label: u8| [vec![label], (0..3072).map(|at| (at % 251) as u8).collect()].concat();
-    for batch in 1..=5 {
-        fs::write(dir.path().join(format!("data_batch_{batch}.bin")), record(batch)).unwrap();
-    }
-    fs::write(dir.path().join("test_batch.bin"), [record(9), record(0)].concat()).unwrap();
-    dir
-}
-
-#[test]
-fn cifar_batches_are_read_in_order_with_their_class_names() {
-    let dir = tiny_cifar();
-    let (train, test) = cifar::read_dir(dir.path()).unwrap();
-    assert_eq!((train.labels(), test.labels()), ([1, 2, 3, 4, 5].as_slice(), [9, 0].as_slice()));
-    assert_eq!((train.shape(), train.class_names()[9].as_str()), ((3, 32, 32), "truck"));
-    assert_eq!(test.image(1).unwrap()[1024..1026], [20, 21]);
-
-    fs::write(dir.path().join("batches.meta.txt"), "a\nb\nc\nd\ne\nf\ng\nh\ni\nj\n\n").unwrap();
-    assert_eq!(cifar::read_dir(dir.path()).unwrap().1.class_names().concat(), "abcdefghij");
-}
-
-#[test]
-fn errors_of_malformed_cifar_batches_name_file_and_position() {
-    let error_of = |file: &str, bytes: &[u8]| {
-        let dir = tiny_cifar();
-        fs::write(dir.path().join(file), bytes).unwrap();
-        cifar::read_dir(dir.path()).unwrap_err()
-    };
-    let batch = "data_batch_3.bin";
-    assert_says(&error_of(batch, &[0; 3072]), &[batch, "3072 bytes", "multiple of 3073"]);
-    assert_says(&error_of(batch, &[]), &[batch, "0 bytes"]);
-    let labels = [[0; 3073], [10; 3073]].concat();
-    assert_says(&error_of("test_batch.bin", &labels), &["test_batch.bin", "label 10 in record 1", "0 to 9"]);
-    assert_says(&error_of("batches.meta.txt", b"cat\ndog\n"), &["batches.meta.txt", "2 class names", "10"]);
-
-    let dir = tiny_cifar();
-    let nested = tempdir().unwrap();
-    fs::rename(dir.keep(), nested.path().join("cifar-10-batches-bin")).unwrap();
-    assert_eq!(cifar::read_dir(nested.path()).unwrap().1.labels(), [9, 0]);
-    fs::write(nested.path().join("test_batch"), "").unwrap();
-    assert_says(&cifar::read_dir(nested.path()).unwrap_err(), &["for Python", "binary version"]);
-
-    let dir = tiny_cifar();
-    fs::remove_file(dir.path().join(batch)).unwrap();
-    assert_says(&cifar::read_dir(dir.path()).unwrap_err(), &[batch, "no such file"]);
-    assert_says(&cifar::read_dir(Path::new("no/place")).unwrap_err(), &["no/place", "no such directory"]);
 }
 
 /// An image of one colour.
@@ -195,17 +145,6 @@ fn splits_have_several_names_and_validation_serves_as_a_missing_test_split() {
         fs::rename(dir.path().join("gone"), dir.path().join("train")).unwrap();
         assert_says(&folder::read_dir(dir.path(), 8).unwrap_err(), &["no folder test", "val"]);
     }
-}
-
-#[test]
-fn a_test_set_is_the_same_without_the_training_set() {
-    let dir = tiny_cifar();
-    for (name, dir) in [("digits", None), ("shapes", None), ("cifar10", Some(dir.path()))] {
-        let (test, notes) = image::load_test(name, dir, 8).unwrap();
-        assert!(test == image::load(name, dir, 8).unwrap().test && notes.is_empty(), "{name}");
-    }
-    fs::remove_file(dir.path().join("data_batch_1.bin")).unwrap();
-    assert_eq!(image::load_test("cifar10", Some(dir.path()), 8).unwrap().0.labels(), [9, 0]);
 }
 
 #[test]
@@ -550,6 +489,10 @@ fn absurd_sizes_are_errors() {
     assert!(images.augmented_batch(&[0], &Augmentation::Photo(large), 1, 1, &Device::Cpu).is_ok());
 }
 
+fn fingerprint(images: &Images) -> u64 {
+    images.fingerprint(0..images.len()).unwrap()
+}
+
 /// Hashes of 1,000 built-in images.
 const DIGITS: u64 = 8_536_864_912_074_336_595;
 const SHAPES: u64 = 11_585_304_859_209_872_007;
@@ -558,7 +501,6 @@ const DISTORTED: u64 = 3_770_869_803_378_094_478;
 #[test]
 fn built_in_images_and_their_augmentation_are_the_same_on_every_machine() {
     let (digits, shapes) = (digits(1000, 0, 0).unwrap().0, shapes(1000, 0, 0).unwrap().0);
-    let fingerprint = |images: &Images| images.fingerprint(0..images.len()).unwrap();
     assert_eq!((fingerprint(&digits), fingerprint(&shapes)), (DIGITS, SHAPES));
     let all: Vec<u32> = (0..1000).collect();
     let distort = Augmentation::Distort(Distortion::default());
@@ -571,7 +513,6 @@ fn built_in_images_and_their_augmentation_are_the_same_on_every_machine() {
 
 #[test]
 fn fingerprints_depend_on_pixels_and_labels_and_not_on_paths() {
-    let fingerprint = |images: &Images| images.fingerprint(0..images.len()).unwrap();
     let new = |pixel, label| fingerprint(&Images::new(vec![pixel], vec![label], (1, 1, 1), 2).unwrap());
     assert_eq!(new(1, 0_u8), new(1, 0));
     assert!(new(1, 0) != new(2, 0) && new(1, 0) != new(1, 1));

@@ -4,11 +4,11 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::VarMap;
 use candle_textbook::data::{Level, TextStream};
 use candle_textbook::models::language_model::{Config, LanguageModel};
-use candle_textbook::nn::{Cell, Cost, Mode, seeded_var_builder};
+use candle_textbook::nn::{Cell, Mode, seeded_var_builder};
 use candle_textbook::optim::{Clip, Curve, Lbfgs, Method, NewtonCg, Optimizer, Sgd};
 use candle_textbook::train::{
-    Evaluation, LanguageModelling, LanguageModellingConfig, Metric, Prediction, Progress, Quiet, Report, Run,
-    Score, Stop, Task, Trainer, TrainerOptions, Windowing, evaluate_text, load_weights,
+    LanguageModelling, LanguageModellingConfig, Metric, Progress, Quiet, Report, Run, Score, Stop, Task,
+    Trainer, TrainerOptions, Windowing, evaluate_text, load_weights,
 };
 use std::cell::RefCell;
 use std::path::Path;
@@ -23,6 +23,16 @@ struct Scripted {
     epoch: std::cell::Cell<usize>,
     /// Whether the loss has no graph.
     detached: bool,
+}
+
+impl Scripted {
+    /// A task with w = 1, and its variables.
+    fn new(metrics: &[f64]) -> (Self, VarMap) {
+        let (vars, w) = (VarMap::new(), Var::new(1f64, &Device::Cpu).unwrap());
+        vars.data().lock().unwrap().insert("w".to_string(), w.clone());
+        let (metrics, epoch) = (metrics.to_vec(), Default::default());
+        (Self { w, nan_at: None, metrics, epoch, detached: false }, vars)
+    }
 }
 
 impl Task for Scripted {
@@ -60,6 +70,12 @@ impl Progress for Heard {
     }
 }
 
+fn options(epochs: usize, batch_size: usize, learning_rate: f64) -> TrainerOptions {
+    let mut options = TrainerOptions::default();
+    (options.epochs, options.batch_size, options.learning_rate) = (epochs, batch_size, learning_rate);
+    options
+}
+
 /// Trains on `Scripted` in the run folder `dir`, new or not; also returns the final w.
 fn train_in(
     dir: &Path,
@@ -82,17 +98,12 @@ fn train_by(
         true => Run::open("test", Some(dir)).unwrap().0,
         false => Run::create("test", Some(dir), &serde_json::json!({})).unwrap(),
     };
-    let (vars, w) = (VarMap::new(), Var::new(1f64, &Device::Cpu).unwrap());
-    vars.data().lock().unwrap().insert("w".to_string(), w.clone());
-    let (metrics, epoch) = (metrics.to_vec(), Default::default());
-    let task = Scripted { w: w.clone(), nan_at, metrics, epoch, detached: false };
+    let (mut task, vars) = Scripted::new(metrics);
+    task.nan_at = nan_at;
     let mut optimizer = Optimizer::new(method, &vars).unwrap();
-    let report = Trainer { options, run: Some(&run), progress, ..Trainer::default() }.fit(
-        &task,
-        &vars,
-        &mut optimizer,
-    );
-    (report, w.to_scalar::<f64>().unwrap())
+    let trainer = Trainer { options, run: Some(&run), progress, ..Trainer::default() };
+    let report = trainer.fit(&task, &vars, &mut optimizer);
+    (report, task.w.to_scalar::<f64>().unwrap())
 }
 
 /// Three steps per epoch, each of which multiplies w by 0.98; also returns the run folder and the final w.
@@ -169,12 +180,9 @@ fn a_task_trains_without_a_run_folder_on_its_own_metric_until_it_is_stopped() {
         }
     }
     for (stop_after, steps, epochs) in [(usize::MAX, 9, 3), (4, 4, 1)] {
-        let (vars, w) = (VarMap::new(), Var::new(1f64, &Device::Cpu).unwrap());
-        vars.data().lock().unwrap().insert("w".to_string(), w.clone());
-        let (metrics, epoch) = (vec![3., 1., 2.], Default::default());
-        let task = Errors(Scripted { w: w.clone(), nan_at: None, metrics, epoch, detached: false });
-        let mut options = TrainerOptions::default();
-        (options.epochs, options.batch_size, options.learning_rate) = (3, 2, 0.01);
+        let (task, vars) = Scripted::new(&[3., 1., 2.]);
+        let (w, task) = (task.w.clone(), Errors(task));
+        let options = options(3, 2, 0.01);
         let stop = Stop::default();
         let watching = Watching { losses: Default::default(), stop: stop.clone(), stop_after };
         let trainer = Trainer { options, run: None, progress: &watching, stop };
@@ -257,35 +265,19 @@ fn huge_option_values_do_not_overflow() {
 fn a_loss_without_a_graph_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let run = Run::create("test", Some(dir.path()), &serde_json::json!({})).unwrap();
-    let (vars, w) = (VarMap::new(), Var::new(1f64, &Device::Cpu).unwrap());
-    vars.data().lock().unwrap().insert("w".to_string(), w.clone());
-    let task = Scripted { w, nan_at: None, metrics: vec![1.0], epoch: Default::default(), detached: true };
+    let (mut task, vars) = Scripted::new(&[1.0]);
+    task.detached = true;
     let mut optimizer = Optimizer::new(Sgd::default(), &vars).unwrap();
-    let mut options = TrainerOptions::default();
-    options.epochs = 1;
-    let report = Trainer { options, run: Some(&run), progress: &Quiet, ..Trainer::default() }.fit(
-        &task,
-        &vars,
-        &mut optimizer,
-    );
-    let message = report.unwrap_err().to_string();
+    let trainer = Trainer { options: options(1, 2, 0.01), run: Some(&run), ..Trainer::default() };
+    let message = trainer.fit(&task, &vars, &mut optimizer).unwrap_err().to_string();
     assert!(message.contains("loss of step 1 depends on no parameter"), "{message}");
 }
 
 #[test]
 fn a_checkpoint_of_another_batch_size_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let mut options = TrainerOptions::default();
-    options.epochs = 1;
-    options.batch_size = 2;
-    train_in(dir.path(), None, &[1.0; 2], options.clone()).0.unwrap();
-    let other = {
-        let mut changed = options;
-        changed.epochs = 2;
-        changed.batch_size = 1;
-        changed
-    };
-    let message = train_in(dir.path(), None, &[1.0; 2], other).0.unwrap_err().to_string();
+    train_in(dir.path(), None, &[1.0; 2], options(1, 2, 0.01)).0.unwrap();
+    let message = train_in(dir.path(), None, &[1.0; 2], options(2, 1, 0.01)).0.unwrap_err().to_string();
     assert!(message.contains("step 3") && message.contains("5 steps per epoch"), "{message}");
 }
 
@@ -294,47 +286,21 @@ fn a_solver_needs_one_loss_of_all_examples_in_each_step() {
     let train = |options: TrainerOptions, extra: &str| {
         let dir = tempfile::tempdir().unwrap();
         let run = Run::create("test", Some(dir.path()), &serde_json::json!({})).unwrap();
-        let (vars, w) = (VarMap::new(), Var::new(1f64, &Device::Cpu).unwrap());
-        for name in ["w", extra] {
-            vars.data().lock().unwrap().insert(name.to_string(), w.clone());
-        }
-        let task =
-            Scripted { w, nan_at: None, metrics: vec![1.0; 3], epoch: Default::default(), detached: false };
+        let (task, vars) = Scripted::new(&[1.0; 3]);
+        vars.data().lock().unwrap().insert(extra.to_string(), task.w.clone());
         let mut optimizer = Optimizer::new(Lbfgs::default(), &vars).unwrap();
-        Trainer { options, run: Some(&run), progress: &Quiet, ..Trainer::default() }.fit(
-            &task,
-            &vars,
-            &mut optimizer,
-        )
+        Trainer { options, run: Some(&run), ..Trainer::default() }.fit(&task, &vars, &mut optimizer)
     };
-    let good = {
-        let mut changed = TrainerOptions::default();
-        changed.epochs = 3;
-        changed.batch_size = 5;
-        changed.learning_rate = 1.0;
-        changed
-    };
+    let good = options(3, 5, 1.0);
     let report = train(good.clone(), "w").unwrap();
     assert_eq!(report.epochs[0].train_loss, 1.0);
     assert!(report.epochs.last().unwrap().train_loss < 1e-9);
     let refuse = |options, extra| train(options, extra).unwrap_err().to_string();
-    let message = refuse(
-        {
-            let mut changed = good.clone();
-            changed.batch_size = 4;
-            changed
-        },
-        "w",
-    );
+    let message = refuse(options(3, 4, 1.0), "w");
     assert!(message.starts_with("batch size: found 4, expected at least 5"), "{message}");
-    let message = refuse(
-        {
-            let mut changed = good.clone();
-            changed.clip = Clip::Norm(1.0);
-            changed
-        },
-        "w",
-    );
+    let mut clipped = good.clone();
+    clipped.clip = Clip::Norm(1.0);
+    let message = refuse(clipped, "w");
     assert!(message.starts_with("gradient clipping: expected none"), "{message}");
     let message = refuse(good, "norm.running_mean");
     assert!(message.starts_with("batch normalisation"), "{message}");
@@ -342,20 +308,20 @@ fn a_solver_needs_one_loss_of_all_examples_in_each_step() {
 
 /// Two epochs of three steps at a constant rate.
 fn short() -> TrainerOptions {
-    {
-        let mut changed = TrainerOptions::default();
-        changed.epochs = 2;
-        changed.batch_size = 2;
-        changed.learning_rate = 0.01;
-        changed
-    }
+    options(2, 2, 0.01)
+}
+
+/// The same, for a run that can be extended.
+fn extensible() -> TrainerOptions {
+    let mut options = short();
+    options.keep_checkpoint = true;
+    options
 }
 
 #[test]
 fn a_flipped_bit_of_a_checkpoint_or_a_model_is_noticed() {
     let dir = tempfile::tempdir().unwrap();
-    let mut options = short();
-    options.keep_checkpoint = true;
+    let options = extensible();
     train_in(dir.path(), None, &[1.0; 2], options.clone()).0.unwrap();
     let checkpoint = dir.path().join("checkpoint.safetensors");
     let bytes = std::fs::read(&checkpoint).unwrap();
@@ -392,13 +358,7 @@ fn files_of_another_run_and_an_edited_configuration_are_refused() {
     let [one, two] = [1, 2].map(|seed| {
         let out = dir.path().join(seed.to_string());
         drop(Run::create("test", Some(&out), &serde_json::json!({ "seed": seed })).unwrap());
-        train_in(&out, None, &[1.0; 2], {
-            let mut changed = short();
-            changed.keep_checkpoint = true;
-            changed
-        })
-        .0
-        .unwrap();
+        train_in(&out, None, &[1.0; 2], extensible()).0.unwrap();
         out
     });
     for (name, expected) in [
@@ -428,8 +388,7 @@ fn files_of_another_run_and_an_edited_configuration_are_refused() {
 #[test]
 fn a_run_resumes_after_an_epoch_with_an_infinite_score() {
     let dir = tempfile::tempdir().unwrap();
-    let mut options = short();
-    options.keep_checkpoint = true;
+    let mut options = extensible();
     train_in(dir.path(), None, &[1.0, f64::INFINITY], options.clone()).0.unwrap();
     options.epochs = 3;
     let report = train_in(dir.path(), None, &[1.0, f64::INFINITY, 2.0], options).0.unwrap();
@@ -485,19 +444,9 @@ fn more_epochs_train_on_if_the_checkpoint_was_kept() {
     let dir = tempfile::tempdir().unwrap();
     let [whole, kept, dropped] = ["whole", "kept", "dropped"].map(|name| dir.path().join(name));
     let scores = [1.0, 2.0, 3.0, 4.0];
-    let longer = {
-        let mut changed = short();
-        changed.epochs = 4;
-        changed
-    };
+    let longer = options(4, 2, 0.01);
     let (expected, w) = train_in(&whole, None, &scores, longer.clone());
-    train_in(&kept, None, &scores, {
-        let mut changed = short();
-        changed.keep_checkpoint = true;
-        changed
-    })
-    .0
-    .unwrap();
+    train_in(&kept, None, &scores, extensible()).0.unwrap();
     let (report, extended) = train_in(&kept, None, &scores, longer.clone());
     assert_eq!((report.unwrap().best_epoch, extended), (expected.unwrap().best_epoch, w));
 
@@ -530,30 +479,6 @@ fn a_run_does_not_resume_with_other_data() {
         let message = run.check_facts(&config, &changed).unwrap_err().to_string();
         assert!(message.contains(&format!("cannot resume: found {field} ")), "{message}");
     }
-}
-
-#[test]
-fn the_confusion_matrix_counts_each_pair_and_refuses_unknown_classes() {
-    let predictions = [(0, 0), (0, 2), (2, 0), (0, 2)].map(|(label, predicted)| Prediction {
-        label,
-        predicted,
-        probability: 0.5,
-    });
-    let evaluation = Evaluation { loss: 0.0, predictions: predictions.to_vec() };
-    assert_eq!(evaluation.correct(), 1);
-    let expected = [vec![1, 0, 2], vec![0, 0, 0], vec![1, 0, 0]];
-    assert_eq!(evaluation.confusion_matrix(3).unwrap(), expected);
-    for classes in [0, 1, 2] {
-        let message = evaluation.confusion_matrix(classes).unwrap_err().to_string();
-        assert!(message.contains(&format!("expected below {classes}")), "{message}");
-    }
-}
-
-#[test]
-fn an_evaluation_without_examples_has_accuracy_0() -> Result<()> {
-    let evaluation = Evaluation::from_batches(Cost::SoftmaxCrossEntropy, [])?;
-    assert_eq!((evaluation.loss, evaluation.accuracy(), evaluation.correct()), (0.0, 0.0, 0));
-    Ok(())
 }
 
 /// Calls `check` with the configuration of a small language model on a text of 200 tokens.
@@ -595,15 +520,9 @@ fn language_modelling_trains_only_with_a_batch_of_all_streams() {
             let dir = tempfile::tempdir().unwrap();
             let run = Run::create("test", Some(dir.path()), &serde_json::json!({})).unwrap();
             let mut optimizer = Optimizer::new(Sgd::default(), vars).unwrap();
-            let mut options = TrainerOptions::default();
-            options.epochs = 1;
-            options.batch_size = batch_size;
-            let report = Trainer { options, run: Some(&run), progress: &Quiet, ..Trainer::default() }.fit(
-                &task,
-                vars,
-                &mut optimizer,
-            );
-            match report {
+            let trainer =
+                Trainer { options: options(1, batch_size, 1e-3), run: Some(&run), ..Trainer::default() };
+            match trainer.fit(&task, vars, &mut optimizer) {
                 Ok(report) => assert!(is_right && report.epochs[0].step == 4, "batch size {batch_size}"),
                 Err(error) => {
                     assert!(!is_right, "batch size {batch_size}: {error:#}");

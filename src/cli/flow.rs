@@ -235,8 +235,8 @@ pub(super) fn open<R: Recipe>(run: &RunOption, machine: &MachineOptions) -> Resu
     let settings: R = recorded_settings(&run, &config)?;
     let facts = <R::Data as Data>::Facts::read(&run, &config)?;
     let device = machine.device.open(settings.prefers_gpu())?;
-    let model = train::load_model(&run, &device, |vb| settings.model(&facts, vb))?;
-    if !train::model_names_run(&run)? {
+    let (model, names_run) = train::load_model(&run, &device, |vb| settings.model(&facts, vb))?;
+    if !names_run {
         let path = run.model();
         complain(&format!("note: {}: these weights name no run: another program wrote them", path.display()));
     }

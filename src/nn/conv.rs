@@ -1,52 +1,13 @@
 //! Convolutions.
 
+use super::conv_layer::{check_groups, fan, layer};
 use super::{BatchNorm, InitScheme, is_native};
 use crate::ops;
-use candle_core::{Module, Result, Tensor, bail};
+use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 pub use super::conv_transpose::*;
 pub use candle_nn::conv::{Conv1dConfig, Conv2dConfig, ConvTranspose1dConfig, ConvTranspose2dConfig};
-
-/// Defines a layer with a weight of this shape, an optional bias and a configuration.
-macro_rules! layer {
-    ($(#[$docs:meta])* $name:ident, $config:ident, $shape:literal) => {
-        $(#[$docs])*
-        #[derive(Debug, Clone)]
-        pub struct $name {
-            weight: Tensor,
-            bias: Option<Tensor>,
-            config: $config,
-        }
-
-        impl $name {
-            #[doc = concat!("Creates a layer from `weight` `", $shape, "` and `bias` `(outputs)`.")]
-            pub fn new(weight: Tensor, bias: Option<Tensor>, config: $config) -> Self {
-                Self { weight, bias, config }
-            }
-
-            /// Padding, stride and so on.
-            pub fn config(&self) -> &$config {
-                &self.config
-            }
-
-            #[doc = concat!("The kernels, `", $shape, "`.")]
-            pub fn weight(&self) -> &Tensor {
-                &self.weight
-            }
-
-            /// The bias, `(outputs)`.
-            pub fn bias(&self) -> Option<&Tensor> {
-                self.bias.as_ref()
-            }
-
-            fn as_candle(&self) -> candle_nn::$name {
-                candle_nn::$name::new(self.weight.clone(), self.bias.clone(), self.config)
-            }
-        }
-    };
-}
-pub(super) use layer;
 
 layer! {
     /// A 1-d convolution (cross-correlation, as everywhere in deep learning).
@@ -147,23 +108,6 @@ pub fn conv2d_no_bias_with(
     let init = init.weight(fan(inputs)?, fan(outputs)?);
     let weight = vb.get_with_hints((outputs, inputs / config.groups, kernel, kernel), "weight", init)?;
     Ok(Conv2d { weight, bias: None, config })
-}
-
-pub(super) fn check_groups(op: &str, inputs: usize, outputs: usize, groups: usize) -> Result<()> {
-    if groups == 0 || !inputs.is_multiple_of(groups) || !outputs.is_multiple_of(groups) {
-        bail!("{op}: {inputs} input and {outputs} output channels do not divide into {groups} groups");
-    }
-    Ok(())
-}
-
-/// Number of weights per output (from `channels` inputs) or per input (to `channels` outputs).
-pub(super) fn fan(channels: usize, kernel: &[usize]) -> Result<usize> {
-    match kernel.iter().try_fold(channels, |fan, &size| fan.checked_mul(size)) {
-        Some(fan) => Ok(fan),
-        None => {
-            bail!("convolution: {channels} channels with kernels of size {kernel:?} are too many weights")
-        }
-    }
 }
 
 impl Conv2d {

@@ -1,8 +1,11 @@
-use super::conv::{ConvTranspose1dConfig, ConvTranspose2dConfig, check_groups, fan, layer};
+//! Transposed convolutions.
+
+use super::conv_layer::{check_groups, fan, layer};
 use super::{InitScheme, is_native};
 use crate::ops;
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
+use candle_nn::conv::{ConvTranspose1dConfig, ConvTranspose2dConfig};
 
 layer! {
     /// A transposed 1-d convolution (deconvolution): the gradient of a convolution with respect to its input.

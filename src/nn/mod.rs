@@ -46,6 +46,7 @@ pub mod activation;
 mod attention_layer;
 pub mod batch_norm;
 pub mod conv;
+mod conv_layer;
 mod conv_max_over_time;
 mod conv_transpose;
 mod cost;

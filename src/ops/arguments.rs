@@ -1,12 +1,16 @@
 //! Arguments of the operations: their types, and the shape checks that an operation and its reference form share.
 
 use super::{PackedSequences, gpu};
-use crate::kernels::cpu::Cell;
 use crate::kernels::cpu::batch_norm::Grid;
 use crate::kernels::cpu::conv_max_over_time::{FilterSize, Layout};
 use crate::kernels::cpu::conv2d::Conv2d;
 use crate::kernels::cpu::pool::Windows;
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
+
+mod recurrent;
+
+pub use recurrent::{RecurrentState, RecurrentWeights};
+pub(super) use recurrent::{check_recurrent, check_recurrent_tokens, check_recurrent_weights};
 
 /// Checks the shapes.
 pub(super) fn check_linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
@@ -73,14 +77,7 @@ pub(super) fn check_conv2d(
             bail!("conv2d: found a weight of shape {dims:?}, expected (out, in / groups, height, width)")
         }
     };
-    let positive = [stride.0, stride.1, dilation.0, dilation.1, groups, height, width];
-    if positive.contains(&0) || weight.elem_count() == 0 {
-        let (xs, weight) = (xs.dims(), weight.dims());
-        bail!(
-            "conv2d: found an input of shape {xs:?}, a weight of shape {weight:?}, stride {stride:?}, dilation \
-             {dilation:?} and {groups} groups, expected sizes of 1 or more"
-        );
-    }
+    check_not_empty("conv2d", xs, weight, config)?;
     let group_outputs = outputs / groups;
     if Some(channels) != group_channels.checked_mul(groups) || outputs != group_outputs * groups {
         bail!(
@@ -136,7 +133,6 @@ pub(super) fn check_conv_transpose2d(
     output_padding: (usize, usize),
 ) -> Result<Conv2d> {
     const OP: &str = "conv_transpose2d";
-    let Conv2dConfig { stride, padding, dilation, groups } = config;
     let (&[batch, inputs, height, width], &[weight_inputs, outputs, kernel_h, kernel_w]) =
         (xs.dims(), weight.dims())
     else {
@@ -147,14 +143,8 @@ pub(super) fn check_conv_transpose2d(
             weight.dims()
         )
     };
-    let positive = [stride.0, stride.1, dilation.0, dilation.1, groups, height, width];
-    if positive.contains(&0) || weight.elem_count() == 0 {
-        let (xs, weight) = (xs.dims(), weight.dims());
-        bail!(
-            "{OP}: found an input of shape {xs:?}, a weight of shape {weight:?}, stride {stride:?}, dilation {dilation:?} \
-             and {groups} groups, expected sizes of 1 or more"
-        );
-    }
+    check_not_empty(OP, xs, weight, config)?;
+    let Conv2dConfig { stride, padding, dilation, groups } = config;
     if inputs != weight_inputs || !inputs.is_multiple_of(groups) {
         bail!(
             "{OP}: found {inputs} input channels, a weight for {weight_inputs} and {groups} groups, expected equal numbers \
@@ -165,34 +155,30 @@ pub(super) fn check_conv_transpose2d(
         bail!("{OP}: found {groups} groups of {outputs} output channels, expected less: sizes overflow")
     };
     check_bias(OP, bias, all_outputs)?;
-    // A stride has no meaning for a single element; it becomes the size of what the kernel covers.
-    let reach = |size: usize, kernel: usize, stride: usize, dilation: usize| {
-        let covered = dilation.checked_mul(kernel - 1)?.checked_add(1)?;
-        let stride = if size == 1 { stride.min(covered) } else { stride };
-        Some((stride, (size - 1).checked_mul(stride)?.checked_add(covered)?))
+    let side = |size, kernel, stride: usize, dilation, padding: usize, output_padding| {
+        if output_padding >= stride.max(dilation) {
+            return Err("the output padding is neither below the stride nor below the dilation");
+        }
+        let (stride, reach) = spread(size, kernel, stride, dilation).ok_or("sizes overflow")?;
+        let padded = reach.checked_add(output_padding).ok_or("sizes overflow")?;
+        let output = padding.checked_mul(2).and_then(|both| padded.checked_sub(both));
+        output
+            .filter(|&output| output > 0)
+            .map(|output| (stride, output))
+            .ok_or("the padding leaves no output")
     };
-    let (Some(rows), Some(columns)) =
-        (reach(height, kernel_h, stride.0, dilation.0), reach(width, kernel_w, stride.1, dilation.1))
-    else {
-        bail!("{OP}: found stride {stride:?} and dilation {dilation:?}, expected less: sizes overflow")
+    let rows = side(height, kernel_h, stride.0, dilation.0, padding.0, output_padding.0);
+    let columns = side(width, kernel_w, stride.1, dilation.1, padding.1, output_padding.1);
+    let ((stride_h, output_h), (stride_w, output_w)) = match (rows, columns) {
+        (Ok(rows), Ok(columns)) => (rows, columns),
+        (Err(why), _) | (_, Err(why)) => bail!(
+            "{OP}: found stride {stride:?}, dilation {dilation:?}, padding {padding:?} and output padding \
+             {output_padding:?} for an input of {height}x{width}: {why}"
+        ),
     };
-    if output_padding.0 >= stride.0.max(dilation.0) || output_padding.1 >= stride.1.max(dilation.1) {
-        bail!(
-            "{OP}: found output padding {output_padding:?}, expected less than the stride {stride:?} or the dilation \
-             {dilation:?}"
-        );
-    }
-    let size = |reach: usize, output_padding: usize, padding: usize| {
-        reach.checked_add(output_padding)?.checked_sub(padding.checked_mul(2)?).filter(|&size| size > 0)
-    };
-    let (Some(output_h), Some(output_w)) =
-        (size(rows.1, output_padding.0, padding.0), size(columns.1, output_padding.1, padding.1))
-    else {
-        bail!("{OP}: found padding {padding:?} for an input of {height}x{width}, which leaves no output")
-    };
+    let (padded_h, padded_w) = (output_h + 2 * padding.0, output_w + 2 * padding.1);
     let planes = inputs.max(all_outputs);
-    let padded = (output_h + 2 * padding.0, output_w + 2 * padding.1);
-    if !fits(&[planes, padded.0, padded.1]) || !fits(&[batch, all_outputs, output_h, output_w]) {
+    if !fits(&[planes, padded_h, padded_w]) || !fits(&[batch, all_outputs, output_h, output_w]) {
         bail!("{OP}: found an output of {output_h}x{output_w}, expected one that fits in memory");
     }
     Ok(Conv2d {
@@ -201,12 +187,35 @@ pub(super) fn check_conv_transpose2d(
         channels: outputs,
         outputs: inputs / groups,
         kernel: (kernel_h, kernel_w),
-        stride: (rows.0, columns.0),
+        stride: (stride_h, stride_w),
         padding,
         dilation,
         input: (output_h, output_w),
         output: (height, width),
     })
+}
+
+/// The effective stride along one dimension of a transposed convolution, and what the kernel covers from all elements; none
+/// if it overflows.
+fn spread(size: usize, kernel: usize, stride: usize, dilation: usize) -> Option<(usize, usize)> {
+    let covered = dilation.checked_mul(kernel - 1)?.checked_add(1)?;
+    // A stride has no meaning for a single element; it becomes the size of what the kernel covers.
+    let stride = if size == 1 { stride.min(covered) } else { stride };
+    Some((stride, (size - 1).checked_mul(stride)?.checked_add(covered)?))
+}
+
+/// Fails if a size is 0, except the batch.
+fn check_not_empty(op: &str, xs: &Tensor, weight: &Tensor, config: Conv2dConfig) -> Result<()> {
+    let Conv2dConfig { stride, dilation, groups, .. } = config;
+    let sizes = [stride.0, stride.1, dilation.0, dilation.1, groups, weight.elem_count()];
+    if sizes.contains(&0) || xs.dims()[2..].contains(&0) {
+        let (xs, weight) = (xs.dims(), weight.dims());
+        bail!(
+            "{op}: found an input of shape {xs:?}, a weight of shape {weight:?}, stride {stride:?}, dilation {dilation:?} \
+             and {groups} groups, expected sizes of 1 or more"
+        );
+    }
+    Ok(())
 }
 
 /// Sizes along one dimension.
@@ -468,120 +477,6 @@ pub(super) fn check_conv_max_over_time(
         Ok(FilterSize { count, width })
     };
     Ok((layout, filters.iter().map(size).collect::<Result<_>>()?))
-}
-
-/// The parameters of one direction of a recurrent layer, with PyTorch's shapes and order of gates.
-#[derive(Debug, Clone)]
-pub struct RecurrentWeights {
-    /// W, `(gates * hidden, features)`: PyTorch's `weight_ih`.
-    ///
-    /// For [`recurrent_tokens`](super::recurrent_tokens): the product of each token's vector with W, `(tokens, gates * hidden)`.
-    pub input: Tensor,
-    /// U, `(gates * hidden, hidden)`: PyTorch's `weight_hh`.
-    pub hidden: Tensor,
-    /// b, `(gates * hidden)`: PyTorch's `bias_ih`.
-    pub input_bias: Tensor,
-    /// d, `(gates * hidden)`: PyTorch's `bias_hh`.
-    pub hidden_bias: Tensor,
-}
-
-/// The state of a recurrent network between two time steps: one vector per sequence, layer and direction.
-///
-/// The first dimension is ordered as in PyTorch: layer by layer, and within a layer the forward direction first.
-#[derive(Debug, Clone)]
-pub struct RecurrentState {
-    /// Hidden states h, `(layers * directions, batch, hidden)`.
-    pub hidden: Tensor,
-    /// Cell states c of an LSTM, in the same shape; `None` for other cells.
-    pub cell: Option<Tensor>,
-}
-
-/// Checks the arguments of `recurrent` and returns the numbers of features and of hidden units.
-pub(super) fn check_recurrent(
-    cell: Cell,
-    xs: &Tensor,
-    sequences: &PackedSequences,
-    weights: &[RecurrentWeights],
-    state: Option<&RecurrentState>,
-) -> Result<[usize; 2]> {
-    let features = match xs.dims() {
-        &[rows, features] if rows == sequences.rows() => features,
-        dims => {
-            bail!("recurrent: found an input of shape {dims:?}, expected ({}, features)", sequences.rows())
-        }
-    };
-    let hidden = check_recurrent_weights(cell, |gates| [gates, features], sequences, weights, state)?;
-    Ok([features, hidden])
-}
-
-/// Checks the arguments of `recurrent_tokens` and returns the numbers of tokens and of hidden units.
-pub(super) fn check_recurrent_tokens(
-    cell: Cell,
-    ids: &Tensor,
-    sequences: &PackedSequences,
-    weights: &[RecurrentWeights],
-    state: Option<&RecurrentState>,
-) -> Result<[usize; 2]> {
-    if ids.dims() != [sequences.rows()] || ids.dtype() != DType::U32 {
-        let (dims, dtype) = (ids.dims(), ids.dtype().as_str());
-        bail!("recurrent: found ids of shape {dims:?} in {dtype}, expected ({}) in u32", sequences.rows());
-    }
-    let tokens = weights.first().and_then(|weights| weights.input.dims().first().copied()).unwrap_or(0);
-    let hidden = check_recurrent_weights(cell, |gates| [tokens, gates], sequences, weights, state)?;
-    Ok([tokens, hidden])
-}
-
-/// Checks that the weights and the state fit each other, and returns the number of hidden units.
-///
-/// `input_shape` is the expected shape of the input weights, given the number of rows of the weights.
-pub(super) fn check_recurrent_weights(
-    cell: Cell,
-    input_shape: impl Fn(usize) -> [usize; 2],
-    sequences: &PackedSequences,
-    weights: &[RecurrentWeights],
-    state: Option<&RecurrentState>,
-) -> Result<usize> {
-    if !(1..=2).contains(&weights.len()) {
-        bail!("recurrent: found weights of {} directions, expected one or two", weights.len());
-    }
-    let hidden = weights[0].hidden.dims().last().copied().unwrap_or(0);
-    let Some(rows) = cell.gates().checked_mul(hidden).filter(|&rows| rows > 0) else {
-        bail!(
-            "recurrent: found a hidden weight of shape {:?}, expected (gates * hidden, hidden)",
-            weights[0].hidden.dims()
-        )
-    };
-    for RecurrentWeights { input, hidden: recurrent, input_bias, hidden_bias } in weights {
-        for (name, found, expected) in [
-            ("input weight", input.dims(), input_shape(rows).as_slice()),
-            ("hidden weight", recurrent.dims(), &[rows, hidden]),
-            ("input bias", input_bias.dims(), &[rows]),
-            ("hidden bias", hidden_bias.dims(), &[rows]),
-        ] {
-            if found != expected {
-                bail!(
-                    "recurrent: found the {name} of shape {found:?}, expected {expected:?} for a layer of {hidden} \
-                     {cell} units"
-                );
-            }
-        }
-    }
-    if let Some(RecurrentState { hidden: state, cell: cells }) = state {
-        let expected = [weights.len(), sequences.batch(), hidden];
-        for found in std::iter::once(state).chain(cells) {
-            if found.dims() != expected {
-                bail!("recurrent: found a state of shape {:?}, expected {expected:?}", found.dims());
-            }
-        }
-        match (cells, cell.has_cell_state()) {
-            (Some(_), false) => {
-                bail!("recurrent: found a state with a cell part, expected none for a {cell} layer")
-            }
-            (None, true) => bail!("recurrent: found a state without a cell part, expected one for an LSTM"),
-            _ => {}
-        }
-    }
-    Ok(hidden)
 }
 
 /// Checks the shapes.

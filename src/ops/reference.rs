@@ -4,15 +4,15 @@
 //! check their arguments exactly as the operations in [`super`] do.
 
 use super::arguments::{
-    self, BatchStatistics, Conv2dConfig, ConvFilters, Epilogue, Pool2dConfig, RecurrentState,
-    RecurrentWeights, TimePooling,
+    self, BatchStatistics, ConvFilters, Epilogue, Pool2dConfig, RecurrentState, RecurrentWeights, TimePooling,
 };
 use super::{Cell, PackedSequences};
-use candle_core::{D, DType, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor};
 
-mod conv_transpose2d;
+mod convolution;
 
-pub use conv_transpose2d::conv_transpose2d;
+use convolution::{Unfold, pad};
+pub use convolution::{conv_transpose2d, conv2d};
 
 /// The definition of [`super::linear()`].
 ///
@@ -31,40 +31,6 @@ pub fn linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     };
     match bias {
         Some(bias) => ys.broadcast_add(bias),
-        None => Ok(ys),
-    }
-}
-
-/// The definition of [`super::conv2d()`]: one matrix product per group, whose columns are the windows of the input.
-///
-/// # Errors
-/// Fails if [`super::conv2d()`] would.
-pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
-    arguments::check_conv2d(xs, weight, bias, config)?;
-    let Conv2dConfig { stride, padding, dilation, groups } = config;
-    let (batch, channels, height, width) = xs.dims4()?;
-    let (outputs, group_channels, kernel_h, kernel_w) = weight.dims4()?;
-    let windows = Unfold {
-        kernel: (kernel_h, kernel_w),
-        stride,
-        dilation,
-        padded: (height + 2 * padding.0, width + 2 * padding.1),
-    };
-    let (height, width) = windows.output();
-    if batch == 0 {
-        return Tensor::zeros((0, outputs, height, width), xs.dtype(), xs.device());
-    }
-    // (batch, channels, kernel, positions) -> (groups, channels of a group * kernel, batch * positions)
-    let columns = windows
-        .apply(&pad(xs, padding, 0.)?)?
-        .reshape((batch, channels * kernel_h * kernel_w, height * width))?
-        .transpose(0, 1)?
-        .reshape((groups, group_channels * kernel_h * kernel_w, batch * height * width))?;
-    let weight = weight.reshape((groups, outputs / groups, group_channels * kernel_h * kernel_w))?;
-    let ys =
-        weight.matmul(&columns)?.reshape((outputs, batch, height, width))?.transpose(0, 1)?.contiguous()?;
-    match bias {
-        Some(bias) => ys.broadcast_add(&bias.reshape((1, outputs, 1, 1))?),
         None => Ok(ys),
     }
 }
@@ -521,73 +487,6 @@ fn argmax(values: &Tensor, dim: usize, inside: Option<&Tensor>) -> Result<Tensor
     let is_max = numbers.broadcast_eq(&numbers.max_keepdim(dim)?)?;
     let rank = is_nan.where_cond(&nan_rank, &is_max.where_cond(&max_rank, &max_rank.zeros_like()?)?)?;
     rank.contiguous()?.argmax_keepdim(dim)?.contiguous()
-}
-
-/// Pads the last two dimensions with `value`.
-fn pad(xs: &Tensor, padding: (usize, usize), value: f64) -> Result<Tensor> {
-    let along = |xs: &Tensor, dim: usize, size: usize| {
-        if size == 0 {
-            return Ok(xs.clone());
-        }
-        let mut shape = xs.dims().to_vec();
-        shape[dim] = size;
-        let border = Tensor::full(value as f32, shape, xs.device())?.to_dtype(xs.dtype())?;
-        Tensor::cat(&[&border, xs, &border], dim)
-    };
-    along(&along(xs, 2, padding.0)?, 3, padding.1)
-}
-
-/// Cuts padded images into windows; each size is (height, width). The windows fit into the image.
-struct Unfold {
-    kernel: (usize, usize),
-    stride: (usize, usize),
-    dilation: (usize, usize),
-    padded: (usize, usize),
-}
-
-impl Unfold {
-    /// The windows of a pooling operation, which [`arguments::check_pool2d`] has accepted.
-    fn pooling(xs: &Tensor, config: Pool2dConfig) -> Result<Self> {
-        let Pool2dConfig { kernel, stride, padding } = config;
-        let (_, _, height, width) = xs.dims4()?;
-        let padded = (height + 2 * padding.0, width + 2 * padding.1);
-        Ok(Self { kernel, stride, dilation: (1, 1), padded })
-    }
-
-    /// The number of windows along the height and the width.
-    fn output(&self) -> (usize, usize) {
-        let windows = |size, kernel, stride, dilation| (size - dilation * (kernel - 1) - 1) / stride + 1;
-        (
-            windows(self.padded.0, self.kernel.0, self.stride.0, self.dilation.0),
-            windows(self.padded.1, self.kernel.1, self.stride.1, self.dilation.1),
-        )
-    }
-
-    /// The windows of the padded `(batch, channels, height, width)`: `(batch, channels, kernel elements, positions)`.
-    fn apply(&self, xs: &Tensor) -> Result<Tensor> {
-        let &Self { kernel, stride, dilation, padded } = self;
-        let (batch, channels, _, _) = xs.dims4()?;
-        let (height, width) = self.output();
-        let sizes = [kernel.0, kernel.1, height, width];
-        let len = sizes.iter().try_fold(1, |len: usize, &size| len.checked_mul(size));
-        let image = padded.0.checked_mul(padded.1);
-        // Candle's indices are u32.
-        let [Some(len), Some(image)] = [len, image].map(|len| len.filter(|&len| u32::try_from(len).is_ok()))
-        else {
-            bail!("found {height} by {width} windows of {kernel:?}, expected at most {} elements", u32::MAX)
-        };
-        let mut index = Vec::with_capacity(len);
-        for tap in 0..kernel.0 * kernel.1 {
-            let (row, column) = (tap / kernel.1 * dilation.0, tap % kernel.1 * dilation.1);
-            for y in 0..height {
-                let start = (y * stride.0 + row) * padded.1 + column;
-                index.extend((0..width).map(|x| (start + x * stride.1) as u32));
-            }
-        }
-        let index = Tensor::from_vec(index, len, xs.device())?;
-        let windows = xs.reshape((batch, channels, image))?.contiguous()?.index_select(&index, 2)?;
-        windows.reshape((batch, channels, kernel.0 * kernel.1, height * width))
-    }
 }
 
 /// The sum of each window; padding counts as zeros.

@@ -90,3 +90,32 @@ impl Evaluation {
         Ok(counts)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_confusion_matrix_counts_each_pair_and_refuses_unknown_classes() {
+        let predictions = [(0, 0), (0, 2), (2, 0), (0, 2)].map(|(label, predicted)| Prediction {
+            label,
+            predicted,
+            probability: 0.5,
+        });
+        let evaluation = Evaluation { loss: 0.0, predictions: predictions.to_vec() };
+        assert_eq!(evaluation.correct(), 1);
+        let expected = [vec![1, 0, 2], vec![0, 0, 0], vec![1, 0, 0]];
+        assert_eq!(evaluation.confusion_matrix(3).unwrap(), expected);
+        for classes in [0, 1, 2] {
+            let message = evaluation.confusion_matrix(classes).unwrap_err().to_string();
+            assert!(message.contains(&format!("expected below {classes}")), "{message}");
+        }
+    }
+
+    #[test]
+    fn an_evaluation_without_examples_has_accuracy_0() -> Result<()> {
+        let evaluation = Evaluation::from_batches(Cost::SoftmaxCrossEntropy, [])?;
+        assert_eq!((evaluation.loss, evaluation.accuracy(), evaluation.correct()), (0.0, 0.0, 0));
+        Ok(())
+    }
+}

@@ -51,30 +51,20 @@ impl Best {
     }
 }
 
-/// Reads the best weights of `run`.
+/// Reads the best weights of `run`, and returns whether they name it as their run.
 ///
 /// # Errors
 /// Fails if they are missing, damaged or another run's. Weights that another program wrote name no run, and pass.
-pub(super) fn read_best(run: &Run) -> Result<HashMap<String, Tensor>> {
+pub(super) fn read_best(run: &Run) -> Result<(HashMap<String, Tensor>, bool)> {
     let path = run.model();
     let bytes = read_file(&path)?;
     let tensors = read_tensors(&path, &bytes)?;
-    if let Some(owner) = owner(&bytes)?.filter(|owner| owner != run.id()) {
+    let owner = owner(&bytes)?;
+    if let Some(owner) = owner.as_ref().filter(|&owner| owner != run.id()) {
         let (dir, id) = (run.dir().display(), run.id());
         bail!("{}: these are the weights of another run, {owner}; {dir} is the run {id}", path.display());
     }
-    Ok(tensors)
-}
-
-/// Returns whether the best weights of `run` name it as their run.
-///
-/// Weights that another program wrote do not, and load all the same.
-///
-/// # Errors
-/// Fails if the file cannot be read.
-pub fn model_names_run(run: &Run) -> Result<bool> {
-    let bytes = read_file(&run.model())?;
-    Ok(owner(&bytes)?.is_some_and(|owner| owner == run.id()))
+    Ok((tensors, owner.is_some()))
 }
 
 /// The identity of the run that wrote the safetensors file with the contents `bytes`, if they name one.
@@ -152,9 +142,10 @@ fn without_prefixes(mut tensors: HashMap<String, Tensor>) -> HashMap<String, Ten
     tensors
 }
 
-/// Builds a model for inference with the best weights of `run`.
+/// Builds a model for inference with the best weights of `run`, and returns whether the weights name it as their run.
 ///
-/// The parameters are plain tensors, not variables, so a forward pass records no graph.
+/// Weights that another program wrote do not, and load all the same. The parameters are plain tensors, not variables, so
+/// a forward pass records no graph.
 ///
 /// # Errors
 /// Fails if `build` or [`load_weights`] does, the weights are another run's, or one of them is NaN.
@@ -162,18 +153,19 @@ pub fn load_model<M>(
     run: &Run,
     device: &Device,
     build: impl Fn(VarBuilder) -> candle_core::Result<M>,
-) -> Result<M> {
+) -> Result<(M, bool)> {
     let path = run.model();
     let vars = VarMap::new();
     build(seeded_var_builder(&vars, 0, DType::F32, device))?;
-    set_vars(&path, &vars, &read_best(run)?)?;
+    let (best, names_run) = read_best(run)?;
+    set_vars(&path, &vars, &best)?;
     let mut tensors = HashMap::new();
     for (name, tensor) in named(&vars) {
         let is_nan = tensor.flatten_all()?.to_vec1::<f32>()?.iter().any(|value| value.is_nan());
         ensure!(!is_nan, "{}: the parameter {name} is NaN, so the model can't be used", path.display());
         tensors.insert(name, tensor.detach());
     }
-    Ok(build(VarBuilder::from_tensors(tensors, DType::F32, device))?)
+    Ok((build(VarBuilder::from_tensors(tensors, DType::F32, device))?, names_run))
 }
 
 /// Returns the values of all variables, sorted by name.

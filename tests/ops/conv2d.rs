@@ -68,12 +68,16 @@ fn transposed_convolution_refuses_sizes_that_do_not_fit() -> Result<()> {
     let weight = Tensor::zeros((2, 1, 3, 3), DType::F32, &CPU)?;
     let plain = Conv2dConfig::default();
     for (config, output_padding, expected) in [
-        (Conv2dConfig { padding: (3, 0), ..plain }, (0, 0), "found padding (3, 0)"),
-        (Conv2dConfig { padding: (usize::MAX, 0), ..plain }, (0, 0), "found padding"),
+        (
+            Conv2dConfig { padding: (3, 0), ..plain },
+            (0, 0),
+            "padding (3, 0) and output padding (0, 0) for an input of 3x3: the padding leaves",
+        ),
+        (Conv2dConfig { padding: (usize::MAX, 0), ..plain }, (0, 0), "the padding leaves no output"),
         (Conv2dConfig { stride: (0, 1), ..plain }, (0, 0), "stride (0, 1)"),
         (Conv2dConfig { stride: (usize::MAX, 1), ..plain }, (0, 0), "sizes overflow"),
         (Conv2dConfig { groups: 3, ..plain }, (0, 0), "3 groups"),
-        (plain, (1, 0), "found output padding (1, 0)"),
+        (plain, (1, 0), "the output padding is neither"),
     ] {
         let error = conv_transpose2d(&xs, &weight, None, config, output_padding).unwrap_err().to_string();
         assert!(error.starts_with("conv_transpose2d: ") && error.contains(expected), "{error}");

@@ -415,3 +415,60 @@ fn sums_of(bytes: &[u8]) -> (u64, u64) {
     }
     (sum, squares)
 }
+
+#[cfg(all(test, feature = "cuda-emulator"))]
+mod tests {
+    use super::*;
+    use crate::data::PhotoAugmentation;
+    use crate::ops::emulator;
+
+    /// Seven images of shape (3, 5, 6).
+    fn images() -> Result<Images> {
+        Images::new(
+            (0..7 * 90).map(|at| (at * 37 % 251) as u8).collect(),
+            vec![3_u8, 1, 4, 1, 5, 0, 2],
+            (3, 5, 6),
+            6,
+        )
+    }
+
+    fn assert_same(make: impl Fn(&Images) -> Result<(Tensor, Tensor)>) -> Result<()> {
+        let mut images = images()?;
+        for normalised in [false, true] {
+            if normalised {
+                images.normalise(Normalisation::imagenet())?;
+            }
+            let (xs, labels) = make(&images)?;
+            let (expected, expected_labels) = emulator::off(|| make(&images))?;
+            assert_eq!(xs.dims(), expected.dims());
+            assert_eq!(xs.flatten_all()?.to_vec1::<f32>()?, expected.flatten_all()?.to_vec1::<f32>()?);
+            assert_eq!(labels.to_vec1::<u32>()?, expected_labels.to_vec1::<u32>()?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn batches_made_on_a_gpu_equal_those_of_the_host_to_the_bit() -> Result<()> {
+        assert_same(|images| images.batch(&[6, 0, 3], &Device::Cpu))?;
+        assert_same(|images| images.batch(&[], &Device::Cpu))?;
+        let far = PhotoAugmentation { pad: 8, ..PhotoAugmentation::default() };
+        for augmentation in [Augmentation::Shifts, Augmentation::Photo(far)] {
+            for epoch in 0..20 {
+                let all = [0, 1, 2, 3, 4, 5, 6];
+                assert_same(|images| images.augmented_batch(&all, &augmentation, 3, epoch, &Device::Cpu))?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_batch_takes_one_launch_and_one_copy() -> Result<()> {
+        let images = images()?;
+        images.batch(&[0], &Device::Cpu)?;
+        let (batch, counts) =
+            emulator::count(|| images.augmented_batch(&[5, 2], &Augmentation::Shifts, 3, 1, &Device::Cpu));
+        batch?;
+        assert_eq!((counts.launches, counts.to_device, counts.waits), (1, 1, 0));
+        Ok(())
+    }
+}
