@@ -3,7 +3,8 @@
 //!
 //!     cargo run --example autoencoder
 
-use candle_core::{DType, Device, Result, Tensor};
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
 use candle_textbook::data::{self, Images};
 use candle_textbook::nn::{
     self, Activation, Conv2dConfig, ConvTranspose2dConfig, Mode, Module, Sequential, VarBuilder,
@@ -42,7 +43,7 @@ impl Task for Autoencoder {
 
     fn loss(&self, batch: &[u32], _: Mode) -> Result<Tensor> {
         let (xs, _) = self.images.batch(batch, &Device::Cpu)?;
-        nn::loss::mse(&self.layers.forward(&xs)?, &xs)
+        Ok(nn::loss::mse(&self.layers.forward(&xs)?, &xs)?)
     }
 
     fn validate(&self) -> Result<Score> {
@@ -57,7 +58,7 @@ impl Task for Autoencoder {
 }
 
 /// Trains on `training` digits, draws ten others and their reconstructions to `file`, and returns the error of the best epoch.
-pub fn run(training: usize, epochs: usize, file: &Path) -> anyhow::Result<f64> {
+pub fn run(training: usize, epochs: usize, file: &Path) -> Result<f64> {
     let (images, test) = data::digits(training + 200, 10, 0)?;
     let vars = nn::VarMap::new();
     let layers = layers(nn::seeded_var_builder(&vars, 42, DType::F32, &Device::Cpu))?;
@@ -74,6 +75,6 @@ pub fn run(training: usize, epochs: usize, file: &Path) -> anyhow::Result<f64> {
     Ok(report.epochs[report.best_epoch - 1].validation.metric)
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> Result<()> {
     run(5_000, 5, Path::new("autoencoder.png")).map(|error| println!("squared error {error:.4}"))
 }

@@ -4,7 +4,8 @@
 //!
 //! Learns the range of a projectile, 0 to 41 m, from its angle and its speed.
 
-use candle_core::{DType, Device, Result, Tensor};
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
 use candle_textbook::nn::{self, Activation, Mode, Module, Sequential};
 use candle_textbook::optim::{Adam, Curve, Optimizer};
 use candle_textbook::train::{Lines, Metric, Score, Task, Trainer, TrainerOptions};
@@ -37,7 +38,7 @@ impl Task for Projectiles {
     fn loss(&self, batch: &[u32], _: Mode) -> Result<Tensor> {
         let points: Vec<_> = batch.iter().map(|&i| self.training[i as usize]).collect();
         let (predicted, targets) = self.ranges(&points)?;
-        nn::loss::mse(&predicted, &targets)
+        Ok(nn::loss::mse(&predicted, &targets)?)
     }
 
     fn validate(&self) -> Result<Score> {
@@ -53,7 +54,7 @@ impl Task for Projectiles {
 }
 
 /// Trains, and returns the best error in metres.
-pub fn run(epochs: usize) -> anyhow::Result<f64> {
+pub fn run(epochs: usize) -> Result<f64> {
     let vars = nn::VarMap::new();
     let vb = nn::seeded_var_builder(&vars, 42, DType::F32, &Device::Cpu);
     let model = nn::seq()
@@ -74,6 +75,6 @@ pub fn run(epochs: usize) -> anyhow::Result<f64> {
     Ok(report.epochs[report.best_epoch - 1].validation.metric)
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> Result<()> {
     run(60).map(|error| println!("best mean absolute error: {error:.3} m"))
 }

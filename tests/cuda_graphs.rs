@@ -1,7 +1,8 @@
 //! Whole training steps with CUDA kernels: what they ask of a GPU, and the same steps as graphs.
 #![cfg(feature = "cuda-emulator")]
 
-use candle_core::{DType, Device, Result, Tensor};
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarMap;
 use candle_textbook::data::{Images, Level, Pairs, TextStream, Vocabulary};
 use candle_textbook::models::seq2seq::{self, Attention, Seq2Seq};
@@ -214,7 +215,7 @@ fn counts(task: &dyn Task, vars: &VarMap, sparse: Option<&str>, batch: usize) ->
     let mut step = |step: u32| {
         let batch: Vec<u32> = (0..batch as u32).map(|at| step * batch as u32 + at).collect();
         let loss = task.loss(&batch, Mode::Train { seed: 1, epoch: 0, step: step.into() })?;
-        optimizer.backward_step(&loss, 0.01, Clip::None)
+        anyhow::Ok(optimizer.backward_step(&loss, 0.01, Clip::None)?)
     };
     step(0)?;
     let (norm, counts) = emulator::count(|| step(1));
@@ -255,9 +256,9 @@ impl Task for Changed<'_> {
     }
 
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        let Mode::Train { step, .. } = mode else { candle_core::bail!("not a training step") };
+        let Mode::Train { step, .. } = mode else { anyhow::bail!("not a training step") };
         if self.stop_at == Some(step) {
-            candle_core::bail!("killed");
+            anyhow::bail!("killed");
         }
         let loss = self.task.loss(batch, mode)?;
         if self.reads {
@@ -290,7 +291,7 @@ impl Task for Changed<'_> {
         self.task.state()
     }
 
-    fn load_state(&self, state: HashMap<String, Tensor>) -> anyhow::Result<()> {
+    fn load_state(&self, state: HashMap<String, Tensor>) -> Result<()> {
         self.task.load_state(state)
     }
 }
@@ -305,7 +306,7 @@ fn fit(
     vars: &VarMap,
     sparse: Option<&str>,
     batch_size: usize,
-) -> anyhow::Result<(Trained, Counts)> {
+) -> Result<(Trained, Counts)> {
     let run = match dir.join("config.json").exists() {
         true => Run::open("test", Some(dir))?.0,
         false => Run::create("test", Some(dir), &serde_json::json!({}))?,
@@ -332,7 +333,7 @@ fn fit(
 }
 
 /// Trains eagerly, as graphs, and as graphs with an interruption; returns the counts of the second training.
-fn all_ways(task: &dyn Task, vars: &VarMap, sparse: Option<&str>, batch: usize) -> anyhow::Result<Counts> {
+fn all_ways(task: &dyn Task, vars: &VarMap, sparse: Option<&str>, batch: usize) -> Result<Counts> {
     let start: Vec<_> =
         vars.data().lock().unwrap().iter().map(|(name, var)| (name.clone(), var.copy())).collect();
     let train = |dir: &Path, capturable: bool, stop_at: Option<u64>| {
@@ -367,7 +368,7 @@ fn graphs_have_the_bits_of_single_launches() -> Result<()> {
 }
 
 /// Trains `textcnn`, and returns what it asked of the GPU.
-fn text_cnn_counts(fault: Option<Fault>, reads: bool) -> anyhow::Result<Counts> {
+fn text_cnn_counts(fault: Option<Fault>, reads: bool) -> Result<Counts> {
     let train = |task: &dyn Task, vars: &VarMap, sparse: Option<&str>, batch: usize| {
         let dir = tempfile::tempdir().unwrap();
         let task = Changed { task, capturable: true, stop_at: None, reads };

@@ -1,6 +1,7 @@
 //! Training runs give the same bits when repeated, and when interrupted and resumed.
 
-use candle_core::{DType, Device, Result, Tensor};
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarMap;
 use candle_textbook::data::{Augmentation, Distortion, digits};
 use candle_textbook::models::lenet::{Config, LeNet};
@@ -41,7 +42,7 @@ impl Task for Interrupted<'_> {
 
 /// Trains a small LeNet for three epochs of seven steps, with everything that has a state or draws random values; or, if
 /// the method takes all examples at once, for five steps.
-fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> anyhow::Result<Report> {
+fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> Result<Report> {
     let binary = "test";
     let run = match dir.exists() {
         true => Run::open(binary, Some(dir))?.0,
@@ -100,7 +101,7 @@ struct Outcome {
     best_epoch: usize,
 }
 
-fn outcome(dir: &Path, report: Report) -> anyhow::Result<Outcome> {
+fn outcome(dir: &Path, report: Report) -> Result<Outcome> {
     let file = std::fs::read(dir.join("checkpoint.safetensors"))?;
     let tensors = safetensors::SafeTensors::deserialize(&file)?.tensors();
     let mut checkpoint: Vec<_> =
@@ -113,7 +114,7 @@ fn outcome(dir: &Path, report: Report) -> anyhow::Result<Outcome> {
 }
 
 #[test]
-fn an_interrupted_run_resumes_to_the_same_bits() -> anyhow::Result<()> {
+fn an_interrupted_run_resumes_to_the_same_bits() -> Result<()> {
     let momentum = Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-3, ..Sgd::default() };
     for method in [Method::from(Adam::adamw()), momentum.into()] {
         let dir = tempfile::tempdir()?;
@@ -133,7 +134,7 @@ fn an_interrupted_run_resumes_to_the_same_bits() -> anyhow::Result<()> {
 }
 
 #[test]
-fn an_interrupted_solver_resumes_to_the_same_bits() -> anyhow::Result<()> {
+fn an_interrupted_solver_resumes_to_the_same_bits() -> Result<()> {
     for method in [Method::from(Lbfgs { history_size: 2, ..Lbfgs::default() }), NewtonCg::default().into()] {
         let dir = tempfile::tempdir()?;
         let whole = dir.path().join("whole");
@@ -151,9 +152,9 @@ fn an_interrupted_solver_resumes_to_the_same_bits() -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_seed_determines_every_bit() -> anyhow::Result<()> {
+fn the_seed_determines_every_bit() -> Result<()> {
     let dir = tempfile::tempdir()?;
-    let model = |name: &str, seed| -> anyhow::Result<Vec<u8>> {
+    let model = |name: &str, seed| -> Result<Vec<u8>> {
         let dir = dir.path().join(name);
         train(&dir, seed, Adam::adamw().into(), None)?;
         Ok(std::fs::read(dir.join("model.safetensors"))?)

@@ -461,7 +461,11 @@ fn music(dtype: DType, results: &mut Results) -> Result<()> {
             Adam::adamw(),
             results,
             |vb| MusicModel::new(&config, vb),
-            |model, mode| MusicBatch::new(model, &encoding, &parts)?.loss(model, mode),
+            |model, mode| {
+                let loss =
+                    MusicBatch::new(model, &encoding, &parts).and_then(|batch| batch.loss(model, mode));
+                loss.map_err(candle_core::Error::wrap)
+            },
         )?;
     }
     Ok(())

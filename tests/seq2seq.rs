@@ -429,13 +429,13 @@ impl Task for Interrupted<'_> {
     fn examples(&self) -> usize {
         self.0.examples()
     }
-    fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
+    fn loss(&self, batch: &[u32], mode: Mode) -> anyhow::Result<Tensor> {
         if matches!(mode, Mode::Train { step, .. } if Some(step) == self.1) {
             self.2.request();
         }
         self.0.loss(batch, mode)
     }
-    fn validate(&self) -> Result<Score> {
+    fn validate(&self) -> anyhow::Result<Score> {
         self.0.validate()
     }
     fn metric(&self) -> Metric {

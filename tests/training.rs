@@ -1,6 +1,7 @@
 //! How training ends, what it refuses, and the files it writes.
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use anyhow::Result;
+use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::VarMap;
 use candle_textbook::data::{Level, TextStream};
 use candle_textbook::models::language_model::{Config, LanguageModel};
@@ -41,14 +42,14 @@ impl Task for Scripted {
     }
 
     fn loss(&self, _: &[u32], mode: Mode) -> Result<Tensor> {
-        let Mode::Train { step, epoch, .. } = mode else { candle_core::bail!("not a training step") };
+        let Mode::Train { step, epoch, .. } = mode else { anyhow::bail!("not a training step") };
         self.epoch.set(epoch);
         let loss = self.w.sqr()?;
-        match self.detached {
-            true => Ok(loss.detach()),
-            false if Some(step) == self.nan_at => loss.affine(f64::NAN, 0.0),
-            false => Ok(loss),
-        }
+        Ok(match self.detached {
+            true => loss.detach(),
+            false if Some(step) == self.nan_at => loss.affine(f64::NAN, 0.0)?,
+            false => loss,
+        })
     }
 
     fn validate(&self) -> Result<Score> {
@@ -82,7 +83,7 @@ fn train_in(
     nan_at: Option<u64>,
     metrics: &[f64],
     options: TrainerOptions,
-) -> (anyhow::Result<Report>, f64) {
+) -> (Result<Report>, f64) {
     train_by(Sgd::default().into(), &Quiet, dir, nan_at, metrics, options)
 }
 
@@ -93,7 +94,7 @@ fn train_by(
     nan_at: Option<u64>,
     metrics: &[f64],
     options: TrainerOptions,
-) -> (anyhow::Result<Report>, f64) {
+) -> (Result<Report>, f64) {
     let run = match dir.join("config.json").exists() {
         true => Run::open("test", Some(dir)).unwrap().0,
         false => Run::create("test", Some(dir), &serde_json::json!({})).unwrap(),
@@ -107,11 +108,7 @@ fn train_by(
 }
 
 /// Three steps per epoch, each of which multiplies w by 0.98; also returns the run folder and the final w.
-fn train(
-    nan_at: Option<u64>,
-    metrics: &[f64],
-    options: TrainerOptions,
-) -> (anyhow::Result<Report>, TempDir, f64) {
+fn train(nan_at: Option<u64>, metrics: &[f64], options: TrainerOptions) -> (Result<Report>, TempDir, f64) {
     let mut options = options;
     options.epochs = metrics.len();
     options.batch_size = 2;

@@ -136,14 +136,14 @@ impl<'a> Study<'a> {
     }
 
     /// Evaluates `model` on the validation images.
-    pub(super) fn validate(&self, model: &dyn Model) -> candle_core::Result<Evaluation> {
+    pub(super) fn validate(&self, model: &dyn Model) -> Result<Evaluation> {
         let count = self.images.len() as u32;
         let indices: Vec<u32> = (count - self.validation as u32..count).collect();
         evaluate_images(model, self.cost, self.images, &indices, &Device::Cpu)
     }
 
     /// Evaluates `model` on the test images.
-    pub(super) fn evaluate(&self, model: &dyn Model) -> candle_core::Result<Evaluation> {
+    pub(super) fn evaluate(&self, model: &dyn Model) -> Result<Evaluation> {
         let all: Vec<u32> = (0..self.test.len() as u32).collect();
         evaluate_images(model, self.cost, self.test, &all, &Device::Cpu)
     }
@@ -168,11 +168,11 @@ impl Task for Watched<'_> {
         self.inner.prefetch(batches);
     }
 
-    fn loss(&self, batch: &[u32], mode: Mode) -> candle_core::Result<Tensor> {
+    fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
         self.inner.loss(batch, mode)
     }
 
-    fn validate(&self) -> candle_core::Result<Score> {
+    fn validate(&self) -> Result<Score> {
         self.seconds.set(self.seconds.get() + self.resumed.get().elapsed().as_secs_f64());
         let ImageClassification { model, cost, images, training, .. } = self.inner;
         let score = |evaluation: Evaluation| Score { loss: evaluation.loss, metric: evaluation.accuracy() };

@@ -2,8 +2,8 @@
 
 use crate::nn::Cost;
 use crate::ops;
-use anyhow::Context;
-use candle_core::{D, DType, Result, Tensor};
+use anyhow::{Context, Result};
+use candle_core::{D, DType, Tensor};
 
 /// A model's prediction for one labelled example.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -78,7 +78,7 @@ impl Evaluation {
     ///
     /// # Errors
     /// Fails if a label or a predicted class is not below `classes`.
-    pub fn confusion_matrix(&self, classes: usize) -> anyhow::Result<Vec<Vec<u64>>> {
+    pub fn confusion_matrix(&self, classes: usize) -> Result<Vec<Vec<u64>>> {
         let mut counts = vec![vec![0; classes]; classes];
         for &Prediction { label, predicted, .. } in &self.predictions {
             let row = counts.get_mut(label as usize);

@@ -6,7 +6,8 @@ use super::task::Task;
 use crate::data::{Augmentation, Images};
 use crate::nn::{Cost, Mode, Model};
 use crate::ops;
-use candle_core::{Device, Result, Tensor};
+use anyhow::Result;
+use candle_core::{Device, Tensor};
 
 /// Most images and most pixels per channel in a batch of an evaluation.
 const EVALUATION_BATCH: usize = 500;
@@ -51,10 +52,10 @@ impl Task for ImageClassification<'_> {
             _ => self.images.batch(&indices, self.device)?,
         };
         let logits = self.model.forward(&xs, mode)?;
-        match self.label_smoothing {
-            0.0 => self.cost.loss(&logits, &labels),
-            smoothing => ops::softmax_cross_entropy(&logits, &labels, smoothing),
-        }
+        Ok(match self.label_smoothing {
+            0.0 => self.cost.loss(&logits, &labels)?,
+            smoothing => ops::softmax_cross_entropy(&logits, &labels, smoothing)?,
+        })
     }
 
     fn validate(&self) -> Result<Score> {

@@ -7,7 +7,7 @@ use crate::data::{Level, TextStream, TokenWindow, TokenWindows, Vocabulary};
 use crate::models::language_model::LanguageModel;
 use crate::nn::{Cost, Mode, PackedSequences, RecurrentState, Sampling};
 use crate::ops;
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -229,7 +229,7 @@ fn window_loss(
     state: Option<&RecurrentState>,
     mode: Mode,
     device: &Device,
-) -> candle_core::Result<(Tensor, RecurrentState)> {
+) -> Result<(Tensor, RecurrentState)> {
     let sequences = Arc::new(PackedSequences::new(&vec![tokens.len() / streams; streams])?);
     let [tokens, next] = sequences.with_layout([&tokens, &next], device)?;
     let (logits, state) = model.forward(&tokens, &sequences, state, mode)?;
@@ -247,18 +247,17 @@ impl Task for LanguageModelling<'_> {
     }
 
     /// Trains on one window of every stream: `batch` must hold these examples, in order.
-    fn loss(&self, batch: &[u32], mode: Mode) -> candle_core::Result<Tensor> {
+    fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
         let LanguageModellingConfig { model, vocabulary, text, training, windowing, device, .. } =
             &self.config;
         let Windowing { streams: count, window } = *windowing;
         let number = batch.first().map_or(0, |&first| first as usize / count);
-        if !batch.iter().map(|&example| example as usize).eq(number * count..(number + 1) * count) {
-            candle_core::bail!(
-                "language modelling: found a batch of {} windows, expected one of each of the {count} streams: set the \
-                 batch size to the number of streams",
-                batch.len()
-            )
-        }
+        ensure!(
+            batch.iter().map(|&example| example as usize).eq(number * count..(number + 1) * count),
+            "language modelling: found a batch of {} windows, expected one of each of the {count} streams: set the batch \
+             size to the number of streams",
+            batch.len()
+        );
         let mut position = self.position.borrow_mut();
         if number == 0 {
             position.state = None;
@@ -267,22 +266,21 @@ impl Task for LanguageModelling<'_> {
             Some((at, streams)) if at == number => streams,
             _ => {
                 let start = (number * window) as u64;
-                TokenWindows::new(text, vocabulary, training.clone(), count, start).map_err(in_one_line)?
+                TokenWindows::new(text, vocabulary, training.clone(), count, start)?
             }
         };
-        let Some(tokens) = streams.next_window(window).map_err(in_one_line)? else {
-            candle_core::bail!("{}: window {number} is beyond the end of the training range", text.name())
+        let Some(tokens) = streams.next_window(window)? else {
+            bail!("{}: window {number} is beyond the end of the training range", text.name())
         };
         let (loss, state) = window_loss(model, tokens, count, position.state.as_ref(), mode, device)?;
         *position = Position { streams: Some((number + 1, streams)), state: Some(state.detach()) };
         Ok(loss)
     }
 
-    fn validate(&self) -> candle_core::Result<Score> {
+    fn validate(&self) -> Result<Score> {
         let LanguageModellingConfig { model, vocabulary, text, validation, windowing, device, .. } =
             &self.config;
-        let loss = evaluate_text(model, vocabulary, text, validation.clone(), *windowing, device);
-        let loss = loss.map_err(in_one_line)?;
+        let loss = evaluate_text(model, vocabulary, text, validation.clone(), *windowing, device)?;
         Ok(Score { loss, metric: libm::exp(loss) })
     }
 
@@ -294,7 +292,7 @@ impl Task for LanguageModelling<'_> {
         Metric::PERPLEXITY
     }
 
-    fn state(&self) -> candle_core::Result<HashMap<String, Tensor>> {
+    fn state(&self) -> Result<HashMap<String, Tensor>> {
         let position = self.position.borrow();
         let state = position.state.iter();
         let parts = state.flat_map(|state| [("hidden", Some(&state.hidden)), ("cell", state.cell.as_ref())]);
@@ -321,11 +319,6 @@ impl Task for LanguageModelling<'_> {
         let lines: Vec<String> = text.lines().map(|line| format!("sample | {line}")).collect();
         Ok(Some(lines.join("\n")))
     }
-}
-
-/// Converts an error with its causes to one line.
-fn in_one_line(error: anyhow::Error) -> candle_core::Error {
-    candle_core::Error::Msg(format!("{error:#}"))
 }
 
 #[cfg(test)]

@@ -8,11 +8,14 @@
 //! | [`Progress`] | what is called after each step and each epoch: [`Quiet`], [`Lines`], or your own |
 //! | [`Stop`] | ends a training early |
 //!
+//! Errors are [`anyhow::Error`], also those of a [`Task`]: `?` converts candle's.
+//!
 //! Built-in tasks are [`ImageClassification`], [`SentenceClassification`], [`Tagging`], [`LanguageModelling`],
 //! [`Translation`] and [`Composition`]. To train something else, implement [`Task`]:
 //!
 //! ```
-//! use candle_core::{DType, Device, Result, Tensor};
+//! use anyhow::Result;
+//! use candle_core::{DType, Device, Tensor};
 //! use candle_nn::{Linear, Module, VarMap};
 //! use candle_textbook::nn::{Mode, seeded_var_builder};
 //! use candle_textbook::optim::{Adam, Optimizer};
@@ -39,7 +42,7 @@
 //!     fn loss(&self, batch: &[u32], _: Mode) -> Result<Tensor> {
 //!         let numbers: Vec<f32> = batch.iter().map(|&i| i as f32 / 50.0 - 0.99).collect();
 //!         let (logits, labels) = self.logits_and_labels(&numbers)?;
-//!         candle_nn::loss::cross_entropy(&logits, &labels)
+//!         Ok(candle_nn::loss::cross_entropy(&logits, &labels)?)
 //!     }
 //!
 //!     fn validate(&self) -> Result<Score> {
@@ -54,7 +57,7 @@
 //!     }
 //! }
 //!
-//! # fn main() -> anyhow::Result<()> {
+//! # fn main() -> Result<()> {
 //! let vars = VarMap::new();
 //! let vb = seeded_var_builder(&vars, 42, DType::F32, &Device::Cpu);
 //! let task = Signs { layer: candle_nn::linear(1, 2, vb)? };

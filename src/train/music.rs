@@ -6,7 +6,8 @@ use crate::data::music::{Encoding, NoteChoice, Piece};
 use crate::models::music::{Bags, MusicModel, Notes};
 use crate::nn::{Mode, PackedSequences};
 use crate::{ops, rng};
-use candle_core::{DType, Device, Result, Tensor};
+use anyhow::{Result, ensure};
+use candle_core::{DType, Device, Tensor};
 use rand::Rng;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -60,9 +61,7 @@ pub fn score_music(model: &MusicModel, encoding: &Encoding, pieces: &[Piece]) ->
 /// Fails if there are no pieces, or they do not fit the model.
 pub fn evaluate_music(model: &MusicModel, encoding: &Encoding, pieces: &[Piece]) -> Result<f64> {
     let steps: usize = pieces.iter().map(Piece::len).sum();
-    if steps == 0 {
-        candle_core::bail!("music: found no pieces to evaluate, expected at least one");
-    }
+    ensure!(steps > 0, "music: found no pieces to evaluate, expected at least one");
     let (mut sum, mut rest) = (0.0, pieces);
     while !rest.is_empty() {
         let mut size = 0;
@@ -153,16 +152,16 @@ impl MusicBatch {
     /// Fails if the batch does not fit the model.
     pub fn loss(&self, model: &MusicModel, mode: Mode) -> Result<Tensor> {
         let (states, _) = model.states(&self.steps, &self.pieces, None, mode)?;
-        match &self.targets {
-            Targets::Keys(signs) => model.key_loss(&states, signs),
-            Targets::Notes(notes, classes) => model.note_loss(&states, notes, classes, mode),
-        }
+        Ok(match &self.targets {
+            Targets::Keys(signs) => model.key_loss(&states, signs)?,
+            Targets::Notes(notes, classes) => model.note_loss(&states, notes, classes, mode)?,
+        })
     }
 }
 
 /// A matrix on the device and of the type of `like`.
 pub(super) fn tensor(values: Vec<f32>, shape: (usize, usize), like: &Tensor) -> Result<Tensor> {
-    Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(like.dtype())?.to_device(like.device())
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_dtype(like.dtype())?.to_device(like.device())?)
 }
 
 impl Composition<'_> {

@@ -5,7 +5,8 @@ use super::metrics::{Metric, Score};
 use super::task::Task;
 use crate::data::{NGrams, Vocabulary};
 use crate::nn::{Cost, Mode, PackedSequences, SentenceModel};
-use candle_core::{Device, Result, Tensor};
+use anyhow::Result;
+use candle_core::{Device, Tensor};
 use std::sync::Arc;
 
 /// Sentences in a batch of an evaluation.
@@ -75,7 +76,7 @@ impl Sentences {
     /// Returns the layout of the sentences at `indices`.
     pub(super) fn layout(&self, indices: &[u32]) -> Result<Arc<PackedSequences>> {
         let lengths: Vec<usize> = indices.iter().map(|&i| self.sentence(i as usize).len()).collect();
-        PackedSequences::new(&lengths).map(Arc::new)
+        Ok(Arc::new(PackedSequences::new(&lengths)?))
     }
 
     /// Returns the ids of the sentences at `indices` in the row order of `sequences`, which has their lengths.
@@ -129,7 +130,7 @@ impl Task for SentenceClassification<'_> {
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
         let indices: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
         let (logits, labels) = self.batch(&indices, mode)?;
-        Cost::SoftmaxCrossEntropy.loss(&logits, &labels)
+        Ok(Cost::SoftmaxCrossEntropy.loss(&logits, &labels)?)
     }
 
     fn validate(&self) -> Result<Score> {

@@ -6,7 +6,8 @@ use super::sentences::{EVALUATION_BATCH, Sentences};
 use super::task::Task;
 use crate::data::entity_scores;
 use crate::nn::{Cost, Mode, PackedSequences, SentenceModel};
-use candle_core::{Device, Result, Tensor};
+use anyhow::Result;
+use candle_core::{Device, Tensor};
 use std::sync::Arc;
 
 /// The task of tagging the words of sentences. The metric is the F1 score of whole entities.
@@ -83,13 +84,12 @@ impl Task for Tagging<'_> {
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
         let indices: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
         let (logits, tags, _) = self.batch(&indices, mode)?;
-        Cost::SoftmaxCrossEntropy.loss(&logits, &tags)
+        Ok(Cost::SoftmaxCrossEntropy.loss(&logits, &tags)?)
     }
 
     fn validate(&self) -> Result<Score> {
         let TaggingEvaluation { words, tags } = self.evaluate(self.validation)?;
-        let scores = entity_scores(&self.true_tags(self.validation), &tags, self.names)
-            .map_err(candle_core::Error::wrap)?;
+        let scores = entity_scores(&self.true_tags(self.validation), &tags, self.names)?;
         Ok(Score { loss: words.loss, metric: scores.overall.f1() })
     }
 

@@ -10,6 +10,9 @@ use std::collections::HashMap;
 ///
 /// The [`Trainer`](super::Trainer) numbers the training examples from 0 and asks for the loss of one batch after another.
 /// The task owns everything else: how examples become tensors, which loss the model minimises, and how it is validated.
+///
+/// Its errors are [`anyhow::Error`], as everywhere in [`train`](super): `?` converts candle's errors, and those of whatever
+/// reads the examples.
 pub trait Task {
     /// Returns the number of training examples.
     fn examples(&self) -> usize;
@@ -29,13 +32,13 @@ pub trait Task {
     ///
     /// # Errors
     /// Fails if the examples cannot be read or do not fit the model.
-    fn loss(&self, batch: &[u32], mode: Mode) -> candle_core::Result<Tensor>;
+    fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor>;
 
     /// Scores the model on the validation data.
     ///
     /// # Errors
     /// Fails if the examples cannot be read or do not fit the model.
-    fn validate(&self) -> candle_core::Result<Score>;
+    fn validate(&self) -> Result<Score>;
 
     /// Returns the metric that [`validate`](Self::validate) reports and that decides which epoch is the best.
     fn metric(&self) -> Metric;
@@ -60,7 +63,7 @@ pub trait Task {
     ///
     /// # Errors
     /// Fails if the tensors cannot be copied.
-    fn state(&self) -> candle_core::Result<HashMap<String, Tensor>> {
+    fn state(&self) -> Result<HashMap<String, Tensor>> {
         Ok(HashMap::new())
     }
 

@@ -294,16 +294,17 @@ impl<'a> Training<'a> {
         let number = self.state.step + 1;
         let loss = || {
             let loss = self.task.loss(batch, mode)?;
-            match loss.track_op() {
-                true => Ok(loss),
-                false => candle_core::bail!(
-                    "the loss of step {number} depends on no parameter, so there is nothing to train"
-                ),
-            }
+            ensure!(
+                loss.track_op(),
+                "the loss of step {number} depends on no parameter, so there is nothing to train"
+            );
+            Ok(loss)
         };
         let (clip, step) = (self.options.clip, (number, batch.len()));
         match self.optimizer.is_full_batch() {
             true => {
+                // The optimizer returns candle's errors, which can't hold another one with its causes.
+                let loss = || loss().map_err(|error| candle_core::Error::msg(format!("{error:#}")));
                 let converged = self.optimizer.recorded_step_with(loss, rate, clip, step, ledger)?;
                 self.state.has_converged = converged;
             }

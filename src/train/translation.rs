@@ -7,7 +7,8 @@ use crate::data::{Language, Pairs};
 use crate::models::seq2seq::{PackedTokens, Seq2Seq};
 use crate::nn::{Mode, PackedSequences};
 use crate::ops;
-use candle_core::{DType, Device, Result, Tensor};
+use anyhow::{Result, ensure};
+use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -111,9 +112,7 @@ pub fn evaluate_translation(model: &Seq2Seq, pairs: &Pairs, device: &Device) -> 
         sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * rows as f64;
         tokens += rows;
     }
-    if tokens == 0 {
-        candle_core::bail!("translation: found no pairs to evaluate, expected at least one");
-    }
+    ensure!(tokens > 0, "translation: found no pairs to evaluate, expected at least one");
     Ok(sum / tokens as f64)
 }
 
@@ -146,7 +145,7 @@ impl Batch {
     }
 
     fn loss(&self, model: &Seq2Seq, forcing: f64, smoothing: f64, mode: Mode) -> Result<Tensor> {
-        model.loss(&self.sources, &self.targets, &self.next, forcing, smoothing, mode)
+        Ok(model.loss(&self.sources, &self.targets, &self.next, forcing, smoothing, mode)?)
     }
 }
 
@@ -155,8 +154,7 @@ impl Translation<'_> {
     fn translations(&self, max_length: usize) -> Result<Vec<Vec<u32>>> {
         let decoding = Decoding { max_length, ..Decoding::default() };
         let translator = Translator::new(self.model, self.device);
-        let found = translator.translate(&self.validation.sources, &decoding);
-        let found = found.map_err(|error| candle_core::Error::Msg(format!("{error:#}")))?;
+        let found = translator.translate(&self.validation.sources, &decoding)?;
         Ok(found.into_iter().map(|mut best| best.swap_remove(0).ids).collect())
     }
 }
