@@ -3,8 +3,10 @@
 use super::inputs::{self, RunOption, folder, is_run};
 use super::options::{Given, MachineOptions, TrainOptions};
 use super::process::{catch_interrupts, on_threads};
-use super::recipe::{Data, PATHS, Recipe, Start, Training, recorded_settings};
-use super::{Outcome, UsageError, flow, progress, shell_quoted};
+use super::recipe::{Data, PATHS, Recipe, Start, Training, WITHOUT_EFFECT, recorded_settings};
+use super::record::option_value;
+use super::{Outcome, UsageError, flow, progress, runs, shell_quoted};
+use crate::device::device_name;
 use crate::train::{Run, can_train_on};
 use anyhow::{Result, bail};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -30,6 +32,8 @@ enum Commands<R: Args, T: Args, C: Subcommand> {
     Train(TrainCommand<R>),
     /// Test a finished run
     Eval(T),
+    /// List the runs so far: the settings that differ among them, their scores and times
+    Runs,
     #[command(flatten)]
     Other(C),
 }
@@ -63,6 +67,7 @@ pub(super) fn parse<R: Recipe>() -> Result<ArgMatches, clap::Error> {
     let sets = |command: clap::Command| with_defaults::<R>(command).after_help(data_sets::<R>());
     let command = sets(command).mut_subcommands(|command| match command.get_name() {
         "train" => sets(command),
+        "runs" => command,
         _ => {
             // clap would describe the command by the first line of its option struct.
             let about = command.get_about().cloned().unwrap_or_default();
@@ -106,9 +111,42 @@ fn with_defaults<R: Recipe>(command: clap::Command) -> clap::Command {
 }
 
 /// The defaults of all options of `train`.
-fn defaults<R: Recipe>() -> Result<R> {
+pub(super) fn defaults<R: Recipe>() -> Result<R> {
+    Ok(R::from_arg_matches(&matches_of::<R>(&[])?)?)
+}
+
+/// The options of `train` that `arguments` give.
+fn matches_of<R: Recipe>(arguments: &[String]) -> Result<ArgMatches> {
     let command = with_defaults::<R>(R::augment_args(clap::Command::new(R::NAME)));
-    Ok(R::from_arg_matches(&command.try_get_matches_from([R::NAME])?)?)
+    Ok(command.no_binary_name(true).try_get_matches_from(arguments)?)
+}
+
+/// The command that repeats `training`: it names the preset, and the options that differ from it or the defaults.
+pub(super) fn repeating<R: Recipe>(training: &Training<R>) -> Result<String> {
+    let option = |name: &str, value: &Value| {
+        let Some(text) = option_value(value) else { return vec![] };
+        let flag = format!("--{}", name.replace('_', "-"));
+        match value {
+            Value::Bool(_) => vec![flag],
+            _ if PATHS.contains(&name) => {
+                let path = Path::new(&text).canonicalize().unwrap_or_else(|_| text.into());
+                vec![flag, path.display().to_string()]
+            }
+            _ => vec![flag, text],
+        }
+    };
+    let wanted = fields(&training.settings);
+    let mut arguments = wanted.get("preset").map(|preset| option("preset", preset)).unwrap_or_default();
+    let defaults = defaults::<R>()?;
+    let before = settings(defaults.clone(), &given(&defaults, &matches_of::<R>(&arguments)?))?;
+    let before = fields(&before);
+    let changed = wanted.iter().filter(|(name, value)| before[*name] != **value);
+    arguments.extend(changed.flat_map(|(name, value)| option(name, value)));
+    if training.given.contains("device") {
+        arguments.extend(["--device".to_string(), device_name(&training.device)]);
+    }
+    let arguments = arguments.iter().map(|argument| format!(" {}", shell_quoted(Path::new(argument))));
+    Ok(format!("{} train{}", R::NAME, arguments.collect::<String>()))
 }
 
 /// Runs what the arguments `matches` ask for.
@@ -118,11 +156,15 @@ fn defaults<R: Recipe>() -> Result<R> {
 pub(super) fn run<R: Recipe>(matches: &ArgMatches) -> Result<Outcome> {
     let CommandLine { command, train } = Line::<R>::from_arg_matches(matches)?;
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
-    let machine = MachineOptions::from_arg_matches(matches)?;
+    let machine = match command {
+        Some(Commands::Runs) => MachineOptions::default(),
+        _ => MachineOptions::from_arg_matches(matches)?,
+    };
     let open = || flow::open::<R>(&RunOption::from_arg_matches(matches)?, &machine);
     on_threads(machine.threads, || match command.unwrap_or(Commands::Train(train)) {
         Commands::Train(command) => flow::train(&training(command, matches)?),
         Commands::Eval(test) => flow::eval(open()?, &test),
+        Commands::Runs => runs::list::<R>(),
         Commands::Other(command) => {
             let arguments = matches.try_get_many::<OsString>("inputs").ok().flatten();
             inputs::check(R::NAME, &arguments.into_iter().flatten().collect::<Vec<_>>())?;
@@ -232,7 +274,7 @@ fn resumed<R: Recipe>(run: &Run, recorded: &R, given: &ArgMatches) -> Result<R> 
             bail!("{dir}: --epochs {now}: the run can't be extended, as {why_not}: start a new run");
         }
         // What a path leads to is compared with what the run started with.
-        let may_change = PATHS.contains(&&*name) || ["checkpoint_every", "keep_checkpoint"].contains(&&*name);
+        let may_change = PATHS.contains(&&*name) || WITHOUT_EFFECT.contains(&&*name);
         if before != *now && !may_change {
             let option = name.replace('_', "-");
             let started = match before {
@@ -248,7 +290,7 @@ fn resumed<R: Recipe>(run: &Run, recorded: &R, given: &ArgMatches) -> Result<R> 
 }
 
 /// The settings by the names of their options.
-fn fields(settings: &impl Serialize) -> Map<String, Value> {
+pub(super) fn fields(settings: &impl Serialize) -> Map<String, Value> {
     match serde_json::to_value(settings) {
         Ok(Value::Object(fields)) => fields,
         _ => unreachable!("a struct of options serialises to a map"),

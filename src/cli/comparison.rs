@@ -3,6 +3,7 @@
 use super::Outcome;
 use super::flow::{self, Fitted};
 use super::recipe::{Data, Recipe, Start, Training};
+use super::report;
 use super::translation::TranslationData;
 use crate::plots::{self, Chart, Line};
 use crate::train::say;
@@ -20,12 +21,13 @@ pub fn compare_by_length<R: Recipe<Data = TranslationData>>(
     let data = flow::load(training)?;
     let parent = flow::folder(settings, start, device, flow::record::<R>(data.about()))?;
     data.keep_files(&parent)?;
-    let (mut lines, mut score) = (vec![], "");
+    let (mut lines, mut score, mut text) = (vec![], "", String::new());
     for (name, settings) in compared {
         let start = Start::part::<R>(&parent, name)?;
         let Fitted::Tested(test) = flow::fit_and_test(training, settings, &data, &start)? else {
             return Ok(Outcome::Interrupted);
         };
+        text += &format!("{name}: {}\n", test.text);
         let points;
         (score, points) = by_length(&data, &test.translations);
         lines.push(Line::new(name, points));
@@ -33,6 +35,7 @@ pub fn compare_by_length<R: Recipe<Data = TranslationData>>(
     let chart =
         Chart { title: "Length", x_label: "tokens of the source", y_label: score, lines, ..Chart::default() };
     parent.write("lengths.svg", &plots::line_charts(&[chart])?)?;
+    report::write(&parent, training, settings, start, &text, &[])?;
     say(&format!("lengths.svg is in the run folder {}", parent.dir().display()));
     Ok(Outcome::Done)
 }

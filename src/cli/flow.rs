@@ -6,7 +6,7 @@ use super::process::{STOP, end_at_once};
 use super::recipe::{
     About, Data, Facts, KEPT, PATHS, Recipe, Start, Test, Trained, Training, recorded_settings,
 };
-use super::{MachineOptions, Outcome, complain, shell_quoted, show_notes};
+use super::{MachineOptions, Outcome, complain, report, shell_quoted, show_notes};
 use crate::device::device_name;
 use crate::nn::{BatchNorm, count_parameters, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
@@ -112,13 +112,15 @@ pub(super) fn fit_and_test<R: Recipe>(
     last.extend(test.record.clone());
     last.insert("seconds".to_string(), json!(begin.elapsed().as_secs_f64()));
     run.write_final(&report.epochs, report.metric, &Value::Object(last))?;
-    run.write("curves.svg", &curves(&report)?)?;
+    let (drawing, curves) = curves(&report)?;
+    run.write("curves.svg", &drawing)?;
     if let Some(evaluation) = &test.evaluation {
         let classes = data.about().facts.classes();
         let confusion = evaluation.confusion_matrix(classes.len())?;
         run.write("confusion.svg", &plots::confusion_matrix(&confusion, classes)?)?;
     }
     data.plot(&run, &model, &test, device)?;
+    report::write(&run, training, settings, start, &test.text, &curves)?;
     let separator = if test.text.contains('\n') { "\n" } else { "; " };
     let dir = run.dir().display();
     say(&format!("{}{separator}best epoch {}; run folder {dir}", test.text, report.best_epoch));
@@ -310,13 +312,13 @@ fn trained_parameters(vars: &VarMap) -> usize {
     vars.iter().filter(|(name, _)| is_trained(name)).map(|(_, var)| var.elem_count()).sum()
 }
 
-/// Draws losses and metric over epochs.
-fn curves(report: &Report) -> Result<String> {
+/// Draws losses and metric over epochs: in one drawing, and in one each.
+fn curves(report: &Report) -> Result<(String, Vec<String>)> {
     let points =
         |value: fn(&Epoch) -> f64| report.epochs.iter().map(|e| (e.epoch as f64, value(e))).collect();
     let name = &*report.metric.name().replace('_', " ");
     let title = name[..1].to_uppercase() + &name[1..];
-    plots::line_charts(&[
+    let charts = [
         Chart {
             title: "Loss",
             x_label: "epoch",
@@ -334,5 +336,6 @@ fn curves(report: &Report) -> Result<String> {
             lines: vec![Line::new("validation", points(|e| e.validation.metric))],
             ..Chart::default()
         },
-    ])
+    ];
+    Ok((plots::line_charts(&charts)?, charts.chunks(1).map(plots::line_charts).collect::<Result<_>>()?))
 }

@@ -3,6 +3,7 @@
 use super::Outcome;
 use super::flow::{self, Fitted};
 use super::recipe::{About, Data, Experiment, Facts, Recipe, Start, Training};
+use super::report;
 use super::sentences::{SentenceData, TextOptions};
 use crate::train::{Metric, say};
 use anyhow::{Context, Result};
@@ -54,11 +55,12 @@ fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Res
         "seconds": begin.elapsed().as_secs_f64(),
     });
     run.write_final(&[], Metric::ACCURACY, &last)?;
-    say(&format!(
-        "test accuracy {:.2}% over {folds} folds, standard deviation {:.2}; run folder {}",
+    let text = format!(
+        "test accuracy {:.2}% over {folds} folds, standard deviation {:.2}",
         100.0 * mean,
-        100.0 * deviation,
-        run.dir().display()
-    ));
+        100.0 * deviation
+    );
+    report::write(&run, training, settings, start, &text, &[])?;
+    say(&format!("{text}; run folder {}", run.dir().display()));
     Ok(Outcome::Done)
 }

@@ -16,6 +16,9 @@ use std::path::PathBuf;
 /// The settings that are paths of data. A run records them as absolute paths.
 pub(super) const PATHS: [&str; 4] = ["data_dir", "text", "vectors", "pretrained"];
 
+/// The settings that do not change the result.
+pub(super) const WITHOUT_EFFECT: [&str; 2] = ["checkpoint_every", "keep_checkpoint"];
+
 /// The settings that name files of initial weights. A run keeps copies of them in its folder, under these names.
 pub(super) const KEPT: [(&str, &str); 2] = [("vectors", KEPT_VECTORS), ("pretrained", KEPT_WEIGHTS)];
 pub(super) const KEPT_VECTORS: &str = "vectors.txt";

@@ -1,5 +1,6 @@
 //! HTML pages about music: statistics side by side, and a player.
 
+use super::page::{Section, page};
 use super::svg::escape;
 use crate::data::music::{MusicStatistics, Piece};
 use serde_json::{Value, json};
@@ -27,18 +28,17 @@ pub fn listen_page(piece: &Piece) -> String {
 ///
 /// `samples` are links to show, each a name and a file.
 pub fn music_page(groups: &[(&str, MusicStatistics)], samples: &[(String, String)]) -> String {
-    let mut body = String::new();
-    // Writing to a String can't fail.
-    for (name, file) in samples {
-        let _ = writeln!(body, r#"<a href="{}">{}</a> "#, escape(file), escape(name));
-    }
+    let mut sections = vec![];
+    let link =
+        |(name, file): &(String, String)| format!(r#"<a href="{}">{}</a> "#, escape(file), escape(name));
+    let links: String = samples.iter().map(link).collect();
     let share = |value: f64| format!("{:.1}%", 100.0 * value);
     let rules = groups[0].1.violations.iter().enumerate().map(|(i, (rule, _))| {
         let values = groups.iter().map(|(_, statistics)| statistics.violations[i].1);
         (rule.violation().to_string(), values.collect())
     });
     let any = ("any of these".to_string(), groups.iter().map(|group| group.1.any_violation).collect());
-    table(&mut body, "Steps that break a rule of four-part writing", groups, rules.chain([any]), share);
+    table(&mut sections, "Steps that break a rule of four-part writing", groups, rules.chain([any]), share);
     let mut chords: Vec<&String> = vec![];
     for name in groups.iter().flat_map(|group| group.1.chords.iter().take(10)).map(|(name, _)| name) {
         if !chords.contains(&name) {
@@ -51,14 +51,14 @@ pub fn music_page(groups: &[(&str, MusicStatistics)], samples: &[(String, String
         };
         (name.clone(), groups.iter().map(|group| of(&group.1)).collect())
     });
-    table(&mut body, "Chords", groups, chords, share);
+    table(&mut sections, "Chords", groups, chords, share);
     const CLASSES: [&str; 12] = ["1", "b2", "2", "b3", "3", "4", "b5", "5", "b6", "6", "b7", "7"];
     let classes = CLASSES
         .iter()
         .enumerate()
         .map(|(i, name)| (name.to_string(), groups.iter().map(|group| group.1.classes[i]).collect()));
     table(
-        &mut body,
+        &mut sections,
         "Pitches, as degrees above the tonic (above C if keys are unknown)",
         groups,
         classes,
@@ -69,7 +69,7 @@ pub fn music_page(groups: &[(&str, MusicStatistics)], samples: &[(String, String
         let at = (interval + widest) as usize;
         (format!("{interval:+}"), groups.iter().map(|group| group.1.intervals[at]).collect())
     });
-    table(&mut body, "Intervals of the highest voice, in semitones", groups, intervals, share);
+    table(&mut sections, "Intervals of the highest voice, in semitones", groups, intervals, share);
     let variety = [
         (
             "different chords per piece".to_string(),
@@ -80,13 +80,13 @@ pub fn music_page(groups: &[(&str, MusicStatistics)], samples: &[(String, String
             groups.iter().map(|group| group.1.longest_chord).collect(),
         ),
     ];
-    table(&mut body, "Variety", groups, variety, |value| format!("{value:.1}"));
-    include_str!("music_page.html").replace("@BODY@", &body)
+    table(&mut sections, "Variety", groups, variety, |value| format!("{value:.1}"));
+    page("Music: data and samples", &format!("<p>{links}</p>"), &sections)
 }
 
-/// Adds a table with a row per name and a column per group, each value with a bar.
+/// Adds a section: a table with a row per name and a column per group, each value with a bar.
 fn table(
-    body: &mut String,
+    sections: &mut Vec<Section>,
     title: &str,
     groups: &[(&str, MusicStatistics)],
     rows: impl IntoIterator<Item = (String, Vec<f64>)>,
@@ -95,16 +95,18 @@ fn table(
     let rows: Vec<_> = rows.into_iter().collect();
     let largest = rows.iter().flat_map(|(_, values)| values).fold(f64::MIN_POSITIVE, |a, &b| a.max(b));
     let heads: String = groups.iter().map(|(name, _)| format!("<th>{}</th>", escape(name))).collect();
-    let _ = writeln!(body, "<h2>{}</h2>\n<table>\n<tr><th></th>{heads}</tr>", escape(title));
+    let mut body = format!("<div class=\"scroll bars\"><table>\n<tr><th></th>{heads}</tr>\n");
     for (name, values) in rows {
         let cell = |value: &f64| {
             let width = (120.0 * value / largest).round();
             format!(r#"<td><i style="width: {width}px"></i> {}</td>"#, format(*value))
         };
         let cells: String = values.iter().map(cell).collect();
-        let _ = writeln!(body, "<tr><th>{}</th>{cells}</tr>", escape(&name));
+        // Writing to a String can't fail.
+        let _ = writeln!(body, "<tr><td>{}</td>{cells}</tr>", escape(&name));
     }
-    *body += "</table>\n";
+    body += "</table></div>";
+    sections.push(Section { id: format!("s{}", sections.len() + 1), title: title.to_string(), body });
 }
 
 #[cfg(test)]
@@ -127,7 +129,7 @@ mod tests {
             &[("one".into(), "1.html".into())],
         );
         assert!(page.contains("parallel fifths") && page.contains(r#"<a href="1.html">one</a>"#));
-        assert!(page.contains("dominant seventh") && !page.contains('@') && !page.contains("NaN"));
+        assert!(page.contains("dominant seventh") && !page.contains("NaN"));
         assert_eq!((page.matches("<table>").count(), page.matches("</table>").count()), (5, 5));
     }
 }

@@ -129,6 +129,7 @@ fn training_writes_the_run_folder() {
             "metrics.jsonl",
             "mistakes.svg",
             "model.safetensors",
+            "report.html",
             "run.lock"
         ]
     );
@@ -154,6 +155,22 @@ fn training_writes_the_run_folder() {
         let svg = name.extension().is_some_and(|extension| extension == "svg");
         assert!(!svg || contents.unwrap().starts_with(b"<svg"), "{}", name.display());
     }
+}
+
+#[test]
+fn the_report_names_a_command_that_repeats_the_run_and_runs_lists_it() {
+    let page = fs::read_to_string(trained("lenet").join("report.html")).unwrap();
+    assert!(!["src=", "<script", "<link", "url(", "href=\"http"].iter().any(|part| page.contains(part)));
+    assert_eq!(page.matches("<svg").count(), 7, "two curves and five pictures");
+    let (_, command) = page.split_once("<code>lenet ").unwrap();
+    let (command, _) = command.split_once("</code>").unwrap();
+    let place = place();
+    done(&place, "lenet", &format!("{command} --quiet"));
+    assert!(model(&place.path().join("runs/lenet/1")) == model(&trained("lenet")), "{command}");
+    let table = done(&place, "lenet", "runs");
+    let (heads, row) = table.split_once('\n').unwrap();
+    assert_eq!(heads, "run  validation accuracy  best epoch  test accuracy  time");
+    assert!(row.starts_with("1    ") && row.ends_with(" s\n") && row.lines().count() == 1, "{row}");
 }
 
 #[test]

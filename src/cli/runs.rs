@@ -1,0 +1,239 @@
+//! The sub-command `runs`: a table of the runs of a binary.
+
+use super::recipe::{PATHS, Recipe, WITHOUT_EFFECT};
+use super::record::{Record, duration, option_value};
+use super::{Outcome, show_notes};
+use crate::train::print;
+use anyhow::{Context, Result};
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// A run in the table.
+struct Row {
+    /// Name of its folder.
+    name: String,
+    settings: Map<String, Value>,
+    /// Name of its metric.
+    metric: String,
+    /// The best score on the validation data.
+    best: Option<String>,
+    /// The epoch of this score, and the number of epochs so far.
+    epoch: String,
+    /// The score on the test data.
+    test: Option<String>,
+    time: String,
+}
+
+/// Prints the runs under `runs/` with what differs among them; names broken folders in a note.
+///
+/// # Errors
+/// Fails if the folder cannot be read.
+pub(super) fn list<R: Recipe>() -> Result<Outcome> {
+    let parent = Path::new("runs").join(R::NAME);
+    let (rows, broken) = if parent.exists() { read(R::NAME, &parent)? } else { (vec![], vec![]) };
+    if !broken.is_empty() {
+        show_notes(&[format!("{}: left out {}", parent.display(), broken.join("; "))]);
+    }
+    match rows.is_empty() {
+        true => print(&format!("no runs in {}\n", parent.display())),
+        false => print(&text(&rows, width())),
+    }
+    Ok(Outcome::Done)
+}
+
+/// The runs in the folders of `parent`, in their order, and the folders that can't be read, each with the reason.
+fn read(binary: &str, parent: &Path) -> Result<(Vec<Row>, Vec<String>)> {
+    let entries =
+        std::fs::read_dir(parent).with_context(|| format!("{}: cannot read it", parent.display()))?;
+    let folders = entries.flatten().filter(|entry| entry.path().is_dir());
+    let mut names: Vec<String> = folders.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    // Numbers in their order.
+    names.sort_by_key(|name| (name.len(), name.clone()));
+    let (mut rows, mut broken) = (vec![], vec![]);
+    for name in names {
+        let dir = parent.join(&name);
+        match Record::read(binary, &dir) {
+            Ok(record) => rows.push(row(name, &record, dir.join("report.html").exists())),
+            Err(error) => {
+                let error = format!("{error:#}");
+                let prefix = format!("{}/", dir.display());
+                broken.push(format!("{name} ({})", error.strip_prefix(&prefix).unwrap_or(&error)));
+            }
+        }
+    }
+    Ok((rows, broken))
+}
+
+/// `has_report`: whether it has ended, for runs that consist of others and have no test result of their own.
+fn row(name: String, record: &Record, has_report: bool) -> Row {
+    let best = record.best();
+    let (done, has_ended) = (record.epochs.len(), record.last.is_some() || has_report);
+    let epoch = match best {
+        Some((epoch, _)) => format!("{epoch} of {done}"),
+        None => "-".to_string(),
+    };
+    let test = record.test().map(|value| record.shown(value));
+    Row {
+        name,
+        settings: record.settings(),
+        metric: record.metric.map(|metric| metric.name().replace('_', " ")).unwrap_or_default(),
+        best: best.map(|(_, value)| record.shown(value)),
+        epoch,
+        test: if has_ended { test } else { Some("unfinished".to_string()) },
+        time: record.seconds().map_or_else(|| "-".to_string(), duration),
+    }
+}
+
+/// The names of the settings that differ among the runs.
+fn differing(rows: &[Row]) -> Vec<String> {
+    let mut names: Vec<&String> = vec![];
+    for name in rows.iter().flat_map(|row| row.settings.keys()) {
+        if !names.contains(&name) && !WITHOUT_EFFECT.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    let values = |name: &str| rows.iter().map(|row| setting(row, name)).collect::<Vec<_>>();
+    names.retain(|name| values(name).windows(2).any(|pair| pair[0] != pair[1]));
+    names.into_iter().cloned().collect()
+}
+
+/// The value of a setting; `-` if it is off.
+fn setting(row: &Row, name: &str) -> String {
+    let value = match &row.settings.get(name) {
+        Some(Value::Bool(true)) => Some("on".to_string()),
+        Some(value) => option_value(value),
+        None => None,
+    };
+    let value = value.unwrap_or_else(|| "-".to_string());
+    let file = Path::new(&value).file_name().and_then(|file| file.to_str());
+    match file {
+        Some(file) if PATHS.contains(&name) => file.to_string(),
+        _ => value,
+    }
+}
+
+/// A table of the runs if it fits into `width` columns, or else a paragraph for each.
+fn text(rows: &[Row], width: Option<usize>) -> String {
+    let names = differing(rows);
+    let metric =
+        rows.iter().map(|row| row.metric.as_str()).find(|metric| !metric.is_empty()).unwrap_or("score");
+    // Runs with different metrics name their own.
+    let is_shared = rows.iter().all(|row| row.metric.is_empty() || row.metric == metric);
+    let score = |row: &Row, value: &Option<String>| match value {
+        Some(value) if is_shared || value == "unfinished" => value.clone(),
+        Some(value) => format!("{} {value}", row.metric),
+        None => "-".to_string(),
+    };
+    let metric = if is_shared { metric } else { "score" };
+    let options = names.iter().map(|name| name.replace('_', "-"));
+    let heads: Vec<String> = ["run".to_string()]
+        .into_iter()
+        .chain(options.clone())
+        .chain([format!("validation {metric}"), "best epoch".into(), format!("test {metric}"), "time".into()])
+        .collect();
+    let cells = |row: &Row| -> Vec<String> {
+        let settings = names.iter().map(|name| setting(row, name));
+        let scores = [score(row, &row.best), row.epoch.clone(), score(row, &row.test), row.time.clone()];
+        [row.name.clone()].into_iter().chain(settings).chain(scores).collect()
+    };
+    let table: Vec<Vec<String>> = [heads].into_iter().chain(rows.iter().map(cells)).collect();
+    let widths: Vec<usize> = (0..table[0].len())
+        .map(|column| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    if width.is_none_or(|width| widths.iter().map(|width| width + 2).sum::<usize>() <= width + 2) {
+        let line = |row: &Vec<String>| {
+            let cells: Vec<String> =
+                row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+            cells.join("  ").trim_end().to_string() + "\n"
+        };
+        return table.iter().map(line).collect();
+    }
+    let paragraph = |row: &Row| {
+        let settings = options.clone().zip(names.iter().map(|name| setting(row, name)));
+        let settings =
+            settings.map(|(option, value)| format!("{option} {value}")).collect::<Vec<_>>().join(", ");
+        let best = format!("validation {metric} {} in epoch {}", score(row, &row.best), row.epoch);
+        let test = format!("test {metric} {}, {}", score(row, &row.test), row.time);
+        let lines = [settings, best, test];
+        let lines = lines.iter().filter(|line| !line.is_empty());
+        let lines: String = lines.map(|line| wrapped(line, width.unwrap_or(usize::MAX))).collect();
+        format!("run {}\n{lines}", row.name)
+    };
+    rows.iter().map(paragraph).collect()
+}
+
+/// A line, broken at spaces into lines of at most `width` columns if its words are that short, each indented by two spaces.
+fn wrapped(line: &str, width: usize) -> String {
+    let (mut text, mut column) = (String::new(), 0);
+    for word in line.split(' ') {
+        let size = word.chars().count();
+        if column == 0 || column + 1 + size > width {
+            text += if column == 0 { "  " } else { "\n  " };
+            column = 2 + size;
+        } else {
+            text.push(' ');
+            column += 1 + size;
+        }
+        text += word;
+    }
+    text + "\n"
+}
+
+/// The number of columns of the terminal; none if standard output is no terminal.
+fn width() -> Option<usize> {
+    console::Term::stdout().size_checked().map(|(_, columns)| columns.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::Run;
+    use serde_json::json;
+
+    /// Two finished runs and one without a test, with different numbers of hidden units; and a folder without a run.
+    fn three() -> (Vec<Row>, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, hidden, is_finished) in [("1", 30, true), ("2", 100, false), ("10", 30, true)] {
+            let settings = json!({ "hidden": [hidden], "seed": 1, "nesterov": name == "10", "keep_checkpoint": is_finished });
+            let out = dir.path().join(name);
+            let run = Run::create("test", Some(&out), &json!({ "settings": settings })).unwrap();
+            let epoch = json!({ "val_loss": 0.5, "val_accuracy": 0.9, "seconds": 2.5 });
+            let last = json!({ "final": true, "test_accuracy": 0.875, "seconds": 75.0 });
+            let last = if is_finished { format!("{last}\n") } else { String::new() };
+            run.write("metrics.jsonl", &format!("{epoch}\n{last}")).unwrap();
+        }
+        std::fs::create_dir(dir.path().join("3")).unwrap();
+        read("test", dir.path()).unwrap()
+    }
+
+    #[test]
+    fn the_table_shows_what_differs_and_marks_what_is_unfinished_or_broken() {
+        let (rows, broken) = three();
+        let expected = "\
+run  hidden  nesterov  validation accuracy  best epoch  test accuracy  time
+1    30      -         90.00%               1 of 1      87.50%         1 min 15 s
+2    100     -         90.00%               1 of 1      unfinished     2.5 s
+10   30      on        90.00%               1 of 1      87.50%         1 min 15 s
+";
+        assert_eq!(text(&rows, None), expected);
+        assert_eq!(text(&rows, Some(81)), expected);
+        assert!(broken.len() == 1 && broken[0].starts_with("3 (config.json: cannot read it"), "{broken:?}");
+    }
+
+    #[test]
+    fn on_a_narrow_terminal_each_run_is_a_paragraph() {
+        let (rows, _) = three();
+        let found = text(&rows[1..], Some(30));
+        let expected = "\
+run 2
+  hidden 100, nesterov -
+  validation accuracy 90.00%
+  in epoch 1 of 1
+  test accuracy unfinished,
+  2.5 s
+run 10
+";
+        assert!(found.starts_with(expected), "{found}");
+        assert!(found.lines().all(|line| line.chars().count() <= 30), "{found}");
+    }
+}
