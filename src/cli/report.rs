@@ -1,7 +1,7 @@
 //! `report.html`: a run on one page.
 
 use super::command_line;
-use super::recipe::{Recipe, Start, Training};
+use super::recipe::{Data, Recipe, Start, Training};
 use super::record::{Record, duration, option_value};
 use crate::plots::{self, Section, escape};
 use crate::train::Run;
@@ -54,11 +54,11 @@ pub(super) fn write<R: Recipe>(
     add("repeat", "Repeat it", repeat);
     let name = dir.canonicalize().unwrap_or_default();
     let name = name.file_name().unwrap_or_default().to_string_lossy();
-    run.write(FILE, &plots::page(&format!("{}: run {name}", R::NAME), &cards(&record), &sections))
+    run.write(FILE, &plots::page(&format!("{}: run {name}", R::NAME), &cards::<R>(&record), &sections))
 }
 
 /// The most important numbers.
-fn cards(record: &Record) -> String {
+fn cards<R: Recipe>(record: &Record) -> String {
     let metric = record.metric.map(|metric| metric.name().replace('_', " ")).unwrap_or_default();
     let best = record.best().map(|(epoch, value)| {
         let of = format!("epoch {epoch} of {}", record.epochs.len());
@@ -68,15 +68,9 @@ fn cards(record: &Record) -> String {
     let number = |name: &str| record.config[name].as_u64().map(grouped);
     let parameters = number("parameters").map(|number| ("Parameters".to_string(), number, String::new()));
     let dataset = record.config["settings"]["dataset"].as_str().unwrap_or_default();
-    let sizes = ["training", "validation", "test"].map(|part| {
-        // The unit differs: examples, tokens.
-        let fields = record.config.as_object().into_iter().flatten();
-        let size = fields
-            .filter(|(name, _)| name.starts_with(&format!("{part}_")))
-            .find_map(|(_, size)| size.as_u64());
-        size.map_or_else(|| "-".to_string(), grouped)
-    });
-    let data = ("Data".to_string(), dataset.to_string(), sizes.join(" / "));
+    let size = |part: &str| Some(format!("{} {part}", number(&format!("{part}_{}", R::Data::UNIT))?));
+    let sizes: Vec<String> = ["training", "validation", "test"].into_iter().filter_map(size).collect();
+    let data = ("Data".to_string(), dataset.to_string(), sizes.join(", "));
     let time = record.seconds().map(|seconds| ("Time".to_string(), duration(seconds), String::new()));
     let cards = [test, best, parameters, Some(data), time].into_iter().flatten();
     let card = |(name, value, small): (String, String, String)| {
@@ -114,7 +108,7 @@ fn result(record: &Record, text: &str) -> String {
     let rows: Vec<Vec<String>> = fields.filter_map(number).collect();
     match rows.is_empty() {
         true => words,
-        false => words + &plots::table(&["", "value"], &rows),
+        false => words + &plots::table::<&str>(&[], &rows),
     }
 }
 
@@ -209,7 +203,7 @@ fn options<R: Recipe>(settings: &R) -> Result<String> {
 
 /// The other fields of `config.json`, of lists only their lengths.
 fn facts(record: &Record) -> String {
-    let fields = record.config.as_object().into_iter().flatten();
+    let fields = record.config.as_object().into_iter().flatten().filter(|(name, _)| *name != "checksum");
     let row = |(name, value): (&String, &Value)| {
         let text = match value {
             Value::Array(values) => values.len().to_string(),
@@ -219,5 +213,5 @@ fn facts(record: &Record) -> String {
         };
         Some(vec![name.replace('_', " "), text])
     };
-    plots::table(&["", "value"], &fields.filter_map(row).collect::<Vec<_>>())
+    plots::table::<&str>(&[], &fields.filter_map(row).collect::<Vec<_>>())
 }

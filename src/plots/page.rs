@@ -64,13 +64,16 @@ pub(crate) fn figure(svg: &str, caption: &str) -> String {
     format!("<figure><div class=\"scroll\">{}</div>{caption}</figure>", svg.trim())
 }
 
-/// A table of texts, with a row of heads.
-pub(crate) fn table(heads: &[impl AsRef<str>], rows: &[Vec<String>]) -> String {
+/// A table of texts, with a row of heads if there are any.
+pub(crate) fn table<S: AsRef<str>>(heads: &[S], rows: &[Vec<String>]) -> String {
     let row = |tag: &str, cells: &mut dyn Iterator<Item = &str>| {
         let cells: String = cells.map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect();
         format!("<tr>{cells}</tr>")
     };
-    let heads = row("th", &mut heads.iter().map(AsRef::as_ref));
+    let heads = match heads.is_empty() {
+        true => String::new(),
+        false => row("th", &mut heads.iter().map(AsRef::as_ref)),
+    };
     let rows: String = rows.iter().map(|cells| row("td", &mut cells.iter().map(|cell| &**cell))).collect();
     format!("<div class=\"scroll\"><table>{heads}{rows}</table></div>")
 }
