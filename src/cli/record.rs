@@ -71,6 +71,7 @@ impl Record {
     pub(super) fn seconds(&self) -> Option<f64> {
         match &self.last {
             Some(last) => last["seconds"].as_f64(),
+            None if self.epochs.is_empty() => None,
             None => self.epochs.iter().map(|epoch| epoch["seconds"].as_f64()).sum(),
         }
     }
@@ -125,7 +126,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let run = Run::create("test", Some(dir.path()), &json!({})).unwrap();
         let read = || Record::read("test", dir.path());
-        assert!(read().unwrap().best().is_none() && read().unwrap().last.is_none());
+        let record = read().unwrap();
+        assert!(record.best().is_none() && record.last.is_none() && record.seconds().is_none());
         let epoch =
             |loss: f64, f1: f64| json!({ "val_loss": loss, "val_f1": f1, "seconds": 2.0 }).to_string();
         let lines = [epoch(1.0, 0.5), epoch(0.7, 0.75), epoch(0.9, 0.75)].join("\n") + "\n";

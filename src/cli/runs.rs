@@ -18,10 +18,11 @@ struct Row {
     /// The best score on the validation data.
     best: Option<String>,
     /// The epoch of this score, and the number of epochs so far.
-    epoch: String,
+    epoch: Option<String>,
     /// The score on the test data.
     test: Option<String>,
-    time: String,
+    has_ended: bool,
+    time: Option<String>,
 }
 
 /// Prints the runs under `runs/` with what differs among them; names broken folders in a note.
@@ -67,20 +68,15 @@ fn read(binary: &str, parent: &Path) -> Result<(Vec<Row>, Vec<String>)> {
 /// `has_report`: whether it has ended, for runs that consist of others and have no test result of their own.
 fn row(name: String, record: &Record, has_report: bool) -> Row {
     let best = record.best();
-    let (done, has_ended) = (record.epochs.len(), record.last.is_some() || has_report);
-    let epoch = match best {
-        Some((epoch, _)) => format!("{epoch} of {done}"),
-        None => "-".to_string(),
-    };
-    let test = record.test().map(|value| record.shown(value));
     Row {
         name,
         settings: record.settings(),
         metric: record.metric.map(|metric| metric.name().replace('_', " ")).unwrap_or_default(),
         best: best.map(|(_, value)| record.shown(value)),
-        epoch,
-        test: if has_ended { test } else { Some("unfinished".to_string()) },
-        time: record.seconds().map_or_else(|| "-".to_string(), duration),
+        epoch: best.map(|(epoch, _)| format!("{epoch} of {}", record.epochs.len())),
+        test: record.test().map(|value| record.shown(value)),
+        has_ended: record.last.is_some() || has_report,
+        time: record.seconds().map(duration),
     }
 }
 
@@ -120,9 +116,8 @@ fn text(rows: &[Row], width: Option<usize>) -> String {
     // Runs with different metrics name their own.
     let is_shared = rows.iter().all(|row| row.metric.is_empty() || row.metric == metric);
     let score = |row: &Row, value: &Option<String>| match value {
-        Some(value) if is_shared || value == "unfinished" => value.clone(),
-        Some(value) => format!("{} {value}", row.metric),
-        None => "-".to_string(),
+        Some(value) if !is_shared => Some(format!("{} {value}", row.metric)),
+        value => value.clone(),
     };
     let metric = if is_shared { metric } else { "score" };
     let options = names.iter().map(|name| name.replace('_', "-"));
@@ -133,7 +128,9 @@ fn text(rows: &[Row], width: Option<usize>) -> String {
         .collect();
     let cells = |row: &Row| -> Vec<String> {
         let settings = names.iter().map(|name| setting(row, name));
-        let scores = [score(row, &row.best), row.epoch.clone(), score(row, &row.test), row.time.clone()];
+        let test = if row.has_ended { score(row, &row.test) } else { Some("unfinished".to_string()) };
+        let scores = [score(row, &row.best), row.epoch.clone(), test, row.time.clone()];
+        let scores = scores.map(|score| score.unwrap_or_else(|| "-".to_string()));
         [row.name.clone()].into_iter().chain(settings).chain(scores).collect()
     };
     let table: Vec<Vec<String>> = [heads].into_iter().chain(rows.iter().map(cells)).collect();
@@ -141,25 +138,29 @@ fn text(rows: &[Row], width: Option<usize>) -> String {
         .map(|column| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
     if width.is_none_or(|width| widths.iter().map(|width| width + 2).sum::<usize>() <= width + 2) {
-        let line = |row: &Vec<String>| {
-            let cells: Vec<String> =
-                row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
-            cells.join("  ").trim_end().to_string() + "\n"
-        };
-        return table.iter().map(line).collect();
+        return table.iter().map(|row| aligned(row, &widths)).collect();
     }
     let paragraph = |row: &Row| {
         let settings = options.clone().zip(names.iter().map(|name| setting(row, name)));
         let settings =
-            settings.map(|(option, value)| format!("{option} {value}")).collect::<Vec<_>>().join(", ");
-        let best = format!("validation {metric} {} in epoch {}", score(row, &row.best), row.epoch);
-        let test = format!("test {metric} {}, {}", score(row, &row.test), row.time);
-        let lines = [settings, best, test];
+            settings.filter(|(_, value)| value != "-").map(|(option, value)| format!("{option} {value}"));
+        let best = score(row, &row.best).zip(row.epoch.as_ref());
+        let best = best.map(|(best, epoch)| format!("validation {metric} {best} in epoch {epoch}"));
+        let test = score(row, &row.test).map(|test| format!("test {metric} {test}"));
+        let unfinished = (!row.has_ended).then(|| "unfinished".to_string());
+        let scores = [best, test, unfinished, row.time.clone()].into_iter().flatten();
+        let lines = [settings.collect::<Vec<_>>().join(", "), scores.collect::<Vec<_>>().join(", ")];
         let lines = lines.iter().filter(|line| !line.is_empty());
         let lines: String = lines.map(|line| wrapped(line, width.unwrap_or(usize::MAX))).collect();
         format!("run {}\n{lines}", row.name)
     };
     rows.iter().map(paragraph).collect()
+}
+
+/// A line of a table whose columns have these widths.
+fn aligned(row: &[String], widths: &[usize]) -> String {
+    let cells = row.iter().zip(widths).map(|(cell, &width)| format!("{cell:<width$}  "));
+    cells.collect::<String>().trim_end().to_string() + "\n"
 }
 
 /// A line, broken at spaces into lines of at most `width` columns if its words are that short, each indented by two spaces.
@@ -226,10 +227,9 @@ run  hidden  nesterov  validation accuracy  best epoch  test accuracy  time
         let found = text(&rows[1..], Some(30));
         let expected = "\
 run 2
-  hidden 100, nesterov -
+  hidden 100
   validation accuracy 90.00%
-  in epoch 1 of 1
-  test accuracy unfinished,
+  in epoch 1 of 1, unfinished,
   2.5 s
 run 10
 ";
