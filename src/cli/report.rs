@@ -67,7 +67,10 @@ fn cards<R: Recipe>(record: &Record) -> String {
     let test = record.test().map(|value| (format!("Test {metric}"), record.shown(value), String::new()));
     let number = |name: &str| record.config[name].as_u64().map(grouped);
     let parameters = number("parameters").map(|number| ("Parameters".to_string(), number, String::new()));
-    let dataset = record.config["settings"]["dataset"].as_str().unwrap_or_default();
+    // A text of the user's takes the place of the data set.
+    let settings = &record.config["settings"];
+    let text = settings["text"].as_str().and_then(|path| Path::new(path).file_name()?.to_str());
+    let dataset = text.or(settings["dataset"].as_str()).unwrap_or_default();
     let size = |part: &str| Some(format!("{} {part}", number(&format!("{part}_{}", R::Data::UNIT))?));
     let sizes: Vec<String> = ["training", "validation", "test"].into_iter().filter_map(size).collect();
     let data = ("Data".to_string(), dataset.to_string(), sizes.join(", "));
