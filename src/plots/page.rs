@@ -11,7 +11,7 @@ body{font:16px/1.55 system-ui,sans-serif;color:var(--ink);background:var(--paper
 padding:0 16px 64px}\
 h1{font-size:1.8em;margin:32px 0 8px;overflow-wrap:anywhere}\
 h2{font-size:1.3em;margin:44px 0 12px;border-top:1px solid var(--line);padding-top:20px}\
-a{color:var(--accent)}nav a{margin-right:14px;white-space:nowrap}\
+a{color:var(--accent)}nav a{display:inline-block;margin-right:14px}\
 code,pre{font:14px/1.5 ui-monospace,monospace;background:var(--soft);border-radius:5px}\
 code{padding:2px 5px;overflow-wrap:anywhere}pre{padding:12px;overflow-x:auto}\
 pre.command{white-space:pre-wrap;overflow-wrap:anywhere}\
@@ -22,7 +22,7 @@ svg{max-width:max(100%,680px);height:auto;background:#fff;border-radius:6px}\
 table{border-collapse:collapse;margin:12px 0;font-size:14px;font-variant-numeric:tabular-nums}\
 th,td{padding:4px 14px 4px 0;text-align:right;border-bottom:1px solid var(--line)}\
 th{font-weight:600}th:first-child,td:first-child{text-align:left}\
-.bars th,.bars td{text-align:left;min-width:11em}.bars i{display:inline-block;height:.8em;background:var(--accent)}\
+.bars th,.bars td{text-align:left;min-width:11em;white-space:nowrap}.bars i{display:inline-block;height:.8em;background:var(--accent)}\
 summary{cursor:pointer;color:var(--accent)}\
 .cards{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:20px 0}\
 .cards div{background:var(--soft);border-radius:8px;padding:12px 14px}\
