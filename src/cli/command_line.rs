@@ -4,16 +4,13 @@ use super::inputs::{self, RunOption, folder, is_run};
 use super::options::{Given, MachineOptions, TrainOptions};
 use super::process::{catch_interrupts, on_threads};
 use super::recipe::{Data, PATHS, Recipe, Start, Training, WITHOUT_EFFECT, recorded_settings};
-use super::record::option_value;
+use super::settings::{defaults, fields, given, resolved, with_defaults, with_negative_numbers};
 use super::{Outcome, UsageError, flow, progress, runs, shell_quoted};
-use crate::device::device_name;
 use crate::train::{Run, can_train_on};
 use anyhow::{Result, bail};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use serde::Serialize;
-use serde_json::{Map, Value};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use serde_json::Value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -78,75 +75,11 @@ pub(super) fn parse<R: Recipe>() -> Result<ArgMatches, clap::Error> {
     command.try_get_matches()
 }
 
-/// Lets an option take a value like `-1`, so that its own parser can name the mistake.
-fn with_negative_numbers(arg: Arg) -> Arg {
-    let takes_values = arg.get_action().takes_values();
-    arg.allow_negative_numbers(takes_values)
-}
-
 /// The data sets that a binary accepts, for `--help`.
 fn data_sets<R: Recipe>() -> String {
     let sets = R::Data::DATA_SETS.iter().filter(|(name, _)| !R::UNFIT.contains(name));
     let lines = sets.map(|(name, files)| format!("  {name:<15}  {files}\n"));
     format!("Data sets, with their files in --data-dir:\n{}", lines.collect::<String>())
-}
-
-/// Gives the options of `train` the recipe's defaults, and hides those without a meaning.
-fn with_defaults<R: Recipe>(command: clap::Command) -> clap::Command {
-    let defaults = fields(&R::train_defaults());
-    command.mut_args(|arg| {
-        let arg = with_negative_numbers(arg);
-        let id = arg.get_id().as_str();
-        let is_unused = R::UNUSED.contains(&id) || (id == "history_size" && !R::FULL_BATCH);
-        let arg = arg.clone().hide(arg.is_hide_set() || is_unused);
-        let default = match defaults.get(arg.get_id().as_str()) {
-            Some(Value::String(text)) => text.clone(),
-            // Without the ".0" of JSON.
-            Some(Value::Number(number)) => number.as_f64().map_or(number.to_string(), |x| x.to_string()),
-            _ => return arg,
-        };
-        // clap keeps defaults until the process ends.
-        arg.required(false).default_value(&*default.leak())
-    })
-}
-
-/// The defaults of all options of `train`.
-pub(super) fn defaults<R: Recipe>() -> Result<R> {
-    Ok(R::from_arg_matches(&matches_of::<R>(&[])?)?)
-}
-
-/// The options of `train` that `arguments` give.
-fn matches_of<R: Recipe>(arguments: &[String]) -> Result<ArgMatches> {
-    let command = with_defaults::<R>(R::augment_args(clap::Command::new(R::NAME)));
-    Ok(command.no_binary_name(true).try_get_matches_from(arguments)?)
-}
-
-/// The command that repeats `training`: it names the preset, and the options that differ from it or the defaults.
-pub(super) fn repeating<R: Recipe>(training: &Training<R>) -> Result<String> {
-    let option = |name: &str, value: &Value| {
-        let Some(text) = option_value(value) else { return vec![] };
-        let flag = format!("--{}", name.replace('_', "-"));
-        match value {
-            Value::Bool(_) => vec![flag],
-            _ if PATHS.contains(&name) => {
-                let path = Path::new(&text).canonicalize().unwrap_or_else(|_| text.into());
-                vec![flag, path.display().to_string()]
-            }
-            _ => vec![flag, text],
-        }
-    };
-    let wanted = fields(&training.settings);
-    let mut arguments = wanted.get("preset").map(|preset| option("preset", preset)).unwrap_or_default();
-    let defaults = defaults::<R>()?;
-    let before = settings(defaults.clone(), &given(&defaults, &matches_of::<R>(&arguments)?))?;
-    let before = fields(&before);
-    let changed = wanted.iter().filter(|(name, value)| before[*name] != **value);
-    arguments.extend(changed.flat_map(|(name, value)| option(name, value)));
-    if training.given.contains("device") {
-        arguments.extend(["--device".to_string(), device_name(&training.device)]);
-    }
-    let arguments = arguments.iter().map(|argument| format!(" {}", shell_quoted(Path::new(argument))));
-    Ok(format!("{} train{}", R::NAME, arguments.collect::<String>()))
 }
 
 /// Runs what the arguments `matches` ask for.
@@ -183,7 +116,7 @@ fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result
     }
     let (settings, resume) = match resume {
         None => {
-            let settings: R = settings(defaults, &given)?;
+            let settings: R = resolved(defaults, &given)?;
             let options = settings.train_options().clone();
             if options.optimizer.is_full_batch() && !R::FULL_BATCH {
                 let why = "trains on batches, and the chosen optimizer needs all examples at once: choose another one";
@@ -208,27 +141,6 @@ fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result
         start: Start { resume, out, parent: None },
         progress: progress::detect(quiet),
     })
-}
-
-/// Those of `matches` that the user gave, without defaults.
-fn given<R: Recipe>(defaults: &R, matches: &ArgMatches) -> ArgMatches {
-    let mut given = matches.clone();
-    for name in fields(defaults).keys() {
-        if matches.value_source(name) != Some(ValueSource::CommandLine) {
-            // Fails only for an unknown name.
-            let _ = given.try_clear_id(name);
-        }
-    }
-    given
-}
-
-/// The defaults, replaced by the preset, replaced by what the user gave.
-fn settings<R: Recipe>(mut settings: R, given: &ArgMatches) -> Result<R> {
-    // The first time for the name of the preset.
-    settings.update_from_arg_matches(given)?;
-    settings.apply_preset();
-    settings.update_from_arg_matches(given)?;
-    Ok(settings)
 }
 
 /// Checks that a run to resume is not a part of another one, such as a fold.
@@ -287,14 +199,6 @@ fn resumed<R: Recipe>(run: &Run, recorded: &R, given: &ArgMatches) -> Result<R> 
         }
     }
     Ok(wanted)
-}
-
-/// The settings by the names of their options.
-pub(super) fn fields(settings: &impl Serialize) -> Map<String, Value> {
-    match serde_json::to_value(settings) {
-        Ok(Value::Object(fields)) => fields,
-        _ => unreachable!("a struct of options serialises to a map"),
-    }
 }
 
 /// The message of a usage error in one line; none for the help and the version.

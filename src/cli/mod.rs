@@ -28,6 +28,7 @@ mod recurrent;
 mod report;
 mod runs;
 mod sentences;
+mod settings;
 mod tagging;
 mod text;
 mod translation;

@@ -1,8 +1,8 @@
 //! `report.html`: a run on one page.
 
-use super::command_line;
 use super::recipe::{Data, Recipe, Start, Training};
 use super::record::{Record, duration, option_value};
+use super::settings;
 use crate::plots::{self, Section, escape};
 use crate::train::Run;
 use anyhow::{Context, Result};
@@ -45,7 +45,7 @@ pub(super) fn write<R: Recipe>(
     add("pages", "Further pages", pages.chain(parts).map(|file| link(&file)).collect());
     add("settings", "Settings", options::<R>(settings)?);
     add("data", "Data and machine", facts(&record));
-    let command = command_line::repeating(training)?;
+    let command = settings::repeating(training)?;
     let mut repeat = format!("<pre class=\"command\"><code>{}</code></pre>", escape(&command));
     if start.parent.is_some() {
         repeat +=
@@ -181,8 +181,7 @@ fn link(file: &str) -> String {
 
 /// The settings: those that are no defaults, and all.
 fn options<R: Recipe>(settings: &R) -> Result<String> {
-    let (settings, defaults) =
-        (command_line::fields(settings), command_line::fields(&command_line::defaults::<R>()?));
+    let (settings, defaults) = (settings::fields(settings), settings::fields(&settings::defaults::<R>()?));
     let shown = |value: &Value| match value {
         Value::Bool(true) => "on".to_string(),
         value => option_value(value).unwrap_or_else(|| "-".to_string()),

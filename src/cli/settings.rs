@@ -1,0 +1,105 @@
+//! The settings of a training: defaults, presets, what the user gave, and back to a command line.
+
+use super::recipe::{PATHS, Recipe, Training};
+use super::record::option_value;
+use super::shell_quoted;
+use crate::device::device_name;
+use anyhow::Result;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use std::path::Path;
+
+/// Lets an option take a value like `-1`, so that its own parser can name the mistake.
+pub(super) fn with_negative_numbers(arg: Arg) -> Arg {
+    let takes_values = arg.get_action().takes_values();
+    arg.allow_negative_numbers(takes_values)
+}
+
+/// Gives the options of `train` the recipe's defaults, and hides those without a meaning.
+pub(super) fn with_defaults<R: Recipe>(command: clap::Command) -> clap::Command {
+    let defaults = fields(&R::train_defaults());
+    command.mut_args(|arg| {
+        let arg = with_negative_numbers(arg);
+        let id = arg.get_id().as_str();
+        let is_unused = R::UNUSED.contains(&id) || (id == "history_size" && !R::FULL_BATCH);
+        let arg = arg.clone().hide(arg.is_hide_set() || is_unused);
+        let default = match defaults.get(arg.get_id().as_str()) {
+            Some(Value::String(text)) => text.clone(),
+            // Without the ".0" of JSON.
+            Some(Value::Number(number)) => number.as_f64().map_or(number.to_string(), |x| x.to_string()),
+            _ => return arg,
+        };
+        // clap keeps defaults until the process ends.
+        arg.required(false).default_value(&*default.leak())
+    })
+}
+
+/// The defaults of all options of `train`.
+pub(super) fn defaults<R: Recipe>() -> Result<R> {
+    Ok(R::from_arg_matches(&matches_of::<R>(&[])?)?)
+}
+
+/// The options of `train` that `arguments` give.
+fn matches_of<R: Recipe>(arguments: &[String]) -> Result<ArgMatches> {
+    let command = with_defaults::<R>(R::augment_args(clap::Command::new(R::NAME)));
+    Ok(command.no_binary_name(true).try_get_matches_from(arguments)?)
+}
+
+/// The command that repeats `training`: it names the preset, and the options that differ from it or the defaults.
+pub(super) fn repeating<R: Recipe>(training: &Training<R>) -> Result<String> {
+    let option = |name: &str, value: &Value| {
+        let Some(text) = option_value(value) else { return vec![] };
+        let flag = format!("--{}", name.replace('_', "-"));
+        match value {
+            Value::Bool(_) => vec![flag],
+            _ if PATHS.contains(&name) => {
+                let path = Path::new(&text).canonicalize().unwrap_or_else(|_| text.into());
+                vec![flag, path.display().to_string()]
+            }
+            _ => vec![flag, text],
+        }
+    };
+    let wanted = fields(&training.settings);
+    let mut arguments = wanted.get("preset").map(|preset| option("preset", preset)).unwrap_or_default();
+    let defaults = defaults::<R>()?;
+    let before = resolved(defaults.clone(), &given(&defaults, &matches_of::<R>(&arguments)?))?;
+    let before = fields(&before);
+    let changed = wanted.iter().filter(|(name, value)| before[*name] != **value);
+    arguments.extend(changed.flat_map(|(name, value)| option(name, value)));
+    if training.given.contains("device") {
+        arguments.extend(["--device".to_string(), device_name(&training.device)]);
+    }
+    let arguments = arguments.iter().map(|argument| format!(" {}", shell_quoted(Path::new(argument))));
+    Ok(format!("{} train{}", R::NAME, arguments.collect::<String>()))
+}
+
+/// Those of `matches` that the user gave, without defaults.
+pub(super) fn given<R: Recipe>(defaults: &R, matches: &ArgMatches) -> ArgMatches {
+    let mut given = matches.clone();
+    for name in fields(defaults).keys() {
+        if matches.value_source(name) != Some(ValueSource::CommandLine) {
+            // Fails only for an unknown name.
+            let _ = given.try_clear_id(name);
+        }
+    }
+    given
+}
+
+/// The defaults, replaced by the preset, replaced by what the user gave.
+pub(super) fn resolved<R: Recipe>(mut settings: R, given: &ArgMatches) -> Result<R> {
+    // The first time for the name of the preset.
+    settings.update_from_arg_matches(given)?;
+    settings.apply_preset();
+    settings.update_from_arg_matches(given)?;
+    Ok(settings)
+}
+
+/// The settings by the names of their options.
+pub(super) fn fields(settings: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(settings) {
+        Ok(Value::Object(fields)) => fields,
+        _ => unreachable!("a struct of options serialises to a map"),
+    }
+}
