@@ -18,7 +18,7 @@ use std::process::ExitCode;
 
 #[derive(Clone, Args, Serialize, Deserialize)]
 #[command(mut_arg("min_count", |count| count.default_value("2")))]
-struct Settings {
+pub(crate) struct Settings {
     /// Size of the word vectors [default: 100, or the size of those in --vectors]
     #[arg(long, value_name = "N", value_parser = positive)]
     embedding: Option<usize>,

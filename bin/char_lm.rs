@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
 #[derive(Clone, Args, Serialize, Deserialize)]
-struct Settings {
+pub(crate) struct Settings {
     #[command(flatten)]
     #[serde(flatten)]
     text: LanguageOptions,

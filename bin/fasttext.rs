@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
 #[derive(Clone, Args, Serialize, Deserialize)]
-struct Settings {
+pub(crate) struct Settings {
     /// Size of the word vectors [default: 100, or the size of those in --vectors]
     #[arg(long, value_name = "N", value_parser = positive)]
     embedding: Option<usize>,

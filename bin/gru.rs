@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
 #[derive(Clone, Args, Serialize, Deserialize)]
-struct Gru {}
+pub(crate) struct Gru {}
 
 impl RecurrentClassifier for Gru {
     const NAME: &'static str = "gru";

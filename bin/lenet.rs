@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
 #[derive(Clone, Args, Serialize, Deserialize)]
-struct Settings {
+pub(crate) struct Settings {
     /// Network
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Variant::Modern)]
     variant: Variant,

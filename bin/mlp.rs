@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
 #[derive(Clone, Args, Serialize, Deserialize)]
-struct Settings {
+pub(crate) struct Settings {
     /// Number of units of each hidden layer, such as 100 or 300,100
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<usize>, default_value = "100")]
     hidden: Vec<usize>,

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
 #[derive(Clone, Args, Serialize, Deserialize)]
-struct Settings {
+pub(crate) struct Settings {
     /// Recurrent cell
     #[arg(long, value_name = "NAME", value_enum, default_value_t = CellName::Gru)]
     cell: CellName,

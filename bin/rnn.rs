@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
 #[derive(Clone, Args, Serialize, Deserialize)]
-struct Elman {
+pub(crate) struct Elman {
     /// Activation: tanh, or ReLU (Le, Jaitly and Hinton 2015)
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Activation::Tanh)]
     activation: Activation,

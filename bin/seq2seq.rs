@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
 #[derive(Clone, Args, Serialize, Deserialize)]
-struct Settings {
+pub(crate) struct Settings {
     /// Recurrent cell of encoder and decoder
     #[arg(long, value_name = "NAME", value_enum, default_value_t = CellName::Gru)]
     cell: CellName,

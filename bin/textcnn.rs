@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
 #[derive(Clone, Args, Serialize, Deserialize)]
-struct Settings {
+pub(crate) struct Settings {
     /// How word vectors are initialised and trained [default: rand; with --vectors non-static]
     #[arg(long, value_name = "NAME")]
     variant: Option<Variant>,

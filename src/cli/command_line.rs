@@ -55,11 +55,11 @@ struct TrainCommand<R: Args> {
 type Line<R> =
     CommandLine<R, <<R as Recipe>::Data as Data>::TestOptions, <<R as Recipe>::Data as Data>::Command>;
 
-/// Parses the arguments of the process.
+/// Parses `arguments`, the first of which is the name of the program.
 ///
 /// # Errors
 /// Fails if the usage is wrong, and if help was asked for.
-pub(super) fn parse<R: Recipe>() -> Result<ArgMatches, clap::Error> {
+pub(super) fn parse<R: Recipe>(arguments: impl Iterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
     let command = Line::<R>::command().name(R::NAME).bin_name(R::NAME).about(R::ABOUT);
     let sets = |command: clap::Command| with_defaults::<R>(command).after_help(data_sets::<R>());
     let command = sets(command).mut_subcommands(|command| match command.get_name() {
@@ -72,7 +72,7 @@ pub(super) fn parse<R: Recipe>() -> Result<ArgMatches, clap::Error> {
             command.about(about).long_about(None).mut_args(with_negative_numbers)
         }
     });
-    command.try_get_matches()
+    command.try_get_matches_from(arguments)
 }
 
 /// The data sets that a binary accepts, for `--help`.

@@ -234,9 +234,18 @@ pub(super) fn open<R: Recipe>(run: &RunOption, machine: &MachineOptions) -> Resu
         let dir = run.dir().display();
         bail!("{dir}: this run has one model per folder in it: name one, such as {}", part.display());
     }
-    let settings: R = recorded_settings(&run, &config)?;
-    let facts = <R::Data as Data>::Facts::read(&run, &config)?;
-    let device = machine.device.open(settings.prefers_gpu())?;
+    load_trained(run, &config, |settings: &R| machine.device.open(settings.prefers_gpu()))
+}
+
+/// Loads the best weights of `run` to the device that `device` chooses for its settings.
+pub(super) fn load_trained<R: Recipe>(
+    run: Run,
+    config: &Value,
+    device: impl FnOnce(&R) -> Result<Device>,
+) -> Result<Trained<R>> {
+    let settings: R = recorded_settings(&run, config)?;
+    let facts = <R::Data as Data>::Facts::read(&run, config)?;
+    let device = device(&settings)?;
     let (model, names_run) = train::load_model(&run, &device, |vb| settings.model(&facts, vb))?;
     if !names_run {
         let path = run.model();

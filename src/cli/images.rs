@@ -374,14 +374,25 @@ fn classified<R: Recipe<Data = ImageData>>(
     cost: Cost,
     path: &Path,
 ) -> Result<(Images, Prepared, Vec<f32>)> {
+    let ImageFacts { preparation, shape, .. } = trained.facts;
+    let (pixels, how) = preparation.read(path, shape)?;
+    let (image, probabilities) = classify(trained, cost, pixels)?;
+    Ok((image, how, probabilities))
+}
+
+/// Classifies an image given as bytes of the run's shape; returns it with the probabilities of the classes.
+pub(super) fn classify<R: Recipe<Data = ImageData>>(
+    trained: &Trained<R>,
+    cost: Cost,
+    pixels: Vec<u8>,
+) -> Result<(Images, Vec<f32>)> {
     let Trained { facts, model, device, .. } = trained;
-    let (pixels, how) = facts.preparation.read(path, facts.shape)?;
     let mut image = Images::new(pixels, vec![0_u32], facts.shape, facts.classes.len())?;
     if let Some(normalisation) = &facts.normalisation {
         image.normalise(normalisation.clone())?;
     }
     let logits = model.forward(&image.batch(&[0], device)?.0, Mode::Evaluate)?;
-    Ok((image, how, cost.probabilities(&logits)?.get(0)?.to_vec1()?))
+    Ok((image, cost.probabilities(&logits)?.get(0)?.to_vec1()?))
 }
 
 impl Test {

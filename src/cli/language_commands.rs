@@ -181,14 +181,7 @@ fn neurons(inputs: &Inputs, length: usize, trained: &TrainedModel) -> Result<Out
         decoder.step(vocabulary.id(&token))?;
         shown.push(level.decode(last.as_deref(), &token).concat());
         last = Some(token.clone());
-        for (layer, values) in decoder.activations().into_iter().enumerate() {
-            if shown.len() == 1 {
-                let name = |cell: usize| format!("layer {}, cell {}", layer + 1, cell + 1);
-                cells.extend((0..values.len()).map(|cell| Neuron { name: name(cell), values: vec![] }));
-            }
-            let layer = cells[layer * values.len()..].iter_mut();
-            layer.zip(values).for_each(|(cell, value)| cell.values.push(value));
-        }
+        add_values(&mut cells, decoder.activations());
     }
     if text.len() > shown.len() as u64 {
         show_notes(&[format!("{}: the first {} of {} tokens", text.name(), shown.len(), text.len())]);
@@ -196,4 +189,15 @@ fn neurons(inputs: &Inputs, length: usize, trained: &TrainedModel) -> Result<Out
     run.write("neurons.html", &plots::neuron_page(&shown, &cells)?)?;
     say(&run.dir().join("neurons.html").display().to_string());
     Ok(outcome)
+}
+
+/// Adds the values of the cells after one more token, given per layer.
+pub(super) fn add_values(cells: &mut Vec<Neuron>, layers: Vec<Vec<f32>>) {
+    if cells.is_empty() {
+        for (layer, values) in layers.iter().enumerate() {
+            let name = |cell: usize| format!("layer {}, cell {}", layer + 1, cell + 1);
+            cells.extend((0..values.len()).map(|cell| Neuron { name: name(cell), values: vec![] }));
+        }
+    }
+    cells.iter_mut().zip(layers.into_iter().flatten()).for_each(|(cell, value)| cell.values.push(value));
 }

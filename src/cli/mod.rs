@@ -20,6 +20,8 @@ mod music_commands;
 mod optimizer;
 mod options;
 mod parts;
+#[cfg(feature = "playground")]
+pub mod playground;
 mod process;
 mod progress;
 mod recipe;
@@ -60,7 +62,7 @@ pub use translation_options::{ScoreName, TokenLevel, TranslationFacts, Translati
 use crate::data::{DataError, count};
 use crate::train::{Run, check_output, say};
 use clap::{ArgMatches, Args, Subcommand};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -92,7 +94,12 @@ pub enum Outcome {
 /// Errors are one line on standard error. The exit code is 0 for success, 1 for an error, 2 for wrong usage, and 128 and
 /// the number of the signal after one: 130 after Ctrl-C, 143 after TERM, 129 after HUP.
 pub fn main<R: Recipe>() -> ExitCode {
-    finish(command_line::parse::<R>(), command_line::run::<R>)
+    main_on::<R>(std::env::args_os())
+}
+
+/// Like [`main`], on `arguments`, the first of which is the name of the program.
+fn main_on<R: Recipe>(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    finish(command_line::parse::<R>(arguments), command_line::run::<R>)
 }
 
 /// Runs a program that has no [`Recipe`]: parses the process's arguments as `command` says, and calls `run`.

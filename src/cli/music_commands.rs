@@ -221,6 +221,13 @@ impl Musician<'_> {
         self.write(&piece, choice.out.as_deref())
     }
 
+    /// Composes a piece from nothing.
+    fn compose(&self, name: &str, bars: usize, choice: &ChoiceOptions) -> Result<Piece> {
+        let beginning = self.frame(choice, name)?;
+        let length = self.steps(&beginning, bars);
+        self.composer(choice).compose(beginning, length, choice.seed)
+    }
+
     /// Number of steps in a number of bars, of 4/4 if the piece has none.
     fn steps(&self, piece: &Piece, bars: usize) -> usize {
         let metre = piece.metres.last().map_or(Metre { beats: 4, unit: 4 }, |&(_, metre)| metre);
@@ -290,6 +297,19 @@ impl Musician<'_> {
     }
 }
 
+/// Composes a piece of a number of bars, in one of the forms of the training pieces.
+#[cfg(feature = "playground")]
+pub(super) fn compose(
+    (run, model, facts): (&Run, &MusicModel, &MusicFacts),
+    bars: usize,
+    temperature: f64,
+    seed: u64,
+) -> Result<Piece> {
+    let musician = Musician { run, model, facts };
+    let choice = ChoiceOptions { temperature, top_p: TOP_P, seed, key: None, style: None, out: None };
+    musician.compose("A new piece", bars, &choice)
+}
+
 /// The different values of what some forms have, in words.
 fn known<T: ToString>(forms: &[Form], of: impl Fn(&Form) -> Option<T>) -> String {
     let known: BTreeSet<String> =
@@ -324,9 +344,7 @@ pub(super) fn show(run: &Run, model: &MusicModel, facts: &MusicFacts, test: &[Pi
     for seed in 0..SAMPLES {
         let choice =
             ChoiceOptions { temperature: TEMPERATURE, top_p: TOP_P, seed, key: None, style: None, out: None };
-        let beginning = musician.frame(&choice, &format!("sample-{}", seed + 1))?;
-        let length = musician.steps(&beginning, BARS);
-        let piece = musician.composer(&choice).compose(beginning, length, seed)?;
+        let piece = musician.compose(&format!("sample-{}", seed + 1), BARS, &choice)?;
         let name = piece.name.clone();
         write_file(&run.dir().join(format!("{name}.mid")), &write_midi(&piece))?;
         run.write(&format!("{name}.html"), &listen_page(&piece))?;

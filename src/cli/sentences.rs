@@ -200,30 +200,111 @@ pub enum SentenceCommand {
 }
 
 fn predict<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: Trained<R>) -> Result<Outcome> {
-    let Trained { settings, facts: TextFacts { vocabulary, classes, .. }, model, device, .. } = trained;
-    let SentenceOptions { text: options, ngrams } = settings.data_options()?;
+    const SHOWN: usize = 3;
+    let TextFacts { vocabulary, classes, .. } = &trained.facts;
+    let options = trained.settings.data_options()?;
     let mut unknown = UnknownCount::default();
     let outcome = inputs.for_each_text(|text| {
-        let words = options.tokenizer.tokens(text);
-        let sentences = Sentences::encode(&vocabulary, ngrams, [&words]);
-        let (ids, sequences) = sentences.batch(&[0], &device)?;
-        let logits = model.forward(&ids, &sequences, Mode::Evaluate)?;
-        let probabilities = Cost::SoftmaxCrossEntropy.probabilities(&logits)?.get(0)?.to_vec1::<f32>()?;
-        say(&format!("{}: {text}", most_probable(&classes, &probabilities, 3)));
-        let is_known = |word: &String| vocabulary.id(word) != Vocabulary::UNKNOWN;
-        let known =
-            |(text, places): (String, Range<usize>)| words[places].iter().all(is_known).then_some(text);
-        let features: Vec<Option<String>> = ngrams.texts(&words).into_iter().map(known).collect();
-        // The first of the most probable classes, as above.
-        let best = (0..classes.len()).rev().max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]));
-        for attributions in model.attributions(&ids, &sequences)? {
-            show_attributions(attributions, best.unwrap_or_default(), &features);
+        let words = options.text.tokenizer.tokens(text);
+        let Classified { probabilities, phrases, .. } = classify(&trained, options.ngrams, &words)?;
+        say(&format!("{}: {text}", most_probable(classes, &probabilities, 3)));
+        for Phrase { text, contribution, .. } in phrases.iter().flatten().take(SHOWN) {
+            let text = match in_colour() {
+                // Blue for, orange against.
+                true => format!("\x1b[{}m{text}\x1b[0m", if *contribution > 0.0 { "34" } else { "33" }),
+                false => text.clone(),
+            };
+            say(&format!("  {contribution:+.2}  {text}"));
         }
-        unknown.add_words(&words, &vocabulary);
+        unknown.add_words(&words, vocabulary);
         Ok(())
     });
     unknown.note("words");
     outcome
+}
+
+/// What a model says about a sentence.
+pub(super) struct Classified {
+    /// The probability of each class.
+    pub(super) probabilities: Vec<f32>,
+    /// The most probable class.
+    pub(super) best: usize,
+    /// The logit of this class.
+    pub(super) logit: f32,
+    /// The phrases that contribute to it, the largest contribution first; none if the model can't attribute it.
+    pub(super) phrases: Option<Vec<Phrase>>,
+}
+
+/// A part of a sentence that contributes to the logit of a class.
+pub(super) struct Phrase {
+    pub(super) text: String,
+    /// The places of its words in the sentence.
+    pub(super) places: Range<usize>,
+    /// What it adds to the logit, possibly less than 0.
+    pub(super) contribution: f32,
+}
+
+/// Classifies a sentence of these words.
+pub(super) fn classify<R: Recipe<Data = SentenceData>>(
+    trained: &Trained<R>,
+    ngrams: NGrams,
+    words: &[String],
+) -> Result<Classified> {
+    let Trained { facts: TextFacts { vocabulary, .. }, model, device, .. } = trained;
+    let sentences = Sentences::new([ngrams.ids(vocabulary, words)]);
+    let (ids, sequences) = sentences.batch(&[0], device)?;
+    let logits = model.forward(&ids, &sequences, Mode::Evaluate)?;
+    let probabilities = Cost::SoftmaxCrossEntropy.probabilities(&logits)?.get(0)?.to_vec1::<f32>()?;
+    // The first of the most probable classes.
+    let best = (0..probabilities.len()).rev().max_by(|&a, &b| probabilities[a].total_cmp(&probabilities[b]));
+    let best = best.unwrap_or_default();
+    let is_known = |word: &String| vocabulary.id(word) != Vocabulary::UNKNOWN;
+    let features: Vec<(Option<String>, Range<usize>)> = ngrams
+        .texts(words)
+        .into_iter()
+        .map(|(text, places)| (words[places.clone()].iter().all(is_known).then_some(text), places))
+        .collect();
+    let phrases = model.attributions(&ids, &sequences)?.pop();
+    let phrases = phrases.map(|attributions| phrases_of(attributions, best, &features));
+    let logit = logits.get(0)?.get(best)?.to_scalar()?;
+    Ok(Classified { probabilities, best, logit, phrases })
+}
+
+/// The logits of sentences of these words, one list per sentence.
+#[cfg(feature = "playground")]
+pub(super) fn logits<R: Recipe<Data = SentenceData>>(
+    trained: &Trained<R>,
+    ngrams: NGrams,
+    sentences: &[Vec<String>],
+) -> Result<Vec<Vec<f32>>> {
+    let Trained { facts: TextFacts { vocabulary, .. }, model, device, .. } = trained;
+    let all: Vec<u32> = (0..sentences.len() as u32).collect();
+    let (ids, sequences) = Sentences::encode(vocabulary, ngrams, sentences).batch(&all, device)?;
+    Ok(model.forward(&ids, &sequences, Mode::Evaluate)?.to_vec2()?)
+}
+
+/// The features that contribute to the logit of a class, the largest contribution, positive or negative, first.
+///
+/// A feature that the model does not know is no explanation; within a phrase it appears as `_`.
+fn phrases_of(
+    mut attributions: Vec<Attribution>,
+    class: usize,
+    features: &[(Option<String>, Range<usize>)],
+) -> Vec<Phrase> {
+    attributions.retain(|found| {
+        features.get(found.words.clone()).is_some_and(|phrase| phrase.iter().any(|(text, _)| text.is_some()))
+    });
+    attributions.sort_by(|a, b| b.logits[class].abs().total_cmp(&a.logits[class].abs()));
+    let phrase = |Attribution { words: range, logits }: Attribution| {
+        let features = &features[range];
+        let texts = features.iter().map(|(text, _)| text.as_deref().unwrap_or("_"));
+        Phrase {
+            text: texts.collect::<Vec<_>>().join(" "),
+            places: features[0].1.start..features[features.len() - 1].1.end,
+            contribution: logits[class],
+        }
+    };
+    attributions.into_iter().map(phrase).collect()
 }
 
 fn neighbours<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: &Trained<R>) -> Result<Outcome> {
@@ -279,27 +360,6 @@ fn embeddings<R: Recipe<Data = SentenceData>>(trained: &Trained<R>) -> Result<Ou
     }
     write_drawing(run, "words.svg", &map)?;
     Ok(Outcome::Done)
-}
-
-/// Shows the features with the largest contributions, positive or negative, to the logit of a class.
-///
-/// A feature that the model does not know is no explanation; within a phrase it appears as `_`.
-fn show_attributions(mut attributions: Vec<Attribution>, class: usize, features: &[Option<String>]) {
-    const SHOWN: usize = 3;
-    attributions.retain(|found| {
-        features.get(found.words.clone()).is_some_and(|phrase| phrase.iter().any(Option::is_some))
-    });
-    attributions.sort_by(|a, b| b.logits[class].abs().total_cmp(&a.logits[class].abs()));
-    for Attribution { words: range, logits } in attributions.iter().take(SHOWN) {
-        let phrase = features[range.clone()].iter().map(|feature| feature.as_deref().unwrap_or("_"));
-        let (contribution, words) = (logits[class], phrase.collect::<Vec<_>>().join(" "));
-        let words = match in_colour() {
-            // Blue for, orange against.
-            true => format!("\x1b[{}m{words}\x1b[0m", if contribution > 0.0 { "34" } else { "33" }),
-            false => words,
-        };
-        say(&format!("  {contribution:+.2}  {words}"));
-    }
 }
 
 /// Draws the vectors of the most frequent words.

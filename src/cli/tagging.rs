@@ -109,19 +109,13 @@ impl Data for TaggingData {
         Predict::Predict(inputs): &Predict,
         trained: Trained<R>,
     ) -> Result<Outcome> {
-        let Trained { facts: TextFacts { vocabulary, classes, .. }, model, device, .. } = trained;
         let mut unknown = UnknownCount::default();
         let outcome = inputs.for_each_text(|text| {
-            let words = words(&composed(text), |word| vocabulary.id(word) != Vocabulary::UNKNOWN);
+            let (words, tags) = tagged(&trained, text)?;
             if words.is_empty() {
                 say("");
                 return Ok(());
             }
-            let sentences = Sentences::encode(&vocabulary, NGrams::default(), [&words]);
-            let (ids, sequences) = sentences.batch(&[0], &device)?;
-            let logits = model.forward(&ids, &sequences, Mode::Evaluate)?;
-            let tags = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
-            let tags = well_formed(tags.iter().map(|&tag| classes[tag as usize].as_str()));
             let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
             match in_colour() {
                 true => say(&coloured(&words, &tags)),
@@ -131,12 +125,29 @@ impl Data for TaggingData {
                     say("");
                 }
             }
-            unknown.add_words(&words, &vocabulary);
+            unknown.add_words(&words, &trained.facts.vocabulary);
             Ok(())
         });
         unknown.note("words");
         outcome
     }
+}
+
+/// The words of a sentence, and their predicted tags.
+pub(super) fn tagged<R: Recipe<Data = TaggingData>>(
+    trained: &Trained<R>,
+    text: &str,
+) -> Result<(Vec<String>, Vec<String>)> {
+    let Trained { facts: TextFacts { vocabulary, classes, .. }, model, device, .. } = trained;
+    let words = words(&composed(text), |word| vocabulary.id(word) != Vocabulary::UNKNOWN);
+    if words.is_empty() {
+        return Ok((vec![], vec![]));
+    }
+    let sentences = Sentences::encode(vocabulary, NGrams::default(), [&words]);
+    let (ids, sequences) = sentences.batch(&[0], device)?;
+    let tags = model.forward(&ids, &sequences, Mode::Evaluate)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
+    let tags = well_formed(tags.iter().map(|&tag| classes[tag as usize].as_str()));
+    Ok((words, tags))
 }
 
 /// The words of a sentence, with the punctuation around them as words of its own, except of words that are known whole.

@@ -35,6 +35,8 @@ pub use confusion_matrix::confusion_matrix;
 pub use image_grid::{GridSection, Tile, image_grid};
 pub use line_charts::{Chart, Line, Mark, line_charts};
 pub use music_page::{listen_page, music_page};
+#[cfg(feature = "playground")]
+pub(crate) use neuron_page::ranked_cells;
 pub use neuron_page::{Neuron, neuron_page};
 pub(crate) use page::{Section, figure, page, table};
 pub use piano_roll::piano_roll;

@@ -47,22 +47,27 @@ pub fn neuron_page(tokens: &[String], neurons: &[Neuron]) -> Result<String> {
             tokens.len()
         );
     }
-    let mut ranked: Vec<(f64, &Neuron)> =
-        neurons.iter().map(|neuron| (neuron.selectivity(), neuron)).collect();
-    ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
-    // One character per value: '0' is -1, 'o' is 1.
-    let digit = |&value: &f32| char::from(48 + (31.5 * (value.clamp(-1.0, 1.0) + 1.0)).round() as u8);
-    let cell = |(selectivity, neuron): &(f64, &Neuron)| {
-        let values: String = neuron.values.iter().map(digit).collect();
-        json!({ "name": format!("{} ({selectivity:.2})", neuron.name), "values": values })
-    };
-    let cells: Vec<Value> = ranked.iter().map(cell).collect();
     // Keeps the text from ending the script.
     let script = |value: Value| value.to_string().replace('<', "\\u003c");
     let page = include_str!("neuron_page.html");
     let (head, rest) = page.split_once("@TOKENS@").unwrap_or((page, ""));
     let (middle, tail) = rest.split_once("@CELLS@").unwrap_or((rest, ""));
-    Ok([head, &script(json!(tokens)), middle, &script(json!(cells)), tail].concat())
+    Ok([head, &script(json!(tokens)), middle, &script(json!(ranked_cells(neurons))), tail].concat())
+}
+
+/// The cells as JSON, the most selective first: an object each, with its `name` and `values`.
+///
+/// A value is one character: `0` is -1, `o` is 1.
+pub(crate) fn ranked_cells(neurons: &[Neuron]) -> Vec<Value> {
+    let mut ranked: Vec<(f64, &Neuron)> =
+        neurons.iter().map(|neuron| (neuron.selectivity(), neuron)).collect();
+    ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let digit = |&value: &f32| char::from(48 + (31.5 * (value.clamp(-1.0, 1.0) + 1.0)).round() as u8);
+    let cell = |(selectivity, neuron): &(f64, &Neuron)| {
+        let values: String = neuron.values.iter().map(digit).collect();
+        json!({ "name": format!("{} ({selectivity:.2})", neuron.name), "values": values })
+    };
+    ranked.iter().map(cell).collect()
 }
 
 #[cfg(test)]

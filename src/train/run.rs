@@ -71,7 +71,10 @@ impl Run {
     pub fn open(binary: &str, dir: Option<&Path>) -> Result<(Self, Value)> {
         let dir = match dir {
             Some(dir) => dir.to_path_buf(),
-            None => newest_folder(&Path::new("runs").join(binary))?,
+            None => Self::with_model(binary)?.pop().with_context(|| {
+                let parent = Path::new("runs").join(binary);
+                format!("{}: found no run: train one first, or name a run folder", parent.display())
+            })?,
         };
         let path = dir.join(CONFIG);
         let text = fs::read_to_string(&path)
@@ -87,6 +90,27 @@ impl Run {
             path.display()
         );
         Ok((Self { dir, id, lock: Arc::default() }, config))
+    }
+
+    /// Returns the numbered folders under `runs/<binary>/` that hold a model, the oldest first.
+    ///
+    /// # Errors
+    /// Fails if the folder cannot be read.
+    pub fn with_model(binary: &str) -> Result<Vec<PathBuf>> {
+        let parent = Path::new("runs").join(binary);
+        let folders = if parent.exists() { numbered_folders(&parent)? } else { Vec::new() };
+        let has_model = |dir: &PathBuf| dir.join(CONFIG).exists() && dir.join(MODEL).exists();
+        Ok(folders.into_iter().map(|(_, dir)| dir).filter(has_model).collect())
+    }
+
+    /// Returns the path of the next numbered folder under `runs/<binary>/`, which is not created.
+    ///
+    /// # Errors
+    /// Fails if the folders cannot be read.
+    pub fn next(binary: &str) -> Result<PathBuf> {
+        let parent = Path::new("runs").join(binary);
+        let number = if parent.exists() { next_number(&parent)? } else { 1 };
+        Ok(parent.join(number.to_string()))
     }
 
     /// Claims the folder for this process until the last clone of this `Run` is dropped; again does nothing.
@@ -283,8 +307,7 @@ fn metrics(epochs: &[Epoch], metric: Metric) -> String {
 fn next_folder(parent: &Path) -> Result<PathBuf> {
     let failed = |dir: &Path| format!("{}: cannot create the run folder", dir.display());
     fs::create_dir_all(parent).with_context(|| failed(parent))?;
-    let newest = numbered_folders(parent)?.last().map_or(0, |last| last.0);
-    let mut number = newest.checked_add(1).with_context(|| failed(parent))?;
+    let mut number = next_number(parent)?;
     loop {
         let dir = parent.join(number.to_string());
         match fs::create_dir(&dir) {
@@ -296,13 +319,10 @@ fn next_folder(parent: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Returns the folder in `parent` with the highest number that holds a model.
-fn newest_folder(parent: &Path) -> Result<PathBuf> {
-    let folders = if parent.exists() { numbered_folders(parent)? } else { Vec::new() };
-    match folders.into_iter().rev().find(|(_, dir)| dir.join(CONFIG).exists() && dir.join(MODEL).exists()) {
-        Some((_, dir)) => Ok(dir),
-        None => bail!("{}: found no run: train one first, or name a run folder", parent.display()),
-    }
+/// Returns the lowest number above those of all folders in `parent`.
+fn next_number(parent: &Path) -> Result<u64> {
+    let newest = numbered_folders(parent)?.last().map_or(0, |last| last.0);
+    newest.checked_add(1).with_context(|| format!("{}: cannot create the run folder", parent.display()))
 }
 
 /// Returns the folders in `parent` whose names are numbers, in ascending order.

@@ -46,6 +46,11 @@ impl<'a> TextGenerator<'a> {
         Ok(Self { decoder, vocabulary, level, sampling, rng, logits, last })
     }
 
+    /// The values of the model's cells after the last token, one list per layer.
+    pub fn activations(&self) -> Vec<Vec<f32>> {
+        self.decoder.activations()
+    }
+
     /// Draws the next token and returns its text, after the blank that separates it from the last token, if any.
     ///
     /// # Errors

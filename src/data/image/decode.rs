@@ -18,10 +18,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Returns the image in the PNG or JPEG file `path`.
-pub(super) fn read_whole(path: &Path) -> Result<DynamicImage> {
-    let bytes = read(path)?;
-    open(&bytes).and_then(decode).map_err(|error| anyhow!("{}: {error}", path.display()))
+/// Returns the image in `bytes`, the contents of the PNG or JPEG file `path`.
+pub(super) fn whole(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
+    open(bytes).and_then(decode).map_err(|error| anyhow!("{}: {error}", path.display()))
 }
 
 /// Reads the header of a PNG or JPEG file and checks that the file is complete and not too large.

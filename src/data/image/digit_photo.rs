@@ -33,7 +33,7 @@ const MIN_STROKE_WIDTH: f64 = 2.2;
 /// # Errors
 /// Fails if the file is missing, truncated, neither PNG nor JPEG, or too large to decode; if it shows no ink.
 pub fn read_digit(path: &Path) -> Result<Vec<u8>> {
-    digit(decode::read_whole(path)?, path)
+    digit(decode::whole(&decode::read(path)?, path)?, path)
 }
 
 /// The digit in `photo`, the image in the file `path`.

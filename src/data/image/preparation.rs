@@ -2,7 +2,7 @@
 
 use super::decode;
 use super::digit_photo::digit;
-use super::square::{read_grey_square, read_square};
+use super::square::{grey_square, square};
 use anyhow::{Result, bail};
 use image::{DynamicImage, imageops};
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ pub enum Preparation {
     /// As handwriting. A grey picture of the data set's size on an even background stays as it is, or is inverted if the
     /// background is light. Any other is a photograph of a handwritten digit: [`read_digit`](super::read_digit).
     Digit,
-    /// As a square without further changes: [`read_square`], grey or in colour. An image of the data set stays as it is.
+    /// As a square without further changes: [`read_square`](super::read_square), grey or in colour. An image of the data set stays as it is.
     Square,
 }
 
@@ -39,21 +39,35 @@ impl Preparation {
     /// Reads the PNG or JPEG file `path` as an image of `shape`, `(channels, height, width)`, and says what it did.
     ///
     /// # Errors
-    /// Fails if no picture is prepared to that shape, or like [`read_digit`](super::read_digit) and [`read_square`].
+    /// Fails if no picture is prepared to that shape, or like [`read_digit`](super::read_digit) and
+    /// [`read_square`](super::read_square).
     pub fn read(self, path: &Path, shape: (usize, usize, usize)) -> Result<(Vec<u8>, Prepared)> {
+        self.decode(&decode::read(path)?, path, shape)
+    }
+
+    /// Like [`read`](Self::read), with `bytes` as the contents of the file. Errors name it `path`.
+    ///
+    /// # Errors
+    /// Fails like [`read`](Self::read).
+    pub fn decode(
+        self,
+        bytes: &[u8],
+        path: &Path,
+        shape: (usize, usize, usize),
+    ) -> Result<(Vec<u8>, Prepared)> {
         match (self, shape) {
             (Self::Digit, (1, 28, 28)) => {
-                let picture = decode::read_whole(path)?;
+                let picture = decode::whole(bytes, path)?;
                 match like_mnist(&picture) {
                     Some(image) => Ok(image),
                     None => Ok((digit(picture, path)?, Prepared::Photograph)),
                 }
             }
             (Self::Square, (1, height, width)) if height == width => {
-                Ok((read_grey_square(path, height)?, Prepared::Square))
+                Ok((grey_square(bytes, path, height)?, Prepared::Square))
             }
             (Self::Square, (3, height, width)) if height == width => {
-                Ok((read_square(path, height)?, Prepared::Square))
+                Ok((square(bytes, path, height)?, Prepared::Square))
             }
             (_, (channels, height, width)) => {
                 bail!(

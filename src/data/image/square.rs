@@ -25,17 +25,18 @@ const MAX_DECODING: u64 = 512 << 20;
 /// Fails if `side` is 0 or above 16,384; if the file is missing, truncated, neither PNG nor JPEG, smaller than 4x4
 /// pixels, or too large to decode.
 pub fn read_square(path: &Path, side: usize) -> Result<Vec<u8>> {
-    check_side(side)?;
-    let square = decode_square(&decode::read(path)?, side as u32);
-    let square = square.map_err(|error| anyhow!("{}: {error}", path.display()))?;
+    square(&decode::read(path)?, path, side)
+}
+
+/// Like [`read_square`], with `bytes` as the contents of the file `path`.
+pub(super) fn square(bytes: &[u8], path: &Path, side: usize) -> Result<Vec<u8>> {
+    let square = decode_square(bytes, path, side)?;
     Ok((0..3).flat_map(|channel| square.pixels().map(move |pixel| pixel.0[channel])).collect())
 }
 
-/// Reads a PNG or JPEG file like [`read_square`], in grey: `(1, side, side)`.
-pub(super) fn read_grey_square(path: &Path, side: usize) -> Result<Vec<u8>> {
-    check_side(side)?;
-    let square = decode_square(&decode::read(path)?, side as u32);
-    let square = square.map_err(|error| anyhow!("{}: {error}", path.display()))?;
+/// Like [`square`], in grey: `(1, side, side)`.
+pub(super) fn grey_square(bytes: &[u8], path: &Path, side: usize) -> Result<Vec<u8>> {
+    let square = decode_square(bytes, path, side)?;
     Ok(DynamicImage::from(square).into_luma8().into_raw())
 }
 
@@ -59,7 +60,12 @@ pub(super) fn check_side(side: usize) -> Result<()> {
     Ok(())
 }
 
-fn decode_square(bytes: &[u8], side: u32) -> Result<RgbImage> {
+fn decode_square(bytes: &[u8], path: &Path, side: usize) -> Result<RgbImage> {
+    check_side(side)?;
+    scaled(bytes, side as u32).map_err(|error| anyhow!("{}: {error}", path.display()))
+}
+
+fn scaled(bytes: &[u8], side: u32) -> Result<RgbImage> {
     let decoder = decode::open(bytes)?;
     check_size(decoder.dimensions())?;
     let _reserved = Reservation::wait_for(decoder.total_bytes());

@@ -1,0 +1,124 @@
+//! The playground: one page in the browser, on which people use and train the models.
+//!
+//! [`main`] serves the page. Models answer on one thread ([`models`]), which keeps the last ones loaded; the server
+//! ([`server`]) hands them its questions. A training ([`training`]) is this executable again, as a process of its own.
+
+mod answers;
+mod models;
+mod server;
+mod training;
+
+pub use answers::Playable;
+
+use super::process::{STOP, catch_interrupts, on_threads};
+use super::recipe::Recipe;
+use super::{Outcome, finish, flow, in_range, main_on};
+use crate::train::{Run, say};
+use answers::Answers;
+use anyhow::{Context, Result, anyhow};
+use candle_core::Device;
+use clap::{ArgMatches, Args, FromArgMatches};
+use serde_json::Value;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+
+/// A binary whose models the page offers. [`program`] makes it from the binary's recipe.
+#[derive(Clone)]
+pub struct Program {
+    name: &'static str,
+    about: &'static str,
+    /// The section of the page that uses its models.
+    section: &'static str,
+    /// Opens a run.
+    open: fn(&Path) -> Result<Box<dyn Answers>>,
+    /// Runs the binary on the process's arguments, of which the first is its name.
+    main: fn() -> ExitCode,
+}
+
+/// The binary of a recipe.
+pub fn program<R: Recipe + 'static>() -> Program
+where
+    R::Data: Playable,
+{
+    Program {
+        name: R::NAME,
+        about: R::ABOUT,
+        section: R::Data::SECTION,
+        open: |dir| {
+            let (run, config) = Run::open(R::NAME, Some(dir))?;
+            Ok(Box::new(flow::load_trained::<R>(run, &config, |_| Ok(Device::Cpu))?))
+        },
+        main: || main_on::<R>(std::env::args_os().skip(1)),
+    }
+}
+
+/// Use and train the models on a page in the browser
+#[derive(Args)]
+struct Options {
+    /// Port to serve the page on; 0 takes a free one
+    #[arg(long, value_name = "N", default_value_t = 1998, value_parser = |text: &str| in_range(text, 0..=65535_u16, "a whole number, 0 to 65535"))]
+    port: u16,
+    /// Address to serve the page on: 0.0.0.0 lets everyone on the network use and train models on this machine
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    bind: IpAddr,
+    /// Number of CPU threads of the models [default: one per physical core]
+    #[arg(long, value_name = "N", value_parser = |text: &str| in_range(text, 1..=1024_usize, "a whole number, 1 to 1024"))]
+    threads: Option<usize>,
+}
+
+/// A question to a model, and where its answer goes.
+struct Job {
+    program: Program,
+    /// The number of the run.
+    run: u64,
+    question: Vec<u8>,
+    reply: tokio::sync::oneshot::Sender<Result<Value>>,
+}
+
+/// Runs the playground with the models of `programs`.
+///
+/// If the first argument of the process is the name of a program, it runs as this program: the page trains so.
+pub fn main(programs: Vec<Program>) -> ExitCode {
+    let first = std::env::args_os().nth(1);
+    if let Some(program) = programs.iter().find(|program| first.as_deref() == Some(program.name.as_ref())) {
+        return (program.main)();
+    }
+    let command = clap::Command::new("playground").version(env!("CARGO_PKG_VERSION"));
+    let matches = Options::augment_args(command).try_get_matches();
+    finish(matches, |matches| serve(matches, programs))
+}
+
+fn serve(matches: &ArgMatches, programs: Vec<Program>) -> Result<Outcome> {
+    let Options { port, bind, threads } = Options::from_arg_matches(matches)?;
+    on_threads(threads, || {
+        let listener = listen(SocketAddr::new(bind, port))?;
+        catch_interrupts()?;
+        let address = listener.local_addr()?;
+        let (jobs, questions) = mpsc::channel();
+        let training = Arc::new(training::Trainings::default());
+        let server =
+            server::Server { address, programs, jobs, training: training.clone(), pages: Default::default() };
+        std::thread::Builder::new().name("server".into()).spawn(move || server.run(listener))?;
+        say(&format!("the playground is at http://{address}/ (Ctrl-C ends it)"));
+        let answered = models::answer(&questions, || STOP.is_requested());
+        // Also ends a training if the server has stopped by itself.
+        STOP.request();
+        training.end();
+        answered?;
+        Ok(Outcome::Interrupted)
+    })
+}
+
+/// Claims the address.
+fn listen(address: SocketAddr) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address).map_err(|error| match error.kind() {
+        ErrorKind::AddrInUse => anyhow!("{address}: another program uses this port: choose one with --port"),
+        ErrorKind::AddrNotAvailable => anyhow!("{address}: this machine has no such address: see --bind"),
+        _ => anyhow!("{address}: cannot serve there: {error}"),
+    })?;
+    listener.set_nonblocking(true).context("the server's socket")?;
+    Ok(listener)
+}
