@@ -388,15 +388,17 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_program_is_read() -> Result<()> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/mido.mid");
-        let (piece, report) = read_midi(Path::new(path), 2)?;
-        let spans: Vec<_> = piece.spans().iter().map(|s| (s.voice, s.pitch, s.start, s.steps)).collect();
-        let upper = [(0, 67, 0, 2), (0, 69, 2, 1), (0, 70, 3, 1), (0, 72, 4, 2), (0, 74, 6, 4)];
-        assert_eq!(spans, [&upper[..], &[(1, 55, 0, 6), (1, 50, 6, 4)]].concat());
-        assert_eq!((piece.tonality, piece.tempo), (Some("g".parse().unwrap()), 80.0));
-        assert_eq!(piece.metres, [(0, Metre { beats: 3, unit: 4 }), (6, Metre { beats: 2, unit: 4 })]);
-        assert_eq!(report, Quantisation { notes: 8, drums: 1, ..Quantisation::default() });
+    fn files_of_other_programs_are_read() -> Result<()> {
+        for name in ["mido.mid", "pretty_midi.mid"] {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+            let (piece, report) = read_midi(&path, 2)?;
+            let spans: Vec<_> = piece.spans().iter().map(|s| (s.voice, s.pitch, s.start, s.steps)).collect();
+            let upper = [(0, 67, 0, 2), (0, 69, 2, 1), (0, 70, 3, 1), (0, 72, 4, 2), (0, 74, 6, 4)];
+            assert_eq!(spans, [&upper[..], &[(1, 55, 0, 6), (1, 50, 6, 4)]].concat(), "{name}");
+            assert_eq!((piece.tonality, piece.tempo), (Some("g".parse().unwrap()), 80.0), "{name}");
+            assert_eq!(piece.metres, [(0, Metre { beats: 3, unit: 4 }), (6, Metre { beats: 2, unit: 4 })]);
+            assert_eq!(report, Quantisation { notes: 8, drums: 1, ..Quantisation::default() }, "{name}");
+        }
         Ok(())
     }
 
