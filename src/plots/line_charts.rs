@@ -1,7 +1,7 @@
 //! Line charts: values over epochs, steps or settings.
 
 use super::axis::{Axis, Scale};
-use super::svg::{FONT, text_width};
+use super::svg::{FONT, PALETTE, text_width};
 use anyhow::{Result, anyhow};
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
@@ -18,17 +18,6 @@ const HEIGHT: u32 = 380;
 const ROW: u32 = 22;
 const LEGEND: u32 = 14;
 const SAMPLE: f64 = 46.0;
-/// The colours of Okabe and Ito, without the yellow, which is too light for lines.
-const PALETTE: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(0, 158, 115),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(0, 0, 0),
-];
-
 /// One line of a [`Chart`].
 #[derive(Clone, Default)]
 pub struct Line<'a> {
@@ -177,7 +166,7 @@ fn heights(line: &Line) -> Vec<f64> {
 
 /// The lines with their colours.
 fn colored<'a>(chart: &'a Chart<'a>) -> impl Iterator<Item = (&'a Line<'a>, RGBColor)> {
-    let mut palette = PALETTE.iter().copied().cycle();
+    let mut palette = PALETTE.iter().map(|&[r, g, b]| RGBColor(r, g, b)).cycle();
     let color = move |line: &Line| if line.mark == Mark::Guide { None } else { palette.next() };
     chart.lines.iter().map({
         let mut color = color;

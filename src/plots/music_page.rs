@@ -1,7 +1,7 @@
 //! HTML pages about music: statistics side by side, and a player.
 
 use super::page::{Section, page};
-use super::svg::escape;
+use super::svg::{PALETTE, escape};
 use crate::data::music::{MusicStatistics, Piece};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -16,10 +16,12 @@ pub fn listen_page(piece: &Piece) -> String {
         .collect();
     let bars = (0..piece.len()).filter(|&step| piece.place(step).is_some_and(|(.., place)| place == 0));
     let bars: Vec<f64> = bars.map(|step| step as f64 * seconds).collect();
+    let colors = PALETTE.map(|[r, g, b]| format!("#{r:02x}{g:02x}{b:02x}"));
     include_str!("listen_page.html")
         .replace("@TITLE@", &escape(&piece.name))
         .replace("@NOTES@", &json!(notes).to_string())
         .replace("@BARS@", &json!(bars).to_string())
+        .replace("@COLORS@", &json!(colors).to_string())
         .replace("@END@", &json!(piece.len() as f64 * seconds).to_string())
 }
 

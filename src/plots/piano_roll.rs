@@ -1,19 +1,7 @@
 //! A piano roll: time to the right, pitch upwards.
 
-use super::svg::{MUTED, Svg, Text, include};
+use super::svg::{MUTED, PALETTE, Svg, Text, include};
 use crate::data::music::Piece;
-
-/// The colours of the voices, from the highest.
-const COLORS: [[u8; 3]; 8] = [
-    [0, 114, 178],
-    [230, 159, 0],
-    [0, 158, 115],
-    [204, 121, 167],
-    [86, 180, 233],
-    [213, 94, 0],
-    [120, 120, 120],
-    [240, 228, 66],
-];
 
 /// Draws a piece as a piano roll, with a line per bar and a mark per octave.
 pub fn piano_roll(piece: &Piece) -> String {
@@ -43,7 +31,7 @@ pub fn piano_roll(piece: &Piece) -> String {
     }
     for span in spans {
         let width = column * span.steps as f64 - 1.0;
-        svg.rect(x(span.start), y(span.pitch), width, ROW, COLORS[span.voice % COLORS.len()]);
+        svg.rect(x(span.start), y(span.pitch), width, ROW, PALETTE[span.voice % PALETTE.len()]);
     }
     svg.finish()
 }

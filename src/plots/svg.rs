@@ -6,6 +6,9 @@ pub(super) const INK: &str = "#222222";
 pub(super) const MUTED: &str = "#767676";
 pub(super) const FONT: &str = "sans-serif";
 pub(super) const RED: [u8; 3] = [178, 24, 43];
+/// The colours of Okabe and Ito, without the yellow, which is too light for lines.
+pub(super) const PALETTE: [[u8; 3]; 7] =
+    [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233], [0, 0, 0]];
 
 /// An SVG document under construction: elements at absolute positions on a white page.
 pub(super) struct Svg {
