@@ -17,6 +17,7 @@ mod language_commands;
 mod memory;
 mod music;
 mod music_commands;
+mod music_facts;
 mod optimizer;
 mod options;
 mod parts;
@@ -43,8 +44,9 @@ pub use images::{Augment, ImageCommand, ImageData, ImageFacts, ImageOptions, Nor
 pub use inputs::Inputs;
 pub use language::{LanguageData, LanguageOptions, TestText};
 pub use language_commands::LanguageCommand;
-pub use music::{MusicData, MusicFacts, MusicOptions, OutputName};
+pub use music::{MusicData, MusicOptions, OutputName};
 pub use music_commands::MusicCommand;
+pub use music_facts::MusicFacts;
 pub use options::{
     Given, MachineOptions, OptimizerName, ScheduleName, TrainOptions, fraction, in_range, layers,
     non_negative, positive, positive_number, whole,

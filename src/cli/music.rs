@@ -2,19 +2,18 @@
 
 use super::images::numbers;
 use super::music_commands::{self, MusicCommand};
+use super::music_facts::MusicFacts;
 use super::options::{TrainOptions, in_range, positive};
 use super::parts::Parts;
-use super::recipe::{About, Data, Facts, Recipe, Test, Trained, split_fingerprints};
+use super::recipe::{About, Data, Recipe, Test, Trained, split_fingerprints};
 use super::{Outcome, TestSet, data_error, show_notes, sum_of_largest, test_error};
-use crate::data::music::{self, Encoding, Metre, MusicCorpus, Piece, Texture, Tonality};
+use crate::data::music::{self, MusicCorpus, Piece, Texture};
 use crate::models::music::MusicModel;
 use crate::train::{Composition, Epoch, Run, Task, evaluate_music, music_windows};
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use candle_core::Device;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Options that choose how pieces are read and learned.
@@ -42,62 +41,6 @@ pub enum OutputName {
     Independent,
     /// Each on those chosen before it: voices from the highest, or keys from the lowest
     Autoregressive,
-}
-
-/// Metre, key, style and tempo of pieces.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Form {
-    pub(super) metre: Option<Metre>,
-    pub(super) tonality: Option<Tonality>,
-    pub(super) style: Option<String>,
-    pub(super) tempo: f64,
-}
-
-/// What a model of music depends on.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MusicFacts {
-    /// How pieces become features and classes.
-    pub encoding: Encoding,
-    /// The forms of the training pieces.
-    pub(super) forms: Vec<Form>,
-}
-
-impl MusicFacts {
-    fn new(training: &[Piece], texture: Texture) -> Self {
-        let mut forms = BTreeMap::new();
-        for piece in training {
-            let metre = piece.metres.first().map(|&(_, metre)| metre);
-            forms.entry((metre, piece.tonality, piece.style.clone())).or_insert(piece.tempo);
-        }
-        let forms = forms.into_iter();
-        let forms = forms.map(|((metre, tonality, style), tempo)| Form { metre, tonality, style, tempo });
-        Self { encoding: Encoding::new(training, texture), forms: forms.collect() }
-    }
-}
-
-impl Facts for MusicFacts {
-    fn record(&self) -> Map<String, Value> {
-        let Self { encoding, forms } = self;
-        Map::from_iter([("encoding".to_string(), json!(encoding)), ("forms".to_string(), json!(forms))])
-    }
-
-    fn read(run: &Run, config: &Value) -> Result<Self> {
-        let read = || -> serde_json::Result<Self> {
-            Ok(Self {
-                encoding: serde_json::from_value(config["encoding"].clone())?,
-                forms: serde_json::from_value(config["forms"].clone())?,
-            })
-        };
-        let file = run.dir().join("config.json");
-        read().map_err(|_| anyhow!("{}: its pieces are described in another version's form", file.display()))
-    }
-
-    fn describe(&self) -> String {
-        match self.encoding.texture {
-            Texture::Voices(voices) => format!(" for {voices} voices"),
-            Texture::Keys => String::new(),
-        }
-    }
 }
 
 /// Pieces of music, divided into parts.

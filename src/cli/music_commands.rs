@@ -1,6 +1,6 @@
 //! Using a trained model of music.
 
-use super::music::{Form, MusicFacts};
+use super::music_facts::{Form, MusicFacts};
 use super::options::{in_range, non_negative, positive, whole};
 use super::{Outcome, complain, error_line, show_notes};
 use crate::data::music::{
