@@ -141,7 +141,7 @@ class Music(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.input, self.notes = nn.EmbeddingBag(405, 128, mode="sum"), nn.EmbeddingBag(716, 128, mode="sum")
+        self.input, self.notes = nn.EmbeddingBag(405, 128, mode="sum"), nn.EmbeddingBag(5552, 128, mode="sum")
         self.recurrent = nn.GRU(128, 128)
         self.state, self.output = nn.Linear(128, 128), nn.Linear(128, 177)
 
@@ -154,7 +154,7 @@ class Music(nn.Module):
 def music(_):
     model = Music().to(DEVICE)
     optimizer = adamw(model)
-    inputs = [torch.randint(405, (2048, 9)), torch.randint(716, (8192, 5)), torch.zeros(8192, 177)]
+    inputs = [torch.randint(405, (2048, 9)), torch.randint(5552, (8192, 8)), torch.zeros(8192, 177)]
     inputs, classes = [part.to(DEVICE) for part in inputs], torch.randint(177, (8192,)).to(DEVICE)
 
     def step():

@@ -324,7 +324,7 @@ fn music(device: &Device) -> Result<Row> {
     const STEPS: usize = 16 * 128;
     const NOTES: usize = 4 * STEPS;
     const CLASSES: usize = 177;
-    let output = music::Output::Autoregressive { features: 716, units: 128, classes: CLASSES };
+    let output = music::Output::Autoregressive { features: 5552, units: 128, classes: CLASSES };
     let config = music::Config {
         features: 405,
         embedding: 128,
@@ -343,7 +343,7 @@ fn music(device: &Device) -> Result<Row> {
     };
     let steps = bags("steps", STEPS, 9, 405)?;
     let notes = Notes {
-        chosen: bags("notes", NOTES, 5, 716)?,
+        chosen: bags("notes", NOTES, 8, 5552)?,
         steps: Tensor::new((0..NOTES as u32).map(|note| note / 4).collect::<Vec<_>>(), device)?,
         mask: Tensor::zeros((NOTES, CLASSES), DType::F32, device)?,
     };

@@ -74,6 +74,7 @@ impl Bags {
 
     /// The sums of the vectors of each list, `(lists, size)`.
     fn sums(&self, table: &Embedding) -> Result<Tensor> {
+        // An operation for sums would be the one for means without its division.
         table.mean(&self.ids, &self.bags)?.broadcast_mul(&self.lengths)
     }
 }

@@ -1,7 +1,7 @@
 //! Composing with a model of music: from nothing, from a beginning, or under a melody.
 
 use super::music::tensor;
-use crate::data::music::{Encoding, KEY_COUNT, KEYS, Note, NoteChoice, Piece, Texture};
+use crate::data::music::{Encoding, KEYS, Note, NoteChoice, Piece, Texture};
 use crate::models::music::{Bags, MusicModel, Notes};
 use crate::nn::{Mode, PackedSequences, RecurrentState, Sampling};
 use crate::{ops, rng};
@@ -17,6 +17,8 @@ const MAX_NOTES: usize = 20;
 const CANDIDATES: usize = 12;
 /// Number of steps after a block whose probability counts when the block is drawn again.
 const LOOK_AHEAD: usize = 4;
+
+const NAN: &str = "cannot draw a note: the model's logits are NaN";
 
 /// Composes with a model, step by step.
 pub struct Composer<'a> {
@@ -92,7 +94,7 @@ impl Composer<'_> {
             let fixed = vec![vec![melody.steps[step][0]]; CANDIDATES];
             let states = self.states(&pieces, step, length, state.as_ref())?;
             let weights = self.log_probabilities(&states.hidden, &pieces, step, &fixed)?;
-            let kept: Vec<usize> = (0..CANDIDATES).map(|_| drawn(&weights, rng)).collect();
+            let kept = (0..CANDIDATES).map(|_| drawn(&weights, rng)).collect::<Result<Vec<usize>>>()?;
             pieces = kept.iter().map(|&i| pieces[i].clone()).collect();
             let rows =
                 Tensor::new(kept.iter().map(|&i| i as u32).collect::<Vec<_>>(), states.hidden.device())?;
@@ -133,7 +135,7 @@ impl Composer<'_> {
                 }
                 state = Some(states.state);
             }
-            let chosen = drawn(&weights, rng);
+            let chosen = drawn(&weights, rng)?;
             let row = Tensor::new(&[chosen as u32], self.model.weight().device())?;
             before = after.as_ref().map(|state| select(state, &row)).transpose()?;
             piece.steps[start..end].clone_from_slice(&candidates[chosen].steps[start..end]);
@@ -184,7 +186,6 @@ impl Composer<'_> {
         known: &[Vec<Option<Note>>],
         rng: &mut ChaCha8Rng,
     ) -> Result<Vec<Vec<Option<Note>>>> {
-        const NAN: &str = "cannot draw a note: the model's logits are NaN";
         if !self.model.is_autoregressive() {
             return self.draw_keys(hidden, pieces, step, rng);
         }
@@ -195,12 +196,12 @@ impl Composer<'_> {
             if open.is_empty() {
                 break;
             }
-            let choice = |&i: &usize| self.encoding.choice(pieces[i].before(step), &notes[i]);
+            let choice = |&i: &usize| self.encoding.choice(&pieces[i], step, &notes[i]);
             let choices: Vec<NoteChoice> = open.iter().map(choice).collect();
             let rows: Vec<u32> = open.iter().map(|&i| i as u32).collect();
             for (i, logits) in open.into_iter().zip(self.logits(hidden, &rows, &choices)?) {
                 let class = self.sampling.sample(&logits, rng).context(NAN)?;
-                notes[i].push(self.encoding.note(class));
+                notes[i].push(self.encoding.note(&pieces[i], class));
                 if self.encoding.texture == Texture::Keys && notes[i].len() == MAX_NOTES {
                     notes[i].push(None);
                 }
@@ -232,13 +233,14 @@ impl Composer<'_> {
         };
         let mut all = vec![];
         for (piece, logits) in pieces.iter().zip(logits) {
+            let logit = |note| logits[self.encoding.class(piece, note) as usize];
             let mut notes = vec![];
-            for key in 0..KEY_COUNT {
-                let pitch = KEYS.start() + key as u8;
+            for pitch in KEYS {
                 let sounded = piece.before(step).iter().flatten().any(|note| note.pitch == pitch);
-                if is_on(logits[key]) {
-                    let held = self.encoding.held && sounded && !is_on(logits[KEY_COUNT + key]);
-                    notes.push(Some(Note { pitch, held }));
+                let [struck, held] = [false, true].map(|held| Some(Note { pitch, held }));
+                if is_on(logit(struck)) {
+                    let is_held = self.encoding.held && sounded && !is_on(logit(held));
+                    notes.push(if is_held { held } else { struck });
                 }
             }
             all.push(notes);
@@ -253,13 +255,13 @@ impl Composer<'_> {
         pieces: &[Piece],
         step: usize,
         notes: &[Vec<Option<Note>>],
-    ) -> Result<Vec<f64>> {
+    ) -> Result<Vec<f32>> {
         let (mut rows, mut choices, mut classes) = (vec![], vec![], vec![]);
         for (i, (piece, notes)) in pieces.iter().zip(notes).enumerate() {
             for (place, &note) in notes.iter().enumerate() {
                 rows.push(i as u32);
-                choices.push(self.encoding.choice(piece.before(step), &notes[..place]));
-                classes.push(self.encoding.class(note));
+                choices.push(self.encoding.choice(piece, step, &notes[..place]));
+                classes.push(self.encoding.class(piece, note));
             }
         }
         let mut sums = vec![0.0; pieces.len()];
@@ -268,7 +270,7 @@ impl Composer<'_> {
             let sum: f64 = logits.iter().map(|logit| libm::exp(f64::from(logit - highest))).sum();
             sums[row as usize] += f64::from(logits[class as usize] - highest) - libm::log(sum);
         }
-        Ok(sums)
+        Ok(sums.into_iter().map(|sum| sum as f32).collect())
     }
 }
 
@@ -279,13 +281,6 @@ fn select(state: &RecurrentState, rows: &Tensor) -> Result<RecurrentState> {
 }
 
 /// Draws an index with these logarithms of weights.
-fn drawn(weights: &[f64], rng: &mut ChaCha8Rng) -> usize {
-    let highest = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights = weights.iter().map(|weight| libm::exp(weight - highest));
-    let mut left = rng.random::<f64>() * weights.clone().sum::<f64>();
-    let is_here = |weight: f64| {
-        left -= weight;
-        left < 0.0
-    };
-    weights.into_iter().position(is_here).unwrap_or(0)
+fn drawn(weights: &[f32], rng: &mut ChaCha8Rng) -> Result<usize> {
+    Ok(Sampling::default().sample(weights, rng).context(NAN)? as usize)
 }

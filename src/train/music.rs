@@ -110,8 +110,7 @@ impl MusicBatch {
             places().map(|(piece, step)| encoding.step(piece, step, piece.len())).collect();
         let targets = match model.is_autoregressive() {
             false => {
-                let signs = places()
-                    .flat_map(|(piece, step)| encoding.key_signs(piece.before(step), &piece.steps[step]));
+                let signs = places().flat_map(|(piece, step)| encoding.key_signs(piece, step));
                 let shape = (pieces.rows(), encoding.key_outputs());
                 Targets::Keys(tensor(signs.collect(), shape, like)?)
             }
@@ -122,7 +121,7 @@ impl MusicBatch {
                 let mut notes = vec![];
                 for ((piece, range), rows) in parts.iter().zip(&rows) {
                     for (step, &row) in range.clone().zip(rows) {
-                        let choices = encoding.choices(piece.before(step), &piece.steps[step]);
+                        let choices = encoding.choices(piece, step);
                         notes.extend(choices.into_iter().map(|(choice, class)| (row, choice, class)));
                     }
                 }

@@ -11,7 +11,7 @@
 
 use super::harmony::{Cadence, Harmony, phrase};
 use super::piece::{Metre, Note, Piece, Tonality};
-use super::rules::{Chord, RANGES, Rule, VOICES, horizontal, vertical, violations};
+use super::rules::{Chord, RANGES, Rule, VOICES, horizontal, leaps, vertical, violations};
 use super::{MusicCorpus, Texture};
 use crate::rng::stream;
 use rand::Rng;
@@ -172,6 +172,10 @@ impl Voices<'_> {
 
     /// What the step to a chord costs, as the negative logarithm of its weight; `None` if it breaks a hard rule.
     fn cost(&self, at: usize, before: Option<Chord>, chord: Chord) -> Option<f64> {
+        // Most voicings are too far away, so this is checked first.
+        if before.is_some_and(|before| leaps(before, chord)) {
+            return None;
+        }
         let harmony = self.harmonies[at];
         let root = self.class(harmony.tones(self.tonality.minor)[0]);
         let doubled = chord.iter().filter(|&&pitch| pitch % 12 == root).count();

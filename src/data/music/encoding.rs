@@ -5,6 +5,7 @@ use super::piece::{KEY_COUNT, KEYS, Metre, Note, Piece, Tonality};
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 /// The longest bar, in steps, whose places a model tells apart.
 const MAX_BAR: usize = 64;
@@ -12,13 +13,20 @@ const MAX_BAR: usize = 64;
 const PHRASE: usize = 4;
 /// The most notes of a step that a model counts.
 const MAX_COUNT: usize = 16;
+/// The largest motion of a voice that a model tells from larger ones, in semitones.
+const MAX_MOTION: i16 = 12;
+/// Number of features by which one voice describes another: its note before and its new one, which may both be rests, how it
+/// moves between them, and for each interval (modulo octaves) between the two voices before, the pitch class to which it moves.
+const VOICE_FEATURES: usize = 2 * (KEY_COUNT + 1) + (2 * MAX_MOTION as usize + 1) + 12 * 12;
 
 /// How the steps and notes of pieces become features and classes.
 ///
 /// A step's features are what precedes it (the notes of the step before) and what is known about it (its place in the bar,
 /// key, metre and style). Each feature is a number; those that are present form a list. A note's features are the notes already
-/// chosen in its step. Its class is the key that is struck or held, or that the voice rests (with voices) or that no note
-/// follows (without).
+/// chosen in its step and, with voices, how these move and what all voices did before. Its class is the key that is struck or held,
+/// or that the voice rests (with voices) or that no note follows (without).
+///
+/// If the key of a piece is known, its notes are numbered from the tonic, so that what is learned in one key holds in all.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Encoding {
     /// What pieces consist of.
@@ -42,9 +50,9 @@ pub struct Encoding {
 pub struct NoteChoice {
     /// Features.
     pub ids: Vec<u32>,
-    /// The first key that may follow.
-    first_key: usize,
-    /// The keys that may be held.
+    /// The keys that may be struck, and how far their classes are from them.
+    struck: (Range<usize>, usize),
+    /// The classes of the notes that may be held.
     held: Vec<usize>,
 }
 
@@ -75,8 +83,8 @@ impl Encoding {
     /// Number of features of a note.
     pub fn note_features(&self) -> usize {
         match self.texture {
-            // The choice of each voice, and the last note of the one that chooses.
-            Texture::Voices(voices) => voices * (KEY_COUNT + 2) + voices * (KEY_COUNT + 1),
+            // Of each voice, for each voice that chooses.
+            Texture::Voices(voices) => voices * voices * VOICE_FEATURES,
             // The chosen notes, the last of them, and their number.
             Texture::Keys => 2 * KEY_COUNT + MAX_COUNT + 1,
         }
@@ -98,18 +106,18 @@ impl Encoding {
         self.key_outputs() as u32
     }
 
-    /// The class of a note.
-    pub fn class(&self, note: Option<Note>) -> u32 {
+    /// The class of a note in `piece`.
+    pub fn class(&self, piece: &Piece, note: Option<Note>) -> u32 {
         match note {
-            Some(note) if note.held && self.held => (KEY_COUNT + note.key()) as u32,
-            Some(note) => note.key() as u32,
+            Some(note) if note.held && self.held => (KEY_COUNT + number(piece, note)) as u32,
+            Some(note) => number(piece, note) as u32,
             None => self.none(),
         }
     }
 
-    /// The note of a class.
-    pub fn note(&self, class: u32) -> Option<Note> {
-        let key = class as usize % KEY_COUNT;
+    /// The note of a class in `piece`.
+    pub fn note(&self, piece: &Piece, class: u32) -> Option<Note> {
+        let key = (class as usize + KEY_COUNT - shift(piece)) % KEY_COUNT;
         let note = Note { pitch: KEYS.start() + key as u8, held: class as usize >= KEY_COUNT };
         (class != self.none()).then_some(note)
     }
@@ -132,13 +140,14 @@ impl Encoding {
     /// The features of step `step` in a piece that has, or will have, `length` steps.
     pub fn step(&self, piece: &Piece, step: usize, length: usize) -> Vec<u32> {
         let mut ids = vec![];
+        let number = |note: Note| number(piece, note);
         match step.checked_sub(1).map(|before| &piece.steps[before]) {
             // The beginning.
             None => ids.push(self.conditions() - 1),
             Some(before) => match self.texture {
                 Texture::Voices(voices) => {
                     for (voice, note) in before.iter().enumerate() {
-                        ids.push(voice * (KEY_COUNT + 1) + note.map_or(KEY_COUNT, Note::key));
+                        ids.push(voice * (KEY_COUNT + 1) + note.map_or(KEY_COUNT, number));
                         if note.is_some_and(|note| !note.held) {
                             ids.push(voices * (KEY_COUNT + 1) + voice);
                         }
@@ -146,9 +155,9 @@ impl Encoding {
                 }
                 Texture::Keys => {
                     let notes = before.iter().flatten();
-                    ids.extend(notes.clone().map(|note| note.key()));
+                    ids.extend(notes.clone().map(|&note| number(note)));
                     if self.held {
-                        ids.extend(notes.filter(|note| !note.held).map(|note| KEY_COUNT + note.key()));
+                        ids.extend(notes.filter(|note| !note.held).map(|&note| KEY_COUNT + number(note)));
                     }
                     if ids.is_empty() {
                         ids.push(2 * KEY_COUNT);
@@ -183,33 +192,28 @@ impl Encoding {
         ids.extend(style.map(|index| first + index));
     }
 
-    /// What is known before the next note of a step: the notes of the step `before`, empty at the beginning, and those
-    /// already `chosen`.
-    pub fn choice(&self, before: &[Option<Note>], chosen: &[Option<Note>]) -> NoteChoice {
-        match self.texture {
+    /// What is known before the next note of `step` in `piece`, after those already `chosen`.
+    pub fn choice(&self, piece: &Piece, step: usize, chosen: &[Option<Note>]) -> NoteChoice {
+        let before = piece.before(step);
+        let class_held = |note: Note| KEY_COUNT + number(piece, note);
+        let (ids, first_key, held) = match self.texture {
             Texture::Voices(voices) => {
+                let ids = (0..voices).flat_map(|voice| voice_features(piece, before, chosen, voice, voices));
                 let own = before.get(chosen.len()).copied().flatten();
-                let of = |voice: usize| match chosen.get(voice) {
-                    None => KEY_COUNT + 1,
-                    Some(note) => note.map_or(KEY_COUNT, Note::key),
-                };
-                let chosen_ids = (0..voices).map(|voice| voice * (KEY_COUNT + 2) + of(voice));
-                let own_id = voices * (KEY_COUNT + 2)
-                    + chosen.len() * (KEY_COUNT + 1)
-                    + own.map_or(KEY_COUNT, Note::key);
-                let ids = chosen_ids.chain([own_id]).map(|id| id as u32).collect();
-                NoteChoice { ids, first_key: 0, held: own.map(Note::key).into_iter().collect() }
+                (ids.collect(), 0, own.map(class_held).into_iter().collect())
             }
             Texture::Keys => {
-                let keys = || chosen.iter().flatten().map(|note| note.key());
+                let keys = || chosen.iter().flatten().map(|&note| number(piece, note));
                 let last = keys().next_back();
                 let count = 2 * KEY_COUNT + chosen.len().min(MAX_COUNT);
-                let ids = keys().chain(last.map(|key| KEY_COUNT + key)).chain([count]);
-                let first_key = last.map_or(0, |last| last + 1);
-                let held = before.iter().flatten().map(|note| note.key()).filter(|&key| key >= first_key);
-                NoteChoice { ids: ids.map(|id| id as u32).collect(), first_key, held: held.collect() }
+                let ids: Vec<usize> = keys().chain(last.map(|key| KEY_COUNT + key)).chain([count]).collect();
+                let first_key = chosen.iter().flatten().next_back().map_or(0, |last| last.key() + 1);
+                let held = before.iter().flatten().filter(|note| note.key() >= first_key);
+                (ids, first_key, held.map(|&note| class_held(note)).collect())
             }
-        }
+        };
+        let ids = ids.into_iter().map(|id| id as u32).collect();
+        NoteChoice { ids, struck: (first_key..KEY_COUNT, shift(piece)), held }
     }
 
     /// Whether the notes `chosen` are all notes of a step, so that no other is to be chosen.
@@ -223,33 +227,36 @@ impl Encoding {
     /// Writes into `mask`, one element per class, 0 for the classes that may be chosen and minus infinity for the others.
     pub fn mask(&self, choice: &NoteChoice, mask: &mut [f32]) {
         mask.fill(f32::NEG_INFINITY);
-        mask[choice.first_key..KEY_COUNT].fill(0.0);
+        let (keys, shift) = choice.struck.clone();
+        keys.for_each(|key| mask[(key + shift) % KEY_COUNT] = 0.0);
         if self.held {
-            choice.held.iter().for_each(|key| mask[KEY_COUNT + key] = 0.0);
+            choice.held.iter().for_each(|&class| mask[class] = 0.0);
         }
         mask[self.none() as usize] = 0.0;
     }
 
-    /// The choices of one step with their classes, given the notes of the step before.
-    pub fn choices(&self, before: &[Option<Note>], notes: &[Option<Note>]) -> Vec<(NoteChoice, u32)> {
-        let mut all = notes.to_vec();
+    /// The choices of one step with their classes.
+    pub fn choices(&self, piece: &Piece, step: usize) -> Vec<(NoteChoice, u32)> {
+        let mut all = piece.steps[step].clone();
         if self.texture == Texture::Keys {
             all.push(None);
         }
-        (0..all.len()).map(|i| (self.choice(before, &all[..i]), self.class(all[i]))).collect()
+        (0..all.len()).map(|i| (self.choice(piece, step, &all[..i]), self.class(piece, all[i]))).collect()
     }
 
     /// For each output of a model that predicts keys independently, 1 if it should be on, -1 if it should be off, and 0 if it
     /// has no meaning: a key that does not sound, or did not before, is neither struck anew nor held.
-    pub fn key_signs(&self, before: &[Option<Note>], notes: &[Option<Note>]) -> Vec<f32> {
+    pub fn key_signs(&self, piece: &Piece, step: usize) -> Vec<f32> {
         let mut signs = vec![-1.0; self.key_outputs()];
         if self.held {
             signs[KEY_COUNT..].fill(0.0);
         }
-        for note in notes.iter().flatten() {
-            signs[note.key()] = 1.0;
+        let before = piece.before(step);
+        for note in piece.notes(step) {
+            let number = number(piece, note);
+            signs[number] = 1.0;
             if self.held && before.iter().flatten().any(|other| other.pitch == note.pitch) {
-                signs[KEY_COUNT + note.key()] = if note.held { -1.0 } else { 1.0 };
+                signs[KEY_COUNT + number] = if note.held { -1.0 } else { 1.0 };
             }
         }
         signs
@@ -277,6 +284,49 @@ impl Encoding {
     }
 }
 
+/// The number of a note's key, counted from the tonic of `piece` if it is known.
+fn number(piece: &Piece, note: Note) -> usize {
+    (note.key() + shift(piece)) % KEY_COUNT
+}
+
+/// How far the numbers of keys are from the keys: up to a tritone, up or down, the keyboard being closed to a circle.
+fn shift(piece: &Piece) -> usize {
+    match piece.tonality.map_or(0, |key| usize::from(key.tonic)) {
+        tonic @ 0..6 => (KEY_COUNT - tonic) % KEY_COUNT,
+        tonic => 12 - tonic,
+    }
+}
+
+/// The features by which `voice` describes itself to the voice that chooses next, after those that have `chosen`.
+///
+/// The features of a pair of voices make rules about their motion easy to learn: a fifth before and the pitch class to which
+/// the one voice moves tell the other which note would be a parallel fifth.
+fn voice_features(
+    piece: &Piece,
+    before: &[Option<Note>],
+    chosen: &[Option<Note>],
+    voice: usize,
+    voices: usize,
+) -> Vec<usize> {
+    let number = |note: Note| number(piece, note);
+    let first = (chosen.len() * voices + voice) * VOICE_FEATURES;
+    let was = before.get(voice).copied().flatten();
+    let mut ids = vec![first + was.map_or(KEY_COUNT, number)];
+    let Some(&now) = chosen.get(voice) else { return ids };
+    let first = first + KEY_COUNT + 1;
+    ids.push(first + now.map_or(KEY_COUNT, number));
+    let first = first + KEY_COUNT + 1;
+    let (Some(was), Some(now)) = (was, now) else { return ids };
+    let motion = i16::from(now.pitch) - i16::from(was.pitch);
+    ids.push(first + (motion.clamp(-MAX_MOTION, MAX_MOTION) + MAX_MOTION) as usize);
+    let first = first + 2 * MAX_MOTION as usize + 1;
+    if let Some(own) = before.get(chosen.len()).copied().flatten().filter(|_| motion != 0) {
+        let interval = (i16::from(was.pitch) - i16::from(own.pitch)).rem_euclid(12) as usize;
+        ids.push(first + 12 * interval + number(now) % 12);
+    }
+    ids
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::chorales;
@@ -294,11 +344,11 @@ mod tests {
                 for (step, decoded) in decoded.iter_mut().enumerate() {
                     let ids = encoding.step(piece, step, piece.len());
                     assert!(ids.iter().all(|&id| (id as usize) < encoding.features()));
-                    for (choice, class) in encoding.choices(piece.before(step), &piece.steps[step]) {
+                    for (choice, class) in encoding.choices(piece, step) {
                         assert!(choice.ids.iter().all(|&id| (id as usize) < encoding.note_features()));
                         encoding.mask(&choice, &mut mask);
                         assert_eq!(mask[class as usize], 0.0);
-                        decoded.push(encoding.note(class));
+                        decoded.push(encoding.note(piece, class));
                     }
                 }
                 if texture == Texture::Keys {
@@ -325,6 +375,46 @@ mod tests {
     }
 
     #[test]
+    fn what_is_learned_in_one_key_holds_in_all() {
+        let piece = &chorales(1, 0, 0, 0).train[0];
+        for (texture, piece) in
+            [(Texture::Voices(4), piece.clone()), (Texture::Keys, piece.clone().without_voices())]
+        {
+            let encoding = Encoding::new(std::slice::from_ref(&piece), texture);
+            for semitones in [-7, 1, 6] {
+                let other = piece.transposed(semitones).unwrap();
+                let [ids, of_other] = [&piece, &other].map(|piece| encoding.step(piece, 5, piece.len()));
+                assert_eq!(ids.iter().filter(|id| !of_other.contains(id)).count(), 1, "only the key");
+                for (a, b) in encoding.choices(&piece, 5).into_iter().zip(encoding.choices(&other, 5)) {
+                    assert_eq!((a.0.ids, a.1), (b.0.ids, b.1));
+                }
+                assert_eq!(encoding.key_signs(&piece, 5), encoding.key_signs(&other, 5));
+            }
+        }
+    }
+
+    #[test]
+    fn a_voice_knows_how_the_others_move() {
+        let note = |pitch| Some(Note { pitch, held: false });
+        let encoding = |before: [u8; 2], soprano: u8| {
+            let piece = Piece {
+                steps: vec![before.map(note).to_vec()],
+                voices: Some(2),
+                tonality: None,
+                ..chorales(1, 0, 0, 0).train.remove(0)
+            };
+            let encoding = Encoding::new(std::slice::from_ref(&piece), Texture::Voices(2));
+            encoding.choice(&piece, 1, &[note(soprano)]).ids
+        };
+        // Two notes before, one now, its motion, and where it moves from which interval, unless it stays.
+        assert_eq!(encoding([67, 60], 69).len(), 5);
+        assert_eq!(encoding([69, 60], 69).len(), 4);
+        let (fifth, octave) = (encoding([67, 60], 69), encoding([67, 55], 69));
+        assert_ne!(fifth[3], octave[3]);
+        assert_eq!(fifth[..3], octave[..3]);
+    }
+
+    #[test]
     fn signs_leave_out_what_has_no_meaning() {
         let note = |pitch, held| Some(Note { pitch, held });
         let encoding = Encoding {
@@ -336,8 +426,13 @@ mod tests {
             tonalities: false,
             styles: vec![],
         };
-        let signs =
-            encoding.key_signs(&[note(60, false), note(64, false)], &[note(60, true), note(67, false)]);
+        let piece = Piece {
+            steps: vec![vec![note(60, false), note(64, false)], vec![note(60, true), note(67, false)]],
+            voices: None,
+            tonality: None,
+            ..chorales(1, 0, 0, 0).train.remove(0)
+        };
+        let signs = encoding.key_signs(&piece, 1);
         let at = |pitch: usize| (signs[pitch - 21], signs[KEY_COUNT + pitch - 21]);
         assert_eq!([60, 64, 67].map(at), [(1.0, -1.0), (-1.0, 0.0), (1.0, 0.0)]);
     }

@@ -61,7 +61,7 @@ pub struct MusicCorpus {
 ///
 /// | name | files in `dir` |
 /// |---|---|
-/// | `chorales` | built in; 600 for training, 60 for validation, 60 for testing |
+/// | `chorales` | built in; 2400 for training, 60 for validation, 60 for testing |
 /// | `midi` | `.mid` files, in the folders `train`, `valid` and `test` or in `dir` itself; folders in these name styles |
 /// | `piano-roll` | a JSON file of lists of pitches per time step under `train`, `valid` and `test` |
 ///
@@ -73,7 +73,7 @@ pub struct MusicCorpus {
 /// is missing, damaged, or holds no music.
 pub fn load(name: &str, dir: Option<&Path>, steps_per_quarter: usize) -> Result<MusicCorpus> {
     match (name, dir) {
-        ("chorales", None) => Ok(chorales(600, 60, 60, CHORALES_SEED)),
+        ("chorales", None) => Ok(chorales(2400, 60, 60, CHORALES_SEED)),
         ("chorales", Some(_)) => Err(DataError::built_in(name)),
         ("midi" | "piano-roll", Some(dir)) => {
             ensure!(dir.is_dir(), "{}: no such directory", dir.display());

@@ -143,11 +143,15 @@ pub(super) fn horizontal(before: Chord, now: Chord) -> Vec<Rule> {
     if (1..VOICES).any(|voice| now[voice] > before[voice - 1] || now[voice - 1] < before[voice]) {
         broken.push(Rule::Overlap);
     }
-    let is_awkward = |voice: usize| matches!(before[voice].abs_diff(now[voice]), 6 | 10 | 11 | 13..);
-    if (0..VOICES).any(is_awkward) {
+    if leaps(before, now) {
         broken.push(Rule::Leap);
     }
     broken
+}
+
+/// Whether a voice breaks the rule about leaps.
+pub(super) fn leaps(before: Chord, now: Chord) -> bool {
+    before.iter().zip(&now).any(|(a, b)| matches!(a.abs_diff(*b), 6 | 10 | 11 | 13..))
 }
 
 /// A set of pitch classes, one per bit.
