@@ -61,7 +61,7 @@ impl Recipe for Settings {
     fn train_defaults() -> TrainOptions {
         TrainOptions {
             dataset: "chorales".to_string(),
-            epochs: 8,
+            epochs: 5,
             batch_size: 16,
             learning_rate: 4e-3,
             clip_norm: Some(1.0),
