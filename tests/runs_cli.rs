@@ -120,12 +120,13 @@ fn a_kill_at_any_write_leaves_a_run_that_can_be_completed() {
     {
         let whole = place.path().join(binary);
         done(&place, binary, &format!("{options} --quiet --out {binary}"));
-        let sizes: BTreeSet<u64> = files(&whole)
-            .values()
-            .flatten()
-            .map(|bytes| bytes.len() as u64)
-            .filter(|&size| size > 0)
-            .collect();
+        let size = |(path, bytes): (PathBuf, Option<Vec<u8>>)| {
+            let size = bytes?.len() as u64;
+            // The length of a report varies with the times in it.
+            Some(if path.ends_with("report.html") { size.saturating_sub(100) } else { size })
+        };
+        let sizes: BTreeSet<u64> =
+            files(&whole).into_iter().filter_map(size).filter(|&size| size > 0).collect();
         let limits: Vec<u64> = [0].into_iter().chain(sizes.iter().map(|size| size - 1)).collect();
         for limit in limits {
             let cut = place.path().join("cut");
