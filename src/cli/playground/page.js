@@ -118,7 +118,7 @@ const train = async name => {
 };
 
 const curve = (title, total, lines) => {
-  const [width, height, left, right, top, bottom] = [440, 190, 44, 14, 26, 24];
+  const [width, height, left, right, top, bottom] = [440, 190, 56, 14, 26, 24];
   const values = lines.flatMap(([, values]) => values).filter(Number.isFinite);
   let [low, high] = [Math.min(...values), Math.max(...values)];
   if (high - low < 1e-9) { low -= 0.05 * Math.abs(low) + 1e-3; high += 0.05 * Math.abs(high) + 1e-3; }
