@@ -186,6 +186,58 @@ fn texts_are_answered_and_too_long_ones_refused() {
     assert_eq!(answer["tags"].as_array().unwrap().len(), 5, "{answer}");
 }
 
+#[test]
+fn models_that_write_translate_and_compose_answer() {
+    let place = tempdir().unwrap();
+    std::fs::write(place.path().join("words"), "one two three\n".repeat(300)).unwrap();
+    let piece = vec![[60, 64, 67], [59, 62, 67], [60, 64, 67], [60, 65, 69]].repeat(8);
+    let pieces = json!({ "train": vec![&piece; 4], "valid": [&piece], "test": [&piece] });
+    std::fs::create_dir(place.path().join("pieces")).unwrap();
+    std::fs::write(place.path().join("pieces/pieces.json"), pieces.to_string()).unwrap();
+    for arguments in [
+        "char_lm --text words --hidden 8 --embedding 4 --window 20 --epochs 1 --quiet",
+        "seq2seq --train-limit 64 --hidden 8 --embedding 8 --max-length 12 --epochs 1 --quiet",
+        "music --dataset piano-roll --data-dir pieces --hidden 8 --embedding 8 --note-units 8 --epochs 1 --quiet",
+    ] {
+        // There may be notes about so little training.
+        let output = command(&place, "playground").args(arguments.split(' ')).output().unwrap();
+        assert!(output.status.success(), "{arguments}: {output:?}");
+    }
+    let server = start(place.path());
+    let beginning = |length: usize, temperature: f64| {
+        let question = json!({ "text": "on\u{e9}", "length": length, "temperature": temperature, "top_k": 2, "seed": 1 });
+        question.to_string().into_bytes()
+    };
+    let (status, answer) = ask(&server, "POST /api/ask/char_lm/1", &beginning(30, 0.5));
+    assert!(status == 200 && answer["unknown"] == 1, "{status} {answer}");
+    let (tokens, cells) = (answer["tokens"].as_array().unwrap(), answer["cells"].as_array().unwrap());
+    assert!(tokens.len() == 30 && cells.len() == 16, "{answer}");
+    assert!(cells.iter().all(|cell| cell["values"].as_str().unwrap().len() == 30), "{answer}");
+    assert_eq!(ask(&server, "POST /api/ask/char_lm/1", &beginning(30, 0.5)).1, answer);
+    fails(&server, "POST /api/ask/char_lm/1", &beginning(2001, 1.0), 400, &["2001", "1 to 2000"]);
+    fails(&server, "POST /api/ask/char_lm/1", &beginning(1, -1.0), 400, &["temperature", "0 to 10"]);
+
+    let (status, answer) = ask(&server, "POST /api/ask/seq2seq/1", br#"{"text": "3/5/16"}"#);
+    let attention = &answer["attention"];
+    assert!(status == 200 && answer["translation"].is_string(), "{status} {answer}");
+    let weights = attention["weights"].as_array().unwrap();
+    assert_eq!(weights.len(), attention["target"].as_array().unwrap().len());
+    assert!(
+        weights.iter().all(|row| row.as_array().unwrap().len() == 7),
+        "the end has a weight, too: {answer}"
+    );
+    fails(&server, "POST /api/ask/seq2seq/1", br#"{"text": " "}"#, 400, &["empty"]);
+
+    let order = |bars: usize| json!({ "bars": bars, "temperature": 0.5, "seed": 1 }).to_string().into_bytes();
+    let (status, answer) = ask(&server, "POST /api/ask/music/1", &order(2));
+    assert!(status == 200 && answer["page"] == "/answer/1", "{status} {answer}");
+    let host = format!("Host: {}\r\n", server.address);
+    let (status, page) = exchange(&server.address, "GET /answer/1", &host, b"");
+    assert!(status == 200 && page.contains("const notes = ["), "{status} {page}");
+    fails(&server, "POST /api/ask/music/1", &order(65), 400, &["65", "1 to 64"]);
+    fails(&server, "GET /answer/2", b"", 404, &["gone"]);
+}
+
 /// The key that moves down, as the WebDriver protocol writes it.
 const DOWN: &str = "\u{e015}";
 
