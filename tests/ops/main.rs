@@ -412,8 +412,11 @@ fn tensors_of_several_chunks_match_the_reference() -> Result<()> {
     for (name, ours, definition) in pools(Pool2dConfig::square(2)).into_iter().chain(activations()) {
         assert_reference(name, &ours, &definition, &inputs[..1])?;
     }
-    let inputs = [normal(rng, &[150, 301])?, normal(rng, &[203, 301])?, normal(rng, &[203])?];
+    // A weight that is packed although there are few rows.
+    let inputs = [normal(rng, &[50, 1029])?, normal(rng, &[1023, 1029])?, normal(rng, &[1023])?];
     let (ours, definition) = linear();
+    assert_reference("large linear", &ours, &definition, &inputs)?;
+    let inputs = [normal(rng, &[150, 301])?, normal(rng, &[203, 301])?, normal(rng, &[203])?];
     assert_reference("linear", &ours, &definition, &inputs)?;
     let targets = Tensor::arange(0u32, 150, &CPU)?;
     for (name, ours, definition) in losses(&targets) {

@@ -3,7 +3,7 @@
 use super::linear;
 use super::memory;
 use super::parallel;
-use super::planes::{ChannelsLast, OutputLayout, Planes, SlidingProduct};
+use super::planes::{ChannelsLast, OutputLayout, Patches, Planes, SlidingProduct, transposed};
 use super::products::{DotProducts, OuterProducts, Span};
 use super::simd::{self, Lanes, vectorised};
 use super::winograd::Winograd;
@@ -82,11 +82,16 @@ impl Conv2d {
         })
     }
 
-    /// The same function as a linear layer, if the kernel covers the input and moves nowhere.
-    fn linear(&self) -> Option<linear::Dims> {
-        let whole = self.kernel == self.input && self.padding == (0, 0) && self.groups == 1;
-        let dims = linear::Dims { rows: self.batch, inputs: self.taps(), outputs: self.outputs };
-        (whole && dims.inputs > 0).then_some(dims)
+    /// The same function as a linear layer on patches of the images, if the patches do not overlap and are large enough to
+    /// make up for cutting them.
+    fn linear(&self) -> Option<(linear::Dims, Patches)> {
+        let Self { batch, groups, channels, outputs, kernel, stride, padding, dilation, input, output } =
+            *self;
+        let whole = kernel == input;
+        let adjacent = kernel == stride && dilation == (1, 1) && kernel.0 * kernel.1 >= 64;
+        let dims = linear::Dims { rows: batch * self.positions(), inputs: self.taps(), outputs };
+        let applies = (whole || adjacent) && padding == (0, 0) && groups == 1 && dims.inputs > 0;
+        applies.then_some((dims, Patches { channels, size: kernel, input, count: output }))
     }
 
     /// The same convolution for Winograd's method, if that applies and is faster.
@@ -107,8 +112,9 @@ impl Conv2d {
 
     /// The output `(batch, groups * outputs, output)`. `bias` has one element per output channel or none.
     pub fn forward<T: Lanes>(&self, xs: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
-        if let Some(dims) = self.linear() {
-            return linear::forward(xs, weight, bias, dims);
+        if let Some((dims, patches)) = self.linear() {
+            let ys = linear::forward(&patches.cut(xs), weight, bias, dims);
+            return transposed(&ys, [self.positions(), self.outputs]).into_owned();
         }
         if let Some(winograd) = self.winograd() {
             return winograd.forward(xs, weight, bias);
@@ -136,8 +142,9 @@ impl Conv2d {
 
     /// The gradient with respect to the input, from the gradient `grad` with respect to the output.
     pub fn input_grad<T: Lanes>(&self, grad: &[T], weight: &[T]) -> Vec<T> {
-        if let Some(dims) = self.linear() {
-            return linear::input_grad(grad, weight, dims);
+        if let Some((dims, patches)) = self.linear() {
+            let grad = transposed(grad, [self.outputs, self.positions()]);
+            return patches.join(linear::input_grad(&grad, weight, dims));
         }
         if let Some(winograd) = self.winograd() {
             return winograd.input_grad(grad, weight);
@@ -145,6 +152,7 @@ impl Conv2d {
         let (input_size, size) = (self.input_size(), self.output_size());
         let planes = self.gradient_planes();
         let phases = self.phases::<T>(&planes);
+        let weight = self.channels_first(weight);
         let pairs = self.pairs_per_task();
         let work = |i: usize, xs_grad: &mut [MaybeUninit<T>]| {
             let mut image = planes.zeros();
@@ -152,7 +160,8 @@ impl Conv2d {
             let mut scratch = vec![T::ZERO; scratch * self.channels];
             for (pair, xs_grad) in (i * pairs..).zip(xs_grad.chunks_exact_mut(input_size)) {
                 planes.fill(&mut image, &grad[pair * size..][..size], self.outputs, self.output);
-                let weight = (self.group_weight(weight, pair % self.groups), self.kernel.0 * self.kernel.1);
+                let row = self.outputs * self.kernel.0 * self.kernel.1;
+                let weight = (self.group_weight(&weight, pair % self.groups), row);
                 for product in &phases {
                     product.run(self.channels, weight, &image, &[], &mut scratch, xs_grad);
                 }
@@ -160,6 +169,19 @@ impl Conv2d {
         };
         // SAFETY: the products, one per phase of the stride, write every element.
         unsafe { memory::build(self.batch * self.groups * input_size, pairs * input_size, work) }
+    }
+
+    /// The weights of each group with the input channels before the output channels.
+    fn channels_first<T: Lanes>(&self, weight: &[T]) -> Vec<T> {
+        let (window, taps) = (self.kernel.0 * self.kernel.1, self.taps());
+        let mut turned = Vec::with_capacity(weight.len());
+        for group in weight.chunks_exact(self.outputs * taps) {
+            for channel in 0..self.channels {
+                let windows = group.chunks_exact(taps).map(|output| &output[channel * window..][..window]);
+                turned.extend(windows.flatten());
+            }
+        }
+        turned
     }
 
     /// The output gradient of one example and group, padded for the convolution that gives the input gradient.
@@ -224,7 +246,7 @@ impl Conv2d {
                     let row = planes.border.0 + q.0 - h / stride.0;
                     let column = planes.border.1 + q.1 - w / stride.1;
                     let place = output * planes.size() + row * planes.pitch + column;
-                    terms.push((output * self.taps() + tap, place));
+                    terms.push((output * kernel.0 * kernel.1 + tap, place));
                 }
             }
         }
@@ -233,8 +255,9 @@ impl Conv2d {
 
     /// The gradient with respect to the weight, from the gradient `grad` with respect to the output.
     pub fn weight_grad<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
-        if let Some(dims) = self.linear() {
-            return linear::weight_grad(grad, xs, dims);
+        if let Some((dims, patches)) = self.linear() {
+            let grad = transposed(grad, [self.outputs, self.positions()]);
+            return linear::weight_grad(&grad, &patches.cut(xs), dims);
         }
         if let Some(winograd) = self.winograd() {
             return winograd.weight_grad(grad, xs);
@@ -378,7 +401,7 @@ impl Conv2d {
 
     /// The gradient with respect to the bias, from the gradient `grad` with respect to the output.
     pub fn bias_grad<T: Lanes>(&self, grad: &[T]) -> Vec<T> {
-        if self.linear().is_some() {
+        if self.positions() == 1 && self.groups == 1 {
             return linear::column_sums(grad, self.outputs, self.outputs);
         }
         let (outputs, positions) = (self.groups * self.outputs, self.positions());

@@ -21,14 +21,18 @@ impl Dims {
     /// Whether the forward pass packs the weight: if there are rows enough to make up for the copy, and outputs enough to
     /// fill a register.
     fn packs(self) -> bool {
-        self.rows >= 128 && self.outputs >= 8
+        self.rows >= if self.is_large() { 48 } else { 128 } && self.outputs >= 8
     }
 
     /// Whether the gradients pack their operands. Without that they read columns of a matrix, and those of a large one
     /// compete for the same lines of the caches.
     fn gradients_pack(self) -> bool {
-        let least = if self.inputs.saturating_mul(self.outputs) >= 1 << 20 { 48 } else { 128 };
-        self.rows >= least && self.inputs >= 8
+        self.rows >= if self.is_large() { 24 } else { 128 } && self.inputs >= 8
+    }
+
+    /// Whether the weight does not stay in the second-level cache.
+    fn is_large(self) -> bool {
+        self.inputs.saturating_mul(self.outputs) >= 1 << 20
     }
 }
 

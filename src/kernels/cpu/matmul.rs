@@ -89,13 +89,26 @@ impl<T: Lanes> Panels<T> {
                 if used < wide {
                     write_fill(to, T::ZERO);
                 }
-                // A block of each column at a time, which keeps the destination in the cache.
+                // A block of each column at a time, which keeps the destination in the cache; four columns together.
                 for (block, to) in to.chunks_mut(PACK_ROWS * wide).enumerate() {
-                    for j in 0..used {
-                        let column = &column(panel * width + j)[..depth][block * PACK_ROWS..];
-                        for (to, &from) in to[j..].iter_mut().step_by(wide).zip(column) {
-                            to.write(from);
+                    let column = |j: usize| &column(panel * width + j)[..depth][block * PACK_ROWS..];
+                    let mut j = 0;
+                    while j + 4 <= used {
+                        let columns = [0, 1, 2, 3].map(|i| column(j + i).as_chunks::<4>().0);
+                        for (k, to) in to.chunks_exact_mut(4 * wide).enumerate() {
+                            let rows = T::transpose(columns.map(|column| &column[k]));
+                            for (row, to) in rows.iter().zip(to.chunks_exact_mut(wide)) {
+                                write_copy(&mut to[j..j + 4], row);
+                            }
                         }
+                        j += 4;
+                    }
+                    // What is left: the last rows of those columns, and the last columns.
+                    let done = to.len() / wide / 4 * 4;
+                    for at in 0..used {
+                        let first = if at < j { done } else { 0 };
+                        let to = to.iter_mut().skip(first * wide + at).step_by(wide);
+                        to.zip(&column(at)[first..]).for_each(|(to, &from)| _ = to.write(from));
                     }
                 }
             });
@@ -184,17 +197,7 @@ pub(crate) fn gemm_serial<'c, T: Lanes>(
     (rows, c_stride): (usize, usize),
     init: Init<T>,
 ) {
-    let c = c.into();
-    let Some(last) = rows.checked_sub(1) else { return };
-    assert!(last * c_stride + rhs.columns <= c.len());
-    match lhs {
-        Lhs::Rows(data, stride) => assert!(last * stride + rhs.depth <= data.len()),
-        Lhs::Packed(data) => assert!(rows * rhs.depth <= data.len()),
-    }
-    if let Init::Bias(row) = init {
-        assert_eq!(row.len(), rhs.columns);
-    }
-    dispatch(Gemm { lhs, rhs, c, rows, c_stride, init });
+    Gemm { lhs, rhs, c: c.into(), rows, c_stride, init }.run();
 }
 
 struct Gemm<'a, T> {
@@ -204,6 +207,21 @@ struct Gemm<'a, T> {
     rows: usize,
     c_stride: usize,
     init: Init<'a, T>,
+}
+
+impl<T: Lanes> Gemm<'_, T> {
+    fn run(self) {
+        let Some(last) = self.rows.checked_sub(1) else { return };
+        assert!(last * self.c_stride + self.rhs.columns <= self.c.len());
+        match self.lhs {
+            Lhs::Rows(data, stride) => assert!(last * stride + self.rhs.depth <= data.len()),
+            Lhs::Packed(data) => assert!(self.rows * self.rhs.depth <= data.len()),
+        }
+        if let Init::Bias(row) = self.init {
+            assert_eq!(row.len(), self.rhs.columns);
+        }
+        dispatch(self);
+    }
 }
 
 impl<T: Lanes> WithSimd for Gemm<'_, T> {
@@ -222,7 +240,7 @@ impl<T: Lanes> WithSimd for Gemm<'_, T> {
             for k in (0..depth.max(1)).step_by(BLOCK_DEPTH) {
                 let depths = k..depth.min(k + BLOCK_DEPTH);
                 let block = panel + k * vectors * lanes;
-                // SAFETY: `gemm_serial` has checked the last element of each operand.
+                // SAFETY: `run` has checked the last element of each operand.
                 unsafe {
                     match vectors {
                         3 => self.block::<S, 3>(simd, depths, block, first, used),
@@ -239,7 +257,7 @@ impl<T: Lanes> Gemm<'_, T> {
     /// Adds the products of some depths to all rows of a panel of N vectors, of which `used` columns count.
     ///
     /// # Safety
-    /// The operands hold all elements that `gemm_serial` checks, and `b` is the offset of these depths in the panel.
+    /// The operands hold all elements that `run` checks, and `b` is the offset of these depths in the panel.
     #[inline(always)]
     unsafe fn block<S: Simd, const N: usize>(
         &mut self,

@@ -1,9 +1,10 @@
 //! Layouts of padded images that a convolution reads, and the product that slides over them.
 
-use super::memory::write_copy;
+use super::memory::{self, write_copy};
 use super::parallel;
 use super::products::{OVERREAD, OuterProducts, Span};
 use super::simd::{self, Lanes, vectorised};
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 /// Images with a zero border, split by the phases of a stride.
@@ -160,6 +161,94 @@ impl ChannelsLast {
         });
         weight_grad
     }
+}
+
+/// Images cut into patches that do not overlap; what is left at the right and at the bottom is dropped.
+///
+/// Patch after patch, each in the order of its image: channels, rows, columns.
+pub(crate) struct Patches {
+    pub channels: usize,
+    /// Height and width of a patch, of the image, and in patches.
+    pub size: (usize, usize),
+    pub input: (usize, usize),
+    pub count: (usize, usize),
+}
+
+impl Patches {
+    /// Elements of the patches of an image.
+    fn len(&self) -> usize {
+        self.channels * self.size.0 * self.size.1 * self.count.0 * self.count.1
+    }
+
+    /// Cuts images into patches.
+    pub fn cut<'a, T: Lanes>(&self, images: &'a [T]) -> Cow<'a, [T]> {
+        if self.size == self.input {
+            return Cow::Borrowed(images);
+        }
+        let image = self.channels * self.input.0 * self.input.1;
+        let cut = |i: usize, patches: &mut [MaybeUninit<T>]| {
+            let image = &images[i * image..][..image];
+            for (row, at) in patches.chunks_exact_mut(self.size.1).zip(self.rows()) {
+                write_copy(row, &image[at..at + self.size.1]);
+            }
+        };
+        // SAFETY: the patches consist of these rows.
+        Cow::Owned(unsafe { memory::build(images.len() / image * self.len(), self.len(), cut) })
+    }
+
+    /// Puts patches together again, with zeros for what is not covered.
+    pub fn join<T: Lanes>(&self, patches: Vec<T>) -> Vec<T> {
+        if self.size == self.input {
+            return patches;
+        }
+        let image = self.channels * self.input.0 * self.input.1;
+        let mut images = vec![T::ZERO; patches.len() / self.len() * image];
+        parallel::for_each_piece(&mut images, image, |i, image| {
+            let patches = &patches[i * self.len()..][..self.len()];
+            for (row, at) in patches.chunks_exact(self.size.1).zip(self.rows()) {
+                image[at..at + self.size.1].copy_from_slice(row);
+            }
+        });
+        images
+    }
+
+    /// The offset in the image of each row of each patch.
+    fn rows(&self) -> impl Iterator<Item = usize> {
+        let Self { channels, size, input, count } = *self;
+        let patches = (0..count.0).flat_map(move |y| (0..count.1).map(move |x| (y, x)));
+        patches.flat_map(move |(y, x)| {
+            let rows = (0..channels).flat_map(move |channel| (0..size.0).map(move |row| (channel, row)));
+            rows.map(move |(channel, row)| (channel * input.0 + y * size.0 + row) * input.1 + x * size.1)
+        })
+    }
+}
+
+/// The transpose of each of consecutive matrices of `rows` and `columns`.
+pub(crate) fn transposed<T: Lanes>(matrices: &[T], [rows, columns]: [usize; 2]) -> Cow<'_, [T]> {
+    if rows == 1 || columns == 1 {
+        return Cow::Borrowed(matrices);
+    }
+    let size = rows * columns;
+    let write = |i: usize, to: &mut [MaybeUninit<T>]| {
+        let from = &matrices[i * size..][..size];
+        let whole = (rows / 4 * 4, columns / 4 * 4);
+        for row in (0..whole.0).step_by(4) {
+            for column in (0..whole.1).step_by(4) {
+                let square = [0, 1, 2, 3].map(|i| from[(row + i) * columns + column..].first_chunk::<4>());
+                let [Some(a), Some(b), Some(c), Some(d)] = square else { continue };
+                for (i, x) in T::transpose([a, b, c, d]).iter().enumerate() {
+                    write_copy(&mut to[(column + i) * rows + row..][..4], x);
+                }
+            }
+        }
+        for row in 0..rows {
+            for column in if row < whole.0 { whole.1 } else { 0 }..columns {
+                to[column * rows + row].write(from[row * columns + column]);
+            }
+        }
+    };
+    // SAFETY: the squares and what is left of each row make up a matrix.
+    Cow::Owned(unsafe { memory::build(matrices.len(), size, write) })
 }
 
 /// The product of a weight matrix with the windows under a kernel, at rows of `columns` positions.

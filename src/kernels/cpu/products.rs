@@ -8,9 +8,61 @@
 use super::memory::Destination;
 use super::simd::{Lanes, dispatch};
 use pulp::{Simd, WithSimd};
+use std::mem::MaybeUninit;
 
 /// Elements past the end of a run that a whole-vector load may read: a vector of 512 bits of `f32`.
 pub(crate) const OVERREAD: usize = 16;
+
+/// Terms that are added to all rows before the next ones, so that their elements stay in the first-level cache.
+const BLOCK: usize = 128;
+/// Vectors side by side in a register tile, at most.
+const WIDEST: usize = 3;
+
+/// A copy of a block of b, as wide as a register tile.
+///
+/// It lies in consecutive cache lines, where rows of b may compete for the same lines of the cache, and it has whole
+/// vectors.
+#[repr(align(64))]
+struct Packed<T> {
+    b: [MaybeUninit<T>; BLOCK * WIDEST * OVERREAD],
+    /// The block's terms, with offsets in the copy.
+    terms: [MaybeUninit<(usize, usize)>; BLOCK],
+}
+
+impl<T: Lanes> Packed<T> {
+    const EMPTY: Self =
+        Self { b: [MaybeUninit::uninit(); BLOCK * WIDEST * OVERREAD], terms: [MaybeUninit::uninit(); BLOCK] };
+
+    /// Copies the first `counts[n]` elements at `b[n]`, for each of `terms`; zeros fill up the vectors. Returns the places
+    /// of the vectors in the copy, and its terms.
+    ///
+    /// # Safety
+    /// Those elements can be read, and the counts are at most the lanes of a vector.
+    #[inline(always)]
+    unsafe fn fill<S: Simd, const N: usize>(
+        &mut self,
+        simd: S,
+        (b, counts): ([*const T; N], [usize; N]),
+        terms: &[(usize, usize)],
+    ) -> ([*const T; N], &[(usize, usize)]) {
+        let lanes = T::lanes::<S>();
+        assert!(terms.len() <= BLOCK && N <= WIDEST && lanes <= OVERREAD);
+        let to = self.b.as_mut_ptr().cast::<T>();
+        for (k, &(a_at, b_at)) in terms.iter().enumerate() {
+            self.terms[k].write((a_at, k * N * lanes));
+            for n in 0..N {
+                // SAFETY: the caller's, and a block of terms and vectors fits into the copy.
+                unsafe {
+                    let vector = T::load_first(simd, b[n].wrapping_add(b_at), counts[n]);
+                    to.add((k * N + n) * lanes).cast::<T::Vector<S>>().write_unaligned(vector);
+                }
+            }
+        }
+        // SAFETY: the loop has written these terms.
+        let terms = unsafe { std::slice::from_raw_parts(self.terms.as_ptr().cast(), terms.len()) };
+        (std::array::from_fn(|n| to.wrapping_add(n * lanes).cast_const()), terms)
+    }
+}
 
 /// Consecutive elements: their offset in `b`, their offset in a row of `c`, and their number.
 pub(crate) type Span = (usize, usize, usize);
@@ -53,28 +105,27 @@ impl<T: Lanes> OuterProducts<'_, T> {
         dispatch(self)
     }
 
-    /// The micro-kernel: adds some terms to rows `i..i + M` of N runs, or of one run through a mask if `MASKED`.
+    /// The micro-kernel: adds some terms to rows `i..i + M` of N pieces.
     ///
     /// # Safety
-    /// `i + M` is at most `rows`. Each run is a vector or less, and it lies within a run of `self` that `run` has
-    /// checked, as `terms` lie within its terms. Without `MASKED`, a whole vector of b can be read there.
+    /// `i + M` is at most `rows`. Each piece is a vector or less, and lies within a run that `run` has checked, as do the
+    /// elements of a in `terms`. A whole vector can be read at `b[n]` plus the second offset of each term.
     #[inline(always)]
-    unsafe fn tile<S: Simd, const M: usize, const N: usize, const MASKED: bool>(
+    unsafe fn tile<S: Simd, const M: usize, const N: usize>(
         &mut self,
         simd: S,
         i: usize,
-        runs: [Span; N],
+        (pieces, b): ([Span; N], [*const T; N]),
         terms: &[(usize, usize)],
         first: bool,
     ) {
         let lanes = T::lanes::<S>();
         debug_assert!(i + M <= self.rows);
-        debug_assert!(runs.iter().all(|run| run.2 <= lanes && run.1 + run.2 <= self.c.len()));
+        debug_assert!(pieces.iter().all(|piece| piece.2 <= lanes && piece.1 + piece.2 <= self.c.len()));
         // SAFETY: `run` has checked the last element of each operand, and the caller stays within those.
         unsafe {
             let a = self.a.as_ptr().add(i * self.a_stride);
             let c = self.c.as_mut_ptr().add(i * self.c_stride);
-            let b = runs.map(|run| self.b.as_ptr().wrapping_add(run.0));
             let mut sums = [[T::splat(simd, T::ZERO); N]; M];
             for m in 0..M {
                 if first {
@@ -82,22 +133,19 @@ impl<T: Lanes> OuterProducts<'_, T> {
                     continue;
                 }
                 for n in 0..N {
-                    sums[m][n] = T::load_first(simd, c.add(m * self.c_stride + runs[n].1), runs[n].2);
+                    sums[m][n] = T::load_first(simd, c.add(m * self.c_stride + pieces[n].1), pieces[n].2);
                 }
             }
-            let a_stride = self.a_stride;
+            // Hidden from the compiler: see `matmul`.
+            let rows: [usize; M] = std::array::from_fn(|m| std::hint::black_box(m * self.a_stride));
             for &(a_at, b_at) in terms {
                 let mut columns = [T::splat(simd, T::ZERO); N];
                 for n in 0..N {
-                    let from = b[n].add(b_at);
-                    columns[n] = match MASKED {
-                        true => T::load_first(simd, from, runs[n].2),
-                        false => from.cast::<T::Vector<S>>().read_unaligned(),
-                    };
+                    columns[n] = b[n].add(b_at).cast::<T::Vector<S>>().read_unaligned();
                 }
                 let a = a.add(a_at);
                 for m in 0..M {
-                    let x = T::splat(simd, *a.add(m * a_stride));
+                    let x = T::splat(simd, *a.add(rows[m]));
                     for n in 0..N {
                         sums[m][n] = T::mul_add(simd, x, columns[n], sums[m][n]);
                     }
@@ -105,8 +153,8 @@ impl<T: Lanes> OuterProducts<'_, T> {
             }
             for m in 0..M {
                 for n in 0..N {
-                    let to = c.add(m * self.c_stride + runs[n].1);
-                    let count = runs[n].2;
+                    let to = c.add(m * self.c_stride + pieces[n].1);
+                    let count = pieces[n].2;
                     match count == lanes {
                         true => to.cast::<T::Vector<S>>().write_unaligned(sums[m][n]),
                         false => T::store_first(simd, to, count, sums[m][n]),
@@ -116,41 +164,52 @@ impl<T: Lanes> OuterProducts<'_, T> {
         }
     }
 
-    /// Adds some terms to all rows of N runs.
+    /// Adds a block of terms to all rows of N pieces.
     ///
     /// # Safety
-    /// As for [`Self::tile`].
+    /// Each piece is a vector or less, and lies within a run that `run` has checked, as `terms` lie within its terms.
     #[inline(always)]
-    unsafe fn panel<S: Simd, const N: usize, const MASKED: bool>(
+    unsafe fn panel<S: Simd, const N: usize>(
         &mut self,
         simd: S,
-        runs: [Span; N],
+        pieces: [Span; N],
         terms: &[(usize, usize)],
         first: bool,
     ) {
+        /// Rows that are worth a copy of b.
+        const LEAST: usize = 16;
+        let mut packed = Packed::EMPTY;
+        let b = pieces.map(|piece| self.b.as_ptr().wrapping_add(piece.0));
+        let counts = pieces.map(|piece| piece.2);
+        let whole = self.b_padded || counts.iter().all(|&count| count == T::lanes::<S>());
+        let (b, terms) = match whole && self.rows < LEAST {
+            true => (b, terms),
+            // SAFETY: the pieces lie within runs of b.
+            false => unsafe { packed.fill(simd, (b, counts), terms) },
+        };
         let (mut i, rows) = (0, self.rows);
         // SAFETY: each tile ends at or before the last row.
         unsafe {
             while i < rows {
                 i += match rows - i {
                     8.. if S::REGISTER_COUNT >= 32 => {
-                        self.tile::<S, 8, N, MASKED>(simd, i, runs, terms, first);
+                        self.tile::<S, 8, N>(simd, i, (pieces, b), terms, first);
                         8
                     }
-                    6.. if S::REGISTER_COUNT >= 32 => {
-                        self.tile::<S, 6, N, MASKED>(simd, i, runs, terms, first);
+                    6.. if S::REGISTER_COUNT >= 32 || N < 3 => {
+                        self.tile::<S, 6, N>(simd, i, (pieces, b), terms, first);
                         6
                     }
-                    4.. => {
-                        self.tile::<S, 4, N, MASKED>(simd, i, runs, terms, first);
+                    4.. if S::REGISTER_COUNT >= 32 || N < 3 => {
+                        self.tile::<S, 4, N>(simd, i, (pieces, b), terms, first);
                         4
                     }
                     2.. => {
-                        self.tile::<S, 2, N, MASKED>(simd, i, runs, terms, first);
+                        self.tile::<S, 2, N>(simd, i, (pieces, b), terms, first);
                         2
                     }
                     _ => {
-                        self.tile::<S, 1, N, MASKED>(simd, i, runs, terms, first);
+                        self.tile::<S, 1, N>(simd, i, (pieces, b), terms, first);
                         1
                     }
                 };
@@ -158,35 +217,24 @@ impl<T: Lanes> OuterProducts<'_, T> {
         }
     }
 
-    /// Adds all terms, in blocks that stay in the first-level cache, to all rows of up to three runs.
+    /// Adds all terms, block after block, to all rows of up to three pieces.
     ///
     /// # Safety
-    /// As for [`Self::tile`], for all terms.
+    /// As for [`Self::panel`], for all terms.
     #[inline(always)]
-    unsafe fn runs<S: Simd>(&mut self, simd: S, one: Span, two: Option<Span>, three: Option<Span>) {
-        /// Terms of a block.
-        const BLOCK: usize = 128;
+    unsafe fn pieces<S: Simd>(&mut self, simd: S, one: Span, two: Option<Span>, three: Option<Span>) {
         let terms = self.terms;
-        let whole = self.b_padded || one.2 == T::lanes::<S>();
-        let mut blocks = terms.chunks(BLOCK);
-        let mut block = blocks.next().unwrap_or(&[]);
-        let mut first = !self.accumulate;
-        loop {
+        // Once even without terms, for the initial values.
+        for at in (0..terms.len().max(1)).step_by(BLOCK) {
+            let block = &terms[at..terms.len().min(at + BLOCK)];
+            let first = at == 0 && !self.accumulate;
             // SAFETY: the caller's.
             unsafe {
                 match (two, three) {
-                    (Some(two), Some(three)) => {
-                        self.panel::<S, 3, false>(simd, [one, two, three], block, first)
-                    }
-                    (Some(two), None) => self.panel::<S, 2, false>(simd, [one, two], block, first),
-                    _ if whole => self.panel::<S, 1, false>(simd, [one], block, first),
-                    _ => self.panel::<S, 1, true>(simd, [one], block, first),
+                    (Some(two), Some(three)) => self.panel::<S, 3>(simd, [one, two, three], block, first),
+                    (Some(two), None) => self.panel::<S, 2>(simd, [one, two], block, first),
+                    _ => self.panel::<S, 1>(simd, [one], block, first),
                 }
-            }
-            first = false;
-            match blocks.next() {
-                Some(next) => block = next,
-                None => break,
             }
         }
     }
@@ -198,24 +246,16 @@ impl<T: Lanes> WithSimd for OuterProducts<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         let lanes = T::lanes::<S>();
+        // Tall tiles of three vectors take more registers than there are without AVX-512.
+        let wide = S::REGISTER_COUNT >= 32 || self.rows < 4;
         let mut pieces = self.runs.iter().flat_map(|&(b, c, len)| {
             (0..len.div_ceil(lanes)).map(move |i| (b + i * lanes, c + i * lanes, lanes.min(len - i * lanes)))
         });
-        let padded = self.b_padded;
-        let whole = |run: Span| padded || run.2 == lanes;
-        let mut next = pieces.next();
-        while let Some(one) = next {
-            next = pieces.next();
-            let (mut two, mut three) = (None, None);
-            if whole(one) && next.is_some_and(whole) {
-                two = std::mem::replace(&mut next, pieces.next());
-                if next.is_some_and(whole) {
-                    three = std::mem::replace(&mut next, pieces.next());
-                }
-            }
-            // SAFETY: the pieces make up the runs, whose ends `run` has checked; a whole vector can be read of each
-            // but a single one that is shorter.
-            unsafe { self.runs(simd, one, two, three) };
+        while let Some(one) = pieces.next() {
+            let two = pieces.next();
+            let three = if wide { pieces.next() } else { None };
+            // SAFETY: the pieces make up the runs, whose ends `run` has checked.
+            unsafe { self.pieces(simd, one, two, three) };
         }
     }
 }

@@ -392,6 +392,22 @@ impl Winograd {
     }
 }
 
+/// Calls `work(i, products)` for the `size` products of each point, sums of `terms` terms; in parallel if they are large,
+/// since there may be few examples then.
+fn for_each_point<T: Send>(
+    products: &mut [T],
+    size: usize,
+    terms: usize,
+    work: impl Fn(usize, &mut [T]) + Sync,
+) {
+    /// Multiply-adds of a point that make up for handing it to another thread.
+    const LARGE: usize = 1 << 22;
+    match size.saturating_mul(terms) >= LARGE {
+        true => parallel::for_each_piece(products, size, work),
+        false => products.chunks_exact_mut(size).enumerate().for_each(|(i, products)| work(i, products)),
+    }
+}
+
 /// A convolution with its transformed weights.
 struct Convolution<'a, T> {
     sizes: Winograd,
@@ -426,7 +442,7 @@ impl<T: Lanes> Convolution<'_, T> {
         let used = (examples * some.len() - 1) * pitch + output.1;
         self.transform_input(xs, examples, some.clone(), points);
         let products = &mut products[..POINTS * outputs * used];
-        for (i, products) in products.chunks_exact_mut(outputs * used).enumerate() {
+        for_each_point(products, outputs * used, self.terms.len(), |i, products| {
             OuterProducts {
                 rows: outputs,
                 terms: &self.terms,
@@ -441,7 +457,7 @@ impl<T: Lanes> Convolution<'_, T> {
                 accumulate: false,
             }
             .run();
-        }
+        });
         // SAFETY: the products of all points have been written.
         let products = unsafe { memory::assume_init_ref(products) };
         transform(
@@ -560,7 +576,7 @@ impl WeightGradient {
         // SAFETY: the transform has written the rows of all examples, outputs, strips and points.
         let grads = unsafe { memory::assume_init_ref(grads) };
         let width = columns * channels;
-        for (i, products) in products.chunks_exact_mut(self.size()).enumerate() {
+        for_each_point(products, self.size(), len, |i, products| {
             OuterProducts {
                 rows: outputs,
                 terms: &self.terms[..len],
@@ -575,7 +591,7 @@ impl WeightGradient {
                 accumulate: some.start > 0,
             }
             .run();
-        }
+        });
     }
 
     /// The adjoint of the filter transform: from the products of each point to the gradient of the weights.
