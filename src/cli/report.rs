@@ -135,7 +135,7 @@ fn short(number: f64) -> String {
         0.0 => "0".to_string(),
         size if (1e-3..1.0).contains(&size) => format!("{number:.5}"),
         size if (1.0..1e3).contains(&size) => format!("{number:.3}"),
-        size if size >= 1e3 && size < 1e9 => format!("{number:.0}"),
+        size if (1e3..1e9).contains(&size) => format!("{number:.0}"),
         _ => format!("{number:.3e}"),
     }
 }

@@ -224,6 +224,7 @@ fn predict<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: Trained<R>)
 }
 
 /// What a model says about a sentence.
+#[cfg_attr(not(feature = "playground"), expect(dead_code, reason = "only the playground shows all of it"))]
 pub(super) struct Classified {
     /// The probability of each class.
     pub(super) probabilities: Vec<f32>,
@@ -236,6 +237,7 @@ pub(super) struct Classified {
 }
 
 /// A part of a sentence that contributes to the logit of a class.
+#[cfg_attr(not(feature = "playground"), expect(dead_code, reason = "only the playground shows all of it"))]
 pub(super) struct Phrase {
     pub(super) text: String,
     /// The places of its words in the sentence.
