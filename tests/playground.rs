@@ -190,7 +190,7 @@ fn texts_are_answered_and_too_long_ones_refused() {
 fn models_that_write_translate_and_compose_answer() {
     let place = tempdir().unwrap();
     std::fs::write(place.path().join("words"), "one two three\n".repeat(300)).unwrap();
-    let piece = vec![[60, 64, 67], [59, 62, 67], [60, 64, 67], [60, 65, 69]].repeat(8);
+    let piece = [[60, 64, 67], [59, 62, 67], [60, 64, 67], [60, 65, 69]].repeat(8);
     let pieces = json!({ "train": vec![&piece; 4], "valid": [&piece], "test": [&piece] });
     std::fs::create_dir(place.path().join("pieces")).unwrap();
     std::fs::write(place.path().join("pieces/pieces.json"), pieces.to_string()).unwrap();
