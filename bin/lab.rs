@@ -3,7 +3,7 @@
 //! Data: `digits` (built in), `mnist`, `fashion-mnist`; some experiments make up their own.
 //! Result: a run folder with pictures, and all numbers as CSV; `lab all` combines all experiments into one HTML page.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use candle_textbook::cli::{self, Outcome, STOP, UsageError, catch_interrupts, end_at_once, on_threads};
 use candle_textbook::lab::{EXPERIMENTS, Experiment, Findings, Lab, Settings, page, remove_unfinished};
 use candle_textbook::train::{Run, say};
@@ -99,7 +99,7 @@ fn draw(drawing: &Drawing, matches: &ArgMatches) -> Result<Outcome> {
     let text = std::fs::read_to_string(&config)
         .with_context(|| format!("{}: cannot read it, so this is not a run folder", config.display()))?;
     let recorded: serde_json::Value = serde_json::from_str(&text)
-        .with_context(|| format!("{}: not the configuration of a run", config.display()))?;
+        .map_err(|_| anyhow!("{}: not the configuration of a run: truncated or damaged", config.display()))?;
     let Some(binary) = drawing.binaries.iter().find(|binary| recorded["binary"] == **binary) else {
         let (config, found, expected) = (config.display(), &recorded["binary"], drawing.binaries.join(", "));
         bail!("{config}: found a run of {found}, expected one of {expected}");

@@ -42,7 +42,7 @@ pub fn run(file: &Path) -> anyhow::Result<Vec<f32>> {
     let vars = nn::VarMap::new();
     let net = Net::new(nn::seeded_var_builder(&vars, 0, DType::F32, &Device::Cpu))?;
     // Fails if a name or a shape differs, except that the last layer may be missing or have other classes.
-    let has_head = load_pretrained(file, &vars, "fc")?;
+    let has_head = load_pretrained(file, &vars, "fc")?.has_head;
     anyhow::ensure!(has_head, "{}: found no layer fc of this shape", file.display());
     let logits = net.forward_t(&Tensor::new(&[[1f32, 1.0]], &Device::Cpu)?, false)?;
     Ok(logits.flatten_all()?.to_vec1()?)

@@ -159,6 +159,9 @@ fn the_page_of_cells_contains_the_text() {
         start(place, NAME, &["neurons", "--run", "run", "--file", "text", "--length", "50"], "");
     assert_eq!(String::from_utf8(stderr).unwrap(), "note: text: the first 50 of 22400 tokens\n");
     let page = fs::read_to_string(place.join(String::from_utf8(stdout).unwrap().trim())).unwrap();
+    let unknown = start(place, NAME, &["neurons", "--run", "run", "a\u{e9}"], "");
+    let notes = String::from_utf8(unknown.stderr).unwrap();
+    assert!(notes.contains("characters are unknown") || notes.contains("characters is unknown"), "{notes}");
     assert!(page.contains("layer 2, cell 24 (") && page.contains(r#"["o","n","e"," ","t""#), "{page}");
 }
 
@@ -232,14 +235,14 @@ fn binary_and_short_texts_are_refused() {
     refused(place.path(), NAME, &at("none"), 1, &["none", "can't be read"]);
     refused(place.path(), NAME, &at("."), 1, &["directory"]);
     refused(place.path(), NAME, &at("empty"), 1, &["empty: is empty"]);
-    refused(place.path(), NAME, &format!("{} --level word", at("blank")), 1, &["blank", "to train on"]);
     refused(
         place.path(),
         NAME,
-        &at("short"),
+        &format!("{} --level word", at("blank")),
         1,
-        &["to train on are 16", "at least 161", "window of 20", "8 streams"],
+        &["--window 20", "training part"],
     );
+    refused(place.path(), NAME, &at("short"), 1, &["--window 20", "only 16 tokens"]);
     refused(place.path(), NAME, &at("binary"), 1, &["binary: is a zip archive", "unpack it"]);
     refused(place.path(), NAME, &at("noise"), 1, &["noise: is binary", "byte 0", "byte 1"]);
     refused(

@@ -131,6 +131,16 @@ fn a_validation_folder_is_used_for_validation() {
 }
 
 #[test]
+fn a_folder_without_a_test_split_is_tested_on_images_drawn_from_it() {
+    let place = folder(&CLASSES[..2], 12);
+    fs::remove_dir_all(place.path().join("pictures/test")).unwrap();
+    let said = noted(&place, "mlp", &format!("{FOLDER} --epochs 1 --quiet --out run"), "no test split, so 2");
+    let tested = noted(&place, "mlp", "eval --run run", "no test split, so 2");
+    assert_eq!(said.split(';').next(), Some(tested.trim()));
+    noted(&place, "mlp", "eval --run run --data-dir pictures/train", "classes of the test split");
+}
+
+#[test]
 fn pretrained_weights_transfer_to_other_classes() {
     let place = folder(&CLASSES[..2], 16);
     let file = place.path().join("start.safetensors");

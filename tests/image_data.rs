@@ -143,7 +143,8 @@ fn splits_have_several_names_and_validation_serves_as_a_missing_test_split() {
         assert_eq!(test, set.test);
         fs::remove_dir_all(dir.path().join(name)).unwrap();
         fs::rename(dir.path().join("gone"), dir.path().join("train")).unwrap();
-        assert_says(&folder::read_dir(dir.path(), 8).unwrap_err(), &["no folder test", "val"]);
+        assert_says(&folder::read_test(dir.path(), 8).unwrap_err(), &["no folder test", "val"]);
+        assert!(folder::read_dir(dir.path(), 8).unwrap().test.is_empty());
     }
 }
 
@@ -208,15 +209,37 @@ fn malformed_folders_are_refused_with_the_path() {
         &error_of(&|dir| fs::remove_dir_all(dir.join("train/cat")).unwrap()),
         &["train", "1 class folders"],
     );
-    assert_says(&error_of(&|dir| fs::write(dir.join("train/cat/c.webp"), "").unwrap()), &["c.webp", "jpeg"]);
-    assert_says(
-        &error_of(&|dir| fs::create_dir(dir.join("train/cat/c.png")).unwrap()),
-        &["c.png", "not a regular file"],
-    );
     assert_says(
         &error_of(&|dir| fs::write(dir.join("train/x.jpg"), "").unwrap()),
         &["x.jpg", "without a class"],
     );
+}
+
+#[test]
+fn entries_that_are_no_images_are_passed_over_with_one_note() {
+    let dir = tiny_folder();
+    fs::write(dir.path().join("train/cat/c.webp"), "").unwrap();
+    fs::create_dir(dir.path().join("train/dog/old.png")).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("nowhere", dir.path().join("test/cat/link.jpg")).unwrap();
+    let set = folder::read_dir(dir.path(), 8).unwrap();
+    assert_eq!((set.training.len(), set.test.len(), set.notes.len()), (4, 2, 1));
+    let entries = if cfg!(unix) { "3 entries" } else { "2 entries" };
+    assert!(set.notes[0].contains(entries) && set.notes[0].contains("train/cat/c.webp"), "{:?}", set.notes);
+}
+
+#[test]
+fn folders_of_images_without_splits_are_classes() {
+    let dir = tiny_folder();
+    let train = dir.path().join("train");
+    fs::create_dir(train.join("runs")).unwrap();
+    let set = folder::read_dir(&train, 8).unwrap();
+    assert_eq!((set.training.len(), set.test.len(), set.training.class_names().len()), (4, 0, 2));
+    assert!(set.notes[0].contains("classes of the training split"), "{:?}", set.notes);
+    let (test, notes) = folder::read_test(&train, 8).unwrap();
+    assert_eq!((test.labels(), notes.len()), ([0, 1, 0, 1].as_slice(), 1));
+    let selected = set.training.select(&[3, 0]).unwrap();
+    assert_eq!((selected.labels(), selected.path(1)), ([1, 0].as_slice(), set.training.path(0)));
 }
 
 #[test]

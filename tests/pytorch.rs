@@ -112,6 +112,28 @@ fn weights_are_read_in_every_form_that_pytorch_saves() {
 }
 
 #[test]
+fn a_common_prefix_is_dropped_with_a_note_and_infinite_weights_are_refused() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("weights.safetensors");
+    let vars = parameters();
+    let save = |change: &dyn Fn(&str, candle_core::Tensor) -> (String, candle_core::Tensor)| {
+        let vars = vars.data().lock().unwrap();
+        let tensors: std::collections::HashMap<_, _> =
+            vars.iter().map(|(name, var)| change(name, var.as_tensor().clone())).collect();
+        candle_core::safetensors::save(&tensors, &path).unwrap();
+    };
+    save(&|name, tensor| (format!("net.{name}"), tensor));
+    let notes = load_pretrained(&path, &parameters(), "fc").unwrap().notes;
+    assert!(notes.len() == 1 && notes[0].contains("the prefix net. of all names"), "{notes:?}");
+    let infinite = |name: &str, tensor: candle_core::Tensor| {
+        let scale = if name == "first.bias" { f64::INFINITY } else { 1.0 };
+        (name.to_string(), ((tensor + 1.0).unwrap() * scale).unwrap())
+    };
+    save(&infinite);
+    says(&path, &["parameter first.bias holds inf"]);
+}
+
+#[test]
 fn the_content_decides_and_not_the_name() {
     let dir = tempdir().unwrap();
     for (from, to) in [

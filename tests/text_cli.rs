@@ -357,6 +357,11 @@ fn bad_input_gives_a_one_line_error() {
     fs::write(at.join("train.txt"), "Rose\tB-PER\nfell\n").unwrap();
     refused(at, "birnn", "--dataset conll --data-dir .", 1, &["train.txt", "2"]);
     let run = trained("lstm");
+    // A run folder that is mistyped is no sentence.
+    for path in ["../nowhere", "/tmp/none/runs/lstm/8", "..\\runs\\lstm\\8", "."] {
+        let predict = format!("predict --run {} {path}", run.display());
+        refused(at, "lstm", &predict, 1, &[path, "no such run or file", "--run RUN", "--file"]);
+    }
     for (file, said) in [("vocabulary.txt", "vocabulary.txt"), ("config.json", "config.json")] {
         let copy = tempdir().unwrap();
         for name in ["config.json", "model.safetensors", "vocabulary.txt"] {
@@ -377,6 +382,48 @@ fn the_first_interrupt_stops_the_gradient_flow() {
     assert!(interrupt.unwrap().success());
     assert_eq!(lines.last().unwrap(), "interrupted; this plot can't be resumed");
     assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn a_signal_ends_the_preparation_at_once() {
+    let place = tempdir().unwrap();
+    with_vectors(place.path());
+    assert!(Command::new("mkfifo").arg(place.path().join("pipe")).status().unwrap().success());
+    // It waits for a writer of the pipe.
+    let options = "--dataset csv --data-dir . --embedding 3 --vectors pipe --out run";
+    let mut child = command(&place, "fasttext").args(options.split(' ')).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(143));
+    assert!(!place.path().join("run").exists());
+}
+
+#[test]
+fn vectors_are_read_from_a_pipe() {
+    let place = tempdir().unwrap();
+    with_vectors(place.path());
+    let vectors = fs::read_to_string(place.path().join("vectors.txt")).unwrap();
+    let options =
+        "--dataset csv --data-dir . --embedding 3 --epochs 1 --quiet --vectors /dev/stdin --out run";
+    let output = start(&place, "fasttext", &options.split(' ').collect::<Vec<_>>(), &vectors);
+    assert!(output.status.success(), "{output:?}");
+    assert!(place.path().join("run/vectors.txt").exists());
+}
+
+#[test]
+fn texts_without_words_are_counted_and_refused_only_if_all_are() {
+    let place = tempdir().unwrap();
+    let write = |texts: [&str; 2]| {
+        let rows: String = (0..20).map(|i| format!("{},{}\n", i % 2, texts[i % 2])).collect();
+        fs::write(place.path().join("train.csv"), format!("label,text\n{rows}1,...\n")).unwrap();
+    };
+    let options = "--dataset csv --data-dir . --embedding 3 --epochs 1 --quiet --out run";
+    write(["...", "---"]);
+    refused(&place, "fasttext", options, 1, &["no words", "tokenizer words"]);
+    write(["bad", "😀"]);
+    let (_, notes) = noted(&place, "fasttext", &options.split(' ').collect::<Vec<_>>());
+    assert!(notes.contains("1 of 21 texts have no words"), "{notes}");
+    assert!(fs::read_to_string(place.path().join("run/vocabulary.txt")).unwrap().contains("😀"));
 }
 
 #[test]

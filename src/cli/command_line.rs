@@ -7,7 +7,7 @@ use super::recipe::{Data, PATHS, Recipe, Start, Training, WITHOUT_EFFECT, record
 use super::settings::{defaults, fields, given, resolved, with_defaults, with_negative_numbers};
 use super::{Outcome, UsageError, flow, progress, runs, shell_quoted};
 use crate::train::{Run, can_train_on};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use serde_json::Value;
@@ -100,7 +100,8 @@ pub(super) fn run<R: Recipe>(matches: &ArgMatches) -> Result<Outcome> {
         Commands::Runs => runs::list::<R>(),
         Commands::Other(command) => {
             let arguments = matches.try_get_many::<OsString>("inputs").ok().flatten();
-            inputs::check(R::NAME, &arguments.into_iter().flatten().collect::<Vec<_>>())?;
+            let arguments: Vec<_> = arguments.into_iter().flatten().collect();
+            inputs::check(R::NAME, &arguments, R::Data::INPUTS_ARE_PATHS)?;
             R::Data::answer(&command, open()?)
         }
     })
@@ -150,7 +151,8 @@ fn check_whole<R: Recipe>(run: &Run, config: &Value, settings: &R) -> Result<()>
         return Ok(());
     }
     let dir = run.dir();
-    let parent = dir.canonicalize()?.parent().map(Path::to_path_buf).unwrap_or_default();
+    let whole = dir.canonicalize().with_context(|| format!("{}: can't be found", dir.display()))?;
+    let parent = whole.parent().map(Path::to_path_buf).unwrap_or_default();
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(&parent);
     match is_run(parent) {
         true => bail!(

@@ -2,7 +2,7 @@
 
 use super::inputs::RunOption;
 use super::memory;
-use super::process::{STOP, end_at_once};
+use super::process::{STOP, end_at_once, prepare};
 use super::recipe::{
     About, Data, Facts, KEPT, PATHS, Recipe, Start, Test, Trained, Training, recorded_settings,
 };
@@ -11,7 +11,7 @@ use crate::device::device_name;
 use crate::nn::{BatchNorm, count_parameters, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
 use crate::train::{self, Epoch, Report, Run, Trainer, TrainerOptions, say};
-use anyhow::{Error, Result, anyhow, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
 use serde_json::{Map, Value, json};
@@ -32,8 +32,12 @@ pub(super) fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
     })
 }
 
-/// Reads the data to train on.
+/// Reads the data to train on. A signal ends the process meanwhile.
 pub(super) fn load<R: Recipe>(training: &Training<R>) -> Result<R::Data> {
+    prepare(|| read(training))
+}
+
+fn read<R: Recipe>(training: &Training<R>) -> Result<R::Data> {
     let Training { settings, start, .. } = training;
     let Some((run, _)) = &start.resume else {
         return R::Data::load(settings.data_options()?, &training.options(), None);
@@ -277,7 +281,10 @@ pub(super) fn folder<R: Recipe>(
     for name in PATHS {
         // The name of weights on the hub is no path.
         if let Some(path) = settings[name].as_str().map(Path::new).filter(|path| path.exists()) {
-            settings[name] = json!(path.canonicalize()?);
+            // A pipe such as /dev/fd/63 leads to nothing with a path.
+            let whole = path.canonicalize().or_else(|_| std::path::absolute(path));
+            let failed = || format!("{}: the absolute path can't be found", path.display());
+            settings[name] = json!(whole.with_context(failed)?);
         }
     }
     if takes_all {

@@ -2,16 +2,17 @@
 
 use super::inputs::Inputs;
 use super::options::TrainOptions;
-use super::parts::hold_out;
+use super::parts::Parts;
 use super::recipe::{About, Data, Facts, KEPT_WEIGHTS, Recipe, Test, Trained, split_fingerprints};
 use super::{Outcome, TestSet, UsageError, data_error, image_plots, most_probable, show_notes};
+use crate::data::file_kind::check_is_file;
 use crate::data::{
     Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, Preparation, Prepared,
     image,
 };
 use crate::models::ImageModel;
 use crate::nn::{Cost, Mode};
-use crate::train::{self, Epoch, Evaluation, ImageClassification, Run, Task, say};
+use crate::train::{self, Epoch, Evaluation, ImageClassification, Pretrained, Run, Task, say};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Device;
 use candle_nn::VarMap;
@@ -165,8 +166,21 @@ impl ImageData {
     }
 
     /// The test images alone, for a model of images described by `facts`.
-    fn for_test(options: ImageOptions, facts: ImageFacts, name: &str, dir: Option<&Path>) -> Result<Self> {
-        let (mut test, notes) = image::load_test(name, dir, facts.shape.1).map_err(data_error)?;
+    ///
+    /// Where training drew them from a folder without a test split, they are drawn again.
+    fn for_test(
+        options: ImageOptions,
+        facts: ImageFacts,
+        chosen: &TestSet,
+        train: &TrainOptions,
+    ) -> Result<Self> {
+        let (name, dir) = TestSet::resolve(Some(chosen), train);
+        let is_own = (name, dir) == (train.dataset.as_str(), train.data_dir.as_deref());
+        let own = is_own.then(|| drawn_test(name, dir?, facts.shape.1, train)).flatten();
+        let (mut test, notes) = match own {
+            Some(test) => test?,
+            None => image::load_test(name, dir, facts.shape.1).map_err(data_error)?,
+        };
         show_notes(&notes);
         facts.check(&test).with_context(|| format!("data set {name}"))?;
         if let Some(normalisation) = &facts.normalisation {
@@ -180,6 +194,32 @@ impl ImageData {
         };
         Ok(Self { options, images: None, training: vec![], validation: vec![], test, about })
     }
+}
+
+/// Divides images, of which the last `validation` are for validation. An empty `test` part is drawn from the others.
+fn divide(images: &Images, validation: Option<usize>, test: &Images, train: &TrainOptions) -> Result<Parts> {
+    let training = images.len() - validation.unwrap_or(0);
+    let test = (!test.is_empty()).then_some(test.len());
+    Parts::new([Some(training), validation, test], |image| images.labels()[image as usize], train)
+}
+
+/// The test images that training drew from the folder `dir`, with notes; none if it has a test split.
+fn drawn_test(
+    name: &str,
+    dir: &Path,
+    side: usize,
+    train: &TrainOptions,
+) -> Option<Result<(Images, Vec<String>)>> {
+    if name != "image-folder" {
+        return None;
+    }
+    // Without training images, the test split alone may be there.
+    let set = image::load(name, Some(dir), side).ok().filter(|set| set.test.is_empty())?;
+    let draw = || {
+        let parts = divide(&set.training, set.validation, &set.test, train)?;
+        Ok((set.training.select(&parts.test)?, set.notes))
+    };
+    Some(draw())
 }
 
 /// How pictures of handwriting were prepared, for a note.
@@ -201,9 +241,13 @@ impl Data for ImageData {
         ("mnist", "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-.. alike; or a download"),
         ("fashion-mnist", "the same names as mnist; or a download"),
         ("cifar10", "data_batch_1.bin to data_batch_5.bin, test_batch.bin; or a download"),
-        ("image-folder", "train/CLASS/IMAGE.jpg and test/CLASS/IMAGE.jpg, also .png; optionally val/"),
+        (
+            "image-folder",
+            "train/CLASS/IMAGE.jpg, optionally test/ and val/ alike; or CLASS/IMAGE.jpg; also .png",
+        ),
     ];
     const NOUN: &'static str = "images";
+    const INPUTS_ARE_PATHS: bool = true;
 
     fn load(
         options: ImageOptions,
@@ -211,18 +255,18 @@ impl Data for ImageData {
         run: Option<(ImageFacts, &TestSet)>,
     ) -> Result<Self> {
         if let Some((facts, test)) = run {
-            let (name, dir) = TestSet::resolve(Some(test), train);
-            return Self::for_test(options, facts, name, dir);
+            return Self::for_test(options, facts, test, train);
         }
         let (name, dir) = TestSet::resolve(None, train);
         let set = image::load(name, dir, options.side).map_err(data_error)?;
         let ImageSet { training: mut images, validation, mut test, preparation, notes } = set;
         show_notes(&notes);
         let examples = images.len() - validation.unwrap_or(0);
-        let all: Vec<u32> = (0..examples as u32).collect();
-        let validation = validation.map(|_| examples as u32..images.len() as u32);
-        let class = |example: u32| images.labels()[example as usize];
-        let (training, validation) = hold_out(&all, validation, class, train)?;
+        let parts = divide(&images, validation, &test, train)?;
+        if test.is_empty() {
+            test = images.select(&parts.test)?;
+        }
+        let Parts { training, validation, .. } = parts;
         check_crop(&options, images.shape())?;
         if let [first, others @ ..] = images.labels() {
             ensure!(
@@ -274,8 +318,9 @@ impl Data for ImageData {
     fn initialise(&self, vars: &VarMap) -> Result<Option<String>> {
         let Some((name, head)) = &self.options.pretrained else { return Ok(None) };
         let path = weights(name)?;
-        let is_whole = train::load_pretrained(&path, vars, head)?;
-        let new = if is_whole { String::new() } else { format!(", except {head}, which starts anew") };
+        let Pretrained { has_head, notes } = train::load_pretrained(&path, vars, head)?;
+        show_notes(&notes);
+        let new = if has_head { String::new() } else { format!(", except {head}, which starts anew") };
         Ok(Some(format!("starts from {}{new}", path.display())))
     }
 
@@ -432,6 +477,7 @@ pub(super) fn numbers(fields: &[(&str, f64)]) -> Map<String, Value> {
 fn weights(name: &str) -> Result<PathBuf> {
     let path = PathBuf::from(name);
     if path.exists() {
+        check_is_file(&path).context("--pretrained")?;
         return Ok(path);
     }
     #[cfg(feature = "hub")]

@@ -62,22 +62,47 @@ fn is_number(run: &Path) -> bool {
     run.to_str().is_some_and(|run| run.parse::<u64>().is_ok())
 }
 
-/// Checks that none of the inputs is a run, which belongs to `--run`.
-pub(super) fn check(binary: &str, inputs: &[&OsString]) -> Result<()> {
+/// Checks that none of the inputs is a run, which belongs to `--run`, or, where inputs are text, another path.
+pub(super) fn check(binary: &str, inputs: &[&OsString], are_paths: bool) -> Result<()> {
     for path in inputs.iter().map(Path::new) {
         let name = path.display();
         ensure!(!is_run(path), "{name}: this is a run: name it with --run {}", shell_quoted(path));
-        let relative = path.strip_prefix(".").unwrap_or(path);
-        let is_under_runs = relative.starts_with("runs") && relative.components().count() > 1;
-        ensure!(
-            path.is_file() || !is_under_runs,
-            "{name}: there is no such run or file: name the run with --run RUN"
-        );
+        if !path.is_file() {
+            let is_path = if are_paths { shape(path) == Shape::Run } else { shape(path) != Shape::Text };
+            let remedy =
+                if are_paths { "" } else { "; --file FILE or standard input takes lines as they are" };
+            ensure!(
+                !is_path && (are_paths || !path.is_dir()),
+                "{name}: there is no such run or file: name the run with --run RUN{remedy}"
+            );
+        }
         if is_number(path) && !path.exists() && is_run(&Path::new("runs").join(binary).join(path)) {
             complain(&format!("note: {name} is taken as an input: to use run {name}, give --run {name}"));
         }
     }
     Ok(())
+}
+
+/// What an argument looks like.
+#[derive(Debug, PartialEq)]
+enum Shape {
+    /// A path of something in a folder `runs`.
+    Run,
+    /// Another path.
+    Path,
+    Text,
+}
+
+/// The shape of an argument. Text of several words is no path, as a rule.
+fn shape(argument: &Path) -> Shape {
+    let text = argument.to_string_lossy().replace('\\', "/");
+    let starts = ["/", "./", "../", "~/"];
+    match text {
+        _ if text.contains(char::is_whitespace) || !text.contains('/') => Shape::Text,
+        _ if text.trim_end_matches('/').split('/').rev().skip(1).any(|folder| folder == "runs") => Shape::Run,
+        _ if starts.iter().any(|start| text.starts_with(start)) && text.len() > 2 => Shape::Path,
+        _ => Shape::Text,
+    }
 }
 
 /// Whether a folder is a run's.
@@ -256,6 +281,19 @@ fn lines(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_told_from_text() {
+        for path in ["runs/1", "./runs/fasttext/8", "/home/me/runs/8/", "..\\runs\\lstm\\2"] {
+            assert_eq!(shape(Path::new(path)), Shape::Run, "{path}");
+        }
+        for path in ["/tmp/model", "../best", "~/model", "./model"] {
+            assert_eq!(shape(Path::new(path)), Shape::Path, "{path}");
+        }
+        for text in ["he runs/walks daily", "runs", "and/or", "/", "1/2/1999", "runs/", "good", "./ "] {
+            assert_eq!(shape(Path::new(text)), Shape::Text, "{text}");
+        }
+    }
 
     #[test]
     fn paths_are_read_as_terminals_and_other_systems_write_them() {

@@ -120,11 +120,20 @@ fn split(tokens: u64, options: &LanguageOptions, train: &TrainOptions) -> Result
 }
 
 /// How to cut `tokens` training tokens; smaller than by default if these do not fill a window of every stream.
-fn windowing(tokens: u64, options: &LanguageOptions, train: &TrainOptions) -> Windowing {
+///
+/// # Errors
+/// Fails if they do not fill the window that the user gave.
+fn windowing(tokens: u64, options: &LanguageOptions, train: &TrainOptions) -> Result<Windowing> {
     let wanted = Windowing { streams: train.batch_size, window: options.window };
     let mut windowing = wanted;
     let is_short =
         |windowing: Windowing| TokenWindows::steps(tokens, windowing.streams) < windowing.window as u64;
+    ensure!(
+        !train.given.contains("window") || !is_short(Windowing { streams: 1, ..wanted }),
+        "--window {}: the training part has only {}, expected at least one more than the window",
+        wanted.window,
+        count(tokens as usize, "token")
+    );
     if is_short(windowing) && !train.given.contains("batch_size") {
         windowing.streams = (tokens.saturating_sub(1) as usize / wanted.window).clamp(1, wanted.streams);
     }
@@ -140,7 +149,7 @@ fn windowing(tokens: u64, options: &LanguageOptions, train: &TrainOptions) -> Wi
             wanted.streams
         )]);
     }
-    windowing
+    Ok(windowing)
 }
 
 impl Data for LanguageData {
@@ -162,7 +171,7 @@ impl Data for LanguageData {
         let Some((vocabulary, other)) = run else {
             let text = open(&options, train)?;
             let parts = split(text.len(), &options, train)?;
-            let windowing = windowing(parts[0].end, &options, train);
+            let windowing = windowing(parts[0].end, &options, train)?;
             let vocabulary = text.vocabulary(parts[0].clone(), options.min_count, options.vocab_size)?;
             check_vocabulary(&vocabulary, options.min_count)?;
             return Ok(Self::new(text, vocabulary, parts, windowing, train.seed));

@@ -68,6 +68,9 @@ use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 /// A mistake in the options that shows only when all of them are known. The exit code is 2, as for those that clap finds.
 #[derive(Debug)]
@@ -218,10 +221,10 @@ fn sum_of_largest(lengths: impl Iterator<Item = u64>, count: usize) -> u64 {
     lengths.iter().take(count).sum()
 }
 
-/// Whether standard output shows colours.
-fn in_colour() -> bool {
+/// Whether `output` shows colours.
+fn in_colour(output: &impl IsTerminal) -> bool {
     let [no_color, term] = ["NO_COLOR", "TERM"].map(std::env::var_os);
-    std::io::stdout().is_terminal() && allows_colour(no_color.as_deref(), term.as_deref())
+    output.is_terminal() && allows_colour(no_color.as_deref(), term.as_deref())
 }
 
 /// Whether the environment, of which these are two variables, allows colours on a terminal.
@@ -268,6 +271,21 @@ fn test_error(error: anyhow::Error) -> anyhow::Error {
         Some(DataError::Languages { .. }) => error,
         _ => data_error(error),
     }
+}
+
+/// Calls `work`, and says on a terminal what is going on if it takes some seconds.
+fn note_if_slow<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let (done, is_done) = mpsc::channel::<()>();
+    let note = format!("note: {what} ..");
+    thread::spawn(move || {
+        let is_slow = is_done.recv_timeout(Duration::from_secs(3)) == Err(RecvTimeoutError::Timeout);
+        if is_slow && std::io::stderr().is_terminal() {
+            complain(&note);
+        }
+    });
+    let result = work();
+    drop(done);
+    result
 }
 
 /// Shows notes about the data's files.

@@ -6,7 +6,7 @@ use super::music_facts::MusicFacts;
 use super::options::{TrainOptions, in_range, positive};
 use super::parts::Parts;
 use super::recipe::{About, Data, Recipe, Test, Trained, split_fingerprints};
-use super::{Outcome, TestSet, data_error, show_notes, sum_of_largest, test_error};
+use super::{Outcome, TestSet, data_error, note_if_slow, show_notes, sum_of_largest, test_error};
 use crate::data::music::{self, MusicCorpus, Piece, Texture};
 use crate::models::music::MusicModel;
 use crate::train::{Composition, Epoch, Run, Task, evaluate_music, music_windows};
@@ -74,11 +74,9 @@ impl Data for MusicData {
     ) -> Result<Self> {
         let (facts, test_options) = run.unzip();
         let (name, dir) = TestSet::resolve(test_options, train);
-        let corpus = music::load(name, dir, options.steps_per_quarter).map_err(if facts.is_some() {
-            test_error
-        } else {
-            data_error
-        })?;
+        let load = || music::load(name, dir, options.steps_per_quarter);
+        let corpus = note_if_slow("the music is being read or composed", load)
+            .map_err(if facts.is_some() { test_error } else { data_error })?;
         let MusicCorpus { train: training, validation, test, mut texture, notes } = corpus;
         show_notes(&notes);
         TestSet::check_split(test_options, train, test.is_some())?;

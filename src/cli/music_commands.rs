@@ -146,13 +146,13 @@ impl Musician<'_> {
         let with_style = |form: &&Form| style.is_none() || form.style == *style;
         if let Some(key) = key.filter(|_| !forms.iter().any(|form| with_key(&form))) {
             bail!(
-                "--key {key}: no training piece has this key; known are {}",
+                "--key {key}: no training piece has this key; their keys are {}",
                 known(forms, |form| form.tonality)
             );
         }
         if let Some(style) = style.as_ref().filter(|_| !forms.iter().any(|form| with_style(&form))) {
             bail!(
-                "--style {style}: no training piece has this style; known are {}",
+                "--style {style}: no training piece has this style; their styles are {}",
                 known(forms, |form| form.style.clone())
             );
         }
@@ -314,7 +314,7 @@ pub(super) fn compose(
 fn known<T: ToString>(forms: &[Form], of: impl Fn(&Form) -> Option<T>) -> String {
     let known: BTreeSet<String> =
         forms.iter().filter_map(|form| of(form).map(|value| value.to_string())).collect();
-    if known.is_empty() { "none".into() } else { known.into_iter().collect::<Vec<_>>().join(", ") }
+    if known.is_empty() { "not known".into() } else { known.into_iter().collect::<Vec<_>>().join(", ") }
 }
 
 /// The highest notes of `piece` as the first of some voices; the others rest.

@@ -254,6 +254,10 @@ impl TrainOptions {
             );
         }
         ensure!(
+            !self.nesterov || self.momentum > 0.0,
+            UsageError("--nesterov: needs a --momentum above 0".into())
+        );
+        ensure!(
             schedule != Plateau || self.schedule_factor < 1.0,
             "--schedule-factor {}: a plateau schedule needs one below 1, so that the learning rate falls",
             self.schedule_factor

@@ -155,6 +155,12 @@ pub fn end_at_once<T>(last_act: impl FnOnce() + Send + 'static, work: impl FnOnc
     result
 }
 
+/// Calls `work`, during which a signal ends the process at once: before the first training step there is nothing to save.
+pub(super) fn prepare<T>(work: impl FnOnce() -> T) -> T {
+    end_at_once(|| super::complain("interrupted before training began"), work)
+        .unwrap_or_else(|| std::process::exit(interrupted_code().into()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! Display of the progress of training in a terminal.
 
+use super::in_colour;
 use crate::train::{Epoch, Lines, Metric, Progress, Quiet};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::cell::RefCell;
@@ -7,6 +8,9 @@ use std::io::IsTerminal;
 
 /// Chooses the display: a bar if standard error is a terminal, otherwise lines; nothing if `quiet`.
 pub(super) fn detect(quiet: bool) -> Box<dyn Progress + Send> {
+    // Otherwise an empty NO_COLOR would switch off the colours of the bar.
+    console::set_colors_enabled_stderr(in_colour(&std::io::stderr()));
+    console::set_colors_enabled(in_colour(&std::io::stderr()));
     match (quiet, std::io::stderr().is_terminal()) {
         (true, _) => Box::new(Quiet),
         (false, true) => Box::new(Bar { bar: RefCell::new(ProgressBar::hidden()) }),

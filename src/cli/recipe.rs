@@ -161,6 +161,8 @@ pub trait Data: Sized {
     const DATA_SETS: &'static [(&'static str, &'static str)];
     /// What an example is, in the plural.
     const NOUN: &'static str;
+    /// Whether the inputs of `predict` are paths of files, not text.
+    const INPUTS_ARE_PATHS: bool = false;
     /// Unit of the counts in `config.json`.
     const UNIT: &'static str = "examples";
 

@@ -8,6 +8,7 @@ use super::text::{Labelled, TextData, TextFacts, UnknownCount, WordOptions, keep
 use super::{
     Outcome, TestSet, count, data_error, in_colour, most_probable, show_notes, test_error, write_drawing,
 };
+use crate::data::text::composed;
 use crate::data::{self, Columns, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
 use crate::nn::{Attribution, Cost, Mode, SentenceModel};
 use crate::plots;
@@ -16,7 +17,7 @@ use crate::train::{Epoch, Run, SentenceClassification, Sentences, Task, say};
 use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
@@ -130,18 +131,15 @@ impl Data for SentenceData {
         let splits = [Some(training), validation, test];
         let fingerprints = splits.each_ref().map(|split| split.as_ref().map(Texts::fingerprint));
         let sizes = splits.each_ref().map(|split| split.as_ref().map(Texts::len));
-        let texts = splits.iter().flatten().flat_map(|split| &split.texts);
-        let dropped = text.tokenizer.dropped_letters(texts.map(String::as_str));
-        if dropped > 0.05 {
-            let percent = 100.0 * dropped;
-            show_notes(&[format!(
-                "--tokenizer kim drops {percent:.0}% of the letters, which --tokenizer words keeps"
-            )]);
-        }
         let (mut words, mut labels) = (vec![], vec![]);
+        let visible = splits.iter().flatten().flat_map(|split| &split.texts).map(|text| visible(text)).sum();
         for split in splits.into_iter().flatten() {
             words.extend(split.texts.iter().map(|sentence| text.tokenizer.tokens(sentence)));
             labels.extend(split.labels);
+        }
+        check_words(name, text.tokenizer, &words)?;
+        if run.is_none() {
+            note_dropped(text.tokenizer, visible, &words);
         }
         let parts = match text.folds {
             // Each fold will have its own parts.
@@ -188,6 +186,51 @@ impl Data for SentenceData {
     }
 }
 
+/// The value of `--tokenizer`.
+fn name_of(tokenizer: Tokenizer) -> String {
+    tokenizer.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
+}
+
+/// Says how many texts have no words.
+///
+/// # Errors
+/// Fails if none has any.
+fn check_words(name: &str, tokenizer: Tokenizer, words: &[Vec<String>]) -> Result<()> {
+    let without = words.iter().filter(|words| words.is_empty()).count();
+    let tokenizer = name_of(tokenizer);
+    ensure!(
+        without < words.len() || words.is_empty(),
+        "data set {name}: its texts contain no words, as the tokenizer {tokenizer} finds them"
+    );
+    if without > 0 {
+        let texts = count(words.len(), "text");
+        show_notes(&[format!("{without} of {texts} have no words, as the tokenizer {tokenizer} finds them")]);
+    }
+    Ok(())
+}
+
+/// Number of characters, composed, except white space.
+fn visible(text: &str) -> usize {
+    composed(text).chars().filter(|c| !c.is_whitespace()).count()
+}
+
+/// Says how many of the `all` characters of the texts the tokenizer drops, if they are more than 5%.
+fn note_dropped(tokenizer: Tokenizer, all: usize, words: &[Vec<String>]) {
+    let kept: usize = words.iter().flatten().map(|word| visible(word)).sum();
+    let dropped = all.saturating_sub(kept) as f64 / all.max(1) as f64;
+    if dropped > 0.05 {
+        let other = match tokenizer {
+            Tokenizer::Kim => "--tokenizer words keeps words of every script, and symbols",
+            _ => "--tokenizer plain keeps all",
+        };
+        show_notes(&[format!(
+            "the tokenizer {} drops {:.0}% of the characters; {other}",
+            name_of(tokenizer),
+            100.0 * dropped
+        )]);
+    }
+}
+
 /// The sub-commands of a classifier of sentences.
 #[derive(Subcommand)]
 pub enum SentenceCommand {
@@ -209,7 +252,7 @@ fn predict<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: Trained<R>)
         let Classified { probabilities, phrases, .. } = classify(&trained, options.ngrams, &words)?;
         say(&format!("{}: {text}", most_probable(classes, &probabilities, 3)));
         for Phrase { text, contribution, .. } in phrases.iter().flatten().take(SHOWN) {
-            let text = match in_colour() {
+            let text = match in_colour(&std::io::stdout()) {
                 // Blue for, orange against.
                 true => format!("\x1b[{}m{text}\x1b[0m", if *contribution > 0.0 { "34" } else { "33" }),
                 false => text.clone(),

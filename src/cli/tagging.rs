@@ -117,7 +117,7 @@ impl Data for TaggingData {
                 return Ok(());
             }
             let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
-            match in_colour() {
+            match in_colour(&std::io::stdout()) {
                 true => say(&coloured(&words, &tags)),
                 // As in a CoNLL file.
                 false => {

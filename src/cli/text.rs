@@ -254,6 +254,7 @@ pub(super) fn noun(level: Level) -> &'static str {
 /// Checks that a vocabulary has tokens besides the special ones.
 pub(super) fn check_vocabulary(vocabulary: &Vocabulary, min_count: usize) -> Result<()> {
     let is_empty = vocabulary.words().next().is_none();
+    ensure!(!is_empty || min_count > 1, "the training part contains no words");
     ensure!(!is_empty, "--min-count {min_count}: nothing in the training part occurs so often: choose less");
     Ok(())
 }

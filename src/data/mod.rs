@@ -10,6 +10,7 @@
 //! same on every machine.
 
 mod error;
+pub(crate) mod file_kind;
 mod fingerprint;
 mod gzip;
 #[cfg(feature = "hub")]
@@ -28,6 +29,7 @@ pub use self::image::{
 pub use error::DataError;
 pub use sequence::{EntityCounts, EntityScores, TaggedCorpus, TaggedSentences, entity_scores, names};
 pub use splits::Selection;
+pub(crate) use splits::is_of_system;
 pub use text::{
     Columns, Corpus, Level, NGrams, TextStream, Texts, TokenWindow, TokenWindows, Tokenizer, Tokens,
     Vocabulary, WordVectors, reviews,

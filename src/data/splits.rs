@@ -166,8 +166,14 @@ pub(super) fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn is_litter(name: &str) -> bool {
-    const LITTER: [&str; 3] = ["thumbs.db", "desktop.ini", "__macosx"];
-    name.starts_with('.') || LITTER.contains(&name.to_lowercase().as_str())
+    name.starts_with('.') || is_of_system(name)
+}
+
+/// Whether operating systems leave behind files of this name.
+pub(crate) fn is_of_system(name: &str) -> bool {
+    const LITTER: [&str; 6] =
+        ["thumbs.db", "desktop.ini", "__macosx", ".ds_store", ".localized", ".directory"];
+    name.starts_with("._") || LITTER.contains(&name.to_lowercase().as_str())
 }
 
 /// Whether a file describes the data, by its name.

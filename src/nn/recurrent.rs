@@ -1,6 +1,7 @@
 //! Recurrent networks with several layers, in one or both directions.
 
 use super::{Dropout, Linear, Mode, dropout};
+use crate::data::count;
 use crate::ops::{self, Cell, IncrementalDecoder, PackedSequences, RecurrentState, RecurrentWeights};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
@@ -161,7 +162,10 @@ pub fn recurrent(config: &RecurrentConfig, vb: VarBuilder) -> Result<Recurrent> 
 fn check_size(config: &RecurrentConfig, directions: usize) -> Result<usize> {
     let &RecurrentConfig { cell, features, hidden, layers, .. } = config;
     if layers == 0 || hidden == 0 {
-        bail!("recurrent: found {layers} layers of {hidden} hidden units, expected at least one of each");
+        bail!(
+            "recurrent: found {hidden} hidden units in {}, expected at least one of each",
+            count(layers, "layer")
+        );
     }
     let rows = cell.gates().checked_mul(hidden);
     let bytes = || {
@@ -173,7 +177,8 @@ fn check_size(config: &RecurrentConfig, directions: usize) -> Result<usize> {
     match (rows, bytes()) {
         (Some(rows), Some(_)) => Ok(rows),
         _ => bail!(
-            "recurrent: {layers} layers of {hidden} hidden units for {features} features do not fit the address space"
+            "recurrent: {} of {hidden} hidden units for {features} features do not fit the address space",
+            count(layers, "layer")
         ),
     }
 }

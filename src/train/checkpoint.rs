@@ -6,7 +6,7 @@ use super::run::{Run, is_record_of, read_file, write_file};
 use super::task::Task;
 use super::weights::{named, read_best, read_tensors, set_vars};
 use crate::optim::{Optimizer, PlateauState};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
 use candle_nn::VarMap;
 use serde::{Deserialize, Serialize};
@@ -196,7 +196,7 @@ fn read_state(run: &Run, bytes: &[u8]) -> Result<State> {
     ensure!(metadata.contains_key(CHECKSUM), "{shown}: the checkpoint is damaged: it has no checksum");
     let state = metadata.get(STATE).with_context(|| format!("{shown}: no training state found"))?;
     let state: State =
-        serde_json::from_str(state).with_context(|| format!("{shown}: cannot read the training state"))?;
+        serde_json::from_str(state).map_err(|_| anyhow!("{shown}: the training state is damaged"))?;
     ensure!(
         state.run == run.id(),
         "{shown}: this checkpoint belongs to another run: its configuration differs from the one in {}",

@@ -99,14 +99,14 @@ impl<'a> LanguageModelling<'a> {
         let tokens = training.end.saturating_sub(training.start);
         ensure!(
             TokenWindows::steps(tokens, streams) >= window as u64,
-            "{name}: the tokens to train on are {tokens}, expected at least {}: a window of {window} in each of \
+            "{name}: found {tokens} tokens to train on, expected at least {}: a window of {window} in each of \
              {streams} streams, and one more",
             streams.saturating_mul(window).saturating_add(1)
         );
         let held_out = validation.end.saturating_sub(validation.start);
         ensure!(
             held_out >= 2,
-            "{name}: the tokens to validate on are {held_out}, expected at least 2 of its {}",
+            "{name}: found {held_out} tokens to validate on, expected at least 2 of its {}",
             text.len()
         );
         Ok(Self { config, position: RefCell::default() })

@@ -178,4 +178,4 @@ pub use text_generator::TextGenerator;
 pub use trainer::{Trainer, TrainerOptions, steps_per_epoch};
 pub use translation::{Scoring, TeacherForcing, Translation, evaluate_translation};
 pub use translator::{Decoding, Hypothesis, Translator};
-pub use weights::{load_model, load_pretrained, load_weights, save_weights, weights_checksum};
+pub use weights::{Pretrained, load_model, load_pretrained, load_weights, save_weights, weights_checksum};

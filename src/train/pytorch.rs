@@ -22,18 +22,19 @@ pub(super) fn is_pytorch(bytes: &[u8]) -> bool {
     bytes.starts_with(ZIP) || matches!(bytes, [0x80, 2..=5, ..])
 }
 
-/// Reads the `state_dict` of a file. It may be nested in a dictionary, as training programs save it.
+/// Reads the `state_dict` of a file. It may be nested in a dictionary, as training programs save it; a remark says which one
+/// is taken where there are several.
 ///
 /// Tensors may share storages and have any strides. Together they have at most as many elements as the file has bytes.
 ///
 /// # Errors
 /// Fails if the file is truncated or damaged, or holds no `state_dict` of dense tensors. A zip archive is checked by its
 /// checksums.
-pub(super) fn read(bytes: &[u8]) -> Result<HashMap<String, Tensor>> {
+pub(super) fn read(bytes: &[u8]) -> Result<(HashMap<String, Tensor>, Option<String>)> {
     if bytes.starts_with(ZIP) { read_zip(bytes) } else { read_legacy(bytes) }
 }
 
-fn read_zip(bytes: &[u8]) -> Result<HashMap<String, Tensor>> {
+fn read_zip(bytes: &[u8]) -> Result<(HashMap<String, Tensor>, Option<String>)> {
     let damaged = |error: ZipError| anyhow::anyhow!("truncated or damaged zip archive: {error}");
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
     let names: Vec<String> =
@@ -66,7 +67,7 @@ fn read_zip(bytes: &[u8]) -> Result<HashMap<String, Tensor>> {
 
 /// Reads the old format: a magic number, a version, the system, the object, the keys of the storages, and the storages,
 /// each after its number of elements.
-fn read_legacy(bytes: &[u8]) -> Result<HashMap<String, Tensor>> {
+fn read_legacy(bytes: &[u8]) -> Result<(HashMap<String, Tensor>, Option<String>)> {
     let mut at = 0;
     let mut next = || -> Result<Pickle> {
         let pickle = Pickle::read(&bytes[at..])?;
@@ -154,22 +155,23 @@ struct State<'a> {
 }
 
 impl<'a> State<'a> {
-    fn read(mut self) -> Result<HashMap<String, Tensor>> {
+    fn read(mut self) -> Result<(HashMap<String, Tensor>, Option<String>)> {
         let mut tensors = HashMap::new();
-        for (name, id) in self.tensors()? {
+        let (found, note) = self.tensors()?;
+        for (name, id) in found {
             let tensor = self.tensor(id).with_context(|| format!("tensor {name}"))?;
             tensors.insert(name.to_string(), tensor);
         }
-        Ok(tensors)
+        Ok((tensors, note))
     }
 
-    /// The named tensors of the `state_dict`.
-    fn tensors(&self) -> Result<Vec<(&'a str, Id)>> {
-        let mut dict = self.pickle.root;
+    /// The named tensors of the `state_dict`, and a remark if it was chosen among several.
+    fn tensors(&self) -> Result<(Vec<(&'a str, Id)>, Option<String>)> {
+        let (mut dict, mut note) = (self.pickle.root, None);
         for _ in 0..4 {
             let found = self.tensors_in(dict);
             if !found.is_empty() {
-                return Ok(found);
+                return Ok((found, note));
             }
             let entries = self.pickle.entries(dict).unwrap_or_default();
             let holds_more =
@@ -178,15 +180,24 @@ impl<'a> State<'a> {
             let named = |name| entries.iter().find(|&&(key, value)| is_named(name, key) && holds_more(value));
             let with_tensors: Vec<_> =
                 entries.iter().filter(|&&(_, value)| !self.tensors_in(value).is_empty()).collect();
+            let texts = |entries: &[&(Id, Id)]| {
+                let keys = entries.iter().filter_map(|(key, _)| self.pickle.text(*key));
+                keys.map(String::from).collect::<Vec<_>>()
+            };
             dict = match (NESTED.iter().find_map(|name| named(*name)), &with_tensors[..]) {
-                (Some(&(_, value)), _) | (None, &[&(_, value)]) => value,
+                (Some(&(key, value)), all) => {
+                    let others: Vec<_> = all.iter().copied().filter(|(other, _)| *other != key).collect();
+                    if let (Some(key), false) = (self.pickle.text(key), others.is_empty()) {
+                        let others = texts(&others).join(", ");
+                        note = Some(format!("the weights under {key} are taken, not those under {others}"));
+                    }
+                    value
+                }
+                (None, &[&(_, value)]) => value,
                 (None, []) => break,
                 (None, several) => {
-                    let keys: Vec<_> = several.iter().filter_map(|(key, _)| self.pickle.text(*key)).collect();
-                    bail!(
-                        "holds the weights of several models: {}, expected one state_dict",
-                        keys.join(", ")
-                    );
+                    let keys = texts(several).join(", ");
+                    bail!("holds the weights of several models: {keys}, expected one state_dict");
                 }
             };
         }

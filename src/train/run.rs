@@ -2,6 +2,7 @@
 
 use super::checksum::{CHECKSUM, checksum};
 use super::metrics::{Epoch, Metric};
+use crate::data::is_of_system;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
@@ -36,7 +37,8 @@ impl Run {
     /// Creates the run folder `out`, or else the next numbered folder under `runs/<binary>/`, and [locks](Self::lock) it.
     ///
     /// `config.json` records `binary`, the version of this crate, the fields of the object `config`, and checksums. A
-    /// folder that holds nothing but the temporary files of a run that was killed at its start counts as empty.
+    /// folder that holds nothing but the temporary files of a run that was killed at its start, or what operating systems
+    /// leave behind, counts as empty.
     ///
     /// # Errors
     /// Fails if `out` is not empty, another process trains in it, or the folder cannot be written.
@@ -79,8 +81,9 @@ impl Run {
         let path = dir.join(CONFIG);
         let text = fs::read_to_string(&path)
             .with_context(|| format!("{}: cannot read it, so this is not a run folder", path.display()))?;
-        let config: Value = serde_json::from_str(&text)
-            .with_context(|| format!("{}: not the configuration of a run", path.display()))?;
+        let config: Value = serde_json::from_str(&text).map_err(|_| {
+            anyhow!("{}: not the configuration of a run: truncated or damaged", path.display())
+        })?;
         let found = &config["binary"];
         ensure!(found == binary, "{}: found a run of {found}, expected one of \"{binary}\"", path.display());
         let id = config[ID].as_str().unwrap_or_default().to_string();
@@ -249,7 +252,7 @@ fn with_checksum(mut config: Value) -> Value {
     config
 }
 
-/// Checks that no other file than the lock and temporary files is in the folder.
+/// Checks that no file is in the folder but the lock, temporary files and what operating systems leave behind.
 fn check_empty(dir: &Path) -> Result<()> {
     let entries =
         fs::read_dir(dir).with_context(|| format!("{}: cannot read the run folder", dir.display()))?;
@@ -257,7 +260,7 @@ fn check_empty(dir: &Path) -> Result<()> {
         let name =
             entry.with_context(|| format!("{}: cannot read the run folder", dir.display()))?.file_name();
         ensure!(
-            name == LOCK || is_temporary(&name),
+            name == LOCK || is_temporary(&name) || is_of_system(&name.to_string_lossy()),
             "{}: the folder is not empty, and an earlier run is never overwritten",
             dir.display()
         );

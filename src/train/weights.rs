@@ -3,6 +3,7 @@
 use super::checksum;
 use super::pytorch;
 use super::run::{Run, read_file, write_file};
+use crate::data::file_kind::{found_instead, known_format};
 use crate::nn::seeded_var_builder;
 use anyhow::{Result, anyhow, bail, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -90,24 +91,41 @@ pub fn load_weights(path: &Path, vars: &VarMap) -> Result<()> {
     set_vars(path, vars, &read_tensors(path, &read_file(path)?)?)
 }
 
-/// Loads pretrained weights into variables, and returns whether the layer `head` was loaded too.
+/// How pretrained weights were loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pretrained {
+    /// Whether the model's last layer was loaded, too.
+    pub has_head: bool,
+    /// Remarks about the file for the user, one line each.
+    pub notes: Vec<String>,
+}
+
+/// Loads pretrained weights into variables.
 ///
 /// The file holds safetensors or was written by PyTorch's `torch.save`; its content decides which, not its name. The
 /// weights may be nested in a dictionary, under the key `state_dict`, `model_state_dict` or `model`. A prefix `module.` or
-/// `_orig_mod.` of all names is dropped. Floating-point types are converted. The layer `head`, the model's last, keeps its
-/// values if the file lacks it or has it for another number of classes.
+/// `_orig_mod.` of all names is dropped, and, with a note, any other that no name of the model has. Floating-point types
+/// are converted. The layer `head`, the model's last, keeps its values if the file lacks it or has it for another number of
+/// classes.
 ///
 /// # Errors
-/// Fails if the file cannot be read, is damaged or has another format, or if the weights outside `head` do not fit `vars`.
-pub fn load_pretrained(path: &Path, vars: &VarMap, head: &str) -> Result<bool> {
+/// Fails if the file cannot be read, is damaged or has another format, if the weights outside `head` do not fit `vars`, or
+/// if one is NaN or infinite.
+pub fn load_pretrained(path: &Path, vars: &VarMap, head: &str) -> Result<Pretrained> {
     let bytes = read_file(path)?;
-    let found = if pytorch::is_pytorch(&bytes) {
+    let (found, chosen) = if pytorch::is_pytorch(&bytes) {
         pytorch::read(&bytes).map_err(|error| anyhow!("{}: {error:#}", path.display()))?
     } else {
-        read_tensors(path, &bytes)?
+        (read_tensors(path, &bytes)?, None)
     };
-    let mut found = without_batch_counts(without_prefixes(found));
     let own = named(vars);
+    let (found, prefix) = without_prefixes(found, &own);
+    let mut notes: Vec<String> =
+        chosen.map(|note| format!("{}: {note}", path.display())).into_iter().collect();
+    notes.extend(
+        prefix.map(|prefix| format!("{}: the prefix {prefix} of all names is dropped", path.display())),
+    );
+    let mut found = without_batch_counts(found);
     for (name, own) in &own {
         if let Some(tensor) = found.get_mut(name)
             && tensor.dtype().is_float()
@@ -125,21 +143,40 @@ pub fn load_pretrained(path: &Path, vars: &VarMap, head: &str) -> Result<bool> {
             found.insert(name, own.copy()?);
         }
     }
+    for (name, tensor) in
+        found.iter().filter(|(_, tensor)| tensor.dtype().is_float()).collect::<BTreeMap<_, _>>()
+    {
+        let values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+        if let Some(value) = values.into_iter().find(|value| !value.is_finite()) {
+            bail!("{}: parameter {name} holds {value}, expected finite numbers", path.display());
+        }
+    }
     set_vars(path, vars, &found)?;
-    Ok(loads_head)
+    Ok(Pretrained { has_head: loads_head, notes })
 }
 
-/// Drops the prefixes that `DataParallel` and `torch.compile` add to all names.
-fn without_prefixes(mut tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
-    let common = |tensors: &HashMap<String, Tensor>| {
-        let is_common = |prefix: &&str| tensors.keys().all(|name| name.starts_with(*prefix));
-        if tensors.is_empty() { None } else { ["module.", "_orig_mod."].into_iter().find(is_common) }
-    };
-    while let Some(prefix) = common(&tensors) {
-        tensors =
-            tensors.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_string(), tensor)).collect();
+/// Drops the prefixes that `DataParallel` and `torch.compile` add to all names, and another one that all names share, but
+/// none of the model's has, such as `model.`. Returns the latter.
+fn without_prefixes(
+    mut tensors: HashMap<String, Tensor>,
+    own: &BTreeMap<String, Tensor>,
+) -> (HashMap<String, Tensor>, Option<String>) {
+    let mut other = None;
+    loop {
+        let first =
+            tensors.keys().next().and_then(|name| name.split_inclusive('.').next()).unwrap_or_default();
+        let prefix = first.to_string();
+        let is_common = prefix.ends_with('.') && tensors.keys().all(|name| name.starts_with(&prefix));
+        let is_wrapper = ["module.", "_orig_mod."].contains(&&*prefix);
+        if !is_common || (!is_wrapper && own.keys().any(|name| name.starts_with(&prefix))) {
+            return (tensors, other);
+        }
+        if !is_wrapper {
+            other = Some(other.unwrap_or_default() + &prefix);
+        }
+        let name_of = |name: String| name[prefix.len()..].to_string();
+        tensors = tensors.into_iter().map(|(name, tensor)| (name_of(name), tensor)).collect();
     }
-    tensors
 }
 
 /// Builds a model for inference with the best weights of `run`, and returns whether the weights name it as their run.
@@ -178,43 +215,19 @@ pub(super) fn named(vars: &VarMap) -> BTreeMap<String, Tensor> {
 pub(super) fn read_tensors(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Tensor>> {
     let found = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|error| {
         let path = path.display();
-        match other_format(bytes) {
-            Some(format) => anyhow!("{path}: found {format}, expected weights"),
+        let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
+        let known = known_format(bytes).is_some_and(|(name, _)| name != "a safetensors file");
+        match found_instead(bytes, "weights").filter(|_| known) {
+            Some(other) => anyhow!("{path}: {other}"),
+            None if bytes.starts_with(b"{") => anyhow!("{path}: found a JSON file, expected weights"),
+            None if bytes.len() > 8 && bytes.iter().take(64).all(is_text) => {
+                anyhow!("{path}: found a text file, expected weights")
+            }
             None => anyhow!("{path}: not a complete safetensors file ({} bytes): {error}", bytes.len()),
         }
     })?;
     checksum::verify(path, bytes)?;
     Ok(without_batch_counts(found))
-}
-
-/// The format of a file that holds no weights, judged by its first bytes.
-fn other_format(bytes: &[u8]) -> Option<&'static str> {
-    const FORMATS: [(&[u8], &str); 10] = [
-        (b"version https://git-lfs", "a Git LFS pointer in place of the file (`git lfs pull` fetches it)"),
-        (b"PK\x03\x04", "a zip archive"),
-        (b"\x1f\x8b", "a gzip file: unpack it first"),
-        (b"\x89HDF", "an HDF5 file"),
-        (b"\x93NUMPY", "a NumPy file"),
-        (b"GGUF", "a GGUF file"),
-        (b"\x89PNG", "a PNG image"),
-        (b"\xff\xd8\xff", "a JPEG image"),
-        (b"%PDF", "a PDF document"),
-        (b"{", "a JSON file"),
-    ];
-    let text = bytes.trim_ascii_start();
-    let is_html = |tag: &[u8]| text.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag));
-    if bytes.is_empty() {
-        return Some("an empty file");
-    }
-    if is_html(b"<!doctype") || is_html(b"<html") {
-        return Some("an HTML page, perhaps of a download that failed");
-    }
-    if bytes.get(257..262) == Some(b"ustar") {
-        return Some("a tar archive: unpack it first");
-    }
-    let known = FORMATS.into_iter().find(|(start, _)| bytes.starts_with(start)).map(|(_, name)| name);
-    let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
-    known.or_else(|| (bytes.len() > 8 && bytes.iter().take(64).all(is_text)).then_some("a text file"))
 }
 
 /// Drops PyTorch's batch counters, which our batch normalisation does not use.

@@ -32,10 +32,11 @@ fn a_text_with_decomposed_accents_is_read_with_composed_ones() {
 }
 
 #[test]
-fn words_of_ascii_text_are_those_of_kim() {
+fn words_of_ascii_text_without_symbols_are_those_of_kim() {
     let mut rng = stream(0, "ascii");
     for _ in 0..1000 {
         let text: String = (0..30).map(|_| char::from(rng.random_range(0..128_u8))).collect();
+        let text = text.replace(['$', '+', '<', '=', '>', '^', '|', '~'], "");
         assert_eq!(Tokenizer::Words.tokens(&text), Tokenizer::Kim.tokens(&text), "{text:?}");
     }
     let Some(data) = data() else { return };

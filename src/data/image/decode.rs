@@ -1,5 +1,6 @@
 //! Decoding PNG and JPEG files, with limits on their size.
 
+use crate::data::file_kind::found_instead;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 use std::fs::File;
@@ -31,7 +32,10 @@ pub(super) fn open(bytes: &[u8]) -> Result<impl ImageDecoder> {
     let format = match image::guess_format(bytes) {
         Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) => format,
         Ok(other) => bail!("is a {} file, {expected}", other.extensions_str()[0]),
-        Err(_) => bail!("is not an image, {expected}"),
+        Err(_) => match found_instead(bytes, "a PNG or JPEG image") {
+            Some(other) => bail!("{other}"),
+            None => bail!("is not an image, {expected}"),
+        },
     };
     match format {
         ImageFormat::Png => check_chunks(bytes)?,

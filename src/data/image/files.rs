@@ -39,6 +39,11 @@ impl Files {
         self.paths.get(index).map(PathBuf::as_path)
     }
 
+    /// The files `indices`.
+    pub fn select(&self, indices: &[u32]) -> Self {
+        Self::new(indices.iter().map(|&index| self.paths[index as usize].clone()).collect(), self.side)
+    }
+
     /// A hash of the content of each of the files `range`.
     pub fn fingerprints(&self, range: Range<usize>) -> Result<Vec<u64>> {
         let paths = &self.paths[range];

@@ -14,40 +14,49 @@ const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 /// Lists the images in the splits of `dir`, such as `dir/train` and `dir/test`.
 ///
 /// The names of the splits are `train`; `val`, `valid`, `validation` or `dev`; and `test`. Without a test split the
-/// validation split serves as it, with a note. The classes are the folders in the training split, sorted by name. Their
-/// images are the files with the extensions `jpg`, `jpeg` and `png`. They are interleaved so that any part of the list has
-/// its share of each class. Hidden files and what operating systems leave behind are ignored. The files are read, as
+/// validation split serves as it, with a note; without both, the test images are empty. If there are no splits, but class
+/// folders, `dir` is the training split, with a note.
+///
+/// The classes are the folders in the training split, sorted by name. Their images are the files with the extensions
+/// `jpg`, `jpeg` and `png`; other entries are passed over, with a note. They are interleaved so that any part of the list
+/// has its share of each class. Hidden files and what operating systems leave behind are ignored. The files are read, as
 /// [`read_square`](super::read_square) does it with `side`, when they are needed: an unreadable file is an error then.
 ///
 /// # Errors
-/// Fails if `side` is out of range, the training split or both others are missing, two folders serve as one split, there
-/// are fewer than two classes, another split has other classes than the training split, a class has no images, a class's
-/// folder holds other files, or an image lies beside the classes.
+/// Fails if `side` is out of range, the training split is missing, two folders serve as one split, there are fewer than
+/// two classes, another split has other classes than the training split, a class has no images, or an image lies beside
+/// the classes.
 pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
     check_side(side)?;
     let mut notes = vec![];
-    let (splits, test) = find_splits(dir, false, &mut notes)?;
-    let train = splits.train.context("no training split")?;
-    let names = class_folders(&train)?;
-    notes.extend(passed_over(&[Some(&train), splits.validation.as_ref(), Some(&test)])?);
+    let Splits { train, validation, test, .. } = find_splits(dir, false, &mut notes)?;
+    let train = train.context("no training split")?;
+    let names = if train == dir { folders_of_images(dir)? } else { class_folders(&train)? };
+    notes.extend(passed_over(&[Some(&train), validation.as_ref(), test.as_ref()])?);
     ensure!(
         names.len() >= 2,
         "{}: found {} class folders, expected at least 2",
         train.display(),
         names.len()
     );
-    let (mut files, mut labels) = list(&train, &names)?;
+    let mut foreign = vec![];
+    let (mut files, mut labels) = list(&train, &names, &mut foreign)?;
     let training = labels.len();
-    let validation = match splits.validation {
+    let mut other = |split: &PathBuf| {
+        check_classes(split, &names)?;
+        list(split, &names, &mut foreign)
+    };
+    let validation = match validation {
         Some(split) => {
-            let (more_files, more_labels) = list(&split, &names)?;
+            let (more_files, more_labels) = other(&split)?;
             files.extend(more_files);
             labels.extend(more_labels);
             Some(labels.len() - training)
         }
         None => None,
     };
-    let (test, test_labels) = list(&test, &names)?;
+    let (test, test_labels) = test.as_ref().map(other).transpose()?.unwrap_or_default();
+    notes.extend(no_images(&foreign));
     let images = |files, labels| Images::from_files(Files::new(files, side), labels, names.clone());
     Ok(ImageSet {
         training: images(files, labels),
@@ -60,39 +69,64 @@ pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
 
 /// Lists the test images alone, and says what a user should know about them.
 ///
-/// The classes are the folders in the test split. Otherwise like [`read_dir`].
+/// The classes are the folders in the test split. If there are no splits, but class folders, `dir` is the test split, with
+/// a note. Otherwise like [`read_dir`].
 ///
 /// # Errors
-/// Fails like [`read_dir`] on the test split.
+/// Fails like [`read_dir`] on the test split, and if there is none.
 pub fn read_test(dir: &Path, side: usize) -> Result<(Images, Vec<String>)> {
     check_side(side)?;
-    let mut notes = vec![];
-    let (_, test) = find_splits(dir, true, &mut notes)?;
-    let names = class_folders(&test)?;
-    let (files, labels) = list(&test, &names)?;
-    Ok((Images::from_files(Files::new(files, side), labels, names), notes))
-}
-
-/// The splits in `dir`, with the test split once more.
-fn find_splits(dir: &Path, test_only: bool, notes: &mut Vec<String>) -> Result<(Splits, PathBuf)> {
-    ensure!(dir.is_dir(), "{}: no such directory", dir.display());
-    let expected = "a folder train, with a folder per class";
-    let splits = Splits::find(dir, |name| vec![name.to_string()])?.choose(dir, expected, test_only, notes)?;
-    let test = splits.test.clone();
+    let (mut notes, mut foreign) = (vec![], vec![]);
+    let test = find_splits(dir, true, &mut notes)?.test;
     let test = test.with_context(|| {
         format!("{}: no folder test, with a folder per class; val would serve as it", dir.display())
     })?;
-    Ok((splits, test))
+    let names = if test == dir { folders_of_images(dir)? } else { class_folders(&test)? };
+    let (files, labels) = list(&test, &names, &mut foreign)?;
+    notes.extend(no_images(&foreign));
+    Ok((Images::from_files(Files::new(files, side), labels, names), notes))
 }
 
-/// The image files of one split and their labels.
-fn list(dir: &Path, names: &[String]) -> Result<(Vec<PathBuf>, Vec<u32>)> {
-    check_classes(dir, names)?;
+/// The splits in `dir`; `dir` itself as the wanted one if it has no splits, but folders of images.
+fn find_splits(dir: &Path, test_only: bool, notes: &mut Vec<String>) -> Result<Splits> {
+    ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+    let mut splits = Splits::find(dir, |name| vec![name.to_string()])?;
+    let has_splits = [&splits.train, &splits.validation, &splits.test].iter().any(|split| split.is_some());
+    if !has_splits && !folders_of_images(dir)?.is_empty() {
+        let (split, role) = match test_only {
+            true => (&mut splits.test, "test"),
+            false => (&mut splits.train, "training"),
+        };
+        *split = Some(dir.to_path_buf());
+        notes.push(format!(
+            "{}: has no folder train, test or val, so its folders of images are the classes of the {role} split",
+            dir.display()
+        ));
+        return Ok(splits);
+    }
+    if test_only && splits.test.is_none() && splits.validation.is_none() {
+        return Ok(splits);
+    }
+    splits.choose(dir, "a folder train, with a folder per class", test_only, notes)
+}
+
+/// The folders in `dir` that hold images, sorted.
+fn folders_of_images(dir: &Path) -> Result<Vec<String>> {
+    let holds_images = |name: &String| {
+        splits::entries(&dir.join(name)).is_ok_and(|entries| entries.iter().any(|path| is_image(path)))
+    };
+    Ok(class_folders(dir)?.into_iter().filter(holds_images).collect())
+}
+
+/// The image files of one split and their labels. What is no image joins `foreign`.
+fn list(dir: &Path, names: &[String], foreign: &mut Vec<PathBuf>) -> Result<(Vec<PathBuf>, Vec<u32>)> {
     // Each file with its relative position in its class, by which the classes are interleaved.
     let mut images = vec![];
     for (class, name) in (0..).zip(names) {
         let folder = dir.join(name);
-        let files = splits::entries(&folder)?;
+        let (files, others): (Vec<_>, Vec<_>) =
+            splits::entries(&folder)?.into_iter().partition(|path| is_image(path) && path.is_file());
+        foreign.extend(others);
         ensure!(
             !files.is_empty(),
             "{}: no images, expected files ending in {}",
@@ -100,19 +134,23 @@ fn list(dir: &Path, names: &[String]) -> Result<(Vec<PathBuf>, Vec<u32>)> {
             EXTENSIONS.join(", ")
         );
         let count = files.len() as f64;
-        for (at, path) in files.into_iter().enumerate() {
-            ensure!(
-                is_image(&path),
-                "{}: found among images, expected only files ending in {}",
-                path.display(),
-                EXTENSIONS.join(", ")
-            );
-            ensure!(path.is_file(), "{}: not a regular file, expected an image", path.display());
-            images.push(((at as f64 + 0.5) / count, path, class));
-        }
+        let place = |at: usize| (at as f64 + 0.5) / count;
+        images.extend(files.into_iter().enumerate().map(|(at, path)| (place(at), path, class)));
     }
     images.sort_by(|a, b| a.0.total_cmp(&b.0));
     Ok(images.into_iter().map(|(_, path, class)| (path, class)).unzip())
+}
+
+/// A note about entries of class folders that are no images.
+fn no_images(foreign: &[PathBuf]) -> Option<String> {
+    let first = foreign.first()?.display();
+    let expected = EXTENSIONS.join(", ");
+    Some(match foreign.len() {
+        1 => format!("passed over {first}: not an image file ending in {expected}"),
+        found => format!(
+            "passed over {found} entries that are no image files ending in {expected}, such as {first}"
+        ),
+    })
 }
 
 /// Checks that the class folders in `dir` are `names`, those of the training images.

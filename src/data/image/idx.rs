@@ -5,7 +5,6 @@ use crate::data::count as quantity;
 use crate::data::gzip;
 use crate::data::splits;
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use flate2::bufread::MultiGzDecoder;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -102,7 +101,7 @@ fn read<const D: usize>(path: &Path) -> Result<Contents<D>> {
     let start = file.fill_buf().with_context(|| format!("{name}: can't be read"))?;
     ensure!(!start.is_empty(), "{name}: is empty, expected an IDX file");
     let parsed = if start.starts_with(&gzip::MAGIC) {
-        parse(MultiGzDecoder::new(file), length.saturating_mul(DEFLATE_MAX_RATIO))
+        parse(gzip::Unpacked::new(file), length.saturating_mul(DEFLATE_MAX_RATIO))
     } else {
         parse(file, length)
     };

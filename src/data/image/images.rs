@@ -32,7 +32,7 @@ pub struct ImageSet {
     pub training: Images,
     /// Number of validation images at the end of `training`; `None` if the data set does not define a validation split.
     pub validation: Option<usize>,
-    /// The test images.
+    /// The test images; empty if the data set does not define a test split.
     pub test: Images,
     /// How a picture becomes an image like these.
     pub preparation: Preparation,
@@ -246,6 +246,24 @@ impl Images {
             Pixels::Memory(_) => Ok(()),
             Pixels::Files(files) => files.check().map_err(|error| Error::Msg(format!("{error:#}"))),
         }
+    }
+
+    /// The images `indices`, as a set of their own.
+    ///
+    /// # Errors
+    /// Fails if an index is out of range.
+    pub fn select(&self, indices: &[u32]) -> Result<Self> {
+        if let Some(&largest) = indices.iter().max() {
+            self.check_range(largest as usize)?;
+        }
+        let pixels = match &self.pixels {
+            Pixels::Memory(_) => Pixels::Memory(self.read(indices)?),
+            Pixels::Files(files) => Pixels::Files(files.select(indices)),
+        };
+        let labels = indices.iter().map(|&index| self.labels[index as usize]).collect();
+        let mut images = Self::of(pixels, labels, self.shape, self.class_names.clone());
+        images.normalisation = self.normalisation.clone();
+        Ok(images)
     }
 
     /// Keeps only the first `len` images.

@@ -13,6 +13,7 @@ use super::harmony::{Cadence, Harmony, phrase};
 use super::piece::{Metre, Note, Piece, Tonality};
 use super::rules::{Chord, RANGES, Rule, VOICES, horizontal, leaps, vertical, violations};
 use super::{MusicCorpus, Texture};
+use crate::kernels::cpu::parallel;
 use crate::rng::stream;
 use rand::Rng;
 use rand::seq::IndexedRandom;
@@ -40,7 +41,11 @@ const BARS_PER_PHRASE: usize = 4;
 /// They are a function of `seed`; a smaller training set is the beginning of a larger one.
 pub fn chorales(train: usize, validation: usize, test: usize, seed: u64) -> MusicCorpus {
     let split = |count: usize, name: &str| -> Vec<Piece> {
-        (0..count).map(|i| chorale(&format!("chorale {name} {i}"), seed)).collect()
+        let mut pieces: Vec<Option<Piece>> = vec![None; count];
+        parallel::for_each_piece(&mut pieces, 1, |i, piece| {
+            piece[0] = Some(chorale(&format!("chorale {name} {i}"), seed));
+        });
+        pieces.into_iter().flatten().collect()
     };
     MusicCorpus {
         train: split(train, "train"),

@@ -1,6 +1,7 @@
 //! MIDI files: reading with quantisation, and writing.
 
 use super::piece::{KEYS, Metre, Note, Piece, Tonality};
+use crate::data::file_kind::{check_is_file, found_instead};
 use anyhow::{Context, Result, bail, ensure};
 use midly::num::{u4, u7, u15, u24, u28};
 use midly::{Format, Header, MetaMessage, MidiMessage, Smf, Timing, Track, TrackEvent, TrackEventKind};
@@ -29,6 +30,8 @@ pub struct Quantisation {
     pub out_of_range: usize,
     /// Notes of drums, which were left out.
     pub drums: usize,
+    /// Bytes after the last chunk, which were passed over.
+    pub trailing: usize,
 }
 
 impl AddAssign for Quantisation {
@@ -38,6 +41,7 @@ impl AddAssign for Quantisation {
         self.lengthened += other.lengthened;
         self.out_of_range += other.out_of_range;
         self.drums += other.drums;
+        self.trailing += other.trailing;
     }
 }
 
@@ -55,7 +59,11 @@ impl Quantisation {
             .filter(|(count, _)| *count > 0)
             .map(|(count, what)| format!("{count} {what}"))
             .collect();
-        (!parts.is_empty()).then(|| format!("of {} notes, {}", self.notes, parts.join(", ")))
+        let notes = (!parts.is_empty()).then(|| format!("of {} notes, {}", self.notes, parts.join(", ")));
+        let bytes =
+            (self.trailing > 0).then(|| format!("{} bytes after the last chunk passed over", self.trailing));
+        let all: Vec<String> = notes.into_iter().chain(bytes).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 }
 
@@ -67,6 +75,7 @@ impl Quantisation {
 /// Fails if the file cannot be read, is not a complete MIDI file of format 0 or 1 with times in ticks per quarter note, has
 /// no notes within the piano's keys, or more than 200,000 notes or steps.
 pub fn read_midi(path: &Path, steps_per_quarter: usize) -> Result<(Piece, Quantisation)> {
+    check_is_file(path)?;
     let bytes = std::fs::read(path).with_context(|| format!("{}: cannot read it", path.display()))?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     parse(&bytes, &name, steps_per_quarter).with_context(|| path.display().to_string())
@@ -91,7 +100,7 @@ struct Contents {
 }
 
 fn parse(bytes: &[u8], name: &str, steps_per_quarter: usize) -> Result<(Piece, Quantisation)> {
-    check_chunks(bytes)?;
+    let (bytes, trailing) = bytes.split_at(whole_chunks(bytes)?);
     let smf = Smf::parse(bytes).map_err(|error| anyhow::anyhow!("not a MIDI file: {error}"))?;
     ensure!(
         smf.header.format != Format::Sequential,
@@ -104,12 +113,18 @@ fn parse(bytes: &[u8], name: &str, steps_per_quarter: usize) -> Result<(Piece, Q
     ensure!(ticks > 0, "found 0 ticks per quarter note, expected at least 1");
     let contents = contents(&smf)?;
     let grid = Grid { ticks, steps: steps_per_quarter as u64 };
-    quantised(contents, grid, name)
+    let (piece, report) = quantised(contents, grid, name)?;
+    Ok((piece, Quantisation { trailing: trailing.len(), ..report }))
 }
 
-/// Checks that the file's chunks are complete, which the parser does not.
-fn check_chunks(bytes: &[u8]) -> Result<()> {
+/// Checks that the file's chunks are complete, which the parser does not, and returns their length.
+fn whole_chunks(bytes: &[u8]) -> Result<usize> {
     ensure!(!bytes.is_empty(), "the file is empty, expected a MIDI file");
+    if !bytes.starts_with(b"MThd")
+        && let Some(other) = found_instead(bytes, "a MIDI file")
+    {
+        bail!("not a MIDI file: {other}");
+    }
     ensure!(
         bytes.starts_with(b"MThd") && bytes.len() >= 14,
         "not a MIDI file: it does not start with its header"
@@ -119,12 +134,16 @@ fn check_chunks(bytes: &[u8]) -> Result<()> {
     while rest.len() >= 8 {
         let length = u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]) as usize;
         let found = rest.len() - 8;
+        let is_chunk = rest.starts_with(b"MTrk") || rest[..4].is_ascii() && length <= found;
+        if tracks >= declared && !is_chunk {
+            break;
+        }
         ensure!(length <= found, "the file is truncated: found {found} bytes of a chunk, expected {length}");
         tracks += u16::from(rest.starts_with(b"MTrk"));
         rest = &rest[8 + length..];
     }
     ensure!(tracks >= declared, "the file is truncated: found {tracks} tracks, expected {declared}");
-    Ok(())
+    Ok(bytes.len() - rest.len())
 }
 
 /// Collects notes and signatures of all tracks.
@@ -234,7 +253,11 @@ fn quantised(contents: Contents, grid: Grid, name: &str) -> Result<(Piece, Quant
     match report {
         _ if !parts.is_empty() => {}
         Quantisation { notes: 0, .. } => bail!("found no notes, expected a piece of music"),
-        _ => bail!("found no notes on the piano's keys, only drums or pitches outside {KEYS:?}"),
+        _ => bail!(
+            "found no notes on the piano's keys, only drums or pitches outside {} to {}",
+            KEYS.start(),
+            KEYS.end()
+        ),
     }
     let is_voice = |part: &BTreeMap<usize, Vec<Note>>| part.values().all(|notes| notes.len() == 1);
     let has_voices = (2..=8).contains(&parts.len()) && parts.values().all(is_voice);
@@ -352,6 +375,17 @@ mod tests {
     }
 
     #[test]
+    fn bytes_after_the_last_chunk_are_passed_over_with_a_remark() -> Result<()> {
+        let whole = write_midi(&chorales(1, 0, 0, 3).train[0]);
+        for trailing in [&b"\0\0\0"[..], &[0xff; 100], &[0; 20]] {
+            let (piece, report) = parse(&[&whole[..], trailing].concat(), "test", 2)?;
+            assert_eq!((piece, report.trailing), (parse(&whole, "test", 2)?.0, trailing.len()));
+            assert!(report.report().unwrap().contains("bytes after the last chunk"));
+        }
+        Ok(())
+    }
+
+    #[test]
     fn a_written_piece_reads_back_the_same() -> Result<()> {
         for piece in chorales(4, 0, 0, 3).train {
             let (found, report) = parse(&write_midi(&piece), &piece.name, 2)?;
@@ -408,7 +442,8 @@ mod tests {
         let notes: &[&[u8]] =
             &[b"\0\x90\x3c\x40", b"\0\x3c\0", b"\x03\x3e\x40", b"\x03\x3e\0", b"\0\x05\x40", b"\x04\x05\0"];
         let (piece, report) = parse(&file(0, &[notes]), "test", 2)?;
-        let expected = Quantisation { notes: 3, moved: 1, lengthened: 1, out_of_range: 1, drums: 0 };
+        let expected =
+            Quantisation { notes: 3, moved: 1, lengthened: 1, out_of_range: 1, drums: 0, trailing: 0 };
         assert_eq!((report, piece.chord(0), piece.chord(2)), (expected, vec![60], vec![62]));
         Ok(())
     }

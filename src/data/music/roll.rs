@@ -2,7 +2,8 @@
 
 use super::piece::{KEYS, Note, Piece};
 use super::{MusicCorpus, Texture};
-use anyhow::{Context, Result, bail, ensure};
+use crate::data::file_kind::{check_is_file, found_instead};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,13 @@ use std::path::{Path, PathBuf};
 /// Reads the pieces of the only JSON file in `dir`: `{"train": [[[60, 64, 67], ..], ..], "valid": .., "test": ..}`.
 pub(super) fn read(dir: &Path) -> Result<MusicCorpus> {
     let path = file(dir)?;
-    let text = fs::read_to_string(&path).with_context(|| format!("{}: cannot read it", path.display()))?;
-    parse(&text).with_context(|| path.display().to_string())
+    check_is_file(&path)?;
+    let bytes = fs::read(&path).with_context(|| format!("{}: cannot read it", path.display()))?;
+    let text = String::from_utf8_lossy(&bytes);
+    parse(&text).map_err(|error| match found_instead(&bytes, "a JSON file") {
+        Some(other) => anyhow!("{}: {other}", path.display()),
+        None => error.context(path.display().to_string()),
+    })
 }
 
 /// The only JSON file in `dir`.
@@ -30,7 +36,8 @@ fn file(dir: &Path) -> Result<PathBuf> {
 }
 
 fn parse(text: &str) -> Result<MusicCorpus> {
-    let value: Value = serde_json::from_str(text).context("not JSON")?;
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| anyhow!("not JSON at line {}, column {}", error.line(), error.column()))?;
     ensure!(
         value.is_object(),
         "found {}, expected an object with the lists train, valid and test",

@@ -1,9 +1,9 @@
 //! The encodings of text: UTF-8, UTF-16 with a byte order mark, or Windows-1252, gzipped or not; and what is binary.
 
+use crate::data::file_kind::{Remedy, is_html, known_format};
 use crate::data::gzip;
 use anyhow::{Result, bail, ensure};
 use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
-use flate2::bufread::MultiGzDecoder;
 use std::io::Read;
 
 /// Decodes Windows-1252.
@@ -24,7 +24,7 @@ pub(super) fn is_converted(bytes: &[u8]) -> bool {
 pub(super) fn decode(mut bytes: Vec<u8>) -> Result<(String, Option<String>)> {
     if bytes.starts_with(&gzip::MAGIC) {
         let mut unpacked = vec![];
-        MultiGzDecoder::new(&bytes[..]).read_to_end(&mut unpacked).map_err(gzip::read_error)?;
+        gzip::Unpacked::new(&bytes[..]).read_to_end(&mut unpacked).map_err(gzip::read_error)?;
         bytes = unpacked;
     }
     let (text, note) = match Encoding::for_bom(&bytes) {
@@ -137,32 +137,18 @@ impl Scan {
     }
 }
 
-/// Checks that a text does not start with the first bytes of a well-known binary format.
+/// Checks that a text does not start with the first bytes of a well-known format of other files. An HTML page is text.
 pub(super) fn check_start(bytes: &[u8]) -> Result<()> {
-    const UNPACK: &str = "expected text: unpack it first";
-    const EXPORT: &str = "expected text: export it as CSV or text in UTF-8";
-    const FORMATS: [(&[u8], &str, &str); 16] = [
-        (b"PK\x03\x04", "a zip archive or an Office document", "expected text: unpack it, or save it as CSV"),
-        (b"\xd0\xcf\x11\xe0\xa1\xb1", "an Office document", EXPORT),
-        (b"PAR1\x15", "a parquet file", EXPORT),
-        (b"ARROW1\0", "an Arrow file", EXPORT),
-        (b"SQLite format 3\0", "an SQLite database", EXPORT),
-        (b"\x93NUMPY", "a NumPy array", EXPORT),
-        (b"\x89HDF\r\n", "an HDF5 file", EXPORT),
-        (b"%PDF-", "a PDF document", EXPORT),
-        (b"BZh91AY&SY", "compressed by bzip2", UNPACK),
-        (b"\xfd7zXZ\0", "compressed by xz", UNPACK),
-        (b"\x28\xb5\x2f\xfd", "compressed by zstd", UNPACK),
-        (b"7z\xbc\xaf\x27\x1c", "a 7z archive", UNPACK),
-        (b"Rar!\x1a\x07", "a RAR archive", UNPACK),
-        (b"\x89PNG\r\n\x1a\n", "a PNG image", "expected text"),
-        (b"\xff\xd8\xff", "a JPEG image", "expected text"),
-        (b"GIF89a", "a GIF image", "expected text"),
-    ];
-    if let Some((_, what, expected)) = FORMATS.iter().find(|(start, ..)| bytes.starts_with(start)) {
-        bail!("is {what}, {expected}");
+    if let Some((what, remedy)) = known_format(bytes).filter(|_| !bytes.is_empty() && !is_html(bytes)) {
+        bail!(
+            "is {what}, {}",
+            match remedy {
+                Remedy::Unpack => "expected text: unpack it first",
+                Remedy::Export => "expected text: export it as CSV or text in UTF-8",
+                Remedy::None => "expected text",
+            }
+        );
     }
-    ensure!(bytes.get(257..262) != Some(b"ustar"), "is a tar archive, {UNPACK}");
     // Text in a European language has zeros at every second byte.
     let zeros =
         |first: usize| bytes.iter().take(64).skip(first).step_by(2).filter(|&&byte| byte == 0).count();

@@ -1,6 +1,7 @@
 //! Whole text files, decoded and read line by line.
 
 use super::encoding::decode;
+use crate::data::file_kind::{check_is_file, found_instead, is_html};
 use anyhow::{Context, Result, anyhow, ensure};
 use std::fmt::Display;
 use std::fs;
@@ -17,6 +18,7 @@ impl TextFile {
     /// than UTF-8.
     pub fn read(path: PathBuf, notes: &mut Vec<String>) -> Result<Self> {
         let name = path.display();
+        check_is_file(&path)?;
         let bytes = fs::read(&path).with_context(|| format!("{name}: can't be read"))?;
         ensure!(!bytes.is_empty(), "{name}: is empty");
         let (text, note) = decode(bytes).map_err(|error| anyhow!("{name}: {error:#}"))?;
@@ -35,14 +37,18 @@ impl TextFile {
         (!lines.is_empty()).then(|| format!("{}: skipped {skipped}", self.path.display()))
     }
 
-    /// An error about the file.
+    /// An error about the file, which may be an HTML page where its reader expects something else.
     pub fn error(&self, message: impl Display) -> anyhow::Error {
-        anyhow!("{}: {message}", self.path.display())
+        let other = is_html(self.text.as_bytes()).then(|| found_instead(self.text.as_bytes(), "data"));
+        match other.flatten() {
+            Some(other) => anyhow!("{}: {other}", self.path.display()),
+            None => anyhow!("{}: {message}", self.path.display()),
+        }
     }
 
     /// An error about line `line`.
     pub fn error_at(&self, line: usize, message: impl Display) -> anyhow::Error {
-        anyhow!("{}: line {line}: {message}", self.path.display())
+        self.error(format!("line {line}: {message}"))
     }
 }
 

@@ -5,6 +5,7 @@ use super::file::{TextFile, required};
 use crate::data::count;
 use crate::data::splits::Splits;
 use anyhow::Result;
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,7 @@ fn sentences<'a>(
     file: &'a TextFile,
     skip: usize,
     notes: &mut Vec<String>,
-    parse: impl Fn(&'a str) -> Result<(&'a str, u32), String>,
+    parse: impl Fn(&'a str) -> Result<(Cow<'a, str>, u32), String>,
 ) -> Result<Texts> {
     let (mut texts, mut without_text) = (Texts::default(), vec![]);
     for (number, line) in file.lines().skip(skip) {
@@ -37,7 +38,7 @@ pub(super) fn mr(dir: &Path) -> Result<Corpus> {
     let mut notes = Vec::new();
     let mut read = |name: &str, label| {
         let file = TextFile::read(required(dir, name)?, &mut notes)?;
-        sentences(&file, 0, &mut notes, |line| Ok((line, label)))
+        sentences(&file, 0, &mut notes, |line| Ok((line.into(), label)))
     };
     let (negative, positive) = (read("rt-polarity.neg", 0)?, read("rt-polarity.pos", 1)?);
     let mut train = Texts::default();
@@ -76,7 +77,7 @@ pub(super) fn sst2(dir: &Path, test_only: bool) -> Result<Corpus> {
         match first {
             "sentence\tlabel" => {
                 sentences(&file, 1, notes, |line| match line.split('\t').collect::<Vec<_>>()[..] {
-                    [text, label] => Ok((text, polarity(label)?)),
+                    [text, label] => Ok((text.into(), polarity(label)?)),
                     ref columns => {
                         Err(format!("{}, expected sentence and label", count(columns.len(), "column")))
                     }
@@ -84,7 +85,7 @@ pub(super) fn sst2(dir: &Path, test_only: bool) -> Result<Corpus> {
             }
             _ => sentences(&file, 0, notes, |line| {
                 let (label, text) = line.split_once([' ', '\t']).unwrap_or((line, ""));
-                Ok((text, polarity(label)?))
+                Ok((text.into(), polarity(label)?))
             }),
         }
     })
@@ -114,7 +115,7 @@ pub(super) fn trec(dir: &Path, test_only: bool) -> Result<Corpus> {
             let (label, text) = line.split_once(' ').unwrap_or((line, ""));
             let coarse = label.split_once(':').map(|(coarse, _)| coarse);
             match TREC_CLASSES.iter().position(|&class| coarse == Some(class)) {
-                Some(class) => Ok((text, class as u32)),
+                Some(class) => Ok((text.into(), class as u32)),
                 None => {
                     let classes = TREC_CLASSES.join(", ");
                     Err(format!("starts with {label:?}, expected one of {classes} and :fine"))
@@ -124,7 +125,7 @@ pub(super) fn trec(dir: &Path, test_only: bool) -> Result<Corpus> {
     })
 }
 
-/// Lines of `__label__CLASS` and a sentence, as fastText reads them.
+/// Lines of a sentence with `__label__CLASS` before, behind or in it, as fastText reads them.
 ///
 /// The classes are `known`, of which only the test split is read, or the labels of the training split.
 pub(super) fn fasttext(dir: &Path, known: Option<&[String]>) -> Result<Corpus> {
@@ -172,15 +173,37 @@ pub(super) fn fasttext(dir: &Path, known: Option<&[String]>) -> Result<Corpus> {
 /// What fastText writes before a label.
 const LABEL: &str = "__label__";
 
-/// The label and the text of a line.
-fn label_and_text(line: &str) -> Result<(&str, &str), String> {
+/// The label and the text of a line. As for fastText, the label may stand anywhere.
+fn label_and_text(line: &str) -> Result<(&str, Cow<'_, str>), String> {
     let line = line.trim();
-    let (first, text) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    let Some(label) = first.strip_prefix(LABEL) else {
-        return Err(format!("starts with {first:?}, expected {LABEL}CLASS"));
+    let mut labels = line.split_whitespace().filter_map(|word| word.strip_prefix(LABEL));
+    let Some(label) = labels.next() else {
+        let first = line.split_whitespace().next().unwrap_or_default();
+        return Err(format!("begins with {first:?} and has no label, expected {LABEL}CLASS"));
     };
-    match text.split_whitespace().filter(|word| word.starts_with(LABEL)).count() {
-        0 => Ok((label, text.trim())),
-        others => Err(format!("{} labels, expected one", others + 1)),
+    match labels.count() {
+        0 => {}
+        others => return Err(format!("{} labels, expected one", others + 1)),
+    }
+    let start = label.as_ptr().addr() - line.as_ptr().addr() - LABEL.len();
+    let (before, after) = (line[..start].trim(), line[start + LABEL.len() + label.len()..].trim());
+    Ok(match (before, after) {
+        ("", text) | (text, "") => (label, text.into()),
+        _ => (label, format!("{before} {after}").into()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_may_stand_anywhere() {
+        for line in ["__label__a good film", "good film\t__label__a ", " good __label__a film"] {
+            assert_eq!(label_and_text(line), Ok(("a", "good film".into())), "{line}");
+        }
+        assert_eq!(label_and_text("__label__a"), Ok(("a", "".into())));
+        assert!(label_and_text("x __label__a __label__b").unwrap_err().contains("2 labels"));
+        assert!(label_and_text("x y").unwrap_err().contains("no label"));
     }
 }

@@ -29,6 +29,8 @@ pub use level::Level;
 #[cfg(feature = "cli")]
 pub(crate) use live_lines::LiveLines;
 pub use ngrams::NGrams;
+pub(super) use quotes::are_fields_quoted;
+pub(super) use records::{Record, records};
 pub use reviews::reviews;
 pub use table::Columns;
 pub use text_stream::{TextStream, Tokens};
@@ -61,7 +63,7 @@ const REVIEWS_SEED: u64 = 0;
 /// | `trec` | `train_5500.label`, `TREC_10.label`: lines `COARSE:fine question` | the six coarse ones |
 /// | `ag-news` | each split `.csv`: class (1 to 4), title and description, with or without a header | world, sports, business, science and technology |
 /// | `csv`, `tsv` | each split `.csv` or `.tsv`: columns of a label and a text, quoted or not | the labels of the training file, sorted |
-/// | `fasttext` | each split `.txt`, or with its name as the extension: lines of `__label__CLASS` and a sentence | the labels of the training file, sorted |
+/// | `fasttext` | each split `.txt`, or with its name as the extension: lines of `__label__CLASS` and a sentence; the label may stand anywhere | the labels of the training file, sorted |
 ///
 /// The names of the splits are `train`; `val`, `valid`, `validation` or `dev`; and `test`. Only `train` is required. If
 /// there is a validation but no test split, it serves as the test split, with a note. Other files of the same kind are

@@ -4,7 +4,7 @@ use super::file::TextFile;
 use anyhow::{Context, Result};
 
 /// The trimmed columns of a record and the line in which it begins.
-pub(super) type Record = (usize, Vec<String>);
+pub(in crate::data) type Record = (usize, Vec<String>);
 
 /// The delimiter of files with this name.
 pub(super) fn usual_delimiter(file: &TextFile) -> u8 {
@@ -49,7 +49,7 @@ pub(super) fn first_width(file: &TextFile, delimiter: u8) -> usize {
 }
 
 /// The records of a file, without a declaration of the delimiter.
-pub(super) struct Records {
+pub(in crate::data) struct Records {
     pub records: Vec<Record>,
     /// The lines before the first record with two cells that are not empty, such as a title.
     pub before: Vec<usize>,
@@ -60,7 +60,7 @@ pub(super) struct Records {
 /// Reads the records of a file.
 ///
 /// Where tabs separate the columns, a text may begin with a quote that never ends.
-pub(super) fn records(file: &TextFile, delimiter: u8) -> Result<Records> {
+pub(in crate::data) fn records(file: &TextFile, delimiter: u8) -> Result<Records> {
     let unended = |line| file.error_at(line, "a quoted field never ends");
     let is_swallowed = |cell: &String| cell.contains('\n') && cell.contains('\t');
     let quoted = quoted_records(file, delimiter, true)?.and_then(|records| {

@@ -5,6 +5,7 @@ use super::file::TextFile;
 use super::level::Level;
 use super::tokenizer::composed;
 use super::vocabulary::Vocabulary;
+use crate::data::file_kind::check_is_file;
 use crate::data::fingerprint::Fingerprint;
 use anyhow::{Context, Result, anyhow, ensure};
 use std::collections::HashMap;
@@ -63,10 +64,9 @@ impl TextStream {
     pub fn open(path: &Path, level: Level) -> Result<Self> {
         let name = path.display().to_string();
         let context = || format!("{name}: can't be read");
+        // A text is read more than once, which a pipe is not.
+        check_is_file(path)?;
         let mut file = File::open(path).with_context(context)?;
-        ensure!(!path.is_dir(), "{name}: is a directory, expected a text file");
-        let is_file = file.metadata().with_context(context)?.is_file();
-        ensure!(is_file, "{name}: is a pipe or a device, expected a file: a text is read more than once");
         let mut start = [0; 3];
         let read = file.read(&mut start).with_context(context)?;
         if is_converted(&start[..read]) {

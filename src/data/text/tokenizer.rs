@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use unicode_normalization::{UnicodeNormalization, is_nfc};
+use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 use unicode_segmentation::UnicodeSegmentation;
 
 /// The text with composed accents (normalisation form C).
@@ -15,10 +16,11 @@ pub(crate) fn composed(text: &str) -> Cow<'_, str> {
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Tokenizer {
-    /// Words of every script and `( ) , ! ?`; `'s 've n't 're 'd 'll` are tokens of their own.
+    /// Words of every script, `( ) , ! ?` and symbols; `'s 've n't 're 'd 'll` are tokens of their own.
     ///
-    /// The same as [`Kim`](Self::Kim) for ASCII text. Letters and digits of other scripts are kept, with their accents;
-    /// scripts without spaces between words, such as Chinese, are cut into characters (Unicode Standard Annex 29).
+    /// The same as [`Kim`](Self::Kim) for ASCII text without symbols. Letters and digits of other scripts are kept, with
+    /// their accents; scripts without spaces between words, such as Chinese, are cut into characters (Unicode Standard Annex
+    /// 29). Each emoji or other symbol, such as `+`, is a token. Invisible characters such as soft hyphens are dropped.
     #[default]
     Words,
     /// For English: words and `( ) , ! ?`; characters other than ASCII letters, digits and quotes are dropped.
@@ -37,7 +39,7 @@ impl Tokenizer {
     pub fn tokens(self, text: &str) -> Vec<String> {
         let text = &*composed(text);
         match self {
-            Self::Words if text.is_ascii() => Self::Kim.tokens(text),
+            Self::Words if text.bytes().all(is_kims) => Self::Kim.tokens(text),
             Self::Words => words(text),
             Self::Kim => {
                 let mut spaced = String::with_capacity(text.len() + text.len() / 8);
@@ -48,15 +50,19 @@ impl Tokenizer {
             Self::Characters => text.chars().map(String::from).collect(),
         }
     }
+}
 
-    /// The fraction of the letters of `texts` that the tokenizer drops.
-    pub fn dropped_letters<'a>(self, texts: impl IntoIterator<Item = &'a str>) -> f64 {
-        let (mut letters, mut dropped) = (0_usize, 0_usize);
-        for c in texts.into_iter().flat_map(|text| text.nfc()).filter(|c| c.is_alphabetic()) {
-            letters += 1;
-            dropped += usize::from(self == Self::Kim && !c.is_ascii());
-        }
-        dropped as f64 / letters.max(1) as f64
+/// Whether an ASCII character means the same to [`Tokenizer::Kim`] and [`Tokenizer::Words`].
+fn is_kims(byte: u8) -> bool {
+    byte.is_ascii() && !is_symbol(char::from(byte))
+}
+
+/// Whether `c` is a symbol, such as an emoji or `+`. The backquote counts as a quote.
+fn is_symbol(c: char) -> bool {
+    match c {
+        '`' => false,
+        '\0'..='\x7f' => "$+<=>^|~".contains(c),
+        _ => c.general_category_group() == GeneralCategoryGroup::Symbol,
     }
 }
 
@@ -80,6 +86,8 @@ fn words(text: &str) -> Vec<String> {
     // A grapheme is a character with its accents.
     for (at, grapheme) in text.grapheme_indices(true) {
         match grapheme.chars().next() {
+            Some('\u{ad}' | '\u{200e}' | '\u{200f}' | '\u{2060}' | '\u{feff}') => {}
+            Some(c) if is_symbol(c) => spaced.extend([" ", grapheme, " "]),
             Some(c) if grapheme.len() == c.len_utf8() && c.is_ascii() => {
                 separate(&mut spaced, c, &text[at..])
             }
@@ -89,7 +97,7 @@ fn words(text: &str) -> Vec<String> {
     }
     let mut tokens = vec![];
     for token in spaced.split_ascii_whitespace() {
-        if token.is_ascii() {
+        if token.is_ascii() || token.starts_with(is_symbol) {
             tokens.push(token.to_string());
         } else {
             tokens.extend(token.unicode_words().map(String::from));
@@ -130,9 +138,14 @@ mod tests {
     }
 
     #[test]
-    fn kim_drops_what_is_not_ascii() {
-        assert_eq!(Tokenizer::Kim.dropped_letters(["caf\u{e9}", "b"]), 0.2);
-        assert_eq!(Tokenizer::Words.dropped_letters(["caf\u{e9}"]), 0.0);
-        assert_eq!(Tokenizer::Kim.dropped_letters([]), 0.0);
+    fn symbols_are_tokens_and_soft_hyphens_vanish() {
+        for (text, expected) in [
+            ("love it😀👍🏽❤️!", "love it 😀 👍🏽 ❤️ !"),
+            ("C++ > C#, 5€ 🇩🇪👨‍👩‍👧 :-)", "C + + > C , 5 € 🇩🇪 👨‍👩‍👧 )"),
+            ("a co\u{ad}operative ma\u{ad}\u{f1}ana", "a cooperative ma\u{f1}ana"),
+            ("`quoted' a+b", "`quoted' a + b"),
+        ] {
+            assert_eq!(Tokenizer::Words.tokens(text).join(" "), expected);
+        }
     }
 }

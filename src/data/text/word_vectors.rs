@@ -2,10 +2,10 @@
 
 use super::vocabulary::Vocabulary;
 use crate::data::count;
+use crate::data::file_kind::{Remedy, found_instead, known_format};
 use crate::data::gzip;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
-use flate2::bufread::MultiGzDecoder;
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
@@ -43,7 +43,8 @@ impl WordVectors {
     /// | text with a header | word2vec, gensim, fastText (`.vec`) | a line `WORDS SIZE`, then for each word a line of the word and `SIZE` numbers |
     /// | text | GloVe (Pennington 2014) | the same without the header; the first line determines `SIZE` |
     ///
-    /// Spaces or tabs separate columns of text; a byte order mark and blank lines at the end are skipped. A zip archive must be
+    /// Spaces or tabs separate columns of text; a byte order mark and blank lines at the end are skipped; in a file
+    /// without `\n`, `\r` ends the lines. A zip archive must be
     /// unpacked; a model of fastText (`.bin`) is not a file of vectors.
     ///
     /// In text, the last `SIZE` columns are the vector, as words may contain spaces: the largest GloVe file has
@@ -63,7 +64,17 @@ impl WordVectors {
         let file = File::open(path).with_context(|| format!("{name}: can't be opened"))?;
         let mut source = Source::new(file).with_context(|| format!("{name}: can't be read"))?;
         let mut vectors = Self { size: 0, starts: HashMap::new(), values: Vec::new() };
-        vectors.parse(&mut source, wanted).map_err(|error| anyhow!("{name}: {error:#}"))?;
+        // What can't be read shows again where it is needed.
+        let _ = source.fill(MAX_WORD);
+        let start = source.rest()[..source.rest().len().min(MAX_WORD)].to_vec();
+        vectors.parse(&mut source, wanted).map_err(|error| {
+            // Archives and empty files have messages of their own.
+            let known = known_format(&start).filter(|(_, remedy)| *remedy != Remedy::Unpack);
+            match known.and_then(|_| found_instead(&start, "word vectors")).filter(|_| !start.is_empty()) {
+                Some(other) => anyhow!("{name}: {other}"),
+                None => anyhow!("{name}: {error:#}"),
+            }
+        })?;
         Ok(vectors)
     }
 
@@ -150,6 +161,7 @@ impl WordVectors {
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => bail!("is UTF-16, expected UTF-8: save it as UTF-8"),
             _ => {}
         }
+        source.find_newline();
         let line = source.line().context("line 1")?;
         ensure!(!line.is_empty(), "is empty, expected word vectors");
         if let Some((words, size)) = header(line).context("line 1")? {
@@ -289,7 +301,11 @@ fn header(line: &[u8]) -> Result<Option<(u64, usize)>> {
     let line = String::from_utf8_lossy(line);
     let columns: Vec<&str> = line.split_ascii_whitespace().take(3).collect();
     let [words, size] = columns[..] else { return Ok(None) };
-    if columns.iter().any(|column| column.bytes().any(|byte| !byte.is_ascii_digit())) {
+    let is_whole = |column: &&str| {
+        let digits = column.strip_prefix(['-', '+']).unwrap_or(column);
+        !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    if !columns.iter().all(is_whole) {
         return Ok(None);
     }
     match (words.parse(), size.parse()) {
@@ -332,6 +348,8 @@ struct Source {
     buffer: Vec<u8>,
     start: usize,
     end: usize,
+    /// The byte that ends a line.
+    newline: u8,
 }
 
 impl Source {
@@ -339,8 +357,8 @@ impl Source {
         let mut file = BufReader::with_capacity(CHUNK, file);
         let gzipped = file.fill_buf()?.starts_with(&gzip::MAGIC);
         let reader: Box<dyn Read> =
-            if gzipped { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
-        Ok(Self { reader, buffer: vec![0; CHUNK], start: 0, end: 0 })
+            if gzipped { Box::new(gzip::Unpacked::new(file)) } else { Box::new(file) };
+        Ok(Self { reader, buffer: vec![0; CHUNK], start: 0, end: 0, newline: b'\n' })
     }
 
     /// The bytes that have been read but not consumed.
@@ -377,13 +395,27 @@ impl Source {
         Ok(())
     }
 
+    /// Makes `\r` end the lines if the first of them has no `\n`.
+    fn find_newline(&mut self) {
+        for bytes in [CHUNK, MAX_LINE] {
+            // What can't be read shows again where it is needed.
+            let _ = self.fill(bytes);
+            if self.rest().contains(&b'\n') {
+                return;
+            }
+        }
+        if self.rest().contains(&b'\r') {
+            self.newline = b'\r';
+        }
+    }
+
     /// The next line with its newline; empty at the end of the file.
     fn line(&mut self) -> Result<&[u8]> {
         let mut length = 0;
         loop {
-            length += (&self.rest()[length..]).skip_until(b'\n')?;
+            length += (&self.rest()[length..]).skip_until(self.newline)?;
             ensure!(length <= MAX_LINE, "longer than {MAX_LINE} bytes, expected a word and its numbers");
-            if self.rest()[..length].ends_with(b"\n") || !self.more()? {
+            if self.rest()[..length].ends_with(&[self.newline]) || !self.more()? {
                 return Ok(&self.rest()[..length]);
             }
         }
@@ -397,7 +429,7 @@ impl Source {
         self.fill(MAX_WORD + 4 * size)?;
         let rest = self.rest();
         let Some(space) = rest.iter().take(MAX_WORD).position(is_separator) else {
-            return Ok(rest.contains(&b'\n'));
+            return Ok(rest.contains(&self.newline));
         };
         let vector = rest[space + 1..].iter().take(4 * size);
         let decimal = vector.clone().filter(|byte| b"0123456789+-.eE \t\r\nnaNif".contains(byte)).count();

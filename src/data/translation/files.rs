@@ -3,12 +3,13 @@
 use super::pairs::{PairCorpus, TextPairs};
 use crate::data::count;
 use crate::data::splits::Splits;
-use crate::data::text::{TextFile, counted_lines};
+use crate::data::text::{Record, TextFile, are_fields_quoted, counted_lines, records};
 use anyhow::{Result, bail, ensure};
 use std::path::{Path, PathBuf};
 
 /// Reads the splits of `dir`, or only the test split, as two files each, whose names end with the languages.
-pub(super) fn parallel(dir: &Path, [source, target]: [&str; 2], test_only: bool) -> Result<PairCorpus> {
+pub(super) fn parallel(dir: &Path, languages: [&str; 2], test_only: bool) -> Result<PairCorpus> {
+    let [source, target] = languages.map(|ending| ending.trim_start_matches('.'));
     let mut notes = vec![];
     let find = |language: &str| Splits::find_by_words(dir, &[&language.to_lowercase()]);
     let (sources, targets) = (find(source)?, find(target)?);
@@ -160,12 +161,107 @@ pub(super) fn tab_separated(dir: &Path, test_only: bool) -> Result<PairCorpus> {
     Ok(PairCorpus { train, validation, test, notes })
 }
 
+/// The rows of a file, each with its columns and the number of its line.
+///
+/// If quotes surround whole columns, they are removed as in CSV files, with a note. All others belong to the text.
+fn rows(file: &TextFile, notes: &mut Vec<String>) -> Result<Vec<Record>> {
+    if are_fields_quoted(&file.text, b'\t') {
+        notes.push(format!("{}: the quotes around columns are removed", file.path.display()));
+        return records(file, b'\t').map(|found| found.records);
+    }
+    let columns = |line: &str| line.split('\t').map(|column| column.trim().to_string()).collect();
+    Ok(file.lines().map(|(number, line)| (number, columns(line))).collect())
+}
+
+/// Words of which the headers of pairs consist.
+const HEADER_WORDS: [&str; 60] = [
+    "source",
+    "src",
+    "target",
+    "tgt",
+    "trg",
+    "sentence",
+    "translation",
+    "input",
+    "output",
+    "question",
+    "answer",
+    "text",
+    "original",
+    "reference",
+    "prompt",
+    "response",
+    "language",
+    "lang",
+    "english",
+    "german",
+    "french",
+    "spanish",
+    "italian",
+    "portuguese",
+    "dutch",
+    "russian",
+    "chinese",
+    "japanese",
+    "korean",
+    "arabic",
+    "hindi",
+    "turkish",
+    "polish",
+    "swedish",
+    "czech",
+    "danish",
+    "finnish",
+    "greek",
+    "ukrainian",
+    "romanian",
+    "hungarian",
+    "vietnamese",
+    "latin",
+    "hebrew",
+    "persian",
+    "norwegian",
+    "indonesian",
+    "en",
+    "de",
+    "fr",
+    "es",
+    "it",
+    "pt",
+    "nl",
+    "ru",
+    "zh",
+    "ja",
+    "ko",
+    "ar",
+    "pl",
+];
+
+/// Whether the first row is a header: source and target are different names, and the row occurs only once.
+fn has_header(rows: &[Record]) -> bool {
+    let Some((first, [source, target, ..])) = rows.split_first().map(|((_, first), _)| (first, &first[..]))
+    else {
+        return false;
+    };
+    let is_name = |cell: &String| {
+        let lower = cell.to_lowercase();
+        let mut words = lower.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty()).peekable();
+        words.peek().is_some() && words.all(|word| HEADER_WORDS.contains(&word))
+    };
+    source != target && is_name(source) && is_name(target) && rows[1..].iter().all(|(_, row)| row != first)
+}
+
 fn pairs(file: &TextFile, notes: &mut Vec<String>) -> Result<TextPairs> {
     let (mut pairs, mut skipped, mut expected) = (TextPairs::default(), vec![], None);
-    for (number, line) in file.lines() {
-        let columns: Vec<&str> = line.split('\t').map(str::trim).collect();
-        let [source, target, ..] = columns[..] else {
-            match line.trim().is_empty() {
+    let name = file.path.display();
+    let rows = rows(file, notes)?;
+    let header = usize::from(has_header(&rows));
+    if let Some((number, columns)) = rows.first().filter(|_| header > 0) {
+        notes.push(format!("{name}: line {number} is read as a header: {}", columns.join(", ")));
+    }
+    for (number, columns) in rows.into_iter().skip(header) {
+        let [source, target, ..] = &columns[..] else {
+            match columns.iter().all(String::is_empty) {
                 true => skipped.push(number),
                 false => return Err(file.error_at(number, "no tab, expected a source, a tab and a target")),
             }
@@ -181,7 +277,6 @@ fn pairs(file: &TextFile, notes: &mut Vec<String>) -> Result<TextPairs> {
             false => pairs.push(source, target),
         }
     }
-    let name = file.path.display();
     if !skipped.is_empty() {
         notes.push(format!("{name}: skipped {}", counted_lines(&skipped, "with an empty side")));
     }
@@ -205,6 +300,29 @@ mod tests {
         let targets =
             lengths.iter().map(|&length| "b".repeat(length * rng.random_range(100..140) / 100)).collect();
         (lengths.iter().map(|&length| "a".repeat(length)).collect(), targets)
+    }
+
+    #[test]
+    fn headers_and_quotes_of_pairs_are_no_text() {
+        let of = |text: &str| {
+            let mut notes = vec![];
+            let file = TextFile { path: "train.tsv".into(), text: text.into() };
+            let TextPairs { sources, targets } = pairs(&file, &mut notes).unwrap();
+            (sources.into_iter().zip(targets).collect::<Vec<_>>(), notes.len())
+        };
+        let cat = ("cat".to_string(), "Katze".to_string());
+        for header in
+            ["source\ttarget", "English\tGerman", "Source Sentence\ttranslation", "en\tde", "src_text\tTGT"]
+        {
+            assert_eq!(of(&format!("{header}\ncat\tKatze\n")), (vec![cat.clone()], 1), "{header}");
+        }
+        // Words that occur again, or only on one side, are text.
+        assert_eq!(of("answer\tquestion\ncat\tKatze\nanswer\tquestion\n").0.len(), 3);
+        assert_eq!(of("answer\tAntwort\ncat\tKatze\n").0.len(), 2);
+        assert_eq!(of("\"cat\"\tKatze\n"), (vec![cat], 1));
+        let (found, notes) = of("\"Yes\", he said\t\"Ja\", sagte er\n");
+        assert_eq!((found[0].0.as_str(), notes), ("\"Yes\", he said", 0));
+        assert_eq!(of("\"a \"\"b\"\"\"\tc\n").0[0].0, "a \"b\"");
     }
 
     #[test]

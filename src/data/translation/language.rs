@@ -3,7 +3,7 @@
 use super::byte_pairs::{BytePairs, learn};
 use crate::data::Vocabulary;
 use crate::data::text::composed;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -181,8 +181,8 @@ impl Language {
     /// # Errors
     /// Fails if `text` is not in this format, or the tokens do not begin with the special ones or are not distinct.
     pub fn from_json(text: &str) -> Result<Self> {
-        let Recorded { segmentation, lower_case, tokens, merges } =
-            serde_json::from_str(text).context("not the tokens of a language")?;
+        let Recorded { segmentation, lower_case, tokens, merges } = serde_json::from_str(text)
+            .map_err(|_| anyhow!("not the tokens of a language: truncated or damaged"))?;
         let special = ["<pad>", "<unk>", "<bos>", "<eos>"];
         ensure!(
             tokens.iter().take(special.len()).eq(special.iter()),

@@ -1,0 +1,127 @@
+//! What a file is that is not what a reader expects.
+
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::path::Path;
+
+/// What to do with a file of a known format in place of another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// It holds files: unpack it.
+    Unpack,
+    /// It holds data: export them.
+    Export,
+    /// Look for another file.
+    None,
+}
+
+/// The format that the first bytes of a file show, in words, if it is a well-known one other than text.
+pub(crate) fn known_format(bytes: &[u8]) -> Option<(&'static str, Remedy)> {
+    use Remedy::{Export, None as Other, Unpack};
+    const FORMATS: [(&[u8], &str, Remedy); 23] = [
+        (b"PK\x03\x04", "a zip archive or an Office document", Unpack),
+        (b"\x1f\x8b", "a gzip file", Unpack),
+        (b"BZh91AY&SY", "a bzip2 file", Unpack),
+        (b"\xfd7zXZ\0", "an xz file", Unpack),
+        (b"\x28\xb5\x2f\xfd", "a zstd file", Unpack),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z archive", Unpack),
+        (b"Rar!\x1a\x07", "a RAR archive", Unpack),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "an Office document", Export),
+        (b"PAR1\x15", "a parquet file", Export),
+        (b"ARROW1\0", "an Arrow file", Export),
+        (b"SQLite format 3\0", "an SQLite database", Export),
+        (b"\x93NUMPY", "a NumPy array", Export),
+        (b"\x89HDF\r\n", "an HDF5 file", Export),
+        (b"%PDF-", "a PDF document", Export),
+        (b"GGUF", "a GGUF file", Other),
+        (b"\x89PNG\r\n\x1a\n", "a PNG image", Other),
+        (b"\xff\xd8\xff", "a JPEG image", Other),
+        (b"GIF89a", "a GIF image", Other),
+        (b"GIF87a", "a GIF image", Other),
+        (b"MThd", "a MIDI file", Other),
+        (b"\x7fELF", "a program", Other),
+        (
+            b"version https://git-lfs",
+            "a Git LFS pointer in place of the file (`git lfs pull` fetches it)",
+            Other,
+        ),
+        (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20", "a file of torch.save", Other),
+    ];
+    if bytes.is_empty() {
+        return Some(("an empty file", Other));
+    }
+    if is_html(bytes) {
+        return Some(("an HTML page, perhaps of a download that failed", Other));
+    }
+    if bytes.get(257..262) == Some(b"ustar") {
+        return Some(("a tar archive", Unpack));
+    }
+    if let [0x80, 2..=5, ..] = bytes
+        && !bytes.starts_with(FORMATS[22].0)
+    {
+        return Some(("a Python pickle", Export));
+    }
+    if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
+        return Some(("a WebP image", Other));
+    }
+    if bytes.get(8) == Some(&b'{') && bytes.get(5..8) == Some(&[0; 3]) {
+        return Some(("a safetensors file", Other));
+    }
+    let known = FORMATS.into_iter().find(|(start, ..)| bytes.starts_with(start));
+    known.map(|(_, name, remedy)| (name, remedy))
+}
+
+/// Whether a file starts like an HTML page.
+pub(crate) fn is_html(bytes: &[u8]) -> bool {
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+    let starts_with = |tag: &[u8]| text.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag));
+    starts_with(b"<!doctype html") || starts_with(b"<html")
+}
+
+/// What a file is that is not `expected`, for the message of a reader that has failed; none if nothing is known.
+pub(crate) fn found_instead(bytes: &[u8], expected: &str) -> Option<String> {
+    known_format(bytes).map(|(what, remedy)| {
+        let remedy = match remedy {
+            Remedy::Unpack => ": unpack it first",
+            Remedy::Export | Remedy::None => "",
+        };
+        format!("found {what}, expected {expected}{remedy}")
+    })
+}
+
+/// Checks, before it is opened, that `path` is a file, as opening a pipe may wait for ever.
+///
+/// # Errors
+/// Fails if it is missing, a folder, a pipe or a device.
+pub(crate) fn check_is_file(path: &Path) -> Result<()> {
+    let name = path.display();
+    let kind = fs::metadata(path).with_context(|| format!("{name}: can't be read"))?.file_type();
+    ensure!(!kind.is_dir(), "{name}: is a directory, expected a file");
+    ensure!(kind.is_file(), "{name}: is a pipe or a device, expected a file");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_named_for_what_they_are() {
+        let tar = [&[b'a'; 257][..], b"ustar"].concat();
+        for (bytes, name) in [
+            (&b""[..], "an empty file"),
+            (b"\n<!DOCTYPE html>", "an HTML page, perhaps of a download that failed"),
+            (b"\xef\xbb\xbf<HTML>", "an HTML page, perhaps of a download that failed"),
+            (b"\x93NUMPY\x01\0", "a NumPy array"),
+            (b"\x80\x04\x95", "a Python pickle"),
+            (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a", "a file of torch.save"),
+            (b"\x40\0\0\0\0\0\0\0{\"a\"", "a safetensors file"),
+            (b"RIFF\x01\0\0\0WEBP", "a WebP image"),
+            (&tar, "a tar archive"),
+        ] {
+            assert_eq!(known_format(bytes).unwrap().0, name);
+        }
+        assert!(known_format(b"label,text\n").is_none());
+        assert!(known_format(b"version https://git-lfs.github.com").unwrap().0.contains("git lfs pull"));
+    }
+}
