@@ -389,10 +389,10 @@ fn a_signal_ends_the_preparation_at_once() {
     let place = tempdir().unwrap();
     with_vectors(place.path());
     assert!(Command::new("mkfifo").arg(place.path().join("pipe")).status().unwrap().success());
-    // It waits for a writer of the pipe.
     let options = "--dataset csv --data-dir . --embedding 3 --vectors pipe --out run";
     let mut child = command(&place, "fasttext").args(options.split(' ')).spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    // This waits for the reader, which then waits for vectors.
+    let _writer = fs::File::options().write(true).open(place.path().join("pipe")).unwrap();
     assert!(Command::new("kill").args(["-s", "TERM", &child.id().to_string()]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(143));
     assert!(!place.path().join("run").exists());

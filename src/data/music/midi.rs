@@ -134,7 +134,8 @@ fn whole_chunks(bytes: &[u8]) -> Result<usize> {
     while rest.len() >= 8 {
         let length = u32::from_be_bytes([rest[4], rest[5], rest[6], rest[7]]) as usize;
         let found = rest.len() - 8;
-        let is_chunk = rest.starts_with(b"MTrk") || rest[..4].is_ascii() && length <= found;
+        let is_chunk =
+            rest.starts_with(b"MTrk") || rest[..4].iter().all(u8::is_ascii_alphanumeric) && length <= found;
         if tracks >= declared && !is_chunk {
             break;
         }
