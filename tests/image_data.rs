@@ -259,7 +259,7 @@ fn an_unreadable_image_is_an_error_when_it_is_read() {
     };
     assert_says(&error_of(b""), &["is empty"]);
     assert_says(&error_of(b"GIF89a"), &["is a gif file", "expected a PNG or JPEG"]);
-    assert_says(&error_of(b"<html>"), &["is not an image", "expected a PNG or JPEG"]);
+    assert_says(&error_of(b"<html>"), &["an HTML page", "expected a PNG or JPEG"]);
     assert_says(&error_of(&encoded(plain(1, 1, [0; 3]), ImageFormat::Png)), &["1x1 pixels", "4x4"]);
     for format in [ImageFormat::Png, ImageFormat::Jpeg] {
         let whole = encoded(plain(90, 90, [9; 3]), format);

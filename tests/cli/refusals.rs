@@ -30,7 +30,7 @@ fn wrong_options_are_refused() {
         refused(&place, "lenet", &format!("{DATA} --device cuda"), 1, &["--features cuda"]);
     }
     refused(&place, "mlp", &format!("{DATA} --hidden 30,0"), 1, &["[784, 30, 0, 10]"]);
-    refused(&place, "mlp", &format!("{DATA} --optimizer sgd --nesterov"), 1, &["nesterov", "momentum"]);
+    refused(&place, "mlp", &format!("{DATA} --optimizer sgd --nesterov"), 2, &["--nesterov", "--momentum"]);
     refused(
         &place,
         "mlp",

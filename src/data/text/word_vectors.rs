@@ -350,6 +350,8 @@ struct Source {
     end: usize,
     /// The byte that ends a line.
     newline: u8,
+    /// Why no more can be read.
+    failed: Option<String>,
 }
 
 impl Source {
@@ -358,7 +360,7 @@ impl Source {
         let gzipped = file.fill_buf()?.starts_with(&gzip::MAGIC);
         let reader: Box<dyn Read> =
             if gzipped { Box::new(gzip::Unpacked::new(file)) } else { Box::new(file) };
-        Ok(Self { reader, buffer: vec![0; CHUNK], start: 0, end: 0, newline: b'\n' })
+        Ok(Self { reader, buffer: vec![0; CHUNK], start: 0, end: 0, newline: b'\n', failed: None })
     }
 
     /// The bytes that have been read but not consumed.
@@ -372,6 +374,9 @@ impl Source {
 
     /// Reads more bytes; whether there were any.
     fn more(&mut self) -> Result<bool> {
+        if let Some(failed) = &self.failed {
+            bail!("{failed}");
+        }
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         if self.buffer.len() < self.end + CHUNK {
@@ -380,10 +385,15 @@ impl Source {
         loop {
             match self.reader.read(&mut self.buffer[self.end..][..CHUNK]) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                read => {
-                    let read = read.map_err(gzip::read_error)?;
+                Ok(read) => {
                     self.end += read;
                     return Ok(read > 0);
+                }
+                Err(error) => {
+                    let error = gzip::read_error(error);
+                    // A decoder does not repeat its error.
+                    self.failed = Some(error.to_string());
+                    return Err(error);
                 }
             }
         }
