@@ -475,7 +475,7 @@ fn what_a_fold_lacks_is_known_before_the_first_one_is_trained() {
 fn neighbours_need_a_word_that_the_model_knows() {
     let run = trained("lstm");
     refused(&run, "lstm", "neighbours --run .", 1, &["found no word"]);
-    refused(&run, "lstm", "neighbours --run . <pad>", 1, &["<pad>", "does not know"]);
+    refused(&run, "lstm", "neighbours --run . <pad>", 1, &["pad", "does not know"]);
     let output = start(&run, "lstm", &["neighbours", "--run", ".", "good zzz dull"], "");
     let said = String::from_utf8_lossy(&output.stdout);
     let map = done(&run, "lab", "embeddings .");
