@@ -478,7 +478,7 @@ fn files_that_are_not_images_are_refused() {
         &["no/seven.png: can't be opened"],
     );
     assert_says(&error_of_image("empty.png", &[]), &["is empty", "expected a PNG or JPEG"]);
-    assert_says(&error_of_image("text.png", b"%PDF-1.7"), &["is not an image", "expected a PNG or JPEG"]);
+    assert_says(&error_of_image("text.png", b"%PDF-1.7"), &["a PDF document", "expected a PNG or JPEG"]);
     assert_says(&error_of_image("short.png", b"\x89"), &["expected a PNG or JPEG"]);
 
     let image =
