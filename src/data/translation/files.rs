@@ -174,68 +174,11 @@ fn rows(file: &TextFile, notes: &mut Vec<String>) -> Result<Vec<Record>> {
 }
 
 /// Words of which the headers of pairs consist.
-const HEADER_WORDS: [&str; 60] = [
-    "source",
-    "src",
-    "target",
-    "tgt",
-    "trg",
-    "sentence",
-    "translation",
-    "input",
-    "output",
-    "question",
-    "answer",
-    "text",
-    "original",
-    "reference",
-    "prompt",
-    "response",
-    "language",
-    "lang",
-    "english",
-    "german",
-    "french",
-    "spanish",
-    "italian",
-    "portuguese",
-    "dutch",
-    "russian",
-    "chinese",
-    "japanese",
-    "korean",
-    "arabic",
-    "hindi",
-    "turkish",
-    "polish",
-    "swedish",
-    "czech",
-    "danish",
-    "finnish",
-    "greek",
-    "ukrainian",
-    "romanian",
-    "hungarian",
-    "vietnamese",
-    "latin",
-    "hebrew",
-    "persian",
-    "norwegian",
-    "indonesian",
-    "en",
-    "de",
-    "fr",
-    "es",
-    "it",
-    "pt",
-    "nl",
-    "ru",
-    "zh",
-    "ja",
-    "ko",
-    "ar",
-    "pl",
-];
+const HEADER_WORDS: &str = "source src target tgt trg sentence translation input output question answer text original reference \
+    prompt response language lang english german french spanish italian portuguese dutch russian chinese \
+    japanese korean arabic hindi turkish polish swedish czech danish finnish greek ukrainian romanian \
+    hungarian vietnamese latin hebrew persian norwegian indonesian en de fr es it pt nl ru zh ja ko ar \
+    pl";
 
 /// Whether the first row is a header: source and target are different names, and the row occurs only once.
 fn has_header(rows: &[Record]) -> bool {
@@ -246,7 +189,7 @@ fn has_header(rows: &[Record]) -> bool {
     let is_name = |cell: &String| {
         let lower = cell.to_lowercase();
         let mut words = lower.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty()).peekable();
-        words.peek().is_some() && words.all(|word| HEADER_WORDS.contains(&word))
+        words.peek().is_some() && words.all(|word| HEADER_WORDS.split(' ').any(|known| known == word))
     };
     source != target && is_name(source) && is_name(target) && rows[1..].iter().all(|(_, row)| row != first)
 }

@@ -34,7 +34,8 @@ const DATES_SEED: u64 = 0;
 /// [`text::load`](crate::data::text::load), such as `test_2016_flickr.en`. White space around a sentence is removed, and so
 /// are blank lines at the end of a file. Pairs with an empty side are skipped, with a note. Further columns of `tsv-pairs`
 /// are ignored, with a note. A first line of names, such as `source` and `target` or `English` and `German`, is a header,
-/// which is skipped with a note, and quotes that surround whole columns are removed. Text that is not UTF-8 is read as Windows-1252, with a note.
+/// which is skipped with a note, and quotes that surround whole columns are removed. Text that is not UTF-8 is read as
+/// Windows-1252, with a note.
 ///
 /// # Errors
 /// Fails with a [`DataError`] for an unknown name, a directory that is missing or superfluous, and `parallel` without two

@@ -4,10 +4,10 @@
 //! a filter g of three taps are `A^T ((G g) . (B^T d))`, from six inputs d, with 6 products in place of 12. It runs
 //! down the columns of an image only, and the rows stay as they are:
 //!
-//! 1. the input transform `B^T` ([`INPUT`]) maps a strip of six input rows to one row per point;
-//! 2. the filter transform `G` ([`FILTER`]) maps the three rows of the kernel to one row per point;
+//! 1. the input transform `B^T` maps a strip of six input rows to one row per point;
+//! 2. the filter transform `G` maps the three rows of the kernel to one row per point;
 //! 3. each point is a convolution along the row and over the channels, a matrix product by [`OuterProducts`];
-//! 4. the output transform `A^T` ([`OUTPUT`]) maps the six products to four output rows.
+//! 4. the output transform `A^T` maps the six products to four output rows.
 //!
 //! Vectors lie along the rows throughout, so that images of any size need no other layout, and rounding errors grow
 //! less than with the method in both dimensions.
@@ -15,203 +15,19 @@
 //! The gradients are the adjoints: the input gradient is a convolution with the kernel turned by 180 degrees, and the
 //! weight gradient is `G^T ((A dy) . (B^T d))`, summed over all strips before `G^T` is applied.
 
-// The loops over a matrix are unrolled and written alike.
-#![allow(clippy::needless_range_loop)]
+mod transforms;
 
-use super::memory::{self, Destination};
+use super::memory;
 use super::parallel::{self, Shared};
 use super::planes::ChannelsLast;
 use super::products::{OVERREAD, OuterProducts};
-use super::simd::{Lanes, dispatch};
-use pulp::{Simd, WithSimd};
-use std::marker::PhantomData;
+use super::simd::Lanes;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-
-/// Output rows of a strip.
-const ROWS: usize = 4;
-/// Input rows of a strip, and products for each tap along the row.
-const POINTS: usize = 6;
-/// Rows of the kernel.
-const TAPS: usize = 3;
-
-// The matrices for the points 0, 1, -1, 2, -1/2 and infinity, which round less than those of the paper with -2 (Barabasz
-// et al. 2018, arXiv:1803.10986).
-
-/// B^T
-const INPUT: [[f64; POINTS]; POINTS] = [
-    [2., 3., -4., -3., 2., 0.],
-    [0., 2., 5., 1., -2., 0.],
-    [0., 2., 1., -5., 2., 0.],
-    [0., -1., -2., 1., 2., 0.],
-    [0., -2., 1., 2., -1., 0.],
-    [0., 2., 3., -4., -3., 2.],
-];
-/// G
-const FILTER: [[f64; TAPS]; POINTS] = [
-    [1. / 2., 0., 0.],
-    [1. / 6., 1. / 6., 1. / 6.],
-    [1. / 6., -1. / 6., 1. / 6.],
-    [1. / 30., 1. / 15., 2. / 15.],
-    [16. / 15., -8. / 15., 4. / 15.],
-    [0., 0., 1. / 2.],
-];
-/// A^T
-const OUTPUT: [[f64; POINTS]; ROWS] = [
-    [1., 1., 1., 1., 1., 0.],
-    [0., 1., -1., 2., -1. / 2., 0.],
-    [0., 1., 1., 4., 1. / 4., 0.],
-    [0., 1., -1., 8., -1. / 8., 1.],
-];
-
-/// A transform, whose matrix is known when its loop over a row is compiled.
-trait Matrix<const M: usize, const N: usize> {
-    const ELEMENTS: [[f64; N]; M];
-}
-
-/// `B^T`
-struct InputTransform;
-/// `A^T`
-struct OutputTransform;
-/// `A`
-struct OutputAdjoint;
-/// `G^T`
-struct FilterAdjoint;
-
-impl Matrix<POINTS, POINTS> for InputTransform {
-    const ELEMENTS: [[f64; POINTS]; POINTS] = INPUT;
-}
-impl Matrix<ROWS, POINTS> for OutputTransform {
-    const ELEMENTS: [[f64; POINTS]; ROWS] = OUTPUT;
-}
-impl Matrix<POINTS, ROWS> for OutputAdjoint {
-    const ELEMENTS: [[f64; ROWS]; POINTS] = transposed(OUTPUT);
-}
-impl Matrix<TAPS, POINTS> for FilterAdjoint {
-    const ELEMENTS: [[f64; POINTS]; TAPS] = transposed(FILTER);
-}
-
-const fn transposed<const M: usize, const N: usize>(matrix: [[f64; N]; M]) -> [[f64; M]; N] {
-    let mut result = [[0.; M]; N];
-    let mut at = 0;
-    while at < M * N {
-        result[at % N][at / N] = matrix[at / N][at % N];
-        at += 1;
-    }
-    result
-}
-
-/// The rows that a matrix is multiplied with, and where the rows of the product go.
-struct Strip<T> {
-    /// The rows that exist; the others are zeros.
-    rows: Range<usize>,
-    /// Offset of the first of them, and the row stride.
-    from: (usize, usize),
-    /// Offset of the product's first row, and the row stride.
-    to: (usize, usize),
-    /// Rows of the product that are stored.
-    wanted: usize,
-    /// Initial value of the sums.
-    bias: T,
-}
-
-/// Multiplies a matrix with the strips, `len` elements wide, of `count` examples, planes and strips per plane.
-fn transform<'a, T: Lanes, A: Matrix<M, N>, const M: usize, const N: usize>(
-    _: A,
-    count: [usize; 3],
-    len: usize,
-    from: &'a [T],
-    to: impl Into<Destination<'a, T>>,
-    strip: impl Fn([usize; 3]) -> Strip<T>,
-) {
-    let to = to.into();
-    dispatch(Transform::<T, _, A, M, N> { count, len, from, to, strip, matrix: PhantomData });
-}
-
-struct Transform<'a, T, F, A, const M: usize, const N: usize> {
-    count: [usize; 3],
-    len: usize,
-    from: &'a [T],
-    to: Destination<'a, T>,
-    strip: F,
-    matrix: PhantomData<A>,
-}
-
-impl<T: Lanes, F: Fn([usize; 3]) -> Strip<T>, A: Matrix<M, N>, const M: usize, const N: usize> WithSimd
-    for Transform<'_, T, F, A, M, N>
-{
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { count, len, from, mut to, strip, .. } = self;
-        let (zeros, mut unwanted) = (vec![T::ZERO; len], vec![T::ZERO; len]);
-        for example in 0..count[0] {
-            for plane in 0..count[1] {
-                for i in 0..count[2] {
-                    let strip = strip([example, plane, i]);
-                    let mut rows = [zeros.as_ptr(); N];
-                    for (i, row) in strip.rows.enumerate() {
-                        rows[row] = from[strip.from.0 + i * strip.from.1..][..len].as_ptr();
-                    }
-                    let mut results = [unwanted.as_mut_ptr(); M];
-                    for (m, result) in results.iter_mut().take(strip.wanted).enumerate() {
-                        let first = strip.to.0 + m * strip.to.1;
-                        assert!(first + len <= to.len());
-                        // SAFETY: in bounds.
-                        *result = unsafe { to.as_mut_ptr().add(first) };
-                    }
-                    // SAFETY: all rows have `len` elements.
-                    unsafe { multiply_rows::<T, S, A, M, N>(simd, len, rows, results, strip.bias) };
-                }
-            }
-        }
-    }
-}
-
-/// Multiplies the matrix with N rows of `len` elements.
-///
-/// # Safety
-/// The rows are valid for reading `len` elements and the results for writing as many. They do not overlap, except that
-/// unwanted results may share a row.
-#[inline(always)]
-unsafe fn multiply_rows<T: Lanes, S: Simd, A: Matrix<M, N>, const M: usize, const N: usize>(
-    simd: S,
-    len: usize,
-    rows: [*const T; N],
-    results: [*mut T; M],
-    bias: T,
-) {
-    debug_assert!(rows.iter().all(|row| !row.is_null()) && results.iter().all(|row| !row.is_null()));
-    let lanes = T::lanes::<S>();
-    let bias = T::splat(simd, bias);
-    for at in (0..len).step_by(lanes) {
-        let used = lanes.min(len - at);
-        // SAFETY: `used` elements from `at` lie within the rows.
-        unsafe {
-            let mut x = [T::splat(simd, T::ZERO); N];
-            for n in 0..N {
-                x[n] = match used == lanes {
-                    true => rows[n].add(at).cast::<T::Vector<S>>().read_unaligned(),
-                    false => T::load_first(simd, rows[n].add(at), used),
-                };
-            }
-            for m in 0..M {
-                let mut sum = bias;
-                for n in 0..N {
-                    if A::ELEMENTS[m][n] != 0. {
-                        let factor = T::splat(simd, T::of(A::ELEMENTS[m][n]));
-                        sum = T::mul_add(simd, factor, x[n], sum);
-                    }
-                }
-                match used == lanes {
-                    true => results[m].add(at).cast::<T::Vector<S>>().write_unaligned(sum),
-                    false => T::store_first(simd, results[m].add(at), used, sum),
-                }
-            }
-        }
-    }
-}
+use transforms::{
+    FILTER, FilterAdjoint, InputTransform, OutputAdjoint, OutputTransform, POINTS, ROWS, Strip, TAPS,
+    transform,
+};
 
 /// A convolution in one group with a kernel of three rows, stride 1 and no dilation. Pairs are (height, width).
 #[derive(Clone, Copy)]
