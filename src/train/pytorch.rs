@@ -154,6 +154,9 @@ struct State<'a> {
     elements_left: usize,
 }
 
+/// Tensors with their names.
+type Named<'a> = Vec<(&'a str, Id)>;
+
 impl<'a> State<'a> {
     fn read(mut self) -> Result<(HashMap<String, Tensor>, Option<String>)> {
         let mut tensors = HashMap::new();
@@ -166,7 +169,7 @@ impl<'a> State<'a> {
     }
 
     /// The named tensors of the `state_dict`, and a remark if it was chosen among several.
-    fn tensors(&self) -> Result<(Vec<(&'a str, Id)>, Option<String>)> {
+    fn tensors(&self) -> Result<(Named<'a>, Option<String>)> {
         let (mut dict, mut note) = (self.pickle.root, None);
         for _ in 0..4 {
             let found = self.tensors_in(dict);
@@ -213,7 +216,7 @@ impl<'a> State<'a> {
     }
 
     /// The tensors that the dictionary `dict` holds directly, with their names.
-    fn tensors_in(&self, dict: Id) -> Vec<(&'a str, Id)> {
+    fn tensors_in(&self, dict: Id) -> Named<'a> {
         let entries = self.pickle.entries(dict).unwrap_or_default().iter();
         let tensors = entries.filter(|&&(_, value)| self.is_tensor(value));
         tensors.filter_map(|&(key, value)| Some((self.pickle.text(key)?, value))).collect()
