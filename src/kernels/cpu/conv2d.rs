@@ -3,7 +3,7 @@
 use super::linear;
 use super::memory;
 use super::parallel;
-use super::planes::{ChannelsLast, OutputLayout, Patches, Planes, SlidingProduct, transposed};
+use super::planes::{ChannelsLast, OutputLayout, Patches, Planes, SlidingProduct};
 use super::products::{DotProducts, OuterProducts, Span};
 use super::simd::{self, Lanes, vectorised};
 use super::winograd::Winograd;
@@ -114,7 +114,7 @@ impl Conv2d {
     pub fn forward<T: Lanes>(&self, xs: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
         if let Some((dims, patches)) = self.linear() {
             let ys = linear::forward(&patches.cut(xs), weight, bias, dims);
-            return transposed(&ys, [self.positions(), self.outputs]).into_owned();
+            return linear::transposed(&ys, [self.positions(), self.outputs]).into_owned();
         }
         if let Some(winograd) = self.winograd() {
             return winograd.forward(xs, weight, bias);
@@ -143,7 +143,7 @@ impl Conv2d {
     /// The gradient with respect to the input, from the gradient `grad` with respect to the output.
     pub fn input_grad<T: Lanes>(&self, grad: &[T], weight: &[T]) -> Vec<T> {
         if let Some((dims, patches)) = self.linear() {
-            let grad = transposed(grad, [self.outputs, self.positions()]);
+            let grad = linear::transposed(grad, [self.outputs, self.positions()]);
             return patches.join(linear::input_grad(&grad, weight, dims));
         }
         if let Some(winograd) = self.winograd() {
@@ -256,7 +256,7 @@ impl Conv2d {
     /// The gradient with respect to the weight, from the gradient `grad` with respect to the output.
     pub fn weight_grad<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
         if let Some((dims, patches)) = self.linear() {
-            let grad = transposed(grad, [self.outputs, self.positions()]);
+            let grad = linear::transposed(grad, [self.outputs, self.positions()]);
             return linear::weight_grad(&grad, &patches.cut(xs), dims);
         }
         if let Some(winograd) = self.winograd() {

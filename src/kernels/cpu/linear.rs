@@ -3,10 +3,11 @@
 //! `xs` is `(rows, inputs)`, `weight` `(outputs, inputs)`, `bias` `(outputs)` or empty, `ys` `(rows, outputs)`.
 
 use super::matmul::{Init, Panels, gemm, gemm_transposed};
-use super::memory;
+use super::memory::{self, write_copy};
 use super::parallel;
 use super::products::{DotProducts, OuterProducts};
-use super::simd::{Lanes, vectorised};
+use super::simd::{self, Lanes, vectorised};
+use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 /// Sizes of a linear layer.
@@ -111,7 +112,7 @@ pub(crate) fn input_grad<T: Lanes>(grad: &[T], weight: &[T], dims: Dims) -> Vec<
     }
     if rows >= 128 && inputs < 8 {
         // A register would hold few columns, so the sums run along the rows instead.
-        let transposed = transpose(weight, [outputs, inputs]);
+        let transposed = transposed(weight, [outputs, inputs]);
         return dot_products(grad, &transposed, &[], Dims { rows, inputs: outputs, outputs: inputs });
     }
     if dims.gradients_pack() {
@@ -210,12 +211,22 @@ fn long_weight_grad<T: Lanes>(grad: &[T], xs: &[T], dims: Dims) -> Vec<T> {
     // SAFETY: `OuterProducts` writes every element.
     let sums = unsafe { memory::build(rows.div_ceil(PIECE) * size, size, write) };
     let sum = sum_rows(sums, size);
-    if inputs >= outputs { sum } else { transpose(&sum, [inputs, outputs]) }
+    if inputs >= outputs { sum } else { transposed(&sum, [inputs, outputs]).into_owned() }
 }
 
-/// Returns the transpose of a matrix.
-fn transpose<T: Lanes>(matrix: &[T], [rows, columns]: [usize; 2]) -> Vec<T> {
-    (0..columns).flat_map(|column| (0..rows).map(move |row| matrix[row * columns + column])).collect()
+/// Returns the transpose of each of consecutive matrices of `rows` and `columns`.
+pub(crate) fn transposed<T: Lanes>(matrices: &[T], [rows, columns]: [usize; 2]) -> Cow<'_, [T]> {
+    if rows == 1 || columns == 1 {
+        return Cow::Borrowed(matrices);
+    }
+    let size = rows * columns;
+    let write = |i: usize, to: &mut [MaybeUninit<T>]| {
+        let from = &matrices[i * size..][..size];
+        let put = |at: usize, elements: &[T]| _ = write_copy(&mut to[at..at + elements.len()], elements);
+        simd::transpose(|row| &from[row * columns..], [rows, columns], rows, put);
+    };
+    // SAFETY: every element of each matrix is put.
+    Cow::Owned(unsafe { memory::build(matrices.len(), size, write) })
 }
 
 /// Returns the column sums of the first `columns` columns of a matrix whose rows have `row` elements.

@@ -9,7 +9,7 @@
 
 use super::memory::{self, Destination, write_copy, write_fill};
 use super::parallel::{self, Shared};
-use super::simd::{Lanes, dispatch, lanes, prefetch};
+use super::simd::{self, Lanes, dispatch, lanes, prefetch};
 use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -89,27 +89,14 @@ impl<T: Lanes> Panels<T> {
                 if used < wide {
                     write_fill(to, T::ZERO);
                 }
-                // A block of each column at a time, which keeps the destination in the cache; four columns together.
+                // A block of each column at a time, which keeps the destination in the cache.
                 for (block, to) in to.chunks_mut(PACK_ROWS * wide).enumerate() {
+                    let rows = to.len() / wide;
                     let column = |j: usize| &column(panel * width + j)[..depth][block * PACK_ROWS..];
-                    let mut j = 0;
-                    while j + 4 <= used {
-                        let columns = [0, 1, 2, 3].map(|i| column(j + i).as_chunks::<4>().0);
-                        for (k, to) in to.chunks_exact_mut(4 * wide).enumerate() {
-                            let rows = T::transpose(columns.map(|column| &column[k]));
-                            for (row, to) in rows.iter().zip(to.chunks_exact_mut(wide)) {
-                                write_copy(&mut to[j..j + 4], row);
-                            }
-                        }
-                        j += 4;
-                    }
-                    // What is left: the last rows of those columns, and the last columns.
-                    let done = to.len() / wide / 4 * 4;
-                    for at in 0..used {
-                        let first = if at < j { done } else { 0 };
-                        let to = to.iter_mut().skip(first * wide + at).step_by(wide);
-                        to.zip(&column(at)[first..]).for_each(|(to, &from)| _ = to.write(from));
-                    }
+                    let put = |at: usize, elements: &[T]| {
+                        _ = write_copy(&mut to[at..at + elements.len()], elements)
+                    };
+                    simd::transpose(column, [used, rows], wide, put);
                 }
             });
         };

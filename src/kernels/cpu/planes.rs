@@ -124,21 +124,9 @@ impl ChannelsLast {
         for y in 0..height.min(self.rows.saturating_sub(border.0)) {
             let row = &mut pixels[((y + border.0) * self.columns + border.1) * channels..][..used * channels];
             let image = |channel: usize| &image[(channel * height + y) * width..][..used];
-            let (fours, pieces) = (channels / 4 * 4, used / 4);
-            for channel in (0..fours).step_by(4) {
-                let images = [0, 1, 2, 3].map(|i| image(channel + i).as_chunks::<4>().0);
-                for (piece, row) in row.chunks_exact_mut(4 * channels).enumerate() {
-                    let columns = T::transpose(images.map(|image| &image[piece]));
-                    for (i, column) in columns.iter().enumerate() {
-                        row[i * channels + channel..][..4].copy_from_slice(column);
-                    }
-                }
-            }
-            for channel in 0..channels {
-                let done = if channel < fours { pieces * 4 } else { 0 };
-                let to = row[done * channels..].iter_mut().skip(channel).step_by(channels);
-                to.zip(&image(channel)[done..]).for_each(|(to, &x)| *to = x);
-            }
+            simd::transpose(image, [channels, used], channels, |at, elements| {
+                row[at..at + elements.len()].copy_from_slice(elements)
+            });
         }
     }
 
@@ -221,34 +209,6 @@ impl Patches {
             rows.map(move |(channel, row)| (channel * input.0 + y * size.0 + row) * input.1 + x * size.1)
         })
     }
-}
-
-/// The transpose of each of consecutive matrices of `rows` and `columns`.
-pub(crate) fn transposed<T: Lanes>(matrices: &[T], [rows, columns]: [usize; 2]) -> Cow<'_, [T]> {
-    if rows == 1 || columns == 1 {
-        return Cow::Borrowed(matrices);
-    }
-    let size = rows * columns;
-    let write = |i: usize, to: &mut [MaybeUninit<T>]| {
-        let from = &matrices[i * size..][..size];
-        let whole = (rows / 4 * 4, columns / 4 * 4);
-        for row in (0..whole.0).step_by(4) {
-            for column in (0..whole.1).step_by(4) {
-                let square = [0, 1, 2, 3].map(|i| from[(row + i) * columns + column..].first_chunk::<4>());
-                let [Some(a), Some(b), Some(c), Some(d)] = square else { continue };
-                for (i, x) in T::transpose([a, b, c, d]).iter().enumerate() {
-                    write_copy(&mut to[(column + i) * rows + row..][..4], x);
-                }
-            }
-        }
-        for row in 0..rows {
-            for column in if row < whole.0 { whole.1 } else { 0 }..columns {
-                to[column * rows + row].write(from[row * columns + column]);
-            }
-        }
-    };
-    // SAFETY: the squares and what is left of each row make up a matrix.
-    Cow::Owned(unsafe { memory::build(matrices.len(), size, write) })
 }
 
 /// The product of a weight matrix with the windows under a kernel, at rows of `columns` positions.

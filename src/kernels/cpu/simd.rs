@@ -284,6 +284,33 @@ pub(crate) fn sum<T: Real>(elements: &[T]) -> T {
     sums.iter().chain(rest).fold(T::ZERO, |sum, &x| sum + x)
 }
 
+/// Transposes `rows` rows of `columns` elements: `put(at, elements)` writes elements, where element k of row j
+/// belongs at `k * stride + j`.
+#[inline(always)]
+pub(crate) fn transpose<'a, T: Lanes>(
+    row: impl Fn(usize) -> &'a [T],
+    [rows, columns]: [usize; 2],
+    stride: usize,
+    mut put: impl FnMut(usize, &[T]),
+) {
+    let whole = [rows / 4 * 4, columns / 4 * 4];
+    for j in (0..whole[0]).step_by(4) {
+        let rows = [0, 1, 2, 3].map(|i| row(j + i)[..columns].as_chunks::<4>().0);
+        for k in 0..columns / 4 {
+            for (i, column) in T::transpose(rows.map(|row| &row[k])).iter().enumerate() {
+                put((4 * k + i) * stride + j, column);
+            }
+        }
+    }
+    // What is left: the ends of those rows, and the last rows.
+    for j in 0..rows {
+        let first = if j < whole[0] { whole[1] } else { 0 };
+        for (k, x) in row(j)[..columns].iter().enumerate().skip(first) {
+            put(k * stride + j, std::slice::from_ref(x));
+        }
+    }
+}
+
 /// Lanes of a register of the instruction set in use.
 pub(crate) fn lanes<T: Lanes>() -> usize {
     struct Count<T>(PhantomData<T>);
