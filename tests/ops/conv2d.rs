@@ -1,6 +1,6 @@
 //! Convolution: its algorithms, and sizes beyond those of its input.
 
-use super::{CPU, assert_gradients, assert_reference, conv, geometry, normal, op};
+use super::{CPU, assert_convolutions, assert_gradients, assert_reference, geometry, normal, op};
 use candle_core::{DType, Result, Tensor};
 use candle_textbook::ops::{Conv2dConfig, conv_transpose2d, conv2d, reference};
 use candle_textbook::rng;
@@ -35,29 +35,20 @@ fn a_stride_beyond_the_input_leaves_one_position() -> Result<()> {
 
 #[test]
 fn convolutions_of_every_kind_match_the_reference() -> Result<()> {
-    // (batch, channels, outputs), (height, width), kernel, stride, padding
-    for ((batch, channels, outputs), (height, width), kernel, stride, padding) in [
-        // Patches that do not overlap, with a rest.
-        ((2, 3, 5), (19, 17), (8, 8), 8, 0),
-        ((1, 2, 18), (9, 30), (8, 9), 9, 0),
-        ((0, 3, 5), (19, 17), (8, 8), 8, 0),
-        // So many outputs that the windows are packed.
-        ((2, 5, 18), (13, 13), (3, 3), 2, 1),
-        ((1, 150, 17), (5, 7), (1, 1), 1, 0),
-        // Products of Winograd's method that are shared out among threads.
-        ((4, 100, 96), (12, 11), (3, 3), 1, 1),
-    ] {
-        let rng = &mut rng::stream(3, "kinds");
-        let inputs = [
-            normal(rng, &[batch, channels, height, width])?,
-            normal(rng, &[outputs, channels, kernel.0, kernel.1])?,
-            normal(rng, &[outputs])?,
-        ];
-        let (ours, definition) = conv(geometry((stride, stride), (padding, padding), (1, 1), 1));
-        let name = format!("{:?} {kernel:?} stride {stride}, padding {padding}", inputs[0].dims());
-        assert_reference(&name, &ours, &definition, &inputs)?;
-    }
-    Ok(())
+    assert_convolutions(
+        "kinds",
+        &[
+            // Patches that do not overlap, with a rest.
+            ((2, 3, 5), (19, 17), (8, 8), 8, 0),
+            ((1, 2, 18), (9, 30), (8, 9), 9, 0),
+            ((0, 3, 5), (19, 17), (8, 8), 8, 0),
+            // Windows that are copied, as many outputs share them.
+            ((2, 5, 18), (13, 13), (3, 3), 2, 1),
+            ((1, 150, 17), (5, 7), (1, 1), 1, 0),
+            // Products of Winograd's method that are shared out among threads.
+            ((4, 100, 96), (12, 11), (3, 3), 1, 1),
+        ],
+    )
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The CUDA forms of what image models consist of, on the emulator.
 
-use super::{CPU, assert_near, assert_reference, batch_norm, conv, geometry, normal, values};
+use super::{CPU, assert_convolutions, assert_near, assert_reference, batch_norm, geometry, normal, values};
 use candle_core::{DType, ModuleT, Result, Tensor, Var};
 use candle_nn::VarMap;
 use candle_textbook::models::{lenet, resnet};
@@ -12,29 +12,20 @@ const TRAIN: Mode = Mode::Train { seed: 0, epoch: 0, step: 0 };
 
 #[test]
 fn direct_convolutions_match_the_reference() -> Result<()> {
-    // (batch, channels, outputs), (height, width), kernel, stride, padding
-    for ((batch, channels, outputs), (height, width), kernel, stride, padding) in [
-        ((2, 1, 6), (28, 28), (5, 5), 1, 2),
-        ((3, 6, 16), (14, 14), (5, 5), 1, 0),
-        ((1, 3, 5), (15, 16), (7, 7), 2, 3),
-        ((2, 5, 9), (16, 16), (3, 3), 2, 1),
-        ((2, 20, 7), (9, 13), (3, 3), 2, 0),
-        ((2, 17, 12), (8, 12), (1, 1), 1, 0),
-        ((2, 4, 8), (12, 12), (1, 1), 2, 0),
-        ((1, 2, 3), (4, 300), (2, 3), 1, 1),
-        ((0, 2, 3), (4, 300), (2, 3), 1, 1),
-    ] {
-        let rng = &mut rng::stream(1, "direct");
-        let inputs = [
-            normal(rng, &[batch, channels, height, width])?,
-            normal(rng, &[outputs, channels, kernel.0, kernel.1])?,
-            normal(rng, &[outputs])?,
-        ];
-        let (ours, definition) = conv(geometry((stride, stride), (padding, padding), (1, 1), 1));
-        let name = format!("{:?} {kernel:?} stride {stride}, padding {padding}", inputs[0].dims());
-        assert_reference(&name, &ours, &definition, &inputs)?;
-    }
-    Ok(())
+    assert_convolutions(
+        "direct",
+        &[
+            ((2, 1, 6), (28, 28), (5, 5), 1, 2),
+            ((3, 6, 16), (14, 14), (5, 5), 1, 0),
+            ((1, 3, 5), (15, 16), (7, 7), 2, 3),
+            ((2, 5, 9), (16, 16), (3, 3), 2, 1),
+            ((2, 20, 7), (9, 13), (3, 3), 2, 0),
+            ((2, 17, 12), (8, 12), (1, 1), 1, 0),
+            ((2, 4, 8), (12, 12), (1, 1), 2, 0),
+            ((1, 2, 3), (4, 300), (2, 3), 1, 1),
+            ((0, 2, 3), (4, 300), (2, 3), 1, 1),
+        ],
+    )
 }
 
 #[test]

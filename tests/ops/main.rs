@@ -122,6 +122,25 @@ fn conv(geometry: Conv2dConfig) -> (Op<'static>, Op<'static>) {
     )
 }
 
+/// Batch, channels and outputs; height and width; kernel; stride; padding.
+type ConvolutionCase = ((usize, usize, usize), (usize, usize), (usize, usize), usize, usize);
+
+/// Compares convolutions of these sizes with their definition.
+fn assert_convolutions(purpose: &str, cases: &[ConvolutionCase]) -> Result<()> {
+    for &((batch, channels, outputs), (height, width), kernel, stride, padding) in cases {
+        let rng = &mut rng::stream(1, purpose);
+        let inputs = [
+            normal(rng, &[batch, channels, height, width])?,
+            normal(rng, &[outputs, channels, kernel.0, kernel.1])?,
+            normal(rng, &[outputs])?,
+        ];
+        let (ours, definition) = conv(geometry((stride, stride), (padding, padding), (1, 1), 1));
+        let name = format!("{:?} {kernel:?} stride {stride}, padding {padding}", inputs[0].dims());
+        assert_reference(&name, &ours, &definition, &inputs)?;
+    }
+    Ok(())
+}
+
 fn pools(window: Pool2dConfig) -> [(&'static str, Op<'static>, Op<'static>); 3] {
     [
         (
