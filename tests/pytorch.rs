@@ -149,6 +149,22 @@ fn the_content_decides_and_not_the_name() {
 }
 
 #[test]
+fn safetensors_whose_header_has_the_length_of_a_pickles_first_bytes_are_read() {
+    let bytes = fs::read(fixture("expected.safetensors")).unwrap();
+    let (length, rest) = bytes.split_first_chunk::<8>().unwrap();
+    let (header, tensors) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    // Spaces may follow the header.
+    let wanted =
+        (0..).map(|high: u64| (high << 8) + 0x80).find(|&wanted| wanted >= header.len() as u64).unwrap();
+    let spaces = vec![b' '; wanted as usize - header.len()];
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("weights.safetensors");
+    fs::write(&path, [&wanted.to_le_bytes(), header, &spaces, tensors].concat()).unwrap();
+    assert!(matches!(fs::read(&path).unwrap()[..], [0x80, 2..=5, ..]), "{wanted}");
+    assert_eq!(loaded(&path).unwrap(), expected());
+}
+
+#[test]
 fn what_is_not_weights_is_named() {
     for (name, parts) in [
         ("whole-model.pth", ["ModuleDict", "state_dict()"]),

@@ -56,19 +56,24 @@ pub(crate) fn known_format(bytes: &[u8]) -> Option<(&'static str, Remedy)> {
     if bytes.get(257..262) == Some(b"ustar") {
         return Some(("a tar archive", Unpack));
     }
-    if let [0x80, 2..=5, ..] = bytes
-        && !bytes.starts_with(FORMATS[22].0)
-    {
-        return Some(("a Python pickle", Export));
-    }
     if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
         return Some(("a WebP image", Other));
     }
-    if bytes.get(8) == Some(&b'{') && bytes.get(5..8) == Some(&[0; 3]) {
+    if is_safetensors(bytes) {
         return Some(("a safetensors file", Other));
     }
     let known = FORMATS.into_iter().find(|(start, ..)| bytes.starts_with(start));
-    known.map(|(_, name, remedy)| (name, remedy))
+    match known {
+        Some((_, name, remedy)) => Some((name, remedy)),
+        // A file of torch.save or safetensors may start like this, too.
+        None if matches!(bytes, [0x80, 2..=5, ..]) => Some(("a Python pickle", Export)),
+        None => None,
+    }
+}
+
+/// Whether a file starts like one of safetensors: the length of its header, then the header.
+pub(crate) fn is_safetensors(bytes: &[u8]) -> bool {
+    bytes.get(8) == Some(&b'{') && bytes.get(5..8) == Some(&[0; 3])
 }
 
 /// Whether a file starts like an HTML page.
@@ -116,6 +121,7 @@ mod tests {
             (b"\x80\x04\x95", "a Python pickle"),
             (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a", "a file of torch.save"),
             (b"\x40\0\0\0\0\0\0\0{\"a\"", "a safetensors file"),
+            (b"\x80\x02\0\0\0\0\0\0{\"a\"", "a safetensors file"),
             (b"RIFF\x01\0\0\0WEBP", "a WebP image"),
             (&tar, "a tar archive"),
         ] {

@@ -1,6 +1,7 @@
 //! The files of PyTorch's `torch.save`: a zip archive or, before version 1.6, a series of pickles.
 
 use super::pickle::{Id, Object, Pickle};
+use crate::data::file_kind::is_safetensors;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
@@ -19,7 +20,8 @@ const NESTED: [&str; 3] = ["state_dict", "model_state_dict", "model"];
 
 /// Whether `bytes` begin like a zip archive or a pickle.
 pub(super) fn is_pytorch(bytes: &[u8]) -> bool {
-    bytes.starts_with(ZIP) || matches!(bytes, [0x80, 2..=5, ..])
+    // The length of a header may look like the start of a pickle.
+    bytes.starts_with(ZIP) || matches!(bytes, [0x80, 2..=5, ..]) && !is_safetensors(bytes)
 }
 
 /// Reads the `state_dict` of a file. It may be nested in a dictionary, as training programs save it; a remark says which one
