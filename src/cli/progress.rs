@@ -9,8 +9,9 @@ use std::io::IsTerminal;
 /// Chooses the display: a bar if standard error is a terminal, otherwise lines; nothing if `quiet`.
 pub(super) fn detect(quiet: bool) -> Box<dyn Progress + Send> {
     // Otherwise an empty NO_COLOR would switch off the colours of the bar.
-    console::set_colors_enabled_stderr(in_colour(&std::io::stderr()));
-    console::set_colors_enabled(in_colour(&std::io::stderr()));
+    let in_colour = in_colour(&std::io::stderr());
+    console::set_colors_enabled_stderr(in_colour);
+    console::set_colors_enabled(in_colour);
     match (quiet, std::io::stderr().is_terminal()) {
         (true, _) => Box::new(Quiet),
         (false, true) => Box::new(Bar { bar: RefCell::new(ProgressBar::hidden()) }),
