@@ -84,7 +84,10 @@ impl Record {
 
 /// The metric whose value is in `line`, under its name with a prefix.
 fn metric(line: Option<&Value>, prefix: &str) -> Option<Metric> {
-    line?.as_object()?.keys().find_map(|key| Metric::named(key.strip_prefix(prefix)?))
+    const ALL: [Metric; 6] =
+        [Metric::ACCURACY, Metric::F1, Metric::PERPLEXITY, Metric::NATS, Metric::EXACT_MATCH, Metric::BLEU];
+    let named = |name: &str| ALL.into_iter().find(|metric| metric.name() == name);
+    line?.as_object()?.keys().find_map(|key| named(key.strip_prefix(prefix)?))
 }
 
 /// The value of an option as the command line takes it; none for an absent value and a flag that is off.

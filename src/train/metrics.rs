@@ -24,12 +24,6 @@ impl Metric {
     /// BLEU of translations, from 0 to 100. Higher is better.
     pub const BLEU: Self = Self::new("bleu", true, |value| format!("{value:6.2}"));
 
-    /// Returns the metric of a built-in task that has this name.
-    pub(crate) fn named(name: &str) -> Option<Self> {
-        let all = [Self::ACCURACY, Self::F1, Self::PERPLEXITY, Self::NATS, Self::EXACT_MATCH, Self::BLEU];
-        all.into_iter().find(|metric| metric.name == name)
-    }
-
     /// Creates a metric. `metrics.jsonl` holds it under its `name`, with the prefix `val_`.
     pub const fn new(name: &'static str, higher_is_better: bool, format: fn(f64) -> String) -> Self {
         Self { name, higher_is_better, format }
