@@ -41,5 +41,6 @@ pub mod ops;
 pub mod optim;
 #[cfg(feature = "plots")]
 pub mod plots;
+pub mod processes;
 pub mod rng;
 pub mod train;

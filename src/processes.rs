@@ -1,0 +1,250 @@
+//! Processes that train one model together.
+//!
+//! Every process holds the whole model and computes its [`share`] of each batch. [`Processes`] is how they exchange results.
+
+use anyhow::{Result, anyhow, ensure};
+use std::cell::RefCell;
+use std::ops::Range;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+/// Processes that work together, as one of them sees them.
+///
+/// All calls but [`rank`](Self::rank) and [`size`](Self::size) are collective: every process makes the same calls in the
+/// same order, and a call returns once all have made it. They may come while another thread exchanges gradients.
+///
+/// Sums are added in the order of the ranks, so every process gets the same bits, run after run.
+pub trait Processes: Send + Sync {
+    /// Number of this process, from 0.
+    fn rank(&self) -> usize;
+
+    /// Number of processes.
+    fn size(&self) -> usize;
+
+    /// Returns the bytes that each process passes, in the order of the ranks. Their numbers may differ.
+    ///
+    /// # Errors
+    /// Fails if a process has ended, or cannot be reached.
+    fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>>;
+
+    /// Waits for all processes.
+    ///
+    /// # Errors
+    /// Fails if [`gather`](Self::gather) would.
+    fn barrier(&self) -> Result<()> {
+        self.gather(&[]).map(drop)
+    }
+
+    /// Returns the values that each process passes, in the order of the ranks. Their numbers may differ.
+    ///
+    /// # Errors
+    /// Fails if [`gather`](Self::gather) would.
+    fn gather_f64(&self, values: &[f64]) -> Result<Vec<Vec<f64>>> {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let values =
+            |bytes: &Vec<u8>| bytes.as_chunks().0.iter().map(|&value| f64::from_le_bytes(value)).collect();
+        Ok(self.gather(&bytes)?.iter().map(values).collect())
+    }
+
+    /// Replaces each value by its sum over all processes, which must pass the same number of values.
+    ///
+    /// # Errors
+    /// Fails if [`gather`](Self::gather) would, or the numbers of values differ.
+    fn sum_f64(&self, values: &mut [f64]) -> Result<()> {
+        let parts = self.gather_f64(values)?;
+        values.fill(0.0);
+        for part in parts {
+            ensure!(
+                part.len() == values.len(),
+                "found {} values to sum, expected {}",
+                part.len(),
+                values.len()
+            );
+            values.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+        }
+        Ok(())
+    }
+}
+
+/// Returns the part of `len` examples that process `rank` of `size` computes: a contiguous range, in the order of the ranks.
+///
+/// The shares differ by one example at most. If there are fewer examples than processes, process 0 computes all of them and
+/// the shares of the others are empty, so that batch normalisation always has a batch.
+///
+/// # Panics
+/// Panics if `rank` is not below `size`.
+pub fn share(len: usize, rank: usize, size: usize) -> Range<usize> {
+    assert!(rank < size, "found process {rank} of {size}");
+    let bound = |rank: usize| (len as u128 * rank as u128 / size as u128) as usize;
+    match len < size {
+        true if rank == 0 => 0..len,
+        true => len..len,
+        false => bound(rank)..bound(rank + 1),
+    }
+}
+
+thread_local! {
+    static TOGETHER: RefCell<Option<Arc<dyn Processes>>> = const { RefCell::new(None) };
+}
+
+/// Runs `work` as one of `processes`, all of which run it at the same time.
+///
+/// Two things then involve all processes: batch normalisation in training, forward and backward, uses the statistics of the
+/// shares of all, and the evaluations of [`train`](crate::train) divide their examples among the processes and return the
+/// same result to each. The backward pass of a loss computed here does not need to run here.
+pub fn together<R>(processes: &Arc<dyn Processes>, work: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Arc<dyn Processes>>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            TOGETHER.set(self.0.take());
+        }
+    }
+    let _restore = Restore(TOGETHER.replace(Some(processes.clone())));
+    work()
+}
+
+/// The processes that this thread works with inside [`together`], if there is more than one.
+pub(crate) fn current() -> Option<Arc<dyn Processes>> {
+    TOGETHER.with_borrow(|processes| processes.clone().filter(|processes| processes.size() > 1))
+}
+
+/// Returns `size` stand-ins for processes, each for one thread of this process.
+///
+/// A thread that ends, or drops its own, ends the waiting of the others with an error.
+pub fn threads(size: usize) -> Vec<Arc<dyn Processes>> {
+    let meeting = Arc::new(Meeting { state: Mutex::new(Round::new(size)), changed: Condvar::new() });
+    let thread = |rank| -> Arc<dyn Processes> { Arc::new(Thread { rank, size, meeting: meeting.clone() }) };
+    (0..size).map(thread).collect()
+}
+
+struct Thread {
+    rank: usize,
+    size: usize,
+    meeting: Arc<Meeting>,
+}
+
+struct Meeting {
+    state: Mutex<Round>,
+    changed: Condvar,
+}
+
+struct Round {
+    number: u64,
+    /// What each thread has brought to this round.
+    parts: Vec<Option<Vec<u8>>>,
+    /// The parts of the round before. No round ends before all threads have read them.
+    last: Vec<Vec<u8>>,
+    /// Threads that have ended.
+    ended: Vec<bool>,
+}
+
+impl Round {
+    fn new(size: usize) -> Self {
+        Self { number: 0, parts: vec![None; size], last: vec![], ended: vec![false; size] }
+    }
+}
+
+impl Processes for Thread {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let Meeting { state, changed } = &*self.meeting;
+        let mut round = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = round.number;
+        round.parts[self.rank] = Some(bytes.to_vec());
+        if round.parts.iter().all(Option::is_some) {
+            round.last = round.parts.iter_mut().filter_map(Option::take).collect();
+            round.number += 1;
+            changed.notify_all();
+        }
+        while round.number == number {
+            let missing =
+                round.parts.iter().zip(&round.ended).position(|(part, &ended)| part.is_none() && ended);
+            if let Some(rank) = missing {
+                return Err(anyhow!("process {rank} has ended"));
+            }
+            round = changed.wait(round).unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(round.last.clone())
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        let mut round = self.meeting.state.lock().unwrap_or_else(PoisonError::into_inner);
+        round.ended[self.rank] = true;
+        self.meeting.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `work` on `size` threads.
+    fn run<R: Send>(size: usize, work: impl Fn(Arc<dyn Processes>) -> R + Sync) -> Vec<R> {
+        let work = &work;
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                threads(size).into_iter().map(|processes| scope.spawn(move || work(processes))).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        })
+    }
+
+    #[test]
+    fn shares_are_contiguous_and_none_is_empty_unless_process_0_has_all() {
+        for (len, size) in [(0, 1), (7, 1), (7, 2), (2, 3), (3, 3), (100, 7), (usize::MAX, 3)] {
+            let shares: Vec<_> = (0..size).map(|rank| share(len, rank, size)).collect();
+            assert_eq!((shares[0].start, shares[size - 1].end), (0, len));
+            assert!(shares.windows(2).all(|pair| pair[0].end == pair[1].start));
+            let is_alone = shares[0] == (0..len);
+            assert!(
+                is_alone || shares.iter().all(|share| share.len().abs_diff(len / size) <= 1),
+                "{shares:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn sums_and_gathered_parts_are_the_same_on_all() {
+        let results = run(3, |processes| {
+            let rank = processes.rank();
+            let mut sums = [1e16, rank as f64, -1e16];
+            for _ in 0..100 {
+                processes.sum_f64(&mut sums).unwrap();
+                sums = [1e16, rank as f64, -1e16];
+            }
+            processes.sum_f64(&mut sums).unwrap();
+            (sums, processes.gather(&vec![rank as u8; rank]).unwrap())
+        });
+        assert!(
+            results.iter().all(|result| *result == ([3e16, 3.0, -3e16], vec![vec![], vec![1], vec![2, 2]]))
+        );
+    }
+
+    #[test]
+    fn a_thread_that_ends_does_not_leave_the_others_waiting() {
+        let errors = run(3, |processes| match processes.rank() {
+            1 => None,
+            _ => Some(processes.barrier().unwrap_err().to_string()),
+        });
+        assert_eq!(errors[0].as_deref(), Some("process 1 has ended"));
+        assert_eq!(errors[0], errors[2]);
+    }
+
+    #[test]
+    fn processes_are_current_inside_together_only() {
+        let [two, one] = [threads(2).remove(0), threads(1).remove(0)];
+        let has_current = || current().is_some();
+        assert_eq!(
+            (has_current(), together(&two, has_current), together(&one, has_current)),
+            (false, true, false)
+        );
+        assert!(!has_current());
+    }
+}
