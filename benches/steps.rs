@@ -209,7 +209,7 @@ fn builder<'a>(vars: &'a VarMap, device: &Device) -> VarBuilder<'a> {
 }
 
 fn mode(step: u64) -> Mode {
-    Mode::Train { seed: 1, epoch: 0, step }
+    Mode::train(1, 0, step)
 }
 
 /// The loss of a classifier on a batch.
@@ -346,6 +346,7 @@ fn music(device: &Device) -> Result<Row> {
         chosen: bags("notes", NOTES, 8, 5552)?,
         steps: Tensor::new((0..NOTES as u32).map(|note| note / 4).collect::<Vec<_>>(), device)?,
         mask: Tensor::zeros((NOTES, CLASSES), DType::F32, device)?,
+        first: 0,
     };
     let classes = random_ids("classes", NOTES, CLASSES as u32)?.to_device(device)?;
     let loss = move |step| {

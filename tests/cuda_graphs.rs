@@ -214,7 +214,7 @@ fn counts(task: &dyn Task, vars: &VarMap, sparse: Option<&str>, batch: usize) ->
     let mut optimizer = optimizer(vars, sparse)?;
     let mut step = |step: u32| {
         let batch: Vec<u32> = (0..batch as u32).map(|at| step * batch as u32 + at).collect();
-        let loss = task.loss(&batch, Mode::Train { seed: 1, epoch: 0, step: step.into() })?;
+        let loss = task.loss(&batch, Mode::train(1, 0, step.into()))?;
         anyhow::Ok(optimizer.backward_step(&loss, 0.01, Clip::None)?)
     };
     step(0)?;

@@ -43,7 +43,7 @@ fn bits(tensor: &Tensor) -> Vec<u64> {
 }
 
 fn train_mode(step: u64) -> Mode {
-    Mode::Train { seed: 7, epoch: 0, step }
+    Mode::train(7, 0, step)
 }
 
 #[test]

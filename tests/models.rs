@@ -311,7 +311,7 @@ fn thirty_steps_halve_the_loss() -> Result<()> {
         let mut optimizer = Optimizer::new(Adam::default(), &vars)?;
         let mut losses = Vec::new();
         for step in 0..30 {
-            let logits = model.forward(&xs, Mode::Train { seed: 0, epoch: 0, step })?;
+            let logits = model.forward(&xs, Mode::train(0, 0, step))?;
             let loss = Cost::SoftmaxCrossEntropy.loss(&logits, &labels)?;
             losses.push(loss.to_scalar::<f32>()?);
             optimizer.backward_step(&loss, learning_rate, Clip::None)?;
@@ -336,7 +336,7 @@ fn dropout_is_active_only_in_training() -> Result<()> {
         [Box::new(LeNet::new(&config, vb.pp("a"))?), Box::new(mlp::Mlp::new(&perceptron, vb.pp("b"))?)];
     for model in models {
         let at = |mode| model.forward(&input(IMAGES.0, DType::F32)?, mode)?.to_vec2::<f32>();
-        let train = |step| Mode::Train { seed: 0, epoch: 0, step };
+        let train = |step| Mode::train(0, 0, step);
         assert_ne!(at(train(0))?, at(Mode::Evaluate)?);
         assert_ne!(at(train(0))?, at(train(1))?);
         assert_eq!(at(train(1))?, at(train(1))?);

@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 const CPU: Device = Device::Cpu;
-const TRAIN: Mode = Mode::Train { seed: 0, epoch: 0, step: 0 };
+const TRAIN: Mode = Mode::train(0, 0, 0);
 
 struct Case {
     name: &'static str,

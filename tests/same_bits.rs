@@ -238,7 +238,7 @@ fn train<M>(
     let model = build(seeded_var_builder(&vars, 1, dtype, &CPU))?;
     let mut optimizer = Optimizer::new(method, &vars)?;
     for step in 0..3 {
-        let mode = Mode::Train { seed: 1, epoch: 0, step };
+        let mode = Mode::train(1, 0, step);
         optimizer.step_with(|| loss(&model, mode), 0.01, Clip::None)?;
     }
     for (key, var) in vars.data().lock().unwrap().iter() {

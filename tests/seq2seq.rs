@@ -16,7 +16,7 @@ use std::path::Path;
 
 const CPU: Device = Device::Cpu;
 
-const TRAIN: Mode = Mode::Train { seed: 3, epoch: 0, step: 7 };
+const TRAIN: Mode = Mode::train(3, 0, 7);
 
 fn config(cell: Cell, layers: usize, bidirectional: bool, attention: Attention) -> Config {
     Config {
@@ -252,7 +252,7 @@ fn scheduled_draws_depend_on_seed_epoch_and_step_alone() -> Result<()> {
     let (_, model) = build(&cases()[1].1, DType::F64)?;
     let (sources, targets) = (tokens(&SOURCES)?, tokens(&[&[2; 9], &[2; 9], &[2; 9], &[2; 9]])?);
     let logits = |seed, epoch, step| -> Result<Vec<Vec<f64>>> {
-        model.forward(&sources, &targets, 0.5, Mode::Train { seed, epoch, step })?.to_vec2()
+        model.forward(&sources, &targets, 0.5, Mode::train(seed, epoch, step))?.to_vec2()
     };
     let first = logits(1, 0, 0)?;
     assert_eq!(first, logits(1, 0, 0)?);

@@ -185,7 +185,7 @@ fn training_reduces_the_loss() -> Result<()> {
     optimizer.set_sparse("bag.embedding.weight")?;
     let (mut first, mut last) = (f32::NAN, f32::NAN);
     for step in 0..60 {
-        let mode = Mode::Train { seed: 1, epoch: 0, step };
+        let mode = Mode::train(1, 0, step);
         let cost = Cost::SoftmaxCrossEntropy;
         let tagging = cost.loss(&tagger.forward(&ids, &sequences, mode)?, &tags)?;
         let classifying = cost.loss(&sentences.forward(&ids, &sequences, mode)?, &classes)?;

@@ -528,7 +528,7 @@ fn language_modelling_trains_only_with_a_batch_of_all_streams() {
             }
         }
         let task = LanguageModelling::new(config.clone()).unwrap();
-        let mode = Mode::Train { seed: 0, epoch: 0, step: 0 };
+        let mode = Mode::train(0, 0, 0);
         for batch in [&[][..], &[1, 0, 2, 3], &[0, 1, 2, 7], &[2, 3, 4, 5]] {
             assert!(task.loss(batch, mode).is_err(), "{batch:?}");
         }

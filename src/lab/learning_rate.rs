@@ -98,7 +98,7 @@ fn range_test(lab: &Lab, images: &Images) -> Result<(Vec<(f64, f64)>, f64)> {
         let rate = ENDS.0 * (ENDS.1 / ENDS.0).powf(step as f64 / (STEPS - 1) as f64);
         let batch: Vec<u32> = (0..10).map(|i| ((10 * step + i) % images.len()) as u32).collect();
         let (xs, labels) = images.batch(&batch, &Device::Cpu)?;
-        let mode = Mode::Train { seed: lab.seed(), epoch: 0, step: step as u64 };
+        let mode = Mode::train(lab.seed(), 0, step as u64);
         let loss = Cost::SigmoidCrossEntropy.loss(&model.forward(&xs, mode)?, &labels)?;
         optimizer.backward_step(&loss, rate, Clip::None)?;
         let cost = f64::from(loss.to_scalar::<f32>()?);

@@ -174,7 +174,7 @@ impl Target {
         let mut optimizer = Optimizer::new(Method::Adam(Adam::default()), &vars)?;
         for rate in [0.05, 0.01] {
             descend(&mut optimizer, (steps, rate, Clip::None), |step| {
-                let mode = Mode::Train { seed: 0, epoch: 0, step: step as u64 };
+                let mode = Mode::train(0, 0, step as u64);
                 (model.forward(&xs, mode)? - &ys)?.sqr()?.mean_all()
             })?;
         }

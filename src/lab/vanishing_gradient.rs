@@ -99,7 +99,7 @@ impl Batch {
     }
 
     fn loss(&self, model: &Deep, step: usize) -> candle_core::Result<Tensor> {
-        let mode = Mode::Train { seed: 0, epoch: 0, step: step as u64 };
+        let mode = Mode::train(0, 0, step as u64);
         Cost::SigmoidCrossEntropy.loss(&model.forward(&self.xs, mode)?, &self.labels)
     }
 

@@ -75,9 +75,9 @@ impl SentenceModel for BiRnn {
     /// One row of logits per word, `(rows, tags)`.
     fn forward(&self, words: &Tensor, sentences: &Arc<PackedSequences>, mode: Mode) -> Result<Tensor> {
         let xs = self.embedding.forward(words)?; // (rows, embedding)
-        let xs = self.word_dropout.forward_at(&xs, mode)?;
+        let xs = self.word_dropout.forward_packed(&xs, sentences, mode)?;
         let (ys, _) = self.recurrent.forward(&xs, sentences, None, mode)?; // (rows, directions * hidden)
-        let ys = self.output_dropout.forward_at(&ys, mode)?;
+        let ys = self.output_dropout.forward_packed(&ys, sentences, mode)?;
         self.output.forward(&ys) // (rows, tags)
     }
 

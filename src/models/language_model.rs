@@ -109,10 +109,10 @@ impl LanguageModel {
             self.recurrent.forward_tokens(ids, &projection, texts, state, mode)?
         } else {
             let xs = self.embedding.forward(ids)?; // (rows, embedding)
-            let xs = self.input_dropout.forward_at(&xs, mode)?;
+            let xs = self.input_dropout.forward_packed(&xs, texts, mode)?;
             self.recurrent.forward(&xs, texts, state, mode)?
         }; // (rows, hidden)
-        let ys = self.output_dropout.forward_at(&ys, mode)?;
+        let ys = self.output_dropout.forward_packed(&ys, texts, mode)?;
         Ok((ys.apply(&self.output)?, state)) // (rows, vocabulary)
     }
 

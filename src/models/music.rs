@@ -5,7 +5,7 @@ use crate::nn::{
     Cell, Dropout, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, RecurrentState,
     dropout, embedding_with, linear, recurrent,
 };
-use crate::ops;
+use crate::ops::{self, MaskPlace};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::{Init, VarBuilder};
 use std::sync::Arc;
@@ -88,6 +88,8 @@ pub struct Notes {
     pub steps: Tensor,
     /// Zero for the classes that may be chosen, minus infinity for the others: `(notes, classes)`.
     pub mask: Tensor,
+    /// Number of notes of the batch before these: 0 unless they are those of a [`Share`](crate::nn::Share).
+    pub first: usize,
 }
 
 /// A recurrent model of music.
@@ -164,9 +166,9 @@ impl MusicModel {
         mode: Mode,
     ) -> Result<(Tensor, RecurrentState)> {
         let xs = steps.sums(&self.input)?; // (rows, embedding)
-        let xs = self.input_dropout.forward_at(&xs, mode)?;
+        let xs = self.input_dropout.forward_packed(&xs, pieces, mode)?;
         let (ys, state) = self.recurrent.forward(&xs, pieces, state, mode)?; // (rows, hidden)
-        Ok((self.hidden_dropout.forward_at(&ys, mode)?, state))
+        Ok((self.hidden_dropout.forward_packed(&ys, pieces, mode)?, state))
     }
 
     /// Logits `(rows, keys)` of an independent model, from the hidden states.
@@ -190,7 +192,8 @@ impl MusicModel {
         };
         let of_steps = ops::embedding(&states.apply(state)?, &notes.steps)?; // (notes, units)
         let joined = ops::tanh(&(of_steps + notes.chosen.sums(table)?)?)?;
-        self.output_dropout.forward_at(&joined, mode)?.apply(&self.output)? + &notes.mask // (notes, classes)
+        let place = MaskPlace::From(notes.first * joined.dim(1)?);
+        self.output_dropout.forward_in(&joined, mode, &place)?.apply(&self.output)? + &notes.mask // (notes, classes)
     }
 
     /// The mean loss of an independent model, in nats per step: the cross-entropies of all keys.
@@ -281,6 +284,7 @@ mod tests {
             chosen: Bags::new(&chosen, model.weight())?,
             steps: Tensor::new(rows, &Device::Cpu)?,
             mask: mask.to_dtype(model.weight().dtype())?,
+            first: 0,
         };
         model.note_loss(&states, &notes, &Tensor::new(classes, &Device::Cpu)?, Mode::Evaluate)
     }

@@ -76,7 +76,7 @@ impl SentenceModel for Rnn {
     /// One row of logits per sentence, `(batch, classes)`.
     fn forward(&self, words: &Tensor, sentences: &Arc<PackedSequences>, mode: Mode) -> Result<Tensor> {
         let xs = self.embedding.forward(words)?; // (rows, embedding)
-        let xs = self.word_dropout.forward_at(&xs, mode)?;
+        let xs = self.word_dropout.forward_packed(&xs, sentences, mode)?;
         let (ys, state) = self.recurrent.forward(&xs, sentences, None, mode)?; // (rows, directions * hidden)
         let pooled = match self.pool {
             Pool::Last => state.last_layer(self.recurrent.directions())?,

@@ -13,6 +13,7 @@ use crate::rng;
 use candle_core::{D, Device, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use rand::{Rng, RngCore};
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 /// The configuration of a [`Seq2Seq`].
@@ -89,8 +90,20 @@ impl PackedTokens {
     /// # Errors
     /// Fails if there are no sequences, or one is empty.
     pub fn new(sequences: &[Vec<u32>], device: &Device) -> Result<Self> {
+        Self::of_share(sequences, 0..sequences.len(), device)
+    }
+
+    /// Packs the sequences `share` of a batch of sequences of token ids: see [`PackedSequences::of_share`].
+    ///
+    /// # Errors
+    /// Fails if [`new`](Self::new) would, for the batch or for the share.
+    ///
+    /// # Panics
+    /// Panics if `share` is out of range.
+    pub fn of_share(sequences: &[Vec<u32>], share: Range<usize>, device: &Device) -> Result<Self> {
         let lengths: Vec<usize> = sequences.iter().map(Vec::len).collect();
-        let layout = Arc::new(PackedSequences::new(&lengths)?);
+        let layout = Arc::new(PackedSequences::of_share(&lengths, share.clone())?);
+        let sequences = &sequences[share];
         let ids: Vec<u32> = layout.positions().map(|(sequence, step)| sequences[sequence][step]).collect();
         let [ids] = layout.with_layout([&ids], device)?;
         Ok(Self { ids, sequences: layout })
@@ -258,7 +271,7 @@ impl Seq2Seq {
     /// Fails if an id is outside the source vocabulary.
     pub fn encode(&self, sources: &PackedTokens, mode: Mode) -> Result<Encoded> {
         let xs = self.source_embedding.forward(&sources.ids)?; // (rows, embedding)
-        let xs = self.source_dropout.forward_at(&xs, mode)?;
+        let xs = self.source_dropout.forward_packed(&xs, &sources.sequences, mode)?;
         let (ys, state) = self.encoder.forward(&xs, &sources.sequences, None, mode)?; // (rows, outputs)
         let memory = match &self.attention {
             Some((attention, _)) => Some(attention.memory(&ys, &sources.sequences)?),
@@ -288,7 +301,8 @@ impl Seq2Seq {
     /// Fails if an id is outside the target vocabulary, or there is not one per row.
     pub fn step(&self, encoded: &Encoded, state: &DecoderState, ids: &Tensor) -> Result<Step> {
         let xs = self.target_embedding.forward(ids)?;
-        let (hs, state, attention) = self.advance(encoded, state, &xs, Mode::Evaluate)?;
+        let single = Arc::new(PackedSequences::new(&vec![1; state.sources.len()])?);
+        let (hs, state, attention) = self.advance(encoded, state, &xs, &single, Mode::Evaluate)?;
         let output = match encoded.output.get() {
             Some(output) => output,
             None => {
@@ -316,11 +330,13 @@ impl Seq2Seq {
         }
         let encoded = self.encode(sources, mode)?;
         match mode {
-            Mode::Train { seed, epoch, step } if forcing < 1.0 => {
+            Mode::Train { seed, epoch, step, .. } if forcing < 1.0 => {
                 let mut rng = rng::stream(seed, &format!("scheduled_sampling/epoch {epoch}/step {step}"));
-                let forced: Vec<bool> =
-                    (0..targets.sequences.rows()).map(|_| rng.random::<f64>() < forcing).collect();
-                self.decode_by_steps(&encoded, targets, |row| forced[row], mode)
+                let row = |row| targets.sequences.row_in_batch(row);
+                // One draw per row of the whole batch, up to the last row here.
+                let draws = 0..=row(targets.sequences.rows() - 1);
+                let forced: Vec<bool> = draws.map(|_| rng.random::<f64>() < forcing).collect();
+                self.decode_by_steps(&encoded, targets, |at| forced[row(at)], mode)
             }
             _ if self.input_feeding => self.decode_by_steps(&encoded, targets, |_| true, mode),
             _ => self.decode_whole(&encoded, targets, mode),
@@ -330,10 +346,10 @@ impl Seq2Seq {
     /// Reads all targets at once.
     fn decode_whole(&self, encoded: &Encoded, targets: &PackedTokens, mode: Mode) -> Result<Tensor> {
         let xs = self.target_embedding.forward(&targets.ids)?; // (rows, embedding)
-        let xs = self.target_dropout.forward_at(&xs, mode)?;
+        let xs = self.target_dropout.forward_packed(&xs, &targets.sequences, mode)?;
         let (hs, _) = self.decoder.forward(&xs, &targets.sequences, Some(&encoded.state), mode)?;
         let (hs, _) = self.attend(encoded, &hs, QueryRows::Packed(&targets.sequences))?; // (rows, hidden)
-        self.output_dropout.forward_at(&hs, mode)
+        self.output_dropout.forward_packed(&hs, &targets.sequences, mode)
     }
 
     /// Reads the targets token by token; a row that is not `forced` reads the model's own prediction instead.
@@ -359,7 +375,9 @@ impl Seq2Seq {
                 }
             }
             let xs = self.target_embedding.forward(&Tensor::new(&ids[start..start + count], device)?)?;
-            let (hs, after, _) = self.advance(encoded, &state.first(count)?, &xs, at_step(mode, step))?;
+            let single = Arc::new(targets.sequences.at_step(step)?);
+            let before = state.first(count)?;
+            let (hs, after, _) = self.advance(encoded, &before, &xs, &single, at_step(mode, step))?;
             vectors.push(hs);
             state = after;
         }
@@ -377,28 +395,28 @@ impl Seq2Seq {
         })
     }
 
-    /// Reads the embeddings `xs` `(rows, embedding)` of one token per row; returns what the output layer reads, the next
-    /// state, and the attention weights.
+    /// Reads the embeddings `xs` `(rows, embedding)` of one token per row, packed as `single` describes; returns what the
+    /// output layer reads, the next state, and the attention weights.
     fn advance(
         &self,
         encoded: &Encoded,
         state: &DecoderState,
         xs: &Tensor,
+        single: &Arc<PackedSequences>,
         mode: Mode,
     ) -> Result<(Tensor, DecoderState, Option<Tensor>)> {
         let rows = state.sources.len();
         if xs.dim(0)? != rows {
             bail!("seq2seq: found {} tokens for {rows} rows of the decoder, expected one each", xs.dim(0)?);
         }
-        let xs = self.target_dropout.forward_at(xs, mode)?;
+        let xs = self.target_dropout.forward_packed(xs, single, mode)?;
         let xs = match &state.fed {
             Some(fed) => Tensor::cat(&[&xs, fed], 1)?, // (rows, embedding + hidden)
             None => xs,
         };
-        let single = Arc::new(PackedSequences::new(&vec![1; rows])?);
-        let (hs, recurrent) = self.decoder.forward(&xs, &single, Some(&state.recurrent), mode)?;
+        let (hs, recurrent) = self.decoder.forward(&xs, single, Some(&state.recurrent), mode)?;
         let (hs, weights) = self.attend(encoded, &hs, QueryRows::Of(&state.sources))?;
-        let hs = self.output_dropout.forward_at(&hs, mode)?;
+        let hs = self.output_dropout.forward_packed(&hs, single, mode)?;
         let fed = self.input_feeding.then(|| hs.clone());
         Ok((hs, DecoderState { recurrent, fed, sources: state.sources.clone() }, weights))
     }
@@ -416,9 +434,9 @@ impl Seq2Seq {
 /// The mode of one time step: dropout masks differ between time steps.
 fn at_step(mode: Mode, time: usize) -> Mode {
     match mode {
-        Mode::Train { seed, epoch, step } => {
+        Mode::Train { seed, epoch, step, share } => {
             let seed = rng::stream(seed, &format!("decoder/time step {time}")).next_u64();
-            Mode::Train { seed, epoch, step }
+            Mode::Train { seed, epoch, step, share }
         }
         Mode::Evaluate => Mode::Evaluate,
     }

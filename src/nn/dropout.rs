@@ -1,5 +1,6 @@
-use super::{Mode, is_native};
-use crate::{ops, rng};
+use super::{Mode, PackedSequences, is_native};
+use crate::ops::{self, MaskPlace};
+use crate::rng;
 use candle_core::{ModuleT, Result, Tensor};
 use candle_nn::VarBuilder;
 use std::sync::Arc;
@@ -57,17 +58,39 @@ impl Dropout {
             return Ok(xs.clone());
         }
         let pass = self.passes.fetch_add(1, Ordering::Relaxed);
-        masked(xs, self.probability, self.seed, &format!("dropout/{}/pass {pass}", self.path))
+        let purpose = format!("dropout/{}/pass {pass}", self.path);
+        masked(xs, self.probability, self.seed, &purpose, &MaskPlace::From(0))
     }
 
-    /// Any shape to the same shape. The mask is a function of the mode's seed and step and of the layer's path.
+    /// `(batch, ..)` to the same shape. The mask is a function of the mode's seed and step and of the layer's path.
+    ///
+    /// In a pass over a share of a batch, each example gets the mask that it would get in the whole batch. The rows of packed
+    /// sequences go to [`forward_packed`](Self::forward_packed).
     ///
     /// # Errors
     /// Fails if [`forward`](Self::forward) would.
     pub fn forward_at(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
+        let first = match mode {
+            Mode::Train { share: Some(share), .. } => share.start * (xs.elem_count() / share.len.max(1)),
+            _ => 0,
+        };
+        self.forward_in(xs, mode, &MaskPlace::From(first))
+    }
+
+    /// `(rows, ..)` to the same shape: [`forward_at`](Self::forward_at) for the rows of packed `sequences`.
+    ///
+    /// # Errors
+    /// Fails if [`forward_at`](Self::forward_at) would, or the number of rows differs.
+    pub fn forward_packed(&self, xs: &Tensor, sequences: &PackedSequences, mode: Mode) -> Result<Tensor> {
+        self.forward_in(xs, mode, &sequences.mask_place())
+    }
+
+    /// Applies the part of a mask at `place`.
+    pub(crate) fn forward_in(&self, xs: &Tensor, mode: Mode, place: &MaskPlace) -> Result<Tensor> {
         match mode {
             Mode::Train { seed, step, .. } if self.is_active(mode) => {
-                masked(xs, self.probability, seed, &format!("dropout/{}/step {step}", self.path))
+                let purpose = format!("dropout/{}/step {step}", self.path);
+                masked(xs, self.probability, seed, &purpose, place)
             }
             _ => Ok(xs.clone()),
         }
@@ -80,14 +103,20 @@ impl ModuleT for Dropout {
     }
 }
 
-/// Applies the mask that `seed` and `purpose` address.
-pub(super) fn masked(xs: &Tensor, probability: f32, seed: u64, purpose: &str) -> Result<Tensor> {
+/// Applies the part at `place` of the mask that `seed` and `purpose` address.
+pub(super) fn masked(
+    xs: &Tensor,
+    probability: f32,
+    seed: u64,
+    purpose: &str,
+    place: &MaskPlace,
+) -> Result<Tensor> {
     let mut rng = rng::stream(seed, purpose);
     match is_native(xs) {
-        true => ops::dropout(xs, probability, &mut rng),
+        true => ops::dropout_in(xs, probability, &mut rng, place),
         false => {
             let ones = Tensor::ones(xs.shape(), candle_core::DType::F32, xs.device())?;
-            xs * ops::dropout(&ones, probability, &mut rng)?.to_dtype(xs.dtype())?
+            xs * ops::dropout_in(&ones, probability, &mut rng, place)?.to_dtype(xs.dtype())?
         }
     }
 }
@@ -109,7 +138,7 @@ mod tests {
         let (first, second) = (dropout(0.5, vb.pp("first")), dropout(0.5, vb.pp("second")));
         let xs = ones(DType::F32)?;
         let at = |layer: &Dropout, step| -> Result<Vec<f32>> {
-            layer.forward_at(&xs, Mode::Train { seed: 7, epoch: 0, step })?.to_vec1()
+            layer.forward_at(&xs, Mode::train(7, 0, step))?.to_vec1()
         };
         assert_eq!(at(&first, 3)?, at(&first, 3)?);
         assert_ne!(at(&first, 3)?, at(&first, 4)?);

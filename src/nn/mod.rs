@@ -112,15 +112,43 @@ pub enum Mode {
         epoch: usize,
         /// Current step, from 0 at the start of training.
         step: u64,
+        /// The examples of the batch that this pass computes; `None` for all.
+        share: Option<Share>,
     },
     /// Evaluation: no randomness, running statistics.
     Evaluate,
 }
 
+/// Consecutive examples of a batch, which one of several processes computes.
+///
+/// They draw the same random values as in a pass over the whole batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// First example.
+    pub start: usize,
+    /// Number of examples.
+    pub len: usize,
+    /// Number of examples of the whole batch.
+    pub batch: usize,
+}
+
 impl Mode {
+    /// Training on a whole batch.
+    pub const fn train(seed: u64, epoch: usize, step: u64) -> Self {
+        Self::Train { seed, epoch, step, share: None }
+    }
+
     /// Whether the forward pass trains.
     pub fn is_training(self) -> bool {
         matches!(self, Self::Train { .. })
+    }
+
+    /// The examples that the pass computes, of a batch of `len`.
+    pub fn examples(self, len: usize) -> Range<usize> {
+        match self {
+            Self::Train { share: Some(Share { start, len, .. }), .. } => start..start + len,
+            _ => 0..len,
+        }
     }
 }
 

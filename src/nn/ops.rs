@@ -5,6 +5,7 @@
 
 use super::dropout::masked;
 use super::is_native;
+use crate::ops::MaskPlace;
 use candle_core::{D, Result, Tensor};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -67,5 +68,5 @@ pub fn rms_norm(xs: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
 pub fn dropout(xs: &Tensor, probability: f32) -> Result<Tensor> {
     static CALLS: AtomicU64 = AtomicU64::new(0);
     let call = CALLS.fetch_add(1, Ordering::Relaxed);
-    masked(xs, probability, 0, &format!("dropout/call {call}"))
+    masked(xs, probability, 0, &format!("dropout/call {call}"), &MaskPlace::From(0))
 }

@@ -283,7 +283,7 @@ impl Recurrent {
         let (mut xs, end) = first(initial(0)?.as_ref())?;
         let (mut hidden, mut cells) = (vec![end.hidden], Vec::from_iter(end.cell));
         for (layer, (weights, dropout)) in (1..).zip(self.layers[1..].iter().zip(&self.dropout)) {
-            xs = dropout.forward_at(&xs, mode)?;
+            xs = dropout.forward_packed(&xs, sequences, mode)?;
             let (ys, end) = ops::recurrent(self.cell, &xs, sequences, weights, initial(layer)?.as_ref())?;
             hidden.push(end.hidden);
             cells.extend(end.cell);

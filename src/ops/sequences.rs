@@ -1,9 +1,11 @@
 //! Batches of sequences of different lengths, stored without padding.
 
+use super::dropout::MaskPlace;
 use super::gpu::Gpu;
 use crate::kernels::cpu::sequences::PackedLayout;
 use crate::kernels::cuda::Pointer;
 use candle_core::{Device, Result, Tensor, bail};
+use std::ops::Range;
 use std::sync::OnceLock;
 
 /// The row layout of a batch of sequences of different lengths in one tensor without padding.
@@ -24,7 +26,18 @@ use std::sync::OnceLock;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedSequences {
     layout: PackedLayout,
+    /// The place in the whole batch, if these sequences are a share of one.
+    place: Option<Place>,
     copy: DeviceCopy,
+}
+
+/// The place of a share in the layout of the whole batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    /// The row of each row of the share, in ascending order.
+    rows: Vec<u32>,
+    /// The first row of each step that the share has.
+    starts: Vec<u32>,
 }
 
 /// The layout in the memory of a GPU, once it has been copied there. Says nothing about the layout, so all are equal.
@@ -73,7 +86,64 @@ impl PackedSequences {
         if rows.is_none_or(|rows| u32::try_from(rows).is_err()) {
             bail!("sequences: found more than {} elements, which row numbers in u32 can't index", u32::MAX);
         }
-        Ok(Self { layout: PackedLayout::new(lengths), copy: DeviceCopy::default() })
+        Ok(Self { layout: PackedLayout::new(lengths), place: None, copy: DeviceCopy::default() })
+    }
+
+    /// The layout of the sequences `share` of a batch of sequences with these `lengths`.
+    ///
+    /// Dropout gives their elements the mask that they would get in the whole batch
+    /// ([`Dropout::forward_packed`](crate::nn::Dropout::forward_packed)).
+    ///
+    /// # Errors
+    /// Fails if [`new`](Self::new) would, for the batch or for the share.
+    ///
+    /// # Panics
+    /// Panics if `share` is out of range.
+    pub fn of_share(lengths: &[usize], share: Range<usize>) -> Result<Self> {
+        let whole = Self::new(lengths)?;
+        if share == (0..lengths.len()) {
+            return Ok(whole);
+        }
+        // Both layouts keep the order of equally long sequences, so the rows of the share are in the same order in both.
+        let rows = (0u32..).zip(whole.positions());
+        let rows = rows.filter(|(_, (sequence, _))| share.contains(sequence)).map(|(row, _)| row).collect();
+        let part = Self::new(&lengths[share])?;
+        let starts = (0..part.steps()).map(|step| whole.step(step).1 as u32).collect();
+        Ok(Self { place: Some(Place { rows, starts }), ..part })
+    }
+
+    /// The layout of the elements at `step` alone, as sequences of one element in the order of the rows.
+    ///
+    /// # Errors
+    /// Fails if no sequence has an element there.
+    pub(crate) fn at_step(&self, step: usize) -> Result<Self> {
+        let (count, start) = self.step(step);
+        let place = self.place.as_ref().map(|Place { rows, starts }| {
+            let rows = rows[start..start + count].iter().map(|row| row - starts[step]).collect();
+            Place { rows, starts: vec![0] }
+        });
+        Ok(Self { place, ..Self::new(&vec![1; count])? })
+    }
+
+    /// Where the mask of these rows lies in the mask of the whole batch.
+    pub(crate) fn mask_place(&self) -> MaskPlace<'_> {
+        self.place.as_ref().map_or(MaskPlace::From(0), |_| MaskPlace::Packed(self))
+    }
+
+    /// The row of `row` in the whole batch; the same row if these sequences are not a share of one.
+    pub(crate) fn row_in_batch(&self, row: usize) -> usize {
+        self.place.as_ref().map_or(row, |place| place.rows[row] as usize)
+    }
+
+    /// The row of each row in the whole batch, if these sequences are a share of one.
+    pub(super) fn rows_in_batch(&self) -> &[u32] {
+        self.place.as_ref().map_or(&[], |place| &place.rows)
+    }
+
+    /// [`rows_in_batch`](Self::rows_in_batch) in the memory of `gpu`.
+    pub(super) fn rows_in_batch_on(&self, gpu: &Gpu) -> Result<Tensor> {
+        let start = self.steps() + 1 + 2 * self.batch() + 2 * self.rows();
+        self.copy_on(gpu)?.narrow(0, start, self.rows_in_batch().len())
     }
 
     /// Number of sequences.
@@ -144,25 +214,28 @@ impl PackedSequences {
         let per_sequence = self.places().into_iter().chain(self.lengths());
         let per_row = self.positions().map(|(sequence, _)| sequence);
         let per_row = per_row.chain(self.positions().map(|(_, step)| step));
-        starts.chain(per_sequence).chain(per_row).map(|number| number as u32).collect()
+        let numbers = starts.chain(per_sequence).chain(per_row).map(|number| number as u32);
+        numbers.chain(self.rows_in_batch().iter().copied()).collect()
     }
 
     /// Returns the layout in the memory of `gpu`, and copies it there if this is the first use.
     pub(super) fn on_device(&self, gpu: &Gpu) -> Result<DeviceLayout> {
         let (batch, rows, steps) = (self.batch(), self.rows(), self.steps());
-        let copy = match self.copy.0.get() {
-            Some(copy) => copy,
-            None => {
-                let numbers = self.numbers();
-                let copy = gpu.tensor(gpu.upload(&numbers)?, numbers.len());
-                self.copy.0.get_or_init(|| copy)
-            }
-        };
-        let starts = gpu.pointer::<u32>(copy)?;
+        let starts = gpu.pointer::<u32>(self.copy_on(gpu)?)?;
         let places = starts.offset(steps + 1);
         let lengths = places.offset(batch);
         let sequences = lengths.offset(batch);
         Ok(DeviceLayout { starts, places, lengths, sequences, steps: sequences.offset(rows) })
+    }
+
+    /// Returns the copy of [`numbers`](Self::numbers) in the memory of `gpu`.
+    fn copy_on(&self, gpu: &Gpu) -> Result<&Tensor> {
+        if let Some(copy) = self.copy.0.get() {
+            return Ok(copy);
+        }
+        let numbers = self.numbers();
+        let copy = gpu.tensor(gpu.upload(&numbers)?, numbers.len());
+        Ok(self.copy.0.get_or_init(|| copy))
     }
 
     /// The sequences by descending length.

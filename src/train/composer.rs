@@ -172,6 +172,7 @@ impl Composer<'_> {
             chosen: Bags::new(&ids, like)?,
             steps: Tensor::new(rows, like.device())?,
             mask: tensor(mask, (choices.len(), classes), like)?,
+            first: 0,
         };
         let logits = ops::no_grad(|| self.model.note_logits(hidden, &notes, Mode::Evaluate))?;
         Ok(logits.to_dtype(candle_core::DType::F32)?.to_vec2()?)

@@ -1,7 +1,9 @@
 //! Evaluation of classifiers.
 
+use super::shares::own_share;
 use crate::nn::Cost;
 use crate::ops;
+use crate::processes::{self, Processes};
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Tensor};
 
@@ -62,6 +64,35 @@ impl Evaluation {
             }
             Ok(Self { loss: loss / predictions.len().max(1) as f64, predictions })
         })
+    }
+
+    /// Evaluates the examples at `indices`, of which each process evaluates a part inside [`together`](processes::together).
+    pub(super) fn divided(indices: &[u32], evaluate: impl FnOnce(&[u32]) -> Result<Self>) -> Result<Self> {
+        let own = evaluate(&indices[own_share(indices.len())])?;
+        match processes::current() {
+            Some(processes) => own.gathered(&*processes),
+            None => Ok(own),
+        }
+    }
+
+    /// Joins the evaluations of all processes.
+    fn gathered(&self, processes: &dyn Processes) -> Result<Self> {
+        const BYTES: usize = 12;
+        let mut bytes = (self.loss * self.predictions.len() as f64).to_le_bytes().to_vec();
+        for &Prediction { label, predicted, probability } in &self.predictions {
+            bytes.extend([label, predicted, probability.to_bits()].into_iter().flat_map(u32::to_le_bytes));
+        }
+        let (mut loss, mut predictions) = (0.0, vec![]);
+        for part in processes.gather(&bytes)? {
+            let (sum, part) = part.split_first_chunk().context("evaluation: found no loss")?;
+            loss += f64::from_le_bytes(*sum);
+            predictions.extend(part.as_chunks::<BYTES>().0.iter().map(|bytes| {
+                let [label, predicted, probability] =
+                    [0, 1, 2].map(|i| u32::from_le_bytes(bytes.as_chunks().0[i]));
+                Prediction { label, predicted, probability: f32::from_bits(probability) }
+            }));
+        }
+        Ok(Self { loss: loss / predictions.len().max(1) as f64, predictions })
     }
 
     /// Returns the number of correct predictions.

@@ -92,11 +92,11 @@ pub fn evaluate_images(
 ) -> Result<Evaluation> {
     let (_, height, width) = images.shape();
     let batch = (EVALUATION_PIXELS / (height * width)).clamp(2, EVALUATION_BATCH);
-    Evaluation::from_batches(
-        cost,
-        indices.chunks(batch).map(|batch| {
+    Evaluation::divided(indices, |indices| {
+        let batches = indices.chunks(batch).map(|batch| {
             let (xs, labels) = images.batch(batch, device)?;
             Ok((model.forward(&xs, Mode::Evaluate)?, labels))
-        }),
-    )
+        });
+        Evaluation::from_batches(cost, batches)
+    })
 }

@@ -1,18 +1,22 @@
 //! Language modelling.
 
 use super::metrics::{Metric, Score};
+use super::shares::{divided_sums, gathered, own_share};
 use super::task::Task;
 use super::text_generator::TextGenerator;
 use crate::data::{Level, TextStream, TokenWindow, TokenWindows, Vocabulary};
 use crate::models::language_model::LanguageModel;
 use crate::nn::{Cost, Mode, PackedSequences, RecurrentState, Sampling};
 use crate::ops;
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// The dimension of a hidden state that counts the streams.
+const STREAMS: usize = 1;
 
 /// Tokens of the sample shown after each epoch.
 const SAMPLE_LENGTH: usize = 200;
@@ -63,6 +67,10 @@ pub struct LanguageModellingConfig<'a> {
 ///
 /// A training example is a window of one stream, so the trainer's batch size must be the number of streams. Examples come
 /// in order; tokens at the end that do not fill a window of every stream are left out.
+///
+/// Several processes divide the streams: each reads its own, and has the hidden state of its own. Inside
+/// [`together`](crate::processes::together), [`state`](Task::state) returns the state of all streams to each process, and
+/// [`load_state`](Task::load_state) takes the state of all and keeps that of the own streams.
 pub struct LanguageModelling<'a> {
     config: LanguageModellingConfig<'a>,
     position: RefCell<Position<'a>>,
@@ -111,6 +119,40 @@ impl<'a> LanguageModelling<'a> {
         );
         Ok(Self { config, position: RefCell::default() })
     }
+
+    /// Returns the mean loss of one window of each of the streams `share`, of which there is one per example of `batch`.
+    fn loss_of(&self, batch: &[u32], share: Range<usize>, mode: Mode) -> Result<Tensor> {
+        let LanguageModellingConfig { model, vocabulary, text, training, windowing, device, .. } =
+            &self.config;
+        let Windowing { streams: count, window } = *windowing;
+        let number = batch.first().map_or(0, |&first| first as usize / count);
+        ensure!(
+            batch.iter().map(|&example| example as usize).eq(number * count..(number + 1) * count),
+            "language modelling: found a batch of {} windows, expected one of each of the {count} streams: set the batch \
+             size to the number of streams",
+            batch.len()
+        );
+        let mut position = self.position.borrow_mut();
+        if number == 0 {
+            position.state = None;
+        }
+        let mut streams = match position.streams.take() {
+            Some((at, streams)) if at == number => streams,
+            _ => {
+                let start = (number * window) as u64;
+                TokenWindows::of_share(text, vocabulary, training.clone(), count, share.clone(), start)?
+            }
+        };
+        let Some(tokens) = streams.next_window(window)? else {
+            bail!("{}: window {number} is beyond the end of the training range", text.name())
+        };
+        let steps = tokens.inputs.len() / share.len();
+        let sequences = PackedSequences::of_share(&vec![steps; count], share)?;
+        let before = position.state.as_ref();
+        let (loss, state) = window_loss(model, tokens, sequences, before, mode, device)?;
+        *position = Position { streams: Some((number + 1, streams)), state: Some(state.detach()) };
+        Ok(loss)
+    }
 }
 
 /// Returns the mean loss of the tokens of `range`, in nats per token.
@@ -134,10 +176,13 @@ pub fn evaluate_text(
     ensure!(tokens >= 2, "{}: the tokens to test on are {tokens}, expected at least 2", text.name());
     // A stream of only a few windows would give most tokens little context.
     let streams = (tokens / (window as u64).saturating_mul(8)).clamp(1, streams as u64) as usize;
-    let mut reader = TokenWindows::new(text, vocabulary, range, streams, 0)?;
-    let windows = std::iter::from_fn(|| reader.next_window(window).transpose());
-    let (sum, count) = total_loss(model, windows, streams, device)?;
-    Ok(sum / count as f64)
+    let [sum, count] = divided_sums(streams, |share| {
+        let mut reader = TokenWindows::of_share(text, vocabulary, range, streams, share.clone(), 0)?;
+        let windows = std::iter::from_fn(|| reader.next_window(window).transpose());
+        let (sum, count) = total_loss(model, windows, share.len(), device)?;
+        Ok([sum, count as f64])
+    })?;
+    Ok(sum / count)
 }
 
 /// The score of a line of text.
@@ -212,7 +257,8 @@ fn total_loss(
     for window in windows {
         let window = window?;
         let rows = window.inputs.len();
-        let evaluate = || window_loss(model, window, streams, state.as_ref(), Mode::Evaluate, device);
+        let sequences = PackedSequences::new(&vec![rows / streams; streams])?;
+        let evaluate = || window_loss(model, window, sequences, state.as_ref(), Mode::Evaluate, device);
         let (loss, after) = ops::no_grad(evaluate)?;
         sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * rows as f64;
         count += rows;
@@ -221,16 +267,16 @@ fn total_loss(
     Ok((sum, count))
 }
 
-/// Returns the mean loss of one window of all streams, and the hidden state after it.
+/// Returns the mean loss of one window of the streams in `sequences`, and the hidden state after it.
 fn window_loss(
     model: &LanguageModel,
     TokenWindow { inputs: tokens, targets: next }: TokenWindow,
-    streams: usize,
+    sequences: PackedSequences,
     state: Option<&RecurrentState>,
     mode: Mode,
     device: &Device,
 ) -> Result<(Tensor, RecurrentState)> {
-    let sequences = Arc::new(PackedSequences::new(&vec![tokens.len() / streams; streams])?);
+    let sequences = Arc::new(sequences);
     let [tokens, next] = sequences.with_layout([&tokens, &next], device)?;
     let (logits, state) = model.forward(&tokens, &sequences, state, mode)?;
     Ok((Cost::SoftmaxCrossEntropy.loss(&logits, &next)?, state))
@@ -248,33 +294,11 @@ impl Task for LanguageModelling<'_> {
 
     /// Trains on one window of every stream: `batch` must hold these examples, in order.
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        let LanguageModellingConfig { model, vocabulary, text, training, windowing, device, .. } =
-            &self.config;
-        let Windowing { streams: count, window } = *windowing;
-        let number = batch.first().map_or(0, |&first| first as usize / count);
-        ensure!(
-            batch.iter().map(|&example| example as usize).eq(number * count..(number + 1) * count),
-            "language modelling: found a batch of {} windows, expected one of each of the {count} streams: set the batch \
-             size to the number of streams",
-            batch.len()
-        );
-        let mut position = self.position.borrow_mut();
-        if number == 0 {
-            position.state = None;
-        }
-        let mut streams = match position.streams.take() {
-            Some((at, streams)) if at == number => streams,
-            _ => {
-                let start = (number * window) as u64;
-                TokenWindows::new(text, vocabulary, training.clone(), count, start)?
-            }
-        };
-        let Some(tokens) = streams.next_window(window)? else {
-            bail!("{}: window {number} is beyond the end of the training range", text.name())
-        };
-        let (loss, state) = window_loss(model, tokens, count, position.state.as_ref(), mode, device)?;
-        *position = Position { streams: Some((number + 1, streams)), state: Some(state.detach()) };
-        Ok(loss)
+        self.loss_of(batch, 0..batch.len(), mode)
+    }
+
+    fn loss_of_share(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
+        self.loss_of(batch, mode.examples(batch.len()), mode)
     }
 
     fn validate(&self) -> Result<Score> {
@@ -296,12 +320,18 @@ impl Task for LanguageModelling<'_> {
         let position = self.position.borrow();
         let state = position.state.iter();
         let parts = state.flat_map(|state| [("hidden", Some(&state.hidden)), ("cell", state.cell.as_ref())]);
-        Ok(parts.filter_map(|(name, part)| Some((name.to_string(), part?.clone()))).collect())
+        let own = parts.filter_map(|(name, part)| Some((name.to_string(), part?.clone()))).collect();
+        gathered(own, STREAMS)
     }
 
     fn load_state(&self, mut state: HashMap<String, Tensor>) -> Result<()> {
-        let mut take =
-            |name: &str| state.remove(name).map(|part| part.to_device(self.config.device)).transpose();
+        let own = own_share(self.config.windowing.streams);
+        let mut take = |name: &str| -> Result<Option<Tensor>> {
+            let Some(all) = state.remove(name).filter(|_| !own.is_empty()) else { return Ok(None) };
+            let damaged = "the hidden state in the checkpoint is damaged";
+            let own = all.narrow(STREAMS, own.start, own.len()).context(damaged)?;
+            Ok(Some(own.contiguous()?.to_device(self.config.device)?))
+        };
         let (hidden, cell) = (take("hidden")?, take("cell")?);
         ensure!(
             state.is_empty() && (hidden.is_some() || cell.is_none()),

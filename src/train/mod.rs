@@ -148,6 +148,7 @@ mod progress;
 mod pytorch;
 mod run;
 mod sentences;
+mod shares;
 mod step_graph;
 mod stop;
 mod tagging;

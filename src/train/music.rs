@@ -1,6 +1,7 @@
 //! Training of models on music.
 
 use super::metrics::{Metric, Score};
+use super::shares::divided_sums;
 use super::task::Task;
 use crate::data::music::{Encoding, NoteChoice, Piece};
 use crate::models::music::{Bags, MusicModel, Notes};
@@ -62,17 +63,20 @@ pub fn score_music(model: &MusicModel, encoding: &Encoding, pieces: &[Piece]) ->
 pub fn evaluate_music(model: &MusicModel, encoding: &Encoding, pieces: &[Piece]) -> Result<f64> {
     let steps: usize = pieces.iter().map(Piece::len).sum();
     ensure!(steps > 0, "music: found no pieces to evaluate, expected at least one");
-    let (mut sum, mut rest) = (0.0, pieces);
-    while !rest.is_empty() {
-        let mut size = 0;
-        let fits = |piece: &&Piece| {
-            size += piece.len();
-            size <= EVALUATION_STEPS
-        };
-        let count = rest.iter().take_while(fits).count().max(1);
-        sum += score_music(model, encoding, &rest[..count])?;
-        rest = &rest[count..];
-    }
+    let [sum] = divided_sums(pieces.len(), |own| {
+        let (mut sum, mut rest) = (0.0, &pieces[own]);
+        while !rest.is_empty() {
+            let mut size = 0;
+            let fits = |piece: &&Piece| {
+                size += piece.len();
+                size <= EVALUATION_STEPS
+            };
+            let count = rest.iter().take_while(fits).count().max(1);
+            sum += score_music(model, encoding, &rest[..count])?;
+            rest = &rest[count..];
+        }
+        Ok([sum])
+    })?;
     Ok(sum / steps as f64)
 }
 
@@ -100,8 +104,19 @@ impl MusicBatch {
         encoding: &Encoding,
         parts: &[(Cow<Piece>, Range<usize>)],
     ) -> Result<Self> {
+        Self::of_share(model, encoding, parts, 0..parts.len())
+    }
+
+    /// Encodes the parts `share` of a batch of `parts`.
+    fn of_share(
+        model: &MusicModel,
+        encoding: &Encoding,
+        parts: &[(Cow<Piece>, Range<usize>)],
+        share: Range<usize>,
+    ) -> Result<Self> {
         let lengths: Vec<usize> = parts.iter().map(|(_, range)| range.len()).collect();
-        let pieces = Arc::new(PackedSequences::new(&lengths)?);
+        let pieces = Arc::new(PackedSequences::of_share(&lengths, share.clone())?);
+        let (before, parts, lengths) = (&parts[..share.start], &parts[share.clone()], &lengths[share]);
         let positions: Vec<(usize, usize)> = pieces.positions().collect();
         let like = model.weight();
         // The piece and the step in it that each row stands for.
@@ -130,6 +145,9 @@ impl MusicBatch {
                 for ((_, choice, _), mask) in notes.iter().zip(mask.chunks_exact_mut(classes)) {
                     encoding.mask(choice, mask);
                 }
+                let count = |piece: &Piece, range: Range<usize>| -> usize {
+                    range.map(|step| encoding.choice_count(piece, step)).sum()
+                };
                 let ids = |of: fn(&(u32, NoteChoice, u32)) -> u32| {
                     Tensor::new(notes.iter().map(of).collect::<Vec<u32>>(), like.device())
                 };
@@ -138,6 +156,7 @@ impl MusicBatch {
                     chosen: Bags::new(&chosen, like)?,
                     steps: ids(|(row, ..)| *row)?,
                     mask: tensor(mask, (notes.len(), classes), like)?,
+                    first: before.iter().map(|(piece, range)| count(piece, range.clone())).sum(),
                 };
                 Targets::Notes(found, ids(|(.., class)| *class)?)
             }
@@ -176,6 +195,12 @@ impl Composition<'_> {
             None => (Cow::Borrowed(piece), range),
         }
     }
+
+    /// Returns the mean loss of the steps of the examples `batch[share]`.
+    fn loss_of(&self, batch: &[u32], share: Range<usize>, mode: Mode) -> Result<Tensor> {
+        let parts: Vec<_> = batch.iter().map(|&example| self.part(example, mode)).collect();
+        MusicBatch::of_share(self.model, self.encoding, &parts, share)?.loss(self.model, mode)
+    }
 }
 
 impl Task for Composition<'_> {
@@ -184,8 +209,16 @@ impl Task for Composition<'_> {
     }
 
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        let parts: Vec<_> = batch.iter().map(|&example| self.part(example, mode)).collect();
-        MusicBatch::new(self.model, self.encoding, &parts)?.loss(self.model, mode)
+        self.loss_of(batch, 0..batch.len(), mode)
+    }
+
+    fn loss_of_share(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
+        self.loss_of(batch, mode.examples(batch.len()), mode)
+    }
+
+    /// The number of steps.
+    fn weight(&self, batch: &[u32]) -> f64 {
+        batch.iter().map(|&example| self.windows[example as usize].1.len()).sum::<usize>() as f64
     }
 
     fn validate(&self) -> Result<Score> {

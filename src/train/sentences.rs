@@ -7,6 +7,7 @@ use crate::data::{NGrams, Vocabulary};
 use crate::nn::{Cost, Mode, PackedSequences, SentenceModel};
 use anyhow::Result;
 use candle_core::{Device, Tensor};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Sentences in a batch of an evaluation.
@@ -68,15 +69,15 @@ impl Sentences {
     /// # Panics
     /// Panics if an index is not below [`len`](Self::len).
     pub fn batch(&self, indices: &[u32], device: &Device) -> Result<(Tensor, Arc<PackedSequences>)> {
-        let sequences = self.layout(indices)?;
+        let sequences = self.layout(indices, 0..indices.len())?;
         let [ids] = sequences.with_layout([&self.rows(indices, &sequences)], device)?;
         Ok((ids, sequences))
     }
 
-    /// Returns the layout of the sentences at `indices`.
-    pub(super) fn layout(&self, indices: &[u32]) -> Result<Arc<PackedSequences>> {
+    /// Returns the layout of the sentences at `indices[share]`, as a share of those at `indices`.
+    pub(super) fn layout(&self, indices: &[u32], share: Range<usize>) -> Result<Arc<PackedSequences>> {
         let lengths: Vec<usize> = indices.iter().map(|&i| self.sentence(i as usize).len()).collect();
-        Ok(Arc::new(PackedSequences::new(&lengths)?))
+        Ok(Arc::new(PackedSequences::of_share(&lengths, share)?))
     }
 
     /// Returns the ids of the sentences at `indices` in the row order of `sequences`, which has their lengths.
@@ -103,9 +104,10 @@ pub struct SentenceClassification<'a> {
 }
 
 impl SentenceClassification<'_> {
-    /// Returns the logits and the labels of the sentences at `indices`.
-    fn batch(&self, indices: &[u32], mode: Mode) -> Result<(Tensor, Tensor)> {
-        let sequences = self.sentences.layout(indices)?;
+    /// Returns the logits and the labels of the sentences at `indices[share]`.
+    fn batch(&self, indices: &[u32], share: Range<usize>, mode: Mode) -> Result<(Tensor, Tensor)> {
+        let sequences = self.sentences.layout(indices, share.clone())?;
+        let indices = &indices[share];
         let words = self.sentences.rows(indices, &sequences);
         let labels: Vec<u32> = indices.iter().map(|&i| self.labels[i as usize]).collect();
         let [words, labels] = sequences.with_layout([&words, &labels], self.device)?;
@@ -117,8 +119,18 @@ impl SentenceClassification<'_> {
     /// # Errors
     /// Fails if a sentence does not fit the model.
     pub fn evaluate(&self, indices: &[u32]) -> Result<Evaluation> {
-        let batches = indices.chunks(EVALUATION_BATCH).map(|indices| self.batch(indices, Mode::Evaluate));
-        Evaluation::from_batches(Cost::SoftmaxCrossEntropy, batches)
+        Evaluation::divided(indices, |indices| {
+            let batches = indices.chunks(EVALUATION_BATCH);
+            let batches = batches.map(|indices| self.batch(indices, 0..indices.len(), Mode::Evaluate));
+            Evaluation::from_batches(Cost::SoftmaxCrossEntropy, batches)
+        })
+    }
+
+    /// Returns the mean loss of the training examples `batch[share]`.
+    fn loss_of(&self, batch: &[u32], share: Range<usize>, mode: Mode) -> Result<Tensor> {
+        let indices: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
+        let (logits, labels) = self.batch(&indices, share, mode)?;
+        Ok(Cost::SoftmaxCrossEntropy.loss(&logits, &labels)?)
     }
 }
 
@@ -128,9 +140,11 @@ impl Task for SentenceClassification<'_> {
     }
 
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        let indices: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
-        let (logits, labels) = self.batch(&indices, mode)?;
-        Ok(Cost::SoftmaxCrossEntropy.loss(&logits, &labels)?)
+        self.loss_of(batch, 0..batch.len(), mode)
+    }
+
+    fn loss_of_share(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
+        self.loss_of(batch, mode.examples(batch.len()), mode)
     }
 
     fn validate(&self) -> Result<Score> {

@@ -3,11 +3,13 @@
 use super::evaluation::Evaluation;
 use super::metrics::{Metric, Score};
 use super::sentences::{EVALUATION_BATCH, Sentences};
+use super::shares::divided_lists;
 use super::task::Task;
 use crate::data::entity_scores;
 use crate::nn::{Cost, Mode, PackedSequences, SentenceModel};
 use anyhow::Result;
 use candle_core::{Device, Tensor};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The task of tagging the words of sentences. The metric is the F1 score of whole entities.
@@ -38,9 +40,15 @@ pub struct TaggingEvaluation {
 }
 
 impl Tagging<'_> {
-    /// Returns the logits and the true tags of the sentences at `indices`, and the order of their rows.
-    fn batch(&self, indices: &[u32], mode: Mode) -> Result<(Tensor, Tensor, Arc<PackedSequences>)> {
-        let sequences = self.words.layout(indices)?;
+    /// Returns the logits and the true tags of the sentences at `indices[share]`, and the order of their rows.
+    fn batch(
+        &self,
+        indices: &[u32],
+        share: Range<usize>,
+        mode: Mode,
+    ) -> Result<(Tensor, Tensor, Arc<PackedSequences>)> {
+        let sequences = self.words.layout(indices, share.clone())?;
+        let indices = &indices[share];
         let [words, tags] = [self.words, self.tags].map(|sentences| sentences.rows(indices, &sequences));
         let [words, tags] = sequences.with_layout([&words, &tags], self.device)?;
         Ok((self.model.forward(&words, &sequences, mode)?, tags, sequences))
@@ -51,23 +59,33 @@ impl Tagging<'_> {
     /// # Errors
     /// Fails if a sentence does not fit the model.
     pub fn evaluate(&self, indices: &[u32]) -> Result<TaggingEvaluation> {
-        let mut packed = vec![];
-        let batches = indices.chunks(EVALUATION_BATCH).map(|indices| {
-            let (logits, tags, sequences) = self.batch(indices, Mode::Evaluate)?;
-            packed.push(sequences);
-            Ok((logits, tags))
-        });
-        let words = Evaluation::from_batches(Cost::SoftmaxCrossEntropy, batches)?;
         let mut tags = vec![];
-        let mut predicted = words.predictions.iter().map(|prediction| prediction.predicted);
-        for sequences in packed {
-            let mut batch: Vec<Vec<u32>> = vec![vec![]; sequences.batch()];
-            for ((sentence, _), tag) in sequences.positions().zip(&mut predicted) {
-                batch[sentence].push(tag);
+        let words = Evaluation::divided(indices, |indices| {
+            let mut packed = vec![];
+            let batches = indices.chunks(EVALUATION_BATCH).map(|indices| {
+                let (logits, tags, sequences) = self.batch(indices, 0..indices.len(), Mode::Evaluate)?;
+                packed.push(sequences);
+                Ok((logits, tags))
+            });
+            let words = Evaluation::from_batches(Cost::SoftmaxCrossEntropy, batches)?;
+            let mut predicted = words.predictions.iter().map(|prediction| prediction.predicted);
+            for sequences in packed {
+                let mut batch: Vec<Vec<u32>> = vec![vec![]; sequences.batch()];
+                for ((sentence, _), tag) in sequences.positions().zip(&mut predicted) {
+                    batch[sentence].push(tag);
+                }
+                tags.extend(batch);
             }
-            tags.extend(batch);
-        }
-        Ok(TaggingEvaluation { words, tags })
+            Ok(words)
+        })?;
+        Ok(TaggingEvaluation { words, tags: divided_lists(indices.len(), |_| Ok(tags))? })
+    }
+
+    /// Returns the mean loss of the words of the training examples `batch[share]`.
+    fn loss_of(&self, batch: &[u32], share: Range<usize>, mode: Mode) -> Result<Tensor> {
+        let indices: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
+        let (logits, tags, _) = self.batch(&indices, share, mode)?;
+        Ok(Cost::SoftmaxCrossEntropy.loss(&logits, &tags)?)
     }
 
     /// Returns the true tags of the sentences at `indices`.
@@ -82,9 +100,17 @@ impl Task for Tagging<'_> {
     }
 
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        let indices: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
-        let (logits, tags, _) = self.batch(&indices, mode)?;
-        Ok(Cost::SoftmaxCrossEntropy.loss(&logits, &tags)?)
+        self.loss_of(batch, 0..batch.len(), mode)
+    }
+
+    fn loss_of_share(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
+        self.loss_of(batch, mode.examples(batch.len()), mode)
+    }
+
+    /// The number of words.
+    fn weight(&self, batch: &[u32]) -> f64 {
+        let length = |&i: &u32| self.words.sentence(self.training[i as usize] as usize).len();
+        batch.iter().map(length).sum::<usize>() as f64
     }
 
     fn validate(&self) -> Result<Score> {

@@ -34,6 +34,25 @@ pub trait Task {
     /// Fails if the examples cannot be read or do not fit the model.
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor>;
 
+    /// Returns the mean loss of the examples of `batch` that the share of `mode` selects: see [`Share`](crate::nn::Share).
+    ///
+    /// The trainer calls this on several processes, and [`loss`](Self::loss) otherwise. The default calls
+    /// [`loss`](Self::loss) with these examples. A task whose random draws depend on the whole batch, such as dropout in
+    /// packed sequences, draws them here as for the whole batch.
+    ///
+    /// # Errors
+    /// Fails if [`loss`](Self::loss) would.
+    fn loss_of_share(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
+        self.loss(&batch[mode.examples(batch.len())], mode)
+    }
+
+    /// Returns the number of terms of which [`loss`](Self::loss) is the mean, such as the words of all sentences.
+    ///
+    /// The losses of several processes are weighted with it. The default is the number of examples.
+    fn weight(&self, batch: &[u32]) -> f64 {
+        batch.len() as f64
+    }
+
     /// Scores the model on the validation data.
     ///
     /// # Errors

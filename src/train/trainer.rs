@@ -290,7 +290,7 @@ impl<'a> Training<'a> {
     /// Trains on one batch, and records its loss and its gradient norm in `ledger`.
     fn step(&mut self, batch: &[u32], epoch: usize, ledger: &mut Ledger) -> Result<()> {
         let rate = self.learning_rate(self.state.step);
-        let mode = Mode::Train { seed: self.options.seed, epoch, step: self.state.step };
+        let mode = Mode::train(self.options.seed, epoch, self.state.step);
         let number = self.state.step + 1;
         let loss = || {
             let loss = self.task.loss(batch, mode)?;

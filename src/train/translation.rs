@@ -1,6 +1,7 @@
 //! Training of encoder-decoders on sentences and their translations.
 
 use super::metrics::{Metric, Score};
+use super::shares::{divided_lists, divided_sums};
 use super::task::Task;
 use super::translator::{Decoding, Translator};
 use crate::data::{Language, Pairs};
@@ -10,6 +11,7 @@ use crate::ops;
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Pairs in a batch of an evaluation.
@@ -104,16 +106,19 @@ pub struct Translation<'a> {
 /// Fails if there are no pairs, or an id is outside its vocabulary.
 pub fn evaluate_translation(model: &Seq2Seq, pairs: &Pairs, device: &Device) -> Result<f64> {
     let indices: Vec<u32> = (0..pairs.len() as u32).collect();
-    let (mut sum, mut tokens) = (0.0, 0);
-    for indices in indices.chunks(EVALUATION_BATCH) {
-        let batch = Batch::new(pairs, indices, device)?;
-        let loss = ops::no_grad(|| batch.loss(model, 1.0, 0.0, Mode::Evaluate))?;
-        let rows = batch.next.elem_count();
-        sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * rows as f64;
-        tokens += rows;
-    }
-    ensure!(tokens > 0, "translation: found no pairs to evaluate, expected at least one");
-    Ok(sum / tokens as f64)
+    let [sum, tokens] = divided_sums(indices.len(), |own| {
+        let (mut sum, mut tokens) = (0.0, 0);
+        for indices in indices[own].chunks(EVALUATION_BATCH) {
+            let batch = Batch::new(pairs, indices, 0..indices.len(), device)?;
+            let loss = ops::no_grad(|| batch.loss(model, 1.0, 0.0, Mode::Evaluate))?;
+            let rows = batch.next.elem_count();
+            sum += loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * rows as f64;
+            tokens += rows;
+        }
+        Ok([sum, tokens as f64])
+    })?;
+    ensure!(tokens > 0.0, "translation: found no pairs to evaluate, expected at least one");
+    Ok(sum / tokens)
 }
 
 /// Pairs as the model reads them.
@@ -125,14 +130,17 @@ struct Batch {
 }
 
 impl Batch {
-    fn new(pairs: &Pairs, indices: &[u32], device: &Device) -> Result<Self> {
+    /// The pairs at `indices[share]`, as a share of those at `indices`.
+    fn new(pairs: &Pairs, indices: &[u32], share: Range<usize>, device: &Device) -> Result<Self> {
         let with_end = |&i: &u32| -> Vec<u32> {
             pairs.sources[i as usize].iter().copied().chain([Language::END]).collect()
         };
-        let sources = PackedTokens::new(&indices.iter().map(with_end).collect::<Vec<_>>(), device)?;
+        let sources = indices.iter().map(with_end).collect::<Vec<_>>();
+        let sources = PackedTokens::of_share(&sources, share.clone(), device)?;
         let targets: Vec<&[u32]> = indices.iter().map(|&i| &pairs.targets[i as usize][..]).collect();
         let lengths: Vec<usize> = targets.iter().map(|target| target.len() + 1).collect();
-        let sequences = Arc::new(PackedSequences::new(&lengths)?);
+        let sequences = Arc::new(PackedSequences::of_share(&lengths, share.clone())?);
+        let targets = &targets[share];
         let token = |sequence: usize, step: usize| targets[sequence].get(step).copied();
         let read = |(sequence, step): (usize, usize)| {
             step.checked_sub(1).and_then(|before| token(sequence, before)).unwrap_or(Language::BEGIN)
@@ -150,12 +158,25 @@ impl Batch {
 }
 
 impl Translation<'_> {
+    /// Returns the mean loss of the target tokens of the training pairs `batch[share]`.
+    fn loss_of(&self, batch: &[u32], share: Range<usize>, mode: Mode) -> Result<Tensor> {
+        let forcing = match mode {
+            Mode::Train { step, .. } => self.forcing.rate(step),
+            Mode::Evaluate => 1.0,
+        };
+        let batch = Batch::new(self.training, batch, share, self.device)?;
+        batch.loss(self.model, forcing, self.label_smoothing, mode)
+    }
+
     /// Translates the validation sources greedily.
     fn translations(&self, max_length: usize) -> Result<Vec<Vec<u32>>> {
         let decoding = Decoding { max_length, ..Decoding::default() };
         let translator = Translator::new(self.model, self.device);
-        let found = translator.translate(&self.validation.sources, &decoding)?;
-        Ok(found.into_iter().map(|mut best| best.swap_remove(0).ids).collect())
+        let sources = &self.validation.sources;
+        divided_lists(sources.len(), |own| {
+            let found = translator.translate(&sources[own], &decoding)?;
+            Ok(found.into_iter().map(|mut best| best.swap_remove(0).ids).collect())
+        })
     }
 }
 
@@ -165,12 +186,16 @@ impl Task for Translation<'_> {
     }
 
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        let forcing = match mode {
-            Mode::Train { step, .. } => self.forcing.rate(step),
-            Mode::Evaluate => 1.0,
-        };
-        let batch = Batch::new(self.training, batch, self.device)?;
-        batch.loss(self.model, forcing, self.label_smoothing, mode)
+        self.loss_of(batch, 0..batch.len(), mode)
+    }
+
+    fn loss_of_share(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
+        self.loss_of(batch, mode.examples(batch.len()), mode)
+    }
+
+    /// The number of target tokens and their ends.
+    fn weight(&self, batch: &[u32]) -> f64 {
+        batch.iter().map(|&i| self.training.targets[i as usize].len() + 1).sum::<usize>() as f64
     }
 
     fn validate(&self) -> Result<Score> {

@@ -8,7 +8,7 @@ use candle_textbook::nn::{self, Cost, Epilogue, Mode, Model, seeded_var_builder}
 use candle_textbook::ops::{self, emulator};
 use candle_textbook::rng;
 
-const TRAIN: Mode = Mode::Train { seed: 0, epoch: 0, step: 0 };
+const TRAIN: Mode = Mode::train(0, 0, 0);
 
 #[test]
 fn direct_convolutions_match_the_reference() -> Result<()> {

@@ -382,7 +382,7 @@ fn the_number_of_threads_does_not_change_a_bit() -> Result<()> {
         let sequences = Arc::new(PackedSequences::new(&lengths)?);
         let xs = normal(4, &[sequences.rows(), 6])?.to_dtype(DType::F32)?;
         let step = || -> Result<Vec<Vec<u32>>> {
-            let mode = Mode::Train { seed: 1, epoch: 0, step: 5 };
+            let mode = Mode::train(1, 0, 5);
             let (ys, _) = network.forward(&xs, &sequences, None, mode)?;
             let grads = ys.sqr()?.sum_all()?.backward()?;
             let mut vars: Vec<_> = vars.data().lock().unwrap().clone().into_iter().collect();

@@ -244,6 +244,11 @@ impl Encoding {
         (0..all.len()).map(|i| (self.choice(piece, step, &all[..i]), self.class(piece, all[i]))).collect()
     }
 
+    /// Number of [`choices`](Self::choices) of a step.
+    pub(crate) fn choice_count(&self, piece: &Piece, step: usize) -> usize {
+        piece.steps[step].len() + usize::from(self.texture == Texture::Keys)
+    }
+
     /// For each output of a model that predicts keys independently, 1 if it should be on, -1 if it should be off, and 0 if it
     /// has no meaning: a key that does not sound, or did not before, is neither struck anew nor held.
     pub fn key_signs(&self, piece: &Piece, step: usize) -> Vec<f32> {

@@ -9,7 +9,7 @@ use std::ops::Range;
 #[derive(Debug)]
 pub struct TokenWindows<'a> {
     vocabulary: &'a Vocabulary,
-    /// For each stream, its reader and the id of the token before it.
+    /// For each stream that is read, its reader and the id of the token before it.
     readers: Vec<(Tokens<'a>, u32)>,
     /// Steps left in each stream.
     left: u64,
@@ -44,6 +44,21 @@ impl<'a> TokenWindows<'a> {
         streams: usize,
         start: u64,
     ) -> Result<Self> {
+        Self::of_share(text, vocabulary, range, streams, 0..streams, start)
+    }
+
+    /// Like [`new`](Self::new), and reads the streams `share` only.
+    ///
+    /// # Errors
+    /// Fails if [`new`](Self::new) would.
+    pub(crate) fn of_share(
+        text: &'a TextStream,
+        vocabulary: &'a Vocabulary,
+        range: Range<u64>,
+        streams: usize,
+        share: Range<usize>,
+        start: u64,
+    ) -> Result<Self> {
         ensure!(
             streams > 0 && range.start < range.end && range.end <= text.len(),
             "{}: found {streams} streams of tokens {} to {}, expected at least one stream of 0 to {}",
@@ -59,12 +74,12 @@ impl<'a> TokenWindows<'a> {
             text.name()
         );
         let mut token = String::new();
-        let reader = |stream: u64| {
-            let mut tokens = text.read(range.start + stream * steps + start);
+        let reader = |stream: usize| {
+            let mut tokens = text.read(range.start + stream as u64 * steps + start);
             tokens.require(&mut token)?;
             Ok((tokens, vocabulary.id(&token)))
         };
-        let readers = (0..streams as u64).map(reader).collect::<Result<_>>()?;
+        let readers = share.map(reader).collect::<Result<_>>()?;
         Ok(Self { vocabulary, readers, left: steps - start })
     }
 

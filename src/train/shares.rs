@@ -1,0 +1,98 @@
+//! What one of several processes computes of a batch and of an evaluation.
+
+use super::task::Task;
+use crate::nn::{Mode, Share};
+use crate::processes::{self, Processes, share, together};
+use anyhow::Result;
+use candle_core::{Device, Tensor};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Returns this process's part of the loss of `batch`, with its graph.
+///
+/// The parts of all processes add up to the mean loss of the batch, and their gradients to its gradient. Each is the mean
+/// loss of the process's share, weighted with [`Task::weight`].
+///
+/// `None` if the share is empty, which happens if the batch has fewer examples than there are processes: process 0 then has
+/// all of them, see [`share`]. The process adds zero to the loss and to all gradients.
+///
+/// With `synchronised`, batch normalisation uses the statistics of the whole batch, and the call and the backward pass are
+/// collective. Without, each process uses the statistics of its share. Either way the running averages of the processes
+/// differ after a batch that process 0 computes alone.
+///
+/// # Errors
+/// Fails if the loss cannot be computed, or a process has ended.
+pub(super) fn part_of_loss(
+    task: &dyn Task,
+    batch: &[u32],
+    mode: Mode,
+    processes: &Arc<dyn Processes>,
+    synchronised: bool,
+) -> Result<Option<Tensor>> {
+    let own = share(batch.len(), processes.rank(), processes.size());
+    let (Mode::Train { seed, epoch, step, .. }, false) = (mode, own.len() == batch.len()) else {
+        return task.loss(batch, mode).map(Some);
+    };
+    if own.is_empty() {
+        return Ok(None);
+    }
+    let share = Some(Share { start: own.start, len: own.len(), batch: batch.len() });
+    let loss = || task.loss_of_share(batch, Mode::Train { seed, epoch, step, share });
+    let loss = if synchronised { together(processes, loss)? } else { loss()? };
+    let fraction = task.weight(&batch[own]) / task.weight(batch);
+    Ok(Some(loss.affine(fraction, 0.0)?))
+}
+
+/// Returns the part of `len` examples that this process computes inside [`together`]; all of them outside.
+pub(super) fn own_share(len: usize) -> Range<usize> {
+    processes::current().map_or(0..len, |processes| share(len, processes.rank(), processes.size()))
+}
+
+/// Returns the sums that `sums` computes of parts of `len` examples, over all examples.
+pub(super) fn divided_sums<const N: usize>(
+    len: usize,
+    sums: impl FnOnce(Range<usize>) -> Result<[f64; N]>,
+) -> Result<[f64; N]> {
+    let own = own_share(len);
+    let mut sums = if own.is_empty() && len > 0 { [0.0; N] } else { sums(own)? };
+    if let Some(processes) = processes::current() {
+        processes.sum_f64(&mut sums)?;
+    }
+    Ok(sums)
+}
+
+/// Returns the lists that `lists` computes of parts of `len` examples, one per example.
+pub(super) fn divided_lists(
+    len: usize,
+    lists: impl FnOnce(Range<usize>) -> Result<Vec<Vec<u32>>>,
+) -> Result<Vec<Vec<u32>>> {
+    let own = lists(own_share(len))?;
+    let Some(processes) = processes::current() else { return Ok(own) };
+    let with_length = |list: &Vec<u32>| -> Vec<u8> {
+        let numbers = [list.len() as u32].into_iter().chain(list.iter().copied());
+        numbers.flat_map(u32::to_le_bytes).collect()
+    };
+    let mut all = vec![];
+    for part in processes.gather(&own.iter().flat_map(with_length).collect::<Vec<u8>>())? {
+        let mut numbers = part.as_chunks().0.iter().map(|&number| u32::from_le_bytes(number));
+        while let Some(length) = numbers.next() {
+            all.push(numbers.by_ref().take(length as usize).collect());
+        }
+    }
+    Ok(all)
+}
+
+/// Returns the tensors of all processes inside [`together`], each joined along `dimension`.
+///
+/// A process may lack a tensor.
+pub(super) fn gathered(own: HashMap<String, Tensor>, dimension: usize) -> Result<HashMap<String, Tensor>> {
+    let Some(processes) = processes::current() else { return Ok(own) };
+    let mut parts: HashMap<String, Vec<Tensor>> = HashMap::new();
+    for part in processes.gather(&safetensors::serialize(own, None)?)? {
+        for (name, tensor) in candle_core::safetensors::load_buffer(&part, &Device::Cpu)? {
+            parts.entry(name).or_default().push(tensor);
+        }
+    }
+    parts.into_iter().map(|(name, parts)| Ok((name, Tensor::cat(&parts, dimension)?))).collect()
+}
