@@ -1,9 +1,7 @@
 //! A small synthesiser: pieces as sound.
 
 use super::piece::{Piece, Span};
-use anyhow::Result;
-use hound::{SampleFormat, WavSpec, WavWriter};
-use std::io::Cursor;
+use anyhow::{Context, Result};
 
 /// Samples per second.
 const RATE: u32 = 44_100;
@@ -25,15 +23,28 @@ pub fn write_wav(piece: &Piece) -> Result<Vec<u8>> {
     let mut sound = vec![0f32; length];
     piece.spans().into_iter().for_each(|span| add(&mut sound, span, step));
     let peak = sound.iter().fold(0f32, |peak, x| peak.max(x.abs())).max(f32::MIN_POSITIVE);
-    let spec =
-        WavSpec { channels: 1, sample_rate: RATE, bits_per_sample: 16, sample_format: SampleFormat::Int };
-    let mut bytes = Cursor::new(vec![]);
-    let mut writer = WavWriter::new(&mut bytes, spec)?;
-    for x in sound {
-        writer.write_sample((x / peak * 0.9 * f32::from(i16::MAX)) as i16)?;
-    }
-    writer.finalize()?;
-    Ok(bytes.into_inner())
+    let mut bytes =
+        header(sound.len()).context("the piece is too long for a WAV file, expected at most 13 hours")?;
+    bytes.extend(sound.iter().flat_map(|x| ((x / peak * 0.9 * f32::from(i16::MAX)) as i16).to_le_bytes()));
+    Ok(bytes)
+}
+
+/// The header of a WAV file of `samples`; `None` if these are too many for its sizes, of 32 bits.
+fn header(samples: usize) -> Option<Vec<u8>> {
+    const SIZE: u32 = 44;
+    let [pcm, channels, bytes_per_sample] = [1u16, 1, 2];
+    let data = u32::try_from(samples).ok()?.checked_mul(u32::from(bytes_per_sample))?;
+    let after_size = data.checked_add(SIZE - 8)?;
+    let mut bytes = b"RIFF".to_vec();
+    bytes.extend(after_size.to_le_bytes());
+    bytes.extend(b"WAVEfmt ");
+    bytes.extend(16u32.to_le_bytes());
+    bytes.extend([pcm, channels].map(u16::to_le_bytes).concat());
+    bytes.extend([RATE, RATE * u32::from(bytes_per_sample)].map(u32::to_le_bytes).concat());
+    bytes.extend([bytes_per_sample, 8 * bytes_per_sample].map(u16::to_le_bytes).concat());
+    bytes.extend(b"data");
+    bytes.extend(data.to_le_bytes());
+    Some(bytes)
 }
 
 /// Adds the sound of a note.
@@ -96,5 +107,11 @@ mod tests {
         assert!(last.iter().all(|&x| x == 0.0));
         assert!(sound.iter().any(|x| x.abs() > 0.85 * f64::from(i16::MAX)));
         Ok(())
+    }
+
+    #[test]
+    fn a_sound_too_long_for_the_format_has_no_header() {
+        assert_eq!(header(1 << 31), None);
+        assert_eq!(header((1 << 31) - 18), None);
     }
 }

@@ -2,19 +2,36 @@
 
 use crate::data::file_kind::{Remedy, is_html, known_format};
 use crate::data::gzip;
-use anyhow::{Result, bail, ensure};
-use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
+use anyhow::{Context, Result, bail, ensure};
 use std::io::Read;
+
+/// The characters of the bytes 0x80 to 0x9f in Windows-1252, as browsers read it. The others are those of Latin-1.
+const HIGH_CONTROLS: [char; 32] = [
+    '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}',
+    '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
+];
 
 /// Decodes Windows-1252.
 pub(super) fn windows_1252(bytes: &[u8]) -> String {
-    WINDOWS_1252.decode_without_bom_handling(bytes).0.into_owned()
+    let character = |&byte: &u8| match byte {
+        0x80..=0x9f => HIGH_CONTROLS[usize::from(byte - 0x80)],
+        _ => char::from(byte),
+    };
+    bytes.iter().map(character).collect()
+}
+
+/// The name of the UTF-16 that the byte order mark at the start of `bytes` says, and how it orders two bytes.
+fn marked_utf16(bytes: &[u8]) -> Option<(&'static str, fn([u8; 2]) -> u16)> {
+    match bytes {
+        [0xff, 0xfe, ..] => Some(("UTF-16LE", u16::from_le_bytes)),
+        [0xfe, 0xff, ..] => Some(("UTF-16BE", u16::from_be_bytes)),
+        _ => None,
+    }
 }
 
 /// Whether a text that starts with `bytes` must be converted as a whole: it is gzipped or in UTF-16.
 pub(super) fn is_converted(bytes: &[u8]) -> bool {
-    let marked = Encoding::for_bom(bytes);
-    bytes.starts_with(&gzip::MAGIC) || marked.is_some_and(|(encoding, _)| encoding != UTF_8)
+    bytes.starts_with(&gzip::MAGIC) || marked_utf16(bytes).is_some()
 }
 
 /// Decodes a whole text, and returns a remark if it is not UTF-8. In a text without `\n`, each `\r` counts as `\n`.
@@ -27,12 +44,14 @@ pub(super) fn decode(mut bytes: Vec<u8>) -> Result<(String, Option<String>)> {
         gzip::Unpacked::new(&bytes[..]).read_to_end(&mut unpacked).map_err(gzip::read_error)?;
         bytes = unpacked;
     }
-    let (text, note) = match Encoding::for_bom(&bytes) {
-        Some((utf16, mark)) if utf16 != UTF_8 => {
-            let (text, has_errors) = utf16.decode_without_bom_handling(&bytes[mark..]);
-            ensure!(!text.contains('\0'), "is binary or in UTF-32, expected UTF-8, UTF-16 or Windows-1252");
-            ensure!(!has_errors, "not {0}, but the file is marked as such", utf16.name());
-            (text.into_owned(), Some(format!("is converted from {}", utf16.name())))
+    let (text, note) = match marked_utf16(&bytes) {
+        Some((name, unit)) => {
+            let (pairs, odd) = bytes[2..].as_chunks::<2>();
+            let units: Vec<u16> = pairs.iter().map(|&pair| unit(pair)).collect();
+            ensure!(!units.contains(&0), "is binary or in UTF-32, expected UTF-8, UTF-16 or Windows-1252");
+            let text = String::from_utf16(&units).ok().filter(|_| odd.is_empty());
+            let text = text.with_context(|| format!("not {name}, but the file is marked as such"))?;
+            (text, Some(format!("is converted from {name}")))
         }
         _ => {
             let mut scan = Scan::default();
@@ -157,4 +176,30 @@ pub(super) fn check_start(bytes: &[u8]) -> Result<()> {
         bytes.len() >= 4 && zeros.contains(&0) && zeros.iter().sum::<usize>() * 3 > bytes.len().min(64);
     ensure!(!is_utf16, "is UTF-16 without a byte order mark, expected UTF-8: save it as UTF-8");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_of_windows_1252_is_a_character_of_its_own() {
+        let bytes: Vec<u8> = (0..=u8::MAX).collect();
+        let text = windows_1252(&bytes);
+        assert_eq!(text.chars().collect::<std::collections::BTreeSet<_>>().len(), 256);
+        for (byte, expected) in
+            [(0x41, 'A'), (0x80, '€'), (0x81, '\u{81}'), (0x92, '’'), (0x9f, 'Ÿ'), (0xff, 'ÿ')]
+        {
+            assert_eq!(text.chars().nth(byte), Some(expected), "{byte:#x}");
+        }
+    }
+
+    #[test]
+    fn utf16_that_ends_within_a_character_is_refused() {
+        for bytes in [&b"\xff\xfea\0b"[..], b"\xff\xfe\x3d\xd8", b"\xfe\xff\xdc\x00\0a"] {
+            let error = decode(bytes.to_vec()).unwrap_err().to_string();
+            assert!(error.contains("but the file is marked as such"), "{error}");
+        }
+        assert_eq!(decode(b"\xfe\xff\0a\xd8\x3d\xde\0".to_vec()).unwrap().0, "a😀");
+    }
 }
