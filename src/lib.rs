@@ -25,6 +25,19 @@
 //! | [`nn::AdamW`], [`nn::SGD`] | the same | `optim.AdamW`, `optim.SGD` | one pass over memory; [`optim`] has more methods, schedules and saved state |
 //!
 //! Initial values are PyTorch's everywhere.
+//!
+//! # Features
+//!
+//! | feature | by default | what it adds |
+//! |---|---|---|
+//! | `cli` | on | the binaries and the module `cli`; turns on `plots` |
+//! | `plots` | on | the modules `plots` and `lab`; turns on `images` |
+//! | `images` | on | PNG and JPEG files: [`data::image::folder`], [`data::image::read_square`], [`data::image::read_digit`] |
+//! | `hub` | off | downloads from the Hugging Face hub; turns on `images` |
+//! | `playground` | off | the page on which the models answer; turns on `cli` |
+//! | `cuda`, `cudnn`, `metal`, `accelerate`, `mkl` | off | the same as in candle |
+//!
+//! With `default-features = false` there are models, layers, optimizers, training and data, and 13 crates besides those of candle.
 
 #![deny(missing_docs, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
 

@@ -1,21 +1,33 @@
 //! Images that stay in their files until they are needed.
 
 use super::prefetch::Prefetch;
-use super::square::{self, read_square};
 use crate::data::fingerprint::Fingerprint;
 use crate::kernels::cpu::parallel;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use std::collections::VecDeque;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+/// Upper bound of the side of a square.
+const MAX_SIDE: usize = 1 << 14;
+
+/// How the files of one format are read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Format {
+    /// Reads a file as `(3, side, side)` row-major bytes.
+    pub read: fn(&Path, usize) -> Result<Vec<u8>>,
+    /// Checks that a file is a whole image, by its header.
+    pub check: fn(&Path) -> Result<()>,
+}
+
 /// Image files, read as squares of one size.
 #[derive(Debug)]
 pub(super) struct Files {
     paths: Arc<Vec<PathBuf>>,
     side: usize,
+    format: Format,
     ahead: Mutex<Option<Ahead>>,
 }
 
@@ -27,12 +39,8 @@ struct Ahead {
 }
 
 impl Files {
-    pub fn new(paths: Vec<PathBuf>, side: usize) -> Self {
-        Self { paths: Arc::new(paths), side, ahead: Mutex::default() }
-    }
-
-    pub fn side(&self) -> usize {
-        self.side
+    pub fn new(paths: Vec<PathBuf>, side: usize, format: Format) -> Self {
+        Self { paths: Arc::new(paths), side, format, ahead: Mutex::default() }
     }
 
     pub fn path(&self, index: usize) -> Option<&Path> {
@@ -41,7 +49,8 @@ impl Files {
 
     /// The files `indices`.
     pub fn select(&self, indices: &[u32]) -> Self {
-        Self::new(indices.iter().map(|&index| self.paths[index as usize].clone()).collect(), self.side)
+        let paths = indices.iter().map(|&index| self.paths[index as usize].clone()).collect();
+        Self::new(paths, self.side, self.format)
     }
 
     /// A hash of the content of each of the files `range`.
@@ -63,15 +72,17 @@ impl Files {
     /// Checks that all files are whole images, by their headers.
     pub fn check(&self) -> Result<()> {
         let mut checked: Vec<Result<()>> = self.paths.iter().map(|_| Ok(())).collect();
-        parallel::for_each_piece(&mut checked, 1, |at, checked| checked[0] = square::check(&self.paths[at]));
+        parallel::for_each_piece(&mut checked, 1, |at, checked| {
+            checked[0] = (self.format.check)(&self.paths[at]);
+        });
         all(checked)?;
         Ok(())
     }
 
     /// Starts to read `batches` in the background. Without threads for it, they are read when they are needed.
     pub fn read_ahead(&self, batches: Vec<Vec<u32>>) {
-        let (paths, side) = (self.paths.clone(), self.side);
-        let read = move |batch: Vec<u32>| read_files(&paths, &batch, side);
+        let files = self.clone();
+        let read = move |batch: Vec<u32>| files.read_now(&batch);
         let ahead = Prefetch::new(batches.clone(), read);
         let ahead = ahead.map(|pixels| Ahead { batches: batches.into(), pixels }).ok();
         *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = ahead;
@@ -82,8 +93,17 @@ impl Files {
         match self.take_ahead(indices) {
             Some(pixels) => pixels,
             // No lock is held here: a thread that waits in the pool may run another job that comes here, too.
-            None => read_files(&self.paths, indices, self.side),
+            None => self.read_now(indices),
         }
+    }
+
+    /// Reads the images `indices` in parallel, each `(3, side, side)` row-major, one after another.
+    fn read_now(&self, indices: &[u32]) -> Result<Vec<u8>> {
+        let mut images: Vec<Result<Vec<u8>>> = indices.iter().map(|_| Ok(vec![])).collect();
+        parallel::for_each_piece(&mut images, 1, |at, image| {
+            image[0] = (self.format.read)(&self.paths[indices[at] as usize], self.side);
+        });
+        Ok(all(images)?.concat())
     }
 
     /// The pixels of `indices` if they are the next batch read ahead.
@@ -100,7 +120,7 @@ impl Files {
 
 impl Clone for Files {
     fn clone(&self) -> Self {
-        Self { paths: self.paths.clone(), side: self.side, ahead: Mutex::default() }
+        Self { ahead: Mutex::default(), paths: self.paths.clone(), side: self.side, format: self.format }
     }
 }
 
@@ -110,13 +130,10 @@ impl PartialEq for Files {
     }
 }
 
-/// Reads the images `indices` in parallel, each `(3, side, side)` row-major, one after another.
-fn read_files(paths: &[PathBuf], indices: &[u32], side: usize) -> Result<Vec<u8>> {
-    let mut images: Vec<Result<Vec<u8>>> = indices.iter().map(|_| Ok(vec![])).collect();
-    parallel::for_each_piece(&mut images, 1, |at, image| {
-        image[0] = read_square(&paths[indices[at] as usize], side);
-    });
-    Ok(all(images)?.concat())
+/// Checks that images can have the side `side`.
+pub(super) fn check_side(side: usize) -> Result<()> {
+    ensure!((1..=MAX_SIDE).contains(&side), "image side: found {side}, expected 1 to {MAX_SIDE}");
+    Ok(())
 }
 
 /// All results, or the first error and how many follow.

@@ -1,15 +1,21 @@
 //! A folder of the user's own images, `DIR/train/CLASS/IMAGE.jpg`, of any number.
 
-use super::files::Files;
+use super::files::{Files, Format, check_side};
 use super::images::{ImageSet, Images};
 use super::preparation::Preparation;
-use super::square::check_side;
 use crate::data::splits::{self, Splits};
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
+
+/// How the files are read; `None` if this build can't.
+#[cfg(feature = "images")]
+const FORMAT: Option<Format> =
+    Some(Format { read: super::picture::read_square, check: super::picture::check });
+#[cfg(not(feature = "images"))]
+const FORMAT: Option<Format> = None;
 
 /// Lists the images in the splits of `dir`, such as `dir/train` and `dir/test`.
 ///
@@ -25,9 +31,10 @@ const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 /// # Errors
 /// Fails if `side` is out of range, the training split is missing, two folders serve as one split, there are fewer than
 /// two classes, another split has other classes than the training split, a class has no images, or an image lies beside
-/// the classes.
+/// the classes; without the feature `images`.
 pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
     check_side(side)?;
+    let format = supported_format(dir)?;
     let mut notes = vec![];
     let Splits { train, validation, test, .. } = find_splits(dir, false, &mut notes)?;
     let train = train.context("no training split")?;
@@ -57,7 +64,9 @@ pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
     };
     let (test, test_labels) = test.as_ref().map(other).transpose()?.unwrap_or_default();
     notes.extend(no_images(&foreign));
-    let images = |files, labels| Images::from_files(Files::new(files, side), labels, names.clone());
+    let shape = (3, side, side);
+    let images =
+        |files, labels| Images::from_files(Files::new(files, side, format), labels, shape, names.clone());
     Ok(ImageSet {
         training: images(files, labels),
         validation,
@@ -76,6 +85,7 @@ pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
 /// Fails like [`read_dir`] on the test split, and if there is none.
 pub fn read_test(dir: &Path, side: usize) -> Result<(Images, Vec<String>)> {
     check_side(side)?;
+    let format = supported_format(dir)?;
     let (mut notes, mut foreign) = (vec![], vec![]);
     let test = find_splits(dir, true, &mut notes)?.test;
     let test = test.with_context(|| {
@@ -84,7 +94,13 @@ pub fn read_test(dir: &Path, side: usize) -> Result<(Images, Vec<String>)> {
     let names = if test == dir { folders_of_images(dir)? } else { class_folders(&test)? };
     let (files, labels) = list(&test, &names, &mut foreign)?;
     notes.extend(no_images(&foreign));
-    Ok((Images::from_files(Files::new(files, side), labels, names), notes))
+    Ok((Images::from_files(Files::new(files, side, format), labels, (3, side, side), names), notes))
+}
+
+fn supported_format(dir: &Path) -> Result<Format> {
+    FORMAT.with_context(|| {
+        format!("{}: this build does not read images from files, enable its feature `images`", dir.display())
+    })
 }
 
 /// The splits in `dir`; `dir` itself as the wanted one if it has no splits, but folders of images.
@@ -198,4 +214,17 @@ fn passed_over(splits: &[Option<&PathBuf>]) -> Result<Option<String>> {
 fn is_image(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
+}
+
+#[cfg(all(test, not(feature = "images")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_that_reads_no_images_names_the_feature() {
+        for error in [read_dir(Path::new("pictures"), 8).err(), read_test(Path::new("pictures"), 8).err()] {
+            let error = error.map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains("pictures: ") && error.contains("feature `images`"), "{error}");
+        }
+    }
 }

@@ -109,9 +109,13 @@ impl Images {
         Self::new(pixels, labels.to_dtype(DType::U32)?.to_vec1::<u32>()?, shape, classes)
     }
 
-    /// Creates a set of images in files, one label per file.
-    pub(super) fn from_files(files: Files, labels: Vec<u32>, class_names: Vec<String>) -> Self {
-        let shape = (3, files.side(), files.side());
+    /// Creates a set of images in files, each of `shape`, one label per file.
+    pub(super) fn from_files(
+        files: Files,
+        labels: Vec<u32>,
+        shape: (usize, usize, usize),
+        class_names: Vec<String>,
+    ) -> Self {
         Self::of(Pixels::Files(files), labels, shape, class_names)
     }
 

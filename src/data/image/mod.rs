@@ -2,9 +2,7 @@
 
 mod augmentation;
 pub mod cifar;
-mod decode;
 mod device_copy;
-mod digit_photo;
 mod digits;
 mod distortion;
 mod files;
@@ -12,19 +10,18 @@ pub mod folder;
 mod generate;
 pub mod idx;
 mod images;
-mod ink;
 mod normalisation;
 #[cfg(feature = "hub")]
 mod parquet;
 mod photo;
+#[cfg(feature = "images")]
+mod picture;
 mod prefetch;
 mod preparation;
 mod shapes;
 mod shift;
-mod square;
 
 pub use augmentation::Augmentation;
-pub use digit_photo::read_digit;
 pub use digits::digits;
 pub use distortion::Distortion;
 #[cfg(feature = "plots")]
@@ -32,9 +29,10 @@ pub(crate) use distortion::resampled;
 pub use images::{ImageSet, Images};
 pub use normalisation::Normalisation;
 pub use photo::PhotoAugmentation;
+#[cfg(feature = "images")]
+pub use picture::{read_digit, read_square};
 pub use preparation::{Preparation, Prepared};
 pub use shapes::shapes;
-pub use square::read_square;
 
 use crate::data::error::DataError;
 use anyhow::Result;
@@ -74,7 +72,7 @@ const TEST_SHAPES: usize = 2_000;
 /// | `shapes` | built in | 10,000 and 2,000 of shape (3, 32, 32) |
 /// | `mnist`, `fashion-mnist` | [`idx`] files in `dir`, or the hub | 60,000 and 10,000 of shape (1, 28, 28) |
 /// | `cifar10` | [`cifar`] files in `dir`, or the hub | 50,000 and 10,000 of shape (3, 32, 32) |
-/// | `image-folder` | a [`folder`] of PNG and JPEG files, `dir` | the files' number, of shape (3, `side`, `side`) |
+/// | `image-folder` | a [`folder`] of PNG and JPEG files, `dir` (feature `images`) | the files' number, of shape (3, `side`, `side`) |
 ///
 /// Without `dir`, the data sets of the hub are downloaded if the feature `hub` is enabled.
 ///

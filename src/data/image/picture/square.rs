@@ -1,5 +1,6 @@
 //! Photographs as squares of one size.
 
+use super::super::files::check_side;
 use super::decode;
 use anyhow::{Result, anyhow, ensure};
 use image::{DynamicImage, ImageDecoder, RgbImage, imageops};
@@ -8,9 +9,6 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 /// Smaller images are placeholders, with nothing to learn from.
 const MIN_SIDE: u32 = 4;
-
-/// Upper bound of the side of a square.
-pub(super) const MAX_SIDE: usize = 1 << 14;
 
 /// Upper bound of the bytes of whole images that are decoded at the same time, over all threads.
 const MAX_DECODING: u64 = 512 << 20;
@@ -41,7 +39,7 @@ pub(super) fn grey_square(bytes: &[u8], path: &Path, side: usize) -> Result<Vec<
 }
 
 /// Checks the header of the image file `path`, and that the file is complete, without decoding it.
-pub(super) fn check(path: &Path) -> Result<()> {
+pub(in super::super) fn check(path: &Path) -> Result<()> {
     let bytes = decode::read(path)?;
     let checked = decode::open(&bytes).and_then(|decoder| check_size(decoder.dimensions()));
     checked.map_err(|error| anyhow!("{}: {error}", path.display()))
@@ -52,11 +50,6 @@ fn check_size((width, height): (u32, u32)) -> Result<()> {
         width.min(height) >= MIN_SIDE,
         "found {width}x{height} pixels, expected at least {MIN_SIDE}x{MIN_SIDE}"
     );
-    Ok(())
-}
-
-pub(super) fn check_side(side: usize) -> Result<()> {
-    ensure!((1..=MAX_SIDE).contains(&side), "image side: found {side}, expected 1 to {MAX_SIDE}");
     Ok(())
 }
 
