@@ -2,7 +2,8 @@
 
 use super::is_native;
 use crate::ops::{self, BatchStatistics, Epilogue, RunningAverages};
-use candle_core::{ModuleT, Result, Tensor, Var};
+use crate::processes;
+use candle_core::{ModuleT, Result, Tensor, Var, bail};
 use candle_nn::VarBuilder;
 
 pub use candle_nn::batch_norm::BatchNormConfig;
@@ -11,6 +12,9 @@ pub use candle_nn::batch_norm::BatchNormConfig;
 ///
 /// Training normalises with the mean and variance of the batch and moves their running averages towards them. Evaluation
 /// normalises with the running averages.
+///
+/// If several processes train together, each normalises its share of a batch with the share's own statistics, or inside
+/// [`together`](processes::together) with those of the whole batch.
 #[derive(Debug, Clone)]
 pub struct BatchNorm {
     candle: candle_nn::BatchNorm,
@@ -138,6 +142,11 @@ impl BatchNorm {
     /// variance.
     pub fn forward_fused(&self, xs: &Tensor, epilogue: Epilogue, train: bool) -> Result<Tensor> {
         if !self.removes_mean || !is_native(xs) || xs.rank() < 2 {
+            if train && processes::current().is_some() {
+                bail!(
+                    "batch_norm: the statistics of several processes need elements of type f32 or f64 and removed means"
+                );
+            }
             let mut ys = self.candle.forward_t(xs, train)?;
             if let Some(add) = epilogue.add {
                 ys = (ys + add)?;

@@ -124,7 +124,7 @@ pub(super) fn masked(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::seeded_var_builder;
+    use crate::nn::{Share, seeded_var_builder};
     use candle_core::{DType, Device};
     use candle_nn::VarMap;
 
@@ -145,6 +145,27 @@ mod tests {
         assert_ne!(at(&first, 3)?, at(&second, 3)?);
         assert!(at(&first, 3)?.iter().all(|&value| value == 0.0 || value == 2.0));
         assert_eq!(first.forward_at(&xs, Mode::Evaluate)?.to_vec1::<f32>()?, vec![1.0; 1000]);
+        Ok(())
+    }
+
+    #[test]
+    fn examples_of_a_share_get_their_mask_of_the_whole_batch() -> Result<()> {
+        let layer = dropout(0.5, seeded_var_builder(&VarMap::new(), 0, DType::F32, &Device::Cpu));
+        let (whole, (start, len, batch)) = (Mode::train(7, 0, 3), (2, 3, 6));
+        let part = Mode::Train { seed: 7, epoch: 0, step: 3, share: Some(Share { start, len, batch }) };
+        let lengths = [3, 1, 4, 1, 5, 9];
+        let sequences = PackedSequences::new(&lengths)?;
+        let share = PackedSequences::of_share(&lengths, start..start + len)?;
+        for columns in [1, 5, 32, 33, 70] {
+            let ones = |rows: usize| Tensor::ones((rows, columns), DType::F32, &Device::Cpu);
+            let all = layer.forward_at(&ones(batch)?, whole)?.narrow(0, start, len)?;
+            assert_eq!(layer.forward_at(&ones(len)?, part)?.to_vec2::<f32>()?, all.to_vec2::<f32>()?);
+            let all = layer.forward_packed(&ones(sequences.rows())?, &sequences, whole)?.to_vec2::<f32>()?;
+            let own = layer.forward_packed(&ones(share.rows())?, &share, part)?.to_vec2::<f32>()?;
+            let expected = all.into_iter().zip(sequences.positions());
+            let expected = expected.filter(|(_, (sequence, _))| (start..start + len).contains(sequence));
+            assert_eq!(own, expected.map(|(row, _)| row).collect::<Vec<_>>());
+        }
         Ok(())
     }
 

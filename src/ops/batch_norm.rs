@@ -7,8 +7,9 @@ use super::autograd::{self, Operation};
 use super::gpu::Gpu;
 use super::host::{self, with_real};
 use super::reference;
-use crate::kernels::cpu::batch_norm::{self as kernel, Backward, Forward, Grid, Statistics};
-use candle_core::{DType, Device, Result, Shape, Storage, Tensor, Var, bail};
+use crate::kernels::cpu::batch_norm::{self as kernel, Backward, Forward, Grid, Statistics, Sums};
+use crate::processes::{self, Processes};
+use candle_core::{DType, Device, Error, Result, Shape, Storage, Tensor, Var, bail};
 use std::sync::{Arc, OnceLock};
 
 /// Normalises each channel of `xs` `(batch, channels, height, width)`, like PyTorch's `batch_norm`.
@@ -16,6 +17,9 @@ use std::sync::{Arc, OnceLock};
 /// Computes `weight * (xs - mean) / sqrt(variance + epsilon) + bias`, then the `epilogue`. `weight` and `bias` are
 /// `(channels)`. Evaluation passes the `running` statistics. Training passes `None` and normalises with the statistics of
 /// the batch, through which gradients flow. Returns the result and the statistics used, zeros for an empty batch.
+///
+/// Inside [`together`](crate::processes::together), `xs` is a share of a batch: training uses the statistics of the shares of all processes, and the
+/// backward pass must run on all of them. This takes a CPU.
 ///
 /// # Errors
 /// Fails if shapes do not match, or a channel has no elements although the batch is not empty.
@@ -28,6 +32,12 @@ pub fn batch_norm(
     epilogue: Epilogue,
 ) -> Result<(Tensor, BatchStatistics)> {
     let grid = check_batch_norm(xs, weight, bias, running, epilogue)?;
+    let processes = if running.is_none() { processes::current() } else { None };
+    if let Some(processes) = processes {
+        let (ys, statistics, _) =
+            batch_norm_of_share([xs, weight, bias], grid, epsilon, epilogue, &processes)?;
+        return Ok((ys, statistics));
+    }
     if Gpu::of(xs).is_some() {
         return cuda::batch_norm([xs, weight, bias], grid, epsilon, running, None, epilogue);
     }
@@ -45,22 +55,83 @@ pub fn batch_norm(
         statistics.get_or_init(|| channels.map(|(mean, variance)| Statistics { mean, variance }).collect());
     }
     let (of_batch, relu) = (running.is_none(), epilogue.relu);
-    let op = BatchNorm { grid, epsilon, of_batch, relu, statistics: statistics.clone() };
+    let op = BatchNorm { grid, epsilon, of_batch, relu, statistics: statistics.clone(), whole: None };
     let ys = autograd::apply(op, args)?;
     if let Some(running) = running {
         return Ok((ys, running.clone()));
     }
     let statistics = statistics.get().map_or(&[][..], Vec::as_slice);
+    Ok((ys, tensors(statistics, xs.dtype())?))
+}
+
+/// Returns statistics as tensors of this type.
+fn tensors(statistics: &[Statistics], dtype: DType) -> Result<BatchStatistics> {
     let tensor = |field: fn(&Statistics) -> f64| {
-        Tensor::from_iter(statistics.iter().map(field), &Device::Cpu)?.to_dtype(xs.dtype())
+        Tensor::from_iter(statistics.iter().map(field), &Device::Cpu)?.to_dtype(dtype)
     };
-    Ok((
-        ys,
-        BatchStatistics {
-            mean: tensor(|channel| channel.mean)?,
-            variance: tensor(|channel| channel.variance)?,
-        },
-    ))
+    Ok(BatchStatistics {
+        mean: tensor(|channel| channel.mean)?,
+        variance: tensor(|channel| channel.variance)?,
+    })
+}
+
+/// Normalises a share of a batch with the statistics of the whole batch, which are also returned, with their number of
+/// elements per channel.
+fn batch_norm_of_share(
+    [xs, weight, bias]: [&Tensor; 3],
+    grid: Grid,
+    epsilon: f64,
+    epilogue: Epilogue,
+    processes: &Arc<dyn Processes>,
+) -> Result<(Tensor, BatchStatistics, f64)> {
+    if Gpu::of(xs).is_some() || !xs.device().is_cpu() {
+        bail!(
+            "batch_norm: the statistics of several processes need the CPU, found a tensor on another device"
+        );
+    }
+    let mut args = vec![xs.contiguous()?, weight.contiguous()?, bias.contiguous()?];
+    if let Some(add) = epilogue.add {
+        args.push(add.contiguous()?);
+    }
+    let own = with_real!("batch_norm", xs.dtype(), T => {
+        host::read::<T, _>(&args[0], |xs| Ok(kernel::statistics(xs, grid)))?
+    });
+    let (statistics, count) = whole_statistics(&own, (grid.batch * grid.plane) as f64, &**processes)?;
+    let result = tensors(&statistics, xs.dtype())?;
+    let (statistics, whole) = (Arc::new(OnceLock::from(statistics)), Some((processes.clone(), count)));
+    let op = BatchNorm { grid, epsilon, of_batch: true, relu: epilogue.relu, statistics, whole };
+    Ok((autograd::apply(op, args)?, result, count))
+}
+
+/// Returns the statistics of the elements of all processes, given the own ones of `count` elements per channel, and the
+/// number of all elements per channel (Chan, Golub and LeVeque 1983).
+fn whole_statistics(
+    own: &[Statistics],
+    count: f64,
+    processes: &dyn Processes,
+) -> Result<(Vec<Statistics>, f64)> {
+    let values = own.iter().flat_map(|channel| [channel.mean, channel.variance]);
+    let parts = processes.gather_f64(&std::iter::once(count).chain(values).collect::<Vec<_>>());
+    let parts = parts.map_err(failed)?;
+    if parts.iter().any(|part| part.len() != 1 + 2 * own.len()) {
+        bail!("batch_norm: found different numbers of channels on the processes");
+    }
+    let count: f64 = parts.iter().map(|part| part[0]).sum();
+    let whole = |channel: usize| {
+        let parts = || parts.iter().map(|part| (part[0], part[1 + 2 * channel], part[2 + 2 * channel]));
+        let mean = parts().map(|(count, mean, _)| count * mean).sum::<f64>() / count;
+        let squares = parts().map(|(count, of_part, variance)| {
+            let distance = of_part - mean;
+            count * (variance + distance * distance)
+        });
+        Statistics { mean, variance: squares.sum::<f64>() / count }
+    };
+    Ok(((0..own.len()).map(whole).collect(), count))
+}
+
+/// Candle's form of an error of [`Processes`].
+fn failed(error: anyhow::Error) -> Error {
+    Error::msg(format!("batch_norm: {error:#}"))
 }
 
 /// Like [`batch_norm`] in training, and moves `averages` towards the statistics of the batch.
@@ -78,8 +149,9 @@ pub fn batch_norm_training(
     epilogue: Epilogue,
 ) -> Result<Tensor> {
     let grid = check_batch_norm(xs, weight, bias, None, epilogue)?;
+    let processes = processes::current();
     let count = grid.batch * grid.plane;
-    if count < 2 {
+    if count < 2 && processes.is_none() {
         bail!(
             "batch_norm: found an input of shape {:?} in training, expected two values a channel",
             xs.dims()
@@ -87,12 +159,18 @@ pub fn batch_norm_training(
     }
     let RunningAverages { mean, variance, momentum } = averages;
     let fits = |average: &Var| average.dtype() == xs.dtype() && average.dims() == [grid.channels];
-    if Gpu::of(xs).is_some() && fits(mean) && fits(variance) {
+    if processes.is_none() && Gpu::of(xs).is_some() && fits(mean) && fits(variance) {
         let averages = Some(averages);
         return Ok(cuda::batch_norm([xs, weight, bias], grid, epsilon, None, averages, epilogue)?.0);
     }
-    let (ys, statistics) = batch_norm(xs, weight, bias, epsilon, None, epilogue)?;
-    let unbiased = count as f64 / (count - 1) as f64;
+    let (ys, statistics, count) = match processes {
+        Some(processes) => batch_norm_of_share([xs, weight, bias], grid, epsilon, epilogue, &processes)?,
+        None => {
+            let (ys, statistics) = batch_norm(xs, weight, bias, epsilon, None, epilogue)?;
+            (ys, statistics, count as f64)
+        }
+    };
+    let unbiased = count / (count - 1.0);
     for (average, new, scale) in [(mean, statistics.mean, 1.0), (variance, statistics.variance, unbiased)] {
         let old = average.as_detached_tensor().affine(1.0 - momentum, 0.0)?;
         average.set(&(old + new.affine(momentum * scale, 0.0)?)?)?;
@@ -107,6 +185,8 @@ struct BatchNorm {
     relu: bool,
     /// The running statistics, or those of the batch once `forward` has computed them.
     statistics: Arc<OnceLock<Vec<Statistics>>>,
+    /// If `xs` is a share of a batch, the processes that have the others, and the elements per channel of all.
+    whole: Option<(Arc<dyn Processes>, f64)>,
 }
 
 impl Operation for BatchNorm {
@@ -136,7 +216,7 @@ impl Operation for BatchNorm {
     fn backward(&self, args: &[Tensor], ys: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let held = host::hold(args.iter().chain([ys, grad]));
         with_real!(self.name(), args[0].dtype(), T => {
-            let grads = kernel::backward(&Backward {
+            let operands = Backward {
                 grid: self.grid,
                 xs: held.get::<T>(0)?,
                 weight: held.get(1)?,
@@ -147,7 +227,17 @@ impl Operation for BatchNorm {
                 residual: args.get(3).is_some_and(Tensor::track_op),
                 relu: self.relu,
                 epsilon: self.epsilon,
-            });
+            };
+            let grads = match &self.whole {
+                None => kernel::backward(&operands),
+                Some((processes, count)) => kernel::backward_of_part(&operands, |sums| {
+                    let mut values: Vec<f64> =
+                        sums.iter().flat_map(|sums| [sums.gradient, sums.product]).collect();
+                    processes.sum_f64(&mut values).map_err(failed)?;
+                    let sums = values.as_chunks().0.iter().map(|&[gradient, product]| Sums { gradient, product });
+                    Ok::<_, Error>((sums.collect(), *count))
+                })?,
+            };
             let grads = [Some(grads.xs), Some(grads.weight), Some(grads.bias), grads.residual];
             args.iter()
                 .zip(grads)

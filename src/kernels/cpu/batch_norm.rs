@@ -49,7 +49,7 @@ pub(crate) struct Backward<'a, T> {
     pub ys: &'a [T],
     pub grad: &'a [T],
     pub statistics: &'a [Statistics],
-    /// Whether the statistics were computed from `xs`, so that the gradient flows through them too.
+    /// Whether the statistics were computed from the batch, so that the gradient flows through them too.
     pub of_batch: bool,
     pub residual: bool,
     pub relu: bool,
@@ -145,6 +145,14 @@ impl Statistics {
     }
 }
 
+/// The statistics of each channel of `xs`.
+pub(crate) fn statistics<T: Real>(xs: &[T], grid: Grid) -> Vec<Statistics> {
+    grid.for_each_channel(
+        #[inline(always)]
+        |channel| Statistics::of_batch(xs, grid, channel),
+    )
+}
+
 /// The normalised tensor and the statistics of each channel: `running` if given, otherwise those of the batch.
 pub(crate) fn forward<T: Real>(
     operands: &Forward<T>,
@@ -215,42 +223,93 @@ impl<T: Real> Forward<'_, T> {
     }
 }
 
+/// Sums over the elements of one channel that the gradients depend on.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Sums {
+    /// Of the gradient before the ReLU.
+    pub gradient: f64,
+    /// Of its products with the centred input.
+    pub product: f64,
+}
+
 /// The gradients of the operands.
 pub(crate) fn backward<T: Real>(operands: &Backward<T>) -> Gradients<T> {
-    let grid = operands.grid;
-    let mut xs_grad = uninit(grid.len());
-    let mut residual_grad = uninit(if operands.residual { grid.len() } else { 0 });
-    let (to, residual_to) = (Shared::new(&mut xs_grad), Shared::new(&mut residual_grad));
-    let sums = grid.for_each_channel(
+    let count = operands.grid.count();
+    let (gradients, _) = operands.gradients(
         #[inline(always)]
-        |channel| operands.channel(channel, &to, &residual_to),
+        |channel, to, residual_to| {
+            let sums = operands.sums(channel, to, residual_to);
+            // SAFETY: the pieces of different channels do not overlap, one task works on a channel, and `sums` has written it.
+            operands.finish(channel, sums, count, |at| unsafe { assume_init_mut(to.slice(at)) });
+            sums
+        },
     );
-    // SAFETY: `channel` has written every piece of every channel of both vectors.
-    let (xs, residual) = unsafe { (assume_init(xs_grad), assume_init(residual_grad)) };
-    Gradients {
-        xs,
-        weight: sums.iter().map(|&(weight, _)| T::of(weight)).collect(),
-        bias: sums.iter().map(|&(_, bias)| T::of(bias)).collect(),
-        residual: operands.residual.then_some(residual),
-    }
+    gradients
+}
+
+/// The gradients of the operands if they are a part of a larger batch.
+///
+/// `exchange` takes the sums of each channel over this part, and returns those over the whole batch and the number of its
+/// elements per channel.
+pub(crate) fn backward_of_part<T: Real, E>(
+    operands: &Backward<T>,
+    exchange: impl FnOnce(&[Sums]) -> Result<(Vec<Sums>, f64), E>,
+) -> Result<Gradients<T>, E> {
+    let (mut gradients, sums) = operands.gradients(
+        #[inline(always)]
+        |channel, to, residual_to| operands.sums(channel, to, residual_to),
+    );
+    let (sums, count) = exchange(&sums)?;
+    let to = Shared::new(&mut gradients.xs);
+    operands.grid.for_each_channel(
+        #[inline(always)]
+        |channel| {
+            // SAFETY: the pieces of different channels do not overlap, and one task works on a channel.
+            operands.finish(channel, sums[channel], count, |at| unsafe { to.slice(at) });
+        },
+    );
+    Ok(gradients)
 }
 
 impl<T: Real> Backward<'_, T> {
-    /// Writes the gradients of the input and the residual in one channel; returns those of the weight and the bias.
+    /// Calls `work` on each channel, which writes the gradients of the input and the residual and returns the sums.
     #[inline(always)]
-    fn channel(
+    fn gradients(
+        &self,
+        work: impl Fn(usize, &Shared<MaybeUninit<T>>, &Shared<MaybeUninit<T>>) -> Sums + Sync,
+    ) -> (Gradients<T>, Vec<Sums>) {
+        let len = self.grid.len();
+        let mut xs = uninit(len);
+        let mut residual = uninit(if self.residual { len } else { 0 });
+        let (to, residual_to) = (Shared::new(&mut xs), Shared::new(&mut residual));
+        let sums = self.grid.for_each_channel(
+            #[inline(always)]
+            |channel| work(channel, &to, &residual_to),
+        );
+        // SAFETY: `work` has written every piece of every channel of both vectors.
+        let (xs, residual) = unsafe { (assume_init(xs), assume_init(residual)) };
+        let inverse = |channel: &Statistics| channel.inverse_deviation(self.epsilon);
+        let weight = sums.iter().zip(self.statistics).map(|(sums, channel)| sums.product * inverse(channel));
+        let gradients = Gradients {
+            xs,
+            weight: weight.map(T::of).collect(),
+            bias: sums.iter().map(|sums| T::of(sums.gradient)).collect(),
+            residual: self.residual.then_some(residual),
+        };
+        (gradients, sums)
+    }
+
+    /// Writes the gradients of the normalised input and of the residual in one channel, and returns the channel's sums.
+    #[inline(always)]
+    fn sums(
         &self,
         channel: usize,
         to: &Shared<MaybeUninit<T>>,
         residual_to: &Shared<MaybeUninit<T>>,
-    ) -> (f64, f64) {
-        let (grid, statistics) = (self.grid, self.statistics[channel]);
-        let inverse = statistics.inverse_deviation(self.epsilon);
-        let (centre, error) = statistics.centre::<T>();
-        let scale = self.weight[channel] * T::of(inverse);
-        // The sums of the gradient before the ReLU, and of its products with the centred input.
+    ) -> Sums {
+        let (centre, error) = self.statistics[channel].centre::<T>();
         let (mut sum, mut product) = (Sum::new(), Sum::new());
-        for at in grid.pieces(channel) {
+        for at in self.grid.pieces(channel) {
             // SAFETY: the pieces of different channels do not overlap, and one task works on a channel.
             let dx = unsafe { to.slice(at.clone()) };
             let grad = &self.grad[at.clone()];
@@ -281,23 +340,34 @@ impl<T: Real> Backward<'_, T> {
                 |g, x| g * (x - centre),
             );
         }
-        let sum = sum.total();
-        let product = product.total() - error * sum;
+        let gradient = sum.total();
+        Sums { gradient, product: product.total() - error * gradient }
+    }
+
+    /// Turns the gradient of the normalised input into the gradient of the input in one channel.
+    ///
+    /// `sums` are those over all `count` elements that the statistics are of; `slice` returns a part of the gradient.
+    #[inline(always)]
+    fn finish<'a>(&self, channel: usize, sums: Sums, count: f64, slice: impl Fn(Range<usize>) -> &'a mut [T])
+    where
+        T: 'a,
+    {
+        let statistics = self.statistics[channel];
+        let inverse = statistics.inverse_deviation(self.epsilon);
+        let (centre, error) = statistics.centre::<T>();
+        let scale = self.weight[channel] * T::of(inverse);
         let [level, slope] = match self.of_batch {
             true => {
-                let slope = product * inverse * inverse / grid.count();
-                [sum / grid.count() - error * slope, slope].map(T::of)
+                let slope = sums.product * inverse * inverse / count;
+                [sums.gradient / count - error * slope, slope].map(T::of)
             }
             false => [T::ZERO; 2],
         };
-        for at in grid.pieces(channel) {
-            // SAFETY: as before, and the loop above has written the piece.
-            let dx = unsafe { assume_init_mut(to.slice(at.clone())) };
-            for (g, &x) in dx.iter_mut().zip(&self.xs[at]) {
+        for at in self.grid.pieces(channel) {
+            for (g, &x) in slice(at.clone()).iter_mut().zip(&self.xs[at]) {
                 *g = scale * (*g - level - (x - centre) * slope);
             }
         }
-        (product * inverse, sum)
     }
 }
 
