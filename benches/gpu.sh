@@ -79,6 +79,7 @@ for row in "${rows[@]}"; do
     done
     wait
     paste "$scratch/cpu" "$scratch/cuda" | awk -v row="$row" '
+        BEGIN { worst = 0 }
         { d = ($1 - $2) / $1; if (d < 0) d = -d; if (!(d <= worst)) worst = d; n++ }
         END { print row ": " (n > 0 && worst <= 1e-5 ? "ok" : "WRONG") ", " n " steps, at most " worst " apart" }'
 done

@@ -74,7 +74,7 @@ impl Data for MusicData {
     ) -> Result<Self> {
         let (facts, test_options) = run.unzip();
         let (name, dir) = TestSet::resolve(test_options, train);
-        let load = || music::load(name, dir, options.steps_per_quarter);
+        let load = || music::load(name, dir, options.steps_per_quarter, train.train_limit);
         let corpus = note_if_slow("the music is being read or composed", load)
             .map_err(if facts.is_some() { test_error } else { data_error })?;
         let MusicCorpus { train: training, validation, test, mut texture, notes } = corpus;

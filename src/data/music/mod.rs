@@ -32,6 +32,9 @@ const BUILT_IN: [&str; 1] = ["chorales"];
 /// The seed of the built-in chorales, which do not change with the seed of a training run.
 const CHORALES_SEED: u64 = 0;
 
+/// Number of built-in training pieces.
+const CHORALES: usize = 2400;
+
 /// Whether a piece consists of voices or of sets of notes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -65,15 +68,25 @@ pub struct MusicCorpus {
 /// | `midi` | `.mid` files, in the folders `train`, `valid` and `test` or in `dir` itself; folders in these name styles |
 /// | `piano-roll` | a JSON file of lists of pitches per time step under `train`, `valid` and `test` |
 ///
+/// With a `limit`, no more than so many training pieces are composed; files are read whole.
+///
 /// MIDI files have voices if each of them has the same number of parts with one note at a time; otherwise all of them are sets of
 /// notes. A note says what did not fit the steps.
 ///
 /// # Errors
 /// Fails with a [`DataError`] for an unknown name and a directory that is missing or superfluous; with other errors for a file that
 /// is missing, damaged, or holds no music.
-pub fn load(name: &str, dir: Option<&Path>, steps_per_quarter: usize) -> Result<MusicCorpus> {
+pub fn load(
+    name: &str,
+    dir: Option<&Path>,
+    steps_per_quarter: usize,
+    limit: Option<usize>,
+) -> Result<MusicCorpus> {
     match (name, dir) {
-        ("chorales", None) => Ok(chorales(2400, 60, 60, CHORALES_SEED)),
+        ("chorales", None) => {
+            let training = limit.map_or(CHORALES, |limit| limit.min(CHORALES));
+            Ok(chorales(training, 60, 60, CHORALES_SEED))
+        }
         ("chorales", Some(_)) => Err(DataError::built_in(name)),
         ("midi" | "piano-roll", Some(dir)) => {
             ensure!(dir.is_dir(), "{}: no such directory", dir.display());
@@ -164,27 +177,35 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap_or(dir.path()))?;
             fs::write(path, write_midi(piece))?;
         }
-        let corpus = load("midi", Some(dir.path()), 2)?;
+        let corpus = load("midi", Some(dir.path()), 2, None)?;
         let styles: Vec<_> = corpus.train.iter().map(|piece| piece.style.as_deref()).collect();
         assert_eq!((styles, corpus.texture), (vec![None, Some("baroque")], Texture::Voices(4)));
         assert_eq!(corpus.test.as_ref().map(Vec::len), Some(1));
         fs::write(dir.path().join("train/d.mid"), write_midi(&pieces[0].clone().without_voices()))?;
-        let corpus = load("midi", Some(dir.path()), 2)?;
+        let corpus = load("midi", Some(dir.path()), 2, None)?;
         assert_eq!((corpus.texture, corpus.train[0].voices), (Texture::Keys, None));
         fs::write(dir.path().join("train/e.mid"), b"MThd")?;
-        let error = format!("{:#}", load("midi", Some(dir.path()), 2).unwrap_err());
+        let error = format!("{:#}", load("midi", Some(dir.path()), 2, None).unwrap_err());
         assert!(error.contains("e.mid: not a MIDI file"), "{error}");
         Ok(())
     }
 
     #[test]
     fn wrong_choices_are_errors_with_a_remedy() {
-        let error = |name: &str, dir: Option<&Path>| format!("{:#}", load(name, dir, 2).unwrap_err());
+        let error = |name: &str, dir: Option<&Path>| format!("{:#}", load(name, dir, 2, None).unwrap_err());
         let dir = tempfile::tempdir().unwrap();
         assert!(error("polkas", None).contains("expected one of chorales, midi, piano-roll"));
         assert!(error("chorales", Some(dir.path())).contains("built in"));
         assert!(error("midi", None).contains("no directory given"));
         assert!(error("midi", Some(dir.path())).contains("found no .mid files"));
         assert!(error("piano-roll", Some(dir.path())).contains("found no .json file"));
+    }
+
+    #[test]
+    fn a_limit_composes_the_first_training_pieces_only() -> Result<()> {
+        let corpus = load("chorales", None, 2, Some(2))?;
+        assert_eq!(corpus.train, chorales(2, 0, 0, CHORALES_SEED).train);
+        assert_eq!(corpus.train.len(), 2);
+        Ok(())
     }
 }
