@@ -66,6 +66,9 @@ ENTRIES = {
     "seq2seq": Entry("seq2seq", r"test exact match ([\d.]+)%"),
     "seq2seq_none": Entry("seq2seq --attention none", r"test exact match ([\d.]+)%"),
     "multi30k": Entry("seq2seq --preset multi30k --data-dir DIR", r"BLEU ([\d.]+)", BLEU, "multi30k"),
+    "multi30k_none": Entry(
+        "seq2seq --preset multi30k --attention none --data-dir DIR", r"BLEU ([\d.]+)", BLEU, "multi30k"
+    ),
     "multi30k_greedy": Entry("seq2seq eval --beam 1", r"BLEU ([\d.]+)", BLEU, "multi30k", after="multi30k"),
     "multi30k_de": Entry(
         "seq2seq --preset multi30k --source-lang de --target-lang en --data-dir DIR", r"BLEU ([\d.]+)", BLEU, "multi30k"
@@ -149,6 +152,7 @@ TABLES = {
         "`seq2seq --attention none` | {seq2seq_none} exact | {seq2seq_none:time}",
         "`seq2seq --preset multi30k --data-dir DIR`, beam of 5 | {multi30k} | {multi30k:time}",
         "the same model, `eval --beam 1` | {multi30k_greedy} |",
+        "the same with `--attention none`, beam of 5 | {multi30k_none} |",
         "the same with `--source-lang de --target-lang en`, beam of 5 | {multi30k_de} |",
         "the same model, `eval --beam 1` | {multi30k_de_greedy} |",
     ]),
