@@ -52,7 +52,8 @@
 mod pass;
 
 pub(crate) use self::pass::sum;
-use self::pass::{Collected, Context, NodeId, Pass};
+pub(crate) use self::pass::Finished;
+use self::pass::{Collected, Context, NodeId, Parts, Pass};
 use super::gpu;
 use super::row_gradients::RowGradients;
 use candle_core::backprop::GradStore;
@@ -62,6 +63,7 @@ use candle_core::{
     CpuStorage, CustomOp1, CustomOp3, Layout, Result, Shape, Storage, Tensor, TensorId, WithDType, bail,
 };
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A differentiable operation with kernels for its arguments: on the CPU, or on a GPU (see [`Gpu`](gpu::Gpu)).
@@ -140,6 +142,7 @@ pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
     let (values, shape) = op.forward(&args)?;
     let id = NodeId::new();
     let node = Arc::new(Node { id, op, args, used, result: OnceLock::new() });
+    node.variables().for_each(|variable| *uses().entry(variable).or_default() += 1);
     let mut token = one();
     for (i, links) in links.chunks(2).enumerate() {
         let second = links.get(1).cloned().unwrap_or_else(one);
@@ -252,6 +255,19 @@ pub fn backward(
     loss: &Tensor,
     tables: Vec<TensorId>,
 ) -> Result<(GradStore, HashMap<TensorId, RowGradients>)> {
+    backward_with(loss, tables, None)
+}
+
+/// Like [`backward`], and calls `finished` with a variable's id and gradient while the pass goes on, as soon as every operation
+/// of this crate that uses the variable has contributed.
+///
+/// If candle's own operations contribute, too, a second call follows at the end of the pass, with their part. Variables in
+/// use by another graph that is alive are missing.
+pub(crate) fn backward_with(
+    loss: &Tensor,
+    tables: Vec<TensorId>,
+    finished: Option<Finished>,
+) -> Result<(GradStore, HashMap<TensorId, RowGradients>)> {
     /// Ends the explicit pass and continues the outer one, if any.
     struct Restore(Option<Pass>);
     impl Drop for Restore {
@@ -259,17 +275,26 @@ pub fn backward(
             Context::get().pass = self.0.take();
         }
     }
-    let collected =
-        Some(Collected { root: loss.id(), variables: HashMap::new(), tables, rows: HashMap::new() });
+    let collected = Some(Collected {
+        root: loss.id(),
+        variables: HashMap::new(),
+        tables,
+        rows: HashMap::new(),
+        finished,
+    });
     let _restore = Restore(Context::get().pass.replace(Pass { collected, ..Pass::default() }));
     let mut grads = loss.backward()?;
     let pass = Context::get().pass.take();
-    let Some(Collected { variables, rows, .. }) = pass.and_then(|pass| pass.collected) else {
+    let Some(Collected { variables, rows, mut finished, .. }) = pass.and_then(|pass| pass.collected) else {
         bail!("backward: the pass has lost its state")
     };
-    for (id, grad) in variables {
+    for (id, Parts { sum: grad, is_finished, .. }) in variables {
         let grad = match grads.get_id(id) {
-            Some(more) => sum(&grad, &more.contiguous()?)?,
+            Some(more) => {
+                let more = more.contiguous()?;
+                finished.as_mut().filter(|_| is_finished).into_iter().for_each(|finished| finished(id, &more));
+                sum(&grad, &more)?
+            }
             None => grad,
         };
         grads.insert_id(id, grad);
@@ -294,6 +319,12 @@ struct Known {
 fn results() -> MutexGuard<'static, HashMap<TensorId, Known>> {
     static RESULTS: LazyLock<Mutex<HashMap<TensorId, Known>>> = LazyLock::new(Mutex::default);
     RESULTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Number of uses of each variable by the nodes that are alive.
+fn uses() -> MutexGuard<'static, HashMap<TensorId, usize>> {
+    static USES: LazyLock<Mutex<HashMap<TensorId, usize>>> = LazyLock::new(Mutex::default);
+    USES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The value 1: the start of each token, and the count of one part.
@@ -374,8 +405,26 @@ impl<O: Operation> Node<O> {
     }
 }
 
+impl<O> Node<O> {
+    /// The variables among the arguments, once per use.
+    fn variables(&self) -> impl Iterator<Item = TensorId> {
+        let args = self.used.iter().filter(|used| used.node.is_none()).map(|used| &self.args[used.index]);
+        args.filter(|arg| arg.is_variable()).map(Tensor::id)
+    }
+}
+
 impl<O> Drop for Node<O> {
     fn drop(&mut self) {
+        let mut uses = uses();
+        for variable in self.variables() {
+            if let Entry::Occupied(mut entry) = uses.entry(variable) {
+                *entry.get_mut() -= 1;
+                if *entry.get() == 0 {
+                    entry.remove();
+                }
+            }
+        }
+        drop(uses);
         // A pass leaves gradients behind where candle does not continue: below `x * 0`, or where it broke off.
         let left = Context::existing().and_then(|mut context| {
             let pass = context.pass.as_mut()?;
@@ -581,6 +630,28 @@ mod tests {
                 assert_eq!(grad(backward(&loss, vec![])?.0)?, expected);
             }
         }
+        Ok(())
+    }
+
+    #[test]
+    fn a_gradient_is_finished_when_all_operations_that_use_the_variable_have_contributed() -> Result<()> {
+        let [w, v] = [x()?, x()?];
+        // `w` has two uses of ours and one of candle's.
+        let inner = relu(&w)?;
+        let outer = crate::ops::tanh(&(tanh(&w)? + relu(&v)?)?)?;
+        let loss = ((inner.sum_all()? + outer.sum_all()?)? + w.as_tensor().sqr()?.sum_all()?)?;
+        let calls = std::rc::Rc::new(std::cell::RefCell::new(vec![]));
+        let seen = calls.clone();
+        let finished: Finished = Box::new(move |id, grad: &Tensor| seen.borrow_mut().push((id, grad.clone())));
+        let (grads, _) = backward_with(&loss, vec![], Some(finished))?;
+        let of = |var: &Var| -> Result<Vec<Vec<f32>>> {
+            calls.borrow().iter().filter(|(id, _)| *id == var.id()).map(|(_, grad)| grad.to_vec1()).collect()
+        };
+        let sum = of(&w)?.into_iter().reduce(|a, b| a.iter().zip(b).map(|(a, b)| a + b).collect());
+        assert_eq!((of(&w)?.len(), of(&v)?.len()), (2, 1));
+        assert_eq!(sum, grads.get(&w).map(Tensor::to_vec1).transpose()?);
+        drop((loss, inner, outer));
+        assert!(!uses().contains_key(&w.id()));
         Ok(())
     }
 

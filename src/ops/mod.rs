@@ -42,7 +42,7 @@ pub use arguments::{
 
 // The backward pass.
 pub use autograd::{backward, no_grad};
-pub(crate) use autograd::{is_native, part, reshape, sum};
+pub(crate) use autograd::{Finished, backward_with, is_native, part, reshape, sum};
 pub(crate) use concat::concat;
 pub use row_gradients::{RowGradients, RowNumbers};
 

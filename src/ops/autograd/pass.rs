@@ -38,9 +38,21 @@ pub(super) struct Pass {
 pub(super) struct Collected {
     /// The scalar that the pass began with.
     pub(super) root: TensorId,
-    pub(super) variables: HashMap<TensorId, Tensor>,
+    pub(super) variables: HashMap<TensorId, Parts>,
     pub(super) tables: Vec<TensorId>,
     pub(super) rows: HashMap<TensorId, RowGradients>,
+    pub(super) finished: Option<Finished>,
+}
+
+/// Receives gradients of variables while the pass goes on.
+pub(crate) type Finished = Box<dyn FnMut(TensorId, &Tensor)>;
+
+/// The parts of a variable's gradient that have arrived.
+pub(super) struct Parts {
+    pub(super) sum: Tensor,
+    count: usize,
+    /// Whether all parts that operations of this crate contribute have arrived, and `finished` was called.
+    pub(super) is_finished: bool,
 }
 
 impl Pass {
@@ -92,11 +104,19 @@ impl Pass {
         let Some(collected) = self.collected.as_mut().filter(|_| variable.is_variable()) else {
             return Ok(Some(part));
         };
-        let part = match collected.variables.remove(&variable.id()) {
-            Some(before) => sum(&before, &part)?,
-            None => part,
+        let id = variable.id();
+        let (sum, count) = match collected.variables.remove(&id) {
+            Some(before) => (sum(&before.sum, &part)?, before.count + 1),
+            None => (part, 1),
         };
-        collected.variables.insert(variable.id(), part);
+        let mut parts = Parts { sum, count, is_finished: false };
+        if let Some(finished) = &mut collected.finished
+            && super::uses().get(&id) == Some(&count)
+        {
+            finished(id, &parts.sum);
+            parts.is_finished = true;
+        }
+        collected.variables.insert(id, parts);
         Ok(None)
     }
 
