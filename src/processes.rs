@@ -2,9 +2,14 @@
 //!
 //! Every process holds the whole model and computes its [`share`] of each batch. [`Processes`] is how they exchange results.
 
+#[cfg(feature = "mpi")]
+pub mod mpi;
+
 use anyhow::{Result, anyhow, ensure};
 use std::cell::RefCell;
+use std::env;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Processes that work together, as one of them sees them.
@@ -25,6 +30,40 @@ pub trait Processes: Send + Sync {
     /// # Errors
     /// Fails if a process has ended, or cannot be reached.
     fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>>;
+
+    /// Returns the bytes that process 0 passes; those of the others are ignored.
+    ///
+    /// # Errors
+    /// Fails if [`gather`](Self::gather) would.
+    fn broadcast(&self, bytes: Vec<u8>) -> Result<Vec<u8>> {
+        let bytes = if self.rank() == 0 { bytes } else { vec![] };
+        Ok(self.gather(&bytes)?.swap_remove(0))
+    }
+
+    /// Replaces each value by its sum over all processes, which must pass the same number of values: a multiple of
+    /// [`size`](Self::size).
+    ///
+    /// Used for the gradients. `in_background` says that another thread of this process computes meanwhile, to which the
+    /// wait should leave the processor.
+    ///
+    /// # Errors
+    /// Fails if [`gather`](Self::gather) would, or the numbers of values differ.
+    fn sum_f32(&self, values: &mut [f32], _in_background: bool) -> Result<()> {
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        values.fill(0.0);
+        for part in self.gather(&bytes)? {
+            ensure!(part.len() == bytes.len(), "found {} bytes to sum, expected {}", part.len(), bytes.len());
+            let part = part.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value));
+            values.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+        }
+        Ok(())
+    }
+
+    /// Returns the same processes for the calls of another thread, which do not wait for the calls made here.
+    ///
+    /// # Errors
+    /// Fails if [`gather`](Self::gather) would.
+    fn for_another_thread(&self) -> Result<Arc<dyn Processes>>;
 
     /// Waits for all processes.
     ///
@@ -86,6 +125,36 @@ thread_local! {
     static TOGETHER: RefCell<Option<Arc<dyn Processes>>> = const { RefCell::new(None) };
 }
 
+/// What the launcher of an MPI program, such as `mpirun`, tells the process in its environment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Launch {
+    /// Number of this process, from 0.
+    pub rank: usize,
+    /// Number of processes.
+    pub size: usize,
+    /// Number of processes on this machine, if known.
+    pub local_size: Option<usize>,
+}
+
+impl Launch {
+    /// Returns `None` unless a launcher started the process as one of several.
+    pub fn from_environment() -> Option<Self> {
+        Self::from_variables(|name| env::var(name).ok()?.parse().ok())
+    }
+
+    fn from_variables(number: impl Fn(&str) -> Option<usize>) -> Option<Self> {
+        // OpenMPI; MPICH and Intel MPI; Slurm's `srun --mpi=pmix`.
+        let names = [
+            ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+            ("PMI_RANK", "PMI_SIZE"),
+            ("PMIX_RANK", "SLURM_NTASKS"),
+        ];
+        let local_size = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"].into_iter().find_map(&number);
+        let launch = |(rank, size)| Some(Self { rank: number(rank)?, size: number(size)?, local_size });
+        names.into_iter().find_map(launch).filter(|launch| launch.size > 1)
+    }
+}
+
 /// Runs `work` as one of `processes`, all of which run it at the same time.
 ///
 /// Two things then involve all processes: batch normalisation in training, forward and backward, uses the statistics of the
@@ -111,8 +180,8 @@ pub(crate) fn current() -> Option<Arc<dyn Processes>> {
 ///
 /// A thread that ends, or drops its own, ends the waiting of the others with an error.
 pub fn threads(size: usize) -> Vec<Arc<dyn Processes>> {
-    let meeting = Arc::new(Meeting { state: Mutex::new(Round::new(size)), changed: Condvar::new() });
-    let thread = |rank| -> Arc<dyn Processes> { Arc::new(Thread { rank, size, meeting: meeting.clone() }) };
+    let meeting = Arc::new(Meeting::new(size));
+    let thread = |rank| -> Arc<dyn Processes> { Arc::new(Thread::new(rank, size, meeting.clone())) };
     (0..size).map(thread).collect()
 }
 
@@ -120,11 +189,27 @@ struct Thread {
     rank: usize,
     size: usize,
     meeting: Arc<Meeting>,
+    /// Number of further meetings that this thread has opened.
+    opened: AtomicUsize,
+}
+
+impl Thread {
+    fn new(rank: usize, size: usize, meeting: Arc<Meeting>) -> Self {
+        Self { rank, size, meeting, opened: AtomicUsize::new(0) }
+    }
 }
 
 struct Meeting {
     state: Mutex<Round>,
     changed: Condvar,
+    /// The meetings that the threads have opened for others.
+    further: Mutex<Vec<Arc<Meeting>>>,
+}
+
+impl Meeting {
+    fn new(size: usize) -> Self {
+        Self { state: Mutex::new(Round::new(size)), changed: Condvar::new(), further: Mutex::default() }
+    }
 }
 
 struct Round {
@@ -153,7 +238,7 @@ impl Processes for Thread {
     }
 
     fn gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
-        let Meeting { state, changed } = &*self.meeting;
+        let Meeting { state, changed, .. } = &*self.meeting;
         let mut round = state.lock().unwrap_or_else(PoisonError::into_inner);
         let number = round.number;
         round.parts[self.rank] = Some(bytes.to_vec());
@@ -171,6 +256,15 @@ impl Processes for Thread {
             round = changed.wait(round).unwrap_or_else(PoisonError::into_inner);
         }
         Ok(round.last.clone())
+    }
+
+    fn for_another_thread(&self) -> Result<Arc<dyn Processes>> {
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        let mut further = self.meeting.further.lock().unwrap_or_else(PoisonError::into_inner);
+        if further.len() == number {
+            further.push(Arc::new(Meeting::new(self.size)));
+        }
+        Ok(Arc::new(Self::new(self.rank, self.size, further[number].clone())))
     }
 }
 
@@ -235,6 +329,44 @@ mod tests {
         });
         assert_eq!(errors[0].as_deref(), Some("process 1 has ended"));
         assert_eq!(errors[0], errors[2]);
+    }
+
+    #[test]
+    fn each_launcher_is_known_by_its_variables() {
+        let launch = |variables: &[(&str, usize)]| {
+            Launch::from_variables(|name| Some(variables.iter().find(|variable| variable.0 == name)?.1))
+        };
+        let openmpi = [("OMPI_COMM_WORLD_RANK", 2), ("OMPI_COMM_WORLD_SIZE", 4), ("OMPI_COMM_WORLD_LOCAL_SIZE", 2)];
+        assert_eq!(launch(&openmpi), Some(Launch { rank: 2, size: 4, local_size: Some(2) }));
+        for rank_and_size in [["PMI_RANK", "PMI_SIZE"], ["PMIX_RANK", "SLURM_NTASKS"]] {
+            let [rank, size] = rank_and_size;
+            assert_eq!(launch(&[(rank, 0), (size, 3)]), Some(Launch { rank: 0, size: 3, local_size: None }));
+            assert_eq!(launch(&[(rank, 0), (size, 1)]), None);
+        }
+        assert_eq!((launch(&[]), launch(&[("SLURM_NTASKS", 8)])), (None, None));
+    }
+
+    #[test]
+    fn another_thread_has_meetings_of_its_own() {
+        let sums = run(2, |processes| {
+            let other = processes.for_another_thread().unwrap();
+            let mut values = [1.0, processes.rank() as f32];
+            // One calls here first, the other there.
+            for turn in 0..2 {
+                match (processes.rank() + turn) % 2 {
+                    0 => std::thread::scope(|scope| {
+                        scope.spawn(|| other.sum_f32(&mut values, true).unwrap());
+                        processes.barrier().unwrap();
+                    }),
+                    _ => std::thread::scope(|scope| {
+                        scope.spawn(|| processes.barrier().unwrap());
+                        other.sum_f32(&mut values, true).unwrap();
+                    }),
+                }
+            }
+            (values, processes.broadcast(vec![processes.rank() as u8]).unwrap())
+        });
+        assert_eq!(sums, [([4.0, 2.0], vec![0]), ([4.0, 2.0], vec![0])]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub enum RowNumbers {
 
 impl RowGradients {
     /// Adds gradients of the same table.
-    pub(super) fn add(self, other: Self) -> Result<Self> {
+    pub(crate) fn add(self, other: Self) -> Result<Self> {
         let size = self.values.dim(1)?;
         match (&self.rows, &other.rows) {
             (RowNumbers::Host(a), RowNumbers::Host(b)) => {

@@ -1,10 +1,14 @@
 //! Losses and gradient norms of many steps, kept where the parameters are.
 
 use super::gpu::Recorded;
+use super::exchange::{Exchange, Local, Sums};
 use super::{Clip, Optimizer, Step, gpu};
 use crate::kernels::cuda::Buffer;
 use crate::ops::gpu::Gpu;
-use candle_core::{Result, Tensor};
+use crate::ops;
+use crate::processes::Processes;
+use candle_core::{DType, Result, Tensor};
+use std::sync::Arc;
 
 /// Sums over training steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -91,6 +95,57 @@ impl Ledger {
 }
 
 impl Optimizer {
+    /// Begins to exchange gradients with `processes`, all of which make this call.
+    ///
+    /// # Errors
+    /// Fails if a parameter is not of type f32 on the CPU, or the processes cannot be reached.
+    pub(crate) fn exchange(&self, processes: &Arc<dyn Processes>) -> anyhow::Result<Exchange> {
+        Exchange::new(processes, self.parameters.iter().map(|parameter| (&*parameter.name, &parameter.var)))
+    }
+
+    /// Takes a step like [`recorded_step`](Self::recorded_step) together with other processes.
+    ///
+    /// `part` holds the mean loss of this process's share of the batch and a factor, or `None` for an empty share: the losses
+    /// times their factors add up to the loss of the batch. Returns whether a process has set `stops`.
+    ///
+    /// Every process records the loss of the whole batch, and updates the parameters with the sum of all gradients.
+    pub(crate) fn shared_step(
+        &mut self,
+        part: Option<(Tensor, f64)>,
+        stops: bool,
+        learning_rate: f64,
+        clip: Clip,
+        (number, examples): (u64, usize),
+        (exchange, ledger): (&mut Exchange, &mut Ledger),
+    ) -> anyhow::Result<bool> {
+        let finished = exchange.begin(part.as_ref().map_or(0.0, |(_, factor)| *factor));
+        let (mut local, mut value) = (Local::default(), 0.0);
+        if let Some((loss, factor)) = &part {
+            value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * factor;
+            let (grads, mut rows) = ops::backward_with(loss, self.tables(), Some(finished))?;
+            for parameter in &self.parameters {
+                local.gradients.push(grads.get(&parameter.var).cloned());
+                local.rows.push(rows.remove(&parameter.var.id()));
+            }
+        }
+        local.values = vec![value, f64::from(u8::from(stops))];
+        let Sums { gradients, rows, values } = exchange.complete(local)?;
+        let [loss, stops] = [0, 1].map(|index| values.iter().map(|values| values[index]).sum::<f64>());
+        let norm = match loss.is_finite() {
+            true => {
+                let gradient = |((parameter, whole), rows): ((&super::Parameter, Option<Tensor>), _)| {
+                    parameter.gradient(whole.as_ref(), rows)
+                };
+                let gradients = self.parameters.iter().zip(gradients).zip(rows).map(gradient);
+                let gradients = gradients.collect::<Result<Vec<_>>>()?;
+                self.apply(gradients, learning_rate, clip, None)?.read()?
+            }
+            false => f64::NAN,
+        };
+        ledger.totals.add(number, examples, loss, norm);
+        Ok(stops > 0.0)
+    }
+
     /// Takes a step like [`backward_step`](Self::backward_step), and adds the loss and the gradient norm to `ledger`.
     ///
     /// `loss` is the mean over `examples` examples; `number` counts the steps from 1.

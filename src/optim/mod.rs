@@ -17,6 +17,7 @@
 //! ```
 
 mod cpu;
+mod exchange;
 mod gpu;
 mod lbfgs;
 mod ledger;
@@ -30,6 +31,7 @@ mod tensor_ops;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use exchange::Exchange;
 pub(crate) use ledger::{Ledger, Totals};
 pub use method::{Adadelta, Adagrad, Adam, Lbfgs, Method, NewtonCg, RmsProp, Sgd};
 pub use schedule::{Curve, PlateauState, Schedule};
@@ -228,8 +230,13 @@ impl Optimizer {
     }
 
     fn gradients(&self, loss: &Tensor) -> Result<(GradStore, HashMap<TensorId, RowGradients>)> {
+        ops::backward(loss, self.tables())
+    }
+
+    /// The parameters whose gradients are wanted by rows.
+    fn tables(&self) -> Vec<TensorId> {
         let sparse = self.parameters.iter().filter(|parameter| parameter.sparse);
-        ops::backward(loss, sparse.map(|parameter| parameter.var.id()).collect())
+        sparse.map(|parameter| parameter.var.id()).collect()
     }
 
     /// Updates every parameter that has a gradient, and returns the Euclidean norm of all gradients before clipping.
@@ -251,10 +258,23 @@ impl Optimizer {
         clip: Clip,
         recorded: Option<gpu::Recorded>,
     ) -> Result<Norm> {
+        let gradient = |parameter: &Parameter| {
+            parameter.gradient(grads.get(&parameter.var), rows.remove(&parameter.var.id()))
+        };
+        let gradients = self.parameters.iter().map(gradient).collect::<Result<Vec<_>>>()?;
+        self.apply(gradients, learning_rate, clip, recorded)
+    }
+
+    /// Updates every parameter that has a gradient; `gradients` holds one per parameter.
+    fn apply(
+        &mut self,
+        gradients: Vec<Option<Gradient>>,
+        learning_rate: f64,
+        clip: Clip,
+        recorded: Option<gpu::Recorded>,
+    ) -> Result<Norm> {
         check_rate(learning_rate)?;
         let (_, limit) = clip.limits()?;
-        let gradient = |parameter: &Parameter| parameter.gradient(grads, rows.remove(&parameter.var.id()));
-        let gradients = self.parameters.iter().map(gradient).collect::<Result<Vec<_>>>()?;
         let gpu = gpu::of(self.parameters.iter());
         let (scale, norm) = match &gpu {
             Some(_) => (1., 0.),
@@ -451,9 +471,9 @@ impl Parameter {
         Ok(Self { name, var, moments, steps: 0, max_row_norm: None, sparse: false })
     }
 
-    /// The gradient of this parameter in `grads`, with its gradient by rows added, if there is any.
-    fn gradient(&self, grads: &GradStore, rows: Option<RowGradients>) -> Result<Option<Gradient>> {
-        let (values, rows) = match (grads.get(&self.var), rows) {
+    /// The gradient of this parameter: the whole one, with the one by rows added, if there is any.
+    fn gradient(&self, whole: Option<&Tensor>, rows: Option<RowGradients>) -> Result<Option<Gradient>> {
+        let (values, rows) = match (whole, rows) {
             (None, None) => return Ok(None),
             (Some(values), None) => (values.clone(), None),
             (None, Some(RowGradients { rows, values })) => (values, Some(rows)),

@@ -78,7 +78,7 @@ impl Objective<'_> {
         for (parameter, &decay) in self.parameters.iter().zip(&self.decays) {
             let start = gradient.len();
             let end = start + parameter.var.elem_count();
-            match parameter.gradient(&grads, None)? {
+            match parameter.gradient(grads.get(&parameter.var), None)? {
                 Some(part) => gradient.extend(elements(&part.values)?),
                 None => gradient.resize(end, 0.),
             }

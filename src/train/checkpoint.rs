@@ -6,12 +6,14 @@ use super::run::{Run, is_record_of, read_file, write_file};
 use super::task::Task;
 use super::weights::{named, read_best, read_tensors, set_vars};
 use crate::optim::{Optimizer, PlateauState};
+use crate::processes::Processes;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
 use candle_nn::VarMap;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// First part of the names of tensors.
 const PARAMETERS: &str = "parameters";
@@ -25,6 +27,9 @@ const STATE: &str = "state";
 pub(super) struct State {
     /// Identity of the run.
     run: String,
+    /// Number of processes that train it.
+    #[serde(default = "one")]
+    pub(super) processes: usize,
     /// Whether training has ended and the checkpoint holds no tensors.
     pub(super) has_ended: bool,
     /// Whether the optimizer found no step that lowers the loss, which ends training.
@@ -48,6 +53,11 @@ pub(super) struct State {
     pub(super) plateau: PlateauState,
 }
 
+/// The number of processes in a checkpoint that does not tell it.
+fn one() -> usize {
+    1
+}
+
 impl State {
     pub(super) fn best(&self) -> Option<&Epoch> {
         self.history.get(self.best_epoch.checked_sub(1)?)
@@ -69,7 +79,7 @@ pub(super) fn save(
     run: &Run,
     vars: &VarMap,
     optimizer: &Optimizer,
-    task: &dyn Task,
+    task_state: HashMap<String, Tensor>,
     state: &State,
 ) -> Result<()> {
     let mut tensors = BTreeMap::new();
@@ -79,7 +89,7 @@ pub(super) fn save(
     for (name, tensor) in named(vars) {
         tensors.insert(format!("{PARAMETERS}.{name}"), tensor);
     }
-    for (name, tensor) in task.state()? {
+    for (name, tensor) in task_state {
         tensors.insert(format!("{TASK}.{name}"), tensor);
     }
     write(run, tensors, state)
@@ -98,18 +108,30 @@ fn write(run: &Run, tensors: BTreeMap<String, Tensor>, state: &State) -> Result<
 }
 
 /// Restores `vars`, `optimizer` and `task` from the checkpoint of `run`; returns `None` if there is none.
+///
+/// Of several processes, the first has the run, and sends its checkpoint to all.
 pub(super) fn load(
-    run: &Run,
+    run: Option<&Run>,
+    processes: Option<&Arc<dyn Processes>>,
     vars: &VarMap,
     optimizer: &mut Optimizer,
     task: &dyn Task,
     steps_per_epoch: usize,
 ) -> Result<Option<State>> {
-    let path = run.checkpoint();
-    if !has_checkpoint(run)? {
+    let mut bytes = vec![];
+    if let Some(run) = run
+        && has_checkpoint(run)?
+    {
+        bytes = read_file(&run.checkpoint())?;
+        check_best(run, &read_state(run, &bytes)?)?;
+    }
+    if let Some(processes) = processes {
+        bytes = processes.broadcast(bytes)?;
+    }
+    if bytes.is_empty() {
         return Ok(None);
     }
-    let bytes = read_file(&path)?;
+    let path = run.map_or_else(|| PathBuf::from("the checkpoint of process 0"), Run::checkpoint);
     let shown = path.display();
     let [mut parameters, mut moments, mut task_state] = [(); 3].map(|()| HashMap::new());
     for (name, tensor) in read_tensors(&path, &bytes)? {
@@ -120,14 +142,13 @@ pub(super) fn load(
             _ => bail!("{shown}: found a tensor {name}, which does not belong in a checkpoint"),
         };
     }
-    let state = read_state(run, &bytes)?;
+    let state = parse_state(&path, &bytes)?;
     check_counts(&path, &state, &moments, steps_per_epoch)?;
     if !state.has_ended {
         optimizer.load_state(&moments).with_context(|| shown.to_string())?;
         set_vars(&path, vars, &parameters)?;
         task.load_state(task_state).with_context(|| shown.to_string())?;
     }
-    check_best(run, &state)?;
     Ok(Some(state))
 }
 
@@ -186,23 +207,28 @@ pub fn can_train_on(run: &Run) -> Result<bool> {
     Ok(!has_checkpoint(run)? || !read_state(run, &read_file(&path)?)?.has_ended)
 }
 
-/// Reads the training state from the contents of the checkpoint of `run`.
+/// Reads the training state from the contents of the checkpoint of `run`, which must be its own.
 fn read_state(run: &Run, bytes: &[u8]) -> Result<State> {
     let path = run.checkpoint();
+    let state = parse_state(&path, bytes)?;
+    ensure!(
+        state.run == run.id(),
+        "{}: this checkpoint belongs to another run: its configuration differs from the one in {}",
+        path.display(),
+        run.dir().display()
+    );
+    Ok(state)
+}
+
+/// Reads the training state from the contents of the checkpoint `path`.
+fn parse_state(path: &Path, bytes: &[u8]) -> Result<State> {
     let shown = path.display();
     let (_, header) = safetensors::SafeTensors::read_metadata(bytes)
         .with_context(|| format!("{shown}: not a complete safetensors file ({} bytes)", bytes.len()))?;
     let metadata = header.metadata().as_ref().with_context(|| format!("{shown}: no training state found"))?;
     ensure!(metadata.contains_key(CHECKSUM), "{shown}: the checkpoint is damaged: it has no checksum");
     let state = metadata.get(STATE).with_context(|| format!("{shown}: no training state found"))?;
-    let state: State =
-        serde_json::from_str(state).map_err(|_| anyhow!("{shown}: the training state is damaged"))?;
-    ensure!(
-        state.run == run.id(),
-        "{shown}: this checkpoint belongs to another run: its configuration differs from the one in {}",
-        run.dir().display()
-    );
-    Ok(state)
+    serde_json::from_str(state).map_err(|_| anyhow!("{shown}: the training state is damaged"))
 }
 
 /// Checks that the counts of steps and epochs fit each other and the data.

@@ -10,10 +10,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
-/// Returns this process's part of the loss of `batch`, with its graph.
+/// Returns the mean loss of this process's share of `batch`, with its graph, and the fraction of [`Task::weight`] in the share.
 ///
-/// The parts of all processes add up to the mean loss of the batch, and their gradients to its gradient. Each is the mean
-/// loss of the process's share, weighted with [`Task::weight`].
+/// The products of both, over all processes, add up to the mean loss of the batch, and so do the gradients.
 ///
 /// `None` if the share is empty, which happens if the batch has fewer examples than there are processes: process 0 then has
 /// all of them, see [`share`]. The process adds zero to the loss and to all gradients.
@@ -30,10 +29,10 @@ pub(super) fn part_of_loss(
     mode: Mode,
     processes: &Arc<dyn Processes>,
     synchronised: bool,
-) -> Result<Option<Tensor>> {
+) -> Result<Option<(Tensor, f64)>> {
     let own = share(batch.len(), processes.rank(), processes.size());
     let (Mode::Train { seed, epoch, step, .. }, false) = (mode, own.len() == batch.len()) else {
-        return task.loss(batch, mode).map(Some);
+        return Ok(Some((task.loss(batch, mode)?, 1.0)));
     };
     if own.is_empty() {
         return Ok(None);
@@ -42,7 +41,7 @@ pub(super) fn part_of_loss(
     let loss = || task.loss_of_share(batch, Mode::Train { seed, epoch, step, share });
     let loss = if synchronised { together(processes, loss)? } else { loss()? };
     let fraction = task.weight(&batch[own]) / task.weight(batch);
-    Ok(Some(loss.affine(fraction, 0.0)?))
+    Ok(Some((loss, fraction)))
 }
 
 /// Gives the running averages of batch normalisation that process 0 has to all processes.

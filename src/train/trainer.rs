@@ -4,18 +4,22 @@ use super::checkpoint::{self, State};
 use super::metrics::{Epoch, Metric, Report, Score};
 use super::progress::{Progress, Quiet};
 use super::run::Run;
+use super::shares::part_of_loss;
 use super::step_graph::StepGraph;
 use super::stop::Stop;
 use super::task::Task;
-use super::weights::{Best, load_weights, save_best};
+use super::weights::{Best, broadcast, load_weights, save_best};
+use crate::data::count;
 use crate::nn::{BatchNorm, Mode};
-use crate::optim::{Clip, Ledger, Optimizer, Schedule, Totals};
+use crate::optim::{Clip, Exchange, Ledger, Optimizer, Schedule, Totals};
+use crate::processes::{Processes, together};
 use crate::rng;
 use anyhow::{Context, Result, bail, ensure};
+use candle_core::Tensor;
 use candle_nn::VarMap;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
 /// Steps on a GPU between two readings of the loss, which wait for the GPU.
@@ -44,11 +48,14 @@ pub struct TrainerOptions {
     /// Keeps the whole checkpoint when training ends, so that the run can train for more epochs later. Otherwise only the
     /// record of its epochs stays.
     pub keep_checkpoint: bool,
+    /// Batch normalisation on several processes uses the statistics of the whole batch. Otherwise each process uses those of
+    /// its share.
+    pub sync_batch_norm: bool,
 }
 
 impl Default for TrainerOptions {
-    /// 10 epochs of batches of 64 at a learning rate of 1e-3, seed 42. No clipping, patience or extra checkpoints; the
-    /// last checkpoint is not kept.
+    /// 10 epochs of batches of 64 at a learning rate of 1e-3, seed 42. No clipping, patience, extra checkpoints or
+    /// synchronised batch normalisation; the last checkpoint is not kept.
     fn default() -> Self {
         Self {
             epochs: 10,
@@ -60,6 +67,7 @@ impl Default for TrainerOptions {
             patience: None,
             checkpoint_every: None,
             keep_checkpoint: false,
+            sync_batch_norm: false,
         }
     }
 }
@@ -72,14 +80,17 @@ pub struct Trainer<'a> {
     pub run: Option<&'a Run>,
     /// Receives what happens after each step and each epoch: [`Quiet`], [`Lines`](super::Lines) or your own.
     pub progress: &'a dyn Progress,
-    /// Ends the training early when it is requested.
+    /// Ends the training early when it is requested, on several processes of any of them.
     pub stop: Stop,
+    /// The processes that train the model together, each of which calls [`fit`](Trainer::fit) with the same arguments.
+    pub processes: Option<Arc<dyn Processes>>,
 }
 
 impl Default for Trainer<'_> {
-    /// The default options, no run folder and no display.
+    /// The default options, one process, no run folder and no display.
     fn default() -> Self {
-        Self { options: TrainerOptions::default(), run: None, progress: &Quiet, stop: Stop::default() }
+        let options = TrainerOptions::default();
+        Self { options, run: None, progress: &Quiet, stop: Stop::default(), processes: None }
     }
 }
 
@@ -97,12 +108,17 @@ impl Trainer<'_> {
     ///
     /// An interrupted run (see [`Stop`]) leaves the weights of the last step in `vars`.
     ///
+    /// Several [`processes`](Trainer::processes) compute a share of each batch each, and end with the same weights. They differ
+    /// from the weights of one process by rounding, and by the statistics of batch normalisation unless
+    /// [`TrainerOptions::sync_batch_norm`] is set. Process 0 reads and writes the run folder; the others have none. An error
+    /// of one process leaves the others waiting, and the program must end them.
+    ///
     /// # Errors
     /// Fails if an option is 0 where at least 1 is needed, a loss or a gradient is not finite, a loss depends on no
     /// parameter, a checkpoint is damaged, incomplete or does not fit, another process trains in the run folder, a file
     /// cannot be written, or the task fails. With L-BFGS and Newton-CG, which evaluate the loss several times per step,
-    /// also if a batch does not hold all examples, gradients are clipped, batches depend on each other, or the model
-    /// normalises batches.
+    /// also if a batch does not hold all examples, gradients are clipped, batches depend on each other, the model
+    /// normalises batches, or there are several processes. Several processes need parameters of type f32 on the CPU.
     pub fn fit(&self, task: &dyn Task, vars: &VarMap, optimizer: &mut Optimizer) -> Result<Report> {
         let mut training = Training::restore(self, task, vars, optimizer)?;
         while !training.is_finished() {
@@ -115,7 +131,7 @@ impl Trainer<'_> {
             let epochs = training.state.history.len();
             self.progress.message(&format!("converged in epoch {epochs}: no step lowers the loss any more"));
         }
-        match (self.run, &training.best) {
+        match (training.run, &training.best) {
             (Some(run), _) => {
                 if !self.options.keep_checkpoint {
                     checkpoint::save_ended(run, &mut training.state)?;
@@ -124,6 +140,10 @@ impl Trainer<'_> {
             }
             (None, Some(best)) => best.restore(vars)?,
             (None, None) => {}
+        }
+        if let Some(Group { processes, exchange }) = &training.group {
+            broadcast(processes.as_ref(), vars, |_| true)?;
+            exchange.traffic.describe().iter().for_each(|text| self.progress.message(text));
         }
         Ok(training.report(false))
     }
@@ -140,7 +160,12 @@ pub fn steps_per_epoch(examples: usize, batch_size: usize, vars: &VarMap) -> usi
 /// Whether `vars` hold the running averages of batch normalisation.
 fn normalises(vars: &VarMap) -> bool {
     let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
-    vars.keys().any(|name| BatchNorm::BUFFERS.iter().any(|end| name.ends_with(end)))
+    vars.keys().any(|name| is_running_average(name))
+}
+
+/// Whether this is the name of a running average of batch normalisation.
+fn is_running_average(name: &str) -> bool {
+    BatchNorm::BUFFERS.iter().any(|end| name.ends_with(end))
 }
 
 /// Checks that the loss of a step is one function of the parameters, for a method that evaluates it several times.
@@ -160,6 +185,12 @@ fn batches(order: &[u32], batch_size: usize, steps: usize) -> impl Iterator<Item
     order[..last].chunks(batch_size).chain([&order[last..]])
 }
 
+/// The processes that train together.
+struct Group {
+    processes: Arc<dyn Processes>,
+    exchange: Exchange,
+}
+
 /// A training run in progress.
 struct Training<'a> {
     options: &'a TrainerOptions,
@@ -174,6 +205,8 @@ struct Training<'a> {
     examples: u32,
     steps_per_epoch: usize,
     graph: StepGraph,
+    /// None for one process.
+    group: Option<Group>,
     state: State,
     /// The best weights, if there is no run folder.
     best: Option<Best>,
@@ -187,7 +220,9 @@ impl<'a> Training<'a> {
         vars: &'a VarMap,
         optimizer: &'a mut Optimizer,
     ) -> Result<Self> {
-        let &Trainer { ref options, run, progress, ref stop } = trainer;
+        let &Trainer { ref options, run, progress, ref stop, ref processes } = trainer;
+        let processes = processes.as_ref().filter(|processes| processes.size() > 1);
+        let run = run.filter(|_| processes.is_none_or(|processes| processes.rank() == 0));
         ensure!(options.epochs > 0, "epochs: found 0, expected at least 1");
         ensure!(options.batch_size > 0, "batch size: found 0, expected at least 1");
         ensure!(task.examples() > 0, "training examples: found none, expected at least 1");
@@ -196,17 +231,33 @@ impl<'a> Training<'a> {
         })?;
         if optimizer.is_full_batch() {
             check_full_batch(options, task, vars)?;
+            let found = processes.map_or(1, |processes| processes.size());
+            ensure!(found == 1, "found {found} processes, expected one: the optimizer takes all examples in each step");
         }
         let steps_per_epoch = steps_per_epoch(task.examples(), options.batch_size, vars);
         let metric = task.metric();
-        let state = match run {
-            Some(run) => {
-                run.lock()?;
-                checkpoint::load(run, vars, optimizer, task, steps_per_epoch)?
+        run.map_or(Ok(()), Run::lock)?;
+        let mut restore = || checkpoint::load(run, processes, vars, optimizer, task, steps_per_epoch);
+        let state = match processes {
+            Some(processes) => together(processes, restore)?,
+            None => restore()?,
+        };
+        let mut state = state.unwrap_or_default();
+        let size = processes.map_or(1, |processes| processes.size());
+        if state.step > 0 && state.processes != size {
+            let before = state.processes;
+            progress.message(&format!(
+                "note: found {} to resume with, but {before} trained the run so far: sums are rounded in another order",
+                count(size, "process")
+            ));
+        }
+        state.processes = size;
+        let group = match processes {
+            Some(processes) => {
+                Some(Group { processes: processes.clone(), exchange: optimizer.exchange(processes)? })
             }
             None => None,
         };
-        let state = state.unwrap_or_default();
         let graph = StepGraph::new(task.is_capturable() && !optimizer.is_full_batch());
         let training = Self {
             options,
@@ -220,6 +271,7 @@ impl<'a> Training<'a> {
             examples,
             steps_per_epoch,
             graph,
+            group,
             state,
             best: None,
         };
@@ -263,7 +315,7 @@ impl<'a> Training<'a> {
         let last = batches.len();
         for (number, batch) in (1..).zip(batches) {
             let start = Instant::now();
-            self.step(batch, epoch, &mut ledger)?;
+            let stops = self.step(batch, epoch, &mut ledger)?;
             used += batch.len();
             let is_due = |every| self.state.step.is_multiple_of(every);
             let is_due = self.options.checkpoint_every.is_some_and(is_due);
@@ -275,8 +327,11 @@ impl<'a> Training<'a> {
             if let Some(loss) = loss {
                 self.progress.step_done(used, loss);
             }
-            // The display may have requested it just now.
-            let interrupted = reads && self.stop.is_requested();
+            let interrupted = match self.group {
+                Some(_) => stops,
+                // The display may have requested it just now.
+                None => reads && self.stop.is_requested(),
+            };
             if is_due || interrupted {
                 self.save_checkpoint()?;
             }
@@ -287,13 +342,12 @@ impl<'a> Training<'a> {
         Ok(true)
     }
 
-    /// Trains on one batch, and records its loss and its gradient norm in `ledger`.
-    fn step(&mut self, batch: &[u32], epoch: usize, ledger: &mut Ledger) -> Result<()> {
+    /// Trains on one batch, and records its loss and its gradient norm in `ledger`; returns whether a process asks to stop.
+    fn step(&mut self, batch: &[u32], epoch: usize, ledger: &mut Ledger) -> Result<bool> {
         let rate = self.learning_rate(self.state.step);
         let mode = Mode::train(self.options.seed, epoch, self.state.step);
         let number = self.state.step + 1;
-        let loss = || {
-            let loss = self.task.loss(batch, mode)?;
+        let check = |loss: Tensor| {
             ensure!(
                 loss.track_op(),
                 "the loss of step {number} depends on no parameter, so there is nothing to train"
@@ -301,22 +355,26 @@ impl<'a> Training<'a> {
             Ok(loss)
         };
         let (clip, step) = (self.options.clip, (number, batch.len()));
-        match self.optimizer.is_full_batch() {
-            true => {
-                // The optimizer returns candle's errors, which can't hold another one with its causes.
-                let loss = || loss().map_err(|error| candle_core::Error::msg(format!("{error:#}")));
-                let converged = self.optimizer.recorded_step_with(loss, rate, clip, step, ledger)?;
-                self.state.has_converged = converged;
-            }
-            false => self.graph.run(|| {
-                let loss = loss()?;
+        let mut stops = self.stop.is_requested();
+        if let Some(Group { processes, exchange }) = &mut self.group {
+            let part = part_of_loss(self.task, batch, mode, processes, self.options.sync_batch_norm)?;
+            let part = part.map(|(loss, factor)| anyhow::Ok((check(loss)?, factor))).transpose()?;
+            stops = self.optimizer.shared_step(part, stops, rate, clip, step, (exchange, ledger))?;
+        } else if self.optimizer.is_full_batch() {
+            // The optimizer returns candle's errors, which can't hold another one with its causes.
+            let causes = |error: anyhow::Error| candle_core::Error::msg(format!("{error:#}"));
+            let loss = || self.task.loss(batch, mode).and_then(check).map_err(causes);
+            self.state.has_converged = self.optimizer.recorded_step_with(loss, rate, clip, step, ledger)?;
+        } else {
+            self.graph.run(|| {
+                let loss = check(self.task.loss(batch, mode)?)?;
                 self.optimizer.recorded_step(&loss, rate, clip, step, ledger)?;
                 Ok(loss)
-            })?,
+            })?;
         }
         self.state.step = number;
         self.state.steps_in_epoch += 1;
-        Ok(())
+        Ok(stops)
     }
 
     /// Reads the sums of the epoch so far, and returns the loss of the last step.
@@ -335,7 +393,14 @@ impl<'a> Training<'a> {
 
     /// Validates, keeps the best weights and records the epoch.
     fn end_epoch(&mut self) -> Result<()> {
-        let validation = self.task.validate()?;
+        let validation = match &self.group {
+            Some(Group { processes, .. }) => {
+                // Each process may have averages of its own.
+                broadcast(processes.as_ref(), self.vars, is_running_average)?;
+                together(processes, || self.task.validate())?
+            }
+            None => self.task.validate()?,
+        };
         let record = self.record(validation);
         if !validation.loss.is_finite() {
             bail!("the validation loss of epoch {} is {}: {}", record.epoch, validation.loss, self.advice());
@@ -351,9 +416,11 @@ impl<'a> Training<'a> {
         if self.state.best().is_none_or(|best| validation.beats(&best.validation, self.metric)) {
             self.state.best_epoch = record.epoch;
             // Before the checkpoint that refers to it: after a crash in between, the epoch is only repeated.
-            match self.run {
-                Some(run) => save_best(run, self.vars)?,
-                None => self.best = Some(Best::new(self.vars)?),
+            match (self.run, &self.group) {
+                (Some(run), _) => save_best(run, self.vars)?,
+                // Process 0 has them.
+                (None, Some(group)) if group.processes.rank() > 0 => {}
+                (None, _) => self.best = Some(Best::new(self.vars)?),
             }
         }
         self.state.finish_epoch(record);
@@ -389,8 +456,13 @@ impl<'a> Training<'a> {
     }
 
     fn save_checkpoint(&self) -> Result<()> {
+        let task_state = match &self.group {
+            Some(group) => together(&group.processes, || self.task.state())?,
+            None if self.run.is_none() => return Ok(()),
+            None => self.task.state()?,
+        };
         match self.run {
-            Some(run) => checkpoint::save(run, self.vars, self.optimizer, self.task, &self.state),
+            Some(run) => checkpoint::save(run, self.vars, self.optimizer, task_state, &self.state),
             None => Ok(()),
         }
     }

@@ -5,7 +5,8 @@ use super::pytorch;
 use super::run::{Run, read_file, write_file};
 use crate::data::file_kind::{found_instead, known_format};
 use crate::nn::seeded_var_builder;
-use anyhow::{Result, anyhow, bail, ensure};
+use crate::processes::Processes;
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{VarBuilder, VarMap};
 use std::collections::{BTreeMap, HashMap};
@@ -50,6 +51,27 @@ impl Best {
         }
         Ok(())
     }
+}
+
+/// Gives the values that process 0 has to the variables of all processes whose names are `chosen`.
+pub(super) fn broadcast(processes: &dyn Processes, vars: &VarMap, chosen: impl Fn(&str) -> bool) -> Result<()> {
+    let mut own = named(vars);
+    own.retain(|name, _| chosen(name));
+    if own.is_empty() {
+        return Ok(());
+    }
+    let is_first = processes.rank() == 0;
+    let bytes = if is_first { safetensors::serialize(&own, None)? } else { vec![] };
+    let bytes = processes.broadcast(bytes)?;
+    if !is_first {
+        let found = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
+        let vars = vars.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        for (name, values) in found {
+            let var = vars.get(&name).with_context(|| format!("process 0 has a parameter {name}, this one not"))?;
+            var.set(&values)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads the best weights of `run`, and returns whether they name it as their run.

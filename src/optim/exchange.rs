@@ -1,0 +1,369 @@
+//! Gradients that several processes sum while the backward pass goes on.
+//!
+//! A thread of its own packs gradients into buckets and sums each bucket over all processes as soon as its gradients are
+//! complete. All processes sum the same buckets in the same order: the order in which gradients were complete in the first
+//! step. What does not fit the buckets, such as every gradient of the first step, follows when the backward pass is over.
+//! Each element of a gradient is one sum in the order of the ranks either way, so the bits do not depend on the buckets.
+
+mod message;
+
+use self::message::{Message, Place};
+use crate::ops::{Finished, RowGradients, host};
+use crate::processes::Processes;
+use anyhow::{Context, Result, ensure};
+use candle_core::{DType, Device, Shape, Tensor, TensorId, Var};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Elements of a bucket. A larger gradient has a bucket of its own.
+const BUCKET: usize = 1 << 20;
+
+/// What a process contributes to a step, beside the gradients that were complete early.
+#[derive(Default)]
+pub(super) struct Local {
+    /// The gradient of each parameter, if it has one; empty if none has.
+    pub gradients: Vec<Option<Tensor>>,
+    /// The gradient of rows of each parameter, if it has one; empty if none has.
+    pub rows: Vec<Option<RowGradients>>,
+    /// Other values, the same number on each process.
+    pub values: Vec<f64>,
+}
+
+/// What all processes together have contributed to a step.
+pub(super) struct Sums {
+    pub gradients: Vec<Option<Tensor>>,
+    pub rows: Vec<Option<RowGradients>>,
+    /// The values of each process, in the order of the ranks.
+    pub values: Vec<Vec<f64>>,
+}
+
+/// How much the processes have exchanged, and how long this one has waited for it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Traffic {
+    pub steps: u64,
+    /// Bytes that this process has sent.
+    pub bytes: u64,
+    /// Time from the end of the backward passes to the sums.
+    pub waited: Duration,
+}
+
+impl Traffic {
+    /// Returns the means per step in words.
+    pub(crate) fn describe(&self) -> Option<String> {
+        let per_step = |total: f64| total / self.steps as f64;
+        (self.steps > 0).then(|| {
+            format!(
+                "communication: {:.3} MB sent and {:.2} ms waited per step",
+                per_step(self.bytes as f64) / 1e6,
+                per_step(self.waited.as_secs_f64()) * 1e3
+            )
+        })
+    }
+}
+
+/// Sums the gradients of parameters over all processes.
+pub(crate) struct Exchange {
+    /// `None` once the exchange ends.
+    jobs: Option<Sender<Job>>,
+    sums: Receiver<Result<(Sums, u64)>>,
+    worker: Option<JoinHandle<()>>,
+    pub(crate) traffic: Traffic,
+}
+
+enum Job {
+    /// A step begins, in which each gradient is multiplied by this factor.
+    Begin(f64),
+    /// A gradient that is complete, or what candle's own operations contribute to it.
+    Gradient(TensorId, Tensor),
+    End(Local),
+}
+
+impl Exchange {
+    /// Every process calls this, with the same parameters.
+    ///
+    /// # Errors
+    /// Fails if a parameter is not of type f32 on the CPU, or the processes cannot be reached.
+    pub(super) fn new<'a>(
+        processes: &Arc<dyn Processes>,
+        parameters: impl Iterator<Item = (&'a str, &'a Var)>,
+    ) -> Result<Self> {
+        let (mut slots, mut indices) = (vec![], HashMap::new());
+        for (name, var) in parameters {
+            ensure!(
+                var.device().is_cpu() && var.dtype() == DType::F32,
+                "several processes: {name} is {:?} on {:?}, expected F32 on the CPU",
+                var.dtype(),
+                var.device().location()
+            );
+            indices.insert(var.id(), slots.len());
+            slots.push(Slot::new(var.shape().clone()));
+        }
+        let mut worker = Worker {
+            processes: processes.for_another_thread()?,
+            indices,
+            slots,
+            factor: 1.0,
+            buckets: vec![],
+            done: 0,
+            arrived: vec![],
+            bytes: 0,
+        };
+        let (jobs, inbox) = channel();
+        let (outbox, sums) = channel();
+        let worker = std::thread::Builder::new()
+            .name("gradients".into())
+            .spawn(move || worker.run(&inbox, &outbox))
+            .context("cannot start the thread that exchanges gradients")?;
+        Ok(Self { jobs: Some(jobs), sums, worker: Some(worker), traffic: Traffic::default() })
+    }
+
+    /// Begins a step whose gradients are multiplied by `factor`, and returns what receives those that are complete early.
+    pub(super) fn begin(&self, factor: f64) -> Finished {
+        let jobs = self.jobs.clone();
+        let send = move |job: Job| {
+            // If the worker has ended, `complete` finds out why.
+            let _ = jobs.as_ref().map(|jobs| jobs.send(job));
+        };
+        send(Job::Begin(factor));
+        Box::new(move |id, gradient| send(Job::Gradient(id, gradient.clone())))
+    }
+
+    /// Ends the step, and waits for the sums.
+    ///
+    /// # Errors
+    /// Fails if a process has ended, or cannot be reached.
+    pub(super) fn complete(&mut self, local: Local) -> Result<Sums> {
+        let start = Instant::now();
+        let _ = self.jobs.as_ref().map(|jobs| jobs.send(Job::End(local)));
+        let (sums, bytes) = self.sums.recv().context("the thread that exchanges gradients has ended")??;
+        self.traffic.steps += 1;
+        self.traffic.bytes += bytes;
+        self.traffic.waited += start.elapsed();
+        Ok(sums)
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.jobs = None;
+        let _ = self.worker.take().map(JoinHandle::join);
+    }
+}
+
+/// A parameter.
+struct Slot {
+    shape: Shape,
+    /// Its gradient in this step.
+    gradient: Option<Tensor>,
+    /// What candle's own operations contribute, when the gradient may have been sent already.
+    rest: Option<Tensor>,
+    /// Whether it was ever so: the gradient then counts as complete at the end of a backward pass only.
+    is_late: bool,
+    /// Whether it has a place in the buckets.
+    is_planned: bool,
+    /// The sum over all processes.
+    sum: Option<Tensor>,
+}
+
+impl Slot {
+    fn new(shape: Shape) -> Self {
+        Self { shape, gradient: None, rest: None, is_late: false, is_planned: false, sum: None }
+    }
+}
+
+/// The state of the thread.
+struct Worker {
+    processes: Arc<dyn Processes>,
+    indices: HashMap<TensorId, usize>,
+    slots: Vec<Slot>,
+    factor: f32,
+    /// Indices of the parameters in each bucket.
+    buckets: Vec<Vec<usize>>,
+    /// Number of buckets that have been summed in this step.
+    done: usize,
+    /// Indices of the parameters whose gradients have arrived in this step, in that order.
+    arrived: Vec<usize>,
+    /// Bytes sent in this step.
+    bytes: u64,
+}
+
+impl Worker {
+    fn run(&mut self, jobs: &Receiver<Job>, sums: &Sender<Result<(Sums, u64)>>) {
+        for job in jobs {
+            let result = match job {
+                Job::Begin(factor) => {
+                    self.begin(factor);
+                    Ok(None)
+                }
+                Job::Gradient(id, gradient) => self.receive(id, gradient).map(|()| None),
+                Job::End(local) => self.end(local).map(|sums| Some((sums, self.bytes))),
+            };
+            let has_failed = result.is_err();
+            // If nobody waits for the sums, the exchange was dropped.
+            let _ = result.transpose().map(|result| sums.send(result));
+            if has_failed {
+                return;
+            }
+        }
+    }
+
+    fn begin(&mut self, factor: f64) {
+        (self.factor, self.done, self.bytes) = (factor as f32, 0, 0);
+        self.arrived.clear();
+        for slot in &mut self.slots {
+            (slot.gradient, slot.rest, slot.sum) = (None, None, None);
+        }
+    }
+
+    /// Takes a gradient, and sums the buckets that are complete.
+    fn receive(&mut self, id: TensorId, gradient: Tensor) -> Result<()> {
+        let Some(&index) = self.indices.get(&id) else { return Ok(()) };
+        let slot = &mut self.slots[index];
+        if slot.is_late {
+            return Ok(());
+        }
+        match slot.gradient {
+            Some(_) => slot.rest = Some(gradient),
+            None => {
+                slot.gradient = Some(gradient);
+                self.arrived.push(index);
+            }
+        }
+        while let Some(bucket) = self.buckets.get(self.done)
+            && bucket.iter().all(|&index| self.slots[index].gradient.is_some())
+        {
+            let bucket = bucket.clone();
+            self.sum_buckets(&[bucket], |slot| slot.gradient.as_ref(), true)?;
+            self.done += 1;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, local: Local) -> Result<Sums> {
+        for (index, gradient) in local.gradients.into_iter().enumerate() {
+            let slot = &mut self.slots[index];
+            if slot.gradient.is_none() && gradient.is_some() {
+                self.arrived.push(index);
+                slot.gradient = gradient;
+            } else if slot.rest.is_some() && !slot.is_planned {
+                slot.gradient = gradient;
+            }
+        }
+        let left = self.buckets[self.done..].to_vec();
+        self.sum_buckets(&left, |slot| slot.gradient.as_ref(), false)?;
+        let mut messages = self.gather(local.values, &local.rows)?;
+        self.sum_others(&messages)?;
+        let gradients = self.slots.iter_mut().map(|slot| slot.sum.take()).collect();
+        let columns: Vec<usize> =
+            self.slots.iter().map(|slot| slot.shape.dims().last().copied().unwrap_or(1)).collect();
+        let rows = message::sum_rows(&mut messages, &columns)?;
+        let values = messages.into_iter().map(|message| message.values).collect();
+        Ok(Sums { gradients, rows, values })
+    }
+
+    /// Sums what `part` returns for the parameters in `buckets`, and adds it to their sums.
+    ///
+    /// A parameter that has a part on no process gets no sum.
+    fn sum_buckets(
+        &mut self,
+        buckets: &[Vec<usize>],
+        part: impl Fn(&Slot) -> Option<&Tensor>,
+        in_background: bool,
+    ) -> Result<()> {
+        for bucket in buckets {
+            let size = self.processes.size();
+            let elements: usize = bucket.iter().map(|&index| self.slots[index].shape.elem_count()).sum();
+            // After the gradients comes the number of processes that have one, for each parameter.
+            let len = (elements + bucket.len()).next_multiple_of(size);
+            let mut values = Vec::with_capacity(len);
+            for &index in bucket {
+                let slot = &self.slots[index];
+                match part(slot) {
+                    Some(part) => host::read::<f32, _>(&part.contiguous()?, |part| {
+                        values.extend(part.iter().map(|value| value * self.factor));
+                        Ok(())
+                    })?,
+                    None => values.resize(values.len() + slot.shape.elem_count(), 0.0),
+                }
+            }
+            values.extend(bucket.iter().map(|&index| f32::from(u8::from(part(&self.slots[index]).is_some()))));
+            values.resize(len, 0.0);
+            self.processes.sum_f32(&mut values, in_background)?;
+            self.bytes += (2 * (size - 1) * len / size * size_of::<f32>()) as u64;
+            let counts = values[elements..][..bucket.len()].to_vec();
+            let values = Tensor::from_vec(values, len, &Device::Cpu)?;
+            let mut start = 0;
+            for (&index, count) in bucket.iter().zip(counts) {
+                let slot = &mut self.slots[index];
+                let elements = slot.shape.elem_count();
+                if count > 0.0 {
+                    let sum = values.narrow(0, start, elements)?.reshape(&slot.shape)?;
+                    slot.sum = Some(match slot.sum.take() {
+                        Some(before) => (before + sum)?,
+                        None => sum,
+                    });
+                }
+                start += elements;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells all processes which gradients of this one are not in the buckets, and the rest.
+    fn gather(&mut self, values: Vec<f64>, rows: &[Option<RowGradients>]) -> Result<Vec<Message>> {
+        let mut places = vec![None; self.slots.len()];
+        for (place, &index) in (1..).zip(&self.arrived) {
+            let Slot { is_planned, rest, .. } = &self.slots[index];
+            let has_rest = rest.is_some();
+            places[index] = (!is_planned || has_rest).then_some(Place { place, has_rest });
+        }
+        let bytes = Message::new(values, places, rows, self.factor)?.to_bytes();
+        self.bytes += (bytes.len() * (self.processes.size() - 1)) as u64;
+        self.processes.gather(&bytes)?.iter().map(|bytes| Message::from_bytes(bytes)).collect()
+    }
+
+    /// Sums the gradients that are not in the buckets, and puts them into the buckets of the next step.
+    fn sum_others(&mut self, messages: &[Message]) -> Result<()> {
+        let places = |index: usize| messages.iter().filter_map(move |message| message.places[index]);
+        let mut others: Vec<(u32, usize)> = (0..self.slots.len())
+            .filter_map(|index| Some((places(index).next()?.place, index)))
+            .collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        others.sort_unstable();
+        let others = others.into_iter().map(|(_, index)| index);
+        let (sent, new): (Vec<usize>, Vec<usize>) = others.partition(|&index| self.slots[index].is_planned);
+        self.sum_buckets(&self.cut(&new), |slot| slot.gradient.as_ref(), false)?;
+        self.sum_buckets(&self.cut(&sent), |slot| slot.rest.as_ref(), false)?;
+        for &index in new.iter().chain(&sent) {
+            self.slots[index].is_planned = true;
+            self.slots[index].is_late |= places(index).any(|place| place.has_rest);
+        }
+        let mut order = [self.buckets.concat(), new].concat();
+        order.sort_by_key(|&index| self.slots[index].is_late);
+        self.buckets = self.cut(&order);
+        Ok(())
+    }
+
+    /// Cuts a list of parameters into buckets.
+    fn cut(&self, order: &[usize]) -> Vec<Vec<usize>> {
+        let mut buckets: Vec<Vec<usize>> = vec![];
+        let mut room = 0;
+        for &index in order {
+            let elements = self.slots[index].shape.elem_count();
+            match buckets.last_mut() {
+                Some(bucket) if elements <= room => bucket.push(index),
+                _ => {
+                    buckets.push(vec![index]);
+                    room = BUCKET;
+                }
+            }
+            room = room.saturating_sub(elements);
+        }
+        buckets
+    }
+}
