@@ -50,6 +50,10 @@ struct Settings {
     /// Freeze the parameters before layer1, layer2, layer3, layer4 or fc
     #[arg(long, value_name = "LAYER", requires = "pretrained")]
     freeze_until: Option<String>,
+    /// Let batch normalisation on several processes use the statistics of the whole batch, not those of each process's share
+    #[arg(long)]
+    #[serde(default)]
+    sync_batch_norm: bool,
     /// Train with and without shortcuts, by default 56 layers, and plot both training errors
     #[arg(long, conflicts_with = "shortcut")]
     degradation: bool,
@@ -99,6 +103,10 @@ impl Recipe for Settings {
 
     fn train_options(&self) -> &TrainOptions {
         &self.train
+    }
+
+    fn sync_batch_norm(&self) -> bool {
+        self.sync_batch_norm
     }
 
     fn apply_preset(&mut self) {

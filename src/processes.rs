@@ -336,7 +336,8 @@ mod tests {
         let launch = |variables: &[(&str, usize)]| {
             Launch::from_variables(|name| Some(variables.iter().find(|variable| variable.0 == name)?.1))
         };
-        let openmpi = [("OMPI_COMM_WORLD_RANK", 2), ("OMPI_COMM_WORLD_SIZE", 4), ("OMPI_COMM_WORLD_LOCAL_SIZE", 2)];
+        let openmpi =
+            [("OMPI_COMM_WORLD_RANK", 2), ("OMPI_COMM_WORLD_SIZE", 4), ("OMPI_COMM_WORLD_LOCAL_SIZE", 2)];
         assert_eq!(launch(&openmpi), Some(Launch { rank: 2, size: 4, local_size: Some(2) }));
         for rank_and_size in [["PMI_RANK", "PMI_SIZE"], ["PMIX_RANK", "SLURM_NTASKS"]] {
             let [rank, size] = rank_and_size;

@@ -89,7 +89,11 @@ fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> Re
     };
     let stop = Stop::default();
     let task = Interrupted { task, at: interrupt_at, stop: stop.clone() };
-    Trainer { options, run: Some(&run), progress: &Quiet, stop }.fit(&task, &vars, &mut optimizer)
+    Trainer { options, run: Some(&run), progress: &Quiet, stop, processes: None }.fit(
+        &task,
+        &vars,
+        &mut optimizer,
+    )
 }
 
 /// Everything that a run leaves, except its timings.

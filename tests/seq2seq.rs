@@ -474,8 +474,11 @@ fn train(
     let mut optimizer = Optimizer::new(Adam::default(), &vars)?;
     let stop = Stop::default();
     let task = Interrupted(task, at, stop.clone());
-    let report =
-        Trainer { options, run: Some(&run), progress: &Quiet, stop }.fit(&task, &vars, &mut optimizer);
+    let report = Trainer { options, run: Some(&run), progress: &Quiet, stop, processes: None }.fit(
+        &task,
+        &vars,
+        &mut optimizer,
+    );
     let scores = report?.epochs.into_iter().map(|epoch| epoch.validation).collect();
     Ok((scores, std::fs::read(dir.join("model.safetensors")).unwrap_or_default()))
 }

@@ -182,7 +182,7 @@ fn a_task_trains_without_a_run_folder_on_its_own_metric_until_it_is_stopped() {
         let options = options(3, 2, 0.01);
         let stop = Stop::default();
         let watching = Watching { losses: Default::default(), stop: stop.clone(), stop_after };
-        let trainer = Trainer { options, run: None, progress: &watching, stop };
+        let trainer = Trainer { options, progress: &watching, stop, ..Trainer::default() };
         let mut optimizer = Optimizer::new(Sgd::default(), &vars).unwrap();
         let report = trainer.fit(&task, &vars, &mut optimizer).unwrap();
         assert_eq!((watching.losses.borrow().len(), report.epochs.len()), (steps, epochs));

@@ -5,7 +5,8 @@ use super::options::{Given, MachineOptions, TrainOptions};
 use super::process::{catch_interrupts, on_threads};
 use super::recipe::{Data, PATHS, Recipe, Start, Training, WITHOUT_EFFECT, recorded_settings};
 use super::settings::{defaults, fields, given, resolved, with_defaults, with_negative_numbers};
-use super::{Outcome, UsageError, flow, progress, runs, shell_quoted};
+use super::{Outcome, UsageError, flow, progress, runs, shell_quoted, together};
+use crate::processes::Processes;
 use crate::train::{Run, can_train_on};
 use anyhow::{Context, Result, bail};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -13,6 +14,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 use serde_json::Value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
@@ -94,8 +96,14 @@ pub(super) fn run<R: Recipe>(matches: &ArgMatches) -> Result<Outcome> {
         _ => MachineOptions::from_arg_matches(matches)?,
     };
     let open = || flow::open::<R>(&RunOption::from_arg_matches(matches)?, &machine);
-    on_threads(machine.threads, || match command.unwrap_or(Commands::Train(train)) {
-        Commands::Train(command) => flow::train(&training(command, matches)?),
+    let command = command.unwrap_or(Commands::Train(train));
+    if together::is_silent() && !matches!(command, Commands::Train(_)) {
+        return Ok(Outcome::Done);
+    }
+    on_threads(machine.threads.or_else(together::default_threads), || match command {
+        Commands::Train(command) => {
+            together::on_processes(|processes| flow::train(&training(command, matches, processes)?))
+        }
         Commands::Eval(test) => flow::eval(open()?, &test),
         Commands::Runs => runs::list::<R>(),
         Commands::Other(command) => {
@@ -108,7 +116,11 @@ pub(super) fn run<R: Recipe>(matches: &ArgMatches) -> Result<Outcome> {
 }
 
 /// The training that the arguments `matches` of `train` ask for, with all settings resolved.
-fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result<Training<R>> {
+fn training<R: Recipe>(
+    command: TrainCommand<R>,
+    matches: &ArgMatches,
+    processes: Option<Arc<dyn Processes>>,
+) -> Result<Training<R>> {
     let TrainCommand { machine, out, resume, quiet, .. } = command;
     let defaults = defaults::<R>()?;
     let given = given(&defaults, matches);
@@ -140,7 +152,8 @@ fn training<R: Recipe>(command: TrainCommand<R>, matches: &ArgMatches) -> Result
         settings,
         given: Given::new(matches),
         start: Start { resume, out, parent: None },
-        progress: progress::detect(quiet),
+        progress: progress::detect(quiet || together::is_silent()),
+        processes,
     })
 }
 

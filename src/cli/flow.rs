@@ -6,11 +6,13 @@ use super::process::{STOP, end_at_once, prepare};
 use super::recipe::{
     About, Data, Facts, KEPT, PATHS, Recipe, Start, Test, Trained, Training, recorded_settings,
 };
-use super::{MachineOptions, Outcome, complain, report, shell_quoted, show_notes};
+use super::together::check_same;
+use super::{MachineOptions, Outcome, UsageError, complain, report, shell_quoted, show_notes};
 use crate::device::device_name;
 use crate::nn::{BatchNorm, count_parameters, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
-use crate::train::{self, Epoch, Report, Run, Trainer, TrainerOptions, say};
+use crate::processes::together;
+use crate::train::{self, Epoch, Metric, Report, Run, Trainer, TrainerOptions, say};
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
@@ -23,6 +25,11 @@ use std::time::Instant;
 pub(super) fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
     let Training { settings, start, .. } = training;
     if let Some(experiment) = settings.experiment() {
+        let size = training.size();
+        ensure!(
+            size == 1,
+            UsageError(format!("found {size} processes, expected one: this trains several models"))
+        );
         return experiment(training);
     }
     let data = load(training)?;
@@ -88,14 +95,22 @@ pub(super) fn fit_and_test<R: Recipe>(
 ) -> Result<Fitted> {
     let begin = Instant::now();
     let (run, model, report) = fit(training, settings, data, start)?;
+    let (device, best) = (&training.device, report.epochs.get(report.best_epoch.wrapping_sub(1)));
+    let test = || match &training.processes {
+        Some(processes) => together(processes, || data.test(&model, best, device)),
+        None => data.test(&model, best, device),
+    };
+    let Some(run) = run else {
+        let test = (!report.interrupted).then(test).transpose()?;
+        return Ok(test.map_or(Fitted::Interrupted, Fitted::Tested));
+    };
     let resumable = start.parent.as_deref().unwrap_or(run.dir());
     let how_to_resume = how_to_resume::<R>(resumable);
-    let (device, best) = (&training.device, report.epochs.get(report.best_epoch.wrapping_sub(1)));
     let test = match report.interrupted {
         true => None,
         false => {
             let words = how_to_resume.clone();
-            end_at_once(move || say(&words), || data.test(&model, best, device))
+            end_at_once(move || say(&words), test)
         }
     };
     let Some(test) = test else {
@@ -138,19 +153,20 @@ pub(super) fn how_to_resume<R: Recipe>(dir: &Path) -> String {
 
 type ModelOf<R> = <<R as Recipe>::Data as Data>::Model;
 
-/// Trains a model in a new run folder, or continues in the folder of a resumed run.
+/// Trains a model in a new run folder, or continues in the folder of a resumed run. Of several processes, the first has the
+/// folder.
 pub(super) fn fit<R: Recipe>(
     training: &Training<R>,
     settings: &R,
     data: &R::Data,
     start: &Start,
-) -> Result<(Run, Box<ModelOf<R>>, Report)> {
+) -> Result<(Option<Run>, Box<ModelOf<R>>, Report)> {
     let (options, device) = (settings.train_options(), &training.device);
     let about = data.about();
     let parameters = count_parameters(|vb| settings.model(&about.facts, vb))?;
     let examples = usize::try_from(about.sizes[0])?;
     let batch_size = options.step_size(data.batch_size(options), examples);
-    let rows = data.largest_batch(batch_size);
+    let rows = data.largest_batch(batch_size.div_ceil(training.size()));
     if device.is_cpu() {
         let activations = rows.saturating_mul(settings.activations(&about.facts));
         memory::check(parameters, options.moments(), activations)?;
@@ -169,10 +185,42 @@ pub(super) fn fit<R: Recipe>(
         // The initial weights come from a file.
         record.insert("initialisation_fingerprint".to_string(), json!(train::weights_checksum(&vars)?));
     }
+    if let Some(processes) = &training.processes {
+        let resumed = start.resume.as_ref().map(|(_, config)| config["id"].clone()).unwrap_or_default();
+        check_same(processes.as_ref(), settings, &resumed, &record)?;
+    }
+    let run = match training.is_first() {
+        true => Some(begin(training, settings, data, start, (task.metric(), record, note))?),
+        false => None,
+    };
+    let steps = train::steps_per_epoch(task.examples(), batch_size, &vars);
+    // The parts of an experiment would repeat the notes.
+    static NOTES: Once = Once::new();
+    NOTES.call_once(|| show_notes(&training.options().without_effect(examples, steps)));
+    let sync_batch_norm = settings.sync_batch_norm();
+    let options = TrainerOptions { batch_size, sync_batch_norm, ..options.options(steps) };
+    let (progress, stop) = (training.progress.as_ref(), STOP.clone());
+    let processes = training.processes.clone();
+    let trainer = Trainer { options, run: run.as_ref(), progress, stop, processes };
+    let report = trainer.fit(task.as_ref(), &vars, &mut optimizer)?;
+    drop(task);
+    Ok((run, model, report))
+}
+
+/// Prepares the run folder, and shows what will be trained.
+fn begin<R: Recipe>(
+    training: &Training<R>,
+    settings: &R,
+    data: &R::Data,
+    start: &Start,
+    (metric, record, note): (Metric, Map<String, Value>, Option<String>),
+) -> Result<Run> {
+    let (about, device) = (data.about(), &training.device);
+    let parameters = record["parameters"].clone();
     let mut resumable = None;
     if let Some((run, _)) = &start.resume {
         run.lock()?;
-        resumable = train::check_resumable(run, task.metric())?;
+        resumable = train::check_resumable(run, metric)?;
     }
     let run = folder(settings, start, device, record)?;
     show_notes(resumable.as_slice());
@@ -183,10 +231,14 @@ pub(super) fn fit<R: Recipe>(
     }
     if !training.progress.is_quiet() {
         note.iter().for_each(|note| say(note));
-        let [training, validation, test] = about.sizes;
+        let [training_size, validation, test] = about.sizes;
+        let processes = match training.size() {
+            1 => String::new(),
+            size => format!(" on {size} processes"),
+        };
         say(&format!(
-            "{}: {parameters} parameters{}; {training} training, {validation} validation, {test} test {} of {}; device \
-             {}; run folder {}",
+            "{}: {parameters} parameters{}; {training_size} training, {validation} validation, {test} test {} of {}; device \
+             {}{processes}; run folder {}",
             R::NAME,
             data.describe(),
             R::Data::NOUN,
@@ -195,16 +247,7 @@ pub(super) fn fit<R: Recipe>(
             run.dir().display()
         ));
     }
-    let steps = train::steps_per_epoch(task.examples(), batch_size, &vars);
-    // The parts of an experiment would repeat the notes.
-    static NOTES: Once = Once::new();
-    NOTES.call_once(|| show_notes(&training.options().without_effect(examples, steps)));
-    let options = TrainerOptions { batch_size, ..options.options(steps) };
-    let (progress, stop) = (training.progress.as_ref(), STOP.clone());
-    let trainer = Trainer { options, run: Some(&run), progress, stop };
-    let report = trainer.fit(task.as_ref(), &vars, &mut optimizer)?;
-    drop(task);
-    Ok((run, model, report))
+    Ok(run)
 }
 
 /// Tests a trained model on the data that the options choose.

@@ -34,6 +34,7 @@ mod sentences;
 mod settings;
 mod tagging;
 mod text;
+mod together;
 mod translation;
 mod translation_commands;
 mod translation_options;
@@ -110,8 +111,13 @@ fn main_on<R: Recipe>(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 /// Runs a program that has no [`Recipe`]: parses the process's arguments as `command` says, and calls `run`.
 ///
 /// Errors and exit codes are the same as for [`main`].
+///
+/// Of several processes that a launcher has started, the first does the work.
 pub fn program(command: clap::Command, run: fn(&ArgMatches) -> anyhow::Result<Outcome>) -> ExitCode {
-    finish(command.try_get_matches(), |matches| run(matches).map_err(data_error))
+    finish(command.try_get_matches(), |matches| match together::is_silent() {
+        true => Ok(Outcome::Done),
+        false => run(matches).map_err(data_error),
+    })
 }
 
 fn finish(
@@ -119,6 +125,7 @@ fn finish(
     run: impl FnOnce(&ArgMatches) -> anyhow::Result<Outcome>,
 ) -> ExitCode {
     process::let_large_writes_fail();
+    together::silence_others();
     let matches = match matches {
         Ok(matches) => matches,
         Err(error) => {
@@ -134,9 +141,14 @@ fn finish(
         Ok(Outcome::Interrupted) => ExitCode::from(process::interrupted_code()),
         Err(error) => {
             complain(&error_line(&error));
-            ExitCode::from(if error.is::<UsageError>() { 2 } else { 1 })
+            ExitCode::from(error_code(&error))
         }
     }
+}
+
+/// The exit code after an error.
+fn error_code(error: &anyhow::Error) -> u8 {
+    if error.is::<UsageError>() { 2 } else { 1 }
 }
 
 /// The exit code after the help or the version was printed.
@@ -232,8 +244,11 @@ fn allows_colour(no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
     no_color.is_none_or(OsStr::is_empty) && term.is_none_or(|term| term != "dumb")
 }
 
-/// Writes a line to standard error, which may be closed already.
+/// Writes a line to standard error, which may be closed already, unless process 0 speaks for this one.
 fn complain(line: &str) {
+    if together::is_silent() {
+        return;
+    }
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

@@ -338,6 +338,7 @@ impl TrainOptions {
             patience: self.patience,
             checkpoint_every: self.checkpoint_every.map(|every| every as u64),
             keep_checkpoint: self.keep_checkpoint,
+            ..TrainerOptions::default()
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::Outcome;
 use super::options::{Given, TrainOptions};
 use crate::optim::Optimizer;
+use crate::processes::Processes;
 use crate::train::{Epoch, Evaluation, Progress, Run, Task};
 use anyhow::{Result, anyhow};
 use candle_core::Device;
@@ -12,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The settings that are paths of data. A run records them as absolute paths.
 pub(super) const PATHS: [&str; 4] = ["data_dir", "text", "vectors", "pretrained"];
@@ -83,6 +85,11 @@ pub trait Recipe: Args + Clone + Serialize + DeserializeOwned + Send {
         Ok(())
     }
 
+    /// Whether batch normalisation on several processes uses the statistics of the whole batch.
+    fn sync_batch_norm(&self) -> bool {
+        false
+    }
+
     /// The program that takes the place of an ordinary training run, if the options ask for one.
     fn experiment(&self) -> Option<Experiment<Self>> {
         None
@@ -104,12 +111,24 @@ pub struct Training<R> {
     pub device: Device,
     /// How to show progress.
     pub(super) progress: Box<dyn Progress + Send>,
+    /// The processes that train together; `None` for one.
+    pub(super) processes: Option<Arc<dyn Processes>>,
 }
 
 impl<R: Recipe> Training<R> {
     /// The shared options, with those that the user gave.
     pub(super) fn options(&self) -> TrainOptions {
         TrainOptions { given: self.given.clone(), ..self.settings.train_options().clone() }
+    }
+
+    /// Number of processes that train together.
+    pub(super) fn size(&self) -> usize {
+        self.processes.as_ref().map_or(1, |processes| processes.size())
+    }
+
+    /// Whether this is the only process, or the first of several, which writes the run folder.
+    pub(super) fn is_first(&self) -> bool {
+        self.processes.as_ref().is_none_or(|processes| processes.rank() == 0)
     }
 }
 

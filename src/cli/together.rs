@@ -1,12 +1,11 @@
 //! Training on several processes, which a launcher such as `mpirun` has started.
 
+use super::Outcome;
 use super::recipe::{PATHS, Recipe};
-use super::{Outcome, complain};
 use crate::processes::{Launch, Processes};
 use crate::train::checksum;
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -46,7 +45,9 @@ pub(super) fn default_threads() -> Option<usize> {
 
 /// Calls `work` with the processes that the launcher has started. If it fails on one of them, all end.
 #[cfg(feature = "mpi")]
-pub(super) fn on_processes(work: impl FnOnce(Option<Arc<dyn Processes>>) -> Result<Outcome>) -> Result<Outcome> {
+pub(super) fn on_processes(
+    work: impl FnOnce(Option<Arc<dyn Processes>>) -> Result<Outcome>,
+) -> Result<Outcome> {
     use crate::processes::mpi::Session;
     use std::io::Write;
     use std::thread::sleep;
@@ -57,25 +58,29 @@ pub(super) fn on_processes(work: impl FnOnce(Option<Arc<dyn Processes>>) -> Resu
     let session = Session::start()?;
     let processes = session.processes();
     let rank = processes.rank();
-    let Err(error) = work(Some(processes)) else { TODO };
+    let error = match work(Some(processes)) {
+        Ok(outcome) => return Ok(outcome),
+        Err(error) => error,
+    };
     let line = super::error_line(&error);
-    match rank {
-        0 => complain(&line),
-        _ => {
-            // An error of all processes is the first one's to tell, and an error of a few that of the lowest.
-            sleep(Duration::from_millis(1000 + 100 * rank.min(50) as u64));
-            let line = line.replacen("error: ", &format!("error: process {rank}: "), 1);
-            let _ = writeln!(std::io::stderr(), "{line}");
-        }
+    if rank == 0 {
+        super::complain(&line);
+    } else {
+        // If several processes fail, the first of them reports it, and ends the others meanwhile.
+        sleep(Duration::from_millis(1000 + 100 * rank.min(50) as u64));
+        let line = line.replacen("error: ", &format!("error: process {rank}: "), 1);
+        let _ = writeln!(std::io::stderr(), "{line}");
     }
     session.abort(super::error_code(&error))
 }
 
 /// Calls `work` on the only process.
 #[cfg(not(feature = "mpi"))]
-pub(super) fn on_processes(work: impl FnOnce(Option<Arc<dyn Processes>>) -> Result<Outcome>) -> Result<Outcome> {
+pub(super) fn on_processes(
+    work: impl FnOnce(Option<Arc<dyn Processes>>) -> Result<Outcome>,
+) -> Result<Outcome> {
     let size = Launch::from_environment().map_or(1, |launch| launch.size);
-    ensure!(
+    anyhow::ensure!(
         size == 1,
         "found {size} processes, expected one: build the program with the feature `mpi` to train one model on all of them"
     );
@@ -91,15 +96,20 @@ pub(super) fn check_same<R: Recipe>(
     run: &Value,
     facts: &Map<String, Value>,
 ) -> Result<()> {
-    let mut own = BTreeMap::from([
-        ("program".to_string(), json!(R::NAME)),
-        ("version".to_string(), json!(env!("CARGO_PKG_VERSION"))),
-        ("run to resume".to_string(), run.clone()),
-    ]);
     let settings = serde_json::to_value(settings)?;
-    let settings = settings.as_object().into_iter().flatten().filter(|(name, _)| !PATHS.contains(&name.as_str()));
-    own.extend(settings.map(|(name, value)| (format!("--{}", name.replace('_', "-")), value.clone())));
-    own.extend(facts.iter().map(|(name, value)| (name.replace('_', " "), value.clone())));
+    let settings = settings.as_object().into_iter().flatten();
+    let settings = settings
+        .filter(|(name, _)| !PATHS.contains(&name.as_str()))
+        .map(|(name, value)| (format!("--{}", name.replace('_', "-")), value.clone()));
+    let program = [
+        ("program", json!(R::NAME)),
+        ("version", json!(env!("CARGO_PKG_VERSION"))),
+        ("run to resume", run.clone()),
+    ];
+    let program = program.map(|(name, value)| (name.to_string(), value));
+    let facts = facts.iter().map(|(name, value)| (name.replace('_', " "), value.clone()));
+    // Causes before effects: the first difference is the one to report.
+    let mut own: Map<String, Value> = program.into_iter().chain(settings).chain(facts).collect();
     for value in own.values_mut() {
         let text = value.to_string();
         if text.len() > 100 {
@@ -107,7 +117,7 @@ pub(super) fn check_same<R: Recipe>(
         }
     }
     let all = processes.gather(&serde_json::to_vec(&own)?)?;
-    let all: Vec<BTreeMap<String, Value>> =
+    let all: Vec<Map<String, Value>> =
         all.iter().map(|bytes| serde_json::from_slice(bytes)).collect::<Result<_, _>>()?;
     for (rank, other) in all.iter().enumerate().skip(1) {
         let names = all[0].keys().chain(other.keys());
@@ -115,10 +125,10 @@ pub(super) fn check_same<R: Recipe>(
         let Some(name) = differing else { continue };
         let [expected, found] = [&all[0], other].map(|of| of.get(name).unwrap_or(&Value::Null));
         match name.strip_suffix(" fingerprint") {
-            Some(data) => anyhow::bail!(
+            Some(data) => bail!(
                 "the {data} of process {rank} differs from that of process 0: give all processes the same files"
             ),
-            None => anyhow::bail!(
+            None => bail!(
                 "process {rank} differs from process 0: found {name} {found}, expected {expected}: start all processes with \
                  the same program and options"
             ),

@@ -51,8 +51,8 @@
 
 mod pass;
 
-pub(crate) use self::pass::sum;
 pub(crate) use self::pass::Finished;
+pub(crate) use self::pass::sum;
 use self::pass::{Collected, Context, NodeId, Parts, Pass};
 use super::gpu;
 use super::row_gradients::RowGradients;
@@ -292,7 +292,11 @@ pub(crate) fn backward_with(
         let grad = match grads.get_id(id) {
             Some(more) => {
                 let more = more.contiguous()?;
-                finished.as_mut().filter(|_| is_finished).into_iter().for_each(|finished| finished(id, &more));
+                finished
+                    .as_mut()
+                    .filter(|_| is_finished)
+                    .into_iter()
+                    .for_each(|finished| finished(id, &more));
                 sum(&grad, &more)?
             }
             None => grad,
@@ -642,7 +646,8 @@ mod tests {
         let loss = ((inner.sum_all()? + outer.sum_all()?)? + w.as_tensor().sqr()?.sum_all()?)?;
         let calls = std::rc::Rc::new(std::cell::RefCell::new(vec![]));
         let seen = calls.clone();
-        let finished: Finished = Box::new(move |id, grad: &Tensor| seen.borrow_mut().push((id, grad.clone())));
+        let finished: Finished =
+            Box::new(move |id, grad: &Tensor| seen.borrow_mut().push((id, grad.clone())));
         let (grads, _) = backward_with(&loss, vec![], Some(finished))?;
         let of = |var: &Var| -> Result<Vec<Vec<f32>>> {
             calls.borrow().iter().filter(|(id, _)| *id == var.id()).map(|(_, grad)| grad.to_vec1()).collect()

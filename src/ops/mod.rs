@@ -41,8 +41,8 @@ pub use arguments::{
 };
 
 // The backward pass.
-pub use autograd::{backward, no_grad};
 pub(crate) use autograd::{Finished, backward_with, is_native, part, reshape, sum};
+pub use autograd::{backward, no_grad};
 pub(crate) use concat::concat;
 pub use row_gradients::{RowGradients, RowNumbers};
 

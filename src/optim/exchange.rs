@@ -289,7 +289,8 @@ impl Worker {
                     None => values.resize(values.len() + slot.shape.elem_count(), 0.0),
                 }
             }
-            values.extend(bucket.iter().map(|&index| f32::from(u8::from(part(&self.slots[index]).is_some()))));
+            values
+                .extend(bucket.iter().map(|&index| f32::from(u8::from(part(&self.slots[index]).is_some()))));
             values.resize(len, 0.0);
             self.processes.sum_f32(&mut values, in_background)?;
             self.bytes += (2 * (size - 1) * len / size * size_of::<f32>()) as u64;
@@ -328,9 +329,8 @@ impl Worker {
     /// Sums the gradients that are not in the buckets, and puts them into the buckets of the next step.
     fn sum_others(&mut self, messages: &[Message]) -> Result<()> {
         let places = |index: usize| messages.iter().filter_map(move |message| message.places[index]);
-        let mut others: Vec<(u32, usize)> = (0..self.slots.len())
-            .filter_map(|index| Some((places(index).next()?.place, index)))
-            .collect();
+        let mut others: Vec<(u32, usize)> =
+            (0..self.slots.len()).filter_map(|index| Some((places(index).next()?.place, index))).collect();
         if others.is_empty() {
             return Ok(());
         }
@@ -365,5 +365,99 @@ impl Worker {
             room = room.saturating_sub(elements);
         }
         buckets
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::RowNumbers;
+    use crate::processes::threads;
+
+    const SHAPES: [&[usize]; 5] = [&[3, 2], &[BUCKET + 7], &[5], &[2, 2], &[1]];
+    const SIZE: usize = 3;
+
+    /// The gradient of a parameter on a process, before it is scaled.
+    fn gradient(step: usize, rank: usize, index: usize) -> Tensor {
+        let value = |i: usize| ((step * 31 + rank * 17 + index * 7 + i) % 101) as f32 * 0.37 - 9.0;
+        let elements = SHAPES[index].iter().product();
+        Tensor::from_vec((0..elements).map(value).collect(), SHAPES[index], &Device::Cpu).unwrap()
+    }
+
+    /// Which processes have a gradient of a parameter in a step.
+    fn has(step: usize, rank: usize, index: usize) -> bool {
+        match index {
+            // Only one process, and not in the first step.
+            3 => step > 0 && rank == 1,
+            4 => false,
+            _ => true,
+        }
+    }
+
+    /// Sums the gradients of three steps on each of `SIZE` threads; returns those of the last step, and its row gradients.
+    fn run(rank: usize, processes: &Arc<dyn Processes>) -> Vec<Sums> {
+        let vars: Vec<Var> =
+            SHAPES.iter().map(|&shape| Var::zeros(shape, DType::F32, &Device::Cpu).unwrap()).collect();
+        let mut exchange = Exchange::new(processes, vars.iter().map(|var| ("w", var))).unwrap();
+        let step = |step: usize| {
+            let mut finished = exchange.begin([0.5, 0.25, 0.25][rank]);
+            // The order of completion differs between the processes, and parameter 2 is complete only at the end.
+            let order = if rank == 0 { [0, 1, 3] } else { [3, 1, 0] };
+            for index in order.into_iter().filter(|&index| has(step, rank, index)) {
+                finished(vars[index].id(), &gradient(step, rank, index));
+            }
+            let mut local = Local { values: vec![rank as f64], ..Local::default() };
+            for index in 0..SHAPES.len() {
+                let mut whole = has(step, rank, index).then(|| gradient(step, rank, index));
+                if index == 0 && rank == 2 {
+                    // Candle's own operations contribute another gradient.
+                    finished(vars[0].id(), &gradient(step + 1, rank, 0));
+                    whole = Some((whole.unwrap() + gradient(step + 1, rank, 0)).unwrap());
+                }
+                local.gradients.push(whole);
+                local.rows.push((index == 3 && rank != 1).then(|| RowGradients {
+                    rows: RowNumbers::Host(vec![0]),
+                    values: Tensor::new(&[[1f32, rank as f32]], &Device::Cpu).unwrap(),
+                }));
+            }
+            exchange.complete(local).unwrap()
+        };
+        (0..3).map(step).collect()
+    }
+
+    #[test]
+    fn gradients_add_up_in_the_order_of_the_ranks_however_they_arrive() -> Result<()> {
+        let results: Vec<Vec<Sums>> = std::thread::scope(|scope| {
+            let run = |(rank, processes)| scope.spawn(move || run(rank, &processes));
+            let threads: Vec<_> = threads(SIZE).into_iter().enumerate().map(run).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for (step, sums) in results.iter().flat_map(|sums| sums.iter().enumerate()) {
+            for index in 0..SHAPES.len() {
+                let mut expected: Option<Tensor> = None;
+                for rank in (0..SIZE).filter(|&rank| has(step, rank, index)) {
+                    let mut part = gradient(step, rank, index);
+                    if index == 0 && rank == 2 {
+                        part = (part + gradient(step + 1, rank, 0))?;
+                    }
+                    let part = (part * [0.5, 0.25, 0.25][rank])?;
+                    expected = Some(match expected {
+                        Some(before) => (before + part)?,
+                        None => part,
+                    });
+                }
+                let values = |tensor: &Tensor| tensor.flatten_all()?.to_vec1::<f32>();
+                let found = sums.gradients[index].as_ref().map(values).transpose()?;
+                assert!(
+                    found == expected.as_ref().map(values).transpose()?,
+                    "step {step}, parameter {index}"
+                );
+            }
+            let rows = sums.rows[3].as_ref().context("no rows")?;
+            assert!(matches!(&rows.rows, RowNumbers::Host(rows) if rows[..] == [0]));
+            assert_eq!(rows.values.to_vec2::<f32>()?, [[0.75, 0.5]]);
+            assert_eq!(sums.values, [[0.0], [1.0], [2.0]]);
+        }
+        Ok(())
     }
 }

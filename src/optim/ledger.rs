@@ -1,11 +1,11 @@
 //! Losses and gradient norms of many steps, kept where the parameters are.
 
-use super::gpu::Recorded;
 use super::exchange::{Exchange, Local, Sums};
+use super::gpu::Recorded;
 use super::{Clip, Optimizer, Step, gpu};
 use crate::kernels::cuda::Buffer;
-use crate::ops::gpu::Gpu;
 use crate::ops;
+use crate::ops::gpu::Gpu;
 use crate::processes::Processes;
 use candle_core::{DType, Result, Tensor};
 use std::sync::Arc;

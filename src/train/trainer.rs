@@ -232,7 +232,10 @@ impl<'a> Training<'a> {
         if optimizer.is_full_batch() {
             check_full_batch(options, task, vars)?;
             let found = processes.map_or(1, |processes| processes.size());
-            ensure!(found == 1, "found {found} processes, expected one: the optimizer takes all examples in each step");
+            ensure!(
+                found == 1,
+                "found {found} processes, expected one: the optimizer takes all examples in each step"
+            );
         }
         let steps_per_epoch = steps_per_epoch(task.examples(), options.batch_size, vars);
         let metric = task.metric();

@@ -54,7 +54,11 @@ impl Best {
 }
 
 /// Gives the values that process 0 has to the variables of all processes whose names are `chosen`.
-pub(super) fn broadcast(processes: &dyn Processes, vars: &VarMap, chosen: impl Fn(&str) -> bool) -> Result<()> {
+pub(super) fn broadcast(
+    processes: &dyn Processes,
+    vars: &VarMap,
+    chosen: impl Fn(&str) -> bool,
+) -> Result<()> {
     let mut own = named(vars);
     own.retain(|name, _| chosen(name));
     if own.is_empty() {
@@ -67,7 +71,8 @@ pub(super) fn broadcast(processes: &dyn Processes, vars: &VarMap, chosen: impl F
         let found = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
         let vars = vars.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         for (name, values) in found {
-            let var = vars.get(&name).with_context(|| format!("process 0 has a parameter {name}, this one not"))?;
+            let var =
+                vars.get(&name).with_context(|| format!("process 0 has a parameter {name}, this one not"))?;
             var.set(&values)?;
         }
     }

@@ -1,0 +1,239 @@
+//! Training on several processes that `mpirun` starts.
+
+#![cfg(unix)]
+
+mod common;
+
+use common::{command, done, metrics, model};
+use serde_json::Value;
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use tempfile::{TempDir, tempdir};
+
+/// A command that starts `binary` with each of `arguments` on as many processes as its number says.
+fn mpirun(place: &Path, binary: &str, arguments: &[(usize, &str)]) -> Command {
+    let program = command(place, binary);
+    let mut mpirun = Command::new("mpirun");
+    mpirun.args(["--allow-run-as-root", "--oversubscribe", "--mca", "odls_base_sigkill_timeout", "8"]);
+    for (number, (size, arguments)) in arguments.iter().enumerate() {
+        mpirun.args((number > 0).then_some(":"));
+        mpirun.args(["-n", &size.to_string()]).arg(program.get_program());
+        mpirun.args(["train", "--threads", "1"]).args(arguments.split_whitespace());
+    }
+    mpirun.current_dir(place).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    mpirun
+}
+
+/// Trains on `size` processes, and returns what process 0 said.
+#[track_caller]
+fn trained(place: &Path, binary: &str, size: usize, arguments: &str) -> String {
+    let output = mpirun(place, binary, &[(size, arguments)]).output().unwrap();
+    assert!(output.status.success(), "{binary} {arguments}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Checks that a training failed within ten seconds, and that the only line of the program's own is an error with all `parts`.
+#[track_caller]
+fn fails(start: Instant, output: &Output, parts: &[&str]) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let errors: Vec<&str> = said.lines().filter(|line| line.contains("error: ")).collect();
+    assert!(!output.status.success() && start.elapsed() < Duration::from_secs(10), "{output:?}");
+    assert!(errors.len() == 1 && parts.iter().all(|part| errors[0].contains(part)), "{said}");
+}
+
+/// A small text.
+fn place() -> TempDir {
+    let place = tempdir().unwrap();
+    let lines = |i: usize| format!("{i} times {} is {}\n", i + 1, i * (i + 1));
+    fs::write(place.path().join("text"), (1..200).map(lines).collect::<String>()).unwrap();
+    place
+}
+
+const TEXT: &str =
+    "--text text --hidden 12 --embedding 8 --layers 2 --dropout 0.3 --window 16 --batch-size 8 --quiet";
+
+/// Checks that 2 and 3 processes find the losses of one, in each of 50 epochs of one step.
+#[track_caller]
+fn equal(place: &Path, binary: &str, arguments: &str) {
+    let losses = |run: &str| -> Vec<[f64; 3]> {
+        let fields = ["train_loss", "val_loss", "gradient_norm"];
+        let values = |line: &Value| fields.map(|name| line[name].as_f64().unwrap());
+        metrics(&place.join(run)).iter().filter(|line| line["final"].is_null()).map(values).collect()
+    };
+    let arguments = format!("{arguments} --epochs 50 --quiet --out");
+    done(place, binary, &format!("train --threads 1 {arguments} one"));
+    let expected = losses("one");
+    assert_eq!(expected.len(), 50);
+    for size in [2, 3] {
+        trained(place, binary, size, &format!("{arguments} {size}"));
+        for (epoch, (found, expected)) in losses(&size.to_string()).iter().zip(&expected).enumerate() {
+            let is_equal = |(a, b): (&f64, &f64)| (a - b).abs() <= 1e-5 * b.abs();
+            let is_equal = found.iter().zip(expected).take(2).all(is_equal);
+            assert!(is_equal, "{binary}, {size} processes, epoch {epoch}: {found:?}, expected {expected:?}");
+        }
+    }
+}
+
+#[test]
+fn lenet_has_the_losses_of_one_process() {
+    let place = tempdir().unwrap();
+    equal(place.path(), "lenet", "--train-limit 50 --validation 20 --batch-size 50 --learning-rate 1e-3");
+}
+
+#[test]
+fn resnet_with_synchronised_statistics_has_the_losses_of_one_process() {
+    let place = tempdir().unwrap();
+    for (class, tint) in [("dark", 40), ("light", 180)] {
+        for (split, count) in [("train", 20u8), ("test", 3)] {
+            let dir = place.path().join("pictures").join(split).join(class);
+            fs::create_dir_all(&dir).unwrap();
+            for i in 0..count {
+                let pixel = |x: u32, y: u32| image::Rgb([tint + i, (x * 9 + y * u32::from(i)) as u8, tint]);
+                image::RgbImage::from_fn(10, 10, pixel).save(dir.join(format!("{i}.png"))).unwrap();
+            }
+        }
+    }
+    let data = "--dataset image-folder --data-dir pictures --side 10 --validation 6 --layers 8";
+    equal(
+        place.path(),
+        "resnet",
+        &format!("{data} --sync-batch-norm --jitter 0.2 --crop 1 --batch-size 34 --learning-rate 1e-3"),
+    );
+}
+
+#[test]
+fn a_network_with_sparse_embeddings_has_the_losses_of_one_process() {
+    let place = tempdir().unwrap();
+    let options =
+        "--train-limit 40 --validation 20 --batch-size 40 --learning-rate 1e-3 --optimizer lazy-adam";
+    equal(place.path(), "textcnn", options);
+}
+
+#[test]
+fn a_language_model_that_divides_its_streams_has_the_losses_of_one_process() {
+    // One window of each stream in an epoch.
+    equal(place().path(), "char_lm", &TEXT.replace("--window 16", "--window 300"));
+}
+
+#[test]
+fn the_same_number_of_processes_gives_the_same_bits_through_a_kill_and_a_signal() {
+    let place = place();
+    let arguments = format!("{TEXT} --epochs 12 --checkpoint-every 3");
+    trained(place.path(), "char_lm", 3, &format!("{arguments} --out whole"));
+    let whole = model(&place.path().join("whole"));
+    let cut = place.path().join("cut");
+    for (signal, resumed) in [("KILL", None), ("TERM", Some(true))] {
+        let arguments = match resumed {
+            None => format!("{arguments} --out cut"),
+            Some(_) => "--resume cut --quiet".to_string(),
+        };
+        let before = fs::read(cut.join("checkpoint.safetensors")).ok();
+        let mut child = mpirun(place.path(), "char_lm", &[(3, &arguments)]).spawn().unwrap();
+        while fs::read(cut.join("checkpoint.safetensors")).ok() == before
+            && child.try_wait().unwrap().is_none()
+        {
+            sleep(Duration::from_millis(2));
+        }
+        let start = Instant::now();
+        let process = processes_of(&child).into_iter().max().unwrap();
+        let kill = Command::new("kill").args([format!("-{signal}"), process.to_string()]).status().unwrap();
+        assert!(kill.success());
+        let status = child.wait().unwrap();
+        assert!(!status.success() && start.elapsed() < Duration::from_secs(10));
+        let mut said = String::new();
+        child.stdout.unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(
+            said.contains("interrupted; resume with: char_lm train --resume cut"),
+            signal == "TERM",
+            "{said}"
+        );
+    }
+    trained(place.path(), "char_lm", 3, "--resume cut --quiet");
+    assert!(model(&cut) == whole);
+}
+
+/// The processes that a running `mpirun` has started.
+fn processes_of(mpirun: &Child) -> Vec<u32> {
+    let children = format!("/proc/{0}/task/{0}/children", mpirun.id());
+    let children = fs::read_to_string(children).unwrap();
+    children.split_whitespace().map(|id| id.parse().unwrap()).collect()
+}
+
+#[test]
+fn a_run_resumes_on_another_number_of_processes_with_a_note() {
+    let place = place();
+    let arguments = TEXT.replace("--quiet", "--epochs 2 --keep-checkpoint --schedule constant --out run");
+    let said = trained(place.path(), "char_lm", 2, &arguments);
+    assert!(said.contains("on 2 processes") && said.contains("communication: "), "{said}");
+    let said = trained(place.path(), "char_lm", 3, "--resume run --epochs 3");
+    assert!(said.contains("found 3 processes to resume with, but 2 trained"), "{said}");
+    assert_eq!(said.matches("epoch   3/3").count(), 1, "{said}");
+}
+
+#[test]
+fn processes_that_differ_are_refused_before_anything_is_written() {
+    let place = place();
+    fs::write(place.path().join("other"), "another text of a few words\n".repeat(90)).unwrap();
+    let other = TEXT.replace("text text", "text other");
+    for (others, parts) in [
+        (&*format!("{TEXT} --seed 7"), ["process 1 differs", "--seed 7, expected 42"]),
+        (&other, ["the text of process 1 differs", "the same files"]),
+    ] {
+        let start = Instant::now();
+        let output = mpirun(place.path(), "char_lm", &[(1, TEXT), (1, others)]).output().unwrap();
+        fails(start, &output, &parts);
+        assert!(!place.path().join("runs").exists());
+    }
+}
+
+#[test]
+fn an_error_of_one_process_ends_all() {
+    let place = place();
+    let start = Instant::now();
+    let missing = TEXT.replace("text text", "text missing");
+    let output = mpirun(place.path(), "char_lm", &[(2, TEXT), (1, &missing)]).output().unwrap();
+    fails(start, &output, &["process 2: missing"]);
+
+    let start = Instant::now();
+    let output = mpirun(place.path(), "char_lm", &[(3, &missing)]).output().unwrap();
+    fails(start, &output, &["error: missing"]);
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_ends_all_and_leaves_the_old_one() {
+    let place = place();
+    trained(
+        place.path(),
+        "char_lm",
+        2,
+        &format!("{TEXT} --epochs 1 --keep-checkpoint --schedule constant --out run"),
+    );
+    let checkpoint = fs::read(place.path().join("run/checkpoint.safetensors")).unwrap();
+    // The next checkpoint cannot be written under its temporary name.
+    fs::create_dir(place.path().join("run/checkpoint.safetensors.tmp")).unwrap();
+    let start = Instant::now();
+    let output = mpirun(place.path(), "char_lm", &[(2, "--resume run --epochs 2 --quiet")]).output().unwrap();
+    fails(start, &output, &["run/checkpoint.safetensors", "cannot write it"]);
+    assert!(fs::read(place.path().join("run/checkpoint.safetensors")).unwrap() == checkpoint);
+}
+
+#[test]
+fn commands_other_than_training_run_once_and_experiments_are_refused() {
+    let place = tempdir().unwrap();
+    let start = Instant::now();
+    let output = mpirun(place.path(), "textcnn", &[(2, "--folds 3")]).output().unwrap();
+    fails(start, &output, &["found 2 processes, expected one"]);
+    let program = command(place.path(), "lenet");
+    let output = Command::new("mpirun")
+        .args(["--allow-run-as-root", "--oversubscribe", "-n", "3"])
+        .arg(program.get_program())
+        .arg("--version")
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 1, "{output:?}");
+}
