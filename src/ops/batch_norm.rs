@@ -1,13 +1,14 @@
 //! Batch normalisation (Ioffe and Szegedy 2015), fused with the residual add and the ReLU that often follow it.
 
 mod cuda;
+mod share;
 
 use super::arguments::{BatchStatistics, Epilogue, RunningAverages, check_batch_norm};
 use super::autograd::{self, Operation};
 use super::gpu::Gpu;
 use super::host::{self, with_real};
 use super::reference;
-use crate::kernels::cpu::batch_norm::{self as kernel, Backward, Forward, Grid, Statistics, Sums};
+use crate::kernels::cpu::batch_norm::{self as kernel, Backward, Forward, Grid, Statistics};
 use crate::processes::{self, Processes};
 use candle_core::{DType, Device, Error, Result, Shape, Storage, Tensor, Var, bail};
 use std::sync::{Arc, OnceLock};
@@ -19,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 /// the batch, through which gradients flow. Returns the result and the statistics used, zeros for an empty batch.
 ///
 /// Inside [`together`](crate::processes::together), `xs` is a share of a batch: training uses the statistics of the shares of all processes, and the
-/// backward pass must run on all of them. This takes a CPU.
+/// backward pass must run on all of them.
 ///
 /// # Errors
 /// Fails if shapes do not match, or a channel has no elements although the batch is not empty.
@@ -34,8 +35,7 @@ pub fn batch_norm(
     let grid = check_batch_norm(xs, weight, bias, running, epilogue)?;
     let processes = if running.is_none() { processes::current() } else { None };
     if let Some(processes) = processes {
-        let (ys, statistics, _) =
-            batch_norm_of_share([xs, weight, bias], grid, epsilon, epilogue, &processes)?;
+        let (ys, statistics, _) = share::batch_norm([xs, weight, bias], grid, epsilon, epilogue, &processes)?;
         return Ok((ys, statistics));
     }
     if Gpu::of(xs).is_some() {
@@ -75,65 +75,6 @@ fn tensors(statistics: &[Statistics], dtype: DType) -> Result<BatchStatistics> {
     })
 }
 
-/// Normalises a share of a batch with the statistics of the whole batch, which are also returned, with their number of
-/// elements per channel.
-fn batch_norm_of_share(
-    [xs, weight, bias]: [&Tensor; 3],
-    grid: Grid,
-    epsilon: f64,
-    epilogue: Epilogue,
-    processes: &Arc<dyn Processes>,
-) -> Result<(Tensor, BatchStatistics, f64)> {
-    if Gpu::of(xs).is_some() || !xs.device().is_cpu() {
-        bail!(
-            "batch_norm: the statistics of several processes need the CPU, found a tensor on another device"
-        );
-    }
-    let mut args = vec![xs.contiguous()?, weight.contiguous()?, bias.contiguous()?];
-    if let Some(add) = epilogue.add {
-        args.push(add.contiguous()?);
-    }
-    let own = with_real!("batch_norm", xs.dtype(), T => {
-        host::read::<T, _>(&args[0], |xs| Ok(kernel::statistics(xs, grid)))?
-    });
-    let (statistics, count) = whole_statistics(&own, (grid.batch * grid.plane) as f64, &**processes)?;
-    let result = tensors(&statistics, xs.dtype())?;
-    let (statistics, whole) = (Arc::new(OnceLock::from(statistics)), Some((processes.clone(), count)));
-    let op = BatchNorm { grid, epsilon, of_batch: true, relu: epilogue.relu, statistics, whole };
-    Ok((autograd::apply(op, args)?, result, count))
-}
-
-/// Returns the statistics of the elements of all processes, given the own ones of `count` elements per channel, and the
-/// number of all elements per channel (Chan, Golub and LeVeque 1983).
-fn whole_statistics(
-    own: &[Statistics],
-    count: f64,
-    processes: &dyn Processes,
-) -> Result<(Vec<Statistics>, f64)> {
-    let values = own.iter().flat_map(|channel| [channel.mean, channel.variance]);
-    let parts = processes.gather_f64(&std::iter::once(count).chain(values).collect::<Vec<_>>());
-    let parts = parts.map_err(failed)?;
-    if parts.iter().any(|part| part.len() != 1 + 2 * own.len()) {
-        bail!("batch_norm: found different numbers of channels on the processes");
-    }
-    let count: f64 = parts.iter().map(|part| part[0]).sum();
-    let whole = |channel: usize| {
-        let parts = || parts.iter().map(|part| (part[0], part[1 + 2 * channel], part[2 + 2 * channel]));
-        let mean = parts().map(|(count, mean, _)| count * mean).sum::<f64>() / count;
-        let squares = parts().map(|(count, of_part, variance)| {
-            let distance = of_part - mean;
-            count * (variance + distance * distance)
-        });
-        Statistics { mean, variance: squares.sum::<f64>() / count }
-    };
-    Ok(((0..own.len()).map(whole).collect(), count))
-}
-
-/// Candle's form of an error of [`Processes`].
-fn failed(error: anyhow::Error) -> Error {
-    Error::msg(format!("batch_norm: {error:#}"))
-}
-
 /// Like [`batch_norm`] in training, and moves `averages` towards the statistics of the batch.
 ///
 /// The average of the variances is one of unbiased variances.
@@ -164,7 +105,7 @@ pub fn batch_norm_training(
         return Ok(cuda::batch_norm([xs, weight, bias], grid, epsilon, None, averages, epilogue)?.0);
     }
     let (ys, statistics, count) = match processes {
-        Some(processes) => batch_norm_of_share([xs, weight, bias], grid, epsilon, epilogue, &processes)?,
+        Some(processes) => share::batch_norm([xs, weight, bias], grid, epsilon, epilogue, &processes)?,
         None => {
             let (ys, statistics) = batch_norm(xs, weight, bias, epsilon, None, epilogue)?;
             (ys, statistics, count as f64)
@@ -230,12 +171,8 @@ impl Operation for BatchNorm {
             };
             let grads = match &self.whole {
                 None => kernel::backward(&operands),
-                Some((processes, count)) => kernel::backward_of_part(&operands, |sums| {
-                    let mut values: Vec<f64> =
-                        sums.iter().flat_map(|sums| [sums.gradient, sums.product]).collect();
-                    processes.sum_f64(&mut values).map_err(failed)?;
-                    let sums = values.as_chunks().0.iter().map(|&[gradient, product]| Sums { gradient, product });
-                    Ok::<_, Error>((sums.collect(), *count))
+                Some((processes, count)) => kernel::backward_of_part(&operands, |own| {
+                    Ok::<_, Error>((share::whole_sums(own, &**processes)?, *count))
                 })?,
             };
             let grads = [Some(grads.xs), Some(grads.weight), Some(grads.bias), grads.residual];

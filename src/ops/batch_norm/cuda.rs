@@ -82,9 +82,9 @@ struct Statistics {
 }
 
 /// The constants and the blocks of a launch.
-struct Shapes {
+pub(super) struct Shapes {
     constants: [(&'static str, usize); 1],
-    grid: cuda::Grid,
+    pub(super) grid: cuda::Grid,
 }
 
 impl Shapes {
@@ -92,7 +92,7 @@ impl Shapes {
     const THREADS: usize = 512;
     const HELD: usize = 16;
 
-    fn new<T>(grid: Grid, tensors: &[Pointer<T>]) -> Self {
+    pub(super) fn new<T>(grid: Grid, tensors: &[Pointer<T>]) -> Self {
         let Grid { batch, channels, plane } = grid;
         let aligned = plane.is_multiple_of(4) && tensors.iter().all(|at| at.address().is_multiple_of(16));
         let vector = if aligned { 4 } else { 1 };
@@ -105,11 +105,17 @@ impl Shapes {
     }
 
     /// Slices of a channel, a block each.
-    fn slices(&self) -> usize {
+    pub(super) fn slices(&self) -> usize {
         self.grid.blocks[0]
     }
 
-    fn kernel<T: Real>(&self, name: &'static str) -> Kernel<'_> {
+    /// Elements of a slice of a channel of `count` elements.
+    pub(super) fn elements(&self, slice: usize, count: usize) -> usize {
+        let size = self.grid.threads[0] * Self::HELD;
+        size.min(count - slice * size)
+    }
+
+    pub(super) fn kernel<T: Real>(&self, name: &'static str) -> Kernel<'_> {
         cuda::BATCH_NORM.kernel::<T>(name).with(&self.constants)
     }
 }

@@ -49,20 +49,10 @@ impl Case<'_> {
     /// Trains on `size` threads, each of which stands for a process.
     fn train(&self) -> Vec<Outcome> {
         std::thread::scope(|scope| {
-            let run =
-                |processes| scope.spawn(move || self.on_kernels(|| self.train_process(&processes).unwrap()));
+            let run = |processes| scope.spawn(move || self.train_process(&processes).unwrap());
             let running: Vec<_> = threads(self.size).into_iter().map(run).collect();
             running.into_iter().map(|thread| thread.join().unwrap()).collect()
         })
-    }
-
-    /// Runs `work`, with the CPU kernels if these alone can do it, in a build with the emulator too.
-    fn on_kernels<R>(&self, work: impl FnOnce() -> R) -> R {
-        #[cfg(feature = "cuda-emulator")]
-        if self.synchronised {
-            return ops::emulator::off(work);
-        }
-        work()
     }
 
     fn train_process(&self, processes: &Arc<dyn Processes>) -> Result<Outcome> {
