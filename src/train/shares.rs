@@ -1,14 +1,13 @@
 //! What one of several processes computes of a batch and of an evaluation.
 
 use super::task::Task;
-use crate::nn::{BatchNorm, Mode, Share};
+use crate::nn::{Mode, Share};
 use crate::processes::{self, Processes, share, together};
-use anyhow::{Context, Result};
-use candle_core::{Device, Tensor, Var};
-use candle_nn::VarMap;
-use std::collections::{BTreeMap, HashMap};
+use anyhow::Result;
+use candle_core::{Device, Tensor};
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 /// Returns the mean loss of this process's share of `batch`, with its graph, and the fraction of [`Task::weight`] in the share.
 ///
@@ -19,7 +18,7 @@ use std::sync::{Arc, PoisonError};
 ///
 /// With `synchronised`, batch normalisation uses the statistics of the whole batch, and the call and the backward pass are
 /// collective. Without, each process uses the statistics of its share. Either way the running averages of the processes
-/// may differ until [`share_averages`] makes them equal.
+/// may differ afterwards; those of process 0 count.
 ///
 /// # Errors
 /// Fails if the loss cannot be computed, or a process has ended.
@@ -42,34 +41,6 @@ pub(super) fn part_of_loss(
     let loss = if synchronised { together(processes, loss)? } else { loss()? };
     let fraction = task.weight(&batch[own]) / task.weight(batch);
     Ok(Some((loss, fraction)))
-}
-
-/// Gives the running averages of batch normalisation that process 0 has to all processes.
-///
-/// Before a validation, this makes all processes evaluate the same model.
-///
-/// # Errors
-/// Fails if a process has ended, or has other variables.
-pub(super) fn share_averages(vars: &VarMap, processes: &Arc<dyn Processes>) -> Result<()> {
-    let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
-    let averages: BTreeMap<&String, &Var> =
-        vars.iter().filter(|(name, _)| BatchNorm::BUFFERS.iter().any(|end| name.ends_with(end))).collect();
-    if averages.is_empty() {
-        return Ok(());
-    }
-    let own = match processes.rank() {
-        0 => {
-            safetensors::serialize(averages.iter().map(|(name, var)| (name, var.as_tensor().clone())), None)?
-        }
-        _ => vec![],
-    };
-    let first = processes.gather(&own)?.swap_remove(0);
-    let mut first = candle_core::safetensors::load_buffer(&first, &Device::Cpu)?;
-    for (name, var) in averages {
-        let average = first.remove(name).with_context(|| format!("{name}: found no average on process 0"))?;
-        var.set(&average.to_device(var.device())?)?;
-    }
-    Ok(())
 }
 
 /// Returns the part of `len` examples that this process computes inside [`together`]; all of them outside.

@@ -85,3 +85,71 @@ pub(super) fn whole_sums(own: &[Sums], processes: &dyn Processes) -> Result<Vec<
 fn failed(error: anyhow::Error) -> Error {
     Error::msg(format!("batch_norm: {error:#}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ops::{Epilogue, RunningAverages, batch_norm_training};
+    use crate::processes::{Processes, share, threads, together};
+    use crate::rng::{StandardNormal, stream};
+    use candle_core::{DType, Device, Result, Tensor, Var};
+    use rand::Rng;
+    use std::sync::Arc;
+
+    /// Shapes, of which one has channels that a GPU cuts into slices.
+    const SHAPES: [[usize; 4]; 2] = [[5, 2, 64, 64], [3, 3, 2, 1]];
+
+    fn normal(shape: &[usize], purpose: &str) -> Result<Tensor> {
+        let rng = stream(0, purpose);
+        let values: Vec<f64> =
+            rng.sample_iter(StandardNormal).take(shape.iter().product()).map(|x: f64| 0.5 + x).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu)
+    }
+
+    /// The result, the gradients of the input and of the residual for the share of a process, the running averages, and the
+    /// sums over the processes of the gradients of weight and bias.
+    fn run(shape: [usize; 4], processes: &Arc<dyn Processes>) -> Result<Vec<Tensor>> {
+        let own = share(shape[0], processes.rank(), processes.size());
+        let part = |name| -> Result<Var> {
+            let all = normal(&shape, name)?;
+            Var::from_tensor(&all.narrow(0, own.start, own.len())?.contiguous()?)
+        };
+        let per_channel = |name| Var::from_tensor(&normal(&shape[1..2], name)?);
+        let (xs, add) = (part("xs")?, part("add")?);
+        let [weight, bias, mean, variance] = ["weight", "bias", "mean", "variance"].map(per_channel);
+        let (weight, bias, mean, variance) = (weight?, bias?, mean?, variance?);
+        let averages = RunningAverages { mean: &mean, variance: &variance, momentum: 0.1 };
+        let epilogue = Epilogue { add: Some(add.as_tensor()), relu: true };
+        let ys = together(processes, || batch_norm_training(&xs, &weight, &bias, 1e-5, averages, epilogue))?;
+        let grads = (&ys * part("grad")?.as_tensor())?.sum_all()?.backward()?;
+        let grad = |var: &Var| grads.get(var).expect("a gradient of each argument").clone();
+        let mut results = vec![ys.detach(), grad(&xs), grad(&add)];
+        for var in [&weight, &bias] {
+            let mut sums = grad(var).to_vec1::<f64>()?;
+            processes.sum_f64(&mut sums).unwrap();
+            results.push(Tensor::new(sums, &Device::Cpu)?);
+        }
+        results.extend([&mean, &variance].map(|average| average.as_detached_tensor()));
+        Ok(results)
+    }
+
+    #[test]
+    fn shares_together_are_the_whole_batch() -> Result<()> {
+        for shape in SHAPES {
+            let expected = run(shape, &threads(1)[0])?;
+            let found: Vec<Vec<Tensor>> = std::thread::scope(|scope| {
+                let run = |processes| scope.spawn(move || run(shape, &processes).unwrap());
+                let running: Vec<_> = threads(2).into_iter().map(run).collect();
+                running.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            for (i, expected) in expected.iter().enumerate() {
+                let parts = [&found[0][i], &found[1][i]];
+                // What has an example per row is divided; everything else is the same on both.
+                let found = if i < 3 { Tensor::cat(&parts, 0)? } else { parts[1].clone() };
+                let distance =
+                    (found - expected)?.abs()?.max_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+                assert!(distance < 1e-11, "{shape:?}, result {i}: {distance}");
+            }
+        }
+        Ok(())
+    }
+}

@@ -9,7 +9,7 @@ use crate::models::resnet::{self, ResNet};
 use crate::models::rnn::{self, Rnn};
 use crate::models::seq2seq::{self, Attention, Seq2Seq};
 use crate::models::textcnn::{self, TextCnn};
-use crate::nn::{Cell, Cost, RecurrentConfig, SentenceModel, seeded_var_builder};
+use crate::nn::{BatchNorm, Cell, Cost, RecurrentConfig, SentenceModel, seeded_var_builder};
 use crate::ops;
 use crate::optim::{Clip, Optimizer, Sgd};
 use crate::processes::threads;
@@ -111,7 +111,13 @@ impl Case<'_> {
             let state = together(processes, || task.state())?;
             together(processes, || task.load_state(state))?;
         }
-        share_averages(vars, processes)?;
+        // All processes evaluate the model of process 0.
+        for (_, var) in
+            named.iter().filter(|(name, _)| BatchNorm::BUFFERS.iter().any(|end| name.ends_with(end)))
+        {
+            let average = processes.gather_f64(&values(var)?)?.swap_remove(0);
+            var.set(&Tensor::new(average, &CPU)?.to_dtype(self.dtype)?)?;
+        }
         let validation = together(processes, || task.validate())?;
         let variables: Vec<Vec<f64>> = named.iter().map(|(_, var)| values(var)).collect::<Result<_, _>>()?;
         Ok(Outcome { losses, gradient, variables: variables.concat(), validation })
