@@ -9,15 +9,17 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Returns the mean loss of this process's share of `batch`, with its graph, and the fraction of [`Task::weight`] in the share.
+/// Returns a loss of this process's share of `batch`, with its graph, and a factor.
 ///
-/// The products of both, over all processes, add up to the mean loss of the batch, and so do the gradients.
+/// The products of both, over all processes, add up to the mean loss of the batch, and so do the gradients. The loss is the
+/// mean over the share, and the factor the fraction of [`Task::weight`] in the share.
 ///
 /// `None` if the share is empty, which happens if the batch has fewer examples than there are processes: process 0 then has
 /// all of them, see [`share`]. The process adds zero to the loss and to all gradients.
 ///
 /// With `synchronised`, batch normalisation uses the statistics of the whole batch, and the call and the backward pass are
-/// collective. Without, each process uses the statistics of its share. Either way the running averages of the processes
+/// collective. As the backward pass then adds gradients of different shares, the loss has the weight in it and the factor is 1.
+/// Without, each process uses the statistics of its share. Either way the running averages of the processes
 /// may differ afterwards; those of process 0 count.
 ///
 /// # Errors
@@ -38,9 +40,11 @@ pub(super) fn part_of_loss(
     }
     let share = Some(Share { start: own.start, len: own.len(), batch: batch.len() });
     let loss = || task.loss_of_share(batch, Mode::Train { seed, epoch, step, share });
-    let loss = if synchronised { together(processes, loss)? } else { loss()? };
     let fraction = task.weight(&batch[own]) / task.weight(batch);
-    Ok(Some((loss, fraction)))
+    Ok(Some(match synchronised {
+        true => (together(processes, loss)?.affine(fraction, 0.0)?, 1.0),
+        false => (loss()?, fraction),
+    }))
 }
 
 /// Returns the part of `len` examples that this process computes inside [`together`]; all of them outside.

@@ -13,6 +13,7 @@ use crate::nn::{BatchNorm, Cell, Cost, RecurrentConfig, SentenceModel, seeded_va
 use crate::ops;
 use crate::optim::{Clip, Optimizer, Sgd};
 use crate::processes::threads;
+use crate::train::weights::broadcast;
 use crate::train::{
     Composition, ImageClassification, LanguageModelling, LanguageModellingConfig, Score, Scoring,
     SentenceClassification, Sentences, Tagging, TeacherForcing, Translation, Windowing, music_windows,
@@ -74,17 +75,18 @@ impl Case<'_> {
         let (mut losses, mut gradient) = (vec![], vec![]);
         for (step, batch) in (0..self.steps).zip(order.chunks(self.batch_size).cycle()) {
             let mode = Mode::train(1, 0, step);
-            let loss = part_of_loss(task, batch, mode, processes, self.synchronised)?;
+            let part = part_of_loss(task, batch, mode, processes, self.synchronised)?;
             let tables = named.iter().filter(|(name, _)| name == "embedding.weight");
             let tables = tables.map(|(_, var)| var.id()).collect();
-            let (mut grads, rows) = match &loss {
-                Some(loss) => ops::backward(loss, tables)?,
+            let (mut grads, rows) = match &part {
+                Some((loss, _)) => ops::backward(loss, tables)?,
                 None => (Tensor::zeros((), self.dtype, &CPU)?.backward()?, HashMap::new()),
             };
-            let mut sums = vec![match loss {
-                Some(loss) => loss.to_dtype(DType::F64)?.to_scalar::<f64>()?,
-                None => 0.0,
-            }];
+            let (loss, factor) = match part {
+                Some((loss, factor)) => (loss.to_dtype(DType::F64)?.to_scalar::<f64>()?, factor),
+                None => (0.0, 0.0),
+            };
+            let mut sums = vec![loss];
             for (_, var) in &named {
                 let mut sum = var.zeros_like()?;
                 if let Some(grad) = grads.get(var) {
@@ -95,6 +97,7 @@ impl Case<'_> {
                 }
                 sums.extend(values(&sum)?);
             }
+            sums.iter_mut().for_each(|value| *value *= factor);
             processes.sum_f64(&mut sums)?;
             losses.push(sums[0]);
             let mut rest = &sums[1..];
@@ -112,12 +115,8 @@ impl Case<'_> {
             together(processes, || task.load_state(state))?;
         }
         // All processes evaluate the model of process 0.
-        for (_, var) in
-            named.iter().filter(|(name, _)| BatchNorm::BUFFERS.iter().any(|end| name.ends_with(end)))
-        {
-            let average = processes.gather_f64(&values(var)?)?.swap_remove(0);
-            var.set(&Tensor::new(average, &CPU)?.to_dtype(self.dtype)?)?;
-        }
+        let is_average = |name: &str| BatchNorm::BUFFERS.iter().any(|end| name.ends_with(end));
+        broadcast(processes.as_ref(), vars, is_average)?;
         let validation = together(processes, || task.validate())?;
         let variables: Vec<Vec<f64>> = named.iter().map(|(_, var)| values(var)).collect::<Result<_, _>>()?;
         Ok(Outcome { losses, gradient, variables: variables.concat(), validation })
