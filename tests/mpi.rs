@@ -18,7 +18,7 @@ use tempfile::{TempDir, tempdir};
 fn mpirun(place: &Path, binary: &str, arguments: &[(usize, &str)]) -> Command {
     let program = command(place, binary);
     let mut mpirun = Command::new("mpirun");
-    mpirun.args(["--allow-run-as-root", "--oversubscribe", "--mca", "odls_base_sigkill_timeout", "8"]);
+    mpirun.args(["--allow-run-as-root", "--oversubscribe"]);
     for (number, (size, arguments)) in arguments.iter().enumerate() {
         mpirun.args((number > 0).then_some(":"));
         mpirun.args(["-n", &size.to_string()]).arg(program.get_program());

@@ -20,7 +20,7 @@ pub trait Task {
     /// Prepares for `batches`, the batches of the epoch that are still to come.
     ///
     /// Called at the start of an epoch, and on resuming in the middle of one. A task may start to read the examples in
-    /// the background. The default does nothing.
+    /// the background. On several processes, these are the shares of this one. The default does nothing.
     fn prefetch(&self, _batches: &[&[u32]]) {}
 
     /// Returns the mean loss of the training examples `batch`, a scalar tensor with its graph.

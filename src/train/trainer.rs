@@ -12,7 +12,7 @@ use super::weights::{Best, broadcast, load_weights, save_best};
 use crate::data::count;
 use crate::nn::{BatchNorm, Mode};
 use crate::optim::{Clip, Exchange, Ledger, Optimizer, Schedule, Totals};
-use crate::processes::{Processes, together};
+use crate::processes::{Processes, share, together};
 use crate::rng;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
@@ -312,7 +312,13 @@ impl<'a> Training<'a> {
         let batches: Vec<&[u32]> =
             batches(&order, batch_size, self.steps_per_epoch).skip(self.state.steps_in_epoch).collect();
         let mut used = order.len() - batches.iter().map(|batch| batch.len()).sum::<usize>();
-        self.task.prefetch(&batches);
+        let mut own = batches.clone();
+        if let Some(Group { processes, .. }) = &self.group {
+            let (rank, size) = (processes.rank(), processes.size());
+            own.iter_mut().for_each(|batch| *batch = &batch[share(batch.len(), rank, size)]);
+            own.retain(|batch| !batch.is_empty());
+        }
+        self.task.prefetch(&own);
         let State { loss_sum, norm_sum, largest_norm, .. } = self.state;
         let mut ledger = Ledger::new(Totals::new(loss_sum, norm_sum, largest_norm));
         let last = batches.len();
