@@ -9,7 +9,6 @@ use super::step_graph::StepGraph;
 use super::stop::Stop;
 use super::task::Task;
 use super::weights::{Best, broadcast, load_weights, save_best};
-use crate::data::count;
 use crate::nn::{BatchNorm, Mode};
 use crate::optim::{Clip, Exchange, Ledger, Optimizer, Schedule, Totals};
 use crate::processes::{Processes, share, together};
@@ -250,8 +249,7 @@ impl<'a> Training<'a> {
         if state.step > 0 && state.processes != size {
             let before = state.processes;
             progress.message(&format!(
-                "note: found {} to resume with, but {before} trained the run so far: sums are rounded in another order",
-                count(size, "process")
+                "note: {before} processes trained the run so far, and {size} do now: sums are rounded in another order"
             ));
         }
         state.processes = size;
