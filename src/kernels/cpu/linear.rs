@@ -2,13 +2,14 @@
 //!
 //! `xs` is `(rows, inputs)`, `weight` `(outputs, inputs)`, `bias` `(outputs)` or empty, `ys` `(rows, outputs)`.
 
-use super::matmul::{Init, Panels, gemm, gemm_transposed};
+use super::matmul::{Init, Panels, gemm, gemm_by_columns, gemm_transposed};
 use super::memory::{self, write_copy};
 use super::parallel;
 use super::products::{DotProducts, OuterProducts};
 use super::simd::{self, Lanes, vectorised};
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Sizes of a linear layer.
 #[derive(Clone, Copy)]
@@ -31,6 +32,11 @@ impl Dims {
         self.rows >= if self.is_large() { 24 } else { 128 } && self.inputs >= 8
     }
 
+    /// Whether products read the weight only once, for which some columns of all rows must stay in the second-level cache.
+    fn streams(self) -> bool {
+        self.is_large() && self.rows <= 1024
+    }
+
     /// Whether the weight does not stay in the second-level cache.
     fn is_large(self) -> bool {
         self.inputs.saturating_mul(self.outputs) >= 1 << 20
@@ -47,6 +53,13 @@ pub(crate) fn forward<T: Lanes>(xs: &[T], weight: &[T], bias: &[T], dims: Dims) 
     let Dims { rows, inputs, outputs } = dims;
     if inputs == 0 {
         return if bias.is_empty() { vec![T::ZERO; rows * outputs] } else { bias.repeat(rows) };
+    }
+    if dims.packs() && dims.streams() {
+        let pack = |depths: Range<usize>, columns: Range<usize>| {
+            let column = |j: usize| &weight[(columns.start + j) * inputs + depths.start..];
+            Panels::transposed((depths.len(), columns.len()), column)
+        };
+        return gemm_by_columns(xs, pack, [rows, inputs, outputs], bias);
     }
     if dims.packs() {
         return PackedWeight::new(weight, [inputs, outputs]).product(xs, bias);
@@ -114,6 +127,13 @@ pub(crate) fn input_grad<T: Lanes>(grad: &[T], weight: &[T], dims: Dims) -> Vec<
         // A register would hold few columns, so the sums run along the rows instead.
         let transposed = transposed(weight, [outputs, inputs]);
         return dot_products(grad, &transposed, &[], Dims { rows, inputs: outputs, outputs: inputs });
+    }
+    if dims.gradients_pack() && dims.streams() {
+        let pack = |depths: Range<usize>, columns: Range<usize>| {
+            let row = |k: usize| &weight[(depths.start + k) * inputs + columns.start..];
+            Panels::new((depths.len(), columns.len()), row)
+        };
+        return gemm_by_columns(grad, pack, [rows, outputs, inputs], &[]);
     }
     if dims.gradients_pack() {
         let panels = Panels::new((outputs, inputs), |output| &weight[output * inputs..]);

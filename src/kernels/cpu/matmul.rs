@@ -399,6 +399,50 @@ pub(crate) fn gemm<'c, T: Lanes>(
     });
 }
 
+/// Returns `bias + lhs * rhs`, computed on all threads, for a right-hand side that exceeds the caches: each of its elements
+/// is read once. `lhs` has `rows` contiguous rows of `depth` elements; there may be no bias.
+///
+/// A task computes some columns of all rows. `pack(depths, columns)` packs a part of the right-hand side.
+pub(crate) fn gemm_by_columns<T: Lanes>(
+    lhs: &[T],
+    pack: impl Fn(Range<usize>, Range<usize>) -> Panels<T> + Sync,
+    [rows, depth, columns]: [usize; 3],
+    bias: &[T],
+) -> Vec<T> {
+    // A part of this size stays in the second-level cache, beside these depths of the left-hand side.
+    let wide = columns.div_ceil(parallel::threads()).next_multiple_of(48).clamp(96, 384);
+    let write = |i: usize, to: &mut [MaybeUninit<T>]| pack_rows(&lhs[i * BLOCK_DEPTH..], depth, rows, to);
+    // SAFETY: `pack_rows` writes all elements.
+    let packed = unsafe { memory::build(rows * depth, rows * BLOCK_DEPTH, write) };
+    let mut product = memory::uninit(rows * columns);
+    Destination::from(&mut product).for_each_strip(columns, wide, |strip, mut c| {
+        for k in (0..depth).step_by(BLOCK_DEPTH) {
+            let depths = k..depth.min(k + BLOCK_DEPTH);
+            let init = match () {
+                _ if k > 0 => Init::Accumulate,
+                _ if bias.is_empty() => Init::Zero,
+                _ => Init::Bias(&bias[strip.clone()]),
+            };
+            let lhs = Lhs::Packed(&packed[rows * k..rows * depths.end]);
+            let panels = pack(depths, strip.clone());
+            gemm_serial(lhs, &panels, c.reborrow(), (rows, columns), init);
+        }
+    });
+    // SAFETY: the strips cover the product, and the first depths write all elements of a strip.
+    unsafe { memory::assume_init(product) }
+}
+
+/// Packs rows for [`Lhs::Packed`]: the first elements of each, as many as there is room for.
+fn pack_rows<T: Lanes>(lhs: &[T], stride: usize, rows: usize, to: &mut [MaybeUninit<T>]) {
+    let depth = to.len() / rows.max(1);
+    for tile in tiles(rows, dispatch(TileRows)) {
+        let (first, tall) = (tile.start, tile.len());
+        let to = &mut to[first * depth..(first + tall) * depth];
+        let put = |at: usize, elements: &[T]| _ = write_copy(&mut to[at..at + elements.len()], elements);
+        simd::transpose(|m| &lhs[(first + m) * stride..], [tall, depth], tall, put);
+    }
+}
+
 /// A right-hand side of a given width; the slice for k starts with row k.
 pub(crate) type Rhs<'a, 'b, T> = (&'b (dyn Fn(usize) -> &'a [T] + Sync), usize);
 
@@ -538,6 +582,25 @@ mod tests {
             gemm((&a, depth), &straight, &mut sums, columns, Init::Zero);
             let from_start: Vec<f32> = sums.iter().zip(&start).map(|(sum, start)| sum + start).collect();
             assert_eq!(from_start, expected);
+        }
+    }
+
+    #[test]
+    fn products_by_columns_match_products_by_rows() {
+        let sizes = [(1, 1, 1), (9, 130, 49), (50, 600, 17), (5, 300, 500), (30, 128, 1000), (8, 7, 48)];
+        for (rows, depth, columns) in sizes {
+            let (a, b) = (whole(rows * depth, "a"), whole(depth * columns, "b"));
+            let bias = &whole(columns, "bias")[..];
+            let pack = |depths: Range<usize>, part: Range<usize>| {
+                let row = |k: usize| &b[(depths.start + k) * columns + part.start..];
+                Panels::new((depths.len(), part.len()), row)
+            };
+            let panels = Panels::new((depth, columns), |k| &b[k * columns..]);
+            for (bias, init) in [(bias, Init::Bias(bias)), (&[], Init::Zero)] {
+                let mut expected = vec![0.; rows * columns];
+                gemm((&a, depth), &panels, &mut expected, columns, init);
+                assert_eq!(gemm_by_columns(&a, pack, [rows, depth, columns], bias), expected);
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use super::parallel::{for_each_chunk, for_each_piece};
 use super::real::Real;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Returns `len` uninitialised elements.
 pub(crate) fn uninit<T: Real>(len: usize) -> Vec<MaybeUninit<T>> {
@@ -181,6 +182,32 @@ impl<T: Real> Destination<'_, T> {
             // The pieces do not overlap, and each is visited once.
             work(i, Destination { start, len: range.len(), _borrow: PhantomData });
         });
+    }
+
+    /// Calls `work(columns, strip)` on strips of `width` columns of a matrix with `row` columns, in parallel.
+    ///
+    /// A strip starts with its first element and reaches to the end of the matrix. Other calls write what lies between its
+    /// rows, so `work` must touch its own columns only.
+    pub(crate) fn for_each_strip(
+        self,
+        row: usize,
+        width: usize,
+        work: impl Fn(Range<usize>, Destination<'_, T>) + Sync,
+    ) {
+        let (len, width) = (self.len, width.max(1));
+        let start = SendPtr(self.start);
+        for_each_chunk(row.min(len).div_ceil(width), |i| {
+            let columns = i * width..row.min((i + 1) * width);
+            // SAFETY: the first column is below the length.
+            let start = unsafe { start.get().add(columns.start) };
+            let len = len - columns.start;
+            work(columns, Destination { start, len, _borrow: PhantomData });
+        });
+    }
+
+    /// Lends the destination.
+    pub(crate) fn reborrow(&mut self) -> Destination<'_, T> {
+        Destination { start: self.start, len: self.len, _borrow: PhantomData }
     }
 }
 

@@ -48,6 +48,11 @@ fn without_context<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
+/// Number of threads that share parallel work.
+pub(crate) fn threads() -> usize {
+    rayon::current_num_threads()
+}
+
 /// Calls `work(i)` for each `i < chunks`, in parallel.
 pub(crate) fn for_each_chunk(chunks: usize, work: impl Fn(usize) + Sync) {
     // One copy of the thread pool's code serves every caller: a call through a pointer per chunk costs nothing
