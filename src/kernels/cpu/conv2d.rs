@@ -263,13 +263,13 @@ impl Conv2d {
             return winograd.weight_grad(grad, xs);
         }
         // Cycles, at one per multiply-add of virtual lanes. By channels: the rows of the kernel, and the transposition
-        // of the image. By planes: the planes, and the sum of the lanes of each result. The width of a register must not
-        // matter, because the two ways add up in different orders.
+        // of the image. By planes: the planes, which take as many loads, and the sum of the lanes of each result. The
+        // width of a register must not matter, because the two ways add up in different orders.
         let lanes = T::VIRTUAL;
         let rows = self.kernel_runs(&self.pixels()).iter().map(|run| run.2.div_ceil(lanes)).sum::<usize>();
         let by_channels = self.positions() * self.outputs * rows + self.input_size();
         let len = (self.output.0 - 1) * self.planes().pitch + self.output.1;
-        let by_planes = self.outputs * self.taps() * (len.div_ceil(lanes) + 8);
+        let by_planes = self.outputs * self.taps() * (len.div_ceil(lanes) * 5 / 4 + 8);
         match by_channels < by_planes {
             true => self.weight_grad_by_channels(grad, xs),
             false => self.weight_grad_by_planes(grad, xs),
