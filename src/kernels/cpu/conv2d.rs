@@ -1,6 +1,7 @@
 //! Two-dimensional convolution and its gradients: direct, or by Winograd's method where that is faster.
 
 use super::linear;
+use super::matmul::{Init, Panels, gemm};
 use super::memory;
 use super::parallel;
 use super::planes::{ChannelsLast, OutputLayout, Patches, Planes, SlidingProduct};
@@ -110,6 +111,26 @@ impl Conv2d {
         (applies && padding.0 <= 2 && padding.1 < kernel.1 && winograd.pays()).then_some(winograd)
     }
 
+    /// The same convolution of every stride-th pixel, if the kernel reads no others.
+    fn without_stride(&self) -> Option<Self> {
+        let applies = self.kernel == (1, 1) && self.stride != (1, 1) && self.padding == (0, 0);
+        applies.then_some(Self { stride: (1, 1), input: self.output, ..*self })
+    }
+
+    /// Every stride-th pixel.
+    fn strided_pixels<T: Lanes>(&self, xs: &[T]) -> Vec<T> {
+        let (plane, positions) = (self.input.0 * self.input.1, self.positions());
+        let write = |channel: usize, pixels: &mut [MaybeUninit<T>]| {
+            let rows = xs[channel * plane..][..plane].chunks(self.input.1).step_by(self.stride.0);
+            for (pixels, row) in pixels.chunks_mut(self.output.1).zip(rows) {
+                let row = row.iter().step_by(self.stride.1);
+                pixels.iter_mut().zip(row).for_each(|(to, &from)| _ = to.write(from));
+            }
+        };
+        // SAFETY: the input has a pixel for each position, all of which are written.
+        unsafe { memory::build(self.batch * self.groups * self.channels * positions, positions, write) }
+    }
+
     /// The output `(batch, groups * outputs, output)`. `bias` has one element per output channel or none.
     pub fn forward<T: Lanes>(&self, xs: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
         if let Some((dims, patches)) = self.linear() {
@@ -118,6 +139,9 @@ impl Conv2d {
         }
         if let Some(winograd) = self.winograd() {
             return winograd.forward(xs, weight, bias);
+        }
+        if let Some(conv) = self.without_stride() {
+            return conv.forward(&self.strided_pixels(xs), weight, bias);
         }
         let (input_size, size) = (self.input_size(), self.output_size());
         let planes = self.planes();
@@ -262,6 +286,12 @@ impl Conv2d {
         if let Some(winograd) = self.winograd() {
             return winograd.weight_grad(grad, xs);
         }
+        if let Some(conv) = self.without_stride() {
+            return conv.weight_grad(grad, &self.strided_pixels(xs));
+        }
+        if self.is_large_product() {
+            return self.weight_grad_by_products(grad, xs);
+        }
         // Cycles, at one per multiply-add of virtual lanes. By channels: the rows of the kernel, and the transposition
         // of the image. By planes: the planes, which take as many loads, and the sum of the lanes of each result. The
         // width of a register must not matter, because the two ways add up in different orders.
@@ -298,6 +328,30 @@ impl Conv2d {
             (place * channels, tap * channels, adjacent * channels)
         };
         (0..kernel.0 * kernel.1).step_by(adjacent).map(run).collect()
+    }
+
+    /// Whether a convolution of single pixels is, for each example, a matrix product that is worth packing.
+    fn is_large_product(&self) -> bool {
+        /// Multiply-adds.
+        const WORK: usize = 1 << 22;
+        /// Rows and columns of the product.
+        const SIDE: usize = 32;
+        let is_product = (self.kernel, self.stride, self.padding, self.groups) == ((1, 1), (1, 1), (0, 0), 1);
+        let is_large = self.outputs * self.channels * self.positions() >= WORK;
+        is_product && is_large && self.outputs.min(self.channels) >= SIDE
+    }
+
+    /// The weight gradient as a sum over examples of products of matrices: the output gradient times the transposed image.
+    fn weight_grad_by_products<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
+        let Self { channels, outputs, .. } = *self;
+        let positions = self.positions();
+        let mut weight_grad = vec![T::ZERO; outputs * channels];
+        let examples = grad.chunks_exact(outputs * positions).zip(xs.chunks_exact(channels * positions));
+        for (grad, xs) in examples {
+            let panels = Panels::transposed((positions, channels), |channel| &xs[channel * positions..]);
+            gemm((grad, positions), &panels, &mut weight_grad, channels, Init::Accumulate);
+        }
+        weight_grad
     }
 
     /// The weight gradient as a sum over positions: the output gradient there times the pixels under the kernel.
