@@ -2,7 +2,7 @@
 
 use super::linear;
 use super::matmul::{Init, Panels, gemm};
-use super::memory;
+use super::memory::{self, write_fill};
 use super::parallel;
 use super::planes::{ChannelsLast, OutputLayout, Patches, Planes, SlidingProduct};
 use super::products::{DotProducts, OuterProducts, Span};
@@ -143,6 +143,9 @@ impl Conv2d {
         if let Some(conv) = self.without_stride() {
             return conv.forward(&self.strided_pixels(xs), weight, bias);
         }
+        if self.is_large_product() {
+            return self.products(weight, xs, (self.outputs, self.channels), bias);
+        }
         let (input_size, size) = (self.input_size(), self.output_size());
         let planes = self.planes();
         let layout = OutputLayout { first: 0, row: self.output.1, column: 1, plane: self.positions() };
@@ -172,6 +175,10 @@ impl Conv2d {
         }
         if let Some(winograd) = self.winograd() {
             return winograd.input_grad(grad, weight);
+        }
+        if self.is_large_product() {
+            let weight = linear::transposed(weight, [self.outputs, self.channels]);
+            return self.products(&weight, grad, (self.channels, self.outputs), &[]);
         }
         let (input_size, size) = (self.input_size(), self.output_size());
         let planes = self.gradient_planes();
@@ -339,6 +346,28 @@ impl Conv2d {
         let is_product = (self.kernel, self.stride, self.padding, self.groups) == ((1, 1), (1, 1), (0, 0), 1);
         let is_large = self.outputs * self.channels * self.positions() >= WORK;
         is_product && is_large && self.outputs.min(self.channels) >= SIDE
+    }
+
+    /// The product of `lhs`, `rows` x `depth`, with each image of `depth` channels, plus the bias of each row.
+    fn products<T: Lanes>(
+        &self,
+        lhs: &[T],
+        images: &[T],
+        (rows, depth): (usize, usize),
+        bias: &[T],
+    ) -> Vec<T> {
+        let positions = self.positions();
+        let write = |example: usize, product: &mut [MaybeUninit<T>]| {
+            let image = &images[example * depth * positions..];
+            let panels = Panels::new((depth, positions), |channel| &image[channel * positions..]);
+            for (row, &bias) in product.chunks_exact_mut(positions).zip(bias) {
+                write_fill(row, bias);
+            }
+            let init = if bias.is_empty() { Init::Zero } else { Init::Accumulate };
+            gemm((lhs, depth), &panels, product, positions, init);
+        };
+        // SAFETY: `gemm` writes every element.
+        unsafe { memory::build(self.batch * rows * positions, rows * positions, write) }
     }
 
     /// The weight gradient as a sum over examples of products of matrices: the output gradient times the transposed image.
