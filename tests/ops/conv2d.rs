@@ -45,6 +45,10 @@ fn convolutions_of_every_kind_match_the_reference() -> Result<()> {
             // Windows that are copied, as many outputs share them.
             ((2, 5, 18), (13, 13), (3, 3), 2, 1),
             ((1, 150, 17), (5, 7), (1, 1), 1, 0),
+            // Single pixels, as packed products.
+            ((2, 64, 65), (33, 31), (1, 1), 1, 0),
+            ((2, 64, 65), (65, 62), (1, 1), 2, 0),
+            ((2, 3, 4), (5, 6), (1, 1), 3, 0),
             // Products of Winograd's method that are shared out among threads.
             ((4, 100, 96), (12, 11), (3, 3), 1, 1),
         ],
