@@ -25,7 +25,8 @@ pub trait Task {
 
     /// Returns the mean loss of the training examples `batch`, a scalar tensor with its graph.
     ///
-    /// `mode` is always [`Mode::Train`]; it holds the seed, epoch and step that random draws are derived from.
+    /// `mode` is always [`Mode::Train`]; it holds the seed, epoch and step that random draws are derived from. If it has a
+    /// share, `batch` holds the examples of the share only.
     ///
     /// L-BFGS and Newton-CG take all examples in one batch, and call this several times in a step, with other values of the
     /// parameters. The loss must then depend on nothing else: no dropout, no augmentation.
