@@ -9,7 +9,7 @@ use crate::models::resnet::{self, ResNet};
 use crate::models::rnn::{self, Rnn};
 use crate::models::seq2seq::{self, Attention, Seq2Seq};
 use crate::models::textcnn::{self, TextCnn};
-use crate::nn::{BatchNorm, Cell, Cost, RecurrentConfig, SentenceModel, seeded_var_builder};
+use crate::nn::{BatchNorm, Cell, Cost, Model, RecurrentConfig, SentenceModel, seeded_var_builder};
 use crate::ops;
 use crate::optim::{Clip, Optimizer, Sgd};
 use crate::processes::threads;
@@ -159,6 +159,15 @@ impl Case<'_> {
     }
 }
 
+/// A model of images in f64, whose rounding leaves no doubt.
+struct InF64<M>(M);
+
+impl<M: Model> Model for InF64<M> {
+    fn forward(&self, xs: &Tensor, mode: Mode) -> candle_core::Result<Tensor> {
+        self.0.forward(&xs.to_dtype(DType::F64)?, mode)
+    }
+}
+
 fn numbers(range: Range<u32>) -> Vec<u32> {
     range.collect()
 }
@@ -174,10 +183,10 @@ fn lenet_with_dropout_and_augmentation() {
         // The last batch has two examples, which one process of three has all.
         batch_size: 10,
         steps: 6,
-        dtype: DType::F32,
+        dtype: DType::F64,
         synchronised: false,
         build: &|vb, run| {
-            let model = LeNet::new(&config, vb)?;
+            let model = InF64(LeNet::new(&config, vb)?);
             run(&ImageClassification {
                 model: &model,
                 cost: Cost::SoftmaxCrossEntropy,
@@ -190,7 +199,7 @@ fn lenet_with_dropout_and_augmentation() {
             })
         },
     };
-    case.check(1e-5);
+    case.check(1e-11);
 }
 
 #[test]
@@ -205,10 +214,10 @@ fn a_residual_network_with_the_statistics_of_the_whole_batch() {
         size: 1,
         batch_size: 5,
         steps: 4,
-        dtype: DType::F32,
+        dtype: DType::F64,
         synchronised: true,
         build: &|vb, run| {
-            let model = ResNet::new(&config, vb)?;
+            let model = InF64(ResNet::new(&config, vb)?);
             run(&ImageClassification {
                 model: &model,
                 cost: Cost::SoftmaxCrossEntropy,
@@ -221,7 +230,7 @@ fn a_residual_network_with_the_statistics_of_the_whole_batch() {
             })
         },
     };
-    case.check(2e-4);
+    case.check(1e-9);
 }
 
 /// 20 sentences of 1 to 9 of 30 words, or of as many tags.
