@@ -35,6 +35,7 @@
 //! | `images` | on | PNG and JPEG files: [`data::image::folder`], [`data::image::read_square`], [`data::image::read_digit`] |
 //! | `hub` | off | downloads from the Hugging Face hub; turns on `images` |
 //! | `playground` | off | the page on which the models answer; turns on `cli` |
+//! | `mpi` | off | training on several processes that MPI starts: [`processes`] |
 //! | `cuda`, `cudnn`, `metal`, `accelerate`, `mkl` | off | the same as in candle |
 //!
 //! With `default-features = false` there are models, layers, optimizers, training and data, and 13 crates besides those of candle.
