@@ -34,6 +34,7 @@
 //! | `plots` | on | the modules `plots` and `lab`; turns on `images` |
 //! | `images` | on | PNG and JPEG files: [`data::image::folder`], [`data::image::read_square`], [`data::image::read_digit`] |
 //! | `hub` | off | downloads from the Hugging Face hub; turns on `images` |
+//! | `mpi` | off | training on several processes, which MPI starts |
 //! | `playground` | off | the page on which the models answer; turns on `cli` |
 //! | `mpi` | off | training on several processes that MPI starts: [`processes`] |
 //! | `cuda`, `cudnn`, `metal`, `accelerate`, `mkl` | off | the same as in candle |

@@ -202,7 +202,7 @@ fn processes_that_differ_are_refused_before_anything_is_written() {
 }
 
 #[test]
-fn an_error_of_one_process_ends_all() {
+fn an_error_of_one_process_or_all_is_reported_once() {
     let place = place();
     let start = Instant::now();
     let missing = TEXT.replace("text text", "text missing");
@@ -212,6 +212,11 @@ fn an_error_of_one_process_ends_all() {
     let start = Instant::now();
     let output = mpirun(place.path(), "char_lm", &[(3, &missing)]).output().unwrap();
     fails(start, &output, &["error: missing"]);
+
+    let start = Instant::now();
+    let diverging = format!("{TEXT} --optimizer sgd --learning-rate 1e30 --out run");
+    let output = mpirun(place.path(), "char_lm", &[(2, &diverging)]).output().unwrap();
+    fails(start, &output, &["of step ", "there is no checkpoint yet"]);
 }
 
 #[test]

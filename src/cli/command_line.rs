@@ -148,7 +148,8 @@ fn training<R: Recipe>(
     };
     catch_interrupts()?;
     Ok(Training {
-        device: machine.device.open(settings.prefers_gpu())?,
+        // Several processes train on the CPU.
+        device: machine.device.open(settings.prefers_gpu() && processes.is_none())?,
         settings,
         given: Given::new(matches),
         start: Start { resume, out, parent: None },
