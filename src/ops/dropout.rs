@@ -79,7 +79,7 @@ pub(crate) fn dropout_in(
 /// Returns the elements of the larger mask, `count` in all, as ranges in the order of the tensor's elements.
 fn runs(place: &MaskPlace, count: usize) -> Vec<Range<usize>> {
     match *place {
-        MaskPlace::From(first) => vec![first..first + count],
+        MaskPlace::From(first) => std::iter::once(first..first + count).collect(),
         MaskPlace::Packed(sequences) => {
             let columns = count / sequences.rows();
             let mut runs: Vec<Range<usize>> = vec![];
