@@ -6,8 +6,8 @@
 use anyhow::{Result, ensure};
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, Augment, ImageData, ImageFacts, ImageOptions, OptimizerName, Recipe, ScheduleName, TrainOptions,
-    UsageError, fraction, whole,
+    self, Augment, ImageData, ImageFacts, ImageOptions, MOST_LAYERS, OptimizerName, Recipe, ScheduleName, TrainOptions,
+    UsageError, fraction, positive,
 };
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::mlp::{Config, Mlp};
@@ -19,7 +19,7 @@ use std::process::ExitCode;
 #[derive(Clone, Args, Serialize, Deserialize)]
 pub(crate) struct Settings {
     /// Number of units of each hidden layer, such as 100 or 300,100
-    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = whole::<usize>, default_value = "100")]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = positive, default_value = "100")]
     hidden: Vec<usize>,
     /// Activation of the hidden layers
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Activation::Sigmoid)]
@@ -84,6 +84,11 @@ impl Recipe for Settings {
     }
 
     fn data_options(&self) -> Result<ImageOptions> {
+        let layers = self.hidden.len();
+        ensure!(
+            layers <= MOST_LAYERS,
+            UsageError(format!("--hidden: found {layers} layers, expected at most {MOST_LAYERS}"))
+        );
         if self.train.optimizer.is_full_batch() {
             let why = "the optimizer needs the same loss in each step: leave out this option";
             ensure!(self.dropout == 0.0, UsageError(format!("--dropout {}: {why}", self.dropout)));

@@ -1,9 +1,9 @@
 //! The run and the inputs of a command that uses a trained model.
 
 use super::{Outcome, complain, count, error_line, shell_quoted, show_notes};
-use crate::data::text::{LiveLines, TextFile};
+use crate::data::text::LiveLines;
 use crate::train::{Run, is_output_open};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
@@ -180,27 +180,32 @@ impl Inputs {
 
     fn read(&self, mut answer: impl FnMut(&OsStr) -> Result<()>) -> Result<Outcome> {
         let mut outcome = Outcome::Done;
-        let mut next = |place: Option<String>, input: &OsStr| {
-            let result = answer(input);
+        let mut fail = |error: &anyhow::Error| {
+            complain(&error_line(error));
+            outcome = Outcome::Failed;
+        };
+        let mut next = |input: Input| {
+            let (place, result) = match input {
+                Input::Argument(input) => (None, answer(input)),
+                Input::Line(place, line) => (Some(place), answer(OsStr::new(line))),
+                Input::Bad(place, error) => {
+                    fail(&anyhow!("{place} {error}"));
+                    return is_output_open();
+                }
+            };
             if let Err(error) = match place {
-                Some(place) => result.with_context(|| place),
+                Some(place) => result.with_context(|| place.to_string()),
                 None => result,
             } {
-                complain(&error_line(&error));
-                outcome = Outcome::Failed;
+                fail(&error);
             }
             is_output_open()
         };
         if let Some(path) = self.file() {
             let mut notes = vec![];
-            let file = TextFile::read(path.to_path_buf(), &mut notes)?;
+            let file = LiveLines::open(path, &mut notes)?;
             show_notes(&notes);
-            for (number, line) in (1..).zip(file.text.split_terminator('\n')) {
-                let place = format!("{}: line {number}", path.display());
-                if !next(Some(place), OsStr::new(line)) {
-                    break;
-                }
-            }
+            lines(&path.display().to_string(), file, &mut next)?;
             return Ok(outcome);
         }
         let default = [self.file.clone().map_or("-".into(), OsString::from)];
@@ -212,14 +217,14 @@ impl Inputs {
                     if stdin.is_terminal() {
                         complain("note: this reads standard input, one input per line, up to Ctrl-D");
                     }
-                    lines("standard input", stdin.lock(), &mut next)?
+                    lines("standard input", LiveLines::new(stdin.lock()), &mut next)?
                 }
                 _ if self.file.is_some() => {
                     let name = Path::new(input).display().to_string();
                     let pipe = File::open(input).with_context(|| format!("{name}: can't be read"))?;
-                    lines(&name, BufReader::new(pipe), &mut next)?
+                    lines(&name, LiveLines::new(BufReader::new(pipe)), &mut next)?
                 }
-                _ => next(None, input),
+                _ => next(Input::Argument(input)),
             };
             if !goes_on {
                 break;
@@ -262,16 +267,34 @@ fn percent_decoded(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Calls `next` with each line and its place, as soon as it is complete, while `next` returns true.
+/// An input of a command.
+enum Input<'a> {
+    Argument(&'a OsStr),
+    /// A line, after its place.
+    Line(&'a str, &'a str),
+    /// Something that is wrong with a line, after its place.
+    Bad(&'a str, &'a str),
+}
+
+/// Calls `next` with each line as soon as it is complete, while `next` returns true.
 fn lines(
     name: &str,
-    reader: impl BufRead,
-    mut next: impl FnMut(Option<String>, &OsStr) -> bool,
+    mut lines: LiveLines<impl BufRead>,
+    mut next: impl FnMut(Input) -> bool,
 ) -> Result<bool> {
-    let (mut lines, mut notes) = (LiveLines::new(reader), vec![]);
+    let mut notes = vec![];
     while let Some(line) = lines.next(&mut notes).with_context(|| name.to_string())? {
         notes.drain(..).for_each(|note| complain(&format!("note: {name}: {note}")));
-        if !next(Some(format!("{name}: line {}", lines.number)), OsStr::new(&line)) {
+        let place = format!("{name}: line {}", lines.number);
+        for line in lines.doubtful() {
+            let doubt = "is not UTF-8, but other lines are: it was read as Windows-1252";
+            next(Input::Bad(&format!("{name}: line {line}"), doubt));
+        }
+        let input = match &line {
+            Ok(line) => Input::Line(&place, line),
+            Err(error) => Input::Bad(&place, error),
+        };
+        if !next(input) {
             return Ok(false);
         }
     }

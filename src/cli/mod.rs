@@ -49,7 +49,7 @@ pub use music::{MusicData, MusicOptions, OutputName};
 pub use music_commands::MusicCommand;
 pub use music_facts::MusicFacts;
 pub use options::{
-    Given, MachineOptions, OptimizerName, ScheduleName, TrainOptions, fraction, in_range, layers,
+    Given, MOST_LAYERS, MachineOptions, OptimizerName, ScheduleName, TrainOptions, fraction, in_range, layers,
     non_negative, positive, positive_number, whole,
 };
 pub use process::{STOP, catch_interrupts, end_at_once, on_threads};

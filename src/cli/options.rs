@@ -374,12 +374,15 @@ pub fn positive(text: &str) -> Result<usize, String> {
     in_range(text, 1..=u32::MAX as usize, "a whole number, 1 to 4294967295")
 }
 
+/// The most layers of a network. Candle's graph is dropped recursively, so a longer chain would exhaust the stack.
+pub const MOST_LAYERS: usize = 256;
+
 /// Parses a number of layers.
 ///
 /// # Errors
-/// Fails if `text` isn't a whole number from 1 to 10,000.
+/// Fails if `text` isn't a whole number from 1 to [`MOST_LAYERS`].
 pub fn layers(text: &str) -> Result<usize, String> {
-    in_range(text, 1..=10_000, "a whole number, 1 to 10000")
+    in_range(text, 1..=MOST_LAYERS, "a whole number, 1 to 256")
 }
 
 /// Parses a finite number of at least 0.
@@ -486,5 +489,6 @@ mod tests {
             (Ok(0_u64), true, true)
         );
         assert_eq!((positive("1"), positive("0").is_err(), positive("1.5").is_err()), (Ok(1), true, true));
+        assert_eq!((layers("256"), layers("257").is_err()), (Ok(MOST_LAYERS), true));
     }
 }

@@ -50,7 +50,11 @@ impl Parts {
             }
         };
         let validation = validation.map(|_| range(training..given));
-        let (training, validation) = hold_out(&rest, validation, class, options)?;
+        let (training, validation) = hold_out(&rest, validation, &class, options)?;
+        show_notes(&missing_classes(
+            &[("training", &training), ("validation", &validation), ("test", &test)],
+            class,
+        ));
         Ok(Self { training, validation, test })
     }
 
@@ -121,9 +125,6 @@ pub(super) fn hold_out(
         let selection = if *selection == Selection::Random { Selection::Random } else { Selection::First };
         training = selection.select(&training, limit, &class, *seed, "train limit").0;
     }
-    if *selection != Selection::Random {
-        note_missing_classes(&training, &validation, class);
-    }
     Ok((training, validation))
 }
 
@@ -132,17 +133,16 @@ fn place(options: &TrainOptions) -> String {
     options.data_dir.as_ref().map_or_else(String::new, |dir| format!("{}: ", dir.display()))
 }
 
-/// Says which classes only one of the parts has, as in data that is sorted by class.
-fn note_missing_classes(training: &[u32], validation: &[u32], class: impl Fn(u32) -> u32) {
-    let [training, validation] = [training, validation]
-        .map(|part| part.iter().map(|&example| class(example)).collect::<BTreeSet<u32>>());
-    for (part, has, lacks) in [("training", &validation, &training), ("validation", &training, &validation)] {
-        let missing = has.difference(lacks).count();
-        if missing > 0 {
-            let classes = training.union(&validation).count();
-            show_notes(&[format!("the {part} part lacks {missing} of the {classes} classes")]);
-        }
-    }
+/// Notes on classes that some parts have and another one lacks, as in data that is sorted by class, or with few examples of
+/// a class.
+fn missing_classes(parts: &[(&str, &[u32])], class: impl Fn(u32) -> u32) -> Vec<String> {
+    let classes = |part: &[u32]| part.iter().map(|&example| class(example)).collect::<BTreeSet<u32>>();
+    let all: BTreeSet<u32> = parts.iter().flat_map(|(_, part)| classes(part)).collect();
+    let missing = parts.iter().map(|(name, part)| (name, all.len() - classes(part).len()));
+    missing
+        .filter(|(_, missing)| *missing > 0)
+        .map(|(name, missing)| format!("the {name} part lacks {missing} of the {} classes", all.len()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -172,6 +172,13 @@ mod tests {
         let parts = Parts::new([Some(100), None, Some(5)], class, &last).unwrap();
         assert_eq!(parts.training, (0..20).collect::<Vec<u32>>());
         assert_eq!((parts.validation, parts.test), ((90..100).collect(), (100..105).collect()));
+    }
+
+    #[test]
+    fn a_part_without_a_class_is_named() {
+        let of = |test: &[u32]| missing_classes(&[("training", &[0, 60]), ("test", test)], class);
+        assert_eq!(of(&[1, 2]), ["the test part lacks 1 of the 2 classes"]);
+        assert!(of(&[1, 99]).is_empty());
     }
 
     #[test]

@@ -24,8 +24,11 @@ pub fn on_threads<R: Send>(threads: Option<usize>, work: impl FnOnce() -> Result
     }
     let threads = threads.unwrap_or_else(candle_core::utils::get_num_threads);
     // All of the work runs inside the pool, so that no operation has to hand its share over to it first.
-    rayon::ThreadPoolBuilder::new().num_threads(threads).build()?.install(work)
+    rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build()?.install(work)
 }
+
+/// Size of a thread's stack. Candle walks through the graph of a network recursively.
+const STACK: usize = 16 << 20;
 
 /// Whether the calling thread is certainly the only one of the process.
 fn is_only_thread() -> bool {

@@ -86,7 +86,7 @@ impl<L> TextData<L> {
                 options.facts(&words, &parts, vectors.as_ref(), classes)?
             }
         };
-        let sentences = Sentences::encode(&facts.vocabulary, ngrams, &words);
+        let sentences = encode(&facts.vocabulary, ngrams, &words)?;
         let fingerprints = split_fingerprints(fingerprints);
         let about = About { name: name.to_string(), sizes: parts.sizes(), fingerprints, facts };
         Ok(Self { options, ngrams, words, labels, parts, vectors, sentences, about })
@@ -109,7 +109,7 @@ impl<L> TextData<L> {
         let classes = std::mem::take(&mut facts.classes);
         *facts = self.options.facts(&self.words, &parts, self.vectors.as_ref(), classes)?;
         *sizes = parts.sizes();
-        self.sentences = Sentences::encode(&facts.vocabulary, self.ngrams, &self.words);
+        self.sentences = encode(&facts.vocabulary, self.ngrams, &self.words)?;
         self.parts = parts;
         Ok(())
     }
@@ -125,6 +125,12 @@ impl<L> TextData<L> {
         note_few_vectors(path, found, words, self.options.lower_case);
         Ok(Some(format!("{found} of {words} words ({share:.1}%) have a vector in {}", path.display())))
     }
+}
+
+/// The ids of the words and n-grams of each sentence.
+fn encode(vocabulary: &Vocabulary, ngrams: NGrams, words: &[Vec<String>]) -> Result<Sentences> {
+    ngrams.size(vocabulary.len()).context("--buckets")?;
+    Ok(Sentences::encode(vocabulary, ngrams, words))
 }
 
 /// Keeps the pretrained vectors of the data's words in the folder of `run`.
@@ -345,5 +351,19 @@ impl Facts for Vocabulary {
 
     fn describe(&self) -> String {
         format!(", {} different tokens", self.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_features_than_ids_are_an_error() {
+        let vocabulary = Vocabulary::new([["a".to_string()]], false, 1);
+        let ngrams = NGrams { words: 2, characters: (0, 0), buckets: u32::MAX as usize };
+        let error = encode(&vocabulary, ngrams, &[vec!["a".to_string()]]).err().unwrap();
+        let error = format!("{error:#}");
+        assert!(error.starts_with("--buckets: ") && error.contains("4294967295 buckets"), "{error}");
     }
 }

@@ -16,7 +16,8 @@ const ZIP: &[u8] = b"PK\x03\x04";
 const LEGACY: &[u8] = &[0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
 /// Keys under which training programs save the weights.
-const NESTED: [&str; 3] = ["state_dict", "model_state_dict", "model"];
+const NESTED: [&str; 8] =
+    ["state_dict", "model_state_dict", "model", "net", "module", "network", "model_ema", "ema"];
 
 /// Whether `bytes` begin like a zip archive or a pickle.
 pub(super) fn is_pytorch(bytes: &[u8]) -> bool {
@@ -174,13 +175,13 @@ impl<'a> State<'a> {
     fn tensors(&self) -> Result<(Named<'a>, Option<String>)> {
         let (mut dict, mut note) = (self.pickle.root, None);
         for _ in 0..4 {
-            let found = self.tensors_in(dict);
-            if !found.is_empty() {
-                return Ok((found, note));
-            }
+            // A score or a random state may lie beside the weights.
+            let loose = self.tensors_in(dict);
             let entries = self.pickle.entries(dict).unwrap_or_default();
-            let holds_more =
-                |id: Id| matches!(self.pickle.objects[id], Object::Dict(_) | Object::Instance { .. });
+            let holds_more = |id: Id| match loose.is_empty() {
+                true => matches!(self.pickle.objects[id], Object::Dict(_) | Object::Instance { .. }),
+                false => self.holds_tensors(id),
+            };
             let is_named = |name, id| self.pickle.text(id) == Some(name);
             let named = |name| entries.iter().find(|&&(key, value)| is_named(name, key) && holds_more(value));
             let with_tensors: Vec<_> =
@@ -189,7 +190,12 @@ impl<'a> State<'a> {
                 let keys = entries.iter().filter_map(|(key, _)| self.pickle.text(*key));
                 keys.map(String::from).collect::<Vec<_>>()
             };
-            dict = match (NESTED.iter().find_map(|name| named(*name)), &with_tensors[..]) {
+            let known = NESTED.iter().find_map(|name| named(*name));
+            let most = with_tensors.iter().map(|(_, value)| self.tensors_in(*value).len()).max();
+            if known.is_none() && loose.len() >= most.unwrap_or(1) {
+                return Ok((loose, note));
+            }
+            dict = match (known, &with_tensors[..]) {
                 (Some(&(key, value)), all) => {
                     let others: Vec<_> = all.iter().copied().filter(|(other, _)| *other != key).collect();
                     if let (Some(key), false) = (self.pickle.text(key), others.is_empty()) {
@@ -215,6 +221,13 @@ impl<'a> State<'a> {
             }
             _ => bail!("holds no tensors, {expected}"),
         }
+    }
+
+    /// Whether the dictionary `dict` holds tensors, directly or in a dictionary in it.
+    fn holds_tensors(&self, dict: Id) -> bool {
+        let entries = self.pickle.entries(dict).unwrap_or_default();
+        let mut dicts = std::iter::once(dict).chain(entries.iter().map(|&(_, value)| value));
+        dicts.any(|dict| !self.tensors_in(dict).is_empty())
     }
 
     /// The tensors that the dictionary `dict` holds directly, with their names.

@@ -3,6 +3,7 @@
 use crate::data::file_kind::{Remedy, is_html, known_format};
 use crate::data::gzip;
 use anyhow::{Context, Result, bail, ensure};
+use std::fmt;
 use std::io::Read;
 
 /// The characters of the bytes 0x80 to 0x9f in Windows-1252, as browsers read it. The others are those of Latin-1.
@@ -38,121 +39,251 @@ pub(super) fn is_converted(bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// Fails if the text is binary, or isn't in the encoding that its byte order mark says.
-pub(super) fn decode(mut bytes: Vec<u8>) -> Result<(String, Option<String>)> {
+pub(super) fn decode(bytes: Vec<u8>) -> Result<(String, Option<String>)> {
+    let (bytes, note) = converted(bytes)?;
+    let mut scan = Scan::default();
+    scan.add(&bytes, true)?;
+    match scan.check_whole()? {
+        Encoding::Windows1252 => Ok((windows_1252(&bytes), scan.remark())),
+        Encoding::Utf8 => {
+            let text = String::from_utf8(bytes)?;
+            Ok((text.strip_prefix('\u{feff}').map(String::from).unwrap_or(text), note))
+        }
+    }
+}
+
+/// Unpacks a text, converts UTF-16 to UTF-8, with a remark, and ends its lines with `\n`.
+///
+/// # Errors
+/// Fails if the text is truncated, or isn't in the UTF-16 that its byte order mark says.
+pub(super) fn converted(mut bytes: Vec<u8>) -> Result<(Vec<u8>, Option<String>)> {
     if bytes.starts_with(&gzip::MAGIC) {
         let mut unpacked = vec![];
         gzip::Unpacked::new(&bytes[..]).read_to_end(&mut unpacked).map_err(gzip::read_error)?;
         bytes = unpacked;
     }
-    let (text, note) = match marked_utf16(&bytes) {
-        Some((name, unit)) => {
-            let (pairs, odd) = bytes[2..].as_chunks::<2>();
-            let units: Vec<u16> = pairs.iter().map(|&pair| unit(pair)).collect();
-            ensure!(!units.contains(&0), "is binary or in UTF-32, expected UTF-8, UTF-16 or Windows-1252");
-            let text = String::from_utf16(&units).ok().filter(|_| odd.is_empty());
-            let text = text.with_context(|| format!("not {name}, but the file is marked as such"))?;
-            (text, Some(format!("is converted from {name}")))
-        }
-        _ => {
-            let mut scan = Scan::default();
-            scan.add(&bytes, true)?;
-            scan.check_whole()?;
-            match scan.invalid {
-                None => {
-                    let text = String::from_utf8(bytes)?;
-                    (text.strip_prefix('\u{feff}').map(String::from).unwrap_or(text), None)
-                }
-                Some(at) => {
-                    let line = 1 + bytes[..at as usize].iter().filter(|&&byte| byte == b'\n').count();
-                    (windows_1252(&bytes), Some(in_windows_1252(format!("line {line}"))))
-                }
-            }
-        }
-    };
-    let mut text = if !text.contains('\n') && text.contains('\r') { text.replace('\r', "\n") } else { text };
+    let mut note = None;
+    if let Some((name, unit)) = marked_utf16(&bytes) {
+        let (pairs, odd) = bytes[2..].as_chunks::<2>();
+        let units: Vec<u16> = pairs.iter().map(|&pair| unit(pair)).collect();
+        ensure!(!units.contains(&0), "is binary or in UTF-32, expected UTF-8, UTF-16 or Windows-1252");
+        let text = String::from_utf16(&units).ok().filter(|_| odd.is_empty());
+        let text = text.with_context(|| format!("not {name}, but the file is marked as such"))?;
+        bytes = text.into_bytes();
+        note = Some(format!("is converted from {name}"));
+    }
+    if bytes.contains(&b'\r') && !bytes.contains(&b'\n') {
+        bytes.iter_mut().filter(|byte| **byte == b'\r').for_each(|byte| *byte = b'\n');
+    }
     // The end of a file of MS-DOS.
-    text.truncate(text.trim_end_matches('\u{1a}').len());
-    Ok((text, note))
+    bytes.truncate(bytes.iter().rposition(|&byte| byte != 0x1a).map_or(0, |last| last + 1));
+    Ok((bytes, note))
 }
 
-/// The remark that a text is not UTF-8 at `place`.
-pub(super) fn in_windows_1252(place: String) -> String {
-    format!("not UTF-8 at {place}, so it is read as Windows-1252")
+/// How a text that is neither gzipped nor in UTF-16 is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoding {
+    Utf8,
+    Windows1252,
 }
 
 /// What consecutive bytes say about the encoding of a text.
 #[derive(Default)]
 pub(super) struct Scan {
-    /// Number of bytes so far.
+    /// Number of bytes and of line breaks so far.
     at: u64,
-    /// The first byte that is not UTF-8.
-    pub invalid: Option<u64>,
-    /// The first control character that text does not have.
-    control: Option<u64>,
+    breaks: usize,
+    /// The lines that are not UTF-8.
+    invalid: Lines,
+    /// The lines with zero bytes.
+    zeros: Lines,
+    /// The lines with control characters that text does not have.
+    controls: Lines,
     /// Whether the text has the byte order mark of UTF-8.
     pub is_marked: bool,
-    /// Whether characters outside ASCII precede the first byte that is not UTF-8.
-    has_utf8: bool,
+    /// Whether there are UTF-8 characters outside ASCII.
+    pub has_utf8: bool,
+    western: Western,
+}
+
+/// Lines of a kind: their number, the first and the last, counted from 1.
+#[derive(Default)]
+struct Lines {
+    count: usize,
+    first: usize,
+    last: usize,
+}
+
+impl Lines {
+    fn add(&mut self, line: usize) {
+        if self.count == 0 {
+            self.first = line;
+        }
+        self.count += usize::from(self.last != line);
+        self.last = line;
+    }
+}
+
+impl fmt::Display for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.count {
+            0 | 1 => write!(f, "line {} is", self.first),
+            count => write!(f, "{count} lines (first: line {}) are", self.first),
+        }
+    }
 }
 
 impl Scan {
     /// Checks the next bytes, and returns how many are whole characters; the rest must come again with the next call.
     ///
     /// # Errors
-    /// Fails if the text is binary: it has zero bytes, or is not UTF-8 and has control characters.
+    /// Fails if the text starts like a file of another format.
     pub fn add(&mut self, bytes: &[u8], is_end: bool) -> Result<usize> {
-        let begin = self.at;
-        if begin == 0 {
+        if self.at == 0 {
             check_start(bytes)?;
             self.is_marked = bytes.starts_with(b"\xef\xbb\xbf");
         }
-        let whole = self.check_utf8(bytes, is_end);
-        if let Some(zero) = bytes.iter().position(|&byte| byte == 0) {
-            bail!("is binary (byte {} is zero), expected text", begin + zero as u64);
-        }
-        let is_control = |byte: &u8| {
-            byte.is_ascii_control() && !byte.is_ascii_whitespace() && ![0x0b, 0x1a, 0x1b, 0x7f].contains(byte)
+        let whole = self.add_characters(bytes, is_end);
+        let bytes = &bytes[..whole];
+        let is_control = |byte: u8| {
+            byte.is_ascii_control() && !byte.is_ascii_whitespace() && ![0x0b, 0x1a, 0x1b, 0x7f].contains(&byte)
         };
-        self.control = self.control.or(bytes.iter().position(is_control).map(|at| begin + at as u64));
-        if let Some(byte) = self.invalid {
-            ensure!(!self.is_marked, "not UTF-8 at byte {byte}, but the file is marked as such");
-            if let Some(control) = self.control {
-                bail!(
-                    "is binary (not UTF-8 at byte {byte}, and byte {control} is a control character), expected text"
-                );
+        if bytes.iter().any(|&byte| is_control(byte)) {
+            for (line, bytes) in (self.breaks + 1..).zip(bytes.split(|&byte| byte == b'\n')) {
+                bytes.contains(&0).then(|| self.zeros.add(line));
+                bytes.iter().any(|&byte| is_control(byte)).then(|| self.controls.add(line));
             }
         }
+        if !self.has_utf8 {
+            self.western.add(bytes);
+        }
         self.at += whole as u64;
+        self.breaks += line_breaks(bytes);
         Ok(whole)
     }
 
-    /// Checks that the bytes so far are in one encoding.
-    ///
-    /// # Errors
-    /// Fails if they are not UTF-8, but begin with UTF-8 characters outside ASCII.
-    pub fn check_whole(&self) -> Result<()> {
-        match self.invalid {
-            Some(byte) if self.has_utf8 => bail!(
-                "not UTF-8 at byte {byte}, but there are UTF-8 characters before it: the text is damaged or in two encodings"
-            ),
-            _ => Ok(()),
+    fn add_characters(&mut self, bytes: &[u8], is_end: bool) -> usize {
+        let (mut at, mut line) = (0, self.breaks + 1);
+        loop {
+            let rest = &bytes[at..];
+            let error = std::str::from_utf8(rest).err();
+            let valid = &rest[..error.map_or(rest.len(), |error| error.valid_up_to())];
+            self.has_utf8 |= !valid.is_ascii();
+            at += valid.len();
+            match error.map(|error| error.error_len()) {
+                None => return at,
+                Some(None) if !is_end => return at,
+                Some(length) => {
+                    line += line_breaks(valid);
+                    self.invalid.add(line);
+                    at += length.unwrap_or(rest.len() - valid.len());
+                }
+            }
         }
     }
 
-    fn check_utf8(&mut self, bytes: &[u8], is_end: bool) -> usize {
-        if self.invalid.is_some() {
-            return bytes.len();
+    /// Whether lines so far are not UTF-8.
+    pub fn is_invalid(&self) -> bool {
+        self.invalid.count > 0
+    }
+
+    /// Number of lines so far that can't be read as UTF-8 text, and of all lines.
+    pub fn unreadable(&self) -> (usize, usize) {
+        (self.invalid.count.max(self.zeros.count), self.breaks + 1)
+    }
+
+    /// Checks that there are no zero bytes so far.
+    ///
+    /// # Errors
+    /// Fails for binary data.
+    pub fn check_zeros(&self) -> Result<()> {
+        let zeros = &self.zeros;
+        ensure!(zeros.count == 0, "{zeros} binary (with a zero byte), expected text");
+        Ok(())
+    }
+
+    /// The encoding of the whole text.
+    ///
+    /// # Errors
+    /// Fails if the text is binary: it has zero bytes, or is not UTF-8 and has control characters; or if it is neither UTF-8
+    /// nor, by its letters, Windows-1252.
+    pub fn check_whole(&self) -> Result<Encoding> {
+        let Self { invalid, controls, .. } = self;
+        self.check_zeros()?;
+        if invalid.count == 0 {
+            return Ok(Encoding::Utf8);
         }
-        let error = std::str::from_utf8(bytes).err();
-        let valid = error.map_or(bytes.len(), |error| error.valid_up_to());
-        self.has_utf8 |= !bytes[..valid].is_ascii();
-        match error {
-            Some(error) if error.error_len().is_some() || is_end => {
-                self.invalid = Some(self.at + valid as u64);
-                bytes.len()
-            }
-            _ => valid,
+        ensure!(!self.is_marked, "{invalid} not UTF-8, but the file is marked as such: repair it");
+        ensure!(
+            !self.has_utf8,
+            "{invalid} not UTF-8, but there are UTF-8 characters elsewhere: the text is damaged or in two encodings; save it \
+             as UTF-8"
+        );
+        ensure!(
+            controls.count == 0,
+            "is binary ({invalid} not UTF-8, and there is a control character in line {}), expected text",
+            controls.first
+        );
+        ensure!(self.western.is_plausible(), "{invalid} {NO_ENCODING}");
+        Ok(Encoding::Windows1252)
+    }
+
+    /// Whether the text so far may be Windows-1252.
+    pub fn may_be_windows_1252(&self) -> bool {
+        !self.has_utf8 && !self.is_marked && self.controls.count == 0 && self.western.is_plausible()
+    }
+
+    /// The remark that the text is not UTF-8, if it is not.
+    pub fn remark(&self) -> Option<String> {
+        let line = self.invalid.first;
+        self.is_invalid().then(|| format!("not UTF-8 at line {line}, so it is read as Windows-1252"))
+    }
+}
+
+/// What is wrong with text in an encoding that can't be told.
+pub(super) const NO_ENCODING: &str = "not UTF-8, and does not look like Windows-1252: save it as UTF-8";
+
+fn line_breaks(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|&&byte| byte == b'\n').count()
+}
+
+/// Whether text that is not UTF-8 is plausible as Windows-1252, which Western European languages use.
+#[derive(Default)]
+struct Western {
+    ascii_letters: u64,
+    others: u64,
+    /// Symbols between two letters, where other encodings have letters.
+    symbols_in_words: u64,
+    has_undefined: bool,
+}
+
+impl Western {
+    fn add(&mut self, bytes: &[u8]) {
+        let count = |is: fn(&u8) -> bool| bytes.iter().filter(|&byte| is(byte)).count() as u64;
+        self.ascii_letters += count(u8::is_ascii_alphabetic);
+        if bytes.is_ascii() {
+            return;
         }
+        self.others += count(|byte| !byte.is_ascii());
+        self.has_undefined |= bytes.iter().any(|byte| [0x81, 0x8d, 0x8f, 0x90, 0x9d].contains(byte));
+        let is_letter =
+            |byte: u8| byte.is_ascii_alphabetic() || byte >= 0xc0 && ![0xd7, 0xf7].contains(&byte);
+        // Accents, quotes, the soft hyphen and the like may stand within words.
+        let is_symbol = |byte: u8| {
+            matches!(byte, 0xa1..=0xbf)
+                && ![0xa8, 0xaa, 0xab, 0xad, 0xb4, 0xb7, 0xb8, 0xba, 0xbb].contains(&byte)
+        };
+        let in_words =
+            bytes.windows(3).filter(|at| is_letter(at[0]) && is_symbol(at[1]) && is_letter(at[2])).count();
+        self.symbols_in_words += in_words as u64;
+    }
+
+    /// Most letters of Western European text are ASCII. Of short text, little is known.
+    fn is_plausible(&self) -> bool {
+        let &Self { ascii_letters, others, symbols_in_words, has_undefined } = self;
+        !has_undefined
+            && (others < 8 || others <= ascii_letters)
+            && (symbols_in_words < 3 || 10 * symbols_in_words <= others)
     }
 }
 
@@ -191,6 +322,22 @@ mod tests {
             [(0x41, 'A'), (0x80, '€'), (0x81, '\u{81}'), (0x92, '’'), (0x9f, 'Ÿ'), (0xff, 'ÿ')]
         {
             assert_eq!(text.chars().nth(byte), Some(expected), "{byte:#x}");
+        }
+    }
+
+    #[test]
+    fn encodings_other_than_windows_1252_are_refused() {
+        let of = |bytes: &[u8]| decode(bytes.to_vec()).map_err(|error| error.to_string());
+        for bytes in [
+            &b"\x82\xb1\x82\xcc\x89f\x89\xe6\x81B\n"[..], // Shift-JIS
+            b"pos,\xef\xf2\xeb\xe8\xf7\xed\xfb\xe9 \xf4\xe8\xeb\xfc\xec\n", // Windows-1251
+            b"za\xbf\xf3\xb3\xe6 g\xea\xb6l\xb1 ja\xbc\xf1 by\xb3o ma\xb3o\n", // Latin-2
+        ] {
+            let error = of(bytes).unwrap_err();
+            assert!(error.starts_with("line 1 is not UTF-8") && error.contains("save it as UTF-8"), "{error}");
+        }
+        for bytes in [&b"\xe9t\xe9 l\xb7l 20\xb0C d\x92un prix\n"[..], b"\xc9\xc8\xc0\n", b"o\xb4clock 5m\xb2"] {
+            assert!(of(bytes).is_ok(), "{bytes:?}");
         }
     }
 

@@ -1,68 +1,135 @@
 //! The lines of standard input and pipes, decoded as they come.
 
-use super::encoding::{Scan, check_start, decode, in_windows_1252, is_converted, windows_1252};
-use anyhow::{Context, Result};
-use std::io::BufRead;
+use super::encoding::{Encoding, NO_ENCODING, Scan, check_start, converted, is_converted, windows_1252};
+use crate::data::file_kind::check_is_file;
+use anyhow::{Context, Result, anyhow, ensure};
+use std::fs;
+use std::io::{BufRead, Cursor};
+use std::path::Path;
 
-/// The lines of a text that is still being written, such as standard input.
+/// The lines of a text that is still being written, such as standard input, or of a whole file.
 ///
-/// Each line is decoded as it comes. It is UTF-8 or Windows-1252, whatever the other lines are.
+/// Each line is decoded as it comes. A line that can't be read is an error of its own: the others are read all the same.
+/// Lines that are not UTF-8 are read as Windows-1252 unless there is UTF-8 outside ASCII: in a whole file anywhere, in
+/// another text in the lines before.
 pub(crate) struct LiveLines<R> {
     reader: R,
+    /// A text that was read as a whole, to read in place of `reader`.
+    whole: Option<Cursor<Vec<u8>>>,
     scan: Scan,
+    /// The encoding of a whole text.
+    encoding: Option<Encoding>,
     /// Number of lines so far.
     pub number: usize,
-    /// The lines of a text that is converted as a whole, in reverse order.
-    converted: Option<Vec<String>>,
+    /// The lines that were read as Windows-1252.
+    western: Vec<usize>,
+}
+
+impl LiveLines<Cursor<Vec<u8>>> {
+    /// The lines of a file, with remarks about its encoding.
+    ///
+    /// # Errors
+    /// Fails if the file can't be read, is empty or of another format, or if most of its lines can't be read.
+    pub fn open(path: &Path, notes: &mut Vec<String>) -> Result<Self> {
+        check_is_file(path)?;
+        let name = path.display();
+        let bytes = fs::read(path).with_context(|| format!("{name}: can't be read"))?;
+        ensure!(!bytes.is_empty(), "{name}: is empty");
+        let mut lines = Self::new(Cursor::default());
+        let mut remarks = vec![];
+        lines.take_whole(bytes, &mut remarks).map_err(|error| anyhow!("{name}: {error:#}"))?;
+        notes.extend(remarks.into_iter().map(|remark| format!("{name}: {remark}")));
+        Ok(lines)
+    }
 }
 
 impl<R: BufRead> LiveLines<R> {
     pub fn new(reader: R) -> Self {
-        Self { reader, scan: Scan::default(), number: 0, converted: None }
+        Self { reader, whole: None, scan: Scan::default(), encoding: None, number: 0, western: vec![] }
     }
 
-    /// Reads the next line, without its `\n`. The first line in another encoding adds a remark to `notes`.
+    /// Reads the next line, without its `\n`; or says why it can't be decoded. The first line in another encoding adds a
+    /// remark to `notes`.
     ///
     /// # Errors
-    /// Fails if the input can't be read or is binary.
-    pub fn next(&mut self, notes: &mut Vec<String>) -> Result<Option<String>> {
-        self.number += 1;
-        if let Some(lines) = &mut self.converted {
-            return Ok(lines.pop());
-        }
+    /// Fails if the input can't be read or is a file of another format.
+    pub fn next(&mut self, notes: &mut Vec<String>) -> Result<Option<Result<String, String>>> {
         let mut line = vec![];
-        if self.number == 1 {
+        if self.number == 0 && self.whole.is_none() {
             let start = self.reader.fill_buf().context("can't be read")?;
             if is_converted(start) {
                 self.reader.read_to_end(&mut line).context("can't be read")?;
-                return self.convert(line, notes);
+                self.take_whole(std::mem::take(&mut line), notes)?;
+            } else {
+                check_start(start)?;
             }
-            check_start(start)?;
         }
-        if self.reader.read_until(b'\n', &mut line).context("can't be read")? == 0 {
+        self.number += 1;
+        let read = match &mut self.whole {
+            Some(whole) => whole.read_until(b'\n', &mut line),
+            None => self.reader.read_until(b'\n', &mut line),
+        };
+        if read.context("can't be read")? == 0 {
             return Ok(None);
         }
-        if self.number == 1 && !line.ends_with(b"\n") && line.contains(&b'\r') {
-            return self.convert(line, notes);
+        if self.number == 1 && self.whole.is_none() && !line.ends_with(b"\n") && line.contains(&b'\r') {
+            self.number = 0;
+            self.take_whole(line, notes)?;
+            return self.next(notes);
         }
-        let was_valid = self.scan.invalid.is_none();
-        self.scan.add(&line, true)?;
-        if was_valid && self.scan.invalid.is_some() {
-            notes.push(in_windows_1252(format!("line {}", self.number)));
+        if self.whole.is_none() {
+            self.scan.add(&line, true)?;
         }
         let line = line.strip_suffix(b"\n").unwrap_or(&line);
         let line = if self.number == 1 { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line) } else { line };
-        Ok(Some(std::str::from_utf8(line).map_or_else(|_| windows_1252(line), String::from)))
+        Ok(Some(self.decode(line, notes)))
     }
 
-    fn convert(&mut self, bytes: Vec<u8>, notes: &mut Vec<String>) -> Result<Option<String>> {
-        let (text, note) = decode(bytes)?;
+    /// Reads `bytes` in place of the reader.
+    fn take_whole(&mut self, bytes: Vec<u8>, notes: &mut Vec<String>) -> Result<()> {
+        let (bytes, note) = converted(bytes)?;
         notes.extend(note);
-        let mut lines: Vec<String> = text.split_terminator('\n').map(String::from).collect();
-        lines.reverse();
-        let first = lines.pop();
-        self.converted = Some(lines);
-        Ok(first)
+        let mut scan = Scan::default();
+        scan.add(&bytes, true)?;
+        let encoding = match scan.check_whole() {
+            Ok(encoding) => encoding,
+            Err(error) => {
+                let (unreadable, all) = scan.unreadable();
+                ensure!(2 * unreadable <= all, error);
+                Encoding::Utf8
+            }
+        };
+        if encoding == Encoding::Windows1252 {
+            notes.extend(scan.remark());
+        }
+        self.encoding = Some(encoding);
+        self.whole = Some(Cursor::new(bytes));
+        Ok(())
+    }
+
+    fn decode(&mut self, line: &[u8], notes: &mut Vec<String>) -> Result<String, String> {
+        if line.contains(&0) {
+            return Err("is binary (with a zero byte), expected text".to_string());
+        }
+        if let Ok(text) = std::str::from_utf8(line) {
+            return Ok(text.to_string());
+        }
+        match self.encoding {
+            Some(Encoding::Windows1252) => return Ok(windows_1252(line)),
+            None if self.scan.may_be_windows_1252() => {}
+            None if !self.scan.has_utf8 => return Err(format!("is {NO_ENCODING}")),
+            _ => return Err("is not UTF-8, but other lines are".to_string()),
+        }
+        if self.western.is_empty() {
+            notes.push(format!("not UTF-8 at line {}, so it is read as Windows-1252", self.number));
+        }
+        self.western.push(self.number);
+        Ok(windows_1252(line))
+    }
+
+    /// The lines that were read as Windows-1252 before another one turned out to be UTF-8, each returned once.
+    pub fn doubtful(&mut self) -> Vec<usize> {
+        if self.scan.has_utf8 { std::mem::take(&mut self.western) } else { vec![] }
     }
 }
 
@@ -86,7 +153,8 @@ mod tests {
     fn lines(bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), String> {
         let (mut lines, mut all, mut notes) = (LiveLines::new(bytes), vec![], vec![]);
         while let Some(line) = lines.next(&mut notes).map_err(|error| format!("{error:#}"))? {
-            all.push(line);
+            all.push(line.unwrap_or_else(|error| format!("line {} {error}", lines.number)));
+            notes.extend(lines.doubtful().iter().map(|line| format!("line {line} is doubtful")));
         }
         Ok((all, notes))
     }
@@ -115,12 +183,29 @@ mod tests {
     }
 
     #[test]
-    fn two_encodings_are_refused_in_a_whole_text_and_read_line_by_line() {
-        let bytes = b"caf\xc3\xa9\nbad\xe9\ncaf\xc3\xa9\n";
-        let error = decode(bytes.to_vec()).unwrap_err().to_string();
-        assert!(error.contains("not UTF-8 at byte 9") && error.contains("two encodings"), "{error}");
-        let note = "not UTF-8 at line 2, so it is read as Windows-1252".to_string();
-        assert_eq!(lines(bytes), Ok((["café", "badé", "café"].map(String::from).to_vec(), vec![note])));
+    fn bad_lines_are_named_wherever_they_stand_and_the_others_read() {
+        let good = "カフェ\n".as_bytes();
+        let bad = b"caf\xe9\n";
+        for (text, line) in [([bad, good, good].concat(), 1), ([good, bad, good].concat(), 2)] {
+            let error = decode(text.clone()).unwrap_err().to_string();
+            let expected = format!("line {line} is not UTF-8, but there are UTF-8 characters elsewhere");
+            assert!(error.starts_with(&expected), "{error}");
+            let place = tempfile::tempdir().unwrap();
+            let path = place.path().join("f.txt");
+            fs::write(&path, &text).unwrap();
+            let mut whole = LiveLines::open(&path, &mut vec![]).unwrap();
+            let read: Vec<_> =
+                std::iter::from_fn(|| whole.next(&mut vec![]).unwrap()).map(|line| line.is_ok()).collect();
+            assert_eq!(read, [line != 1, line != 2, true]);
+            let gzipped = lines(&gzip(&text)).unwrap();
+            assert!(gzipped.0[line - 1].contains("is not UTF-8, but other lines are"), "{gzipped:?}");
+        }
+        let (read, notes) = lines(&[bad, good, bad, b"a\0\n", b"\xe3\x81\n"].concat()).unwrap();
+        assert_eq!(read[..2], ["café", "カフェ"]);
+        assert!(read[2].starts_with("line 3 is not UTF-8") && read[3].starts_with("line 4 is binary"), "{read:?}");
+        assert!(read[4].starts_with("line 5 is not UTF-8"), "{read:?}");
+        assert!(notes[0].contains("not UTF-8 at line 1") && notes[1] == "line 1 is doubtful", "{notes:?}");
+        assert!(lines(b"\xe3\x81\n").unwrap().0[0].contains("save it as UTF-8"));
     }
 
     #[test]
@@ -135,19 +220,21 @@ mod tests {
             (png, "is a PNG image, expected text"),
             (b"PK\x03\x04\x14\0".to_vec(), "is a zip archive"),
             (b"PAR1\x15\x04".to_vec(), "is a parquet file, expected text: export it"),
-            (b"label,text\na,b\0\n".to_vec(), "is binary (byte 14 is zero)"),
-            (
-                b"caf\xe9\n\x01\n".to_vec(),
-                "is binary (not UTF-8 at byte 3, and byte 5 is a control character)",
-            ),
             (bare, "is UTF-16 without a byte order mark"),
             (cut, "not UTF-16LE, but the file is marked as such"),
-            (b"\xef\xbb\xbfa\n\xe9".to_vec(), "not UTF-8 at byte 5, but the file is marked as such"),
             (gzip(b"a\n")[..12].to_vec(), "truncated"),
         ] {
             let error = format!("{:#}", decode(bytes.clone()).unwrap_err());
             assert!(error.contains(part), "{error}");
             assert_eq!(lines(&bytes).unwrap_err(), error);
+        }
+        for (bytes, part) in [
+            (&b"label,text\na,b\0\n"[..], "line 2 is binary (with a zero byte)"),
+            (b"caf\xe9\n\x01\n", "is binary (line 1 is not UTF-8, and there is a control character in line 2)"),
+            (b"\xef\xbb\xbfa\n\xe9", "line 2 is not UTF-8, but the file is marked as such"),
+        ] {
+            let error = decode(bytes.to_vec()).unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A text of any size, read as it is needed.
 
-use super::encoding::{self, in_windows_1252, is_converted, windows_1252};
+use super::encoding::{self, Encoding, is_converted, windows_1252};
 use super::file::TextFile;
 use super::level::Level;
 use super::tokenizer::composed;
@@ -39,12 +39,6 @@ pub struct TextStream {
 enum Source {
     Memory(Vec<u8>),
     File(Mutex<File>),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Encoding {
-    Utf8,
-    Windows1252,
 }
 
 /// Number of tokens between two known positions of the text.
@@ -89,25 +83,21 @@ impl TextStream {
     fn new(name: String, mut source: Source, level: Level) -> Result<Self> {
         let scan_of = |source: &Source| Scan::of(source).map_err(|error| anyhow!("{name}: {error:#}"));
         let mut scan = scan_of(&source)?;
-        if !scan.is_composed && scan.invalid.is_none() {
+        if !scan.is_composed && scan.encoding == Encoding::Utf8 {
             source = Source::Memory(source.composed().with_context(|| format!("{name}: can't be read"))?);
             scan = scan_of(&source)?;
         }
         let mut text = Self {
             source,
-            encoding: scan.encoding(),
+            encoding: scan.encoding,
             has_mac_lines: scan.has_return && !scan.has_newline,
             fingerprint: scan.fingerprint.finish(),
             level,
             len: 0,
             marks: vec![scan.start],
-            notes: vec![],
+            notes: scan.remark.iter().map(|remark| format!("{name}: {remark}")).collect(),
             name,
         };
-        if let Some(byte) = scan.invalid {
-            let note = in_windows_1252(format!("byte {byte}"));
-            text.notes.push(format!("{}: {note}", text.name));
-        }
         let (mut tokens, mut token) = (text.read(0), String::new());
         let (mut marks, mut len) = (vec![], 0);
         loop {
@@ -230,8 +220,8 @@ impl TextStream {
 
 /// What one pass over the bytes of a text finds.
 struct Scan {
-    /// The first byte that is not UTF-8.
-    invalid: Option<u64>,
+    encoding: Encoding,
+    remark: Option<String>,
     /// Where the text starts, after a byte order mark.
     start: u64,
     has_newline: bool,
@@ -254,6 +244,7 @@ impl Scan {
             ensure!(at > 0 || read > 0, "is empty");
             let bytes = &block[..kept + read];
             let whole = scan.add(bytes, read == 0)?;
+            scan.check_zeros()?;
             has_newline |= bytes.contains(&b'\n');
             has_return |= bytes.contains(&b'\r');
             fingerprint = fingerprint.add(&bytes[..whole]);
@@ -267,13 +258,9 @@ impl Scan {
             kept = bytes.len() - whole;
             block.copy_within(whole..whole + kept, 0);
         }
-        scan.check_whole()?;
+        let (encoding, remark) = (scan.check_whole()?, scan.remark());
         let start = if scan.is_marked { 3 } else { 0 };
-        Ok(Self { invalid: scan.invalid, start, has_newline, has_return, is_composed, fingerprint })
-    }
-
-    fn encoding(&self) -> Encoding {
-        if self.invalid.is_some() { Encoding::Windows1252 } else { Encoding::Utf8 }
+        Ok(Self { encoding, remark, start, has_newline, has_return, is_composed, fingerprint })
     }
 }
 
