@@ -6,8 +6,8 @@
 use anyhow::{Result, ensure};
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, Augment, ImageData, ImageFacts, ImageOptions, MOST_LAYERS, OptimizerName, Recipe, ScheduleName, TrainOptions,
-    UsageError, fraction, positive,
+    self, Augment, ImageData, ImageFacts, ImageOptions, MOST_LAYERS, OptimizerName, Recipe, ScheduleName,
+    TrainOptions, UsageError, fraction, positive,
 };
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::mlp::{Config, Mlp};

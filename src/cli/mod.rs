@@ -49,8 +49,8 @@ pub use music::{MusicData, MusicOptions, OutputName};
 pub use music_commands::MusicCommand;
 pub use music_facts::MusicFacts;
 pub use options::{
-    Given, MOST_LAYERS, MachineOptions, OptimizerName, ScheduleName, TrainOptions, fraction, in_range, layers,
-    non_negative, positive, positive_number, whole,
+    Given, MOST_LAYERS, MachineOptions, OptimizerName, ScheduleName, TrainOptions, fraction, in_range,
+    layers, non_negative, positive, positive_number, whole,
 };
 pub use process::{STOP, catch_interrupts, end_at_once, on_threads};
 pub use recipe::{About, Data, Experiment, Facts, Recipe, Test, Trained, Training};

@@ -144,7 +144,10 @@ impl Data for TranslationData {
     type Command = TranslationCommand;
     const DATA_SETS: &'static [(&'static str, &'static str)] = &[
         ("dates", "built in"),
-        ("tsv-pairs", "train.tsv, optionally dev.tsv, test.tsv: a source, a tab and a target per line"),
+        (
+            "tsv-pairs",
+            "train.tsv, optionally dev.tsv, test.tsv: a source, a tab and a target per line, or as the header says",
+        ),
         (
             "parallel",
             "train.en and train.de, optionally dev.*, test.*, for --source-lang en --target-lang de: a sentence per line",

@@ -20,10 +20,10 @@ const LANGUAGES: [&str; 2] = ["source.json", "target.json"];
 /// Options that choose the languages, their tokens, and how to translate.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
 pub struct TranslationOptions {
-    /// Translate from the files that end with LANG (parallel)
+    /// Translate from the files that end with LANG (parallel), or the column of this name or language (tsv-pairs)
     #[arg(long, value_name = "LANG")]
     pub source_lang: Option<String>,
-    /// Translate into the language of the files that end with LANG (parallel)
+    /// Translate into the language of the files that end with LANG, or of the column with this name
     #[arg(long, value_name = "LANG")]
     pub target_lang: Option<String>,
     /// Kind of source tokens [default: char for dates, word for others]
@@ -193,7 +193,7 @@ impl TranslationOptions {
     pub(super) fn read(&self, name: &str, dir: Option<&Path>, test_only: bool) -> Result<PairCorpus> {
         let languages = match (&self.source_lang, &self.target_lang) {
             // What a run was trained on does not choose the languages of other data.
-            _ if test_only && name != "parallel" => None,
+            _ if test_only && name == "dates" => None,
             (Some(source), Some(target)) => Some([source.as_str(), target.as_str()]),
             (None, None) => None,
             (Some(source), None) => bail!("--source-lang {source}: needs --target-lang, too"),

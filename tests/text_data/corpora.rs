@@ -57,7 +57,7 @@ fn mr_sentences_alternate_and_windows_1252_is_noted() {
     assert_refused("mr", &files[..1], &["no file rt-polarity.pos"]);
     assert_refused("mr", &[files[0], ("rt-polarity.pos", b"")], &["rt-polarity.pos", "is empty"]);
     assert_eq!(corpus_of("mr", &[files[0], ("rt-polarity.pos", b"\xff\xfea\0")]).train.texts[1], "a");
-    assert_refused("mr", &[files[0], ("rt-polarity.pos", b"\xef\xbb\xbfa\n\xe9")], &["not UTF-8 at byte 5"]);
+    assert_refused("mr", &[files[0], ("rt-polarity.pos", b"\xef\xbb\xbfa\n\xe9")], &["line 2 is not UTF-8"]);
     assert_eq!(corpus_of("mr", &[files[0], ("rt-polarity.pos", b"\xef\xbb\xbffine")]).train.texts[1], "fine");
 }
 

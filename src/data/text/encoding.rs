@@ -146,7 +146,9 @@ impl Scan {
         let whole = self.add_characters(bytes, is_end);
         let bytes = &bytes[..whole];
         let is_control = |byte: u8| {
-            byte.is_ascii_control() && !byte.is_ascii_whitespace() && ![0x0b, 0x1a, 0x1b, 0x7f].contains(&byte)
+            byte.is_ascii_control()
+                && !byte.is_ascii_whitespace()
+                && ![0x0b, 0x1a, 0x1b, 0x7f].contains(&byte)
         };
         if bytes.iter().any(|&byte| is_control(byte)) {
             for (line, bytes) in (self.breaks + 1..).zip(bytes.split(|&byte| byte == b'\n')) {
@@ -334,9 +336,14 @@ mod tests {
             b"za\xbf\xf3\xb3\xe6 g\xea\xb6l\xb1 ja\xbc\xf1 by\xb3o ma\xb3o\n", // Latin-2
         ] {
             let error = of(bytes).unwrap_err();
-            assert!(error.starts_with("line 1 is not UTF-8") && error.contains("save it as UTF-8"), "{error}");
+            assert!(
+                error.starts_with("line 1 is not UTF-8") && error.contains("save it as UTF-8"),
+                "{error}"
+            );
         }
-        for bytes in [&b"\xe9t\xe9 l\xb7l 20\xb0C d\x92un prix\n"[..], b"\xc9\xc8\xc0\n", b"o\xb4clock 5m\xb2"] {
+        for bytes in
+            [&b"\xe9t\xe9 l\xb7l 20\xb0C d\x92un prix\n"[..], b"\xc9\xc8\xc0\n", b"o\xb4clock 5m\xb2"]
+        {
             assert!(of(bytes).is_ok(), "{bytes:?}");
         }
     }

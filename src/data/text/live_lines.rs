@@ -202,7 +202,10 @@ mod tests {
         }
         let (read, notes) = lines(&[bad, good, bad, b"a\0\n", b"\xe3\x81\n"].concat()).unwrap();
         assert_eq!(read[..2], ["café", "カフェ"]);
-        assert!(read[2].starts_with("line 3 is not UTF-8") && read[3].starts_with("line 4 is binary"), "{read:?}");
+        assert!(
+            read[2].starts_with("line 3 is not UTF-8") && read[3].starts_with("line 4 is binary"),
+            "{read:?}"
+        );
         assert!(read[4].starts_with("line 5 is not UTF-8"), "{read:?}");
         assert!(notes[0].contains("not UTF-8 at line 1") && notes[1] == "line 1 is doubtful", "{notes:?}");
         assert!(lines(b"\xe3\x81\n").unwrap().0[0].contains("save it as UTF-8"));
@@ -230,7 +233,10 @@ mod tests {
         }
         for (bytes, part) in [
             (&b"label,text\na,b\0\n"[..], "line 2 is binary (with a zero byte)"),
-            (b"caf\xe9\n\x01\n", "is binary (line 1 is not UTF-8, and there is a control character in line 2)"),
+            (
+                b"caf\xe9\n\x01\n",
+                "is binary (line 1 is not UTF-8, and there is a control character in line 2)",
+            ),
             (b"\xef\xbb\xbfa\n\xe9", "line 2 is not UTF-8, but the file is marked as such"),
         ] {
             let error = decode(bytes.to_vec()).unwrap_err().to_string();

@@ -1,7 +1,9 @@
 //! Pairs in files: two parallel files per split, or one file with a tab between source and target.
 
+use super::pair_columns::{PairColumns, Places};
 use super::pairs::{PairCorpus, TextPairs};
 use crate::data::count;
+use crate::data::error::DataError;
 use crate::data::splits::Splits;
 use crate::data::text::{Record, TextFile, are_fields_quoted, counted_lines, records};
 use anyhow::{Result, bail, ensure};
@@ -149,12 +151,15 @@ fn divergence(a: &[&str], b: &[&str]) -> Option<usize> {
 }
 
 /// Reads the splits of `dir`, or only the test split, as files with lines of a source, a tab and a target.
-pub(super) fn tab_separated(dir: &Path, test_only: bool) -> Result<PairCorpus> {
+///
+/// The headers of training files must name `languages`, if they are given.
+pub(super) fn tab_separated(dir: &Path, languages: Option<[&str; 2]>, test_only: bool) -> Result<PairCorpus> {
     let mut notes = vec![];
+    let mut columns = PairColumns::new(languages, languages.is_some() && !test_only);
     let splits = Splits::find_by_words(dir, &["tsv", "txt"])?;
     let splits = splits.choose(dir, "train.tsv", test_only, &mut notes)?;
     let mut read = |path: Option<PathBuf>| {
-        path.map(|path| pairs(&TextFile::read(path, &mut notes)?, &mut notes)).transpose()
+        path.map(|path| pairs(&TextFile::read(path, &mut notes)?, &mut columns, &mut notes)).transpose()
     };
     let train = read(splits.train)?.unwrap_or_default();
     let (validation, test) = (read(splits.validation)?, read(splits.test)?);
@@ -173,48 +178,30 @@ fn rows(file: &TextFile, notes: &mut Vec<String>) -> Result<Vec<Record>> {
     Ok(file.lines().map(|(number, line)| (number, columns(line))).collect())
 }
 
-/// Words of which the headers of pairs consist.
-const HEADER_WORDS: &str = "source src target tgt trg sentence translation input output question answer text original reference \
-    prompt response language lang english german french spanish italian portuguese dutch russian chinese \
-    japanese korean arabic hindi turkish polish swedish czech danish finnish greek ukrainian romanian \
-    hungarian vietnamese latin hebrew persian norwegian indonesian en de fr es it pt nl ru zh ja ko ar \
-    pl";
-
-/// Whether the first row is a header: source and target are different names, and the row occurs only once.
-fn has_header(rows: &[Record]) -> bool {
-    let Some((first, [source, target, ..])) = rows.split_first().map(|((_, first), _)| (first, &first[..]))
-    else {
-        return false;
-    };
-    let is_name = |cell: &String| {
-        let lower = cell.to_lowercase();
-        let mut words = lower.split(|c: char| !c.is_alphabetic()).filter(|word| !word.is_empty()).peekable();
-        words.peek().is_some() && words.all(|word| HEADER_WORDS.split(' ').any(|known| known == word))
-    };
-    source != target && is_name(source) && is_name(target) && rows[1..].iter().all(|(_, row)| row != first)
-}
-
-fn pairs(file: &TextFile, notes: &mut Vec<String>) -> Result<TextPairs> {
+fn pairs(file: &TextFile, columns: &mut PairColumns, notes: &mut Vec<String>) -> Result<TextPairs> {
     let (mut pairs, mut skipped, mut expected) = (TextPairs::default(), vec![], None);
     let name = file.path.display();
     let rows = rows(file, notes)?;
-    let header = usize::from(has_header(&rows));
-    if let Some((number, columns)) = rows.first().filter(|_| header > 0) {
-        notes.push(format!("{name}: line {number} is read as a header: {}", columns.join(", ")));
+    let Places { places, has_header } = columns.find(&rows).map_err(|reason| unclear(file, &reason))?;
+    if let Some((number, columns)) = rows.first().filter(|_| has_header) {
+        let [source, target] = places.map(|place| &columns[place]);
+        notes.push(format!("{name}: line {number} is read as a header: source {source}, target {target}"));
     }
-    for (number, columns) in rows.into_iter().skip(header) {
-        let [source, target, ..] = &columns[..] else {
-            match columns.iter().all(String::is_empty) {
-                true => skipped.push(number),
-                false => return Err(file.error_at(number, "no tab, expected a source, a tab and a target")),
-            }
+    for (number, columns) in rows.into_iter().skip(usize::from(has_header)) {
+        let blank = columns.iter().all(String::is_empty);
+        if columns.len() < 2 && !blank {
+            return Err(file.error_at(number, "no tab, expected a source, a tab and a target"));
+        }
+        if columns.len() < 2 {
+            skipped.push(number);
             continue;
-        };
+        }
         let (first, width) = *expected.get_or_insert((number, columns.len()));
-        if columns.len() != width {
+        if columns.len() != width || places.iter().any(|&place| place >= width) {
             let message = format!("{}, expected {width} as in line {first}", count(columns.len(), "column"));
             return Err(file.error_at(number, message));
         }
+        let [source, target] = places.map(|place| columns[place].as_str());
         match source.is_empty() || target.is_empty() {
             true => skipped.push(number),
             false => pairs.push(source, target),
@@ -224,10 +211,17 @@ fn pairs(file: &TextFile, notes: &mut Vec<String>) -> Result<TextPairs> {
         notes.push(format!("{name}: skipped {}", counted_lines(&skipped, "with an empty side")));
     }
     if let Some((_, width @ 3..)) = expected {
-        notes.push(format!("{name}: {width} columns, of which the first two are source and target"));
+        let [source, target] = places.map(|place| place + 1);
+        notes.push(format!("{name}: {width} columns; {source} is the source and {target} the target"));
     }
     note_identical(&name.to_string(), &pairs, notes);
     if pairs.is_empty() { Err(file.error("no pairs of sentences")) } else { Ok(pairs) }
+}
+
+/// An error about columns that only a choice of languages makes clear, or a header.
+fn unclear(file: &TextFile, reason: &str) -> anyhow::Error {
+    DataError::Languages { name: "tsv-pairs".into(), reason: format!("{}: {reason}", file.path.display()) }
+        .into()
 }
 
 #[cfg(test)]
@@ -250,7 +244,8 @@ mod tests {
         let of = |text: &str| {
             let mut notes = vec![];
             let file = TextFile { path: "train.tsv".into(), text: text.into() };
-            let TextPairs { sources, targets } = pairs(&file, &mut notes).unwrap();
+            let TextPairs { sources, targets } =
+                pairs(&file, &mut PairColumns::default(), &mut notes).unwrap();
             (sources.into_iter().zip(targets).collect::<Vec<_>>(), notes.len())
         };
         let cat = ("cat".to_string(), "Katze".to_string());
@@ -262,6 +257,7 @@ mod tests {
         // Words that occur again, or only on one side, are text.
         assert_eq!(of("answer\tquestion\ncat\tKatze\nanswer\tquestion\n").0.len(), 3);
         assert_eq!(of("answer\tAntwort\ncat\tKatze\n").0.len(), 2);
+        assert_eq!(of("id\ttarget\tsource\n1\tKatze\tcat\n"), (vec![cat.clone()], 2));
         assert_eq!(of("\"cat\"\tKatze\n"), (vec![cat], 1));
         let (found, notes) = of("\"Yes\", he said\t\"Ja\", sagte er\n");
         assert_eq!((found[0].0.as_str(), notes), ("\"Yes\", he said", 0));

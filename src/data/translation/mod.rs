@@ -4,6 +4,7 @@ mod byte_pairs;
 mod dates;
 mod files;
 mod language;
+mod pair_columns;
 mod pairs;
 mod scores;
 
@@ -32,10 +33,11 @@ const DATES_SEED: u64 = 0;
 ///
 /// The files' names contain a name of their split, `train`, `dev` or `test` and others as for
 /// [`text::load`](crate::data::text::load), such as `test_2016_flickr.en`. White space around a sentence is removed, and so
-/// are blank lines at the end of a file. Pairs with an empty side are skipped, with a note. Further columns of `tsv-pairs`
-/// are ignored, with a note. A first line of names, such as `source` and `target` or `English` and `German`, is a header,
-/// which is skipped with a note, and quotes that surround whole columns are removed. Text that is not UTF-8 is read as
-/// Windows-1252, with a note.
+/// are blank lines at the end of a file. Pairs with an empty side are skipped, with a note. A first line of names, such as
+/// `target` and `source` or `English` and `German`, is a header of `tsv-pairs`, with a note. It says which columns hold
+/// source and target: by these names, by the `languages`, which it must name if they are given, or in this order. Without a
+/// header these are the first two. Further columns are ignored, with a note, and quotes that surround whole columns are
+/// removed. Text that is not UTF-8 is read as Windows-1252, with a note.
 ///
 /// # Errors
 /// Fails with a [`DataError`] for an unknown name, a directory that is missing or superfluous, and `parallel` without two
@@ -57,7 +59,7 @@ pub fn load_test(name: &str, dir: Option<&Path>, languages: Option<[&str; 2]>) -
 }
 
 fn read(name: &str, dir: Option<&Path>, languages: Option<[&str; 2]>, test_only: bool) -> Result<PairCorpus> {
-    if matches!(name, "dates" | "tsv-pairs") {
+    if name == "dates" {
         ensure!(languages.is_none(), "data set {name}: has no choice of languages");
     }
     match (name, dir) {
@@ -66,7 +68,10 @@ fn read(name: &str, dir: Option<&Path>, languages: Option<[&str; 2]>, test_only:
         ("tsv-pairs" | "parallel", Some(dir)) => {
             ensure!(dir.is_dir(), "{}: no such directory", dir.display());
             match languages {
-                _ if name == "tsv-pairs" => files::tab_separated(dir, test_only),
+                Some([source, target]) if name == "tsv-pairs" && source != target => {
+                    files::tab_separated(dir, Some([source, target]), test_only)
+                }
+                None if name == "tsv-pairs" => files::tab_separated(dir, None, test_only),
                 Some([source, target]) if source != target => {
                     files::parallel(dir, [source, target], test_only)
                 }
