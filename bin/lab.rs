@@ -3,7 +3,7 @@
 //! Data: `digits` (built in), `mnist`, `fashion-mnist`; some experiments make up their own.
 //! Result: a run folder with pictures, and all numbers as CSV; `lab all` combines all experiments into one HTML page.
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_textbook::cli::{self, Outcome, STOP, UsageError, catch_interrupts, end_at_once, on_threads};
 use candle_textbook::lab::{EXPERIMENTS, Experiment, Findings, Lab, Settings, page, remove_unfinished};
 use candle_textbook::train::{Run, say};
@@ -95,6 +95,7 @@ const DRAWINGS: &[Drawing] = &[
 fn draw(drawing: &Drawing, matches: &ArgMatches) -> Result<Outcome> {
     let path = |name| matches.try_get_one::<PathBuf>(name).ok().flatten();
     let Some(dir) = path("run") else { return Ok(Outcome::Failed) };
+    ensure!(dir.exists(), "{}: there is no such run", dir.display());
     let config = dir.join("config.json");
     let text = std::fs::read_to_string(&config)
         .with_context(|| format!("{}: cannot read it, so this is not a run folder", config.display()))?;

@@ -126,9 +126,9 @@ impl Recipe for Settings {
         let (classes, shape) = (images.classes.len(), images.shape);
         if shape != (1, 28, 28) {
             let (channels, height, width) = shape;
-            let kind = if channels == 1 { "grey" } else { "colour" };
             bail!(
-                "lenet: found {kind} images of {height}x{width} pixels, expected grey ones of 28x28: use mlp or resnet"
+                "lenet: found images of {height}x{width} pixels with {channels} channels (pictures in folders are read in \
+                 colour, which has 3), expected 28x28 with 1: use mlp or resnet"
             );
         }
         let config = match self.variant {

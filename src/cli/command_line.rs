@@ -206,6 +206,12 @@ fn resumed<R: Recipe>(run: &Run, recorded: &R, given: &ArgMatches) -> Result<R> 
         if before != *now && !may_change {
             let option = name.replace('_', "-");
             let started = match before {
+                // It may have been extended since.
+                before if name == "epochs" => {
+                    bail!(
+                        "{dir}: this run has --epochs {before} and can't be resumed with {now}: give no fewer"
+                    )
+                }
                 Value::Null => format!("without --{option}"),
                 _ => format!("with --{option} {before}"),
             };

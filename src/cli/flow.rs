@@ -2,6 +2,7 @@
 
 use super::inputs::RunOption;
 use super::memory;
+use super::options::Given;
 use super::process::{STOP, end_at_once, prepare};
 use super::recipe::{
     About, Data, Facts, KEPT, PATHS, Recipe, Start, Test, Trained, Training, recorded_settings,
@@ -41,7 +42,18 @@ pub(super) fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
 
 /// Reads the data to train on. A signal ends the process meanwhile.
 pub(super) fn load<R: Recipe>(training: &Training<R>) -> Result<R::Data> {
+    check_name::<R>(&training.settings.train_options().dataset)?;
     prepare(|| read(training))
+}
+
+/// Refuses an unknown data set, where the model can't learn all that its kind of data has.
+fn check_name<R: Recipe>(name: &str) -> Result<()> {
+    let names = || R::Data::DATA_SETS.iter().map(|(name, _)| *name);
+    if R::UNFIT.is_empty() || names().any(|known| known == name) {
+        return Ok(());
+    }
+    let fit: Vec<&str> = names().filter(|name| !R::UNFIT.contains(name)).collect();
+    bail!("data set {name}: not known, expected one of {}; choose one with --dataset NAME", fit.join(", "))
 }
 
 fn read<R: Recipe>(training: &Training<R>) -> Result<R::Data> {
@@ -50,7 +62,8 @@ fn read<R: Recipe>(training: &Training<R>) -> Result<R::Data> {
         return R::Data::load(settings.data_options()?, &training.options(), None);
     };
     let options = with_kept_files(training, run)?.data_options()?;
-    R::Data::load(options, &training.options(), None).map_err(|error| with_origin(error, run, settings))
+    R::Data::load(options, &training.options(), None)
+        .map_err(|error| with_origin(error, run, settings, &training.given))
 }
 
 /// The settings, with the copies that `run` keeps in place of files that the user does not name anew.
@@ -65,10 +78,11 @@ fn with_kept_files<R: Recipe>(training: &Training<R>, run: &Run) -> Result<R> {
     Ok(serde_json::from_value(settings)?)
 }
 
-/// Adds to an error of loading the data of `run` where their path comes from.
-fn with_origin<R: Recipe>(error: Error, run: &Run, settings: &R) -> Error {
+/// Adds to an error of loading the data of `run` where their path comes from, if they are gone from there.
+fn with_origin<R: Recipe>(error: Error, run: &Run, settings: &R, given: &Given) -> Error {
     let (text, settings) = (format!("{error:#}"), serde_json::to_value(settings).unwrap_or_default());
-    let names_path = |name: &&&str| settings[name].as_str().is_some_and(|path| text.contains(path));
+    let is_gone = |path: &str| text.contains(path) && !Path::new(path).exists();
+    let names_path = |name: &&&str| !given.contains(name) && settings[**name].as_str().is_some_and(is_gone);
     match PATHS.iter().find(names_path) {
         Some(name) => anyhow!(
             "{text}; the path is recorded in {}/config.json: if the data has moved, name it with --{}",
@@ -254,7 +268,7 @@ fn begin<R: Recipe>(
 pub(super) fn eval<R: Recipe>(trained: Trained<R>, test: &<R::Data as Data>::TestOptions) -> Result<Outcome> {
     let Trained { run, settings, facts, model, device } = trained;
     let data = R::Data::load(settings.data_options()?, settings.train_options(), Some((facts, test)))
-        .map_err(|error| with_origin(error, &run, &settings))?;
+        .map_err(|error| with_origin(error, &run, &settings, &Given::default()))?;
     say(&data.test(&model, None, &device)?.text);
     Ok(Outcome::Done)
 }

@@ -199,8 +199,12 @@ impl ImageData {
 /// Divides images, of which the last `validation` are for validation. An empty `test` part is drawn from the others.
 fn divide(images: &Images, validation: Option<usize>, test: &Images, train: &TrainOptions) -> Result<Parts> {
     let training = images.len() - validation.unwrap_or(0);
-    let test = (!test.is_empty()).then_some(test.len());
-    Parts::new([Some(training), validation, test], |image| images.labels()[image as usize], train)
+    let size = (!test.is_empty()).then_some(test.len());
+    let label = |image: u32| {
+        let image = image as usize;
+        images.labels().get(image).copied().unwrap_or_else(|| test.labels()[image - images.len()])
+    };
+    Parts::new([Some(training), validation, size], label, train)
 }
 
 /// The test images that training drew from the folder `dir`, with notes; none if it has a test split.
@@ -263,7 +267,8 @@ impl Data for ImageData {
         show_notes(&notes);
         let examples = images.len() - validation.unwrap_or(0);
         let parts = divide(&images, validation, &test, train)?;
-        if test.is_empty() {
+        let is_drawn = test.is_empty();
+        if is_drawn {
             test = images.select(&parts.test)?;
         }
         let Parts { training, validation, .. } = parts;
@@ -295,7 +300,7 @@ impl Data for ImageData {
             fingerprints: split_fingerprints([
                 Some(images.fingerprint(0..examples)?),
                 Some(images.fingerprint(examples..images.len())?),
-                Some(test.fingerprint(0..test.len())?),
+                (!is_drawn).then(|| test.fingerprint(0..test.len())).transpose()?,
             ]),
             facts: ImageFacts { shape, classes, normalisation, preparation },
         };

@@ -177,16 +177,18 @@ fn neurons(inputs: &Inputs, length: usize, trained: &TrainedModel) -> Result<Out
     let (mut tokens, mut token) = (text.read(0), String::new());
     let (mut decoder, mut shown, mut last) = (model.incremental_decoder()?, vec![], None);
     let mut cells: Vec<Neuron> = vec![];
-    let mut unknown = 0;
+    // The end of a line is a token that nobody typed.
+    let (mut unknown, mut all) = (0, 0);
     while shown.len() < length && tokens.next_into(&mut token)? {
         let id = vocabulary.id(&token);
         unknown += u64::from(id == Vocabulary::UNKNOWN);
+        all += u64::from(token != level.line_end());
         decoder.step(id)?;
         shown.push(level.decode(last.as_deref(), &token).concat());
         last = Some(token.clone());
         add_values(&mut cells, decoder.activations());
     }
-    note_unknown_count(unknown, shown.len() as u64, noun(level));
+    note_unknown_count(unknown, all, noun(level));
     if text.len() > shown.len() as u64 {
         show_notes(&[format!("{}: the first {} of {} tokens", text.name(), shown.len(), text.len())]);
     }

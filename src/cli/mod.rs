@@ -55,7 +55,7 @@ pub use options::{
 pub use process::{STOP, catch_interrupts, end_at_once, on_threads};
 pub use recipe::{About, Data, Experiment, Facts, Recipe, Test, Trained, Training};
 pub use recurrent::{CellName, RecurrentClassifier, RecurrentRecipe, recurrent_activations};
-pub use sentences::{SentenceCommand, SentenceData, SentenceOptions, TextOptions};
+pub use sentences::{SentenceCommand, SentenceData, SentenceOptions, SentenceTest, TextOptions};
 pub use tagging::TaggingData;
 pub use text::{TextData, TextFacts, WordOptions};
 pub use translation::{TranslationData, TranslationTest};
@@ -277,12 +277,9 @@ fn data_error(error: anyhow::Error) -> anyhow::Error {
     anyhow::anyhow!("{error:#}; {remedy}")
 }
 
-/// Like [`data_error`], for the test of a run, which has no choice of columns and languages.
+/// Like [`data_error`], for the test of a run, which has no choice of languages.
 fn test_error(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref() {
-        Some(DataError::Columns { .. }) => {
-            anyhow::anyhow!("{error:#}; name the columns in the file's first line")
-        }
         Some(DataError::Languages { .. }) => error,
         _ => data_error(error),
     }

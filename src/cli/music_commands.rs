@@ -269,7 +269,13 @@ impl Musician<'_> {
 
     fn listen(&self, command: &ListenCommand) -> Result<Outcome> {
         let ListenCommand { file, page, steps_per_quarter } = command;
-        let file = file.clone().unwrap_or_else(|| self.run.dir().join("piece.mid"));
+        let own = self.run.dir().join("piece.mid");
+        ensure!(
+            file.is_some() || own.exists(),
+            "{}: there is no such file: compose a piece first, with music sample",
+            own.display()
+        );
+        let file = file.clone().unwrap_or(own);
         let (piece, _) = read_midi(&file, *steps_per_quarter)?;
         let page = page.clone().unwrap_or_else(|| self.run.dir().join("listen.html"));
         write_file(&page, listen_page(&piece).as_bytes())?;

@@ -278,7 +278,11 @@ impl TrainOptions {
         let training = format!("training has {}", count(total, "step"));
         let mut notes = vec![];
         if warmup >= total {
-            notes.push(format!("--warmup {warmup}: {training}, so the learning rate never reaches its peak"));
+            let what = match self.given.contains("warmup") {
+                true => format!("--warmup {warmup}"),
+                false => format!("the warm-up takes {}", count(warmup, "step")),
+            };
+            notes.push(format!("{what}: {training}, so the learning rate never reaches its peak"));
         }
         if schedule == ScheduleName::Milestones && total.saturating_sub(warmup) < 2 {
             notes.push(format!("--schedule milestones: {training}, so the learning rate is never lowered"));
@@ -451,7 +455,7 @@ mod tests {
         let notes = |options: TrainOptions| options.without_effect(30, 3).join("; ");
         assert_eq!(notes(TrainOptions::default()), "");
         assert!(
-            notes(TrainOptions { warmup: 30, ..TrainOptions::default() })
+            notes(TrainOptions { warmup: 30, given: Given::of("warmup"), ..TrainOptions::default() })
                 .contains("--warmup 30: training has 30 steps")
         );
         let one = TrainOptions { epochs: 1, ..TrainOptions::default() };

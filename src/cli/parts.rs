@@ -41,9 +41,10 @@ impl Parts {
                     "{}no test split, and the training set is too small to draw one from it",
                     place(options)
                 );
+                let serve = if test.len() == 1 { "serves" } else { "serve" };
+                let of = test.len();
                 show_notes(&[format!(
-                    "no test split, so {} of the {training} training examples serve as it",
-                    test.len()
+                    "no test split, so {of} of the {training} training examples {serve} as it"
                 )]);
                 rest = others;
                 test

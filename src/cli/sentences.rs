@@ -5,9 +5,7 @@ use super::options::{TrainOptions, in_range};
 use super::parts::{Parts, hold_out};
 use super::recipe::{About, Data, Recipe, Test, Trained};
 use super::text::{Labelled, TextData, TextFacts, UnknownCount, WordOptions, keep_vectors};
-use super::{
-    Outcome, TestSet, count, data_error, in_colour, most_probable, show_notes, test_error, write_drawing,
-};
+use super::{Outcome, TestSet, count, data_error, in_colour, most_probable, show_notes, write_drawing};
 use crate::data::text::composed;
 use crate::data::{self, Columns, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
 use crate::nn::{Attribution, Cost, Mode, SentenceModel};
@@ -41,6 +39,25 @@ pub struct TextOptions {
     /// Cross-validate: train N models, each tested on a different Nth of all sentences
     #[arg(long, value_name = "N", value_parser = |text: &str| in_range(text, 2..=1000_usize, "a whole number, 2 to 1000"))]
     pub folds: Option<usize>,
+}
+
+/// Options of `eval` that choose the test data.
+#[derive(Args)]
+pub struct SentenceTest {
+    #[command(flatten)]
+    set: TestSet,
+    /// Column of the labels in csv and tsv files, a name in the header or a number [default: as in training]
+    #[arg(long, value_name = "COLUMN")]
+    label_column: Option<String>,
+    /// Column of the texts in csv and tsv files, a name in the header or a number [default: as in training]
+    #[arg(long, value_name = "COLUMN")]
+    text_column: Option<String>,
+}
+
+impl SentenceTest {
+    fn columns(&self) -> Columns {
+        Columns { label: self.label_column.clone(), text: self.text_column.clone(), trained: None }
+    }
 }
 
 /// A recipe's choices about sentences.
@@ -93,7 +110,7 @@ impl Data for SentenceData {
     type Model = dyn SentenceModel;
     type Options = SentenceOptions;
     type Facts = TextFacts;
-    type TestOptions = TestSet;
+    type TestOptions = SentenceTest;
     type Command = SentenceCommand;
     const DATA_SETS: &'static [(&'static str, &'static str)] = &[
         ("reviews", "built in"),
@@ -109,12 +126,18 @@ impl Data for SentenceData {
     fn load(
         SentenceOptions { text, ngrams }: SentenceOptions,
         train: &TrainOptions,
-        run: Option<(TextFacts, &TestSet)>,
+        run: Option<(TextFacts, &SentenceTest)>,
     ) -> Result<Self> {
+        let chosen = run.as_ref().map(|(_, test)| test.columns());
+        let run = run.map(|(facts, test)| (facts, &test.set));
         let (name, dir) = TestSet::resolve(run.as_ref().map(|run| run.1), train);
-        let columns = match name == train.dataset {
-            true => Columns { label: text.label_column, text: text.text_column },
-            false => Columns::default(),
+        let trained = run.as_ref().and_then(|(facts, _)| facts.layout.clone());
+        let columns = match chosen.filter(|chosen| !chosen.is_empty()) {
+            Some(chosen) => chosen,
+            None if name != train.dataset => Columns::default(),
+            // The columns of the training table are known.
+            None if trained.is_some() => Columns { trained, ..Columns::default() },
+            None => Columns { label: text.label_column, text: text.text_column, trained },
         };
         let is_training_data = (name, dir) == (train.dataset.as_str(), train.data_dir.as_deref());
         let corpus = match &run {
@@ -124,8 +147,8 @@ impl Data for SentenceData {
             ),
             Some((facts, _)) => data::text::load_test(name, dir, &columns, &facts.classes),
         };
-        let Corpus { train: training, validation, test, classes, notes } =
-            corpus.map_err(if run.is_some() { test_error } else { data_error })?;
+        let Corpus { train: training, validation, test, classes, notes, layout } =
+            corpus.map_err(data_error)?;
         show_notes(&notes);
         TestSet::check_split(run.as_ref().map(|run| run.1), train, test.is_some())?;
         let splits = [Some(training), validation, test];
@@ -146,7 +169,13 @@ impl Data for SentenceData {
             Some(_) if run.is_none() => Parts::test_only(0),
             _ => Parts::new(sizes, |sentence| labels[sentence as usize], train)?,
         };
-        Self::new(text.words, ngrams, Labelled { words, labels, parts, classes, fingerprints }, train, run)
+        Self::new(
+            text.words,
+            ngrams,
+            Labelled { words, labels, parts, classes, fingerprints, layout },
+            train,
+            run,
+        )
     }
 
     fn about(&self) -> &About<TextFacts> {

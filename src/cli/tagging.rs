@@ -67,7 +67,8 @@ impl Data for TaggingData {
             words.extend(split.words);
             tags.extend(split.tags);
         }
-        let data = Labelled { words, labels: Sentences::new(tags), parts, classes, fingerprints };
+        let data =
+            Labelled { words, labels: Sentences::new(tags), parts, classes, fingerprints, layout: None };
         Self::new(options, NGrams::default(), data, train, run)
     }
 

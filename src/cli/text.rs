@@ -4,6 +4,7 @@ use super::options::{TrainOptions, WORD_VECTORS, positive};
 use super::parts::Parts;
 use super::recipe::{About, Facts, KEPT_VECTORS, split_fingerprints};
 use super::{TestSet, complain};
+use crate::data::text::Layout;
 use crate::data::{Level, NGrams, Vocabulary, WordVectors};
 use crate::train::{Run, Sentences, checksum};
 use anyhow::{Context, Result, ensure};
@@ -55,6 +56,8 @@ pub(super) struct Labelled<L> {
     pub(super) classes: Vec<String>,
     /// A hash of the content of the training, validation and test split.
     pub(super) fingerprints: [Option<u64>; 3],
+    /// Where a table has its columns.
+    pub(super) layout: Option<Layout>,
 }
 
 impl<L> TextData<L> {
@@ -66,7 +69,7 @@ impl<L> TextData<L> {
         train: &TrainOptions,
         run: Option<(TextFacts, &TestSet)>,
     ) -> Result<Self> {
-        let Labelled { words, labels, parts, classes, fingerprints } = data;
+        let Labelled { words, labels, parts, classes, fingerprints, layout } = data;
         let (facts, test) = run.unzip();
         let (name, _) = TestSet::resolve(test, train);
         let mut vectors = None;
@@ -83,7 +86,7 @@ impl<L> TextData<L> {
             }
             None => {
                 vectors = options.read_vectors(&words)?;
-                options.facts(&words, &parts, vectors.as_ref(), classes)?
+                TextFacts { layout, ..options.facts(&words, &parts, vectors.as_ref(), classes)? }
             }
         };
         let sentences = encode(&facts.vocabulary, ngrams, &words)?;
@@ -106,8 +109,9 @@ impl<L> TextData<L> {
     /// Fails if the new training part leaves no word in the vocabulary.
     pub(super) fn divide(&mut self, parts: Parts) -> Result<()> {
         let About { sizes, facts, .. } = &mut self.about;
-        let classes = std::mem::take(&mut facts.classes);
+        let (classes, layout) = (std::mem::take(&mut facts.classes), facts.layout.take());
         *facts = self.options.facts(&self.words, &parts, self.vectors.as_ref(), classes)?;
+        facts.layout = layout;
         *sizes = parts.sizes();
         self.sentences = encode(&facts.vocabulary, self.ngrams, &self.words)?;
         self.parts = parts;
@@ -172,7 +176,7 @@ impl WordOptions {
             // This way the model knows test words that are missing from the training part.
             vocabulary.extend(vectors.words());
         }
-        Ok(TextFacts { vocabulary, classes, vector_size: vectors.map(WordVectors::size) })
+        Ok(TextFacts { vocabulary, classes, vector_size: vectors.map(WordVectors::size), layout: None })
     }
 }
 
@@ -273,6 +277,8 @@ pub struct TextFacts {
     pub classes: Vec<String>,
     /// Size of the pretrained vectors; none if the model starts without them.
     pub vector_size: Option<usize>,
+    /// Where the training table has its columns; none for other files.
+    pub layout: Option<Layout>,
 }
 
 impl TextFacts {
@@ -298,6 +304,7 @@ impl Facts for TextFacts {
         let mut record = self.vocabulary.record();
         record.insert("classes".to_string(), json!(self.classes));
         record.extend(self.vector_size.map(|size| ("vector_size".to_string(), json!(size))));
+        record.extend(self.layout.as_ref().map(|layout| (COLUMNS.to_string(), json!(layout))));
         record
     }
 
@@ -309,13 +316,17 @@ impl Facts for TextFacts {
         let classes = serde_json::from_value(config["classes"].clone())
             .with_context(|| format!("{}: config.json has no list of classes", run.dir().display()))?;
         let vector_size = config["vector_size"].as_u64().map(|size| size as usize);
-        Ok(Self { vocabulary: Vocabulary::read(run, config)?, classes, vector_size })
+        let layout = serde_json::from_value(config[COLUMNS].clone()).ok();
+        Ok(Self { vocabulary: Vocabulary::read(run, config)?, classes, vector_size, layout })
     }
 
     fn describe(&self) -> String {
         format!(", {} words, {} classes", self.vocabulary.len(), self.classes.len())
     }
 }
+
+/// Name of the columns of the training table in `config.json`.
+const COLUMNS: &str = "columns";
 
 /// File of the run folder that holds the vocabulary.
 const VOCABULARY: &str = "vocabulary.txt";

@@ -128,8 +128,9 @@ fn skip_long(pairs: &mut Pairs, max_length: usize) -> Result<()> {
     let skipped = before - pairs.len();
     if skipped > 0 {
         show_notes(&[format!(
-            "skipped {skipped} of {} with more than {max_length} tokens; see --max-length",
-            count(before, "training pair")
+            "skipped {skipped} of {} with more than {}; see --max-length",
+            count(before, "training pair"),
+            count(max_length, "token")
         )]);
         ensure!(!pairs.is_empty(), "--max-length {max_length}: no training pairs are left: choose more");
     }

@@ -18,10 +18,9 @@ pub(crate) enum Remedy {
 /// The format that the first bytes of a file show, in words, if it is a well-known one other than text.
 pub(crate) fn known_format(bytes: &[u8]) -> Option<(&'static str, Remedy)> {
     use Remedy::{Export, None as Other, Unpack};
-    const FORMATS: [(&[u8], &str, Remedy); 23] = [
+    const FORMATS: [(&[u8], &str, Remedy); 22] = [
         (b"PK\x03\x04", "a zip archive or an Office document", Unpack),
         (b"\x1f\x8b", "a gzip file", Unpack),
-        (b"BZh91AY&SY", "a bzip2 file", Unpack),
         (b"\xfd7zXZ\0", "an xz file", Unpack),
         (b"\x28\xb5\x2f\xfd", "a zstd file", Unpack),
         (b"7z\xbc\xaf\x27\x1c", "a 7z archive", Unpack),
@@ -52,6 +51,9 @@ pub(crate) fn known_format(bytes: &[u8]) -> Option<(&'static str, Remedy)> {
     }
     if is_html(bytes) {
         return Some(("an HTML page, perhaps of a download that failed", Other));
+    }
+    if bytes.starts_with(b"BZh") && bytes.get(4..10) == Some(b"1AY&SY") {
+        return Some(("a bzip2 file", Unpack));
     }
     if bytes.get(257..262) == Some(b"ustar") {
         return Some(("a tar archive", Unpack));
@@ -106,9 +108,28 @@ pub(crate) fn check_is_file(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Checks that `path` is the directory of a data set.
+///
+/// # Errors
+/// Fails if there is no such directory, or if it is a file.
+pub(crate) fn check_is_directory(path: &Path) -> Result<()> {
+    let name = path.display();
+    ensure!(!path.exists() || path.is_dir(), "{name}: is a file, expected the directory that holds the data");
+    ensure!(path.is_dir(), "{name}: no such directory");
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_is_no_missing_directory() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = |path: &Path| check_is_directory(path).unwrap_err().to_string();
+        assert!(error(file.path()).ends_with("is a file, expected the directory that holds the data"));
+        assert_eq!(error(Path::new("nowhere")), "nowhere: no such directory");
+    }
 
     #[test]
     fn files_are_named_for_what_they_are() {
@@ -122,6 +143,7 @@ mod tests {
             (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a", "a file of torch.save"),
             (b"\x40\0\0\0\0\0\0\0{\"a\"", "a safetensors file"),
             (b"\x80\x02\0\0\0\0\0\0{\"a\"", "a safetensors file"),
+            (b"BZh11AY&SY", "a bzip2 file"),
             (b"RIFF\x01\0\0\0WEBP", "a WebP image"),
             (&tar, "a tar archive"),
         ] {

@@ -41,8 +41,22 @@ pub(crate) fn count(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
+/// The beginning of a text in quotes, for a message, without control characters.
+pub(crate) fn quoted(text: &str) -> String {
+    const SHOWN: usize = 60;
+    let mut characters = text.chars().filter(|c| !c.is_control());
+    let shown: String = characters.by_ref().take(SHOWN).collect();
+    format!("\"{shown}{}\"", if characters.next().is_some() { ".." } else { "" })
+}
+
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn quoted_text_is_short_and_stands_as_it_is() {
+        assert_eq!(super::quoted("a \"b\"\u{1b}\n"), "\"a \"b\"\"");
+        assert!(super::quoted(&"x".repeat(61)).ends_with("xx..\""));
+    }
+
     #[test]
     fn counts_have_the_right_number() {
         let count = |number| super::count(number, "example");

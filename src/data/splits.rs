@@ -119,10 +119,25 @@ impl Splits {
         if test_only && self.test.is_some() {
             (self.train, self.validation) = (None, None);
         } else if self.train.is_none() {
-            bail!("{}: no training file, expected {expected}", dir.display());
+            bail!("{}: no training file, expected {expected}{}", dir.display(), found_in(dir)?);
         }
         Ok(self)
     }
+}
+
+/// What `dir` holds, for the message that something is missing from it.
+fn found_in(dir: &Path) -> Result<String> {
+    const SHOWN: usize = 5;
+    let name = |path: &PathBuf| match path.is_dir() {
+        true => format!("{} (a folder)", file_name(path)),
+        false => file_name(path),
+    };
+    let names: Vec<String> = entries(dir)?.iter().map(name).collect();
+    Ok(match names.len() {
+        0 => ": the directory is empty".to_string(),
+        ..=SHOWN => format!("; found {}", names.join(", ")),
+        more => format!("; found {} and {} more", names[..SHOWN].join(", "), more - SHOWN),
+    })
 }
 
 /// Where the files of a data set lie: in `dir` or, as archives unpack to, in the only folder up to two levels below it that
@@ -171,8 +186,8 @@ fn is_litter(name: &str) -> bool {
 
 /// Whether operating systems leave behind files of this name.
 pub(crate) fn is_of_system(name: &str) -> bool {
-    const LITTER: [&str; 6] =
-        ["thumbs.db", "desktop.ini", "__macosx", ".ds_store", ".localized", ".directory"];
+    const LITTER: [&str; 7] =
+        ["thumbs.db", "desktop.ini", "__macosx", ".ds_store", ".localized", ".directory", "@eadir"];
     name.starts_with("._") || LITTER.contains(&name.to_lowercase().as_str())
 }
 

@@ -1,6 +1,7 @@
 //! Evaluation of classifiers.
 
 use super::shares::own_share;
+use super::stop;
 use crate::nn::Cost;
 use crate::ops;
 use crate::processes::{self, Processes};
@@ -48,6 +49,7 @@ impl Evaluation {
         ops::no_grad(|| {
             let (mut loss, mut predictions) = (0.0, vec![]);
             for batch in batches {
+                stop::check()?;
                 let (logits, labels) = batch?;
                 let logits = logits.detach();
                 let mean = cost.loss(&logits, &labels)?.to_dtype(DType::F64)?.to_scalar::<f64>()?;

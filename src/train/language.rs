@@ -2,9 +2,10 @@
 
 use super::metrics::{Metric, Score};
 use super::shares::{divided_sums, gathered, own_share};
+use super::stop;
 use super::task::Task;
 use super::text_generator::TextGenerator;
-use crate::data::{Level, TextStream, TokenWindow, TokenWindows, Vocabulary};
+use crate::data::{Level, TextStream, TokenWindow, TokenWindows, Vocabulary, count};
 use crate::models::language_model::LanguageModel;
 use crate::nn::{Cost, Mode, PackedSequences, RecurrentState, Sampling};
 use crate::ops;
@@ -107,8 +108,9 @@ impl<'a> LanguageModelling<'a> {
         let tokens = training.end.saturating_sub(training.start);
         ensure!(
             TokenWindows::steps(tokens, streams) >= window as u64,
-            "{name}: found {tokens} tokens to train on, expected at least {}: a window of {window} in each of \
+            "{name}: found {} to train on, expected at least {}: a window of {window} in each of \
              {streams} streams, and one more",
+            count(usize::try_from(tokens)?, "token"),
             streams.saturating_mul(window).saturating_add(1)
         );
         let held_out = validation.end.saturating_sub(validation.start);
@@ -255,6 +257,7 @@ fn total_loss(
 ) -> Result<(f64, usize)> {
     let (mut sum, mut count, mut state) = (0.0, 0, None);
     for window in windows {
+        stop::check()?;
         let window = window?;
         let rows = window.inputs.len();
         let sequences = PackedSequences::new(&vec![rows / streams; streams])?;

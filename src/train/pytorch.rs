@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 use std::io::{Cursor, copy, sink};
-use zip::ZipArchive;
 use zip::result::ZipError;
+use zip::{CompressionMethod, ZipArchive};
 
 /// The first bytes of a zip archive.
 const ZIP: &[u8] = b"PK\x03\x04";
@@ -49,6 +49,11 @@ fn read_zip(bytes: &[u8]) -> Result<(HashMap<String, Tensor>, Option<String>)> {
     ensure!(!is_script, "a TorchScript archive, expected torch.save(model.state_dict(), ..)");
     let mut file = |name: &str| -> Result<&[u8]> {
         let mut file = archive.by_name(&format!("{folder}{name}")).map_err(damaged)?;
+        let is_stored = file.compression() == CompressionMethod::Stored;
+        ensure!(
+            is_stored,
+            "a compressed zip archive, expected the file as torch.save wrote it, which is not"
+        );
         // Reading to the end compares the checksum.
         copy(&mut file, &mut sink()).with_context(|| format!("damaged zip archive: {name}"))?;
         let start = file.data_start().and_then(|start| usize::try_from(start).ok());
@@ -147,6 +152,19 @@ fn storage<'a>(pickle: &Pickle<'a>, id: Id) -> Result<Storage<'a>> {
         _ => bail!("a storage of the unknown type {kind}"),
     };
     Ok(Storage { key, kind, element_size, elements })
+}
+
+/// PyTorch's name of the type of a storage's elements.
+fn type_name(kind: &str) -> &str {
+    match kind {
+        "CharStorage" => "int8",
+        "ComplexFloatStorage" => "complex64",
+        "ComplexDoubleStorage" => "complex128",
+        "QInt8Storage" => "qint8",
+        "QUInt8Storage" => "quint8",
+        "QInt32Storage" => "qint32",
+        other => other,
+    }
 }
 
 /// A pickle with the bytes of its storages.
@@ -278,7 +296,9 @@ impl<'a> State<'a> {
             "IntStorage" => DType::I32,
             "ShortStorage" => DType::I16,
             "ByteStorage" | "BoolStorage" => DType::U8,
-            _ => bail!("found a {kind}, expected a floating-point or integer type"),
+            _ => {
+                bail!("found values of type {}, expected floating-point numbers or integers", type_name(kind))
+            }
         };
         let bytes = self.storages.get(key).with_context(|| format!("damaged: storage {key} is missing"))?;
         ensure!(

@@ -85,7 +85,12 @@ impl Run {
             anyhow!("{}: not the configuration of a run: truncated or damaged", path.display())
         })?;
         let found = &config["binary"];
-        ensure!(found == binary, "{}: found a run of {found}, expected one of \"{binary}\"", path.display());
+        ensure!(
+            found == binary,
+            "{}: found a run of {}, expected one of {binary}",
+            path.display(),
+            found.as_str().unwrap_or("another program")
+        );
         let id = config[ID].as_str().unwrap_or_default().to_string();
         ensure!(
             config[CHECKSUM] == with_checksum(config.clone())[CHECKSUM],

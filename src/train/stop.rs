@@ -1,12 +1,19 @@
+use anyhow::{Result, ensure};
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Asks a training to stop. Clones share the request, so that a signal handler or another thread can make it.
 ///
-/// [`Trainer::fit`](super::Trainer::fit) then finishes the current step, saves a checkpoint if there is a run folder, and
-/// returns a [`Report`](super::Report) with `interrupted` set.
+/// [`Trainer::fit`](super::Trainer::fit) then finishes the current step or breaks off the validation, saves a checkpoint if
+/// there is a run folder, and returns a [`Report`](super::Report) with `interrupted` set.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<AtomicBool>);
+
+thread_local! {
+    /// The request that ends the work of this thread.
+    static CURRENT: RefCell<Option<Stop>> = const { RefCell::new(None) };
+}
 
 impl Stop {
     /// Makes the request, and returns whether it was made before.
@@ -17,5 +24,60 @@ impl Stop {
     /// Whether the request was made.
     pub fn is_requested(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// Calls `work`, which the request ends where it calls [`check`]; `None` if it did.
+    pub(super) fn interrupting<T>(&self, work: impl FnOnce() -> Result<T>) -> Option<Result<T>> {
+        let before = CURRENT.replace(Some(self.clone()));
+        let result = work();
+        CURRENT.set(before);
+        match result {
+            Err(error) if error.is::<Stopped>() => None,
+            result => Some(result),
+        }
+    }
+}
+
+/// Why work ended early.
+#[derive(Debug)]
+struct Stopped;
+
+impl std::fmt::Display for Stopped {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        f.write_str("interrupted")
+    }
+}
+
+impl std::error::Error for Stopped {}
+
+/// Fails if the work of this thread has been asked to stop.
+pub(super) fn check() -> Result<()> {
+    ensure!(!CURRENT.with_borrow(|stop| stop.as_ref().is_some_and(Stop::is_requested)), Stopped);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_ends_the_work_at_its_next_check() {
+        let stop = Stop::default();
+        assert_eq!(stop.interrupting(|| check().map(|()| 1)).unwrap().unwrap(), 1);
+        let mut steps = 0;
+        let ended = stop.interrupting(|| {
+            for step in 1.. {
+                steps = step;
+                if step == 3 {
+                    stop.request();
+                }
+                check()?;
+            }
+            Ok(())
+        });
+        assert!(ended.is_none() && steps == 3);
+        // Other work goes on.
+        check().unwrap();
+        assert!(stop.interrupting(|| anyhow::bail!("x") as Result<()>).unwrap().is_err());
     }
 }

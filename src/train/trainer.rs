@@ -124,7 +124,9 @@ impl Trainer<'_> {
             if !training.epoch()? {
                 return Ok(training.report(true));
             }
-            training.end_epoch()?;
+            if !training.end_epoch()? {
+                return Ok(training.report(true));
+            }
         }
         if training.state.has_converged {
             let epochs = training.state.history.len();
@@ -398,15 +400,22 @@ impl<'a> Training<'a> {
         Ok(totals.loss)
     }
 
-    /// Validates, keeps the best weights and records the epoch.
-    fn end_epoch(&mut self) -> Result<()> {
+    /// Validates, keeps the best weights and records the epoch; returns `false` if interrupted.
+    fn end_epoch(&mut self) -> Result<bool> {
         let validation = match &self.group {
             Some(Group { processes, .. }) => {
                 // Each process may have averages of its own.
                 broadcast(processes.as_ref(), self.vars, is_running_average)?;
                 together(processes, || self.task.validate())?
             }
-            None => self.task.validate()?,
+            None => match self.stop.interrupting(|| self.task.validate()) {
+                Some(score) => score?,
+                // The run resumes with this validation.
+                None => {
+                    self.save_checkpoint()?;
+                    return Ok(false);
+                }
+            },
         };
         let record = self.record(validation);
         if !validation.loss.is_finite() {
@@ -432,7 +441,8 @@ impl<'a> Training<'a> {
         }
         self.state.finish_epoch(record);
         self.save_checkpoint()?;
-        self.run.map_or(Ok(()), |run| run.write_metrics(&self.state.history, self.metric))
+        self.run.map_or(Ok(()), |run| run.write_metrics(&self.state.history, self.metric))?;
+        Ok(true)
     }
 
     /// What to do when numbers are not finite.

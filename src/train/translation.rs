@@ -2,6 +2,7 @@
 
 use super::metrics::{Metric, Score};
 use super::shares::{divided_lists, divided_sums};
+use super::stop;
 use super::task::Task;
 use super::translator::{Decoding, Translator};
 use crate::data::{Language, Pairs};
@@ -109,6 +110,7 @@ pub fn evaluate_translation(model: &Seq2Seq, pairs: &Pairs, device: &Device) -> 
     let [sum, tokens] = divided_sums(indices.len(), |own| {
         let (mut sum, mut tokens) = (0.0, 0);
         for indices in indices[own].chunks(EVALUATION_BATCH) {
+            stop::check()?;
             let batch = Batch::new(pairs, indices, 0..indices.len(), device)?;
             let loss = ops::no_grad(|| batch.loss(model, 1.0, 0.0, Mode::Evaluate))?;
             let rows = batch.next.elem_count();

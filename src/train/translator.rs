@@ -1,5 +1,6 @@
 //! Translation with a trained encoder-decoder: greedy and beam search.
 
+use super::stop;
 use crate::data::Language;
 use crate::models::seq2seq::{DecoderState, Encoded, PackedTokens, Seq2Seq};
 use crate::nn::Mode;
@@ -104,6 +105,7 @@ impl<'a> Translator<'a> {
         let mut searches: Vec<Search> = (0..sources.len()).map(|_| Search::new()).collect();
         let mut state = self.model.start(&encoded)?;
         for _ in 0..decoding.max_length {
+            stop::check()?;
             match self.extend(&encoded, &state, decoding, &mut tree, &mut searches)? {
                 Some(survivors) => state = survivors,
                 None => break,

@@ -240,7 +240,7 @@ pub(super) fn named(vars: &VarMap) -> BTreeMap<String, Tensor> {
 
 /// Reads the tensors of a safetensors file whose contents are `bytes`, and checks its checksum if it has one.
 pub(super) fn read_tensors(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Tensor>> {
-    let found = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|error| {
+    let found = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|_| {
         let path = path.display();
         let is_text = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace();
         let known = known_format(bytes).is_some_and(|(name, _)| name != "a safetensors file");
@@ -250,7 +250,10 @@ pub(super) fn read_tensors(path: &Path, bytes: &[u8]) -> Result<HashMap<String, 
             None if bytes.len() > 8 && bytes.iter().take(64).all(is_text) => {
                 anyhow!("{path}: found a text file, expected weights")
             }
-            None => anyhow!("{path}: not a complete safetensors file ({} bytes): {error}", bytes.len()),
+            None => anyhow!(
+                "{path}: not a complete safetensors file ({} bytes): truncated, damaged or of another format",
+                bytes.len()
+            ),
         }
     })?;
     checksum::verify(path, bytes)?;

@@ -44,7 +44,7 @@ fn mr_sentences_alternate_and_windows_1252_is_noted() {
         ("rt-polarity.neg", b"too long . \nso dull\nweak\n"),
         ("rt-polarity.pos", b"lovely\ncaf\xe9 \x96 fine\r\n"),
     ];
-    let Corpus { train, validation, test, classes, notes } = corpus_of("mr", &files);
+    let Corpus { train, validation, test, classes, notes, .. } = corpus_of("mr", &files);
     assert_eq!(train.texts, ["too long .", "lovely", "so dull", "caf\u{e9} \u{2013} fine", "weak"]);
     assert_eq!((train.labels, validation, test), (vec![0, 1, 0, 1, 0], None, None));
     assert_eq!(classes, ["negative", "positive"]);

@@ -71,7 +71,11 @@ fn chosen_columns_decide() {
     let rows = b"when,what,how\n1,so good,pos\n2,so bad,neg\n";
     let dir = dir_of(&[("train.csv", rows), ("test.csv", rows)]);
     let load = |label: &str, text: &str| {
-        text::load("csv", Some(dir.path()), &Columns { label: Some(label.into()), text: Some(text.into()) })
+        text::load(
+            "csv",
+            Some(dir.path()),
+            &Columns { label: Some(label.into()), text: Some(text.into()), ..Columns::default() },
+        )
     };
     for (label, text) in [("how", "what"), ("HOW", "2"), ("3", "what")] {
         let corpus = load(label, text).unwrap();
@@ -91,16 +95,21 @@ fn chosen_columns_decide() {
     let tweets: &[u8] = b"id,mood,text\n1,pos,so good\n2,neg,so bad\n";
     let dir = dir_of(&[("train.csv", tweets)]);
     for label in ["mood", "2"] {
-        let chosen = Columns { label: Some(label.into()), text: None };
+        let chosen = Columns { label: Some(label.into()), text: None, ..Columns::default() };
         assert_eq!(text::load("csv", Some(dir.path()), &chosen).unwrap().train.texts, ["so good", "so bad"]);
     }
     let twice: &[u8] = b"label,text,text\npos,1,so good\nneg,2,so bad\n";
     let dir = dir_of(&[("train.csv", twice)]);
-    let load =
-        |text: &str| text::load("csv", Some(dir.path()), &Columns { label: None, text: Some(text.into()) });
+    let load = |text: &str| {
+        text::load(
+            "csv",
+            Some(dir.path()),
+            &Columns { label: None, text: Some(text.into()), ..Columns::default() },
+        )
+    };
     assert_says(&load("text").unwrap_err().to_string(), &["train.csv", "2 columns are named text", "number"]);
     assert_eq!(load("3").unwrap().train.texts, ["so good", "so bad"]);
-    let chosen = Columns { label: Some("2".into()), text: None };
+    let chosen = Columns { label: Some("2".into()), text: None, ..Columns::default() };
     assert_says(
         &format!("{:#}", text::load("reviews", None, &chosen).unwrap_err()),
         &["reviews", "no choice of columns"],
@@ -221,7 +230,7 @@ fn a_repeated_header_is_skipped_and_counted() {
     assert_eq!((texts.len(), classes), (40, strings(&["ham", "spam"])));
     // Duplicates are no headers.
     assert_eq!(csv(&rows).0.len(), 20);
-    let chosen = Columns { label: Some("mood".into()), text: Some("words".into()) };
+    let chosen = Columns { label: Some("mood".into()), text: Some("words".into()), ..Columns::default() };
     let rows: &[u8] = b"words,mood,id\nx,a,1\ny,b,2\nwords,mood,id\n";
     let dir = dir_of(&[("train.csv", rows), ("test.csv", b"mood,words\na,z\n")]);
     let corpus = text::load("csv", Some(dir.path()), &chosen).unwrap();
@@ -241,7 +250,7 @@ fn an_explicit_header_decides_even_if_the_labels_look_like_texts() {
     assert_eq!(csv(&format!("label,text\n{rows}")).1.len(), 3);
     let dir = dir_of(&[("train.csv", rows.as_bytes())]);
     assert_refused("csv", &[("train.csv", rows.as_bytes())], &["3 different labels in 12 rows"]);
-    let chosen = Columns { label: Some("1".into()), text: None };
+    let chosen = Columns { label: Some("1".into()), text: None, ..Columns::default() };
     assert_eq!(text::load("csv", Some(dir.path()), &chosen).unwrap().classes.len(), 3);
 }
 
@@ -334,6 +343,15 @@ fn a_header_without_text_or_label_is_refused() {
     };
     assert_says(&test(b"id,label\n1,2\n").unwrap_err().to_string(), &["test.csv", "no column text"]);
     assert_says(&test(b"label,title\n1,x\n").unwrap().notes[0], &["column title is read as the text"]);
+    // Unless they are recorded.
+    let trained = corpus_of("csv", &[("train.csv", b"text,label\nx,1\ny,2\n")]).layout;
+    let columns = Columns { trained, ..Columns::default() };
+    for rows in ["x,2\ny,1\n", "id,Label,Text\n7,2,x\n8,1,y\n", "label,text\n2,x\n1,y\n"] {
+        let dir = dir_of(&[("test.csv", rows.as_bytes())]);
+        let found = text::load_test("csv", Some(dir.path()), &columns, &strings(&["1", "2"])).unwrap();
+        let test = found.test.unwrap();
+        assert_eq!((test.texts, test.labels), (strings(&["x", "y"]), vec![1, 0]), "{rows}");
+    }
     // Rows may contain the names.
     let corpus = corpus_of("csv", &[train, ("test.csv", b"1,text\n2,y\n")]);
     assert_eq!(corpus.test.unwrap().len(), 2);

@@ -1,10 +1,11 @@
 //! The binary format of CIFAR-10: records of a label and pixels, nothing else.
 
 use super::images::Images;
+use crate::data::file_kind::check_is_directory;
 use crate::data::splits;
 use anyhow::{Context, Result, bail, ensure};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::{fs, iter};
 
 const SHAPE: (usize, usize, usize) = (3, 32, 32);
 
@@ -55,17 +56,15 @@ fn class_names(path: &Path) -> Result<Vec<String>> {
 
 /// The folder with the batches: `dir` or, as archives unpack to, the one folder there that holds them.
 fn folder(dir: &Path) -> Result<PathBuf> {
-    ensure!(dir.is_dir(), "{}: no such directory", dir.display());
-    let holds = |name: &'static str| move |dir: &PathBuf| dir.join(name).is_file();
-    let inside = splits::entries(dir)?.into_iter().filter(|path| path.is_dir());
-    let folders: Vec<PathBuf> = iter::once(dir.to_path_buf()).chain(inside).collect();
-    if let Some(python) = folders.iter().find(|dir| holds("test_batch")(dir)) {
-        bail!(
-            "{}: found CIFAR-10 for Python, expected its binary version (test_batch.bin and others)",
-            python.display()
-        );
-    }
-    Ok(folders.into_iter().find(holds("test_batch.bin")).unwrap_or_else(|| dir.to_path_buf()))
+    check_is_directory(dir)?;
+    let find = |name: &str| splits::unpacked(dir, |dir| dir.join(name).is_file());
+    let python = find("test_batch")?;
+    ensure!(
+        !python.join("test_batch").is_file(),
+        "{}: found CIFAR-10 for Python, expected its binary version (test_batch.bin and others)",
+        python.display()
+    );
+    find("test_batch.bin")
 }
 
 /// The images of the batches `files`, one after another.

@@ -3,8 +3,11 @@
 use super::files::{Files, Format, check_side};
 use super::images::{ImageSet, Images};
 use super::preparation::Preparation;
+use crate::data::count;
+use crate::data::file_kind::check_is_directory;
 use crate::data::splits::{self, Splits};
 use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -42,9 +45,9 @@ pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
     notes.extend(passed_over(&[Some(&train), validation.as_ref(), test.as_ref()])?);
     ensure!(
         names.len() >= 2,
-        "{}: found {} class folders, expected at least 2",
+        "{}: found {}, expected at least 2",
         train.display(),
-        names.len()
+        count(names.len(), "class folder")
     );
     let mut foreign = vec![];
     let (mut files, mut labels) = list(&train, &names, &mut foreign)?;
@@ -105,7 +108,7 @@ fn supported_format(dir: &Path) -> Result<Format> {
 
 /// The splits in `dir`; `dir` itself as the wanted one if it has no splits, but folders of images.
 fn find_splits(dir: &Path, test_only: bool, notes: &mut Vec<String>) -> Result<Splits> {
-    ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+    check_is_directory(dir)?;
     let mut splits = Splits::find(dir, |name| vec![name.to_string()])?;
     let has_splits = [&splits.train, &splits.validation, &splits.test].iter().any(|split| split.is_some());
     if !has_splits && !folders_of_images(dir)?.is_empty() {
@@ -157,16 +160,23 @@ fn list(dir: &Path, names: &[String], foreign: &mut Vec<PathBuf>) -> Result<(Vec
     Ok(images.into_iter().map(|(_, path, class)| (path, class)).unzip())
 }
 
-/// A note about entries of class folders that are no images.
-fn no_images(foreign: &[PathBuf]) -> Option<String> {
-    let first = foreign.first()?.display();
+/// Notes about entries of class folders that are no images, one for each kind of entry.
+fn no_images(foreign: &[PathBuf]) -> Vec<String> {
     let expected = EXTENSIONS.join(", ");
-    Some(match foreign.len() {
-        1 => format!("passed over {first}: not an image file ending in {expected}"),
-        found => format!(
-            "passed over {found} entries that are no image files ending in {expected}, such as {first}"
-        ),
-    })
+    let other = format!("not an image file ending in {expected}");
+    let kind = |path: &PathBuf| match path.metadata() {
+        Ok(metadata) if metadata.is_dir() => "a folder inside a class, whose images are not read",
+        Ok(metadata) if metadata.is_file() => other.as_str(),
+        Ok(_) => "a pipe or a device",
+        Err(_) => "a link to nothing",
+    };
+    let mut kinds = BTreeMap::<&str, Vec<&PathBuf>>::new();
+    foreign.iter().for_each(|path| kinds.entry(kind(path)).or_default().push(path));
+    let note = |(kind, paths): (&str, Vec<&PathBuf>)| match (paths[0].display(), paths.len()) {
+        (first, 1) => format!("passed over {first}: {kind}"),
+        (first, found) => format!("passed over {found} entries such as {first}: {kind}"),
+    };
+    kinds.into_iter().map(note).collect()
 }
 
 /// Checks that the class folders in `dir` are `names`, those of the training images.

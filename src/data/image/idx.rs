@@ -2,6 +2,7 @@
 
 use super::images::Images;
 use crate::data::count as quantity;
+use crate::data::file_kind::{check_is_directory, found_instead};
 use crate::data::gzip;
 use crate::data::splits;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -68,7 +69,7 @@ type Contents<const D: usize> = ([usize; D], Vec<u8>);
 
 /// Finds and reads a file in `dir` or, as archives unpack to, in a folder there.
 fn read_file<const D: usize>(dir: &Path, stem: &str) -> Result<(PathBuf, Contents<D>)> {
-    ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+    check_is_directory(dir)?;
     let dashed = format!("{stem}-idx{D}-ubyte");
     let dotted = format!("{stem}.idx{D}-ubyte");
     let names = [format!("{dashed}.gz"), dashed, format!("{dotted}.gz"), dotted];
@@ -100,12 +101,17 @@ fn read<const D: usize>(path: &Path) -> Result<Contents<D>> {
     let mut file = BufReader::with_capacity(1 << 16, file);
     let start = file.fill_buf().with_context(|| format!("{name}: can't be read"))?;
     ensure!(!start.is_empty(), "{name}: is empty, expected an IDX file");
+    let other = found_instead(start, "an IDX file");
+    let is_gzipped = start.starts_with(&gzip::MAGIC);
     let parsed = if start.starts_with(&gzip::MAGIC) {
         parse(gzip::Unpacked::new(file), length.saturating_mul(DEFLATE_MAX_RATIO))
     } else {
         parse(file, length)
     };
-    parsed.map_err(|error| anyhow!("{name}: {error}"))
+    parsed.map_err(|error| match other.filter(|_| !is_gzipped) {
+        Some(other) => anyhow!("{name}: {other}"),
+        None => anyhow!("{name}: {error}"),
+    })
 }
 
 /// Parses a file of at most `max_bytes` bytes. Reads to the end, which makes the gzip decoder compare its checksum.

@@ -1,6 +1,7 @@
 //! MIDI files: reading with quantisation, and writing.
 
 use super::piece::{KEYS, Metre, Note, Piece, Tonality};
+use crate::data::count;
 use crate::data::file_kind::{check_is_file, found_instead};
 use anyhow::{Context, Result, bail, ensure};
 use midly::num::{u4, u7, u15, u24, u28};
@@ -101,7 +102,8 @@ struct Contents {
 
 fn parse(bytes: &[u8], name: &str, steps_per_quarter: usize) -> Result<(Piece, Quantisation)> {
     let (bytes, trailing) = bytes.split_at(whole_chunks(bytes)?);
-    let smf = Smf::parse(bytes).map_err(|error| anyhow::anyhow!("not a MIDI file: {error}"))?;
+    let smf =
+        Smf::parse(bytes).map_err(|_| anyhow::anyhow!("not a MIDI file: damaged, or of another format"))?;
     ensure!(
         smf.header.format != Format::Sequential,
         "found a MIDI file of format 2, which holds several pieces, expected format 0 or 1"
@@ -143,7 +145,11 @@ fn whole_chunks(bytes: &[u8]) -> Result<usize> {
         tracks += u16::from(rest.starts_with(b"MTrk"));
         rest = &rest[8 + length..];
     }
-    ensure!(tracks >= declared, "the file is truncated: found {tracks} tracks, expected {declared}");
+    ensure!(
+        tracks >= declared,
+        "the file is truncated: found {}, expected {declared}",
+        count(usize::from(tracks), "track")
+    );
     Ok(bytes.len() - rest.len())
 }
 

@@ -21,6 +21,7 @@ pub use statistics::MusicStatistics;
 pub use wav::write_wav;
 
 use crate::data::error::DataError;
+use crate::data::file_kind::check_is_directory;
 use crate::data::splits::{Splits, entries};
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -89,7 +90,7 @@ pub fn load(
         }
         ("chorales", Some(_)) => Err(DataError::built_in(name)),
         ("midi" | "piano-roll", Some(dir)) => {
-            ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+            check_is_directory(dir)?;
             if name == "midi" { midi_folder(dir, steps_per_quarter) } else { roll::read(dir) }
         }
         ("midi" | "piano-roll", None) => Err(DataError::files_needed(name, "no directory given", &BUILT_IN)),

@@ -1,6 +1,6 @@
 //! The format of the CoNLL shared tasks: one word per line, its tag last, a blank line between sentences.
 
-use crate::data::count;
+use crate::data::{count, quoted};
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -250,9 +250,8 @@ fn sentences<'a>(
             continue;
         }
         let [word, .., name] = columns[..] else {
-            return Err(
-                file.error_at(line, format!("no tag after {:?}, expected a word and a tag", columns[0]))
-            );
+            return Err(file
+                .error_at(line, format!("no tag after {}, expected a word and a tag", quoted(columns[0]))));
         };
         if word.is_empty() || name.is_empty() {
             let missing = if word.is_empty() { "word" } else { "tag" };
@@ -264,7 +263,10 @@ fn sentences<'a>(
             return Err(file.error_at(line, message));
         }
         let Some(tag) = Tag::parse_any(name) else {
-            return Err(file.error_at(line, format!("tag {name:?}, expected O, B-TYPE or I-TYPE")));
+            let are_swapped = Tag::parse_any(word).is_some() && columns.len() == 2;
+            let hint = if are_swapped { ": are the columns of words and tags swapped?" } else { "" };
+            let found = quoted(name);
+            return Err(file.error_at(line, format!("tag {found}, expected O, B-TYPE or I-TYPE{hint}")));
         };
         is_bioes |= Tag::parse(name).is_none();
         sentence.push(Token { line, word, tag });
@@ -341,7 +343,8 @@ fn encode(file: &TextFile, sentences: Vec<Vec<Token>>, types: &[&str]) -> Result
             Some(Ok(at)) => Ok(2 * at as u32 + if matches!(token.tag, Tag::Begin(_)) { 1 } else { 2 }),
             Some(Err(_)) => {
                 let entity = token.tag.entity().unwrap_or_default();
-                Err(file.error_at(token.line, format!("type {entity:?}, which the training set lacks")))
+                Err(file
+                    .error_at(token.line, format!("type {}, which the training set lacks", quoted(entity))))
             }
         };
         tagged.tags.push(sentence.iter().map(tag).collect::<Result<_>>()?);

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::data::quoted;
 use anyhow::{Context, Result, ensure};
 
 use super::tagged::Tag;
@@ -57,9 +58,9 @@ pub struct EntityScores {
 /// # Errors
 /// Fails if the lengths differ, a tag is not an index into `tags`, or one of `tags` is not `O`, `B-TYPE` or `I-TYPE`.
 pub fn entity_scores(gold: &[Vec<u32>], predicted: &[Vec<u32>], tags: &[String]) -> Result<EntityScores> {
-    let tags = tags
-        .iter()
-        .map(|tag| Tag::parse(tag).with_context(|| format!("tag {tag:?}, expected O, B-TYPE or I-TYPE")));
+    let tags = tags.iter().map(|tag| {
+        Tag::parse(tag).with_context(|| format!("tag {}, expected O, B-TYPE or I-TYPE", quoted(tag)))
+    });
     let tags: Vec<Tag> = tags.collect::<Result<_>>()?;
     ensure!(
         gold.len() == predicted.len(),

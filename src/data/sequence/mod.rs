@@ -10,7 +10,8 @@ pub use names::names;
 pub use tagged::{TaggedCorpus, TaggedSentences};
 
 use crate::data::error::DataError;
-use anyhow::{Result, ensure};
+use crate::data::file_kind::check_is_directory;
+use anyhow::Result;
 use std::path::Path;
 
 const KNOWN: [&str; 2] = ["names", "conll"];
@@ -55,7 +56,7 @@ fn read(name: &str, dir: Option<&Path>, tags: Option<&[String]>) -> Result<Tagge
         ("names", None) => Ok(names(6_000, 1_000, NAMES_SEED)),
         ("names", Some(_)) => Err(DataError::built_in(name)),
         ("conll", Some(dir)) => {
-            ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+            check_is_directory(dir)?;
             conll::read_dir(dir, tags)
         }
         ("conll", None) => Err(DataError::files_needed(name, "no directory given", &BUILT_IN)),

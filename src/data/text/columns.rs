@@ -4,8 +4,8 @@ use super::corpus::{Corpus, Texts};
 use super::file::TextFile;
 use super::records::{Records, declared_delimiter, records};
 use super::table::{Columns, Row, Table};
-use crate::data::count;
 use crate::data::splits::Splits;
+use crate::data::{count, quoted};
 use anyhow::Result;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -27,8 +27,13 @@ pub(super) fn labelled(
     let splits = splits.choose(dir, &expected, known.is_some(), &mut notes)?;
     let Splits { train, validation, test, .. } = splits;
     let first = train.clone().or(test.clone()).unwrap_or_default();
-    let file = TextFile::read(first.clone(), &mut notes)?;
-    let table = Table::read(file, columns, known.unwrap_or_default(), &mut notes)?;
+    let table = match known.filter(|_| train.is_none()) {
+        Some(known) => Table::read_test(&first, columns, known, &mut notes)?,
+        None => {
+            let file = TextFile::read(first.clone(), &mut notes)?;
+            Table::read(file, columns, known.unwrap_or_default(), &mut notes)?
+        }
+    };
     let layout = table.layout.clone();
     let classes = match known {
         None => table.classes()?,
@@ -44,7 +49,7 @@ pub(super) fn labelled(
         encode(table, &classes).map(Some)
     };
     let (train, validation, test) = (read(train)?.unwrap_or_default(), read(validation)?, read(test)?);
-    let mut corpus = Corpus { train, validation, test, classes, notes };
+    let mut corpus = Corpus { train, validation, test, classes, notes, layout: Some(layout) };
     if known.is_none() {
         corpus.note_odd_classes();
     }
@@ -58,7 +63,7 @@ fn encode(table: Table, classes: &[String]) -> Result<Texts> {
     for Row { line, label, text } in table.rows {
         match classes.get(label.as_str()) {
             None => {
-                let message = format!("label {label:?}, which the training set lacks");
+                let message = format!("label {}, which the training set lacks", quoted(&label));
                 return Err(table.file.error_at(line, message));
             }
             Some(&class) => texts.push(text, class),
@@ -93,7 +98,7 @@ pub(super) fn ag_news(dir: &Path, test_only: bool) -> Result<Corpus> {
                     Ok(class @ 1..=4) => {
                         texts.push(format!("{title} {description}").replace('\\', " "), class - 1);
                     }
-                    _ => return Err(file.error_at(line, format!("class {class:?}, expected 1 to 4"))),
+                    _ => return Err(file.error_at(line, format!("class {}, expected 1 to 4", quoted(class)))),
                 },
                 _ => {
                     let message = format!(

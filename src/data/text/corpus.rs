@@ -1,6 +1,8 @@
 //! Labelled sentences.
 
+use super::table::Layout;
 use crate::data::fingerprint::Fingerprint;
+use crate::data::quoted;
 use crate::data::splits::Splits;
 use anyhow::Result;
 use std::collections::HashMap;
@@ -50,6 +52,8 @@ pub struct Corpus {
     pub classes: Vec<String>,
     /// Remarks about the files for the user, one line each.
     pub notes: Vec<String>,
+    /// Where a table has its columns, for [`Columns::trained`](super::Columns::trained).
+    pub layout: Option<Layout>,
 }
 
 impl Corpus {
@@ -63,7 +67,7 @@ impl Corpus {
         let Splits { train, validation, test, .. } = splits;
         let mut read = |path: Option<PathBuf>| path.map(|path| read(path, &mut notes)).transpose();
         let (train, validation, test) = (read(train)?.unwrap_or_default(), read(validation)?, read(test)?);
-        Ok(Self { train, validation, test, classes, notes })
+        Ok(Self { train, validation, test, classes, notes, layout: None })
     }
 
     /// Notes two classes that are probably one, and a class with a single sentence among many.
@@ -73,14 +77,13 @@ impl Corpus {
         self.notes.extend(twins.map(|(first, second)| {
             let is_case = first.to_lowercase() == second.to_lowercase();
             let difference = if is_case { "case" } else { "spelling" };
-            format!("the classes {first:?} and {second:?} differ only in {difference}")
+            format!("the classes {} and {} differ only in {difference}", quoted(first), quoted(second))
         }));
         let mut counts = vec![0; self.classes.len()];
         self.train.labels.iter().for_each(|&label| counts[label as usize] += 1);
         if let (Some(single), 21..) = (counts.iter().position(|&count| count == 1), self.train.len()) {
-            let (class, sentences) = (&self.classes[single], self.train.len());
-            self.notes
-                .push(format!("the class {class:?} has a single sentence, the training set {sentences}"));
+            let (class, sentences) = (quoted(&self.classes[single]), self.train.len());
+            self.notes.push(format!("the class {class} has a single sentence, the training set {sentences}"));
         }
     }
 }

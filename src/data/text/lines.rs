@@ -2,8 +2,8 @@
 
 use super::corpus::{Corpus, Texts, polarities};
 use super::file::{TextFile, required};
-use crate::data::count;
 use crate::data::splits::Splits;
+use crate::data::{count, quoted};
 use anyhow::Result;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -95,7 +95,7 @@ fn polarity(label: &str) -> Result<u32, String> {
     match label {
         "0" => Ok(0),
         "1" => Ok(1),
-        _ => Err(format!("label {label:?}, expected 0 or 1")),
+        _ => Err(format!("label {}, expected 0 or 1", quoted(label))),
     }
 }
 
@@ -118,7 +118,7 @@ pub(super) fn trec(dir: &Path, test_only: bool) -> Result<Corpus> {
                 Some(class) => Ok((text.into(), class as u32)),
                 None => {
                     let classes = TREC_CLASSES.join(", ");
-                    Err(format!("starts with {label:?}, expected one of {classes} and :fine"))
+                    Err(format!("starts with {}, expected one of {classes} and :fine", quoted(label)))
                 }
             }
         })
@@ -159,8 +159,9 @@ pub(super) fn fasttext(dir: &Path, known: Option<&[String]>) -> Result<Corpus> {
             if text.is_empty() {
                 return Ok((text, 0));
             }
-            let class =
-                ids.get(label).ok_or_else(|| format!("label {label:?}, which the training set lacks"))?;
+            let class = ids
+                .get(label)
+                .ok_or_else(|| format!("label {}, which the training set lacks", quoted(label)))?;
             Ok((text, *class))
         })
     })?;
@@ -178,8 +179,8 @@ fn label_and_text(line: &str) -> Result<(&str, Cow<'_, str>), String> {
     let line = line.trim();
     let mut labels = line.split_whitespace().filter_map(|word| word.strip_prefix(LABEL));
     let Some(label) = labels.next() else {
-        let first = line.split_whitespace().next().unwrap_or_default();
-        return Err(format!("begins with {first:?} and has no label, expected {LABEL}CLASS"));
+        let first = quoted(line.split_whitespace().next().unwrap_or_default());
+        return Err(format!("begins with {first} and has no label, expected {LABEL}CLASS"));
     };
     match labels.count() {
         0 => {}

@@ -135,6 +135,7 @@ impl<R: BufRead> LiveLines<R> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::encoding::decode;
     use super::*;
     use flate2::{Compression, write::GzEncoder};
     use std::io::Write;

@@ -32,7 +32,7 @@ pub use ngrams::NGrams;
 pub(super) use quotes::are_fields_quoted;
 pub(super) use records::{Record, records};
 pub use reviews::reviews;
-pub use table::Columns;
+pub use table::{Columns, Layout};
 pub use text_stream::{TextStream, Tokens};
 pub use token_windows::{TokenWindow, TokenWindows};
 pub use tokenizer::Tokenizer;
@@ -41,6 +41,7 @@ pub use vocabulary::Vocabulary;
 pub use word_vectors::WordVectors;
 
 use crate::data::error::DataError;
+use crate::data::file_kind::check_is_directory;
 use crate::data::splits;
 use anyhow::{Result, ensure};
 use std::path::Path;
@@ -106,7 +107,7 @@ fn read(name: &str, dir: Option<&Path>, columns: &Columns, classes: Option<&[Str
         ("reviews", None) => Ok(reviews(10_000, 2_000, REVIEWS_SEED)),
         ("reviews", Some(_)) => Err(DataError::built_in(name)),
         ("mr" | "sst2" | "trec" | "ag-news" | "csv" | "tsv" | "fasttext", Some(dir)) => {
-            ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+            check_is_directory(dir)?;
             let names = archive(name);
             let dir = &splits::unpacked(dir, |dir| {
                 names.is_empty() || names.iter().any(|name| dir.join(name).is_file())

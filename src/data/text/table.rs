@@ -5,10 +5,12 @@ use super::quotes::text_after_quote;
 use super::records::{
     Record, Records, declared_delimiter, delimiter_name, first_width, records, usual_delimiter,
 };
-use crate::data::count;
 use crate::data::error::DataError;
+use crate::data::{count, quoted};
 use anyhow::{Context, Error, Result};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
 
 const LABEL_NAMES: [&str; 12] = [
     "label",
@@ -36,6 +38,8 @@ pub struct Columns {
     pub label: Option<String>,
     /// The column of the text; none to find it.
     pub text: Option<String>,
+    /// Where a model's training file has its columns: the test file has the same, unless its header says otherwise.
+    pub trained: Option<Layout>,
 }
 
 impl Columns {
@@ -54,8 +58,8 @@ pub(super) struct Row {
 }
 
 /// Where a table has its labels and texts.
-#[derive(Debug, Clone)]
-pub(super) struct Layout {
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
     delimiter: u8,
     /// Number of columns.
     width: usize,
@@ -154,6 +158,33 @@ impl Table {
         Ok(Self { file, rows, layout })
     }
 
+    /// Reads the table of a test split, which has the columns of a model's training file, or else its own.
+    ///
+    /// A row with one of the labels `known` is no header.
+    pub fn read_test(
+        path: &Path,
+        columns: &Columns,
+        known: &[String],
+        notes: &mut Vec<String>,
+    ) -> Result<Self> {
+        let open = |notes: &mut Vec<String>| TextFile::read(path.to_path_buf(), notes);
+        let Some(trained) = columns.trained.as_ref().filter(|_| columns.is_empty()) else {
+            return Self::read(open(notes)?, columns, known, notes);
+        };
+        let is_known = |table: &Self| table.rows.iter().all(|row| known.contains(&row.label));
+        let [mut like_notes, mut own_notes] = [vec![], vec![]];
+        let like = Self::read_like(open(&mut like_notes)?, trained, known, &mut like_notes);
+        if !like.as_ref().is_ok_and(is_known) {
+            let own = Self::read(open(&mut own_notes)?, columns, known, &mut own_notes);
+            if own.as_ref().is_ok_and(is_known) {
+                notes.append(&mut own_notes);
+                return own;
+            }
+        }
+        notes.append(&mut like_notes);
+        like
+    }
+
     /// Reads the table of another split, which has the same columns unless its header says otherwise.
     ///
     /// A row with one of the labels `classes` is no header, unless it names both columns.
@@ -190,7 +221,9 @@ impl Table {
         let classes: BTreeSet<&str> = self.rows.iter().map(|row| row.label.as_str()).collect();
         let classes: Vec<String> = classes.into_iter().map(String::from).collect();
         match &classes[..] {
-            [only] => Err(self.file.error(format!("every label is {only:?}, expected two or more classes"))),
+            [only] => {
+                Err(self.file.error(format!("every label is {}, expected two or more classes", quoted(only))))
+            }
             _ => Ok(classes),
         }
     }
@@ -234,8 +267,9 @@ impl Parsed {
             has_header = true;
             let label = &first[label];
             assumed.push(format!(
-                "line {} is read as a header, because no other line has the label {label:?}",
-                records[0].0
+                "line {} is read as a header, because no other line has the label {}",
+                records[0].0,
+                quoted(label)
             ));
         }
         if !has_header && columns.is_empty() {

@@ -1,9 +1,9 @@
 //! Pretrained word vectors in the formats of word2vec, GloVe and fastText.
 
 use super::vocabulary::Vocabulary;
-use crate::data::count;
-use crate::data::file_kind::{Remedy, found_instead, known_format};
+use crate::data::file_kind::{found_instead, known_format};
 use crate::data::gzip;
+use crate::data::{count, quoted};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::Tensor;
 use std::collections::{HashMap, HashSet};
@@ -68,8 +68,8 @@ impl WordVectors {
         let _ = source.fill(MAX_WORD);
         let start = source.rest()[..source.rest().len().min(MAX_WORD)].to_vec();
         vectors.parse(&mut source, wanted).map_err(|error| {
-            // Archives and empty files have messages of their own.
-            let known = known_format(&start).filter(|(_, remedy)| *remedy != Remedy::Unpack);
+            // Zip archives and empty files have messages of their own.
+            let known = known_format(&start).filter(|_| !start.starts_with(b"PK"));
             match known.and_then(|_| found_instead(&start, "word vectors")).filter(|_| !start.is_empty()) {
                 Some(other) => anyhow!("{name}: {other}"),
                 None => anyhow!("{name}: {error:#}"),
@@ -224,8 +224,7 @@ impl WordVectors {
         let start = self.values.len();
         for column in after_first(numbers) {
             let Some(value) = number(column) else {
-                let column: String = String::from_utf8_lossy(column).chars().take(40).collect();
-                bail!("{column:?}, expected a number");
+                bail!("{}, expected a number", quoted(&String::from_utf8_lossy(column)));
             };
             self.values.push(value);
         }
@@ -289,7 +288,7 @@ impl WordVectors {
     fn add(&mut self, word: &str) -> Result<()> {
         let start = self.values.len() - self.size;
         if let Some(value) = self.values[start..].iter().find(|value| !value.is_finite()) {
-            bail!("the vector of {word:?} contains {value}, expected finite numbers");
+            bail!("the vector of {} contains {value}, expected finite numbers", quoted(word));
         }
         self.starts.insert(word.into(), start);
         Ok(())

@@ -14,6 +14,7 @@ pub use pairs::{PairCorpus, Pairs, TextPairs};
 pub use scores::{BleuTokenizer, bleu, chrf, exact_match};
 
 use crate::data::error::DataError;
+use crate::data::file_kind::check_is_directory;
 use anyhow::{Result, ensure};
 use std::path::Path;
 
@@ -66,7 +67,7 @@ fn read(name: &str, dir: Option<&Path>, languages: Option<[&str; 2]>, test_only:
         ("dates", None) => Ok(dates(12_000, 1_000, 1_000, DATES_SEED)),
         ("dates", Some(_)) => Err(DataError::built_in(name)),
         ("tsv-pairs" | "parallel", Some(dir)) => {
-            ensure!(dir.is_dir(), "{}: no such directory", dir.display());
+            check_is_directory(dir)?;
             match languages {
                 Some([source, target]) if name == "tsv-pairs" && source != target => {
                     files::tab_separated(dir, Some([source, target]), test_only)
