@@ -292,6 +292,11 @@ fn errors_of_malformed_cifar_batches_name_file_and_position() {
     assert_says(&cifar::read_dir(nested.path()).unwrap_err(), &["for Python", "binary version"]);
 
     let dir = tiny_cifar();
+    fs::remove_file(dir.path().join("test_batch.bin")).unwrap();
+    let (train, test) = cifar::read_dir(dir.path()).unwrap();
+    assert_eq!((train.len(), test.len()), (5, 0));
+
+    let dir = tiny_cifar();
     fs::remove_file(dir.path().join(batch)).unwrap();
     assert_says(&cifar::read_dir(dir.path()).unwrap_err(), &[batch, "no such file"]);
     assert_says(&cifar::read_dir(Path::new("no/place")).unwrap_err(), &["no/place", "no such directory"]);

@@ -102,7 +102,7 @@ fn weights_are_read_in_every_form_that_pytorch_saves() {
         "under-another-key.pth",
         "beside-a-score.pth.tar",
         "beside-a-loss.pt",
-        "beside-a-random-state.pt",
+        "random-state.pt",
         "half.pth",
         "bfloat16.pth",
         "double.pth",

@@ -176,10 +176,12 @@ impl ImageData {
     ) -> Result<Self> {
         let (name, dir) = TestSet::resolve(Some(chosen), train);
         let is_own = (name, dir) == (train.dataset.as_str(), train.data_dir.as_deref());
-        let own = is_own.then(|| drawn_test(name, dir?, facts.shape.1, train)).flatten();
-        let (mut test, notes) = match own {
-            Some(test) => test?,
-            None => image::load_test(name, dir, facts.shape.1).map_err(data_error)?,
+        let drawn = || drawn_test(name, dir.filter(|_| is_own)?, facts.shape.1, train);
+        let given = || image::load_test(name, dir, facts.shape.1).map_err(data_error);
+        let (mut test, notes) = match name {
+            // A folder of class folders could be a test split.
+            "image-folder" => drawn().unwrap_or_else(given)?,
+            _ => given().or_else(|error| drawn().unwrap_or(Err(error)))?,
         };
         show_notes(&notes);
         facts.check(&test).with_context(|| format!("data set {name}"))?;
@@ -214,9 +216,6 @@ fn drawn_test(
     side: usize,
     train: &TrainOptions,
 ) -> Option<Result<(Images, Vec<String>)>> {
-    if name != "image-folder" {
-        return None;
-    }
     // Without training images, the test split alone may be there.
     let set = image::load(name, Some(dir), side).ok().filter(|set| set.test.is_empty())?;
     let draw = || {

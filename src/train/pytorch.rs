@@ -297,7 +297,10 @@ impl<'a> State<'a> {
             "ShortStorage" => DType::I16,
             "ByteStorage" | "BoolStorage" => DType::U8,
             _ => {
-                bail!("found values of type {}, expected floating-point numbers or integers", type_name(kind))
+                bail!(
+                    "found values of type {}, which is not read: convert them to a floating-point type",
+                    type_name(kind)
+                )
             }
         };
         let bytes = self.storages.get(key).with_context(|| format!("damaged: storage {key} is missing"))?;

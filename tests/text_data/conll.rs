@@ -256,3 +256,12 @@ fn an_empty_last_column_is_ignored() {
     let corpus = sequence::load("conll", Some(dir_of(&files).path())).unwrap();
     assert_eq!(corpus.train.words, [strings(&["a", "b"]), strings(&["c"])]);
 }
+
+#[test]
+fn headers_and_tags_in_lower_case_are_understood_and_swapped_columns_named() {
+    let files: [(&str, &[u8]); 1] = [("train.txt", b"token\ttag\nOslo\tb-loc\nis\to\n")];
+    let corpus = sequence::load("conll", Some(dir_of(&files).path())).unwrap();
+    assert_eq!((corpus.train.words, corpus.train.tags), (vec![strings(&["Oslo", "is"])], vec![vec![1, 0]]));
+    assert_says(&corpus.notes[0], &["line 1 is read as a header"]);
+    assert_refused("conll", &[("train.txt", b"B-PER Bob\nO ran\n")], &["tag \"Bob\"", "swapped"]);
+}

@@ -54,6 +54,8 @@ fn mr_sentences_alternate_and_windows_1252_is_noted() {
     let outer = tempdir().unwrap();
     std::fs::rename(dir_of(&files).keep(), outer.path().join("rt-polaritydata")).unwrap();
     assert_eq!(load("mr", Some(outer.path())).unwrap().train.len(), 5);
+    let named = [("rt-polarity.neg.txt", files[0].1), files[1]];
+    assert_eq!(corpus_of("mr", &named).train.len(), 5);
     assert_refused("mr", &files[..1], &["no file rt-polarity.pos"]);
     assert_refused("mr", &[files[0], ("rt-polarity.pos", b"")], &["rt-polarity.pos", "is empty"]);
     assert_eq!(corpus_of("mr", &[files[0], ("rt-polarity.pos", b"\xff\xfea\0")]).train.texts[1], "a");
@@ -84,6 +86,9 @@ fn sst2_is_read_in_the_formats_of_glue_and_stanford() {
     assert_eq!((validation, test.unwrap().texts), (None, strings(&["fine"])));
     assert_says(&notes[0], &["test.tsv", "no labels"]);
     assert_says(&notes[1], &["dev.tsv", "no test split"]);
+
+    let swapped = corpus_of("sst2", &[("train.tsv", b"label\tsentence\n0\tdull\n1\ta joy\n")]).train;
+    assert_eq!((swapped.texts, swapped.labels), (strings(&["dull", "a joy"]), vec![0, 1]));
 
     let stanford: [(&str, &[u8]); 3] = [
         ("stsa.binary.train", b"1 a joy\n0 dull\n"),

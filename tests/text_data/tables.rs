@@ -369,7 +369,7 @@ fn classes_that_look_alike_or_have_one_sentence_are_noted() {
         assert_eq!((classes.len(), notes.len()), (3, 1), "{notes:?}");
         assert_says(
             &notes[0],
-            &[&format!("the classes {first:?} and {second:?} differ only in {difference}")],
+            &[&format!("the classes \"{first}\" and \"{second}\" differ only in {difference}")],
         );
     }
     let (_, _, notes) = csv(&format!("label,text\n{}odd,z\n", "pos,x\nneg,y\n".repeat(10)));
@@ -388,7 +388,7 @@ fn compressed_and_binary_tables_are_told_apart() {
     }
     let error = text::load("csv", Some(dir_of(&[("train.csv", b"\x1b[31ma\n")]).path()), &Columns::default());
     assert!(!error.unwrap_err().to_string().contains('\x1b'));
-    assert_refused("csv", &[("train.csv", b"a,x\nb,y\0\n")], &["train.csv", "is binary (byte 7 is zero)"]);
+    assert_refused("csv", &[("train.csv", b"a,x\nb,y\0\n")], &["train.csv", "line 2 is binary"]);
     let wide: Vec<u8> = "\u{feff}label;text\nä;x\nö;y\n".encode_utf16().flat_map(u16::to_be_bytes).collect();
     let corpus = corpus_of("csv", &[("train.csv", &wide)]);
     assert_eq!(corpus.classes, ["ä", "ö"]);

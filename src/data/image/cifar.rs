@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 const SHAPE: (usize, usize, usize) = (3, 32, 32);
 
+const TEST: &str = "test_batch.bin";
+
 /// Bytes of a record: the label, then one plane each of red, green and blue.
 const RECORD: usize = 1 + 3 * 32 * 32;
 
@@ -16,7 +18,8 @@ const RECORD: usize = 1 + 3 * 32 * 32;
 pub(super) const CLASS_NAMES: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
-/// Reads the training set, `data_batch_1.bin` to `data_batch_5.bin`, and the test set, `test_batch.bin`, from `dir`.
+/// Reads the training set, `data_batch_1.bin` to `data_batch_5.bin`, and the test set, `test_batch.bin`, from `dir`. The
+/// test set is empty if its file is missing.
 ///
 /// The images have shape `(3, 32, 32)`. `batches.meta.txt` names the ten classes, if it exists. Krizhevsky's CIFAR-10
 /// page describes the format. The files may lie in a folder of `dir`.
@@ -26,7 +29,9 @@ pub(super) const CLASS_NAMES: [&str; 10] =
 /// does not name ten classes.
 pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
     let training: Vec<String> = (1..=5).map(|batch| format!("data_batch_{batch}.bin")).collect();
-    Ok((read(dir, &training)?, read_test(dir)?))
+    let train = read(dir, &training)?;
+    let test = if folder(dir)?.join(TEST).exists() { read_test(dir)? } else { train.select(&[])? };
+    Ok((train, test))
 }
 
 /// Reads the test set alone from `dir`, like [`read_dir`].
@@ -34,7 +39,7 @@ pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
 /// # Errors
 /// Fails like [`read_dir`] on the files of the test set.
 pub fn read_test(dir: &Path) -> Result<Images> {
-    read(dir, &["test_batch.bin".into()])
+    read(dir, &[TEST.into()])
 }
 
 fn class_names(path: &Path) -> Result<Vec<String>> {
@@ -64,7 +69,10 @@ fn folder(dir: &Path) -> Result<PathBuf> {
         "{}: found CIFAR-10 for Python, expected its binary version (test_batch.bin and others)",
         python.display()
     );
-    find("test_batch.bin")
+    match find(TEST)? {
+        found if found.join(TEST).is_file() => Ok(found),
+        _ => find("data_batch_1.bin"),
+    }
 }
 
 /// The images of the batches `files`, one after another.

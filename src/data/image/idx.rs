@@ -16,7 +16,7 @@ const CLASSES: usize = 10;
 /// The largest compression ratio of Deflate: a header that announces more is wrong.
 const DEFLATE_MAX_RATIO: u64 = 1032;
 
-/// Reads the training and the test set from `dir`.
+/// Reads the training and the test set from `dir`. The test set is empty if it has no file.
 ///
 /// The files are `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
 /// `t10k-labels-idx1-ubyte`, each with or without `.gz`, also spelled `train-images.idx3-ubyte`. Each may lie in a folder
@@ -29,6 +29,11 @@ const DEFLATE_MAX_RATIO: u64 = 1032;
 /// differ in size.
 pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
     let train = read_split(dir, "train")?;
+    let (images, labels) = (files_of::<3>(dir, "t10k-images")?, files_of::<1>(dir, "t10k-labels")?);
+    if images.1.is_empty() && labels.1.is_empty() {
+        let test = train.select(&[])?;
+        return Ok((train, test));
+    }
     let test = read_test(dir)?;
     let ((_, train_height, train_width), (_, height, width)) = (train.shape(), test.shape());
     ensure!(
@@ -67,8 +72,8 @@ fn read_split(dir: &Path, split: &str) -> Result<Images> {
 /// The dimensions and the bytes of a file.
 type Contents<const D: usize> = ([usize; D], Vec<u8>);
 
-/// Finds and reads a file in `dir` or, as archives unpack to, in a folder there.
-fn read_file<const D: usize>(dir: &Path, stem: &str) -> Result<(PathBuf, Contents<D>)> {
+/// The files of the part `stem` in `dir` or, as archives unpack to, in a folder there; or the names that it may have.
+fn files_of<const D: usize>(dir: &Path, stem: &str) -> Result<(PathBuf, Vec<PathBuf>, [String; 4])> {
     check_is_directory(dir)?;
     let dashed = format!("{stem}-idx{D}-ubyte");
     let dotted = format!("{stem}.idx{D}-ubyte");
@@ -77,7 +82,14 @@ fn read_file<const D: usize>(dir: &Path, stem: &str) -> Result<(PathBuf, Content
         names.iter().map(|name| dir.join(name)).filter(|path| path.is_file()).collect()
     };
     let dir = splits::unpacked(dir, |dir| !files_in(dir).is_empty())?;
-    let mut files = files_in(&dir).into_iter();
+    let files = files_in(&dir);
+    Ok((dir, files, names))
+}
+
+/// Finds and reads the file of the part `stem`.
+fn read_file<const D: usize>(dir: &Path, stem: &str) -> Result<(PathBuf, Contents<D>)> {
+    let (dir, files, names) = files_of::<D>(dir, stem)?;
+    let mut files = files.into_iter();
     let Some(path) = files.next() else {
         bail!("{}: found none of the files {}", dir.display(), names.join(", "))
     };

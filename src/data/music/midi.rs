@@ -100,7 +100,14 @@ struct Contents {
     tonality: Option<Tonality>,
 }
 
+/// The MIDI file in a RIFF container, if this is one.
+fn unwrapped(bytes: &[u8]) -> &[u8] {
+    let is_wrapped = bytes.starts_with(b"RIFF") && bytes.get(8..16) == Some(b"RMIDdata");
+    bytes.get(20..).filter(|_| is_wrapped).unwrap_or(bytes)
+}
+
 fn parse(bytes: &[u8], name: &str, steps_per_quarter: usize) -> Result<(Piece, Quantisation)> {
+    let bytes = unwrapped(bytes);
     let (bytes, trailing) = bytes.split_at(whole_chunks(bytes)?);
     let smf =
         Smf::parse(bytes).map_err(|_| anyhow::anyhow!("not a MIDI file: damaged, or of another format"))?;
@@ -384,6 +391,8 @@ mod tests {
     #[test]
     fn bytes_after_the_last_chunk_are_passed_over_with_a_remark() -> Result<()> {
         let whole = write_midi(&chorales(1, 0, 0, 3).train[0]);
+        let wrapped = [b"RIFF\0\0\0\0RMIDdata\0\0\0\0", &whole[..]].concat();
+        assert_eq!(parse(&wrapped, "", 2).unwrap().0, parse(&whole, "", 2).unwrap().0);
         for trailing in [&b"\0\0\0"[..], &[0xff; 100], &[0; 20]] {
             let (piece, report) = parse(&[&whole[..], trailing].concat(), "test", 2)?;
             assert_eq!((piece, report.trailing), (parse(&whole, "test", 2)?.0, trailing.len()));

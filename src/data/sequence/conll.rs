@@ -262,6 +262,10 @@ fn sentences<'a>(
             let message = format!("{found}, expected {width} as in line {first_line}");
             return Err(file.error_at(line, message));
         }
+        if line == layout.first_line && is_header(word, name) {
+            notes.push(format!("{}: line {line} is read as a header", file.path.display()));
+            continue;
+        }
         let Some(tag) = Tag::parse_any(name) else {
             let are_swapped = Tag::parse_any(word).is_some() && columns.len() == 2;
             let hint = if are_swapped { ": are the columns of words and tags swapped?" } else { "" };
@@ -289,6 +293,13 @@ fn sentences<'a>(
     }
     to_bio(file, &mut sentences, notes);
     Ok(sentences)
+}
+
+/// Whether these are the names of the columns of words and tags.
+fn is_header(word: &str, tag: &str) -> bool {
+    let is = |cell: &str, names: &[&str]| names.iter().any(|name| cell.eq_ignore_ascii_case(name));
+    is(word, &["token", "tokens", "word", "words", "form", "text"])
+        && is(tag, &["tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "entity"])
 }
 
 /// Number of words that no sentence has.

@@ -58,10 +58,10 @@ pub(super) enum Tag<'a> {
 impl<'a> Tag<'a> {
     pub fn parse(tag: &'a str) -> Option<Self> {
         match tag.split_once('-') {
-            None => (tag == "O").then_some(Self::Outside),
+            None => ["O", "o"].contains(&tag).then_some(Self::Outside),
             Some((_, "")) => None,
-            Some(("B", entity)) => Some(Self::Begin(entity)),
-            Some(("I", entity)) => Some(Self::Inside(entity)),
+            Some(("B" | "b", entity)) => Some(Self::Begin(entity)),
+            Some(("I" | "i", entity)) => Some(Self::Inside(entity)),
             Some(_) => None,
         }
     }

@@ -60,9 +60,9 @@ pub(in crate::data) fn counted_lines(lines: &[usize], what: &str) -> String {
     }
 }
 
-/// The file `name` in `dir`, gzipped or not.
+/// The file `name` in `dir`, perhaps with `.txt` after it, gzipped or not.
 pub(super) fn required(dir: &Path, name: &str) -> Result<PathBuf> {
-    let names = [name.to_string(), format!("{name}.gz")];
+    let names = ["", ".gz", ".txt", ".txt.gz"].map(|ending| format!("{name}{ending}"));
     let found = names.iter().map(|name| dir.join(name)).find(|path| path.is_file());
     found.with_context(|| format!("{}: no file {name}", dir.display()))
 }

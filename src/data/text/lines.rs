@@ -75,9 +75,11 @@ pub(super) fn sst2(dir: &Path, test_only: bool) -> Result<Corpus> {
         let file = TextFile::read(path, notes)?;
         let first = file.lines().next().map_or("", |(_, line)| line);
         match first {
-            "sentence\tlabel" => {
+            "sentence\tlabel" | "label\tsentence" => {
+                let is_text_first = first.starts_with("sentence");
                 sentences(&file, 1, notes, |line| match line.split('\t').collect::<Vec<_>>()[..] {
-                    [text, label] => Ok((text.into(), polarity(label)?)),
+                    [text, label] if is_text_first => Ok((text.into(), polarity(label)?)),
+                    [label, text] => Ok((text.into(), polarity(label)?)),
                     ref columns => {
                         Err(format!("{}, expected sentence and label", count(columns.len(), "column")))
                     }

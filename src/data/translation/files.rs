@@ -52,11 +52,15 @@ fn lacks(dir: &Path, found: &Path, language: &str) -> anyhow::Error {
 
 /// Checks that the two files of a split have the same name except for the language.
 fn check_names(dir: &Path, split: &str, source: &Path, target: &Path) -> Result<()> {
+    let unpacked = |path: &Path| {
+        if path.extension().is_some_and(|end| end == "gz") { path.with_extension("") } else { path.into() }
+    };
+    let [source_name, target_name] = [source, target].map(unpacked);
     let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     // Without a dot, the name of the split is the ending, as in `en.train`: there is nothing to compare.
     ensure!(
-        stem(source) == stem(target) || source.extension() == target.extension(),
+        stem(&source_name) == stem(&target_name) || source_name.extension() == target_name.extension(),
         "{}: found {} and {} for the {split} split, expected two files of one name",
         dir.display(),
         name(source),
