@@ -3,7 +3,8 @@
 use super::autograd::{self, Operation};
 use super::gpu::{Gpu, Stored};
 use super::host::{self, with_real};
-use super::{PackedSequences, reference};
+use super::reference;
+use super::sequences::MaskPlace;
 use crate::kernels::cpu::Real;
 use crate::kernels::cpu::dropout::mask;
 use crate::kernels::cuda::{self, Arg, Grid};
@@ -23,14 +24,6 @@ use std::ops::Range;
 /// Fails if `probability` is not from 0 to 1.
 pub fn dropout(xs: &Tensor, probability: f32, rng: &mut ChaCha8Rng) -> Result<Tensor> {
     dropout_in(xs, probability, rng, &MaskPlace::From(0))
-}
-
-/// The elements of a larger tensor that a tensor holds. Its mask is the part of the larger tensor's mask at this place.
-pub(crate) enum MaskPlace<'a> {
-    /// Consecutive elements from this one on.
-    From(usize),
-    /// The rows of a share of packed sequences, in the rows of the whole batch.
-    Packed(&'a PackedSequences),
 }
 
 /// Like [`dropout`], with the part of a mask at `place`.

@@ -59,7 +59,7 @@ pub use prepared_linear::PreparedLinear;
 // Activations, pooling, dropout and losses.
 pub use activation::{relu, sigmoid, tanh};
 pub use dropout::dropout;
-pub(crate) use dropout::{MaskPlace, dropout_in};
+pub(crate) use dropout::dropout_in;
 pub use loss::{quadratic, sigmoid_cross_entropy, softmax_cross_entropy};
 pub(crate) use pool::max_pool2d_relu;
 pub use pool::{avg_pool2d, l2_pool2d, max_pool2d};
@@ -74,6 +74,7 @@ pub use pool_over_time::pool_over_time;
 pub use ranking::top_log_probabilities;
 pub(crate) use recurrent::recurrent_states;
 pub use recurrent::{recurrent, recurrent_tokens};
+pub(crate) use sequences::MaskPlace;
 pub use sequences::PackedSequences;
 
 use candle_core::{Error, Result};

@@ -1,12 +1,19 @@
 //! Batches of sequences of different lengths, stored without padding.
 
-use super::dropout::MaskPlace;
 use super::gpu::Gpu;
 use crate::kernels::cpu::sequences::PackedLayout;
 use crate::kernels::cuda::Pointer;
 use candle_core::{Device, Result, Tensor, bail};
 use std::ops::Range;
 use std::sync::OnceLock;
+
+/// The elements of a larger tensor that a tensor holds. Its mask is the part of the larger tensor's mask at this place.
+pub(crate) enum MaskPlace<'a> {
+    /// Consecutive elements from this one on.
+    From(usize),
+    /// The rows of a share of packed sequences, in the rows of the whole batch.
+    Packed(&'a PackedSequences),
+}
 
 /// The row layout of a batch of sequences of different lengths in one tensor without padding.
 ///

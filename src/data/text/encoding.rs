@@ -21,8 +21,11 @@ pub(super) fn windows_1252(bytes: &[u8]) -> String {
     bytes.iter().map(character).collect()
 }
 
+/// Makes a number of two bytes.
+type ByteOrder = fn([u8; 2]) -> u16;
+
 /// The name of the UTF-16 that the byte order mark at the start of `bytes` says, and how it orders two bytes.
-fn marked_utf16(bytes: &[u8]) -> Option<(&'static str, fn([u8; 2]) -> u16)> {
+fn marked_utf16(bytes: &[u8]) -> Option<(&'static str, ByteOrder)> {
     match bytes {
         [0xff, 0xfe, ..] => Some(("UTF-16LE", u16::from_le_bytes)),
         [0xfe, 0xff, ..] => Some(("UTF-16BE", u16::from_be_bytes)),
