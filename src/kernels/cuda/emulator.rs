@@ -77,8 +77,8 @@ pub(super) fn capture(commands: &[Command]) -> Result<Vec<Command>> {
 /// # Safety
 /// See [`launch`](super::Device::launch).
 pub(super) unsafe fn issue(command: &Command) -> Result<()> {
-    match command {
-        &Command::Launch { function: Function(entry), name, grid, ref args } => {
+    match *command {
+        Command::Launch { function: Function(entry), name, grid, ref args } => {
             if FAULT.get() == Some(Fault::Launch(name)) {
                 return Err(errors::launch(name, "the emulator has been asked to refuse"));
             }
@@ -86,15 +86,15 @@ pub(super) unsafe fn issue(command: &Command) -> Result<()> {
             unsafe { launch(entry, grid, args) }
         }
         // SAFETY: the caller's promise.
-        &Command::ProductF32(product) => unsafe { multiply(product) },
+        Command::ProductF32(product) => unsafe { multiply(product) },
         // SAFETY: the caller's promise.
-        &Command::ProductF64(product) => unsafe { multiply(product) },
-        &Command::Copy { from, to, bytes } => {
+        Command::ProductF64(product) => unsafe { multiply(product) },
+        Command::Copy { from, to, bytes } => {
             // SAFETY: the caller's promise.
             unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
             Ok(())
         }
-        &Command::Clear { at, bytes } => {
+        Command::Clear { at, bytes } => {
             // SAFETY: the caller's promise.
             unsafe { std::ptr::write_bytes(at as *mut u8, 0, bytes) };
             Ok(())
