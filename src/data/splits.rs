@@ -135,7 +135,7 @@ fn found_in(dir: &Path) -> Result<String> {
     let names: Vec<String> = entries(dir)?.iter().map(name).collect();
     Ok(match names.len() {
         0 => ": the directory is empty".to_string(),
-        ..=SHOWN => format!("; found {}", names.join(", ")),
+        1..=SHOWN => format!("; found {}", names.join(", ")),
         more => format!("; found {} and {} more", names[..SHOWN].join(", "), more - SHOWN),
     })
 }

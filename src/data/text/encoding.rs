@@ -193,6 +193,7 @@ impl Scan {
     }
 
     /// Number of lines so far that can't be read as UTF-8 text, and of all lines.
+    #[cfg(feature = "cli")]
     pub fn unreadable(&self) -> (usize, usize) {
         (self.invalid.count.max(self.zeros.count), self.breaks + 1)
     }
@@ -234,6 +235,7 @@ impl Scan {
     }
 
     /// Whether the text so far may be Windows-1252.
+    #[cfg(feature = "cli")]
     pub fn may_be_windows_1252(&self) -> bool {
         !self.has_utf8 && !self.is_marked && self.controls.count == 0 && self.western.is_plausible()
     }
