@@ -214,7 +214,7 @@ fn an_error_of_one_process_or_all_is_reported_once() {
     fails(start, &output, &["error: missing"]);
 
     let start = Instant::now();
-    let diverging = format!("{TEXT} --optimizer sgd --learning-rate 1e30 --out run");
+    let diverging = format!("{TEXT} --optimizer sgd --learning-rate 1e300 --out run");
     let output = mpirun(place.path(), "char_lm", &[(2, &diverging)]).output().unwrap();
     fails(start, &output, &["of step ", "there is no checkpoint yet"]);
 }
