@@ -2,11 +2,12 @@
 //!
 //! # Layers
 //!
-//! [`nn`] has candle_nn's names and signatures, so `use candle_textbook::nn as candle_nn;` is all that changes in a program.
+//! [`nn`] has candle_nn's names and signatures, so `use candle_textbook::nn as candle_nn;` is nearly all that changes in a
+//! program; [the module](nn#in-place-of-candle_nn) lists the rest.
 //!
 //! | here | candle_nn | PyTorch | what differs from candle_nn |
 //! |---|---|---|---|
-//! | [`nn::max_pool2d`], [`nn::avg_pool2d`] | `Tensor::max_pool2d`, `avg_pool2d` | `max_pool2d`, `avg_pool2d` | the gradient of a maximum is not a quarter of the right one; windows may overlap |
+//! | [`nn::max_pool2d`], [`nn::avg_pool2d`] | `Tensor::max_pool2d`, `avg_pool2d` | `max_pool2d`, `avg_pool2d` | the right gradient of a maximum, which candle divides by the size of the window; windows may overlap |
 //! | [`nn::linear()`], [`linear_no_bias`](nn::linear_no_bias) | the same | `nn.Linear` | faster on the CPU |
 //! | [`nn::conv1d`] | the same | `nn.Conv1d` | right gradient of the weight |
 //! | [`nn::conv2d`] | the same | `nn.Conv2d` | faster on the CPU and on CUDA; gradients for images that are not square, with a stride |
@@ -34,7 +35,6 @@
 //! | `plots` | on | the modules `plots` and `lab`; turns on `images` |
 //! | `images` | on | PNG and JPEG files: [`data::image::folder`], [`data::image::read_square`], [`data::image::read_digit`] |
 //! | `hub` | off | downloads from the Hugging Face hub; turns on `images` |
-//! | `mpi` | off | training on several processes, which MPI starts |
 //! | `playground` | off | the page on which the models answer; turns on `cli` |
 //! | `mpi` | off | training on several processes that MPI starts: [`processes`] |
 //! | `cuda`, `cudnn`, `metal`, `accelerate`, `mkl` | off | the same as in candle |

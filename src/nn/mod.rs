@@ -5,12 +5,13 @@
 //! `use candle_textbook::nn as candle_nn;` compiles in a program for candle_nn. What this module does not replace, such as
 //! `VarMap`, `func` and `seq`, it re-exports. Three things an import cannot change:
 //!
-//! - The pooling methods of a tensor, whose gradients are wrong: call [`max_pool2d`] and [`avg_pool2d`].
+//! - The pooling methods of a tensor: candle's `max_pool2d` divides the gradient by the size of the window, and neither method
+//!   has a gradient for windows that overlap. Call [`max_pool2d`] and [`avg_pool2d`].
 //! - `loss.backward()` works, but `Optimizer::backward_step` is faster.
 //! - Candle's thread pool competes with the one that this crate uses: set `CANDLE_NUM_THREADS=1`.
 //!
 //! The layers work in f32 and f64, on the CPU and on CUDA, with kernels of this crate. In other types and on other devices
-//! they consist of candle's operations. Initial values are PyTorch's; candle_nn's linear layers and convolutions start from larger ones.
+//! they consist of candle's operations, except [`Recurrent`], [`Attention`] and [`ConvMaxOverTime`], which need f32 or f64 there. Initial values are PyTorch's; candle_nn's linear layers and convolutions start from larger ones.
 //! The [crate page](crate#layers) lists what differs layer by layer.
 //!
 //! ```

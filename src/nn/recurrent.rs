@@ -200,7 +200,7 @@ impl Recurrent {
     /// the initial state, zero if `None`; see [`Recurrent`] for its shape and order.
     ///
     /// # Errors
-    /// Fails if the shapes do not agree, or if `state` has cell states although the cell is not an LSTM, or lacks them
+    /// Fails if the shapes do not agree; if, in training, the dropout probability is not from 0 to 1; or if `state` has cell states although the cell is not an LSTM, or lacks them
     /// although it is.
     pub fn forward(
         &self,
@@ -230,6 +230,7 @@ impl Recurrent {
     /// Runs the network over tokens `ids` `(rows)`, u32: the same as [`forward`](Self::forward) on their embeddings.
     ///
     /// It is faster if there are fewer distinct tokens than rows, or if one projection serves several passes.
+    /// A projection holds the weights of its time: project again after each step of the optimizer.
     ///
     /// # Errors
     /// Fails if [`forward`](Self::forward) would, or an id is not a row of the embedding table.

@@ -14,10 +14,11 @@ use candle_core::{Result, Shape, Storage, Tensor};
 ///
 /// `xs` `(batch, in, height, width)` with `weight` `(out, in / groups, kernel height, kernel width)` and `bias` `(out)`
 /// gives `(batch, out, output height, output width)`, where an output size is
-/// `(size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1`, rounded down.
+/// `(size + 2 * padding - dilation * (kernel - 1) - 1) / stride + 1`, rounded down. The pairs in `config` are (height, width).
+/// All three tensors have gradients. On the CPU and on CUDA they are f32 or f64.
 ///
 /// # Errors
-/// Fails if a tensor has the wrong rank, type or device; if the channels do not match `weight`, `bias` and the groups; if
+/// Fails if a tensor has the wrong rank, type or device; if the weight is empty or an image has no pixels; if the channels do not match `weight`, `bias` and the groups; if
 /// a stride, a dilation or the number of groups is 0; if the dilated kernel is larger than the padded input; or if sizes
 /// are too large for memory.
 pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {

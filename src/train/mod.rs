@@ -79,10 +79,10 @@
 //! 1. The trainer shuffles the training examples, as a function of the seed and the epoch, and cuts them into batches.
 //!    A task may ask for the original order instead ([`Task::in_order`]).
 //! 2. Each batch is one step: [`Task::loss`], backward pass, clipping, update with the learning rate of the schedule.
-//! 3. [`Task::validate`] scores the model. The epoch becomes a line of `metrics.jsonl`.
+//! 3. [`Task::validate`] scores the model.
 //! 4. If the score is the best so far, the weights go to `model.safetensors`. The better score is the one
 //!    with the better [`Metric`] or, if the metrics are equal, the one with the lower loss.
-//! 5. The trainer saves a checkpoint.
+//! 5. The trainer saves a checkpoint, and adds the epoch to `metrics.jsonl`.
 //!
 //! Training ends after the last epoch, after [`TrainerOptions::patience`] epochs without a better score, or when a plateau
 //! schedule ends it. [`Trainer::fit`] then loads the best weights into the variables. The validation data alone decide which
@@ -115,8 +115,8 @@
 //! interruption. When training ends, only the record of the epochs stays, unless [`TrainerOptions::keep_checkpoint`] is set.
 //! The best weights are in `model.safetensors` either way.
 //!
-//! To resume, build model, task, optimizer and options as before, open the folder with [`Run::open`], and call
-//! [`Trainer::fit`]. It finds the checkpoint and continues, in the middle of an epoch if need be. The result has the same
+//! To resume, build model, task, optimizer and options as before, open the folder with [`Run::open`] in place of
+//! [`Run::create`], and call [`Trainer::fit`]. It finds the checkpoint and continues, in the middle of an epoch if need be. The result has the same
 //! bits as an uninterrupted run, because every random draw is a function of the seed and its place in training: no
 //! generator state needs saving. Initial weights are reproducible, too, with [`seeded_var_builder`].
 //!

@@ -81,7 +81,8 @@ pub struct Trainer<'a> {
     pub progress: &'a dyn Progress,
     /// Ends the training early when it is requested, on several processes of any of them.
     pub stop: Stop,
-    /// The processes that train the model together, each of which calls [`fit`](Trainer::fit) with the same arguments.
+    /// The processes that train the model together. Each of them calls [`fit`](Trainer::fit) with the same task, variables,
+    /// optimizer and options. Only process 0 needs a run folder and a display.
     pub processes: Option<Arc<dyn Processes>>,
 }
 
@@ -100,17 +101,19 @@ impl Trainer<'_> {
     /// score is the best so far: in `model.safetensors`, with the scores in `metrics.jsonl` and a checkpoint, if there is a
     /// run folder. If the folder already holds a checkpoint, training resumes from it and ends with the same bits as an
     /// uninterrupted run on the same kind of device, provided that task, variables, optimizer and options are set up
-    /// in the same way. More epochs than before train on, if the checkpoint was kept
-    /// ([`TrainerOptions::keep_checkpoint`]) or training has not ended.
+    /// in the same way. A larger number of epochs continues the run if
+    /// training has not ended or the checkpoint was kept ([`TrainerOptions::keep_checkpoint`]).
     ///
     /// L-BFGS and Newton-CG end early when no step lowers the loss any more.
     ///
     /// An interrupted run (see [`Stop`]) leaves the weights of the last step in `vars`.
     ///
-    /// Several [`processes`](Trainer::processes) compute a share of each batch each, and end with the same weights. They differ
-    /// from the weights of one process by rounding, and by the statistics of batch normalisation unless
-    /// [`TrainerOptions::sync_batch_norm`] is set. Process 0 reads and writes the run folder; the others have none. An error
-    /// of one process leaves the others waiting, and the program must end them.
+    /// Several [`processes`](Trainer::processes) compute a share of each batch each. They start from the weights of process 0,
+    /// and end with the same weights. These differ from the weights of one process by rounding, and by the statistics of batch
+    /// normalisation unless [`TrainerOptions::sync_batch_norm`] is set. Process 0 reads and writes the run folder; the others
+    /// ignore theirs. An error of one process leaves the others waiting, and the program must end them.
+    ///
+    /// On a GPU, a loss that is not finite is noticed up to 50 steps later.
     ///
     /// # Errors
     /// Fails if an option is 0 where at least 1 is needed, a loss or a gradient is not finite, a loss depends on no
@@ -255,6 +258,11 @@ impl<'a> Training<'a> {
             ));
         }
         state.processes = size;
+        if let Some(processes) = processes
+            && state.step == 0
+        {
+            broadcast(processes.as_ref(), vars, |_| true)?;
+        }
         let group = match processes {
             Some(processes) => {
                 Some(Group { processes: processes.clone(), exchange: optimizer.exchange(processes)? })
