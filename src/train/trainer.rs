@@ -505,7 +505,12 @@ impl<'a> Training<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::batch_norm;
+    use crate::data::digits;
+    use crate::models::mlp::{self, Mlp};
+    use crate::nn::{Activation, Cost, InitScheme, batch_norm, seeded_var_builder};
+    use crate::optim::Sgd;
+    use crate::processes::threads;
+    use crate::train::ImageClassification;
     use candle_core::{DType, Device};
     use candle_nn::VarBuilder;
 
@@ -520,5 +525,49 @@ mod tests {
         batch_norm(1, 1e-5, vb).unwrap();
         let steps = [9, 1, 8, 10].map(|examples| steps_per_epoch(examples, 4, &vars));
         assert_eq!((steps, steps_per_epoch(9, 1, &vars)), ([2, 1, 2, 3], 9));
+    }
+
+    #[test]
+    fn processes_start_from_the_weights_of_process_0() {
+        let (images, _) = digits(40, 1, 0).unwrap();
+        let config = mlp::Config {
+            sizes: vec![784, 10],
+            activation: Activation::Relu,
+            init: InitScheme::PyTorch,
+            dropout: 0.0,
+        };
+        let train = |seed: u64, processes: Option<Arc<dyn Processes>>| -> Vec<f32> {
+            let vars = VarMap::new();
+            let vb = seeded_var_builder(&vars, seed, DType::F32, &Device::Cpu);
+            let model = Mlp::new(&config, vb).unwrap();
+            let training: Vec<u32> = (0..40).collect();
+            let task = ImageClassification {
+                model: &model,
+                cost: Cost::SoftmaxCrossEntropy,
+                images: &images,
+                training: &training,
+                validation: &training[..8],
+                augmentation: None,
+                label_smoothing: 0.0,
+                device: &Device::Cpu,
+            };
+            let mut optimizer = Optimizer::new(Sgd::default(), &vars).unwrap();
+            let options = TrainerOptions { epochs: 1, ..TrainerOptions::default() };
+            let trainer = Trainer { options, processes, ..Trainer::default() };
+            trainer.fit(&task, &vars, &mut optimizer).unwrap();
+            let weight = vars.all_vars().into_iter().find(|var| var.rank() == 2).unwrap();
+            weight.flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let expected = train(0, None);
+        let together: Vec<Vec<f32>> = std::thread::scope(|scope| {
+            let run = |processes: Arc<dyn Processes>| {
+                scope.spawn(|| train(processes.rank() as u64, Some(processes)))
+            };
+            let running: Vec<_> = threads(2).into_iter().map(run).collect();
+            running.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for found in together {
+            assert!(found.iter().zip(&expected).all(|(found, expected)| (found - expected).abs() < 1e-6));
+        }
     }
 }
