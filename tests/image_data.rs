@@ -124,6 +124,21 @@ fn a_folder_is_listed_by_class_and_read_as_squares() {
     assert_says(&folder::read_dir(dir.path(), 8).unwrap_err(), &["both val and validation"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn what_a_class_folder_holds_besides_images_is_named() {
+    let dir = tiny_folder();
+    fs::create_dir(dir.path().join("train/dog/sub")).unwrap();
+    std::os::unix::fs::symlink("nowhere", dir.path().join("train/dog/x.png")).unwrap();
+    for name in ["notes", "more"] {
+        fs::write(dir.path().join("train/dog").join(name), "").unwrap();
+    }
+    let notes = folder::read_dir(dir.path(), 8).unwrap().notes.join("\n");
+    assert!(notes.contains("train/dog/sub: a folder inside a class"), "{notes}");
+    assert!(notes.contains("train/dog/x.png: a link to nothing"), "{notes}");
+    assert!(notes.contains("2 entries such as") && notes.contains("not an image file"), "{notes}");
+}
+
 #[test]
 fn splits_have_several_names_and_validation_serves_as_a_missing_test_split() {
     for name in ["val", "valid", "Validation", "dev"] {
@@ -207,7 +222,7 @@ fn malformed_folders_are_refused_with_the_path() {
     );
     assert_says(
         &error_of(&|dir| fs::remove_dir_all(dir.join("train/cat")).unwrap()),
-        &["train", "1 class folders"],
+        &["train", "found 1 class folder,"],
     );
     assert_says(
         &error_of(&|dir| fs::write(dir.join("train/x.jpg"), "").unwrap()),

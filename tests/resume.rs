@@ -12,6 +12,9 @@ use candle_textbook::train::{
 };
 use std::path::Path;
 
+/// In place of a step: the next validation.
+const VALIDATION: u64 = u64::MAX;
+
 /// A task that interrupts training in step `at`.
 struct Interrupted<'a> {
     task: ImageClassification<'a>,
@@ -32,6 +35,9 @@ impl Task for Interrupted<'_> {
     }
 
     fn validate(&self) -> Result<Score> {
+        if self.at == Some(VALIDATION) {
+            self.stop.request();
+        }
         self.task.validate()
     }
 
@@ -124,8 +130,10 @@ fn an_interrupted_run_resumes_to_the_same_bits() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let whole = dir.path().join("whole");
         let expected = outcome(&whole, train(&whole, 1, method, None)?)?;
-        // The first step, the last of an epoch, one in the middle, the very last, and several in turn.
-        for interruptions in [&[0][..], &[6], &[9], &[20], &[2, 7, 8, 13]] {
+        // The first step, the last of an epoch, one in the middle, the very last, several in turn, and validations.
+        for interruptions in
+            [&[0][..], &[6], &[9], &[20], &[2, 7, 8, 13], &[VALIDATION, VALIDATION, 9, VALIDATION]]
+        {
             let cut = dir.path().join(format!("{interruptions:?}"));
             for &at in interruptions {
                 assert!(train(&cut, 1, method, Some(at))?.interrupted);

@@ -392,6 +392,9 @@ fn data_that_has_moved_is_named_again_on_resuming() {
     fs::rename(place.path().join("data"), place.path().join("moved")).unwrap();
     let parts = ["/data: ", "recorded in run/config.json", "--data-dir"];
     refused(&place, "gru", "--resume run", 1, &parts);
+    let output = start(&place, "gru", &["--resume", "run", "--data-dir", "nowhere"], "");
+    one_error(&output, 1, &["nowhere: no such directory"]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("recorded"));
     done(&place, "gru", "--resume run --data-dir moved --quiet");
     assert!(recorded(&run).ends_with("/moved"));
     done(&place, "gru", "--resume run --quiet");

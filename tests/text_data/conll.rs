@@ -78,7 +78,7 @@ fn malformed_conll_files_are_refused_with_the_line() {
     says("a\tB-X\nb\t\n", &["line 2", "empty tag"]);
     says("a\tB-X\n\tO\n", &["line 2", "empty word"]);
     says("a N B-X\nb O\n", &["line 2", "2 columns", "3 as in line 1"]);
-    for tag in ["B", "B-", "S-", "X-X", "b-X", "0", "BX"] {
+    for tag in ["B", "B-", "S-", "X-X", "c-X", "0", "BX"] {
         says(&format!("a B-X\nb {tag}\n"), &["line 2", tag, "expected O, B-TYPE or I-TYPE"]);
     }
     says(&format!("a B-X\n{}", "b O\n".repeat(200)), &["one sentence of 201 words", "blank lines"]);
