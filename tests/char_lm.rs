@@ -182,7 +182,7 @@ fn words_are_learned_with_line_ends() {
     let lines: Vec<Vec<&str>> = said.lines().skip(1).map(|line| line.split('\t').collect()).collect();
     assert!(lines.len() == 3 && lines[0][..3] == lines[1][..3] && lines[2][3] == "(all 2 tokens)", "{said}");
     fs::write(place.path().join("zero"), "one\ntwo\0\n").unwrap();
-    refused(&place, NAME, "score --run run --file zero", 1, &["zero", "byte 7 is zero"]);
+    refused(&place, NAME, "score --run run --file zero", 1, &["zero: line 2", "a zero byte"]);
 }
 
 #[test]
@@ -244,7 +244,13 @@ fn binary_and_short_texts_are_refused() {
     );
     refused(place.path(), NAME, &at("short"), 1, &["--window 20", "only 16 tokens"]);
     refused(place.path(), NAME, &at("binary"), 1, &["binary: is a zip archive", "unpack it"]);
-    refused(place.path(), NAME, &at("noise"), 1, &["noise: is binary", "byte 0", "byte 1"]);
+    refused(
+        place.path(),
+        NAME,
+        &at("noise"),
+        1,
+        &["noise: is binary", "line 1 is not UTF-8", "control character"],
+    );
     refused(
         place.path(),
         NAME,

@@ -99,7 +99,7 @@ fn filters_and_activations_are_drawn_from_a_trained_model() {
     assert!(svg.contains("lying (") && svg.contains("After stage 1"), "{svg:.2000}");
     refused(&place, "lab", "activations . other.png", 1, &["other.png"]);
     refused(&place, "lab", "embeddings .", 1, &["resnet", "expected one of textcnn"]);
-    refused(&place, "lab", "filters elsewhere", 1, &["elsewhere/config.json"]);
+    refused(&place, "lab", "filters elsewhere", 1, &["elsewhere: there is no such run"]);
 }
 
 #[test]

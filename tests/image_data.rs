@@ -231,16 +231,15 @@ fn malformed_folders_are_refused_with_the_path() {
 }
 
 #[test]
-fn entries_that_are_no_images_are_passed_over_with_one_note() {
+fn entries_that_are_no_images_are_passed_over_with_a_note() {
     let dir = tiny_folder();
     fs::write(dir.path().join("train/cat/c.webp"), "").unwrap();
     fs::create_dir(dir.path().join("train/dog/old.png")).unwrap();
     #[cfg(unix)]
     std::os::unix::fs::symlink("nowhere", dir.path().join("test/cat/link.jpg")).unwrap();
     let set = folder::read_dir(dir.path(), 8).unwrap();
-    assert_eq!((set.training.len(), set.test.len(), set.notes.len()), (4, 2, 1));
-    let entries = if cfg!(unix) { "3 entries" } else { "2 entries" };
-    assert!(set.notes[0].contains(entries) && set.notes[0].contains("train/cat/c.webp"), "{:?}", set.notes);
+    assert_eq!((set.training.len(), set.test.len()), (4, 2));
+    assert!(set.notes.iter().any(|note| note.contains("train/cat/c.webp")), "{:?}", set.notes);
 }
 
 #[test]

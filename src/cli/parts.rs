@@ -135,12 +135,13 @@ fn place(options: &TrainOptions) -> String {
 }
 
 /// Notes on classes that some parts have and another one lacks, as in data that is sorted by class, or with few examples of
-/// a class.
+/// a class. A part with fewer examples than there are classes must lack some.
 fn missing_classes(parts: &[(&str, &[u32])], class: impl Fn(u32) -> u32) -> Vec<String> {
     let classes = |part: &[u32]| part.iter().map(|&example| class(example)).collect::<BTreeSet<u32>>();
     let all: BTreeSet<u32> = parts.iter().flat_map(|(_, part)| classes(part)).collect();
-    let missing = parts.iter().map(|(name, part)| (name, all.len() - classes(part).len()));
-    missing
+    let large = parts.iter().filter(|(_, part)| part.len() >= all.len());
+    large
+        .map(|(name, part)| (name, all.len() - classes(part).len()))
         .filter(|(_, missing)| *missing > 0)
         .map(|(name, missing)| format!("the {name} part lacks {missing} of the {} classes", all.len()))
         .collect()
@@ -179,7 +180,7 @@ mod tests {
     fn a_part_without_a_class_is_named() {
         let of = |test: &[u32]| missing_classes(&[("training", &[0, 60]), ("test", test)], class);
         assert_eq!(of(&[1, 2]), ["the test part lacks 1 of the 2 classes"]);
-        assert!(of(&[1, 99]).is_empty());
+        assert!(of(&[1, 99]).is_empty() && of(&[1]).is_empty());
     }
 
     #[test]

@@ -16,7 +16,7 @@ fn wrong_options_are_refused() {
         ("--dropout 1", "'--dropout <X>'"),
         ("--momentum 2", "excluding 1"),
         ("--seed -1", "expected a whole number, 0 or more"),
-        ("--hidden 30,x", "expected a whole number, 0 or more"),
+        ("--hidden 30,x", "expected a whole number, 1 to"),
         ("--epoch 3", "'--epoch'"),
         ("--device gpu", "expected auto, cpu"),
         ("--resume run --out other", "cannot be used with"),
@@ -29,7 +29,7 @@ fn wrong_options_are_refused() {
     if cfg!(not(feature = "cuda")) {
         refused(&place, "lenet", &format!("{DATA} --device cuda"), 1, &["--features cuda"]);
     }
-    refused(&place, "mlp", &format!("{DATA} --hidden 30,0"), 1, &["[784, 30, 0, 10]"]);
+    refused(&place, "mlp", &format!("{DATA} --hidden 30,0"), 2, &["'0'", "expected a whole number, 1 to"]);
     refused(&place, "mlp", &format!("{DATA} --optimizer sgd --nesterov"), 2, &["--nesterov", "--momentum"]);
     refused(
         &place,
@@ -131,8 +131,8 @@ fn options_that_contradict_a_run_are_refused() {
     refused(&place, "lenet", "--resume run --learning-rate 0.5", 1, &named);
     refused(&place, "lenet", "--resume run --variant lenet5", 1, &["--variant \"modern\"", "\"lenet5\""]);
     refused(&place, "lenet", "--resume gone", 1, &["gone: there is no such run; found no run in runs/lenet"]);
-    refused(&place, "mlp", "--resume run", 1, &["run of \"lenet\"", "\"mlp\""]);
-    refused(&place, "mlp", "eval --run run", 1, &["run of \"lenet\"", "\"mlp\""]);
+    refused(&place, "mlp", "--resume run", 1, &["run of lenet", "one of mlp"]);
+    refused(&place, "mlp", "eval --run run", 1, &["run of lenet", "one of mlp"]);
     refused(&place, "lenet", "eval", 1, &["runs/lenet", "found no run"]);
     done(&place, "lenet", "--resume run --learning-rate 2e-3 --quiet");
 }

@@ -248,7 +248,8 @@ impl Scan {
 }
 
 /// What is wrong with text in an encoding that can't be told.
-pub(super) const NO_ENCODING: &str = "not UTF-8, and the text does not look like Windows-1252 either: save it as UTF-8";
+pub(super) const NO_ENCODING: &str =
+    "not UTF-8, and the text does not look like Windows-1252 either: save it as UTF-8";
 
 fn line_breaks(bytes: &[u8]) -> usize {
     bytes.iter().filter(|&&byte| byte == b'\n').count()
