@@ -19,8 +19,8 @@ use std::sync::{Arc, OnceLock};
 /// `(channels)`. Evaluation passes the `running` statistics. Training passes `None` and normalises with the statistics of
 /// the batch, through which gradients flow. Returns the result and the statistics used, zeros for an empty batch.
 ///
-/// Inside [`together`](crate::processes::together), `xs` is a share of a batch: training uses the statistics of the shares of all processes, and the
-/// backward pass must run on all of them.
+/// Inside [`together`](crate::processes::together), `xs` is a share of a batch: training uses the statistics of the shares of
+/// all processes, and the backward pass must run on all of them.
 ///
 /// # Errors
 /// Fails if shapes do not match, or a channel has no elements although the batch is not empty.
@@ -33,20 +33,38 @@ pub fn batch_norm(
     epilogue: Epilogue,
 ) -> Result<(Tensor, BatchStatistics)> {
     let grid = check_batch_norm(xs, weight, bias, running, epilogue)?;
+    let (ys, statistics, _) = normalise([xs, weight, bias], grid, epsilon, running, epilogue)?;
+    Ok((ys, statistics))
+}
+
+/// Like [`batch_norm`], and returns the number of elements per channel that the statistics of the batch are of.
+fn normalise(
+    [xs, weight, bias]: [&Tensor; 3],
+    grid: Grid,
+    epsilon: f64,
+    running: Option<&BatchStatistics>,
+    epilogue: Epilogue,
+) -> Result<(Tensor, BatchStatistics, f64)> {
     let processes = if running.is_none() { processes::current() } else { None };
-    if let Some(processes) = processes {
-        let (ys, statistics, _) = share::batch_norm([xs, weight, bias], grid, epsilon, epilogue, &processes)?;
-        return Ok((ys, statistics));
-    }
     if Gpu::of(xs).is_some() {
-        return cuda::batch_norm([xs, weight, bias], grid, epsilon, running, None, epilogue);
+        let processes = processes.as_ref();
+        return cuda::batch_norm([xs, weight, bias], grid, epsilon, running, None, epilogue, processes);
     }
+    let count = (grid.batch * grid.plane) as f64;
     if !xs.device().is_cpu() {
-        return reference::batch_norm(xs, weight, bias, epsilon, running, epilogue);
+        if processes.is_some() {
+            let found = xs.device().location();
+            bail!("batch_norm: found a tensor on {found:?}, expected a CPU or a CUDA device");
+        }
+        let (ys, statistics) = reference::batch_norm(xs, weight, bias, epsilon, running, epilogue)?;
+        return Ok((ys, statistics, count));
     }
     let mut args = vec![xs.contiguous()?, weight.contiguous()?, bias.contiguous()?];
     if let Some(add) = epilogue.add {
         args.push(add.contiguous()?);
+    }
+    if let Some(processes) = processes {
+        return share::batch_norm(args, grid, epsilon, epilogue.relu, processes);
     }
     let statistics: Arc<OnceLock<Vec<Statistics>>> = Arc::default();
     if let Some(running) = running {
@@ -58,10 +76,10 @@ pub fn batch_norm(
     let op = BatchNorm { grid, epsilon, of_batch, relu, statistics: statistics.clone(), whole: None };
     let ys = autograd::apply(op, args)?;
     if let Some(running) = running {
-        return Ok((ys, running.clone()));
+        return Ok((ys, running.clone(), count));
     }
     let statistics = statistics.get().map_or(&[][..], Vec::as_slice);
-    Ok((ys, tensors(statistics, xs.dtype())?))
+    Ok((ys, tensors(statistics, xs.dtype())?, count))
 }
 
 /// Returns statistics as tensors of this type.
@@ -90,9 +108,8 @@ pub fn batch_norm_training(
     epilogue: Epilogue,
 ) -> Result<Tensor> {
     let grid = check_batch_norm(xs, weight, bias, None, epilogue)?;
-    let processes = processes::current();
-    let count = grid.batch * grid.plane;
-    if count < 2 && processes.is_none() {
+    let is_share = processes::current().is_some();
+    if grid.batch * grid.plane < 2 && !is_share {
         bail!(
             "batch_norm: found an input of shape {:?} in training, expected two values a channel",
             xs.dims()
@@ -100,17 +117,11 @@ pub fn batch_norm_training(
     }
     let RunningAverages { mean, variance, momentum } = averages;
     let fits = |average: &Var| average.dtype() == xs.dtype() && average.dims() == [grid.channels];
-    if processes.is_none() && Gpu::of(xs).is_some() && fits(mean) && fits(variance) {
+    if !is_share && Gpu::of(xs).is_some() && fits(mean) && fits(variance) {
         let averages = Some(averages);
-        return Ok(cuda::batch_norm([xs, weight, bias], grid, epsilon, None, averages, epilogue)?.0);
+        return Ok(cuda::batch_norm([xs, weight, bias], grid, epsilon, None, averages, epilogue, None)?.0);
     }
-    let (ys, statistics, count) = match processes {
-        Some(processes) => share::batch_norm([xs, weight, bias], grid, epsilon, epilogue, &processes)?,
-        None => {
-            let (ys, statistics) = batch_norm(xs, weight, bias, epsilon, None, epilogue)?;
-            (ys, statistics, count as f64)
-        }
-    };
+    let (ys, statistics, count) = normalise([xs, weight, bias], grid, epsilon, None, epilogue)?;
     let unbiased = count / (count - 1.0);
     for (average, new, scale) in [(mean, statistics.mean, 1.0), (variance, statistics.variance, unbiased)] {
         let old = average.as_detached_tensor().affine(1.0 - momentum, 0.0)?;

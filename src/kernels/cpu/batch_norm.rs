@@ -134,12 +134,12 @@ impl Statistics {
         Self { mean: centre.as_f64() + error, variance: squares / grid.count() - error * error }
     }
 
-    fn inverse_deviation(&self, epsilon: f64) -> f64 {
+    pub fn inverse_deviation(&self, epsilon: f64) -> f64 {
         1. / (self.variance + epsilon).sqrt()
     }
 
     /// The mean rounded to `T`, and the rounding error.
-    fn centre<T: Real>(&self) -> (T, f64) {
+    pub fn centre<T: Real>(&self) -> (T, f64) {
         let centre = T::of(self.mean);
         (centre, self.mean - centre.as_f64())
     }

@@ -1,15 +1,21 @@
 //! Batch normalisation on a GPU.
 
-use crate::kernels::cpu::batch_norm::Grid;
+use super::share::{merged, whole_statistics, whole_sums};
+use super::tensors;
+use crate::kernels::cpu::batch_norm::{Grid, Statistics as Moments, Sums};
 use crate::kernels::cuda::{self, Arg, Buffer, Kernel, Pointer, Real, Scalar};
 use crate::ops::arguments::{BatchStatistics, Epilogue, RunningAverages};
 use crate::ops::autograd::{self, Operation};
 use crate::ops::gpu::{Gpu, Stored};
 use crate::ops::host::with_real;
+use crate::processes::Processes;
 use candle_core::{Result, Shape, Storage, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
-/// Normalises contiguous tensors: see [`batch_norm`](super::batch_norm()). `averages` are those to update.
+/// Normalises tensors: see [`batch_norm`](super::batch_norm()). `averages` are those to update; `processes` have the other
+/// shares of the batch that `xs` is a share of. Their sums travel through the host, which waits for the GPU.
+///
+/// Also returns the number of elements per channel that the statistics of the batch are of.
 pub(super) fn batch_norm(
     [xs, weight, bias]: [&Tensor; 3],
     grid: Grid,
@@ -17,7 +23,8 @@ pub(super) fn batch_norm(
     running: Option<&BatchStatistics>,
     averages: Option<RunningAverages>,
     epilogue: Epilogue,
-) -> Result<(Tensor, BatchStatistics)> {
+    processes: Option<&Arc<dyn Processes>>,
+) -> Result<(Tensor, BatchStatistics, f64)> {
     let mut args = vec![xs.contiguous()?, weight.contiguous()?, bias.contiguous()?];
     if let Some(add) = epilogue.add {
         args.push(add.contiguous()?);
@@ -41,19 +48,26 @@ pub(super) fn batch_norm(
         relu: epilogue.relu,
         running: running.clone(),
         averages,
+        processes: processes.cloned(),
         statistics: statistics.clone(),
     };
     let ys = autograd::apply(op, args)?;
-    let Some(Statistics { of_batch, .. }) = statistics.get() else {
+    let Some(Statistics { of_batch, whole, .. }) = statistics.get() else {
         bail!("batch_norm: there are no statistics")
     };
-    match (running, of_batch) {
-        (None, Some(of_batch)) => {
-            Ok((ys, BatchStatistics { mean: of_batch.get(0)?, variance: of_batch.get(1)? }))
+    let count = whole.as_ref().map_or((grid.batch * grid.plane) as f64, |whole| whole.count);
+    let used = match (running, whole, of_batch) {
+        (Some(running), ..) => running,
+        (None, Some(whole), _) => {
+            let BatchStatistics { mean, variance } = tensors(&whole.channels, xs.dtype())?;
+            BatchStatistics { mean: mean.to_device(xs.device())?, variance: variance.to_device(xs.device())? }
         }
-        (Some(running), _) => Ok((ys, running)),
-        (None, None) => bail!("batch_norm: there are no statistics of the batch"),
-    }
+        (None, None, Some(of_batch)) => {
+            BatchStatistics { mean: of_batch.get(0)?, variance: of_batch.get(1)? }
+        }
+        (None, None, None) => bail!("batch_norm: there are no statistics of the batch"),
+    };
+    Ok((ys, used, count))
 }
 
 struct BatchNorm {
@@ -63,6 +77,8 @@ struct BatchNorm {
     /// The statistics to normalise with, if they are not those of the batch.
     running: Option<BatchStatistics>,
     averages: Option<Averages>,
+    /// The processes that have the other shares, if `xs` is a share of a batch.
+    processes: Option<Arc<dyn Processes>>,
     statistics: Arc<OnceLock<Statistics>>,
 }
 
@@ -79,12 +95,19 @@ struct Statistics {
     saved: Tensor,
     /// Those of the batch, in the type of the input.
     of_batch: Option<Tensor>,
+    whole: Option<Whole>,
+}
+
+/// The statistics of the channels of a whole batch, of which the input is a share, and its elements per channel.
+struct Whole {
+    channels: Vec<Moments>,
+    count: f64,
 }
 
 /// The constants and the blocks of a launch.
-pub(super) struct Shapes {
+struct Shapes {
     constants: [(&'static str, usize); 1],
-    pub(super) grid: cuda::Grid,
+    grid: cuda::Grid,
 }
 
 impl Shapes {
@@ -92,7 +115,7 @@ impl Shapes {
     const THREADS: usize = 512;
     const HELD: usize = 16;
 
-    pub(super) fn new<T>(grid: Grid, tensors: &[Pointer<T>]) -> Self {
+    fn new<T>(grid: Grid, tensors: &[Pointer<T>]) -> Self {
         let Grid { batch, channels, plane } = grid;
         let aligned = plane.is_multiple_of(4) && tensors.iter().all(|at| at.address().is_multiple_of(16));
         let vector = if aligned { 4 } else { 1 };
@@ -105,17 +128,17 @@ impl Shapes {
     }
 
     /// Slices of a channel, a block each.
-    pub(super) fn slices(&self) -> usize {
+    fn slices(&self) -> usize {
         self.grid.blocks[0]
     }
 
     /// Elements of a slice of a channel of `count` elements.
-    pub(super) fn elements(&self, slice: usize, count: usize) -> usize {
+    fn elements(&self, slice: usize, count: usize) -> usize {
         let size = self.grid.threads[0] * Self::HELD;
         size.min(count - slice * size)
     }
 
-    pub(super) fn kernel<T: Real>(&self, name: &'static str) -> Kernel<'_> {
+    fn kernel<T: Real>(&self, name: &'static str) -> Kernel<'_> {
         cuda::BATCH_NORM.kernel::<T>(name).with(&self.constants)
     }
 }
@@ -168,7 +191,7 @@ impl BatchNorm {
             // SAFETY: `args` are the kernel's parameters for these shapes.
             unsafe { gpu.launch(shapes.kernel::<T>(name), shapes.grid, &args.concat()) }
         };
-        let mut of_batch = None;
+        let (mut of_batch, mut whole) = (None, None);
         if let Some(BatchStatistics { mean, variance }) = &self.running {
             let running: [Arg; 4] = [
                 gpu.pointer::<T>(mean)?.into(),
@@ -193,17 +216,29 @@ impl BatchNorm {
                 self.epsilon.into(),
                 momentum.into(),
             ];
-            if shapes.slices() <= 1 {
+            if shapes.slices() <= 1 && self.processes.is_none() {
                 launch("batch_norm_train", &[&operands, &statistics, &last])?;
             } else {
-                let moments = gpu.alloc::<f64>(2 * channels * shapes.slices())?;
+                let mut moments = gpu.alloc::<f64>(2 * channels * shapes.slices())?;
                 launch("batch_norm_moments", &[&operands[..1], &[moments.pointer().into()], &last[..2]])?;
+                if let Some(processes) = &self.processes {
+                    let channels = self.exchange_moments(gpu, &shapes, &mut moments, &**processes)?;
+                    whole = Some(channels);
+                }
                 launch("batch_norm_apply", &[&operands, &[moments.pointer().into()], &statistics, &last])?;
             }
             of_batch = Some(gpu.tensor(buffer, (2, channels)));
         }
+        let saved = match &whole {
+            Some(Whole { channels, .. }) => {
+                let means = channels.iter().map(|channel| channel.mean);
+                let variances = channels.iter().map(|channel| channel.variance);
+                gpu.upload(&means.chain(variances).collect::<Vec<f64>>())?
+            }
+            None => saved,
+        };
         let saved = gpu.tensor(saved, (2, channels));
-        self.statistics.get_or_init(|| Statistics { saved, of_batch });
+        self.statistics.get_or_init(|| Statistics { saved, of_batch, whole });
         Ok(gpu.output(ys, args[0].shape()))
     }
 
@@ -214,7 +249,7 @@ impl BatchNorm {
         ys: &Tensor,
         grad: &Tensor,
     ) -> Result<Vec<Option<Tensor>>> {
-        let Some(Statistics { saved, .. }) = self.statistics.get() else {
+        let Some(Statistics { saved, whole, .. }) = self.statistics.get() else {
             bail!("batch_norm: there are no statistics")
         };
         let (len, channels) = (args[0].elem_count(), self.grid.channels);
@@ -242,24 +277,97 @@ impl BatchNorm {
             unsafe { gpu.launch(shapes.kernel::<T>(name), shapes.grid, &args.concat()) }
         };
         let epsilon = [self.epsilon.into()];
-        if shapes.slices() <= 1 {
+        let mut own = None;
+        if shapes.slices() <= 1 && whole.is_none() {
             launch("batch_norm_back", &[&inputs, &weight, &outputs, &epsilon, &flags])?;
         } else {
-            let sums = gpu.alloc::<f64>(2 * channels * shapes.slices())?;
+            let mut sums = gpu.alloc::<f64>(2 * channels * shapes.slices())?;
             let pointer = [sums.pointer().into()];
             launch("batch_norm_back_sums", &[&inputs, &[saved.into()], &pointer, &flags[..3]])?;
+            if let (Some(whole), Some(processes)) = (whole, &self.processes) {
+                let share = self.exchange_sums(gpu, &shapes, &mut sums, (whole, &**processes))?;
+                own = Some(self.parameter_gradients::<T>(gpu, &share, whole)?);
+            }
+            let pointer = [sums.pointer().into()];
             launch("batch_norm_back_apply", &[&inputs, &weight, &pointer, &outputs, &epsilon, &flags])?;
         }
         let shape = args[0].shape();
-        let mut grads = vec![
-            Some(gpu.tensor(dx, shape)),
-            Some(gpu.tensor(dweight, channels)),
-            Some(gpu.tensor(dbias, channels)),
-        ];
+        // Those of the launch are sums over the whole batch if this is a share.
+        let of_parameters = own.unwrap_or([dweight, dbias]).map(|grad| gpu.tensor(grad, channels));
+        let mut grads = vec![Some(gpu.tensor(dx, shape))];
+        grads.extend(of_parameters.map(Some));
         if args.len() > 3 {
             let own = residual.map(|residual| gpu.tensor(residual, shape));
             grads.push(with_residual.then(|| own.unwrap_or_else(|| grad.clone())));
         }
         Ok(grads)
+    }
+
+    /// Replaces the moments of this share's slices by moments that merge to the statistics of the whole batch; returns those statistics.
+    fn exchange_moments(
+        &self,
+        gpu: &Gpu,
+        shapes: &Shapes,
+        moments: &mut Buffer<f64>,
+        processes: &dyn Processes,
+    ) -> Result<Whole> {
+        let (count, slices) = (self.grid.batch * self.grid.plane, shapes.slices());
+        // SAFETY: the launch has written the mean and the sum of squares of each slice.
+        let own = unsafe { gpu.download(moments.pointer(), 2 * self.grid.channels * slices)? };
+        let own = own.chunks_exact(2 * slices.max(1)).map(|slices| {
+            let slices = slices.as_chunks().0.iter().enumerate();
+            merged(slices.map(|(slice, &[mean, squares])| {
+                let count = shapes.elements(slice, count) as f64;
+                (count, Moments { mean, variance: squares / count })
+            }))
+        });
+        let (channels, whole) = whole_statistics(&own.collect::<Vec<_>>(), count as f64, processes)?;
+        // The next launch merges the slices.
+        let pairs = channels.iter().flat_map(|&Moments { mean, variance }| {
+            let squares = move |slice| if slice == 0 { variance * count as f64 } else { 0.0 };
+            (0..slices).flat_map(move |slice| [mean, squares(slice)])
+        });
+        *moments = gpu.upload(&pairs.collect::<Vec<f64>>())?;
+        Ok(Whole { channels, count: whole })
+    }
+
+    /// Replaces the sums of this share's slices by sums that give the gradients of the whole batch; returns the share's own sums.
+    fn exchange_sums(
+        &self,
+        gpu: &Gpu,
+        shapes: &Shapes,
+        sums: &mut Buffer<f64>,
+        (whole, processes): (&Whole, &dyn Processes),
+    ) -> Result<Vec<Sums>> {
+        let slices = shapes.slices();
+        // SAFETY: the launch has written both sums of each slice.
+        let own = unsafe { gpu.download(sums.pointer(), 2 * self.grid.channels * slices)? };
+        let own = own.chunks_exact(2 * slices.max(1)).map(|slices| Sums {
+            gradient: slices.iter().step_by(2).sum(),
+            product: slices.iter().skip(1).step_by(2).sum(),
+        });
+        let own: Vec<Sums> = own.collect();
+        // The next launch adds the slices, and divides by the elements of the share.
+        let scale = (self.grid.batch * self.grid.plane) as f64 / whole.count;
+        let all = whole_sums(&own, processes)?;
+        let pairs = all.iter().flat_map(|&Sums { gradient, product }| {
+            let first = [gradient * scale, product * scale];
+            (0..slices).flat_map(move |slice| if slice == 0 { first } else { [0.0; 2] })
+        });
+        *sums = gpu.upload(&pairs.collect::<Vec<f64>>())?;
+        Ok(own)
+    }
+
+    /// Returns the gradients of the weight and the bias for the share.
+    fn parameter_gradients<T: Real>(&self, gpu: &Gpu, own: &[Sums], whole: &Whole) -> Result<[Buffer<T>; 2]> {
+        let channels = own.iter().zip(&whole.channels);
+        let weight = channels.map(|(sums, channel)| {
+            // The products are with the input less the rounded mean.
+            let (_, error) = channel.centre::<T>();
+            (sums.product - error * sums.gradient) * channel.inverse_deviation(self.epsilon)
+        });
+        let weight: Vec<T> = weight.map(T::of).collect();
+        let bias: Vec<T> = own.iter().map(|sums| T::of(sums.gradient)).collect();
+        Ok([gpu.upload(&weight)?, gpu.upload(&bias)?])
     }
 }

@@ -1,50 +1,38 @@
 //! Batch normalisation of a share of a batch with the statistics of the whole batch.
 
-mod cuda;
-
 use super::{BatchNorm, tensors};
 use crate::kernels::cpu::batch_norm::{self as kernel, Grid, Statistics, Sums};
-use crate::ops::arguments::{BatchStatistics, Epilogue};
+use crate::ops::arguments::BatchStatistics;
 use crate::ops::autograd;
-use crate::ops::gpu::Gpu;
 use crate::ops::host::{self, with_real};
 use crate::processes::Processes;
 use candle_core::{Error, Result, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
-/// Normalises the share `xs`: see [`batch_norm`](super::batch_norm()).
+/// Normalises a share on the CPU: see [`batch_norm`](super::batch_norm()). `args` are contiguous.
 ///
 /// Also returns the statistics of the whole batch, and the number of its elements per channel.
 pub(super) fn batch_norm(
-    [xs, weight, bias]: [&Tensor; 3],
+    args: Vec<Tensor>,
     grid: Grid,
     epsilon: f64,
-    epilogue: Epilogue,
-    processes: &Arc<dyn Processes>,
+    relu: bool,
+    processes: Arc<dyn Processes>,
 ) -> Result<(Tensor, BatchStatistics, f64)> {
-    let mut args = vec![xs.contiguous()?, weight.contiguous()?, bias.contiguous()?];
-    if let Some(add) = epilogue.add {
-        args.push(add.contiguous()?);
-    }
-    if Gpu::of(xs).is_some() {
-        return cuda::batch_norm(args, grid, epsilon, epilogue.relu, processes);
-    }
-    if !xs.device().is_cpu() {
-        bail!("batch_norm: found a tensor on {:?}, expected a CPU or a CUDA device", xs.device().location());
-    }
-    let own = with_real!("batch_norm", xs.dtype(), T => {
+    let dtype = args[0].dtype();
+    let own = with_real!("batch_norm", dtype, T => {
         host::read::<T, _>(&args[0], |xs| Ok(kernel::statistics(xs, grid)))?
     });
-    let (statistics, count) = whole_statistics(&own, (grid.batch * grid.plane) as f64, &**processes)?;
-    let result = tensors(&statistics, xs.dtype())?;
-    let (statistics, whole) = (Arc::new(OnceLock::from(statistics)), Some((processes.clone(), count)));
-    let op = BatchNorm { grid, epsilon, of_batch: true, relu: epilogue.relu, statistics, whole };
+    let (statistics, count) = whole_statistics(&own, (grid.batch * grid.plane) as f64, &*processes)?;
+    let result = tensors(&statistics, dtype)?;
+    let (statistics, whole) = (Arc::new(OnceLock::from(statistics)), Some((processes, count)));
+    let op = BatchNorm { grid, epsilon, of_batch: true, relu, statistics, whole };
     Ok((autograd::apply(op, args)?, result, count))
 }
 
-/// Returns the statistics of the elements of all processes, given the own ones of `count` elements per channel, and the
+/// Returns the statistics of the elements of all processes, given those of this process, with `count` elements per channel; and the
 /// number of all elements per channel.
-fn whole_statistics(
+pub(super) fn whole_statistics(
     own: &[Statistics],
     count: f64,
     processes: &dyn Processes,
@@ -64,7 +52,7 @@ fn whole_statistics(
 }
 
 /// Returns the statistics of parts together, each of which has a number of elements (Chan, Golub and LeVeque 1983).
-fn merged(parts: impl Iterator<Item = (f64, Statistics)> + Clone) -> Statistics {
+pub(super) fn merged(parts: impl Iterator<Item = (f64, Statistics)> + Clone) -> Statistics {
     let count: f64 = parts.clone().map(|(count, _)| count).sum();
     let mean = parts.clone().map(|(count, part)| count * part.mean).sum::<f64>() / count;
     let squares = parts.map(|(count, part)| {
@@ -74,7 +62,7 @@ fn merged(parts: impl Iterator<Item = (f64, Statistics)> + Clone) -> Statistics 
     Statistics { mean, variance: squares.sum::<f64>() / count }
 }
 
-/// Returns the sums of each channel over the elements of all processes, given the own ones.
+/// Returns the sums of each channel over the elements of all processes, given those of this one.
 pub(super) fn whole_sums(own: &[Sums], processes: &dyn Processes) -> Result<Vec<Sums>> {
     let mut values: Vec<f64> = own.iter().flat_map(|sums| [sums.gradient, sums.product]).collect();
     processes.sum_f64(&mut values).map_err(failed)?;
