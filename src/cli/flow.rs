@@ -381,8 +381,7 @@ pub(super) fn folder<R: Recipe>(
 /// Number of trained parameters, without running statistics.
 fn trained_parameters(vars: &VarMap) -> usize {
     let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
-    let is_trained = |name: &str| !BatchNorm::BUFFERS.iter().any(|buffer| name.ends_with(buffer));
-    vars.iter().filter(|(name, _)| is_trained(name)).map(|(_, var)| var.elem_count()).sum()
+    vars.iter().filter(|(name, _)| !BatchNorm::is_buffer(name)).map(|(_, var)| var.elem_count()).sum()
 }
 
 /// Draws losses and metric over epochs: in one drawing, and in one each.

@@ -38,6 +38,11 @@ impl BatchNorm {
     /// Names of the tensors that are saved with the parameters but not learned.
     pub const BUFFERS: [&str; 2] = ["running_mean", "running_var"];
 
+    /// Whether `name` is that of a [buffer](Self::BUFFERS), at any path.
+    pub(crate) fn is_buffer(name: &str) -> bool {
+        Self::BUFFERS.iter().any(|buffer| name.ends_with(buffer))
+    }
+
     /// Creates a layer from its four tensors, `(channels)` each, with a momentum of 0.1.
     ///
     /// # Errors

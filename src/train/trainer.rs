@@ -164,12 +164,7 @@ pub fn steps_per_epoch(examples: usize, batch_size: usize, vars: &VarMap) -> usi
 /// Whether `vars` hold the running averages of batch normalisation.
 fn normalises(vars: &VarMap) -> bool {
     let vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
-    vars.keys().any(|name| is_running_average(name))
-}
-
-/// Whether this is the name of a running average of batch normalisation.
-fn is_running_average(name: &str) -> bool {
-    BatchNorm::BUFFERS.iter().any(|end| name.ends_with(end))
+    vars.keys().any(|name| BatchNorm::is_buffer(name))
 }
 
 /// Checks that the loss of a step is one function of the parameters, for a method that evaluates it several times.
@@ -413,7 +408,7 @@ impl<'a> Training<'a> {
         let validation = match &self.group {
             Some(Group { processes, .. }) => {
                 // Each process may have averages of its own.
-                broadcast(processes.as_ref(), self.vars, is_running_average)?;
+                broadcast(processes.as_ref(), self.vars, BatchNorm::is_buffer)?;
                 together(processes, || self.task.validate())?
             }
             None => match self.stop.interrupting(|| self.task.validate()) {

@@ -1,6 +1,6 @@
 use super::*;
 use crate::data::music::{Encoding, Texture, chorales};
-use crate::data::{Augmentation, Level, Pairs, TextStream, digits, shapes};
+use crate::data::{Augmentation, Images, Level, Pairs, TextStream, digits, shapes};
 use crate::models::birnn::{self, BiRnn};
 use crate::models::language_model::{self, LanguageModel};
 use crate::models::lenet::{self, LeNet};
@@ -115,8 +115,7 @@ impl Case<'_> {
             together(processes, || task.load_state(state))?;
         }
         // All processes evaluate the model of process 0.
-        let is_average = |name: &str| BatchNorm::BUFFERS.iter().any(|end| name.ends_with(end));
-        broadcast(processes.as_ref(), vars, is_average)?;
+        broadcast(processes.as_ref(), vars, BatchNorm::is_buffer)?;
         let validation = together(processes, || task.validate())?;
         let variables: Vec<Vec<f64>> = named.iter().map(|(_, var)| values(var)).collect::<Result<_, _>>()?;
         Ok(Outcome { losses, gradient, variables: variables.concat(), validation })
@@ -168,6 +167,24 @@ impl<M: Model> Model for InF64<M> {
     }
 }
 
+/// The task of classifying images, without augmentation.
+fn classification<'a>(
+    model: &'a dyn Model,
+    images: &'a Images,
+    (training, validation): (&'a [u32], &'a [u32]),
+) -> ImageClassification<'a> {
+    ImageClassification {
+        model,
+        cost: Cost::SoftmaxCrossEntropy,
+        images,
+        training,
+        validation,
+        augmentation: None,
+        label_smoothing: 0.0,
+        device: &CPU,
+    }
+}
+
 fn numbers(range: Range<u32>) -> Vec<u32> {
     range.collect()
 }
@@ -175,7 +192,7 @@ fn numbers(range: Range<u32>) -> Vec<u32> {
 #[test]
 fn lenet_with_dropout_and_augmentation() {
     let (images, _) = digits(30, 1, 0).unwrap();
-    let (training, validation) = (numbers(0..22), numbers(22..30));
+    let all = numbers(0..30);
     let config =
         lenet::Config { channels: vec![2, 3], hidden: vec![9, 7], dropout: 0.5, ..lenet::Config::default() };
     let case = Case {
@@ -188,14 +205,9 @@ fn lenet_with_dropout_and_augmentation() {
         build: &|vb, run| {
             let model = InF64(LeNet::new(&config, vb)?);
             run(&ImageClassification {
-                model: &model,
-                cost: Cost::SoftmaxCrossEntropy,
-                images: &images,
-                training: &training,
-                validation: &validation,
                 augmentation: Some(Augmentation::Shifts),
                 label_smoothing: 0.1,
-                device: &CPU,
+                ..classification(&model, &images, all.split_at(22))
             })
         },
     };
@@ -205,7 +217,7 @@ fn lenet_with_dropout_and_augmentation() {
 #[test]
 fn a_residual_network_with_the_statistics_of_the_whole_batch() {
     let (images, _) = shapes(16, 1, 0).unwrap();
-    let (training, validation) = (numbers(0..12), numbers(12..16));
+    let all = numbers(0..16);
     let config = resnet::Config {
         width: 4,
         ..resnet::Config::cifar(8, resnet::Shortcut::Projection, images.classes()).unwrap()
@@ -218,16 +230,7 @@ fn a_residual_network_with_the_statistics_of_the_whole_batch() {
         synchronised: true,
         build: &|vb, run| {
             let model = InF64(ResNet::new(&config, vb)?);
-            run(&ImageClassification {
-                model: &model,
-                cost: Cost::SoftmaxCrossEntropy,
-                images: &images,
-                training: &training,
-                validation: &validation,
-                augmentation: None,
-                label_smoothing: 0.0,
-                device: &CPU,
-            })
+            run(&classification(&model, &images, all.split_at(12)))
         },
     };
     case.check(1e-9);
