@@ -53,7 +53,7 @@ pub(super) struct State {
     pub(super) plateau: PlateauState,
 }
 
-/// The number of processes in a checkpoint that does not tell it.
+/// The number of processes that a checkpoint without one means.
 fn one() -> usize {
     1
 }
@@ -118,12 +118,14 @@ pub(super) fn load(
     task: &dyn Task,
     steps_per_epoch: usize,
 ) -> Result<Option<State>> {
-    let mut bytes = vec![];
+    let (mut bytes, mut own) = (vec![], None);
     if let Some(run) = run
         && has_checkpoint(run)?
     {
         bytes = read_file(&run.checkpoint())?;
-        check_best(run, &read_state(run, &bytes)?)?;
+        let state = read_state(run, &bytes)?;
+        check_best(run, &state)?;
+        own = Some(state);
     }
     if let Some(processes) = processes {
         bytes = processes.broadcast(bytes)?;
@@ -142,7 +144,7 @@ pub(super) fn load(
             _ => bail!("{shown}: found a tensor {name}, which does not belong in a checkpoint"),
         };
     }
-    let state = parse_state(&path, &bytes)?;
+    let state = own.map_or_else(|| parse_state(&path, &bytes), Ok)?;
     check_counts(&path, &state, &moments, steps_per_epoch)?;
     if !state.has_ended {
         optimizer.load_state(&moments).with_context(|| shown.to_string())?;
