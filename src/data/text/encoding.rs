@@ -242,9 +242,13 @@ impl Scan {
 
     /// The remark that the text is not UTF-8, if it is not.
     pub fn remark(&self) -> Option<String> {
-        let line = self.invalid.first;
-        self.is_invalid().then(|| format!("not UTF-8 at line {line}, so it is read as Windows-1252"))
+        self.is_invalid().then(|| in_windows_1252(self.invalid.first))
     }
+}
+
+/// The remark that a text is not UTF-8, at this line for the first time.
+pub(super) fn in_windows_1252(line: usize) -> String {
+    format!("not UTF-8 at line {line}, so it is read as Windows-1252")
 }
 
 /// What is wrong with text in an encoding that can't be told.

@@ -1,6 +1,8 @@
 //! The lines of standard input and pipes, decoded as they come.
 
-use super::encoding::{Encoding, NO_ENCODING, Scan, check_start, converted, is_converted, windows_1252};
+use super::encoding::{
+    Encoding, NO_ENCODING, Scan, check_start, converted, in_windows_1252, is_converted, windows_1252,
+};
 use crate::data::file_kind::check_is_file;
 use anyhow::{Context, Result, anyhow, ensure};
 use std::fs;
@@ -121,7 +123,7 @@ impl<R: BufRead> LiveLines<R> {
             _ => return Err("is not UTF-8, but other lines are".to_string()),
         }
         if self.western.is_empty() {
-            notes.push(format!("not UTF-8 at line {}, so it is read as Windows-1252", self.number));
+            notes.push(in_windows_1252(self.number));
         }
         self.western.push(self.number);
         Ok(windows_1252(line))
