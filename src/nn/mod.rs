@@ -11,7 +11,8 @@
 //! - Candle's thread pool competes with the one that this crate uses: set `CANDLE_NUM_THREADS=1`.
 //!
 //! The layers work in f32 and f64, on the CPU and on CUDA, with kernels of this crate. In other types and on other devices
-//! they consist of candle's operations, except [`Recurrent`], [`Attention`] and [`ConvMaxOverTime`], which need f32 or f64 there. Initial values are PyTorch's; candle_nn's linear layers and convolutions start from larger ones.
+//! they consist of candle's operations, except [`Recurrent`], [`Attention`] and [`ConvMaxOverTime`], which need f32 or f64
+//! there. Initial values are PyTorch's; candle_nn's linear layers and convolutions start from larger ones.
 //! The [crate page](crate#layers) lists what differs layer by layer.
 //!
 //! ```

@@ -200,8 +200,8 @@ impl Recurrent {
     /// the initial state, zero if `None`; see [`Recurrent`] for its shape and order.
     ///
     /// # Errors
-    /// Fails if the shapes do not agree; if, in training, the dropout probability is not from 0 to 1; or if `state` has cell states although the cell is not an LSTM, or lacks them
-    /// although it is.
+    /// Fails if the shapes do not agree; if, in training, the dropout probability is not from 0 to 1; or if `state` has cell
+    /// states although the cell is not an LSTM, or lacks them although it is.
     pub fn forward(
         &self,
         xs: &Tensor,

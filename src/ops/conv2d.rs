@@ -18,9 +18,9 @@ use candle_core::{Result, Shape, Storage, Tensor};
 /// All three tensors have gradients. On the CPU and on CUDA they are f32 or f64.
 ///
 /// # Errors
-/// Fails if a tensor has the wrong rank, type or device; if the weight is empty or an image has no pixels; if the channels do not match `weight`, `bias` and the groups; if
-/// a stride, a dilation or the number of groups is 0; if the dilated kernel is larger than the padded input; or if sizes
-/// are too large for memory.
+/// Fails if a tensor has the wrong rank, type or device; if the weight is empty or an image has no pixels; if the channels do
+/// not match `weight`, `bias` and the groups; if a stride, a dilation or the number of groups is 0; if the dilated kernel is
+/// larger than the padded input; or if sizes are too large for memory.
 pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
     let conv = check_conv2d(xs, weight, bias, config)?;
     if !Gpu::supports(xs) {

@@ -69,9 +69,9 @@ pub struct LanguageModellingConfig<'a> {
 /// A training example is a window of one stream, so the trainer's batch size must be the number of streams. Examples come
 /// in order; tokens at the end that do not fill a window of every stream are left out.
 ///
-/// Several processes divide the streams: each reads its own, and has the hidden state of its own. Inside
+/// Several processes divide the streams: each reads its own, and has their hidden state. Inside
 /// [`together`](crate::processes::together), [`state`](Task::state) returns the state of all streams to each process, and
-/// [`load_state`](Task::load_state) takes the state of all and keeps that of the own streams.
+/// [`load_state`](Task::load_state) picks a process's own streams out of such a state.
 pub struct LanguageModelling<'a> {
     config: LanguageModellingConfig<'a>,
     position: RefCell<Position<'a>>,

@@ -116,9 +116,9 @@
 //! The best weights are in `model.safetensors` either way.
 //!
 //! To resume, build model, task, optimizer and options as before, open the folder with [`Run::open`] in place of
-//! [`Run::create`], and call [`Trainer::fit`]. It finds the checkpoint and continues, in the middle of an epoch if need be. The result has the same
-//! bits as an uninterrupted run, because every random draw is a function of the seed and its place in training: no
-//! generator state needs saving. Initial weights are reproducible, too, with [`seeded_var_builder`].
+//! [`Run::create`], and call [`Trainer::fit`]. It finds the checkpoint and continues, in the middle of an epoch if need be.
+//! The result has the same bits as an uninterrupted run, because every random draw is a function of the seed and its place in
+//! training: no generator state needs saving. Initial weights are reproducible, too, with [`seeded_var_builder`].
 //!
 //! A run without its checkpoint starts at the first epoch only if it never reached one; otherwise [`Trainer::fit`] fails, as it
 //! does without the best weights. [`check_resumable`] checks these files early.

@@ -69,7 +69,7 @@ pub struct MusicCorpus {
 /// | `midi` | `.mid` files, in the folders `train`, `valid` and `test` or in `dir` itself; folders in these name styles |
 /// | `piano-roll` | a JSON file of lists of pitches per time step under `train`, `valid` and `test` |
 ///
-/// With a `limit`, no more than so many training pieces are composed; files are read whole.
+/// At most `limit` training pieces are composed. The limit does not apply to files.
 ///
 /// MIDI files have voices if each of them has the same number of parts with one note at a time; otherwise all of them are sets of
 /// notes. A note says what did not fit the steps.

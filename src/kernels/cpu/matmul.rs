@@ -435,7 +435,7 @@ pub(crate) fn gemm_by_columns<T: Lanes>(
     unsafe { memory::assume_init(product) }
 }
 
-/// Packs rows for [`Lhs::Packed`]: the first elements of each, as many as there is room for.
+/// Packs rows for [`Lhs::Packed`]. Takes the first elements of each row, until `to` is full.
 fn pack_rows<T: Lanes>(lhs: &[T], stride: usize, rows: usize, to: &mut [MaybeUninit<T>]) {
     let depth = to.len() / rows.max(1);
     for tile in tiles(rows, dispatch(TileRows)) {
