@@ -121,40 +121,6 @@ impl<'a> LanguageModelling<'a> {
         );
         Ok(Self { config, position: RefCell::default() })
     }
-
-    /// Returns the mean loss of one window of each of the streams `share`, of which there is one per example of `batch`.
-    fn loss_of(&self, batch: &[u32], share: Range<usize>, mode: Mode) -> Result<Tensor> {
-        let LanguageModellingConfig { model, vocabulary, text, training, windowing, device, .. } =
-            &self.config;
-        let Windowing { streams: count, window } = *windowing;
-        let number = batch.first().map_or(0, |&first| first as usize / count);
-        ensure!(
-            batch.iter().map(|&example| example as usize).eq(number * count..(number + 1) * count),
-            "language modelling: found a batch of {} windows, expected one of each of the {count} streams: set the batch \
-             size to the number of streams",
-            batch.len()
-        );
-        let mut position = self.position.borrow_mut();
-        if number == 0 {
-            position.state = None;
-        }
-        let mut streams = match position.streams.take() {
-            Some((at, streams)) if at == number => streams,
-            _ => {
-                let start = (number * window) as u64;
-                TokenWindows::of_share(text, vocabulary, training.clone(), count, share.clone(), start)?
-            }
-        };
-        let Some(tokens) = streams.next_window(window)? else {
-            bail!("{}: window {number} is beyond the end of the training range", text.name())
-        };
-        let steps = tokens.inputs.len() / share.len();
-        let sequences = PackedSequences::of_share(&vec![steps; count], share)?;
-        let before = position.state.as_ref();
-        let (loss, state) = window_loss(model, tokens, sequences, before, mode, device)?;
-        *position = Position { streams: Some((number + 1, streams)), state: Some(state.detach()) };
-        Ok(loss)
-    }
 }
 
 /// Returns the mean loss of the tokens of `range`, in nats per token.
@@ -297,11 +263,42 @@ impl Task for LanguageModelling<'_> {
 
     /// Trains on one window of every stream: `batch` must hold these examples, in order.
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        self.loss_of(batch, 0..batch.len(), mode)
+        self.loss_of_share(batch, mode)
     }
 
+    /// Trains on one window of each stream of the share: there is one stream per example of `batch`.
     fn loss_of_share(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        self.loss_of(batch, mode.examples(batch.len()), mode)
+        let share = mode.examples(batch.len());
+        let LanguageModellingConfig { model, vocabulary, text, training, windowing, device, .. } =
+            &self.config;
+        let Windowing { streams: count, window } = *windowing;
+        let number = batch.first().map_or(0, |&first| first as usize / count);
+        ensure!(
+            batch.iter().map(|&example| example as usize).eq(number * count..(number + 1) * count),
+            "language modelling: found a batch of {} windows, expected one of each of the {count} streams: set the batch \
+             size to the number of streams",
+            batch.len()
+        );
+        let mut position = self.position.borrow_mut();
+        if number == 0 {
+            position.state = None;
+        }
+        let mut streams = match position.streams.take() {
+            Some((at, streams)) if at == number => streams,
+            _ => {
+                let start = (number * window) as u64;
+                TokenWindows::of_share(text, vocabulary, training.clone(), count, share.clone(), start)?
+            }
+        };
+        let Some(tokens) = streams.next_window(window)? else {
+            bail!("{}: window {number} is beyond the end of the training range", text.name())
+        };
+        let steps = tokens.inputs.len() / share.len();
+        let sequences = PackedSequences::of_share(&vec![steps; count], share)?;
+        let before = position.state.as_ref();
+        let (loss, state) = window_loss(model, tokens, sequences, before, mode, device)?;
+        *position = Position { streams: Some((number + 1, streams)), state: Some(state.detach()) };
+        Ok(loss)
     }
 
     fn validate(&self) -> Result<Score> {

@@ -195,12 +195,6 @@ impl Composition<'_> {
             None => (Cow::Borrowed(piece), range),
         }
     }
-
-    /// Returns the mean loss of the steps of the examples `batch[share]`.
-    fn loss_of(&self, batch: &[u32], share: Range<usize>, mode: Mode) -> Result<Tensor> {
-        let parts: Vec<_> = batch.iter().map(|&example| self.part(example, mode)).collect();
-        MusicBatch::of_share(self.model, self.encoding, &parts, share)?.loss(self.model, mode)
-    }
 }
 
 impl Task for Composition<'_> {
@@ -209,11 +203,13 @@ impl Task for Composition<'_> {
     }
 
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        self.loss_of(batch, 0..batch.len(), mode)
+        self.loss_of_share(batch, mode)
     }
 
     fn loss_of_share(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        self.loss_of(batch, mode.examples(batch.len()), mode)
+        let share = mode.examples(batch.len());
+        let parts: Vec<_> = batch.iter().map(|&example| self.part(example, mode)).collect();
+        MusicBatch::of_share(self.model, self.encoding, &parts, share)?.loss(self.model, mode)
     }
 
     /// The number of steps.

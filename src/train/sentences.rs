@@ -125,13 +125,6 @@ impl SentenceClassification<'_> {
             Evaluation::from_batches(Cost::SoftmaxCrossEntropy, batches)
         })
     }
-
-    /// Returns the mean loss of the training examples `batch[share]`.
-    fn loss_of(&self, batch: &[u32], share: Range<usize>, mode: Mode) -> Result<Tensor> {
-        let indices: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
-        let (logits, labels) = self.batch(&indices, share, mode)?;
-        Ok(Cost::SoftmaxCrossEntropy.loss(&logits, &labels)?)
-    }
 }
 
 impl Task for SentenceClassification<'_> {
@@ -140,11 +133,14 @@ impl Task for SentenceClassification<'_> {
     }
 
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        self.loss_of(batch, 0..batch.len(), mode)
+        self.loss_of_share(batch, mode)
     }
 
     fn loss_of_share(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        self.loss_of(batch, mode.examples(batch.len()), mode)
+        let share = mode.examples(batch.len());
+        let indices: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
+        let (logits, labels) = self.batch(&indices, share, mode)?;
+        Ok(Cost::SoftmaxCrossEntropy.loss(&logits, &labels)?)
     }
 
     fn validate(&self) -> Result<Score> {

@@ -81,13 +81,6 @@ impl Tagging<'_> {
         Ok(TaggingEvaluation { words, tags: divided_lists(indices.len(), |_| Ok(tags))? })
     }
 
-    /// Returns the mean loss of the words of the training examples `batch[share]`.
-    fn loss_of(&self, batch: &[u32], share: Range<usize>, mode: Mode) -> Result<Tensor> {
-        let indices: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
-        let (logits, tags, _) = self.batch(&indices, share, mode)?;
-        Ok(Cost::SoftmaxCrossEntropy.loss(&logits, &tags)?)
-    }
-
     /// Returns the true tags of the sentences at `indices`.
     pub fn true_tags(&self, indices: &[u32]) -> Vec<Vec<u32>> {
         indices.iter().map(|&i| self.tags.sentence(i as usize).to_vec()).collect()
@@ -100,11 +93,14 @@ impl Task for Tagging<'_> {
     }
 
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        self.loss_of(batch, 0..batch.len(), mode)
+        self.loss_of_share(batch, mode)
     }
 
     fn loss_of_share(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        self.loss_of(batch, mode.examples(batch.len()), mode)
+        let share = mode.examples(batch.len());
+        let indices: Vec<u32> = batch.iter().map(|&i| self.training[i as usize]).collect();
+        let (logits, tags, _) = self.batch(&indices, share, mode)?;
+        Ok(Cost::SoftmaxCrossEntropy.loss(&logits, &tags)?)
     }
 
     /// The number of words.

@@ -160,16 +160,6 @@ impl Batch {
 }
 
 impl Translation<'_> {
-    /// Returns the mean loss of the target tokens of the training pairs `batch[share]`.
-    fn loss_of(&self, batch: &[u32], share: Range<usize>, mode: Mode) -> Result<Tensor> {
-        let forcing = match mode {
-            Mode::Train { step, .. } => self.forcing.rate(step),
-            Mode::Evaluate => 1.0,
-        };
-        let batch = Batch::new(self.training, batch, share, self.device)?;
-        batch.loss(self.model, forcing, self.label_smoothing, mode)
-    }
-
     /// Translates the validation sources greedily.
     fn translations(&self, max_length: usize) -> Result<Vec<Vec<u32>>> {
         let decoding = Decoding { max_length, ..Decoding::default() };
@@ -188,11 +178,17 @@ impl Task for Translation<'_> {
     }
 
     fn loss(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        self.loss_of(batch, 0..batch.len(), mode)
+        self.loss_of_share(batch, mode)
     }
 
     fn loss_of_share(&self, batch: &[u32], mode: Mode) -> Result<Tensor> {
-        self.loss_of(batch, mode.examples(batch.len()), mode)
+        let share = mode.examples(batch.len());
+        let forcing = match mode {
+            Mode::Train { step, .. } => self.forcing.rate(step),
+            Mode::Evaluate => 1.0,
+        };
+        let batch = Batch::new(self.training, batch, share, self.device)?;
+        batch.loss(self.model, forcing, self.label_smoothing, mode)
     }
 
     /// The number of target tokens and their ends.
