@@ -86,7 +86,7 @@ impl<L> TextData<L> {
             }
             None => {
                 vectors = options.read_vectors(&words)?;
-                TextFacts { layout, ..options.facts(&words, &parts, vectors.as_ref(), classes)? }
+                options.facts(&words, &parts, vectors.as_ref(), (classes, layout))?
             }
         };
         let sentences = encode(&facts.vocabulary, ngrams, &words)?;
@@ -109,9 +109,8 @@ impl<L> TextData<L> {
     /// Fails if the new training part leaves no word in the vocabulary.
     pub(super) fn divide(&mut self, parts: Parts) -> Result<()> {
         let About { sizes, facts, .. } = &mut self.about;
-        let (classes, layout) = (std::mem::take(&mut facts.classes), facts.layout.take());
-        *facts = self.options.facts(&self.words, &parts, self.vectors.as_ref(), classes)?;
-        facts.layout = layout;
+        let kept = (std::mem::take(&mut facts.classes), facts.layout.take());
+        *facts = self.options.facts(&self.words, &parts, self.vectors.as_ref(), kept)?;
         *sizes = parts.sizes();
         self.sentences = encode(&facts.vocabulary, self.ngrams, &self.words)?;
         self.parts = parts;
@@ -164,7 +163,7 @@ impl WordOptions {
         words: &[Vec<String>],
         parts: &Parts,
         vectors: Option<&WordVectors>,
-        classes: Vec<String>,
+        (classes, layout): (Vec<String>, Option<Layout>),
     ) -> Result<TextFacts> {
         let training = parts.training.iter().map(|&i| &words[i as usize]);
         let mut vocabulary = Vocabulary::new(training, self.lower_case, self.min_count);
@@ -176,7 +175,7 @@ impl WordOptions {
             // This way the model knows test words that are missing from the training part.
             vocabulary.extend(vectors.words());
         }
-        Ok(TextFacts { vocabulary, classes, vector_size: vectors.map(WordVectors::size), layout: None })
+        Ok(TextFacts { vocabulary, classes, vector_size: vectors.map(WordVectors::size), layout })
     }
 }
 
