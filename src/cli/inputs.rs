@@ -237,10 +237,10 @@ impl Inputs {
     }
 }
 
-/// The path that a line names: as it stands if there is such a file, or else as terminals and other systems write it.
+/// Finds the file that a line names, or returns the line as a path if there is none.
 ///
-/// That is with spaces around it, in quotes, as a `file:` URL, with `~` for the home directory, with `\` before special
-/// characters, or with Windows' drives and separators, as under WSL.
+/// The line may be the path itself, or have spaces around it, quotes, the form of a `file:` URL, `~` for the home
+/// directory, `\` before special characters, or Windows' drives and separators, as under WSL.
 fn written_path(line: &OsStr) -> PathBuf {
     let Some(text) = line.to_str().filter(|_| !Path::new(line).exists()) else { return line.into() };
     let text = text.trim();

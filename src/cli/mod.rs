@@ -239,12 +239,12 @@ fn in_colour(output: &impl IsTerminal) -> bool {
     output.is_terminal() && allows_colour(no_color.as_deref(), term.as_deref())
 }
 
-/// Whether the environment, of which these are two variables, allows colours on a terminal.
+/// Whether `NO_COLOR` and `TERM`, with these values, allow colours on a terminal.
 fn allows_colour(no_color: Option<&OsStr>, term: Option<&OsStr>) -> bool {
     no_color.is_none_or(OsStr::is_empty) && term.is_none_or(|term| term != "dumb")
 }
 
-/// Writes a line to standard error, which may be closed already, unless process 0 speaks for this one.
+/// Writes a line to standard error, which may be closed already, unless only process 0 prints.
 fn complain(line: &str) {
     if together::is_silent() {
         return;

@@ -300,7 +300,9 @@ impl TrainOptions {
             ));
         }
         if let Some(every) = exceeds("checkpoint_every", self.checkpoint_every, total) {
-            notes.push(format!("--checkpoint-every {every}: {training}, so each epoch saves the only ones"));
+            notes.push(format!(
+                "--checkpoint-every {every}: {training}, so only the ends of epochs save checkpoints"
+            ));
         }
         if let Some(limit) = exceeds("train_limit", self.train_limit, examples) {
             notes.push(format!("--train-limit {limit}: training has only {}", count(examples, "example")));

@@ -151,7 +151,7 @@ fn catch_panic<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     IS_CAUGHT.set(true);
     let result = panic::catch_unwind(AssertUnwindSafe(work));
     IS_CAUGHT.set(false);
-    result.unwrap_or_else(|_| bail!("expected a whole parquet file: it is damaged"))
+    result.unwrap_or_else(|_| bail!("expected a whole parquet file, found a damaged one"))
 }
 
 pub(super) fn column<'a>(row: &'a Row, name: &str) -> Option<&'a Field> {

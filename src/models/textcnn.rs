@@ -59,8 +59,11 @@ pub struct TextCnn {
 }
 
 impl TextCnn {
-    /// Creates the model with the parameters of `vb`: `embedding.weight`, `convs.k.{weight,bias}` for the k-th width,
-    /// `output.{weight,bias}`, and for two channels `fixed_embedding.weight`, whose features follow those of the first.
+    /// Creates the model with the parameters of `vb`.
+    ///
+    /// They are `embedding.weight`, `convs.k.{weight,bias}` for the k-th width, and `output.{weight,bias}`. The
+    /// two-channel model also has `fixed_embedding.weight`; a filter reads the features of `embedding` first, then
+    /// these.
     ///
     /// # Errors
     /// Fails if there are no widths or no filters, if the embeddings are too large, or if `vb` holds a parameter in
@@ -107,7 +110,7 @@ impl SentenceModel for TextCnn {
         &self.embedding
     }
 
-    /// The contribution of each window in which a filter has its maximum; filters with the same window are added up.
+    /// The contribution of each window in which a filter has its maximum, summed over filters with the same window.
     fn attributions(
         &self,
         words: &Tensor,

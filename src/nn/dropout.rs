@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 ///
 /// # Masks
 ///
-/// A mask is a function of a seed, the layer and the place in training, so that a program draws the same masks each time it
+/// A mask is a function of a seed, the layer and the place in training, so a program draws the same masks each time it
 /// runs. [`forward_at`](Self::forward_at) takes seed and place from the [`Mode`], and resumes exactly.
-/// [`forward`](Self::forward), which has candle_nn's signature, counts the layer's own passes in training; the seed is
-/// 0 or that of [`with_seed`](Self::with_seed). A layer made by [`new`](Self::new) is known by the number of layers made so
-/// before it, one made by [`dropout`] by its path.
+/// [`forward`](Self::forward), which has candle_nn's signature, counts the layer's own passes in training; its seed is
+/// 0 unless [`with_seed`](Self::with_seed) sets another. A layer from [`dropout`] is identified by its path.
+/// [`new`](Self::new) numbers its layers in the order of their creation, and the number identifies the layer.
 #[derive(Debug, Clone)]
 pub struct Dropout {
     probability: f32,

@@ -22,7 +22,7 @@ pub fn sigmoid(xs: &Tensor) -> Result<Tensor> {
 
 /// `ln(1 + exp(x))` of each element, for x of any size.
 pub(super) fn softplus(xs: &Tensor) -> Result<Tensor> {
-    // Candle shares the gradient of a maximum between equal arguments, which makes that of 0 right.
+    // Candle splits the gradient of a maximum between equal arguments, so the gradient at 0 is correct.
     let magnitude = xs.maximum(&xs.neg()?)?;
     xs.maximum(&xs.zeros_like()?)? + (magnitude.neg()?.exp()? + 1.0)?.log()?
 }

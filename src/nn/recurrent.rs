@@ -112,10 +112,11 @@ pub struct Recurrent {
     dropout: Vec<Dropout>,
 }
 
-/// Creates a recurrent network whose parameters `vb` holds, or initialises as PyTorch does: uniformly within ±1/√hidden.
+/// Creates a recurrent network whose parameters `vb` holds, or initialises them as PyTorch does.
 ///
-/// [`Recurrent`] lists the parameters. A forget bias applies to new parameters only: it becomes the forget gate's part of
-/// `bias_ih_lk`, and that of `bias_hh_lk` becomes zero.
+/// Initial values are uniform within ±1/√hidden. [`Recurrent`] lists the parameters. A forget bias applies to new
+/// parameters only: it becomes the forget gate's part of `bias_ih_lk`; the forget gate's part of `bias_hh_lk` becomes
+/// zero.
 ///
 /// # Errors
 /// Fails if there are no layers or no hidden units, if the network is too large for the address space, if the

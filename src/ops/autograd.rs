@@ -185,13 +185,13 @@ pub(crate) fn part(xs: &Tensor, start: usize, count: usize) -> Result<Tensor> {
     Ok(view)
 }
 
-/// Registers `view` as elements of `xs`; `within` computes the place of the view in the result from the place of `xs`.
+/// Registers `view` as elements of `xs`; `within` maps the place of `xs` in the result to the place of the view.
 fn register_view(xs: &Tensor, view: &Tensor, within: impl FnOnce(Option<Within>) -> Option<Within>) {
     let mut results = results();
     if view.id() != xs.id()
         && let Some(known) = results.get(&xs.id()).cloned()
     {
-        // The view keeps the result alive, whose entry goes with the result and takes those of its views with it.
+        // A view keeps its result alive. Dropping the result removes its entry and the entries of its views.
         results.insert(view.id(), Known { views: vec![], within: within(known.within), ..known });
         results.get_mut(&known.result).into_iter().for_each(|known| known.views.push(view.id()));
     }

@@ -106,13 +106,13 @@ impl Composer<'_> {
         Ok(pieces.swap_remove(0))
     }
 
-    /// Draws the lower voices of each beat anew.
+    /// Draws the lower voices of each beat again, given the melody and the rest of the piece.
     fn sweep(&self, melody: &Piece, piece: &mut Piece, rng: &mut ChaCha8Rng) -> Result<()> {
         let (length, block) = (piece.len(), piece.steps_per_quarter);
         let mut before: Option<RecurrentState> = None;
         for start in (0..length).step_by(block) {
             let (end, last) = ((start + block).min(length), (start + block + LOOK_AHEAD).min(length));
-            // The first candidate is what there is.
+            // The first candidate keeps the present notes.
             let mut candidates = vec![piece.beginning(start); CANDIDATES];
             let rows = Tensor::zeros(CANDIDATES, candle_core::DType::U32, self.model.weight().device())?;
             let mut state = before.as_ref().map(|state| select(state, &rows)).transpose()?;
@@ -143,7 +143,7 @@ impl Composer<'_> {
         Ok(())
     }
 
-    /// The states of `pieces` before `step`; `state` are those before the step before.
+    /// Computes the hidden states of `pieces` before `step` from `state`, the state before the previous step.
     fn states(
         &self,
         pieces: &[Piece],
@@ -209,7 +209,7 @@ impl Composer<'_> {
             }
         }
         if self.encoding.texture == Texture::Keys {
-            // The end of the notes is none of them.
+            // Remove the end marker.
             for notes in &mut notes {
                 notes.pop();
             }

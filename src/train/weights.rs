@@ -71,8 +71,9 @@ pub(super) fn broadcast(
         let found = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?;
         let vars = vars.data().lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         for (name, values) in found {
-            let var =
-                vars.get(&name).with_context(|| format!("process 0 has a parameter {name}, this one not"))?;
+            let var = vars
+                .get(&name)
+                .with_context(|| format!("process 0 has the parameter {name}, this process has not"))?;
             var.set(&values)?;
         }
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The copy of the images on the device of the last batch, if they have been copied there.
 ///
-/// It is no part of the set's value: it counts as equal to any other, and a clone of a set starts without a copy.
+/// The copy does not take part in equality, and a cloned set starts without one.
 #[derive(Default)]
 pub(super) struct DeviceCopy(Mutex<Option<(DeviceLocation, Option<Arc<ImageTable>>)>>);
 

@@ -218,7 +218,7 @@ impl Images {
     /// Starts to read the files of `batches` in the background, for calls of `read` or `batch` in this order.
     ///
     /// Does nothing for images in memory. Replaces the batches of the last call. At most two batches are ready or being
-    /// read; the reading threads are as many as those of the rayon pool of this call.
+    /// read. The reader uses as many threads as the caller's rayon pool.
     pub fn read_ahead(&self, batches: Vec<Vec<u32>>) {
         let in_range = |batch: &Vec<u32>| batch.iter().all(|&index| (index as usize) < self.len());
         if let Pixels::Files(files) = &self.pixels

@@ -15,8 +15,10 @@ const PHRASE: usize = 4;
 const MAX_COUNT: usize = 16;
 /// The largest motion of a voice that a model tells from larger ones, in semitones.
 const MAX_MOTION: i16 = 12;
-/// Number of features by which one voice describes another: its note before and its new one, which may both be rests, how it
-/// moves between them, and for each interval (modulo octaves) between the two voices before, the pitch class to which it moves.
+/// Number of features that describe one voice to another.
+///
+/// They are the voice's note before, its new note (both may be rests), the motion between them, and, for each interval
+/// (modulo octaves) between the two voices before, the pitch class to which the voice moves.
 const VOICE_FEATURES: usize = 2 * (KEY_COUNT + 1) + (2 * MAX_MOTION as usize + 1) + 12 * 12;
 
 /// How the steps and notes of pieces become features and classes.
@@ -249,8 +251,10 @@ impl Encoding {
         piece.steps[step].len() + usize::from(self.texture == Texture::Keys)
     }
 
-    /// For each output of a model that predicts keys independently, 1 if it should be on, -1 if it should be off, and 0 if it
-    /// has no meaning: a key that does not sound, or did not before, is neither struck anew nor held.
+    /// Returns the sign of each output of a model that predicts keys independently: 1 for on, -1 for off, 0 for
+    /// undefined.
+    ///
+    /// Whether a key is struck again is undefined if it does not sound, or did not sound before.
     pub fn key_signs(&self, piece: &Piece, step: usize) -> Vec<f32> {
         let mut signs = vec![-1.0; self.key_outputs()];
         if self.held {

@@ -202,7 +202,7 @@ fn softmax<T: Real>(scores: &mut [T]) {
     scores.iter_mut().for_each(|x| *x *= scale);
 }
 
-/// The dot product in a fixed order: sixteen partial sums, then those in turn, then the remainder.
+/// The dot product in a fixed order: sixteen partial sums, added in order, then the remainder.
 #[inline(always)]
 fn dot<T: Real>(a: &[T], b: &[T]) -> T {
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<16>(), b.as_chunks::<16>());

@@ -433,7 +433,8 @@ impl Conv2d {
         let (groups, outputs, taps) = (self.groups, self.outputs, self.taps());
         let planes = self.planes();
         let offsets = self.tap_offsets(&planes).collect::<Vec<_>>();
-        // Rows of the gradient are as long as those of the planes, with zeros at their ends: both are one run then.
+        // Pad the rows of the gradient with zeros to the pitch of the planes, so that each product is one contiguous
+        // run.
         let len = (self.output.0 - 1) * planes.pitch + self.output.1;
         let bytes = (planes.len() + outputs * len) * size_of::<T>();
         let chunk = (CACHE / bytes).clamp(1, 8);

@@ -26,13 +26,14 @@ impl Dims {
         self.rows >= if self.is_large() { 48 } else { 128 } && self.outputs >= 8
     }
 
-    /// Whether the gradients pack their operands. Without that they read columns of a matrix, and those of a large one
-    /// compete for the same lines of the caches.
+    /// Whether the gradients pack their operands.
+    ///
+    /// Unpacked operands are read by columns, which in a large matrix compete for the same cache lines.
     fn gradients_pack(self) -> bool {
         self.rows >= if self.is_large() { 24 } else { 128 } && self.inputs >= 8
     }
 
-    /// Whether products read the weight only once, for which some columns of all rows must stay in the second-level cache.
+    /// Whether products read the weight only once. Some columns of all rows must then stay in the second-level cache.
     fn streams(self) -> bool {
         self.is_large() && self.rows <= 1024
     }

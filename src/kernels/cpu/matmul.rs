@@ -28,7 +28,7 @@ const CACHE_LINE: usize = 64;
 
 /// A right-hand side, `depth` x `columns`, packed into panels of a few vectors' width.
 ///
-/// Panel follows panel, and row follows row in a panel. Rows are padded with zeros to whole vectors.
+/// The panels are stored one after the other, each row by row. Rows are padded with zeros to whole vectors.
 pub(crate) struct Panels<T> {
     depth: usize,
     columns: usize,

@@ -131,7 +131,7 @@ pub(crate) trait Lanes: Real {
     /// A register.
     type Vector<S: Simd>: Copy;
 
-    /// Lanes that a reduction spreads its terms over, in as many registers as that takes: those of 512 bits.
+    /// Number of virtual lanes of a reduction: the lanes of 512 bits, held in one or more registers.
     const VIRTUAL: usize = 64 / size_of::<Self>();
 
     /// Lanes of a register.
@@ -271,7 +271,7 @@ lanes!(
     mask_store_ptr_f64s
 );
 
-/// The sum of a slice in a fixed order: sixteen partial sums, then those in turn, then the remainder.
+/// The sum of a slice in a fixed order: sixteen partial sums, added in order, then the remainder.
 #[inline(always)]
 pub(crate) fn sum<T: Real>(elements: &[T]) -> T {
     let (chunks, rest) = elements.as_chunks::<16>();

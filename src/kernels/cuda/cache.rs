@@ -1,7 +1,7 @@
 //! Compiled kernels on disk, in `$XDG_CACHE_HOME/candle-textbook` or `~/.cache/candle-textbook`.
 //!
-//! A file is the code and a trailer with a mark, the key and a checksum. What is damaged or has another key is compiled
-//! anew. A folder that cannot be written costs time only.
+//! Each file holds the compiled code and a trailer: a magic number, the key and a checksum. A damaged file, or one with
+//! another key, is compiled again. A folder that can't be written only costs time.
 
 use candle_core::Result;
 use std::env;

@@ -249,8 +249,9 @@ impl<'a, T: Stored + cuda::Real> Layer<'a, T> {
         Ok(to)
     }
 
-    /// The gradients of the weights of all directions, `(directions, width, columns)`, from those of the gates and from what
-    /// the weights are multiplied with, whose directions are `distance` elements apart.
+    /// Computes the weight gradients of all directions, `(directions, width, columns)`, from the gate gradients.
+    ///
+    /// `from` is what the weights are multiplied with; its directions are `distance` elements apart.
     fn weight_gradients(
         &self,
         grads: Pointer<T>,

@@ -8,7 +8,7 @@ use crate::ops::gpu::Stored;
 use candle_core::Result;
 
 impl<T: Stored + cuda::Real> Layer<'_, T> {
-    /// Copies a state between the order of the batch and that of places; a new zero state if `from` is null.
+    /// Copies a state from batch order to packed order, or back. Writes zeros if `from` is null.
     fn reorder(&self, from: Pointer<T>, to: Pointer<T>, back: bool) -> Result<()> {
         let len = self.state_elements();
         if from.address() == 0 {
