@@ -1,5 +1,7 @@
-//! Sequence tagging with a bidirectional recurrent network: one tag per word, from the context on both sides (Graves and
-//! Schmidhuber 2005; Huang, Xu and Yu 2015, without the CRF).
+//! Sequence tagging with a bidirectional recurrent network.
+//!
+//! It predicts one tag per word, from the context on both sides (Graves and Schmidhuber 2005; Huang, Xu and Yu 2015,
+//! without the CRF).
 
 use crate::nn::{
     Cell, Dropout, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, SentenceModel,
@@ -22,7 +24,9 @@ pub struct Config {
     pub hidden: usize,
     /// Number of recurrent layers.
     pub layers: usize,
-    /// Whether the network also reads the words to the right; without it a tag depends on the words so far only.
+    /// Whether the network also reads the words to the right.
+    ///
+    /// Without it, a tag depends only on the words so far.
     pub bidirectional: bool,
     /// Dropout probability of the embeddings, between layers, and of the last layer's output.
     pub dropout: f32,
@@ -41,8 +45,10 @@ pub struct BiRnn {
 }
 
 impl BiRnn {
-    /// Creates the model with the parameters of `vb`: `embedding.weight`, the parameters of a [`Recurrent`] network under
-    /// `recurrent`, and `output.{weight,bias}`.
+    /// Creates the model with the parameters of `vb`.
+    ///
+    /// They are `embedding.weight`, the parameters of a [`Recurrent`] network under `recurrent`, and
+    /// `output.{weight,bias}`.
     ///
     /// # Errors
     /// Fails if `vb` holds a parameter in another shape.

@@ -1,5 +1,6 @@
-//! fastText: a linear classifier on the mean embedding of a sentence's words and n-grams (Joulin et al. 2016,
-//! arXiv:1607.01759, figure 1).
+//! fastText: a linear classifier on the mean embedding of a sentence's words and n-grams.
+//!
+//! Joulin et al. 2016, arXiv:1607.01759, figure 1.
 
 use crate::nn::{Attribution, Embedding, Linear, Mode, PackedSequences, SentenceModel, embedding_with};
 use candle_core::{DType, Module, Result, Tensor};
@@ -25,8 +26,10 @@ pub struct FastText {
 }
 
 impl FastText {
-    /// Creates the model with the parameters of `vb`: `embedding.weight`, initially uniform within ±1/embedding, and
-    /// `output.weight`, initially zero. They are the matrices A and B of the paper.
+    /// Creates the model with the parameters of `vb`.
+    ///
+    /// They are `embedding.weight`, initially uniform within ±1/embedding, and `output.weight`, initially zero: the
+    /// matrices A and B of the paper.
     ///
     /// # Errors
     /// Fails if `vb` holds a parameter in another shape.
@@ -53,7 +56,7 @@ impl SentenceModel for FastText {
         &self.embedding
     }
 
-    /// The contribution of each feature, which is exact: the model is linear in the mean.
+    /// The exact contribution of each feature, as the model is linear in the mean.
     fn attributions(
         &self,
         features: &Tensor,

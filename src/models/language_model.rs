@@ -1,5 +1,6 @@
-//! A recurrent language model: it predicts each token of a text from the tokens before it (Karpathy 2015; Zaremba et al.
-//! 2014, arXiv:1409.2329).
+//! A recurrent language model, which predicts each token of a text from the tokens before it.
+//!
+//! Karpathy 2015; Zaremba et al. 2014, arXiv:1409.2329.
 
 use crate::nn::{
     Cell, Dropout, Embedding, IncrementalDecoder, InitScheme, Linear, Mode, PackedSequences, Recurrent,
@@ -22,9 +23,13 @@ pub struct Config {
     pub hidden: usize,
     /// Number of recurrent layers.
     pub layers: usize,
-    /// Dropout probability of the embeddings, between layers, and of the last layer's output (Zaremba et al. 2014).
+    /// Dropout probability of the embeddings, between layers, and of the last layer's output.
+    ///
+    /// See Zaremba et al. 2014.
     pub dropout: f32,
-    /// Whether the output weights are the embedding table (Press and Wolf 2017); `embedding` must equal `hidden`.
+    /// Whether the embedding table also serves as the output weights (Press and Wolf 2017).
+    ///
+    /// `embedding` must then equal `hidden`.
     pub tie_weights: bool,
 }
 
@@ -39,8 +44,10 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Creates the model with the parameters of `vb`: `embedding.weight` unless tokens are one-hot, the parameters of a
-    /// [`Recurrent`] network under `recurrent`, and `output.{weight,bias}`. With tied weights there is no `output.weight`.
+    /// Creates the model with the parameters of `vb`.
+    ///
+    /// They are `embedding.weight` unless tokens are one-hot, the parameters of a [`Recurrent`] network under
+    /// `recurrent`, and `output.{weight,bias}`. With tied weights there is no `output.weight`.
     ///
     /// # Errors
     /// Fails if weights are tied and the size of the embeddings differs from `hidden`, or if `vb` holds a parameter in
@@ -89,8 +96,9 @@ impl LanguageModel {
         })
     }
 
-    /// Logits `(rows, vocabulary)` of the token that follows each of `ids` `(rows)`, packed as `texts` describe, and the
-    /// state after the last tokens.
+    /// Computes logits `(rows, vocabulary)` of the token that follows each of `ids` `(rows)`.
+    ///
+    /// The ids are packed as `texts` describes. Also returns the state after the last tokens.
     ///
     /// # Errors
     /// Fails if an id is not below the vocabulary's size, or the shapes do not agree.
@@ -116,7 +124,7 @@ impl LanguageModel {
         Ok((ys.apply(&self.output)?, state)) // (rows, vocabulary)
     }
 
-    /// A decoder that reads a text token by token and gives the logits of the next token after each.
+    /// Creates a decoder that reads a text token by token and returns the logits of each next token.
     ///
     /// # Errors
     /// Fails if the weights can't be copied to main memory.

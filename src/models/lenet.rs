@@ -140,8 +140,8 @@ impl ImageModel for LeNet {
     fn feature_maps(&self, xs: &Tensor) -> Result<Vec<Tensor>> {
         let mut maps = Vec::new(); // with the default config: (batch, 6, 14, 14), (batch, 16, 5, 5)
         for convolution in &self.convolutions {
-            // Pooling before the nonlinearity is Nielsen's order. With max-pooling both orders give the same result, but
-            // the other one takes four times the work.
+            // Pooling before the nonlinearity is Nielsen's order. With max-pooling both orders give the same result,
+            // but the opposite one takes four times the work.
             let map = maps.last().unwrap_or(xs).apply(convolution)?;
             maps.push(match (self.pool, self.activation) {
                 (Pool2d { pooling: Pooling::Max, window }, Activation::Relu) => {

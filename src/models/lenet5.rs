@@ -1,7 +1,7 @@
 //! LeNet-5 as published (LeCun, Bottou, Bengio and Haffner 1998, section II.B and figure 2).
 //!
-//! One thing differs: the output layer is linear and followed by a softmax. The paper's computes distances to fixed
-//! bitmaps of the characters.
+//! One thing differs: the output layer is linear and followed by a softmax. The output layer of the paper computes
+//! distances to fixed bitmaps of the characters.
 
 use super::ImageModel;
 use crate::nn::{self, Conv2d, Conv2dConfig, Linear, Mode, Model, Pool2dConfig};
@@ -10,7 +10,9 @@ use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use candle_nn::init::Init;
 
-/// Connections from the 6 maps of S2 to the 16 maps of C3, one row per map of C3 (table I of the paper).
+/// Connections from the 6 maps of S2 to the 16 maps of C3 (table I of the paper).
+///
+/// Each row belongs to a map of C3.
 const CONNECTIONS: [[u8; 6]; 16] = [
     [1, 1, 1, 0, 0, 0],
     [0, 1, 1, 1, 0, 0],
@@ -30,7 +32,7 @@ const CONNECTIONS: [[u8; 6]; 16] = [
     [1, 1, 1, 1, 1, 1],
 ];
 
-/// Trainable subsampling: the mean of each 2x2 square, times a coefficient and plus a bias per channel.
+/// Trainable subsampling: scales the mean of each 2x2 square and adds a bias, both per channel.
 #[derive(Debug, Clone)]
 struct Subsampling {
     weight: Tensor,

@@ -18,9 +18,9 @@ pub struct Config {
     pub dropout: f32,
 }
 
-/// Fully connected layers with a nonlinearity between them; the output nonlinearity belongs to the cost.
+/// Fully connected layers with a nonlinearity between them.
 ///
-/// Parameters: `layers.0.weight`, `layers.0.bias`, `layers.1.weight`, ...
+/// The cost applies the output nonlinearity. Parameters: `layers.0.weight`, `layers.0.bias`, `layers.1.weight`, ...
 #[derive(Debug, Clone)]
 pub struct Mlp {
     layers: Vec<Linear>,

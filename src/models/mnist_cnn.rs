@@ -10,8 +10,8 @@ use candle_nn::VarBuilder;
 
 /// The network of PyTorch's MNIST example.
 ///
-/// Parameters: `weight` and `bias` of `conv1`, `conv2`, `fc1` and `fc2`. The example ends with a logarithm of the softmax;
-/// here that is part of the loss.
+/// Parameters: `weight` and `bias` of `conv1`, `conv2`, `fc1` and `fc2`. The example ends with a log-softmax; here the
+/// loss contains it.
 #[derive(Debug, Clone)]
 pub struct MnistCnn {
     conv1: Conv2d,

@@ -1,5 +1,6 @@
-//! A recurrent network over the time steps of polyphonic music: what sounds at each step, given the steps before
-//! (Boulanger-Lewandowski, Bengio and Vincent 2012, arXiv:1206.6392).
+//! A recurrent network that predicts each time step of polyphonic music from the previous steps.
+//!
+//! Boulanger-Lewandowski, Bengio and Vincent 2012, arXiv:1206.6392.
 
 use crate::nn::{
     Cell, Dropout, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, RecurrentState,
@@ -32,23 +33,25 @@ pub struct Config {
 /// How the notes of a step depend on each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Output {
-    /// Not at all, given the steps before: one logit per key.
+    /// Not at all, given the previous steps: one logit per key.
     Independent {
         /// Number of logits.
         keys: usize,
     },
-    /// Each note depends on those already chosen in its step.
+    /// Each note depends on the notes already chosen in its step.
     Autoregressive {
         /// Number of features of the notes already chosen.
         features: usize,
-        /// Number of hidden units that join them with the state of the network.
+        /// Number of hidden units that combine them with the state of the network.
         units: usize,
         /// Number of classes of a note.
         classes: usize,
     },
 }
 
-/// Lists of feature numbers, each of which stands for the sum of its features' vectors (PyTorch's `EmbeddingBag`).
+/// Lists of feature indices, each of which stands for the sum of its features' vectors.
+///
+/// PyTorch calls this an `EmbeddingBag`.
 #[derive(Debug, Clone)]
 pub struct Bags {
     ids: Tensor,
@@ -58,7 +61,7 @@ pub struct Bags {
 }
 
 impl Bags {
-    /// Copies the lists, none of which is empty, to the device of `like`, with floating-point numbers of its type.
+    /// Copies the lists to the device of `like`, with its floating-point type for the lengths.
     ///
     /// # Errors
     /// Fails if there are no lists, or one is empty.
@@ -74,7 +77,7 @@ impl Bags {
 
     /// The sums of the vectors of each list, `(lists, size)`.
     fn sums(&self, table: &Embedding) -> Result<Tensor> {
-        // An operation for sums would be the one for means without its division.
+        // A separate operation for sums would be the one for means without the division.
         table.mean(&self.ids, &self.bags)?.broadcast_mul(&self.lengths)
     }
 }
@@ -82,13 +85,13 @@ impl Bags {
 /// The notes of some steps, in the order in which they are chosen within a step.
 #[derive(Debug, Clone)]
 pub struct Notes {
-    /// What is already chosen before each note.
+    /// The features of the notes already chosen before each note.
     pub chosen: Bags,
     /// The row of each note's step, u32 `(notes)`.
     pub steps: Tensor,
     /// Zero for the classes that may be chosen, minus infinity for the others: `(notes, classes)`.
     pub mask: Tensor,
-    /// Number of notes of the batch before these: 0 unless they are those of a [`Share`](crate::nn::Share).
+    /// Number of notes of the batch before these: 0 unless they belong to a [`Share`](crate::nn::Share).
     pub first: usize,
 }
 
@@ -98,7 +101,7 @@ pub struct MusicModel {
     input: Embedding,
     recurrent: Recurrent,
     output: Linear,
-    /// Of an autoregressive model: the vectors of what is already chosen, and the layer that joins them with the state.
+    /// An autoregressive model's embedding of the notes already chosen, and the layer that projects the state.
     notes: Option<(Embedding, Linear)>,
     input_dropout: Dropout,
     hidden_dropout: Dropout,
@@ -106,9 +109,11 @@ pub struct MusicModel {
 }
 
 impl MusicModel {
-    /// Creates the model with the parameters of `vb`: `input.weight` `(features, embedding)`, the parameters of a [`Recurrent`]
-    /// network under `recurrent`, and `output.{weight,bias}`. An autoregressive model also has `notes.weight` `(features,
-    /// units)` and `state.{weight,bias}`.
+    /// Creates the model with the parameters of `vb`.
+    ///
+    /// They are `input.weight` `(features, embedding)`, the parameters of a [`Recurrent`] network under `recurrent`,
+    /// and `output.{weight,bias}`. An autoregressive model also has `notes.weight` `(features, units)` and
+    /// `state.{weight,bias}`.
     ///
     /// # Errors
     /// Fails if `vb` holds a parameter in another shape.
@@ -153,11 +158,13 @@ impl MusicModel {
         self.output.weight()
     }
 
-    /// Hidden states `(rows, hidden)` before each of the `steps`, one list of features per row, packed as `pieces` describe,
-    /// and the state after the last steps.
+    /// Computes the hidden states `(rows, hidden)` before each of the `steps`.
+    ///
+    /// `steps` has one list of features per row, packed as `pieces` describes. Also returns the state after the last
+    /// steps.
     ///
     /// # Errors
-    /// Fails if a feature is not below their number, or the shapes do not agree.
+    /// Fails if a feature index is out of range, or the shapes do not agree.
     pub fn states(
         &self,
         steps: &Bags,
@@ -182,7 +189,9 @@ impl MusicModel {
         }
     }
 
-    /// Logits `(notes, classes)` of an autoregressive model, from the hidden states `(rows, hidden)` of the steps.
+    /// Computes logits `(notes, classes)` of an autoregressive model from the hidden states.
+    ///
+    /// `states` `(rows, hidden)` has a row per step.
     ///
     /// # Errors
     /// Fails if the model is independent, or the shapes do not agree.
@@ -198,16 +207,16 @@ impl MusicModel {
 
     /// The mean loss of an independent model, in nats per step: the cross-entropies of all keys.
     ///
-    /// `signs` `(rows, keys)` is 1 for a logit that should be large, -1 for one that should be small, and 0 for one that does
-    /// not count.
+    /// `signs` `(rows, keys)` is 1 for a logit that should be large, -1 for one that should be small, and 0 for one
+    /// that is ignored.
     ///
     /// # Errors
     /// Fails if the model is autoregressive, or the shapes do not agree.
     pub fn key_loss(&self, states: &Tensor, signs: &Tensor) -> Result<Tensor> {
         let logits = self.key_logits(states)?;
         let (rows, keys) = logits.dims2()?;
-        // The loss of a logit x with sign s is softplus(-s x), which is what the loss of a class computes: with the same
-        // sign for the target, the first key, and with the other sign for all others. A logit that does not count adds ln 2.
+        // The loss of a logit x with sign s is softplus(-s x). The sigmoid cross-entropy computes it, with the
+        // same sign for the target, the first key, and the opposite sign for all others. An ignored logit adds ln 2.
         let flips: Vec<f64> = (0..keys).map(|key| if key == 0 { 1.0 } else { -1.0 }).collect();
         let flips = Tensor::new(flips, &Device::Cpu)?.to_dtype(signs.dtype())?.to_device(signs.device())?;
         let targets = Tensor::zeros(rows, DType::U32, logits.device())?;
@@ -217,8 +226,9 @@ impl MusicModel {
         loss.affine(1.0, -ignored / rows as f64 * std::f64::consts::LN_2)
     }
 
-    /// The mean loss of an autoregressive model, in nats per step: the cross-entropies of all notes with their `classes`, u32
-    /// `(notes)`.
+    /// The mean loss of an autoregressive model, in nats per step.
+    ///
+    /// Sums the cross-entropies of all notes of a step with their `classes` `(notes)`, u32.
     ///
     /// # Errors
     /// Fails if the model is independent, or the shapes do not agree.

@@ -1,6 +1,6 @@
 //! Deep residual networks (He et al. 2015, arXiv:1512.03385), with the parameter names of torchvision.
 //!
-//! [`Config::cifar`] gives the networks of 6n+2 layers for CIFAR-10, [`Config::imagenet`] those for ImageNet.
+//! [`Config::cifar`] gives the networks of 6n+2 layers for CIFAR-10, [`Config::imagenet`] the networks for ImageNet.
 
 use super::ImageModel;
 use crate::nn::{
@@ -30,7 +30,8 @@ pub enum Block {
     Basic,
     /// 1x1, 3x3 and 1x1 convolutions, the last with four times the channels of the others (figure 5).
     ///
-    /// If the block halves the image, the 3x3 convolution has stride 2, as in torchvision; in the paper it is the first.
+    /// If the block halves the image, the 3x3 convolution has stride 2, as in torchvision; in the paper the first one
+    /// has.
     Bottleneck,
 }
 
@@ -123,7 +124,7 @@ impl ResNet {
     /// Fails if a size is 0 or too large, or `vb` holds a parameter in another shape.
     pub fn new(config: &Config, vb: VarBuilder) -> Result<Self> {
         let &Config { channels, stem, block, shortcut, width, ref blocks, classes } = config;
-        // At least the channels of the last stage, including those of a bottleneck.
+        // At least the channels of the last stage, also of bottleneck blocks.
         let widest = u32::try_from(blocks.len())
             .ok()
             .and_then(|stages| 2usize.checked_pow(stages)?.checked_mul(4)?.checked_mul(width));

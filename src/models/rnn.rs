@@ -1,5 +1,6 @@
-//! Sentence classification with a recurrent network: the words' embeddings go through the network, and its pooled hidden
-//! states through a linear layer.
+//! Sentence classification with a recurrent network.
+//!
+//! The network reads the words' embeddings, and a linear layer maps its pooled hidden states to classes.
 
 use crate::nn::{
     Dropout, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, SentenceModel,
@@ -51,8 +52,10 @@ pub struct Rnn {
 }
 
 impl Rnn {
-    /// Creates the model with the parameters of `vb`: `embedding.weight`, the parameters of a [`Recurrent`] network under
-    /// `recurrent`, and `output.{weight,bias}`.
+    /// Creates the model with the parameters of `vb`.
+    ///
+    /// They are `embedding.weight`, the parameters of a [`Recurrent`] network under `recurrent`, and
+    /// `output.{weight,bias}`.
     ///
     /// # Errors
     /// Fails if `vb` holds a parameter in another shape.

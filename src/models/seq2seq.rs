@@ -1,5 +1,7 @@
-//! An encoder-decoder that translates one sequence into another (Sutskever, Vinyals and Le 2014, arXiv:1409.3215; Cho et al.
-//! 2014, arXiv:1406.1078), with attention (Bahdanau et al. 2015, arXiv:1409.0473; Luong et al. 2015, arXiv:1508.04025).
+//! An encoder-decoder that translates one sequence into another, with or without attention.
+//!
+//! Sutskever, Vinyals and Le 2014, arXiv:1409.3215; Cho et al. 2014, arXiv:1406.1078. Attention: Bahdanau et al. 2015,
+//! arXiv:1409.0473; Luong et al. 2015, arXiv:1508.04025.
 
 pub use crate::nn::Attention;
 
@@ -39,16 +41,16 @@ pub struct Config {
     ///
     /// The decoder then advances token by token in training, too, which is slower.
     pub input_feeding: bool,
-    /// Dropout probability of the embeddings, between layers, and of the vector that the output layer reads.
+    /// Dropout probability of the embeddings, between layers, and of the output layer's input.
     pub dropout: f32,
 }
 
 /// An encoder-decoder.
 ///
-/// The encoder reads the source. Its final state, through a tanh layer if there are two directions, is the initial state of
-/// the decoder, which predicts the target token by token. With attention, the decoder's state h and the context c, a weighted
-/// sum of the encoder's outputs, become the attentional vector `tanh(W [c; h])` (Luong et al. 2015, eq. 5), from which the
-/// output layer predicts the next token; without, the output layer reads h.
+/// The encoder reads the source. Its final state, through a tanh layer if there are two directions, is the initial
+/// state of the decoder, which predicts the target token by token. With attention, the decoder's state h and the
+/// context c, a weighted sum of the encoder's outputs, become the attentional vector `tanh(W [c; h])` (Luong et al.
+/// 2015, eq. 5), from which the output layer predicts the next token. Without attention, the output layer reads h.
 ///
 /// # Parameters
 ///
@@ -110,13 +112,13 @@ impl PackedTokens {
     }
 }
 
-/// What the decoder knows of a batch of sources.
+/// The encoder's results for a batch of sources, which the decoder reads.
 #[derive(Clone)]
 pub struct Encoded {
     /// The decoder's initial state.
     state: RecurrentState,
     memory: Option<AttentionMemory>,
-    /// The output layer for [`Seq2Seq::step`], once that has needed it.
+    /// The output layer for [`Seq2Seq::step`], prepared at its first use.
     output: OnceLock<PreparedLinear>,
 }
 
@@ -231,9 +233,10 @@ impl Seq2Seq {
 
     /// Logits `(rows, target_vocabulary)` of the token that follows each target token.
     ///
-    /// `targets` are what the decoder reads, one target per source. In training, each token but the first of its target is
-    /// replaced with probability `1 - forcing` by the token that the model finds most probable there (scheduled sampling,
-    /// Bengio et al. 2015); with 1, and in evaluation, the decoder reads the targets as they are (teacher forcing).
+    /// `targets` are the tokens that the decoder reads, one sequence per source. In training, each token but the first
+    /// of its target is replaced with probability `1 - forcing` by the token that the model finds most probable there
+    /// (scheduled sampling, Bengio et al. 2015). If `forcing` is 1, and in evaluation, the decoder reads the targets
+    /// unchanged (teacher forcing).
     ///
     /// # Errors
     /// Fails if `forcing` is not from 0 to 1, an id is outside its vocabulary, or there is not one target per source.
@@ -247,8 +250,9 @@ impl Seq2Seq {
         self.decode(sources, targets, forcing, mode)?.apply(&self.output)
     }
 
-    /// The mean loss of the tokens `next` `(rows)`, u32, which follow the target tokens: the softmax cross-entropy of
-    /// [`forward`](Self::forward), with label smoothing.
+    /// The mean loss of the tokens `next` `(rows)`, u32, which follow the target tokens.
+    ///
+    /// This is the softmax cross-entropy of [`forward`](Self::forward), with label smoothing.
     ///
     /// # Errors
     /// Fails if [`forward`](Self::forward) or [`softmax_cross_entropy`](crate::ops::softmax_cross_entropy) would.
@@ -295,7 +299,9 @@ impl Seq2Seq {
         })
     }
 
-    /// Reads one target token per row of `state`, `ids` `(rows)`, and predicts the next one; the logits have no gradient.
+    /// Reads one target token per row of `state`, `ids` `(rows)`, and predicts the next one.
+    ///
+    /// The logits have no gradient.
     ///
     /// # Errors
     /// Fails if an id is outside the target vocabulary, or there is not one per row.
@@ -333,7 +339,7 @@ impl Seq2Seq {
             Mode::Train { seed, epoch, step, .. } if forcing < 1.0 => {
                 let mut rng = rng::stream(seed, &format!("scheduled_sampling/epoch {epoch}/step {step}"));
                 let row = |row| targets.sequences.row_in_batch(row);
-                // One draw per row of the whole batch, up to the last row here.
+                // Make one draw per row of the whole batch, up to the last row here.
                 let draws = 0..=row(targets.sequences.rows() - 1);
                 let forced: Vec<bool> = draws.map(|_| rng.random::<f64>() < forcing).collect();
                 self.decode_by_steps(&encoded, targets, |at| forced[row(at)], mode)
@@ -352,7 +358,9 @@ impl Seq2Seq {
         self.output_dropout.forward_packed(&hs, &targets.sequences, mode)
     }
 
-    /// Reads the targets token by token; a row that is not `forced` reads the model's own prediction instead.
+    /// Reads the targets token by token.
+    ///
+    /// A row that is not `forced` reads the model's own prediction instead.
     fn decode_by_steps(
         &self,
         encoded: &Encoded,
@@ -366,7 +374,7 @@ impl Seq2Seq {
         let mut state = self.start(encoded)?.select(&longest_first)?;
         let mut vectors: Vec<Tensor> = vec![];
         for step in 0..targets.sequences.steps() {
-            // Longer targets come first in each step, so those that go on are the first rows of the state.
+            // Longer targets come first in each step, so the targets that continue are the first rows of the state.
             let (count, start) = targets.sequences.step(step);
             if let Some(last) = vectors.last() {
                 let free: Vec<u32> = (0..count as u32).filter(|&i| !forced(start + i as usize)).collect();
@@ -395,8 +403,10 @@ impl Seq2Seq {
         })
     }
 
-    /// Reads the embeddings `xs` `(rows, embedding)` of one token per row, packed as `single` describes; returns what the
-    /// output layer reads, the next state, and the attention weights.
+    /// Advances the decoder by one token per row.
+    ///
+    /// Reads the embeddings `xs` `(rows, embedding)`, packed as `single` describes. Returns the output layer's input,
+    /// the next state, and the attention weights.
     fn advance(
         &self,
         encoded: &Encoded,
@@ -421,7 +431,9 @@ impl Seq2Seq {
         Ok((hs, DecoderState { recurrent, fed, sources: state.sources.clone() }, weights))
     }
 
-    /// The attentional vectors `(rows, hidden)` of the decoder's states `hs`, with attention; the states without.
+    /// Computes the output layer's input: attentional vectors `(rows, hidden)`, or `hs` without attention.
+    ///
+    /// `hs` are the states of the decoder.
     fn attend(&self, encoded: &Encoded, hs: &Tensor, sources: QueryRows) -> Result<(Tensor, Option<Tensor>)> {
         let (Some((attention, combine)), Some(memory)) = (&self.attention, &encoded.memory) else {
             return Ok((hs.clone(), None));

@@ -1,5 +1,6 @@
-//! Sentence classification with a convolutional network: filters over windows of words, and the maximum response of each
-//! over the sentence (Kim 2014, arXiv:1408.5882, figure 1).
+//! Sentence classification with a convolutional network (Kim 2014, arXiv:1408.5882, figure 1).
+//!
+//! Filters slide over windows of words, and each contributes its maximum response over the sentence.
 
 use crate::nn::{
     Attribution, ConvMaxOverTime, Dropout, Embedding, Linear, Mode, PackedSequences, SentenceModel,
@@ -110,7 +111,9 @@ impl SentenceModel for TextCnn {
         &self.embedding
     }
 
-    /// The contribution of each window in which a filter has its maximum, summed over filters with the same window.
+    /// The contribution of each window in which a filter has its maximum.
+    ///
+    /// The contributions of filters with the same window are summed.
     fn attributions(
         &self,
         words: &Tensor,

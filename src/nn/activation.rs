@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 pub use candle_nn::activation::{PReLU, prelu};
 
-/// An element-wise nonlinearity: those of candle_nn, and the hyperbolic tangent.
+/// An element-wise nonlinearity: one of candle_nn's, or the hyperbolic tangent.
 ///
-/// As text it has candle_nn's names, which are those of the Hugging Face configurations.
+/// As text it has candle_nn's names, which Hugging Face configurations use too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Activation {

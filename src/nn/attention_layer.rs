@@ -7,8 +7,9 @@ use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// How a decoder attends to the outputs of the encoder: the score of a query q, a decoder state, and a value s, an encoder
-/// output.
+/// How a decoder attends to the outputs of the encoder.
+///
+/// The variants differ in the score of a query q, a decoder state, and a value s, an encoder output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
@@ -34,7 +35,9 @@ pub struct AttentionLayer {
     v: Option<Linear>,
 }
 
-/// Creates an attention layer for `queries` and `values` of these sizes; `None` for [`Attention::None`].
+/// Creates an attention layer for `queries` and `values` of these sizes.
+///
+/// Returns `None` for [`Attention::None`].
 ///
 /// Parameters in `vb`, with PyTorch's initial values for linear layers without a bias:
 ///
@@ -92,11 +95,11 @@ impl AttentionLayer {
         Ok(AttentionMemory { keys, values: values.clone(), sentences: sentences.clone() })
     }
 
-    /// Computes the context of each of the `queries` `(rows, size)`, with the query behind it, and its attention weights.
+    /// Computes the context of each of the `queries` `(rows, size)`, and the attention weights.
     ///
-    /// `rows` tells which sentence of the memory each query attends to. The result `[c; q]` is `(rows, values + size)`
-    /// (Luong et al. 2015, eq. 5). The weights `(rows, length)` have a column per element of the longest sentence, zero beyond
-    /// the end of a shorter one; they have no gradient.
+    /// `rows` tells which sentence of the memory each query attends to. The result `[c; q]` `(rows, values + size)` is
+    /// the context followed by the query (Luong et al. 2015, eq. 5). The weights `(rows, length)` have a column per
+    /// element of the longest sentence, zero beyond the end of a shorter one; they have no gradient.
     ///
     /// # Errors
     /// Fails if the shapes do not fit, or a sentence is not in the memory.

@@ -14,7 +14,7 @@ pub use candle_nn::batch_norm::BatchNormConfig;
 /// normalises with the running averages.
 ///
 /// If several processes train together, each normalises its share of a batch with the share's own statistics, or inside
-/// [`together`](processes::together) with those of the whole batch.
+/// [`together`](processes::together) with the statistics of the whole batch.
 #[derive(Debug, Clone)]
 pub struct BatchNorm {
     candle: candle_nn::BatchNorm,
@@ -38,7 +38,7 @@ impl BatchNorm {
     /// Names of the tensors that are saved with the parameters but not learned.
     pub const BUFFERS: [&str; 2] = ["running_mean", "running_var"];
 
-    /// Whether `name` is that of a [buffer](Self::BUFFERS), at any path.
+    /// Whether `name` names a [buffer](Self::BUFFERS), at any path.
     pub(crate) fn is_buffer(name: &str) -> bool {
         Self::BUFFERS.iter().any(|buffer| name.ends_with(buffer))
     }
@@ -71,7 +71,9 @@ impl BatchNorm {
         candle_nn::BatchNorm::new_no_bias(channels, running_mean, running_var, epsilon).map(Self::from)
     }
 
-    /// Creates a layer with another momentum: the share of a batch in the running averages; see [`new`](Self::new).
+    /// Creates a layer with another momentum; see [`new`](Self::new).
+    ///
+    /// The momentum is the weight of a batch in the running averages.
     ///
     /// # Errors
     /// Fails if [`new`](Self::new) would, or the momentum is not from 0 to 1.
@@ -123,7 +125,7 @@ impl BatchNorm {
         self.candle.weight_and_bias()
     }
 
-    /// The share of a batch in the running averages.
+    /// The weight of a batch in the running averages.
     pub fn momentum(&self) -> f64 {
         self.candle.momentum()
     }

@@ -1,4 +1,4 @@
-//! What all convolutions share.
+//! The code that all convolution layers share.
 
 use candle_core::{Result, bail};
 

@@ -4,17 +4,18 @@ use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use std::sync::Arc;
 
-/// Filters over windows of words, each reduced to its largest response per sentence, then a ReLU (Kim 2014).
+/// Filters over windows of words, max-pooled over time, then a ReLU (Kim 2014).
 #[derive(Debug, Clone)]
 pub struct ConvMaxOverTime {
     filters: Vec<ConvFilters>,
     padding: usize,
 }
 
-/// Creates `filters` filters per width, each over a window of that many words, with PyTorch's initial values.
+/// Creates `filters` filters per width with PyTorch's initial values.
 ///
-/// Parameters in `vb` for the k-th width: `k.weight` `(filters, features, width)` and `k.bias` `(filters)`. Sentences
-/// are padded with zeros at both ends, so that each word takes every place in a window.
+/// A filter covers a window of `width` words. Parameters in `vb` for the k-th width: `k.weight` `(filters, features,
+/// width)` and `k.bias` `(filters)`. Sentences are padded with zeros at both ends, so that each word takes every place
+/// in a window.
 ///
 /// # Errors
 /// Fails if there are no widths or no filters, a width is 0, a size is too large, or `vb` holds a parameter in another
@@ -54,8 +55,9 @@ impl ConvMaxOverTime {
         ops::relu(&ops::conv_max_over_time(words, sentences, &self.filters, self.padding)?)
     }
 
-    /// Finds where each filter responds most in each sentence: the index of its window's first word, which is negative
-    /// if the window begins in the padding.
+    /// Finds the window of each sentence to which each filter responds most.
+    ///
+    /// A window is given by the index of its first word, which is negative if the window begins in the padding.
     ///
     /// # Errors
     /// Fails if [`forward`](Self::forward) would.

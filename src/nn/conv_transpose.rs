@@ -8,12 +8,12 @@ use candle_nn::VarBuilder;
 use candle_nn::conv::{ConvTranspose1dConfig, ConvTranspose2dConfig};
 
 layer! {
-    /// A transposed 1-d convolution (deconvolution): the gradient of a convolution with respect to its input.
+    /// A transposed 1-d convolution (deconvolution), the input gradient of a convolution.
     ConvTranspose1d, ConvTranspose1dConfig, "(inputs, outputs / groups, kernel)"
 }
 
 layer! {
-    /// A transposed 2-d convolution (deconvolution): the gradient of a convolution with respect to its input.
+    /// A transposed 2-d convolution (deconvolution), the input gradient of a convolution.
     ConvTranspose2d, ConvTranspose2dConfig, "(inputs, outputs, height, width)"
 }
 

@@ -31,7 +31,9 @@ pub fn embedding_with(rows: usize, size: usize, init: candle_nn::Init, vb: VarBu
     Ok(Embedding::new(vb.get_with_hints((rows, size), "weight", init)?, size))
 }
 
-/// Initial values of word vectors, uniform within ±0.25 (Kim 2014): small, so that rare words have little influence.
+/// Initial values of word vectors: uniform within ±0.25 (Kim 2014).
+///
+/// They are small, so that rare words have little influence.
 pub const WORD_VECTOR_INIT: candle_nn::Init = candle_nn::Init::Uniform { lo: -0.25, up: 0.25 };
 
 impl Embedding {
@@ -50,7 +52,9 @@ impl Embedding {
         self.hidden_size
     }
 
-    /// Finds the `count` nearest neighbours of `id` by cosine among the first `rows` rows, each with its cosine.
+    /// Finds the `count` nearest neighbours of `id` by cosine similarity, each with its cosine.
+    ///
+    /// Only the first `rows` rows of the table are searched.
     ///
     /// # Errors
     /// Fails if the table has fewer than `rows` rows, or `id` is not among them.
@@ -65,7 +69,9 @@ impl Embedding {
         Ok(ranked)
     }
 
-    /// Averages the vectors of each sequence, `(batch, size)`, given u32 `ids` `(rows)` (PyTorch's `EmbeddingBag`).
+    /// Averages the vectors of each sequence (PyTorch's `EmbeddingBag`).
+    ///
+    /// Maps u32 `ids` `(rows)` to `(batch, size)`.
     ///
     /// # Errors
     /// Fails if an id is outside the table, or there is not exactly one id per element of the sequences.

@@ -5,7 +5,7 @@ use super::layer_norm::normalise_rows;
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
-/// Group normalisation (Wu and He 2018): of each group of channels of each example.
+/// Group normalisation (Wu and He 2018): normalises each group of channels of each example.
 #[derive(Debug, Clone)]
 pub struct GroupNorm {
     weight: Tensor,

@@ -69,16 +69,15 @@ fn normal(stdev: f64) -> candle_nn::Init {
     candle_nn::Init::Randn { mean: 0.0, stdev }
 }
 
-/// Returns a builder that creates missing parameters in `vars`, with initial values drawn from `seed` and the
-/// parameter's full name.
+/// Returns a builder that creates missing parameters in `vars` with reproducible initial values.
 ///
-/// Unlike candle's `VarBuilder::from_varmap`, its values are reproducible on the CPU. The builder refuses shapes that
-/// are too large for the memory.
+/// Each value is a function of `seed` and the parameter's full name. Unlike candle's `VarBuilder::from_varmap`, the
+/// values are reproducible on the CPU. The builder refuses shapes that are too large for the memory.
 pub fn seeded_var_builder(vars: &VarMap, seed: u64, dtype: DType, device: &Device) -> VarBuilder<'static> {
     VarBuilder::from_backend(Box::new(Seeded { vars: vars.clone(), seed }), dtype, device.clone())
 }
 
-/// Returns the number of elements of all parameters that `build` asks for, without memory for them.
+/// Counts the elements of all parameters that `build` asks for, without allocating them.
 ///
 /// # Errors
 /// Fails if `build` does.
@@ -101,7 +100,7 @@ impl SimpleBackend for Counting {
         device: &Device,
     ) -> Result<Tensor> {
         let elements = shape.dims().iter().fold(1, |count: u64, &dim| count.saturating_mul(dim as u64));
-        // No other thread counts along.
+        // No other thread counts.
         self.0.store(self.0.load(Ordering::Relaxed).saturating_add(elements), Ordering::Relaxed);
         Tensor::zeros((), dtype, device)?.broadcast_as(shape)
     }
@@ -111,7 +110,7 @@ impl SimpleBackend for Counting {
     }
 
     fn contains_tensor(&self, _: &str) -> bool {
-        // So that nobody writes initial values.
+        // Keeps anyone from writing initial values.
         true
     }
 }
@@ -152,7 +151,7 @@ impl SimpleBackend for Seeded {
     }
 }
 
-/// Draws the values of a parameter, on the host and in f64: f32 and f64 models, CPU and GPU start alike.
+/// Draws the values of a parameter on the host in f64, so that f32 and f64, CPU and GPU agree.
 fn draw(init: candle_nn::Init, shape: &Shape, seed: u64, name: &str) -> Result<Vec<f64>> {
     let mut rng = rng::stream(seed, &format!("init/{name}"));
     let mut values = Vec::new();

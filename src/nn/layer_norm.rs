@@ -7,9 +7,9 @@ use candle_nn::VarBuilder;
 
 pub use candle_nn::layer_norm::LayerNormConfig;
 
-/// Layer normalisation (Ba et al. 2016): of each vector along the last dimension.
+/// Layer normalisation (Ba et al. 2016): normalises each vector along the last dimension.
 ///
-/// candle_nn's layer passes no gradient on; this one does.
+/// candle_nn's layer blocks the gradient; this one passes it on.
 #[derive(Debug, Clone)]
 pub struct LayerNorm(candle_nn::LayerNorm);
 
@@ -43,7 +43,7 @@ impl LayerNorm {
         Self(candle_nn::LayerNorm::new_no_bias(weight, epsilon))
     }
 
-    /// Creates a layer that leaves the mean and divides by the root of the mean square, like [`RmsNorm`].
+    /// Creates a layer that keeps the mean and divides by the root mean square, like [`RmsNorm`].
     pub fn rms_norm(weight: Tensor, epsilon: f64) -> Self {
         Self(candle_nn::LayerNorm::rms_norm(weight, epsilon))
     }
@@ -74,7 +74,7 @@ impl Module for LayerNorm {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let tracks = [Some(xs), Some(self.weight()), self.bias()].into_iter().flatten().any(Tensor::track_op);
         match self.bias() {
-            // Without the mean candle composes the layer of operations with gradients.
+            // Without the mean, candle builds the layer from operations that have gradients.
             _ if !self.remove_mean() => self.0.forward(xs),
             bias if is_native(xs) => {
                 let ys = normalise_rows(xs, xs.dims().last().copied().unwrap_or(1), self.eps())?;
@@ -102,9 +102,9 @@ pub(super) fn normalise_rows(xs: &Tensor, size: usize, epsilon: f64) -> Result<T
     ops::reshape(&ys, xs.shape())
 }
 
-/// Divides each vector along the last dimension by the root of its mean square (Zhang and Sennrich 2019).
+/// Divides each vector along the last dimension by its root mean square (Zhang and Sennrich 2019).
 ///
-/// candle_nn's layer passes no gradient on; this one does.
+/// candle_nn's layer blocks the gradient; this one passes it on.
 #[derive(Debug, Clone)]
 pub struct RmsNorm(LayerNorm);
 
@@ -152,7 +152,7 @@ impl Module for RmsNorm {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         match xs.track_op() || self.weight().track_op() || xs.dtype() == DType::F64 {
             true => self.0.forward(xs),
-            // Without gradients candle has one operation, except in f64.
+            // Without gradients, candle has one operation, except in f64.
             false => candle_nn::RmsNorm::new(self.weight().clone(), self.eps()).forward(xs),
         }
     }

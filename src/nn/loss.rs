@@ -7,9 +7,10 @@ use candle_core::{DType, Result, Tensor};
 
 pub use candle_nn::loss::*;
 
-/// The mean of `-ln softmax(logits)[target]`, from logits `(batch, classes)` and integer targets `(batch)`.
+/// The mean of `-ln softmax(logits)[target]`.
 ///
-/// See [`ops::softmax_cross_entropy`] for label smoothing.
+/// Takes logits `(batch, classes)` and integer targets `(batch)`. See [`ops::softmax_cross_entropy`] for label
+/// smoothing.
 ///
 /// # Errors
 /// Fails if the shapes do not fit, the batch is empty or, on the CPU, a target is not below the number of classes.
@@ -20,7 +21,7 @@ pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The mean binary cross-entropy of `sigmoid(logits)`, from logits and targets of the same shape, the targets from 0 to 1.
+/// The mean binary cross-entropy of `sigmoid(logits)` with targets from 0 to 1 of the same shape.
 ///
 /// It is accurate for logits of any size; candle_nn's is infinite or NaN beyond about ±17 in f32.
 ///

@@ -154,14 +154,14 @@ impl Mode {
     }
 }
 
-/// Whether the operations of this crate take tensors of this type; candle's layers do the work for all others.
+/// Whether this crate's operations support the tensor's type. Candle's layers handle all others.
 fn is_native(xs: &Tensor) -> bool {
     matches!(xs.dtype(), DType::F32 | DType::F64)
 }
 
 /// A classifier: maps a batch to one row of logits per example.
 pub trait Model {
-    /// Computes logits `(batch, classes)` of `xs` `(batch, ..)`; the model defines the shape of an example.
+    /// Computes logits `(batch, classes)` of `xs` `(batch, ..)`. The model defines the shape of an example.
     ///
     /// # Errors
     /// Fails if `xs` does not fit the model.
@@ -170,7 +170,9 @@ pub trait Model {
 
 /// A model of sentences: classifies whole sentences, or tags each of their words.
 pub trait SentenceModel {
-    /// Computes logits, one row per sentence or per word, of the u32 word ids `words` `(rows)`, which `sentences` packs.
+    /// Computes logits, one row per sentence or per word.
+    ///
+    /// `words` `(rows)` holds u32 word ids, packed as `sentences` describes.
     ///
     /// # Errors
     /// Fails if an id is outside the vocabulary, or shapes do not fit.
@@ -197,6 +199,6 @@ pub trait SentenceModel {
 pub struct Attribution {
     /// Indices of the words in the sentence.
     pub words: Range<usize>,
-    /// What they add to the logit of each class.
+    /// The amount that they add to the logit of each class.
     pub logits: Vec<f32>,
 }

@@ -1,7 +1,7 @@
-//! Functions that candle_nn has in its module of this name.
+//! The functions of candle_nn's module `ops`.
 //!
-//! candle_nn's `layer_norm`, `rms_norm` and `softmax_last_dim` pass no gradient on; these do. Without gradients, candle's own
-//! are used.
+//! candle_nn's `layer_norm`, `rms_norm` and `softmax_last_dim` block the gradient; these pass it on. Without gradients,
+//! candle's own are used.
 
 use super::dropout::masked;
 use super::is_native;
@@ -43,7 +43,9 @@ pub fn softmax_last_dim(xs: &Tensor) -> Result<Tensor> {
     if xs.track_op() { softmax(xs, D::Minus1) } else { candle_nn::ops::softmax_last_dim(xs) }
 }
 
-/// Layer normalisation of `xs` `(.., size)` with `weight` and `bias` `(size)`; see [`LayerNorm`](super::LayerNorm).
+/// Normalises the vectors of `xs` `(.., size)`; see [`LayerNorm`](super::LayerNorm).
+///
+/// `weight` and `bias` are `(size)`.
 ///
 /// # Errors
 /// Fails if the sizes differ.
@@ -51,7 +53,9 @@ pub fn layer_norm(xs: &Tensor, weight: &Tensor, bias: &Tensor, epsilon: f32) -> 
     candle_core::Module::forward(&super::LayerNorm::new(weight.clone(), bias.clone(), f64::from(epsilon)), xs)
 }
 
-/// RMS normalisation of `xs` `(.., size)` with `weight` `(size)`; see [`RmsNorm`](super::RmsNorm).
+/// Divides the vectors of `xs` `(.., size)` by their root mean square; see [`RmsNorm`](super::RmsNorm).
+///
+/// `weight` is `(size)`.
 ///
 /// # Errors
 /// Fails if the sizes differ.
@@ -61,7 +65,7 @@ pub fn rms_norm(xs: &Tensor, weight: &Tensor, epsilon: f32) -> Result<Tensor> {
 
 /// Zeroes each element with a `probability` and scales up the rest; see [`Dropout`].
 ///
-/// The mask is a function of the number of calls before in the process.
+/// The mask is a function of the number of earlier calls in the process.
 ///
 /// # Errors
 /// Fails if the probability is not from 0 to 1.

@@ -8,7 +8,7 @@ use std::fmt;
 
 pub use candle_nn::optim::{Optimizer, ParamsAdamW};
 
-/// The method of this crate on a list of variables.
+/// An optimizer of this crate with `method`, on a list of variables.
 fn optimizer(method: impl Into<Method>, vars: &[Var]) -> Result<optim::Optimizer> {
     let map = VarMap::new();
     {

@@ -3,7 +3,7 @@ use crate::ops::{self, Pool2dConfig};
 use candle_core::ToUsize2;
 use candle_core::{Module, Result, Tensor};
 
-/// The largest value of each window of `size`, as `Tensor::max_pool2d`, with the right gradient.
+/// The largest value of each window of `size`, like `Tensor::max_pool2d`, with a correct gradient.
 ///
 /// `(batch, channels, height, width)` to `(batch, channels, height / size, width / size)`.
 ///
@@ -26,7 +26,9 @@ pub fn max_pool2d_with_stride<T: ToUsize2>(xs: &Tensor, size: T, stride: T) -> R
     }
 }
 
-/// The mean of each window of `size`, as `Tensor::avg_pool2d`, with a gradient for images of any size; see [`max_pool2d`].
+/// The mean of each window of `size`, like `Tensor::avg_pool2d`; see [`max_pool2d`].
+///
+/// It has a gradient for images of any size.
 ///
 /// # Errors
 /// Fails if [`max_pool2d`] would.
@@ -58,7 +60,7 @@ pub enum Pooling {
     L2,
 }
 
-/// A 2-d pooling layer. It stands in for candle's `max_pool2d`, whose gradient is wrong.
+/// A 2-d pooling layer. It replaces candle's `max_pool2d`, whose gradient is wrong.
 #[derive(Debug, Clone, Copy)]
 pub struct Pool2d {
     /// The function of each window.

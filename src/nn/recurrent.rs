@@ -18,10 +18,10 @@ pub struct RecurrentConfig {
     pub hidden: usize,
     /// Number of layers, each reading the output of the one below: PyTorch's `num_layers`.
     pub layers: usize,
-    /// Whether each layer has a second set of units that reads the sequences from their last element to their first.
+    /// Whether each layer also reads the sequences from their last element to their first.
     ///
-    /// The outputs of both directions are concatenated, so that a layer's output, and the input of the layer above, has
-    /// `2 * hidden` features.
+    /// A second set of units does so. The outputs of both directions are concatenated, so that a layer's output, and
+    /// the input of the layer above, has `2 * hidden` features.
     pub bidirectional: bool,
     /// Probability with which an element of a layer's output is dropped in training.
     ///
@@ -54,10 +54,10 @@ pub struct RecurrentConfig {
 /// same shape. Layers follow each other, and within a layer the forward direction comes first. Sequences are in the order of
 /// the batch, not of the packed rows.
 ///
-/// Each forward pass starts from a state, zero if none is given, and also returns the final state: in the forward direction
-/// after each sequence's own last element, in the backward direction after its first. A unidirectional network can read a
-/// long text in windows that pass the state on. [`RecurrentState::detach`] then stops gradients between the windows
-/// (truncated back-propagation through time).
+/// Each forward pass starts from a state, zero if none is given, and also returns the final state. The forward
+/// direction ends after each sequence's own last element, the backward direction after its first. A unidirectional
+/// network can read a long text in windows that pass the state on. [`RecurrentState::detach`] then stops gradients
+/// between the windows (truncated back-propagation through time).
 ///
 /// # Parameters
 ///
@@ -215,8 +215,9 @@ impl Recurrent {
         })
     }
 
-    /// Multiplies the embedding table `(tokens, features)` by the first layer's input weights, for
-    /// [`forward_tokens`](Self::forward_tokens).
+    /// Multiplies the embedding table `(tokens, features)` by the first layer's input weights.
+    ///
+    /// [`forward_tokens`](Self::forward_tokens) uses the result.
     ///
     /// # Errors
     /// Fails if the table has a different number of features.
@@ -228,10 +229,11 @@ impl Recurrent {
         Ok(TokenProjection(self.layers[0].iter().map(project).collect::<Result<_>>()?))
     }
 
-    /// Runs the network over tokens `ids` `(rows)`, u32: the same as [`forward`](Self::forward) on their embeddings.
+    /// Runs the network over tokens `ids` `(rows)`, u32.
     ///
-    /// It is faster if there are fewer distinct tokens than rows, or if one projection serves several passes.
-    /// A projection holds the weights of its time: project again after each step of the optimizer.
+    /// The result equals [`forward`](Self::forward) on the embeddings. It is faster if there are fewer
+    /// distinct tokens than rows, or if one projection serves several passes. A projection uses the weights at the time
+    /// of its computation, so project again after each step of the optimizer.
     ///
     /// # Errors
     /// Fails if [`forward`](Self::forward) would, or an id is not a row of the embedding table.
@@ -248,8 +250,10 @@ impl Recurrent {
         })
     }
 
-    /// A decoder that reads tokens one by one: the rows of the embedding table `(tokens, features)` go through the network,
-    /// and the last hidden state through `output`.
+    /// Creates a decoder that reads tokens one by one.
+    ///
+    /// The rows of the embedding table `(tokens, features)` go through the network, and the last hidden state through
+    /// `output`.
     ///
     /// # Errors
     /// Fails if the shapes do not agree, or the network is bidirectional.
@@ -296,14 +300,14 @@ impl Recurrent {
     }
 }
 
-/// The embedding table multiplied by the input weights of a network's first layer, once per distinct token.
+/// The embedding table multiplied by the first layer's input weights, once per distinct token.
 ///
 /// [`Recurrent::project_tokens`] computes it. Gradients flow through it to the table and to the input weights.
 #[derive(Debug, Clone)]
 pub struct TokenProjection(Vec<RecurrentWeights>);
 
 impl RecurrentState {
-    /// The same state, without gradients to what it was computed from.
+    /// The same state, detached from the graph that computed it.
     pub fn detach(&self) -> Self {
         Self { hidden: self.hidden.detach(), cell: self.cell.as_ref().map(Tensor::detach) }
     }

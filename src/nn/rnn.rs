@@ -1,5 +1,6 @@
-//! Recurrent layers with candle_nn's interface. [`recurrent`](super::recurrent()) has several layers, both directions and sequences
-//! of different lengths.
+//! Recurrent layers with candle_nn's interface.
+//!
+//! [`recurrent`](super::recurrent()) supports several layers, both directions and sequences of different lengths.
 
 use super::is_native;
 use crate::ops::{self, Cell, PackedSequences, RecurrentState, RecurrentWeights};
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use candle_nn::rnn::{Direction, GRUConfig, GRUState, LSTMConfig, LSTMState, RNN};
 
-/// What an [`LSTM`] and a [`GRU`] share.
+/// The parts that an [`LSTM`] and a [`GRU`] share.
 #[derive(Debug, Clone)]
 struct Layer {
     cell: Cell,
@@ -57,7 +58,7 @@ impl Layer {
         Tensor::zeros((batch, self.hidden), self.weights.hidden.dtype(), self.weights.hidden.device())
     }
 
-    /// A builder that returns the parameters, for candle's layer in types that this crate has no kernels for.
+    /// Returns a builder over the parameters, for candle's layer in types without kernels of this crate.
     fn var_builder(&self) -> VarBuilder<'static> {
         let RecurrentWeights { input, hidden, input_bias, hidden_bias } = &self.weights;
         let mut tensors = HashMap::new();
@@ -113,8 +114,8 @@ impl Layer {
 
     /// Returns the hidden states `(batch, steps, hidden)`, one tensor for each step.
     ///
-    /// For the states of the last sequences this is the output of the operation that made them. Their parts would cost a
-    /// pass over all of them each on the way back.
+    /// For the states of the last sequences this is the output of the operation that computed them. Stacking their
+    /// views would make the backward pass go over all states once per view.
     fn stack(&self, states: Vec<Tensor>) -> Result<Tensor> {
         let same = |last: &mut Sequences| states.iter().map(Tensor::id).eq(last.ids.iter().copied());
         let taken = self.last.lock().unwrap_or_else(PoisonError::into_inner).take_if(same);
@@ -295,7 +296,7 @@ impl RNN for GRU {
     }
 }
 
-/// Takes one step after another over `xs` `(batch, steps, features)`.
+/// Runs the network step by step over `xs` `(batch, steps, features)`.
 fn steps<R: RNN>(rnn: &R, xs: &Tensor, state: &R::State) -> Result<Vec<R::State>> {
     let mut states: Vec<R::State> = vec![];
     for step in 0..xs.dim(1)? {

@@ -1,13 +1,14 @@
 //! Rotary position embeddings (Su et al. 2021).
 //!
-//! candle_nn's functions pass no gradient on; these do. Without gradients, candle's own are used.
+//! candle_nn's functions block the gradient; these pass it on. Without gradients, candle's own are used.
 
 use candle_core::{Result, Tensor};
 
 pub use candle_nn::rotary_emb::*;
 
-/// Rotates pairs of elements that are half the last dimension apart: `xs` `(batch, heads, steps, size)`, `cos` and `sin`
-/// `(steps, size / 2)`.
+/// Rotates pairs of elements that are half the last dimension apart.
+///
+/// `xs` is `(batch, heads, steps, size)`; `cos` and `sin` are `(steps, size / 2)`.
 ///
 /// # Errors
 /// Fails if the shapes do not fit.

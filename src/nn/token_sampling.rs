@@ -7,13 +7,16 @@ use rand::Rng;
 /// [`Default`] samples from the model's own distribution.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// Divides the logits. Below 1 probable tokens become more probable, above 1 less; 0 always chooses the most
-    /// probable token (greedy decoding).
+    /// The divisor of the logits.
+    ///
+    /// Below 1 probable tokens become more probable, above 1 less; 0 always chooses the most probable token (greedy
+    /// decoding).
     pub temperature: f64,
     /// Sample from this number of most probable tokens only; at least one is kept.
     pub top_k: Option<usize>,
-    /// Sample from the smallest set of most probable tokens whose probabilities sum to at least this (nucleus sampling,
-    /// Holtzman et al. 2020). It applies after `top_k`; at least one token is kept.
+    /// Sample from the smallest set of most probable tokens with at least this total probability.
+    ///
+    /// This is nucleus sampling (Holtzman et al. 2020). It applies after `top_k`; at least one token is kept.
     pub top_p: Option<f64>,
 }
 
