@@ -71,7 +71,7 @@ pub(super) fn sum_squares(gradient: &Tensor) -> Result<f64> {
     })
 }
 
-/// Lends the elements of `to`, for writing, and those of `from` to `work`.
+/// Lends the elements of `to`, for writing, and of `from` to `work`.
 ///
 /// Candle gives write access to a tensor's memory only inside an in-place operation.
 fn lend<T: Element>(to: &Tensor, from: &Tensor, work: impl FnOnce(&mut [T], &[T])) -> Result<()> {

@@ -19,7 +19,7 @@ const ROWS: usize = THREADS / 32;
 const STEP: usize = 15;
 const PARAMETER: usize = 12;
 
-/// What a step adds to the record of a training run, in the memory of the GPU.
+/// The data of a step for the record of a training run, in the memory of the GPU.
 pub(super) struct Recorded<'a> {
     pub record: Pointer<f64>,
     pub loss: &'a Tensor,
@@ -29,7 +29,7 @@ pub(super) struct Recorded<'a> {
     pub examples: usize,
 }
 
-/// Returns what runs the kernels for `parameters`, if all are of one type and the kernels can work on them.
+/// Returns the GPU to run the kernels on, if all `parameters` are of one type that the kernels support.
 pub(super) fn of<'a>(parameters: impl Iterator<Item = &'a Parameter>) -> Option<Gpu> {
     let mut parameters = parameters.map(|parameter| parameter.var.as_tensor());
     let first = parameters.next()?;
@@ -39,7 +39,7 @@ pub(super) fn of<'a>(parameters: impl Iterator<Item = &'a Parameter>) -> Option<
     parameters.all(fits).then_some(gpu)
 }
 
-/// Applies `updates`, which are not empty, and returns where the norm of all gradients lies.
+/// Applies `updates`, which are not empty, and returns where the norm of all gradients is stored.
 pub(super) fn update(
     gpu: &Gpu,
     clip: Clip,
@@ -149,7 +149,9 @@ fn describe<T: Stored + cuda::Real>(
     Ok((words, parts))
 }
 
-/// The number of a rule in `optimizer.cu`, and its factors: rate, momentum, kept1, added1, kept2, added2, epsilon.
+/// The number of a rule in `optimizer.cu`, and its factors.
+///
+/// The factors are: rate, momentum, kept1, added1, kept2, added2, epsilon.
 fn rule(rule: &Rule) -> (usize, [f64; 7]) {
     match *rule {
         Rule::Sgd { rate } => (0, [rate, 0., 0., 0., 0., 0., 0.]),

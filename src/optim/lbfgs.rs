@@ -1,4 +1,4 @@
-//! The memory of L-BFGS, and the direction that it gives (Nocedal and Wright 2006, section 7.2).
+//! The history of L-BFGS, and the direction that it gives (Nocedal and Wright 2006, section 7.2).
 
 use crate::kernels::cpu::optimizer::{add_scaled, dot};
 use candle_core::{DType, Device, Result, Tensor};
@@ -9,10 +9,12 @@ pub(super) const STEPS: &str = "old_stps";
 pub(super) const CHANGES: &str = "old_dirs";
 pub(super) const COUNT: &str = "n_iter";
 
-/// Pairs whose product is at or below this do not enter the memory, which keeps the approximated Hessian positive definite.
+/// The smallest product of a step and its gradient change that enters the memory.
+///
+/// A positive bound keeps the approximated Hessian positive definite.
 const MIN_PRODUCT: f64 = 1e-10;
 
-/// The last steps, from which the inverse of the Hessian is approximated.
+/// The last steps, which approximate the inverse of the Hessian.
 #[derive(Debug, Default)]
 pub(super) struct Memory(VecDeque<Pair>);
 
@@ -21,7 +23,7 @@ struct Pair {
     step: Vec<f64>,
     /// The change of the gradient in that step.
     change: Vec<f64>,
-    /// The scalar product of the two.
+    /// The scalar product of step and change.
     product: f64,
 }
 
@@ -36,10 +38,10 @@ impl Memory {
         }
     }
 
-    /// Returns minus the product of the approximated inverse Hessian and `gradient`, by two loops over the memory
-    /// (algorithm 7.4).
+    /// Returns minus the product of the approximated inverse Hessian and `gradient` (algorithm 7.4).
     ///
-    /// Before the memory, the inverse Hessian is a multiple of the identity that fits the last pair (equation 7.20).
+    /// It takes two loops over the memory. The initial inverse Hessian is a multiple of the identity that fits the last
+    /// pair (equation 7.20).
     pub fn direction(&self, gradient: &[f64]) -> Vec<f64> {
         let mut direction: Vec<f64> = gradient.iter().map(|g| -g).collect();
         let mut weights = vec![];

@@ -37,7 +37,7 @@ pub(crate) struct BadStep {
 }
 
 impl Totals {
-    /// The sums that the first steps of an epoch have left.
+    /// The sums after the first steps of an epoch, such as those before a resume.
     pub fn new(loss_sum: f64, norm_sum: f64, largest_norm: f64) -> Self {
         Self { loss_sum, norm_sum, largest_norm, ..Self::default() }
     }
@@ -105,8 +105,8 @@ impl Optimizer {
 
     /// Takes a step like [`recorded_step`](Self::recorded_step) together with other processes.
     ///
-    /// `part` holds the mean loss of this process's share of the batch and a factor, or `None` for an empty share: the losses
-    /// times their factors add up to the loss of the batch. Returns whether a process has set `stops`.
+    /// `part` holds the mean loss of this process's share of the batch and a factor, or `None` for an empty share. The
+    /// losses times their factors add up to the loss of the batch. Returns whether a process has set `stops`.
     ///
     /// Every process records the loss of the whole batch, and updates the parameters with the sum of all gradients.
     pub(crate) fn shared_step(
@@ -146,7 +146,9 @@ impl Optimizer {
         Ok(stops > 0.0)
     }
 
-    /// Takes a step like [`backward_step`](Self::backward_step), and adds the loss and the gradient norm to `ledger`.
+    /// Takes a step like [`backward_step`](Self::backward_step), and records loss and gradient norm.
+    ///
+    /// `ledger` receives both.
     ///
     /// `loss` is the mean over `examples` examples; `number` counts the steps from 1.
     ///
@@ -176,8 +178,9 @@ impl Optimizer {
             .map(|_| ())
     }
 
-    /// Takes a step like [`step_with`](Self::step_with), and adds the loss and the gradient norm to `ledger`; returns
-    /// [`Step::converged`].
+    /// Takes a step like [`step_with`](Self::step_with), and records loss and gradient norm in `ledger`.
+    ///
+    /// Returns [`Step::converged`].
     pub(crate) fn recorded_step_with(
         &mut self,
         loss: impl FnMut() -> Result<Tensor>,

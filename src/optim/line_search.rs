@@ -6,9 +6,9 @@ use super::objective::{Evaluate, Point, largest};
 use crate::kernels::cpu::optimizer::dot;
 use candle_core::Result;
 
-/// Share of the decrease that the slope promises and that a step must reach: `c1`, sufficient decrease.
+/// Fraction of the decrease predicted by the slope that a step must reach: `c1`, sufficient decrease.
 const DECREASE: f64 = 1e-4;
-/// Share of the slope's size that may remain: `c2`, curvature.
+/// Fraction of the initial slope that may remain: `c2`, curvature.
 const CURVATURE: f64 = 0.9;
 /// Trial steps at most, after the first.
 const TRIALS: usize = 25;
@@ -37,9 +37,9 @@ struct Search<'a, 'b> {
 
 /// Returns a point on the ray from `start` along `direction` that meets the strong Wolfe conditions.
 ///
-/// `slope` is the derivative along the direction, below 0, and `first` the first step length to try. If no step meets the
-/// conditions before the interval of steps shrinks to `tolerance` (the largest change of an element) or trials run out, the
-/// result is the best point found; `None` if that is the start.
+/// `slope` is the derivative along the direction, below 0, and `first` the first step length to try. The search fails
+/// if the interval of steps shrinks to `tolerance` (the largest change of an element) or trials run out. The result is
+/// then the best point found, or `None` if that is the start.
 ///
 /// # Errors
 /// Fails if `evaluate` fails.
@@ -94,7 +94,7 @@ impl Search<'_, '_> {
         trial.slope.abs() <= -CURVATURE * self.slope
     }
 
-    /// Shrinks the interval between two trials until its better end meets the conditions, and returns that end.
+    /// Shrinks the interval between two trials until its better end meets the conditions; returns that end.
     fn zoom(mut self, mut bracket: [Trial; 2], tolerance: f64) -> Result<Option<Point>> {
         let better = |bracket: &[Trial; 2]| usize::from(bracket[0].value > bracket[1].value);
         let largest = largest(self.direction);
@@ -104,7 +104,7 @@ impl Search<'_, '_> {
             let ends = bracket.each_ref().map(|trial| trial.step);
             let (left, right) = (ends[0].min(ends[1]), ends[0].max(ends[1]));
             let mut step = cubic_minimum(&bracket[0], &bracket[1], (left, right));
-            // A step too near to an end shrinks the interval too little: the second time it moves away.
+            // A step too near to an end shrinks the interval too little. The second time, move it away.
             let margin = 0.1 * (right - left);
             let is_near_end = (right - step).min(step - left) < margin;
             let moves = is_near_end && (was_near_end || step >= right || step <= left);
@@ -135,7 +135,9 @@ impl Search<'_, '_> {
     }
 }
 
-/// The minimum, within `bounds`, of the cubic that has the values and slopes of two trials; the middle if there is none.
+/// Returns the minimum, within `bounds`, of the cubic through the values and slopes of two trials.
+///
+/// Returns the middle if there is no minimum.
 fn cubic_minimum(a: &Trial, b: &Trial, (low, high): (f64, f64)) -> f64 {
     let (a, b) = if a.step <= b.step { (a, b) } else { (b, a) };
     let d1 = a.slope + b.slope - 3. * (a.value - b.value) / (a.step - b.step);

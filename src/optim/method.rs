@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// An optimization method: how a gradient changes a parameter.
 ///
-/// Names, defaults and formulas are those of `torch.optim`. The learning rate is set per step, see
+/// Names, defaults and formulas follow `torch.optim`. The learning rate is set per step; see
 /// [`Schedule`](super::Schedule).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -26,11 +26,12 @@ pub enum Method {
     NewtonCg(NewtonCg),
 }
 
-/// Stochastic gradient descent, with momentum as in Sutskever et al. 2013, "On the importance of initialization and
-/// momentum in deep learning".
+/// Stochastic gradient descent, optionally with momentum.
+///
+/// The momentum follows Sutskever et al. 2013, "On the importance of initialization and momentum in deep learning".
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Sgd {
-    /// Share of the momentum buffer that a step keeps; 0 turns momentum off.
+    /// Fraction of the momentum buffer that a step keeps; 0 turns momentum off.
     pub momentum: f64,
     /// Nesterov momentum: looks ahead along the momentum. Needs a momentum above 0.
     pub nesterov: bool,
@@ -42,33 +43,40 @@ pub struct Sgd {
     pub decay_biases: bool,
 }
 
-/// Adam (Kingma and Ba 2015, "Adam: a method for stochastic optimization", algorithm 1) or, with `decoupled`, AdamW
-/// (Loshchilov and Hutter 2019, "Decoupled weight decay regularization").
+/// Adam or, with `decoupled`, AdamW.
+///
+/// Kingma and Ba 2015, "Adam: a method for stochastic optimization", algorithm 1; Loshchilov and Hutter 2019,
+/// "Decoupled weight decay regularization".
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Adam {
     /// Decay of the running means of the gradient and of the squared gradient.
     pub betas: (f64, f64),
-    /// Added to the root of the bias-corrected second moment. A sparse update adds it before the bias correction, as
-    /// `torch.optim.SparseAdam` does.
+    /// Added to the root of the bias-corrected second moment.
+    ///
+    /// A sparse update adds it before the bias correction, like `torch.optim.SparseAdam`.
     pub epsilon: f64,
     /// Strength of the weight decay.
     pub weight_decay: f64,
-    /// Whether weight decay shrinks the parameter by the factor `1 - learning_rate * weight_decay` (AdamW) instead of
-    /// adding `weight_decay * parameter` to the gradient (L2).
+    /// Whether weight decay is decoupled from the gradient.
+    ///
+    /// If so (AdamW), it multiplies the parameter by `1 - learning_rate * weight_decay`. Otherwise (L2), it adds
+    /// `weight_decay * parameter` to the gradient.
     pub decoupled: bool,
     /// Whether weight decay also applies to tensors of fewer than two dimensions (biases, norms).
     pub decay_biases: bool,
 }
 
-/// RMSprop (Tieleman and Hinton 2012, "Neural networks for machine learning", lecture 6.5), with momentum as in Graves
-/// 2013, "Generating sequences with recurrent neural networks".
+/// RMSprop, optionally with momentum.
+///
+/// Tieleman and Hinton 2012, "Neural networks for machine learning", lecture 6.5; momentum as in Graves 2013,
+/// "Generating sequences with recurrent neural networks".
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct RmsProp {
     /// Decay of the running mean of the squared gradient.
     pub alpha: f64,
     /// Added to the root of that mean.
     pub epsilon: f64,
-    /// Share of the momentum buffer that a step keeps; 0 turns momentum off.
+    /// Fraction of the momentum buffer that a step keeps; 0 turns momentum off.
     pub momentum: f64,
     /// L2: `weight_decay * parameter` is added to the gradient.
     pub weight_decay: f64,
@@ -76,8 +84,9 @@ pub struct RmsProp {
     pub decay_biases: bool,
 }
 
-/// Adagrad (Duchi, Hazan and Singer 2011, "Adaptive subgradient methods for online learning and stochastic
-/// optimization").
+/// Adagrad.
+///
+/// Duchi, Hazan and Singer 2011, "Adaptive subgradient methods for online learning and stochastic optimization".
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Adagrad {
     /// Added to the root of the sum of the squared gradients.
@@ -88,11 +97,14 @@ pub struct Adagrad {
     pub decay_biases: bool,
 }
 
-/// Adadelta (Zeiler 2012, arXiv:1212.5701, algorithm 1), with a learning rate, which is 1 in the paper.
+/// Adadelta (Zeiler 2012, arXiv:1212.5701, algorithm 1).
+///
+/// The paper has no learning rate: set it to 1 for the paper's method.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Adadelta {
-    /// Decay of the running means of the squared gradient and of the squared change: PyTorch's 0.9 by default, 0.95 in
-    /// the paper.
+    /// Decay of the running means of the squared gradient and of the squared change.
+    ///
+    /// The default is PyTorch's 0.9; the paper has 0.95.
     pub rho: f64,
     /// Added to both means under their roots.
     pub epsilon: f64,
@@ -102,49 +114,55 @@ pub struct Adadelta {
     pub decay_biases: bool,
 }
 
-/// L-BFGS, the quasi-Newton method with limited memory (Nocedal and Wright 2006, "Numerical optimization", algorithm 7.5).
+/// L-BFGS, the limited-memory quasi-Newton method.
 ///
-/// A step is one iteration, like a step of `torch.optim.LBFGS` with `max_iter=1`, and takes [`Optimizer::step_with`]. It
-/// evaluates the loss and its gradient once, sometimes a few times. The length of the first step is at most the
-/// learning rate, as the sum of the absolute changes. Each later step first tries the whole direction times the learning
-/// rate, which is best left at 1.
+/// Nocedal and Wright 2006, "Numerical optimization", algorithm 7.5.
+///
+/// A step is one iteration, like a step of `torch.optim.LBFGS` with `max_iter=1`. Take it with
+/// [`Optimizer::step_with`]. A step evaluates the loss and its gradient once, sometimes a few times. The sum of the
+/// absolute changes of the first step is at most the learning rate. Each later step first tries the whole direction
+/// times the learning rate, which is best left at 1.
 ///
 /// PyTorch's defaults are a history of 100 steps and no line search.
 ///
 /// [`Optimizer::step_with`]: super::Optimizer::step_with
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Lbfgs {
-    /// Number of past steps that the method keeps: two vectors of all parameters in f64 for each.
+    /// Number of past steps that the method keeps, each as two vectors of all parameters in f64.
     pub history_size: usize,
-    /// Whether a line search for the strong Wolfe conditions determines the length of each step. Without it, the length
-    /// is the learning rate, and the loss may grow.
+    /// Whether a line search for the strong Wolfe conditions determines the length of each step.
+    ///
+    /// Without it, the length is the learning rate, and the loss may grow.
     pub line_search: bool,
-    /// The parameters stay as they are if no element of the gradient exceeds this.
+    /// The parameters do not change if no element of the gradient exceeds this.
     pub tolerance_grad: f64,
-    /// The parameters stay as they are if the slope along the direction is less steep than this. The line search ends
-    /// when no element would change by more.
+    /// The parameters do not change if the slope along the direction is less steep than this.
+    ///
+    /// The line search ends when no element would change by more.
     pub tolerance_change: f64,
-    /// L2: `weight_decay / 2` times the sum of the squared parameters is added to the loss that the method minimises.
+    /// L2: adds `weight_decay / 2` times the sum of the squared parameters to the loss.
     pub weight_decay: f64,
     /// Whether L2 also applies to tensors of fewer than two dimensions (biases, norms).
     pub decay_biases: bool,
 }
 
-/// Newton-CG (Nocedal and Wright 2006, algorithm 7.1): conjugate gradients solve Newton's equation approximately, and a line
-/// search for the strong Wolfe conditions follows.
+/// Newton-CG, Newton's method with conjugate gradients (Nocedal and Wright 2006, algorithm 7.1).
 ///
-/// A step takes [`Optimizer::step_with`]. The product of the Hessian and a vector is the central difference of two
-/// gradients, so that each iteration of the conjugate gradients costs two evaluations. The line search first tries the
-/// whole direction times the learning rate, which is best left at 1.
+/// Conjugate gradients solve Newton's equation approximately, and a line search for the strong Wolfe conditions
+/// follows.
+///
+/// Take a step with [`Optimizer::step_with`]. The product of the Hessian and a vector is the central difference of two
+/// gradients, so each iteration of the conjugate gradients costs two evaluations. The line search first tries the whole
+/// direction times the learning rate, which is best left at 1.
 ///
 /// [`Optimizer::step_with`]: super::Optimizer::step_with
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct NewtonCg {
-    /// Most iterations of the conjugate gradients in a step.
+    /// Maximum number of conjugate-gradient iterations in a step.
     pub iterations: usize,
-    /// The parameters stay as they are if no element of the gradient exceeds this.
+    /// The parameters do not change if no element of the gradient exceeds this.
     pub tolerance_grad: f64,
-    /// L2: `weight_decay / 2` times the sum of the squared parameters is added to the loss that the method minimises.
+    /// L2: adds `weight_decay / 2` times the sum of the squared parameters to the loss.
     pub weight_decay: f64,
     /// Whether L2 also applies to tensors of fewer than two dimensions (biases, norms).
     pub decay_biases: bool,
@@ -249,8 +267,9 @@ impl From<NewtonCg> for Method {
 }
 
 impl Method {
-    /// Returns whether a step needs the loss of all training examples, and that several times, so that it takes
-    /// [`Optimizer::step_with`](super::Optimizer::step_with).
+    /// Returns whether a step evaluates the loss of all training examples, possibly several times.
+    ///
+    /// Such a step takes [`Optimizer::step_with`](super::Optimizer::step_with).
     pub fn is_full_batch(&self) -> bool {
         matches!(self, Self::Lbfgs(_) | Self::NewtonCg(_))
     }
@@ -333,7 +352,9 @@ impl Method {
         matches!(self, Self::Adam(_))
     }
 
-    /// The update rule of step number `steps` (from 1), which multiplies the parameter by `shrink` first.
+    /// The update rule of step number `steps` (from 1).
+    ///
+    /// The rule multiplies the parameter by `shrink` first.
     ///
     /// # Errors
     /// Fails if the method has no rule for single parameters.
@@ -344,7 +365,7 @@ impl Method {
             Self::Adam(Adam { betas, epsilon, .. }) => {
                 let correction = |beta| 1. - libm::pow(beta, f64::from(steps));
                 let (correction, root) = (correction(betas.0), correction(betas.1).sqrt());
-                // SparseAdam corrects the bias after it has added epsilon, Adam before.
+                // SparseAdam corrects the bias after adding epsilon, Adam before.
                 let (step_size, root_scale) =
                     if sparse { (rate * root / correction, 1.) } else { (rate / correction, 1. / root) };
                 Rule::Adam { betas, epsilon, step_size, root_scale, shrink }

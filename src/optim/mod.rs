@@ -48,15 +48,16 @@ use candle_nn::VarMap;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 
-/// Gradient clipping, which keeps one large gradient from throwing the parameters far off.
+/// Gradient clipping, which limits the effect of a single large gradient.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Clip {
     /// No clipping.
     #[default]
     None,
-    /// Scales all gradients together so that their Euclidean norm is at most this value (Pascanu et al. 2013,
-    /// algorithm 1; `torch.nn.utils.clip_grad_norm_`).
+    /// Scales all gradients by one factor so that their Euclidean norm is at most this value.
+    ///
+    /// Pascanu et al. 2013, algorithm 1; `torch.nn.utils.clip_grad_norm_`.
     Norm(f64),
     /// Limits each element to plus or minus this value (`torch.nn.utils.clip_grad_value_`).
     Value(f64),
@@ -77,16 +78,17 @@ pub struct Optimizer {
 pub struct Step {
     /// The loss before the step.
     pub loss: f64,
-    /// The Euclidean norm of all gradients before the step and before clipping; not a number if the loss is not finite.
+    /// The Euclidean norm of all gradients before the step, unclipped; NaN if the loss is not finite.
     pub gradient_norm: f64,
-    /// Number of times that the step has computed the loss and its gradient.
+    /// Number of evaluations of the loss and its gradient.
     pub evaluations: usize,
-    /// Whether L-BFGS or Newton-CG found no parameters with a lower loss: the parameters stay as they are, and a further
-    /// step would find none either.
+    /// Whether L-BFGS or Newton-CG found no parameters with a lower loss.
+    ///
+    /// The parameters have not changed, and another step would not change them either.
     pub converged: bool,
 }
 
-/// A variable and its share of the optimizer's state.
+/// A variable and its part of the optimizer's state.
 struct Parameter {
     name: String,
     var: Var,
@@ -98,7 +100,7 @@ struct Parameter {
     sparse: bool,
 }
 
-/// The gradient of a parameter: in the parameter's shape or, with `rows`, only these rows.
+/// The gradient of a parameter: in the parameter's shape or, with `rows`, of these rows only.
 struct Gradient {
     values: Tensor,
     rows: Option<RowNumbers>,
@@ -130,19 +132,20 @@ impl Optimizer {
         Ok(Self { method, parameters, solver })
     }
 
-    /// Changes the settings of Adam, whose state stays.
+    /// Changes the settings of Adam and keeps its state.
     pub(crate) fn set_adam(&mut self, adam: Adam) {
         debug_assert!(matches!(self.method, Method::Adam(_)));
         self.method = Method::Adam(adam);
     }
 
-    /// Returns whether the method needs the loss of all training examples, and that several times per step.
+    /// Returns whether a step evaluates the loss of all training examples, possibly several times.
     pub fn is_full_batch(&self) -> bool {
         self.method.is_full_batch()
     }
 
-    /// Limits the Euclidean norm of each row of the matrix `name` to `max`: after each update, longer rows are scaled
-    /// down (Hinton et al. 2012, arXiv:1207.0580, section 2).
+    /// Limits the Euclidean norm of each row of the matrix `name` to `max`.
+    ///
+    /// Longer rows are scaled down after each update (Hinton et al. 2012, arXiv:1207.0580, section 2).
     ///
     /// # Errors
     /// Fails if there is no matrix of that name, or `max` is not above 0.
@@ -154,14 +157,15 @@ impl Optimizer {
         Ok(())
     }
 
-    /// Updates only those rows of the matrix `name` that have a non-zero gradient; other rows keep their values and
-    /// their moments.
+    /// Updates only the rows of the matrix `name` that have a non-zero gradient.
+    ///
+    /// Other rows keep their values and their moments.
     ///
     /// In a table of word vectors these are the words of the batch. The cost of
     /// [`backward_step`](Self::backward_step) then depends on the size of the batch, not on the size of the table.
     ///
-    /// Plain stochastic gradient descent and Adagrad give the same result either way, unless they decay weights. Adam
-    /// becomes `torch.optim.SparseAdam`, Adadelta its sparse analogue.
+    /// Plain stochastic gradient descent and Adagrad give the same result with and without this, unless they decay
+    /// weights. Adam becomes `torch.optim.SparseAdam`, Adadelta its sparse analogue.
     ///
     /// # Errors
     /// Fails if there is no matrix of that name.
@@ -191,12 +195,14 @@ impl Optimizer {
         self.update(&grads, rows, learning_rate, clip, None)?.read()
     }
 
-    /// Takes a step of any method, with a function that computes the loss at the current parameters, like the closure that
-    /// `torch.optim.LBFGS.step` takes.
+    /// Takes a step of any method, with a function that computes the loss at the current parameters.
     ///
-    /// L-BFGS and Newton-CG evaluate the loss at several values of the parameters. `loss` must be one function of the
-    /// parameters, in all steps: the loss of all training examples, with no dropout and no augmentation, and without
-    /// averages that it updates. The other methods evaluate it once; if it is not finite, they change no parameter.
+    /// The function corresponds to the closure that `torch.optim.LBFGS.step` takes.
+    ///
+    /// L-BFGS and Newton-CG evaluate the loss at several values of the parameters. `loss` must be the same function of
+    /// the parameters in all steps: the loss of all training examples, without dropout or augmentation, and without
+    /// running averages that it updates. The other methods evaluate it once; if it is not finite, they change no
+    /// parameter.
     ///
     /// # Errors
     /// Fails if `loss` fails, a gradient cannot be computed or does not fit its parameter, or the learning rate or the
@@ -233,13 +239,15 @@ impl Optimizer {
         ops::backward(loss, self.tables())
     }
 
-    /// The parameters whose gradients are wanted by rows.
+    /// The parameters that receive row gradients.
     fn tables(&self) -> Vec<TensorId> {
         let sparse = self.parameters.iter().filter(|parameter| parameter.sparse);
         sparse.map(|parameter| parameter.var.id()).collect()
     }
 
-    /// Updates every parameter that has a gradient, and returns the Euclidean norm of all gradients before clipping.
+    /// Updates every parameter that has a gradient, and returns the gradient norm before clipping.
+    ///
+    /// The norm is the Euclidean norm of all gradients together.
     ///
     /// As in PyTorch, a parameter without a gradient keeps its value and its state.
     ///
@@ -310,7 +318,9 @@ impl Optimizer {
         }
     }
 
-    /// Returns a copy of the optimizer's state: together with the parameters, all that the next step depends on.
+    /// Returns a copy of the optimizer's state.
+    ///
+    /// Together with the parameters, it is all that the next step depends on.
     ///
     /// Each tensor is named by its parameter and by PyTorch's name of the quantity (`conv1.weight.exp_avg`), and has
     /// the parameter's shape and type. Adam adds each parameter's number of updates (`conv1.weight.step`, an i64
@@ -432,7 +442,7 @@ impl Clip {
         }
     }
 
-    /// The factor for all gradients, whose norm is `norm`.
+    /// The factor for all gradients, given their `norm`.
     fn scale(self, norm: f64) -> Result<f64> {
         let (max, _) = self.limits()?;
         // PyTorch adds 1e-6, too.
@@ -471,7 +481,7 @@ impl Parameter {
         Ok(Self { name, var, moments, steps: 0, max_row_norm: None, sparse: false })
     }
 
-    /// The gradient of this parameter: the whole one, with the one by rows added, if there is any.
+    /// The gradient of this parameter: the dense gradient plus the row gradients, if there are any.
     fn gradient(&self, whole: Option<&Tensor>, rows: Option<RowGradients>) -> Result<Option<Gradient>> {
         let (values, rows) = match (whole, rows) {
             (None, None) => return Ok(None),

@@ -6,14 +6,14 @@ use candle_core::Result;
 
 /// Largest residual, relative to the gradient, at which the conjugate gradients stop.
 ///
-/// The book suggests 0.5, with which steps along a curved valley are little better than steepest descent.
+/// With 0.5, which the book suggests, steps along a curved valley are little better than steepest descent.
 const COARSEST: f64 = 0.01;
 
-/// Returns an approximate solution of `H d = -g` by conjugate gradients, with the gradient `g` and the Hessian `H` at `at`.
+/// Returns an approximate solution of `H d = -g`, with the gradient `g` and the Hessian `H` at `at`.
 ///
-/// The iteration ends after `iterations` products with the Hessian, or when the residual is at most `min(0.01, |g|) |g|`,
-/// which makes Newton's method converge quadratically. Where the curvature along a direction is not positive, the result is
-/// the solution so far; at first, it is `-g`. It is a direction of descent in each case.
+/// Conjugate gradients end after `iterations` products with the Hessian, or when the residual is at most `min(0.01,
+/// |g|) |g|`, which makes Newton's method converge quadratically. If the curvature along a direction is not positive,
+/// the result is the solution so far; at the first iteration, it is `-g`. It is always a direction of descent.
 ///
 /// # Errors
 /// Fails if `evaluate` fails.
@@ -49,10 +49,10 @@ pub(super) fn direction(
     Ok(solution)
 }
 
-/// Returns the product of the Hessian at `at` and `vector`: a central difference of gradients (section 8.1).
+/// Returns the product of the Hessian at `at` and `vector`, by central differences (section 8.1).
 ///
-/// Two gradients at a distance of `cube root of roundoff * (1 + |x|)` balance the error of truncation, which is quadratic in
-/// the distance, and the error of rounding. The exact product needs a second derivative of each operation (Pearlmutter
+/// Two gradients at a distance of `cube root of roundoff * (1 + |x|)` balance the truncation error, which is quadratic
+/// in the distance, and the rounding error. The exact product needs a second derivative of each operation (Pearlmutter
 /// 1994, "Fast exact multiplication by the Hessian"), which candle's graph does not have for custom operations.
 pub(super) fn hessian_product(
     evaluate: &mut Evaluate,

@@ -12,9 +12,9 @@ pub(super) type Evaluate<'a> = dyn FnMut(Vec<f64>) -> Result<Point> + 'a;
 #[derive(Debug, Clone)]
 pub(super) struct Point {
     pub x: Vec<f64>,
-    /// The loss alone.
+    /// The loss without the L2 penalty.
     pub loss: f64,
-    /// The function, which includes the L2 penalty.
+    /// The loss with the L2 penalty.
     pub value: f64,
     pub gradient: Vec<f64>,
 }
@@ -30,8 +30,8 @@ impl Point {
 
 /// The loss of a model plus its L2 penalty, as a function of the elements of all parameters.
 ///
-/// The vectors lie in the memory of the host, in f64, on whatever device and of whatever type the parameters are: a
-/// step is one pass over a few vectors beside several passes over the training set.
+/// The vectors are in main memory, in f64, whatever the device and type of the parameters: a step makes one pass over a
+/// few vectors, but several passes over the training set.
 pub(super) struct Objective<'a> {
     pub parameters: &'a [Parameter],
     /// The L2 penalty of each parameter: half of this times the sum of its squares.
@@ -51,7 +51,7 @@ impl Objective<'_> {
         Ok(x)
     }
 
-    /// Sets all parameters to `x`, and `x` to what their type makes of it.
+    /// Sets all parameters to `x`, and rounds `x` to their type.
     pub fn set(&self, x: &mut [f64]) -> Result<()> {
         let mut rest = x;
         for Parameter { var, .. } in self.parameters {
@@ -95,7 +95,7 @@ impl Objective<'_> {
         let roundoff = |parameter: &Parameter| match parameter.var.dtype() {
             DType::F64 => f64::EPSILON,
             DType::F32 => f64::from(f32::EPSILON),
-            // Of the bits of bf16.
+            // The precision of bf16.
             _ => 1. / 128.,
         };
         self.parameters.iter().map(roundoff).fold(f64::EPSILON, f64::max)

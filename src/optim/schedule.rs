@@ -1,13 +1,14 @@
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 
-/// A learning-rate schedule: a pure function of the base rate, the step and the number of steps of the run.
+/// A learning-rate schedule, a pure function of the base rate, the step and the number of steps.
 ///
 /// Only [`Curve::Plateau`] also depends on a [`PlateauState`].
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct Schedule {
-    /// Number of warm-up steps, in which the rate rises linearly: step `s`, counted from 0, has `(s + 1) /
-    /// (warmup_steps + 1)` of the curve's first rate.
+    /// Number of warm-up steps, in which the rate rises linearly.
+    ///
+    /// Step `s`, counted from 0, has `(s + 1) / (warmup_steps + 1)` times the curve's first rate.
     pub warmup_steps: usize,
     /// The rate after the warm-up.
     pub curve: Curve,
@@ -27,8 +28,9 @@ pub enum Curve {
         /// Factor of each reduction.
         factor: f64,
     },
-    /// Multiplies the rate by `factor` after half of the steps and again after three quarters (He et al. 2015,
-    /// section 4.2).
+    /// Multiplies the rate by `factor` after half of the steps and again after three quarters.
+    ///
+    /// He et al. 2015, section 4.2.
     Milestones {
         /// Factor of each reduction.
         factor: f64,
@@ -37,11 +39,13 @@ pub enum Curve {
     Linear,
     /// Falls to 0 in half a cosine wave (Loshchilov and Hutter 2017, "SGDR", without restarts).
     Cosine,
-    /// Rises to the base rate and falls again, in half cosine waves (Smith and Topin 2018, "Super-convergence").
+    /// Rises to the base rate and falls again, in half cosine waves (Smith and Topin 2018).
+    ///
+    /// This is "Super-convergence".
     ///
     /// [`Curve::one_cycle`] has PyTorch's defaults. Unlike PyTorch's, it leaves the momentum constant.
     OneCycle {
-        /// Share of the steps in which the rate rises, from 0 to 1.
+        /// Fraction of the steps in which the rate rises, from 0 to 1.
         rise: f64,
         /// The first rate is the base rate divided by this.
         start_divisor: f64,
@@ -54,12 +58,14 @@ pub enum Curve {
         factor: f64,
         /// Number of epochs without improvement before a reduction.
         patience: usize,
-        /// Training ends once the rate is at or below this share of the base rate.
+        /// Training ends once the rate is at or below this fraction of the base rate.
         stop_at: f64,
     },
 }
 
-/// The history that [`Curve::Plateau`] depends on: the only part of a schedule that a checkpoint has to hold.
+/// The history that [`Curve::Plateau`] depends on.
+///
+/// It is the only part of a schedule that a checkpoint has to save.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct PlateauState {
     best: Option<f64>,
@@ -114,8 +120,7 @@ impl Schedule {
         }
     }
 
-    /// Returns whether the learning rate depends on the number of steps of the run, so that more steps change the earlier
-    /// ones.
+    /// Returns whether a longer run would change the learning rates of earlier steps.
     pub fn depends_on_length(&self) -> bool {
         match self.curve {
             Curve::Constant | Curve::Step { .. } | Curve::Plateau { .. } => false,

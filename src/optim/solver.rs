@@ -9,19 +9,19 @@ use crate::kernels::cpu::optimizer::{dot, sum_squares};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::collections::HashMap;
 
-/// The line search ends when no element would change by more than this any more.
+/// The line search ends when no element would change by more than this.
 const MIN_CHANGE: f64 = 1e-9;
 
-/// The state of such a method.
+/// The state of L-BFGS or Newton-CG.
 #[derive(Debug, Default)]
 pub(super) struct Solver {
     /// Number of steps so far.
     steps: u32,
     /// The last steps of L-BFGS.
     memory: Memory,
-    /// Where the last step ended. The next step need not evaluate the loss there again.
+    /// The end of the last step, whose loss the next step need not evaluate again.
     ///
-    /// A saved state does without: after resuming, the same function has the same value.
+    /// It is not saved: after resuming, the same function has the same value.
     end: Option<Point>,
 }
 
@@ -40,7 +40,9 @@ impl Solver {
         }
     }
 
-    /// Moves the parameters from `x`; returns the loss and the norm of the gradient there, and whether no move is left.
+    /// Moves the parameters from `x`.
+    ///
+    /// Returns the loss and the norm of the gradient at `x`, and whether no move is left.
     fn advance(
         &mut self,
         method: &Method,
@@ -64,13 +66,13 @@ impl Solver {
         };
         let converged = lower.is_none();
         let mut end = lower.unwrap_or(start);
-        // The last evaluation may have been elsewhere.
+        // The last evaluation may have been at another point.
         objective.set(&mut end.x)?;
         self.end = Some(end);
         Ok((loss, norm, converged))
     }
 
-    /// Takes a step of L-BFGS from `start`; returns its end, or `None` if there is no lower point to find.
+    /// Takes a step of L-BFGS from `start` and returns its end, or `None` if no point is lower.
     fn lbfgs(
         &mut self,
         lbfgs: &Lbfgs,
@@ -105,7 +107,7 @@ impl Solver {
         Ok(end)
     }
 
-    /// What the next step of `method` depends on, for parameters of `elements` elements.
+    /// The state that the next step of `method` depends on, for parameters of `elements` elements.
     pub fn state(&self, method: &Method, elements: usize) -> Result<HashMap<String, Tensor>> {
         let Method::Lbfgs(_) = method else { return Ok(HashMap::new()) };
         let mut state = self.memory.state(elements)?;
@@ -154,7 +156,7 @@ impl Solver {
     }
 }
 
-/// Takes a step of Newton-CG from `start`; returns its end, or `None` if there is no lower point to find.
+/// Takes a step of Newton-CG from `start` and returns its end, or `None` if no point is lower.
 fn newton_step(
     newton_cg: &NewtonCg,
     objective: &mut Objective,

@@ -5,7 +5,7 @@ use crate::kernels::cpu::optimizer::Rule;
 use crate::ops::RowGradients;
 use candle_core::{D, DType, Result, Tensor, Var};
 
-/// Does what `cpu::update` does.
+/// Does the same as `cpu::update`.
 pub(super) fn update(
     update: &Update,
     parameter: &Var,
@@ -25,7 +25,7 @@ pub(super) fn update(
         Some(moments) => moments.as_detached_tensor().get(index),
         None => old.zeros_like(),
     };
-    // The running mean that keeps the share `kept` of moment `index`.
+    // The running mean that keeps the fraction `kept` of moment `index`.
     let mean = |index: usize, kept: f64, x: &Tensor| (moment(index)? * kept)? + (x * (1. - kept))?;
     let (p, new) = match update.rule {
         Rule::Sgd { rate } => ((p - g * rate)?, vec![]),
@@ -61,7 +61,7 @@ pub(super) fn update(
             ((p - change * rate)?, vec![square, changes])
         }
     };
-    // (rows, 1): whether a row changes at all.
+    // Whether each row changes at all, `(rows, 1)`.
     let changes = match update.sparse {
         true => Some(gradient.ne(0.)?.max_keepdim(D::Minus1)?),
         false => None,

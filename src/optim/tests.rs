@@ -1,7 +1,9 @@
 use super::*;
 use candle_core::Shape;
 
-/// Five updates by the kernels and by tensor operations from the same start; returns (parameter, moments) of each.
+/// Five updates by the kernels and by tensor operations from the same start.
+///
+/// Returns (parameter, moments) of each.
 fn both(method: Method, dtype: DType, limit: f64, sparse: bool) -> Result<[(Tensor, Option<Tensor>); 2]> {
     let wave = |shape: &[usize], frequency: f64| {
         let shape = Shape::from(shape);
