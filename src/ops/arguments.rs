@@ -1,4 +1,4 @@
-//! Arguments of the operations: their types, and the shape checks that an operation and its reference form share.
+//! Arguments of the operations: their types, and the checks that an operation and its reference share.
 
 use super::{PackedSequences, gpu};
 use crate::kernels::cpu::batch_norm::Grid;
@@ -99,7 +99,7 @@ pub(super) fn check_conv2d(
         );
     }
     check_bias("conv2d", bias, outputs)?;
-    // A longer stride than the input leaves one position, too.
+    // A stride longer than the input also leaves one position.
     let stride = (stride.0.min(rows.padded), stride.1.min(columns.padded));
     let output = (rows.positions(stride.0), columns.positions(stride.1));
     let planes = group_channels.max(group_outputs);
@@ -124,7 +124,9 @@ pub(super) fn check_conv2d(
     })
 }
 
-/// Checks the shapes of a transposed convolution, and returns the sizes of the convolution from its output to its input.
+/// Checks the shapes of a transposed convolution and returns the sizes of the forward one.
+///
+/// The forward convolution maps the output of the transposed one to its input.
 pub(super) fn check_conv_transpose2d(
     xs: &Tensor,
     weight: &Tensor,
@@ -195,11 +197,12 @@ pub(super) fn check_conv_transpose2d(
     })
 }
 
-/// The effective stride along one dimension of a transposed convolution, and what the kernel covers from all elements; none
-/// if it overflows.
+/// The effective stride along one dimension of a transposed convolution, and the extent that it covers.
+///
+/// Returns `None` if the extent overflows.
 fn spread(size: usize, kernel: usize, stride: usize, dilation: usize) -> Option<(usize, usize)> {
     let covered = dilation.checked_mul(kernel - 1)?.checked_add(1)?;
-    // A stride has no meaning for a single element; it becomes the size of what the kernel covers.
+    // The stride does not matter for a single element; limit it to the extent of the kernel.
     let stride = if size == 1 { stride.min(covered) } else { stride };
     Some((stride, (size - 1).checked_mul(stride)?.checked_add(covered)?))
 }
@@ -227,7 +230,7 @@ struct Extent {
 }
 
 impl Extent {
-    /// None if a size overflows.
+    /// Returns `None` if a size overflows.
     fn new(size: usize, kernel: usize, padding: usize, dilation: usize) -> Option<Self> {
         let padded = padding.checked_mul(2)?.checked_add(size)?;
         Some(Self { padded, kernel: dilation.checked_mul(kernel - 1)?.checked_add(1)? })
@@ -238,7 +241,7 @@ impl Extent {
     }
 }
 
-/// Whether a buffer of these sizes could be allocated, with room for what surrounds it.
+/// Whether a buffer of these sizes could be allocated, with some margin.
 fn fits(sizes: &[usize]) -> bool {
     const MOST: usize = isize::MAX as usize / (4 * size_of::<f64>());
     sizes.iter().try_fold(1usize, |product, &size| product.checked_mul(size)).is_some_and(|size| size <= MOST)
@@ -296,7 +299,7 @@ pub(super) fn check_pool2d(name: &str, xs: &Tensor, config: Pool2dConfig) -> Res
 pub struct BatchStatistics {
     /// `(channels)`
     pub mean: Tensor,
-    /// `(channels)`, divided by the number of elements and not by one less.
+    /// `(channels)`, divided by the number of elements, not by one less.
     pub variance: Tensor,
 }
 
@@ -307,7 +310,7 @@ pub struct RunningAverages<'a> {
     pub mean: &'a Var,
     /// Average of the unbiased variances, `(channels)`.
     pub variance: &'a Var,
-    /// Fraction of the way to the values of a batch that an update moves the averages.
+    /// Fraction of the way towards the batch statistics that an update moves the averages.
     pub momentum: f64,
 }
 
@@ -376,7 +379,9 @@ pub(super) fn check_loss(name: &str, logits: &Tensor, targets: &Tensor) -> Resul
     check_targets(name, [batch, classes], targets, logits.device())
 }
 
-/// Checks the targets of logits `(batch, classes)` on `device`; in main memory also checks and returns the labels.
+/// Checks the targets of logits `(batch, classes)` on `device`.
+///
+/// In main memory, also checks and returns the labels.
 pub(super) fn check_targets(
     name: &str,
     [batch, classes]: [usize; 2],
@@ -392,7 +397,7 @@ pub(super) fn check_targets(
     if batch == 0 {
         bail!("{name}: found an empty batch, which has no mean; expected at least one example");
     }
-    // While a step is recorded, labels that a kernel makes have no values yet; the emulator has them in main memory.
+    // While a step is recorded, labels from a kernel have no values yet; the emulator has them in main memory.
     match device.is_cpu() && !gpu::is_recording() {
         true => labels(name, classes, targets).map(Some),
         false => Ok(None),

@@ -18,9 +18,9 @@ use std::sync::{Arc, OnceLock};
 pub enum QueryRows<'a> {
     /// The sequence of each row.
     Of(&'a [u32]),
-    /// The queries are packed: each attends to the sequence of the same number.
+    /// The queries are packed: the queries of sequence i attend to sequence i.
     ///
-    /// A GPU needs no copy of the numbers if it has this layout.
+    /// A GPU that already has this layout needs no copy of the indices.
     Packed(&'a Arc<PackedSequences>),
 }
 
@@ -36,14 +36,15 @@ impl<'a> QueryRows<'a> {
     }
 }
 
-/// Computes for each query the weighted sum of the values of its sequence; the weights are the softmax of the scores.
+/// Computes for each query the weighted sum of the values of its sequence.
 ///
-/// `queries` are `(rows, size)`, and `rows` has the sequence that each attends to. `keys` `(elements, size)` and `values`
-/// `(elements, features)` are packed as `sequences` describe. The score of a query q and a key k is `v · tanh(q + k)` if
-/// there is a vector `v`, `(size)` or `(1, size)` (Bahdanau et al. 2015), and else `q · k` (Luong et al. 2015).
+/// The weights are the softmax of the scores. `queries` are `(rows, size)`, and `rows` has the sequence that each
+/// attends to. `keys` `(elements, size)` and `values` `(elements, features)` are packed as `sequences` describes. The
+/// score of a query q and a key k is `v · tanh(q + k)` if there is a vector `v`, `(size)` or `(1, size)` (Bahdanau et
+/// al. 2015), and otherwise `q · k` (Luong et al. 2015).
 ///
-/// Returns the sums `(rows, features)` and the weights `(rows, steps)`, which are zero beyond the end of a sequence and have
-/// no gradient.
+/// Returns the sums `(rows, features)` and the weights `(rows, steps)`. The weights are zero beyond the end of a
+/// sequence and have no gradient.
 ///
 /// # Errors
 /// Fails if the shapes do not agree, or a row's sequence does not exist.
@@ -58,7 +59,9 @@ pub fn attention(
     run([queries, keys, values], v, None, sequences, rows)
 }
 
-/// [`attention`] that appends the columns of `beside` `(rows, more)` to the sums: `(rows, features + more)`.
+/// Like [`attention`], and appends the columns of `beside` `(rows, more)` to the sums.
+///
+/// The result is `(rows, features + more)`.
 pub(crate) fn attention_beside(
     arguments: [&Tensor; 3],
     v: Option<&Tensor>,
@@ -104,7 +107,9 @@ fn run(
     }
 }
 
-/// The arguments are queries, keys, values, for additive scores the vector, and on a GPU what is to stand beside the sums.
+/// The operation.
+///
+/// The arguments are queries, keys, values, for additive scores the vector, and on a GPU the columns to append.
 struct Attention {
     sequences: Arc<PackedSequences>,
     queries: Queries,
@@ -114,7 +119,7 @@ struct Attention {
     weights: Arc<OnceLock<Tensor>>,
 }
 
-/// Which queries attend to each sequence, where the kernels read it.
+/// Which queries attend to each sequence, in the form that the kernels read.
 enum Queries {
     Host(Groups),
     Device(cuda::Queries),

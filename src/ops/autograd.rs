@@ -1,8 +1,8 @@
 //! How our operations join candle's graph, and the state of one backward pass.
 //!
 //! Candle's custom operations have at most three arguments, and candle accumulates their gradients on one thread, into
-//! tensors that it first fills with zeros. Our operations have any number of arguments and hand gradients over
-//! directly. Candle's graph then only determines the order of the backward pass.
+//! tensors that it first fills with zeros. Our operations have any number of arguments and pass gradients on directly.
+//! Candle's graph then only determines the order of the backward pass.
 //!
 //! # Terms
 //!
@@ -12,11 +12,11 @@
 //!   makes the result from the token, for candle's operations to use.
 //! - A *pass* ([`Pass`]) is one run backward through a graph, and owns all its state. Passes on different threads may
 //!   therefore run through one graph at the same time.
-//! - A *part* is the contribution of one use to the gradient of a result. The pass keeps the sum of the parts. What candle
-//!   takes for the gradient of the token is their number.
+//! - A *part* is the contribution of one use to the gradient of a result. The pass keeps the sum of the parts. Candle's
+//!   gradient of the token is only their number.
 //!
-//! The graph of `y = linear(x, w); z = relu(y); loss = z.sum_all() + y.sum_all()`, and from the bottom up what its
-//! backward pass does:
+//! This is the graph of `y = linear(x, w); z = relu(y); loss = z.sum_all() + y.sum_all()`. Read from the bottom up, it
+//! shows the backward pass:
 //!
 //! ```text
 //!       x     w
@@ -40,14 +40,15 @@
 //!
 //! # The context of a thread
 //!
-//! A backward pass and [`no_grad`] belong to the thread that runs them. Their state ([`Context`]) lies in the slot that
-//! [`parallel`](crate::kernels::cpu::parallel) keeps per thread and empties while the thread waits for the pool: a job that the thread runs meanwhile
-//! neither inherits `no_grad` nor reaches the pass. Candle's own operations wait outside `parallel` if its pool has more
-//! than one thread, which programs should avoid for speed alone (`CANDLE_NUM_THREADS=1`).
+//! A backward pass and [`no_grad`] belong to the thread that runs them. Their state ([`Context`]) is in the slot that
+//! [`parallel`](crate::kernels::cpu::parallel) keeps per thread and empties while the thread waits for the pool. A job
+//! that the thread runs meanwhile therefore neither inherits `no_grad` nor reaches the pass. Candle's own operations
+//! wait outside `parallel` if its pool has more than one thread. Programs should avoid that anyway, for speed
+//! (`CANDLE_NUM_THREADS=1`).
 //!
 //! [`backward`] creates an explicit pass, which also collects the gradients of variables and of table rows. Candle's
-//! `loss.backward()` does not announce itself: the first of our nodes that it reaches creates an implicit pass, which
-//! disappears once each gradient in it has been taken, or if one of our operations fails.
+//! `loss.backward()` does not announce itself: the first of our nodes that it reaches creates an implicit pass. It ends
+//! when each gradient in it has been taken, or when one of our operations fails.
 
 mod pass;
 #[cfg(test)]
@@ -68,7 +69,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// A differentiable operation with kernels for its arguments: on the CPU, or on a GPU (see [`Gpu`](gpu::Gpu)).
+/// A differentiable operation with kernels for the CPU or for a GPU (see [`Gpu`](gpu::Gpu)).
 pub(super) trait Operation: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
@@ -80,7 +81,7 @@ pub(super) trait Operation: Send + Sync + 'static {
     /// `None` for arguments without `track_op`; the others must have a gradient.
     fn backward(&self, args: &[Tensor], ys: &Tensor, grad: &Tensor) -> Result<Vec<Option<Tensor>>>;
 
-    /// Like `backward`, with the gradient of a second result if another operation has computed one in this pass.
+    /// Like `backward`, with the gradient of a second result if one has been computed in this pass.
     ///
     /// See [`second_gradient`](Self::second_gradient).
     fn backward_both(
@@ -93,25 +94,26 @@ pub(super) trait Operation: Send + Sync + 'static {
         self.backward(args, ys, grad)
     }
 
-    /// Returns what `backward` would if the result is a scalar whose gradient is 1, when that is less work.
+    /// Like `backward` for a scalar result with the gradient 1, if that saves work; `None` otherwise.
     ///
     /// An explicit pass begins with this.
     fn backward_from_one(&self, _args: &[Tensor]) -> Result<Option<Vec<Option<Tensor>>>> {
         Ok(None)
     }
 
-    /// Computes the gradient of a second result of the operation that made the only argument, if this operation reads it.
+    /// Computes the gradient of the producer's second result, if this operation reads it.
     ///
-    /// A result in the graph is a single tensor. An operation with a second result keeps that one for itself; an operation
-    /// that takes the first result as its argument can read the second, and returns its gradient here.
+    /// The producer is the operation that computed the only argument. A result in the graph is a single tensor. An
+    /// operation with a second result keeps that one for itself. An operation that takes the first result as its
+    /// argument can read the second, and returns its gradient here.
     fn second_gradient(&self, _grad: &Tensor) -> Result<Option<Tensor>> {
         Ok(None)
     }
 
-    /// Computes the gradient of the only argument, a table, for the rows that the operation reads.
+    /// Computes the gradient of the rows that the operation reads of its only argument, a table.
     ///
-    /// A pass that collects row gradients of the table calls this instead of `backward`. `None` if the operation does not
-    /// read single rows.
+    /// A pass that collects row gradients of the table calls this instead of `backward`. Returns `None` if the
+    /// operation does not read single rows.
     fn row_gradients(&self, _args: &[Tensor], _grad: &Tensor) -> Result<Option<RowGradients>> {
         Ok(None)
     }
@@ -163,7 +165,8 @@ pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
 
 /// Returns `xs` in another shape, like `Tensor::reshape`.
 ///
-/// Our operations on a reshaped result of ours reach its node directly, without candle's operations on the way back.
+/// Our operations on a reshaped result of ours reach its node directly, without candle's operations in the backward
+/// pass.
 pub(crate) fn reshape(xs: &Tensor, shape: impl ShapeWithOneHole) -> Result<Tensor> {
     let view = xs.reshape(shape)?;
     register_view(xs, &view, |within| within);
@@ -172,7 +175,7 @@ pub(crate) fn reshape(xs: &Tensor, shape: impl ShapeWithOneHole) -> Result<Tenso
 
 /// Returns `count` entries of `xs` from `start` on along the first dimension, like `Tensor::narrow`.
 ///
-/// On a GPU, our operations on a part of a result of ours reach its node directly, as for [`reshape`].
+/// On a GPU, our operations on a part of a result of ours reach its node directly, as with [`reshape`].
 pub(crate) fn part(xs: &Tensor, start: usize, count: usize) -> Result<Tensor> {
     let view = xs.narrow(0, start, count)?;
     if gpu::Gpu::of(xs).is_some() {
@@ -185,7 +188,7 @@ pub(crate) fn part(xs: &Tensor, start: usize, count: usize) -> Result<Tensor> {
     Ok(view)
 }
 
-/// Registers `view` as elements of `xs`; `within` maps the place of `xs` in the result to the place of the view.
+/// Registers `view` as elements of `xs`; `within` maps the place of `xs` in the result to the view's.
 fn register_view(xs: &Tensor, view: &Tensor, within: impl FnOnce(Option<Within>) -> Option<Within>) {
     let mut results = results();
     if view.id() != xs.id()
@@ -197,7 +200,7 @@ fn register_view(xs: &Tensor, view: &Tensor, within: impl FnOnce(Option<Within>)
     }
 }
 
-/// Returns whether `loss` is a result of operations of this crate alone, so that its backward pass is, too.
+/// Returns whether `loss` depends on operations of this crate alone, and so does its backward pass.
 pub(crate) fn is_native(loss: &Tensor) -> bool {
     let is_token = |tensor: &Tensor| tensor.device().is_cpu() && tensor.dims() == [1];
     let nodes = loss.sorted_nodes();
@@ -205,7 +208,7 @@ pub(crate) fn is_native(loss: &Tensor) -> bool {
     nodes.iter().all(|node| node.is_variable() || results.contains_key(&node.id()) || is_token(node))
 }
 
-/// Returns what candle's graph takes for the origin of a tensor.
+/// Returns the origin of a tensor in candle's graph.
 ///
 /// Candle's `apply_op1` and `apply_op3` would run a forward pass, for which they require all arguments on one device.
 fn origin(op: Op) -> BackpropOp {
@@ -214,7 +217,7 @@ fn origin(op: Op) -> BackpropOp {
     unsafe { std::mem::transmute::<Option<Op>, BackpropOp>(Some(op)) }
 }
 
-/// Returns the gradient `of(index)` for each argument that needs one.
+/// Returns the gradient `of(index)` for each argument that needs one, and `None` for the others.
 pub(super) fn gradients<T: WithDType>(
     args: &[Tensor],
     of: impl Fn(usize) -> Vec<T>,
@@ -229,7 +232,7 @@ pub(super) fn gradients<T: WithDType>(
 /// Runs `work` without recording operations for a backward pass, like `torch.no_grad`.
 ///
 /// On the CPU, the results of this crate's operations then do not keep their arguments alive: each layer's activations
-/// are freed as soon as the next layer has read them. This applies to the calling thread, not to jobs that `work` spawns.
+/// are freed as soon as the next layer has read them. Only the calling thread is affected, not jobs that `work` spawns.
 pub fn no_grad<R>(work: impl FnOnce() -> R) -> R {
     struct Restore(bool);
     impl Drop for Restore {
@@ -241,12 +244,13 @@ pub fn no_grad<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Computes the gradients of the scalar `loss`, and row gradients of the tables whose ids are in `tables`.
+/// Computes the gradients of the scalar `loss`, and row gradients of the given tables.
 ///
-/// Like `loss.backward()`, which stays correct, but faster on the CPU. On the CPU, the gradient that a table receives from
-/// [`embedding`](super::embedding) and [`embedding_mean`](super::embedding_mean) is returned separately, as
-/// [`RowGradients`] of the rows in use; its cost does not depend on the size of the table. The gradient from other
-/// operations is in the `GradStore`. The total gradient of a table is the sum of both.
+/// `tables` holds the ids of the tables. This is faster on the CPU than `loss.backward()`, which stays correct. On the
+/// CPU, the gradient that a table receives from [`embedding`](super::embedding) and
+/// [`embedding_mean`](super::embedding_mean) is returned separately, as [`RowGradients`] of the rows in use; its cost
+/// does not depend on the size of the table. The gradient from other operations is in the `GradStore`. The total
+/// gradient of a table is the sum of both.
 ///
 /// A custom operation whose own backward pass differentiates another graph must call this function, not
 /// `Tensor::backward`: the inner pass would otherwise add to the state of the outer one.
@@ -260,11 +264,11 @@ pub fn backward(
     backward_with(loss, tables, None)
 }
 
-/// Like [`backward`], and calls `finished` with a variable's id and gradient while the pass goes on, as soon as every operation
-/// of this crate that uses the variable has contributed.
+/// Like [`backward`], and calls `finished` with a variable's id and gradient as soon as it is complete.
 ///
-/// If candle's own operations contribute, too, a second call follows at the end of the pass, with their part. Variables in
-/// use by another graph that is alive are missing.
+/// The call happens during the pass, when every operation of this crate that uses the variable has contributed. If
+/// candle's own operations contribute too, a second call with their part follows at the end of the pass. No call
+/// happens for variables that another live graph uses.
 pub(crate) fn backward_with(
     loss: &Tensor,
     tables: Vec<TensorId>,
@@ -308,32 +312,32 @@ pub(crate) fn backward_with(
     Ok((grads, rows))
 }
 
-/// What is known of a result, or of a view of one that [`reshape`] or [`part`] has made.
+/// The record of a result, or of a view of one that [`reshape`] or [`part`] has made.
 #[derive(Clone)]
 struct Known {
     token: Tensor,
     node: NodeId,
     /// The result itself.
     result: TensorId,
-    /// The place of a view that shows a part of the result.
+    /// The place of a view that holds a part of the result.
     within: Option<Within>,
     /// Its views.
     views: Vec<TensorId>,
 }
 
-/// What is known of each result that is alive, and of its views.
+/// The records of all results that are alive, and of their views.
 fn results() -> MutexGuard<'static, HashMap<TensorId, Known>> {
     static RESULTS: LazyLock<Mutex<HashMap<TensorId, Known>>> = LazyLock::new(Mutex::default);
     RESULTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Number of uses of each variable by the nodes that are alive.
+/// Number of uses of each variable by live nodes.
 fn uses() -> MutexGuard<'static, HashMap<TensorId, usize>> {
     static USES: LazyLock<Mutex<HashMap<TensorId, usize>>> = LazyLock::new(Mutex::default);
     USES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The value 1: the start of each token, and the count of one part.
+/// The value 1, the initial value of each token and the count of one part.
 fn one() -> Tensor {
     static ONE: LazyLock<Tensor> =
         LazyLock::new(|| Tensor::from_storage(unit(), 1, BackpropOp::none(), false));
@@ -364,7 +368,7 @@ struct Use {
     within: Option<Within>,
 }
 
-/// The place of successive elements of a result.
+/// The place of consecutive elements in a result.
 #[derive(Clone, Copy)]
 struct Within {
     start: usize,
@@ -373,10 +377,10 @@ struct Within {
 }
 
 impl<O: Operation> Node<O> {
-    /// Returns, for each of `used`, what candle is to take for the gradient of the tensor that stands for it.
+    /// Returns, for each of `used`, the gradient that candle sees for the tensor that represents it.
     fn back(&self, count: &Tensor, pass: &mut Pass) -> Result<Vec<Option<Tensor>>> {
         let Some((id, ys)) = self.result.get() else { bail!("{}: there is no result", self.op.name()) };
-        // Its parts may have the shape of a view.
+        // The parts may have the shape of a view.
         let grad = pass.take(self.id, count.to_vec1::<f32>()?[0] as usize)?.reshape(ys.shape())?;
         if let [table] = &self.args[..]
             && pass.wants_rows(table)
@@ -431,7 +435,7 @@ impl<O> Drop for Node<O> {
             }
         }
         drop(uses);
-        // A pass leaves gradients behind where candle does not continue: below `x * 0`, or where it broke off.
+        // A pass leaves gradients behind where candle does not continue: below `x * 0`, or where it stopped early.
         let left = Context::existing().and_then(|mut context| {
             let pass = context.pass.as_mut()?;
             let id = &self.id;
@@ -441,7 +445,7 @@ impl<O> Drop for Node<O> {
     }
 }
 
-/// Makes a node's token from the tensors that stand for its arguments, two at a time.
+/// Computes a node's token from the tensors that represent its arguments, two at a time.
 ///
 /// The first link takes the first two, the next link takes the token so far and the next two, and so on.
 struct Link<O> {
@@ -492,7 +496,7 @@ impl<O: Operation> CustomOp3 for Link<O> {
     }
 }
 
-/// Makes a node's result from its token.
+/// Computes a node's result from its token.
 struct Outcome<O: Operation>(Arc<Node<O>>);
 
 impl<O: Operation> CustomOp1 for Outcome<O> {
@@ -512,7 +516,7 @@ impl<O: Operation> CustomOp1 for Outcome<O> {
 impl<O: Operation> Drop for Outcome<O> {
     fn drop(&mut self) {
         if let Some((id, _)) = self.0.result.get() {
-            // Dropping the token may drop other results: only after the lock is released.
+            // Dropping the token may drop other results, so release the lock first.
             let mut results = results();
             let known = results.remove(id);
             let views = known.iter().flat_map(|known| &known.views).map(|view| results.remove(view));

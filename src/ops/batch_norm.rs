@@ -1,4 +1,4 @@
-//! Batch normalisation (Ioffe and Szegedy 2015), fused with the residual add and the ReLU that often follow it.
+//! Batch normalisation (Ioffe and Szegedy 2015), fused with an optional residual add and ReLU.
 
 mod cuda;
 mod share;
@@ -16,11 +16,12 @@ use std::sync::{Arc, OnceLock};
 /// Normalises each channel of `xs` `(batch, channels, height, width)`, like PyTorch's `batch_norm`.
 ///
 /// Computes `weight * (xs - mean) / sqrt(variance + epsilon) + bias`, then the `epilogue`. `weight` and `bias` are
-/// `(channels)`. Evaluation passes the `running` statistics. Training passes `None` and normalises with the statistics of
-/// the batch, through which gradients flow. Returns the result and the statistics used, zeros for an empty batch.
+/// `(channels)`. Evaluation passes the `running` statistics. Training passes `None`, and the operation normalises with
+/// the statistics of the batch, through which gradients flow. Returns the result and the statistics used, zeros for an
+/// empty batch.
 ///
-/// Inside [`together`](crate::processes::together), `xs` is a share of a batch: training uses the statistics of the shares of
-/// all processes, and the backward pass must run on all of them.
+/// Inside [`together`](crate::processes::together), `xs` is a share of a batch. Training then uses the statistics of
+/// the whole batch, and the backward pass must run on all processes.
 ///
 /// # Errors
 /// Fails if shapes do not match, or a channel has no elements although the batch is not empty.
@@ -37,7 +38,7 @@ pub fn batch_norm(
     Ok((ys, statistics))
 }
 
-/// Like [`batch_norm`], and returns the number of elements per channel that the statistics of the batch are of.
+/// Like [`batch_norm`], and returns the number of elements per channel behind the statistics.
 fn normalise(
     [xs, weight, bias]: [&Tensor; 3],
     grid: Grid,
@@ -95,7 +96,7 @@ fn tensors(statistics: &[Statistics], dtype: DType) -> Result<BatchStatistics> {
 
 /// Like [`batch_norm`] in training, and moves `averages` towards the statistics of the batch.
 ///
-/// The average of the variances is one of unbiased variances.
+/// The variances are averaged in their unbiased form.
 ///
 /// # Errors
 /// As for [`batch_norm`]; also if a channel has fewer than two elements, which have no variance.
@@ -135,9 +136,9 @@ struct BatchNorm {
     epsilon: f64,
     of_batch: bool,
     relu: bool,
-    /// The running statistics, or those of the batch once `forward` has computed them.
+    /// The running statistics, or the batch statistics once `forward` has computed them.
     statistics: Arc<OnceLock<Vec<Statistics>>>,
-    /// If `xs` is a share of a batch, the processes that have the others, and the elements per channel of all.
+    /// The processes with the other shares, and the batch's elements per channel, if `xs` is a share.
     whole: Option<(Arc<dyn Processes>, f64)>,
 }
 

@@ -30,7 +30,7 @@ struct Concat {
     zeros: usize,
 }
 
-/// Copies columns from one matrix to another, with a number of columns to clear behind them.
+/// Copies columns from one matrix to another, and clears a number of columns after them.
 fn copy_columns<T: Stored + cuda::Real>(
     gpu: &Gpu,
     rows: usize,
@@ -53,7 +53,7 @@ fn copy_columns<T: Stored + cuda::Real>(
 }
 
 impl Concat {
-    /// The number of rows, the columns of a part of `size` entries, and those of the result of shape `dims`.
+    /// Returns the number of rows, and a function from the entries of a part to its columns.
     fn columns(&self, dims: &[usize]) -> (usize, impl Fn(usize) -> usize + use<>) {
         let inner: usize = dims[self.dim + 1..].iter().product();
         (dims[..self.dim].iter().product(), move |size| size * inner)

@@ -10,7 +10,7 @@ use super::reference;
 use crate::kernels::cpu::conv2d::Conv2d;
 use candle_core::{Result, Shape, Storage, Tensor};
 
-/// Two-dimensional cross-correlation, as PyTorch's `conv2d`.
+/// Two-dimensional cross-correlation, like PyTorch's `conv2d`.
 ///
 /// `xs` `(batch, in, height, width)` with `weight` `(out, in / groups, kernel height, kernel width)` and `bias` `(out)`
 /// gives `(batch, out, output height, output width)`, where an output size is

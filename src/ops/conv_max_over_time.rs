@@ -34,7 +34,9 @@ pub fn conv_max_over_time(
     autograd::apply(op, arguments(xs, filters)?)
 }
 
-/// The index of the word at which the window of each maximum of [`conv_max_over_time`] begins, `(batch, filters)`.
+/// Finds the word at which the window of each maximum of [`conv_max_over_time`] begins.
+///
+/// The result is `(batch, filters)`.
 ///
 /// A window that begins in the padding before the first word has a negative index.
 ///
@@ -78,9 +80,9 @@ struct ConvMaxOverTime {
     layout: Layout,
     sizes: Vec<FilterSize>,
     padding: usize,
-    /// What the backward pass needs of the forward pass on the CPU.
+    /// The data of the forward pass on the CPU that the backward pass needs.
     saved: OnceLock<Saved>,
-    /// What it needs of the forward pass on a GPU.
+    /// The data of the forward pass on a GPU that the backward pass needs.
     on_gpu: OnceLock<cuda::Saved>,
 }
 
@@ -97,7 +99,7 @@ impl ConvMaxOverTime {
         Self { sentences: sentences.clone(), layout, sizes, padding, saved, on_gpu }
     }
 
-    /// What computes the operation, if the kernels on a GPU can.
+    /// The GPU to run the operation on, if its kernels support it.
     fn gpu(&self, xs: &Tensor) -> Option<Gpu> {
         Gpu::of(xs).filter(|_| cuda::supports(&self.sizes))
     }

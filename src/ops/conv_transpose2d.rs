@@ -8,7 +8,7 @@ use super::reference;
 use crate::kernels::cpu::conv2d::{Conv2d, add_bias};
 use candle_core::{Result, Shape, Storage, Tensor};
 
-/// Transposed two-dimensional convolution, also called deconvolution, as PyTorch's `conv_transpose2d`.
+/// Transposed two-dimensional convolution (deconvolution), like PyTorch's `conv_transpose2d`.
 ///
 /// It is the gradient of [`conv2d`](super::conv2d()) with respect to the input. `xs` `(batch, in, height, width)` with
 /// `weight` `(in, out / groups, kernel height, kernel width)` and `bias` `(out)` gives `(batch, out, output height, output
@@ -33,7 +33,9 @@ pub fn conv_transpose2d(
     autograd::apply(Transposed(conv), args.collect::<Result<_>>()?)
 }
 
-/// The convolution from the output to the input. Its three passes are those of the transposed one in another order.
+/// The convolution from the output to the input.
+///
+/// The three passes of the transposed convolution are its passes in another order.
 struct Transposed(Conv2d);
 
 impl Operation for Transposed {

@@ -16,9 +16,9 @@ use std::ops::Range;
 
 /// Zeroes each element with the given `probability` and scales the others by `1 / (1 - probability)`.
 ///
-/// The scaling keeps the expected value (Srivastava et al. 2014, section 10, at training time). The probability is rounded
-/// to a multiple of 1/65536. The mask is a function of `rng`, the same on every device. A dropped NaN or infinity becomes
-/// NaN, as in PyTorch.
+/// The scaling keeps the expected value (Srivastava et al. 2014, section 10). The probability is rounded to a multiple
+/// of 1/65536. The mask is a function of `rng`, the same on every device. A dropped NaN or infinity becomes NaN, as in
+/// PyTorch.
 ///
 /// # Errors
 /// Fails if `probability` is not from 0 to 1.
@@ -69,7 +69,7 @@ pub(crate) fn dropout_in(
     }
 }
 
-/// Returns the elements of the larger mask, `count` in all, as ranges in the order of the tensor's elements.
+/// Returns the tensor's `count` elements of the larger mask, in order, as ranges.
 fn runs(place: &MaskPlace, count: usize) -> Vec<Range<usize>> {
     match *place {
         MaskPlace::From(first) => std::iter::once(first..first + count).collect(),
@@ -100,7 +100,7 @@ enum Mask {
     Stream {
         stream: KeyStream,
         threshold: u32,
-        /// The row of each row in a larger tensor; without, the elements are consecutive.
+        /// The row of each row in a larger tensor; `None` if the elements are consecutive.
         rows: Option<Tensor>,
     },
 }
@@ -165,7 +165,7 @@ impl Dropout {
             Some(numbers) => {
                 let rows = numbers.elem_count();
                 let columns = count / rows.max(1);
-                // The blocks of the stream that the elements of a row can lie in.
+                // The number of blocks of the stream that the elements of a row can span.
                 let blocks = (columns + 30) / 32 + 1;
                 let place = vec![
                     gpu.pointer::<u32>(numbers)?.into(),

@@ -10,7 +10,7 @@ use crate::kernels::cuda::{self, Arg, Grid, Pointer};
 use candle_core::{DType, Result, Shape, Storage, Tensor, bail};
 use std::sync::Arc;
 
-/// Returns the rows `ids` of `table`, PyTorch's `embedding`.
+/// Returns the rows `ids` of `table`, like PyTorch's `embedding`.
 ///
 /// `table` is `(rows, size)`; `ids` has any shape and type `u32`; the result is `(.., size)`.
 ///
@@ -27,7 +27,7 @@ pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// Returns the mean of the rows `ids` of `table` over each sequence, PyTorch's `embedding_bag`.
+/// Returns the mean of the rows `ids` of `table` over each sequence, like PyTorch's `embedding_bag`.
 ///
 /// `table` is `(rows, size)`; `ids` is packed like `sequences`, `(sequences.rows())`, of type `u32`; the result is
 /// `(batch, size)`.
@@ -64,19 +64,19 @@ fn check_range(op: &str, ids: &[u32], rows: usize) -> Result<()> {
     }
 }
 
-/// The use of some rows of a table.
+/// An operation that reads rows of a table.
 struct Rows {
     name: &'static str,
-    /// One per row that is read, in the memory of the table.
+    /// The id of each row to read, in the memory of the table.
     ids: Tensor,
     uses: Use,
 }
 
 /// How the rows are used.
 enum Use {
-    /// They are the result, of this shape.
+    /// The rows are the result, in this shape.
     Single { shape: Vec<usize> },
-    /// They are averaged over sequences.
+    /// The rows are averaged over sequences.
     Mean(Arc<PackedSequences>),
 }
 
@@ -88,7 +88,9 @@ impl Rows {
         autograd::apply(Self { name, ids, uses }, vec![table.contiguous()?])
     }
 
-    /// Returns the gradient of the row read at each place, and its factor: a mean passes on one share per element.
+    /// Returns the gradient of the row read at each place, and its factor.
+    ///
+    /// A mean passes an equal share to each element.
     fn grad<'a, T: Element>(&self, grad: &'a [T], size: usize) -> impl Fn(usize) -> (&'a [T], T) + Sync {
         let means = match &self.uses {
             Use::Single { .. } => None,
@@ -136,7 +138,7 @@ impl Rows {
         }
     }
 
-    /// The arguments of [`gradient_on`] that tell which vector of the gradient belongs to which id.
+    /// The arguments of [`gradient_on`] that map ids to vectors of the gradient.
     fn vectors_on(&self, gpu: &Gpu) -> Result<[Pointer<u32>; 2]> {
         match &self.uses {
             Use::Single { .. } => Ok([Pointer::null(); 2]),

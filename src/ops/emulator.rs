@@ -27,7 +27,7 @@ pub fn off<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Runs `work` and counts what it asks of the emulator on this thread.
+/// Runs `work` and counts its calls of the emulator on this thread.
 pub fn count<R>(work: impl FnOnce() -> R) -> (R, Counts) {
     let before = crate::kernels::cuda::counts();
     let result = work();

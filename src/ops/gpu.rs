@@ -6,7 +6,7 @@ use crate::kernels::cuda::{Buffer, Device, Grid, Kernel, Memory, Pointer, Scalar
 use candle_core::{DType, Layout, Result, Shape, Storage, Tensor, WithDType, bail, op::BackpropOp};
 use std::ops::Deref;
 
-/// What computes operations on a tensor with CUDA kernels.
+/// The GPU, or emulator, that runs operations on a tensor with CUDA kernels.
 pub(crate) struct Gpu {
     device: Device,
     #[cfg_attr(not(feature = "cuda"), allow(unused))]
@@ -21,14 +21,14 @@ impl Deref for Gpu {
     }
 }
 
-/// An element type of tensors that kernels can have.
+/// An element type that tensors and kernels share.
 #[cfg(feature = "cuda")]
 pub(crate) trait Stored: Scalar + WithDType + candle_core::cuda_backend::CudaDType {}
 
 #[cfg(feature = "cuda")]
 impl<T: Scalar + WithDType + candle_core::cuda_backend::CudaDType> Stored for T {}
 
-/// An element type of tensors that kernels can have.
+/// An element type that tensors and kernels share.
 #[cfg(not(feature = "cuda"))]
 pub(crate) trait Stored: Scalar + WithDType {}
 
@@ -36,9 +36,9 @@ pub(crate) trait Stored: Scalar + WithDType {}
 impl<T: Scalar + WithDType> Stored for T {}
 
 impl Gpu {
-    /// Returns what runs the CUDA form of an operation on `tensor`, whose elements are `f32` or `f64`.
+    /// Returns the GPU that runs operations on `tensor`, which must have elements of type `f32` or `f64`.
     ///
-    /// This is a GPU with working kernels if the tensor lies there, or the emulator. `None` means the CPU kernel for a
+    /// This is the GPU that holds the tensor, if its kernels work, or the emulator. `None` means the CPU kernel for a
     /// tensor in main memory, and `ops::reference` for others.
     #[inline]
     pub fn of(tensor: &Tensor) -> Option<Self> {
@@ -48,7 +48,7 @@ impl Gpu {
         Self::on(tensor.device())
     }
 
-    /// Returns what runs kernels on tensors of `device`.
+    /// Returns the GPU that runs kernels on tensors of `device`.
     #[inline]
     pub fn on(tensors: &candle_core::Device) -> Option<Self> {
         if !cfg!(any(feature = "cuda", feature = "cuda-emulator")) {
@@ -67,7 +67,9 @@ impl Gpu {
         Some(Self { device, tensors: tensors.clone() })
     }
 
-    /// Returns whether an operation with a CUDA form has kernels for `tensor`: it lies in main memory, or on such a GPU.
+    /// Returns whether an operation with a CUDA form has kernels for `tensor`.
+    ///
+    /// It has if the tensor is in main memory, or on a GPU with working kernels.
     pub fn supports(tensor: &Tensor) -> bool {
         tensor.device().is_cpu() || Self::of(tensor).is_some()
     }
@@ -96,7 +98,7 @@ impl Gpu {
         }
     }
 
-    /// Turns a buffer into what `Operation::forward` returns.
+    /// Turns a buffer into the return value of `Operation::forward`.
     pub fn output<T: Stored>(&self, buffer: Buffer<T>, shape: impl Into<Shape>) -> (Storage, Shape) {
         let storage = match buffer.into_memory() {
             Memory::Host(data) => Storage::Cpu(T::to_cpu_storage_owned(data)),

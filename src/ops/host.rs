@@ -64,7 +64,7 @@ impl<Guard: Deref<Target = Storage>> Held<'_, Guard> {
     }
 }
 
-/// Turns elements into what a custom operation returns.
+/// Turns elements into the return value of a custom operation.
 pub(crate) fn output<T: Element>(data: Vec<T>, shape: impl Into<Shape>) -> (Storage, Shape) {
     (Storage::Cpu(T::to_cpu_storage_owned(data)), shape.into())
 }

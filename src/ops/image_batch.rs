@@ -1,4 +1,4 @@
-//! Batches of images made on a GPU from the bytes of a whole set.
+//! Batches of images, assembled on a GPU from the bytes of a whole set.
 
 use super::gpu::Gpu;
 use crate::kernels::cuda::{self, Grid};
@@ -16,28 +16,28 @@ pub(crate) struct ImageTable {
     shape: (usize, usize, usize),
 }
 
-/// Which image an example shows, and how.
+/// Which image an example shows, and how it is placed.
 #[derive(Clone, Copy)]
 pub(crate) struct Placement {
     pub index: u32,
     /// Columns and rows that the image is shifted by.
     pub by: (i32, i32),
-    /// Whether it is flipped left to right before.
+    /// Whether it is flipped left to right first.
     pub flip: bool,
 }
 
 impl Placement {
-    /// The images `indices` as they are.
+    /// The images `indices`, neither shifted nor flipped.
     pub fn centred(indices: &[u32]) -> Vec<Self> {
         indices.iter().map(|&index| Self { index, by: (0, 0), flip: false }).collect()
     }
 }
 
 impl ImageTable {
-    /// Copies images and labels to `device`; `None` if it has no kernels for them.
+    /// Copies images and labels to `device`; returns `None` if there are no kernels for it.
     ///
-    /// Batches subtract the first of the `statistics` of a channel from its values, which are from 0 to 1, and multiply
-    /// with the second.
+    /// Batches scale the values of a channel to the range from 0 to 1, subtract its first statistic and multiply by its
+    /// second.
     pub fn new(
         pixels: &[u8],
         labels: &[u32],
@@ -63,7 +63,9 @@ impl ImageTable {
         Gpu::of(&self.statistics).is_some()
     }
 
-    /// Makes a batch: f32 images `(batch, channels, height, width)`, 0 outside of the original ones, and labels `(batch)`.
+    /// Assembles a batch: f32 images `(batch, channels, height, width)` and labels `(batch)`.
+    ///
+    /// Pixels outside of the original images are 0.
     pub fn batch(&self, placements: &[Placement]) -> Result<(Tensor, Tensor)> {
         let Some(gpu) = Gpu::of(&self.statistics) else { candle_core::bail!("images: the device has gone") };
         let ((channels, height, width), batch) = (self.shape, placements.len());
@@ -87,7 +89,7 @@ impl ImageTable {
             (count as i64).into(),
         ];
         let kernel = cuda::IMAGE_BATCH.kernel::<f32>("image_batch");
-        // SAFETY: these are the kernel's parameters, and the indices are those of images.
+        // SAFETY: these are the kernel's parameters, and each index is below the number of images.
         unsafe { gpu.launch(kernel, Grid::elements(count, 1), &args)? };
         Ok((gpu.tensor(xs, (batch, channels, height, width)), gpu.tensor(labels, batch)))
     }

@@ -1,6 +1,6 @@
 //! A recurrent network that reads one token at a time, without tensors or a graph.
 //!
-//! One step is so little work that tensors around it would cost more than the step itself.
+//! One step is so little work that tensors would cost more than the step itself.
 
 use super::arguments::{RecurrentWeights, check_bias, check_recurrent_weights};
 use super::{Cell, PackedSequences};
@@ -8,10 +8,10 @@ use crate::kernels::cpu::decoder::{DecoderLayer, DecoderOutput};
 use crate::kernels::cpu::recurrent::Weights;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// A recurrent network with a linear output layer that reads a sequence token by token and keeps its state in between.
+/// A recurrent network with a linear output layer that reads a sequence token by token.
 ///
-/// It computes in f32 on the CPU, on whichever device the weights are: a single token is too little work for other devices.
-/// Later changes of the weights do not affect it.
+/// It keeps its state between tokens. It computes in f32 on the CPU, whatever the device of the weights: a single token
+/// is too little work for other devices. Later changes of the weights do not affect it.
 pub struct IncrementalDecoder {
     tokens: usize,
     layers: Vec<DecoderLayer>,
@@ -19,7 +19,7 @@ pub struct IncrementalDecoder {
 }
 
 impl IncrementalDecoder {
-    /// A decoder before its first token, with a zero state.
+    /// Creates a decoder before its first token, with a zero state.
     ///
     /// The rows of `table` `(tokens, features)` are the tokens' vectors, and `layers` the weights of one or more layers. The
     /// output layer has a weight `(outputs, hidden)` and possibly a bias `(outputs)`.
@@ -80,10 +80,10 @@ impl IncrementalDecoder {
         Ok(self.output.apply(xs))
     }
 
-    /// The value that each unit of each layer holds, from -1 to 1: the tanh of an LSTM's cell state, the hidden state of
-    /// the other cells (Karpathy et al. 2015, section 4.2).
+    /// The value that each unit of each layer holds, from -1 to 1 (Karpathy et al. 2015, section 4.2).
     ///
-    /// A ReLU layer's hidden state may exceed 1.
+    /// For an LSTM it is the tanh of the cell state, for other cells the hidden state. The hidden state of a ReLU layer
+    /// may exceed 1.
     pub fn activations(&self) -> Vec<Vec<f32>> {
         self.layers.iter().map(DecoderLayer::activations).collect()
     }

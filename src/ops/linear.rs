@@ -9,7 +9,7 @@ use crate::kernels::cpu::linear::{Dims, column_sums, forward, input_grad, weight
 use crate::kernels::cuda::{self, Buffer, Grid, Pointer, Product};
 use candle_core::{Result, Shape, Storage, Tensor};
 
-/// Applies a fully connected layer: `xs * weight^T + bias`, PyTorch's `linear`.
+/// Applies a fully connected layer, `xs * weight^T + bias`, like PyTorch's `linear`.
 ///
 /// `xs` is `(.., in)`, `weight` `(out, in)`, `bias` `(out)`; the result is `(.., out)`. `in` and `out` may be 0.
 ///
@@ -108,7 +108,9 @@ impl Linear {
     }
 }
 
-/// The largest number of rows for which one kernel computes the gradients of weight and bias; `ROWS` in that kernel.
+/// The largest number of rows for which one kernel computes the gradients of weight and bias.
+///
+/// The kernel calls it `ROWS`.
 const FEW_ROWS: usize = 64;
 
 /// Computes the gradients of weight and bias in one launch.

@@ -1,4 +1,4 @@
-//! A linear layer and its softmax cross-entropy, as one operation.
+//! A linear layer and its softmax cross-entropy as one operation.
 
 use super::arguments::{check_linear, check_smoothing, check_targets};
 use super::autograd::{self, Operation};
@@ -13,10 +13,11 @@ use crate::kernels::cuda::{self, Pointer};
 use candle_core::{Device, Result, Shape, Storage, Tensor, bail};
 use std::sync::OnceLock;
 
-/// The mean of `-ln softmax(xs * weight^T + bias)[target]`: [`softmax_cross_entropy`] of [`linear()`].
+/// The mean of `-ln softmax(xs * weight^T + bias)[target]`.
 ///
-/// `xs` is `(rows, in)`, `weight` `(classes, in)`, `bias` `(classes)`, and `targets` `(rows)`, the u32 class labels. The
-/// logits become their gradient in place, which halves the memory that many classes take.
+/// It equals [`softmax_cross_entropy`] of [`linear()`]. `xs` is `(rows, in)`, `weight` `(classes, in)`, `bias`
+/// `(classes)`, and `targets` `(rows)`, the u32 class labels. The gradient overwrites the logits, which halves the
+/// memory for many classes.
 ///
 /// # Errors
 /// Fails if the shapes do not match, or [`softmax_cross_entropy`] would.
@@ -54,7 +55,7 @@ struct LinearCrossEntropy {
     labels: Vec<u32>,
     targets: Tensor,
     wants_gradient: bool,
-    /// The gradient of the logits, which the forward pass computes if it is wanted.
+    /// The gradient of the logits, which the forward pass computes if a graph records it.
     grad: OnceLock<Tensor>,
 }
 

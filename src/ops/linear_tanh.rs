@@ -8,9 +8,10 @@ use super::{linear, tanh};
 use crate::kernels::cuda::{self, Arg, Grid, Matrix, Pointer, Product};
 use candle_core::{Result, Shape, Storage, Tensor, bail};
 
-/// Computes `tanh(xs * weight^T + bias)`: `weight` is `(out, in)`, `bias` `(out)`, the result `(rows, out)`.
+/// Computes `tanh(xs * weight^T + bias)`.
 ///
-/// `xs` is `(rows, in)`, or `(parts, rows, in / parts)`: a row of the input is then the row of each part, one behind the other.
+/// `weight` is `(out, in)`, `bias` `(out)`, the result `(rows, out)`. `xs` is `(rows, in)`, or `(parts, rows, in /
+/// parts)`: a row of the input then consists of the row of each part, one after the other.
 ///
 /// # Errors
 /// Fails if the shapes do not match.

@@ -1,7 +1,7 @@
 //! Classification losses: scalars, the mean over the batch.
 //!
-//! Each takes `logits` `(batch, classes)` and `targets` `(batch)`, the u32 class labels. The forward pass also computes the
-//! gradient, which costs little more, unless nothing records it.
+//! Each takes `logits` `(batch, classes)` and `targets` `(batch)`, the u32 class labels. The forward pass also computes
+//! the gradient, which costs little more, unless no graph records it.
 
 use super::arguments::{check_loss, check_smoothing};
 use super::autograd::{self, Operation};
@@ -13,9 +13,9 @@ use crate::kernels::cuda::{self, Arg, Buffer, Grid, Pointer};
 use candle_core::{Result, Shape, Storage, Tensor};
 use std::sync::OnceLock;
 
-/// The mean of `-ln softmax(logits)[target]`: PyTorch's `cross_entropy`, and the log-likelihood cost of Nielsen, eq. 80.
+/// The mean of `-ln softmax(logits)[target]`, PyTorch's `cross_entropy` (Nielsen, eq. 80).
 ///
-/// `smoothing` is the part of the target distribution that is spread evenly over all classes (Szegedy et al. 2016,
+/// `smoothing` is the fraction of the target distribution that is spread evenly over all classes (Szegedy et al. 2016,
 /// arXiv:1512.00567, section 7). A logit of minus infinity masks its class.
 ///
 /// # Errors
@@ -70,7 +70,7 @@ struct Classification {
     labels: Vec<u32>,
     targets: Tensor,
     wants_gradient: bool,
-    /// The gradient of the logits, which the forward pass computes if it is wanted.
+    /// The gradient of the logits, which the forward pass computes if a graph records it.
     grad: OnceLock<Tensor>,
 }
 
@@ -100,13 +100,13 @@ impl Classification {
     }
 }
 
-/// What the kernels of the losses read and write: logits `(batch, classes)`.
+/// The arguments of the loss kernels, for logits `(batch, classes)`.
 pub(super) struct Rows<T> {
     pub logits: Pointer<T>,
-    /// What the softmax cross-entropy adds to each row, `(classes)`; null for nothing.
+    /// The bias to add to each row, `(classes)`; null for none.
     pub bias: Pointer<T>,
     pub targets: Pointer<u32>,
-    /// Where the gradient of the logits goes, which may be their own place; null if it is not wanted.
+    /// Where to write the gradient of the logits, possibly over the logits; null to skip it.
     pub grad: Pointer<T>,
     pub batch: usize,
     pub classes: usize,
@@ -120,7 +120,7 @@ impl<T: Stored + cuda::Real> Rows<T> {
     pub unsafe fn loss(self, gpu: &Gpu, loss: Loss) -> Result<Buffer<T>> {
         const THREADS: usize = 256;
         let Self { logits, bias, targets, grad, batch, classes } = self;
-        // A warp for a row, or a block for a long one.
+        // A warp for each row, or a block for each long one.
         let team = if classes <= 1024 { 32 } else { THREADS };
         let (losses, mean) = (gpu.alloc::<T>(batch)?, gpu.alloc::<T>(1)?);
         let mut args: Vec<Arg> = vec![logits.into(), targets.into(), grad.into()];

@@ -1,9 +1,9 @@
 //! Differentiable operations.
 //!
-//! Kernels of this crate compute the results and the gradients in `f32` and `f64`, on the CPU and on CUDA devices. On the CPU,
-//! other types are an error. Everywhere else an operation runs its definition in [`mod@reference`], which consists of
-//! candle's own operations and is also what the kernels are tested against. Tensors may have any memory layout; kernels
-//! work on a contiguous copy of a tensor that is not contiguous.
+//! Kernels of this crate compute the results and the gradients in `f32` and `f64`, on the CPU and on CUDA devices. On
+//! the CPU, other types are an error. On other devices an operation runs its definition in [`mod@reference`], which
+//! consists of candle's own operations and which the kernels are tested against. Tensors may have any memory layout;
+//! kernels work on a contiguous copy of a tensor that is not contiguous.
 
 mod activation;
 mod arguments;

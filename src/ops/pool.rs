@@ -46,7 +46,8 @@ pub fn avg_pool2d(xs: &Tensor, config: Pool2dConfig) -> Result<Tensor> {
 
 /// Takes the square root of the sum of squares of each window: L2 pooling (Nielsen, chapter 6).
 ///
-/// `xs` is `(batch, channels, height, width)`; padding counts as zeros. The gradient of a window of zeros is taken as 0.
+/// `xs` is `(batch, channels, height, width)`; padding counts as zeros. The gradient of a window of zeros is defined as
+/// 0.
 ///
 /// # Errors
 /// Fails if [`max_pool2d`] would.

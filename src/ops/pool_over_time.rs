@@ -10,12 +10,12 @@ use crate::kernels::cuda::{self, Arg, Grid};
 use candle_core::{Result, Shape, Storage, Tensor};
 use std::sync::{Arc, OnceLock};
 
-/// Reduces the elements of each sequence to one: `xs` `(rows, features)` to `(batch, features)`.
+/// Reduces the elements of each sequence to one.
 ///
-/// `xs` holds the elements of `sequences` in packed order.
+/// Maps `xs` `(rows, features)`, in the packed order of `sequences`, to `(batch, features)`.
 ///
 /// # Errors
-/// Fails if the number of rows is not that of `sequences`.
+/// Fails if `xs` has a different number of rows than `sequences`.
 pub fn pool_over_time(xs: &Tensor, sequences: &Arc<PackedSequences>, pooling: TimePooling) -> Result<Tensor> {
     check_pool_over_time(xs, sequences)?;
     if !Gpu::supports(xs) {

@@ -1,4 +1,4 @@
-//! A fully connected layer for many products with one weight.
+//! A fully connected layer for many products with the same weight.
 
 use super::arguments::check_linear;
 use super::gpu::Gpu;
@@ -7,10 +7,10 @@ use crate::kernels::cpu::linear::PackedWeight;
 use candle_core::{DType, Device, Result, Tensor};
 use std::sync::Arc;
 
-/// A fully connected layer as [`linear()`] computes it, for many products without gradients, as in decoding.
+/// A [`linear()`] layer for many products without gradients, as in decoding.
 ///
-/// On the CPU its weight, if it is in `f32`, is stored in the order in which products read it. Later changes of the weight
-/// do not affect it.
+/// On the CPU, an `f32` weight is stored in the order in which products read it. Later changes of the weight do not
+/// affect the layer.
 #[derive(Clone)]
 pub struct PreparedLinear {
     weight: Tensor,
@@ -22,7 +22,7 @@ impl PreparedLinear {
     /// Prepares a layer with `weight` `(out, in)` and `bias` `(out)`.
     ///
     /// # Errors
-    /// Fails if the weight is no matrix.
+    /// Fails if the weight is not a matrix.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>) -> Result<Self> {
         let (outputs, inputs) = weight.dims2()?;
         let (weight, bias) = (weight.detach().contiguous()?, bias.map(|bias| bias.detach().contiguous()));

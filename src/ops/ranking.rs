@@ -5,10 +5,10 @@ use crate::kernels::cpu::Real;
 use crate::kernels::cpu::ranking as kernel;
 use candle_core::{Device, Result, Tensor, bail};
 
-/// Returns the `count` most probable classes of each row of `logits` `(rows, classes)`, and the natural logarithms of
-/// their softmax.
+/// Returns the `count` most probable classes of each row of `logits` `(rows, classes)`.
 ///
-/// The most probable class comes first; of equal ones, the one with the lower number. There are no gradients.
+/// Each comes with the natural logarithm of its softmax. The most probable class comes first; of equal ones, the one
+/// with the lower index. There are no gradients.
 ///
 /// # Errors
 /// Fails if there are no classes, or a probability is NaN.

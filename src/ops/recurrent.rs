@@ -1,7 +1,6 @@
-//! A recurrent layer over packed sequences, as one operation.
+//! A recurrent layer over packed sequences as one operation.
 //!
-//! A second operation, the final state, reads the last hidden states off the layer's output. Both share what the forward
-//! pass has saved.
+//! A second operation reads the final state off the layer's output. Both share the values saved by the forward pass.
 
 mod cuda;
 mod plan;
@@ -21,9 +20,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 /// Runs one recurrent layer over the input `xs` `(rows, features)` of `sequences`.
 ///
 /// Returns the hidden states at all elements, `(rows, directions * hidden)`, and the final state `(directions, batch,
-/// hidden)`. The layer has one direction per element of `weights`: the first reads each sequence forward, the second
-/// backward from the sequence's own end, so that its final state belongs to the first element. `state` is the initial
-/// state `(directions, batch, hidden)`; it is zero if `None`.
+/// hidden)`. The layer has one direction per element of `weights`. The first reads each sequence forward. The second
+/// reads it backward from its own end, so the final state of that direction belongs to the first element. `state` is
+/// the initial state `(directions, batch, hidden)`; it is zero if `None`.
 ///
 /// # Errors
 /// Fails if the shapes do not agree, or if `state` has cell states although the cell is not an LSTM, or lacks them
@@ -42,11 +41,11 @@ pub fn recurrent(
     run(cell, sizes, xs, None, sequences, weights, state)
 }
 
-/// Runs one recurrent layer over tokens `ids` `(rows)`, u32, whose products with the input weights are known.
+/// Runs one recurrent layer over tokens whose products with the input weights are known.
 ///
-/// This is [`recurrent`] on the tokens' vectors, except that `weights` hold, in place of the input weights, a table
-/// `(tokens, gates * hidden)`: the product of each token's vector with the input weights, without biases. If there are
-/// fewer tokens than rows this is less work, also in the backward pass.
+/// The tokens are `ids` `(rows)`, u32. The result equals [`recurrent`] on the tokens' vectors. Instead of the
+/// input weights, `weights` hold a table `(tokens, gates * hidden)`: the product of each token's vector with the input
+/// weights, without biases. If there are fewer tokens than rows, this is less work, also in the backward pass.
 ///
 /// # Errors
 /// Fails if [`recurrent`] would, or an id is not below the number of tokens.
@@ -66,9 +65,10 @@ pub fn recurrent_tokens(
     run(cell, sizes, &no_input, Some(ids), sequences, weights, state)
 }
 
-/// Runs a recurrent layer in one direction, in main memory: [`recurrent`] with all states in place of the final one.
+/// Runs a recurrent layer in one direction, in main memory, and returns the states at all steps.
 ///
-/// Returns the hidden states `(rows, hidden)` and, of an LSTM, the cell states, likewise.
+/// It is [`recurrent`] with all states instead of the final one: the hidden states `(rows, hidden)` and, for an LSTM,
+/// the cell states `(rows, hidden)`.
 pub(crate) fn recurrent_states(
     cell: Cell,
     xs: &Tensor,
@@ -87,16 +87,16 @@ pub(crate) fn recurrent_states(
     Ok((ys, cells))
 }
 
-/// The tokens of a layer, one per row, where its kernels read them.
+/// The tokens of a layer, one per row, in the memory that its kernels read.
 enum Ids {
     Host(Vec<u32>),
     Device(Tensor),
 }
 
 impl Ids {
-    /// The tokens for a layer with the hidden weights `weights`.
+    /// Prepares the tokens for a layer with the hidden weights `weights`.
     ///
-    /// On a GPU the kernels check them: what follows a token that does not exist is NaN.
+    /// On a GPU the kernels check them: a token that does not exist makes all later states NaN.
     fn new(ids: &Tensor, weights: &Tensor, tokens: usize) -> Result<Self> {
         let ids = ids.contiguous()?;
         if !ids.device().is_cpu() {
@@ -110,7 +110,7 @@ impl Ids {
     }
 }
 
-/// Applies the two operations to arguments of the right shapes.
+/// Applies the two operations to arguments whose shapes have been checked.
 fn run(
     cell: Cell,
     [features, hidden]: [usize; 2],
@@ -128,7 +128,7 @@ fn run(
     Ok((ys, RecurrentState { hidden: part(0)?, cell }))
 }
 
-/// Applies the operation of the layer, and returns its result with what it has saved.
+/// Applies the layer's operation, and returns its result with the values saved for the backward pass.
 fn run_layer(
     sizes: &Sizes,
     xs: &Tensor,
@@ -172,7 +172,7 @@ impl Sizes {
 struct SavedForBackward {
     /// The activated gates of a GRU or LSTM, flat; the gates of other cells follow from the result.
     gates: Option<Tensor>,
-    /// The cell states of an LSTM, flat. On a GPU also what a GRU multiplies with its reset gate.
+    /// The cell states of an LSTM, flat. On a GPU also the values that a GRU multiplies with its reset gate.
     cells: Option<Tensor>,
     /// On a GPU, the hidden states before each step, flat.
     before: Option<Tensor>,
@@ -180,7 +180,9 @@ struct SavedForBackward {
     final_state: Mutex<Option<(Storage, Shape)>>,
 }
 
-/// The operation of a layer: arguments are the input, the weights of each direction and the parts of the initial state.
+/// The operation of a layer.
+///
+/// Its arguments are the input, the weights of each direction and the parts of the initial state.
 struct Recurrent {
     sizes: Sizes,
     /// The tokens, if the input weights are a table of tokens.
@@ -326,8 +328,9 @@ impl Operation for Recurrent {
     }
 }
 
-/// The operation that returns all cell states of an LSTM in one direction, `(rows, hidden)`. Its argument is the layer's
-/// output, which its result does not depend on.
+/// The operation that returns all cell states of an LSTM in one direction, `(rows, hidden)`.
+///
+/// Its argument is the layer's output, which links it into the graph; its result does not depend on the values.
 struct CellStates(Arc<OnceLock<SavedForBackward>>);
 
 impl Operation for CellStates {
@@ -353,8 +356,9 @@ impl Operation for CellStates {
     }
 }
 
-/// The operation that reads the final state off a layer's output: `(1, directions, batch, hidden)`, or `(2, ..)` with the
-/// cell state of an LSTM.
+/// The operation that reads the final state off a layer's output.
+///
+/// The result is `(1, directions, batch, hidden)`, or `(2, ..)` with the cell state of an LSTM.
 struct FinalState {
     sizes: Sizes,
     saved: Arc<OnceLock<SavedForBackward>>,

@@ -1,7 +1,7 @@
-//! The operations written in candle's own tensor operations: the definition of each, and the oracle in tests.
+//! The operations written in candle's own tensor operations: definitions, and the oracle in tests.
 //!
-//! These forms run on CUDA and Metal. They use only operations that every device has and whose gradient is correct, and they
-//! check their arguments exactly as the operations in [`super`] do.
+//! These forms run on CUDA and Metal. They use only operations that every device supports and whose gradient is
+//! correct. They check their arguments exactly as the operations in [`super`] do.
 
 use super::arguments::{
     self, BatchStatistics, ConvFilters, Epilogue, Pool2dConfig, RecurrentState, RecurrentWeights, TimePooling,
@@ -87,8 +87,9 @@ pub fn batch_norm(
     Ok((ys, BatchStatistics { mean: flat(mean)?, variance: flat(variance)? }))
 }
 
-/// The definition of [`super::conv_max_over_time()`] and [`super::conv_max_positions()`]: the maxima, and where their windows
-/// begin.
+/// The definition of [`super::conv_max_over_time()`] and [`super::conv_max_positions()`].
+///
+/// Returns the maxima, and where their windows begin.
 ///
 /// # Errors
 /// Fails if [`super::conv_max_over_time()`] would.
@@ -128,7 +129,7 @@ pub fn conv_max_over_time(
     Ok((Tensor::cat(&maxima, 1)?, positions))
 }
 
-/// The definition of [`super::recurrent()`]: one time step after another, for all sequences that have it.
+/// The definition of [`super::recurrent()`], one time step after another.
 ///
 /// # Errors
 /// Fails if [`super::recurrent()`] would.
@@ -188,7 +189,9 @@ fn recurrent_layer(
     Ok((Tensor::cat(&outputs, 1)?, RecurrentState { hidden: Tensor::stack(&last_hidden, 0)?, cell }))
 }
 
-/// Runs one direction; returns its hidden states `(rows, hidden)` and its final hidden and cell states `(batch, hidden)`.
+/// Runs one direction.
+///
+/// Returns its hidden states `(rows, hidden)` and its final hidden and cell states `(batch, hidden)`.
 fn recurrent_direction(
     cell: Cell,
     inputs: &Tensor,
@@ -235,8 +238,10 @@ fn recurrent_direction(
     Ok((ys, hidden.index_select(&places, 0)?, cells.index_select(&places, 0)?))
 }
 
-/// One time step: the hidden and cell states after it, from the input part and the recurrent part (`product`) of the gate
-/// pre-activations and the states before it.
+/// Computes the hidden and cell states after one time step.
+///
+/// The arguments are the input part and the recurrent part (`product`) of the gate pre-activations, and the states
+/// before the step.
 fn cell_step(
     cell: Cell,
     input: &Tensor,
@@ -433,7 +438,7 @@ pub fn quadratic(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
     (sigmoid(logits)? - expected)?.sqr()?.sum_all()? / (2. * logits.dim(0)? as f64)
 }
 
-/// Multiplies `xs` by `scale` where `keep`, of one element per element of `xs`, is not 0, and by 0 elsewhere.
+/// Multiplies each element by `scale` if its element of `keep` is not 0, and by 0 otherwise.
 pub(super) fn dropout(xs: &Tensor, keep: &[u8], scale: f32) -> Result<Tensor> {
     let mask = keep.iter().map(|&keep| if keep != 0 { scale } else { 0. }).collect::<Vec<_>>();
     xs.mul(&Tensor::from_vec(mask, xs.shape(), xs.device())?.to_dtype(xs.dtype())?)
@@ -442,11 +447,11 @@ pub(super) fn dropout(xs: &Tensor, keep: &[u8], scale: f32) -> Result<Tensor> {
 /// `ln(1 + exp(xs))`, accurate for any x: `max(x, 0) + ln(1 + exp(-|x|))`.
 fn softplus(xs: &Tensor) -> Result<Tensor> {
     let zeros = xs.zeros_like()?;
-    // With 0 counted as positive the gradient at 0 is right too.
+    // Counting 0 as positive makes the gradient at 0 correct too.
     let is_positive = xs.ge(&zeros)?;
     let positive = is_positive.where_cond(xs, &zeros)?;
     let power = is_positive.where_cond(&xs.neg()?, xs)?.exp()?;
-    // ln(1 + power), corrected for what the sum has rounded off.
+    // ln(1 + power), corrected for the rounding error of the sum.
     let sum = (&power + 1.)?;
     let rounded_off = (power - (&sum - 1.)?)?;
     positive + (sum.log()? + (rounded_off / sum)?)?
@@ -466,15 +471,16 @@ fn lowest(like: &Tensor) -> Result<Tensor> {
     value.broadcast_as(like.shape())
 }
 
-/// The index of the maximum along `dim`, which becomes 1: the first of equal maxima, or the last NaN.
+/// Returns the index of the maximum along `dim`, whose size becomes 1.
 ///
-/// `inside`, if given, broadcasts to `values` and is 0 for elements that must not be chosen, which are minus infinity.
+/// It is the first of equal maxima, or the last NaN. `inside`, if given, broadcasts to `values` and is 0 for elements
+/// that must not be chosen, which are minus infinity.
 fn argmax(values: &Tensor, dim: usize, inside: Option<&Tensor>) -> Result<Tensor> {
     let (values, size) = (values.detach(), values.dim(dim)?);
     let mut shape = vec![1; values.rank()];
     shape[dim] = size;
     let index = Tensor::arange(0u32, size as u32, values.device())?.to_dtype(DType::F32)?.reshape(shape)?;
-    // Every element gets a rank: `size` to 1 for maxima in order, more for NaNs in reverse order, 0 for all others.
+    // Rank every element: `size` to 1 for maxima in order, more for NaNs in reverse order, 0 for all others.
     let nan_rank = (&index + (size + 1) as f64)?.broadcast_as(values.shape())?;
     let max_rank = index.affine(-1., size as f64)?;
     let max_rank = match inside {

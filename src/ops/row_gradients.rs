@@ -1,4 +1,4 @@
-//! Gradients of the rows of a table that are in use.
+//! Gradients of the rows of a table that were read.
 
 use super::gpu::{Gpu, Stored};
 use super::host::{self, with_real};
@@ -9,7 +9,7 @@ use candle_core::{Result, Tensor, bail};
 /// The gradient of some rows of a table; the gradient of the other rows is zero.
 #[derive(Debug, Clone)]
 pub struct RowGradients {
-    /// Which rows they are.
+    /// The indices of the rows.
     pub rows: RowNumbers,
     /// Gradients of these rows, `(rows, size)`.
     pub values: Tensor,
@@ -20,7 +20,7 @@ pub struct RowGradients {
 pub enum RowNumbers {
     /// In main memory, in increasing order.
     Host(Vec<u32>),
-    /// In the memory of a GPU: distinct, except that any number of them may be `u32::MAX`, which means no row.
+    /// In the memory of a GPU: distinct indices, and any number of `u32::MAX`, which stands for no row.
     Device(Tensor),
 }
 
@@ -53,7 +53,7 @@ impl RowGradients {
     /// Returns the gradient of the whole table, which has `rows` rows.
     ///
     /// # Errors
-    /// Fails if the table is smaller than a row number says.
+    /// Fails if a row number is not below `rows`.
     pub fn whole(&self, rows: usize) -> Result<Tensor> {
         let table = (rows, self.values.dim(1)?);
         match &self.rows {
@@ -73,11 +73,11 @@ impl RowGradients {
 
 /// Computes the gradient of a table `(rows, size)`.
 ///
-/// `grad` is the gradient of the rows `ids`. With `vectors`, the sequence of each id and the lengths of the sequences, it is
-/// the gradient of the sequences' means.
+/// `grad` is the gradient of the rows `ids`. With `vectors`, the sequence of each id and the lengths of the sequences,
+/// it is the gradient of the sequences' means.
 ///
-/// With `numbers`, one per id, returns only the rows in use. Each row stands at its first id, where `numbers` receives the
-/// number of the row. The other numbers become `u32::MAX`, and their rows are not written.
+/// With `numbers`, one per id, returns only the rows in use. Each row is stored at the place of its first id, where
+/// `numbers` receives the index of the row. The other numbers become `u32::MAX`, and their rows are not written.
 pub(super) fn gradient_on<T: Stored + cuda::Real>(
     gpu: &Gpu,
     (rows, size): (usize, usize),
@@ -130,14 +130,16 @@ fn add_rows_on<T: Stored + cuda::Real>(
         }
     }
     let ids = gpu.tensor(ids, count);
-    // Any number but `u32::MAX` is a row.
+    // Any number except `u32::MAX` is a row.
     let table = (u32::MAX as usize, size);
     let at = values.pointer();
     let values = gradient_on::<T>(gpu, table, &ids, [Pointer::null(); 2], at, Some(rows.pointer()))?;
     Ok((gpu.tensor(rows, count), values))
 }
 
-/// Returns the gradient of a whole table `(rows, size)`: the rows `numbers` of `values`, in the memory of a GPU, and zeros.
+/// Returns the gradient of a whole table `(rows, size)` in the memory of a GPU.
+///
+/// It has the rows `numbers` of `values`, and zeros elsewhere.
 fn whole_on<T: Stored + cuda::Real>(
     gpu: &Gpu,
     table: (usize, usize),

@@ -7,7 +7,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// The elements of a larger tensor that a tensor holds. Its mask is the part of the larger tensor's mask at this place.
+/// The elements of a larger tensor that a tensor holds, and with them its part of the larger mask.
 pub(crate) enum MaskPlace<'a> {
     /// Consecutive elements from this one on.
     From(usize),
@@ -33,7 +33,7 @@ pub(crate) enum MaskPlace<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PackedSequences {
     layout: PackedLayout,
-    /// The place in the whole batch, if these sequences are a share of one.
+    /// The place in the whole batch, if these sequences are a share.
     place: Option<Place>,
     copy: DeviceCopy,
 }
@@ -47,7 +47,7 @@ struct Place {
     starts: Vec<u32>,
 }
 
-/// The layout in the memory of a GPU, once it has been copied there. Says nothing about the layout, so all are equal.
+/// The layout in the memory of a GPU, once it has been copied there. It does not take part in equality.
 #[derive(Debug, Clone, Default)]
 struct DeviceCopy(OnceLock<Tensor>);
 
@@ -59,7 +59,7 @@ impl PartialEq for DeviceCopy {
 
 impl Eq for DeviceCopy {}
 
-/// What kernels on a GPU take of a layout, for as long as the [`PackedSequences`] exist.
+/// The form of a layout that kernels on a GPU take, valid as long as the [`PackedSequences`] exist.
 ///
 /// The row of an element is `starts[step] + places[sequence]`.
 #[derive(Clone, Copy)]
@@ -137,12 +137,12 @@ impl PackedSequences {
         self.place.as_ref().map_or(MaskPlace::From(0), |_| MaskPlace::Packed(self))
     }
 
-    /// The row of `row` in the whole batch; the same row if these sequences are not a share of one.
+    /// The row of `row` in the whole batch; `row` itself if these sequences are not a share.
     pub(crate) fn row_in_batch(&self, row: usize) -> usize {
         self.place.as_ref().map_or(row, |place| place.rows[row] as usize)
     }
 
-    /// The row of each row in the whole batch, if these sequences are a share of one.
+    /// The row of each row in the whole batch, if these sequences are a share.
     pub(super) fn rows_in_batch(&self) -> &[u32] {
         self.place.as_ref().map_or(&[], |place| &place.rows)
     }
@@ -188,7 +188,9 @@ impl PackedSequences {
         &self.layout
     }
 
-    /// Copies lists of numbers to `device`, such as ids and targets. A GPU gets all of them, and this layout, in one copy.
+    /// Copies lists of integers, such as ids and targets, to `device`.
+    ///
+    /// A GPU gets all of them, and this layout, in one copy.
     ///
     /// # Errors
     /// Fails if the device has no memory for them.
@@ -215,7 +217,7 @@ impl PackedSequences {
         Ok(tensors.try_into().expect("a tensor for each list"))
     }
 
-    /// What kernels on a GPU take of this layout; see [`DeviceLayout`].
+    /// The numbers of this layout that kernels on a GPU take; see [`DeviceLayout`].
     fn numbers(&self) -> Vec<u32> {
         let starts = (0..self.steps()).map(|step| self.step(step).1).chain([self.rows()]);
         let per_sequence = self.places().into_iter().chain(self.lengths());
@@ -260,7 +262,7 @@ impl PackedSequences {
         self.layout.step(step)
     }
 
-    /// Packs padded sequences `(batch, time, ..)` into rows `(rows, ..)`; elements beyond a sequence's end are left out.
+    /// Packs padded sequences `(batch, time, ..)` into rows `(rows, ..)`, without the padding.
     ///
     /// # Errors
     /// Fails if `xs` has a different batch size, fewer time steps than the longest sequence, or more than `u32::MAX`
@@ -280,7 +282,7 @@ impl PackedSequences {
         xs.flatten(0, 1)?.index_select(&Tensor::new(index, xs.device())?, 0)
     }
 
-    /// Unpacks rows `(rows, ..)` into padded sequences `(batch, time, ..)`, with zeros beyond each sequence's end.
+    /// Unpacks rows `(rows, ..)` into sequences `(batch, time, ..)`, padded with zeros.
     ///
     /// # Errors
     /// Fails if `xs` has a different number of rows, or the padded batch has more than `u32::MAX` time steps in all.

@@ -19,7 +19,7 @@ pub struct RecurrentWeights {
     pub hidden_bias: Tensor,
 }
 
-/// The state of a recurrent network between two time steps: one vector per sequence, layer and direction.
+/// The state of a recurrent network between two steps: one vector per sequence, layer and direction.
 ///
 /// The first dimension is ordered as in PyTorch: layer by layer, and within a layer the forward direction first.
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! The form for CUDA kernels.
+//! The operation on a GPU.
 
 use super::{Attention, QueryRows};
 use crate::kernels::cuda::{self, Arg, Buffer, Grid, Pointer};
@@ -12,28 +12,30 @@ const THREADS: usize = 256;
 
 /// Which queries attend to each sequence, in the memory of a GPU.
 pub(super) enum Queries {
-    /// Those of the same sequence in this layout.
+    /// The queries of the same sequence in this layout.
     Packed(Arc<PackedSequences>),
     Listed(List),
 }
 
-/// The queries ordered by their sequences, with the places of packed sequences: see [`Queries::places`].
+/// The queries, ordered by their sequences like packed sequences; see [`Queries::places`].
 pub(super) struct List {
     numbers: Tensor,
     /// Number of queries.
     rows: usize,
-    /// The most queries of a sequence.
+    /// The largest number of queries of a sequence.
     most: usize,
 }
 
-/// The arguments of the kernels: query i of a sequence is row `order[starts[i] + places[sequence]]`, for i < `lengths[sequence]`.
+/// The arguments of the kernels that locate queries.
+///
+/// Query i of a sequence is row `order[starts[i] + places[sequence]]`, for i < `lengths[sequence]`.
 struct Places {
     /// Sequence of each row.
     sequences: Pointer<u32>,
     starts: Pointer<u32>,
     places: Pointer<u32>,
     lengths: Pointer<u32>,
-    /// Null if each row stands at its own number.
+    /// Null for the identity.
     order: Pointer<u32>,
 }
 
@@ -92,7 +94,7 @@ struct Sizes {
     size: usize,
     /// Columns of the values.
     features: usize,
-    /// Columns beside the sums.
+    /// Columns appended to the sums.
     more: usize,
     steps: usize,
 }
@@ -116,7 +118,7 @@ impl Attention {
         Ok(Sizes { rows, size, features, more, steps: self.sequences.steps() })
     }
 
-    /// The addresses of `v` and of what stands beside the sums, null without.
+    /// The addresses of `v` and of the columns to append, null if absent.
     fn optional<T: Stored>(&self, gpu: &Gpu, args: &[Tensor]) -> Result<[Pointer<T>; 2]> {
         let pointer = |exists: bool, index: usize| match exists {
             true => gpu.pointer::<T>(&args[index]),

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Identifies a node for as long as the program runs.
+/// Identifies a node for the lifetime of the program.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct NodeId(u64);
 
@@ -30,7 +30,7 @@ pub(super) struct Pass {
     pub(super) second: HashMap<NodeId, Tensor>,
     /// Gradients for the arguments of a node with several links, until each link has taken its own.
     pub(super) returned: HashMap<NodeId, Vec<Option<Tensor>>>,
-    /// What an explicit pass collects beside candle's gradients.
+    /// What an explicit pass collects in addition to candle's gradients.
     pub(super) collected: Option<Collected>,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Collected {
     pub(super) finished: Option<Finished>,
 }
 
-/// Receives gradients of variables while the pass goes on.
+/// Receives gradients of variables during the pass.
 pub(crate) type Finished = Box<dyn FnMut(TensorId, &Tensor)>;
 
 /// The parts of a variable's gradient that have arrived.
@@ -137,14 +137,14 @@ impl Pass {
         Ok(())
     }
 
-    /// Returns whether the pass is implicit and nothing waits in it.
+    /// Returns whether the pass is implicit and holds no gradients.
     fn is_over(&self) -> bool {
         let waiting = self.sums.len() + self.second.len() + self.returned.len();
         self.collected.is_none() && waiting == 0
     }
 }
 
-/// What a thread keeps for our operations.
+/// The state that a thread keeps for our operations.
 pub(super) struct Context {
     /// Whether operations are recorded for a backward pass.
     pub(super) recording: bool,
@@ -191,7 +191,7 @@ impl Drop for Lent {
     }
 }
 
-/// Returns `whole` elements in the memory of a GPU: zeros, but for those of `part` from `start` on.
+/// Places `part` at `start` in a new tensor of `whole` zeros in the memory of a GPU.
 pub(super) fn padded(part: &Tensor, start: usize, whole: usize) -> Result<Tensor> {
     let (part, Some(gpu)) = (part.contiguous()?, Gpu::of(part)) else { bail!("gradient: found no GPU") };
     with_real!("gradient", part.dtype(), T => {

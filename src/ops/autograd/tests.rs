@@ -68,7 +68,7 @@ fn parts_of_results_pass_their_gradients_on() -> Result<()> {
     Ok(())
 }
 
-/// Fails or panics on the way back.
+/// An operation whose backward pass fails or panics.
 struct Failing {
     panics: bool,
 }
@@ -96,7 +96,7 @@ fn a_pass_through_the_same_graph_works_after_an_operation_failed() -> Result<()>
     let grad = |grads: GradStore| grads.get(&x).expect("a gradient").to_vec1::<f32>();
     let expected = grad(loss.backward()?)?;
     for panics in [false, true] {
-        // Candle goes through the right-hand side first: a part has arrived for `y` when the pass breaks off.
+        // Candle visits the right-hand side first: when the pass stops, a part has arrived for `y`.
         let failing = (apply(Failing { panics }, vec![y.clone()])?.sum_all()? + &loss)?;
         for explicit in [false, true] {
             let run = || match explicit {

@@ -12,10 +12,11 @@ use crate::processes::Processes;
 use candle_core::{Result, Shape, Storage, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
-/// Normalises tensors: see [`batch_norm`](super::batch_norm()). `averages` are those to update; `processes` have the other
-/// shares of the batch that `xs` is a share of. Their sums travel through the host, which waits for the GPU.
+/// Normalises tensors: see [`batch_norm`](super::batch_norm()).
 ///
-/// Also returns the number of elements per channel that the statistics of the batch are of.
+/// Updates `averages`. `processes` have the other shares of the batch that `xs` is a share of. Their sums travel
+/// through the host, which waits for the GPU. Also returns the number of elements per channel behind the batch
+/// statistics.
 pub(super) fn batch_norm(
     [xs, weight, bias]: [&Tensor; 3],
     grid: Grid,
@@ -74,7 +75,7 @@ struct BatchNorm {
     grid: Grid,
     epsilon: f64,
     relu: bool,
-    /// The statistics to normalise with, if they are not those of the batch.
+    /// The statistics to normalise with, unless these are the batch statistics.
     running: Option<BatchStatistics>,
     averages: Option<Averages>,
     /// The processes that have the other shares, if `xs` is a share of a batch.
@@ -89,16 +90,16 @@ struct Averages {
     momentum: f64,
 }
 
-/// Results of the forward pass beside the output.
+/// Results of the forward pass in addition to the output.
 struct Statistics {
     /// Mean and variance, `(2, channels)` in `f64`, for the backward pass.
     saved: Tensor,
-    /// Those of the batch, in the type of the input.
+    /// The batch statistics, in the type of the input.
     of_batch: Option<Tensor>,
     whole: Option<Whole>,
 }
 
-/// The statistics of the channels of a whole batch, of which the input is a share, and its elements per channel.
+/// The statistics of the whole batch that the input is a share of, and its elements per channel.
 struct Whole {
     channels: Vec<Moments>,
     count: f64,
@@ -160,7 +161,7 @@ impl Operation for BatchNorm {
 }
 
 impl BatchNorm {
-    /// A buffer of `values` per channel, which are 0 if no launch follows, for an empty batch.
+    /// A buffer of `values` per channel, set to 0 if no launch follows because the batch is empty.
     fn per_channel<T: Scalar>(&self, gpu: &Gpu, values: usize) -> Result<Buffer<T>> {
         match self.grid.batch {
             0 => gpu.zeros(values * self.grid.channels),
@@ -292,7 +293,7 @@ impl BatchNorm {
             launch("batch_norm_back_apply", &[&inputs, &weight, &pointer, &outputs, &epsilon, &flags])?;
         }
         let shape = args[0].shape();
-        // Those of the launch are sums over the whole batch if this is a share.
+        // For a share, the launch returns sums over the whole batch.
         let of_parameters = own.unwrap_or([dweight, dbias]).map(|grad| gpu.tensor(grad, channels));
         let mut grads = vec![Some(gpu.tensor(dx, shape))];
         grads.extend(of_parameters.map(Some));
@@ -303,7 +304,9 @@ impl BatchNorm {
         Ok(grads)
     }
 
-    /// Replaces the moments of this share's slices by moments that merge to the statistics of the whole batch; returns those statistics.
+    /// Exchanges the moments of this share for the statistics of the whole batch, and returns those.
+    ///
+    /// The moments of the share's slices become moments that merge to the whole statistics.
     fn exchange_moments(
         &self,
         gpu: &Gpu,
@@ -331,7 +334,9 @@ impl BatchNorm {
         Ok(Whole { channels, count: whole })
     }
 
-    /// Replaces the sums of this share's slices by sums that give the gradients of the whole batch; returns the share's own sums.
+    /// Exchanges the sums of this share for the sums of the whole batch, and returns the share's own sums.
+    ///
+    /// The sums of the share's slices become sums that give the gradients of the whole batch.
     fn exchange_sums(
         &self,
         gpu: &Gpu,

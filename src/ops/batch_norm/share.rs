@@ -9,9 +9,9 @@ use crate::processes::Processes;
 use candle_core::{Error, Result, Tensor, bail};
 use std::sync::{Arc, OnceLock};
 
-/// Normalises a share on the CPU: see [`batch_norm`](super::batch_norm()). `args` are contiguous.
+/// Normalises a share on the CPU: see [`batch_norm`](super::batch_norm()).
 ///
-/// Also returns the statistics of the whole batch, and the number of its elements per channel.
+/// `args` are contiguous. Also returns the statistics of the whole batch, and the number of its elements per channel.
 pub(super) fn batch_norm(
     args: Vec<Tensor>,
     grid: Grid,
@@ -30,8 +30,10 @@ pub(super) fn batch_norm(
     Ok((autograd::apply(op, args)?, result, count))
 }
 
-/// Returns the statistics of the elements of all processes, given those of this process, with `count` elements per channel; and the
-/// number of all elements per channel.
+/// Merges the statistics of all processes.
+///
+/// `own` are the statistics of this process, over `count` elements per channel. Also returns the number of all elements
+/// per channel.
 pub(super) fn whole_statistics(
     own: &[Statistics],
     count: f64,
@@ -51,7 +53,7 @@ pub(super) fn whole_statistics(
     Ok(((0..own.len()).map(whole).collect(), parts.iter().map(|part| part[0]).sum()))
 }
 
-/// Returns the statistics of parts together, each of which has a number of elements (Chan, Golub and LeVeque 1983).
+/// Merges the statistics of parts, each with its number of elements (Chan, Golub and LeVeque 1983).
 pub(super) fn merged(parts: impl Iterator<Item = (f64, Statistics)> + Clone) -> Statistics {
     let count: f64 = parts.clone().map(|(count, _)| count).sum();
     let mean = parts.clone().map(|(count, part)| count * part.mean).sum::<f64>() / count;
@@ -62,14 +64,14 @@ pub(super) fn merged(parts: impl Iterator<Item = (f64, Statistics)> + Clone) -> 
     Statistics { mean, variance: squares.sum::<f64>() / count }
 }
 
-/// Returns the sums of each channel over the elements of all processes, given those of this one.
+/// Sums each channel over the elements of all processes, given this process's sums.
 pub(super) fn whole_sums(own: &[Sums], processes: &dyn Processes) -> Result<Vec<Sums>> {
     let mut values: Vec<f64> = own.iter().flat_map(|sums| [sums.gradient, sums.product]).collect();
     processes.sum_f64(&mut values).map_err(failed)?;
     Ok(values.as_chunks().0.iter().map(|&[gradient, product]| Sums { gradient, product }).collect())
 }
 
-/// Candle's form of an error of [`Processes`].
+/// Converts an error of [`Processes`] into candle's type.
 fn failed(error: anyhow::Error) -> Error {
     Error::msg(format!("batch_norm: {error:#}"))
 }
@@ -83,7 +85,7 @@ mod tests {
     use rand::Rng;
     use std::sync::Arc;
 
-    /// Shapes, of which one has channels that a GPU cuts into slices.
+    /// Two shapes. A GPU cuts the channels of the first into slices.
     const SHAPES: [[usize; 4]; 2] = [[5, 2, 64, 64], [3, 3, 2, 1]];
 
     fn normal(shape: &[usize], purpose: &str) -> Result<Tensor> {
@@ -93,8 +95,10 @@ mod tests {
         Tensor::from_vec(values, shape, &Device::Cpu)
     }
 
-    /// The result, the gradients of the input and of the residual for the share of a process, the running averages, and the
-    /// sums over the processes of the gradients of weight and bias.
+    /// Runs a process's share.
+    ///
+    /// Returns the result, the gradients of the input and of the residual, the running averages, and the gradients of
+    /// weight and bias summed over the processes.
     fn run(shape: [usize; 4], processes: &Arc<dyn Processes>) -> Result<Vec<Tensor>> {
         let own = share(shape[0], processes.rank(), processes.size());
         let part = |name| -> Result<Var> {
@@ -131,7 +135,7 @@ mod tests {
             });
             for (i, expected) in expected.iter().enumerate() {
                 let parts = [&found[0][i], &found[1][i]];
-                // What has an example per row is divided; everything else is the same on both.
+                // Tensors with a row per example are split; everything else is the same on both processes.
                 let found = if i < 3 { Tensor::cat(&parts, 0)? } else { parts[1].clone() };
                 let distance =
                     (found - expected)?.abs()?.max_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?;

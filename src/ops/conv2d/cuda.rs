@@ -1,4 +1,4 @@
-//! Two-dimensional convolution on a GPU: direct kernels for the usual shapes, and matrix products for all others.
+//! Two-dimensional convolution on a GPU: direct kernels for common shapes, products for all others.
 
 use crate::kernels::cpu::conv2d::Conv2d;
 use crate::kernels::cuda::conv2d_tiles::{self, Pass, Tiles};
@@ -6,7 +6,9 @@ use crate::kernels::cuda::{self, Arg, Buffer, Grid, Matrix, Pointer, Product, Re
 use crate::ops::gpu::{Gpu, Stored};
 use candle_core::{Result, Shape, Storage, Tensor};
 
-/// Parts that the gradient of the weights is summed in, times the blocks of a part: two per multiprocessor of a large GPU.
+/// Target number of blocks of the weight gradient: two per multiprocessor of a large GPU.
+///
+/// It is the product of the parts that the gradient is summed in and the blocks of a part.
 const BLOCKS: usize = 264;
 
 /// The output for `args`: the input, the weight and, if there is one, the bias.
@@ -90,7 +92,7 @@ fn input_gradient<T: Real + Stored>(
     Ok(dx)
 }
 
-/// The gradients of the weight and the bias; the second is without values if there is no bias.
+/// The gradients of the weight and the bias; the second holds no values if there is no bias.
 fn weight_gradients<T: Real + Stored>(
     conv: &Conv2d,
     gpu: &Gpu,
@@ -122,7 +124,7 @@ fn weight_gradients<T: Real + Stored>(
     sum_rows(gpu, &sums, parts, weights, biases)
 }
 
-/// The sums of the columns of a matrix of `rows` rows: the `first` ones, and `second` more.
+/// Sums the columns of a matrix of `rows` rows: the `first` ones, and `second` more.
 fn sum_rows<T: Real + Stored>(
     gpu: &Gpu,
     matrix: &Buffer<T>,

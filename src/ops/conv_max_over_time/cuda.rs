@@ -1,4 +1,4 @@
-//! The form for CUDA kernels.
+//! The operation on a GPU.
 
 use super::ConvMaxOverTime;
 use crate::kernels::cpu::conv_max_over_time::FilterSize;
@@ -17,7 +17,7 @@ pub(super) fn supports(sizes: &[FilterSize]) -> bool {
 /// Features that a block of a gradient kernel computes, with 128 threads.
 const FEATURES: usize = 512;
 
-/// What the backward pass needs of the forward pass.
+/// The data of the forward pass that the backward pass needs.
 pub(super) struct Saved {
     /// The weights in the order of the kernels, `(columns, features)`.
     filters: Tensor,
@@ -39,7 +39,7 @@ impl ConvMaxOverTime {
         self.sizes.iter().map(|size| size.count * size.width).sum()
     }
 
-    /// The sizes of the filters as the kernels take them: two widths in a number.
+    /// The sizes of the filters as kernel arguments: two widths in a number.
     fn groups(&self) -> [Arg; WIDTHS / 2] {
         let mut groups = [0u64; WIDTHS];
         groups

@@ -5,7 +5,7 @@ use crate::kernels::cuda::{self, Arg, Grid, Real};
 use crate::ops::gpu::{Gpu, Stored};
 use candle_core::{Result, Shape, Storage, Tensor};
 
-/// Elements of a window from which on a warp computes an output.
+/// Smallest window, in elements, whose output a whole warp computes.
 const WIDE: usize = 32;
 
 /// The outputs of `xs` `(batch, channels, height, width)`.

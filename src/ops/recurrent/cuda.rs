@@ -1,8 +1,8 @@
 //! The CUDA form of a recurrent layer.
 //!
-//! The product with the input weights is one matrix product over all sequences, and so is the gradient of each weight. The
-//! recurrence takes one launch for all steps if a block can hold the layer ([`Plan`]), and otherwise one product and one
-//! launch per step. `kernels/cuda/recurrent.cu` has the formulas.
+//! One matrix product over all sequences computes the product with the input weights, and likewise the gradient of each
+//! weight. The recurrence takes one launch for all steps if a block can hold the layer ([`Plan`]), and otherwise one
+//! product and one launch per step. `kernels/cuda/recurrent.cu` has the formulas.
 
 use super::plan::Plan;
 use super::{FinalState, Ids, Recurrent, SavedForBackward, Sizes};
@@ -21,7 +21,7 @@ pub(super) struct Parameters<T> {
     pub hidden_bias: Pointer<T>,
 }
 
-/// The addresses of a layer's arguments. Without a second direction, the first one stands for it.
+/// The addresses of a layer's arguments. Without a second direction, its slots repeat the first.
 pub(super) struct Layer<'a, T> {
     pub gpu: &'a Gpu,
     pub sizes: &'a Sizes,
@@ -36,7 +36,7 @@ pub(super) struct Layer<'a, T> {
     plan: Option<Plan>,
 }
 
-/// What the recurrence reads and writes.
+/// The buffers that the recurrence reads and writes.
 #[derive(Clone, Copy)]
 pub(super) struct Buffers<T> {
     /// The input part of each direction's gates, or the table of tokens.
@@ -48,7 +48,7 @@ pub(super) struct Buffers<T> {
     pub final_state: Pointer<T>,
 }
 
-/// What going back through time reads and writes.
+/// The buffers that back-propagation through time reads and writes.
 #[derive(Clone, Copy)]
 pub(super) struct BackwardBuffers<T> {
     pub gates: Pointer<T>,
@@ -59,11 +59,11 @@ pub(super) struct BackwardBuffers<T> {
     pub cell_grad: Pointer<T>,
     pub input_grads: Pointer<T>,
     pub product_grads: Pointer<T>,
-    /// The gradients of the initial hidden state and cell state, null if nobody needs them.
+    /// The gradients of the initial hidden state and cell state, null if not needed.
     pub state_grads: [Pointer<T>; 2],
 }
 
-/// The arguments `starts`, `lengths` and `order` of the kernels: null if all sequences have the same length.
+/// The kernels' arguments `starts`, `lengths` and `order`: null if all sequences have the same length.
 fn layout(gpu: &Gpu, sequences: &PackedSequences) -> Result<[Pointer<u32>; 3]> {
     if sequences.step(sequences.steps() - 1).0 == sequences.batch() {
         return Ok([Pointer::null(); 3]);
@@ -72,7 +72,7 @@ fn layout(gpu: &Gpu, sequences: &PackedSequences) -> Result<[Pointer<u32>; 3]> {
     Ok([layout.starts, layout.lengths, layout.sequences])
 }
 
-/// The address of a buffer, null without one.
+/// The address of a buffer, null if there is none.
 pub(super) fn address<T: cuda::Scalar>(buffer: &Option<Buffer<T>>) -> Pointer<T> {
     buffer.as_ref().map_or(Pointer::null(), Buffer::pointer)
 }
@@ -142,7 +142,7 @@ impl<'a, T: Stored + cuda::Real> Layer<'a, T> {
         unsafe { self.gpu.launch(cuda::RECURRENT.kernel::<T>(name).with(&constants), grid, args) }
     }
 
-    /// Launches a kernel of all steps.
+    /// Launches a kernel that runs all steps.
     ///
     /// # Safety
     /// As for [`cuda::Device::launch`].
@@ -150,7 +150,7 @@ impl<'a, T: Stored + cuda::Real> Layer<'a, T> {
         let Sizes { cell, hidden, directions, ref sequences, .. } = *self.sizes;
         let blocks = [sequences.batch().div_ceil(plan.rows), directions, 1];
         let grid = Grid { blocks, threads: [2 * plan.capacity, 1, 1], shared };
-        // Large layers get a kernel of their own: known sizes save registers.
+        // Compile a kernel for each large layer: constant sizes save registers.
         let fixed = if hidden > 64 || hidden == plan.capacity { hidden } else { 0 };
         let starts = self.parameters.map(|parameters| parameters.hidden.address());
         let row_bytes = (hidden * size_of::<T>()) as u64;
@@ -171,7 +171,7 @@ impl<'a, T: Stored + cuda::Real> Layer<'a, T> {
         unsafe { self.gpu.launch(kernel, grid, args) }
     }
 
-    /// Computes the input's share of the gates of all directions.
+    /// Computes the input part of the gates of all directions.
     fn input_product(&self, gates: Pointer<T>) -> Result<()> {
         let (rows, width, features) = (self.sequences().rows(), self.width(), self.sizes.features);
         for direction in 0..self.sizes.directions {
@@ -200,13 +200,13 @@ impl<'a, T: Stored + cuda::Real> Layer<'a, T> {
         unsafe { self.launch_all(plan, "recurrent_forward", plan.forward.bytes, &args) }
     }
 
-    /// The last arguments of a kernel of all steps: the numbers of steps, sequences, rows and units.
+    /// The last arguments of a kernel that runs all steps: the numbers of steps, sequences, rows and units.
     pub(super) fn counts(&self) -> [Arg; 4] {
         let sequences = self.sequences();
         [sequences.steps(), sequences.batch(), sequences.rows(), self.sizes.hidden].map(|n| (n as i32).into())
     }
 
-    /// Goes back through time. Returns sums of the gates' gradients, and how many for each direction.
+    /// Goes back through time. Returns sums of the gates' gradients, and their number for each direction.
     fn backward(&self, buffers: BackwardBuffers<T>) -> Result<(Buffer<T>, usize)> {
         let Some(plan) = &self.plan else { return self.backward_by_steps(buffers) };
         let count = self.sequences().batch().div_ceil(plan.rows);
@@ -224,9 +224,9 @@ impl<'a, T: Stored + cuda::Real> Layer<'a, T> {
         Ok((sums, count))
     }
 
-    /// Columns of the gates' gradients that the biases' gradients are summed from.
+    /// Number of columns of the gates' gradients that are summed to the biases' gradients.
     pub(super) fn gradients(&self) -> usize {
-        // The n of a GRU has two: through the input and through the hidden product.
+        // The n of a GRU has two gradients: through the input and through the hidden product.
         self.width() + if self.sizes.cell == Cell::Gru { self.sizes.hidden } else { 0 }
     }
 
@@ -249,7 +249,9 @@ impl<'a, T: Stored + cuda::Real> Layer<'a, T> {
         Ok(to)
     }
 
-    /// Computes the weight gradients of all directions, `(directions, width, columns)`, from the gate gradients.
+    /// Computes the weight gradients of all directions, `(directions, width, columns)`.
+    ///
+    /// `grads` are the gate gradients.
     ///
     /// `from` is what the weights are multiplied with; its directions are `distance` elements apart.
     fn weight_gradients(
@@ -287,7 +289,7 @@ impl<'a, T: Stored + cuda::Real> Layer<'a, T> {
         Ok(to)
     }
 
-    /// The gradients of the biases of each direction: first those of the input biases.
+    /// The gradients of the biases of each direction, the input biases first.
     fn bias_gradients(&self, (sums, count): (Buffer<T>, usize)) -> Result<[Vec<Buffer<T>>; 2]> {
         let new = || {
             (0..self.sizes.directions).map(|_| self.gpu.alloc::<T>(self.width())).collect::<Result<Vec<_>>>()
@@ -328,7 +330,7 @@ impl Recurrent {
         let backward = args.iter().any(autograd::records);
         let keeps_gates = backward && matches!(cell, Cell::Gru | Cell::Lstm);
         let buffer = |exists: bool, len: usize| exists.then(|| gpu.alloc::<T>(len)).transpose();
-        // The activated gates replace the input's share of them.
+        // The activated gates replace their input part.
         let gates = buffer(self.ids.is_none() || keeps_gates, gate_elements)?;
         let (kept, before) = (buffer(keeps_gates, elements)?, buffer(backward, elements)?);
         let ys = gpu.alloc::<T>(elements)?;

@@ -2,7 +2,7 @@
 
 use crate::ops::Cell;
 
-/// The most hidden units of a layer that runs in one launch.
+/// The largest number of hidden units of a layer that runs in one launch.
 ///
 /// A block of a larger layer would read most of its weights from the L2 cache in each step; a product is faster.
 const MOST_HIDDEN: usize = 256;
@@ -10,7 +10,7 @@ const MOST_HIDDEN: usize = 256;
 /// The number of blocks that run side by side on a large GPU.
 const BLOCKS: usize = 128;
 
-/// How the kernels of all steps divide a layer.
+/// How the kernels that run all steps divide a layer.
 pub(super) struct Plan {
     /// The hidden units that the kernel is compiled for. A block has two threads for each.
     pub capacity: usize,
@@ -20,7 +20,7 @@ pub(super) struct Plan {
     pub backward: Weights,
 }
 
-/// Where a thread has its weights, counted in chunks or vectors of the kernel; the others are in global memory.
+/// Where a thread keeps its weights, in chunks or vectors of the kernel; the rest is in global memory.
 pub(super) struct Weights {
     pub registers: usize,
     pub shared: usize,
@@ -29,7 +29,7 @@ pub(super) struct Weights {
 }
 
 impl Plan {
-    /// Plans the blocks of a layer of `sequences` in all directions. `None` if a block cannot hold it.
+    /// Plans the blocks of a layer of `sequences` in all directions. Returns `None` if a block cannot hold it.
     pub fn new<T>(cell: Cell, hidden: usize, sequences: usize, limit: usize) -> Option<Self> {
         let capacity = hidden.next_multiple_of(if hidden > 64 { 16 } else { 32 });
         let rows = match sequences.div_ceil(BLOCKS) {
@@ -49,8 +49,8 @@ impl Plan {
             let threads = 2 * capacity;
             let piece = vectors * 4 * size_of::<T>() * threads;
             let fit = (limit - buffers) / piece;
-            // A multiprocessor gives its 65536 registers to 128 threads at a time. The kernel also needs others than those of
-            // the weights, as ptxas shows: more if it reads weights from global memory.
+            // A multiprocessor gives its 65536 registers to 128 threads at a time. The kernel needs further
+            // registers beside the weights', as ptxas shows; more of them if it reads weights from global memory.
             let limit = (65536 / threads.next_multiple_of(128)).min(255);
             let kept = |others: usize| match size_of::<T>() {
                 4 => pieces.min(limit.saturating_sub(others) / (4 * vectors)),

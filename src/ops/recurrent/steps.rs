@@ -31,7 +31,7 @@ impl<T: Stored + cuda::Real> Layer<'_, T> {
         (0..steps).map(|step| [step, steps - 1 - step]).collect()
     }
 
-    /// The first row and the number of rows of a step in each direction; none without a second direction.
+    /// The first row and the number of rows of a step in each direction; zeros without a second direction.
     fn rows(&self, step: [usize; 2]) -> [[usize; 2]; 2] {
         let rows = |direction: usize| match direction < self.sizes.directions {
             true => {
@@ -43,7 +43,7 @@ impl<T: Stored + cuda::Real> Layer<'_, T> {
         [rows(0), rows(1)]
     }
 
-    /// Multiplies the hidden weights of each direction from the left with what `from` has for the sequences of a step.
+    /// Multiplies the hidden weights of each direction from the left with the rows of a step in `from`.
     fn multiply(
         &self,
         rows: [[usize; 2]; 2],
@@ -110,7 +110,7 @@ impl<T: Stored + cuda::Real> Layer<'_, T> {
         unsafe { self.launch(name, units.div_ceil(128), [128, 1, 1], args) }
     }
 
-    /// Goes back through time. Returns sums of the gates' gradients, and how many for each direction.
+    /// Goes back through time. Returns sums of the gates' gradients, and their number for each direction.
     pub(super) fn backward_by_steps(&self, buffers: BackwardBuffers<T>) -> Result<(Buffer<T>, usize)> {
         let Sizes { cell, hidden, directions, .. } = *self.sizes;
         let (len, width, batch) = (self.state_elements(), self.width(), self.sequences().batch());
@@ -126,7 +126,7 @@ impl<T: Stored + cuda::Real> Layer<'_, T> {
         let sums = self.gpu.zeros::<T>(directions * batch * self.gradients())?;
         let BackwardBuffers { gates, kept, before, ys, grad, input_grads, product_grads, .. } = buffers;
         let through = if cell == Cell::Gru { product_grads } else { input_grads };
-        // The part of the gradient that goes through the product joins what is there from a GRU.
+        // A GRU's gradient already has a part; add the part that goes through the product.
         let beta = if cell == Cell::Gru { T::ONE } else { T::ZERO };
         let steps = self.steps();
         for (n, &step) in steps.iter().enumerate().rev() {

@@ -3,7 +3,9 @@
 use crate::ops::arguments::{Conv2dConfig, Pool2dConfig, check_conv_transpose2d, check_conv2d};
 use candle_core::{Result, Tensor, bail};
 
-/// The definition of [`conv2d()`](crate::ops::conv2d()): one matrix product per group, whose columns are the windows of the input.
+/// The definition of [`conv2d()`](crate::ops::conv2d()).
+///
+/// It is one matrix product per group, with the windows of the input as columns.
 ///
 /// # Errors
 /// Fails if [`conv2d()`](crate::ops::conv2d()) would.
@@ -37,8 +39,9 @@ pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2
     }
 }
 
-/// The definition of [`conv_transpose2d()`](crate::ops::conv_transpose2d()): the convolution of the input, with zeros between its
-/// elements, with the mirrored kernel.
+/// The definition of [`conv_transpose2d()`](crate::ops::conv_transpose2d()).
+///
+/// It inserts zeros between the elements of the input and convolves with the mirrored kernel.
 ///
 /// # Errors
 /// Fails if [`conv_transpose2d()`](crate::ops::conv_transpose2d()) would.
@@ -70,8 +73,9 @@ pub fn conv_transpose2d(
     conv2d(&spread, &mirrored, bias, Conv2dConfig { dilation, groups, ..Conv2dConfig::default() })
 }
 
-/// Cuts or pads a dimension of a spread input for a kernel that covers `reach` elements beside its first, so that the
-/// convolution has `output` elements. Behind each element of the input are `stride - 1` zeros.
+/// Cuts or pads a dimension of a spread input so that its convolution has `output` elements.
+///
+/// The kernel covers `reach` elements beside its first. After each element of the input are `stride - 1` zeros.
 fn with_margins(
     xs: &Tensor,
     dim: usize,
@@ -108,7 +112,9 @@ pub(super) struct Unfold {
 }
 
 impl Unfold {
-    /// The windows of a pooling operation, which [`check_pool2d`](super::super::arguments::check_pool2d) has accepted.
+    /// The windows of a pooling operation with checked arguments.
+    ///
+    /// [`check_pool2d`](super::super::arguments::check_pool2d) has accepted them.
     pub(super) fn pooling(xs: &Tensor, config: Pool2dConfig) -> Result<Self> {
         let Pool2dConfig { kernel, stride, padding } = config;
         let (_, _, height, width) = xs.dims4()?;
@@ -125,7 +131,9 @@ impl Unfold {
         )
     }
 
-    /// The windows of the padded `(batch, channels, height, width)`: `(batch, channels, kernel elements, positions)`.
+    /// The windows of the padded `(batch, channels, height, width)`.
+    ///
+    /// The result is `(batch, channels, kernel elements, positions)`.
     pub(super) fn apply(&self, xs: &Tensor) -> Result<Tensor> {
         let &Self { kernel, stride, dilation, padded } = self;
         let (batch, channels, _, _) = xs.dims4()?;
