@@ -8,7 +8,7 @@ use std::str::FromStr;
 /// The choice of a device, written `auto`, `cpu`, `cuda`, `cuda:N`, `metal` or `metal:N`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The device that trains the model faster: see [`open`](Self::open).
+    /// The device that trains the model faster; see [`open`](Self::open).
     #[default]
     Auto,
     /// The CPU.
@@ -22,10 +22,10 @@ pub enum DeviceChoice {
 impl DeviceChoice {
     /// Opens the device.
     ///
-    /// `Auto` decides here, and nowhere else: it is the first CUDA device if `prefers_gpu`, and if this build and this machine
-    /// have one. Otherwise it is the CPU. `prefers_gpu` tells whether every operation of the model has CUDA kernels of this
-    /// project, and a step is large enough for a GPU to be faster. Candle's own operations train these models slower on a
-    /// GPU than this project's on the CPU.
+    /// `Auto` decides here, and nowhere else. It is the first CUDA device if `prefers_gpu` and if this build and this
+    /// machine have one, and otherwise the CPU. `prefers_gpu` tells whether every operation of the model has CUDA
+    /// kernels of this project, and a step is large enough for a GPU to be faster. Candle's own operations train these
+    /// models more slowly on a GPU than this project's do on the CPU.
     ///
     /// # Errors
     /// Fails if this build does not support the device (the message names the feature it needs), or the machine has
@@ -75,7 +75,9 @@ fn cannot_open(choice: DeviceChoice, index: usize, error: &candle_core::Error) -
     anyhow!("device {choice}: {}", no_device(index, devices, reason))
 }
 
-/// Why the CUDA device of this index cannot be opened. `devices` is their number, or what the driver says instead.
+/// Explains why the CUDA device of this index cannot be opened.
+///
+/// `devices` is the number of devices, or the driver's error instead.
 fn no_device(index: usize, devices: Result<usize, String>, reason: &str) -> String {
     match devices {
         Ok(0) => "found no CUDA device: is there a GPU, and is its driver loaded?".to_string(),

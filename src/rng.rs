@@ -1,6 +1,6 @@
 //! Randomness that is addressed, not consumed: every draw is a function of a seed and a purpose.
 //!
-//! No generator state needs saving: a resumed run draws the same mask for step 4,711 as an uninterrupted one, and the
+//! No generator state needs saving. A resumed run draws the same mask for step 4,711 as an uninterrupted one, and the
 //! initial values of the first layer do not depend on the layers after it.
 
 mod ziggurat;

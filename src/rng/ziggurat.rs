@@ -9,8 +9,9 @@ use std::sync::LazyLock;
 #[derive(Debug, Clone, Copy)]
 pub struct StandardNormal;
 
-/// Number of layers of equal area that cover the right half of `exp(-x²/2)` (Marsaglia and Tsang 2000, "The ziggurat
-/// method for generating random variables"; the variant of Doornik 2005).
+/// Number of layers of equal area that cover the right half of `exp(-x²/2)`.
+///
+/// Marsaglia and Tsang 2000, "The ziggurat method for generating random variables"; the variant of Doornik 2005.
 const LAYERS: usize = 256;
 
 /// Density at each of the [`EDGES`].
@@ -51,8 +52,9 @@ impl Distribution<f32> for StandardNormal {
     }
 }
 
-/// A draw from the tail beyond the last edge (Marsaglia 1964, "Generating a variable from the tail of the normal
-/// distribution").
+/// Draws from the tail beyond the last edge.
+///
+/// Marsaglia 1964, "Generating a variable from the tail of the normal distribution".
 fn tail<R: Rng + ?Sized>(rng: &mut R) -> f64 {
     let start = EDGES[1];
     loop {

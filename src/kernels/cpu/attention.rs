@@ -1,23 +1,23 @@
 //! Attention of queries to the elements of sequences, and its gradients.
 //!
-//! One sequence after another, with all its queries: nothing is padded, and the `tanh` of additive scores is computed again
-//! in the backward pass instead of being kept for each pair of a query and an element.
+//! The kernels process one sequence after another, with all its queries, so nothing is padded. The backward pass
+//! computes the `tanh` of additive scores again, so that it need not be stored for each pair of query and element.
 
 use super::Real;
 use super::parallel::{self, Shared};
 use super::sequences::PackedLayout;
 use super::simd::{sum, vectorised};
 
-/// Which rows belong together: those of the elements of each sequence, and those of its queries.
+/// The rows of the elements of each sequence, and the rows of its queries.
 pub(crate) struct Groups {
     elements: Vec<Vec<usize>>,
     queries: Vec<Vec<usize>>,
-    /// Elements of the longest sequence.
+    /// Number of elements of the longest sequence.
     steps: usize,
 }
 
 impl Groups {
-    /// The query of row i belongs to the sequence `sequence_of_row[i]`, which exists.
+    /// Groups the rows. The query of row i belongs to the sequence `sequence_of_row[i]`, which exists.
     pub fn new(layout: &PackedLayout, sequence_of_row: &[u32]) -> Self {
         let group = |sequences: &mut dyn Iterator<Item = usize>| {
             let mut rows = vec![vec![]; layout.batch()];
@@ -43,7 +43,7 @@ pub(crate) struct Arguments<'a, T> {
     pub queries: &'a [T],
     pub keys: &'a [T],
     pub values: &'a [T],
-    /// Additive scores if there is a vector `(size)`, else dot products.
+    /// The vector `(size)` for additive scores; `None` for dot products.
     pub v: Option<&'a [T]>,
     pub size: usize,
     pub features: usize,
@@ -63,8 +63,9 @@ impl<T> Arguments<'_, T> {
     }
 }
 
-/// Returns the weighted sums of the values, `(rows, features)`, and the weights `(rows, steps)`, which are zero beyond the end
-/// of a sequence.
+/// Returns the weighted sums of the values, `(rows, features)`, and the weights `(rows, steps)`.
+///
+/// The weights are zero beyond the end of a sequence.
 pub(crate) fn forward<T: Real>(groups: &Groups, args: Arguments<T>) -> (Vec<T>, Vec<T>) {
     let (rows, steps, features) = (groups.rows(), groups.steps, args.features);
     let (mut sums, mut weights) = (vec![T::ZERO; rows * features], vec![T::ZERO; rows * steps]);
@@ -95,7 +96,7 @@ pub(crate) fn forward<T: Real>(groups: &Groups, args: Arguments<T>) -> (Vec<T>, 
     (sums, weights)
 }
 
-/// The gradients of queries, keys, values and `v`; the last is empty without a vector.
+/// The gradients of queries, keys, values and `v`; the last is empty if there is no vector.
 pub(crate) struct Gradients<T> {
     pub queries: Vec<T>,
     pub keys: Vec<T>,
@@ -103,7 +104,7 @@ pub(crate) struct Gradients<T> {
     pub v: Vec<T>,
 }
 
-/// Returns the gradients from those of the weighted sums, `grad`, and the weights of the forward pass.
+/// Computes all gradients from the gradient `grad` of the weighted sums, and the weights.
 pub(crate) fn backward<T: Real>(
     groups: &Groups,
     args: Arguments<T>,
@@ -114,7 +115,7 @@ pub(crate) fn backward<T: Real>(
     let zeros = |like: &[T]| vec![T::ZERO; like.len()];
     let (mut queries, mut keys, mut values) = (zeros(args.queries), zeros(args.keys), zeros(args.values));
     let v_size = args.v.map_or(0, |_| size);
-    // One row per sequence, added up in their order.
+    // One row per sequence. They are added in the order of the sequences.
     let mut parts = vec![T::ZERO; groups.queries.len() * v_size];
     let shared = [&mut queries, &mut keys, &mut values, &mut parts].map(|grad| Shared::new(grad));
     parallel::for_each_chunk(groups.queries.len(), |sequence| {
@@ -173,7 +174,7 @@ fn score<T: Real>(query: &[T], key: &[T], v: Option<&[T]>, scratch: &mut [T]) ->
     dot(scratch, v)
 }
 
-/// Adds the gradients of `v · tanh(query + key)`, times `grad`, to those of query, key and v.
+/// Adds `grad` times the gradients of `v · tanh(query + key)` to the gradients of query, key and v.
 #[inline(always)]
 fn additive_gradient<T: Real>(
     (query, key, v): (&[T], &[T], &[T]),

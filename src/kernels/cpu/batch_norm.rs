@@ -29,8 +29,9 @@ pub(crate) struct Statistics {
     pub variance: f64,
 }
 
-/// The operands of the forward pass. `xs` and `residual` have the layout of `grid`; `weight` and `bias` hold one element
-/// per channel.
+/// The operands of the forward pass.
+///
+/// `xs` and `residual` have the layout of `grid`; `weight` and `bias` hold one element per channel.
 pub(crate) struct Forward<'a, T> {
     pub grid: Grid,
     pub xs: &'a [T],
@@ -77,7 +78,7 @@ impl Grid {
         })
     }
 
-    /// Elements of one channel; 1 for an empty batch, whose sums, and so means, are 0.
+    /// Elements of one channel; 1 for an empty batch, so that the means of its empty sums are 0.
     fn count(&self) -> f64 {
         (self.batch * self.plane).max(1) as f64
     }
@@ -99,8 +100,10 @@ impl Grid {
 }
 
 impl Statistics {
-    /// The statistics of one channel of the batch, by the corrected two-pass algorithm (Chan, Golub and LeVeque 1983): a
-    /// first pass estimates the mean, a second one sums differences from the estimate and corrects for its error.
+    /// Computes the statistics of one channel of the batch by the corrected two-pass algorithm.
+    ///
+    /// A first pass estimates the mean, and a second one sums differences from the estimate and corrects for its error
+    /// (Chan, Golub and LeVeque 1983).
     #[inline(always)]
     fn of_batch<T: Real>(xs: &[T], grid: Grid, channel: usize) -> Self {
         let mut sum = Sum::new();
@@ -153,7 +156,7 @@ pub(crate) fn statistics<T: Real>(xs: &[T], grid: Grid) -> Vec<Statistics> {
     )
 }
 
-/// The normalised tensor and the statistics of each channel: `running` if given, otherwise those of the batch.
+/// Returns the normalised tensor and the statistics of each channel: `running`, or else of the batch.
 pub(crate) fn forward<T: Real>(
     operands: &Forward<T>,
     running: Option<&[Statistics]>,
@@ -223,12 +226,12 @@ impl<T: Real> Forward<'_, T> {
     }
 }
 
-/// Sums over the elements of one channel that the gradients depend on.
+/// Sums over the elements of one channel on which the gradients depend.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Sums {
-    /// Of the gradient before the ReLU.
+    /// The sum of the gradient before the ReLU.
     pub gradient: f64,
-    /// Of its products with the centred input.
+    /// The sum of its products with the centred input.
     pub product: f64,
 }
 
@@ -247,10 +250,10 @@ pub(crate) fn backward<T: Real>(operands: &Backward<T>) -> Gradients<T> {
     gradients
 }
 
-/// The gradients of the operands if they are a part of a larger batch.
+/// Computes the gradients of the operands if they are a part of a larger batch.
 ///
-/// `exchange` takes the sums of each channel over this part, and returns those over the whole batch and the number of its
-/// elements per channel.
+/// `exchange` takes the sums of each channel over this part. It returns the sums over the whole batch, and the number
+/// of elements per channel there.
 pub(crate) fn backward_of_part<T: Real, E>(
     operands: &Backward<T>,
     exchange: impl FnOnce(&[Sums]) -> Result<(Vec<Sums>, f64), E>,
@@ -272,7 +275,9 @@ pub(crate) fn backward_of_part<T: Real, E>(
 }
 
 impl<T: Real> Backward<'_, T> {
-    /// Calls `work` on each channel, which writes the gradients of the input and the residual and returns the sums.
+    /// Calls `work` on each channel.
+    ///
+    /// It writes the gradients of the input and the residual, and returns the sums.
     #[inline(always)]
     fn gradients(
         &self,
@@ -299,7 +304,7 @@ impl<T: Real> Backward<'_, T> {
         (gradients, sums)
     }
 
-    /// Writes the gradients of the normalised input and of the residual in one channel, and returns the channel's sums.
+    /// Writes the gradients of the normalised input and the residual in one channel, and returns its sums.
     #[inline(always)]
     fn sums(
         &self,
@@ -346,7 +351,7 @@ impl<T: Real> Backward<'_, T> {
 
     /// Turns the gradient of the normalised input into the gradient of the input in one channel.
     ///
-    /// `sums` are those over all `count` elements that the statistics are of; `slice` returns a part of the gradient.
+    /// `sums` are over all `count` elements behind the statistics; `slice` returns a part of the gradient.
     #[inline(always)]
     fn finish<'a>(&self, channel: usize, sums: Sums, count: f64, slice: impl Fn(Range<usize>) -> &'a mut [T])
     where
@@ -371,7 +376,9 @@ impl<T: Real> Backward<'_, T> {
     }
 }
 
-/// A sum in a fixed order: in `T` on a few lanes, whose totals are added in f64 before they grow long.
+/// A sum in a fixed order.
+///
+/// A few lanes add in `T`, and their totals are added in f64 before they grow large.
 struct Sum<T> {
     lanes: [T; 32],
     /// Elements that the lanes have added.

@@ -9,7 +9,7 @@ use super::simd::Lanes;
 use std::fmt;
 use std::mem::MaybeUninit;
 
-/// The cell of a recurrent layer: how it computes the next state from the input and the state before.
+/// The cell of a recurrent layer: the function from the input and the state to the next state.
 ///
 /// `x` is the input, `h` the hidden state, `c` the cell state, `σ` the logistic function; products of gates are
 /// element-wise. Gates and parameters are PyTorch's.
@@ -19,14 +19,16 @@ pub enum Cell {
     Tanh,
     /// Elman network with a ReLU: `h' = max(0, W x + b + U h + d)`.
     Relu,
-    /// Gated recurrent unit (Cho et al. 2014): `h' = (1 - z) n + z h`, with the reset gate `r = σ(..)`, the update gate
-    /// `z = σ(..)` and `n = tanh(W x + b + r (U h + d))`. The rows of the weights belong to r, z and n, in this order.
+    /// Gated recurrent unit (Cho et al. 2014): `h' = (1 - z) n + z h`.
     ///
-    /// As in PyTorch, and unlike the paper, the reset gate acts on the product with `h`, not on `h`.
+    /// The gates are the reset gate `r = σ(..)`, the update gate `z = σ(..)` and `n = tanh(W x + b + r (U h + d))`. The
+    /// rows of the weights belong to r, z and n, in this order. As in PyTorch, and unlike the paper, the reset gate
+    /// acts on the product with `h`, not on `h`.
     Gru,
-    /// Long short-term memory (Hochreiter and Schmidhuber 1997, with the forget gate of Gers et al. 2000):
-    /// `c' = f c + i g` and `h' = o tanh(c')`, with `i, f, o = σ(..)` and `g = tanh(..)`. The rows of the weights belong to i,
-    /// f, g and o, in this order.
+    /// Long short-term memory (Hochreiter and Schmidhuber 1997): `c' = f c + i g` and `h' = o tanh(c')`.
+    ///
+    /// The gates are `i, f, o = σ(..)` and `g = tanh(..)`, with the forget gate of Gers et al. 2000. The rows of the
+    /// weights belong to i, f, g and o, in this order.
     Lstm,
 }
 
@@ -59,14 +61,17 @@ impl fmt::Display for Cell {
 
 /// The layout of one element's gate pre-activations.
 ///
-/// The gates of an LSTM lie in the order of its weights: i, f, g, o. Those of a GRU lie as n (input part), r, z, n (hidden
-/// part): the input product covers the first three and the hidden product the last three, so that both are contiguous.
+/// The gates of an LSTM have the order of its weights: i, f, g, o. The gates of a GRU have the order n (input part), r,
+/// z, n (hidden part): the input product covers the first three and the hidden product the last three, so that both are
+/// contiguous.
 #[derive(Clone, Copy)]
 pub(crate) struct GateLayout {
-    /// Distance from one element's gates to the next one's. Rows are padded, or all of them would fall into the same
-    /// few cache sets when the number of units is a power of two.
+    /// Distance from one element's gates to the next element's.
+    ///
+    /// Rows are padded. Otherwise all of them would fall into the same few cache sets if the number of units is a power
+    /// of two.
     pub stride: usize,
-    /// Number of pre-activations that the input product covers, and that the hidden product covers.
+    /// Number of pre-activations that the input product covers; the hidden product covers as many.
     pub width: usize,
     /// The first pre-activation that the hidden product covers; the input product starts at 0.
     pub hidden_offset: usize,
@@ -114,16 +119,16 @@ impl GateLayout {
         if row < self.width { row } else { row - self.width }
     }
 
-    /// Puts rows of `size` elements per pre-activation, in the layout of the gates, into the order of the input weights.
+    /// Reorders rows of `size` elements per pre-activation from the gates' layout to the weights' order.
     pub fn rotate_to_input_order<T>(self, rows: &mut [T], size: usize) {
         rows.rotate_right(self.first_input_row * size);
     }
 }
 
-/// One time step of one sequence: activates the gates in place and writes the new hidden state `y` and, for an LSTM, the new
-/// cell state `cells`.
+/// Runs one time step of one sequence.
 ///
-/// Every element of `y`, and of `cells` for an LSTM, is written.
+/// Activates the gates in place and writes the new hidden state `y` and, for an LSTM, the new cell state `cells`. Every
+/// element of `y`, and of `cells` for an LSTM, is written.
 #[inline(always)]
 pub(crate) fn step<'a, T: Real>(
     cell: Cell,
@@ -146,7 +151,7 @@ pub(crate) struct StepGradient<'a, T> {
     /// The activated gates; empty for Elman cells.
     pub gates: &'a [T],
     pub previous: &'a [T],
-    /// The new cell state of an LSTM, else empty.
+    /// The new cell state of an LSTM; otherwise empty.
     pub cells: &'a [T],
     /// The new hidden state.
     pub y: &'a [T],
@@ -157,8 +162,8 @@ pub(crate) struct StepGradient<'a, T> {
 impl<T: Real> StepGradient<'_, T> {
     /// Writes the gradient of the gate pre-activations, one full row with its padding.
     ///
-    /// `state_grad` holds the gradient of the new hidden state that comes from later steps. A GRU replaces it by the
-    /// gradient of the previous hidden state, except for the part that goes through the hidden product. An LSTM replaces
+    /// `state_grad` holds the gradient of the new hidden state from later steps. A GRU replaces it by the gradient of
+    /// the previous hidden state, except for the part that goes through the hidden product. An LSTM replaces
     /// `cell_grad`, the gradient of the new cell state, by the gradient of the previous one.
     #[inline(always)]
     pub fn run(
@@ -288,11 +293,11 @@ fn four_mut<T>(gates: &mut [T], hidden: usize) -> [&mut [T]; 4] {
     [a, b, c, &mut rest[..hidden]]
 }
 
-/// Applies `f` element by element to slices of one length: it reads `inputs`, replaces `updated` and writes `outputs`, which
-/// are never read. Every element of `outputs` is written.
+/// Applies `f` element by element to slices of the same length.
 ///
-/// Blocks of sixteen elements pass through local arrays. The compiler knows that those do not overlap, and only then
-/// vectorises a loop over this many slices.
+/// It reads `inputs`, replaces `updated` and writes `outputs`, which are never read. Every element of `outputs` is
+/// written. Blocks of sixteen elements pass through local arrays. The compiler knows that these do not overlap, and
+/// vectorises a loop over this many slices only then.
 ///
 /// # Panics
 /// If the slices differ in length.

@@ -54,7 +54,7 @@ impl Conv2d {
         &weight[group * size..][..size]
     }
 
-    /// How many pairs of example and group one task computes: about a megaflop of work.
+    /// Number of pairs of example and group that one task computes: about a megaflop of work.
     fn pairs_per_task(&self) -> usize {
         (1usize << 20).div_ceil((2 * self.outputs * self.taps()).saturating_mul(self.positions()))
     }
@@ -83,8 +83,9 @@ impl Conv2d {
         })
     }
 
-    /// The same function as a linear layer on patches of the images, if the patches do not overlap and are large enough to
-    /// make up for cutting them.
+    /// The same function as a linear layer on patches of the images, if that is faster.
+    ///
+    /// The patches must not overlap, and must be large enough to make up for cutting them.
     fn linear(&self) -> Option<(linear::Dims, Patches)> {
         let Self { batch, groups, channels, outputs, kernel, stride, padding, dilation, input, output } =
             *self;
@@ -95,7 +96,7 @@ impl Conv2d {
         applies.then_some((dims, Patches { channels, size: kernel, input, count: output }))
     }
 
-    /// The same convolution for Winograd's method, if that applies and is faster.
+    /// The same convolution by Winograd's method, if that applies and is faster.
     fn winograd(&self) -> Option<Winograd> {
         let Self { kernel, padding, .. } = *self;
         let applies = (self.stride, self.dilation, self.groups, kernel.0) == ((1, 1), (1, 1), 1, 3);
@@ -215,7 +216,7 @@ impl Conv2d {
         turned
     }
 
-    /// The output gradient of one example and group, padded for the convolution that gives the input gradient.
+    /// The output gradient of one example and group, padded for the convolution to the input gradient.
     fn gradient_planes(&self) -> Planes {
         let Self { kernel, stride, padding, dilation, input, output, .. } = *self;
         let reach = (dilation.0 * (kernel.0 - 1) / stride.0, dilation.1 * (kernel.1 - 1) / stride.1);
@@ -260,7 +261,7 @@ impl Conv2d {
         phases.filter_map(product).collect()
     }
 
-    /// Offsets of the weights that meet a phase, and of the output gradient that they meet at its `first` element.
+    /// Offsets of the weights in a phase, and of the output gradients at the phase's `first` element.
     fn phase_terms(
         &self,
         planes: &Planes,
@@ -299,9 +300,9 @@ impl Conv2d {
         if self.is_large_product() {
             return self.weight_grad_by_products(grad, xs);
         }
-        // Cycles, at one per multiply-add of virtual lanes. By channels: the rows of the kernel, and the transposition
-        // of the image. By planes: the planes, which take as many loads, and the sum of the lanes of each result. The
-        // width of a register must not matter, because the two ways add up in different orders.
+        // Count cycles, at one per multiply-add of virtual lanes. By channels: the rows of the kernel, and the
+        // transposition of the image. By planes: the planes, which take as many loads, and the sum of the lanes of each
+        // result. The width of a register must not matter, because the two ways add in different orders.
         let lanes = T::VIRTUAL;
         let rows = self.kernel_runs(&self.pixels()).iter().map(|run| run.2.div_ceil(lanes)).sum::<usize>();
         let by_channels = self.positions() * self.outputs * rows + self.input_size();
@@ -325,8 +326,9 @@ impl Conv2d {
         }
     }
 
-    /// The runs of pixels under the kernel at its first position, and the weights they meet when those are channels
-    /// last: see [`OuterProducts`].
+    /// The runs of pixels under the kernel at its first position, and the weights for them.
+    ///
+    /// The weights have their channels last; see [`OuterProducts`].
     fn kernel_runs(&self, pixels: &ChannelsLast) -> Vec<Span> {
         let Self { channels, kernel, dilation, .. } = *self;
         let adjacent = if dilation.1 == 1 { kernel.1 } else { 1 };
@@ -348,7 +350,7 @@ impl Conv2d {
         is_product && is_large && self.outputs.min(self.channels) >= SIDE
     }
 
-    /// The product of `lhs`, `rows` x `depth`, with each image of `depth` channels, plus the bias of each row.
+    /// The product of `lhs`, `rows` x `depth`, with each image of `depth` channels, plus each row's bias.
     fn products<T: Lanes>(
         &self,
         lhs: &[T],
@@ -370,7 +372,9 @@ impl Conv2d {
         unsafe { memory::build(self.batch * rows * positions, rows * positions, write) }
     }
 
-    /// The weight gradient as a sum over examples of products of matrices: the output gradient times the transposed image.
+    /// Computes the weight gradient as a sum over examples of matrix products.
+    ///
+    /// Each is the output gradient times the transposed image.
     fn weight_grad_by_products<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
         let Self { channels, outputs, .. } = *self;
         let positions = self.positions();
@@ -383,7 +387,9 @@ impl Conv2d {
         weight_grad
     }
 
-    /// The weight gradient as a sum over positions: the output gradient there times the pixels under the kernel.
+    /// Computes the weight gradient as a sum over positions.
+    ///
+    /// Each term is the output gradient at a position times the pixels under the kernel.
     fn weight_grad_by_channels<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
         /// Partial sums over examples, which are added in order at the end.
         const PARTS: usize = 16;
@@ -426,7 +432,9 @@ impl Conv2d {
         pixels.sum_weight_grads(&partial, (size, taps))
     }
 
-    /// The weight gradient as dot products: the output gradient of a channel times the plane under each tap.
+    /// Computes the weight gradient as dot products.
+    ///
+    /// Each is the output gradient of a channel times the plane under a tap.
     fn weight_grad_by_planes<T: Lanes>(&self, grad: &[T], xs: &[T]) -> Vec<T> {
         /// Bytes of images and gradients that stay in the cache together.
         const CACHE: usize = 1 << 17;
@@ -474,7 +482,7 @@ impl Conv2d {
         linear::sum_rows(partial, size)
     }
 
-    /// Copies the output gradient of an example and group into channels of `len` elements with rows of `pitch`.
+    /// Copies the output gradient of an example and group into channels of `len` elements, rows `pitch` apart.
     fn spread_rows<T: Lanes>(&self, grad: &[T], spread: &mut [T], (len, pitch): (usize, usize)) {
         for (spread, grad) in spread.chunks_exact_mut(len).zip(grad.chunks_exact(self.positions())) {
             for (spread, grad) in spread.chunks_mut(pitch).zip(grad.chunks_exact(self.output.1)) {

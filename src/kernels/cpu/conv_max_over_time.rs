@@ -1,9 +1,9 @@
-//! Convolution over the words of sentences, of which only each filter's maximum is kept.
+//! Convolution over the words of sentences that keeps only each filter's maximum.
 //!
-//! The sentences lie one after the other, with rows of zeros between them. The words of a window are then consecutive
-//! elements, and all windows are the rows of a matrix that needs no copy: the convolution is one matrix product, and the
-//! maxima are found while its result is still in a cache. The backward pass reads only the windows with the maxima, one per
-//! sentence and filter.
+//! The sentences are stored one after the other, with rows of zeros between them. The words of a window are then
+//! consecutive elements, and all windows are the rows of a matrix that needs no copy. The convolution is one matrix
+//! product, and the maxima are found while its result is still in a cache. The backward pass reads only the windows
+//! with the maxima, one per sentence and filter.
 
 use super::matmul::{Init, Lhs, Panels, gemm_serial};
 use super::memory::{assume_init, build, uninit};
@@ -13,7 +13,7 @@ use super::{Lanes, Real};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Sentences one after the other, with `padding` rows of zeros before, between and after them.
+/// The layout of sentences one after the other, with `padding` rows of zeros around each.
 pub(crate) struct Layout {
     features: usize,
     padding: usize,
@@ -30,8 +30,9 @@ pub(crate) struct FilterSize {
     pub width: usize,
 }
 
-/// Filters of one width: their size, the weight `(count, features, width)` and the bias `(count)`. No sentence with its
-/// padding is shorter than `width`.
+/// Filters of one width: their size, the weight `(count, features, width)` and the bias `(count)`.
+///
+/// No sentence with its padding is shorter than `width`.
 pub(crate) type Filters<'a, T> = (FilterSize, &'a [T], &'a [T]);
 
 /// The result of the forward pass.
@@ -92,7 +93,9 @@ impl Layout {
     }
 }
 
-/// The maximum response of each filter to each sentence, for the words `xs` at the rows `places` of the layout.
+/// The maximum response of each filter to each sentence.
+///
+/// The words `xs` are at the rows `places` of the layout.
 pub(crate) fn forward<T: Lanes>(
     layout: &Layout,
     xs: &[T],
@@ -131,8 +134,9 @@ pub(crate) fn forward<T: Lanes>(
     Maxima { ys, rows, words }
 }
 
-/// The responses of the filters of one width at each row from the first window of `sentences` to the last, and the first
-/// row.
+/// Computes the responses of the filters of one width, and the first row.
+///
+/// The rows run from the first window of `sentences` to the last.
 fn responses<T: Lanes>(
     layout: &Layout,
     words: &[T],
@@ -150,8 +154,9 @@ fn responses<T: Lanes>(
     (first, unsafe { assume_init(responses) })
 }
 
-/// Finds the maximum response of each filter over the rows `windows`: the first of equal ones, or the last NaN. `responses`
-/// begins with row `first`.
+/// Finds the maximum response of each filter over the rows `windows`.
+///
+/// It is the first of equal maxima, or the last NaN. `responses` begins with row `first`.
 fn maxima<T: Real>(responses: &[T], first: usize, windows: Range<usize>, ys: &mut [T], rows: &mut [u32]) {
     let count = ys.len();
     vectorised(
@@ -203,8 +208,9 @@ pub(crate) fn input_grad<T: Real>(
     places.iter().flat_map(|place| &words_grad[place * features..][..features]).copied().collect()
 }
 
-/// The gradient of the weight `(count, features, width)` of the filters of one width, which begin at `column` of `grad` and
-/// `rows` `(batch, total)`.
+/// Computes the gradient of the weight `(count, features, width)` of the filters of one width.
+///
+/// The filters begin at `column` of `grad` and `rows` `(batch, total)`.
 pub(crate) fn weight_grad<T: Real>(
     layout: &Layout,
     size: FilterSize,
@@ -248,7 +254,7 @@ fn features_last<T: Real>(weight: &[T], FilterSize { count, width }: FilterSize,
     unsafe { build(count * features * width, features * width, work) }
 }
 
-/// `sum += factor * xs`, skipped where the factor is 0: after a ReLU, that is half of all filters.
+/// `sum += factor * xs`, skipped if the factor is 0: after a ReLU, half of all factors are.
 fn add_multiple<T: Real>(sum: &mut [T], xs: &[T], factor: T) {
     if factor == T::ZERO {
         return;

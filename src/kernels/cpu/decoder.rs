@@ -15,7 +15,7 @@ pub(crate) struct DecoderLayer {
     hidden: Vec<f32>,
     /// The cell state of an LSTM.
     cells: Vec<f32>,
-    /// The state at the step before that the cell reads: of an LSTM the cell state, else the hidden state.
+    /// The state that the cell reads from the previous step: of an LSTM the cell state, else the hidden state.
     previous: Vec<f32>,
 }
 
@@ -64,8 +64,9 @@ impl DecoderLayer {
         }
     }
 
-    /// Advances by one step, on the token `id` if this is the first layer, else on the hidden state `below`; returns the new
-    /// hidden state.
+    /// Advances by one step, and returns the new hidden state.
+    ///
+    /// The first layer reads the token `id`, any other layer the hidden state `below`.
     pub fn step(&mut self, id: usize, below: &[f32]) -> &[f32] {
         let Self { cell, layout, input, hidden_weights, gates, hidden, cells, previous } = self;
         match input {
@@ -88,7 +89,9 @@ impl DecoderLayer {
         hidden
     }
 
-    /// The value that each unit holds, from -1 to 1: the tanh of an LSTM's cell state, else the hidden state.
+    /// The value that each unit holds, from -1 to 1.
+    ///
+    /// It is the tanh of an LSTM's cell state, or else the hidden state.
     pub fn activations(&self) -> Vec<f32> {
         match self.cell.has_cell_state() {
             true => self.cells.iter().map(|cell| cell.tanh()).collect(),

@@ -5,7 +5,9 @@ use super::memory::build;
 use super::simd::vectorised;
 use std::mem::MaybeUninit;
 
-/// Multiplies each element by `scale` where `keep` is not 0, and by 0 where it is, so that NaN and infinity stay visible.
+/// Multiplies each element by `scale` if its `keep` is not 0, and by 0 otherwise.
+///
+/// The product with 0 keeps NaN and infinity visible.
 pub(crate) fn mask<T: Real>(xs: &[T], keep: &[u8], scale: T) -> Vec<T> {
     const CHUNK: usize = 1 << 14;
     assert_eq!(xs.len(), keep.len());

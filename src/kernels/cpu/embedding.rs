@@ -20,7 +20,9 @@ pub(crate) fn lookup<T: Real>(table: &[T], size: usize, ids: &[u32]) -> Vec<T> {
     unsafe { memory::build(ids.len() * size, step * size, write) }
 }
 
-/// Returns, for each of `lengths`, the mean of as many rows of `table`: `ids(sequence, step)` is the id of a row.
+/// Returns, for each of `lengths`, the mean of that number of rows of `table`.
+///
+/// `ids(sequence, step)` is the id of a row.
 pub(crate) fn means<T: Real>(
     table: &[T],
     size: usize,
@@ -58,14 +60,14 @@ fn rows_per_task(size: usize) -> usize {
     CHUNK.div_ceil(size.max(1))
 }
 
-/// The places where each row of a table is used.
+/// The positions at which each row of a table is used.
 pub(crate) struct Uses {
-    /// Row in the upper half, place in the lower half, in increasing order.
+    /// Row in the upper half, position in the lower half, in increasing order.
     sorted: Vec<u64>,
 }
 
 impl Uses {
-    /// Row `ids[i]` is used at place `i`.
+    /// Lists the uses: row `ids[i]` is used at position `i`.
     pub(crate) fn new(ids: &[u32]) -> Self {
         assert!(ids.len() <= u32::MAX as usize);
         let uses = ids.iter().zip(0u64..).map(|(&id, place)| u64::from(id) << 32 | place);
@@ -84,8 +86,9 @@ fn row_of(uses: &[u64]) -> usize {
     (uses[0] >> 32) as usize
 }
 
-/// Returns the gradient of a table `(rows, size)`: each row is the sum of `grad(place)`, a vector and its factor, over the
-/// places where the row is used.
+/// Returns the gradient of a table `(rows, size)`.
+///
+/// Each row is the sum of `grad(place)`, a vector and its factor, over the positions at which the row is used.
 pub(crate) fn table_gradient<'a, T: Real>(
     (rows, size): (usize, usize),
     uses: &Uses,
@@ -131,7 +134,7 @@ pub(crate) fn row_gradients<'a, T: Real>(
     (uses.iter().map(|uses| row_of(uses) as u32).collect(), values)
 }
 
-/// Writes the sum of `grad(place)`, a vector and its factor, over the places in `uses`.
+/// Writes the sum of `grad(place)`, a vector and its factor, over the positions in `uses`.
 #[inline(always)]
 fn write_sum<'a, T: Real>(to: &mut [MaybeUninit<T>], uses: &[u64], grad: impl Fn(usize) -> (&'a [T], T)) {
     let grad = |place: u64| grad(place as u32 as usize);

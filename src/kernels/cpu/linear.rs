@@ -20,8 +20,9 @@ pub(crate) struct Dims {
 }
 
 impl Dims {
-    /// Whether the forward pass packs the weight: if there are rows enough to make up for the copy, and outputs enough to
-    /// fill a register.
+    /// Whether the forward pass packs the weight.
+    ///
+    /// It does if there are enough rows to make up for the copy, and enough outputs to fill a register.
     fn packs(self) -> bool {
         self.rows >= if self.is_large() { 48 } else { 128 } && self.outputs >= 8
     }
@@ -125,7 +126,7 @@ pub(crate) fn input_grad<T: Lanes>(grad: &[T], weight: &[T], dims: Dims) -> Vec<
         return vec![T::ZERO; rows * inputs];
     }
     if rows >= 128 && inputs < 8 {
-        // A register would hold few columns, so the sums run along the rows instead.
+        // A register would hold few columns, so sum along the rows instead.
         let transposed = transposed(weight, [outputs, inputs]);
         return dot_products(grad, &transposed, &[], Dims { rows, inputs: outputs, outputs: inputs });
     }
@@ -201,7 +202,9 @@ pub(crate) fn weight_grad<T: Lanes>(grad: &[T], xs: &[T], dims: Dims) -> Vec<T> 
     unsafe { memory::build(outputs * inputs, step * inputs, write) }
 }
 
-/// The gradient of a small weight from many rows: a sum over pieces of the rows, each of which is a task.
+/// Computes the gradient of a small weight from many rows as a sum over pieces of the rows.
+///
+/// Each piece is a task.
 fn long_weight_grad<T: Lanes>(grad: &[T], xs: &[T], dims: Dims) -> Vec<T> {
     const PIECE: usize = 512;
     let Dims { rows, inputs, outputs } = dims;
@@ -235,7 +238,7 @@ fn long_weight_grad<T: Lanes>(grad: &[T], xs: &[T], dims: Dims) -> Vec<T> {
     if inputs >= outputs { sum } else { transposed(&sum, [inputs, outputs]).into_owned() }
 }
 
-/// Returns the transpose of each of consecutive matrices of `rows` and `columns`.
+/// Returns the transposes of consecutive matrices of `rows` and `columns`.
 pub(crate) fn transposed<T: Lanes>(matrices: &[T], [rows, columns]: [usize; 2]) -> Cow<'_, [T]> {
     if rows == 1 || columns == 1 {
         return Cow::Borrowed(matrices);
@@ -271,7 +274,9 @@ pub(crate) fn column_sums<T: Lanes>(rows: &[T], row: usize, columns: usize) -> V
     sums
 }
 
-/// The column sums of a matrix with short rows. Some rows are added side by side, in pieces of the matrix that are tasks.
+/// Sums the columns of a matrix with short rows.
+///
+/// A task adds the rows of a piece of the matrix, some of them side by side.
 fn short_column_sums<T: Lanes>(rows: &[T], columns: usize) -> Vec<T> {
     /// Elements of a piece, at least.
     const PIECE: usize = 1 << 14;

@@ -16,8 +16,9 @@ pub(crate) enum Loss {
     Quadratic,
 }
 
-/// The mean loss of `logits` `(targets.len(), classes)` and, if wanted, its gradient. Every target is below `classes`, which
-/// is at least 1.
+/// Returns the mean loss of `logits` `(targets.len(), classes)` and, if wanted, its gradient.
+///
+/// Every target is below `classes`, which is at least 1.
 pub(crate) fn forward<T: Real>(
     loss: Loss,
     logits: &[T],
@@ -55,8 +56,9 @@ pub(crate) fn forward<T: Real>(
     (mean(&losses), grad)
 }
 
-/// Replaces `logits` `(targets.len(), classes)` by the gradient of their mean loss, which it returns. Every target is below
-/// `classes`, which is at least 1.
+/// Replaces `logits` `(targets.len(), classes)` by the gradient of their mean loss; returns the loss.
+///
+/// Every target is below `classes`, which is at least 1.
 pub(crate) fn replace_by_gradient<T: Real>(loss: Loss, logits: &mut [T], targets: &[u32]) -> T {
     let (batch, classes) = (targets.len(), logits.len() / targets.len());
     assert_eq!(logits.len(), batch * classes);
@@ -88,7 +90,9 @@ fn mean<T: Real>(losses: &[T]) -> T {
 }
 
 impl Loss {
-    /// The loss of one example. Overwrites its logits, with the gradient times the given factor if that is wanted.
+    /// Returns the loss of one example, and overwrites its logits.
+    ///
+    /// The logits become the gradient times the given factor, if there is one.
     #[inline(always)]
     fn example<T: Real>(self, logits: &mut [T], target: usize, gradient: Option<T>) -> T {
         match self {

@@ -1,7 +1,9 @@
-//! Matrix products with packed operands, blocked for the caches: the linear and recurrent layers spend their time here.
+//! Matrix products with packed operands, blocked for the caches.
 //!
-//! The right-hand side is packed in the order in which the micro-kernel reads it ([`Panels`]), which pays because each of
-//! its elements is used once per row of the left-hand side. The left-hand side is read in place, or packed
+//! The linear and recurrent layers spend their time here.
+//!
+//! The right-hand side is packed in the order in which the micro-kernel reads it ([`Panels`]). This pays off because
+//! each of its elements is used once per row of the left-hand side. The left-hand side is read in place, or packed
 //! ([`Lhs::Packed`]) if its rows are not contiguous.
 
 // The loops over a tile's M rows and N columns are unrolled and written alike.
@@ -17,9 +19,9 @@ use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Vectors side by side in a panel.
+/// Number of vectors side by side in a panel.
 const PANEL_VECTORS: usize = 3;
-/// Rows of a panel that stay in the first-level cache while the rows of the left-hand side go past.
+/// Rows of a panel that stay in the first-level cache during the loop over the left-hand side's rows.
 const BLOCK_DEPTH: usize = 128;
 /// Rows of the right-hand side that one task packs.
 const PACK_ROWS: usize = 64;
@@ -76,7 +78,9 @@ impl<T: Lanes> Panels<T> {
         }
     }
 
-    /// Packs the transpose of a matrix: `column(j)` starts with column j of the right-hand side, `depth` x `columns`.
+    /// Packs the transpose of a matrix: `column(j)` starts with column j of the right-hand side.
+    ///
+    /// The right-hand side is `depth` x `columns`.
     pub fn transposed<'a>(
         (depth, columns): (usize, usize),
         column: impl Fn(usize) -> &'a [T] + Sync,
@@ -107,7 +111,7 @@ impl<T: Lanes> Panels<T> {
         unsafe { Self::pack((depth, columns), fill) }
     }
 
-    /// Allocates panels, which `fill` writes. It is given the lanes of a vector, too.
+    /// Allocates panels, and fills them with `fill`, which also receives the lanes of a vector.
     ///
     /// # Safety
     /// `fill` writes all elements.
@@ -121,7 +125,7 @@ impl<T: Lanes> Panels<T> {
         panels
     }
 
-    /// Panels whose elements have no values yet.
+    /// Panels whose elements are not initialised yet.
     fn unwritten((depth, columns): (usize, usize)) -> Self {
         let lanes = lanes::<T>();
         let line = CACHE_LINE / size_of::<T>();
@@ -142,7 +146,7 @@ impl<T: Lanes> Panels<T> {
 pub(crate) enum Lhs<'a, T> {
     /// Contiguous rows, and their row stride.
     Rows(&'a [T], usize),
-    /// Tile after tile of rows. In a tile, the elements of one depth are adjacent.
+    /// Tiles of rows, one after the other. In a tile, the elements of one depth are adjacent.
     Packed(&'a [T]),
 }
 
@@ -173,7 +177,7 @@ fn tiles(rows: usize, tallest: usize) -> impl Iterator<Item = Range<usize>> {
 #[derive(Clone, Copy)]
 pub(crate) enum Init<'a, T> {
     Zero,
-    /// The present elements of the result, which are initialised.
+    /// The present elements of the result, which must be initialised.
     Accumulate,
     /// The same row for every row of the result.
     Bias(&'a [T]),
@@ -226,7 +230,7 @@ impl<T: Lanes> WithSimd for Gemm<'_, T> {
             let used = (PANEL_VECTORS * lanes).min(columns - first);
             let vectors = used.div_ceil(lanes);
             let panel = self.rhs.start + first * depth;
-            // Once even without depth, for the initial value.
+            // Run once even without depth, for the initial value.
             for k in (0..depth.max(1)).step_by(BLOCK_DEPTH) {
                 let depths = k..depth.min(k + BLOCK_DEPTH);
                 let block = panel + k * vectors * lanes;
@@ -244,7 +248,7 @@ impl<T: Lanes> WithSimd for Gemm<'_, T> {
 }
 
 impl<T: Lanes> Gemm<'_, T> {
-    /// Adds the products of some depths to all rows of a panel of N vectors, of which `used` columns count.
+    /// Adds the products of some depths to all rows of a panel of N vectors, up to column `used`.
     ///
     /// # Safety
     /// The operands hold all elements that `run` checks, and `b` is the offset of these depths in the panel.
@@ -263,7 +267,7 @@ impl<T: Lanes> Gemm<'_, T> {
         let init = if depths.start > 0 { Init::Accumulate } else { self.init };
         let depth = self.rhs.depth;
         for (i, tile) in tiles(self.rows, TileRows.with_simd(simd)).enumerate() {
-            // SAFETY: the caller's.
+            // SAFETY: the caller's contract.
             unsafe {
                 let b = self.rhs.data.as_ptr().add(b).cast();
                 let c = self.c.as_mut_ptr().add(tile.start * self.c_stride + column);
@@ -311,7 +315,7 @@ struct Tile<T> {
     depth: usize,
     c: *mut T,
     c_stride: usize,
-    /// Columns of the last vector that count.
+    /// Used columns of the last vector.
     last: usize,
     /// The initial value, unless null, and its row stride.
     init: (*const T, usize),
@@ -320,17 +324,16 @@ struct Tile<T> {
 impl<T: Lanes> Tile<T> {
     /// The micro-kernel.
     ///
-    /// # Safety
-    /// For M rows: `a` is valid for reading `depth` elements of each, `c` for writing N vectors of each, of which the
-    /// last has `last` elements, and `init`, unless null, for reading as much. `b` is valid for reading `depth` rows of N
-    /// vectors.
+    /// For M rows: `a` is valid for reading `depth` elements of each. `c` is valid for writing N vectors of each, the
+    /// last with `last` elements, and `init`, unless null, for reading the same number. `b` is valid for reading
+    /// `depth` rows of N vectors.
     #[inline(always)]
     unsafe fn run<S: Simd, const M: usize, const N: usize>(self, simd: S) {
         let lanes = T::lanes::<S>();
         debug_assert!((1..=lanes).contains(&self.last) && !self.c.is_null());
         let zero = T::splat(simd, T::ZERO);
         let mut sums = [[zero; N]; M];
-        // SAFETY: the caller's.
+        // SAFETY: the caller's contract.
         unsafe {
             if !self.init.0.is_null() {
                 for m in 0..M {
@@ -344,7 +347,7 @@ impl<T: Lanes> Tile<T> {
                 }
             }
             let (mut a, mut b) = (self.a, self.b);
-            // Hidden from the compiler, which would otherwise compute the offsets anew at each depth and make the loop
+            // Hide this from the compiler, which would otherwise recompute the offsets at each depth and make the loop
             // longer than the processor can issue while it multiplies.
             let rows: [usize; M] = std::array::from_fn(|m| std::hint::black_box(m * self.a_stride));
             for _ in 0..self.depth {
@@ -375,8 +378,9 @@ impl<T: Lanes> Tile<T> {
     }
 }
 
-/// Rows of the result that one task computes: a megaflop or more, enough to use what is loaded of the right-hand side
-/// several times, and few enough to stay in the cache.
+/// Rows of the result that one task computes, a megaflop or more.
+///
+/// They are enough to use each loaded part of the right-hand side several times, and few enough to stay in the cache.
 fn rows_per_task(rows: usize, flops_per_row: usize) -> usize {
     const MOST: usize = 96;
     let least = (1usize << 20).div_ceil(flops_per_row.max(1)).clamp(32, MOST);
@@ -402,10 +406,10 @@ pub(crate) fn gemm<'c, T: Lanes>(
     });
 }
 
-/// Returns `bias + lhs * rhs`, computed on all threads, for a right-hand side that exceeds the caches: each of its elements
-/// is read once. `lhs` has `rows` contiguous rows of `depth` elements; there may be no bias.
+/// Returns `bias + lhs * rhs`, computed on all threads, for a right-hand side that exceeds the caches.
 ///
-/// A task computes some columns of all rows. `pack(depths, columns)` packs a part of the right-hand side.
+/// Each element of the right-hand side is read once. `lhs` has `rows` contiguous rows of `depth` elements; there may be
+/// no bias. A task computes some columns of all rows. `pack(depths, columns)` packs a part of the right-hand side.
 pub(crate) fn gemm_by_columns<T: Lanes>(
     lhs: &[T],
     pack: impl Fn(Range<usize>, Range<usize>) -> Panels<T> + Sync,
@@ -449,8 +453,9 @@ fn pack_rows<T: Lanes>(lhs: &[T], stride: usize, rows: usize, to: &mut [MaybeUni
 /// A right-hand side of a given width; the slice for k starts with row k.
 pub(crate) type Rhs<'a, 'b, T> = (&'b (dyn Fn(usize) -> &'a [T] + Sync), usize);
 
-/// `lhs^T * rhs` for each of `rhs`, on all threads. All have `depth` rows; those of `lhs` have `height` elements and the
-/// row stride `stride`.
+/// Computes `lhs^T * rhs` for each of `rhs`, on all threads.
+///
+/// All have `depth` rows. The rows of `lhs` have `height` elements and the row stride `stride`.
 pub(crate) fn gemm_transposed<'a, T: Lanes, const N: usize>(
     (lhs, stride): (&[T], usize),
     rhs: [Rhs<'a, '_, T>; N],
@@ -462,7 +467,7 @@ pub(crate) fn gemm_transposed<'a, T: Lanes, const N: usize>(
     let task = rows_per_task(height, 2 * depth * rhs.iter().map(|rhs| rhs.1).sum::<usize>());
     let mut products = rhs.map(|(_, width)| memory::uninit(height * width));
     let mut packed = memory::uninit(height * DEEP.min(depth));
-    // Once even without depth, for the zeros.
+    // Run once even without depth, for the zeros.
     for first in (0..depth.max(1)).step_by(DEEP) {
         let deep = DEEP.min(depth - first);
         let mut panels = rhs.map(|(_, width)| Panels::unwritten((deep, width)));
@@ -499,9 +504,9 @@ pub(crate) fn gemm_transposed<'a, T: Lanes, const N: usize>(
     products.map(|product| unsafe { memory::assume_init(product) })
 }
 
-/// Packs `depths` of a left-hand side for [`Lhs::Packed`], whose transpose has the rows `rows(k)` of all heights.
+/// Packs `depths` of a left-hand side for [`Lhs::Packed`]. Its transpose has the rows `rows(k)` of all heights.
 ///
-/// `deep` is the number of depths of a tile. Tiles start anew at each task of `task` rows.
+/// `deep` is the number of depths of a tile. The tiles start again at each task of `task` rows.
 ///
 /// # Safety
 /// No other thread accesses these depths.
@@ -513,8 +518,10 @@ unsafe fn pack_transposed<'a, T: Lanes>(
     task: usize,
     tallest: usize,
 ) {
-    /// Depths that are packed together: few rows are read at a time, each from start to end, and what is written of each
-    /// tile makes whole cache lines.
+    /// Depths that are packed together.
+    ///
+    /// This way few rows are read at a time, each from start to end, and the writes to each tile fill whole cache
+    /// lines.
     const TOGETHER: usize = 16;
     debug_assert!(depths.end <= deep);
     let height = if depths.is_empty() { 0 } else { rows(depths.start).len() };

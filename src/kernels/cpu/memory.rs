@@ -55,7 +55,7 @@ pub(crate) unsafe fn assume_init_ref<T: Real>(data: &[MaybeUninit<T>]) -> &[T] {
     data
 }
 
-/// Returns a new vector of `len` elements, of which `write(i, piece)` writes consecutive pieces in parallel.
+/// Returns a new vector of `len` elements, written in parallel by `write(i, piece)`.
 ///
 /// Each piece has `size` elements; the last may be shorter.
 ///
@@ -72,7 +72,7 @@ pub(crate) unsafe fn build<T: Real>(
     unsafe { assume_init(data) }
 }
 
-/// The value of elements that nobody has written, in builds with debug assertions: a NaN.
+/// The value of unwritten elements in builds with debug assertions: a NaN.
 fn unwritten<T: Real>() -> T {
     // No arithmetic produces this payload by itself.
     const PATTERN: u64 = 0xfffd_5a5a_fffd_5a5a;
@@ -100,7 +100,7 @@ pub(crate) fn write_copy<'a, T: Real>(to: &'a mut [MaybeUninit<T>], from: &[T]) 
     }
 }
 
-/// Writes `f(x)` for each element x of `from`, which has the same length, and returns the initialised slice.
+/// Writes `f(x)` for each x of `from`, which has the same length, and returns the initialised slice.
 #[inline(always)]
 pub(crate) fn write_map<'a, T: Real>(
     to: &'a mut [MaybeUninit<T>],
@@ -125,7 +125,7 @@ pub(crate) fn write_fill<T: Real>(to: &mut [MaybeUninit<T>], value: T) -> &mut [
 
 /// The elements that a kernel writes, initialised or not.
 ///
-/// The caller of a kernel that adds to its destination has written the destination before.
+/// A kernel that adds to its destination requires the caller to have written it first.
 pub(crate) struct Destination<'a, T> {
     start: *mut T,
     len: usize,
@@ -184,10 +184,10 @@ impl<T: Real> Destination<'_, T> {
         });
     }
 
-    /// Calls `work(columns, strip)` on strips of `width` columns of a matrix with `row` columns, in parallel.
+    /// Calls `work(columns, strip)` on strips of `width` columns of a matrix of `row` columns, in parallel.
     ///
-    /// A strip starts with its first element and reaches to the end of the matrix. Other calls write what lies between its
-    /// rows, so `work` must touch its own columns only.
+    /// A strip starts with its first element and extends to the end of the matrix. Other calls write the elements
+    /// between its rows, so `work` must write to its own columns only.
     pub(crate) fn for_each_strip(
         self,
         row: usize,
@@ -211,7 +211,7 @@ impl<T: Real> Destination<'_, T> {
     }
 }
 
-/// A pointer to memory whose parts several threads write.
+/// A pointer to memory that several threads write in disjoint parts.
 struct SendPtr<T>(*mut T);
 
 impl<T> SendPtr<T> {

@@ -21,23 +21,33 @@ const BLOCK: usize = 16;
 pub(crate) enum Rule {
     /// `p -= rate * g`
     Sgd { rate: f64 },
-    /// `buffer = momentum * buffer + g`, then `p -= rate * buffer`; with `nesterov`, `p -= rate * (g + momentum * buffer)`.
+    /// `buffer = momentum * buffer + g`, then `p -= rate * buffer`.
+    ///
+    /// With `nesterov`, `p -= rate * (g + momentum * buffer)`.
     Momentum { rate: f64, momentum: f64, nesterov: bool },
-    /// `mean = beta1 * mean + (1 - beta1) * g` and `square = beta2 * square + (1 - beta2) * g²`, then
-    /// `p = shrink * p - step_size * mean / (root_scale * sqrt(square) + epsilon)`.
+    /// Adam.
+    ///
+    /// `mean = beta1 * mean + (1 - beta1) * g` and `square = beta2 * square + (1 - beta2) * g²`, then `p = shrink * p -
+    /// step_size * mean / (root_scale * sqrt(square) + epsilon)`.
     Adam { betas: (f64, f64), epsilon: f64, step_size: f64, root_scale: f64, shrink: f64 },
     /// `square = alpha * square + (1 - alpha) * g²`, then `p -= rate * g / (sqrt(square) + epsilon)`.
     RmsProp { rate: f64, alpha: f64, epsilon: f64 },
-    /// As `RmsProp`, with `buffer = momentum * buffer + g / (sqrt(square) + epsilon)` and `p -= rate * buffer`.
+    /// `buffer = momentum * buffer + g / (sqrt(square) + epsilon)`, then `p -= rate * buffer`.
+    ///
+    /// `square` is computed as in `RmsProp`.
     RmsPropMomentum { rate: f64, alpha: f64, epsilon: f64, momentum: f64 },
     /// `sum += g²`, then `p -= rate * g / (sqrt(sum) + epsilon)`.
     Adagrad { rate: f64, epsilon: f64 },
+    /// Adadelta.
+    ///
     /// `square = rho * square + (1 - rho) * g²` and `change = sqrt(changes + epsilon) / sqrt(square + epsilon) * g`,
     /// then `p -= rate * change` and `changes = rho * changes + (1 - rho) * change²`.
     Adadelta { rate: f64, rho: f64, epsilon: f64 },
 }
 
-/// Changes to a gradient before a [`Rule`] sees it: scaled, clipped to ±`limit`, then `l2 * p + l1 * sign(p)` added.
+/// Changes to a gradient before a [`Rule`] reads it.
+///
+/// The gradient is scaled, clipped to ±`limit`, and `l2 * p + l1 * sign(p)` is added.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GradientTerms {
     pub scale: f64,
@@ -68,8 +78,9 @@ impl GradientTerms {
 pub(crate) enum Coverage<'a> {
     /// All elements.
     Dense,
-    /// Rows of `columns` elements, one per row of the gradient. A row whose gradient is all zero keeps its parameter
-    /// and its moments.
+    /// Rows of `columns` elements, one per row of the gradient.
+    ///
+    /// A row whose gradient is all zero keeps its parameter and its moments.
     Sparse {
         columns: usize,
         /// Indices of the rows, strictly increasing; `None` covers every row of the parameter.
@@ -278,7 +289,7 @@ pub(crate) fn limit_row_norms<T: Real>(matrix: &mut [T], columns: usize, max: f6
             || {
                 for row in rows.chunks_exact_mut(columns) {
                     let norm = dot_of_chunk(row, row).sqrt();
-                    // A NaN spreads over its row.
+                    // A NaN spreads over its whole row.
                     if norm > max || norm.is_nan() {
                         let scale = T::of(max / norm);
                         row.iter_mut().for_each(|x| *x *= scale);
@@ -295,13 +306,13 @@ pub(crate) fn sum_squares<T: Real>(elements: &[T]) -> f64 {
     dot(elements, elements)
 }
 
-/// The sum of the products of the elements of `a` and `b`, which have one length.
+/// The scalar product of `a` and `b`, which have the same length.
 pub(crate) fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
     assert_eq!(a.len(), b.len(), "vectors of different lengths");
     let mut sums = vec![0.; a.len().div_ceil(CHUNK)];
     let shared = Shared::new(&mut sums);
     for_each_chunk(a.len(), |at| {
-        // SAFETY: each chunk has a sum of its own.
+        // Each chunk has its own sum.
         let sum = unsafe { shared.slice(at.start / CHUNK..at.start / CHUNK + 1) };
         sum[0] = vectorised(
             #[inline(always)]

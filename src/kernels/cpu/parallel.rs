@@ -3,18 +3,18 @@
 //! Everything runs on the rayon pool of the calling thread: the global pool, or the pool that the program entered with
 //! `ThreadPool::install`, which saves the hop from the main thread to the pool in every operation. Candle's own pool is
 //! unsuitable: it waits in each operation until every thread has answered, which takes a hundred times longer than the
-//! work itself if the machine is busy. Keep candle's pool at one thread with `CANDLE_NUM_THREADS=1`, so that the two do
-//! not compete for the cores.
+//! work itself on a busy machine. Keep candle's pool at one thread with `CANDLE_NUM_THREADS=1`, so that the two pools
+//! do not compete for the cores.
 //!
 //! The size of the problem alone determines the chunks, never the number of threads. Partial sums are added in the order
 //! of their chunks. Results are therefore equal to the bit for any number of threads.
 //!
 //! # The context of a thread
 //!
-//! A thread of the pool that waits for its chunks runs other jobs meanwhile, deep inside the operation that waits. State
+//! A pool thread that waits for its chunks runs other jobs meanwhile, from deep inside the operation that waits. State
 //! in plain thread-locals would leak into those jobs. Each thread therefore has one slot for such state
-//! ([`replace_context`]), and every function here empties the slot before it waits and refills it afterwards: a job always
-//! starts with an empty slot. The type of the state is the business of the code that stores it.
+//! ([`replace_context`]). Every function here empties the slot before it waits and restores it afterwards, so a job
+//! always starts with an empty slot. The code that stores the state defines its type.
 
 use rayon::prelude::*;
 use std::any::Any;
@@ -55,8 +55,8 @@ pub(crate) fn threads() -> usize {
 
 /// Calls `work(i)` for each `i < chunks`, in parallel.
 pub(crate) fn for_each_chunk(chunks: usize, work: impl Fn(usize) + Sync) {
-    // One copy of the thread pool's code serves every caller: a call through a pointer per chunk costs nothing
-    // measurable, whereas a copy for each caller would be a tenth of the library.
+    // One copy of the thread pool's code serves every caller. A call through a pointer per chunk has no measurable
+    // cost, whereas a copy for each caller would be a tenth of the library.
     fn run(chunks: usize, work: &(dyn Fn(usize) + Sync)) {
         without_context(|| (0..chunks).into_par_iter().with_max_len(1).for_each(work));
     }

@@ -1,4 +1,4 @@
-//! Layouts of padded images that a convolution reads, and the product that slides over them.
+//! Padded layouts of images for convolution, and the product that slides over them.
 
 use super::memory::{self, write_copy};
 use super::parallel;
@@ -9,8 +9,8 @@ use std::mem::MaybeUninit;
 
 /// Images with a zero border, split by the phases of a stride.
 ///
-/// Phase (r, s) of a channel holds rows r, r + stride, ... and of those columns s, s + stride, ... The elements under a
-/// tap of the kernel, while the kernel moves along a row, are then consecutive; rows are `pitch` elements apart.
+/// Phase (r, s) of a channel holds rows r, r + stride, ... and columns s, s + stride, ... of these. The elements under
+/// a tap of the kernel, while the kernel moves along a row, are then consecutive; rows are `pitch` elements apart.
 pub(crate) struct Planes {
     pub channels: usize,
     pub stride: (usize, usize),
@@ -28,7 +28,7 @@ impl Planes {
         self.rows * self.pitch
     }
 
-    /// Elements of all phases of all channels, and the overread of the last.
+    /// Elements of all phases of all channels, and the overread of the last one.
     pub fn len(&self) -> usize {
         self.channels * self.stride.0 * self.stride.1 * self.size() + OVERREAD
     }
@@ -38,7 +38,7 @@ impl Planes {
         vec![T::ZERO; self.len()]
     }
 
-    /// Copies `channels` images of (height, width) `size` into the planes and leaves the border as it is.
+    /// Copies `channels` images of (height, width) `size` into the planes, and does not touch the border.
     pub fn fill<T: Lanes>(&self, planes: &mut [T], images: &[T], channels: usize, size: (usize, usize)) {
         vectorised(
             #[inline(always)]
@@ -49,7 +49,7 @@ impl Planes {
     #[inline(always)]
     fn copy<T: Lanes>(&self, planes: &mut [T], images: &[T], channels: usize, size: (usize, usize)) {
         let Self { stride, border, .. } = *self;
-        // Per phase of the columns: its first column in the image, and that column's place in a row of the plane.
+        // Per phase of the columns: its first column in the image, and the place of that column in a row of the plane.
         let columns = (0..stride.1).map(|phase| {
             let first = (phase + stride.1 - border.1 % stride.1) % stride.1;
             (first, ((first + border.1) / stride.1).min(self.pitch))
@@ -75,7 +75,7 @@ impl Planes {
     }
 }
 
-/// Copies every `stride`-th element of `from` to `to`, as far as both reach.
+/// Copies every `stride`-th element of `from` to `to`, up to the end of either.
 #[inline(always)]
 fn copy_strided<T: Lanes>(to: &mut [T], from: &[T], stride: usize) {
     match stride {
@@ -94,7 +94,9 @@ fn copy_strided<T: Lanes>(to: &mut [T], from: &[T], stride: usize) {
     }
 }
 
-/// An image with a zero border and its channels last: the elements under a row of the kernel are consecutive.
+/// An image with a zero border and its channels last.
+///
+/// The elements under a row of the kernel are consecutive.
 pub(crate) struct ChannelsLast {
     pub channels: usize,
     /// Zeros above and to the left.
@@ -109,7 +111,7 @@ impl ChannelsLast {
         vec![T::ZERO; self.rows * self.columns * self.channels + OVERREAD]
     }
 
-    /// Copies an image of (height, width) `size` into the pixels and leaves the border as it is.
+    /// Copies an image of (height, width) `size` into the pixels, and does not touch the border.
     pub fn fill<T: Lanes>(&self, pixels: &mut [T], image: &[T], size: (usize, usize)) {
         vectorised(
             #[inline(always)]
@@ -151,9 +153,9 @@ impl ChannelsLast {
     }
 }
 
-/// Images cut into patches that do not overlap; what is left at the right and at the bottom is dropped.
+/// Images cut into patches that do not overlap; remainders at the right and the bottom are dropped.
 ///
-/// Patch after patch, each in the order of its image: channels, rows, columns.
+/// The patches follow one another, each in the order of its image: channels, rows, columns.
 pub(crate) struct Patches {
     pub channels: usize,
     /// Height and width of a patch, of the image, and in patches.
@@ -184,7 +186,7 @@ impl Patches {
         Cow::Owned(unsafe { memory::build(images.len() / image * self.len(), self.len(), cut) })
     }
 
-    /// Puts patches together again, with zeros for what is not covered.
+    /// Reassembles images from patches, with zeros for uncovered pixels.
     pub fn join<T: Lanes>(&self, patches: Vec<T>) -> Vec<T> {
         if self.size == self.input {
             return patches;
@@ -219,13 +221,17 @@ pub(crate) struct SlidingProduct {
     /// Offsets of each term's weight and of the element it meets: see [`OuterProducts`].
     terms: Vec<(usize, usize)>,
     layout: OutputLayout,
-    /// The rows of results; with `scratch`, one run from the first row to the last, with the gaps between the rows.
+    /// The rows of results.
+    ///
+    /// With `scratch`, it is one run from the first row to the last, including the gaps between the rows.
     runs: Vec<Span>,
     /// Elements of a channel's intermediate result; 0 if the product writes the output directly.
     pub scratch: usize,
 }
 
-/// Where results go: element (y, x) of plane p to `first + p * plane + y * row + x * column`.
+/// The layout of the results.
+///
+/// Element (y, x) of plane p is at `first + p * plane + y * row + x * column`.
 #[derive(Clone, Copy)]
 pub(crate) struct OutputLayout {
     pub first: usize,
@@ -241,8 +247,8 @@ impl SlidingProduct {
         terms: Vec<(usize, usize)>,
         layout: OutputLayout,
     ) -> Self {
-        // Cycles, at two multiply-adds of a register in each, and about ten to move a row. This may depend on the width
-        // of a register: each element adds up its terms in the same order either way.
+        // Count cycles, at two multiply-adds of a register in each, and about ten to move a row. This may depend on the
+        // width of a register: each element adds its terms in the same order either way.
         let lanes = simd::lanes::<T>();
         let together = (rows - 1) * pitch + columns;
         let by_row = rows * columns.div_ceil(lanes) * terms.len() / 2;

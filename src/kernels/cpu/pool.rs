@@ -6,7 +6,7 @@ use super::simd::{sum, vectorised};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// What a window is reduced to.
+/// The reduction of a window.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reduction {
     Max,
@@ -16,7 +16,7 @@ pub(crate) enum Reduction {
     L2,
 }
 
-/// The windows of a channel: (height, width) of each size.
+/// The windows of a channel; each size is (height, width).
 #[derive(Clone, Copy)]
 pub(crate) struct Windows {
     pub kernel: (usize, usize),
@@ -27,8 +27,10 @@ pub(crate) struct Windows {
 }
 
 impl Windows {
-    /// `None` if a kernel, stride or input size is 0, the padding is more than half the kernel, the kernel exceeds the padded
-    /// input, or a size overflows.
+    /// Returns `None` if a size is invalid or overflows.
+    ///
+    /// A kernel, stride or input size must not be 0, the padding must be at most half the kernel, and the kernel must
+    /// fit the padded input.
     pub(crate) fn new(
         kernel: (usize, usize),
         stride: (usize, usize),
@@ -134,7 +136,7 @@ impl Windows {
         }
     }
 
-    /// The gradient of one channel: each window's goes to its maximum.
+    /// Computes the gradient of one channel: the gradient of each window goes to its maximum.
     #[inline(always)]
     fn max_grad<T: Real>(
         &self,
@@ -181,30 +183,32 @@ impl Windows {
     }
 }
 
-/// The maxima of a row of windows. Those of each column of the input come first, then those of the columns of each window:
-/// neighbouring windows, side by side in vectors, take as many steps as a window has rows and columns.
+/// The maxima of a row of windows.
+///
+/// First come the maxima of each column of the input, then of the columns of each window. Neighbouring windows, side by
+/// side in vectors, thus take one step per row and column of a window.
 struct Maxima<T> {
-    /// The maximum of each column over the rows of the windows, with the padding, and the row where it is.
+    /// The maximum of each column over the rows of the windows, including padding, and its row.
     line: Vec<T>,
     line_rows: Vec<u32>,
-    /// Both by phase of the stride, so that the same element of neighbouring windows lies side by side.
+    /// Both by phase of the stride, so that the same element of neighbouring windows is adjacent.
     phases: Vec<T>,
     phases_rows: Vec<u32>,
-    /// The maximum of each window: of equal ones the first, or the last NaN.
+    /// The maximum of each window: the first of equal ones, or the last NaN.
     values: Vec<T>,
-    /// The row of the input, and the column of the window, where it is.
+    /// The row of the input and the column of the window that hold the maximum.
     rows: Vec<u32>,
     taps: Vec<u32>,
 }
 
 impl<T: Real> Maxima<T> {
-    /// Needs no memory if `reduction` of the windows does not use it.
+    /// Allocates no memory if `reduction` of the windows does not use it.
     fn new(reduction: Reduction, windows: &Windows) -> Self {
         let is_used = reduction == Reduction::Max && !windows.is_square_2();
         let size = |size| if is_used { size } else { 0 };
         let stride = windows.stride.1;
         let length = size(windows.input.1 + 2 * windows.padding.1);
-        // The padding is no element: it has no row, and loses even against minus infinity.
+        // Padding is not an element: it has no row, and loses even against minus infinity.
         let line = vec![T::of(f64::NEG_INFINITY); length];
         let line_rows = vec![u32::MAX; length];
         let phases = if stride == 1 { 0 } else { length.next_multiple_of(stride) };
@@ -377,7 +381,7 @@ fn channel_backward<T: Real>(
     }
 }
 
-/// Whether `x` replaces the maximum found so far. A NaN does, and no number replaces a NaN.
+/// Whether `x` replaces the maximum found so far. A NaN always does, and no number replaces a NaN.
 #[inline(always)]
 fn exceeds<T: Real>(x: T, max: T) -> bool {
     (x > max) | x.is_nan()

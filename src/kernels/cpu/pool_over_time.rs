@@ -40,7 +40,9 @@ pub(crate) fn mean_grad<T: Real>(
     xs_grad
 }
 
-/// The maximum of each feature of each of `batch` sequences, the first of equal ones or the last NaN, and its row.
+/// Returns the maximum of each feature of each of `batch` sequences, and its row.
+///
+/// It is the first of equal maxima, or the last NaN.
 pub(crate) fn max<T: Real>(
     xs: &[T],
     features: usize,

@@ -1,6 +1,6 @@
 //! Matrix products that do not pack their operands: outer products and dot products in register tiles.
 //!
-//! Offsets say where the operands' elements lie, so that a convolution reads its windows from the padded image.
+//! The operands are addressed by offsets, so that a convolution can read its windows from the padded image.
 
 // The loops over a tile's M rows and N columns are unrolled and written alike.
 #![allow(clippy::needless_range_loop)]
@@ -13,14 +13,14 @@ use std::mem::MaybeUninit;
 /// Elements past the end of a run that a whole-vector load may read: a vector of 512 bits of `f32`.
 pub(crate) const OVERREAD: usize = 16;
 
-/// Terms that are added to all rows before the next ones, so that their elements stay in the first-level cache.
+/// Number of terms added to all rows before the next block, so that they stay in the first-level cache.
 const BLOCK: usize = 128;
-/// Vectors side by side in a register tile, at most.
+/// Largest number of vectors side by side in a register tile.
 const WIDEST: usize = 3;
 
 /// A copy of a block of b, as wide as a register tile.
 ///
-/// It lies in consecutive cache lines, where rows of b may compete for the same lines of the cache, and it has whole
+/// The copy occupies consecutive cache lines, whereas rows of b may compete for the same ones. It consists of whole
 /// vectors.
 #[repr(align(64))]
 struct Packed<T> {
@@ -33,8 +33,9 @@ impl<T: Lanes> Packed<T> {
     const EMPTY: Self =
         Self { b: [MaybeUninit::uninit(); BLOCK * WIDEST * OVERREAD], terms: [MaybeUninit::uninit(); BLOCK] };
 
-    /// Copies the first `counts[n]` elements at `b[n]`, for each of `terms`; zeros fill up the vectors. Returns the places
-    /// of the vectors in the copy, and its terms.
+    /// Copies the first `counts[n]` elements at `b[n]`, for each of `terms`, padded with zeros to vectors.
+    ///
+    /// Returns the places of the vectors in the copy, and its terms.
     ///
     /// # Safety
     /// Those elements can be read, and the counts are at most the lanes of a vector.
@@ -51,7 +52,7 @@ impl<T: Lanes> Packed<T> {
         for (k, &(a_at, b_at)) in terms.iter().enumerate() {
             self.terms[k].write((a_at, k * N * lanes));
             for n in 0..N {
-                // SAFETY: the caller's, and a block of terms and vectors fits into the copy.
+                // SAFETY: the caller's contract; a block of terms and vectors fits into the copy.
                 unsafe {
                     let vector = T::load_first(simd, b[n].wrapping_add(b_at), counts[n]);
                     to.add((k * N + n) * lanes).cast::<T::Vector<S>>().write_unaligned(vector);
@@ -69,8 +70,8 @@ pub(crate) type Span = (usize, usize, usize);
 
 /// `c[i, j] = bias[i] + sum over k of a[i, k] * b[k, j]`, as a sum of outer products.
 ///
-/// Element a[i, k] lies at `a[terms[k].0 + i * a_stride]`. The columns j come in runs of consecutive elements: for
-/// `j < run.2`, b[k, j] lies at `b[terms[k].1 + run.0 + j]` and c[i, j] at `c[i * c_stride + run.1 + j]`.
+/// Element a[i, k] is `a[terms[k].0 + i * a_stride]`. The columns j come in runs of consecutive elements: for `j <
+/// run.2`, b[k, j] is `b[terms[k].1 + run.0 + j]` and c[i, j] is `c[i * c_stride + run.1 + j]`.
 pub(crate) struct OuterProducts<'a, T> {
     pub rows: usize,
     pub terms: &'a [(usize, usize)],
@@ -78,13 +79,13 @@ pub(crate) struct OuterProducts<'a, T> {
     pub a: &'a [T],
     pub a_stride: usize,
     pub b: &'a [T],
-    /// Whether `OVERREAD` elements may be read after each run of b. No load needs a mask then.
+    /// Whether `OVERREAD` elements may be read after each run of b. Loads then need no mask.
     pub b_padded: bool,
     pub c: Destination<'a, T>,
     pub c_stride: usize,
     /// Initial value of each row; empty for zeros.
     pub bias: &'a [T],
-    /// Adds to `c`, which is initialised, instead of to the bias.
+    /// Whether to add to `c`, which must be initialised, instead of to the bias.
     pub accumulate: bool,
 }
 
@@ -108,8 +109,9 @@ impl<T: Lanes> OuterProducts<'_, T> {
     /// The micro-kernel: adds some terms to rows `i..i + M` of N pieces.
     ///
     /// # Safety
-    /// `i + M` is at most `rows`. Each piece is a vector or less, and lies within a run that `run` has checked, as do the
-    /// elements of a in `terms`. A whole vector can be read at `b[n]` plus the second offset of each term.
+    /// `i + M` is at most `rows`. Each piece is a vector or less, and within a run that `run` has checked. `run` has
+    /// also checked the elements of a in `terms`. A whole vector can be read at `b[n]` plus the second offset of each
+    /// term.
     #[inline(always)]
     unsafe fn tile<S: Simd, const M: usize, const N: usize>(
         &mut self,
@@ -136,7 +138,7 @@ impl<T: Lanes> OuterProducts<'_, T> {
                     sums[m][n] = T::load_first(simd, c.add(m * self.c_stride + pieces[n].1), pieces[n].2);
                 }
             }
-            // Hidden from the compiler: see `matmul`.
+            // Hide this from the compiler: see `matmul`.
             let rows: [usize; M] = std::array::from_fn(|m| std::hint::black_box(m * self.a_stride));
             for &(a_at, b_at) in terms {
                 let mut columns = [T::splat(simd, T::ZERO); N];
@@ -167,7 +169,8 @@ impl<T: Lanes> OuterProducts<'_, T> {
     /// Adds a block of terms to all rows of N pieces.
     ///
     /// # Safety
-    /// Each piece is a vector or less, and lies within a run that `run` has checked, as `terms` lie within its terms.
+    /// Each piece is a vector or less, and within a run that `run` has checked; `terms` are among the terms that it has
+    /// checked.
     #[inline(always)]
     unsafe fn panel<S: Simd, const N: usize>(
         &mut self,
@@ -176,7 +179,7 @@ impl<T: Lanes> OuterProducts<'_, T> {
         terms: &[(usize, usize)],
         first: bool,
     ) {
-        /// Rows that are worth a copy of b.
+        /// Smallest number of rows for which a copy of b pays off.
         const LEAST: usize = 16;
         let mut packed = Packed::EMPTY;
         let b = pieces.map(|piece| self.b.as_ptr().wrapping_add(piece.0));
@@ -224,11 +227,11 @@ impl<T: Lanes> OuterProducts<'_, T> {
     #[inline(always)]
     unsafe fn pieces<S: Simd>(&mut self, simd: S, one: Span, two: Option<Span>, three: Option<Span>) {
         let terms = self.terms;
-        // Once even without terms, for the initial values.
+        // Run once even without terms, for the initial values.
         for at in (0..terms.len().max(1)).step_by(BLOCK) {
             let block = &terms[at..terms.len().min(at + BLOCK)];
             let first = at == 0 && !self.accumulate;
-            // SAFETY: the caller's.
+            // SAFETY: the caller's contract.
             unsafe {
                 match (two, three) {
                     (Some(two), Some(three)) => self.panel::<S, 3>(simd, [one, two, three], block, first),
@@ -246,7 +249,7 @@ impl<T: Lanes> WithSimd for OuterProducts<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         let lanes = T::lanes::<S>();
-        // Tall tiles of three vectors take more registers than there are without AVX-512.
+        // Without AVX-512, tall tiles of three vectors exceed the registers.
         let wide = S::REGISTER_COUNT >= 32 || self.rows < 4;
         let mut pieces = self.runs.iter().flat_map(|&(b, c, len)| {
             (0..len.div_ceil(lanes)).map(move |i| (b + i * lanes, c + i * lanes, lanes.min(len - i * lanes)))
@@ -262,12 +265,12 @@ impl<T: Lanes> WithSimd for OuterProducts<'_, T> {
 
 /// `c[i, j] = bias[j] + sum over segments and k of a[i, k] * b[j, k]`: the dot products of rows.
 ///
-/// A row is `segments` runs of `len` elements. Segment s of a[i] starts at `a[i * a_stride + s * a_segment_stride]`, and
-/// that of b[j] at `b[b_offsets[j] + s * b_segment_stride]`; c[i, j] lies at `c[i * c_stride + j]`.
+/// A row is `segments` runs of `len` elements. Segment s of a[i] starts at `a[i * a_stride + s * a_segment_stride]`,
+/// segment s of b[j] at `b[b_offsets[j] + s * b_segment_stride]`; c[i, j] is `c[i * c_stride + j]`.
 ///
-/// Lane l of [`Lanes::VIRTUAL`] adds up the elements k with k % VIRTUAL = l: first those of the whole virtual vectors of
-/// all segments, then those of the segments' remainders. The upper half of the lanes is then added to the lower half
-/// until one is left.
+/// Lane l of [`Lanes::VIRTUAL`] adds the elements k with k % VIRTUAL = l: first in the whole virtual vectors of all
+/// segments, then in the remainders of the segments. The upper half of the lanes is then added to the lower half until
+/// one is left.
 pub(crate) struct DotProducts<'a, T> {
     pub rows: usize,
     pub segments: usize,
@@ -297,7 +300,9 @@ impl<T: Lanes> DotProducts<'_, T> {
         dispatch(self)
     }
 
-    /// The micro-kernel: rows `i..i + M` and columns `j..j + N` of the result, with the virtual lanes in P registers.
+    /// The micro-kernel: rows `i..i + M` and columns `j..j + N` of the result.
+    ///
+    /// The virtual lanes are in P registers.
     ///
     /// # Safety
     /// `i + M` is at most `rows` and `j + N` at most the number of columns. P registers hold the virtual lanes.
@@ -321,7 +326,7 @@ impl<T: Lanes> DotProducts<'_, T> {
         let zero = T::splat(simd, T::ZERO);
         let mut sums = [[[zero; N]; M]; P];
         let (whole, rest) = (self.len / T::VIRTUAL * T::VIRTUAL, self.len % T::VIRTUAL);
-        // Remainders follow in a loop of their own: with both in one loop, the sums do not stay in registers.
+        // The remainders follow in a separate loop: with both in one loop, the sums do not stay in registers.
         // SAFETY: `run` has checked the last element of each operand. A load past it has a count of 0.
         unsafe {
             for segment in 0..self.segments {

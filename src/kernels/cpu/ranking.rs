@@ -4,10 +4,10 @@ use super::Real;
 use super::parallel;
 use super::simd::{sum, vectorised};
 
-/// Returns the `count` most probable classes of each row of `logits` `(rows, classes)`, with the logarithms of their
-/// probabilities. The most probable comes first; of equal ones, the class with the lower number.
+/// Returns the `count` most probable classes of each row of `logits` `(rows, classes)`.
 ///
-/// A logit that is NaN makes all probabilities of its row NaN.
+/// Each comes with the logarithm of its probability. The most probable class comes first; of equal ones, the one with
+/// the lower index. A NaN logit makes all probabilities of its row NaN.
 pub(crate) fn top_log_probabilities<T: Real>(
     logits: &[T],
     classes: usize,

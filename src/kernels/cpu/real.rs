@@ -1,7 +1,7 @@
 //! The element types of the CPU kernels and their elementary functions.
 //!
-//! The functions are plain arithmetic or those of the crate `libm`, never the platform's library, which picks its code
-//! by processor: results are the same to the bit everywhere.
+//! The functions are plain arithmetic or come from the crate `libm`, never from the platform's library, which picks its
+//! code by processor. Results are therefore the same to the bit everywhere.
 
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, DivAssign, Mul, MulAssign, Neg, Sub, SubAssign};
@@ -104,7 +104,7 @@ macro_rules! real {
 real!(f32, exp, tanh, libm::logf, libm::log1pf);
 real!(f64, libm::exp, libm::tanh, libm::log, libm::log1p);
 
-/// Splits `x = n * ln(2) + r` with an integer n: returns two factors of 2^n, and `exp(r) - 1`.
+/// Splits `x = n * ln(2) + r` with an integer n, and returns two factors of 2^n and `exp(r) - 1`.
 ///
 /// Plain arithmetic without branches, so that the compiler vectorises loops over it.
 #[inline(always)]

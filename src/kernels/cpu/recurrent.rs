@@ -1,12 +1,13 @@
 //! A recurrent layer over packed sequences, in one or both directions.
 //!
-//! The forward pass computes the input's share of all gate pre-activations in one matrix product per direction. It then
-//! runs over the time steps: each adds the product of the previous hidden states with the hidden weights and applies the
-//! cell. Chunks of sequences run in parallel, each through all its steps without waiting for the others, on weights laid
-//! out once. The activated gates stay in memory for the backward pass ([`super::recurrent_gradient`]).
+//! The forward pass computes the input part of all gate pre-activations in one matrix product per direction. It then
+//! runs over the time steps: each adds the product of the previous hidden states with the hidden weights and applies
+//! the cell. Chunks of sequences run in parallel, each through all its steps without waiting for the others. The
+//! weights are laid out once for all chunks. The activated gates stay in memory for the backward pass
+//! ([`super::recurrent_gradient`]).
 //!
-//! Buffers of one direction follow those of the other, and each has one row per element in the order of the packed
-//! layout. The rows of a chunk's step are contiguous.
+//! A buffer holds one direction after the other, and has one row per element in the order of the packed layout. The
+//! rows of a chunk's step are contiguous.
 
 use super::cells::{self, Cell, GateLayout};
 use super::matmul::{Init, Lhs, Panels, gemm, gemm_serial};
@@ -34,7 +35,7 @@ pub(crate) struct Layer<'a> {
 pub(crate) enum Input<'a, T> {
     /// `(rows, features)`.
     Features(&'a [T]),
-    /// `(rows)`. Instead of input weights there is a table `(tokens, gates * hidden)` of each token's product with them.
+    /// `(rows)`. The input weights are then a table `(tokens, gates * hidden)` of each token's product with them.
     Tokens(&'a [u32]),
 }
 
@@ -51,7 +52,9 @@ pub(crate) struct Weights<'a, T> {
     pub hidden_bias: &'a [T],
 }
 
-/// The initial state, `(directions, batch, hidden)` with the longest sequence first; a part that is zero is empty.
+/// The initial state, `(directions, batch, hidden)` with the longest sequence first.
+///
+/// A part that is zero is empty.
 pub(crate) struct InitialState<T> {
     pub hidden: Vec<T>,
     pub cell: Vec<T>,
@@ -63,11 +66,13 @@ pub(crate) struct Forward<T> {
     pub ys: Vec<T>,
     /// The activated gates, `(directions, rows, stride)` in the layout of [`GateLayout`].
     pub gates: Vec<T>,
-    /// The cell states of an LSTM, `(directions, rows, hidden)`; else empty.
+    /// The cell states of an LSTM, `(directions, rows, hidden)`; otherwise empty.
     pub cells: Vec<T>,
 }
 
-/// Sequences that are processed together in one direction: a range of places in the order of descending length.
+/// Sequences that are processed together in one direction.
+///
+/// They are a range of places in the order of descending length.
 #[derive(Clone, Copy)]
 pub(super) struct Chunk {
     pub direction: usize,
@@ -81,7 +86,7 @@ pub(super) struct Step {
     pub row: usize,
     /// Number of the chunk's sequences that have an element at this step.
     pub active: usize,
-    /// Number of those that also have an element at the previous step; the others start here.
+    /// Number of these sequences that also have an element at the previous step; the others start here.
     pub carried: usize,
     /// The first row of the previous step.
     pub previous: usize,
@@ -92,7 +97,7 @@ impl Layer<'_> {
         GateLayout::new(self.cell, self.hidden)
     }
 
-    /// The independent tasks of a pass. A chunk of few sequences would read the hidden weights too often.
+    /// The independent tasks of a pass. Chunks of too few sequences would read the hidden weights too often.
     pub(super) fn chunks(self) -> Vec<Chunk> {
         let batch = self.sequences.batch();
         let count = batch.div_ceil(32).max((batch / 8).min(2)).max(1);
@@ -153,7 +158,7 @@ impl Layer<'_> {
 }
 
 impl<T: Lanes> InitialState<T> {
-    /// The part that the cell itself reads (see [`cells`]), from a chunk's first sequence on.
+    /// The part that the cell itself reads (see [`cells`]), starting with a chunk's first sequence.
     pub(super) fn previous(&self, layer: Layer, chunk: Chunk) -> &[T] {
         let states = if layer.cell.has_cell_state() { &self.cell } else { &self.hidden };
         let start = (chunk.direction * layer.sequences.batch() + chunk.start) * layer.hidden;
@@ -199,7 +204,7 @@ pub(crate) fn forward<T: Lanes>(
     Forward { ys: join_directions(layer, states), gates, cells }
 }
 
-/// `(rows, directions * hidden)` from `(directions, rows, hidden)`.
+/// Converts `(directions, rows, hidden)` to `(rows, directions * hidden)`.
 fn join_directions<T: Lanes>(layer: Layer, states: Vec<T>) -> Vec<T> {
     if layer.directions == 1 {
         return states;
@@ -220,7 +225,7 @@ struct Direction<'a, T> {
 }
 
 impl<'a, T: Lanes> Direction<'a, T> {
-    /// Lays out the parameters and writes the input's share of the pre-activations to `gates`, if it is a product.
+    /// Lays out the parameters, and writes the input part of the pre-activations to `gates` if it is a product.
     fn new(
         layout: GateLayout,
         input: Input<T>,
@@ -246,7 +251,7 @@ struct Recurrence<'a, T> {
     input: Input<'a, T>,
     directions: Vec<Direction<'a, T>>,
     initial: &'a InitialState<T>,
-    /// The initial state of one sequence, if none is given.
+    /// The initial state of a sequence if none is given.
     zeros: Vec<T>,
     gates: Shared<'a, MaybeUninit<T>>,
     states: Shared<'a, MaybeUninit<T>>,
@@ -299,7 +304,7 @@ impl<T: Lanes> Recurrence<'_, T> {
             let gates = &mut gates[layout.hidden_offset..];
             gemm_serial(Lhs::Rows(states, hidden), weights, gates, (count, layout.stride), Init::Accumulate);
         };
-        // SAFETY: the previous step has written these rows, and nobody writes them any more.
+        // SAFETY: the previous step has written these rows, and no later one does.
         let states = unsafe { written_rows(&self.states, first + previous, carried, hidden) };
         add_product(states, gates, carried);
         if active > carried && !self.initial.hidden.is_empty() {
@@ -387,7 +392,7 @@ impl Layer<'_> {
         if direction == 0 { self.sequences.last_rows() } else { self.sequences.first_rows() }
     }
 
-    /// Where the final hidden state of each sequence lies in the outputs, direction by direction.
+    /// The places of the final hidden state of each sequence in the outputs, direction by direction.
     fn final_places(self) -> impl Iterator<Item = std::ops::Range<usize>> {
         let Self { hidden, directions, .. } = self;
         let places = (0..directions).map(move |direction| (direction, self.final_rows(direction)));
@@ -398,7 +403,9 @@ impl Layer<'_> {
             .map(move |start| start..start + hidden)
     }
 
-    /// The final states `(1, directions, batch, hidden)` of the outputs `ys`; for an LSTM `(2, ..)`, with those of `cells`.
+    /// Reads the final states `(1, directions, batch, hidden)` off the outputs `ys`.
+    ///
+    /// For an LSTM, the result is `(2, ..)` and includes the final states of `cells`.
     pub fn final_state<T: Lanes>(self, ys: &[T], cells: &[T]) -> Vec<T> {
         let hidden = self.hidden;
         let mut state = Vec::new();
@@ -411,7 +418,7 @@ impl Layer<'_> {
         state
     }
 
-    /// The gradient of the outputs from the gradient of the final hidden states, `(directions, batch, hidden)`.
+    /// The gradient of the outputs from the final hidden states' gradient, `(directions, batch, hidden)`.
     pub fn final_state_gradient<T: Lanes>(self, grad: &[T]) -> Vec<T> {
         let mut ys_grad = vec![T::ZERO; self.sequences.rows() * self.directions * self.hidden];
         for (place, from) in self.final_places().zip(grad.chunks_exact(self.hidden)) {

@@ -1,8 +1,8 @@
 //! The gradients of a recurrent layer.
 //!
-//! [`backward`] goes back through time over the gates that the forward pass has left: it computes the gradients of all gate
-//! pre-activations and of the initial state. The gradients of the input and of the parameters are then products and sums
-//! over whole sequences, one function each.
+//! [`backward`] goes back through time over the gates from the forward pass. It computes the gradients of all gate
+//! pre-activations and of the initial state. The gradients of the input and of the parameters are then products and
+//! sums over whole sequences, one function each.
 
 use super::cells::{Cell, StepGradient};
 use super::linear::column_sums;
@@ -20,7 +20,7 @@ pub(crate) struct Saved<'a, T> {
     pub ys: &'a [T],
     /// The activated gates, `(directions, rows, stride)`; empty for Elman cells.
     pub gates: &'a [T],
-    /// The cell states of an LSTM, `(directions, rows, hidden)`; else empty.
+    /// The cell states of an LSTM, `(directions, rows, hidden)`; otherwise empty.
     pub cells: &'a [T],
 }
 
@@ -28,9 +28,9 @@ pub(crate) struct Saved<'a, T> {
 pub(crate) struct Backward<T> {
     /// Gradients of the gate pre-activations, `(directions, rows, stride)`.
     pub gates: Vec<T>,
-    /// Gradients of the initial hidden state, `(directions, batch, hidden)` with the longest sequence first.
+    /// Gradients of the initial hidden state, `(directions, batch, hidden)`, longest sequence first.
     pub hidden: Vec<T>,
-    /// Gradients of the initial cell state, likewise.
+    /// Gradients of the initial cell state, in the same layout.
     pub cell: Vec<T>,
 }
 
@@ -94,7 +94,7 @@ struct BackwardPass<'a, T> {
     /// The hidden weights of each direction.
     weights: Vec<Panels<T>>,
     initial: &'a InitialState<T>,
-    /// The initial state of one sequence, if none is given.
+    /// The initial state of a sequence if none is given.
     zeros: Vec<T>,
     saved: Saved<'a, T>,
     grad: &'a [T],
@@ -125,7 +125,7 @@ impl<T: Lanes> BackwardPass<'_, T> {
         for step in layer.steps(chunk).rev() {
             // SAFETY: this is the only call for this step, by the caller's contract.
             let gate_grads = unsafe { self.gate_gradients(chunk, &step, state_grads, cell_grads) };
-            // Without an initial state there is nothing before a sequence's first step.
+            // Without an initial state, nothing precedes a sequence's first step.
             let count = if self.initial.hidden.is_empty() { step.carried } else { step.active };
             let left = Lhs::Rows(&gate_grads[layout.hidden_offset..], layout.stride);
             let start = if layer.cell == Cell::Gru { Init::Accumulate } else { Init::Zero };

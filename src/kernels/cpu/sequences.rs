@@ -1,11 +1,11 @@
-//! Where the elements of packed sequences lie.
+//! The layout of packed sequences.
 
 use std::cmp::Reverse;
 
-/// The row layout of a batch of sequences of different lengths: time step after time step, and within a step the
-/// longest sequence first.
+/// The row layout of a batch of sequences of different lengths.
 ///
-/// Every sequence has at least one element, and there is at least one sequence.
+/// Time steps follow one another, and within a step the longest sequence comes first. There is at least one sequence,
+/// and every sequence has at least one element.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PackedLayout {
     /// The sequences by descending length; equally long ones keep their order.
@@ -17,7 +17,7 @@ pub(crate) struct PackedLayout {
 }
 
 impl PackedLayout {
-    /// The layout of sequences with these lengths, whose sum must not overflow.
+    /// The layout of sequences with these lengths. The sum of the lengths must not overflow.
     ///
     /// # Panics
     /// If there are no sequences.

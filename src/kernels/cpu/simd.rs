@@ -1,13 +1,13 @@
 //! Vector registers: the instruction set in use, and operations on vectors of `f32` or `f64`.
 //!
-//! Every kernel gives the same bits on every instruction set. Vector width must not change the order in which a
-//! kernel adds up an element: either one lane adds all terms of an element in order, or the terms are spread over
-//! [`Lanes::VIRTUAL`] lanes whatever the registers hold. Multiply-add is fused everywhere.
+//! Every kernel gives the same bits on every instruction set. The vector width must not change the order in which a
+//! kernel adds the terms of an element. Either one lane adds all terms of an element in order, or the terms are spread
+//! over [`Lanes::VIRTUAL`] lanes, whatever the width of the registers. Multiply-add is fused everywhere.
 //!
-//! The variable `CANDLE_TEXTBOOK_SIMD` forces an instruction set. Its values are `scalar`, `avx2` and `avx512` (x86-64),
-//! `neon` (AArch64) and, with the feature of that name, `portable512`: vectors of 512 bits made of shorter ones, which run
-//! the code for AVX-512 on any processor. It is read once. The kernels use the best set there is if the variable
-//! names none that this processor has; [`instruction_set`] reports that as an error.
+//! The variable `CANDLE_TEXTBOOK_SIMD` forces an instruction set; it is read once. Its values are `scalar`, `avx2` and
+//! `avx512` (x86-64), `neon` (AArch64) and, with the feature of that name, `portable512`: 512-bit vectors composed of
+//! shorter ones, which run the AVX-512 code on any processor. If the variable names a set that this processor does not
+//! support, the kernels use the best available one, and [`instruction_set`] returns an error.
 
 use super::real::Real;
 use pulp::{Arch, Simd, WithSimd};
@@ -24,7 +24,7 @@ enum InstructionSet {
 }
 
 impl InstructionSet {
-    /// The sets that this processor has, the best first.
+    /// The sets that this processor supports, the best first.
     fn available() -> impl Iterator<Item = Self> {
         let native = [
             #[cfg(target_arch = "x86_64")]
@@ -71,7 +71,7 @@ impl InstructionSet {
     }
 }
 
-/// Name of the instruction set in use.
+/// Returns the name of the instruction set in use.
 ///
 /// # Errors
 /// Fails if the environment asks for a set that is not available.
@@ -96,7 +96,7 @@ pub(crate) fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
     }
 }
 
-/// Runs `op` on vectors of 512 bits made of shorter ones.
+/// Runs `op` on 512-bit vectors composed of shorter ones.
 #[cfg(feature = "portable512")]
 fn portable512<Op: WithSimd>(op: Op) -> Op::Output {
     struct Portable<Op>(Op);
@@ -108,7 +108,7 @@ fn portable512<Op: WithSimd>(op: Op) -> Op::Output {
             self.0.with_simd(pulp::Scalar512b)
         }
     }
-    // With fused multiply-add in hardware where there is any.
+    // Use fused multiply-add in hardware if available.
     #[cfg(target_arch = "x86_64")]
     if let Some(avx2) = pulp::x86::V3::try_new() {
         return avx2.vectorize(Portable(op));
@@ -116,7 +116,7 @@ fn portable512<Op: WithSimd>(op: Op) -> Op::Output {
     op.with_simd(pulp::Scalar512b)
 }
 
-/// Runs `work` compiled for the instruction set in use, so that the compiler vectorises its plain loops.
+/// Runs `work` compiled for the instruction set in use, so that the compiler vectorises plain loops.
 #[inline(always)]
 pub(crate) fn vectorised<R>(work: impl FnOnce() -> R) -> R {
     match InstructionSet::in_use().0 {
@@ -215,7 +215,7 @@ macro_rules! lanes {
             #[inline(always)]
             unsafe fn load_first<S: Simd>(simd: S, from: *const Self, count: usize) -> S::$vector {
                 debug_assert!(count <= Self::lanes::<S>());
-                // Going through the bare mask gives a masked load; otherwise pulp calls a function from a table.
+                // The bare mask gives a masked load. Otherwise pulp calls a function from a table.
                 let mask = simd.$mask(0, count as $index).mask().into();
                 // SAFETY: the mask selects the first `count` lanes.
                 unsafe { simd.$load(mask, from) }
@@ -284,8 +284,9 @@ pub(crate) fn sum<T: Real>(elements: &[T]) -> T {
     sums.iter().chain(rest).fold(T::ZERO, |sum, &x| sum + x)
 }
 
-/// Transposes `rows` rows of `columns` elements: `put(at, elements)` writes elements, where element k of row j
-/// belongs at `k * stride + j`.
+/// Transposes `rows` rows of `columns` elements.
+///
+/// `put(at, elements)` writes elements; element k of row j belongs at `k * stride + j`.
 #[inline(always)]
 pub(crate) fn transpose<'a, T: Lanes>(
     row: impl Fn(usize) -> &'a [T],
@@ -302,7 +303,7 @@ pub(crate) fn transpose<'a, T: Lanes>(
             }
         }
     }
-    // What is left: the ends of those rows, and the last rows.
+    // The remainders: the ends of those rows, and the last rows.
     for j in 0..rows {
         let first = if j < whole[0] { whole[1] } else { 0 };
         for (k, x) in row(j)[..columns].iter().enumerate().skip(first) {

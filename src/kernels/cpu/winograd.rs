@@ -1,16 +1,16 @@
-//! Winograd's convolution for kernels of three rows and stride 1, in half the multiplications.
+//! Winograd's convolution for kernels of three rows and stride 1, with half the multiplications.
 //!
-//! Winograd's minimal filtering F(4, 3) (Lavin and Gray 2016, arXiv:1509.09308, section 4): four neighbouring outputs of
-//! a filter g of three taps are `A^T ((G g) . (B^T d))`, from six inputs d, with 6 products in place of 12. It runs
-//! down the columns of an image only, and the rows stay as they are:
+//! Winograd's minimal filtering F(4, 3) (Lavin and Gray 2016, arXiv:1509.09308, section 4) computes four neighbouring
+//! outputs of a filter g of three taps as `A^T ((G g) . (B^T d))`, from six inputs d, with 6 products instead of 12.
+//! Here it runs down the columns of an image only:
 //!
 //! 1. the input transform `B^T` maps a strip of six input rows to one row per point;
 //! 2. the filter transform `G` maps the three rows of the kernel to one row per point;
 //! 3. each point is a convolution along the row and over the channels, a matrix product by [`OuterProducts`];
 //! 4. the output transform `A^T` maps the six products to four output rows.
 //!
-//! Vectors lie along the rows throughout, so that images of any size need no other layout, and rounding errors grow
-//! less than with the method in both dimensions.
+//! Vectors lie along the rows throughout, so images of any size need no other layout. Rounding errors are smaller than
+//! with the method in both dimensions.
 //!
 //! The gradients are the adjoints: the input gradient is a convolution with the kernel turned by 180 degrees, and the
 //! weight gradient is `G^T ((A dy) . (B^T d))`, summed over all strips before `G^T` is applied.
@@ -37,7 +37,7 @@ pub(crate) struct Winograd {
     pub outputs: usize,
     /// Columns of the kernel.
     pub columns: usize,
-    /// Zeros on either side: at most two rows, and fewer columns than the kernel has.
+    /// Zeros on either side: at most two rows, and fewer columns than the kernel.
     pub padding: (usize, usize),
     pub input: (usize, usize),
     pub output: (usize, usize),
@@ -46,8 +46,8 @@ pub(crate) struct Winograd {
 impl Winograd {
     /// Whether the method takes fewer cycles than the direct convolution.
     pub fn pays(&self) -> bool {
-        // Cycles per register along a strip: one for two multiply-adds, and for each row that is transformed two to
-        // load or store it and two for its sum.
+        // Count cycles per register along a strip: one for two multiply-adds. Each transformed row takes two to load or
+        // store it and two for its sum.
         let Self { channels, outputs, columns, output, .. } = *self;
         let products = channels * columns * outputs;
         let strips = output.0.div_ceil(ROWS) * (POINTS * products / 2 + 4 * POINTS * (channels + outputs));
@@ -66,8 +66,8 @@ impl Winograd {
 
     /// The block that is transformed at once: a number of examples, and of strips of each.
     ///
-    /// Small images go in whole. Their rows, laid end to end, fill most of a register's width then, and the transformed
-    /// rows stay in the second-level cache.
+    /// Small images are transformed as a whole. Their rows, end to end, then fill most of a register's width, and the
+    /// transformed rows stay in the second-level cache.
     fn block(&self) -> (usize, usize) {
         /// Elements of a row of products.
         const LEAST: usize = 144;
@@ -91,7 +91,7 @@ impl Winograd {
         self.convolve(xs, at, bias)
     }
 
-    /// The gradient with respect to the input: a convolution of `grad` with the kernel turned by 180 degrees.
+    /// The gradient with respect to the input: `grad` convolved with the kernel turned by 180 degrees.
     pub fn input_grad<T: Lanes>(&self, grad: &[T], weight: &[T]) -> Vec<T> {
         let Self { channels, outputs, columns, padding, input, output, .. } = *self;
         let turned = Self {
@@ -143,7 +143,7 @@ impl Winograd {
         unsafe { memory::build(self.batch * output_size, task * output_size, work) }
     }
 
-    /// The filter transform: `G g` for each point, channel and column of the kernel, with the outputs side by side.
+    /// The filter transform: `G g` for each point, channel and column of the kernel, outputs side by side.
     fn transform_filters<T: Lanes>(&self, weight: impl Fn(usize, usize, usize, usize) -> T + Sync) -> Vec<T> {
         let Self { channels, outputs, columns, .. } = *self;
         let size = channels * columns * outputs;
@@ -208,15 +208,16 @@ impl Winograd {
     }
 }
 
-/// Calls `work(i, products)` for the `size` products of each point, sums of `terms` terms; in parallel if they are large,
-/// since there may be few examples then.
+/// Calls `work(i, products)` for the `size` products of each point, sums of `terms` terms.
+///
+/// Large products run in parallel, since there may be few examples then.
 fn for_each_point<T: Send>(
     products: &mut [T],
     size: usize,
     terms: usize,
     work: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    /// Multiply-adds of a point that make up for handing it to another thread.
+    /// Multiply-adds of a point that make up for moving it to another thread.
     const LARGE: usize = 1 << 22;
     match size.saturating_mul(terms) >= LARGE {
         true => parallel::for_each_piece(products, size, work),
@@ -232,7 +233,7 @@ struct Convolution<'a, T> {
     bias: &'a [T],
     /// Elements of a channel of a point: rows end to end.
     len: usize,
-    /// Offsets of the weight and the element of each channel and column of the kernel: see [`OuterProducts`].
+    /// Offsets of the weight and the element of each channel and kernel column; see [`OuterProducts`].
     terms: Vec<(usize, usize)>,
 }
 
@@ -335,7 +336,7 @@ struct WeightGradient {
 }
 
 impl WeightGradient {
-    /// Weights of a row of the kernel: per output column after column, with the channels of each side by side.
+    /// Weights of a row of the kernel: output by output and column by column, with adjacent channels.
     fn size(&self) -> usize {
         self.sizes.outputs * self.sizes.columns * self.sizes.channels
     }
@@ -410,7 +411,7 @@ impl WeightGradient {
         });
     }
 
-    /// The adjoint of the filter transform: from the products of each point to the gradient of the weights.
+    /// Applies the adjoint of the filter transform to the products of each point: the weights' gradient.
     fn adjoint_of_filters<T: Lanes>(&self, products: &[T], partial: &mut [MaybeUninit<T>]) {
         let (size, width) = (self.size(), self.sizes.columns * self.sizes.channels);
         transform(

@@ -1,5 +1,5 @@
 // Attention of queries to the elements of packed sequences, and its gradients. Nothing is padded, and the tanh of additive
-// scores is computed again on the way back.
+// scores is computed again in the backward pass.
 //
 //     score[r][t]   = sum over f of v[f] * tanh(queries[r][f] + keys[e][f])    or, without v, of queries[r][f] * keys[e][f]
 //     weights[r][t] = softmax over t of score[r][t]
@@ -137,8 +137,8 @@ extern "C" __global__ void __launch_bounds__(THREADS) attention_queries_gradient
 //     v_sums[sequence][f]      = sum over t and i of score_grads[r][t] * tanh(queries[r][f] + keys[e][f])
 //
 // A block (32, 8) computes 32 columns of the elements of a sequence, of the keys or, with blockIdx.y from ceil(size / 32) on,
-// of the values. Thread (x, y) computes every eighth element; thread (x, 0) adds the eight sums of v in order. What is not
-// needed is null.
+// of the values. Thread (x, y) computes every eighth element; thread (x, 0) adds the eight sums of v in order. Unneeded
+// results are null.
 extern "C" __global__ void __launch_bounds__(THREADS) attention_elements_gradient(
     const real* __restrict__ queries, const real* __restrict__ keys, const real* __restrict__ v,
     const real* __restrict__ weights, const real* __restrict__ score_grads, const real* __restrict__ grad,

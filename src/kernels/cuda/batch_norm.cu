@@ -3,8 +3,8 @@
 //     y[n][c][p] = (x[n][c][p] - mean[c]) * inverse[c] * weight[c] + bias[c], plus residual[n][c][p], then ReLU
 //     inverse[c] = 1 / sqrt(variance[c] + epsilon)
 //
-// mean[c] and variance[c] are those of x over n and p in training, or running averages. With g the gradient of y where
-// the ReLU lets it pass, N the elements of a channel, and the sums over n and p:
+// In training, mean[c] and variance[c] are computed from x over n and p; otherwise they are running averages. With g the
+// gradient of y where the ReLU passes it, N the elements of a channel, and the sums over n and p:
 //
 //     dbias[c]   = sum of g
 //     dweight[c] = sum of g * (x - mean[c]) * inverse[c]
@@ -14,9 +14,9 @@
 // The two quotients by N are absent with running averages. Shapes: x, y (batch, channels, plane), with
 // fewer than 2^31 elements in a channel; gridDim.y is the number of channels.
 //
-// A channel of up to 16 elements a thread of one block of up to 512 is held in registers and takes one launch each way
-// (`batch_norm_train`, `batch_norm_back`). A larger one is cut into slices, one a block: one launch computes the sums of
-// each slice and a second one, in which each block adds those of its channel, the result. VECTOR elements, 1 or 4, are
+// A channel of up to 16 elements per thread of one block of up to 512 is held in registers and takes one launch per pass
+// (`batch_norm_train`, `batch_norm_back`). A larger one is cut into slices, one per block: one launch computes the sums of
+// each slice. In a second one each block adds the sums of its channel and computes the result. VECTOR elements, 1 or 4, are
 // loaded at once.
 
 // check: VECTOR=1
@@ -29,7 +29,7 @@ typedef real4 vector;
 typedef real vector;
 #endif
 
-// The mean of a channel as an element, what the rounding has lost, and the inverse of the deviation.
+// The mean of a channel rounded to an element, its rounding error, and the inverse of the deviation.
 struct Statistics {
     real centre, error, inverse;
 };
@@ -62,7 +62,7 @@ static __device__ __forceinline__ double warp_sum_double(double x) {
     return x;
 }
 
-// Mean and sum of squared differences from it of the held elements: a first sum estimates the mean, and those of the
+// Mean and sum of squared differences from it of the held elements: a first sum estimates the mean, and sums of the
 // differences from the estimate correct it (Chan, Golub and LeVeque 1983).
 static __device__ __forceinline__ void moments_of(const Slice& slice, vector (&held)[HELD], double& mean, double& squares) {
     real sum = 0;
@@ -96,8 +96,8 @@ static __device__ __forceinline__ Statistics statistics_of(double mean, double v
     return s;
 }
 
-// Writes the statistics of a channel of N elements: `saved` (2, channels) for the way back, `mean` and `variance`, and the
-// running averages, which move by `momentum`, if they are there. By one thread.
+// Writes the statistics of a channel of N elements: `saved` (2, channels) for the backward pass, `mean` and `variance`, and the
+// running averages, which move by `momentum`, if there are any. One thread does so.
 static __device__ __forceinline__ void write_statistics(int channel, double mean, double variance, double count, double* saved, real* of_batch, real* running_mean, real* running_variance, real momentum) {
     saved[channel] = mean, saved[gridDim.y + channel] = variance;
     of_batch[channel] = (real)mean, of_batch[gridDim.y + channel] = (real)variance;
@@ -194,7 +194,7 @@ extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_apply(const real
     normalise(slice, held, s, weight[slice.channel], bias[slice.channel], residual, ys, relu);
 }
 
-// Forward with running averages, which go to `saved` for the way back.
+// Forward with running averages, which go to `saved` for the backward pass.
 extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_evaluate(const real* __restrict__ xs, const real* __restrict__ weight, const real* __restrict__ bias, const real* __restrict__ residual, real* __restrict__ ys, const real* __restrict__ mean, const real* __restrict__ variance, double* saved, double epsilon, int batch, int plane, int relu) {
     const Slice slice = slice_of(batch, plane);
     if (blockIdx.x == 0 && threadIdx.x == 0)
@@ -205,7 +205,7 @@ extern "C" __global__ void __launch_bounds__(512, 1) batch_norm_evaluate(const r
     normalise(slice, held, s, weight[slice.channel], bias[slice.channel], residual, ys, relu);
 }
 
-// The gradient where the ReLU has let it pass, and the input less its mean.
+// The gradient where the ReLU has passed it, and the input minus its mean.
 static __device__ __forceinline__ void load_gradients(const Slice& slice, const real* xs, const real* ys, const real* dy, real centre, vector (&g)[HELD], vector (&x)[HELD], int relu) {
     load(slice, dy, g);
     load(slice, xs, x);
@@ -234,8 +234,8 @@ static __device__ __forceinline__ void sum_gradients(const Slice& slice, vector 
     block_sums(sums);
 }
 
-// Writes the gradients of the input and, if it is there, of the residual; one thread of the first slice those of the weight
-// and the bias. `sum` and `product` are the sums of the whole channel, not yet corrected for the rounding of the mean.
+// Writes the gradients of the input and, if there is one, of the residual. One thread of the first slice writes the
+// gradients of the weight and the bias. `sum` and `product` are the sums of the whole channel, not yet corrected for the rounding of the mean.
 static __device__ __forceinline__ void write_gradients(const Slice& slice, vector (&g)[HELD], vector (&x)[HELD], const Statistics& s, double sum, double product, const real* weight, real* dx, real* dresidual, real* dweight, real* dbias, int batch, int plane, int of_batch) {
     product -= s.error * sum;
     if (blockIdx.x == 0 && threadIdx.x == 0) dweight[slice.channel] = (real)(product * s.inverse), dbias[slice.channel] = (real)sum;

@@ -22,7 +22,7 @@ pub(super) struct Code {
     pub file: Option<PathBuf>,
 }
 
-/// Returns the code for `key`, which `compile` makes if `folder` does not hold it.
+/// Returns the code for `key`, from `folder` or else from `compile`.
 pub(super) fn load(
     folder: Option<&Path>,
     (name, extension): (&str, &str),
@@ -70,7 +70,7 @@ fn write(file: &Path, code: &[u8], trailer: &[u8]) -> std::io::Result<()> {
     result
 }
 
-/// A name beside `file`, with its extension, that nobody else uses.
+/// Returns a name beside `file`, with its extension, that no other process uses.
 pub(super) fn unique(file: &Path) -> PathBuf {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let part = |part: Option<&OsStr>| part.unwrap_or_default().to_string_lossy().into_owned();

@@ -1,4 +1,4 @@
-// Copies columns of a matrix into columns of another one, and clears those behind them.
+// Copies columns of a matrix into columns of another one, and clears the columns after them.
 //
 //     to[i][j] = from[i][j]    for j < columns
 //     to[i][j] = 0             for j from columns to columns + zeros

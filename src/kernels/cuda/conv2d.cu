@@ -4,7 +4,7 @@
 //     row(y, ky)    = (y * STRIDE + ky - PAD_Y) / UP
 //     column(x, kx) = (x * STRIDE + kx - PAD_X) / UP
 //
-// A term counts only where the division leaves no rest and the position lies inside `in`. The sums run over c, ky, kx in
+// A term counts only if the division leaves no remainder and the position is inside `in`. The sums run over c, ky, kx in
 // this order for every choice of tiles. Shapes: in (batch, CIN, IN_H, IN_W), out (batch, COUT, OUT_H, OUT_W).
 //
 // - The forward pass has UP = 1 and weight(o, c, ky, kx) = w[o][c][ky][kx].
@@ -25,7 +25,7 @@
 #define TILES_X ((OUT_W + ACROSS * PX - 1) / (ACROSS * PX))
 #define TILES_Y ((OUT_H + ROWS * UP - 1) / (ROWS * UP))
 #define TILES_C ((COUT + CHANNELS - 1) / CHANNELS)
-// Input columns from a thread to the next one, and those that a thread reads.
+// Input columns from one thread to the next, and input columns that a thread reads.
 #define STEP (PX * STRIDE / UP)
 #define LOW_X FLOOR(-PAD_X, UP)
 #define SPAN (FLOOR((PX - 1) * STRIDE + KW - 1 - PAD_X, UP) - LOW_X + 1)
@@ -67,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d(const real* __re
             for (int p = 0; p < PX; p++) sums[o][r][p] = start;
     }
 #if QUADRUPLES
-    // What is outside of the input stays 0.
+    // Elements outside of the input stay 0.
     const bool aligned = (unsigned long long)in % sizeof(real4) == 0;
     for (int i = tid; i < CHUNK * HIGH * PITCH; i += THREADS) tile[i] = 0;
     __syncthreads();
@@ -110,7 +110,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) conv2d(const real* __re
         for (int c = 0; c < CHUNK; c++) {
 #pragma unroll
             for (int ky = 0; ky < KH; ky++) {
-                // The one row of the thread that this row of the kernel contributes to, if UP > 1.
+                // The only row of the thread that this row of the kernel contributes to, if UP > 1.
                 const int r = ((PAD_Y - ky) % UP + UP) % UP;
                 const real* from = tile + (c * HIGH + row * STRIDE + (r + ky - PAD_Y) / UP - LOW_Y) * PITCH + across * STEP;
                 real v[SPAN4];

@@ -7,7 +7,7 @@
 // columns of dy. Part p of gridDim.y adds the pieces from p * pieces to (p + 1) * pieces, in order, into its own row of
 // `parts` (gridDim.y, COUT * CIN * KH * KW + COUT); the last COUT are there only with `has_bias`. `sum_rows` adds the rows.
 //
-// A block has CHANNELS input channels and 4 * FOURS output channels, a thread one of those and four of these, KR rows of
+// A block has CHANNELS input channels and 4 * FOURS output channels, a thread one of the former and four of the latter, KR rows of
 // the kernel, and every RG-th row of a piece. LINE is a multiple of 4.
 
 // check: CIN=16 COUT=16 KH=3 KW=3 PAD_Y=1 PAD_X=1 STRIDE=1 IN_H=32 IN_W=32 OUT_H=32 OUT_W=32 CHANNELS=16 FOURS=4 RG=2 KR=3 BAND=4 LINE=32

@@ -1,7 +1,7 @@
-//! The tiles in which a direct convolution is computed: constants of the kernels in `conv2d.cu` and `conv2d_filter.cu`.
+//! The tiles of a direct convolution: constants of the kernels in `conv2d.cu` and `conv2d_filter.cu`.
 //!
-//! The choice depends on the shape of one example alone, so that all batches of a model share their kernels. It minimises
-//! an estimate in clock cycles for 64 examples on a GPU of 132 multiprocessors.
+//! The choice depends only on the shape of one example, so that all batches of a model share their kernels. It
+//! minimises an estimate in clock cycles for 64 examples on a GPU of 132 multiprocessors.
 
 use crate::kernels::cpu::conv2d::Conv2d;
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ const EXAMPLES: usize = 64;
 /// Bytes of shared memory that every GPU grants a block.
 const SHARED: usize = 48 << 10;
 
-/// A kernel made for one shape.
+/// A kernel compiled for one shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Tiles {
     /// Names and values of the constants.
@@ -24,20 +24,22 @@ pub(crate) struct Tiles {
     pub shared: usize,
     /// Blocks per example; for the gradient of the weights, per piece.
     pub blocks: usize,
-    /// Pieces of an example, which the gradient of the weights is summed over; 1 for the other kernels.
+    /// Pieces of an example over which the gradient of the weights is summed; 1 for the other kernels.
     pub pieces: usize,
 }
 
-/// What a kernel computes.
+/// The result that a kernel computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Pass {
     Forward,
     InputGradient,
-    /// Of the weight and the bias.
+    /// The gradient of the weight and the bias.
     WeightGradient,
 }
 
-/// Returns the kernel of a direct convolution with elements of `size` bytes; `None` if it takes another way.
+/// Returns the kernel of a direct convolution with elements of `size` bytes.
+///
+/// Returns `None` if the convolution does not take the direct kernels.
 pub(crate) fn of(conv: &Conv2d, pass: Pass, size: usize) -> Option<Arc<Tiles>> {
     type Known = Mutex<HashMap<(Conv2d, Pass, usize), Option<Arc<Tiles>>>>;
     static KNOWN: LazyLock<Known> = LazyLock::new(Mutex::default);
@@ -52,7 +54,7 @@ pub(crate) fn of(conv: &Conv2d, pass: Pass, size: usize) -> Option<Arc<Tiles>> {
     known.entry((conv, pass, size)).or_insert_with(|| choose().map(Arc::new)).clone()
 }
 
-/// A convolution as the kernel `conv2d` sees it: the forward pass, or the gradient with respect to the input.
+/// A convolution as the kernel `conv2d` computes it: the forward pass, or the input gradient.
 struct Sliding {
     channels: usize,
     outputs: usize,
@@ -76,7 +78,7 @@ fn is_direct(conv: &Conv2d) -> bool {
         && bounded(kernel.1, padding.1)
         // Products are faster for many channels and one tap.
         && (kernel != (1, 1) || stride != (1, 1) || conv.channels.max(conv.outputs) < 128)
-        // Wide enough for the columns of a thread; the offsets within an example and the weights are of 31 bits.
+        // Wide enough for the columns of a thread; offsets within an example, and weights, need 31 bits.
         && conv.output.1 >= 3
         && [conv.channels * conv.input.0 * conv.input.1, conv.outputs * conv.output.0 * conv.output.1]
             .iter()
@@ -122,12 +124,12 @@ fn doubling(most: usize) -> impl Iterator<Item = usize> {
     std::iter::successors(Some(1), |&n| Some(2 * n)).take_while(move |&n| n < most).chain([most])
 }
 
-/// `a / b` rounded down, as the macro FLOOR of the kernel.
+/// `a / b` rounded down, like the macro FLOOR of the kernel.
 fn floor(a: isize, b: usize) -> isize {
     a.div_euclid(b as isize)
 }
 
-/// A row of `wide` elements or more whose quadruples are odd in number.
+/// Rounds a row of `wide` elements up to an odd number of quadruples.
 fn odd_quadruples(wide: usize) -> usize {
     (wide + 3) / 8 * 8 + 4
 }
@@ -278,7 +280,7 @@ impl Tile {
 /// The work of a block, for an estimate of its time.
 struct Work {
     threads: usize,
-    /// Per thread.
+    /// Registers per thread.
     registers: usize,
     /// Bytes per block.
     shared: usize,
@@ -293,9 +295,9 @@ struct Work {
 }
 
 impl Work {
-    /// Estimates the cycles of `blocks` blocks: the larger of the time their instructions take and the time they wait.
+    /// Estimates the cycles of `blocks` blocks: the larger of their instruction time and waiting time.
     fn cycles(&self, blocks: usize) -> f64 {
-        // Instructions for one element from global to shared memory, and cycles until it is there.
+        // Instructions to move one element from global to shared memory, and cycles until it arrives.
         const PER_LOAD: f64 = 12.;
         const LATENCY: f64 = 1500.;
         let warps = self.threads.div_ceil(32);
@@ -363,14 +365,14 @@ impl FilterTile {
         (3 * conv.stride.1 + conv.kernel.1).next_multiple_of(4)
     }
 
-    /// Elements of the input and of the gradient that a block has of a piece.
+    /// Elements of the input and of the gradient that a block holds of a piece.
     fn sizes(&self, conv: &Conv2d) -> (usize, usize) {
         let high = (self.band - 1) * conv.stride.0 + self.kernel_groups(conv) * self.kernel_rows;
         let wide = (self.line - 4) * conv.stride.1 + Self::span(conv);
         (self.channels * odd_quadruples(high * wide), self.band * self.line * (4 * self.fours + 4))
     }
 
-    /// Elements of shared memory of a block: a piece, or in the end the sums.
+    /// Elements of shared memory of a block: a piece or, at the end, the sums.
     fn shared(&self, conv: &Conv2d) -> usize {
         let (input, gradient) = self.sizes(conv);
         let taps = self.kernel_groups(conv) * self.kernel_rows * conv.kernel.1;
@@ -391,7 +393,7 @@ impl FilterTile {
         let (input, gradient) = self.sizes(conv);
         let parallel = (PROCESSORS * 2).div_ceil(self.blocks(conv)).min(EXAMPLES * self.pieces(conv));
         let each = (EXAMPLES * self.pieces(conv)) as f64 / parallel as f64;
-        // Lanes of a warp that read one place share the access.
+        // Lanes of a warp that read the same place share the access.
         let quadruples = |distinct: usize| (distinct as f64 / 8.).max(1.);
         let of_input =
             (self.kernel_rows * Self::span(conv) / 4) as f64 * quadruples((32 / self.fours).max(1));

@@ -1,4 +1,4 @@
-// Convolution over the words of sentences, of which only each filter's maximum over time is kept.
+// Convolution over the words of sentences, which keeps only each filter's maximum over time.
 //
 //     for (sentence..) for (filter..)
 //         ys[sentence][filter] = maximum over first = -padding .. length + padding - width of
@@ -34,7 +34,7 @@ struct Filter {
     int column;        // the first of the group
 };
 
-// The filter number `at`, or, with `by_column`, the filter of the column `at`; `index` then is that of the column.
+// The filter number `at`, or, with `by_column`, the filter of the column `at`; `index` is then the index of the column.
 static __device__ __forceinline__ Filter find_filter(int at, bool by_column, Groups groups) {
     Filter found = {0, 0, 0, 0, 0};
     int filters = 0, column = 0;
@@ -159,7 +159,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) filters_gradient(
         if (sentence < batch) {
             factor = grad[(long long)sentence * total + filter];
             int step = positions[(long long)sentence * total + filter] + offset;
-            // A bias takes every gradient, a weight only those of words within the sentence.
+            // A bias takes every gradient, a weight only the gradients of words within the sentence.
             used = step >= 0 && step < (int)lengths[sentence] && factor != 0;
             if (used) row = starts[step] + places[sentence];
         }

@@ -1,6 +1,6 @@
-//! What threads ask of the emulator, for tests.
+//! Counts of the calls that threads make to the emulator, for tests.
 
-/// What a thread has asked of the emulator.
+/// The calls that a thread has made to the emulator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Launches of kernels and products, and copies within the device, also those that are part of a graph.

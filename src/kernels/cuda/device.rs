@@ -1,4 +1,4 @@
-//! What runs kernels: a GPU or the emulator.
+//! The devices that run kernels: a GPU or the emulator.
 
 use super::counts::count;
 #[cfg(feature = "cuda")]
@@ -9,7 +9,9 @@ use super::recording::{self, Recording};
 use super::{Arg, Command, Function, Grid, Kernel, Pointer, Product, Real, Scalar};
 use candle_core::Result;
 
-/// Memory of a device, which returns to the device's pool when dropped; while commands are recorded, after they have run.
+/// Memory of a device, which returns to the device's pool when dropped.
+///
+/// While commands are recorded, it returns after they have run.
 pub(crate) struct Buffer<T: Scalar>(Option<Memory<T>>);
 
 pub(crate) enum Memory<T> {
@@ -41,7 +43,7 @@ impl<T: Scalar> Drop for Buffer<T> {
     }
 }
 
-/// What runs kernels. Clones are the same device.
+/// A device that runs kernels. Clones are the same device.
 #[derive(Clone)]
 pub(crate) enum Device {
     #[cfg(feature = "cuda-emulator")]
@@ -51,14 +53,14 @@ pub(crate) enum Device {
 }
 
 impl Device {
-    /// Allocates a buffer of `len` elements without values.
+    /// Allocates a buffer of `len` uninitialised elements.
     pub fn alloc<T: Scalar>(&self, len: usize) -> Result<Buffer<T>> {
         count(|counts| {
             (counts.allocations, counts.bytes) = (counts.allocations + 1, counts.bytes + len * size_of::<T>())
         });
         let memory = match self.memory(len) {
             Err(_) if recording::is_on() => {
-                // Single launches need less memory: a result may go as soon as the next one is there.
+                // Single launches need less memory: a result can be freed as soon as the next one exists.
                 self.end_recording("the GPU has too little memory for them")?;
                 self.memory(len)
             }
@@ -214,9 +216,9 @@ impl Device {
         }
     }
 
-    /// Runs the commands recorded so far, one by one, and records no more of them, for this reason.
+    /// Runs the commands recorded so far one by one, and stops recording, for this reason.
     fn end_recording(&self, reason: &'static str) -> Result<()> {
-        // What was held is dropped last.
+        // Drop the held values last.
         let Some(Recording { commands, held: _held, .. }) = recording::end_early(reason) else {
             return Ok(());
         };
@@ -239,7 +241,7 @@ impl Device {
         }
     }
 
-    /// Captures commands as a graph, which takes the place of `before`.
+    /// Captures commands as a graph, which replaces `before`.
     pub(super) fn capture(&self, commands: &[Command], before: Option<Executable>) -> Result<Executable> {
         count(|counts| counts.captures += 1);
         match *self {
@@ -285,7 +287,7 @@ impl Device {
     /// Bytes of dynamic shared memory that a block may have.
     pub fn shared_limit(&self) -> usize {
         match *self {
-            // The least of the GPUs from sm_86 on.
+            // The smallest limit of the GPUs from sm_86 on.
             #[cfg(feature = "cuda-emulator")]
             Self::Emulator => 99 << 10,
             #[cfg(feature = "cuda")]

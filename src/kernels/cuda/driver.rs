@@ -59,7 +59,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the driver says about a failure.
+/// The driver's description of a failure.
 fn reason(error: DriverError) -> String {
     error.error_string().map_or_else(|_| format!("{:?}", error.0), |text| text.to_string_lossy().into_owned())
 }
@@ -70,7 +70,7 @@ fn failure(what: &str, error: DriverError) -> Error {
 }
 
 impl Driver {
-    /// Returns what runs kernels on `device`, or `None` if that does not work there, after a note on stderr.
+    /// Opens the driver for `device`; prints a note on stderr and returns `None` if it does not work there.
     pub(crate) fn of(device: &CudaDevice) -> Option<Arc<Self>> {
         type Drivers = Vec<(CudaDevice, Option<Arc<Driver>>)>;
         static DRIVERS: LazyLock<Mutex<Drivers>> = LazyLock::new(Mutex::default);
@@ -102,7 +102,7 @@ impl Driver {
         // SAFETY: both are integers to write; the pool is the device's own; the threshold is a 64-bit integer.
         unsafe {
             nvrtc_sys::nvrtcVersion(&mut nvrtc.0, &mut nvrtc.1);
-            // Freed memory stays in the pool: a step allocates what the step before has freed.
+            // Freed memory stays in the pool: a step allocates what the previous step has freed.
             if let Ok(pool) = result::device::get_default_mem_pool(context.cu_device()) {
                 let mut threshold = u64::MAX;
                 let name = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
@@ -224,7 +224,7 @@ impl Driver {
         }
     }
 
-    /// Captures commands as a graph, which takes the place of `before`.
+    /// Captures commands as a graph, which replaces `before`.
     pub(super) fn capture(&self, commands: &[Command], before: Option<Executable>) -> Result<Executable> {
         let stream = self.stream()?;
         let failed = |error| failure("cannot capture a graph", error);
@@ -254,7 +254,7 @@ impl Driver {
         }
     }
 
-    /// Gives an executable graph the nodes of `graph`; `false` if it differs too much.
+    /// Updates an executable graph to the nodes of `graph`; returns `false` if it differs too much.
     ///
     /// # Safety
     /// Both exist.
@@ -276,7 +276,7 @@ impl Driver {
             .map_err(|error| failure("cannot launch a graph", error))
     }
 
-    /// Finds a kernel that may have `shared` bytes of dynamic shared memory, and returns the driver's handle of it.
+    /// Finds a kernel with up to `shared` bytes of dynamic shared memory, and returns the driver's handle.
     pub(super) fn function(&self, kernel: Kernel, shared: usize) -> Result<usize> {
         let mut functions = lock(&self.functions);
         let key = (kernel.module(), kernel.name);
@@ -304,7 +304,7 @@ impl Driver {
         Ok(handle)
     }
 
-    /// Loads a module, which nvrtc compiles if the cache does not hold it.
+    /// Loads a module, compiled by nvrtc unless the cache holds it.
     fn load(&self, kernel: Kernel) -> Result<Arc<CudaModule>> {
         let name = kernel.source.name;
         let source = format!("{}\n#line 1 \"{name}\"\n{}", PRELUDE.text, kernel.source.text);
@@ -368,7 +368,7 @@ impl Driver {
         Error::Msg(format!("CUDA: nvrtc {major}.{minor} cannot compile a kernel: {}", log.trim()))
     }
 
-    /// Computes a product. cuBLAS reads matrices column by column, and so computes `c^T = b^T * a^T`.
+    /// Computes a product. cuBLAS reads matrices column by column, so it computes `c^T = b^T * a^T`.
     ///
     /// # Safety
     /// See [`product`](super::Device::product).

@@ -1,6 +1,6 @@
 // Rows of a table (table_rows, size) by index: lookup, means over sequences, and the gradient of the table.
 
-// What stands for the number of a row where there is none.
+// The number that stands for no row.
 #define NONE 0xffffffffu
 
 // found[i] = table[ids[i]] for i < count; NaN if there is no such row. A warp copies one row.

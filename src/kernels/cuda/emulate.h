@@ -17,8 +17,8 @@
 // asks for it; `-fsanitize=address,undefined` reports accesses out of bounds, misaligned vectors and the like.
 //
 // Blocks run one after the other, the last one first. The threads of a block are fibers: a kernel whose threads never wait
-// for each other costs a function call per thread. Shared memory starts as NaN in each block. What a lane receives from one
-// that has ended or does not take part is NaN (-1 as an integer). A launch returns a message if threads wait for different
+// for each other costs a function call per thread. Shared memory starts as NaN in each block. The value that a lane receives from
+// one that has ended or does not take part is NaN (-1 as an integer). A launch returns a message if threads wait for different
 // barriers, or for a barrier that others never reach.
 #pragma once
 #include <cmath>
@@ -104,10 +104,10 @@ static void* argument;
 static char* dynamic_shared;
 static char* sync_points;
 static char end_point;
-// What is wrong with the launch, if it is not empty.
+// The error of the launch; empty if there is none.
 static char error[400];
 
-// Saves the registers and the stack pointer, and goes on with another stack.
+// Saves the registers and the stack pointer, and continues on another stack.
 extern "C" void emulate_switch(void** save, void* resume);
 #if defined(__x86_64__)
 asm(".text\n"
@@ -183,7 +183,7 @@ EMULATOR inline int pop_ready() {
 
 #define EMULATE_ERROR(...) snprintf(error, sizeof error, __VA_ARGS__)
 
-// Ends the block after an error: nothing that still waits goes on.
+// Ends the block after an error: waiting threads do not continue.
 EMULATOR inline void fail(void** save) {
     EMULATE_ARRIVE(&end_point);
     EMULATE_SWITCH_FIBER(main_fiber);
@@ -202,7 +202,7 @@ struct Place {
     }
 };
 
-// Lets the threads of a barrier go on if it is complete.
+// Lets the threads of a barrier continue if it is complete.
 EMULATOR inline bool release_block() {
     if (barrier_count == 0 || barrier_count < alive_count) return true;
     int first = -1;
@@ -220,7 +220,7 @@ EMULATOR inline bool release_block() {
     return true;
 }
 
-// Exchanges the values of lanes and lets them go on if all of `mask` that have not ended have arrived.
+// Exchanges the values of lanes and lets them continue if all of `mask` that have not ended have arrived.
 EMULATOR inline bool release_warp(int warp, unsigned mask) {
     unsigned taking = mask & alive[warp];
     if (taking == 0 || (waiting[warp] & taking) != taking) return true;
@@ -258,7 +258,7 @@ EMULATOR inline void* start_stack() {
     return sp;
 }
 
-// Saves the current thread and goes on with the next one: a waiting thread that is ready, or one that has not started.
+// Saves the current thread and continues with the next one: a waiting thread that is ready, or one that has not started.
 EMULATOR inline void go_on(void** save) {
     if (ready_count > 0) {
         int next = pop_ready();
@@ -380,7 +380,7 @@ EMULATOR inline void run_block(size_t shared) {
 #else
     constexpr size_t canary = 64;
 #endif
-    // One piece of memory per block, exactly as long as the launch asks: a sanitizer sees what goes beyond.
+    // One piece of memory per block, exactly as long as the launch asks: a sanitizer reports accesses beyond it.
     dynamic_shared = (char*)allocate(shared + canary), sync_points = (char*)allocate(8 * (max_threads / warp_size + 1));
     fill(dynamic_shared, dynamic_shared + shared + canary);
     ready_first = ready_count = unstarted = barrier_count = 0, alive_count = count;
@@ -416,7 +416,7 @@ inline void check(dim3 grid, dim3 block, size_t shared) {
 static pthread_mutex_t one_at_a_time = PTHREAD_MUTEX_INITIALIZER;
 static thread_local char message[500];
 
-// Runs a kernel; returns what is wrong with it, valid until this thread's next launch, or null.
+// Runs a kernel; returns an error message, valid until this thread's next launch, or null.
 template <class Kernel>
 const char* launch(const char* name, dim3 grid, dim3 block, size_t shared, Kernel kernel) {
     pthread_mutex_lock(&one_at_a_time);
@@ -435,7 +435,7 @@ const char* launch(const char* name, dim3 grid, dim3 block, size_t shared, Kerne
         else if (pthread_create(&thread, nullptr, run_block_of, (void*)shared) != 0 || pthread_join(thread, nullptr) != 0)
             abort();
     }
-    // Later blocks don't wait for earlier ones, but who launches waits for all.
+    // Later blocks don't wait for earlier ones, but the launching thread waits for all.
     EMULATE_LEAVE(&end_point);
     snprintf(message, sizeof message, "%s: %s", name, error);
     bool fine = !*error;

@@ -1,4 +1,4 @@
-//! Runs the kernels on the CPU, for tests: g++ compiles them behind `emulate.h` to a shared object.
+//! Runs the kernels on the CPU, for tests: g++ compiles them with `emulate.h` to a shared object.
 
 use super::recording;
 use super::{
@@ -15,7 +15,7 @@ use std::process;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::{env, fs};
 
-/// What the emulator can be made to fail at, as a GPU may.
+/// A failure of a GPU that the emulator can imitate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// There is no memory left.
@@ -42,7 +42,7 @@ pub(super) fn refuse_while_capturing(what: &str) -> Result<()> {
     Ok(())
 }
 
-/// Returns elements without values: NaN, or -1.
+/// Returns uninitialised elements: NaN, or -1.
 pub(super) fn alloc<T: Scalar>(len: usize) -> Result<Vec<T>> {
     refuse_while_capturing("an allocation")?;
     let fault = FAULT.get();
@@ -55,10 +55,12 @@ pub(super) fn alloc<T: Scalar>(len: usize) -> Result<Vec<T>> {
     Ok(data)
 }
 
-/// Takes sizes of grid and block, bytes of dynamic shared memory, types and addresses of the arguments; returns an error or null.
+/// The entry of a kernel; returns an error or null.
+///
+/// It takes the sizes of grid and block, bytes of dynamic shared memory, and types and addresses of the arguments.
 type Entry = unsafe extern "C" fn(*const u32, usize, *const c_char, *mut *mut c_void) -> *const c_char;
 
-/// Captures commands: nothing runs.
+/// Captures commands without running them.
 pub(super) fn capture(commands: &[Command]) -> Result<Vec<Command>> {
     CAPTURING.set(true);
     let captured: Result<Vec<Command>> = commands
@@ -124,7 +126,7 @@ unsafe fn launch(entry: usize, grid: Grid, args: &[Arg]) -> Result<()> {
 }
 
 impl Arg {
-    /// The letter of the type in `emulate.h`.
+    /// The letter of this type in `emulate.h`.
     fn kind(&self) -> u8 {
         match self {
             Self::Pointer(_) => b'p',
@@ -138,7 +140,7 @@ impl Arg {
     }
 }
 
-/// Finds the generated function that runs a kernel, and compiles its module if this is the first of its kernels.
+/// Finds the generated function that runs a kernel, and compiles its module if necessary.
 pub(super) fn entry(kernel: Kernel) -> Result<usize> {
     refuse_while_capturing("a compilation")?;
     static MODULES: LazyLock<Mutex<HashMap<ModuleKey, usize>>> = LazyLock::new(Mutex::default);
@@ -223,7 +225,7 @@ fn compile(source: &str, options: &[String]) -> Result<Vec<u8>> {
     code
 }
 
-/// The C++ source of a module: the kernels in a namespace of their own, and an entry for each.
+/// The C++ source of a module: the kernels in their own namespace, and an entry for each.
 fn source(kernel: Kernel) -> Result<String> {
     let mut text = format!("#line 1 \"emulate.h\"\n{}\nnamespace {{\n", include_str!("emulate.h"));
     for source in [&PRELUDE, kernel.source] {

@@ -1,10 +1,10 @@
-//! What fails on a GPU, in one line each.
+//! Errors of a GPU, in one line each.
 
 #![cfg_attr(not(feature = "cuda"), allow(dead_code))]
 
 use candle_core::Error;
 
-/// Memory that the GPU does not have. `free` and `total` are bytes; both are 0 if the driver does not say.
+/// The GPU has too little memory. `free` and `total` are bytes; both are 0 if unknown.
 pub(crate) fn out_of_memory(asked: usize, free: usize, total: usize) -> Error {
     let [asked, free, total] = [asked, free, total].map(|bytes| bytes.div_ceil(1 << 20));
     let have =

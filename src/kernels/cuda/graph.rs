@@ -1,16 +1,16 @@
-//! Launching the commands of a training step together, as a CUDA graph.
+//! Launches the commands of a training step together, as a CUDA graph.
 //!
-//! A step is recorded ([`recording`]), and then runs as the graph captured before if no command has changed, which is so for
-//! steps of one shape once the memory pool repeats its addresses, and otherwise as a new capture, which updates the graph in
-//! place. A capture contains nothing but finished commands, so that no allocation, compilation or copy can break it; where
-//! it fails all the same, the commands run one by one.
+//! A step is recorded ([`recording`]). If no command has changed, it runs as the graph captured before; this is so for
+//! steps of one shape once the memory pool repeats its addresses. Otherwise the step is captured again, which updates
+//! the graph in place. A capture contains only finished commands, so that no allocation, compilation or copy can break
+//! it. If it fails nevertheless, the commands run one by one.
 
 use super::Command;
 use super::device::{Device, Executable};
 use super::recording::{self, Recording};
 use candle_core::Error;
 
-/// Commands that run as one graph, again and again.
+/// Commands that run repeatedly as one graph.
 pub(crate) struct Graph {
     device: Device,
     captured: Option<Captured>,
@@ -29,9 +29,9 @@ impl Graph {
         Self { device: device.clone(), captured: None, refused: false }
     }
 
-    /// Runs `work`, and launches the commands that it has asked for as one graph.
+    /// Runs `work`, and launches the commands that it has issued as one graph.
     ///
-    /// If that cannot be, the commands run one by one, after a note on stderr. If `work` fails, none runs.
+    /// If that is impossible, the commands run one by one, after a note on stderr. If `work` fails, none runs.
     pub fn run<R, E: From<Error>>(&mut self, work: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
         /// Ends the recording also if `work` fails or panics.
         struct Stop;

@@ -1,4 +1,4 @@
-// What the products of the fully connected layer leave to do: bias, and the bias gradient. Matrices are row by row.
+// The fully connected layer without its products: the bias and its gradient. Matrices are stored row by row.
 
 // ys[r][c] += bias[c]
 //
@@ -22,7 +22,7 @@ extern "C" __global__ void add_bias_tanh(real* ys, const real* bias, long long n
     if (i < n) ys[i] = tanh_real(bias ? ys[i] + bias[i % columns] : ys[i]);
 }
 
-// Of ys = tanh(xs), from the gradient `grad` of ys:
+// The gradient of ys = tanh(xs), from the gradient `grad` of ys:
 //
 //     inner[r][c] = grad[r][c] * (1 - ys[r][c]^2)
 //     sums[chunk][c] = sum of inner[r][c] over the rows r of the chunk

@@ -62,7 +62,7 @@ static __device__ void finish(real row_loss, real* losses, real* loss, int batch
 
 // loss = ln(sum of exp(x)) - at_target * x[target] - everywhere * (sum of x): the two factors are the parts of the target
 // distribution on the target and on every class. x is the logit, plus the bias of its class unless `bias` (classes) is null.
-// `grad` may be the place of the logits.
+// `grad` may overwrite the logits.
 extern "C" __global__ void __launch_bounds__(THREADS) softmax_cross_entropy(
     const real* logits, const unsigned* targets, real* grad, real* losses, real* loss, int batch,
     int classes, real at_target, real everywhere, const real* bias) {
@@ -161,7 +161,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) quadratic(
     sum_over_classes<QuadraticTerm>(logits, targets, grad, losses, loss, batch, classes, (real)0.5);
 }
 
-// out[i] = grad[i] * *factor: the gradient of the logits, given that of the loss. A thread computes one element.
+// out[i] = grad[i] * *factor: the gradient of the logits, given the gradient of the loss. A thread computes one element.
 extern "C" __global__ void scale_gradient(const real* grad, const real* factor, real* out, int count) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < count) out[i] = grad[i] * *factor;

@@ -300,9 +300,10 @@ impl<T> From<(Pointer<T>, usize)> for Matrix<T> {
     }
 }
 
-/// A batch of products `c = alpha * a * b + beta * c`, where `a` is `(m, k)`, `b` is `(k, n)` and `c` is `(m, n)`.
+/// A batch of products `c = alpha * a * b + beta * c`.
 ///
-/// A transposed operand lies in memory as its transpose: `(k, m)` or `(n, k)`.
+/// `a` is `(m, k)`, `b` is `(k, n)` and `c` is `(m, n)`. A transposed operand is stored as its transpose: `(k, m)` or
+/// `(n, k)`.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct Product<T> {
     pub m: usize,

@@ -9,13 +9,13 @@
 // The arithmetic is the CPU kernel's, operation by operation: given the same gradients and norm, parameters and moments equal
 // the CPU's to the bit. RULE is the number of the rule, and MOMENTS its number of moments.
 //
-// The host describes a step in one buffer: a Step, its Parameters, and a Block for each block of threads, which says what
+// The host describes a step in one buffer: a Step, its Parameters, and a Block for each block of threads, which tells what
 // the block updates. A parameter with `columns` > 0 has a sparse update: a row whose gradient is all zero keeps its values.
 
 #define THREADS 256
 // Elements per block of a dense update.
 #define ELEMENTS 1024
-// What stands for the number of a row where there is none.
+// The number that stands for no row.
 #define NONE 0xffffffffu
 
 #define SGD 0
@@ -32,12 +32,12 @@
 #define MOMENTS 2
 #endif
 
-// What a training run keeps on the device, so that the host need not wait for it in each step.
+// Values that a training run keeps on the device, so that the host need not wait in each step.
 struct Record {
     double loss_sum, norm_sum, largest_norm;
     double loss;                // of the last step
     double norm;                // of the last step
-    double bad_loss, bad_norm;  // of the first step of which one was not finite
+    double bad_loss, bad_norm;  // of the first step with one that was not finite
     double bad_step;            // its number, or 0
 };
 
@@ -48,7 +48,7 @@ struct Step {
     double* norm;        // the norm of the gradients, then the factor that clips it
     double number;       // of the step, from 1
     double examples;     // the weight of its loss
-    double max_norm;     // that the gradients are scaled down to, or infinity
+    double max_norm;     // to which the gradients are scaled down, or infinity
     double limit;        // of a gradient's element, or infinity
     double rate, momentum, kept1, added1, kept2, added2, epsilon;
 };
@@ -245,7 +245,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) update_clipped(const Step*
     sweep(step, parameters, blocks, 1, 0);
 }
 
-// Updates, and finds the norm of the gradients on the way.
+// Updates, and computes the norm of the gradients in the same pass.
 extern "C" __global__ void __launch_bounds__(THREADS) update(const Step* step, const Parameter* parameters,
                                                              const Block* blocks) {
     finish_norm(step, sweep(step, parameters, blocks, 1, 1));

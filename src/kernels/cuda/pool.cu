@@ -3,8 +3,8 @@
 //     y[p][oy][ox] = the maximum, the sum divided by kernel_y * kernel_x, or the root of the sum of squares, over ky, kx, of
 //                    x[p][oy * stride_y - pad_y + ky][ox * stride_x - pad_x + kx]
 //
-// With `relu`, y is the maximum of that and 0. What is outside does not count. Shapes: x (planes, in_y, in_x), y (planes, out_y, out_x). The gradient of a maximum goes
-// to the first of equal ones in the order of rows, or to the last NaN.
+// With `relu`, y is the maximum of that and 0. Elements outside do not count. Shapes: x (planes, in_y, in_x), y (planes,
+// out_y, out_x). The gradient of a maximum goes to the first of equal ones in row-major order, or to the last NaN.
 
 #define MAXIMUM 0
 #define AVERAGE 1
@@ -37,7 +37,7 @@ extern "C" __global__ void pool(const real* __restrict__ xs, real* __restrict__ 
     if (lane == 0) ys[i] = result;
 }
 
-// The gradient: a thread computes that of one element of x, over the windows that cover it in order; `count` is the number
+// The gradient: a thread computes the gradient of one element of x, over the windows that cover it in order; `count` is the number
 // of elements.
 extern "C" __global__ void pool_back(const real* __restrict__ xs, const real* __restrict__ ys, const real* __restrict__ dy, real* __restrict__ dx, long long count, int reduction, int relu, int kernel_y, int kernel_x, int stride_y, int stride_x, int pad_y, int pad_x, int in_y, int in_x, int out_y, int out_x) {
     const long long i = grid_index();
@@ -63,7 +63,7 @@ extern "C" __global__ void pool_back(const real* __restrict__ xs, const real* __
                 if (y != (real)0) sum += dy[o] * x / y;
                 continue;
             }
-            // x is the maximum unless an equal one comes before it, or a NaN behind it.
+            // x is the maximum unless an equal one comes before it, or a NaN after it.
             bool is_maximum = y == y ? x == y : x != x;
             const int top = at_least(oy * stride_y - pad_y, 0), bottom = at_most(oy * stride_y - pad_y + kernel_y, in_y);
             const int left = at_least(ox * stride_x - pad_x, 0), right = at_most(ox * stride_x - pad_x + kernel_x, in_x);

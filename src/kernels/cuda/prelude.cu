@@ -1,4 +1,4 @@
-// What every kernel file starts with: compiled in front of it by nvrtc, or by g++ behind emulate.h. `-DREAL=float` or
+// The common beginning of every kernel file, compiled before it by nvrtc, or by g++ after emulate.h. `-DREAL=float` or
 // `-DREAL=double` chooses the element type.
 
 typedef REAL real;

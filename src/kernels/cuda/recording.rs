@@ -1,13 +1,13 @@
 //! Recording the commands of a thread instead of issuing them.
 //!
-//! While a thread records, allocations and copies from the host take place at once. Launches, products, copies within the
-//! device and clearing become a list of commands, which [`graph`](super::graph) launches together.
+//! While a thread records, allocations and copies from the host take place immediately. Launches, products, copies
+//! within the device and clearing become a list of commands, which [`graph`](super::graph) launches together.
 //!
-//! Nothing that a command reads or writes may return to the pool before it has run: [`hold`] keeps it until then. A step
-//! therefore needs as much memory as all its intermediate results together; without it, the recording ends.
+//! Nothing that a command reads or writes may return to the pool before it has run: [`hold`] keeps it until then. A
+//! step therefore needs memory for all its intermediate results together. If there is too little, the recording ends.
 //!
-//! The host must not read results of commands that are being recorded. `Device::download` ends the recording; operations of
-//! candle do not know of it.
+//! The host must not read results of commands that are being recorded. `Device::download` ends the recording; candle's
+//! operations do not know about it.
 
 use super::Command;
 use std::any::Any;
@@ -17,9 +17,9 @@ use std::cell::RefCell;
 #[derive(Default)]
 pub(super) struct Recording {
     pub commands: Vec<Command>,
-    /// What the commands read and write.
+    /// The buffers that the commands read and write.
     pub held: Vec<Box<dyn Any>>,
-    /// Why commands are not recorded any more.
+    /// The reason why commands are no longer recorded.
     pub ended: Option<&'static str>,
 }
 
@@ -60,12 +60,14 @@ pub(super) fn start() {
     RECORDING.set(Some(Recording::default()));
 }
 
-/// Stops recording, and returns what has been recorded.
+/// Stops recording, and returns the recorded commands.
 pub(super) fn stop() -> Recording {
     RECORDING.take().unwrap_or_default()
 }
 
-/// Takes what has been recorded so far, and records no more, for this reason; `None` if this thread does not record.
+/// Takes the commands recorded so far, and records no more, for this reason.
+///
+/// Returns `None` if this thread does not record.
 pub(super) fn end_early(reason: &'static str) -> Option<Recording> {
     RECORDING.with_borrow_mut(|recording| {
         let recording = recording.as_mut().filter(|recording| recording.ended.is_none())?;

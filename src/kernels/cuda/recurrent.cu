@@ -76,7 +76,7 @@ static __device__ __forceinline__ Biases load_biases(const real* input, const re
     return biases;
 }
 
-// What a unit has computed in a step: the activated gates; `kept`, an LSTM's cell state or the product of a GRU's n.
+// The results of a unit in a step: the activated gates; `kept`, an LSTM's cell state or the product of a GRU's n.
 struct Unit {
     real gates[GATES];
     real kept, hidden;
@@ -114,7 +114,7 @@ struct UnitGradient {
     real hidden, cell;
 };
 
-// The gradient of `cell` from those of the new hidden state and, for an LSTM, of the new cell state.
+// The gradient of `cell` from the gradients of the new hidden state and, for an LSTM, of the new cell state.
 static __device__ __forceinline__ UnitGradient cell_gradient(const Unit& unit, real before, real hidden, real state) {
     UnitGradient back;
     back.hidden = back.cell = (real)0;
@@ -142,7 +142,7 @@ static __device__ __forceinline__ UnitGradient cell_gradient(const Unit& unit, r
     return back;
 }
 
-// Buffers of a layer. Those of the second direction follow those of the first.
+// Buffers of a layer. Each holds the first direction, then the second.
 //
 //     x            (directions, rows, GATES, units), or with ids a table (tokens, GATES, units) for each direction; the
 //                  gates of an id beyond the table are NaN
@@ -151,11 +151,11 @@ static __device__ __forceinline__ UnitGradient cell_gradient(const Unit& unit, r
 //     before       (directions, rows, units): the hidden states before each step
 //     ys           (rows, directions, units)
 //     input_grads  (directions, rows, GATES, units): gradients of the gates before activation, through the input
-//     product_grads  the same through the product, for a GRU; else there is none and input_grads serve
+//     product_grads  the same through the product, for a GRU; other cells use input_grads instead
 //
-// `gates`, `kept` and `before` serve the backward pass; null where there will be none.
+// `gates`, `kept` and `before` serve the backward pass; null if there will be none.
 
-// Writes what a unit has computed. `row` is the row in its direction, over all directions.
+// Writes the results of a unit. `row` is the row in its direction, over all directions.
 static __device__ __forceinline__ void store_unit(const Unit& unit, real before, real* gates, real* kept, real* befores,
                                                   long long row, int u, int units) {
     if (befores == nullptr) return;
@@ -211,7 +211,7 @@ extern "C" __global__ void recurrent_step(const real* x0, const real* x1, const 
 
 // The gradient of recurrent_step, from the gradient `grad` of ys and the gradients h and c of the states after the step.
 //
-// Replaces h and c by the gradients of the states before the step; in h only what does not go through the product, which
+// Replaces h and c by the gradients of the states before the step; in h only the part that does not go through the product, which
 // is zero except for a GRU. In each direction the sequences at places below `carried` have a step before, in rows from
 // `previous` on; the others start here, an LSTM from the cell state `initial` (directions, batch, units), or null for zero.
 // Adds the gradients of the gates to `sums` (directions, batch, GRADS, units).
@@ -251,7 +251,7 @@ extern "C" __global__ void recurrent_step_gradient(const real* gates, const real
     if (CELL == LSTM) c[state] = back.cell;
 }
 
-// Brings states (parts, batch, units) from the order of the batch into that of places, or back: to[place] = from[sequence]
+// Copies states (parts, batch, units) from batch order to packed order, or back: to[place] = from[sequence]
 // or to[sequence] = from[place]. A thread copies one element.
 extern "C" __global__ void recurrent_reorder(const real* from, real* to, const unsigned* starts, const unsigned* lengths,
                                              const unsigned* order, int back, int parts, int steps, int batch, int units) {

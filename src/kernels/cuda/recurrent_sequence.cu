@@ -86,7 +86,7 @@ static __device__ __forceinline__ void add_chunk(const Chunk& chunk, const real*
 
 // Runs a layer from the initial states (directions, batch, units) in the order of the batch, or from zero.
 //
-// `final_states` (1, directions, batch, units), for an LSTM (2, ..) with the cell states; for the others see recurrent.cu.
+// `final_states` (1, directions, batch, units), for an LSTM (2, ..) with the cell states; recurrent.cu describes the others.
 // Dynamic shared memory: HELD chunks for each thread, then two buffers of the states (ROWS, HIDDEN).
 extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_forward(
     const real* x0, const real* x1, const unsigned* ids, int tokens, const real* weights0, const real* weights1,
@@ -130,7 +130,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_forward(
         if (writes) states[r * HIDDEN + u] = h[q];
         token[q] = 0;
     }
-    // The loads for a step come a step early, those of its token two.
+    // The loads for a step come one step early, the loads of its token two.
     auto load_token = [&](int n, int q) {
         int t = direction ? count - 1 - n : n, place = first + (ROWS == 1 ? 0 : 2 * q + odd);
         if (ids && n < count && t < lengths[q]) token[q] = ids[sequences.row(t, place)];
@@ -276,7 +276,7 @@ static __device__ __forceinline__ void add_vector(const Vector& vector, const re
     }
 }
 
-// What the gradient of a unit's step reads.
+// The inputs of the gradient of a unit's step.
 struct Read {
     Unit unit;
     real before, grad;
@@ -322,7 +322,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) recurrent_backward(
         state[q] = ((long long)direction * batch + sequences.sequence(place)) * UNITS + u;
         if (CELL == LSTM && cell_grad) c[q] = cell_grad[state[q]];
     }
-    // The loads for a step come a step early.
+    // The loads for a step come one step early.
     auto load = [&](int n, int q, Read& read) {
         int t = direction ? n : count - 1 - n, place = first + (ROWS == 1 ? 0 : 2 * q + odd);
         if (n >= count || t >= lengths[q]) return;

@@ -1,10 +1,10 @@
-// Convolution of any geometry as matrix products: what surrounds the products.
+// Convolution of any geometry as matrix products: the kernels around the products.
 //
 // Shapes: x (batch, channels, in_y, in_x), columns (batch, channels, kernel_y, kernel_x, out_y, out_x), y (batch, outputs,
 // out_y, out_x). Each thread writes one element, of `count`.
 
 // columns[n][c][ky][kx][y][x] = x[n][c][y * stride_y - pad_y + ky * dilation_y][x * stride_x - pad_x + kx * dilation_x], or
-// 0 where that is outside.
+// 0 outside of x.
 extern "C" __global__ void unfold(const real* __restrict__ xs, real* __restrict__ columns, long long count, int kernel_y, int kernel_x, int stride_y, int stride_x, int pad_y, int pad_x, int dilation_y, int dilation_x, int in_y, int in_x, int out_y, int out_x) {
     const long long i = grid_index();
     if (i >= count) return;
@@ -36,7 +36,7 @@ extern "C" __global__ void fold(const real* __restrict__ columns, real* __restri
     xs[i] = sum;
 }
 
-// y[n][o][p] = bias[o]: what the products are added to.
+// y[n][o][p] = bias[o], to which the products are added.
 extern "C" __global__ void spread_bias(const real* __restrict__ bias, real* __restrict__ ys, long long count, int outputs, int positions) {
     const long long i = grid_index();
     if (i < count) ys[i] = bias[i / positions % outputs];

@@ -16,8 +16,8 @@ pub(super) const POINTS: usize = 6;
 /// Rows of the kernel.
 pub(super) const TAPS: usize = 3;
 
-// The matrices for the points 0, 1, -1, 2, -1/2 and infinity, which round less than those of the paper with -2 (Barabasz
-// et al. 2018, arXiv:1803.10986).
+// The matrices for the points 0, 1, -1, 2, -1/2 and infinity, which round less than the paper's matrices with -2
+// (Barabasz et al. 2018, arXiv:1803.10986).
 
 /// B^T
 const INPUT: [[f64; POINTS]; POINTS] = [
@@ -45,7 +45,7 @@ const OUTPUT: [[f64; POINTS]; ROWS] = [
     [0., 1., -1., 8., -1. / 8., 1.],
 ];
 
-/// A transform, whose matrix is known when its loop over a row is compiled.
+/// A transform with a constant matrix, known when its loop over a row is compiled.
 pub(super) trait Matrix<const M: usize, const N: usize> {
     const ELEMENTS: [[f64; N]; M];
 }
@@ -82,7 +82,7 @@ const fn transposed<const M: usize, const N: usize>(matrix: [[f64; N]; M]) -> [[
     result
 }
 
-/// The rows that a matrix is multiplied with, and where the rows of the product go.
+/// The rows that a matrix is multiplied with, and the place of the product's rows.
 pub(super) struct Strip<T> {
     /// The rows that exist; the others are zeros.
     pub(super) rows: Range<usize>,
@@ -96,7 +96,9 @@ pub(super) struct Strip<T> {
     pub(super) bias: T,
 }
 
-/// Multiplies a matrix with the strips, `len` elements wide, of `count` examples, planes and strips per plane.
+/// Multiplies a matrix with the strips of `count` examples, planes and strips per plane.
+///
+/// Strips are `len` elements wide.
 pub(super) fn transform<'a, T: Lanes, A: Matrix<M, N>, const M: usize, const N: usize>(
     _: A,
     count: [usize; 3],
