@@ -3,13 +3,14 @@
 use std::fmt;
 use std::path::PathBuf;
 
-/// Why files are missing where the data set is on the hub but this build does not download.
+/// The reason why files are missing if the data set is on the hub but this build does not download.
 #[cfg(not(feature = "hub"))]
 pub(super) const NO_DOWNLOAD: &str =
     "no directory given, and this build does not download (the feature `hub` is not enabled)";
 
-/// A data set could not be chosen: a wrong name, a directory missing or superfluous, missing languages, or
-/// unclear columns.
+/// A data set could not be chosen.
+///
+/// The name is wrong, a directory is missing or superfluous, languages are missing, or columns are unclear.
 ///
 /// The loaders return it inside an `anyhow::Error`; `downcast_ref` finds it, so that a program can name its own remedy
 /// (such as a command-line option).
@@ -22,12 +23,12 @@ pub enum DataError {
         /// The names of all data sets of this kind.
         known: &'static [&'static str],
     },
-    /// The data set is built in, so a directory of files has no meaning.
+    /// The data set is built in, so a directory of files is meaningless.
     BuiltIn {
         /// The name of the data set.
         name: String,
     },
-    /// The data set's files are needed: no directory was given, and no download replaced it.
+    /// The data set's files are needed, but there is neither a directory nor a download.
     FilesNeeded {
         /// The name of the data set.
         name: String,
@@ -43,7 +44,7 @@ pub enum DataError {
         /// What was found and expected.
         reason: String,
     },
-    /// It is not clear which columns of a table hold label and text.
+    /// It is unclear which columns of a table hold label and text.
     Columns {
         /// The table's file.
         file: PathBuf,

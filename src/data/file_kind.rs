@@ -1,10 +1,10 @@
-//! What a file is that is not what a reader expects.
+//! Recognition of files that are not in the format that a reader expects.
 
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::Path;
 
-/// What to do with a file of a known format in place of another one.
+/// The remedy for a file of a known format that is not the expected one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Remedy {
     /// It holds files: unpack it.
@@ -15,7 +15,7 @@ pub(crate) enum Remedy {
     None,
 }
 
-/// The format that the first bytes of a file show, in words, if it is a well-known one other than text.
+/// Describes the format that the first bytes of a file show, if it is a well-known one other than text.
 pub(crate) fn known_format(bytes: &[u8]) -> Option<(&'static str, Remedy)> {
     use Remedy::{Export, None as Other, Unpack};
     const FORMATS: [(&[u8], &str, Remedy); 22] = [
@@ -67,7 +67,7 @@ pub(crate) fn known_format(bytes: &[u8]) -> Option<(&'static str, Remedy)> {
     let known = FORMATS.into_iter().find(|(start, ..)| bytes.starts_with(start));
     match known {
         Some((_, name, remedy)) => Some((name, remedy)),
-        // A file of torch.save or safetensors may start like this, too.
+        // A file of torch.save or safetensors may also start like this.
         None if matches!(bytes, [0x80, 2..=5, ..]) => Some(("a Python pickle", Export)),
         None => None,
     }
@@ -85,7 +85,7 @@ pub(crate) fn is_html(bytes: &[u8]) -> bool {
     starts_with(b"<!doctype html") || starts_with(b"<html")
 }
 
-/// What a file is that is not `expected`, for the message of a reader that has failed; none if nothing is known.
+/// Describes a file that is not `expected`, for an error message; `None` if its format is unknown.
 pub(crate) fn found_instead(bytes: &[u8], expected: &str) -> Option<String> {
     known_format(bytes).map(|(what, remedy)| {
         let remedy = match remedy {
@@ -96,7 +96,7 @@ pub(crate) fn found_instead(bytes: &[u8], expected: &str) -> Option<String> {
     })
 }
 
-/// Checks, before it is opened, that `path` is a file, as opening a pipe may wait for ever.
+/// Checks that `path` is a file before it is opened, as opening a pipe may wait forever.
 ///
 /// # Errors
 /// Fails if it is missing, a folder, a pipe or a device.

@@ -7,7 +7,7 @@ use std::io::{BufRead, Error, ErrorKind, Read, Result};
 /// The first bytes of a gzip file.
 pub(super) const MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Decompresses the members of a gzip file, one after another. Zero bytes after a member are skipped, as by GNU gzip.
+/// Decompresses the members of a gzip file one after another. Zero bytes after a member are skipped, as in GNU gzip.
 pub(super) struct Unpacked<R> {
     member: Option<GzDecoder<R>>,
 }

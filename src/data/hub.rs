@@ -1,6 +1,6 @@
 //! Downloads from the Hugging Face hub. A file is downloaded once and then read from the hub's cache.
 //!
-//! The variables `HF_ENDPOINT`, `HF_HOME` and `HF_TOKEN` apply, as to every client of the hub.
+//! The variables `HF_ENDPOINT`, `HF_HOME` and `HF_TOKEN` apply, as in every client of the hub.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use hf_hub::progress::{ProgressEvent, ProgressHandler};
@@ -17,9 +17,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread;
 use std::time::Duration;
 
-/// How long the first answer of the hub may take.
+/// Longest time until the hub's first answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
-/// How long a download may make no progress.
+/// Longest time without progress of a download.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A repository of the hub.
@@ -30,13 +30,13 @@ struct Repository<T> {
     revision: &'static str,
 }
 
-/// Downloads the parquet `files` of the data set `id`, unless they are in the cache, and returns their paths.
+/// Downloads the parquet `files` of the data set `id`, unless they are cached, and returns their paths.
 pub(super) fn dataset<const N: usize>(id: &str, files: [String; N]) -> Result<[PathBuf; N]> {
     // The hub converts every data set to parquet files under this revision.
     download(Repository { kind: RepoTypeDataset, id: id.into(), revision: "refs/convert/parquet" }, files)
 }
 
-/// Downloads the ImageNet weights of `resnet18`, `34`, `50`, `101` or `152`, unless they are in the cache.
+/// Downloads the ImageNet weights of `resnet18`, `34`, `50`, `101` or `152`, unless they are cached.
 ///
 /// Returns the path of a safetensors file.
 ///
@@ -59,12 +59,12 @@ struct Listener(Sender<Event>);
 
 impl ProgressHandler for Listener {
     fn on_progress(&self, _: &ProgressEvent) {
-        // The receiver is gone once the download has been given up.
+        // The receiver is gone once the download has been abandoned.
         let _ = self.0.send(Event::Progress);
     }
 }
 
-/// The client has no timeout, so it runs on a thread of its own, which is abandoned if it stalls.
+/// Downloads `files`. The client has no timeout, so it runs on its own thread, which is abandoned if it stalls.
 fn download<T: RepoType, const N: usize>(from: Repository<T>, files: [String; N]) -> Result<[PathBuf; N]> {
     let Repository { id, revision, .. } = from.clone();
     let (sender, receiver) = channel();

@@ -1,4 +1,4 @@
-//! Data sets: built-in generators, readers of the usual file formats, downloads from the Hugging Face hub.
+//! Data sets: built-in generators, readers of common file formats, downloads from the Hugging Face hub.
 //!
 //! - [`image`]: labelled images, and their augmentation in training;
 //! - [`text`]: labelled sentences, long texts, vocabularies and word vectors;

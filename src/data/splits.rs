@@ -16,14 +16,14 @@ pub(super) struct Splits {
     pub train: Option<PathBuf>,
     pub validation: Option<PathBuf>,
     pub test: Option<PathBuf>,
-    /// Names of entries that look like data but like no split.
+    /// Names of entries that look like data but not like a split.
     passed_over: Vec<String>,
 }
 
 impl Splits {
     /// Finds each split in `dir` under one of the names that `names` returns for a name of the split.
     ///
-    /// Case is ignored, and so is `.gz` after another extension. A name without an extension is a folder's.
+    /// Case is ignored, and so is `.gz` after another extension. A name without an extension means a folder.
     ///
     /// # Errors
     /// Fails if `dir` can't be listed, or has two entries for one split.
@@ -94,9 +94,9 @@ impl Splits {
         Ok(Self { train, validation, test, passed_over })
     }
 
-    /// Chooses the splits to read: all of them, or with `test_only` the test split, if there is one.
+    /// Chooses the splits to read: all, or with `test_only` only the test split, if there is one.
     ///
-    /// Without a test split, the validation split takes its place, with a note. Another note names what is passed over.
+    /// Without a test split, the validation split replaces it, with a note. Another note names the skipped entries.
     ///
     /// # Errors
     /// Fails if the training split is missing and needed; `expected` describes its name.
@@ -125,7 +125,7 @@ impl Splits {
     }
 }
 
-/// What `dir` holds, for the message that something is missing from it.
+/// Describes the entries of `dir`, for the message that something is missing from it.
 fn found_in(dir: &Path) -> Result<String> {
     const SHOWN: usize = 5;
     let name = |path: &PathBuf| match path.is_dir() {
@@ -140,8 +140,10 @@ fn found_in(dir: &Path) -> Result<String> {
     })
 }
 
-/// Where the files of a data set lie: in `dir` or, as archives unpack to, in the only folder up to two levels below it that
-/// `holds` them; `dir` itself if no folder does.
+/// Finds the folder with the files of a data set: `dir`, or a folder in it.
+///
+/// Archives unpack to folders: if only one folder up to two levels below `dir` `holds` the files, it is that one. If
+/// none does, it is `dir` itself.
 ///
 /// # Errors
 /// Fails if `dir` can't be listed, or several folders hold them.
@@ -164,7 +166,7 @@ pub(super) fn unpacked(dir: &Path, holds: impl Fn(&Path) -> bool) -> Result<Path
     Ok(dir.to_path_buf())
 }
 
-/// The entries of `dir`, sorted, except what operating systems leave behind and hidden files.
+/// Lists the entries of `dir`, sorted, without hidden files and files of the operating system.
 ///
 /// # Errors
 /// Fails if `dir` can't be listed.
@@ -184,14 +186,14 @@ fn is_litter(name: &str) -> bool {
     name.starts_with('.') || is_of_system(name)
 }
 
-/// Whether operating systems leave behind files of this name.
+/// Whether operating systems leave behind files with this name.
 pub(crate) fn is_of_system(name: &str) -> bool {
     const LITTER: [&str; 7] =
         ["thumbs.db", "desktop.ini", "__macosx", ".ds_store", ".localized", ".directory", "@eadir"];
     name.starts_with("._") || LITTER.contains(&name.to_lowercase().as_str())
 }
 
-/// Whether a file describes the data, by its name.
+/// Whether a file, by its name, describes the data.
 pub(super) fn is_about(name: &str) -> bool {
     let name = name.to_lowercase();
     ["readme", "license", "licence"].iter().any(|start| name.starts_with(start))
@@ -254,7 +256,7 @@ impl Selection {
     }
 }
 
-/// The number of examples of each class in a sample of `count` examples, in proportion (largest remainders).
+/// The number of examples of each class in a proportional sample of `count` (largest remainders).
 fn shares(classes: &[usize], count: usize) -> Vec<usize> {
     let mut sizes = vec![0_usize; classes.iter().max().map_or(0, |last| last + 1)];
     classes.iter().for_each(|&class| sizes[class] += 1);

@@ -1,4 +1,4 @@
-//! Augmentation: a training image is drawn a little differently each time it is batched.
+//! Augmentation: a training image changes slightly each time it is batched.
 
 use super::distortion::Distortion;
 use super::photo::PhotoAugmentation;
@@ -16,7 +16,7 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Augmentation {
-    /// Shifts by one pixel up, down, left, right, or not at all, with equal probability (Nielsen, chapter 6).
+    /// Shifts by one pixel up, down, left, right, or not at all, equally likely (Nielsen, chapter 6).
     Shifts,
     /// Affine and elastic distortions (Simard, Steinkraus and Platt 2003; Cireşan et al. 2010).
     Distort(Distortion),

@@ -1,4 +1,4 @@
-//! The binary format of CIFAR-10: records of a label and pixels, nothing else.
+//! The binary format of CIFAR-10: records of a label and pixels.
 
 use super::images::Images;
 use crate::data::file_kind::check_is_directory;
@@ -18,11 +18,11 @@ const RECORD: usize = 1 + 3 * 32 * 32;
 pub(super) const CLASS_NAMES: [&str; 10] =
     ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
-/// Reads the training set, `data_batch_1.bin` to `data_batch_5.bin`, and the test set, `test_batch.bin`, from `dir`. The
-/// test set is empty if its file is missing.
+/// Reads the training set and the test set from `dir`.
 ///
-/// The images have shape `(3, 32, 32)`. `batches.meta.txt` names the ten classes, if it exists. Krizhevsky's CIFAR-10
-/// page describes the format. The files may lie in a folder of `dir`.
+/// The files are `data_batch_1.bin` to `data_batch_5.bin`, and `test_batch.bin`; without the last the test set is
+/// empty. They may be in a folder of `dir`. The images have shape `(3, 32, 32)`. `batches.meta.txt` names the ten
+/// classes, if it exists. Krizhevsky's CIFAR-10 page describes the format.
 ///
 /// # Errors
 /// Fails if a file is missing, empty or not a whole number of records; if a label is above 9; if `batches.meta.txt`
@@ -34,7 +34,7 @@ pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
     Ok((train, test))
 }
 
-/// Reads the test set alone from `dir`, like [`read_dir`].
+/// Reads only the test set from `dir`, like [`read_dir`].
 ///
 /// # Errors
 /// Fails like [`read_dir`] on the files of the test set.
@@ -59,7 +59,7 @@ fn class_names(path: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The folder with the batches: `dir` or, as archives unpack to, the one folder there that holds them.
+/// Finds the folder with the batches: `dir`, or the only folder in it that holds them.
 fn folder(dir: &Path) -> Result<PathBuf> {
     check_is_directory(dir)?;
     let find = |name: &str| splits::unpacked(dir, |dir| dir.join(name).is_file());

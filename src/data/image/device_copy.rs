@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub(super) struct DeviceCopy(Mutex<Option<(DeviceLocation, Option<Arc<ImageTable>>)>>);
 
 impl DeviceCopy {
-    /// Returns the copy on `device`, made by `copy` the first time; `None` if `copy` has made none.
+    /// Returns the copy on `device`. The first call makes it with `copy`, which may return `None`.
     pub fn on(
         &self,
         device: &Device,
@@ -29,7 +29,7 @@ impl DeviceCopy {
         }
     }
 
-    /// Drops the copy of images that have changed.
+    /// Drops the copy, because the images have changed.
     pub fn clear(&mut self) {
         *self = Self::default();
     }

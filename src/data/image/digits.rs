@@ -1,4 +1,4 @@
-//! The built-in grey images: digits like handwriting, drawn from a seed.
+//! The built-in grey images: handwritten-looking digits, drawn from a seed.
 //!
 //! Each image starts with one of several pen paths for its digit. The path is bent, slanted, rotated and stretched, then
 //! drawn with a pen of random width and pressure. The ink is placed as in MNIST: the bounding box scaled to 20x20 pixels,
@@ -159,7 +159,9 @@ const STYLES: [&[Style]; 10] = [
     ],
 ];
 
-/// Generates `train` training and `test` test images of digits, of shape (1, 28, 28), with ten classes equally often.
+/// Generates `train` training and `test` test images of digits, with ten classes equally often.
+///
+/// The images have shape (1, 28, 28).
 ///
 /// Image `i` of either set is a function of `seed` and `i`, so a smaller set is the beginning of a larger one.
 ///
@@ -270,7 +272,7 @@ fn distort(lines: &mut [Vec<Point>], rng: &mut ChaCha8Rng) {
     }
 }
 
-/// Scales the lines so that their larger extent is `extent`, and centres their bounding box in the image.
+/// Scales the lines to the larger extent `extent`, and centres their bounding box in the image.
 fn fit(lines: &mut [Vec<Point>], extent: f32) {
     let (mut low, mut high) = ([f32::INFINITY; 2], [f32::NEG_INFINITY; 2]);
     for point in lines.iter().flatten() {

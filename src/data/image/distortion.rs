@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 /// The parameters of [`Augmentation::Distort`](super::Augmentation::Distort).
 ///
-/// The affine parameters are drawn uniformly between minus and plus their bound; all bounds zero leave the image
+/// The affine parameters are drawn uniformly between minus and plus their bound. If all bounds are zero, the image is
 /// unchanged. The defaults suit handwriting of 28x28 pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Distortion {
@@ -24,7 +24,8 @@ pub struct Distortion {
     pub elastic: f32,
     /// Correlation length of the elastic displacement, in pixels, at least 0.1.
     ///
-    /// This is the standard deviation of Simard's Gaussian filter, which a cubic B-spline over a coarse grid replaces.
+    /// This is the standard deviation of Simard's Gaussian filter, which is replaced here by a cubic B-spline over a
+    /// coarse grid.
     pub smoothness: f32,
 }
 
@@ -90,7 +91,9 @@ impl Distortion {
         }
     }
 
-    /// The elastic displacement of each pixel along one axis: a B-spline through normal values on a coarse grid.
+    /// The elastic displacement of each pixel along one axis.
+    ///
+    /// It is a B-spline through normal values on a coarse grid.
     fn displacement(
         &self,
         rows: &[f32],
@@ -139,7 +142,11 @@ fn add_scaled(to: &mut [f32], scale: f32, values: &[f32]) {
     }
 }
 
-/// The plane, from 0 to 1, whose pixel `(x, y)` has the value of `plane` `(height, width)` at `from(x, y)`; zero outside it.
+/// Samples `plane` `(height, width)` at `from(x, y)` for each pixel `(x, y)` of the result.
+///
+/// The result is from 0 to 1, and zero outside the plane.
+///
+/// It is zero outside the plane.
 #[cfg(feature = "plots")]
 pub(crate) fn resampled(
     plane: &[u8],

@@ -79,7 +79,7 @@ impl Files {
         Ok(())
     }
 
-    /// Starts to read `batches` in the background. Without threads for it, they are read when they are needed.
+    /// Starts to read `batches` in the background. If no threads can start, the batches are read when they are needed.
     pub fn read_ahead(&self, batches: Vec<Vec<u32>>) {
         let files = self.clone();
         let read = move |batch: Vec<u32>| files.read_now(&batch);
@@ -92,7 +92,7 @@ impl Files {
     pub fn read(&self, indices: &[u32]) -> Result<Vec<u8>> {
         match self.take_ahead(indices) {
             Some(pixels) => pixels,
-            // No lock is held here: a thread that waits in the pool may run another job that comes here, too.
+            // No lock is held here: a thread that waits in the pool may run another job that also comes here.
             None => self.read_now(indices),
         }
     }
@@ -136,7 +136,7 @@ pub(super) fn check_side(side: usize) -> Result<()> {
     Ok(())
 }
 
-/// All results, or the first error and how many follow.
+/// Returns all results, or the first error and the number of further ones.
 fn all<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
     let failed = results.iter().filter(|result| result.is_err()).count();
     let results: Result<Vec<T>> = results.into_iter().collect();

@@ -1,4 +1,4 @@
-//! A folder of the user's own images, `DIR/train/CLASS/IMAGE.jpg`, of any number.
+//! A folder of the user's own images, `DIR/train/CLASS/IMAGE.jpg`.
 
 use super::files::{Files, Format, check_side};
 use super::images::{ImageSet, Images};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 
-/// How the files are read; `None` if this build can't.
+/// How to read the files; `None` if this build can't.
 #[cfg(feature = "images")]
 const FORMAT: Option<Format> =
     Some(Format { read: super::picture::read_square, check: super::picture::check });
@@ -23,13 +23,14 @@ const FORMAT: Option<Format> = None;
 /// Lists the images in the splits of `dir`, such as `dir/train` and `dir/test`.
 ///
 /// The names of the splits are `train`; `val`, `valid`, `validation` or `dev`; and `test`. Without a test split the
-/// validation split serves as it, with a note; without both, the test images are empty. If there are no splits, but class
-/// folders, `dir` is the training split, with a note.
+/// validation split replaces it, with a note; without both, the test images are empty. If there are class folders but
+/// no splits, `dir` is the training split, with a note.
 ///
 /// The classes are the folders in the training split, sorted by name. Their images are the files with the extensions
-/// `jpg`, `jpeg` and `png`; other entries are passed over, with a note. They are interleaved so that any part of the list
-/// has its share of each class. Hidden files and what operating systems leave behind are ignored. The files are read, as
-/// [`read_square`](super::read_square) does it with `side`, when they are needed: an unreadable file is an error then.
+/// `jpg`, `jpeg` and `png`; other entries are skipped, with a note. Images are interleaved so that any part of the list
+/// has its share of each class. Hidden files and files that operating systems leave behind are ignored. The files are
+/// read only when they are needed, by [`read_square`](super::read_square) with `side`. An unreadable file is an error
+/// then.
 ///
 /// # Errors
 /// Fails if `side` is out of range, the training split is missing, two folders serve as one split, there are fewer than
@@ -79,10 +80,10 @@ pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
     })
 }
 
-/// Lists the test images alone, and says what a user should know about them.
+/// Lists only the test images, and returns notes about them for the user.
 ///
-/// The classes are the folders in the test split. If there are no splits, but class folders, `dir` is the test split, with
-/// a note. Otherwise like [`read_dir`].
+/// The classes are the folders in the test split. If there are class folders but no splits, `dir` is the test split,
+/// with a note. Otherwise like [`read_dir`].
 ///
 /// # Errors
 /// Fails like [`read_dir`] on the test split, and if there is none.
@@ -106,7 +107,7 @@ fn supported_format(dir: &Path) -> Result<Format> {
     })
 }
 
-/// The splits in `dir`; `dir` itself as the wanted one if it has no splits, but folders of images.
+/// Finds the splits in `dir`. If it has folders of images but no splits, it is the wanted split itself.
 fn find_splits(dir: &Path, test_only: bool, notes: &mut Vec<String>) -> Result<Splits> {
     check_is_directory(dir)?;
     let mut splits = Splits::find(dir, |name| vec![name.to_string()])?;
@@ -137,7 +138,7 @@ fn folders_of_images(dir: &Path) -> Result<Vec<String>> {
     Ok(class_folders(dir)?.into_iter().filter(holds_images).collect())
 }
 
-/// The image files of one split and their labels. What is no image joins `foreign`.
+/// Lists the image files of one split and their labels. Files that are not images join `foreign`.
 fn list(dir: &Path, names: &[String], foreign: &mut Vec<PathBuf>) -> Result<(Vec<PathBuf>, Vec<u32>)> {
     // Each file with its relative position in its class, by which the classes are interleaved.
     let mut images = vec![];
@@ -160,7 +161,7 @@ fn list(dir: &Path, names: &[String], foreign: &mut Vec<PathBuf>) -> Result<(Vec
     Ok(images.into_iter().map(|(_, path, class)| (path, class)).unzip())
 }
 
-/// Notes about entries of class folders that are no images, one for each kind of entry.
+/// Notes about entries of class folders that are not images, one for each kind of entry.
 fn no_images(foreign: &[PathBuf]) -> Vec<String> {
     let expected = EXTENSIONS.join(", ");
     let other = format!("not an image file ending in {expected}");
@@ -179,7 +180,7 @@ fn no_images(foreign: &[PathBuf]) -> Vec<String> {
     kinds.into_iter().map(note).collect()
 }
 
-/// Checks that the class folders in `dir` are `names`, those of the training images.
+/// Checks that the class folders in `dir` are `names`, the classes of the training images.
 fn check_classes(dir: &Path, names: &[String]) -> Result<()> {
     let found = class_folders(dir)?;
     let missing_in = |these: &[String], those: &[String]| -> String {

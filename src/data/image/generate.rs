@@ -1,4 +1,4 @@
-//! What the built-in image sets share.
+//! The code that the built-in image sets share.
 
 use super::images::{Images, image_size};
 use crate::kernels::cpu::parallel;

@@ -1,4 +1,6 @@
-//! IDX, the format of MNIST: a magic number, the dimensions, then one byte per pixel or label; gzipped or not.
+//! IDX, the format of MNIST.
+//!
+//! A file has a magic number, the dimensions, then one byte per pixel or label, and may be gzipped.
 
 use super::images::Images;
 use crate::data::count as quantity;
@@ -16,7 +18,7 @@ const CLASSES: usize = 10;
 /// The largest compression ratio of Deflate: a header that announces more is wrong.
 const DEFLATE_MAX_RATIO: u64 = 1032;
 
-/// Reads the training and the test set from `dir`. The test set is empty if it has no file.
+/// Reads the training and the test set from `dir`. The test set is empty if its files are missing.
 ///
 /// The files are `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
 /// `t10k-labels-idx1-ubyte`, each with or without `.gz`, also spelled `train-images.idx3-ubyte`. Each may lie in a folder
@@ -44,7 +46,7 @@ pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
     Ok((train, test))
 }
 
-/// Reads the test set alone from `dir`, like [`read_dir`].
+/// Reads only the test set from `dir`, like [`read_dir`].
 ///
 /// # Errors
 /// Fails like [`read_dir`] on the files of the test set.
@@ -72,7 +74,9 @@ fn read_split(dir: &Path, split: &str) -> Result<Images> {
 /// The dimensions and the bytes of a file.
 type Contents<const D: usize> = ([usize; D], Vec<u8>);
 
-/// The files of the part `stem` in `dir` or, as archives unpack to, in a folder there; or the names that it may have.
+/// Finds the files of the part `stem` in `dir` or, as archives unpack, in a folder there.
+///
+/// Also returns the names that the file may have.
 fn files_of<const D: usize>(dir: &Path, stem: &str) -> Result<(PathBuf, Vec<PathBuf>, [String; 4])> {
     check_is_directory(dir)?;
     let dashed = format!("{stem}-idx{D}-ubyte");
@@ -105,7 +109,7 @@ fn read_file<const D: usize>(dir: &Path, stem: &str) -> Result<(PathBuf, Content
     Ok((path, contents))
 }
 
-/// The dimensions and the bytes of one file. Its first bytes, not its name, show whether it is gzipped.
+/// Reads the dimensions and the bytes of a file. Its first bytes, not its name, show whether it is gzipped.
 fn read<const D: usize>(path: &Path) -> Result<Contents<D>> {
     let name = path.display();
     let file = File::open(path).with_context(|| format!("{name}: can't be opened"))?;
@@ -126,7 +130,7 @@ fn read<const D: usize>(path: &Path) -> Result<Contents<D>> {
     })
 }
 
-/// Parses a file of at most `max_bytes` bytes. Reads to the end, which makes the gzip decoder compare its checksum.
+/// Parses a file of at most `max_bytes` bytes. Reads to the end, so that the gzip decoder verifies its checksum.
 fn parse<const D: usize>(mut reader: impl Read, max_bytes: u64) -> Result<Contents<D>> {
     let magic = word(&mut reader)?;
     let expected = 0x0800 + D as u32;
@@ -159,7 +163,7 @@ fn parse<const D: usize>(mut reader: impl Read, max_bytes: u64) -> Result<Conten
     Ok((sizes, bytes))
 }
 
-/// What an IDX file of this many dimensions holds.
+/// Describes the content of an IDX file with this number of dimensions.
 fn content(dimensions: u32) -> String {
     match dimensions {
         1 => "labels (1 dimension)".to_string(),

@@ -22,7 +22,7 @@ const SAMPLE: usize = 2000;
 /// Image files that take at most this many bytes, decoded, are kept in memory.
 const MAX_BYTES_IN_MEMORY: usize = 256 << 20;
 
-/// Images that take at most this many bytes are copied to a GPU, where their batches are made.
+/// Images that take at most this many bytes are copied to a GPU, which assembles their batches.
 const MAX_BYTES_ON_DEVICE: usize = 2 << 30;
 
 /// A data set of images.
@@ -30,13 +30,13 @@ const MAX_BYTES_ON_DEVICE: usize = 2 << 30;
 pub struct ImageSet {
     /// The training images, followed by the validation images, if the data set has any.
     pub training: Images,
-    /// Number of validation images at the end of `training`; `None` if the data set does not define a validation split.
+    /// Number of validation images at the end of `training`; `None` without a validation split.
     pub validation: Option<usize>,
     /// The test images; empty if the data set does not define a test split.
     pub test: Images,
-    /// How a picture becomes an image like these.
+    /// How to convert a picture to an image like these.
     pub preparation: Preparation,
-    /// What a user should know about the files.
+    /// Notes about the files for the user.
     pub notes: Vec<String>,
 }
 
@@ -60,13 +60,15 @@ enum Pixels {
 }
 
 impl Images {
-    /// Creates a set from the images' bytes, each image `(channels, height, width)` row-major, and one label per image.
+    /// Creates a set from the images' bytes, with one label per image.
+    ///
+    /// Each image is `(channels, height, width)`, row-major.
     ///
     /// The classes are named "0", "1", ...
     ///
     /// # Errors
-    /// Fails if `shape` has a size of 0, the number of pixels is not that of `labels.len()` images, or a label is not
-    /// below `classes`.
+    /// Fails if `shape` has a size of 0, `pixels` does not hold `labels.len()` images, or a label is not below
+    /// `classes`.
     pub fn new<L: Into<u32>>(
         pixels: Vec<u8>,
         labels: Vec<L>,
@@ -90,8 +92,10 @@ impl Images {
         Ok(Self::of(Pixels::Memory(pixels), labels, shape, class_names))
     }
 
-    /// Creates a set from tensors such as those of candle-datasets: `images` `(count, ..)` from 0 to 1, each with the elements
-    /// of `shape` `(channels, height, width)`, and integer `labels` `(count)`.
+    /// Creates a set from tensors, such as candle-datasets returns.
+    ///
+    /// `images` `(count, ..)` holds values from 0 to 1, with the elements of `shape` `(channels, height, width)` per
+    /// image; `labels` `(count)` are integers.
     ///
     /// # Errors
     /// Fails if [`new`](Self::new) would, or a value is not from 0 to 1.
@@ -109,7 +113,7 @@ impl Images {
         Self::new(pixels, labels.to_dtype(DType::U32)?.to_vec1::<u32>()?, shape, classes)
     }
 
-    /// Creates a set of images in files, each of `shape`, one label per file.
+    /// Creates a set of images in files, each of `shape`, with one label per file.
     pub(super) fn from_files(
         files: Files,
         labels: Vec<u32>,
@@ -215,7 +219,7 @@ impl Images {
         Ok(())
     }
 
-    /// Starts to read the files of `batches` in the background, for calls of `read` or `batch` in this order.
+    /// Starts to read the files of `batches` in the background, for calls of `read` or `batch` in order.
     ///
     /// Does nothing for images in memory. Replaces the batches of the last call. At most two batches are ready or being
     /// read. The reader uses as many threads as the caller's rayon pool.
@@ -252,7 +256,7 @@ impl Images {
         }
     }
 
-    /// The images `indices`, as a set of their own.
+    /// Returns the images `indices` as a new set.
     ///
     /// # Errors
     /// Fails if an index is out of range.
@@ -338,7 +342,7 @@ impl Images {
         self.tensors(indices, pixels, device)
     }
 
-    /// The copy of all images on `device`, for the images `indices`; `None` if they stay in main memory.
+    /// The copy of all images on `device`, for a batch of `indices`; `None` if they stay in main memory.
     fn table(&self, indices: &[u32], device: &Device) -> Result<Option<Arc<ImageTable>>> {
         let Pixels::Memory(pixels) = &self.pixels else { return Ok(None) };
         if let Some(&largest) = indices.iter().max() {
@@ -370,7 +374,7 @@ impl Images {
 
     /// The mean and standard deviation of each channel over the images `indices`.
     ///
-    /// For images in files, 2,000 of them, evenly spread, stand for all. The sums are exact, so their order does not
+    /// For images in files, 2,000 of them, evenly spread, represent all. The sums are exact, so their order does not
     /// matter.
     ///
     /// # Errors
@@ -400,7 +404,7 @@ impl Images {
 
     /// A hash of the images `range` and their labels, to detect changed data when a run is resumed.
     ///
-    /// Of images in files it covers the content, not the paths.
+    /// For images in files, it covers their content, not the paths.
     ///
     /// # Errors
     /// Fails if the range exceeds the set or a file can't be read.

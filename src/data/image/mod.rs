@@ -38,7 +38,7 @@ use crate::data::error::DataError;
 use anyhow::Result;
 use std::path::Path;
 
-/// The classes of `fashion-mnist`, which its files leave out (Xiao et al. 2017, table 2).
+/// The class names of `fashion-mnist`, which are missing from its files (Xiao et al. 2017, table 2).
 const CLOTHING: [&str; 10] = [
     "t-shirt/top",
     "trouser",
@@ -55,7 +55,7 @@ const CLOTHING: [&str; 10] = [
 const KNOWN: [&str; 6] = ["digits", "shapes", "mnist", "fashion-mnist", "cifar10", "image-folder"];
 const BUILT_IN: [&str; 2] = ["digits", "shapes"];
 
-/// The seed of the built-in images, which do not change with the seed of a training run.
+/// The seed of the built-in images. It is independent of the seed of a training run.
 const BUILT_IN_SEED: u64 = 0;
 
 /// Numbers of built-in images.
@@ -100,7 +100,7 @@ pub fn load(name: &str, dir: Option<&Path>, side: usize) -> Result<ImageSet> {
     Ok(ImageSet { training, validation: None, test, preparation, notes: vec![] })
 }
 
-/// Loads the test images alone of the data set `name`, like [`load`], and says what a user should know about the files.
+/// Loads only the test images of the data set `name`, like [`load`], with notes for the user.
 ///
 /// # Errors
 /// Fails like [`load`] on the files of the test images.
@@ -121,12 +121,12 @@ pub fn load_test(name: &str, dir: Option<&Path>, side: usize) -> Result<(Images,
     Ok((test, vec![]))
 }
 
-/// Whether the data set `name` holds handwriting, which means something else when it is mirrored.
+/// Whether the data set `name` holds handwriting, whose meaning changes when it is mirrored.
 pub fn is_handwriting(name: &str) -> bool {
     matches!(name, "digits" | "mnist")
 }
 
-/// Why there is no data set `name` from `dir`.
+/// Explains why there is no data set `name` in `dir`.
 fn not_found(name: &str, dir: Option<&Path>) -> anyhow::Error {
     match (name, dir) {
         ("digits" | "shapes", Some(_)) => DataError::built_in(name),

@@ -1,4 +1,4 @@
-//! The mean and standard deviation that images are normalised with.
+//! The mean and standard deviation for normalising images.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ pub struct Normalisation {
 }
 
 impl Normalisation {
-    /// The values for ImageNet, with which the networks of torchvision and timm were trained.
+    /// The values for ImageNet, as used to train the networks of torchvision and timm.
     pub fn imagenet() -> Self {
         Self { mean: vec![0.485, 0.456, 0.406], std: vec![0.229, 0.224, 0.225] }
     }
@@ -22,7 +22,7 @@ impl Normalisation {
         Self { mean: vec![0.1307], std: vec![0.3081] }
     }
 
-    /// Normalises consecutive planes of `size` values, of which every `mean.len()` make an image.
+    /// Normalises consecutive planes of `size` values. Every `mean.len()` planes are an image.
     pub(super) fn apply(&self, pixels: &mut [f32], size: usize) {
         let [means, scales] = self.mean_and_scale();
         let channels = means.into_iter().zip(scales).collect::<Vec<_>>();
@@ -31,7 +31,7 @@ impl Normalisation {
         }
     }
 
-    /// What is subtracted from the values of each channel, and what they are then multiplied with.
+    /// The values to subtract from each channel, and the factors to multiply the differences with.
     pub(super) fn mean_and_scale(&self) -> [Vec<f32>; 2] {
         let mean = self.mean.iter().map(|&mean| mean as f32).collect();
         [mean, self.std.iter().map(|&std| 1.0 / std as f32).collect()]

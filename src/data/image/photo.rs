@@ -16,12 +16,12 @@ const MAX_PAD: usize = 1 << 16;
 
 /// The parameters of [`Augmentation::Photo`](super::Augmentation::Photo).
 ///
-/// The default is what He et al. do to CIFAR-10: crops and flips, no colour jitter. Brightness, contrast and saturation
+/// The default follows He et al. on CIFAR-10: crops and flips, no colour jitter. Brightness, contrast and saturation
 /// are factors drawn uniformly around 1, with the bound given here: 0.4 draws from 0.6 to 1.4. They scale the pixels,
 /// their distance from the image's mean grey, and their distance from their own grey.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PhotoAugmentation {
-    /// Zero padding on each side, of which a random crop of the original size is taken. At most 65,536 pixels.
+    /// Zero padding on each side before a random crop of the original size. At most 65,536 pixels.
     pub pad: usize,
     /// Flips the image left to right with probability 1/2.
     pub flip: bool,
@@ -84,7 +84,7 @@ impl PhotoAugmentation {
         }
     }
 
-    /// Draws the columns and rows that an image is shifted by, and whether it is flipped before.
+    /// Draws the columns and rows that an image is shifted by, and whether it is flipped first.
     pub(super) fn place(&self, rng: &mut ChaCha8Rng) -> ((isize, isize), bool) {
         let mut by = || rng.random_range(0..=2 * self.pad) as isize - self.pad as isize;
         let by = (by(), by());

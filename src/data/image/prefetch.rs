@@ -6,7 +6,7 @@ use std::thread::{self, JoinHandle};
 
 /// Batches in order, loaded on another thread ahead of their use.
 ///
-/// At most two batches are ready or being loaded besides the one in use.
+/// At most two batches are ready or being loaded, in addition to the one in use.
 #[derive(Debug)]
 pub(super) struct Prefetch<T> {
     loaded: Receiver<Result<T>>,
@@ -14,10 +14,10 @@ pub(super) struct Prefetch<T> {
 }
 
 impl<T: Send + 'static> Prefetch<T> {
-    /// Starts to `load` the `batches`, up to the first that fails.
+    /// Starts to `load` the `batches`, and stops at the first that fails.
     ///
-    /// Parallel work in `load` runs on a rayon pool of its own with as many threads as the caller's pool. It must not run
-    /// on the caller's pool: a worker that blocks in [`next`](Self::next) would wait for work that only it could do.
+    /// Parallel work in `load` runs on its own rayon pool, with as many threads as the caller's. It must not run on the
+    /// caller's pool: a worker that blocks in [`next`](Self::next) would wait for work that only it could do.
     ///
     /// # Errors
     /// Fails if a thread can't be started.

@@ -1,8 +1,8 @@
 //! The built-in colour images: five shapes in two textures, drawn from a seed.
 //!
-//! A class is a shape with a texture, and only these two tell the classes apart: the colours of background, figure and
-//! texture are drawn independently for each image, the shapes have equal areas on average, and both textures cover half of
-//! the figure. Distracting patches lie behind and over the figure, some of them with the other texture.
+//! A class is a shape with a texture. Nothing else distinguishes the classes: the colours of background, figure and
+//! texture are drawn independently for each image, the shapes have equal areas on average, and both textures cover half
+//! of the figure. Distracting patches are behind and over the figure, some of them with the other texture.
 
 use super::generate::generate;
 use super::images::Images;
@@ -20,7 +20,9 @@ const PIXELS: usize = SIDE * SIDE;
 /// Upper bound of the fraction of a figure that a patch hides.
 const MAX_HIDDEN: f32 = 0.25;
 
-/// Minimum distance between the colours of a figure and its background: the root mean square over the channels, of 255.
+/// Minimum distance between the colours of a figure and its background, out of 255.
+///
+/// It is the root mean square over the channels.
 const MIN_CONTRAST: f32 = 50.0;
 
 /// The class names; a class is twice the index of its shape, plus one if it is dotted.
@@ -37,7 +39,9 @@ const CLASS_NAMES: [&str; 10] = [
     "dotted cross",
 ];
 
-/// Generates `train` training and `test` test images of shape (3, 32, 32), with ten classes equally often.
+/// Generates `train` training and `test` test images, with ten classes equally often.
+///
+/// The images have shape (3, 32, 32).
 ///
 /// Image `i` of either set is a function of `seed` and `i`, so a smaller set is the beginning of a larger one.
 ///
@@ -151,7 +155,9 @@ enum Shape {
 }
 
 impl Shape {
-    /// The distance of `point` from the edge, negative inside, of a shape with the area of a disc of radius `size`.
+    /// Returns the distance of `point` from the edge of a shape, negative inside.
+    ///
+    /// The shape has the area of a disc of radius `size`.
     fn distance(self, [x, y]: Point, size: f32) -> f32 {
         /// The sine of 60 degrees; the cosine and sine of 72 and of 144.
         const SIN_60: f32 = 0.866_025_4;
@@ -161,7 +167,7 @@ impl Shape {
             Self::Disc => (x * x + y * y).sqrt() - size,
             Self::Square => x.abs().max(y.abs()) - 0.886 * size,
             Self::Triangle => (-y).max(SIN_60 * x.abs() + 0.5 * y) - 0.777 * size,
-            // A point of the star lies beyond at most one of the five lines along its edges.
+            // A point of the star is beyond at most one of the five lines along its edges.
             Self::Star => {
                 let mut most = [f32::NEG_INFINITY; 2];
                 let x = x.abs();

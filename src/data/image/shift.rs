@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// Shifts each plane of an image by `(columns, rows)`, after flipping it left to right if `flip` is set.
+/// Flips each plane of an image left to right if `flip` is set, and shifts it by `(columns, rows)`.
 ///
 /// Returns the columns and rows that the image covers afterwards; the rest is 0.
 pub(super) fn shift(

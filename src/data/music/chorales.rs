@@ -1,13 +1,13 @@
 //! The built-in pieces: chorales in four parts, composed by the rules of voice leading.
 //!
 //! A chorale has four phrases of four bars in 4/4 or 3/4, in one of eight keys, with a chord per beat. Each phrase is a
-//! walk through functional harmony to a cadence (`harmony.rs`). The four voices then move from chord to chord such that no hard rule is
-//! broken: ranges, spacing, crossing, parallel fifths and octaves, leaps, leading notes and sevenths that resolve. Soft
-//! rules, such as direct fifths and overlaps, only make a motion less probable, so that a few steps in a hundred break one.
-//! The style `florid` adds passing notes and suspensions to what the style `plain` has.
+//! walk through functional harmony to a cadence (`harmony.rs`). The four voices then move from chord to chord without
+//! breaking a hard rule: ranges, spacing, crossing, parallel fifths and octaves, leaps, resolution of leading notes and
+//! sevenths. Soft rules, such as direct fifths and overlaps, only make a motion less probable, so a few steps in a
+//! hundred break one. The style `florid` adds passing notes and suspensions to the style `plain`.
 //!
-//! The pieces follow local rules, so a recurrent network that knows the notes chosen before within a step learns nearly all
-//! of them. One that chooses the notes of a step independently writes chords that are none.
+//! The pieces follow local rules. A recurrent network that knows the notes already chosen within a step learns nearly
+//! all of the rules. A network that chooses the notes of a step independently writes notes that do not form chords.
 
 use super::harmony::{Cadence, Harmony, phrase};
 use super::piece::{Metre, Note, Piece, Tonality};
@@ -113,7 +113,7 @@ struct Voices<'a> {
 }
 
 impl Voices<'_> {
-    /// Finds voices for all chords: a random walk that takes back its last steps where it can't go on.
+    /// Finds voices for all chords by a random walk that goes back some steps at a dead end.
     fn lead(&self, rng: &mut ChaCha8Rng) -> Option<Vec<Chord>> {
         let mut kinds: Vec<Harmony> = vec![];
         for harmony in self.harmonies {
@@ -175,7 +175,7 @@ impl Voices<'_> {
         voicings
     }
 
-    /// What the step to a chord costs, as the negative logarithm of its weight; `None` if it breaks a hard rule.
+    /// The cost of the step to a chord: its negative log weight, or `None` if it breaks a hard rule.
     fn cost(&self, at: usize, before: Option<Chord>, chord: Chord) -> Option<f64> {
         // Most voicings are too far away, so this is checked first.
         if before.is_some_and(|before| leaps(before, chord)) {
@@ -208,7 +208,9 @@ impl Voices<'_> {
         Some(doubling + 1.5 * broken.len() as f64 + melody + inner + repeated)
     }
 
-    /// Whether the leading note rises and the seventh falls where the dominant resolves, and no voice moves by an augmented second.
+    /// Whether the leading note rises and the seventh falls where the dominant resolves.
+    ///
+    /// Nor may a voice move by an augmented second.
     fn resolves(&self, from: Harmony, before: Chord, to: Harmony, chord: Chord) -> bool {
         let (leading, sixth, seventh) = (self.class(11), self.class(8), self.class(5));
         let is_resolution = matches!(from.degree, 5 | 7) && matches!(to.degree, 1 | 6);
@@ -225,7 +227,7 @@ impl Voices<'_> {
     }
 }
 
-/// Adds passing notes and suspensions wherever they break no rule that was not broken before.
+/// Adds passing notes and suspensions wherever they break no further rule.
 fn ornament(piece: &mut Piece, tonality: Tonality, rng: &mut ChaCha8Rng) {
     let scale: &[u8] = if tonality.minor { &[0, 2, 3, 5, 7, 8, 10] } else { &[0, 2, 4, 5, 7, 9, 11] };
     let leading = (tonality.tonic + 11) % 12;
@@ -262,7 +264,7 @@ fn ornament(piece: &mut Piece, tonality: Tonality, rng: &mut ChaCha8Rng) {
             let before = count(piece);
             let old = piece.replace_steps(beat, changed);
             let after = count(piece);
-            // A soft violation must not make way for a hard one.
+            // A soft violation must not be replaced by a hard one.
             if after.0 > before.0 || after.1 > before.1 {
                 piece.replace_steps(beat, old);
             }

@@ -1,4 +1,4 @@
-//! Pieces as a model reads and predicts them.
+//! The encoding of pieces for models: features and classes.
 
 use super::Texture;
 use super::piece::{KEY_COUNT, KEYS, Metre, Note, Piece, Tonality};
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-/// The longest bar, in steps, whose places a model tells apart.
+/// The longest bar, in steps, within which a model distinguishes positions.
 const MAX_BAR: usize = 64;
 /// Bars are counted modulo this number, the usual length of a phrase.
 const PHRASE: usize = 4;
-/// The most notes of a step that a model counts.
+/// The largest number of notes in a step that a model counts.
 const MAX_COUNT: usize = 16;
-/// The largest motion of a voice that a model tells from larger ones, in semitones.
+/// The largest motion of a voice, in semitones, that a model distinguishes from larger ones.
 const MAX_MOTION: i16 = 12;
 /// Number of features that describe one voice to another.
 ///
@@ -23,17 +23,20 @@ const VOICE_FEATURES: usize = 2 * (KEY_COUNT + 1) + (2 * MAX_MOTION as usize + 1
 
 /// How the steps and notes of pieces become features and classes.
 ///
-/// A step's features are what precedes it (the notes of the step before) and what is known about it (its place in the bar,
-/// key, metre and style). Each feature is a number; those that are present form a list. A note's features are the notes already
-/// chosen in its step and, with voices, how these move and what all voices did before. Its class is the key that is struck or held,
-/// or that the voice rests (with voices) or that no note follows (without).
+/// A feature is an index, and the features of a step or a note form a list.
 ///
-/// If the key of a piece is known, its notes are numbered from the tonic, so that what is learned in one key holds in all.
+/// A step's features are the notes of the step before and what is known about the step: its place in the bar, key,
+/// metre and style. A note's features are the notes already chosen in its step and, with voices, the motion of these
+/// and the previous notes of all voices. A note's class is the key that is struck or held. One more class is a rest
+/// (with voices) or the end of the step's notes (without).
+///
+/// If the key of a piece is known, its notes are numbered from the tonic, so that a model transfers what it learns to
+/// all keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Encoding {
-    /// What pieces consist of.
+    /// Whether pieces consist of voices or of sets of notes.
     pub texture: Texture,
-    /// Whether held notes are told from struck ones.
+    /// Whether held notes differ from struck ones.
     pub held: bool,
     /// Number of steps in a quarter note.
     pub steps_per_quarter: usize,
@@ -47,7 +50,7 @@ pub struct Encoding {
     pub styles: Vec<String>,
 }
 
-/// What a model knows when it chooses a note, and what it may choose.
+/// The features from which a model chooses a note, and the permitted classes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NoteChoice {
     /// Features.
@@ -59,7 +62,7 @@ pub struct NoteChoice {
 }
 
 impl Encoding {
-    /// The encoding for what occurs in `pieces`, which all have the texture.
+    /// Creates the encoding that covers `pieces`, which all have the texture.
     pub fn new(pieces: &[Piece], texture: Texture) -> Self {
         let metres: BTreeSet<Metre> =
             pieces.iter().flat_map(|piece| &piece.metres).map(|&(_, metre)| metre).collect();
@@ -97,8 +100,9 @@ impl Encoding {
         self.key_outputs() + 1
     }
 
-    /// Number of outputs of a model that predicts keys independently: whether each sounds and, if notes are held, whether
-    /// it is struck.
+    /// Number of outputs of a model that predicts keys independently.
+    ///
+    /// There is one per key for whether it sounds and, if notes are held, one for whether it is struck.
     pub fn key_outputs(&self) -> usize {
         KEY_COUNT * if self.held { 2 } else { 1 }
     }
@@ -194,7 +198,7 @@ impl Encoding {
         ids.extend(style.map(|index| first + index));
     }
 
-    /// What is known before the next note of `step` in `piece`, after those already `chosen`.
+    /// The features and permitted classes of the next note of `step`, given the notes already `chosen`.
     pub fn choice(&self, piece: &Piece, step: usize, chosen: &[Option<Note>]) -> NoteChoice {
         let before = piece.before(step);
         let class_held = |note: Note| KEY_COUNT + number(piece, note);
@@ -218,7 +222,7 @@ impl Encoding {
         NoteChoice { ids, struck: (first_key..KEY_COUNT, shift(piece)), held }
     }
 
-    /// Whether the notes `chosen` are all notes of a step, so that no other is to be chosen.
+    /// Whether the notes `chosen` are all notes of a step, so that the step is complete.
     pub fn is_complete(&self, chosen: &[Option<Note>]) -> bool {
         match self.texture {
             Texture::Voices(voices) => chosen.len() == voices,
@@ -226,7 +230,7 @@ impl Encoding {
         }
     }
 
-    /// Writes into `mask`, one element per class, 0 for the classes that may be chosen and minus infinity for the others.
+    /// Fills `mask`, one element per class: 0 for the permitted classes, minus infinity for the others.
     pub fn mask(&self, choice: &NoteChoice, mask: &mut [f32]) {
         mask.fill(f32::NEG_INFINITY);
         let (keys, shift) = choice.struck.clone();
@@ -251,8 +255,9 @@ impl Encoding {
         piece.steps[step].len() + usize::from(self.texture == Texture::Keys)
     }
 
-    /// Returns the sign of each output of a model that predicts keys independently: 1 for on, -1 for off, 0 for
-    /// undefined.
+    /// Returns the sign of each output of a model that predicts keys independently.
+    ///
+    /// It is 1 for on, -1 for off, 0 for undefined.
     ///
     /// Whether a key is struck again is undefined if it does not sound, or did not sound before.
     pub fn key_signs(&self, piece: &Piece, step: usize) -> Vec<f32> {
@@ -271,7 +276,7 @@ impl Encoding {
         signs
     }
 
-    /// Brings a piece into the form of this encoding.
+    /// Converts a piece to the form of this encoding.
     ///
     /// # Errors
     /// Fails if it has other voices, other steps, or a style that is not known.
@@ -298,7 +303,9 @@ fn number(piece: &Piece, note: Note) -> usize {
     (note.key() + shift(piece)) % KEY_COUNT
 }
 
-/// How far the numbers of keys are from the keys: up to a tritone, up or down, the keyboard being closed to a circle.
+/// The offset from keys to their numbers.
+///
+/// It moves the tonic by up to a tritone, up or down; the keyboard wraps around.
 fn shift(piece: &Piece) -> usize {
     match piece.tonality.map_or(0, |key| usize::from(key.tonic)) {
         tonic @ 0..6 => (KEY_COUNT - tonic) % KEY_COUNT,
@@ -306,10 +313,10 @@ fn shift(piece: &Piece) -> usize {
     }
 }
 
-/// The features by which `voice` describes itself to the voice that chooses next, after those that have `chosen`.
+/// The features that describe `voice` to the voice that chooses next, after those in `chosen`.
 ///
-/// The features of a pair of voices make rules about their motion easy to learn: a fifth before and the pitch class to which
-/// the one voice moves tell the other which note would be a parallel fifth.
+/// The features of a pair of voices make rules about their motion easy to learn. For example, a previous fifth and the
+/// pitch class to which one voice moves tell the other which note would be a parallel fifth.
 fn voice_features(
     piece: &Piece,
     before: &[Option<Note>],
@@ -377,7 +384,7 @@ mod tests {
         assert_ne!(original, encoding.step(piece, 5, 6), "the last bar");
         assert_ne!(original, encoding.step(&Piece { tonality: None, ..piece.clone() }, 5, piece.len()));
         assert_ne!(original, encoding.step(&Piece { style: None, ..piece.clone() }, 5, piece.len()));
-        // Half a phrase later, everything else being equal.
+        // Half a phrase later, with everything else equal.
         let mut later = piece.clone();
         later.steps.rotate_right(8 * 2);
         assert_ne!(original, encoding.step(&later, 5 + 8 * 2, piece.len()));
@@ -414,7 +421,7 @@ mod tests {
             let encoding = Encoding::new(std::slice::from_ref(&piece), Texture::Voices(2));
             encoding.choice(&piece, 1, &[note(soprano)]).ids
         };
-        // Two notes before, one now, its motion, and where it moves from which interval, unless it stays.
+        // Two notes before, one now, its motion, and its interval and target unless it stays.
         assert_eq!(encoding([67, 60], 69).len(), 5);
         assert_eq!(encoding([69, 60], 69).len(), 4);
         let (fifth, octave) = (encoding([67, 60], 69), encoding([67, 55], 69));

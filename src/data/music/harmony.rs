@@ -1,4 +1,4 @@
-//! Functional harmony: which chords a phrase of a chorale goes through.
+//! Functional harmony: the chords of a phrase of a chorale.
 
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -6,11 +6,11 @@ use rand_chacha::ChaCha8Rng;
 /// A chord in a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Harmony {
-    /// The degree of the scale that it stands on, from 1.
+    /// The degree of the scale of its root, from 1.
     pub degree: usize,
     /// Whether it has a seventh.
     pub seventh: bool,
-    /// Which of its notes is in the bass: 0 for the root, 1 for the third.
+    /// The note in the bass: 0 for the root, 1 for the third.
     pub inversion: usize,
 }
 
@@ -18,7 +18,7 @@ pub(super) struct Harmony {
 const MAJOR: [[u8; 3]; 7] = [[0, 4, 7], [2, 5, 9], [4, 7, 11], [5, 9, 0], [7, 11, 2], [9, 0, 4], [11, 2, 5]];
 const MINOR: [[u8; 3]; 7] = [[0, 3, 7], [2, 5, 8], [3, 7, 10], [5, 8, 0], [7, 11, 2], [8, 0, 3], [11, 2, 5]];
 
-/// How often each degree follows each: from tonic over subdominant to dominant, and back.
+/// How often each degree follows each other one: from tonic through subdominant to dominant, and back.
 const FOLLOWS: [[u32; 7]; 7] = [
     [0, 3, 1, 5, 5, 4, 1],
     [0, 0, 0, 0, 7, 0, 2],
@@ -78,7 +78,7 @@ pub(super) fn phrase(length: usize, cadence: Cadence, minor: bool, rng: &mut Cha
         let mut chords = vec![root(first, false)];
         while chords.len() + end.len() < length {
             let last = chords[chords.len() - 1];
-            // Now and then the same chord in another position.
+            // Occasionally the same chord in another position.
             let next = match rng.random_bool(0.12) && matches!(last.degree, 1 | 4) && last.inversion == 0 {
                 true => Harmony { inversion: 1, ..last },
                 false => Harmony::any(drawn(&FOLLOWS[last.degree - 1], rng), minor, rng),

@@ -12,26 +12,26 @@ use std::path::Path;
 
 /// The channel of drums, counted from 0.
 const DRUMS: u8 = 9;
-/// The most notes and time steps of a file: more is no piece of music.
+/// The largest number of notes, and of time steps, of a file; larger files are not music.
 const MAX_NOTES: usize = 200_000;
 const MAX_STEPS: u64 = 200_000;
 /// Ticks per quarter note in the files written here.
 const TICKS: usize = 480;
 
-/// What did not fit when a MIDI file was read into time steps.
+/// The notes and bytes of a MIDI file that did not fit its time steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quantisation {
     /// Number of notes.
     pub notes: usize,
     /// Notes whose start or end was moved by more than a tenth of a step.
     pub moved: usize,
-    /// Notes that were shorter than half a step, and last for one.
+    /// Notes that were shorter than half a step and were lengthened to one.
     pub lengthened: usize,
-    /// Notes that were left out because they lie outside the piano's keys.
+    /// Notes that were left out because they are outside the piano's keys.
     pub out_of_range: usize,
     /// Notes of drums, which were left out.
     pub drums: usize,
-    /// Bytes after the last chunk, which were passed over.
+    /// Bytes after the last chunk, which were skipped.
     pub trailing: usize,
 }
 
@@ -47,7 +47,7 @@ impl AddAssign for Quantisation {
 }
 
 impl Quantisation {
-    /// What did not fit, in words; `None` if everything did.
+    /// Describes what did not fit; `None` if everything did.
     pub fn report(&self) -> Option<String> {
         let parts = [
             (self.moved, "moved by more than a tenth of a step"),
@@ -68,9 +68,10 @@ impl Quantisation {
     }
 }
 
-/// Reads a MIDI file of format 0 or 1 into steps of a quarter note divided by `steps_per_quarter`.
+/// Reads a MIDI file of format 0 or 1 into time steps.
 ///
-/// If it has from two to eight tracks or channels with one note at a time, these are the voices. Drums, on channel 10, are left out.
+/// A step is a quarter note divided by `steps_per_quarter`. If the file has two to eight tracks or channels with one
+/// note at a time, these become voices. Drums, on channel 10, are left out.
 ///
 /// # Errors
 /// Fails if the file cannot be read, is not a complete MIDI file of format 0 or 1 with times in ticks per quarter note, has
@@ -90,7 +91,7 @@ struct Timed {
     end: u64,
 }
 
-/// What a MIDI file holds.
+/// The content of a MIDI file.
 #[derive(Default)]
 struct Contents {
     notes: Vec<Timed>,
@@ -100,7 +101,7 @@ struct Contents {
     tonality: Option<Tonality>,
 }
 
-/// The MIDI file in a RIFF container, if this is one.
+/// The MIDI file in a RIFF container, or `bytes` if it is not one.
 fn unwrapped(bytes: &[u8]) -> &[u8] {
     let is_wrapped = bytes.starts_with(b"RIFF") && bytes.get(8..16) == Some(b"RMIDdata");
     bytes.get(20..).filter(|_| is_wrapped).unwrap_or(bytes)
@@ -218,7 +219,7 @@ fn contents(smf: &Smf) -> Result<Contents> {
     Ok(contents)
 }
 
-/// How ticks become steps.
+/// The conversion of ticks to steps.
 #[derive(Clone, Copy)]
 struct Grid {
     ticks: u64,
@@ -422,7 +423,7 @@ mod tests {
             b"\0\xff\x58\x04\x03\x02\x18\x08",
             b"\x0c\xff\x58\x04\x02\x02\x18\x08",
         ];
-        // c for a quarter, then d and f for three, in running status; note-on of velocity 0 ends a note.
+        // c for a quarter, then d and f for three, in running status; note-on with velocity 0 ends a note.
         let notes: &[&[u8]] =
             &[b"\0\x90\x3c\x40", b"\x04\x3c\0", b"\0\x3e\x40", b"\0\x41\x40", b"\x0c\x3e\0", b"\0\x41\0"];
         let drums: &[&[u8]] = &[b"\0\x99\x24\x40", b"\x01\x24\0"];

@@ -1,4 +1,4 @@
-//! Music in time steps: pieces, the rules of four-part writing, built-in chorales, MIDI files and piano rolls.
+//! Music in time steps: pieces, four-part writing, built-in chorales, MIDI files and piano rolls.
 
 mod chorales;
 mod encoding;
@@ -30,7 +30,7 @@ use std::path::{Path, PathBuf};
 const KNOWN: [&str; 3] = ["chorales", "midi", "piano-roll"];
 const BUILT_IN: [&str; 1] = ["chorales"];
 
-/// The seed of the built-in chorales, which do not change with the seed of a training run.
+/// The seed of the built-in chorales. It is independent of the seed of a training run.
 const CHORALES_SEED: u64 = 0;
 
 /// Number of built-in training pieces.
@@ -55,13 +55,15 @@ pub struct MusicCorpus {
     pub validation: Option<Vec<Piece>>,
     /// The test split, if the data set defines one.
     pub test: Option<Vec<Piece>>,
-    /// What all pieces consist of.
+    /// Whether all pieces consist of voices or of sets of notes.
     pub texture: Texture,
     /// Remarks about the files for the user, one line each.
     pub notes: Vec<String>,
 }
 
-/// Loads the pieces of the data set `name`; a MIDI file's steps are quarter notes divided by `steps_per_quarter`.
+/// Loads the pieces of the data set `name`.
+///
+/// The steps of a MIDI file are quarter notes divided by `steps_per_quarter`.
 ///
 /// | name | files in `dir` |
 /// |---|---|
@@ -71,8 +73,8 @@ pub struct MusicCorpus {
 ///
 /// At most `limit` training pieces are composed. The limit does not apply to files.
 ///
-/// MIDI files have voices if each of them has the same number of parts with one note at a time; otherwise all of them are sets of
-/// notes. A note says what did not fit the steps.
+/// MIDI files have voices if all of them have the same number of parts with one note at a time; otherwise all of them
+/// are sets of notes. A note lists what did not fit the steps.
 ///
 /// # Errors
 /// Fails with a [`DataError`] for an unknown name and a directory that is missing or superfluous; with other errors for a file that
@@ -129,7 +131,7 @@ fn midi_folder(dir: &Path, steps_per_quarter: usize) -> Result<MusicCorpus> {
     Ok(corpus.with_common_texture())
 }
 
-/// The MIDI files in `folder` and in the folders in it, each with the name of the latter, its style.
+/// Lists the MIDI files in `folder` and its subfolders. The name of a subfolder is their style.
 fn midi_files(folder: &Path) -> Result<Vec<(PathBuf, Option<String>)>> {
     let is_midi = |path: &Path| {
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());

@@ -1,9 +1,9 @@
-//! MusicXML, which notation programs read.
+//! MusicXML, the format of notation programs.
 
 use super::piece::{Metre, Piece, Tonality};
 use std::fmt::Write;
 
-/// A time in which the same notes sound: between two changes, or between a change and a bar line.
+/// A time in which the same notes sound: between two changes, or a change and a bar line.
 struct Slice {
     start: usize,
     steps: usize,
@@ -92,7 +92,7 @@ fn attributes(piece: &Piece, voice: usize, is_first: bool, metre: Metre, text: &
     }
 }
 
-/// The slices of a voice, or of everything, which do not cross bar lines.
+/// Cuts a voice, or all notes, into slices that do not cross bar lines.
 fn slices(piece: &Piece, voice: usize) -> Vec<Slice> {
     let notes = |step: usize| {
         let all = piece.steps.get(step).map_or(&[][..], |notes| &notes[..]);
@@ -120,9 +120,9 @@ fn slices(piece: &Piece, voice: usize) -> Vec<Slice> {
     slices
 }
 
-/// Writes a slice as notes of values that can be written, tied together.
+/// Writes a slice as one or more tied notes.
 fn written(piece: &Piece, slice: Slice, text: &mut String) {
-    // In sixteenths of a quarter note divided by the steps in it.
+    // The unit is a sixteenth of a quarter note divided by the steps in it.
     let quarter = 4 * piece.steps_per_quarter;
     let mut left = 4 * slice.steps;
     let mut is_first = true;
@@ -152,7 +152,7 @@ fn value(left: usize, quarter: usize) -> (usize, &'static str, usize) {
             }
         }
     }
-    // Steps that no note value divides, such as triplets, have a duration but not the right name.
+    // Steps that no note value divides, such as triplets, have a duration but a wrong name.
     (left, "eighth", 0)
 }
 
@@ -175,7 +175,7 @@ fn note(
     );
 }
 
-/// A pitch with sharps or flats, as the key has them.
+/// Spells a pitch with the sharps or flats of the key.
 fn spelled(pitch: u8, key: Option<Tonality>) -> String {
     const SHARPS: [&str; 12] = ["C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B"];
     const FLATS: [&str; 12] = ["C", "Db", "D", "Eb", "E", "F", "Gb", "G", "Ab", "A", "Bb", "B"];

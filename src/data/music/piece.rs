@@ -16,7 +16,7 @@ pub const KEY_COUNT: usize = 88;
 pub struct Note {
     /// MIDI number, within [`KEYS`]; 60 is middle C.
     pub pitch: u8,
-    /// Whether the note is held from the step before; otherwise it is struck.
+    /// Whether the note is held from the previous step; otherwise it is struck.
     pub held: bool,
 }
 
@@ -103,7 +103,7 @@ impl FromStr for Tonality {
     }
 }
 
-/// The part of a piece that belongs to one note: where it starts, and how long it sounds.
+/// A note of a piece: where it starts, and how long it sounds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     /// The voice, from 0 at the top; 0 in music without voices.
@@ -119,10 +119,12 @@ pub struct Span {
 /// A piece of music in time steps of equal length.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Piece {
-    /// Where it comes from, for messages.
+    /// The origin of the piece, for messages.
     pub name: String,
-    /// What sounds at each step: with voices, the note of each voice from the highest to the lowest, or a rest; without,
-    /// the notes from the lowest to the highest.
+    /// The notes of each step.
+    ///
+    /// With voices, a step has the note of each voice from the highest to the lowest, or a rest. Without, it has its
+    /// notes from the lowest to the highest.
     pub steps: Vec<Vec<Option<Note>>>,
     /// Number of voices; `None` for sets of notes.
     pub voices: Option<usize>,
@@ -154,7 +156,7 @@ impl Piece {
         self.steps[step].iter().flatten().copied()
     }
 
-    /// What sounds at the step before; nothing before the first one.
+    /// The notes of the previous step; empty before the first one.
     pub fn before(&self, step: usize) -> &[Option<Note>] {
         step.checked_sub(1).map_or(&[], |before| &self.steps[before])
     }
@@ -167,7 +169,9 @@ impl Piece {
         pitches
     }
 
-    /// The metre at a step, the number of the bar from 0, and the step's place in it; `None` if bars are unknown.
+    /// The metre at a step, the number of the bar from 0, and the step's place in it.
+    ///
+    /// Returns `None` if bars are unknown.
     pub fn place(&self, step: usize) -> Option<(Metre, usize, usize)> {
         let mut bar = 0;
         for (i, &(start, metre)) in self.metres.iter().enumerate() {
@@ -225,7 +229,7 @@ impl Piece {
         self.voices = None;
         for step in &mut self.steps {
             let mut notes: Vec<Note> = step.iter().flatten().copied().collect();
-            // Of two voices on one key, the one that strikes it is heard.
+            // If two voices sound the same key, the voice that strikes it is heard.
             notes.sort_by_key(|note| (note.pitch, note.held));
             notes.dedup_by_key(|note| note.pitch);
             *step = notes.into_iter().map(Some).collect();
@@ -264,7 +268,9 @@ pub fn fingerprint(pieces: &[Piece]) -> u64 {
 pub(super) mod tests {
     use super::*;
 
-    /// A piece for one voice per list, of quarters of one step; a pitch of 0 is a rest, a repeated negative one is held.
+    /// A piece with one voice per list, in steps of a quarter.
+    ///
+    /// 0 is a rest, a repeated negative pitch is held.
     pub(crate) fn piece(voices: &[&[i16]]) -> Piece {
         let note =
             |pitch: i16| (pitch != 0).then(|| Note { pitch: pitch.unsigned_abs() as u8, held: pitch < 0 });

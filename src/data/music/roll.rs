@@ -1,4 +1,4 @@
-//! Piano rolls in JSON: lists of pitches per time step, as data sets of polyphonic music are distributed.
+//! Piano rolls in JSON: lists of pitches per time step, a common format for polyphonic music.
 
 use super::piece::{KEYS, Note, Piece};
 use super::{MusicCorpus, Texture};
@@ -8,7 +8,9 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Reads the pieces of the only JSON file in `dir`: `{"train": [[[60, 64, 67], ..], ..], "valid": .., "test": ..}`.
+/// Reads the pieces of the only JSON file in `dir`.
+///
+/// Its format is `{"train": [[[60, 64, 67], ..], ..], "valid": .., "test": ..}`.
 pub(super) fn read(dir: &Path) -> Result<MusicCorpus> {
     let path = file(dir)?;
     check_is_file(&path)?;

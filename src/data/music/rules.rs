@@ -1,4 +1,6 @@
-//! The rules of four-part writing: what the built-in chorales follow, and what tells how well a model has learned them.
+//! The rules of four-part writing.
+//!
+//! The built-in chorales follow them, and their violations measure how well a model has learned them.
 
 use super::piece::Piece;
 use std::ops::RangeInclusive;
@@ -29,9 +31,11 @@ pub enum Rule {
     ParallelFifths,
     /// No two voices move from one octave or unison to another.
     ParallelOctaves,
-    /// The outer voices do not move in the same direction into a fifth or an octave, unless the soprano moves by step.
+    /// The outer voices do not move in the same direction into a fifth or an octave.
+    ///
+    /// It is allowed if the soprano moves by step.
     DirectPerfect,
-    /// No voice moves beyond the place where its neighbour was.
+    /// No voice moves beyond the previous note of its neighbour.
     Overlap,
     /// Voices avoid leaps of a tritone, of a seventh, and beyond an octave.
     Leap,
@@ -52,12 +56,12 @@ impl Rule {
         Self::Leap,
     ];
 
-    /// Whether the rule is one that good pieces break now and then.
+    /// Whether good pieces occasionally break the rule.
     pub(super) fn is_soft(self) -> bool {
         matches!(self, Self::DirectPerfect | Self::Overlap)
     }
 
-    /// What a violation of the rule is, in a few words.
+    /// Describes a violation of the rule in a few words.
     pub fn violation(self) -> &'static str {
         match self {
             Self::FourVoices => "not four voices",
@@ -76,7 +80,7 @@ impl Rule {
 
 /// Returns the rules that are broken at a step of `piece`, in the order of [`Rule::ALL`].
 ///
-/// In a piece without voices, four notes are the four voices from the highest.
+/// In a piece without voices, steps of four notes are treated as four voices.
 pub fn violations(piece: &Piece, step: usize) -> Vec<Rule> {
     let Some(now) = voices(piece, step) else { return vec![Rule::FourVoices] };
     let mut broken = vertical(now);
@@ -105,7 +109,7 @@ fn voices(piece: &Piece, step: usize) -> Option<Chord> {
     pitches.try_into().ok()
 }
 
-/// The rules about the notes that sound together which `chord` breaks.
+/// The rules for simultaneous notes that `chord` breaks.
 pub(super) fn vertical(chord: Chord) -> Vec<Rule> {
     let [soprano, alto, tenor, _] = chord;
     let is_in_range = RANGES.iter().zip(&chord).all(|(range, pitch)| range.contains(pitch));
@@ -117,7 +121,7 @@ pub(super) fn vertical(chord: Chord) -> Vec<Rule> {
     checks.into_iter().filter(|(_, holds)| !holds).map(|(rule, _)| rule).collect()
 }
 
-/// The rules about the motion of voices which the step from `before` to `now` breaks.
+/// The rules for the motion of voices that the step from `before` to `now` breaks.
 pub(super) fn horizontal(before: Chord, now: Chord) -> Vec<Rule> {
     let mut broken = vec![];
     let moves = |voice: usize| before[voice] != now[voice];
@@ -149,7 +153,7 @@ pub(super) fn horizontal(before: Chord, now: Chord) -> Vec<Rule> {
     broken
 }
 
-/// Whether a voice breaks the rule about leaps.
+/// Whether a voice breaks the rule for leaps.
 pub(super) fn leaps(before: Chord, now: Chord) -> bool {
     before.iter().zip(&now).any(|(a, b)| matches!(a.abs_diff(*b), 6 | 10 | 11 | 13..))
 }

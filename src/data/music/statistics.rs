@@ -1,18 +1,21 @@
-//! What pieces consist of, in numbers, to compare composed pieces with those of a data set.
+//! Statistics of pieces, to compare composed pieces with a data set.
 
 use super::piece::Piece;
 use super::rules::{Rule, violations};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The largest interval that is counted on its own, in semitones.
+/// The largest interval that is counted separately, in semitones.
 const WIDEST: i16 = 12;
 
-/// Statistics of pieces. Shares are fractions of all that are counted.
+/// Statistics of pieces. Shares are fractions of the total count.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MusicStatistics {
-    /// Share of each pitch class among the notes that sound, from the tonic up if keys are known, else from C.
+    /// Share of each pitch class among the sounding notes, from the tonic if keys are known, or else from C.
     pub classes: [f64; 12],
-    /// Share of each interval of the highest voice between steps at which it moves, from an octave down or more to an octave up.
+    /// Share of each interval between successive notes of the highest voice.
+    ///
+    /// The intervals run from an octave down or more to an octave up or more. Steps at which the voice does not move
+    /// are not counted.
     pub intervals: [f64; 2 * WIDEST as usize + 1],
     /// Share of the most frequent kinds of chords among the steps, by name.
     pub chords: Vec<(String, f64)>,
@@ -22,7 +25,7 @@ pub struct MusicStatistics {
     pub any_violation: f64,
     /// Mean number of different chords in a piece.
     pub different_chords: f64,
-    /// The longest time that one chord sounds without a break, in quarter notes.
+    /// The longest time that one chord sounds without a change, in quarter notes.
     pub longest_chord: f64,
 }
 
@@ -84,7 +87,7 @@ fn top(piece: &Piece, step: usize) -> Option<u8> {
     }
 }
 
-/// The name of a chord's kind: of its pitch classes above the note that makes it a known chord.
+/// The name of a chord's kind, from its pitch classes above the note that makes it a known chord.
 fn kind(chord: &[u8]) -> String {
     const KINDS: [(&str, &[u8]); 11] = [
         ("major", &[0, 4, 7]),

@@ -1,4 +1,4 @@
-//! A small synthesiser: pieces as sound.
+//! A small synthesiser that turns pieces into sound.
 
 use super::piece::{Piece, Span};
 use anyhow::{Context, Result};
@@ -7,13 +7,13 @@ use anyhow::{Context, Result};
 const RATE: u32 = 44_100;
 /// Number of partials of a note.
 const PARTIALS: u32 = 8;
-/// Seconds until a note has its full strength, and until it is silent after its end.
+/// Seconds until a note reaches full strength, and until it is silent after its end.
 const ATTACK: f64 = 0.006;
 const RELEASE: f64 = 0.09;
 
 /// Returns `piece` as a WAV file of one channel with 16 bits, 44,100 samples per second.
 ///
-/// Each note is a sum of harmonic partials that decay like those of a string, the higher ones faster.
+/// Each note is a sum of harmonic partials that decay like a plucked string's, the higher ones faster.
 ///
 /// # Errors
 /// Fails if the piece is too long for the format, 13 hours.
@@ -29,7 +29,7 @@ pub fn write_wav(piece: &Piece) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The header of a WAV file of `samples`; `None` if these are too many for its sizes, of 32 bits.
+/// The header of a WAV file of `samples`; `None` if there are too many for its 32-bit sizes.
 fn header(samples: usize) -> Option<Vec<u8>> {
     const SIZE: u32 = 44;
     let [pcm, channels, bytes_per_sample] = [1u16, 1, 2];
@@ -64,7 +64,7 @@ fn add(sound: &mut [f32], span: Span, step: f64) {
         if frequency * partial > 0.45 * rate {
             break;
         }
-        // A rotation per sample in place of a sine per sample.
+        // A rotation per sample replaces a sine per sample.
         let angle = std::f64::consts::TAU * frequency * partial / rate;
         let decay = libm::exp(-(0.9 + 0.5 * partial) / rate);
         let (cos, sin) = (libm::cos(angle) * decay, libm::sin(angle) * decay);

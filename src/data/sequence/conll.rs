@@ -1,4 +1,4 @@
-//! The format of the CoNLL shared tasks: one word per line, its tag last, a blank line between sentences.
+//! The CoNLL format: one word per line, its tag last, a blank line between sentences.
 
 use crate::data::{count, quoted};
 use std::collections::{BTreeSet, HashSet};
@@ -12,7 +12,7 @@ use crate::data::text::{TextFile, composed, counted_lines};
 
 const EXTENSIONS: [&str; 7] = ["txt", "conll", "tsv", "bio", "iob", "iob2", "annotated"];
 
-/// Reads the data set in `dir` as [`load`](super::load) describes, or with `known` tags only its test split.
+/// Reads the data set in `dir` like [`load`](super::load), or only its test split if `known` has tags.
 pub(super) fn read_dir(dir: &Path, known: Option<&[String]>) -> Result<TaggedCorpus> {
     let mut notes = Vec::new();
     let splits = Splits::find_by_words(dir, &EXTENSIONS)?;
@@ -22,7 +22,7 @@ pub(super) fn read_dir(dir: &Path, known: Option<&[String]>) -> Result<TaggedCor
     let train = train.map(|path| TextFile::read(path, &mut notes)).transpose()?;
     let layout = match &train {
         Some(file) => Some(Layout::of(file, None)?),
-        // A test alone needs no training file, but reads its words from the same column if there is one.
+        // A test alone needs no training file, but if there is one, reads its words from the same column.
         None => training_file
             .and_then(|path| TextFile::read(path, &mut vec![]).and_then(|file| Layout::of(&file, None)).ok()),
     };
@@ -72,20 +72,20 @@ fn is_end(line: &str) -> bool {
     line.trim_ascii().is_empty() || line.contains(DOCUMENT) && columns(line).contains(&DOCUMENT)
 }
 
-/// Where the lines of a file have words and tags.
+/// The columns of words and tags in a file.
 #[derive(Clone)]
 struct Layout {
-    /// What each of the columns before the words holds.
+    /// The content of each of the columns before the words.
     before: Vec<Leading>,
     /// Number of columns from the words on, and the line that has them.
     width: usize,
     first_line: usize,
 }
 
-/// What a column before the words holds.
+/// The content of a column before the words.
 #[derive(Clone, Copy, PartialEq)]
 enum Leading {
-    /// Numbers of the words or sentences, in the whole file or anew in each sentence.
+    /// Numbers of the words or sentences, counted through the file or per sentence.
     Count,
     /// The same in all lines of a sentence, such as the name of a document.
     Constant,
@@ -96,12 +96,12 @@ enum Leading {
 }
 
 impl Layout {
-    /// Finds the layout of a file. If the training file has as many columns, its layout, `training`, applies.
+    /// Finds the layout of a file. If the training file has the same number of columns, `training` applies.
     fn of(file: &TextFile, training: Option<&Self>) -> Result<Self> {
         let lines = || file.lines().filter(|(_, line)| !is_end(line));
         let first = lines().find(|(_, line)| !line.starts_with('#')).or_else(|| lines().next());
         let (first_line, width) = first.map_or((0, 0), |(number, line)| (number, used(&columns(line))));
-        // A short file may not show what its columns are.
+        // A short file may not show what its columns hold.
         let same = training.filter(|training| training.before.len() + training.width == width);
         let mut before = same.map_or(vec![], |training| training.before.clone());
         if same.is_none() {
@@ -135,7 +135,7 @@ impl Layout {
         columns
     }
 
-    /// Whether a line is no word. The word `#` with its tag looks like a comment; the number of columns decides.
+    /// Whether a line is not a word. The word `#` with its tag looks like a comment; the number of columns decides.
     fn is_comment(&self, line: &str, found: &[&str]) -> bool {
         if self.before.is_empty() {
             let has_tag = found.last().is_some_and(|tag| Tag::parse_any(tag).is_some());
@@ -152,7 +152,9 @@ fn used(columns: &[&str]) -> usize {
     columns.iter().rposition(|cell| !cell.is_empty()).map_or(0, |last| last + 1)
 }
 
-/// What the column `at` holds if it comes before the words: two or more columns follow, and no words are like this.
+/// The content of the column `at` if it comes before the words.
+///
+/// Two or more columns follow it, and words do not look like its cells.
 ///
 /// # Errors
 /// Fails for a column of numbers that are neither counts nor offsets.
@@ -188,7 +190,7 @@ fn leading(file: &TextFile, at: usize) -> Result<Option<Leading>> {
     })
 }
 
-/// Whether the cells of each sentence count words or sentences, in the whole file or anew in each sentence.
+/// Whether the cells of each sentence count words or sentences, through the file or per sentence.
 fn counts(sentences: &[Vec<&str>]) -> bool {
     let (mut first, mut words) = (None, 0);
     for cells in sentences {
@@ -202,7 +204,7 @@ fn counts(sentences: &[Vec<&str>]) -> bool {
             first.get_or_insert(number);
         }
     }
-    // A short file may hold nothing but numbers.
+    // A short file may consist of numbers only.
     first.is_some_and(|first| first <= 1 || words >= 3)
 }
 
@@ -222,7 +224,9 @@ fn offset(cell: &str) -> Option<u64> {
     (start <= end).then_some(start)
 }
 
-/// Whether a line of CoNLL-U is not a word: it covers several, such as 3-4, or is left out in the text, such as 8.1.
+/// Whether a line of CoNLL-U is not a word.
+///
+/// It covers several, such as 3-4, or is absent from the text, such as 8.1.
 fn is_between(number: &str) -> bool {
     let parts = number.split_once(['-', '.']);
     parts.is_some_and(|(a, b)| a.parse::<u64>().is_ok() && b.parse::<u64>().is_ok())
@@ -302,13 +306,13 @@ fn is_header(word: &str, tag: &str) -> bool {
         && is(tag, &["tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "entity"])
 }
 
-/// Number of words that no sentence has.
+/// A number of words that no sentence reaches.
 const LONG: usize = 150;
 
 /// Converts IOB1 to BIO.
 ///
-/// In BIO, every entity begins with `B-`. In IOB1, an entity begins with `I-` unless it directly follows another of its
-/// type. A file with both is read as conlleval reads it: an entity begins either way.
+/// In BIO, every entity begins with `B-`. In IOB1, an entity begins with `I-` unless it directly follows another one of
+/// its type. A file with both is read as by conlleval: an entity begins either way.
 fn to_bio(file: &TextFile, sentences: &mut [Vec<Token>], notes: &mut Vec<String>) {
     let (mut inside, mut begin) = (vec![], vec![]);
     for sentence in sentences {

@@ -1,4 +1,4 @@
-//! Precision, recall and F1 of entities, counted as by CoNLL's conlleval.
+//! Precision, recall and F1 of entities, counted like CoNLL's conlleval.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -51,9 +51,9 @@ pub struct EntityScores {
 
 /// Compares the `predicted` with the `gold` tags of each sentence, indices into `tags`.
 ///
-/// An entity begins at `B-`, at `I-` after `O`, and at `I-` of another type than the word before; it extends over every
-/// following `I-` of its type. These are the rules of conlleval (Tjong Kim Sang and Buchholz, CoNLL-2000), for BIO and for
-/// a tagger's imperfect BIO.
+/// An entity begins at `B-`, at `I-` after `O`, and at `I-` of another type than the previous word's. It extends over
+/// every following `I-` of its type. These are the rules of conlleval (Tjong Kim Sang and Buchholz, CoNLL-2000), for
+/// BIO and for a tagger's imperfect BIO.
 ///
 /// # Errors
 /// Fails if the lengths differ, a tag is not an index into `tags`, or one of `tags` is not `O`, `B-TYPE` or `I-TYPE`.

@@ -17,21 +17,27 @@ use std::path::Path;
 const KNOWN: [&str; 2] = ["names", "conll"];
 const BUILT_IN: [&str; 1] = ["names"];
 
-/// The seed of the built-in names, which do not change with the seed of a training run.
+/// The seed of the built-in names. It is independent of the seed of a training run.
 const NAMES_SEED: u64 = 0;
 
-/// Loads the tagged sentences `name`: `names` (built in; 6,000 for training, 1,000 for testing), or `conll`, from the
-/// files in `dir`.
+/// Loads the tagged sentences `name`.
 ///
-/// A file in the CoNLL format has one word per line, its tag in the last column, and a blank line between sentences. Tabs
-/// or spaces separate the columns; lines of `-DOCSTART-` and comments (`# ..`) are skipped. Columns before the words are passed
-/// over, with a note: those that count, as in CoNLL-U, hold offsets or an id of each word, or are the same throughout each
-/// sentence, such as the name of a document. The training file decides which these are for all files that have as many
-/// columns. The files' names contain a name of their split, `train`, `dev` or `test` and others as for [`text::load`](crate::data::text::load); they may end in .txt,
-/// .conll, .tsv, .bio, .iob, .iob2 or .annotated. Tags in BIOES, and in the older scheme IOB1, in which `B-` only
-/// separates adjacent entities of one type, are converted to BIO, with a note. An entity that begins otherwise than the
-/// file's scheme demands is read as conlleval reads it, with a note. Text has the encodings
-/// of [`text::load`](crate::data::text::load).
+/// `names` is built in, with 6,000 sentences for training and 1,000 for testing. `conll` reads the files in `dir`.
+///
+/// A file in the CoNLL format has one word per line, its tag in the last column, and a blank line between sentences.
+/// Tabs or spaces separate the columns. Lines of `-DOCSTART-` and comments (`# ..`) are skipped.
+///
+/// Columns before the words are skipped, with a note, if they count, as in CoNLL-U, hold offsets or an id of each word,
+/// or are constant within each sentence, such as the name of a document. The training file determines these columns for
+/// all files with the same number of columns.
+///
+/// The files' names contain a name of their split, `train`, `dev`, `test` or another one of
+/// [`text::load`](crate::data::text::load). They may end in .txt, .conll, .tsv, .bio, .iob, .iob2 or .annotated. Text
+/// has the encodings of [`text::load`](crate::data::text::load).
+///
+/// Tags are converted to BIO, with a note, from BIOES and from the older scheme IOB1, in which `B-` only separates
+/// adjacent entities of one type. An entity that does not begin as the file's scheme requires is read as by conlleval,
+/// with a note.
 ///
 /// # Errors
 /// Fails with a [`DataError`] for an unknown name, or for a directory that is missing or superfluous; with other errors for

@@ -2,13 +2,13 @@
 //!
 //! Most sentences begin with an ambiguous word, and only the following words resolve it: "Rose walked home" and "Rose
 //! Keller walked home", but "Rose petals fell on the carpet"; "Paris Hilton smiled", "Paris streets were empty", "Paris
-//! Motors hired 300 workers"; "Morgan sang all evening", "Morgan cut 40 jobs". For names inside a sentence, the words
-//! before them are enough, such as "met", "moved to" or "works for". Some surnames are so rare that 7% of the test
+//! Motors hired 300 workers"; "Morgan sang all evening", "Morgan cut 40 jobs". For names inside a sentence, the
+//! preceding words suffice, such as "met", "moved to" or "works for". Some surnames are so rare that 7% of the test
 //! sentences have a word that is not in the training set.
 //!
-//! The whole sentence always determines the tags. A word and its two neighbours nearly do: counting them gives F1 0.98. A
-//! model that reads from left to right has to guess at the first word: with the best guess and no other mistake, F1 is
-//! 0.78.
+//! The whole sentence always determines the tags. A word and its two neighbours nearly do: counting them gives F1 0.98.
+//! A model that reads from left to right has to guess the tag of the first word. With the best guess and no other
+//! mistake, F1 is 0.78.
 
 use std::collections::HashSet;
 
@@ -19,7 +19,7 @@ use rand_chacha::ChaCha8Rng;
 
 type Words = &'static [&'static str];
 
-/// First names that are also other words, with the nouns that follow them then.
+/// First names that are also other words, with the nouns that follow in that sense.
 #[rustfmt::skip]
 const THINGS: [(&str, Words); 44] = [
     ("Rose", &["petals", "bushes", "gardens"]), ("Teddy", &["bears"]), ("Daisy", &["chains"]), ("Lily", &["ponds"]),
@@ -201,7 +201,7 @@ impl Sentence {
         sentence
     }
 
-    /// Adds the words of `text`, with a name in place of each type.
+    /// Adds the words of `text`, and replaces each type by a name.
     fn say(&mut self, text: &str, rng: &mut ChaCha8Rng) {
         for word in text.split(' ') {
             match word {

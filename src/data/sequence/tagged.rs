@@ -41,7 +41,9 @@ pub struct TaggedCorpus {
     pub validation: Option<TaggedSentences>,
     /// The test split, if the data set defines one.
     pub test: Option<TaggedSentences>,
-    /// `O`, then `B-` and `I-` of each type in alphabetical order: the first word of an entity has `B-`, the rest `I-`.
+    /// The tag names: `O`, then `B-` and `I-` of each type in alphabetical order.
+    ///
+    /// The first word of an entity has `B-`, the others `I-`.
     pub tags: Vec<String>,
     /// Remarks about the files for the user, one line each.
     pub notes: Vec<String>,
@@ -66,7 +68,9 @@ impl<'a> Tag<'a> {
         }
     }
 
-    /// Parses a tag in any scheme; of BIOES and its relatives, a single word begins an entity, and its end is inside.
+    /// Parses a tag in any scheme.
+    ///
+    /// In BIOES and its relatives, a single word begins an entity, and the end of an entity is inside.
     pub fn parse_any(tag: &'a str) -> Option<Self> {
         Self::parse(tag).or_else(|| match tag.split_once('-')? {
             (_, "") => None,

@@ -14,7 +14,7 @@ pub(super) const AG_NEWS_CLASSES: [&str; 4] = ["World", "Sports", "Business", "S
 
 /// Reads tables with a column of labels and one of texts.
 ///
-/// The classes are `known`, of which only the test split is read, or the labels of the training split.
+/// With the classes `known`, only the test split is read. Otherwise the classes are the labels of the training split.
 pub(super) fn labelled(
     dir: &Path,
     extension: &str,

@@ -70,7 +70,7 @@ impl Corpus {
         Ok(Self { train, validation, test, classes, notes, layout: None })
     }
 
-    /// Notes two classes that are probably one, and a class with a single sentence among many.
+    /// Notes two classes that are probably the same, and a class with a single sentence in a large set.
     pub(super) fn note_odd_classes(&mut self) {
         let mut seen = HashMap::new();
         let twins = self.classes.iter().find_map(|class| Some((seen.insert(spelling(class), class)?, class)));
@@ -88,7 +88,9 @@ impl Corpus {
     }
 }
 
-/// A class name without differences that are hard to see: lower case, no zero-width characters, numbers by value.
+/// A class name without differences that are hard to see.
+///
+/// It has lower case, no zero-width characters, and numbers by value.
 fn spelling(class: &str) -> String {
     let is_visible = |c: &char| !matches!(c, '\u{200b}'..='\u{200d}' | '\u{2060}' | '\u{feff}');
     let visible: String = class.chars().filter(is_visible).collect();

@@ -1,4 +1,6 @@
-//! The encodings of text: UTF-8, UTF-16 with a byte order mark, or Windows-1252, gzipped or not; and what is binary.
+//! The encodings of text, and the detection of binary data.
+//!
+//! Text is UTF-8, UTF-16 with a byte order mark, or Windows-1252, gzipped or not.
 
 use crate::data::file_kind::{Remedy, is_html, known_format};
 use crate::data::gzip;
@@ -6,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use std::fmt;
 use std::io::Read;
 
-/// The characters of the bytes 0x80 to 0x9f in Windows-1252, as browsers read it. The others are those of Latin-1.
+/// The characters of the bytes 0x80 to 0x9f in Windows-1252, as browsers read it. All others agree with Latin-1.
 const HIGH_CONTROLS: [char; 32] = [
     '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž', '\u{8f}', '\u{90}',
     '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}', 'ž', 'Ÿ',
@@ -21,10 +23,10 @@ pub(super) fn windows_1252(bytes: &[u8]) -> String {
     bytes.iter().map(character).collect()
 }
 
-/// Makes a number of two bytes.
+/// Assembles a number from two bytes.
 type ByteOrder = fn([u8; 2]) -> u16;
 
-/// The name of the UTF-16 that the byte order mark at the start of `bytes` says, and how it orders two bytes.
+/// The name and the byte order of the UTF-16 that a byte order mark at the start of `bytes` declares.
 fn marked_utf16(bytes: &[u8]) -> Option<(&'static str, ByteOrder)> {
     match bytes {
         [0xff, 0xfe, ..] => Some(("UTF-16LE", u16::from_le_bytes)),
@@ -33,15 +35,17 @@ fn marked_utf16(bytes: &[u8]) -> Option<(&'static str, ByteOrder)> {
     }
 }
 
-/// Whether a text that starts with `bytes` must be converted as a whole: it is gzipped or in UTF-16.
+/// Whether a text that starts with `bytes` must be converted as a whole, as it is gzipped or in UTF-16.
 pub(super) fn is_converted(bytes: &[u8]) -> bool {
     bytes.starts_with(&gzip::MAGIC) || marked_utf16(bytes).is_some()
 }
 
-/// Decodes a whole text, and returns a remark if it is not UTF-8. In a text without `\n`, each `\r` counts as `\n`.
+/// Decodes a whole text, and returns a remark if it is not UTF-8.
+///
+/// In a text without `\n`, each `\r` counts as `\n`.
 ///
 /// # Errors
-/// Fails if the text is binary, or isn't in the encoding that its byte order mark says.
+/// Fails if the text is binary, or isn't in the encoding that its byte order mark declares.
 pub(super) fn decode(bytes: Vec<u8>) -> Result<(String, Option<String>)> {
     let (bytes, note) = converted(bytes)?;
     let mut scan = Scan::default();
@@ -55,10 +59,12 @@ pub(super) fn decode(bytes: Vec<u8>) -> Result<(String, Option<String>)> {
     }
 }
 
-/// Unpacks a text, converts UTF-16 to UTF-8, with a remark, and ends its lines with `\n`.
+/// Unpacks a text and converts UTF-16 to UTF-8, with a remark.
+///
+/// Lines end with `\n` afterwards.
 ///
 /// # Errors
-/// Fails if the text is truncated, or isn't in the UTF-16 that its byte order mark says.
+/// Fails if the text is truncated, or isn't in the UTF-16 that its byte order mark declares.
 pub(super) fn converted(mut bytes: Vec<u8>) -> Result<(Vec<u8>, Option<String>)> {
     if bytes.starts_with(&gzip::MAGIC) {
         let mut unpacked = vec![];
@@ -78,19 +84,19 @@ pub(super) fn converted(mut bytes: Vec<u8>) -> Result<(Vec<u8>, Option<String>)>
     if bytes.contains(&b'\r') && !bytes.contains(&b'\n') {
         bytes.iter_mut().filter(|byte| **byte == b'\r').for_each(|byte| *byte = b'\n');
     }
-    // The end of a file of MS-DOS.
+    // MS-DOS marks the end of a file.
     bytes.truncate(bytes.iter().rposition(|&byte| byte != 0x1a).map_or(0, |last| last + 1));
     Ok((bytes, note))
 }
 
-/// How a text that is neither gzipped nor in UTF-16 is encoded.
+/// The encoding of a text that is neither gzipped nor in UTF-16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Encoding {
     Utf8,
     Windows1252,
 }
 
-/// What consecutive bytes say about the encoding of a text.
+/// The evidence that consecutive bytes give about the encoding of a text.
 #[derive(Default)]
 pub(super) struct Scan {
     /// Number of bytes and of line breaks so far.
@@ -100,7 +106,7 @@ pub(super) struct Scan {
     invalid: Lines,
     /// The lines with zero bytes.
     zeros: Lines,
-    /// The lines with control characters that text does not have.
+    /// The lines with control characters that do not occur in text.
     controls: Lines,
     /// Whether the text has the byte order mark of UTF-8.
     pub is_marked: bool,
@@ -137,7 +143,9 @@ impl fmt::Display for Lines {
 }
 
 impl Scan {
-    /// Checks the next bytes, and returns how many are whole characters; the rest must come again with the next call.
+    /// Checks the next bytes, and returns how many of them are whole characters.
+    ///
+    /// The rest must come again with the next call.
     ///
     /// # Errors
     /// Fails if the text starts like a file of another format.
@@ -211,8 +219,8 @@ impl Scan {
     /// The encoding of the whole text.
     ///
     /// # Errors
-    /// Fails if the text is binary: it has zero bytes, or is not UTF-8 and has control characters; or if it is neither UTF-8
-    /// nor, by its letters, Windows-1252.
+    /// Fails if the text is binary: it has zero bytes, or is not UTF-8 and has control characters. Also fails if it is
+    /// neither UTF-8 nor, judging by its letters, Windows-1252.
     pub fn check_whole(&self) -> Result<Encoding> {
         let Self { invalid, controls, .. } = self;
         self.check_zeros()?;
@@ -240,18 +248,18 @@ impl Scan {
         !self.has_utf8 && !self.is_marked && self.controls.count == 0 && self.western.is_plausible()
     }
 
-    /// The remark that the text is not UTF-8, if it is not.
+    /// The remark that the text is not UTF-8, or `None` if it is.
     pub fn remark(&self) -> Option<String> {
         self.is_invalid().then(|| in_windows_1252(self.invalid.first))
     }
 }
 
-/// The remark that a text is not UTF-8, at this line for the first time.
+/// The remark that a text is not UTF-8, with the first such line.
 pub(super) fn in_windows_1252(line: usize) -> String {
     format!("not UTF-8 at line {line}, so it is read as Windows-1252")
 }
 
-/// What is wrong with text in an encoding that can't be told.
+/// The error for text in an unrecognisable encoding.
 pub(super) const NO_ENCODING: &str =
     "not UTF-8, and the text does not look like Windows-1252 either: save it as UTF-8";
 
@@ -290,7 +298,7 @@ impl Western {
         self.symbols_in_words += in_words as u64;
     }
 
-    /// Most letters of Western European text are ASCII. Of short text, little is known.
+    /// Most letters of Western European text are ASCII. Short text is not conclusive.
     fn is_plausible(&self) -> bool {
         let &Self { ascii_letters, others, symbols_in_words, has_undefined } = self;
         !has_undefined
@@ -299,7 +307,7 @@ impl Western {
     }
 }
 
-/// Checks that a text does not start with the first bytes of a well-known format of other files. An HTML page is text.
+/// Checks that a text does not start like a file of another well-known format. An HTML page is text.
 pub(super) fn check_start(bytes: &[u8]) -> Result<()> {
     if let Some((what, remedy)) = known_format(bytes).filter(|_| !bytes.is_empty() && !is_html(bytes)) {
         bail!(

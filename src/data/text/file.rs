@@ -14,8 +14,9 @@ pub(crate) struct TextFile {
 }
 
 impl TextFile {
-    /// Reads a file in UTF-8, UTF-16 with a byte order mark, or Windows-1252, gzipped or not. A note names another encoding
-    /// than UTF-8.
+    /// Reads a file in UTF-8, UTF-16 with a byte order mark, or Windows-1252, gzipped or not.
+    ///
+    /// A note names an encoding other than UTF-8.
     pub fn read(path: PathBuf, notes: &mut Vec<String>) -> Result<Self> {
         let name = path.display();
         check_is_file(&path)?;
@@ -37,7 +38,7 @@ impl TextFile {
         (!lines.is_empty()).then(|| format!("{}: skipped {skipped}", self.path.display()))
     }
 
-    /// An error about the file, which may be an HTML page where its reader expects something else.
+    /// An error about the file, which may be an HTML page instead of the expected format.
     pub fn error(&self, message: impl Display) -> anyhow::Error {
         let other = is_html(self.text.as_bytes()).then(|| found_instead(self.text.as_bytes(), "data"));
         match other.flatten() {
@@ -60,7 +61,7 @@ pub(in crate::data) fn counted_lines(lines: &[usize], what: &str) -> String {
     }
 }
 
-/// The file `name` in `dir`, perhaps with `.txt` after it, gzipped or not.
+/// Finds the file `name` in `dir`, also with `.txt` appended, gzipped or not.
 pub(super) fn required(dir: &Path, name: &str) -> Result<PathBuf> {
     let names = ["", ".gz", ".txt", ".txt.gz"].map(|ending| format!("{name}{ending}"));
     let found = names.iter().map(|name| dir.join(name)).find(|path| path.is_file());

@@ -42,7 +42,7 @@ impl Level {
         Ok(ids)
     }
 
-    /// Reads the next token from the characters that `next` returns into `token`; whether there was one.
+    /// Reads the next token into `token` from the characters of `next`, and returns whether there was one.
     ///
     /// `at_line_end` is the state between calls: the end of a line has ended a word, and is itself the next token.
     pub(super) fn read(
@@ -77,7 +77,7 @@ impl Level {
         Ok(!token.is_empty())
     }
 
-    /// Decodes `token`, which follows the token `before`, with the white space between them.
+    /// Decodes `token`, which follows the token `before`, and the white space between them.
     pub fn decode<'a>(self, before: Option<&str>, token: &'a str) -> [&'a str; 2] {
         let end = self.line_end();
         match self {

@@ -1,4 +1,4 @@
-//! Corpora with one labelled sentence per line: MR, SST-2, TREC and the files of fastText.
+//! Corpora with one labelled sentence per line: MR, SST-2, TREC and fastText's format.
 
 use super::corpus::{Corpus, Texts, polarities};
 use super::file::{TextFile, required};
@@ -9,8 +9,9 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-/// Parses the lines after the first `skip`, each into a sentence and its class. Lines without text are skipped, with a
-/// note.
+/// Parses the lines after the first `skip`, each into a sentence and its class.
+///
+/// Lines without text are skipped, with a note.
 fn sentences<'a>(
     file: &'a TextFile,
     skip: usize,
@@ -127,9 +128,9 @@ pub(super) fn trec(dir: &Path, test_only: bool) -> Result<Corpus> {
     })
 }
 
-/// Lines of a sentence with `__label__CLASS` before, behind or in it, as fastText reads them.
+/// Reads lines of a sentence with `__label__CLASS` before, after or in it, like fastText.
 ///
-/// The classes are `known`, of which only the test split is read, or the labels of the training split.
+/// With the classes `known`, only the test split is read. Otherwise the classes are the labels of the training split.
 pub(super) fn fasttext(dir: &Path, known: Option<&[String]>) -> Result<Corpus> {
     let mut notes = Vec::new();
     let splits = Splits::find_by_words(dir, &["txt", "ft"])?;
@@ -173,10 +174,10 @@ pub(super) fn fasttext(dir: &Path, known: Option<&[String]>) -> Result<Corpus> {
     Ok(corpus)
 }
 
-/// What fastText writes before a label.
+/// The prefix of a label in fastText's format.
 const LABEL: &str = "__label__";
 
-/// The label and the text of a line. As for fastText, the label may stand anywhere.
+/// The label and the text of a line. As in fastText, the label may be anywhere.
 fn label_and_text(line: &str) -> Result<(&str, Cow<'_, str>), String> {
     let line = line.trim();
     let mut labels = line.split_whitespace().filter_map(|word| word.strip_prefix(LABEL));

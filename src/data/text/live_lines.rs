@@ -1,4 +1,4 @@
-//! The lines of standard input and pipes, decoded as they come.
+//! The lines of standard input and pipes, decoded as they arrive.
 
 use super::encoding::{
     Encoding, NO_ENCODING, Scan, check_start, converted, in_windows_1252, is_converted, windows_1252,
@@ -11,12 +11,12 @@ use std::path::Path;
 
 /// The lines of a text that is still being written, such as standard input, or of a whole file.
 ///
-/// Each line is decoded as it comes. A line that can't be read is an error of its own: the others are read all the same.
-/// Lines that are not UTF-8 are read as Windows-1252 unless there is UTF-8 outside ASCII: in a whole file anywhere, in
-/// another text in the lines before.
+/// Each line is decoded as it arrives. A line that can't be read is a separate error, and the other lines are still
+/// read. Lines that are not UTF-8 are read as Windows-1252 unless there is UTF-8 outside ASCII: anywhere in a whole
+/// file, or in the previous lines of another text.
 pub(crate) struct LiveLines<R> {
     reader: R,
-    /// A text that was read as a whole, to read in place of `reader`.
+    /// A text that was read as a whole, to read instead of `reader`.
     whole: Option<Cursor<Vec<u8>>>,
     scan: Scan,
     /// The encoding of a whole text.
@@ -50,8 +50,9 @@ impl<R: BufRead> LiveLines<R> {
         Self { reader, whole: None, scan: Scan::default(), encoding: None, number: 0, western: vec![] }
     }
 
-    /// Reads the next line, without its `\n`; or says why it can't be decoded. The first line in another encoding adds a
-    /// remark to `notes`.
+    /// Reads the next line, without its `\n`, or returns the reason why it can't be decoded.
+    ///
+    /// The first line in another encoding adds a remark to `notes`.
     ///
     /// # Errors
     /// Fails if the input can't be read or is a file of another format.
@@ -87,7 +88,7 @@ impl<R: BufRead> LiveLines<R> {
         Ok(Some(self.decode(line, notes)))
     }
 
-    /// Reads `bytes` in place of the reader.
+    /// Reads `bytes` instead of the reader.
     fn take_whole(&mut self, bytes: Vec<u8>, notes: &mut Vec<String>) -> Result<()> {
         let (bytes, note) = converted(bytes)?;
         notes.extend(note);
@@ -129,7 +130,7 @@ impl<R: BufRead> LiveLines<R> {
         Ok(windows_1252(line))
     }
 
-    /// The lines that were read as Windows-1252 before another one turned out to be UTF-8, each returned once.
+    /// The lines read as Windows-1252 before another line turned out to be UTF-8, each returned once.
     pub fn doubtful(&mut self) -> Vec<usize> {
         if self.scan.has_utf8 { std::mem::take(&mut self.western) } else { vec![] }
     }

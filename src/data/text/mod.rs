@@ -1,4 +1,4 @@
-//! Labelled sentences and long texts: types, tokens, vocabularies, word vectors, file formats, built-in sets.
+//! Labelled sentences and long texts: types, tokens, vocabularies, vectors, formats, built-in sets.
 
 mod columns;
 mod corpus;
@@ -51,7 +51,7 @@ const BUILT_IN: [&str; 1] = ["reviews"];
 const KNOWN_STREAMS: [&str; 2] = ["source", "tiny-shakespeare"];
 const BUILT_IN_STREAMS: [&str; 1] = ["source"];
 
-/// The seed of the built-in reviews, which do not change with the seed of a training run.
+/// The seed of the built-in reviews. It is independent of the seed of a training run.
 const REVIEWS_SEED: u64 = 0;
 
 /// Loads the labelled sentences `name`.
@@ -68,18 +68,18 @@ const REVIEWS_SEED: u64 = 0;
 ///
 /// The names of the splits are `train`; `val`, `valid`, `validation` or `dev`; and `test`. Only `train` is required. If
 /// there is a validation but no test split, it serves as the test split, with a note. Other files of the same kind are
-/// passed over, with a note. The files of `mr`, `sst2`, `trec` and `ag-news` may lie in a folder of `dir`, as their archives
+/// skipped, with a note. The files of `mr`, `sst2`, `trec` and `ag-news` may be in a folder of `dir`, as their archives
 /// unpack.
 ///
-/// `columns` says where `csv` and `tsv` files have label and text. Otherwise a header decides that names them, such as
-/// `review,sentiment`. Without a header the label comes first, with a note. Commas, semicolons or tabs separate the columns
-/// of `csv` files; a first line such as `sep=;` declares the separator. Repetitions of the header are skipped, with a note,
-/// and columns at the end that are always empty without one.
+/// `columns` tells where `csv` and `tsv` files have label and text. Otherwise a header decides if it names them, such
+/// as `review,sentiment`. Without a header the label comes first, with a note. Commas, semicolons or tabs separate the
+/// columns of `csv` files; a first line such as `sep=;` declares the separator. Repetitions of the header are skipped,
+/// with a note, and so are, without a note, columns at the end that are always empty.
 ///
 /// Without `dir`, `mr`, `sst2` and `ag-news` are downloaded, with the splits of the hub, if the feature `hub` is
-/// enabled. GLUE's test file of `sst2` has no labels; it is passed over, with a note. White space around a sentence is
-/// removed; lines without text are skipped, with a note. Text is UTF-8 or, with a note, UTF-16 with a byte order mark or
-/// Windows-1252; it may be gzipped.
+/// enabled. GLUE's test file of `sst2` has no labels; it is skipped, with a note. White space around a sentence is
+/// removed; lines without text are skipped, with a note. Text is UTF-8 or, with a note, UTF-16 with a byte order mark
+/// or Windows-1252; it may be gzipped.
 ///
 /// # Errors
 /// Fails with a [`DataError`] for an unknown name, a directory that is missing or superfluous, and unclear columns; with
@@ -89,7 +89,7 @@ pub fn load(name: &str, dir: Option<&Path>, columns: &Columns) -> Result<Corpus>
     read(name, dir, columns, None)
 }
 
-/// Loads only the test split of the labelled sentences `name`, if there is one, for a model of `classes`.
+/// Loads only the test split of the sentences `name`, if there is one, for a model of `classes`.
 ///
 /// Without a test or validation split, it is the same as [`load`].
 ///
@@ -140,9 +140,9 @@ fn archive(name: &str) -> &'static [&'static str] {
     }
 }
 
-/// Loads the text `name`: `source`, the files of this project (built in), or `tiny-shakespeare`, from `input.txt` in
-/// `dir` or from the hub.
+/// Loads the text `name`: `source` or `tiny-shakespeare`.
 ///
+/// `source` is built in: the files of this project. `tiny-shakespeare` comes from `input.txt` in `dir` or from the hub.
 /// [`TextStream::open`] opens any other file.
 ///
 /// # Errors

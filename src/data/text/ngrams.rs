@@ -1,4 +1,4 @@
-//! The features of a sentence in a bag of features: its words and hashed n-grams of words and characters.
+//! The features of a sentence in a bag of features: words, and hashed n-grams of words and characters.
 
 use super::vocabulary::Vocabulary;
 use crate::data::fingerprint::Fingerprint;
@@ -14,9 +14,11 @@ use std::ops::Range;
 pub struct NGrams {
     /// Maximum length of word n-grams; 1 for none.
     pub words: usize,
-    /// Minimum and maximum length of character n-grams, in which `<` and `>` mark the ends of a word; maximum 0 for none.
+    /// Minimum and maximum length of character n-grams; maximum 0 for none.
+    ///
+    /// `<` and `>` mark the ends of a word.
     pub characters: (usize, usize),
-    /// Number of hash buckets that the n-grams share; 0 for no n-grams. Their ids follow those of the words.
+    /// Number of hash buckets that the n-grams share; 0 for no n-grams. Their ids follow the words' ids.
     pub buckets: usize,
 }
 
@@ -60,8 +62,11 @@ impl NGrams {
         ids
     }
 
-    /// The features of a sentence as text, in the order of [`ids`](Self::ids), each with the places of its words; none for an
-    /// empty sentence.
+    /// The features of a sentence as text, each with the places of its words.
+    ///
+    /// They have the order of [`ids`](Self::ids).
+    ///
+    /// An empty sentence has none.
     pub fn texts(&self, words: &[String]) -> Vec<(String, Range<usize>)> {
         let mut texts: Vec<_> = words.iter().cloned().zip((0..).map(|place| place..place + 1)).collect();
         if self.buckets > 0 {
@@ -70,7 +75,7 @@ impl NGrams {
         texts
     }
 
-    /// Calls `found` with the hash of each n-gram, a function that returns its text, and the places of its words.
+    /// Calls `found` with each n-gram: its hash, a function that returns its text, and its words' places.
     fn for_each(&self, words: &[String], mut found: impl FnMut(u64, &dyn Fn() -> String, Range<usize>)) {
         let hashes: Vec<u64> = match self.words {
             0 | 1 => vec![],
@@ -94,7 +99,7 @@ impl NGrams {
                 let last = first.saturating_add(longest).min(starts.len() - 1);
                 for end in first.saturating_add(shortest.max(1))..=last {
                     let ngram = &word[starts[first]..starts[end]];
-                    // Mixed, so that it differs from the hash of the word with the same letters.
+                    // Mix the hash, so that it differs from the hash of the word with the same letters.
                     found(mix(hash(ngram)), &|| ngram.to_string(), place..place + 1);
                 }
             }

@@ -38,7 +38,9 @@ pub(super) fn corpus(name: &str) -> Result<Corpus> {
     Ok(corpus)
 }
 
-/// Rows of a text and a label; `None` if labels are missing. Rows without text are skipped, with a note.
+/// Reads rows of a text and a label; returns `None` if labels are missing.
+///
+/// Rows without text are skipped, with a note.
 fn sentences(path: &Path, column: &str, classes: usize, notes: &mut Vec<String>) -> Result<Option<Texts>> {
     let (mut texts, mut complete, mut without_text) = (Texts::default(), true, 0);
     hub::read_rows(path, |at, row| {
@@ -56,7 +58,9 @@ fn sentences(path: &Path, column: &str, classes: usize, notes: &mut Vec<String>)
     Ok(complete.then_some(texts))
 }
 
-/// Downloads and reads `tiny-shakespeare`: its training, validation and test parts are consecutive pieces of one text.
+/// Downloads and reads `tiny-shakespeare`.
+///
+/// Its training, validation and test parts are consecutive pieces of one text.
 pub(super) fn tiny_shakespeare() -> Result<String> {
     let files = SPLITS.map(|split| format!("default/{split}/0000.parquet"));
     let mut whole = String::new();

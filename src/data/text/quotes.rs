@@ -1,6 +1,6 @@
 //! Quotes in CSV files.
 
-/// The line in which the first row begins that has text after a closing quote.
+/// Finds the line in which the first row begins that has text after a closing quote.
 pub(super) fn text_after_quote(text: &str, delimiter: u8) -> Option<usize> {
     let (mut line, mut row, mut is_quoted, mut at_start) = (1, 1, false, true);
     let mut bytes = text.bytes().peekable();
@@ -24,7 +24,9 @@ pub(super) fn text_after_quote(text: &str, delimiter: u8) -> Option<usize> {
     None
 }
 
-/// Whether quotes surround whole fields: there are some, and none occurs elsewhere, except in pairs within such a field.
+/// Whether quotes surround whole fields.
+///
+/// There are some, and none occurs elsewhere, except in pairs within such a field.
 pub(in crate::data) fn are_fields_quoted(text: &str, delimiter: u8) -> bool {
     let (mut is_quoted, mut at_start, mut found) = (false, true, false);
     let mut bytes = text.bytes().peekable();
@@ -37,7 +39,7 @@ pub(in crate::data) fn are_fields_quoted(text: &str, delimiter: u8) -> bool {
                     return false;
                 }
             }
-            // A row that is swallowed shows that a quote never ended.
+            // A swallowed row shows that a quote never ended.
             _ if is_quoted && byte == delimiter => return false,
             _ if is_quoted => {}
             b'"' if at_start => (is_quoted, at_start, found) = (true, false, true),

@@ -22,7 +22,7 @@ pub(super) fn delimiter_name(delimiter: u8) -> String {
     }
 }
 
-/// The delimiter that the first line declares as Excel does, such as `sep=;`.
+/// The delimiter that the first line declares, as in Excel: `sep=;`.
 pub(super) fn declared_delimiter(text: &str) -> Option<u8> {
     let line = text.lines().next()?.trim_matches('"');
     let (name, delimiter) = line.split_at_checked(4)?;
@@ -53,7 +53,7 @@ pub(in crate::data) struct Records {
     pub records: Vec<Record>,
     /// The lines before the first record with two cells that are not empty, such as a title.
     pub before: Vec<usize>,
-    /// What was assumed about quotes.
+    /// The assumption about quotes.
     pub note: Option<String>,
 }
 
@@ -85,7 +85,7 @@ pub(in crate::data) fn records(file: &TextFile, delimiter: u8) -> Result<Records
     Ok(Records { records, before, note })
 }
 
-/// Like [`records`]; or the line in which a quoted field begins that never ends.
+/// Like [`records`], or returns the line in which a quoted field begins that never ends.
 fn quoted_records(file: &TextFile, delimiter: u8, has_quotes: bool) -> Result<Result<Vec<Record>, usize>> {
     // An unclosed quote swallows the rest of the file, and with it this record.
     const END: &str = "\u{3}";

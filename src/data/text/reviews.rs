@@ -1,7 +1,7 @@
 //! The built-in labelled sentences: reviews, generated from a seed.
 //!
-//! They are short sentences about films, books, food and places. Every word is equally frequent in both classes, because
-//! the order of the words decides:
+//! They are short sentences about films, books, food and places. Every word is equally frequent in both classes, so
+//! only the order of the words decides:
 //!
 //! - 40% of the sentences have one opinion, half of them negated ("the soup was never bland .");
 //! - 30% have two that agree, one of them negated ("the plot was clever and the cast was far from dull .");
@@ -9,12 +9,12 @@
 //!   after "but" or "yet", or the one without "although" or "despite", decides the label.
 //!
 //! With two opinions, the same words in another order have the opposite label. In one sentence of forty, pairs of
-//! adjacent words are not enough either: the negation is further away ("not really clever"), or a clause of two that
-//! disagree is negated.
+//! adjacent words do not suffice either: the negation is further away ("not really clever"), or one of two contrasting
+//! clauses is negated.
 //!
-//! Accuracies on the test set: logistic regression on word counts 51%, any function of word counts at most
-//! 0.4 + 0.6 / 2 = 70%, a linear model of the counts of words and adjacent pairs about 97%, a model of the whole word order
-//! up to 100%.
+//! Accuracies on the test set: logistic regression on word counts 51%; any function of word counts at most 0.4 + 0.6 /
+//! 2 = 70%; a linear model of the counts of words and adjacent pairs about 97%; a model of the whole word order up to
+//! 100%.
 
 use super::corpus::{Corpus, Texts, polarities};
 use crate::rng::stream;
@@ -25,7 +25,7 @@ use std::collections::HashSet;
 
 type Words = &'static [&'static str];
 
-/// A reviewed thing: its parts, phrases that may follow a part, and its own negative and positive adjectives.
+/// A reviewed thing: its parts, phrases that may follow a part, and its own adjectives.
 struct Topic {
     parts: Words,
     details: Words,
@@ -254,7 +254,9 @@ fn subject(topic: &Topic, determiner: &str, part: &str, rng: &mut ChaCha8Rng) ->
     }
 }
 
-/// Writes two clauses that disagree; the decisive one has the polarity `polarity`. With `far`, one or both are negated.
+/// Writes two clauses that disagree. The decisive one has the polarity `polarity`.
+///
+/// With `far`, one or both are negated.
 fn contrast(topic: &Topic, parts: [&str; 2], polarity: usize, far: bool, rng: &mut ChaCha8Rng) -> String {
     let near = |negated| if negated { Negation::Near } else { Negation::None };
     let negations =

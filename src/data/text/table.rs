@@ -34,11 +34,13 @@ const TEXT_NAMES: [&str; 11] = [
 /// The columns of a table that hold label and text, each a name in its header or a number from 1.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Columns {
-    /// The column of the label; none to find it.
+    /// The column of the label; `None` to find it.
     pub label: Option<String>,
-    /// The column of the text; none to find it.
+    /// The column of the text; `None` to find it.
     pub text: Option<String>,
-    /// Where a model's training file has its columns: the test file has the same, unless its header says otherwise.
+    /// The columns of the model's training file.
+    ///
+    /// The test file has the same columns unless its header says otherwise.
     pub trained: Option<Layout>,
 }
 
@@ -57,7 +59,7 @@ pub(super) struct Row {
     pub text: String,
 }
 
-/// Where a table has its labels and texts.
+/// The positions of labels and texts in a table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     delimiter: u8,
@@ -70,7 +72,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The places of label and text in another file's first record, if it is a header.
+    /// The positions of label and text in another file's first record, if it is a header.
     ///
     /// # Errors
     /// Fails for a header that names only one of them.
@@ -110,7 +112,7 @@ pub(super) struct Table {
 impl Table {
     /// Reads the table of the first split, and finds its columns, which `columns` may name.
     ///
-    /// A row with one of the labels `known` is no header. Notes say what was assumed and skipped.
+    /// A row with one of the labels `known` is not a header. Notes list the assumptions and the skipped lines.
     pub fn read(
         file: TextFile,
         columns: &Columns,
@@ -158,9 +160,9 @@ impl Table {
         Ok(Self { file, rows, layout })
     }
 
-    /// Reads the table of a test split, which has the columns of a model's training file, or else its own.
+    /// Reads the table of a test split, with the columns of a model's training file, or else its own.
     ///
-    /// A row with one of the labels `known` is no header.
+    /// A row with one of the labels `known` is not a header.
     pub fn read_test(
         path: &Path,
         columns: &Columns,
@@ -187,7 +189,7 @@ impl Table {
 
     /// Reads the table of another split, which has the same columns unless its header says otherwise.
     ///
-    /// A row with one of the labels `classes` is no header, unless it names both columns.
+    /// A row with one of the labels `classes` is not a header, unless it names both columns.
     pub fn read_like(
         file: TextFile,
         first: &Layout,
@@ -234,11 +236,11 @@ const DELIMITERS: [u8; 3] = *b",;\t";
 
 const NO_ROWS: &str = "no rows of label and text";
 
-/// A table as one delimiter separates it.
+/// A table, parsed with one delimiter.
 struct Parsed {
     layout: Layout,
     rows: Vec<Row>,
-    /// What was assumed and skipped.
+    /// The assumptions and the skipped lines.
     notes: Vec<String>,
     /// Whether the header has names of a label and a text.
     is_named: bool,
@@ -313,7 +315,9 @@ fn unclear(file: &TextFile, reason: String) -> Error {
     DataError::Columns { file: file.path.clone(), reason }.into()
 }
 
-/// The places of label and text: those that `columns` names, or else `named`, those by the header; or label before text.
+/// The positions of label and text.
+///
+/// They come from `columns`, or else from `named` in the header, or else the label precedes the text.
 fn places(
     file: &TextFile,
     first: &[String],
@@ -354,7 +358,9 @@ fn places(
     }
 }
 
-/// Checks that the header names the columns of label and text once, except those that are given by their numbers.
+/// Checks that the header names the columns of label and text once.
+///
+/// Columns given by number are not checked.
 fn check_names(file: &TextFile, header: &[String], used: [(usize, &Option<String>); 2]) -> Result<()> {
     for (place, given) in used {
         let name = &header[place];
@@ -386,7 +392,7 @@ fn only(header: &[String], known: &[&str]) -> Option<usize> {
     }
 }
 
-/// Refuses a table of two columns that names only the label or the text and numbers its rows in the other column.
+/// Refuses a table of two columns that names only one of them and numbers its rows in the other.
 ///
 /// The note says which column is read without a known name.
 fn unnamed(file: &TextFile, first: &[String], places: (usize, usize)) -> Result<Option<String>> {
@@ -404,7 +410,7 @@ fn unnamed(file: &TextFile, first: &[String], places: (usize, usize)) -> Result<
     Ok(Some(format!("column {name} is read as the {role}")))
 }
 
-/// The places of label and text, if the first record is a header that names them.
+/// The positions of label and text, if the first record is a header that names them.
 fn by_names(records: &[Record]) -> Option<(usize, usize)> {
     let (_, first) = records.first()?;
     let is_pair = width(records) == 2;
@@ -417,7 +423,7 @@ fn by_names(records: &[Record]) -> Option<(usize, usize)> {
     (is_unique(records, label) && is_unique(records, text)).then_some((label, text))
 }
 
-/// Whether the first record's cell occurs nowhere else in the column `place`, except in repetitions of a header.
+/// Whether the first cell of the column `place` occurs nowhere else in it, except in repeated headers.
 fn is_unique(records: &[Record], place: usize) -> bool {
     let (_, first) = &records[0];
     let is_name = |cell: &String| cell.chars().count() <= 40 && cell.split_whitespace().count() <= 3;
@@ -425,8 +431,9 @@ fn is_unique(records: &[Record], place: usize) -> bool {
     records[1..].iter().all(|(_, cells)| cells.get(place) != first.get(place) || is_repeated(cells))
 }
 
-/// Whether the first record's cell is the only one in the column `place` that occurs once, but for a few copies of the
-/// record.
+/// Whether the first record's cell is the only one in the column `place` that occurs once.
+///
+/// A few copies of the record do not count.
 fn is_odd_one(records: &[Record], place: usize) -> bool {
     let (_, header) = &records[0];
     let is_copy = |(_, cells): &&Record| is_header(cells, header);
@@ -442,7 +449,7 @@ fn is_odd_one(records: &[Record], place: usize) -> bool {
         && first.is_some_and(|cell| !counts.contains_key(cell.as_str()))
 }
 
-/// Whether a record repeats `header`, but for empty cells at its end.
+/// Whether a record repeats `header`, except for empty cells at its end.
 fn is_header(cells: &[String], header: &[String]) -> bool {
     let is_equal = |(a, b): (&String, &String)| a.to_lowercase() == b.to_lowercase();
     let common = cells.len().min(header.len());
@@ -461,7 +468,9 @@ fn width(records: &[Record]) -> usize {
     width
 }
 
-/// The rows with a text. Notes count the other lines, `without_text` and repetitions of the header, which are skipped.
+/// Returns the rows with a text.
+///
+/// The other lines, `without_text` and repetitions of the header, are skipped and counted in notes.
 fn rows(
     file: &TextFile,
     records: Vec<Record>,

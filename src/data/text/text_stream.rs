@@ -1,4 +1,4 @@
-//! A text of any size, read as it is needed.
+//! A text of any size, read on demand.
 
 use super::encoding::{self, Encoding, is_converted, windows_1252};
 use super::file::TextFile;
@@ -16,9 +16,9 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use unicode_normalization::{IsNormalized, is_nfc_quick};
 
-/// A text in memory or in a file that is read as it is needed.
+/// A text in memory, or in a file that is read on demand.
 ///
-/// Its index takes a few bytes per thousand tokens, whatever its size.
+/// Its index takes a few bytes per thousand tokens.
 #[derive(Debug)]
 pub struct TextStream {
     name: String,
@@ -58,7 +58,7 @@ impl TextStream {
     pub fn open(path: &Path, level: Level) -> Result<Self> {
         let name = path.display().to_string();
         let context = || format!("{name}: can't be read");
-        // A text is read more than once, which a pipe is not.
+        // A text is read more than once, which is impossible with a pipe.
         check_is_file(path)?;
         let mut file = File::open(path).with_context(context)?;
         let mut start = [0; 3];
@@ -125,7 +125,7 @@ impl TextStream {
         self.len == 0
     }
 
-    /// What the tokens are.
+    /// The kind of the tokens.
     pub fn level(&self) -> Level {
         self.level
     }
@@ -140,7 +140,9 @@ impl TextStream {
         self.fingerprint
     }
 
-    /// The vocabulary of the tokens `range`: those that occur at least `minimum_count` times, at most `size` of them.
+    /// The vocabulary of the tokens `range`.
+    ///
+    /// It has at most `size` tokens, all of which occur at least `minimum_count` times.
     ///
     /// # Errors
     /// Fails if a file can't be read or has changed since it was opened.
@@ -218,7 +220,7 @@ impl TextStream {
     }
 }
 
-/// What one pass over the bytes of a text finds.
+/// The result of one pass over the bytes of a text.
 struct Scan {
     encoding: Encoding,
     remark: Option<String>,
@@ -313,7 +315,7 @@ pub struct Tokens<'a> {
 }
 
 impl Tokens<'_> {
-    /// Reads the next token into `token`; whether there was one.
+    /// Reads the next token into `token`, and returns whether there was one.
     ///
     /// # Errors
     /// Fails if a file can't be read or has changed since it was opened.

@@ -5,7 +5,9 @@ use super::vocabulary::Vocabulary;
 use anyhow::{Result, ensure};
 use std::ops::Range;
 
-/// Consecutive parts of a text, read in parallel: one window after another, each continuing where the last one ended.
+/// Consecutive parts of a text, read in parallel, window by window.
+///
+/// Each window continues where the previous one ended.
 #[derive(Debug)]
 pub struct TokenWindows<'a> {
     vocabulary: &'a Vocabulary,
@@ -27,7 +29,7 @@ pub struct TokenWindow {
 impl<'a> TokenWindows<'a> {
     /// Number of steps of each stream when `tokens` tokens are cut into `streams` streams.
     ///
-    /// Every token of a stream but the first is predicted. Less than one step per stream at the end is left out.
+    /// Every token of a stream but the first is predicted. A remainder of less than one step per stream is left out.
     pub fn steps(tokens: u64, streams: usize) -> u64 {
         tokens.saturating_sub(1) / streams.max(1) as u64
     }
@@ -47,7 +49,7 @@ impl<'a> TokenWindows<'a> {
         Self::of_share(text, vocabulary, range, streams, 0..streams, start)
     }
 
-    /// Like [`new`](Self::new), and reads the streams `share` only.
+    /// Like [`new`](Self::new), and reads only the streams `share`.
     ///
     /// # Errors
     /// Fails if [`new`](Self::new) would.
@@ -83,7 +85,7 @@ impl<'a> TokenWindows<'a> {
         Ok(Self { vocabulary, readers, left: steps - start })
     }
 
-    /// Reads the next `steps` steps of all streams, or as many as are left; `None` at the end.
+    /// Reads the next `steps` steps of all streams, or fewer before the end; `None` at the end.
     ///
     /// # Errors
     /// Fails if a file can't be read or has changed since it was opened.

@@ -16,17 +16,18 @@ pub(crate) fn composed(text: &str) -> Cow<'_, str> {
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum Tokenizer {
-    /// Words of every script, `( ) , ! ?` and symbols; `'s 've n't 're 'd 'll` are tokens of their own.
+    /// Words of every script, `( ) , ! ?` and symbols; `'s 've n't 're 'd 'll` are separate tokens.
     ///
-    /// The same as [`Kim`](Self::Kim) for ASCII text without symbols. Letters and digits of other scripts are kept, with
-    /// their accents; scripts without spaces between words, such as Chinese, are cut into characters (Unicode Standard Annex
-    /// 29). Each emoji or other symbol, such as `+`, is a token. Invisible characters such as soft hyphens are dropped.
+    /// Equals [`Kim`](Self::Kim) for ASCII text without symbols. Letters and digits of other scripts are kept, with
+    /// their accents; scripts without spaces between words, such as Chinese, are cut into characters (Unicode Standard
+    /// Annex 29). Each emoji or other symbol, such as `+`, is a token. Invisible characters such as soft hyphens are
+    /// dropped.
     #[default]
     Words,
-    /// For English: words and `( ) , ! ?`; characters other than ASCII letters, digits and quotes are dropped.
+    /// For English: words and `( ) , ! ?`, as in Kim 2014 (arXiv:1408.5882).
     ///
-    /// As in Kim 2014 (arXiv:1408.5882): `'s 've n't 're 'd 'll` are tokens of their own. Kim also lower-cases all data
-    /// sets but TREC, which the vocabulary does here.
+    /// `'s 've n't 're 'd 'll` are separate tokens. Characters other than ASCII letters, digits and quotes are dropped.
+    /// Kim also lower-cases all data sets but TREC; here the vocabulary does so.
     Kim,
     /// Words separated by white space.
     Plain,
@@ -35,7 +36,9 @@ pub enum Tokenizer {
 }
 
 impl Tokenizer {
-    /// The tokens of `text`, in order. Composed and decomposed accents give the same tokens (normalisation form C).
+    /// The tokens of `text`, in order.
+    ///
+    /// Composed and decomposed accents give the same tokens (normalisation form C).
     pub fn tokens(self, text: &str) -> Vec<String> {
         let text = &*composed(text);
         match self {
@@ -52,7 +55,7 @@ impl Tokenizer {
     }
 }
 
-/// Whether an ASCII character means the same to [`Tokenizer::Kim`] and [`Tokenizer::Words`].
+/// Whether [`Tokenizer::Kim`] and [`Tokenizer::Words`] treat an ASCII character alike.
 fn is_kims(byte: u8) -> bool {
     byte.is_ascii() && !is_symbol(char::from(byte))
 }
@@ -66,7 +69,7 @@ fn is_symbol(c: char) -> bool {
     }
 }
 
-/// Appends the ASCII character `c`, with which `rest` begins, to `spaced`, in which spaces separate Kim's tokens.
+/// Appends the ASCII character `c`, the first of `rest`, to `spaced`, where spaces separate tokens.
 fn separate(spaced: &mut String, c: char, rest: &str) {
     match c {
         '(' | ')' | ',' | '!' | '?' => spaced.extend([' ', c, ' ']),
@@ -80,7 +83,7 @@ fn separate(spaced: &mut String, c: char, rest: &str) {
 
 /// The tokens of [`Tokenizer::Words`].
 fn words(text: &str) -> Vec<String> {
-    // The typographic apostrophe means the same as the typewriter's.
+    // The typographic apostrophe is equivalent to the typewriter's.
     let text = text.replace('\u{2019}', "'");
     let mut spaced = String::with_capacity(text.len() + text.len() / 8);
     // A grapheme is a character with its accents.

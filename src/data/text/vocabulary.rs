@@ -32,8 +32,8 @@ impl Vocabulary {
 
     /// Creates the vocabulary of the training sentences.
     ///
-    /// It has the tokens that occur at least `minimum_count` times, in order of decreasing frequency, then alphabetically.
-    /// With `lower_case`, tokens are lower-cased here and in [`id`](Self::id).
+    /// It has the tokens that occur at least `minimum_count` times, in order of decreasing frequency, then
+    /// alphabetically. With `lower_case`, tokens are lower-cased here and in [`id`](Self::id).
     pub fn new(
         sentences: impl IntoIterator<Item = impl AsRef<[String]>>,
         lower_case: bool,
@@ -108,7 +108,7 @@ impl Vocabulary {
         self.tokens.is_empty()
     }
 
-    /// Writes the vocabulary as JSON lines: a header, then one quoted token per line, in the order of their ids.
+    /// Writes the vocabulary as JSON lines: a header, then one quoted token per line, in order of their ids.
     pub fn to_text(&self) -> String {
         let header = serde_json::json!({ "tokens": self.len(), "lower_case": self.lower_case });
         let tokens = self.tokens.iter().map(|token| serde_json::Value::from(token.as_str()));

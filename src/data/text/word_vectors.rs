@@ -47,12 +47,12 @@ impl WordVectors {
     /// without `\n`, `\r` ends the lines. A zip archive must be
     /// unpacked; a model of fastText (`.bin`) is not a file of vectors.
     ///
-    /// In text, the last `SIZE` columns are the vector, as words may contain spaces: the largest GloVe file has
-    /// "at name@domain.com". A line in which another number precedes them has too many numbers. Of a duplicated word, the
-    /// first vector counts, as in gensim. Words that are not UTF-8 are skipped.
+    /// In text, the last `SIZE` columns are the vector, as words may contain spaces: the largest GloVe file has "at
+    /// name@domain.com". If another number precedes them, the line has too many numbers. The first vector of a
+    /// duplicated word counts, as in gensim. Words that are not UTF-8 are skipped.
     ///
-    /// The file is read as a stream: memory is needed for the wanted vectors only. Of other words, no number is parsed; only
-    /// the number of columns is checked.
+    /// The file is read as a stream, so only the wanted vectors take memory. For other words, the columns are counted
+    /// but not parsed.
     ///
     /// # Errors
     /// Fails if the file is missing, empty, truncated, longer than its header announces or of another format; if the
@@ -64,11 +64,11 @@ impl WordVectors {
         let file = File::open(path).with_context(|| format!("{name}: can't be opened"))?;
         let mut source = Source::new(file).with_context(|| format!("{name}: can't be read"))?;
         let mut vectors = Self { size: 0, starts: HashMap::new(), values: Vec::new() };
-        // What can't be read shows again where it is needed.
+        // An unreadable part causes an error where it is needed.
         let _ = source.fill(MAX_WORD);
         let start = source.rest()[..source.rest().len().min(MAX_WORD)].to_vec();
         vectors.parse(&mut source, wanted).map_err(|error| {
-            // Zip archives and empty files have messages of their own.
+            // Zip archives and empty files have their own messages.
             let known = known_format(&start).filter(|_| !start.starts_with(b"PK"));
             match known.and_then(|_| found_instead(&start, "word vectors")).filter(|_| !start.is_empty()) {
                 Some(other) => anyhow!("{name}: {other}"),
@@ -100,7 +100,7 @@ impl WordVectors {
         words.into_iter()
     }
 
-    /// Writes the vectors in the text format of word2vec, from which [`read`](Self::read) restores every bit.
+    /// Writes the vectors in word2vec's text format, from which [`read`](Self::read) restores every bit.
     pub fn to_text(&self) -> String {
         let mut words: Vec<(&String, &usize)> = self.starts.iter().collect();
         words.sort_unstable_by_key(|(_, start)| **start);
@@ -233,7 +233,7 @@ impl WordVectors {
         self.add(word)
     }
 
-    /// The length of the word in a line in which not only single spaces precede the numbers.
+    /// The length of the word in a line in which more than single spaces precede the numbers.
     fn word_length(&self, line: &[u8]) -> Result<usize> {
         let mut word = line;
         for _ in 0..self.size {
@@ -349,7 +349,7 @@ struct Source {
     end: usize,
     /// The byte that ends a line.
     newline: u8,
-    /// Why no more can be read.
+    /// The reason why no more can be read.
     failed: Option<String>,
 }
 
@@ -371,7 +371,7 @@ impl Source {
         self.start += bytes;
     }
 
-    /// Reads more bytes; whether there were any.
+    /// Reads more bytes, and returns whether there were any.
     fn more(&mut self) -> Result<bool> {
         if let Some(failed) = &self.failed {
             bail!("{failed}");
@@ -398,7 +398,7 @@ impl Source {
         }
     }
 
-    /// Reads until `bytes` bytes, or all that are left, are in memory.
+    /// Reads until `bytes` bytes, or all remaining ones, are in memory.
     fn fill(&mut self, bytes: usize) -> Result<()> {
         while self.rest().len() < bytes && self.more()? {}
         Ok(())
@@ -407,7 +407,7 @@ impl Source {
     /// Makes `\r` end the lines if the first of them has no `\n`.
     fn find_newline(&mut self) {
         for bytes in [CHUNK, MAX_LINE] {
-            // What can't be read shows again where it is needed.
+            // An unreadable part causes an error where it is needed.
             let _ = self.fill(bytes);
             if self.rest().contains(&b'\n') {
                 return;
@@ -432,8 +432,8 @@ impl Source {
 
     /// Whether text, rather than binary vectors of `size` elements, follows the header.
     ///
-    /// Of the `4 * size` bytes after the first word, at least half are characters of decimal numbers in any text, but about
-    /// a tenth in binary data.
+    /// At least half of the `4 * size` bytes after the first word are characters of decimal numbers in any text, but
+    /// about a tenth in binary data.
     fn is_text(&mut self, size: usize) -> Result<bool> {
         self.fill(MAX_WORD + 4 * size)?;
         let rest = self.rest();

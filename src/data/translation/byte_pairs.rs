@@ -1,6 +1,6 @@
-//! Byte-pair encoding: parts of words, learnt from their frequencies (Sennrich, Haddow and Birch 2016, section 3.2).
+//! Byte-pair encoding: parts of words, learned from frequencies (Sennrich et al. 2016, section 3.2).
 //!
-//! The symbols are characters, and merges of them. The last symbol of a word ends with a space, which no word contains.
+//! The symbols are characters and merges of them. The last symbol of a word ends with a space, which occurs in no word.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
@@ -41,7 +41,8 @@ fn characters(padded: &str) -> impl Iterator<Item = Range<usize>> {
 
 /// Learns up to `count` merges, most frequent first, from words and their frequencies.
 ///
-/// Of pairs of the same frequency, the one with the older symbols is merged first. A pair that occurs once is not merged.
+/// Of pairs with the same frequency, the pair with the older symbols is merged first. A pair that occurs once is not
+/// merged.
 pub(super) fn learn(words: &BTreeMap<String, u64>, count: usize) -> Vec<(String, String)> {
     let padded: Vec<String> = words.keys().map(|word| format!("{word} ")).collect();
     let mut symbols = Symbols::default();
@@ -61,7 +62,7 @@ pub(super) fn learn(words: &BTreeMap<String, u64>, count: usize) -> Vec<(String,
             places.entry(pair).or_default().push(at);
         }
     }
-    // An entry whose count is out of date is passed over: a later one replaces it.
+    // An entry with an outdated count is skipped: a later one replaces it.
     let mut queue: BinaryHeap<(u64, Reverse<Pair>)> =
         counts.iter().map(|(&pair, &count)| (count, Reverse(pair))).collect();
     let mut merges = vec![];
@@ -112,7 +113,7 @@ fn merge(word: &mut Vec<u32>, pair: Pair, merged: u32) {
     word.truncate(written);
 }
 
-/// Cuts words into the parts that merges leave.
+/// Cuts words into the parts that result from the merges.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct BytePairs {
     symbols: Symbols,

@@ -1,13 +1,13 @@
-//! The built-in pairs: dates as people write them, and the same dates in ISO 8601.
+//! The built-in pairs: dates as people write them, and their ISO 8601 form.
 //!
 //! "Sat the 5th of March 2016", "3/5/16 (US)", "5/3/16 (UK)", "5. März 2016" and "le samedi 5 mars 2016" all become
-//! "2016-03-05". The dates are those from 1950 to 2049, so two digits determine a year. In English, numbers with slashes
-//! carry a marker, as 3/5/16 alone is ambiguous; numbers with dots are German, the day first. Weekdays are those of the
+//! "2016-03-05". The dates are from 1950 to 2049, so two digits determine a year. In English, numbers with slashes
+//! carry a marker, as 3/5/16 alone is ambiguous. Numbers with dots are German, with the day first. Weekdays follow the
 //! calendar.
 //!
-//! No date occurs in two splits, so a model can't learn dates by heart. With attention, a GRU of 128 units translates nearly
-//! all unseen dates after three epochs. Without, it has to pack the whole source into its last state, and translates 3% after
-//! five epochs.
+//! No date occurs in two splits, so a model can't memorise dates. With attention, a GRU of 128 units translates nearly
+//! all unseen dates after three epochs. Without attention, it has to pack the whole source into its last state, and
+//! translates 3% after five epochs.
 
 use super::pairs::{PairCorpus, TextPairs};
 use crate::rng::stream;
@@ -23,8 +23,10 @@ struct Locale {
     /// From Sunday.
     weekdays: [&'static str; 7],
     short_weekdays: [&'static str; 7],
-    /// `%A` and `%a` are the weekday, `%d`, `%D` (two digits) and `%o` (ordinal) the day, `%m`, `%M` (two digits), `%B` and
-    /// `%b` the month, and `%Y` and `%y` the year.
+    /// The forms of a date, with these placeholders.
+    ///
+    /// `%A` and `%a` are the weekday, `%d`, `%D` (two digits) and `%o` (ordinal) the day, `%m`, `%M` (two digits), `%B`
+    /// and `%b` the month, and `%Y` and `%y` the year.
     forms: &'static [&'static str],
     ordinal: fn(u32) -> String,
 }
@@ -86,7 +88,7 @@ const FRENCH: Locale = Locale {
     ordinal: |day| if day == 1 { "1er".into() } else { day.to_string() },
 };
 
-/// Each as often as its share of all forms.
+/// Each is as frequent as its fraction of all forms.
 const LOCALES: [&Locale; 3] = [&ENGLISH, &GERMAN, &FRENCH];
 
 const FIRST_YEAR: u32 = 1950;
@@ -154,7 +156,7 @@ impl Date {
     }
 }
 
-/// A date in one of the forms; a fifth of them in lower case, a tenth in capitals.
+/// A date in one of the forms; a fifth of them are in lower case, a tenth in capitals.
 fn any_form(date: Date, rng: &mut ChaCha8Rng) -> String {
     let all: usize = LOCALES.iter().map(|locale| locale.forms.len()).sum();
     let mut at = rng.random_range(0..all);
@@ -173,10 +175,10 @@ fn any_form(date: Date, rng: &mut ChaCha8Rng) -> String {
     date.iso()
 }
 
-/// Generates `train` training, `validation` validation and `test` test pairs, with different sources and no date in two
-/// splits.
+/// Generates `train` training, `validation` validation and `test` test pairs.
 ///
-/// They are a function of `seed`; a smaller training set is the beginning of a larger one.
+/// Their sources differ, and no date occurs in two splits. They are a function of `seed`; a smaller training set is the
+/// beginning of a larger one.
 pub fn dates(train: usize, validation: usize, test: usize, seed: u64) -> PairCorpus {
     let mut days: Vec<usize> = (0..DAYS).collect();
     days.shuffle(&mut stream(seed, "dates/days"));

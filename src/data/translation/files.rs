@@ -9,13 +9,13 @@ use crate::data::text::{Record, TextFile, are_fields_quoted, counted_lines, reco
 use anyhow::{Result, bail, ensure};
 use std::path::{Path, PathBuf};
 
-/// Reads the splits of `dir`, or only the test split, as two files each, whose names end with the languages.
+/// Reads the splits of `dir`, or only the test split, as two files each, which end with the languages.
 pub(super) fn parallel(dir: &Path, languages: [&str; 2], test_only: bool) -> Result<PairCorpus> {
     let [source, target] = languages.map(|ending| ending.trim_start_matches('.'));
     let mut notes = vec![];
     let find = |language: &str| Splits::find_by_words(dir, &[&language.to_lowercase()]);
     let (sources, targets) = (find(source)?, find(target)?);
-    // Otherwise the validation split would take the place of the missing file.
+    // Otherwise the validation split would replace the missing file.
     match (&sources.test, &targets.test) {
         (Some(found), None) => return Err(lacks(dir, found, target)),
         (None, Some(found)) => return Err(lacks(dir, found, source)),
@@ -58,7 +58,7 @@ fn check_names(dir: &Path, split: &str, source: &Path, target: &Path) -> Result<
     let [source_name, target_name] = [source, target].map(unpacked);
     let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    // Without a dot, the name of the split is the ending, as in `en.train`: there is nothing to compare.
+    // Without a dot, the name of the split is the extension, as in `en.train`: there is nothing to compare.
     ensure!(
         stem(&source_name) == stem(&target_name) || source_name.extension() == target_name.extension(),
         "{}: found {} and {} for the {split} split, expected two files of one name",
@@ -110,7 +110,7 @@ fn pair_up(sources: &TextFile, targets: &TextFile, notes: &mut Vec<String>) -> R
     Ok(pairs)
 }
 
-/// Says how many pairs have two equal sides, if more than half of them do.
+/// Notes how many pairs have two equal sides, if more than half of them do.
 fn note_identical(name: &str, pairs: &TextPairs, notes: &mut Vec<String>) {
     let identical =
         pairs.sources.iter().zip(&pairs.targets).filter(|(source, target)| source == target).count();
@@ -122,15 +122,17 @@ fn note_identical(name: &str, pairs: &TextPairs, notes: &mut Vec<String>) {
     }
 }
 
-/// The line near which the longer of two parallel texts has lines too many, if their lengths leave no doubt.
+/// Finds where the longer of two parallel texts has surplus lines, if their lengths are conclusive.
 ///
-/// If the surplus lies in one place, the lengths of the lines before it fit, and those after it fit with the lines shifted
-/// (Gale and Church 1993). The cost of a pair is the absolute log ratio of the lengths.
+/// If the surplus is in one place, the lengths of the lines before it fit, and the lengths after it fit with the lines
+/// shifted (Gale and Church 1993). The cost of a pair is the absolute log ratio of the lengths.
 fn divergence(a: &[&str], b: &[&str]) -> Option<usize> {
     /// Lines this close to the best place may cost nearly the same.
     const NEAR: usize = 10;
-    /// A difference of costs that chance rarely explains. Captions in two languages with one line removed reached it in 39
-    /// of 60 trials, and the place was then right within 5 lines.
+    /// A difference of costs that chance rarely explains.
+    ///
+    /// With one line removed from captions in two languages, 39 of 60 trials reached it, and the place was then right
+    /// within 5 lines.
     const CLEAR: f64 = 2.0;
     let (longer, shorter) = if a.len() > b.len() { (a, b) } else { (b, a) };
     let surplus = longer.len() - shorter.len();
@@ -150,11 +152,11 @@ fn divergence(a: &[&str], b: &[&str]) -> Option<usize> {
     }
     let (best, lowest) = costs.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1))?;
     let is_clear = |(at, cost): (usize, &f64)| at.abs_diff(best) <= NEAR || cost - lowest > CLEAR;
-    // Of a few lines, all are near.
+    // All of a few lines are near.
     (costs.len() > 4 * NEAR && costs.iter().enumerate().all(is_clear)).then_some(best + 1)
 }
 
-/// Reads the splits of `dir`, or only the test split, as files with lines of a source, a tab and a target.
+/// Reads the splits of `dir`, or only the test split: lines of a source, a tab and a target.
 ///
 /// The headers of training files must name `languages`, if they are given.
 pub(super) fn tab_separated(dir: &Path, languages: Option<[&str; 2]>, test_only: bool) -> Result<PairCorpus> {
@@ -172,7 +174,7 @@ pub(super) fn tab_separated(dir: &Path, languages: Option<[&str; 2]>, test_only:
 
 /// The rows of a file, each with its columns and the number of its line.
 ///
-/// If quotes surround whole columns, they are removed as in CSV files, with a note. All others belong to the text.
+/// Quotes that surround whole columns are removed as in CSV files, with a note. All others belong to the text.
 fn rows(file: &TextFile, notes: &mut Vec<String>) -> Result<Vec<Record>> {
     if are_fields_quoted(&file.text, b'\t') {
         notes.push(format!("{}: the quotes around columns are removed", file.path.display()));
@@ -222,7 +224,7 @@ fn pairs(file: &TextFile, columns: &mut PairColumns, notes: &mut Vec<String>) ->
     if pairs.is_empty() { Err(file.error("no pairs of sentences")) } else { Ok(pairs) }
 }
 
-/// An error about columns that only a choice of languages makes clear, or a header.
+/// An error about columns that only a header or a choice of languages makes clear.
 fn unclear(file: &TextFile, reason: &str) -> anyhow::Error {
     DataError::Languages { name: "tsv-pairs".into(), reason: format!("{}: {reason}", file.path.display()) }
         .into()

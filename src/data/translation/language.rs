@@ -7,7 +7,7 @@ use anyhow::{Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// What the tokens of a language are.
+/// The kind of tokens of a language.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Segmentation {
@@ -15,9 +15,9 @@ pub enum Segmentation {
     Characters,
     /// Words separated by white space.
     Words,
-    /// Parts of words by byte-pair encoding (Sennrich, Haddow and Birch 2016), after up to this number of merges.
+    /// Parts of words by byte-pair encoding (Sennrich, Haddow and Birch 2016).
     ///
-    /// The last part of each word ends with a space.
+    /// There are up to this number of merges. The last part of each word ends with a space.
     Subwords(usize),
 }
 
@@ -90,7 +90,7 @@ impl Language {
         self.vocabulary.extend(words);
     }
 
-    /// What the tokens are.
+    /// The kind of the tokens.
     pub fn segmentation(&self) -> Segmentation {
         self.segmentation
     }
@@ -116,7 +116,7 @@ impl Language {
         if self.lower_case { text.to_lowercase() } else { text.into_owned() }
     }
 
-    /// The tokens of `text`. White space around it has none.
+    /// The tokens of `text`. Surrounding white space is dropped.
     pub fn tokens(&self, text: &str) -> Vec<String> {
         let text = self.normalised(text);
         match self.segmentation {
@@ -154,7 +154,7 @@ impl Language {
         text
     }
 
-    /// The text of `ids`; padding, `<bos>` and `<eos>` have none.
+    /// The text of `ids`; padding, `<bos>` and `<eos>` are dropped.
     pub fn decode(&self, ids: &[u32]) -> String {
         let silent = [Self::PAD, Self::BEGIN, Self::END];
         let ids = ids.iter().filter(|id| !silent.contains(id));
@@ -172,7 +172,7 @@ impl Language {
                 .collect(),
             merges: self.merges.clone(),
         };
-        // A struct of strings serialises.
+        // A struct of strings always serialises.
         serde_json::to_string(&recorded).unwrap_or_default() + "\n"
     }
 

@@ -21,7 +21,7 @@ use std::path::Path;
 const KNOWN: [&str; 3] = ["dates", "tsv-pairs", "parallel"];
 const BUILT_IN: [&str; 1] = ["dates"];
 
-/// The seed of the built-in dates, which do not change with the seed of a training run.
+/// The seed of the built-in dates. It is independent of the seed of a training run.
 const DATES_SEED: u64 = 0;
 
 /// Loads the pairs of sentences and translations `name`.
@@ -32,13 +32,15 @@ const DATES_SEED: u64 = 0;
 /// | `tsv-pairs` | each split `.tsv` or `.txt`: a source, a tab and a target per line |
 /// | `parallel` | two files per split, which end with the two `languages`, such as `train.en` and `train.de`: line by line a sentence and its translation |
 ///
-/// The files' names contain a name of their split, `train`, `dev` or `test` and others as for
-/// [`text::load`](crate::data::text::load), such as `test_2016_flickr.en`. White space around a sentence is removed, and so
-/// are blank lines at the end of a file. Pairs with an empty side are skipped, with a note. A first line of names, such as
-/// `target` and `source` or `English` and `German`, is a header of `tsv-pairs`, with a note. It says which columns hold
-/// source and target: by these names, by the `languages`, which it must name if they are given, or in this order. Without a
-/// header these are the first two. Further columns are ignored, with a note, and quotes that surround whole columns are
-/// removed. Text that is not UTF-8 is read as Windows-1252, with a note.
+/// The files' names contain a name of their split, `train`, `dev`, `test` or another one of
+/// [`text::load`](crate::data::text::load), such as `test_2016_flickr.en`. White space around a sentence is removed,
+/// and so are blank lines at the end of a file. Pairs with an empty side are skipped, with a note.
+///
+/// A first line of names, such as `target` and `source` or `English` and `German`, is a header of `tsv-pairs`, with a
+/// note. It tells which columns hold source and target: by these names, by the `languages`, which it must name if they
+/// are given, or in this order. Without a header, source and target are the first two columns. Further columns are
+/// ignored, with a note, and quotes that surround whole columns are removed. Text that is not UTF-8 is read as
+/// Windows-1252, with a note.
 ///
 /// # Errors
 /// Fails with a [`DataError`] for an unknown name, a directory that is missing or superfluous, and `parallel` without two

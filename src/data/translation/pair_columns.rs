@@ -1,4 +1,4 @@
-//! Which columns of a file of pairs hold source and target.
+//! The columns of source and target in a file of pairs.
 
 use crate::data::count;
 use crate::data::text::Record;
@@ -94,7 +94,7 @@ impl<'a> PairColumns<'a> {
     }
 }
 
-/// The columns of source and target by their names' words; two names of languages stand in this order.
+/// The columns of source and target by their names' words. Two names of languages are taken in this order.
 fn by_role(cells: &[String], names: &[usize]) -> Option<[usize; 2]> {
     let with = |list: &str, other: &str| -> Vec<usize> {
         let has = |place: usize, list: &str| words(&cells[place]).any(|word| contains(list, &word));
@@ -123,7 +123,7 @@ fn contains(list: &str, word: &str) -> bool {
 
 /// Whether a cell consists of words that name a column of a source or a target.
 fn is_name(cell: &str) -> bool {
-    // The code of Indonesian is rather the name of a column of numbers.
+    // The code of Indonesian is more likely the name of a column of numbers.
     let is_known = |word: &String| {
         let lists = [SOURCE_WORDS, TARGET_WORDS, OTHER_WORDS, LANGUAGES];
         lists.iter().any(|list| contains(list, word))
@@ -147,7 +147,7 @@ fn only(cells: &[String], is: impl Fn(&str) -> bool) -> Option<usize> {
     found.next().filter(|_| found.next().is_none())
 }
 
-/// Both places, if they are two.
+/// Both places, if both exist and differ.
 fn both(places: [Option<usize>; 2]) -> Option<[usize; 2]> {
     let [source, target] = [places[0]?, places[1]?];
     (source != target).then_some([source, target])

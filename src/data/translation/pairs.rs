@@ -46,7 +46,7 @@ pub struct PairCorpus {
     pub notes: Vec<String>,
 }
 
-/// Sentences and their translations as ids of two [`Language`](super::Language)s, without `<bos>` and `<eos>`.
+/// Sentences and translations as ids of two [`Language`](super::Language)s, without special tokens.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Pairs {
     /// The ids of each sentence.

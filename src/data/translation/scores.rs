@@ -1,4 +1,4 @@
-//! Scores of translations: BLEU and chrF, computed as by sacrebleu 2.
+//! Scores of translations: BLEU and chrF, computed like sacrebleu 2.
 
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -66,9 +66,9 @@ fn mteval_13a(line: &str) -> String {
     spaced.into_iter().collect()
 }
 
-/// Inserts spaces before, between and after two adjacent characters for which `is_pair` holds.
+/// Inserts spaces before, between and after two adjacent characters that satisfy `is_pair`.
 ///
-/// As with a regular expression, the pairs do not overlap, and the leftmost counts.
+/// As with a regular expression, the pairs do not overlap, and the leftmost wins.
 fn insert_spaces(text: &[char], places: [bool; 3], is_pair: impl Fn(char, char) -> bool) -> Vec<char> {
     let (mut spaced, mut at) = (Vec::with_capacity(text.len() + 8), 0);
     while at < text.len() {
@@ -92,7 +92,7 @@ fn ngrams<T: Hash + Eq>(items: &[T], order: usize) -> HashMap<&[T], usize> {
     counts
 }
 
-/// Number of `candidate`'s n-grams that `reference` has too, each at most as often as there.
+/// Number of `candidate`'s n-grams that are in `reference`, each counted at most as often as there.
 fn matches<T: Hash + Eq>(candidate: &[T], reference: &[T], order: usize) -> usize {
     let reference = ngrams(reference, order);
     let matched = |(ngram, &count): (&&[T], &usize)| count.min(reference.get(ngram).copied().unwrap_or(0));
@@ -106,8 +106,8 @@ fn ngram_count(length: usize, order: usize) -> usize {
 
 /// The BLEU score of a corpus, 0 to 100 (Papineni et al. 2002), with one reference per hypothesis.
 ///
-/// Precisions of n-grams up to 4 words are those of the whole corpus. An order without a match is smoothed exponentially.
-/// All of this is sacrebleu's default (Post 2018).
+/// The precisions of n-grams of up to 4 words are taken over the whole corpus. An order without a match is smoothed
+/// exponentially. All of this is sacrebleu's default (Post 2018).
 pub fn bleu<S: AsRef<str>>(hypotheses: &[S], references: &[S], tokenizer: BleuTokenizer) -> f64 {
     const ORDERS: usize = 4;
     let (mut correct, mut total) = ([0; ORDERS], [0; ORDERS]);
@@ -141,8 +141,9 @@ pub fn bleu<S: AsRef<str>>(hypotheses: &[S], references: &[S], tokenizer: BleuTo
 
 /// The chrF2 score of a corpus, 0 to 100 (Popović 2015), with one reference per hypothesis.
 ///
-/// The F-score, in which recall weighs twice as much as precision, of runs of 1 to 6 characters without white space. As in
-/// sacrebleu's default, precisions and recalls are those of the whole corpus, averaged over the orders that occur in it.
+/// It is the F-score of runs of 1 to 6 characters without white space, in which recall has twice the weight of
+/// precision. As in sacrebleu's default, precisions and recalls are taken over the whole corpus and averaged over the
+/// orders that occur in it.
 pub fn chrf<S: AsRef<str>>(hypotheses: &[S], references: &[S]) -> f64 {
     const ORDERS: usize = 6;
     const BETA: f64 = 2.0;
@@ -152,7 +153,7 @@ pub fn chrf<S: AsRef<str>>(hypotheses: &[S], references: &[S]) -> f64 {
         let [hypothesis, reference] = [hypothesis, reference].map(characters);
         for (order, [found, expected, matched]) in (1..).zip(&mut counts) {
             let reference_ngrams = ngram_count(reference.len(), order);
-            // Without any n-gram in the reference, those of the hypothesis don't count.
+            // Without any n-gram in the reference, the hypothesis's n-grams don't count.
             *found += if reference_ngrams > 0 { ngram_count(hypothesis.len(), order) } else { 0 };
             *expected += reference_ngrams;
             *matched += matches(&hypothesis, &reference, order);

@@ -10,21 +10,24 @@ use std::path::Path;
 const SIDE: u32 = 28;
 const BOX: u32 = 20;
 
-/// Larger photographs are first reduced to this longer side: 20x20 pixels remain of the digit in the end.
+/// Larger photographs are first reduced to this longer side; the digit ends up with 20x20 pixels.
 const WORKING_SIDE: u32 = 1024;
 
 /// A stroke consists of pixels above `FAINT`, some of them above `HALF`.
 const FAINT: u8 = 25;
 const HALF: u8 = 127;
 
-/// Connected components with less than this fraction of the largest component's ink are dirt.
+/// Connected components with less than this fraction of the largest component's ink count as dirt.
 const DIRT: f64 = 0.03;
 
-/// Strokes thinner than this, in pixels of the result, are thickened. MNIST's are 2.0 to 5.6 wide (1st and 99th
-/// percentile).
+/// Strokes thinner than this, in pixels of the result, are thickened.
+///
+/// MNIST's strokes are 2.0 to 5.6 wide (1st and 99th percentile).
 const MIN_STROKE_WIDTH: f64 = 2.2;
 
-/// Reads a photograph of a digit, PNG or JPEG, as 28x28 bytes in the format of MNIST: 0 for paper, 255 for full ink.
+/// Reads a photograph of a digit, PNG or JPEG, as 28x28 bytes in the format of MNIST.
+///
+/// 0 is paper, 255 is full ink.
 ///
 /// The ink may be dark on light, light on dark, coloured, or opaque on transparent. The digit's bounding box is scaled
 /// into 20x20 pixels, its centre of mass placed in pixel (14, 14), as for MNIST (LeCun et al. 1998, section III.A). An
@@ -47,8 +50,8 @@ pub(super) fn digit(photo: DynamicImage, path: &Path) -> Result<Vec<u8>> {
 
 /// Converts to grey without transparency.
 ///
-/// Transparent parts become background: of the brightness that most of the image has or, where all visible pixels have
-/// one brightness, and only transparency draws the digit, of the opposite brightness.
+/// Transparent parts become background. The background has the brightness of most of the image. If all visible pixels
+/// have the same brightness, and only transparency draws the digit, it has the opposite brightness.
 fn flatten(image: DynamicImage) -> GrayImage {
     if !image.color().has_alpha() {
         return image.into_luma8();
@@ -113,7 +116,9 @@ fn crop(ink: &GrayImage) -> Option<GrayImage> {
     }))
 }
 
-/// Numbers the pixels that are connected with `start`; `None` if `start` has no ink or a number already.
+/// Numbers the pixels that are connected with `start`.
+///
+/// Returns `None` if `start` has no ink or already has a number.
 fn fill(ink: &GrayImage, start: (u32, u32), number: usize, component_of: &mut [usize]) -> Option<Component> {
     let (width, height) = ink.dimensions();
     let mut component = Component { left: start.0, top: start.1, ..Component::default() };

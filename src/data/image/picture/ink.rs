@@ -68,7 +68,7 @@ impl Background {
         f64::from(grey.get_pixel(x, y)[0]) - value
     }
 
-    /// Least squares over `pixels`, repeated without the pixels whose residual exceeds twice the median.
+    /// Fits by least squares over `pixels`, then again without residuals above twice the median.
     fn fit(grey: &GrayImage, pixels: &[(u32, u32)]) -> Self {
         let mut fit = Self { coefficients: [0.0; 6], noise: 0.0 };
         let mut limit = f64::INFINITY;
@@ -101,7 +101,7 @@ impl Background {
 
 /// Solves a symmetric system, its right-hand side in the last column, by Gaussian elimination.
 ///
-/// A small ridge on the diagonal sets coefficients to 0 that the pixels leave undetermined, in images one or two pixels
+/// A small ridge on the diagonal sets coefficients to 0 that the pixels do not determine, in images one or two pixels
 /// wide.
 fn solve(mut system: [[f64; 7]; 6]) -> [f64; 6] {
     let ridge = 1e-9 * system[0][0].max(1.0);
@@ -145,7 +145,7 @@ pub(super) fn ink(grey: &GrayImage) -> Option<GrayImage> {
             histogram[difference.min(255.0).round() as usize] += 1;
         }
     }
-    // Full ink is what a tenth of the stroke pixels reach.
+    // Full ink is the amount that a tenth of the stroke pixels reach.
     let strokes = Threshold::of(&histogram);
     let mut darker = 0;
     let full = (0..256).rev().find(|&value| {
@@ -161,8 +161,8 @@ pub(super) fn ink(grey: &GrayImage) -> Option<GrayImage> {
 
 /// The background, and the sign of ink's difference from it: -1 for dark ink, 1 for light ink.
 ///
-/// The background is first fitted to the border, then to the pixels that differ little from it. Ink is on the side of the
-/// larger differences.
+/// The background is first fitted to the border, then to the pixels that differ little from it. Ink is on the side with
+/// the larger differences.
 fn background(grey: &GrayImage) -> (Background, f64) {
     let (width, height) = grey.dimensions();
     let step = width.max(height).div_ceil(FIT_SIDE) as usize;

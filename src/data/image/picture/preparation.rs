@@ -12,10 +12,12 @@ use std::path::Path;
 const TOLERANCE: u8 = 32;
 
 impl Preparation {
-    /// Reads the PNG or JPEG file `path` as an image of `shape`, `(channels, height, width)`, and says what it did.
+    /// Reads the PNG or JPEG file `path` as an image of `shape`, `(channels, height, width)`.
+    ///
+    /// Also returns the conversion that was applied.
     ///
     /// # Errors
-    /// Fails if no picture is prepared to that shape, or like [`read_digit`](crate::data::image::read_digit) and
+    /// Fails if no conversion gives that shape, or like [`read_digit`](crate::data::image::read_digit) and
     /// [`read_square`](crate::data::image::read_square).
     pub fn read(self, path: &Path, shape: (usize, usize, usize)) -> Result<(Vec<u8>, Prepared)> {
         self.decode(&decode::read(path)?, path, shape)
@@ -54,9 +56,11 @@ impl Preparation {
     }
 }
 
-/// The pixels of a picture that looks like one of MNIST's: grey, 28x28, on an even dark background or inverted.
+/// The pixels of a picture that looks like an image of MNIST.
 ///
-/// Some digits of MNIST touch the border, with at most 5 of its 108 pixels.
+/// It is grey, 28x28, on an even dark background, or inverted.
+///
+/// Some digits of MNIST touch the border, in at most 5 of its 108 pixels.
 fn like_mnist(picture: &DynamicImage) -> Option<(Vec<u8>, Prepared)> {
     const SIDE: u32 = 28;
     let is_grey = |pixel: &image::Rgba<u8>| {

@@ -7,7 +7,7 @@ use image::{DynamicImage, ImageDecoder, RgbImage, imageops};
 use std::path::Path;
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// Smaller images are placeholders, with nothing to learn from.
+/// Smaller images are placeholders, without content to learn from.
 const MIN_SIDE: u32 = 4;
 
 /// Upper bound of the bytes of whole images that are decoded at the same time, over all threads.
@@ -16,8 +16,8 @@ const MAX_DECODING: u64 = 512 << 20;
 /// Reads the PNG or JPEG file `path` as `(3, side, side)` row-major bytes: red, green, blue.
 ///
 /// The central square of the image is scaled to `side`, averaged where it shrinks and interpolated linearly where it
-/// grows. Grey, palette and 16-bit images become 8-bit colour, transparent parts lie on white, and the EXIF orientation is
-/// applied. Images that are read at the same time take at most 512 MiB of memory, decoded; further threads wait.
+/// grows. Grey, palette and 16-bit images become 8-bit colour, transparent parts become white, and the EXIF orientation
+/// is applied. Images that are read at the same time take at most 512 MiB of memory, decoded; further threads wait.
 ///
 /// # Errors
 /// Fails if `side` is 0 or above 16,384; if the file is missing, truncated, neither PNG nor JPEG, smaller than 4x4
