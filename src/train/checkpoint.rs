@@ -53,7 +53,7 @@ pub(super) struct State {
     pub(super) plateau: PlateauState,
 }
 
-/// The number of processes that a checkpoint without one means.
+/// The number of processes if a checkpoint does not record it.
 fn one() -> usize {
     1
 }
@@ -74,7 +74,7 @@ impl State {
     }
 }
 
-/// Writes the checkpoint of `run`, in place of the last one.
+/// Writes the checkpoint of `run`, and replaces the previous one.
 pub(super) fn save(
     run: &Run,
     vars: &VarMap,
@@ -107,9 +107,9 @@ fn write(run: &Run, tensors: BTreeMap<String, Tensor>, state: &State) -> Result<
     write_file(&run.checkpoint(), &checksum::serialize(tensors, state)?)
 }
 
-/// Restores `vars`, `optimizer` and `task` from the checkpoint of `run`; returns `None` if there is none.
+/// Restores `vars`, `optimizer` and `task` from the checkpoint of `run`, or returns `None` without one.
 ///
-/// Of several processes, the first has the run, and sends its checkpoint to all.
+/// With several processes, the first has the run and sends its checkpoint to all.
 pub(super) fn load(
     run: Option<&Run>,
     processes: Option<&Arc<dyn Processes>>,
@@ -157,7 +157,7 @@ pub(super) fn load(
 /// Returns whether `run` has a checkpoint.
 ///
 /// # Errors
-/// Fails if there is none although the run has got as far as its first one.
+/// Fails if there is none although the run has reached its first one.
 fn has_checkpoint(run: &Run) -> Result<bool> {
     let path = run.checkpoint();
     if path.try_exists().with_context(|| format!("{}: cannot read it", path.display()))? {
@@ -173,7 +173,7 @@ fn has_checkpoint(run: &Run) -> Result<bool> {
     bail!("{}: it is missing, but {why}: restore it, or start a new run", path.display())
 }
 
-/// Checks that the best weights, which training ends with, are there and whole.
+/// Checks that the best weights, which training ends with, exist and are complete.
 fn check_best(run: &Run, state: &State) -> Result<()> {
     if state.best_epoch > 0 {
         read_best(run).context("the best weights so far, without which the run cannot be completed")?;
@@ -181,10 +181,11 @@ fn check_best(run: &Run, state: &State) -> Result<()> {
     Ok(())
 }
 
-/// Checks the files that resuming `run` depends on, and returns what a user should know about them.
+/// Checks the files that resuming `run` depends on, and returns a note for the user.
 ///
 /// # Errors
-/// Fails if the checkpoint or the best weights are missing, damaged or another run's, unless the run never reached its first checkpoint.
+/// Fails if the checkpoint or the best weights are missing, damaged or another run's, unless the run never reached its
+/// first checkpoint.
 pub fn check_resumable(run: &Run, metric: Metric) -> Result<Option<String>> {
     let dir = run.dir().display();
     if !has_checkpoint(run)? {
@@ -233,7 +234,7 @@ fn parse_state(path: &Path, bytes: &[u8]) -> Result<State> {
     serde_json::from_str(state).map_err(|_| anyhow!("{shown}: the training state is damaged"))
 }
 
-/// Checks that the counts of steps and epochs fit each other and the data.
+/// Checks that the counts of steps and epochs are consistent with each other and the data.
 fn check_counts(
     path: &Path,
     state: &State,

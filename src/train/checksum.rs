@@ -9,7 +9,7 @@ use std::path::Path;
 /// Name of the checksum in `config.json` and in the metadata of a safetensors file.
 pub(super) const CHECKSUM: &str = "checksum";
 
-/// What stands in place of the checksum while it is computed.
+/// The placeholder for the checksum during its computation.
 const BLANK: &[u8; 8] = b"00000000";
 
 /// Returns a checksum of `bytes`: CRC-32, in eight hexadecimal digits.
@@ -31,7 +31,7 @@ pub(super) fn serialize(
     Ok(bytes)
 }
 
-/// Sorts the header of a safetensors file, in which the metadata stand in the random order of a hash map.
+/// Sorts the header of a safetensors file, whose metadata is in the random order of a hash map.
 fn sort_header(bytes: &mut [u8]) -> Result<()> {
     let range = header(bytes).context("the file has no header")?;
     let header = &mut bytes[range];
@@ -71,7 +71,7 @@ pub(super) fn verify(path: &Path, bytes: &[u8]) -> Result<()> {
 fn place(bytes: &[u8]) -> Option<Range<usize>> {
     let range = header(bytes)?;
     let header = &bytes[range.clone()];
-    // Elsewhere in the header the quotes would be escaped, and the name of a tensor comes before a brace.
+    // Elsewhere in the header the quotes would be escaped, and the name of a tensor precedes a brace.
     let key = format!("\"{CHECKSUM}\":\"");
     let start =
         range.start + key.len() + header.windows(key.len()).position(|window| window == key.as_bytes())?;

@@ -1,4 +1,4 @@
-//! Composing with a model of music: from nothing, from a beginning, or under a melody.
+//! Composition with a model of music: from nothing, from a beginning, or under a melody.
 
 use super::music::tensor;
 use crate::data::music::{Encoding, KEYS, Note, NoteChoice, Piece, Texture};
@@ -11,11 +11,11 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::sync::Arc;
 
-/// The most keys that sound at once.
+/// The largest number of keys that sound at once.
 const MAX_NOTES: usize = 20;
 /// Number of harmonisations that are compared at each step.
 const CANDIDATES: usize = 12;
-/// Number of steps after a block whose probability counts when the block is drawn again.
+/// Number of steps after a block that are scored when the block is drawn again.
 const LOOK_AHEAD: usize = 4;
 
 const NAN: &str = "cannot draw a note: the model's logits are NaN";
@@ -30,16 +30,17 @@ pub struct Composer<'a> {
     pub sampling: Sampling,
 }
 
-/// The hidden states of some pieces before a step, `(pieces, hidden)`, and what they are computed from at the next one.
+/// The hidden states of some pieces before a step, `(pieces, hidden)`, and the network's next state.
 struct States {
     hidden: Tensor,
     state: RecurrentState,
 }
 
 impl Composer<'_> {
-    /// Continues `beginning`, a piece with the wanted metre, key, style and possibly some steps, to `length` steps.
+    /// Continues `beginning` to `length` steps.
     ///
-    /// The result is a function of the model, the beginning, the sampling and `seed`.
+    /// The beginning is a piece with the wanted metre, key and style, and possibly some steps. The result is a function
+    /// of the model, the beginning, the sampling and `seed`.
     ///
     /// # Errors
     /// Fails if the beginning is longer than the piece, or the model's output is NaN.
@@ -64,11 +65,11 @@ impl Composer<'_> {
         Ok(piece)
     }
 
-    /// Adds the other voices to a melody, the highest voice of `melody`, whose other voices rest.
+    /// Adds the lower voices to a melody, the highest voice of `melody`, whose other voices rest.
     ///
-    /// A first setting comes from several candidates, which are compared by how well the melody goes on (a particle filter).
-    /// Then each beat is drawn again `sweeps` times, given what precedes and follows it (Gibbs sampling, as in Hadjeres,
-    /// Pachet and Nielsen 2017, arXiv:1612.01010).
+    /// A first setting comes from several candidates, which are resampled by the probability of the melody's next notes
+    /// (a particle filter). Then each beat is drawn again `sweeps` times, given the steps before and after it (Gibbs
+    /// sampling, as in Hadjeres, Pachet and Nielsen 2017, arXiv:1612.01010).
     ///
     /// # Errors
     /// Fails if the model does not choose voices one by one, or its output is NaN.
@@ -85,7 +86,7 @@ impl Composer<'_> {
         Ok(piece)
     }
 
-    /// The best of several settings that are drawn step by step and resampled by the probability of the melody.
+    /// Draws several settings step by step, resamples them by the melody's probability, and returns one.
     fn first_setting(&self, melody: &Piece, rng: &mut ChaCha8Rng) -> Result<Piece> {
         let length = melody.len();
         let mut pieces = vec![melody.beginning(0); CANDIDATES];
@@ -143,7 +144,7 @@ impl Composer<'_> {
         Ok(())
     }
 
-    /// Computes the hidden states of `pieces` before `step` from `state`, the state before the previous step.
+    /// Computes the hidden states before `step` from `state`, the state before the previous step.
     fn states(
         &self,
         pieces: &[Piece],
@@ -160,7 +161,9 @@ impl Composer<'_> {
         Ok(States { hidden, state })
     }
 
-    /// Logits of the next note of each choice, one per row of `hidden`, from minus infinity for what may not be chosen.
+    /// Computes logits of the next note of each choice, minus infinity for forbidden classes.
+    ///
+    /// Each choice belongs to a row of `hidden`, given by `rows`.
     fn logits(&self, hidden: &Tensor, rows: &[u32], choices: &[NoteChoice]) -> Result<Vec<Vec<f32>>> {
         let (like, classes) = (self.model.weight(), self.encoding.classes());
         let mut mask = vec![0f32; choices.len() * classes];
@@ -178,7 +181,7 @@ impl Composer<'_> {
         Ok(logits.to_dtype(candle_core::DType::F32)?.to_vec2()?)
     }
 
-    /// Draws the notes of `step` for each piece, after those that are `known`.
+    /// Draws the notes of `step` for each piece, after the notes that are `known`.
     fn draw(
         &self,
         hidden: &Tensor,
@@ -249,7 +252,7 @@ impl Composer<'_> {
         Ok(all)
     }
 
-    /// The log-probability of the first notes of `step` in each piece, given the notes before.
+    /// The log-probability of the first notes of `step` in each piece, given the previous steps.
     fn log_probabilities(
         &self,
         hidden: &Tensor,
@@ -281,7 +284,7 @@ fn select(state: &RecurrentState, rows: &Tensor) -> Result<RecurrentState> {
     Ok(RecurrentState { hidden: of(&state.hidden)?, cell: state.cell.as_ref().map(of).transpose()? })
 }
 
-/// Draws an index with these logarithms of weights.
+/// Draws an index; `weights` are logarithms.
 fn drawn(weights: &[f32], rng: &mut ChaCha8Rng) -> Result<usize> {
     Ok(Sampling::default().sample(weights, rng).context(NAN)? as usize)
 }

@@ -41,7 +41,7 @@ impl Evaluation {
     /// The iterator runs inside [`ops::no_grad`], so a lazy one computes its logits without a graph.
     ///
     /// # Errors
-    /// Fails if a batch is an error, or its logits and labels do not fit each other.
+    /// Fails if a batch is an error, or its logits and labels do not match.
     pub fn from_batches(
         cost: Cost,
         batches: impl IntoIterator<Item = Result<(Tensor, Tensor)>>,
@@ -68,7 +68,9 @@ impl Evaluation {
         })
     }
 
-    /// Evaluates the examples at `indices`, of which each process evaluates a part inside [`together`](processes::together).
+    /// Evaluates the examples at `indices`, divided among the processes.
+    ///
+    /// They are divided inside [`together`](processes::together) only.
     pub(super) fn divided(indices: &[u32], evaluate: impl FnOnce(&[u32]) -> Result<Self>) -> Result<Self> {
         let own = evaluate(&indices[own_share(indices.len())])?;
         match processes::current() {

@@ -9,7 +9,7 @@ use crate::ops;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 
-/// Most images and most pixels per channel in a batch of an evaluation.
+/// Largest number of images, and of pixels per channel, in a batch of an evaluation.
 const EVALUATION_BATCH: usize = 500;
 const EVALUATION_PIXELS: usize = 1 << 17;
 
@@ -25,10 +25,11 @@ pub struct ImageClassification<'a> {
     pub training: &'a [u32],
     /// Indices of the validation images in `images`.
     pub validation: &'a [u32],
-    /// Augmentation of the training images, drawn anew in each epoch.
+    /// Augmentation of the training images, drawn again in each epoch.
     pub augmentation: Option<Augmentation>,
-    /// Probability mass that training spreads evenly over all classes: see [`crate::ops::softmax_cross_entropy`], the
-    /// only cost that supports a value other than 0.
+    /// Probability mass that training spreads evenly over all classes.
+    ///
+    /// Only [`crate::ops::softmax_cross_entropy`] supports a value other than 0.
     pub label_smoothing: f64,
     /// The model's device.
     pub device: &'a Device,

@@ -39,7 +39,7 @@ impl Windowing {
     }
 }
 
-/// What a [`LanguageModelling`] task is made of.
+/// The model, the data and the settings of a [`LanguageModelling`] task.
 #[derive(Clone)]
 pub struct LanguageModellingConfig<'a> {
     /// The model to train.
@@ -60,29 +60,29 @@ pub struct LanguageModellingConfig<'a> {
     pub device: &'a Device,
 }
 
-/// The task of predicting each token of a text from the ones before it.
+/// The task of predicting each token of a text from the tokens before it.
 ///
 /// Trains by truncated back-propagation through time (Williams and Peng 1990). The text is cut into parallel streams, and
 /// each stream into windows. One step trains on one window of every stream; the hidden state carries over to the next
 /// window, gradients do not.
 ///
-/// A training example is a window of one stream, so the trainer's batch size must be the number of streams. Examples come
-/// in order; tokens at the end that do not fill a window of every stream are left out.
+/// A training example is a window of one stream, so the trainer's batch size must be the number of streams. Examples
+/// come in order. Tokens at the end that do not fill a window of every stream are left out.
 ///
-/// Several processes divide the streams: each reads its own, and has their hidden state. Inside
-/// [`together`](crate::processes::together), [`state`](Task::state) returns the state of all streams to each process, and
-/// [`load_state`](Task::load_state) picks a process's own streams out of such a state.
+/// Several processes divide the streams: each reads its own, and keeps their hidden state. Inside
+/// [`together`](crate::processes::together), [`state`](Task::state) returns the state of all streams to each process,
+/// and [`load_state`](Task::load_state) selects a process's own streams from such a state.
 pub struct LanguageModelling<'a> {
     config: LanguageModellingConfig<'a>,
     position: RefCell<Position<'a>>,
 }
 
-/// How far the current epoch has read the text.
+/// The position in the text that the current epoch has reached.
 #[derive(Default)]
 struct Position<'a> {
     /// Number of the next window, and the streams positioned there.
     streams: Option<(usize, TokenWindows<'a>)>,
-    /// Hidden state before that window.
+    /// Hidden state before this window.
     state: Option<RecurrentState>,
 }
 
@@ -125,8 +125,8 @@ impl<'a> LanguageModelling<'a> {
 
 /// Returns the mean loss of the tokens of `range`, in nats per token.
 ///
-/// Reads the range in at most `windowing.streams` streams, fewer for a short one. Each stream starts with a hidden state of
-/// zeros, so its first token is not predicted.
+/// Reads the range in at most `windowing.streams` streams, fewer if it is short. Each stream starts with a hidden state
+/// of zeros, so its first token is not predicted.
 ///
 /// # Errors
 /// Fails if the text cannot be read, or the range has fewer than 2 tokens.
@@ -166,9 +166,9 @@ pub struct LineScore {
 
 /// Scores `line` and its end.
 ///
-/// The model reads the end of another line first, then predicts one token after the other. A line without tokens, such as
-/// blanks at the word level, consists of its end alone. A token that the vocabulary lacks counts as the least probable
-/// one in its place: the model never saw it, so the probability of `<unk>` says nothing about it.
+/// The model first reads the end of another line, then predicts one token after the other. A line without tokens, such
+/// as blanks at the word level, consists of its end alone. A token that the vocabulary lacks counts as the least
+/// probable one at its position: the model never saw it, so the probability of `<unk>` says nothing about it.
 ///
 /// # Errors
 /// Fails if the line has zero bytes, or the model fails.
@@ -200,7 +200,7 @@ pub fn score_line(
     Ok(LineScore { log_probability, tokens: targets.len(), unknown })
 }
 
-/// The logarithm of the softmax of `logits` at `target`, or at the least probable token for an unknown target.
+/// The log-probability of `target`, or of the least probable token if the target is unknown.
 fn token_log_probability(logits: &[f32], target: u32) -> f64 {
     let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     let sum: f64 = logits.iter().map(|&logit| libm::exp(f64::from(logit) - highest)).sum();

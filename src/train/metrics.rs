@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// The quality measure of a task, besides its loss: its name, its direction and how to show a value.
+/// The quality measure of a task besides its loss: its name, its direction and its format.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
     name: &'static str,
@@ -17,7 +17,7 @@ impl Metric {
     pub const F1: Self = Self::new("f1", true, percentage);
     /// Exponential of the mean loss per token. Lower is better.
     pub const PERPLEXITY: Self = Self::new("perplexity", false, |value| format!("{value:6.3}"));
-    /// Mean loss in nats, for losses whose exponential says little. Lower is better.
+    /// Mean loss in nats, for losses whose exponential has no meaning. Lower is better.
     pub const NATS: Self = Self::new("nats", false, |value| format!("{value:6.3}"));
     /// Fraction of translations that equal the reference. Higher is better.
     pub const EXACT_MATCH: Self = Self::new("exact_match", true, percentage);
@@ -118,7 +118,7 @@ pub struct Report {
     pub interrupted: bool,
 }
 
-/// Numbers in a checkpoint: JSON has no infinities and no NaN, so they become strings.
+/// Numbers in a checkpoint. JSON has no infinities and no NaN, so they become strings.
 pub(super) mod any_f64 {
     use super::*;
 

@@ -8,7 +8,7 @@
 //! | [`Progress`] | what is called after each step and each epoch: [`Quiet`], [`Lines`], or your own |
 //! | [`Stop`] | ends a training early |
 //!
-//! Errors are [`anyhow::Error`], also those of a [`Task`]: `?` converts candle's.
+//! Errors are [`anyhow::Error`], in a [`Task`] too: `?` converts candle's.
 //!
 //! Built-in tasks are [`ImageClassification`], [`SentenceClassification`], [`Tagging`], [`LanguageModelling`],
 //! [`Translation`] and [`Composition`]. To train something else, implement [`Task`]:
@@ -100,13 +100,13 @@
 //! | `checkpoint.safetensors` | the state of training: see below |
 //! | `run.lock` | empty; locked by the process that trains in the folder, so that a second one is refused |
 //!
-//! Every file is written to a temporary name, synced and renamed. A crash leaves the old file or the new one. What a killed
-//! process leaves under a temporary name is removed when the run resumes.
+//! Every file is written to a temporary name, synced and renamed. A crash leaves the old file or the new one. Temporary
+//! files of a killed process are removed when the run resumes.
 //!
-//! Checksums protect the files that a run reads again: `config.json` and the two safetensors files hold one (CRC-32) of their
-//! own contents, and the latter also the identity of their run. A flipped bit, an edited configuration and a checkpoint or a
-//! model of another run are errors. Weights that another program wrote have no checksum and load all the same. Nothing here protects
-//! against intent.
+//! Checksums protect the files that a run reads again: `config.json` and the two safetensors files hold a CRC-32 of
+//! their own contents. The latter also hold the identity of their run. A flipped bit, an edited configuration, and a
+//! checkpoint or a model of another run are errors. Weights that another program wrote have no checksum and load
+//! nevertheless. The checksums do not protect against intent.
 //!
 //! # Checkpoints and resuming
 //!
@@ -115,18 +115,19 @@
 //! interruption. When training ends, only the record of the epochs stays, unless [`TrainerOptions::keep_checkpoint`] is set.
 //! The best weights are in `model.safetensors` either way.
 //!
-//! To resume, build model, task, optimizer and options as before, open the folder with [`Run::open`] in place of
-//! [`Run::create`], and call [`Trainer::fit`]. It finds the checkpoint and continues, in the middle of an epoch if need be.
-//! The result has the same bits as an uninterrupted run, because every random draw is a function of the seed and its place in
-//! training: no generator state needs saving. Initial weights are reproducible, too, with [`seeded_var_builder`].
+//! To resume, build model, task, optimizer and options as before, open the folder with [`Run::open`] instead of
+//! [`Run::create`], and call [`Trainer::fit`]. It finds the checkpoint and continues, if necessary in the middle of an
+//! epoch. The result has the same bits as an uninterrupted run, because every random draw is a function of the seed and
+//! its place in training: no generator state needs saving. With [`seeded_var_builder`], initial weights are
+//! reproducible too.
 //!
-//! A run without its checkpoint starts at the first epoch only if it never reached one; otherwise [`Trainer::fit`] fails, as it
-//! does without the best weights. [`check_resumable`] checks these files early.
+//! A run without its checkpoint starts at the first epoch only if it never reached a checkpoint. Otherwise
+//! [`Trainer::fit`] fails, as it does without the best weights. [`check_resumable`] checks these files early.
 //!
-//! An exact resume needs the same data; [`Run::check_facts`] refuses to resume if they have changed.
+//! An exact resume needs the same data. [`Run::check_facts`] refuses to resume if they have changed.
 //!
-//! To train for more epochs, resume with a larger [`TrainerOptions::epochs`]. The result is the same as
-//! of a run that had this number of epochs from the start, provided that the schedule does not depend on their number
+//! To train for more epochs, resume with a larger [`TrainerOptions::epochs`]. The result equals a run with this number
+//! of epochs from the start, provided that the schedule does not depend on their number
 //! ([`Schedule::depends_on_length`](crate::optim::Schedule::depends_on_length)) and, if training has ended, that the
 //! checkpoint was kept.
 //!

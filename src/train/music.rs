@@ -17,10 +17,10 @@ use std::sync::Arc;
 /// Steps in a batch of an evaluation, unless a single piece has more.
 const EVALUATION_STEPS: usize = 2048;
 
-/// The task of predicting each step of pieces from the steps before.
+/// The task of predicting each step of pieces from the previous steps.
 ///
-/// The loss is the mean over all steps of a batch, in nats per step. Batches hold no padding, so pieces of any lengths may
-/// share one. Pieces longer than a window are learned in parts, each from a zero state.
+/// The loss is the mean over all steps of a batch, in nats per step. Batches hold no padding, so pieces of any lengths
+/// may share one. Pieces longer than a window are trained in parts, each from a zero state.
 pub struct Composition<'a> {
     /// The model to train.
     pub model: &'a MusicModel,
@@ -45,7 +45,7 @@ pub fn music_windows(pieces: &[Piece], window: usize) -> Vec<(usize, Range<usize
     examples.collect()
 }
 
-/// Returns the loss of `pieces` in one batch, the sum over their steps in nats.
+/// Returns the loss of `pieces` in one batch, summed over their steps, in nats.
 ///
 /// # Errors
 /// Fails if the pieces do not fit the model.
@@ -80,7 +80,7 @@ pub fn evaluate_music(model: &MusicModel, encoding: &Encoding, pieces: &[Piece])
     Ok(sum / steps as f64)
 }
 
-/// Parts of pieces as a model reads and predicts them.
+/// Parts of pieces, encoded for a model.
 pub struct MusicBatch {
     steps: Bags,
     pieces: Arc<PackedSequences>,
@@ -88,7 +88,7 @@ pub struct MusicBatch {
 }
 
 enum Targets {
-    /// Which logits should be large and which small: see [`MusicModel::key_loss`].
+    /// The signs of the logits; see [`MusicModel::key_loss`].
     Keys(Tensor),
     /// The notes and their classes.
     Notes(Notes, Tensor),
@@ -119,7 +119,7 @@ impl MusicBatch {
         let (before, parts, lengths) = (&parts[..share.start], &parts[share.clone()], &lengths[share]);
         let positions: Vec<(usize, usize)> = pieces.positions().collect();
         let like = model.weight();
-        // The piece and the step in it that each row stands for.
+        // The piece and the step in it of each row.
         let places = || positions.iter().map(|&(part, step)| (&*parts[part].0, parts[part].1.start + step));
         let steps: Vec<Vec<u32>> =
             places().map(|(piece, step)| encoding.step(piece, step, piece.len())).collect();
@@ -132,7 +132,7 @@ impl MusicBatch {
             true => {
                 let mut rows: Vec<Vec<u32>> = lengths.iter().map(|&length| vec![0; length]).collect();
                 positions.iter().enumerate().for_each(|(row, &(part, step))| rows[part][step] = row as u32);
-                // The row, what is known, and the class of each note, piece by piece.
+                // The row, the known features, and the class of each note, piece by piece.
                 let mut notes = vec![];
                 for ((piece, range), rows) in parts.iter().zip(&rows) {
                     for (step, &row) in range.clone().zip(rows) {
@@ -183,7 +183,7 @@ pub(super) fn tensor(values: Vec<f32>, shape: (usize, usize), like: &Tensor) -> 
 }
 
 impl Composition<'_> {
-    /// An example, transposed as the place in training demands.
+    /// Returns an example, transposed by an amount that depends on the place in training.
     fn part(&self, example: u32, mode: Mode) -> (Cow<'_, Piece>, Range<usize>) {
         let (piece, range) = self.windows[example as usize].clone();
         let piece = &self.training[piece];

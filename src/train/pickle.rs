@@ -1,15 +1,15 @@
-//! Python's pickle format, as far as the files of `torch.save` use it. Nothing in a pickle is executed.
+//! Python's pickle format, to the extent that `torch.save` uses it. Nothing in a pickle is executed.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashMap;
 
-/// Most objects of a pickle. A `state_dict` has about thirty per tensor.
+/// Largest number of objects in a pickle. A `state_dict` has about thirty per tensor.
 const MAX_OBJECTS: usize = 1 << 21;
 
 /// The position of an object in [`Pickle::objects`].
 pub(super) type Id = usize;
 
-/// A Python object, as far as weights are concerned.
+/// A Python object, as far as weights need it.
 #[derive(Debug, Clone)]
 pub(super) enum Object<'a> {
     /// A whole number; a Boolean as 0 or 1.
@@ -28,7 +28,7 @@ pub(super) enum Object<'a> {
     },
     /// An object outside the pickle, by its identifier.
     Persistent(Id),
-    /// Something else, such as a float or `None`.
+    /// Any other object, such as a float or `None`.
     Other,
 }
 
@@ -103,7 +103,7 @@ impl<'a> Pickle<'a> {
     }
 }
 
-/// The stack machine that a pickle is a program for.
+/// The stack machine that executes a pickle.
 #[derive(Default)]
 struct Machine<'a> {
     bytes: &'a [u8],
@@ -286,7 +286,7 @@ impl<'a> Machine<'a> {
         usize::try_from(value).context("a size beyond the address space")
     }
 
-    /// A signed number whose size takes `width` bytes. One of more than 64 bits is not needed.
+    /// A signed number, preceded by its size of `width` bytes. Numbers of more than 64 bits are not needed.
     fn long(&mut self, width: usize) -> Result<Object<'a>> {
         let size = self.length(width)?;
         let bytes = self.take(size)?;

@@ -5,16 +5,17 @@ use anyhow::{Result, bail};
 use std::io::{self, ErrorKind, Write};
 use std::sync::OnceLock;
 
-/// Receives the events of a training: what is called after each step and each epoch.
+/// Receives the events of a training run: a call after each step and each epoch.
 ///
 /// Every method does nothing by default. To end the training from here, keep a clone of its [`Stop`](super::Stop).
 pub trait Progress {
     /// Epoch `epoch` (counted from 1) of `epochs` starts, or resumes, with `examples` training examples.
     fn epoch_started(&self, _epoch: usize, _epochs: usize, _examples: usize) {}
 
-    /// A step is done: the epoch has used `examples` examples so far, and the last batch had the mean loss `loss`.
+    /// A step is done.
     ///
-    /// Training on a GPU reports every fiftieth step, the last one of an epoch and those with a checkpoint: a report waits for
+    /// The epoch has used `examples` examples so far, and the last batch had the mean loss `loss`. Training on a GPU
+    /// reports every fiftieth step, the last step of an epoch and steps with a checkpoint, because a report waits for
     /// the GPU.
     fn step_done(&self, _examples: usize, _loss: f64) {}
 
@@ -68,12 +69,12 @@ static OUTPUT_ERROR: OnceLock<io::Error> = OnceLock::new();
 
 /// Prints a line to standard output. [`check_output`] reports an error.
 ///
-/// Unlike `println!`, it does not panic when nobody reads the output, so training goes on.
+/// Unlike `println!`, it does not panic when nobody reads the output, so training continues.
 pub fn say(line: &str) {
     print(&format!("{line}\n"));
 }
 
-/// Prints `text` to standard output at once. [`check_output`] reports an error.
+/// Prints `text` to standard output immediately. [`check_output`] reports an error.
 pub fn print(text: &str) {
     let mut out = io::stdout().lock();
     if let Err(error) = out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -86,7 +87,7 @@ pub fn is_output_open() -> bool {
     OUTPUT_ERROR.get().is_none()
 }
 
-/// Checks that all output so far has been written, except to a pipe that nobody reads any more.
+/// Checks that all output so far has been written, except to a pipe that is no longer read.
 ///
 /// # Errors
 /// Fails if standard output can't be written, for example because a disk is full.

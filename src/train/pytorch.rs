@@ -25,14 +25,15 @@ pub(super) fn is_pytorch(bytes: &[u8]) -> bool {
     bytes.starts_with(ZIP) || matches!(bytes, [0x80, 2..=5, ..]) && !is_safetensors(bytes)
 }
 
-/// Reads the `state_dict` of a file. It may be nested in a dictionary, as training programs save it; a remark says which one
-/// is taken where there are several.
+/// Reads the `state_dict` of a file.
 ///
-/// Tensors may share storages and have any strides. Together they have at most as many elements as the file has bytes.
+/// It may be nested in a dictionary, as training programs save it; if there are several, a remark names the one that is
+/// read. Tensors may share storages and have any strides. Together they have at most as many elements as the file has
+/// bytes.
 ///
 /// # Errors
-/// Fails if the file is truncated or damaged, or holds no `state_dict` of dense tensors. A zip archive is checked by its
-/// checksums.
+/// Fails if the file is truncated or damaged, or holds no `state_dict` of dense tensors. The checksums of a zip archive
+/// are verified.
 pub(super) fn read(bytes: &[u8]) -> Result<(HashMap<String, Tensor>, Option<String>)> {
     if bytes.starts_with(ZIP) { read_zip(bytes) } else { read_legacy(bytes) }
 }
@@ -54,7 +55,7 @@ fn read_zip(bytes: &[u8]) -> Result<(HashMap<String, Tensor>, Option<String>)> {
             is_stored,
             "a compressed zip archive, expected the file as torch.save wrote it, which is not"
         );
-        // Reading to the end compares the checksum.
+        // Reading to the end verifies the checksum.
         copy(&mut file, &mut sink()).with_context(|| format!("damaged zip archive: {name}"))?;
         let start = file.data_start().and_then(|start| usize::try_from(start).ok());
         let data = start.and_then(|start| bytes.get(start..)?.get(..usize::try_from(file.size()).ok()?));
@@ -73,8 +74,10 @@ fn read_zip(bytes: &[u8]) -> Result<(HashMap<String, Tensor>, Option<String>)> {
     State { pickle, storages, elements_left: bytes.len() }.read()
 }
 
-/// Reads the old format: a magic number, a version, the system, the object, the keys of the storages, and the storages,
-/// each after its number of elements.
+/// Reads the old format.
+///
+/// It is a magic number, a version, the system, the object, the keys of the storages, and the storages, each after its
+/// number of elements.
 fn read_legacy(bytes: &[u8]) -> Result<(HashMap<String, Tensor>, Option<String>)> {
     let mut at = 0;
     let mut next = || -> Result<Pickle> {
@@ -121,7 +124,7 @@ struct Storage<'a> {
     elements: usize,
 }
 
-/// The storages that a pickle refers to, as often as it does.
+/// The storages that a pickle refers to, once per reference.
 fn storages_of<'a>(pickle: &Pickle<'a>) -> Result<Vec<Storage<'a>>> {
     let ids = pickle.objects.iter().filter_map(|object| match object {
         Object::Persistent(id) => Some(*id),
@@ -171,7 +174,7 @@ fn type_name(kind: &str) -> &str {
 struct State<'a> {
     pickle: Pickle<'a>,
     storages: HashMap<&'a str, &'a [u8]>,
-    /// How many elements the tensors that are still to be read may have.
+    /// The number of elements that the remaining tensors may have.
     elements_left: usize,
 }
 
@@ -193,7 +196,7 @@ impl<'a> State<'a> {
     fn tensors(&self) -> Result<(Named<'a>, Option<String>)> {
         let (mut dict, mut note) = (self.pickle.root, None);
         for _ in 0..4 {
-            // A score or a random state may lie beside the weights.
+            // A score or a random state may be beside the weights.
             let loose = self.tensors_in(dict);
             let entries = self.pickle.entries(dict).unwrap_or_default();
             let holds_more = |id: Id| match loose.is_empty() {
@@ -325,7 +328,7 @@ impl<'a> State<'a> {
     }
 }
 
-/// Where the elements of a tensor lie in its storage, in elements.
+/// The positions of a tensor's elements in its storage, counted in elements.
 struct Layout<'a> {
     offset: usize,
     shape: &'a [usize],
@@ -333,7 +336,7 @@ struct Layout<'a> {
 }
 
 impl Layout<'_> {
-    /// The elements in row-major order; `None` if one lies outside the storage.
+    /// The elements in row-major order; `None` if one is outside the storage.
     fn gather(&self, storage: &[u8], element_size: usize) -> Option<Vec<u8>> {
         let count: usize = self.shape.iter().product();
         if count == 0 {

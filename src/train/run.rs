@@ -15,11 +15,11 @@ const CONFIG: &str = "config.json";
 const METRICS: &str = "metrics.jsonl";
 const MODEL: &str = "model.safetensors";
 const CHECKPOINT: &str = "checkpoint.safetensors";
-/// The file that the process holds locked that writes to the folder. It is empty and stays.
+/// The file that the process writing to the folder holds locked. It is empty and stays.
 const LOCK: &str = "run.lock";
-/// Ending of the names under which files are written.
+/// Extension of the names under which files are written.
 const TEMPORARY: &str = ".tmp";
-/// Name of the run's identity in `config.json`: the checksum of the configuration that it started with.
+/// Name of the run's identity in `config.json`: the checksum of its first configuration.
 const ID: &str = "id";
 
 /// A run folder: the configuration, metrics, weights and checkpoint of one training run.
@@ -29,16 +29,16 @@ const ID: &str = "id";
 pub struct Run {
     dir: PathBuf,
     id: String,
-    /// Shared by all clones: the lock ends with the last of them.
+    /// Shared by all clones: the lock ends when the last of them is dropped.
     lock: Arc<OnceLock<File>>,
 }
 
 impl Run {
-    /// Creates the run folder `out`, or else the next numbered folder under `runs/<binary>/`, and [locks](Self::lock) it.
+    /// Creates the run folder `out`, or else the next numbered folder under `runs/<binary>/`, and locks it.
     ///
-    /// `config.json` records `binary`, the version of this crate, the fields of the object `config`, and checksums. A
-    /// folder that holds nothing but the temporary files of a run that was killed at its start, or what operating systems
-    /// leave behind, counts as empty.
+    /// See [`lock`](Self::lock). `config.json` records `binary`, the version of this crate, the fields of the object
+    /// `config`, and checksums. A folder counts as empty if it holds only the temporary files of a run that was killed
+    /// at its start, or files that operating systems leave behind.
     ///
     /// # Errors
     /// Fails if `out` is not empty, another process trains in it, or the folder cannot be written.
@@ -60,13 +60,15 @@ impl Run {
         recorded[ID] = json!(id);
         let run = Self { dir, id, lock: Arc::default() };
         run.lock()?;
-        // Another process may have trained here since.
+        // Another process may have trained here in the meantime.
         check_empty(&run.dir)?;
         run.write_config(recorded)?;
         Ok(run)
     }
 
-    /// Opens the run folder `dir`, or else the newest run that holds a model under `runs/<binary>/`, and reads its configuration.
+    /// Opens the run folder `dir`, or else the newest run with a model, and reads its configuration.
+    ///
+    /// The newest run is searched for under `runs/<binary>/`.
     ///
     /// # Errors
     /// Fails if there is no such run, its `config.json` cannot be read or has changed, or it belongs to another binary.
@@ -121,10 +123,10 @@ impl Run {
         Ok(parent.join(number.to_string()))
     }
 
-    /// Claims the folder for this process until the last clone of this `Run` is dropped; again does nothing.
+    /// Claims the folder for this process until the last clone of this `Run` is dropped.
     ///
-    /// [`create`](Self::create) and [`Trainer::fit`](super::Trainer::fit) do so, too. A file system without locks does not
-    /// protect the folder.
+    /// A second call does nothing. [`create`](Self::create) and [`Trainer::fit`](super::Trainer::fit) also lock the
+    /// folder. A file system without locks does not protect it.
     ///
     /// # Errors
     /// Fails if another process trains in the folder, or the file `run.lock` cannot be written.
@@ -142,9 +144,9 @@ impl Run {
         Ok(())
     }
 
-    /// Replaces the configuration by `config`, as [`open`](Self::open) returned it except for some fields.
+    /// Replaces the configuration by `config`, a changed copy of what [`open`](Self::open) returned.
     ///
-    /// The run stays the same: its checkpoint still belongs to it.
+    /// The run's identity stays the same: its checkpoint still belongs to it.
     ///
     /// # Errors
     /// Fails if `config.json` cannot be written.
@@ -156,7 +158,7 @@ impl Run {
         self.write(CONFIG, &(serde_json::to_string_pretty(&with_checksum(config))? + "\n"))
     }
 
-    /// Returns what tells this run from others: runs with the same configuration, which give the same result, share it.
+    /// Returns the identity of this run. Runs with the same configuration, which give the same result, share it.
     pub(super) fn id(&self) -> &str {
         &self.id
     }
@@ -165,13 +167,13 @@ impl Run {
     pub(super) fn remove_temporary_files(&self) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             if is_temporary(&entry.file_name()) {
-                // What cannot be removed does no harm.
+                // A file that cannot be removed does no harm.
                 let _ = fs::remove_file(entry.path());
             }
         }
     }
 
-    /// Checks that `facts` about the data and the model are still those that the run started with.
+    /// Checks that `facts` about the data and the model are the same as at the start of the run.
     ///
     /// To resume exactly, a run needs the same data. Record the facts that identify it, such as sizes and a fingerprint,
     /// in the configuration given to [`create`](Self::create). On resuming, pass the configuration from
@@ -216,10 +218,10 @@ impl Run {
         self.dir.join(CHECKPOINT)
     }
 
-    /// Writes the file `name` in the folder, in place of an older one.
+    /// Writes the file `name` in the folder, and replaces an older one.
     ///
     /// # Errors
-    /// Fails if the file cannot be written; an older one stays as it was.
+    /// Fails if the file cannot be written. The older file then stays unchanged.
     pub fn write(&self, name: &str, contents: &str) -> Result<()> {
         write_file(&self.dir.join(name), contents.as_bytes())
     }
@@ -257,7 +259,7 @@ fn with_checksum(mut config: Value) -> Value {
     config
 }
 
-/// Checks that no file is in the folder but the lock, temporary files and what operating systems leave behind.
+/// Checks that the folder holds only the lock, temporary files and files of the operating system.
 fn check_empty(dir: &Path) -> Result<()> {
     let entries =
         fs::read_dir(dir).with_context(|| format!("{}: cannot read the run folder", dir.display()))?;
@@ -273,7 +275,9 @@ fn check_empty(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Returns whether a file of this name is the unfinished version of another one, such as `config.json.tmp`.
+/// Returns whether a file of this name is the unfinished version of another one.
+///
+/// An example is `config.json.tmp`.
 fn is_temporary(name: &OsStr) -> bool {
     let finished = name.to_str().and_then(|name| name.strip_suffix(TEMPORARY));
     finished.is_some_and(|name| Path::new(name).extension().is_some())
@@ -327,7 +331,7 @@ fn next_folder(parent: &Path) -> Result<PathBuf> {
     }
 }
 
-/// Returns the lowest number above those of all folders in `parent`.
+/// Returns the lowest number above the numbers of all folders in `parent`.
 fn next_number(parent: &Path) -> Result<u64> {
     let newest = numbered_folders(parent)?.last().map_or(0, |last| last.0);
     newest.checked_add(1).with_context(|| format!("{}: cannot create the run folder", parent.display()))

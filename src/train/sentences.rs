@@ -22,7 +22,7 @@ pub struct Sentences {
 }
 
 impl Sentences {
-    /// Looks up the words of each sentence, and the further features that `ngrams` selects, in `vocabulary`.
+    /// Looks up the words of each sentence, and the n-grams that `ngrams` selects, in `vocabulary`.
     ///
     /// A sentence without words becomes a single unknown word.
     pub fn encode<'a>(
@@ -61,7 +61,9 @@ impl Sentences {
         &self.ids[self.starts[index]..self.starts[index + 1]]
     }
 
-    /// Packs the sentences at `indices` into one tensor of ids `(rows)`, in the row order of the returned sequences.
+    /// Packs the sentences at `indices` into one tensor of ids `(rows)`.
+    ///
+    /// The rows have the order of the returned sequences.
     ///
     /// # Errors
     /// Fails if a sentence is empty.
@@ -74,13 +76,15 @@ impl Sentences {
         Ok((ids, sequences))
     }
 
-    /// Returns the layout of the sentences at `indices[share]`, as a share of those at `indices`.
+    /// Returns the layout of the sentences at `indices[share]`, as a share of the batch `indices`.
     pub(super) fn layout(&self, indices: &[u32], share: Range<usize>) -> Result<Arc<PackedSequences>> {
         let lengths: Vec<usize> = indices.iter().map(|&i| self.sentence(i as usize).len()).collect();
         Ok(Arc::new(PackedSequences::of_share(&lengths, share)?))
     }
 
-    /// Returns the ids of the sentences at `indices` in the row order of `sequences`, which has their lengths.
+    /// Returns the ids of the sentences at `indices` in the row order of `sequences`.
+    ///
+    /// `sequences` must have the sentences' lengths.
     pub(super) fn rows(&self, indices: &[u32], sequences: &PackedSequences) -> Vec<u32> {
         let id = |(sequence, step)| self.ids[self.starts[indices[sequence] as usize] + step];
         sequences.positions().map(id).collect()

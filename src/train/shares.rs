@@ -1,4 +1,4 @@
-//! What one of several processes computes of a batch and of an evaluation.
+//! The part of a batch or an evaluation that one of several processes computes.
 
 use super::task::Task;
 use crate::nn::{Mode, Share};
@@ -11,16 +11,16 @@ use std::sync::Arc;
 
 /// Returns a loss of this process's share of `batch`, with its graph, and a factor.
 ///
-/// The products of both, over all processes, add up to the mean loss of the batch, and so do the gradients. The loss is the
-/// mean over the share, and the factor the fraction of [`Task::weight`] in the share.
+/// The products of loss and factor, over all processes, add up to the mean loss of the batch, and so do the gradients.
+/// The loss is the mean over the share, and the factor is the fraction of [`Task::weight`] in the share.
 ///
-/// `None` if the share is empty, which happens if the batch has fewer examples than there are processes: process 0 then has
-/// all of them, see [`share`]. The process adds zero to the loss and to all gradients.
+/// Returns `None` if the share is empty. This happens if the batch has fewer examples than there are processes: process
+/// 0 then has all of them; see [`share`]. The process adds zero to the loss and to all gradients.
 ///
-/// With `synchronised`, batch normalisation uses the statistics of the whole batch, and the call and the backward pass are
-/// collective. As the backward pass then adds gradients of different shares, the loss has the weight in it and the factor is 1.
-/// Without, each process uses the statistics of its share. Either way the running averages of the processes
-/// may differ afterwards; those of process 0 count.
+/// With `synchronised`, batch normalisation uses the statistics of the whole batch, and the call and the backward pass
+/// are collective. The backward pass then adds gradients of different shares, so the loss includes the weight and the
+/// factor is 1. Without it, each process uses the statistics of its share. In both cases the running averages of the
+/// processes may differ afterwards, and those of process 0 are kept.
 ///
 /// # Errors
 /// Fails if the loss cannot be computed, or a process has ended.
@@ -47,12 +47,12 @@ pub(super) fn part_of_loss(
     }))
 }
 
-/// Returns the part of `len` examples that this process computes inside [`together`]; all of them outside.
+/// Returns the part of `len` examples that this process computes inside [`together`]; outside, all.
 pub(super) fn own_share(len: usize) -> Range<usize> {
     processes::current().map_or(0..len, |processes| share(len, processes.rank(), processes.size()))
 }
 
-/// Returns the sums that `sums` computes of parts of `len` examples, over all examples.
+/// Sums the results of `sums` for the parts of `len` examples over all processes.
 pub(super) fn divided_sums<const N: usize>(
     len: usize,
     sums: impl FnOnce(Range<usize>) -> Result<[f64; N]>,
@@ -65,7 +65,7 @@ pub(super) fn divided_sums<const N: usize>(
     Ok(sums)
 }
 
-/// Returns the lists that `lists` computes of parts of `len` examples, one per example.
+/// Joins the lists that `lists` returns for each process's part of `len` examples, one per example.
 pub(super) fn divided_lists(
     len: usize,
     lists: impl FnOnce(Range<usize>) -> Result<Vec<Vec<u32>>>,

@@ -5,21 +5,21 @@ use crate::ops::{self, gpu::Gpu};
 use anyhow::Result;
 use candle_core::Tensor;
 
-/// Steps that run one by one at first: they compile the kernels and fill the memory pool.
+/// Number of first steps that run launch by launch: they compile the kernels and fill the memory pool.
 const WARM_UP: usize = 2;
 
-/// Runs training steps, on a GPU as graphs once they can be.
+/// Runs training steps, on a GPU as graphs if possible.
 pub(super) enum StepGraph {
     /// Launch by launch.
     Eager,
-    /// Launch by launch, for this many steps.
+    /// Launch by launch, for this number of steps.
     WarmUp(usize),
     Graph(Graph),
 }
 
 impl StepGraph {
-    /// `capturable` tells whether the steps may be graphs; the environment variable `CANDLE_TEXTBOOK_CUDA_GRAPHS` set to
-    /// `off` forbids it.
+    /// `capturable` tells whether the steps may be graphs. The environment variable `CANDLE_TEXTBOOK_CUDA_GRAPHS` set
+    /// to `off` forbids it.
     pub fn new(capturable: bool) -> Self {
         let forbidden = std::env::var("CANDLE_TEXTBOOK_CUDA_GRAPHS").is_ok_and(|value| value == "off");
         let has_kernels = cfg!(any(feature = "cuda", feature = "cuda-emulator"));

@@ -3,10 +3,10 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Asks a training to stop. Clones share the request, so that a signal handler or another thread can make it.
+/// Asks a training run to stop. Clones share the request, so a signal handler or another thread can make it.
 ///
-/// [`Trainer::fit`](super::Trainer::fit) then finishes the current step or breaks off the validation, saves a checkpoint if
-/// there is a run folder, and returns a [`Report`](super::Report) with `interrupted` set.
+/// [`Trainer::fit`](super::Trainer::fit) then finishes the current step or abandons the validation, saves a checkpoint
+/// if there is a run folder, and returns a [`Report`](super::Report) with `interrupted` set.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
@@ -26,7 +26,7 @@ impl Stop {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Calls `work`, which the request ends where it calls [`check`]; `None` if it did.
+    /// Calls `work`, which [`check`] ends if the request is made; returns `None` in that case.
     pub(super) fn interrupting<T>(&self, work: impl FnOnce() -> Result<T>) -> Option<Result<T>> {
         let before = CURRENT.replace(Some(self.clone()));
         let result = work();
@@ -38,7 +38,7 @@ impl Stop {
     }
 }
 
-/// Why work ended early.
+/// The error that ends work early.
 #[derive(Debug)]
 struct Stopped;
 
@@ -50,7 +50,7 @@ impl std::fmt::Display for Stopped {
 
 impl std::error::Error for Stopped {}
 
-/// Fails if the work of this thread has been asked to stop.
+/// Fails if this thread's work has been asked to stop.
 pub(super) fn check() -> Result<()> {
     ensure!(!CURRENT.with_borrow(|stop| stop.as_ref().is_some_and(Stop::is_requested)), Stopped);
     Ok(())
@@ -76,7 +76,7 @@ mod tests {
             Ok(())
         });
         assert!(ended.is_none() && steps == 3);
-        // Other work goes on.
+        // Other work continues.
         check().unwrap();
         assert!(stop.interrupting(|| anyhow::bail!("x") as Result<()>).unwrap().is_err());
     }

@@ -40,7 +40,7 @@ pub struct TaggingEvaluation {
 }
 
 impl Tagging<'_> {
-    /// Returns the logits and the true tags of the sentences at `indices[share]`, and the order of their rows.
+    /// Returns the logits and the true tags of the sentences at `indices[share]`, and their row order.
     fn batch(
         &self,
         indices: &[u32],

@@ -20,9 +20,10 @@ pub struct TextGenerator<'a> {
 }
 
 impl<'a> TextGenerator<'a> {
-    /// Reads `prompt`, or the end of a line if the prompt has no tokens, to continue it.
+    /// Reads `prompt`, to continue it.
     ///
-    /// The generated text is a function of the model, the prompt, `sampling` and `seed`.
+    /// Without tokens in the prompt, it reads the end of a line. The generated text is a function of the model, the
+    /// prompt, `sampling` and `seed`.
     ///
     /// # Errors
     /// Fails if the prompt has zero bytes, or the model fails.
@@ -51,7 +52,7 @@ impl<'a> TextGenerator<'a> {
         self.decoder.activations()
     }
 
-    /// Draws the next token and returns its text, after the blank that separates it from the last token, if any.
+    /// Draws the next token and returns its text, with a separating blank first if needed.
     ///
     /// # Errors
     /// Fails if the vocabulary has no tokens, the logits are NaN, or the model fails.

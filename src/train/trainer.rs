@@ -21,10 +21,10 @@ use serde::{Deserialize, Serialize};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-/// Steps on a GPU between two readings of the loss, which wait for the GPU.
+/// Number of steps on a GPU between two readings of the loss, which wait for the GPU.
 const READ_EVERY: usize = 50;
 
-/// Length of a training run and the settings of its steps. Start from the default, and change fields.
+/// Length of a training run and the settings of its steps. Start from the default and change fields.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct TrainerOptions {
@@ -42,19 +42,25 @@ pub struct TrainerOptions {
     pub seed: u64,
     /// Stops training after this many epochs without a better validation score.
     pub patience: Option<usize>,
-    /// Saves a checkpoint every this many steps, in addition to the one at the end of each epoch, if there is a run folder.
+    /// Saves a checkpoint every this many steps, in addition to the one at the end of each epoch.
+    ///
+    /// Without a run folder, it has no effect.
     pub checkpoint_every: Option<u64>,
-    /// Keeps the whole checkpoint when training ends, so that the run can train for more epochs later. Otherwise only the
-    /// record of its epochs stays.
+    /// Keeps the whole checkpoint when training ends, so that the run can train for more epochs later.
+    ///
+    /// Otherwise only the record of its epochs is kept.
     pub keep_checkpoint: bool,
-    /// Batch normalisation on several processes uses the statistics of the whole batch. Otherwise each process uses those of
-    /// its share.
+    /// Whether batch normalisation on several processes uses the statistics of the whole batch.
+    ///
+    /// Otherwise each process uses the statistics of its share.
     pub sync_batch_norm: bool,
 }
 
 impl Default for TrainerOptions {
-    /// 10 epochs of batches of 64 at a learning rate of 1e-3, seed 42. No clipping, patience, extra checkpoints or
-    /// synchronised batch normalisation; the last checkpoint is not kept.
+    /// 10 epochs of batches of 64 at a learning rate of 1e-3, seed 42.
+    ///
+    /// There is no clipping, patience, extra checkpoint or synchronised batch normalisation; the last checkpoint is not
+    /// kept.
     fn default() -> Self {
         Self {
             epochs: 10,
@@ -71,18 +77,20 @@ impl Default for TrainerOptions {
     }
 }
 
-/// Trains models: the same loop for every [`Task`].
+/// Trains models with the same loop for every [`Task`].
 pub struct Trainer<'a> {
     /// Settings of the training loop.
     pub options: TrainerOptions,
     /// Folder for metrics, checkpoints and the best weights. Without one, the best weights are kept in memory.
     pub run: Option<&'a Run>,
-    /// Receives what happens after each step and each epoch: [`Quiet`], [`Lines`](super::Lines) or your own.
+    /// Receives the events of each step and each epoch: [`Quiet`], [`Lines`](super::Lines) or your own.
     pub progress: &'a dyn Progress,
-    /// Ends the training early when it is requested, on several processes of any of them.
+    /// Ends the training early on request. With several processes, a request on any of them ends it.
     pub stop: Stop,
-    /// The processes that train the model together. Each of them calls [`fit`](Trainer::fit) with the same task, variables,
-    /// optimizer and options. Only process 0 needs a run folder and a display.
+    /// The processes that train the model together.
+    ///
+    /// Each of them calls [`fit`](Trainer::fit) with the same task, variables, optimizer and options. Only process 0
+    /// needs a run folder and a display.
     pub processes: Option<Arc<dyn Processes>>,
 }
 
@@ -98,29 +106,34 @@ impl Trainer<'_> {
     /// Trains the variables `vars` on `task`, and leaves the weights of the best epoch in them.
     ///
     /// Each epoch trains on every example once, evaluates on validation data, and keeps the weights if their validation
-    /// score is the best so far: in `model.safetensors`, with the scores in `metrics.jsonl` and a checkpoint, if there is a
-    /// run folder. If the folder already holds a checkpoint, training resumes from it and ends with the same bits as an
-    /// uninterrupted run on the same kind of device, provided that task, variables, optimizer and options are set up
-    /// in the same way. A larger number of epochs continues the run if
-    /// training has not ended or the checkpoint was kept ([`TrainerOptions::keep_checkpoint`]).
+    /// score is the best so far. If there is a run folder, they go to `model.safetensors`, the scores go to
+    /// `metrics.jsonl`, and a checkpoint is saved.
+    ///
+    /// If the folder already holds a checkpoint, training resumes from it. It ends with the same bits as an
+    /// uninterrupted run on the same kind of device, provided that task, variables, optimizer and options are set up in
+    /// the same way. A larger number of epochs continues the run if training has not ended or the checkpoint was kept
+    /// ([`TrainerOptions::keep_checkpoint`]).
     ///
     /// L-BFGS and Newton-CG end early when no step lowers the loss any more.
     ///
     /// An interrupted run (see [`Stop`]) leaves the weights of the last step in `vars`.
     ///
-    /// Several [`processes`](Trainer::processes) compute a share of each batch each. They start from the weights of process 0,
-    /// and end with the same weights. These differ from the weights of one process by rounding, and by the statistics of batch
-    /// normalisation unless [`TrainerOptions::sync_batch_norm`] is set. Process 0 reads and writes the run folder; the others
-    /// ignore theirs. An error of one process leaves the others waiting, and the program must end them.
+    /// With several [`processes`](Trainer::processes), each computes a share of each batch. They start from the weights
+    /// of process 0 and end with the same weights. These differ from the weights of a single process by rounding, and
+    /// by the statistics of batch normalisation unless [`TrainerOptions::sync_batch_norm`] is set. Process 0 reads and
+    /// writes the run folder; the others ignore theirs. If a process fails, the others wait, and the program must end
+    /// them.
     ///
     /// On a GPU, a loss that is not finite is noticed up to 50 steps later.
     ///
     /// # Errors
     /// Fails if an option is 0 where at least 1 is needed, a loss or a gradient is not finite, a loss depends on no
-    /// parameter, a checkpoint is damaged, incomplete or does not fit, another process trains in the run folder, a file
-    /// cannot be written, or the task fails. With L-BFGS and Newton-CG, which evaluate the loss several times per step,
-    /// also if a batch does not hold all examples, gradients are clipped, batches depend on each other, the model
-    /// normalises batches, or there are several processes. Several processes need parameters of type f32 on the CPU.
+    /// parameter, a checkpoint is damaged, incomplete or does not match, another process trains in the run folder, a
+    /// file cannot be written, or the task fails.
+    ///
+    /// L-BFGS and Newton-CG evaluate the loss several times per step. With these methods, it also fails if a batch does
+    /// not hold all examples, gradients are clipped, batches depend on each other, the model normalises batches, or
+    /// there are several processes. Several processes need parameters of type f32 on the CPU.
     pub fn fit(&self, task: &dyn Task, vars: &VarMap, optimizer: &mut Optimizer) -> Result<Report> {
         let mut training = Training::restore(self, task, vars, optimizer)?;
         while !training.is_finished() {
@@ -155,7 +168,7 @@ impl Trainer<'_> {
 
 /// Returns the number of steps of an epoch.
 ///
-/// Batch normalisation needs at least two examples, so under it a last batch of one joins the batch before it.
+/// Batch normalisation needs at least two examples. With it, a last batch of one example joins the batch before it.
 pub fn steps_per_epoch(examples: usize, batch_size: usize, vars: &VarMap) -> usize {
     let joins = normalises(vars) && batch_size > 1 && examples > batch_size && examples % batch_size == 1;
     examples.div_ceil(batch_size) - usize::from(joins)
@@ -167,7 +180,7 @@ fn normalises(vars: &VarMap) -> bool {
     vars.keys().any(|name| BatchNorm::is_buffer(name))
 }
 
-/// Checks that the loss of a step is one function of the parameters, for a method that evaluates it several times.
+/// Checks that the loss is the same function of the parameters in all steps, for full-batch methods.
 fn check_full_batch(options: &TrainerOptions, task: &dyn Task, vars: &VarMap) -> Result<()> {
     let why = "the optimizer needs the loss of all training examples several times per step";
     let (found, expected) = (options.batch_size, task.examples());
@@ -307,7 +320,7 @@ impl<'a> Training<'a> {
         let &TrainerOptions { epochs, batch_size, seed, .. } = self.options;
         let epoch = self.state.history.len();
         let mut order: Vec<u32> = (0..self.examples).collect();
-        // A method that takes all examples in each step needs one sum of their losses, to the bit.
+        // A method that takes all examples in each step needs the same sum of their losses, to the bit.
         if !self.task.in_order() && !self.optimizer.is_full_batch() {
             order.shuffle(&mut rng::stream(seed, &format!("shuffle/epoch {epoch}")));
         }
@@ -332,7 +345,7 @@ impl<'a> Training<'a> {
             let is_due = |every| self.state.step.is_multiple_of(every);
             let is_due = self.options.checkpoint_every.is_some_and(is_due);
             let is_marked = is_due || number == last || number.is_multiple_of(READ_EVERY);
-            // A step on a GPU goes on while the host prepares the next one.
+            // A step on a GPU continues while the host prepares the next one.
             let reads = is_marked || !ledger.waits() || self.stop.is_requested();
             let loss = if reads { Some(self.read(&ledger)?) } else { None };
             self.state.seconds += start.elapsed().as_secs_f64();
@@ -341,7 +354,7 @@ impl<'a> Training<'a> {
             }
             let interrupted = match self.group {
                 Some(_) => stops,
-                // The display may have requested it just now.
+                // The display may just have requested it.
                 None => reads && self.stop.is_requested(),
             };
             if is_due || interrupted {
@@ -354,7 +367,9 @@ impl<'a> Training<'a> {
         Ok(true)
     }
 
-    /// Trains on one batch, and records its loss and its gradient norm in `ledger`; returns whether a process asks to stop.
+    /// Trains on one batch, and records its loss and its gradient norm in `ledger`.
+    ///
+    /// Returns whether a process asks to stop.
     fn step(&mut self, batch: &[u32], epoch: usize, ledger: &mut Ledger) -> Result<bool> {
         let rate = self.learning_rate(self.state.step);
         let mode = Mode::train(self.options.seed, epoch, self.state.step);
@@ -407,7 +422,7 @@ impl<'a> Training<'a> {
     fn end_epoch(&mut self) -> Result<bool> {
         let validation = match &self.group {
             Some(Group { processes, .. }) => {
-                // Each process may have averages of its own.
+                // The processes may have different averages.
                 broadcast(processes.as_ref(), self.vars, BatchNorm::is_buffer)?;
                 together(processes, || self.task.validate())?
             }
@@ -434,10 +449,11 @@ impl<'a> Training<'a> {
         self.options.schedule.observe(&mut self.state.plateau, loss);
         if self.state.best().is_none_or(|best| validation.beats(&best.validation, self.metric)) {
             self.state.best_epoch = record.epoch;
-            // Before the checkpoint that refers to it: after a crash in between, the epoch is only repeated.
+            // Save the weights before the checkpoint that refers to them: after a crash in between, only the epoch is
+            // repeated.
             match (self.run, &self.group) {
                 (Some(run), _) => save_best(run, self.vars)?,
-                // Process 0 has them.
+                // Process 0 has the weights.
                 (None, Some(group)) if group.processes.rank() > 0 => {}
                 (None, _) => self.best = Some(Best::new(self.vars)?),
             }
@@ -448,7 +464,7 @@ impl<'a> Training<'a> {
         Ok(true)
     }
 
-    /// What to do when numbers are not finite.
+    /// Advice for losses and gradients that are not finite.
     fn advice(&self) -> String {
         self.run.map_or_else(|| "try a lower learning rate".to_string(), checkpoint::last_good)
     }

@@ -18,21 +18,24 @@ use std::sync::Arc;
 /// Pairs in a batch of an evaluation.
 const EVALUATION_BATCH: usize = 64;
 
-/// The teacher-forcing rate: the probability that the decoder reads a token of the target rather than its own prediction,
-/// as a function of the training step (Bengio et al. 2015, section 2.4).
+/// The teacher-forcing rate, as a function of the training step (Bengio et al. 2015, section 2.4).
+///
+/// It is the probability that the decoder reads a token of the target rather than its own prediction.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TeacherForcing {
     /// The same rate in all steps.
     Constant(f64),
-    /// From 1 at the start to `end` after `steps` steps, on a straight line, and `end` from then on.
+    /// Falls linearly from 1 at the start to `end` after `steps` steps, and then stays.
     Linear {
         /// The final rate.
         end: f64,
         /// Number of steps.
         steps: u64,
     },
-    /// `k / (k + exp(step / k))`: close to 1 at first, then falling to 0; one half after `k ln k` steps.
+    /// `k / (k + exp(step / k))`: close to 1 at first, then falling to 0.
+    ///
+    /// It is one half after `k ln k` steps.
     InverseSigmoid {
         /// The larger, the slower the rate falls; at least 1.
         k: f64,
@@ -58,30 +61,30 @@ impl TeacherForcing {
     }
 }
 
-/// How a [`Translation`] task scores the model on the validation data, besides its loss.
+/// The validation metric of a [`Translation`] task.
 #[derive(Clone, Copy)]
 pub enum Scoring<'a> {
     /// Perplexity of the true translations.
     Perplexity,
-    /// Fraction of greedy translations that equal the true one.
+    /// Fraction of greedy translations that equal the true translation.
     ExactMatch {
-        /// The most tokens of a translation.
+        /// The maximum number of tokens of a translation.
         max_length: usize,
     },
     /// BLEU of greedy translations.
     Bleu {
-        /// The most tokens of a translation.
+        /// The maximum number of tokens of a translation.
         max_length: usize,
-        /// Returns the BLEU of translations, from 0 to 100, given in the order of the validation data.
+        /// Computes the BLEU, from 0 to 100, of translations in the order of the validation data.
         bleu: &'a dyn Fn(&[Vec<u32>]) -> f64,
     },
 }
 
 /// The task of translating sentences.
 ///
-/// The encoder reads a source and its end, the decoder begins with [`Language::BEGIN`] and reads the target; it predicts the
-/// target and its end. The loss is the mean over all target tokens of a batch and their ends. Batches hold no padding, so
-/// sentences of any lengths may share one.
+/// The encoder reads a source and its end. The decoder begins with [`Language::BEGIN`], reads the target, and predicts
+/// the target and its end. The loss is the mean over all target tokens of a batch and their ends. Batches hold no
+/// padding, so sentences of any lengths may share one.
 pub struct Translation<'a> {
     /// The model to train.
     pub model: &'a Seq2Seq,
@@ -91,7 +94,9 @@ pub struct Translation<'a> {
     pub validation: &'a Pairs,
     /// The teacher-forcing rate.
     pub forcing: TeacherForcing,
-    /// Label smoothing of the training loss, from 0 to 1: see [`softmax_cross_entropy`](crate::ops::softmax_cross_entropy).
+    /// Label smoothing of the training loss, from 0 to 1.
+    ///
+    /// See [`softmax_cross_entropy`](crate::ops::softmax_cross_entropy).
     pub label_smoothing: f64,
     /// How to score the model on the validation data.
     pub scoring: Scoring<'a>,
@@ -123,7 +128,7 @@ pub fn evaluate_translation(model: &Seq2Seq, pairs: &Pairs, device: &Device) -> 
     Ok(sum / tokens)
 }
 
-/// Pairs as the model reads them.
+/// Pairs as tensors for the model.
 struct Batch {
     sources: PackedTokens,
     targets: PackedTokens,
@@ -132,7 +137,7 @@ struct Batch {
 }
 
 impl Batch {
-    /// The pairs at `indices[share]`, as a share of those at `indices`.
+    /// Packs the pairs at `indices[share]`, as a share of the batch `indices`.
     fn new(pairs: &Pairs, indices: &[u32], share: Range<usize>, device: &Device) -> Result<Self> {
         let with_end = |&i: &u32| -> Vec<u32> {
             pairs.sources[i as usize].iter().copied().chain([Language::END]).collect()

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use std::cmp::Reverse;
 
-/// Sentences that are translated at a time.
+/// Number of sentences that are translated together.
 const BATCH: usize = 64;
 
 /// How a [`Translator`] searches for the best translation.
@@ -17,13 +17,14 @@ const BATCH: usize = 64;
 pub struct Decoding {
     /// Number of hypotheses that the search follows; 1 is greedy search.
     pub beam: usize,
-    /// The most tokens of a translation.
+    /// The maximum number of tokens of a translation.
     pub max_length: usize,
     /// Exponent alpha of the length normalisation (Wu et al. 2016, eq. 14); 0 for none.
     ///
-    /// The score of a translation of n tokens, its end included, is its log-probability over `((5 + n) / 6)^alpha`.
+    /// The score of a translation of n tokens, its end included, is its log-probability divided by `((5 + n) /
+    /// 6)^alpha`.
     pub length_penalty: f64,
-    /// The most translations to return per sentence, at most `beam`.
+    /// The maximum number of translations to return per sentence, at most `beam`.
     pub n_best: usize,
 }
 
@@ -41,10 +42,11 @@ pub struct Hypothesis {
     pub ids: Vec<u32>,
     /// Normalised log-probability: see [`Decoding::length_penalty`].
     pub score: f64,
-    /// For each token, and for the end if the translation is finished, the weight of each source token and of the source's
-    /// end; empty without attention.
+    /// The attention weights of each token, and of the end if the translation is finished.
+    ///
+    /// Each has a weight per source token and one for the source's end. Empty without attention.
     pub attention: Vec<Vec<f32>>,
-    /// Whether the translation has ended. If not, the search broke off at [`Decoding::max_length`].
+    /// Whether the translation has ended. If not, the search stopped at [`Decoding::max_length`].
     pub finished: bool,
 }
 
@@ -57,17 +59,17 @@ pub struct Translator<'a> {
 }
 
 impl<'a> Translator<'a> {
-    /// A translator with `model`, which is on `device`.
+    /// Creates a translator with `model`, which is on `device`.
     pub fn new(model: &'a Seq2Seq, device: &'a Device) -> Self {
         Self { model, device }
     }
 
-    /// Translates `sources`, token ids without special tokens; returns the best translations of each, the best first.
+    /// Translates `sources`, token ids without special tokens. Returns the best translations of each, the best first.
     ///
-    /// The search follows the `beam` most probable hypotheses of each sentence until as many have ended. A hypothesis ends
-    /// if its end is among the `beam` most probable continuations. Translations that reached the maximal length without an
-    /// end are returned only if none has ended. Of equally probable continuations, the one of the better hypothesis comes
-    /// first, then the token with the lower number.
+    /// The search follows the `beam` most probable hypotheses of each sentence until that number of them have ended. A
+    /// hypothesis ends if its end is among the `beam` most probable continuations. Translations that reached the
+    /// maximum length without an end are returned only if none has ended. Of equally probable continuations, the one of
+    /// the better hypothesis comes first, then the token with the lower index.
     ///
     /// # Errors
     /// Fails if an option is out of range, an id is outside the source vocabulary, or the model's probabilities are NaN.
@@ -115,7 +117,7 @@ impl<'a> Translator<'a> {
         Ok(searches.into_iter().zip(lengths).map(|(search, len)| search.best(&tree, decoding, len)).collect())
     }
 
-    /// Extends all live hypotheses by one token; returns the state of those that stay alive, if any do.
+    /// Extends all live hypotheses by one token, and returns the state of those that stay alive, if any.
     fn extend(
         &self,
         encoded: &Encoded,
@@ -191,7 +193,7 @@ struct Live {
 
 /// The search for the translations of one sentence.
 struct Search {
-    /// Hypotheses to extend, the best first; none once the search has ended.
+    /// Hypotheses to extend, the best first; empty once the search has ended.
     live: Vec<Live>,
     finished: Vec<Live>,
 }
@@ -201,8 +203,9 @@ impl Search {
         Self { live: vec![Live { node: None, log_probability: 0.0 }], finished: vec![] }
     }
 
-    /// Chooses the best continuations from the `candidates` of each live hypothesis; returns the indices of the hypotheses
-    /// that the new live ones extend.
+    /// Chooses the best continuations from the `candidates` of each live hypothesis.
+    ///
+    /// Returns the indices of the hypotheses that the new live ones extend.
     fn choose(
         &mut self,
         beam: usize,
@@ -217,7 +220,7 @@ impl Search {
                 candidates.iter().filter(|(token, _)| ![Language::PAD, Language::BEGIN].contains(token));
             ranked.extend(possible.map(|&(token, x)| (i, token, live.log_probability + x)));
         }
-        // Stable, so that equal ones stay in the order of hypotheses and tokens.
+        // The sort is stable, so equal candidates stay in the order of hypotheses and tokens.
         ranked.sort_by(|a, b| b.2.total_cmp(&a.2));
         let mut parents = vec![];
         for (rank, (i, token, log_probability)) in ranked.into_iter().enumerate() {

@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// Saves variables to a safetensors file, with the names and shapes of PyTorch's `state_dict`.
 ///
-/// The file's metadata hold a checksum of the whole file, which loading checks. Other programs ignore it.
+/// The file's metadata hold a checksum of the whole file, which is verified on loading. Other programs ignore it.
 ///
 /// # Errors
 /// Fails if the file cannot be written.
@@ -53,7 +53,7 @@ impl Best {
     }
 }
 
-/// Gives the values that process 0 has to the variables of all processes whose names are `chosen`.
+/// Sends the values of the variables with `chosen` names from process 0 to all processes.
 pub(super) fn broadcast(
     processes: &dyn Processes,
     vars: &VarMap,
@@ -73,7 +73,7 @@ pub(super) fn broadcast(
         for (name, values) in found {
             let var = vars
                 .get(&name)
-                .with_context(|| format!("process 0 has the parameter {name}, this process has not"))?;
+                .with_context(|| format!("process 0 has the parameter {name}, but this process does not"))?;
             var.set(&values)?;
         }
     }
@@ -83,7 +83,8 @@ pub(super) fn broadcast(
 /// Reads the best weights of `run`, and returns whether they name it as their run.
 ///
 /// # Errors
-/// Fails if they are missing, damaged or another run's. Weights that another program wrote name no run, and pass.
+/// Fails if they are missing, damaged or another run's. Weights that another program wrote name no run and are
+/// accepted.
 pub(super) fn read_best(run: &Run) -> Result<(HashMap<String, Tensor>, bool)> {
     let path = run.model();
     let bytes = read_file(&path)?;
@@ -96,7 +97,7 @@ pub(super) fn read_best(run: &Run) -> Result<(HashMap<String, Tensor>, bool)> {
     Ok((tensors, owner.is_some()))
 }
 
-/// The identity of the run that wrote the safetensors file with the contents `bytes`, if they name one.
+/// Returns the identity of the run that wrote a safetensors file, if its contents `bytes` name one.
 fn owner(bytes: &[u8]) -> Result<Option<String>> {
     let (_, header) = safetensors::SafeTensors::read_metadata(bytes)?;
     Ok(header.metadata().as_ref().and_then(|metadata| metadata.get(RUN).cloned()))
@@ -113,13 +114,13 @@ pub fn weights_checksum(vars: &VarMap) -> Result<String> {
 /// Loads the weights of a safetensors file into variables.
 ///
 /// # Errors
-/// Fails if the file cannot be read, is not safetensors or does not match its checksum, or if its names, shapes and types
-/// are not exactly those of `vars`. No variable changes then.
+/// Fails if the file cannot be read, is not safetensors or does not match its checksum, or if its names, shapes and
+/// types differ from the variables'. No variable changes then.
 pub fn load_weights(path: &Path, vars: &VarMap) -> Result<()> {
     set_vars(path, vars, &read_tensors(path, &read_file(path)?)?)
 }
 
-/// How pretrained weights were loaded.
+/// The outcome of loading pretrained weights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pretrained {
     /// Whether the model's last layer was loaded, too.
@@ -130,11 +131,11 @@ pub struct Pretrained {
 
 /// Loads pretrained weights into variables.
 ///
-/// The file holds safetensors or was written by PyTorch's `torch.save`; its content decides which, not its name. The
-/// weights may be nested in a dictionary, under the key `state_dict`, `model_state_dict` or `model`. A prefix `module.` or
-/// `_orig_mod.` of all names is dropped, and, with a note, any other that no name of the model has. Floating-point types
-/// are converted. The layer `head`, the model's last, keeps its values if the file lacks it or has it for another number of
-/// classes.
+/// The file holds safetensors or was written by PyTorch's `torch.save`, as its content shows, not its name. The weights
+/// may be nested in a dictionary, under the key `state_dict`, `model_state_dict` or `model`. A prefix `module.` or
+/// `_orig_mod.` of all names is dropped. So is, with a note, any other prefix that no name of the model has.
+/// Floating-point types are converted. The model's last layer, `head`, keeps its values if the file lacks it or has it
+/// for another number of classes.
 ///
 /// # Errors
 /// Fails if the file cannot be read, is damaged or has another format, if the weights outside `head` do not fit `vars`, or
@@ -183,8 +184,9 @@ pub fn load_pretrained(path: &Path, vars: &VarMap, head: &str) -> Result<Pretrai
     Ok(Pretrained { has_head: loads_head, notes })
 }
 
-/// Drops the prefixes that `DataParallel` and `torch.compile` add to all names, and another one that all names share, but
-/// none of the model's has, such as `model.`. Returns the latter.
+/// Drops prefixes that all names share but no name of the model has.
+///
+/// `DataParallel` and `torch.compile` add such prefixes. If it drops another one, such as `model.`, it returns that.
 fn without_prefixes(
     mut tensors: HashMap<String, Tensor>,
     own: &BTreeMap<String, Tensor>,
@@ -207,10 +209,10 @@ fn without_prefixes(
     }
 }
 
-/// Builds a model for inference with the best weights of `run`, and returns whether the weights name it as their run.
+/// Builds a model for inference with the best weights of `run`, and returns whether they name the run.
 ///
-/// Weights that another program wrote do not, and load all the same. The parameters are plain tensors, not variables, so
-/// a forward pass records no graph.
+/// Weights that another program wrote do not name it, and are accepted. The parameters are plain tensors, not
+/// variables, so a forward pass records no graph.
 ///
 /// # Errors
 /// Fails if `build` or [`load_weights`] does, the weights are another run's, or one of them is NaN.
@@ -239,7 +241,9 @@ pub(super) fn named(vars: &VarMap) -> BTreeMap<String, Tensor> {
     vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect()
 }
 
-/// Reads the tensors of a safetensors file whose contents are `bytes`, and checks its checksum if it has one.
+/// Reads the tensors of a safetensors file with the contents `bytes`, and verifies its checksum.
+///
+/// A file without a checksum is accepted.
 pub(super) fn read_tensors(path: &Path, bytes: &[u8]) -> Result<HashMap<String, Tensor>> {
     let found = candle_core::safetensors::load_buffer(bytes, &Device::Cpu).map_err(|_| {
         let path = path.display();
@@ -261,7 +265,7 @@ pub(super) fn read_tensors(path: &Path, bytes: &[u8]) -> Result<HashMap<String, 
     Ok(without_batch_counts(found))
 }
 
-/// Drops PyTorch's batch counters, which our batch normalisation does not use.
+/// Drops PyTorch's batch counters, which batch normalisation does not use here.
 fn without_batch_counts(mut tensors: HashMap<String, Tensor>) -> HashMap<String, Tensor> {
     tensors.retain(|name, _| !name.ends_with(".num_batches_tracked"));
     tensors

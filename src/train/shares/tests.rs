@@ -23,7 +23,7 @@ use candle_nn::{VarBuilder, VarMap};
 
 const CPU: Device = Device::Cpu;
 
-/// What one process has after some steps.
+/// The result of one process after some steps.
 #[derive(Debug, PartialEq)]
 struct Outcome {
     /// Loss of each batch.
@@ -110,7 +110,7 @@ impl Case<'_> {
                 gradient = sums[1..].to_vec();
             }
             optimizer.step(&grads, 0.05, Clip::None)?;
-            // A checkpoint holds the state of all processes, and each finds its own in it.
+            // A checkpoint holds the state of all processes, and each finds its own part in it.
             let state = together(processes, || task.state())?;
             together(processes, || task.load_state(state))?;
         }
@@ -121,7 +121,7 @@ impl Case<'_> {
         Ok(Outcome { losses, gradient, variables: variables.concat(), validation })
     }
 
-    /// Checks that 2 and 3 processes learn what one does, to `tolerance`, and all of them the same to the bit.
+    /// Checks that 2 and 3 processes learn the same as one, to `tolerance`, and agree to the bit.
     fn check(&self, tolerance: f64) {
         let one = self.train_alone();
         assert!(one.gradient.iter().any(|&x| x.abs() > 100.0 * tolerance), "there is nothing to compare");
@@ -158,7 +158,7 @@ impl Case<'_> {
     }
 }
 
-/// A model of images in f64, whose rounding leaves no doubt.
+/// A model of images in f64, where rounding does not obscure the comparison.
 struct InF64<M>(M);
 
 impl<M: Model> Model for InF64<M> {
@@ -197,7 +197,7 @@ fn lenet_with_dropout_and_augmentation() {
         lenet::Config { channels: vec![2, 3], hidden: vec![9, 7], dropout: 0.5, ..lenet::Config::default() };
     let case = Case {
         size: 1,
-        // The last batch has two examples, which one process of three has all.
+        // The last batch has two examples. One of three processes has both.
         batch_size: 10,
         steps: 6,
         dtype: DType::F64,
@@ -236,7 +236,7 @@ fn a_residual_network_with_the_statistics_of_the_whole_batch() {
     case.check(1e-9);
 }
 
-/// 20 sentences of 1 to 9 of 30 words, or of as many tags.
+/// 20 sentences of 1 to 9 out of 30 words, or out of as many tags.
 fn sentences(ids: u32) -> Sentences {
     Sentences::new(
         (0..20u32).map(|i| (0..1 + i * 7 % 9).map(|j| (3 * i + 5 * j * j + i * j) % ids).collect()),
