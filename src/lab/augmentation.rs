@@ -1,4 +1,6 @@
-//! Augmentation makes up for missing images (Nielsen, chapters 3 and 6; Simard, Steinkraus and Platt 2003).
+//! Augmentation compensates for a lack of images.
+//!
+//! Nielsen, chapters 3 and 6; Simard, Steinkraus and Platt 2003.
 
 use super::study::{Study, build, lenet_config, percent};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
@@ -33,7 +35,7 @@ fn run(lab: &Lab) -> Result<Findings> {
         let mut row = vec![examples.to_string()];
         for (line, (name, augmentation)) in lines.iter_mut().zip(ways) {
             let (model, vars) = build(lab.seed(), DType::F32, |vb| LeNet::new(&config, vb))?;
-            // About as many steps for each size.
+            // About the same number of steps for each size.
             let epochs = lab.scale(30, (15_000 / examples).clamp(6, 60));
             let mut study = Study { examples, augmentation, ..Study::adam(lab, &data, epochs) };
             study.options.batch_size = 10;

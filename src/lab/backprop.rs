@@ -1,4 +1,6 @@
-//! The four equations of backpropagation by hand (Nielsen, chapter 2), against autograd and against finite differences.
+//! The four equations of backpropagation by hand (Nielsen, chapter 2).
+//!
+//! They are compared with autograd and finite differences.
 
 use super::study::{get, gradients, perceptron, set};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
@@ -57,7 +59,7 @@ fn backprop(network: &Layers, x: &[f64], y: &[f64]) -> Layers {
     gradient
 }
 
-/// A network in f64, with an example for it.
+/// A network in f64, and an example for it.
 struct Setting {
     sizes: Vec<usize>,
     model: Mlp,

@@ -1,4 +1,4 @@
-//! What the data looks like (Nielsen, chapter 1): samples, mean images, and a map of the images in two dimensions.
+//! A look at the data (Nielsen, chapter 1): samples, mean images, and a map of the images.
 
 use super::study::percent;
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
@@ -35,7 +35,7 @@ fn means(images: &Images) -> Result<Vec<(Vec<f32>, usize)>> {
     Ok(means)
 }
 
-/// The fraction of `images` whose nearest mean image is that of their class.
+/// The fraction of `images` whose nearest mean image is the mean of their class.
 fn nearest_mean(images: &Images, means: &[(Vec<f32>, usize)]) -> Result<f64> {
     let mut correct = 0;
     for (index, &label) in images.labels().iter().enumerate() {
@@ -92,7 +92,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     })
 }
 
-/// Each of the first `count` images by its class, at its place in the plane of the first two principal components.
+/// A map of the first `count` images, labelled by class, on the first two principal components.
 fn map(images: &Images, count: usize) -> Result<(Figure, f64)> {
     let count = count.min(images.len());
     let mut vectors = vec![];

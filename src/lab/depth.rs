@@ -1,4 +1,6 @@
-//! Degradation (He et al. 2015): a deep plain network has a larger training error than a shallow one; shortcuts repair it.
+//! Degradation (He et al. 2015): a deep plain network has a larger training error than a shallow one.
+//!
+//! Shortcuts remove the difference.
 
 use super::study::{Study, build, over_epochs, percent};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
@@ -50,7 +52,7 @@ fn run(lab: &Lab) -> Result<Findings> {
                 percent(1.0 - end.test.metric),
             ]);
             let course: Vec<f64> = points.iter().map(|point| 1.0 - point.train.metric).collect();
-            // The last error alone depends on the last few batches.
+            // The last error alone would depend on the last few batches.
             errors.push(course.iter().sum::<f64>() / course.len() as f64);
             let course = course.into_iter().map(|error| 100.0 * error);
             lines.push(Line::new(name, over_epochs(course)));

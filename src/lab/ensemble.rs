@@ -1,4 +1,4 @@
-//! Five networks vote (Nielsen, chapter 6): together they err less than the best of them.
+//! Five networks vote (Nielsen, chapter 6): together they make fewer errors than the best of them.
 
 use super::study::{Study, percent, perceptron};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
@@ -19,7 +19,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
 
 const MEMBERS: usize = 5;
 
-/// The class with most votes; the first of these in a tie.
+/// The class with the most votes; the first one in a tie.
 fn vote(classes: usize, votes: impl IntoIterator<Item = u32>) -> u32 {
     let mut counts = vec![0; classes];
     votes.into_iter().for_each(|class| counts[class as usize] += 1);

@@ -1,27 +1,27 @@
-//! What an experiment found.
+//! The findings of an experiment.
 
 use crate::plots::{self, Chart};
 use crate::train::{Run, say};
 use anyhow::Result;
 
-/// What an experiment found.
+/// The findings of an experiment.
 pub struct Findings {
-    /// What there is to see, one sentence each.
+    /// The observations, one sentence each.
     pub lines: Vec<String>,
     /// The numbers.
     pub tables: Vec<Table>,
     /// The pictures.
     pub figures: Vec<Figure>,
-    /// The statement of the book that the experiment is about.
+    /// The book's claim that the experiment tests.
     pub claim: Claim,
 }
 
-/// A statement with the numbers measured for it.
+/// A claim with the values measured for it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Claim {
     /// The statement.
     pub text: String,
-    /// Whether it is true of the numbers.
+    /// Whether the measured values support it.
     pub holds: bool,
 }
 
@@ -36,15 +36,15 @@ pub struct Table {
     pub rows: Vec<Vec<String>>,
 }
 
-/// A picture with its caption.
+/// A picture with a caption.
 pub struct Figure {
     /// The name of its files.
     pub name: String,
-    /// What it shows.
+    /// The content of the picture.
     pub caption: String,
     /// The picture, as SVG.
     pub svg: String,
-    /// The numbers in it.
+    /// The values in the picture.
     pub numbers: Option<Table>,
 }
 
@@ -99,7 +99,7 @@ fn is_number(cell: &str) -> bool {
 }
 
 impl Figure {
-    /// Creates a figure of charts, with the points of their lines as its numbers.
+    /// Creates a figure of charts, with the points of their lines as its values.
     pub(super) fn charts(name: &str, caption: &str, charts: &[Chart]) -> Result<Self> {
         let mut numbers = Table::new(name, &["chart", "line", "x", "y"]);
         for chart in charts {
@@ -112,7 +112,7 @@ impl Figure {
         Ok(Self { numbers: Some(numbers), ..Self::picture(name, caption, plots::line_charts(charts)?) })
     }
 
-    /// Creates a figure of a picture whose numbers are in a table.
+    /// Creates a figure from a picture whose values are in a table.
     pub(super) fn picture(name: &str, caption: &str, svg: String) -> Self {
         Self { name: name.into(), caption: caption.into(), svg, numbers: None }
     }

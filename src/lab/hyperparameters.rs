@@ -1,5 +1,6 @@
-//! The search for learning rate, regularization and batch size (Nielsen, chapter 3), automated: random search (Bergstra and
-//! Bengio 2012) and successive halving (Jamieson and Talwalkar 2016).
+//! The search for learning rate, regularization and batch size (Nielsen, chapter 3), automated.
+//!
+//! The methods are random search (Bergstra and Bengio 2012) and successive halving (Jamieson and Talwalkar 2016).
 
 use super::study::{Study, percent, perceptron};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
@@ -22,12 +23,12 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     run,
 };
 
-/// The values to search between, on logarithmic scales.
+/// The ranges of the values, on logarithmic scales.
 const ETA: (f64, f64) = (0.01, 10.0);
 const LAMBDA: (f64, f64) = (0.001, 100.0);
 const BATCH: (f64, f64) = (4.0, 128.0);
 
-/// A setting with its place, 0 to 1, on the scale of each value.
+/// A setting with its position, 0 to 1, on the scale of each value.
 #[derive(Clone, Copy)]
 struct Candidate {
     places: [f64; 3],
@@ -73,7 +74,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     for (number, candidate) in all.iter().enumerate() {
         random.push(candidate.train(lab, &study, &format!("random-{number}"), longest)?);
     }
-    // Successive halving: three times the epochs for the best third, until one is left.
+    // Successive halving: three times as many epochs for the best third, until one is left.
     let (mut left, mut spent): (Vec<usize>, usize) = ((0..count).collect(), 0);
     let mut epochs = longest / count;
     let mut rounds = Table::new("halving", &["round", "candidates", "epochs each", "best on validation"]);
@@ -138,7 +139,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     })
 }
 
-/// One line per setting across its values and its accuracy; the best three are coloured.
+/// Draws one line per setting across its values and its accuracy; the best three are coloured.
 fn parallel_coordinates(all: &[Candidate], scores: &[(f64, f64)], ranked: &[usize]) -> Result<Figure> {
     let names = ["best", "second", "third"];
     let line = |(rank, &number): (usize, &usize)| {
@@ -153,7 +154,7 @@ fn parallel_coordinates(all: &[Candidate], scores: &[(f64, f64)], ranked: &[usiz
     let scales =
         vec![range("eta", ETA), range("lambda", LAMBDA), range("batch", BATCH), "accuracy".to_string()];
     let mut lines: Vec<Line> = ranked.iter().enumerate().map(line).collect();
-    // The best ones on top of the others.
+    // Draw the best lines on top of the others.
     let others = lines.split_off(names.len().min(lines.len()));
     lines.splice(0..0, others);
     let chart = Chart {

@@ -1,4 +1,6 @@
-//! Initial weights: how large they may be, and why they must differ (Nielsen, chapter 3; Glorot and Bengio 2010; He et al. 2015).
+//! Initial weights: how large they may be, and why they must differ.
+//!
+//! Nielsen, chapter 3; Glorot and Bengio 2010; He et al. 2015.
 
 use super::study::{Study, build, get, over_epochs, percent, set};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
@@ -19,7 +21,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     run,
 };
 
-/// The name of a way to start, the distribution, and the value that replaces all weights, if any.
+/// A way to initialise: its name, the distribution, and the constant for all weights, if any.
 type Start = (&'static str, InitScheme, Option<f64>);
 
 const STARTS: [Start; 6] = [
@@ -31,7 +33,7 @@ const STARTS: [Start; 6] = [
     ("all zeros", InitScheme::PyTorch, Some(0.0)),
 ];
 
-/// A network with the weights and biases of a start.
+/// Creates a network with the weights and biases of a start.
 fn network(seed: u64, sizes: &[usize], (_, init, constant): Start) -> candle_core::Result<(Mlp, VarMap)> {
     let (model, vars) = build(seed, DType::F32, |vb| Mlp::new(&config(sizes, init), vb))?;
     if let Some(value) = constant {
@@ -122,7 +124,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     })
 }
 
-/// Number of hidden units whose weights differ from those of all others.
+/// Number of hidden units whose weights differ from all others'.
 fn different_units(vars: &VarMap, units: usize) -> Result<usize> {
     let weights = get(vars, "layers.0.weight")?;
     let mut rows: Vec<&[f64]> = weights.chunks(weights.len() / units).collect();
@@ -132,10 +134,12 @@ fn different_units(vars: &VarMap, units: usize) -> Result<usize> {
     Ok(1 + rows.windows(2).filter(|pair| differ(pair[0], pair[1])).count())
 }
 
-/// The share of the units, in percent, around each activation.
+/// The percentage of the units around each activation.
 type Histogram = Vec<(f64, f64)>;
 
-/// Histograms of the activations of each hidden layer, and the share of the first layer below 0.05 or above 0.95.
+/// Histograms of each hidden layer's activations, and the saturated fraction of the first layer.
+///
+/// A unit is saturated below 0.05 or above 0.95.
 fn activations(seed: u64, images: &Images, start: Start) -> Result<(Vec<Histogram>, f64)> {
     const BINS: usize = 20;
     let sizes = [784, 100, 100, 100, 10];

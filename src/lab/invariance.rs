@@ -1,5 +1,7 @@
-//! What convolution is for (Nielsen, chapter 6): a convolutional and a fully connected network of equal size on images that
-//! are shifted, rotated and noisy, as none of the training images is.
+//! The benefit of convolution (Nielsen, chapter 6).
+//!
+//! It compares a convolutional and a fully connected network of equal size on images that are shifted, rotated and
+//! noisy, unlike all training images.
 
 use super::study::{Study, build, lenet_config, percent};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
@@ -23,7 +25,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     run,
 };
 
-/// A change of the test images and its strengths.
+/// A change of the test images, and its strengths.
 struct Change {
     name: &'static str,
     unit: &'static str,
@@ -44,18 +46,18 @@ const CHANGES: [Change; 3] = [
     },
 ];
 
-/// The image whose pixel `(x, y)` has the value of `image` at `from(x, y)`; outside it is black.
+/// Resamples `image` at `from(x, y)` for each pixel `(x, y)`; outside it is black.
 fn moved(image: &[u8], from: impl Fn(f32, f32) -> (f32, f32)) -> Vec<u8> {
     resampled(image, (SIDE, SIDE), from).into_iter().map(|value| (255.0 * value).round() as u8).collect()
 }
 
-/// Shifts to the left, right, top or bottom, by turns.
+/// Shifts left, right, up or down in turn.
 fn shift(image: &[u8], index: usize, pixels: f32) -> Vec<u8> {
     let (right, down) = [(1.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (0.0, -1.0)][index % 4];
     moved(image, |x, y| (x - right * pixels, y - down * pixels))
 }
 
-/// Rotates around the centre, to either side by turns.
+/// Rotates around the centre, in alternating directions.
 fn rotate(image: &[u8], index: usize, degrees: f32) -> Vec<u8> {
     let (sin, cos) = if index.is_multiple_of(2) { degrees } else { -degrees }.to_radians().sin_cos();
     let centre = (SIDE as f32 - 1.0) / 2.0;
@@ -72,7 +74,7 @@ fn add_noise(image: &[u8], index: usize, deviation: f32) -> Vec<u8> {
     image.iter().map(noisy).map(|value| value.round().clamp(0.0, 255.0) as u8).collect()
 }
 
-/// The images, each changed by `strength`.
+/// Changes all images by `strength`.
 fn changed(images: &Images, change: &Change, strength: f32) -> Result<Images> {
     let mut pixels = vec![];
     for index in 0..images.len() {

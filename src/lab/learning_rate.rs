@@ -1,4 +1,4 @@
-//! Too small, right and too large a learning rate (Nielsen, chapter 3), and a test that suggests one.
+//! Too small, right and too large learning rates (Nielsen, chapter 3), and a test that suggests one.
 
 use super::study::{Study, over_epochs, perceptron};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};

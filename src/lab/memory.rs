@@ -1,5 +1,6 @@
-//! How far recurrent networks remember (Hochreiter and Schmidhuber 1997): a symbol to copy, and two numbers to add, after a
-//! growing gap.
+//! How long recurrent networks remember (Hochreiter and Schmidhuber 1997).
+//!
+//! The tasks are a symbol to copy, and two numbers to add, after a growing gap.
 
 use super::study::{build, get, set};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
@@ -26,9 +27,9 @@ const SYMBOLS: usize = 4;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
-    /// Names the first symbol, after a gap of blanks.
+    /// Recalls the first symbol after a gap of blanks.
     Copy,
-    /// Adds the two marked ones of many numbers: the first, and one from the middle of the gap.
+    /// Adds two marked numbers among many: the first, and one from the middle of the gap.
     Add,
 }
 
@@ -74,7 +75,7 @@ impl Network {
     }
 }
 
-/// Inputs `(steps * batch, features)`, and the wanted outputs.
+/// Generates inputs `(steps * batch, features)` and the target outputs.
 fn batch(kind: Kind, gap: usize, size: usize, purpose: &str) -> candle_core::Result<(Tensor, Tensor)> {
     let mut rng = rng::stream(0, purpose);
     let (features, _) = kind.sizes();
@@ -100,7 +101,7 @@ fn batch(kind: Kind, gap: usize, size: usize, purpose: &str) -> candle_core::Res
     Ok((Tensor::from_vec(xs, shape, device)?, Tensor::from_vec(sums, (size, 1), device)?))
 }
 
-/// The share of the task that is solved, 0 to 1: the accuracy beyond chance, or the share of the variance explained.
+/// The part of the task that is solved, 0 to 1: accuracy above chance, or explained variance.
 fn score(kind: Kind, outputs: &Tensor, wanted: &Tensor) -> candle_core::Result<f64> {
     if kind == Kind::Copy {
         let right =
@@ -113,9 +114,9 @@ fn score(kind: Kind, outputs: &Tensor, wanted: &Tensor) -> candle_core::Result<f
     Ok((1.0 - 6.0 * error).max(0.0))
 }
 
-/// Sets the biases of gates so that they keep the state for about as many steps as the gap (Tallec and Ollivier 2018).
+/// Sets gate biases to keep the state for about the length of the gap (Tallec and Ollivier 2018).
 fn remember(vars: &VarMap, cell: Cell, gap: usize, hidden: usize) -> candle_core::Result<()> {
-    // Which gates keep the state, and which let new input in, of those in the order of the parameters.
+    // The indices of the gates that keep the state and of those that let new input in, in the parameters' order.
     let (keeps, writes) = match cell {
         Cell::Lstm => (1, Some(0)),
         Cell::Gru => (1, None),
@@ -130,7 +131,9 @@ fn remember(vars: &VarMap, cell: Cell, gap: usize, hidden: usize) -> candle_core
     set(vars, name, &biases)
 }
 
-/// Trains until the task is solved or the steps are used up; returns the score on new sequences, and the steps.
+/// Trains until the task is solved or the steps are used up.
+///
+/// Returns the score on new sequences, and the number of steps.
 fn train(lab: &Lab, kind: Kind, cell: Cell, gap: usize) -> Result<(f64, usize)> {
     let (size, hidden) = lab.scale((16, 16), (32, 32));
     let most = lab.scale(240, if kind == Kind::Copy { 300 } else { 600 });

@@ -1,8 +1,8 @@
-//! The experiments that the books teach by, each rerun by one function.
+//! The experiments of the books, each rerun by one function.
 //!
 //! [`EXPERIMENTS`] lists them. An experiment trains this crate's models with this crate's training loop and returns its
-//! [`Findings`]: what there is to see in a few lines, tables, figures, and the claim of the book with the numbers measured
-//! here. [`Lab::run`] writes them into a run folder, and [`page`] combines several into one HTML page.
+//! [`Findings`]: a few observations, tables, figures, and the claim of the book with the values measured here.
+//! [`Lab::run`] writes them into a run folder, and [`page`] combines several into one HTML page.
 
 mod augmentation;
 mod backprop;
@@ -63,13 +63,13 @@ pub const EXPERIMENTS: &[Experiment] = &[
 pub struct Experiment {
     /// The name on the command line.
     pub name: &'static str,
-    /// What it shows, in a line.
+    /// A one-line description.
     pub about: &'static str,
-    /// Where the book or paper describes it.
+    /// The book or paper that describes it.
     pub source: &'static str,
-    /// What the book reports; empty if there is no figure to compare with.
+    /// The result that the book reports; empty if there is none to compare with.
     pub book: &'static str,
-    /// Whether it uses the data set of [`Settings::dataset`]; otherwise it makes up its own data.
+    /// Whether it uses the data set of [`Settings::dataset`]. Otherwise it generates its own data.
     pub uses_images: bool,
     /// Runs the experiment.
     run: fn(&Lab) -> Result<Findings>,
@@ -78,11 +78,11 @@ pub struct Experiment {
 /// The settings that all experiments share.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Whether to shrink every experiment to seconds.
+    /// Whether to reduce every experiment to seconds.
     pub quick: bool,
     /// The data set of the experiments that use images: `digits`, `mnist` or `fashion-mnist`.
     pub dataset: String,
-    /// Where the files of the data set are.
+    /// The directory with the files of the data set.
     pub data_dir: Option<PathBuf>,
     /// Seed of initial weights and shuffles.
     pub seed: u64,
@@ -91,10 +91,10 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Checks the function that `universal` fits, which it reads late if others run before it.
+    /// Checks the function that `universal` fits early, because other experiments may run before it.
     ///
     /// # Errors
-    /// Fails if it can't be read, or has no finite value somewhere.
+    /// Fails if it can't be parsed, or has no finite value somewhere.
     pub fn check(&self) -> Result<()> {
         self.function.as_deref().map_or(Ok(()), universal::check)
     }
@@ -113,7 +113,7 @@ fn unfinished() -> MutexGuard<'static, Vec<PathBuf>> {
     UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Removes the run folders of experiments that have not finished: an experiment can't be resumed.
+/// Removes the run folders of unfinished experiments, which can't be resumed.
 ///
 /// Call it when the process is about to end: an experiment that would create its folder afterwards waits forever.
 pub fn remove_unfinished() {
@@ -126,21 +126,23 @@ pub fn remove_unfinished() {
     std::mem::forget(folders);
 }
 
-/// The place where an experiment runs: its settings and its run folder.
+/// The environment of an experiment: its settings and its run folder.
 pub struct Lab {
     settings: Settings,
     name: &'static str,
     out: Option<PathBuf>,
-    /// The run folder, once there is something to write.
+    /// The run folder, once it is needed.
     run: OnceCell<Run>,
 }
 
 impl Lab {
-    /// Runs `experiment`, and writes its figures and tables into the run folder `out`, or else into a new one under
-    /// `runs/lab/`. Returns the findings and the folder.
+    /// Runs `experiment`, and writes its figures and tables into a run folder.
+    ///
+    /// The folder is `out`, or else a new one under `runs/lab/`. Returns the findings and the folder.
     ///
     /// # Errors
-    /// Fails if the data can't be loaded, the folder can't be written, or a training fails. Nothing stays in the folder then.
+    /// Fails if the data can't be loaded, the folder can't be written, or a training run fails. The folder is then
+    /// empty.
     pub fn run(
         experiment: &Experiment,
         settings: &Settings,
@@ -180,7 +182,7 @@ impl Lab {
         Ok(self.run.get_or_init(|| run))
     }
 
-    /// `quick` in a quick run, `full` otherwise.
+    /// Returns `quick` in a quick run, `full` otherwise.
     fn scale<T>(&self, quick: T, full: T) -> T {
         if self.settings.quick { quick } else { full }
     }

@@ -1,4 +1,6 @@
-//! One sigmoid neuron learns to turn 1 into 0 (Nielsen, chapter 3): quickly or slowly, depending on cost and start.
+//! A sigmoid neuron learns to turn 1 into 0 (Nielsen, chapter 3), quickly or slowly.
+//!
+//! The speed depends on the cost and the starting point.
 
 use super::study::{build, set};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
@@ -48,7 +50,7 @@ impl NeuronCost {
     }
 }
 
-/// Cost and output before each epoch, and after the last one.
+/// Cost and output before each epoch and after the last one.
 fn train(cost: NeuronCost, (weight, bias): (f64, f64)) -> candle_core::Result<Vec<(f64, f64)>> {
     let (neuron, vars): (Linear, VarMap) = build(0, DType::F64, |vb| linear(1, 1, vb))?;
     set(&vars, "weight", &[weight])?;
@@ -133,7 +135,7 @@ fn run(_: &Lab) -> Result<Findings> {
 mod tests {
     use super::*;
 
-    /// The weight and the bias after `epochs` epochs of gradient descent, as the book derives it.
+    /// The weight and the bias after `epochs` epochs of gradient descent, by the book's derivation.
     fn recurrence(cost: NeuronCost, (mut w, mut b): (f64, f64)) -> Vec<(f64, f64)> {
         let output = |w: f64, b: f64| 1.0 / (1.0 + (-(w + b)).exp());
         let mut course = vec![];

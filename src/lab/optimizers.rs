@@ -1,4 +1,4 @@
-//! Optimizers side by side (Nielsen, chapter 3; Goodfellow et al., chapter 8): on digits, and in a curved valley.
+//! Optimizers compared on digits and in a curved valley (Nielsen, chapter 3; Goodfellow et al., chapter 8).
 
 use super::study::perceptron;
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
@@ -20,7 +20,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     run,
 };
 
-/// A method with its learning rates for the digits and for the valley.
+/// A method, with its learning rates for the digits and for the valley.
 struct Way {
     name: &'static str,
     method: Method,
@@ -42,22 +42,22 @@ fn ways() -> [Way; 7] {
     ]
 }
 
-/// A step on the way down.
+/// A step of a descent.
 #[derive(Clone, Copy)]
 struct Point {
     cost: f64,
-    /// Gradients computed so far, this one included.
+    /// Number of gradients computed so far, including this one.
     gradients: usize,
     seconds: f64,
 }
 
-/// The way down: where each step started, and whether no step is left that lowers the cost.
+/// A descent: where each step started, and whether no step lowers the cost any more.
 struct Descent {
     points: Vec<Point>,
     converged: bool,
 }
 
-/// Minimises `loss` with at most `budget` gradients; `after` is called at the start and after each step.
+/// Minimises `loss` with at most `budget` gradients. Calls `after` at the start and after each step.
 fn minimise(
     (method, rate): (Method, f64),
     budget: usize,
@@ -78,7 +78,7 @@ fn minimise(
             }
         };
         let step = match optimizer.step_with(within_budget, rate, Clip::None) {
-            // A step that needs more gradients than are left is not taken.
+            // A step that would exceed the budget of gradients is not taken.
             Err(_) if used.get() == budget => break,
             step => step?,
         };
@@ -141,7 +141,7 @@ fn run(lab: &Lab) -> Result<Findings> {
         let loss = || Cost::SoftmaxCrossEntropy.loss(&model.forward(&xs, Mode::Evaluate)?, &labels);
         let descent = minimise((way.method, way.rate), budget, &vars, loss, || Ok(()))?;
         let points = descent.points;
-        // The last evaluation of a method that has converged is no step.
+        // If a method has converged, its last evaluation is not a step.
         let steps = points.len() - usize::from(descent.converged);
         if descent.converged {
             converged.push(format!("{} after {steps} steps", way.name));

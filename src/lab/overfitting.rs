@@ -1,4 +1,4 @@
-//! Overfitting (Nielsen, chapter 3): on few images a network learns the images instead of the digits.
+//! Overfitting (Nielsen, chapter 3): with few images, a network memorises images instead of digits.
 
 use super::study::{Point, Study, over_epochs, percent, perceptron};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};

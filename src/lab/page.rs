@@ -1,4 +1,4 @@
-//! The HTML page of several experiments.
+//! An HTML page of several experiments.
 
 use super::{Experiment, Findings, Settings};
 use crate::plots::{self, Section, escape};
@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 /// Creates an HTML page of experiments with their findings. It contains its pictures and loads nothing.
 ///
-/// The commands in it have the options of `settings`.
+/// The commands on the page include the options of `settings`.
 pub fn page(parts: &[(&Experiment, Findings)], settings: &Settings) -> String {
     let section = |(experiment, findings): &(&Experiment, Findings)| section(experiment, findings, settings);
     plots::page("Experiments of the books", "", &parts.iter().map(section).collect::<Vec<_>>())
@@ -65,7 +65,7 @@ mod tests {
         for part in ["<svg>drawn</svg>", "x &lt; y", "a &lt; b", "1 &amp; 2", "Not confirmed:</b> it falls"] {
             assert!(html.contains(part), "{part}");
         }
-        // The second makes up its own data.
+        // The second generates its own data.
         for command in ["lab data --quick --dataset mnist", "lab backprop --quick"] {
             assert!(html.contains(&format!("<code>{command}</code>")), "{command}");
         }

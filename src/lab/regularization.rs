@@ -1,4 +1,4 @@
-//! Ways against overfitting, side by side (Nielsen, chapter 3).
+//! Methods against overfitting, compared (Nielsen, chapter 3).
 
 use super::study::{Study, build, mean_and_deviation};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
@@ -22,7 +22,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
 
 const SEEDS: u64 = 3;
 
-/// A way to regularise: the penalties of the optimizer, dropout, and whether to shift images or to stop early.
+/// A regularisation method: the optimizer's penalties, dropout, shifted images, or early stopping.
 #[derive(Clone, Copy, Default)]
 struct Way {
     name: &'static str,
@@ -45,8 +45,9 @@ fn ways() -> [Way; 6] {
     ]
 }
 
-/// The accuracy on test images over the last eighth of the epochs, or of the best epoch on validation images if the way is
-/// to stop early.
+/// The accuracy on test images, averaged over the last eighth of the epochs.
+///
+/// With early stopping, it is the accuracy of the epoch that is best on validation images.
 fn accuracy(lab: &Lab, study: &Study, way: Way, seed: u64) -> Result<f64> {
     let config = Config {
         sizes: vec![784, lab.scale(20, 60), 10],
@@ -68,7 +69,7 @@ fn accuracy(lab: &Lab, study: &Study, way: Way, seed: u64) -> Result<f64> {
     match way.stops {
         true => Ok(study.evaluate(&model)?.accuracy()),
         false => {
-            // Single epochs jump.
+            // Single epochs fluctuate.
             let last = &points[points.len() - (points.len() / 8).max(1)..];
             Ok(last.iter().map(|point| point.test.metric).sum::<f64>() / last.len() as f64)
         }
@@ -92,7 +93,7 @@ fn run(lab: &Lab) -> Result<Findings> {
         spread.push(deviation);
         found.push(accuracies);
     }
-    // The same seed gives the same initial weights and shuffles, so the seeds are compared one by one.
+    // The same seed gives the same initial weights and shuffles, so the methods are compared seed by seed.
     let gains: Vec<f64> = found[1].iter().zip(&found[0]).map(|(l2, none)| l2 - none).collect();
     let (gain, deviation) = mean_and_deviation(&gains);
     let error = deviation / (SEEDS as f64).sqrt();

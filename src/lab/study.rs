@@ -1,4 +1,4 @@
-//! Training models and measuring them: what the experiments share.
+//! Training and measuring models: the code that the experiments share.
 
 use super::Lab;
 use crate::data::{Augmentation, Images};
@@ -39,7 +39,7 @@ pub(super) fn perceptron(
     build(seed, dtype, |vb| Mlp::new(&config, vb))
 }
 
-/// The configuration of a LeNet, which is small in a quick run.
+/// The configuration of a LeNet, smaller in a quick run.
 pub(super) fn lenet_config(lab: &Lab) -> lenet::Config {
     let full = lenet::Config::default();
     lab.scale(lenet::Config { channels: vec![6], hidden: vec![], ..full.clone() }, full)
@@ -48,7 +48,7 @@ pub(super) fn lenet_config(lab: &Lab) -> lenet::Config {
 /// The training of an image classifier.
 #[derive(Clone)]
 pub(super) struct Study<'a> {
-    /// The images to train on: the first `examples`. The last `validation` of the set select the best epoch, if any.
+    /// The images to train on: the first `examples`. The last `validation` images select the best epoch, if any.
     pub(super) images: &'a Images,
     pub(super) examples: usize,
     pub(super) validation: usize,
@@ -59,17 +59,17 @@ pub(super) struct Study<'a> {
     pub(super) options: TrainerOptions,
 }
 
-/// What is measured after an epoch.
+/// The measurements after an epoch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Point {
-    /// Seconds of training so far.
+    /// Training time so far, in seconds.
     pub(super) seconds: f64,
     pub(super) train: Score,
     pub(super) test: Score,
 }
 
 impl<'a> Study<'a> {
-    /// The book's way of training: stochastic gradient descent in batches of 10 on the cross-entropy.
+    /// The book's training: stochastic gradient descent in batches of 10 on the cross-entropy.
     pub(super) fn new(lab: &Lab, (images, test): &'a (Images, Images), epochs: usize, rate: f64) -> Self {
         let options = TrainerOptions {
             epochs,
@@ -100,7 +100,7 @@ impl<'a> Study<'a> {
 
     /// Trains `model`, whose variables are `vars`, in the folder `name`, and returns one point per epoch.
     ///
-    /// Without validation images, the training images select the best epoch, whose weights stay in `vars`.
+    /// The weights of the best epoch stay in `vars`. Without validation images, the training images select it.
     pub(super) fn train(
         &self,
         lab: &Lab,
@@ -149,7 +149,7 @@ impl<'a> Study<'a> {
     }
 }
 
-/// An image classification that is measured on its training images and on the test images after each epoch.
+/// An image classification task that also measures training and test images after each epoch.
 struct Watched<'a> {
     inner: ImageClassification<'a>,
     study: &'a Study<'a>,
@@ -187,7 +187,7 @@ impl Task for Watched<'_> {
     }
 }
 
-/// Minimises `loss`, a function of the step, by `steps` steps; returns the loss before each step.
+/// Minimises `loss`, a function of the step, with `steps` steps, and returns the loss before each step.
 pub(super) fn descend(
     optimizer: &mut Optimizer,
     (steps, rate, clip): (usize, f64, Clip),

@@ -1,4 +1,4 @@
-//! One hidden layer fits any function (Nielsen, chapter 4): by construction from steps, and by training.
+//! One hidden layer fits any function (Nielsen, chapter 4): constructed from steps, and trained.
 
 use super::study::{descend, perceptron, set};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
@@ -19,15 +19,15 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     run,
 };
 
-/// The functions of the book and of two inputs that are fitted by default.
+/// The default functions: the book's, and one of two inputs.
 const CURVE: &str = "0.2+0.4*x^2+0.3*x*sin(15*x)+0.05*cos(50*x)";
 const SURFACE: &str = "0.5+0.3*sin(6*x)*cos(5*y)+0.2*x";
 /// Steepness of a step.
 const STEEP: f64 = 1e4;
-/// Points along each input.
+/// Number of points along each input, for one and for two inputs.
 const POINTS: [usize; 2] = [400, 32];
 
-/// The most characters of a function.
+/// Maximum length of a function in characters.
 const LONGEST: usize = 200;
 
 /// Checks that `text` is a function that the experiment can fit.
@@ -90,7 +90,7 @@ impl Target {
         Ok(value)
     }
 
-    /// The root of the mean squared error of `outputs` on the grid.
+    /// The root mean square error of `outputs` on the grid.
     fn error(&self, outputs: &[f64]) -> f64 {
         let squares = outputs.iter().zip(&self.values).map(|(output, value)| (output - value).powi(2));
         (squares.sum::<f64>() / outputs.len() as f64).sqrt()
@@ -105,7 +105,7 @@ impl Target {
         Tensor::from_vec(self.grid.concat(), (self.grid.len(), self.inputs), &Device::Cpu)
     }
 
-    /// A network with the weights set by hand: bumps over one input, or towers over two.
+    /// Creates a network with weights set by hand: bumps over one input, or towers over two.
     fn by_hand(&self, bumps: usize) -> Result<Mlp> {
         if self.inputs == 2 { self.towers(bumps) } else { self.bumps(bumps) }
     }
@@ -158,7 +158,7 @@ impl Target {
         Ok(model)
     }
 
-    /// A network of one hidden layer, trained on the grid.
+    /// Trains a network of one hidden layer on the grid.
     fn trained(&self, lab: &Lab, width: usize, steps: usize) -> Result<Mlp> {
         let (model, vars) = network(lab.seed(), &[self.inputs, width, 1])?;
         // Steps of moderate steepness, spread over the inputs.
@@ -187,7 +187,7 @@ fn network(seed: u64, sizes: &[usize]) -> candle_core::Result<(Mlp, candle_nn::V
     perceptron(seed, DType::F64, sizes, (Activation::Sigmoid, InitScheme::ScaledNormal))
 }
 
-/// What the fits of a function gave: the largest network built by hand, the largest trained one, and the errors.
+/// The fits of a function: the largest network built by hand, the largest trained one, and the errors.
 struct Fits {
     by_hand: Vec<f64>,
     trained: Vec<f64>,
@@ -285,7 +285,7 @@ fn draw(target: &Target, fits: &Fits) -> Result<Vec<Figure>> {
     const ZOOM: usize = 6;
     let side = POINTS[1];
     let tile = |values: &[f64], caption| {
-        // Each value as a square, so that the tile is large enough to see.
+        // Draw each value as a square, so that the tile is large enough to see.
         let at =
             |pixel: usize| values[pixel / (side * ZOOM) / ZOOM * side + pixel % (side * ZOOM) / ZOOM] as f32;
         let pixels: Vec<f32> = (0..(side * ZOOM).pow(2)).map(at).collect();

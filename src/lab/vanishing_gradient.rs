@@ -1,4 +1,4 @@
-//! Why deep networks are hard to train: gradients that vanish or explode on their way down (Nielsen, chapter 5).
+//! Gradients vanish or explode in the lower layers of deep networks (Nielsen, chapter 5).
 
 use super::study::{build, descend, gradients, norm};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
@@ -29,7 +29,7 @@ struct Kind {
     activation: Activation,
     init: InitScheme,
     normalised: bool,
-    /// Whether each hidden layer but the first adds its input to its output.
+    /// Whether each hidden layer except the first adds its input to its output.
     shortcut: bool,
 }
 
@@ -85,7 +85,7 @@ impl Model for Deep {
     }
 }
 
-/// A batch of all images that the experiment uses, as in the book.
+/// One batch of all images that the experiment uses, as in the book.
 struct Batch {
     xs: Tensor,
     labels: Tensor,
@@ -195,7 +195,7 @@ fn last_cost(line: &Line) -> f64 {
     line.points.last().map_or(f64::NAN, |point| point.1)
 }
 
-/// The norms of each layer of a network of four hidden layers while it is trained on the whole batch.
+/// The gradient norms of each of four hidden layers during training on the whole batch.
 fn over_time(lab: &Lab, batch: &Batch) -> Result<Vec<Line<'static>>> {
     let (model, vars) = network(lab, SIGMOID, 4)?;
     let mut optimizer = Optimizer::new(Sgd::default(), &vars)?;
@@ -210,7 +210,7 @@ fn over_time(lab: &Lab, batch: &Batch) -> Result<Vec<Line<'static>>> {
     Ok(lines.into())
 }
 
-/// The cost at which a line ends.
+/// The cost at which a line is cut off.
 const EXPLODED: f64 = 1e8;
 
 /// The cost of a network with exploding gradients, without and with clipping.
@@ -221,7 +221,7 @@ fn clipping(lab: &Lab, batch: &Batch) -> Result<Vec<Line<'static>>> {
         let mut optimizer = Optimizer::new(Sgd::default(), &vars)?;
         let costs =
             descend(&mut optimizer, (lab.scale(40, 200), 0.05, clip), |step| batch.loss(&model, step))?;
-        // What has exploded would leave no room for the rest: the line rises to the limit and ends there.
+        // An exploded cost would leave no room for the rest: the line rises to the limit and ends there.
         let exploded = costs.iter().position(|cost| cost.is_nan() || *cost > EXPLODED);
         let shown =
             costs[..exploded.unwrap_or(costs.len())].iter().copied().chain(exploded.map(|_| EXPLODED));

@@ -18,8 +18,10 @@ pub struct Alignment {
     pub weights: Vec<Vec<f32>>,
 }
 
-/// Draws alignments one below the other, as SVG: a row per target token, a column per source token, darker for more weight
-/// (Bahdanau et al. 2015, figure 3).
+/// Draws alignments one below the other, as SVG.
+///
+/// Each has a row per target token and a column per source token; cells are darker for larger weights (Bahdanau et al.
+/// 2015, figure 3).
 ///
 /// # Errors
 /// Fails if an alignment does not have one weight per target and source token.

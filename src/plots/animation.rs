@@ -10,7 +10,7 @@ pub struct Animation<'a> {
     pub values: Vec<f64>,
 }
 
-/// Draws one bar per value, whose length follows the value over 6 seconds, again and again, as SVG.
+/// Draws one bar per value as SVG. Its length follows the value over 6 seconds, repeatedly.
 ///
 /// A viewer without animation shows the first values.
 pub fn animation(title: &str, bars: &[Animation]) -> String {

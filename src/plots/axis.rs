@@ -20,7 +20,7 @@ pub(super) struct Axis<'a> {
     pub(super) low: f64,
     pub(super) high: f64,
     pub(super) ticks: Vec<f64>,
-    /// Digits of a label behind the point; none for powers of ten and their multiples.
+    /// Digits of a label after the decimal point; `None` for powers of ten and their multiples.
     digits: Option<usize>,
 }
 
@@ -84,7 +84,9 @@ fn position(scale: &Scale, value: f64) -> Option<f64> {
     }
 }
 
-/// Multiples of 1, 2 or 5 times a power of ten, but at least of `least`, and the digits that tell them apart.
+/// Ticks at multiples of 1, 2 or 5 times a power of ten, at least `least`.
+///
+/// Also returns the number of digits that tell them apart.
 fn linear_ticks(low: f64, high: f64, least: f64) -> (Vec<f64>, Option<usize>) {
     let rough = (high - low) / 7.0;
     let power = libm::exp10(libm::floor(libm::log10(rough)));
@@ -97,8 +99,9 @@ fn linear_ticks(low: f64, high: f64, least: f64) -> (Vec<f64>, Option<usize>) {
     (ticks.collect(), Some(digits))
 }
 
-/// Powers of ten and, over less than two and a half decades, twice and five times these; or, where fewer than two of them are
-/// in the range, ticks as on a linear axis.
+/// Powers of ten and, over less than two and a half decades, twice and five times these.
+///
+/// If the range has fewer than two of them, the ticks are linear.
 fn log_ticks(low: f64, high: f64) -> (Vec<f64>, Option<usize>) {
     let factors: &[f64] = if high - low < 2.5 { &[1.0, 2.0, 5.0] } else { &[1.0] };
     let every = libm::ceil((high - low) / 9.0).max(1.0) as i64;

@@ -8,9 +8,9 @@ const ORANGE: [u8; 3] = [190, 77, 0];
 
 /// Draws a confusion matrix with the recall of each class, as SVG.
 ///
-/// `counts[label][predicted]` is the number of examples of class `label` that were predicted as class `predicted`. Cells of
-/// correct predictions are blue, those of errors orange. A cell is darker the larger its share of the row; for errors, by
-/// the cube root of the share, so that a few in a thousand still show.
+/// `counts[label][predicted]` is the number of examples of class `label` that were predicted as class `predicted`.
+/// Cells of correct predictions are blue, cells of errors orange. A cell is darker the larger its share of the row. For
+/// errors, the shade follows the cube root of the share, so that a few in a thousand are still visible.
 ///
 /// # Errors
 /// Fails if `counts` is not square with one row per name.

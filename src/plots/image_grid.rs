@@ -37,7 +37,7 @@ impl Tile {
         Ok(Self { rgb, width, height, caption: caption.to_owned() })
     }
 
-    /// Creates a tile from `height * width` values in shades of grey: the minimum is black, the maximum white.
+    /// Creates a tile from `height * width` values in grey: the minimum is black, the maximum white.
     ///
     /// NaN is drawn in orange.
     ///
@@ -52,7 +52,7 @@ impl Tile {
         })
     }
 
-    /// Creates a tile from `height * width` signed values: 0 is white, positive values are red, negative ones blue.
+    /// Creates a tile from `height * width` signed values: 0 is white, positive is red, negative blue.
     ///
     /// The largest absolute value gets the full colour. NaN is drawn in orange.
     ///
@@ -70,7 +70,7 @@ impl Tile {
 
     /// Creates a tile from an image in grey under a heat map: the larger the value, the stronger the red.
     ///
-    /// `pixels` and `shape` are those of [`image`](Self::image). `map` holds rows of non-negative values, usually fewer
+    /// `pixels` and `shape` are as in [`image`](Self::image). `map` holds rows of non-negative values, usually fewer
     /// than the image has pixels; they are interpolated linearly.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ impl Tile {
         Ok(Self { rgb, width, height, caption: caption.to_owned() })
     }
 
-    /// Screen pixels per pixel of the image: small images of any size end up about equally large.
+    /// Screen pixels per image pixel, so that small images of any size appear about equally large.
     fn scale(&self) -> usize {
         (84 / self.width.max(self.height)).max(1)
     }
@@ -132,7 +132,7 @@ impl Tile {
     }
 
     fn data_uri(&self) -> Result<String> {
-        // Enlarged here, because not every viewer does it without blurring.
+        // Enlarge here, because some viewers blur when they enlarge.
         let scale = self.scale();
         let rows = self.rgb.chunks(3 * self.width);
         let pixels: Vec<u8> = rows

@@ -14,7 +14,7 @@ const GREY: RGBColor = RGBColor(170, 170, 170);
 /// Size of a chart without its legend.
 const WIDTH: u32 = 560;
 const HEIGHT: u32 = 380;
-/// Height of a row of the legend, its font size, and the room of a sample with the gaps around it.
+/// Height of a row of the legend, its font size, and the space for a sample with its gaps.
 const ROW: u32 = 22;
 const LEGEND: u32 = 14;
 const SAMPLE: f64 = 46.0;
@@ -23,7 +23,9 @@ const SAMPLE: f64 = 46.0;
 pub struct Line<'a> {
     /// The name in the legend.
     pub name: &'a str,
-    /// `(x, value)` in the order in which they are joined. A value that the scale can't show, such as NaN, leaves a gap.
+    /// The points `(x, value)`, in the order in which they are joined.
+    ///
+    /// A value that the scale can't show, such as NaN, leaves a gap.
     pub points: Vec<(f64, f64)>,
     /// How the points are drawn.
     pub mark: Mark,
@@ -55,9 +57,9 @@ pub enum Mark {
 pub struct Chart<'a> {
     /// The title above the axes.
     pub title: &'a str,
-    /// What the x axis counts, such as `epoch`.
+    /// The quantity on the x axis, such as `epoch`.
     pub x_label: &'a str,
-    /// What the y axis measures.
+    /// The quantity on the y axis.
     pub y_label: &'a str,
     /// Scale of the x axis.
     pub x_scale: Scale,

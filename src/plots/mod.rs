@@ -9,7 +9,7 @@
 //! - [`animation`]: values that change over time.
 //! - [`neuron_page`]: a text coloured by the values of recurrent cells.
 //! - [`piano_roll`], [`listen_page`]: a piece of music, to see and to hear.
-//! - [`music_page`]: what pieces consist of.
+//! - [`music_page`]: statistics of pieces.
 //!
 //! Each function returns the document; the caller decides where to write it. Colours suit colour-blind readers (the palette
 //! of Okabe and Ito; blue against red or orange, never red against green).

@@ -25,10 +25,10 @@ pub fn listen_page(piece: &Piece) -> String {
         .replace("@END@", &json!(piece.len() as f64 * seconds).to_string())
 }
 
-/// Creates an HTML page that compares groups of pieces, such as those of the data and composed ones: the rules that they break, their
-/// pitches, melodic intervals and chords.
+/// Creates an HTML page that compares groups of pieces, such as a data set and composed pieces.
 ///
-/// `samples` are links to show, each a name and a file.
+/// It compares broken rules, pitches, melodic intervals and chords. `samples` are links to show, each a name and a
+/// file.
 pub fn music_page(groups: &[(&str, MusicStatistics)], samples: &[(String, String)]) -> String {
     let mut sections = vec![];
     let link =

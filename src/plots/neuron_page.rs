@@ -15,8 +15,8 @@ pub struct Neuron {
 impl Neuron {
     /// Returns how clearly the cell separates two kinds of tokens, from 0 to 1.
     ///
-    /// This is the variance between the values below a threshold and those above, at the threshold that maximises it
-    /// (Otsu 1979).
+    /// This is the variance between the values below and above a threshold, at the threshold that maximises it (Otsu
+    /// 1979).
     pub fn selectivity(&self) -> f64 {
         let mut values: Vec<f64> = self.values.iter().map(|&value| f64::from(value)).collect();
         values.sort_by(f64::total_cmp);
@@ -47,7 +47,7 @@ pub fn neuron_page(tokens: &[String], neurons: &[Neuron]) -> Result<String> {
             tokens.len()
         );
     }
-    // Keeps the text from ending the script.
+    // Keep the text from ending the script.
     let script = |value: Value| value.to_string().replace('<', "\\u003c");
     let page = include_str!("neuron_page.html");
     let (head, rest) = page.split_once("@TOKENS@").unwrap_or((page, ""));
@@ -55,7 +55,7 @@ pub fn neuron_page(tokens: &[String], neurons: &[Neuron]) -> Result<String> {
     Ok([head, &script(json!(tokens)), middle, &script(json!(ranked_cells(neurons))), tail].concat())
 }
 
-/// The cells as JSON, the most selective first: an object each, with its `name` and `values`.
+/// The cells as JSON, the most selective first, each an object with `name` and `values`.
 ///
 /// A value is one character: `0` is -1, `o` is 1.
 pub(crate) fn ranked_cells(neurons: &[Neuron]) -> Vec<Value> {

@@ -48,7 +48,7 @@ mod tests {
         for piece in [piece.clone(), piece.clone().without_voices(), piece.beginning(0)] {
             let svg = piano_roll(&piece);
             assert_well_formed(&svg);
-            // The page itself is one.
+            // The page itself is one rectangle.
             assert_eq!(svg.matches("<rect").count(), piece.spans().len() + 1);
         }
     }

@@ -12,7 +12,9 @@ pub struct Component {
     pub share: f64,
 }
 
-/// Returns the two leading principal components of `vectors` `(count, size)` (Pearson 1901; Hotelling 1933).
+/// Returns the two leading principal components of `vectors` `(count, size)`.
+///
+/// Pearson 1901; Hotelling 1933.
 ///
 /// Components beyond the rank of the vectors are zero. The score with the largest absolute value is positive.
 ///
@@ -26,7 +28,7 @@ pub fn components(vectors: &[f32], size: usize) -> [Component; 2] {
     if total == 0.0 {
         return [(); 2].map(|()| Component { scores: vec![0.0; count], share: 0.0 });
     }
-    // Keeps vectors in the null space of the matrix from turning into rounding errors.
+    // Keeps vectors in the null space of the matrix from becoming rounding errors.
     let shift = 1e-12 * total;
     gram.iter_mut().step_by(count + 1).for_each(|value| *value += shift);
     let (basis, values) = leading_eigenvectors(&gram, count);
@@ -65,7 +67,7 @@ fn gram_matrix(vectors: &[f64], size: usize, count: usize) -> Vec<f64> {
     gram
 }
 
-/// Returns the two leading eigenvectors of a symmetric matrix and their eigenvalues, by orthogonal iteration.
+/// Returns the two leading eigenvectors and eigenvalues of a symmetric matrix by orthogonal iteration.
 fn leading_eigenvectors(matrix: &[f64], count: usize) -> ([Vec<f64>; 2], [f64; 2]) {
     const ITERATIONS: usize = 10_000;
     let mut rng = rng::stream(0, "map");

@@ -114,7 +114,7 @@ pub(crate) fn escape(text: &str) -> String {
     escaped
 }
 
-/// Estimates the width of `text` in a sans-serif font of `size`; rather too much than too little.
+/// Estimates the width of `text` in a sans-serif font of `size`, rather too large than too small.
 pub(super) fn text_width(text: &str, size: f64) -> f64 {
     let width = |c: char| match c {
         'f' | 'i' | 'j' | 'l' | 'r' | 't' | 'I' | ' ' | '.' | ',' | ':' | ';' | '!' | '\'' | '(' | ')' => {

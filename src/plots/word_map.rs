@@ -5,7 +5,7 @@ use super::svg::{MUTED, Svg, Text, escape, include, shorten, text_width};
 use anyhow::{Result, bail, ensure};
 
 const WIDTH: f64 = 960.0;
-/// Least and greatest height of the frame.
+/// Minimum and maximum height of the frame.
 const HEIGHTS: (f64, f64) = (480.0, 760.0);
 /// Distance between the frame and the outermost words.
 const MARGIN: f64 = 40.0;
@@ -14,12 +14,12 @@ const TOP: f64 = 48.0;
 /// Font size of labels.
 const LABEL: f64 = 12.0;
 
-/// Draws each word at the position of its vector in the plane of the first two principal components, as SVG.
+/// Draws each word at its vector's position on the first two principal components, as SVG.
 ///
 /// `vectors` is `(words, size)`, row-major. Both axes have the same scale.
 ///
-/// Sort the words by importance, such as by frequency: each in turn gets a label beside its dot if there is still room.
-/// Every dot shows its word on hovering.
+/// Sort the words by importance, such as by frequency: they get labels in this order, as long as there is room. Every
+/// dot shows its word on hovering.
 ///
 /// # Errors
 /// Fails if `vectors` does not have that shape, or has values that are not finite.
@@ -162,7 +162,9 @@ impl Rectangle {
     }
 }
 
-/// Finds a free position for the label of a dot, with its text anchor: beside the dot, above or below it, or at a corner.
+/// Finds a free position for the label of a dot, and its text anchor.
+///
+/// The label is beside the dot, above or below it, or at a corner.
 fn place_label(
     name: &str,
     (x, y): (f64, f64),
