@@ -29,7 +29,7 @@ pub(crate) struct Settings {
     /// Size of the token vectors
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 128)]
     embedding: usize,
-    /// Use one-hot vectors in place of trained ones
+    /// Use one-hot vectors instead of trained ones
     #[arg(long, conflicts_with_all = ["embedding", "tie_weights"])]
     one_hot: bool,
     /// Number of units per layer

@@ -92,7 +92,7 @@ impl Recipe for Settings {
     }
 
     fn activations(&self, _facts: &TextFacts) -> u64 {
-        // A word or n-gram is only its id: its vector is added to the sentence's.
+        // A word or n-gram is only an id, whose vector is added to the sentence's.
         1
     }
 }

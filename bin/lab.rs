@@ -1,6 +1,6 @@
 //! The experiments of the books, each one command and one picture.
 //!
-//! Data: `digits` (built in), `mnist`, `fashion-mnist`; some experiments make up their own.
+//! Data: `digits` (built in), `mnist`, `fashion-mnist`; some experiments generate their own.
 //! Result: a run folder with pictures, and all numbers as CSV; `lab all` combines all experiments into one HTML page.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
     cli::program(line, run)
 }
 
-/// A drawing of a trained model. The binary that trained it makes it.
+/// A drawing of a trained model, made by the binary that trained it.
 struct Drawing {
     name: &'static str,
     about: &'static str,
@@ -155,8 +155,9 @@ fn run(matches: &ArgMatches) -> Result<Outcome> {
     })
 }
 
-/// Does `work`. If a signal or an error ends it, no folder of an unfinished experiment stays, nor the folder `all` if none
-/// has finished.
+/// Calls `work`. If a signal or an error ends it, removes the folders of unfinished experiments.
+///
+/// Also removes the folder `all` if none has finished.
 fn unless_interrupted(all: Option<&Path>, work: impl FnOnce() -> Result<()>) -> Result<Outcome> {
     let all = all.map(Path::to_path_buf);
     let tidy = move || {
@@ -181,7 +182,7 @@ fn unless_interrupted(all: Option<&Path>, work: impl FnOnce() -> Result<()>) -> 
     tidy();
     match result {
         Some(Err(error)) if !STOP.is_requested() => Err(error),
-        // The signal has removed the folder under the experiment's feet.
+        // The signal has removed the folder while the experiment was running.
         _ => Ok(Outcome::Interrupted),
     }
 }

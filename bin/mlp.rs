@@ -64,7 +64,7 @@ impl Recipe for Settings {
     }
 
     fn prefers_gpu(&self) -> bool {
-        // With small batches a step takes a core less time than the launches of its kernels.
+        // With small batches, a step takes less time on a core than the launches of its kernels.
         self.train.batch_size >= 128 || self.train.optimizer.is_full_batch()
     }
 

@@ -75,7 +75,7 @@ impl Recipe for Settings {
 
     fn apply_preset(&mut self) {
         if let Some(Preset::Jsb) = self.preset {
-            // Independent keys have no use for more keys than the few hundred pieces are in.
+            // Independent keys need no more keys than the few hundred pieces have.
             let (dropout, transpose, batch_size) = match self.music.output {
                 OutputName::Independent => (0.3, 0, 4),
                 OutputName::Autoregressive => (0.5, 5, 16),
@@ -113,7 +113,7 @@ impl Recipe for Settings {
     }
 
     fn activations(&self, facts: &MusicFacts) -> u64 {
-        // Of a step with four notes.
+        // For a step with four notes.
         let recurrent = recurrent_activations(self.cell.cell(), self.layers, self.hidden);
         self.embedding as u64 + recurrent + 4 * (self.note_units + facts.encoding.classes()) as u64
     }

@@ -43,14 +43,15 @@ struct Settings {
     /// Fraction of each label that is spread over all classes
     #[arg(long, value_name = "X", value_parser = fraction::<f32>, default_value_t = 0.0)]
     label_smoothing: f32,
-    /// Start from the weights in a safetensors or PyTorch file, or, with the feature `hub`, from those of resnet18, 34, 50, 101
-    /// or 152
+    /// Start from the weights in a safetensors or PyTorch file, or, with the feature `hub`, of resnet18, 34, 50, 101 or
+    /// 152
     #[arg(long, value_name = "NAME|FILE")]
     pretrained: Option<String>,
     /// Freeze the parameters before layer1, layer2, layer3, layer4 or fc
     #[arg(long, value_name = "LAYER", requires = "pretrained")]
     freeze_until: Option<String>,
-    /// Let batch normalisation on several processes use the statistics of the whole batch, not those of each process's share
+    /// Let batch normalisation on several processes use the statistics of the whole batch instead of each process's
+    /// share
     #[arg(long)]
     #[serde(default)]
     sync_batch_norm: bool,
@@ -183,7 +184,7 @@ impl Recipe for Settings {
     }
 
     fn activations(&self, images: &ImageFacts) -> u64 {
-        // Channels of a layer's output, at the size of the image and on average over the stages.
+        // Channels of a layer's output, at the image size and averaged over the stages.
         let channels = match self.layers {
             50.. if self.is_large() => 2,
             _ if self.is_large() => 1,

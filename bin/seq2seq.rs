@@ -96,7 +96,8 @@ impl Recipe for Settings {
     }
 
     fn prefers_gpu(&self) -> bool {
-        // A decoder that reads its own vectors or predictions advances token by token, with candle's operations in between.
+        // A decoder that reads its own vectors or predictions advances token by token, with candle's operations between
+        // tokens.
         !self.input_feeding && self.translation.teacher_forcing == 1.0
     }
 
@@ -166,7 +167,7 @@ impl Recipe for Settings {
     }
 
     fn activations(&self, facts: &TranslationFacts) -> u64 {
-        // Of a target token. The gradients of the logits take the place of the logits.
+        // For a target token. The gradients of the logits overwrite the logits.
         let embedding = self.embedding.or(facts.vector_size).unwrap_or(64) as u64;
         let recurrent = recurrent_activations(self.cell.cell(), self.layers, self.hidden);
         embedding + recurrent + facts.target.len() as u64 / 2

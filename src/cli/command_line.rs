@@ -57,7 +57,7 @@ struct TrainCommand<R: Args> {
 type Line<R> =
     CommandLine<R, <<R as Recipe>::Data as Data>::TestOptions, <<R as Recipe>::Data as Data>::Command>;
 
-/// Parses `arguments`, the first of which is the name of the program.
+/// Parses `arguments`, which begin with the name of the program.
 ///
 /// # Errors
 /// Fails if the usage is wrong, and if help was asked for.
@@ -84,7 +84,7 @@ fn data_sets<R: Recipe>() -> String {
     format!("Data sets, with their files in --data-dir:\n{}", lines.collect::<String>())
 }
 
-/// Runs what the arguments `matches` ask for.
+/// Runs the command in `matches`.
 ///
 /// # Errors
 /// Fails if an option has no meaning for this binary, a run can't be used or contradicts the options, or the work fails.
@@ -115,7 +115,7 @@ pub(super) fn run<R: Recipe>(matches: &ArgMatches) -> Result<Outcome> {
     })
 }
 
-/// The training that the arguments `matches` of `train` ask for, with all settings resolved.
+/// The training run that the arguments `matches` of `train` describe, with all settings resolved.
 fn training<R: Recipe>(
     command: TrainCommand<R>,
     matches: &ArgMatches,
@@ -160,7 +160,7 @@ fn training<R: Recipe>(
 
 /// Checks that a run to resume is not a part of another one, such as a fold.
 fn check_whole<R: Recipe>(run: &Run, config: &Value, settings: &R) -> Result<()> {
-    // Of an experiment, only the parts hold a model.
+    // In an experiment, only the parts hold a model.
     if settings.experiment().is_none() || config["parameters"].is_null() {
         return Ok(());
     }
@@ -179,7 +179,7 @@ fn check_whole<R: Recipe>(run: &Run, config: &Value, settings: &R) -> Result<()>
     }
 }
 
-/// The settings of the run to resume, with those that the user gave anew.
+/// The settings of the run to resume, changed by the options that the user gave.
 ///
 /// # Errors
 /// Fails if an option would change the result, except that more epochs may be asked for.
@@ -201,12 +201,12 @@ fn resumed<R: Recipe>(run: &Run, recorded: &R, given: &ArgMatches) -> Result<R> 
             };
             bail!("{dir}: --epochs {now}: the run can't be extended, as {why_not}: start a new run");
         }
-        // What a path leads to is compared with what the run started with.
+        // Compare the contents of a path with the contents at the start of the run.
         let may_change = PATHS.contains(&&*name) || WITHOUT_EFFECT.contains(&&*name);
         if before != *now && !may_change {
             let option = name.replace('_', "-");
             let started = match before {
-                // It may have been extended since.
+                // The number of epochs may have been extended since.
                 before if name == "epochs" => {
                     bail!(
                         "{dir}: this run has --epochs {before} and can't be resumed with {now}: give no fewer"

@@ -9,7 +9,7 @@ use crate::plots::{self, Chart, Line};
 use crate::train::say;
 use anyhow::Result;
 
-/// Trains each of the named settings in a folder of its own, and plots their test scores over the length of the source.
+/// Trains each of the named settings in its own folder, and plots test scores over the source length.
 ///
 /// # Errors
 /// Fails if a training run does, or the data of a resumed comparison has changed.
@@ -40,7 +40,7 @@ pub fn compare_by_length<R: Recipe<Data = TranslationData>>(
     Ok(Outcome::Done)
 }
 
-/// The name of the score, and the score of about equally many test sentences of each length.
+/// The name of the score, and the score of each group of test sentences, by length. The groups are about equally large.
 fn by_length(data: &TranslationData, translations: &[String]) -> (&'static str, Vec<(f64, f64)>) {
     const GROUPS: usize = 8;
     let (references, sources) = (data.references(), &data.test.sources);

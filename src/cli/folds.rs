@@ -15,14 +15,14 @@ pub fn cross_validation<R: Recipe<Data = SentenceData>>(options: &TextOptions) -
     options.folds.map(|_| cross_validate::<R> as Experiment<R>)
 }
 
-/// Trains one model per fold, each in its own folder inside the run folder, and reports the mean accuracy.
+/// Trains one model per fold, each in its own folder in the run folder, and reports the mean accuracy.
 fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Result<Outcome> {
     let begin = Instant::now();
     let Training { settings, start, device, .. } = training;
     let options = settings.data_options()?;
     let folds = options.text.folds.context("--folds: not given")?;
     let mut data = flow::load(training)?;
-    // Whatever a fold lacks is known before the first one is trained.
+    // Find everything that a fold lacks before the first one is trained.
     for fold in 0..folds {
         data.select_fold(fold, folds, &training.options())?;
     }

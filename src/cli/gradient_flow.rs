@@ -37,7 +37,7 @@ struct Network {
 }
 
 impl Network {
-    /// Logits after `symbols` `(steps, BATCH)`, which follow `state`, and the state after them.
+    /// Computes logits after `symbols` `(steps, BATCH)`, which follow `state`, and the state after them.
     fn forward(
         &self,
         symbols: &Tensor,
@@ -110,7 +110,7 @@ pub(super) fn plot<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
             layers: 1,
             bidirectional: false,
             dropout: 0.0,
-            // An open forget gate, as Jozefowicz et al. (2015) advise.
+            // An open forget gate, as Jozefowicz et al. (2015) recommend.
             forget_bias: (cell == Cell::Lstm).then_some(1.0),
         };
         let network = Network {

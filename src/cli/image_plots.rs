@@ -9,7 +9,9 @@ use crate::train::{Evaluation, Prediction, Run};
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Device, Tensor, Var};
 
-/// Draws mistakes and filters, and for convolutional networks feature maps and Grad-CAM, into the run folder.
+/// Draws mistakes and filters into the run folder.
+///
+/// Convolutional networks also get feature maps and Grad-CAM.
 pub(super) fn draw(
     run: &Run,
     model: &dyn ImageModel,
@@ -167,8 +169,10 @@ fn grad_cams(
     }])
 }
 
-/// Grad-CAM of the most probable class for the image `xs` `(1, channels, height, width)`: the sum of the last feature maps,
-/// each weighted by the mean of its gradient, cut off below 0 (Selvaraju et al. 2017, arXiv:1610.02391).
+/// Computes Grad-CAM of the most probable class for the image `xs` `(1, channels, height, width)`.
+///
+/// It is the sum of the last feature maps, each weighted by the mean of its gradient, cut off below 0 (Selvaraju et al.
+/// 2017, arXiv:1610.02391).
 fn grad_cam(model: &dyn ImageModel, xs: &Tensor) -> Result<Vec<Vec<f32>>> {
     let maps = model.feature_maps(xs)?.pop().context("Grad-CAM: the model has no convolutions")?;
     let maps = Var::from_tensor(&maps.detach())?;

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 pub struct ImageOptions {
     /// Side of the squares that the images of a folder are scaled to.
     pub side: usize,
-    /// What training minimises.
+    /// The cost that training minimises.
     pub cost: Cost,
     /// How training images are augmented.
     pub augmentation: Option<Augmentation>,
@@ -33,8 +33,9 @@ pub struct ImageOptions {
     pub label_smoothing: f64,
     /// How images are normalised.
     pub normalise: Normalise,
-    /// A file of weights to start from, or the name of a model on the hub, and the layer that starts anew if the classes
-    /// differ.
+    /// The initial weights, and the layer that is initialised randomly if the classes differ.
+    ///
+    /// They are a file, or the name of a model on the hub.
     pub pretrained: Option<(String, &'static str)>,
     /// Number of classes that `predict` shows.
     pub shown_classes: usize,
@@ -57,13 +58,13 @@ impl Default for ImageOptions {
 /// The mean and standard deviation that images are normalised with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Normalise {
-    /// Images stay as they are.
+    /// Images are not normalised.
     Off,
-    /// Those of the training images.
+    /// The mean and standard deviation of the training images.
     TrainingSet,
-    /// Those of ImageNet, which pretrained models expect.
+    /// The values for ImageNet, which pretrained models expect.
     ImageNet,
-    /// Those of MNIST.
+    /// The values for MNIST.
     Mnist,
 }
 
@@ -91,16 +92,16 @@ impl Augment {
     }
 }
 
-/// What a model of images depends on.
+/// The facts that a model of images depends on.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ImageFacts {
     /// Channels, height and width.
     pub shape: (usize, usize, usize),
     /// Names of the classes.
     pub classes: Vec<String>,
-    /// What the images are normalised with.
+    /// The normalisation of the images.
     pub normalisation: Option<Normalisation>,
-    /// How a picture is prepared for `predict`.
+    /// How to prepare a picture for `predict`.
     pub preparation: Preparation,
 }
 
@@ -151,7 +152,7 @@ impl Facts for ImageFacts {
 /// Labelled images.
 pub struct ImageData {
     options: ImageOptions,
-    /// The images for training and validation; none if there is only a model to test.
+    /// The images for training and validation; `None` if there is only a model to test.
     images: Option<Images>,
     training: Vec<u32>,
     validation: Vec<u32>,
@@ -165,9 +166,9 @@ impl ImageData {
         self.validation = self.training.clone();
     }
 
-    /// The test images alone, for a model of images described by `facts`.
+    /// Loads only the test images, for a model of images described by `facts`.
     ///
-    /// Where training drew them from a folder without a test split, they are drawn again.
+    /// If training drew them from a folder without a test split, the same images are drawn again.
     fn for_test(
         options: ImageOptions,
         facts: ImageFacts,
@@ -198,7 +199,7 @@ impl ImageData {
     }
 }
 
-/// Divides images, of which the last `validation` are for validation. An empty `test` part is drawn from the others.
+/// Divides images. The last `validation` images are for validation. An empty `test` part is drawn from the others.
 fn divide(images: &Images, validation: Option<usize>, test: &Images, train: &TrainOptions) -> Result<Parts> {
     let training = images.len() - validation.unwrap_or(0);
     let size = (!test.is_empty()).then_some(test.len());
@@ -209,14 +210,14 @@ fn divide(images: &Images, validation: Option<usize>, test: &Images, train: &Tra
     Parts::new([Some(training), validation, size], label, train)
 }
 
-/// The test images that training drew from the folder `dir`, with notes; none if it has a test split.
+/// The test images that training drew from the folder `dir`, with notes; `None` if it has a test split.
 fn drawn_test(
     name: &str,
     dir: &Path,
     side: usize,
     train: &TrainOptions,
 ) -> Option<Result<(Images, Vec<String>)>> {
-    // Without training images, the test split alone may be there.
+    // Without training images, there may only be the test split.
     let set = image::load(name, Some(dir), side).ok().filter(|set| set.test.is_empty())?;
     let draw = || {
         let parts = divide(&set.training, set.validation, &set.test, train)?;
@@ -417,7 +418,9 @@ pub enum ImageCommand {
     },
 }
 
-/// Reads a picture as the run's data set demands; returns it with the way it was prepared and the probabilities of the classes.
+/// Reads a picture as the run's data set requires.
+///
+/// Returns it with its preparation and the probabilities of the classes.
 fn classified<R: Recipe<Data = ImageData>>(
     trained: &Trained<R>,
     cost: Cost,
@@ -429,7 +432,9 @@ fn classified<R: Recipe<Data = ImageData>>(
     Ok((image, how, probabilities))
 }
 
-/// Classifies an image given as bytes of the run's shape; returns it with the probabilities of the classes.
+/// Classifies an image given as bytes of the run's shape.
+///
+/// Returns it with the probabilities of the classes.
 pub(super) fn classify<R: Recipe<Data = ImageData>>(
     trained: &Trained<R>,
     cost: Cost,

@@ -1,4 +1,4 @@
-//! The run and the inputs of a command that uses a trained model.
+//! The run and the inputs of a command for a trained model.
 
 use super::{Outcome, complain, count, error_line, shell_quoted, show_notes};
 use crate::data::text::LiveLines;
@@ -33,7 +33,7 @@ impl RunOption {
     }
 }
 
-/// The folder of the run that the user named by its path or by its number.
+/// Finds the folder of the run that the user named by its path or by its number.
 ///
 /// # Errors
 /// Fails if there is no such folder; the message says which runs there are.
@@ -50,7 +50,7 @@ pub(super) fn folder(binary: &str, run: &Path) -> Result<PathBuf> {
         entry.path().join("config.json").exists().then_some(name)
     });
     let mut names: Vec<String> = names.collect();
-    // Numbers in their order.
+    // Sort numbers by value.
     names.sort_by_key(|name| (name.len(), name.clone()));
     let runs = runs.display();
     let known = if names.is_empty() { "no run".to_string() } else { names.join(", ") };
@@ -62,7 +62,7 @@ fn is_number(run: &Path) -> bool {
     run.to_str().is_some_and(|run| run.parse::<u64>().is_ok())
 }
 
-/// Checks that none of the inputs is a run, which belongs to `--run`, or, where inputs are text, another path.
+/// Checks that no input is a run, which belongs to `--run`, or, if inputs are text, another path.
 pub(super) fn check(binary: &str, inputs: &[&OsString], are_paths: bool) -> Result<()> {
     for path in inputs.iter().map(Path::new) {
         let name = path.display();
@@ -93,7 +93,7 @@ enum Shape {
     Text,
 }
 
-/// The shape of an argument. Text of several words is no path, as a rule.
+/// Classifies an argument. Text of several words is usually not a path.
 fn shape(argument: &Path) -> Shape {
     let text = argument.to_string_lossy().replace('\\', "/");
     let starts = ["/", "./", "../", "~/"];
@@ -122,7 +122,7 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// The file of `--file`, unless it is standard input or a pipe, which are read as they come.
+    /// The file of `--file`, unless it is standard input or a pipe, which are read as they arrive.
     pub(super) fn file(&self) -> Option<&Path> {
         let is_pipe = |path: &Path| path.exists() && !path.is_file() && !path.is_dir();
         self.file.as_deref().filter(|path| *path != Path::new("-") && !is_pipe(path))
@@ -133,7 +133,7 @@ impl Inputs {
         self.for_each_line(|line| answer(line.trim_end_matches('\r')))
     }
 
-    /// Like [`for_each`](Self::for_each), with text of which only `\n` ends a line.
+    /// Like [`for_each`](Self::for_each), with text whose lines end only at `\n`.
     pub(super) fn for_each_line(&self, mut answer: impl FnMut(&str) -> Result<()>) -> Result<Outcome> {
         if let Some(file) = self.inputs.iter().find(|input| Path::new(input).is_file()) {
             let file = Path::new(file);
@@ -275,7 +275,7 @@ enum Input<'a> {
     Argument(&'a OsStr),
     /// A line, after its place.
     Line(&'a str, &'a str),
-    /// Something that is wrong with a line, after its place.
+    /// An error in a line, after its place.
     Bad(&'a str, &'a str),
 }
 

@@ -119,10 +119,12 @@ fn split(tokens: u64, options: &LanguageOptions, train: &TrainOptions) -> Result
     Ok([0..used, training..training + validation, training + validation..tokens])
 }
 
-/// How to cut `tokens` training tokens; smaller than by default if these do not fill a window of every stream.
+/// How to cut `tokens` training tokens, in smaller windows than by default if necessary.
+///
+/// That is so if the tokens do not fill a default window of every stream.
 ///
 /// # Errors
-/// Fails if they do not fill the window that the user gave.
+/// Fails if they do not fill a window that the user chose.
 fn windowing(tokens: u64, options: &LanguageOptions, train: &TrainOptions) -> Result<Windowing> {
     let wanted = Windowing { streams: train.batch_size, window: options.window };
     let mut windowing = wanted;

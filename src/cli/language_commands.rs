@@ -60,7 +60,7 @@ pub struct NeuronsCommand {
     length: usize,
 }
 
-/// A trained language model, with what its sub-commands need.
+/// A trained language model, and the data of its sub-commands.
 pub(super) struct TrainedModel<'a> {
     pub(super) run: &'a Run,
     pub(super) model: &'a LanguageModel,
@@ -145,7 +145,7 @@ fn score(inputs: &Inputs, trained: &TrainedModel) -> Result<Outcome> {
             score_line(model, vocabulary, level, line, device)?;
         let nats = -log_probability / count as f64;
         say(&format!("{log_probability:.3}\t{nats:.4}\t{:.3}\t{line}", nats.exp()));
-        // The end of the line is a token, too.
+        // The end of the line also is a token.
         if count > 1 {
             unknown_count.add(unknown as u64, count as u64 - 1);
         }
@@ -177,7 +177,7 @@ fn neurons(inputs: &Inputs, length: usize, trained: &TrainedModel) -> Result<Out
     let (mut tokens, mut token) = (text.read(0), String::new());
     let (mut decoder, mut shown, mut last) = (model.incremental_decoder()?, vec![], None);
     let mut cells: Vec<Neuron> = vec![];
-    // The end of a line is a token that nobody typed.
+    // The end of a line is a token that the user did not type.
     let (mut unknown, mut all) = (0, 0);
     while shown.len() < length && tokens.next_into(&mut token)? {
         let id = vocabulary.id(&token);

@@ -1,16 +1,16 @@
-//! The memory that a training needs, compared with what is free.
+//! The memory that a training run needs, compared with the free memory.
 
 use anyhow::{Result, ensure};
 use std::fs::read_to_string;
 
-/// Checks that a training on the CPU fits into memory, with an optimizer that keeps `moments` values per parameter.
+/// Checks that training on the CPU fits into memory. The optimizer keeps `moments` values per parameter.
 ///
-/// The estimate is a lower bound, so no training that fits is refused. A step needs room for parameters, moments,
-/// activations and the gradients of activations; a checkpoint for parameters and moments once more.
+/// The estimate is a lower bound, so no training run that fits is refused. A step needs room for parameters, moments,
+/// activations and the gradients of activations, and a checkpoint needs room for parameters and moments once more.
 pub(super) fn check(parameters: u64, moments: u64, activations: u64) -> Result<()> {
     let state = (1 + moments) as f64 * parameters as f64;
     let needed = 4.0 * f64::max(state + 2.0 * activations as f64, 2.0 * state);
-    // Memory that the system can't report is not checked.
+    // Do nothing if the system can't report its memory.
     let free = free().unwrap_or(f64::INFINITY);
     ensure!(
         needed <= free,
@@ -22,14 +22,14 @@ pub(super) fn check(parameters: u64, moments: u64, activations: u64) -> Result<(
     Ok(())
 }
 
-/// The bytes of memory that the machine and the process's control group have left; none if the system can't tell.
+/// The free bytes of the machine and the process's control group; `None` if the system can't tell.
 fn free() -> Option<f64> {
     let memory = read_to_string("/proc/meminfo").ok()?;
     let kilobytes = |name| field(&memory, name);
     let available = 1024.0 * (kilobytes("MemAvailable:")? + kilobytes("SwapFree:").unwrap_or(0.0));
     let group = |file: &str| read_to_string(format!("/sys/fs/cgroup/memory.{file}")).ok();
     let number = |file| group(file)?.trim().parse::<f64>().ok();
-    // Copies of files give way to a process that needs the memory.
+    // Cached file contents are dropped when a process needs the memory.
     let files = group("stat").map_or(0.0, |stat| {
         ["active_file", "inactive_file"].iter().filter_map(|name| field(&stat, name)).sum()
     });
@@ -37,7 +37,7 @@ fn free() -> Option<f64> {
     Some(in_group.map_or(available, |in_group| in_group.min(available)))
 }
 
-/// The number behind `name`, the first word of a line of `text`.
+/// The number after `name`, the first word of a line of `text`.
 fn field(text: &str, name: &str) -> Option<f64> {
     let mut lines = text.lines().map(str::split_whitespace);
     lines.find_map(|mut words| words.next().filter(|&word| word == name).and(words.next()))?.parse().ok()

@@ -1,4 +1,4 @@
-//! The binaries' common program: options, training, evaluation, prediction, error output and exit codes.
+//! The program that all binaries share: options, training, evaluation, prediction, errors, exit codes.
 //!
 //! A binary implements [`Recipe`] for its options and calls [`main`]. The recipe names a kind of data: [`ImageData`],
 //! [`SentenceData`], [`TaggingData`], [`LanguageData`], [`TranslationData`] or [`MusicData`].
@@ -73,7 +73,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-/// A mistake in the options that shows only when all of them are known. The exit code is 2, as for those that clap finds.
+/// A mistake in the options that shows only when all of them are known. The exit code is 2, as for clap's errors.
 #[derive(Debug)]
 pub struct UsageError(pub String);
 
@@ -97,22 +97,21 @@ pub enum Outcome {
 
 /// Runs the binary of the recipe `R` on the process's arguments.
 ///
-/// Errors are one line on standard error. The exit code is 0 for success, 1 for an error, 2 for wrong usage, and 128 and
-/// the number of the signal after one: 130 after Ctrl-C, 143 after TERM, 129 after HUP.
+/// Errors are one line on standard error. The exit code is 0 for success, 1 for an error, 2 for wrong usage, and 128
+/// plus the number of the signal after one: 130 after Ctrl-C, 143 after TERM, 129 after HUP.
 pub fn main<R: Recipe>() -> ExitCode {
     main_on::<R>(std::env::args_os())
 }
 
-/// Like [`main`], on `arguments`, the first of which is the name of the program.
+/// Like [`main`], on `arguments`, which begin with the name of the program.
 fn main_on<R: Recipe>(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     finish(command_line::parse::<R>(arguments), command_line::run::<R>)
 }
 
-/// Runs a program that has no [`Recipe`]: parses the process's arguments as `command` says, and calls `run`.
+/// Runs a program without a [`Recipe`]: parses the process's arguments with `command`, and calls `run`.
 ///
-/// Errors and exit codes are the same as for [`main`].
-///
-/// Of several processes that a launcher has started, the first does the work.
+/// Errors and exit codes are the same as for [`main`]. If a launcher has started several processes, the first does the
+/// work.
 pub fn program(command: clap::Command, run: fn(&ArgMatches) -> anyhow::Result<Outcome>) -> ExitCode {
     finish(command.try_get_matches(), |matches| match together::is_silent() {
         true => Ok(Outcome::Done),
@@ -162,9 +161,9 @@ fn shown(result: std::io::Result<()>) -> ExitCode {
     }
 }
 
-/// The message of an error in one line.
+/// The message of an error as one line.
 fn error_line(error: &anyhow::Error) -> String {
-    // The first line only: candle appends a backtrace.
+    // Keep only the first line: candle appends a backtrace.
     format!("error: {}", format!("{error:#}").lines().next().unwrap_or_default())
 }
 
@@ -180,7 +179,7 @@ pub struct TestSet {
 }
 
 impl TestSet {
-    /// Name and folder of the data set to read: what `test` names, or else the one of `train`.
+    /// Name and folder of the data set to read: from `test`, or else from `train`.
     fn resolve<'a>(test: Option<&'a Self>, train: &'a TrainOptions) -> (&'a str, Option<&'a Path>) {
         match test {
             Some(Self { dataset, data_dir }) if dataset.is_some() || data_dir.is_some() => {
@@ -190,8 +189,9 @@ impl TestSet {
         }
     }
 
-    /// Checks that the data set has a test split, unless it is the one that the run was trained on: drawing one from it
-    /// again gives the examples that training left out.
+    /// Checks that the data set has a test split, unless the run was trained on it.
+    ///
+    /// In that case drawing one again gives the examples that training left out.
     fn check_split(test: Option<&Self>, train: &TrainOptions, has_test: bool) -> anyhow::Result<()> {
         let (name, dir) = Self::resolve(test, train);
         let is_own = (name, dir) == (train.dataset.as_str(), train.data_dir.as_deref());
@@ -262,7 +262,7 @@ fn shell_quoted(path: &Path) -> String {
     }
 }
 
-/// Adds the options that remedy it to an error of loading a data set.
+/// Adds the options that help to an error of loading a data set.
 fn data_error(error: anyhow::Error) -> anyhow::Error {
     let remedy = match error.downcast_ref() {
         Some(DataError::UnknownName { .. }) => "choose one with --dataset NAME",
@@ -277,7 +277,7 @@ fn data_error(error: anyhow::Error) -> anyhow::Error {
     anyhow::anyhow!("{error:#}; {remedy}")
 }
 
-/// Like [`data_error`], for the test of a run, which has no choice of languages.
+/// Like [`data_error`], for the test of a run, whose languages are fixed.
 fn test_error(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref() {
         Some(DataError::Languages { .. }) => error,
@@ -285,7 +285,7 @@ fn test_error(error: anyhow::Error) -> anyhow::Error {
     }
 }
 
-/// Calls `work`, and says on a terminal what is going on if it takes some seconds.
+/// Calls `work`, and prints on a terminal what is happening if it takes some seconds.
 fn note_if_slow<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let (done, is_done) = mpsc::channel::<()>();
     let note = format!("note: {what} ..");

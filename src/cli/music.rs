@@ -28,7 +28,7 @@ pub struct MusicOptions {
     /// Transpose each piece in each epoch by up to N semitones, up or down
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = |text: &str| in_range(text, 0..=24_i8, "a whole number, 0 to 24"))]
     pub transpose: i8,
-    /// The most steps of an example: longer pieces are learned in parts
+    /// Maximum number of steps of an example: longer pieces are learned in parts
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 256)]
     pub window: usize,
 }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 const SAMPLES: u64 = 5;
 /// Number of bars of a composed piece.
 const BARS: usize = 16;
-/// How freely notes are chosen unless options say otherwise: freer choices break more rules.
+/// Default temperature: freer choices break more rules.
 const TEMPERATURE: f64 = 0.5;
 const TOP_P: f64 = 0.9;
 
@@ -67,7 +67,7 @@ pub struct SampleCommand {
     /// Begin with the notes of a MIDI file
     #[arg(long, value_name = "FILE")]
     prompt: Option<PathBuf>,
-    /// Number of bars, with those of the prompt
+    /// Number of bars, including the prompt
     #[arg(long, value_name = "N", default_value_t = BARS, value_parser = |text: &str| in_range(text, 1..=10_000_usize, "a whole number, 1 to 10000"))]
     bars: usize,
     #[command(flatten)]
@@ -109,7 +109,7 @@ pub struct ListenCommand {
     steps_per_quarter: usize,
 }
 
-/// A trained model with what it depends on.
+/// A trained model, and the facts that it depends on.
 struct Musician<'a> {
     run: &'a Run,
     model: &'a MusicModel,
@@ -138,7 +138,9 @@ impl Musician<'_> {
         Composer { model: self.model, encoding: &self.facts.encoding, sampling }
     }
 
-    /// An empty piece in the form that the options ask for, or else any form of the training pieces.
+    /// Returns an empty piece in the requested form.
+    ///
+    /// Options that are not given take any form of the training pieces.
     fn frame(&self, choice: &ChoiceOptions, name: &str) -> Result<Piece> {
         let ChoiceOptions { key, style, seed, .. } = choice;
         let forms = &self.facts.forms;
@@ -228,7 +230,7 @@ impl Musician<'_> {
         self.composer(choice).compose(beginning, length, choice.seed)
     }
 
-    /// Number of steps in a number of bars, of 4/4 if the piece has none.
+    /// Number of steps in a number of bars, of 4/4 if the piece has no bars.
     fn steps(&self, piece: &Piece, bars: usize) -> usize {
         let metre = piece.metres.last().map_or(Metre { beats: 4, unit: 4 }, |&(_, metre)| metre);
         let start = piece.metres.last().map_or(0, |&(start, _)| start);
@@ -316,14 +318,14 @@ pub(super) fn compose(
     musician.compose("A new piece", bars, &choice)
 }
 
-/// The different values of what some forms have, in words.
+/// Lists the different values that some forms have.
 fn known<T: ToString>(forms: &[Form], of: impl Fn(&Form) -> Option<T>) -> String {
     let known: BTreeSet<String> =
         forms.iter().filter_map(|form| of(form).map(|value| value.to_string())).collect();
     if known.is_empty() { "not known".into() } else { known.into_iter().collect::<Vec<_>>().join(", ") }
 }
 
-/// The highest notes of `piece` as the first of some voices; the others rest.
+/// Takes the highest notes of `piece` as the first of some voices; the others rest.
 fn highest_voice(piece: Piece, voices: usize) -> Piece {
     let mut before: Option<Note> = None;
     let mut steps = vec![];
@@ -332,7 +334,7 @@ fn highest_voice(piece: Piece, voices: usize) -> Piece {
             Some(_) => piece.steps[step][0],
             None => piece.notes(step).next_back(),
         };
-        // What a higher note has covered so far starts where it appears.
+        // A note that a higher one has covered so far starts where it appears.
         let note = highest.map(|note| Note {
             held: note.held && before.is_some_and(|before| before.pitch == note.pitch),
             ..note

@@ -1,4 +1,4 @@
-//! What a model of music depends on: how pieces are encoded, and which forms they have.
+//! The facts that a model of music depends on: the encoding of pieces, and their forms.
 
 use super::recipe::Facts;
 use crate::data::music::{Encoding, Metre, Piece, Texture, Tonality};
@@ -17,7 +17,7 @@ pub(super) struct Form {
     pub(super) tempo: f64,
 }
 
-/// What a model of music depends on.
+/// The facts that a model of music depends on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MusicFacts {
     /// How pieces become features and classes.

@@ -81,7 +81,7 @@ impl TrainOptions {
         }
     }
 
-    /// Checks that the user gave nothing that contradicts steps on all training examples, with a line search.
+    /// Checks that no given option contradicts steps on all training examples with a line search.
     pub(super) fn check_full_batch(&self) -> anyhow::Result<()> {
         let name = value_name(self.optimizer);
         ensure!(
@@ -108,9 +108,9 @@ impl TrainOptions {
         Ok(())
     }
 
-    /// Replaces settings for small steps by those for steps on all training examples, if the optimizer takes such.
+    /// Adapts settings for small steps to steps on all training examples, if the optimizer takes those.
     ///
-    /// A note says which settings of a preset these were.
+    /// A note lists the settings of a preset that are replaced.
     pub fn adapt_to_optimizer(&mut self, has_preset: bool) {
         if self.optimizer.is_full_batch() {
             if has_preset {

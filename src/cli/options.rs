@@ -147,7 +147,7 @@ impl Given {
         Self(HashSet::from([id.to_string()]))
     }
 
-    /// The options in `matches` that are no defaults.
+    /// The options in `matches` that are not defaults.
     pub(super) fn new(matches: &ArgMatches) -> Self {
         let is_given = |id: &&str| matches.value_source(id) == Some(ValueSource::CommandLine);
         Self(matches.ids().map(clap::Id::as_str).filter(is_given).map(String::from).collect())
@@ -335,7 +335,7 @@ impl TrainOptions {
             learning_rate: self.learning_rate,
             schedule: Schedule { warmup_steps: self.warmup, curve },
             clip: match (self.clip_norm, self.clip_value) {
-                // The norm may be a default; the value is the user's.
+                // The norm may be a default; the user gave the value.
                 (_, Some(value)) => Clip::Value(value),
                 (Some(norm), None) => Clip::Norm(norm),
                 (None, None) => Clip::None,
@@ -352,7 +352,7 @@ impl TrainOptions {
 /// Parses a number in `range`.
 ///
 /// # Errors
-/// Fails if `text` isn't such a number. The message says that `expected` was expected.
+/// Fails if `text` isn't such a number. The message names `expected`.
 pub fn in_range<T: FromStr + PartialOrd>(
     text: &str,
     range: impl RangeBounds<T>,
@@ -380,7 +380,9 @@ pub fn positive(text: &str) -> Result<usize, String> {
     in_range(text, 1..=u32::MAX as usize, "a whole number, 1 to 4294967295")
 }
 
-/// The most layers of a network. Candle's graph is dropped recursively, so a longer chain would exhaust the stack.
+/// The maximum number of layers of a network.
+///
+/// Candle's graph is dropped recursively, so a longer chain would exhaust the stack.
 pub const MOST_LAYERS: usize = 256;
 
 /// Parses a number of layers.

@@ -17,8 +17,8 @@ pub(super) struct Parts {
 impl Parts {
     /// Divides a data set whose splits have the given sizes and follow one another.
     ///
-    /// A missing validation or test part becomes a tenth of the training part, see [`hold_out`]. `class` returns the class
-    /// of an example. A note says that there is no test split. A data set with nothing but a test split is not divided.
+    /// A missing validation or test part becomes a tenth of the training part; see [`hold_out`]. `class` returns the
+    /// class of an example. A note reports a missing test split. A data set with only a test split is not divided.
     pub(super) fn new(
         [training, validation, test]: [Option<usize>; 3],
         class: impl Fn(u32) -> u32,
@@ -59,7 +59,7 @@ impl Parts {
         Ok(Self { training, validation, test })
     }
 
-    /// The parts of a data set that is nothing but a test split.
+    /// The parts of a data set that has only a test split.
     pub(super) fn test_only(test: usize) -> Self {
         Self { training: vec![], validation: vec![], test: (0..test as u32).collect() }
     }
@@ -72,8 +72,8 @@ impl Parts {
 
 /// Divides `examples` into those for training and those for validation.
 ///
-/// The validation part is `validation`, or drawn from `examples` as `--validation` and `--validation-split` say, by
-/// default a tenth with the proportions of the classes. `--train-limit` selects training examples in the same way.
+/// The validation part is `validation`, or drawn from `examples` according to `--validation` and `--validation-split`:
+/// by default a tenth with the proportions of the classes. `--train-limit` selects training examples in the same way.
 ///
 /// # Errors
 /// Fails if no training examples are left.
@@ -99,7 +99,7 @@ pub(super) fn hold_out(
         None => {
             let tenth = examples.len().div_ceil(10);
             let mut held_out = options.validation.unwrap_or(tenth);
-            // A preset's number, for a larger data set.
+            // A preset's number, meant for a larger data set.
             if !options.given.contains("validation") && held_out >= examples.len() && tenth < held_out {
                 show_notes(&[format!(
                     "the preset holds out {held_out} examples for validation; of these {} that is {tenth}",
@@ -134,8 +134,9 @@ fn place(options: &TrainOptions) -> String {
     options.data_dir.as_ref().map_or_else(String::new, |dir| format!("{}: ", dir.display()))
 }
 
-/// Notes on classes that some parts have and another one lacks, as in data that is sorted by class, or with few examples of
-/// a class. A part with fewer examples than there are classes must lack some.
+/// Notes on classes that some parts have and another one lacks, as in data that is sorted by class.
+///
+/// A class with few examples may also be missing. A part with fewer examples than there are classes must lack some.
 fn missing_classes(parts: &[(&str, &[u32])], class: impl Fn(u32) -> u32) -> Vec<String> {
     let classes = |part: &[u32]| part.iter().map(|&example| class(example)).collect::<BTreeSet<u32>>();
     let all: BTreeSet<u32> = parts.iter().flat_map(|(_, part)| classes(part)).collect();
@@ -152,7 +153,7 @@ mod tests {
     use super::super::options::Given;
     use super::*;
 
-    /// Sorted by class, as users' files often are.
+    /// Sorted by class, like many users' files.
     fn class(example: u32) -> u32 {
         example / 50
     }

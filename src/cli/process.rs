@@ -5,11 +5,13 @@ use anyhow::Result;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// Calls `work` in a pool of `threads` threads, or one per physical core, with the process set up for training.
+/// Sets up the process for training, and calls `work` in a pool of `threads` threads.
 ///
-/// Call it at the start of `main`. Candle's own thread pool would compete with this one for the cores, so it is kept
-/// at one thread through the environment. Except on Windows, that is only sound while no other thread runs; if another
-/// one does, or if the system can't tell, the environment stays as it is: set `CANDLE_NUM_THREADS=1` yourself then.
+/// By default there is one thread per physical core.
+///
+/// Call it at the start of `main`. Candle's own thread pool would compete with this one for the cores, so it is kept at
+/// one thread through the environment. Except on Windows, that is sound only while no other thread runs. If another one
+/// runs, or if the system can't tell, the environment is not changed: set `CANDLE_NUM_THREADS=1` yourself then.
 ///
 /// # Errors
 /// Fails if `work` does, the threads can't be started, or `CANDLE_TEXTBOOK_SIMD` names an instruction set that is not
@@ -23,7 +25,7 @@ pub fn on_threads<R: Send>(threads: Option<usize>, work: impl FnOnce() -> Result
         keep_memory();
     }
     let threads = threads.unwrap_or_else(candle_core::utils::get_num_threads);
-    // All of the work runs inside the pool, so that no operation has to hand its share over to it first.
+    // All of the work runs inside the pool, so that no operation has to move its share there first.
     rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build()?.install(work)
 }
 
@@ -42,7 +44,7 @@ fn keep_memory() {
     // SAFETY: `mallopt` only sets limits of the allocator. It must not run while other threads allocate; the caller has
     // checked that there are none.
     unsafe {
-        // One arena, because those of other threads return memory all the same.
+        // Use one arena, because the arenas of other threads return memory regardless.
         libc::mallopt(libc::M_ARENA_MAX, 1);
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
@@ -52,10 +54,10 @@ fn keep_memory() {
 /// The request that the first signal makes.
 pub static STOP: LazyLock<Stop> = LazyLock::new(Stop::default);
 
-/// What to do when the first signal ends the process at once; none while it ends a training loop.
+/// The last action when the first signal ends the process immediately; `None` in a training loop.
 static LAST_ACT: Mutex<Option<Box<dyn FnOnce() + Send>>> = Mutex::new(None);
 
-/// Makes a write beyond the limit of a file's size (`ulimit -f`) fail like any other, where it would end the process.
+/// Makes a write beyond the file size limit (`ulimit -f`) fail instead of ending the process.
 pub(super) fn let_large_writes_fail() {
     #[cfg(unix)]
     // SAFETY: to ignore a signal runs no code of ours when it arrives.
@@ -64,15 +66,15 @@ pub(super) fn let_large_writes_fail() {
     }
 }
 
-/// The exit code of a process that a signal has stopped: 128 and the number of the signal, as shells report it.
+/// The exit code of a process that a signal has stopped: 128 plus the signal's number, as in shells.
 pub(super) fn interrupted_code() -> u8 {
     128 + SIGNAL.load(Ordering::Relaxed)
 }
 
-/// The first signal that asked the process to stop; that of Ctrl-C before there was one.
+/// The first signal that asked the process to stop, or Ctrl-C's number if there was none.
 static SIGNAL: AtomicU8 = AtomicU8::new(2);
 
-/// Makes Ctrl-C, TERM and HUP end the training loop after a checkpoint. A second signal ends the process at once.
+/// Makes Ctrl-C, TERM and HUP end the training loop after a checkpoint. A second signal ends the process immediately.
 ///
 /// A signal that was ignored when the process started, such as HUP under `nohup`, stays ignored.
 ///
@@ -110,7 +112,7 @@ pub fn catch_interrupts() -> Result<()> {
 #[cfg(unix)]
 static HANDLER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 
-/// Makes `signal` note its number before its handler runs.
+/// Makes `signal` record its number before its handler runs.
 #[cfg(unix)]
 fn note_signal(signal: libc::c_int) {
     extern "C" fn receive(signal: libc::c_int) {
@@ -136,7 +138,7 @@ fn is_ignored(signal: libc::c_int) -> bool {
     action(signal).is_some_and(|action| action.sa_sigaction == libc::SIG_IGN)
 }
 
-/// What the process does when the signal arrives.
+/// The current action of the process for the signal.
 #[cfg(unix)]
 fn action(signal: libc::c_int) -> Option<libc::sigaction> {
     // SAFETY: all-zero bytes are a valid `sigaction`, and with a null pointer for the new action the call only writes the
@@ -147,9 +149,9 @@ fn action(signal: libc::c_int) -> Option<libc::sigaction> {
     }
 }
 
-/// Calls `work`, during which a signal calls `last_act` and ends the process at once; `None` if one has come before.
+/// Calls `work`, during which a signal calls `last_act` and ends the process immediately.
 ///
-/// [`catch_interrupts`] comes before it.
+/// Returns `None` if a signal has come before. Call [`catch_interrupts`] first.
 pub fn end_at_once<T>(last_act: impl FnOnce() + Send + 'static, work: impl FnOnce() -> T) -> Option<T> {
     let set = |act| *LAST_ACT.lock().unwrap_or_else(PoisonError::into_inner) = act;
     set(Some(Box::new(last_act)));
@@ -158,7 +160,9 @@ pub fn end_at_once<T>(last_act: impl FnOnce() + Send + 'static, work: impl FnOnc
     result
 }
 
-/// Calls `work`, during which a signal ends the process at once: before the first training step there is nothing to save.
+/// Calls `work`, during which a signal ends the process immediately.
+///
+/// Before the first training step there is nothing to save.
 pub(super) fn prepare<T>(work: impl FnOnce() -> T) -> T {
     end_at_once(|| super::complain("interrupted before training began"), work)
         .unwrap_or_else(|| std::process::exit(interrupted_code().into()))
@@ -170,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_environment_stays_as_it_is_while_other_threads_run() {
-        // The test harness runs this on a thread of its own.
+        // The test harness runs this on a separate thread.
         let before = std::env::var_os("CANDLE_NUM_THREADS");
         on_threads(Some(2), || Ok(())).unwrap();
         assert_eq!(std::env::var_os("CANDLE_NUM_THREADS"), before);

@@ -19,7 +19,9 @@ pub(super) fn detect(quiet: bool) -> Box<dyn Progress + Send> {
     }
 }
 
-/// A progress bar with loss, examples per second and remaining time on standard error, besides the output of [`Lines`].
+/// A progress bar on standard error, in addition to the output of [`Lines`].
+///
+/// It shows loss, examples per second and remaining time.
 struct Bar {
     /// The bar of the current epoch.
     bar: RefCell<ProgressBar>,

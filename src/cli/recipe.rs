@@ -1,4 +1,4 @@
-//! What differs from binary to binary ([`Recipe`]) and from one kind of data to another ([`Data`]).
+//! The differences between binaries ([`Recipe`]) and between kinds of data ([`Data`]).
 
 use super::Outcome;
 use super::options::{Given, TrainOptions};
@@ -49,7 +49,7 @@ pub trait Recipe: Args + Clone + Serialize + DeserializeOwned + Send {
     /// The options that all binaries share.
     fn train_options(&self) -> &TrainOptions;
 
-    /// How to read the data and to pose the task.
+    /// How to read the data and to define the task.
     ///
     /// # Errors
     /// Fails if options contradict each other.
@@ -65,8 +65,10 @@ pub trait Recipe: Args + Clone + Serialize + DeserializeOwned + Send {
         vb: VarBuilder,
     ) -> candle_core::Result<Box<<Self::Data as Data>::Model>>;
 
-    /// Whether `--device auto` takes a GPU: the model's operations have CUDA kernels of this project, and a step is large
-    /// enough that the GPU is faster than the CPU.
+    /// Whether `--device auto` selects a GPU.
+    ///
+    /// It should if the model's operations have CUDA kernels of this project, and a step is large enough that the GPU
+    /// is faster than the CPU.
     fn prefers_gpu(&self) -> bool {
         false
     }
@@ -90,16 +92,16 @@ pub trait Recipe: Args + Clone + Serialize + DeserializeOwned + Send {
         false
     }
 
-    /// The program that takes the place of an ordinary training run, if the options ask for one.
+    /// Returns the program that replaces an ordinary training run, if the options ask for one.
     fn experiment(&self) -> Option<Experiment<Self>> {
         None
     }
 }
 
-/// A program that `train` runs in place of one training run.
+/// A program that `train` runs instead of a single training run.
 pub type Experiment<R> = fn(&Training<R>) -> Result<Outcome>;
 
-/// A training run that was asked for.
+/// A training run to perform.
 pub struct Training<R> {
     /// Its settings, with defaults and preset resolved.
     pub settings: R,
@@ -116,7 +118,7 @@ pub struct Training<R> {
 }
 
 impl<R: Recipe> Training<R> {
-    /// The shared options, with those that the user gave.
+    /// The shared options, and which of them the user gave.
     pub(super) fn options(&self) -> TrainOptions {
         TrainOptions { given: self.given.clone(), ..self.settings.train_options().clone() }
     }
@@ -137,14 +139,14 @@ impl<R: Recipe> Training<R> {
 pub(super) struct Start {
     /// The run to resume, with its configuration.
     pub(super) resume: Option<(Run, Value)>,
-    /// The new folder; none for the next number under `runs/`.
+    /// The new folder; `None` for the next number under `runs/`.
     pub(super) out: Option<PathBuf>,
-    /// The folder of the run that this one is a part of, such as a fold: it is the one to resume.
+    /// The folder of the run that this one is a part of, such as a fold. Resuming needs that folder.
     pub(super) parent: Option<PathBuf>,
 }
 
 impl Start {
-    /// Where the part `name` of `run` starts: from its last checkpoint, or in a new folder in the run's.
+    /// The start of the part `name` of `run`: from its last checkpoint, or in a new folder in the run's.
     pub(super) fn part<R: Recipe>(run: &Run, name: &str) -> Result<Self> {
         let dir = run.dir().join(name);
         let resume = dir.join("config.json").exists().then(|| Run::open(R::NAME, Some(&dir))).transpose()?;
@@ -170,7 +172,7 @@ pub trait Data: Sized {
     type Model: ?Sized;
     /// The choices that a recipe makes about data and task.
     type Options;
-    /// What a model depends on.
+    /// The facts that a model depends on.
     type Facts: Facts;
     /// Options of `eval` that choose the test data.
     type TestOptions: Args + Send;
@@ -178,14 +180,16 @@ pub trait Data: Sized {
     type Command: Subcommand + Send;
     /// The names of the data sets, each with its files.
     const DATA_SETS: &'static [(&'static str, &'static str)];
-    /// What an example is, in the plural.
+    /// The noun for examples, in the plural.
     const NOUN: &'static str;
     /// Whether the inputs of `predict` are paths of files, not text.
     const INPUTS_ARE_PATHS: bool = false;
     /// Unit of the counts in `config.json`.
     const UNIT: &'static str = "examples";
 
-    /// Reads the data set for training, or, given a run's facts and the options of `eval`, the test data of that run.
+    /// Reads the data set for training, or the test data of a run.
+    ///
+    /// The latter is chosen by the run's facts and the options of `eval`.
     ///
     /// # Errors
     /// Fails if the name is unknown, files are missing or broken, there are too few examples, or the test data doesn't
@@ -196,7 +200,7 @@ pub trait Data: Sized {
         run: Option<(Self::Facts, &Self::TestOptions)>,
     ) -> Result<Self>;
 
-    /// What the data is.
+    /// The description of the data.
     fn about(&self) -> &About<Self::Facts>;
 
     /// Number of examples per step.
@@ -220,7 +224,7 @@ pub trait Data: Sized {
         Ok(None)
     }
 
-    /// Copies pretrained vectors and weights into the run folder, so that resuming does not need the originals.
+    /// Copies pretrained vectors and weights into the run folder, so that resuming does not need the files.
     ///
     /// # Errors
     /// Fails if they can't be written.
@@ -255,15 +259,15 @@ pub trait Data: Sized {
     fn answer<R: Recipe<Data = Self>>(command: &Self::Command, trained: Trained<R>) -> Result<Outcome>;
 }
 
-/// What a data set is: its name, its size, and what a model depends on.
+/// The description of a data set: its name, its size, and the facts that a model depends on.
 pub struct About<F> {
     /// Name of the data set.
     pub name: String,
     /// Number of examples in the training, validation and test part.
     pub sizes: [u64; 3],
-    /// Hashes of the content by the name of the part: `training_data`, `validation_data`, `test_data`, or `text`.
+    /// Hashes of the content of each part: `training_data`, `validation_data`, `test_data`, or `text`.
     pub fingerprints: Value,
-    /// What a model depends on.
+    /// The facts that a model depends on.
     pub facts: F,
 }
 
@@ -272,7 +276,7 @@ pub(super) fn split_fingerprints([training, validation, test]: [Option<u64>; 3])
     json!({ "training_data": training, "validation_data": validation, "test_data": test })
 }
 
-/// What a model depends on and `predict` needs, such as the vocabulary and the classes.
+/// The facts that a model and `predict` need, such as the vocabulary and the classes.
 pub trait Facts: Sized {
     /// The names of the classes; empty if there are none.
     fn classes(&self) -> &[String] {
@@ -282,7 +286,7 @@ pub trait Facts: Sized {
     /// The fields that `config.json` records.
     fn record(&self) -> Map<String, Value>;
 
-    /// Writes what is too large for `config.json` into the run folder.
+    /// Writes facts that are too large for `config.json` into the run folder.
     ///
     /// # Errors
     /// Fails if it can't be written.
@@ -290,7 +294,7 @@ pub trait Facts: Sized {
         Ok(())
     }
 
-    /// Reads what [`record`](Self::record) and [`write`](Self::write) wrote.
+    /// Reads the facts that [`record`](Self::record) and [`write`](Self::write) wrote.
     ///
     /// # Errors
     /// Fails if it is missing or damaged.

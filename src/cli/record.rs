@@ -1,4 +1,4 @@
-//! What the folder of a run says about it.
+//! The contents of a run's folder: its configuration and scores.
 
 use crate::train::{Metric, Run};
 use anyhow::{Context, Result};
@@ -13,9 +13,9 @@ pub(super) struct Record {
     pub(super) config: Value,
     /// The lines of `metrics.jsonl`, one per epoch.
     pub(super) epochs: Vec<Value>,
-    /// Its last line, with the result on the test data; none if the run is unfinished.
+    /// The last line of `metrics.jsonl`, with the result on the test data; `None` if the run is unfinished.
     pub(super) last: Option<Value>,
-    /// The metric that decided which epoch is the best.
+    /// The metric that selected the best epoch.
     pub(super) metric: Option<Metric>,
 }
 
@@ -90,7 +90,7 @@ fn metric(line: Option<&Value>, prefix: &str) -> Option<Metric> {
     line?.as_object()?.keys().find_map(|key| named(key.strip_prefix(prefix)?))
 }
 
-/// The value of an option as the command line takes it; none for an absent value and a flag that is off.
+/// The value of an option on the command line; `None` for an absent value and a flag that is off.
 pub(super) fn option_value(value: &Value) -> Option<String> {
     match value {
         Value::Null | Value::Bool(false) => None,

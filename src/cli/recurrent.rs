@@ -22,7 +22,7 @@ pub trait RecurrentClassifier: Args + Clone + Serialize + DeserializeOwned + Sen
     /// One line for `--help`.
     const ABOUT: &'static str;
 
-    /// The cell, and the initial bias of its forget gate; none for a random one.
+    /// The cell, and the initial bias of its forget gate; `None` for a random one.
     fn cell(&self) -> (Cell, Option<f64>);
 }
 
@@ -46,7 +46,9 @@ impl CellName {
     }
 }
 
-/// Number of elements that a token occupies at least in `layers` layers of `hidden` units: the gates and the state.
+/// Minimum number of elements that a token takes in `layers` layers of `hidden` units.
+///
+/// These are the gates and the state.
 pub fn recurrent_activations(cell: Cell, layers: usize, hidden: usize) -> u64 {
     (cell.gates() as u64 + 1).saturating_mul(layers as u64).saturating_mul(hidden as u64)
 }
@@ -76,7 +78,7 @@ pub struct RecurrentRecipe<C: RecurrentClassifier> {
     /// Dropout probability on word vectors, between layers, and before the output layer
     #[arg(long, value_name = "X", value_parser = fraction::<f32>, default_value_t = 0.3)]
     dropout: f32,
-    /// Plot how far back gradients reach in an rnn, a gru and an lstm, in place of training a classifier
+    /// Plot how far back gradients reach in an rnn, a gru and an lstm, instead of training a classifier
     #[arg(long, conflicts_with_all = [
         "dataset", "data_dir", "epochs", "batch_size", "train_limit", "validation", "validation_split", "schedule",
         "schedule_epochs", "schedule_factor", "warmup", "patience", "checkpoint_every", "keep_checkpoint", "embedding",
@@ -107,7 +109,7 @@ impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
         }
     }
 
-    /// The last states of `--pool last` are the only thing that candle computes.
+    /// With `--pool last`, candle only computes the last states.
     fn prefers_gpu(&self) -> bool {
         true
     }

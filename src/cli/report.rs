@@ -11,10 +11,11 @@ use std::path::Path;
 
 const FILE: &str = "report.html";
 
-/// Writes `report.html` into the folder of `run`: its result, curves, pictures and settings, and the command that repeats it.
+/// Writes `report.html` into the folder of `run`.
 ///
-/// `text` is the result in words, and `curves` are drawings that the page shows beside each other. The run may be one of
-/// several of `training`, such as a fold; it began at `start`.
+/// It has the run's result, curves, pictures and settings, and the command that repeats it. `text` is the result in
+/// words, and `curves` are drawings that the page shows side by side. The run may be one of several of `training`, such
+/// as a fold; it began at `start`.
 ///
 /// # Errors
 /// Fails if a file of the folder cannot be read, or the page cannot be written.
@@ -67,7 +68,7 @@ fn cards<R: Recipe>(record: &Record) -> String {
     let test = record.test().map(|value| (format!("Test {metric}"), record.shown(value), String::new()));
     let number = |name: &str| record.config[name].as_u64().map(grouped);
     let parameters = number("parameters").map(|number| ("Parameters".to_string(), number, String::new()));
-    // A text of the user's takes the place of the data set.
+    // The user's own text replaces the data set.
     let settings = &record.config["settings"];
     let text = settings["text"].as_str().and_then(|path| Path::new(path).file_name()?.to_str());
     let dataset = text.or(settings["dataset"].as_str()).unwrap_or_default();
@@ -84,7 +85,7 @@ fn cards<R: Recipe>(record: &Record) -> String {
     format!("<dl class=\"cards\">{}</dl>", cards.map(card).collect::<String>())
 }
 
-/// A whole number with its thousands apart.
+/// Formats a whole number with separated thousands.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let groups: Vec<&str> = digits
@@ -157,7 +158,7 @@ fn contents(dir: &Path) -> Result<(Vec<String>, Vec<String>)> {
         }
     }
     files.sort();
-    // Numbers in their order.
+    // Sort numbers by value.
     parts.sort_by_key(|name| (name.len(), name.clone()));
     Ok((files, parts))
 }
@@ -179,7 +180,7 @@ fn link(file: &str) -> String {
     format!("<a href=\"{file}\">{file}</a> ")
 }
 
-/// The settings: those that are no defaults, and all.
+/// The settings that are not defaults, and all settings.
 fn options<R: Recipe>(settings: &R) -> Result<String> {
     let (settings, defaults) = (settings::fields(settings), settings::fields(&settings::defaults::<R>()?));
     let shown = |value: &Value| match value {
@@ -203,7 +204,7 @@ fn options<R: Recipe>(settings: &R) -> Result<String> {
     ))
 }
 
-/// The other fields of `config.json`, of lists only their lengths.
+/// The other fields of `config.json`; lists are shown by their lengths.
 fn facts(record: &Record) -> String {
     let fields = record.config.as_object().into_iter().flatten().filter(|(name, _)| *name != "checksum");
     let row = |(name, value): (&String, &Value)| {

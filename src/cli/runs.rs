@@ -25,7 +25,7 @@ struct Row {
     time: Option<String>,
 }
 
-/// Prints the runs under `runs/` with what differs among them; names broken folders in a note.
+/// Prints the runs under `runs/` with the settings that differ among them. A note names broken folders.
 ///
 /// # Errors
 /// Fails if the folder cannot be read.
@@ -42,13 +42,15 @@ pub(super) fn list<R: Recipe>() -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// The runs in the folders of `parent`, in their order, and the folders that can't be read, each with the reason.
+/// Reads the runs in the folders of `parent`, in order.
+///
+/// Also returns the folders that can't be read, each with the reason.
 fn read(binary: &str, parent: &Path) -> Result<(Vec<Row>, Vec<String>)> {
     let entries =
         std::fs::read_dir(parent).with_context(|| format!("{}: cannot read it", parent.display()))?;
     let folders = entries.flatten().filter(|entry| entry.path().is_dir());
     let mut names: Vec<String> = folders.filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    // Numbers in their order.
+    // Sort numbers by value.
     names.sort_by_key(|name| (name.len(), name.clone()));
     let (mut rows, mut broken) = (vec![], vec![]);
     for name in names {
@@ -65,7 +67,9 @@ fn read(binary: &str, parent: &Path) -> Result<(Vec<Row>, Vec<String>)> {
     Ok((rows, broken))
 }
 
-/// `has_report`: whether it has ended, for runs that consist of others and have no test result of their own.
+/// Creates a row.
+///
+/// `has_report` tells whether a run that consists of others, without a test result of its own, has ended.
 fn row(name: String, record: &Record, has_report: bool) -> Row {
     let best = record.best();
     Row {
@@ -113,7 +117,7 @@ fn text(rows: &[Row], width: Option<usize>) -> String {
     let names = differing(rows);
     let metric =
         rows.iter().map(|row| row.metric.as_str()).find(|metric| !metric.is_empty()).unwrap_or("score");
-    // Runs with different metrics name their own.
+    // If metrics differ, each run names its own.
     let is_shared = rows.iter().all(|row| row.metric.is_empty() || row.metric == metric);
     let score = |row: &Row, value: &Option<String>| match value {
         Some(value) if !is_shared => Some(format!("{} {value}", row.metric)),
@@ -163,7 +167,9 @@ fn aligned(row: &[String], widths: &[usize]) -> String {
     cells.collect::<String>().trim_end().to_string() + "\n"
 }
 
-/// A line, broken at spaces into lines of at most `width` columns if its words are that short, each indented by two spaces.
+/// Breaks a line at spaces into lines of at most `width` columns, each indented by two spaces.
+///
+/// A longer word stays whole.
 fn wrapped(line: &str, width: usize) -> String {
     let (mut text, mut column) = (String::new(), 0);
     for word in line.split(' ') {
@@ -180,7 +186,7 @@ fn wrapped(line: &str, width: usize) -> String {
     text + "\n"
 }
 
-/// The number of columns of the terminal; none if standard output is no terminal.
+/// The number of columns of the terminal; `None` if standard output is not a terminal.
 fn width() -> Option<usize> {
     console::Term::stdout().size_checked().map(|(_, columns)| columns.into())
 }
@@ -191,7 +197,7 @@ mod tests {
     use crate::train::Run;
     use serde_json::json;
 
-    /// Two finished runs and one without a test, with different numbers of hidden units; and a folder without a run.
+    /// Two finished runs and one without a test, with different hidden units, and a folder without a run.
     fn three() -> (Vec<Row>, Vec<String>) {
         let dir = tempfile::tempdir().unwrap();
         for (name, hidden, is_finished) in [("1", 30, true), ("2", 100, false), ("10", 30, true)] {

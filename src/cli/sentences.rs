@@ -220,7 +220,7 @@ fn name_of(tokenizer: Tokenizer) -> String {
     tokenizer.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
 }
 
-/// Says how many texts have no words.
+/// Prints a note on the number of texts without words.
 ///
 /// # Errors
 /// Fails if none has any.
@@ -243,7 +243,7 @@ fn visible(text: &str) -> usize {
     composed(text).chars().filter(|c| !c.is_whitespace()).count()
 }
 
-/// Says how many of the `all` characters of the texts the tokenizer drops, if they are more than 5%.
+/// Prints how many of the `all` characters of the texts the tokenizer drops, if they are more than 5%.
 fn note_dropped(tokenizer: Tokenizer, all: usize, words: &[Vec<String>]) {
     let kept: usize = words.iter().flatten().map(|word| visible(word)).sum();
     let dropped = all.saturating_sub(kept) as f64 / all.max(1) as f64;
@@ -295,7 +295,7 @@ fn predict<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: Trained<R>)
     outcome
 }
 
-/// What a model says about a sentence.
+/// A model's prediction for a sentence.
 #[cfg_attr(not(feature = "playground"), expect(dead_code, reason = "only the playground shows all of it"))]
 pub(super) struct Classified {
     /// The probability of each class.
@@ -304,7 +304,7 @@ pub(super) struct Classified {
     pub(super) best: usize,
     /// The logit of this class.
     pub(super) logit: f32,
-    /// The phrases that contribute to it, the largest contribution first; none if the model can't attribute it.
+    /// The phrases that contribute to it, the largest first; `None` if the model can't attribute it.
     pub(super) phrases: Option<Vec<Phrase>>,
 }
 
@@ -314,7 +314,7 @@ pub(super) struct Phrase {
     pub(super) text: String,
     /// The places of its words in the sentence.
     pub(super) places: Range<usize>,
-    /// What it adds to the logit, possibly less than 0.
+    /// Their contribution to the logit, possibly negative.
     pub(super) contribution: f32,
 }
 
@@ -357,7 +357,7 @@ pub(super) fn logits<R: Recipe<Data = SentenceData>>(
     Ok(model.forward(&ids, &sequences, Mode::Evaluate)?.to_vec2()?)
 }
 
-/// The features that contribute to the logit of a class, the largest contribution, positive or negative, first.
+/// The features that contribute to the logit of a class, the largest absolute contribution first.
 ///
 /// A feature that the model does not know is no explanation; within a phrase it appears as `_`.
 fn phrases_of(
@@ -407,7 +407,7 @@ fn neighbours<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: &Trained
     outcome
 }
 
-/// Shows the `count` words whose vectors are most similar to the one of `word`, which is the token `id`.
+/// Shows the `count` nearest neighbours of `word`, whose token is `id`.
 fn say_nearest<R: Recipe<Data = SentenceData>>(
     trained: &Trained<R>,
     word: &str,

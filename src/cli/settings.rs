@@ -1,4 +1,4 @@
-//! The settings of a training: defaults, presets, what the user gave, and back to a command line.
+//! The settings of a training run: defaults, presets, the user's options, the equivalent command line.
 
 use super::recipe::{PATHS, Recipe, Training};
 use super::record::option_value;
@@ -17,7 +17,7 @@ pub(super) fn with_negative_numbers(arg: Arg) -> Arg {
     arg.allow_negative_numbers(takes_values)
 }
 
-/// Gives the options of `train` the recipe's defaults, and hides those without a meaning.
+/// Gives the options of `train` the recipe's defaults, and hides options that do not apply.
 pub(super) fn with_defaults<R: Recipe>(command: clap::Command) -> clap::Command {
     let defaults = fields(&R::train_defaults());
     command.mut_args(|arg| {
@@ -47,7 +47,7 @@ fn matches_of<R: Recipe>(arguments: &[String]) -> Result<ArgMatches> {
     Ok(command.no_binary_name(true).try_get_matches_from(arguments)?)
 }
 
-/// The command that repeats `training`: it names the preset, and the options that differ from it or the defaults.
+/// The command that repeats `training`: the preset, and the options that differ from it or the defaults.
 pub(super) fn repeating<R: Recipe>(training: &Training<R>) -> Result<String> {
     let option = |name: &str, value: &Value| {
         let Some(text) = option_value(value) else { return vec![] };
@@ -75,7 +75,7 @@ pub(super) fn repeating<R: Recipe>(training: &Training<R>) -> Result<String> {
     Ok(format!("{} train{}", R::NAME, arguments.collect::<String>()))
 }
 
-/// Those of `matches` that the user gave, without defaults.
+/// The arguments in `matches` that the user gave, without defaults.
 pub(super) fn given<R: Recipe>(defaults: &R, matches: &ArgMatches) -> ArgMatches {
     let mut given = matches.clone();
     for name in fields(defaults).keys() {
@@ -87,7 +87,7 @@ pub(super) fn given<R: Recipe>(defaults: &R, matches: &ArgMatches) -> ArgMatches
     given
 }
 
-/// The defaults, replaced by the preset, replaced by what the user gave.
+/// The defaults, overridden by the preset, overridden by the user's options.
 pub(super) fn resolved<R: Recipe>(mut settings: R, given: &ArgMatches) -> Result<R> {
     // The first time for the name of the preset.
     settings.update_from_arg_matches(given)?;

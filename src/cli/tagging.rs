@@ -151,12 +151,12 @@ pub(super) fn tagged<R: Recipe<Data = TaggingData>>(
     Ok((words, tags))
 }
 
-/// The words of a sentence, with the punctuation around them as words of its own, except of words that are known whole.
+/// Splits a sentence into words. Surrounding punctuation becomes separate words, unless the whole is a known word.
 fn words(text: &str, is_known: impl Fn(&str) -> bool) -> Vec<String> {
     let mut words = vec![];
     for whole in text.split_whitespace() {
         let inner = whole.trim_matches(|c: char| !c.is_alphanumeric());
-        // A contraction that stands apart is a word, as in CoNLL's files.
+        // A separate contraction is a word, as in CoNLL's files.
         let is_contraction = whole.starts_with(['\'', '\u{2019}'])
             && matches!(inner, "s" | "d" | "m" | "ll" | "re" | "ve")
             && whole.ends_with(inner);

@@ -1,4 +1,4 @@
-//! Sentences for the binaries: their words, their parts, and what a run records about them.
+//! Sentences for the binaries: their words, their parts, and the facts that a run records.
 
 use super::options::{TrainOptions, WORD_VECTORS, positive};
 use super::parts::Parts;
@@ -48,7 +48,7 @@ pub struct TextData<L> {
     pub(super) about: About<TextFacts>,
 }
 
-/// A data set as it was read.
+/// A data set as read from its files.
 pub(super) struct Labelled<L> {
     pub(super) words: Vec<Vec<String>>,
     pub(super) labels: L,
@@ -56,7 +56,7 @@ pub(super) struct Labelled<L> {
     pub(super) classes: Vec<String>,
     /// A hash of the content of the training, validation and test split.
     pub(super) fingerprints: [Option<u64>; 3],
-    /// Where a table has its columns.
+    /// The positions of a table's columns.
     pub(super) layout: Option<Layout>,
 }
 
@@ -103,7 +103,7 @@ impl<L> TextData<L> {
         lengths.iter().take(count).sum()
     }
 
-    /// Divides the sentences anew.
+    /// Divides the sentences again.
     ///
     /// # Errors
     /// Fails if the new training part leaves no word in the vocabulary.
@@ -117,7 +117,7 @@ impl<L> TextData<L> {
         Ok(())
     }
 
-    /// Sets the initial vectors of the words that the file of `--vectors` has; returns a line to show.
+    /// Sets the initial vectors of the words in the file of `--vectors`, and returns a line to show.
     pub(super) fn set_vectors(&self, vars: &VarMap) -> Result<Option<String>> {
         let (Some(vectors), Some(path)) = (&self.vectors, &self.options.vectors) else { return Ok(None) };
         let vocabulary = &self.about.facts.vocabulary;
@@ -138,7 +138,7 @@ fn encode(vocabulary: &Vocabulary, ngrams: NGrams, words: &[Vec<String>]) -> Res
 
 /// Keeps the pretrained vectors of the data's words in the folder of `run`.
 pub(super) fn keep_vectors(vectors: Option<&WordVectors>, run: &Run) -> Result<()> {
-    // A file of vectors without any would not be read.
+    // A file without vectors would not be readable.
     match vectors.filter(|vectors| !vectors.is_empty()) {
         Some(vectors) => run.write(KEPT_VECTORS, &vectors.to_text()),
         None => Ok(()),
@@ -157,7 +157,7 @@ impl WordOptions {
         WordVectors::read(path, &words.iter().map(String::as_str).collect()).map(Some)
     }
 
-    /// The classes, and the words of the training part and those with a pretrained vector.
+    /// The classes, and the vocabulary: words of the training part, and words with a pretrained vector.
     fn facts(
         &self,
         words: &[Vec<String>],
@@ -179,7 +179,9 @@ impl WordOptions {
     }
 }
 
-/// Sets the rows of the tables whose names `is_table` accepts to the `vectors`, read from `path`, of the tokens.
+/// Copies the tokens' `vectors` to the rows of the tables whose names `is_table` accepts.
+///
+/// `path` is the file that they were read from.
 pub(super) fn fill_tables(
     vars: &VarMap,
     is_table: impl Fn(&str) -> bool,
@@ -195,7 +197,7 @@ pub(super) fn fill_tables(
     Ok(())
 }
 
-/// Asks whether the file of vectors fits if it has vectors of less than one percent of the words.
+/// Notes that the file of vectors may not fit if less than one percent of the words have vectors in it.
 pub(super) fn note_few_vectors(path: &Path, found: usize, words: usize, lower_case: bool) {
     if 100 * found < words {
         let cased = if lower_case { "" } else { "for lower-cased text (then use --lower-case), or " };
@@ -242,7 +244,7 @@ impl UnknownCount {
     }
 }
 
-/// Says that `unknown` of `all` tokens, which are `noun`, are unknown, if there are any.
+/// Notes how many of `all` tokens, called `noun`, are unknown, if any are.
 pub(super) fn note_unknown_count(unknown: u64, all: u64, noun: &str) {
     if all == 0 {
         complain(&format!("note: there are no {noun}, so the answer depends on nothing"));
@@ -252,7 +254,7 @@ pub(super) fn note_unknown_count(unknown: u64, all: u64, noun: &str) {
     }
 }
 
-/// What the tokens are, in the plural.
+/// The name of the tokens, in the plural.
 pub(super) fn noun(level: Level) -> &'static str {
     match level {
         Level::Char => "characters",
@@ -268,15 +270,15 @@ pub(super) fn check_vocabulary(vocabulary: &Vocabulary, min_count: usize) -> Res
     Ok(())
 }
 
-/// What a model of sentences depends on.
+/// The facts that a model of sentences depends on.
 pub struct TextFacts {
     /// The known words.
     pub vocabulary: Vocabulary,
     /// Names of the classes or tags.
     pub classes: Vec<String>,
-    /// Size of the pretrained vectors; none if the model starts without them.
+    /// Size of the pretrained vectors; `None` if the model starts without them.
     pub vector_size: Option<usize>,
-    /// Where the training table has its columns; none for other files.
+    /// The positions of the training table's columns; `None` for other files.
     pub layout: Option<Layout>,
 }
 

@@ -80,7 +80,7 @@ impl TranslationData {
     }
 }
 
-/// `texts` as a translation has them: with the letters of the language, and one space between words.
+/// Normalises `texts` like translations: with the letters of the language, and one space between words.
 fn references(language: &Language, texts: &[String]) -> Vec<String> {
     let reference = |text: &String| language.join(language.tokens(text).iter().map(String::as_str));
     texts.iter().map(reference).collect()
@@ -104,7 +104,7 @@ fn select(all: &TextPairs, indices: &[u32]) -> TextPairs {
     TextPairs { sources: of(&all.sources), targets: of(&all.targets) }
 }
 
-/// Says how many test pairs also occur in the training part, if any do.
+/// Notes how many test pairs also occur in the training part, if any do.
 fn note_repeated(training: &TextPairs, test: &TextPairs) {
     let known: HashSet<_> = training.sources.iter().zip(&training.targets).collect();
     let repeated = test.sources.iter().zip(&test.targets).filter(|pair| known.contains(pair)).count();
@@ -278,7 +278,7 @@ impl Data for TranslationData {
             ("test_bleu", bleu),
             ("test_chrf", chrf),
         ]);
-        // Without four words in a row, BLEU is 0 for any translation.
+        // BLEU is 0 for any translation if no reference has four words.
         let has_bleu = self.options.bleu_words.has_four_words(&references);
         let bleu = if has_bleu { format!("BLEU {bleu:.2}, ") } else { String::new() };
         let text =

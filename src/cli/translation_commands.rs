@@ -60,7 +60,7 @@ where
     let outcome = match command.inputs.file() {
         None => command.inputs.for_each_text(|text| answer(&[text]))?,
         Some(_) => {
-            // In batches of similar length.
+            // Translate batches of similar length.
             let mut texts = vec![];
             let outcome = command.inputs.for_each_text(|text| {
                 texts.push(text.to_string());
@@ -80,14 +80,14 @@ where
     Ok(outcome)
 }
 
-/// Lines of a file that are translated at a time.
+/// Number of lines of a file that are translated together.
 const PART: usize = 1024;
 
-/// What the notes at the end depend on: counts over all inputs that are not blank.
+/// The counts for the notes at the end, over all inputs that are not blank.
 #[derive(Default)]
 struct Tally {
     inputs: usize,
-    /// Inputs with a translation that was cut off, and with fewer translations than asked for.
+    /// Inputs with a translation that was cut off, and with fewer translations than requested.
     cut_off: usize,
     fewer: usize,
     /// Unknown tokens and all tokens, read as the source and as the target language.
@@ -97,7 +97,7 @@ struct Tally {
     alignments: Vec<Alignment>,
 }
 
-/// Translates and prints `texts`, and counts in `tally` what the notes depend on.
+/// Translates and prints `texts`, and updates the counts in `tally`.
 fn translate<R: Recipe>(
     texts: &[&str],
     decoding: &Decoding,
@@ -142,7 +142,9 @@ where
 }
 
 impl Tally {
-    /// Counts an input with the tokens `source`, which would be `target` in the target language, and its translations.
+    /// Counts an input and its translations.
+    ///
+    /// Its tokens are `source`; `target` are its tokens if it were in the target language.
     fn add(&mut self, source: &[u32], target: &[u32], best: &[Hypothesis], decoding: &Decoding) {
         self.inputs += 1;
         self.cut_off += usize::from(best.first().is_some_and(|best| !best.finished));
@@ -153,7 +155,7 @@ impl Tally {
         }
     }
 
-    /// Says what is missing from the translations, and what the model does not know of their sources.
+    /// Prints notes on incomplete translations and on unknown tokens of their sources.
     fn note(&self, decoding: &Decoding, facts: &TranslationFacts) {
         if self.inputs == 0 {
             return;
@@ -173,7 +175,7 @@ impl Tally {
     }
 }
 
-/// The target tokens of `hypothesis`; in place of each unknown one, the source token with the most attention.
+/// The target tokens of `hypothesis`, with the most attended source token instead of each unknown one.
 fn copied(facts: &TranslationFacts, text: &str, hypothesis: &Hypothesis) -> Vec<String> {
     let source = facts.source.tokens(text);
     let token = |(&id, weights): (&u32, &Vec<f32>)| {
@@ -187,7 +189,7 @@ fn copied(facts: &TranslationFacts, text: &str, hypothesis: &Hypothesis) -> Vec<
     hypothesis.ids.iter().zip(&hypothesis.attention).map(token).collect()
 }
 
-/// The attention of a translation of `text`; `None` for a model without.
+/// The attention of a translation of `text`; `None` for a model without attention.
 pub(super) fn alignment(facts: &TranslationFacts, text: &str, hypothesis: &Hypothesis) -> Option<Alignment> {
     let end = || facts.target.vocabulary().token(Language::END).unwrap_or_default().to_string();
     let token = |&id: &u32| facts.target.vocabulary().token(id).unwrap_or_default().to_string();
@@ -204,7 +206,9 @@ pub(super) fn alignment(facts: &TranslationFacts, text: &str, hypothesis: &Hypot
     })
 }
 
-/// The attention in letters: a line per target token, with a shade per source token and the most attended one.
+/// Shows the attention in letters.
+///
+/// There is a line per target token, with a shade per source token and the most attended one.
 fn in_letters(Alignment { source, target, weights }: &Alignment) -> String {
     let width = target.iter().map(|token| token.trim().chars().count()).max().unwrap_or(0);
     let shade = |&weight: &f32| match weight {

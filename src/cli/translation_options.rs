@@ -1,4 +1,4 @@
-//! Translation: its options, and what a translator depends on.
+//! Translation: its options, and the facts that a translator depends on.
 
 use super::options::{Given, non_negative, positive};
 use super::recipe::Facts;
@@ -92,12 +92,14 @@ pub enum ScoreName {
     Perplexity,
 }
 
-/// Parses the size of a beam. Each step ranks about the square of it, so a mistyped one would exhaust the memory.
+/// Parses the size of a beam.
+///
+/// Each step ranks about the square of it, so a mistyped size would exhaust the memory.
 pub(super) fn beam_size(text: &str) -> Result<usize, String> {
     super::in_range(text, 1..=1000, "a whole number, 1 to 1000")
 }
 
-/// Options of commands that translate. What is not given is as in training.
+/// Options of commands that translate. An option that is not given is as in training.
 #[derive(Args)]
 pub(super) struct SearchOptions {
     /// Number of hypotheses that the beam search follows; 1 is greedy search [default: as in training]
@@ -111,14 +113,14 @@ pub(super) struct SearchOptions {
     length_penalty: Option<f64>,
 }
 
-/// Checks that a length penalty that the user gave has an effect: greedy search compares no translations.
+/// Checks that a length penalty given by the user has an effect, which it has not in greedy search.
 fn check_length_penalty(is_given: bool, beam: usize) -> Result<()> {
     ensure!(!is_given || beam > 1, UsageError("--length-penalty: has no effect with --beam 1".to_string()));
     Ok(())
 }
 
 impl SearchOptions {
-    /// How to search, with the options of training for those that are not given.
+    /// How to search. Options that are not given are as in training.
     ///
     /// # Errors
     /// Fails if the user gave a length penalty that has no effect.
@@ -141,7 +143,7 @@ impl TranslationOptions {
         Decoding { beam, max_length, length_penalty, n_best: 1 }
     }
 
-    /// Checks the options that the user gave for a training.
+    /// Checks the options that the user gave for training.
     ///
     /// # Errors
     /// Fails if one of them has no effect.
@@ -192,7 +194,7 @@ impl TranslationOptions {
     /// Reads the pairs of the data set `name`, or with `test_only` its test split.
     pub(super) fn read(&self, name: &str, dir: Option<&Path>, test_only: bool) -> Result<PairCorpus> {
         let languages = match (&self.source_lang, &self.target_lang) {
-            // What a run was trained on does not choose the languages of other data.
+            // The training data does not determine the languages of other data.
             _ if test_only && name == "dates" => None,
             (Some(source), Some(target)) => Some([source.as_str(), target.as_str()]),
             (None, None) => None,
@@ -242,13 +244,13 @@ impl TranslationOptions {
     }
 }
 
-/// What a translator depends on.
+/// The facts that a translator depends on.
 pub struct TranslationFacts {
     /// The language that it reads.
     pub source: Language,
     /// The language that it writes.
     pub target: Language,
-    /// Size of the pretrained source vectors; none if the model starts without them.
+    /// Size of the pretrained source vectors; `None` if the model starts without them.
     pub vector_size: Option<usize>,
 }
 
@@ -260,7 +262,7 @@ impl TranslationFacts {
         }
     }
 
-    /// Checks that the two sides of `texts`, such as "the test pairs", are not exchanged.
+    /// Checks that the two sides of `texts`, such as "the test pairs", are not swapped.
     ///
     /// # Errors
     /// Fails if each language knows clearly more of the other side.
@@ -281,7 +283,7 @@ impl TranslationFacts {
     }
 }
 
-/// Says how many of `all` translations were cut off at `max_length` tokens, if any were.
+/// Notes how many of `all` translations were cut off at `max_length` tokens, if any were.
 pub(super) fn note_cut_off(cut: usize, all: usize, max_length: usize) {
     if cut > 0 {
         let (tokens, were) = (count(max_length, "token"), if cut == 1 { "was" } else { "were" });
@@ -291,7 +293,7 @@ pub(super) fn note_cut_off(cut: usize, all: usize, max_length: usize) {
     }
 }
 
-/// Says how many of `all` source tokens are unknown, if any are.
+/// Notes how many of `all` source tokens are unknown, if any are.
 pub(super) fn note_unknown(source: &Language, unknown: usize, all: usize) {
     let noun = match source.segmentation() {
         Segmentation::Characters => "characters",
@@ -306,7 +308,7 @@ pub(super) fn unknown(ids: &[u32]) -> usize {
     ids.iter().filter(|&&id| id == Language::UNKNOWN).count()
 }
 
-/// The share of tokens that are known.
+/// The fraction of tokens that are known.
 pub(super) fn known_share(unknown: usize, all: usize) -> f64 {
     (all - unknown) as f64 / all.max(1) as f64
 }

@@ -1,4 +1,4 @@
-//! What the models of each kind of data answer.
+//! The answers of models of each kind of data.
 
 use super::super::images::{self, ImageData};
 use super::super::language::LanguageData;
@@ -21,15 +21,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::Path;
 
-/// The most characters of a text.
+/// Maximum number of characters of a text.
 const TEXT: usize = 1000;
-/// The most words of a sentence: without attributions, it is classified once per word.
+/// Maximum number of words of a sentence: without attributions, it is classified once per word.
 const WORDS: usize = 200;
-/// The most tokens that a language model writes at once.
+/// Maximum number of tokens that a language model writes at once.
 const TOKENS: usize = 2000;
-/// The most bars of a piece.
+/// Maximum number of bars of a piece.
 const BARS: usize = 64;
-/// The most feature maps of a stage, and cells of a language model.
+/// Maximum number of feature maps of a stage, and of cells of a language model.
 const MAPS: usize = 64;
 
 /// A kind of data whose models the page can use.
@@ -120,7 +120,9 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The feature maps `(1, channels, height, width)` of a stage as bytes: 0 for their minimum, 255 for their maximum.
+/// The feature maps `(1, channels, height, width)` of a stage as bytes.
+///
+/// The minimum becomes 0, the maximum 255.
 fn stage(maps: &Tensor) -> Result<Value> {
     let (_, _, height, width) = maps.dims4()?;
     let values = maps.get(0)?.flatten_from(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
@@ -164,7 +166,7 @@ fn known(words: &[String], vocabulary: &Vocabulary) -> Vec<bool> {
     words.iter().map(|word| vocabulary.id(word) != Vocabulary::UNKNOWN).collect()
 }
 
-/// For each word, by how much the logit of `class` shrinks if the word is left out; the largest change first.
+/// Computes for each word how much the logit of `class` shrinks without it, the largest change first.
 fn left_out<R: Recipe<Data = SentenceData>>(
     trained: &Trained<R>,
     ngrams: NGrams,

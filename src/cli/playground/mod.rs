@@ -1,7 +1,7 @@
 //! The playground: one page in the browser, on which people use and train the models.
 //!
 //! [`main`] serves the page. Models answer on one thread ([`models`]), which keeps the last ones loaded; the server
-//! ([`server`]) hands them its questions. A training ([`training`]) is this executable again, as a process of its own.
+//! ([`server`]) sends it the questions. A training run ([`training`]) is this executable again, as a separate process.
 
 mod answers;
 mod models;
@@ -25,7 +25,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 
-/// A binary whose models the page offers. [`program`] makes it from the binary's recipe.
+/// A binary whose models the page offers. [`program`] creates it from the binary's recipe.
 #[derive(Clone)]
 pub struct Program {
     name: &'static str,
@@ -34,7 +34,7 @@ pub struct Program {
     section: &'static str,
     /// Opens a run.
     open: fn(&Path) -> Result<Box<dyn Answers>>,
-    /// Runs the binary on the process's arguments, of which the first is its name.
+    /// Runs the binary on the process's arguments, which begin with its name.
     main: fn() -> ExitCode,
 }
 
@@ -69,7 +69,7 @@ struct Options {
     threads: Option<usize>,
 }
 
-/// A question to a model, and where its answer goes.
+/// A question to a model, and the channel for its answer.
 struct Job {
     program: Program,
     /// The number of the run.
@@ -80,7 +80,8 @@ struct Job {
 
 /// Runs the playground with the models of `programs`.
 ///
-/// If the first argument of the process is the name of a program, it runs as this program: the page trains so.
+/// If the first argument of the process is the name of a program, it runs as this program. The page trains models this
+/// way.
 pub fn main(programs: Vec<Program>) -> ExitCode {
     let first = std::env::args_os().nth(1);
     if let Some(program) = programs.iter().find(|program| first.as_deref() == Some(program.name.as_ref())) {
@@ -104,7 +105,7 @@ fn serve(matches: &ArgMatches, programs: Vec<Program>) -> Result<Outcome> {
         std::thread::Builder::new().name("server".into()).spawn(move || server.run(listener))?;
         say(&format!("the playground is at http://{address}/ (Ctrl-C ends it)"));
         let answered = models::answer(&questions, || STOP.is_requested());
-        // Also ends a training if the server has stopped by itself.
+        // Also ends a training run if the server has stopped by itself.
         STOP.request();
         training.end();
         answered?;

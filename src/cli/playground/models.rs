@@ -13,7 +13,7 @@ const KEPT: usize = 4;
 /// A loaded model.
 struct Loaded {
     dir: PathBuf,
-    /// When its weights were written: a training replaces them.
+    /// The time at which its weights were written. A training run replaces them.
     written: SystemTime,
     model: Box<dyn Answers>,
 }
@@ -21,7 +21,7 @@ struct Loaded {
 /// Answers `questions` until `is_ended` returns true.
 ///
 /// # Errors
-/// Fails if nobody can ask any more, as the server has stopped.
+/// Fails if no more questions can come, as the server has stopped.
 pub(super) fn answer(questions: &Receiver<Job>, is_ended: impl Fn() -> bool) -> Result<()> {
     let mut loaded: Vec<Loaded> = vec![];
     while !is_ended() {
@@ -29,7 +29,7 @@ pub(super) fn answer(questions: &Receiver<Job>, is_ended: impl Fn() -> bool) -> 
             Ok(Job { program, run, question, reply }) => {
                 let dir = Path::new("runs").join(program.name).join(run.to_string());
                 let model = find(&mut loaded, &dir, program.open);
-                // Whoever asked may have gone.
+                // The client may be gone.
                 let _ = reply.send(model.and_then(|model| model.answer(&question)));
             }
             Err(RecvTimeoutError::Timeout) => {}

@@ -4,11 +4,11 @@
 //! |---|---|
 //! | `GET /`, `/page.css`, `/page.js`, `/sections.js` | the page |
 //! | `GET /api/state` | the programs with their runs |
-//! | `GET /api/training` | how far the last training is |
+//! | `GET /api/training` | the progress of the last training run |
 //! | `GET /api/digit/N` | a drawn digit |
-//! | `POST /api/ask/PROGRAM/RUN` | what the model answers the body |
+//! | `POST /api/ask/PROGRAM/RUN` | the model's answer to the body |
 //! | `GET /answer/N` | the page in an answer, which brings its own script |
-//! | `POST /api/train/PROGRAM` | starts a training |
+//! | `POST /api/train/PROGRAM` | starts a training run |
 //! | `POST /api/stop` | stops it |
 //!
 //! An error is an object with the line `error`.
@@ -41,13 +41,13 @@ const MAX_BODY: usize = 1 << 20;
 /// Number of pages in answers that are kept.
 const PAGES: usize = 8;
 
-/// What the page and its parts may load and do.
+/// The permissions of the page and its parts.
 const POLICY: &str =
     "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 /// The same for a page in an answer: its own script, and nothing else.
 const ANSWER_POLICY: &str = "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'self'";
 
-/// What the answers depend on.
+/// The state of the server.
 pub(super) struct Server {
     pub(super) address: SocketAddr,
     pub(super) programs: Vec<Program>,
@@ -90,7 +90,7 @@ fn bad(error: anyhow::Error) -> Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let Self(status, error) = self;
-        // The first line only: candle appends a backtrace.
+        // Keep only the first line: candle appends a backtrace.
         let line = format!("{error:#}").lines().next().unwrap_or_default().to_string();
         (status, [(CONTENT_TYPE, "application/json")], json!({ "error": line }).to_string()).into_response()
     }
@@ -122,7 +122,8 @@ impl Server {
         found.ok_or_else(|| Refusal(StatusCode::NOT_FOUND, anyhow!("{name}: there is no such program")))
     }
 
-    /// Whether `host` is a name and port that this server has: another one may be a stranger's, resolved to this machine.
+    /// Whether `host` is a name and port of this server. Any other may be a stranger's name that resolves to this
+    /// machine.
     fn is_own(&self, host: &str) -> bool {
         let Some((name, port)) = host.rsplit_once(':') else { return false };
         let bound = self.address.ip();
@@ -203,7 +204,7 @@ async fn state(State(server): State<Arc<Server>>) -> Answer {
     let runs = move || {
         let programs = server.programs.iter().map(|program| {
             let dirs = Run::with_model(program.name)?.into_iter().rev();
-            // A damaged run is none; the command line says why.
+            // A damaged run is skipped; the command line reports why.
             let runs =
                 dirs.filter_map(|dir| Some(summary(&dir, Some(&Record::read(program.name, &dir).ok()?))));
             let runs: Vec<Value> = runs.collect();

@@ -1,4 +1,4 @@
-//! Trainings that the page starts, one at a time.
+//! Training runs that the page starts, one at a time.
 
 use super::super::process::STOP;
 use super::super::record::Record;
@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 
 /// Number of lines of output that are kept.
 const LINES: usize = 20;
-/// How long a training may take to save a checkpoint after it was asked to stop.
+/// Maximum time for saving a checkpoint after a request to stop.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The training that the page started last.
+/// The training run that the page started last.
 #[derive(Default)]
 pub(super) struct Trainings(Mutex<Option<Training>>);
 
@@ -32,7 +32,7 @@ struct Training {
     watcher: Option<JoinHandle<()>>,
 }
 
-/// What the threads of a training share.
+/// The state that the threads of a training run share.
 #[derive(Default)]
 struct State {
     stop: AtomicBool,
@@ -59,7 +59,7 @@ impl Trainings {
         let mut command = Command::new(std::env::current_exe().context("this program's own file")?);
         command.args([program, "train", "--out"]).arg(&dir);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Ctrl-C is passed on once, by the watcher.
+        // The watcher passes Ctrl-C on once.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = command.spawn().context("cannot start the training")?;
@@ -70,7 +70,7 @@ impl Trainings {
         let watcher = state.clone();
         let watcher = std::thread::spawn(move || {
             let status = watcher.wait(&mut child);
-            // All of its output comes before its end.
+            // All output arrives before the process ends.
             readers.into_iter().flatten().for_each(|reader| drop(reader.join()));
             *locked(&watcher.ended) = Some(status);
         });
@@ -89,7 +89,7 @@ impl Trainings {
         Ok(())
     }
 
-    /// Waits for the end of the training, which Ctrl-C has ended.
+    /// Waits for the end of the training run, which Ctrl-C has ended.
     pub(super) fn end(&self) {
         let watcher = locked(&self.0).as_mut().and_then(|training| training.watcher.take());
         if let Some(watcher) = watcher {
@@ -97,7 +97,7 @@ impl Trainings {
         }
     }
 
-    /// How far the last training is; null before the first.
+    /// The progress of the last training run; null before the first.
     pub(super) fn progress(&self) -> Value {
         let training = locked(&self.0);
         let Some(Training { program, dir, state, .. }) = &*training else { return Value::Null };
@@ -138,7 +138,7 @@ impl State {
         })
     }
 
-    /// Waits for the end of the process, and interrupts it once somebody asks for it.
+    /// Waits for the end of the process, and interrupts it on request.
     fn wait(&self, child: &mut Child) -> ExitStatus {
         let mut asked: Option<Instant> = None;
         loop {
@@ -171,7 +171,7 @@ fn interrupt(child: &mut Child) {
     let _ = child.kill();
 }
 
-/// What the page says about a run: its name, whether it is finished, and its metric with the result on the test data in words.
+/// Summarises a run for the page: its name, whether it is finished, its metric, and its test result.
 pub(super) fn summary(dir: &Path, record: Option<&Record>) -> Value {
     let metric = record.and_then(|record| record.metric).map(|metric| metric.name());
     let test = record.and_then(|record| Some(record.shown(record.test()?)));
