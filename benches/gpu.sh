@@ -4,9 +4,9 @@
 #   benches/gpu.sh pack DIR    builds, and packs what a GPU machine needs into DIR and DIR.tar.xz; needs cargo and the CUDA toolkit
 #   DIR/gpu.sh [ROW...]        on the GPU machine, which needs the CUDA libraries and, for the comparison, PyTorch
 #
-# A run takes about three minutes, prints its results as they come, and goes on after a failure. PyTorch is taken from the
+# A run takes about three minutes, prints its results as they come, and continues after a failure. PyTorch is taken from the
 # interpreter that PYTHON names (default: python3). It prints:
-#   1. for each row of the benchmark, whether the losses of 20 steps are those of the CPU to 1e-5;
+#   1. for each row of the benchmark, whether the losses of 20 steps agree with the CPU's to 1e-5;
 #   2. for each binary, the validation score after a short training on the CPU and on the GPU;
 #   3. the milliseconds of a training step: ours launch by launch and as a CUDA graph, PyTorch eager and as a CUDA graph.
 set -uo pipefail
@@ -48,7 +48,7 @@ for folder in "$packages"/nvidia/*/lib; do
     [[ -d "$folder" ]] && export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder"
 done
 
-# Runs a command for at most so many seconds; its output replaces that of a failure, which is shown in one line.
+# Runs a command with a time limit in seconds. A failure is shown in one line instead of its output.
 within() {
     local limit=$1 errors=$scratch/errors.$BASHPID status
     shift

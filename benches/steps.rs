@@ -388,7 +388,7 @@ const TRANSLATION: seq2seq::Config = seq2seq::Config {
     dropout: 0.3,
 };
 
-/// Translation at the size of Multi30k, on the same batch in each step: image captions of 4 to 19 words.
+/// Translation at the size of Multi30k, on one fixed batch: image captions of 4 to 19 words.
 fn seq2seq(batch: usize, device: &Device) -> Result<Row> {
     // Each sentence and its end.
     let tokens = |purpose: &str, length: fn(usize) -> usize| -> Result<PackedTokens> {

@@ -93,7 +93,7 @@ fn gradients_left_by_a_broken_pass_are_noticed_and_cleared() -> Result<()> {
     let x = x()?;
     let y = ops::tanh(&x)?;
     let (loss, before) = (ops::relu(&y)?.sum_all()?, gradient(&ops::relu(&y)?.sum_all()?, &x)?);
-    // Candle goes through the right-hand side first: a part has arrived for `y` when the pass breaks off.
+    // Candle visits the right-hand side first: when the pass stops, a part has arrived for `y`.
     assert!((y.apply_op1(NoBackward)?.sum_all()? + &loss)?.backward().is_err());
     let (grads, _) = ops::backward(&loss, vec![])?;
     assert_near(&numbers(grads.get(&x).expect("a gradient"))?, &before);

@@ -359,7 +359,7 @@ fn images_of_every_kind_become_8_bit_colour() {
 
 #[test]
 fn the_central_square_is_scaled() {
-    // A wide ramp along x, of which the middle third is averaged.
+    // A wide ramp along x. The middle third is averaged.
     let wide = RgbImage::from_fn(96, 32, |x, _| Rgb([2 * x as u8, 0, 0]));
     let [red, ..] = read_back(wide.into(), ImageFormat::Png);
     assert!(red.abs_diff(2 * (32 + 22)) <= 2, "{red}");

@@ -88,7 +88,7 @@ const SOURCES: [&[u32]; 4] = [&[3, 7, 5], &[9, 4, 4, 6, 8], &[2], &[5, 10, 7]];
 const TARGETS: [&[u32]; 4] = [&[2, 5, 6, 8], &[2], &[2, 7, 4, 4, 5, 6], &[2, 11]];
 const NEXT: [&[u32]; 4] = [&[5, 6, 8, 3], &[3], &[7, 4, 4, 5, 6, 3], &[11, 3]];
 
-/// Rows in packed order as those of one sequence after another.
+/// Reorders rows from packed order to one sequence after another.
 fn by_sequence(packed: &PackedTokens, rows: &Tensor) -> Result<Tensor> {
     let mut order: Vec<(usize, usize, u32)> =
         packed.sequences.positions().zip(0..).map(|((sequence, step), row)| (sequence, step, row)).collect();

@@ -160,7 +160,7 @@ impl Progress for Watching {
 
 #[test]
 fn a_task_trains_without_a_run_folder_on_its_own_metric_until_it_is_stopped() {
-    /// The scripted scores as errors, of which the lowest is the best.
+    /// The scripted scores as errors: the lowest is the best.
     struct Errors(Scripted);
     impl Task for Errors {
         fn examples(&self) -> usize {

@@ -1,4 +1,4 @@
-//! Convolution: its algorithms, and sizes beyond those of its input.
+//! Convolution: its algorithms, and kernels beyond the size of the input.
 
 use super::{CPU, assert_convolutions, assert_gradients, assert_reference, geometry, normal, op};
 use candle_core::{DType, Result, Tensor};
