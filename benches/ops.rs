@@ -146,7 +146,7 @@ fn operation(entry: &Entry) -> Result<Operation> {
     })
 }
 
-/// Seconds that `work` takes: the median of blocks of a few milliseconds, for `time`.
+/// Measures `work` for `time`: the median seconds over blocks of a few milliseconds.
 fn median(time: Duration, mut work: impl FnMut() -> Result<()>) -> Result<f64> {
     let start = Instant::now();
     let mut warm = 0;

@@ -122,7 +122,7 @@ fn print(name: &str, seconds: f64) -> Result<()> {
 
 type Loss = Box<dyn Fn(u64) -> candle_core::Result<Tensor>>;
 
-/// What is trained, and how.
+/// A model to train, and its data.
 struct Row {
     vars: VarMap,
     optimizer: Optimizer,
@@ -466,7 +466,7 @@ fn random_images(count: usize) -> Result<Images> {
     Ok(Images::new(pixels, labels, (1, 28, 28), 10)?)
 }
 
-/// Median seconds per step over blocks of `block` steps, by default as many as take about 50 ms.
+/// Median seconds per step over blocks of `block` steps, by default of about 50 ms.
 fn median(mut step: impl FnMut() -> Result<()>, time: Duration, block: Option<usize>) -> Result<f64> {
     let (mut warm, start) = (0, Instant::now());
     while warm < 3 || start.elapsed() < Duration::from_millis(500) {

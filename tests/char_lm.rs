@@ -58,7 +58,7 @@ fn a_text_is_learned_and_losses_are_reported_in_all_units() {
     assert!(other.contains("nats per character"), "{other}");
 }
 
-/// What a run generates after two lines and a word of [`counting`].
+/// The text that a run generates after two lines and a word of [`counting`].
 #[track_caller]
 fn sampled(run: &Path, options: &str) -> String {
     let prompt = format!("{}one", counting(2));
@@ -215,7 +215,7 @@ fn a_run_with_an_infinite_perplexity_resumes() {
 #[test]
 fn resuming_after_the_text_has_changed_is_refused() {
     let place = tempdir().unwrap();
-    // With the sizes of before, so that only the fingerprint can tell.
+    // With the same sizes, so that only the fingerprint can tell.
     fs::write(place.path().join("text"), counting(300)).unwrap();
     done(&place, NAME, &format!("{SMALL} --text text --out file"));
     fs::write(place.path().join("text"), counting(300).replace("one", "eno")).unwrap();

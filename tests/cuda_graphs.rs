@@ -1,4 +1,4 @@
-//! Whole training steps with CUDA kernels: what they ask of a GPU, and the same steps as graphs.
+//! Whole training steps with CUDA kernels: the calls that they make to a GPU, and the same steps as graphs.
 #![cfg(feature = "cuda-emulator")]
 
 use anyhow::Result;
@@ -175,7 +175,9 @@ fn language<R>(cell: Cell, run: Use<R>) -> Result<R> {
     Ok(run(&task, &vars, None, 10))
 }
 
-/// Uses each model, and returns its name, the launches that a step may have, and the result. `batch` is LeNet's batch size.
+/// Uses each model, and returns its name, the permitted launches per step, and the result.
+///
+/// `batch` is LeNet's batch size.
 fn each<R>(batch: usize, run: Use<R>) -> Result<Vec<(&'static str, usize, R)>> {
     let sigmoid = |vb: candle_nn::VarBuilder| -> Result<Box<dyn Model>> {
         let (sizes, activation) = (vec![64, 30, 10], Activation::Sigmoid);
@@ -209,7 +211,9 @@ fn optimizer(vars: &VarMap, sparse: Option<&str>) -> Result<Optimizer> {
     Ok(optimizer)
 }
 
-/// What the second step asks of the GPU; the same step again asks for the same memory, which the pool then holds.
+/// The calls of the second step to the GPU.
+///
+/// Repeating the step asks for the same memory, which the pool then holds.
 fn counts(task: &dyn Task, vars: &VarMap, sparse: Option<&str>, batch: usize) -> Result<Counts> {
     let mut optimizer = optimizer(vars, sparse)?;
     let mut step = |step: u32| {
@@ -230,8 +234,8 @@ fn a_step_keeps_to_its_budget() -> Result<()> {
     let mut over = vec![];
     for (name, launches, counts) in each(64, &counts)? {
         let counts = counts?;
-        // The norm that `backward_step` returns is the only thing the host waits for.
-        // The optimizer's table of parameters and the batch, which for translation has two languages, are copied.
+        // The host waits only for the norm that `backward_step` returns. It copies the optimizer's table of parameters,
+        // and the batch, which for translation has two languages.
         let copies = if name == "seq2seq" { 3 } else { 2 };
         if counts.launches > launches || counts.to_device > copies || counts.waits > 1 {
             over.push(format!("{name}: {counts:?}, expected at most {launches} launches"));
@@ -241,7 +245,7 @@ fn a_step_keeps_to_its_budget() -> Result<()> {
     Ok(())
 }
 
-/// A task whose steps are no graphs, or that is interrupted before a step.
+/// A task whose steps can't be graphs, or that is interrupted before a step.
 struct Changed<'a> {
     task: &'a dyn Task,
     capturable: bool,
@@ -262,7 +266,7 @@ impl Task for Changed<'_> {
         }
         let loss = self.task.loss(batch, mode)?;
         if self.reads {
-            // What an optimizer of the user's might do.
+            // An optimizer of the user's might do this.
             let vars = VarMap::new();
             let weight = builder(&vars).get(1, "weight")?.reshape((1, 1))?;
             let other = candle_textbook::ops::linear(&weight, &weight, None)?.sqr()?.sum_all()?;
@@ -296,7 +300,7 @@ impl Task for Changed<'_> {
     }
 }
 
-/// Everything that training leaves behind: the weights and the metrics.
+/// The results of training: the weights and the metrics.
 type Trained = (Vec<(String, Vec<u32>)>, String);
 
 /// Trains for two epochs in the run folder `dir`.
@@ -332,7 +336,9 @@ fn fit(
     Ok(((weights, epochs.collect::<Vec<_>>().join("\n")), counts))
 }
 
-/// Trains eagerly, as graphs, and as graphs with an interruption; returns the counts of the second training.
+/// Trains eagerly, as graphs, and as graphs with an interruption.
+///
+/// Returns the counts of the second training run.
 fn all_ways(task: &dyn Task, vars: &VarMap, sparse: Option<&str>, batch: usize) -> Result<Counts> {
     let start: Vec<_> =
         vars.data().lock().unwrap().iter().map(|(name, var)| (name.clone(), var.copy())).collect();
@@ -367,7 +373,7 @@ fn graphs_have_the_bits_of_single_launches() -> Result<()> {
     Ok(())
 }
 
-/// Trains `textcnn`, and returns what it asked of the GPU.
+/// Trains `textcnn`, and returns the counts of its calls to the GPU.
 fn text_cnn_counts(fault: Option<Fault>, reads: bool) -> Result<Counts> {
     let train = |task: &dyn Task, vars: &VarMap, sparse: Option<&str>, batch: usize| {
         let dir = tempfile::tempdir().unwrap();

@@ -395,7 +395,9 @@ impl Progress for Reports {
     }
 }
 
-/// Trains in the run folder `dir`; returns the result, the parameters, the waits and the reported steps.
+/// Trains in the run folder `dir`.
+///
+/// Returns the result, the parameters, the waits and the reported steps.
 fn fit(
     dir: &std::path::Path,
     nan_at: Option<u64>,

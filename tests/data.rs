@@ -1,4 +1,4 @@
-//! IDX files, CIFAR-10's files and photographs of digits: what they are read as, and the errors for malformed files.
+//! IDX files, CIFAR-10's files and photographs of digits: how they are read, and errors for malformed files.
 
 mod says;
 

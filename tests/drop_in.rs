@@ -1,4 +1,4 @@
-//! Compiles one program with candle_nn and with `candle_textbook::nn` in its place, and compares the results.
+//! Compiles one program with candle_nn and with `candle_textbook::nn` instead, and compares the results.
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use candle_nn::VarMap;
@@ -6,7 +6,7 @@ use candle_textbook::{nn, rng};
 use rand::Rng;
 use std::collections::BTreeMap;
 
-/// The program as it is for candle_nn.
+/// The program for candle_nn.
 mod stock {
     use ::candle_nn;
     include!("drop_in/names.rs");
@@ -20,7 +20,7 @@ mod ours {
     include!("drop_in/program.rs");
 }
 
-/// Layers whose gradients candle does not compute, or not correctly: it drops them, refuses, or mixes up elements.
+/// Layers whose gradients are wrong or missing in candle: it drops them, refuses, or mixes up elements.
 const WRONG_GRADIENTS: [&str; 10] = [
     "strided conv2d",
     "conv1d",
@@ -34,7 +34,7 @@ const WRONG_GRADIENTS: [&str; 10] = [
     "rope",
 ];
 
-/// The layer that has read the values of its parameters when it was made.
+/// The layer that reads the values of its parameters when it is created.
 const FOLDED: &str = "conv2d with batch norm";
 
 fn draw(name: &str, dims: &[usize], dtype: DType) -> Result<Tensor> {

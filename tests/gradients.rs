@@ -1,4 +1,4 @@
-//! Gradients through graphs of our operations and candle's, against derivatives worked out by hand.
+//! Gradients through graphs of our operations and candle's, against derivatives derived by hand.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, Var};
 use candle_textbook::ops::{self, Epilogue, PackedSequences};
@@ -10,7 +10,7 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
     tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
 }
 
-/// Returns the gradient of `loss`, and checks that repeated passes by candle and by `ops::backward` agree on it.
+/// Returns the gradient of `loss`, and checks that repeated passes by candle and `ops::backward` agree.
 fn gradient(loss: &Tensor, x: &Var) -> Result<Vec<f64>> {
     let found = numbers(loss.backward()?.get(x).expect("a gradient"))?;
     for _ in 0..2 {
@@ -157,7 +157,7 @@ fn operations_with_many_arguments_give_each_its_gradient() -> Result<()> {
     Ok(())
 }
 
-/// Runs `jobs` jobs in a pool of `threads` threads, all spawned from one of its threads, and returns their results.
+/// Runs `jobs` jobs in a pool of `threads` threads, all spawned from one of them; returns their results.
 fn in_pool<R: Send>(threads: usize, jobs: usize, job: impl Fn(usize) -> R + Sync) -> Vec<R> {
     let results: Vec<_> = (0..jobs).map(|_| Mutex::new(None)).collect();
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

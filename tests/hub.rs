@@ -24,7 +24,7 @@ const SCHEMA: &str = "message schema {
 const TRAIN: &str = "mnist/train/0000.parquet";
 const TEST: &str = "mnist/test/0000.parquet";
 
-/// A process has one environment, so the tests take turns in pointing it to their own hub and cache.
+/// A process has one environment, so the tests take turns in setting their own hub and cache.
 struct Place {
     home: TempDir,
     _alone: MutexGuard<'static, ()>,

@@ -1,4 +1,4 @@
-//! The image binaries as processes: training on small folders, prediction that agrees with evaluation, augmentation.
+//! The image binaries as processes: training on small folders, prediction and evaluation, augmentation.
 
 mod common;
 
@@ -44,7 +44,9 @@ fn stripes(class: &str, i: u32) -> RgbImage {
 
 const CLASSES: [&str; 3] = ["leaning", "lying", "standing"];
 
-/// A working directory with a run on three classes in `run` and its images in `pictures`; tests must not change it.
+/// A working directory with a run on three classes in `run` and its images in `pictures`.
+///
+/// Tests must not change it.
 fn trained() -> &'static Path {
     static PLACE: OnceLock<PathBuf> = OnceLock::new();
     PLACE.get_or_init(|| {
@@ -163,7 +165,7 @@ fn pretrained_weights_transfer_to_other_classes() {
     let last = metrics(&place.path().join("run")).pop().unwrap();
     assert!(last["test_accuracy"].as_f64() > Some(0.9), "{last}");
     refused(&place, "resnet", &format!("{FOLDER} {pretrained} --layers 14"), 1, &["parameter layer1.1"]);
-    // The run keeps a copy of the weights, also for the time before its first checkpoint.
+    // The run keeps a copy of the weights, even before its first checkpoint.
     fs::remove_file(file).unwrap();
     let [fresh, whole] = ["fresh", "run"].map(|run| place.path().join(run));
     fs::create_dir(&fresh).unwrap();
@@ -305,7 +307,7 @@ fn predict_agrees_with_eval(place: &Path, binary: &str, images: &Images) {
 #[test]
 fn clothes_and_digits_are_prepared_for_prediction_as_for_training() {
     let (train, test) = digits(1500, 100, 1).unwrap();
-    // Clothes touch the border, and some are darker than what surrounds them.
+    // Clothes touch the border, and some are darker than their surroundings.
     let inverted = |images: &Images| {
         let all: Vec<u32> = (0..images.len() as u32).collect();
         let pixels = images.read(&all).unwrap().into_iter().map(|byte| 255 - byte / 2).collect();
@@ -330,13 +332,13 @@ fn clothes_and_digits_are_prepared_for_prediction_as_for_training() {
         write_idx(place.path(), "t10k", &test);
         let options = format!("--dataset {name} --data-dir . --epochs 4 --quiet --out run");
         done(place.path(), "mlp", &options);
-        // The test files alone suffice to test a run.
+        // The test files suffice to test a run.
         fs::remove_file(place.path().join("raw/train-images.idx3-ubyte")).unwrap();
         predict_agrees_with_eval(place.path(), "mlp", &test);
     }
 }
 
-/// Images of ten classes, each with a colour of its own under a pattern.
+/// Images of ten classes, each with its own colour under a pattern.
 fn coloured(count: usize) -> Images {
     let labels: Vec<u32> = (0..count as u32).map(|index| index % 10).collect();
     let pixel = |index: usize, at: usize| match at / 1024 {

@@ -421,7 +421,7 @@ fn channel_statistics_are_the_mean_and_standard_deviation_of_each_channel() {
     close(&statistics.std, &[0.1875_f64.sqrt(), 0.1, 1.0 / 255.0]);
 }
 
-/// Runs `work` on another thread and fails, instead of hanging, if it deadlocks.
+/// Runs `work` on another thread, and fails instead of hanging if it deadlocks.
 fn assert_ends(work: impl FnOnce() + Send + 'static) {
     let (sender, receiver) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {

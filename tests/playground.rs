@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::{TempDir, tempdir};
 
-/// A running server. It is killed at the end of the test, if it has not ended before.
+/// A running server. It is killed at the end of the test, unless it has ended before.
 struct Server {
     child: Child,
     /// Such as `127.0.0.1:1998`.
@@ -322,7 +322,9 @@ impl Browser {
         assert!(done.is_null(), "{done}");
     }
 
-    /// Presses a mouse button at the first of the points, given in fractions of the canvas, and moves to the others.
+    /// Presses a mouse button at the first of the points, and moves to the others.
+    ///
+    /// Points are given in fractions of the canvas.
     fn drag(&self, points: &[(f64, f64)]) {
         let corner = |side: &str| {
             let position = format!("document.getElementById('canvas').getBoundingClientRect().{side}");
@@ -387,7 +389,7 @@ fn one_training_runs_at_a_time_and_ends_on_request_and_with_the_server() {
     assert_eq!(ask(&server, "POST /api/stop", b"").0, 200);
     let last = progress(&|progress| progress["running"] == false);
     assert!(last["code"] == 130 && last["lines"].to_string().contains("resume"), "{last}");
-    // What it has learned so far can be used.
+    // The result so far can be used.
     let (_, state) = ask(&server, "GET /api/state", b"");
     let rnn = state.as_array().unwrap().iter().find(|program| program["name"] == "rnn").unwrap();
     assert!(rnn["runs"][0]["name"] == "1" && rnn["runs"][0]["finished"] == false, "{rnn}");

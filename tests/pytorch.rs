@@ -1,4 +1,4 @@
-//! Weights in files of `torch.save`: every form that training programs write, damaged files, and files of other kinds.
+//! Weights in files of `torch.save`: all forms that programs write, damaged files, other files.
 
 use anyhow::Result;
 use candle_core::{DType, Device};

@@ -1,4 +1,6 @@
-//! Compares residual networks and batch normalisation with PyTorch; `fixtures/resnet.py` computes the expected values.
+//! Compares residual networks and batch normalisation with PyTorch.
+//!
+//! `fixtures/resnet.py` computes the expected values.
 
 use candle_core::{DType, Device, ModuleT, Result, Shape, Tensor, Var};
 use candle_nn::var_builder::SimpleBackend;

@@ -12,7 +12,7 @@ use candle_textbook::train::{
 };
 use std::path::Path;
 
-/// In place of a step: the next validation.
+/// Stands for the next validation instead of a step.
 const VALIDATION: u64 = u64::MAX;
 
 /// A task that interrupts training in step `at`.
@@ -46,8 +46,9 @@ impl Task for Interrupted<'_> {
     }
 }
 
-/// Trains a small LeNet for three epochs of seven steps, with everything that has a state or draws random values; or, if
-/// the method takes all examples at once, for five steps.
+/// Trains a small LeNet with everything that has a state or draws random values.
+///
+/// It trains for three epochs of seven steps, or for five steps if the method takes all examples at once.
 fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> Result<Report> {
     let binary = "test";
     let run = match dir.exists() {
@@ -102,7 +103,7 @@ fn train(dir: &Path, seed: u64, method: Method, interrupt_at: Option<u64>) -> Re
     )
 }
 
-/// Everything that a run leaves, except its timings.
+/// The results of a run, except its timings.
 #[derive(PartialEq)]
 struct Outcome {
     model: Vec<u8>,

@@ -72,7 +72,7 @@ fn first_epoch(command: &mut Command) -> (Child, impl Iterator<Item = String> + 
     (child, lines)
 }
 
-/// Runs the binary, which can write no more than `limit` bytes to a file, and returns the path of the file that is too large.
+/// Runs the binary with a limit of `limit` bytes per file, and returns the path of the file that exceeds it.
 fn stopped_at(place: &Path, binary: &str, arguments: &str, limit: u64) -> PathBuf {
     let mut command = command(place, binary);
     command.args(arguments.split_whitespace());
@@ -194,7 +194,7 @@ fn a_missing_or_damaged_file_is_named_before_training() {
         }
         fs::write(file, bytes).unwrap();
     }
-    // With the record of the epochs, the last trace of them goes.
+    // Removing the record of the epochs removes the last trace of them.
     fs::remove_file(&checkpoint).unwrap();
     fs::remove_file(&metrics).unwrap();
     refused(
@@ -334,7 +334,7 @@ fn a_second_process_is_kept_out_of_the_folder() {
 fn resuming_on_changed_data_is_refused_and_names_the_change() {
     let place = place();
     done(&place, "gru", &format!("{SENTENCES} --quiet --out run"));
-    // The sizes stay as they are.
+    // The sizes do not change.
     edit(&place, "data/train.csv", "no,word0 tail\nyes", "no,word0 liat\nyes");
     refused(&place, "gru", "--resume run", 1, &["run: cannot resume", "training data has changed"]);
     edit(&place, "data/train.csv", "no,word0 liat\nyes", "no,word0 tail\nyes");

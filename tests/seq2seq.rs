@@ -1,4 +1,4 @@
-//! The encoder-decoder: PyTorch's logits and gradients from PyTorch's weights, both forms of the decoder, decoding, training.
+//! The encoder-decoder: PyTorch's logits and gradients, both forms of the decoder, decoding, training.
 
 use candle_core::{D, DType, Device, Result, Tensor, Var, safetensors};
 use candle_nn::VarMap;
@@ -135,7 +135,7 @@ fn logits_and_gradients_equal_pytorch_for_the_same_weights() -> Result<()> {
 
 #[test]
 fn steps_predict_as_the_whole_target_does() -> Result<()> {
-    // The output layer has a form of its own for f32.
+    // The output layer has a separate form for f32.
     let types = [(DType::F64, 1e-12), (DType::F32, 1e-5)];
     for ((name, config, _), (dtype, tolerance)) in
         cases().into_iter().flat_map(|case| types.map(|of| (case.clone(), of)))
@@ -299,7 +299,7 @@ fn unsuitable_configurations_and_arguments_are_errors() -> Result<()> {
     Ok(())
 }
 
-/// The logarithm of the probability of a translation, and of its end if it is finished.
+/// The log-probability of a translation, and of its end if it is finished.
 fn log_probability(model: &Seq2Seq, source: &[u32], hypothesis: &Hypothesis) -> Result<f64> {
     let end = if hypothesis.finished { &[Language::END][..] } else { &[] };
     let next = [&hypothesis.ids, end].concat();
@@ -403,7 +403,7 @@ fn beams_do_not_depend_on_the_rest_of_the_batch_and_come_in_order() -> anyhow::R
     for (source, found) in sources.iter().zip(&all).step_by(9) {
         let alone = translator.translate(std::slice::from_ref(source), &decoding)?.remove(0);
         assert!((1..=3).contains(&found.len()));
-        // Those that were cut off come only where none has ended.
+        // Cut-off translations occur only if none has ended.
         assert!(found.iter().all(|hypothesis| hypothesis.finished == found[0].finished));
         for (a, b) in found.iter().zip(&alone) {
             assert!(a.ids == b.ids && a.finished == b.finished && (a.score - b.score).abs() < 1e-9);

@@ -106,7 +106,9 @@ fn word_pairs_classify_what_single_words_do_not_and_explain_predictions() {
     refused(&place, "fasttext", "--buckets 0", 2, &["--buckets"]);
 }
 
-/// Writes a data set whose class depends on one of two words, and vectors of one of these and of two other words.
+/// Writes a data set whose class depends on one of two words, and vectors.
+///
+/// The vectors are of one of these words and of two others.
 fn with_vectors(place: &Path) {
     let rows: String = (0..60).map(|i| format!("{},it is {}\n", i % 2, ["bad", "good"][i % 2])).collect();
     let rows = format!("label,text\n{rows}");
@@ -140,7 +142,7 @@ fn the_variant_decides_whether_pretrained_vectors_are_trained() {
         let map = fs::read_to_string(run.join("words.svg")).unwrap();
         assert!(map.contains("good") && map.contains("great"));
     }
-    // The run keeps what it needs of the file, also before its first checkpoint.
+    // The run keeps the needed part of the file, even before its first checkpoint.
     fs::remove_file(place.path().join("vectors.txt")).unwrap();
     let [fresh, whole] = ["fresh", "static"].map(|run| place.path().join(run));
     fs::create_dir(&fresh).unwrap();
@@ -357,7 +359,7 @@ fn bad_input_gives_a_one_line_error() {
     fs::write(at.join("train.txt"), "Rose\tB-PER\nfell\n").unwrap();
     refused(at, "birnn", "--dataset conll --data-dir .", 1, &["train.txt", "2"]);
     let run = trained("lstm");
-    // A run folder that is mistyped is no sentence.
+    // A mistyped run folder is not a sentence.
     for path in ["../nowhere", "/tmp/none/runs/lstm/8", "..\\runs\\lstm\\8", "."] {
         let predict = format!("predict --run {} {path}", run.display());
         refused(at, "lstm", &predict, 1, &[path, "no such run or file", "--run RUN", "--file"]);

@@ -1,4 +1,4 @@
-//! The text models: PyTorch's logits from PyTorch's weights, parameter counts, and a loss that falls in training.
+//! The text models: PyTorch's logits from PyTorch's weights, parameter counts, and a falling loss.
 
 use candle_core::{DType, Device, Result, Tensor, safetensors};
 use candle_nn::{VarBuilder, VarMap};

@@ -1,4 +1,4 @@
-//! How training ends, what it refuses, and the files it writes.
+//! The end of training, refused arguments, and the files of a run.
 
 use anyhow::Result;
 use candle_core::{DType, Device, Tensor, Var};
@@ -107,7 +107,9 @@ fn train_by(
     (report, task.w.to_scalar::<f64>().unwrap())
 }
 
-/// Three steps per epoch, each of which multiplies w by 0.98; also returns the run folder and the final w.
+/// Trains for three steps per epoch, each of which multiplies w by 0.98.
+///
+/// Also returns the run folder and the final w.
 fn train(nan_at: Option<u64>, metrics: &[f64], options: TrainerOptions) -> (Result<Report>, TempDir, f64) {
     let mut options = options;
     options.epochs = metrics.len();
@@ -217,7 +219,7 @@ fn training_ends_when_no_step_lowers_the_loss_and_says_so() {
     for method in [Method::from(Lbfgs::default()), NewtonCg::default().into()] {
         let dir = tempfile::tempdir().unwrap();
         let mut ends = vec![];
-        // The second time it resumes, and is at its end already.
+        // The second time it resumes, already at its end.
         for epochs in [30, 40] {
             let mut options = TrainerOptions::default();
             (options.epochs, options.keep_checkpoint) = (epochs, true);
@@ -428,7 +430,7 @@ fn a_folder_with_nothing_but_temporary_files_counts_as_empty() {
     ["run.lock", "config.json.tmp", "vocabulary.txt.tmp"].iter().for_each(|name| write(name));
     drop(create().unwrap());
 
-    // Training removes what the killed process has left, and nothing else.
+    // Training removes the files that the killed process has left, and nothing else.
     ["checkpoint.safetensors.tmp", "notes.tmp"].iter().for_each(|name| write(name));
     train_in(dir.path(), None, &[1.0; 2], short()).0.unwrap();
     let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
@@ -452,7 +454,7 @@ fn more_epochs_train_on_if_the_checkpoint_was_kept() {
     assert!(candle_core::safetensors::load(&path, &Device::Cpu).unwrap().is_empty());
     let message = train_in(&dropped, None, &scores, longer).0.unwrap_err().to_string();
     assert!(message.contains("after 2 epochs and its checkpoint was not kept"), "{message}");
-    // What has been trained is still there.
+    // The trained result is still there.
     let (report, w) = train_in(&dropped, None, &scores, short());
     assert_eq!(report.unwrap().best_epoch, 2);
     assert!((w - 0.98f64.powi(6)).abs() < 1e-12, "{w}");

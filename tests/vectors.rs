@@ -1,5 +1,6 @@
-//! Pretrained word vectors: compared with gensim (`fixtures/vectors.py` writes the files), written and read back in
-//! every format, and the errors for malformed files.
+//! Pretrained word vectors: compared with gensim, written and read in every format, and errors.
+//!
+//! `fixtures/vectors.py` writes the files.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;

@@ -1,4 +1,4 @@
-//! What the image binaries refuse.
+//! Input that the image binaries refuse.
 
 use super::*;
 

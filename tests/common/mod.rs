@@ -58,7 +58,9 @@ pub fn noted(place: &(impl AsRef<Path> + ?Sized), binary: &str, arguments: &str,
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs the binary, and checks that it exits with `code` and a one-line error with all `parts`, and changes no file.
+/// Runs the binary, and checks that it exits with `code` and a one-line error, and changes no file.
+///
+/// The error must contain all `parts`.
 #[track_caller]
 pub fn refused(
     place: &(impl AsRef<Path> + ?Sized),
@@ -84,7 +86,7 @@ pub fn one_error(output: &Output, code: i32, parts: &[&str]) {
     }
 }
 
-/// Starts the binary and kills it when `ready` returns true, unless it exits before.
+/// Starts the binary and kills it when `ready` returns true, unless it exits first.
 pub fn killed(place: &(impl AsRef<Path> + ?Sized), binary: &str, arguments: &str, ready: impl Fn() -> bool) {
     let mut child = command(place, binary).args(arguments.split_whitespace()).spawn().unwrap();
     while !ready() && child.try_wait().unwrap().is_none() {

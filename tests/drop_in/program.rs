@@ -231,7 +231,9 @@ impl ModuleT for Net {
     }
 }
 
-/// Trains a small network with both optimizers, and returns the losses. `fill` gives the parameters their initial values.
+/// Trains a small network with both optimizers, and returns the losses.
+///
+/// `fill` gives the parameters their initial values.
 pub fn train(fill: impl Fn(&VarMap) -> Result<()>) -> Result<Vec<f32>> {
     let (vars, device) = (VarMap::new(), Device::Cpu);
     let net = Net::new(VarBuilder::from_varmap(&vars, DType::F32, &device))?;
@@ -255,7 +257,9 @@ pub fn train(fill: impl Fn(&VarMap) -> Result<()>) -> Result<Vec<f32>> {
     Ok(losses)
 }
 
-/// The parameters after some steps of AdamW with changed settings, and of gradient descent on a variable added later.
+/// Runs AdamW with changed settings, and gradient descent on a variable added later.
+///
+/// Returns the parameters.
 pub fn optimize(start: &Tensor) -> Result<[Tensor; 2]> {
     let vars = [Var::from_tensor(start)?, Var::from_tensor(start)?];
     let mut adam = AdamW::new_lr(vec![vars[0].clone()], 0.1)?;

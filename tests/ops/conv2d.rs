@@ -38,18 +38,18 @@ fn convolutions_of_every_kind_match_the_reference() -> Result<()> {
     assert_convolutions(
         "kinds",
         &[
-            // Patches that do not overlap, with a rest.
+            // Patches that do not overlap, with a remainder.
             ((2, 3, 5), (19, 17), (8, 8), 8, 0),
             ((1, 2, 18), (9, 30), (8, 9), 9, 0),
             ((0, 3, 5), (19, 17), (8, 8), 8, 0),
-            // Windows that are copied, as many outputs share them.
+            // Windows that are copied, because many outputs share them.
             ((2, 5, 18), (13, 13), (3, 3), 2, 1),
             ((1, 150, 17), (5, 7), (1, 1), 1, 0),
             // Single pixels, as packed products.
             ((2, 64, 65), (33, 31), (1, 1), 1, 0),
             ((2, 64, 65), (65, 62), (1, 1), 2, 0),
             ((2, 3, 4), (5, 6), (1, 1), 3, 0),
-            // Products of Winograd's method that are shared out among threads.
+            // Products of Winograd's method that are divided among threads.
             ((4, 100, 96), (12, 11), (3, 3), 1, 1),
         ],
     )

@@ -1,4 +1,4 @@
-//! The CUDA forms of what image models consist of, on the emulator.
+//! The CUDA forms of the operations of image models, on the emulator.
 
 use super::{CPU, assert_convolutions, assert_near, assert_reference, batch_norm, geometry, normal, values};
 use candle_core::{DType, ModuleT, Result, Tensor, Var};

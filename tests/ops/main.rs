@@ -34,8 +34,9 @@ fn values(tensor: &Tensor) -> Result<Vec<f64>> {
     tensor.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
 }
 
-/// The output, and the gradient of `sum(output * output_grad)` with respect to each input; without `output_grad`, that of
-/// `sum(output^2)`.
+/// Returns the output, and the gradient of `sum(output * output_grad)` with respect to each input.
+///
+/// Without `output_grad`, it is the gradient of `sum(output^2)`.
 fn run(f: &Op, inputs: &[Tensor], output_grad: Option<&Tensor>) -> Result<Vec<Tensor>> {
     let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
     let output = f(&vars.iter().map(|var| var.as_tensor().clone()).collect::<Vec<_>>())?;

@@ -29,7 +29,7 @@ fn embeddings_and_pooling_over_time_match_the_reference() -> Result<()> {
     Ok(())
 }
 
-/// [`ops::conv_max_over_time`] and its definition, for the words followed by pairs of weights and biases.
+/// [`ops::conv_max_over_time`] and its definition. The inputs are the words, then weights and biases.
 pub(super) fn conv_max_over_time(
     sequences: &Arc<PackedSequences>,
     padding: usize,

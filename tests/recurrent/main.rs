@@ -1,5 +1,4 @@
-//! Recurrent networks: against PyTorch and finite differences, the CPU kernel against the reference implementation, and
-//! errors.
+//! Recurrent networks, against PyTorch, finite differences and the reference implementation; and errors.
 
 use candle_core::{DType, Device, Result, Tensor, Var, safetensors};
 use candle_nn::{VarBuilder, VarMap};
@@ -107,7 +106,7 @@ fn outputs_and_gradients_equal_pytorch() -> Result<()> {
     Ok(())
 }
 
-/// Random arguments of a layer: the input, the weights of each direction, and the initial hidden state and cell state.
+/// Random arguments of a layer: input, weights of each direction, initial hidden and cell state.
 fn arguments(
     cell: Cell,
     lengths: &[usize],
@@ -247,7 +246,9 @@ fn the_kernel_agrees_with_the_reference_on_random_shapes() -> Result<()> {
     Ok(())
 }
 
-/// Runs a layer on tokens, one distinct token per feature of `xs`, with the transposed input weights as their table.
+/// Runs a layer on tokens, one distinct token per feature of `xs`.
+///
+/// Their table is the transposed input weights.
 fn on_tokens(
     layer: Layer,
     cell: Cell,
@@ -477,7 +478,7 @@ fn the_memory_layout_of_the_arguments_does_not_matter() -> Result<()> {
     Ok(())
 }
 
-/// Back-propagation fails at this operation.
+/// An operation whose backward pass fails.
 struct Failing;
 
 impl candle_core::CustomOp1 for Failing {

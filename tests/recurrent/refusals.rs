@@ -1,4 +1,4 @@
-//! What recurrent networks and their decoder refuse.
+//! Arguments that recurrent networks and their decoder refuse.
 
 use super::*;
 

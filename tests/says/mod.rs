@@ -1,7 +1,8 @@
-//! What errors must say.
+//! Checks of error messages.
 
-/// That `error` is one line, but for the backtrace that candle adds where `RUST_BACKTRACE` asks for one, and has each of
-/// `parts` in it.
+/// Checks that `error` is one line with each of `parts`.
+///
+/// The backtrace that candle adds with `RUST_BACKTRACE` is ignored.
 #[track_caller]
 pub fn assert_says(error: &(impl std::fmt::Display + ?Sized), parts: &[&str]) {
     let error = format!("{error:#}");

@@ -8,7 +8,7 @@ use candle_textbook::rng::stream;
 use rand::seq::SliceRandom;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// The test accuracy of logistic regression on the counts of words and, with `pairs`, of adjacent pairs.
+/// The test accuracy of logistic regression on word counts and, with `pairs`, on adjacent pairs.
 fn logistic_regression(corpus: &Corpus, pairs: bool) -> f64 {
     let features = |texts: &Texts| -> Vec<Vec<String>> {
         let of = |text: &String| {
@@ -82,8 +82,10 @@ fn reviews_are_balanced_distinct_and_a_function_of_the_seed() {
     assert_ne!(reviews(50, 0, 1).train.texts, corpus.train.texts[..50]);
 }
 
-/// Tags each word with the most frequent tag, in the training set, of its window of `left` words before and `right`
-/// words after; for an unseen window, of one with fewer words before, then of one with any name in the word's place.
+/// Tags each word with the most frequent tag of its window in the training set.
+///
+/// The window has `left` words before and `right` words after. An unseen window is replaced by one with fewer words
+/// before, then by one with any name instead of the word.
 fn tag_by_windows(
     train: &TaggedSentences,
     test: &TaggedSentences,

@@ -1,4 +1,4 @@
-//! Sentences, texts and tags: the built-in sets, the file formats, vocabularies, streams, entity scores.
+//! Sentences, texts and tags: built-in sets, file formats, vocabularies, streams, entity scores.
 
 #[path = "../says/mod.rs"]
 mod says;
