@@ -57,7 +57,7 @@ fn run(lab: &Lab) -> Result<Findings> {
         ..Chart::default()
     };
     Ok(Findings {
-        lines: vec!["Each epoch draws the images anew, a little shifted or distorted. The fewer images there are, the more it helps.".into()],
+        lines: vec!["Each epoch shifts or distorts the images differently. The fewer images there are, the more this helps.".into()],
         tables: vec![table],
         figures: vec![Figure::charts("augmentation", "Accuracy over the number of training images.", &[chart])?],
         claim: Claim::new(

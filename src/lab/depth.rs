@@ -16,7 +16,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "depth",
     about: "Plain and residual networks of growing depth: training error",
     source: "He et al. 2015, arXiv:1512.03385, section 4.2 and figure 6",
-    book: "On CIFAR-10 the training error of plain networks grows from 20 to 56 layers, that of residual networks falls.",
+    book: "On CIFAR-10 the training error grows from 20 to 56 layers in plain networks and falls in residual networks.",
     uses_images: true,
     run,
 };

@@ -122,8 +122,8 @@ fn run(lab: &Lab) -> Result<Findings> {
     let cost = count * longest;
     Ok(Findings {
         lines: vec![format!(
-            "Random search trains {count} settings for {longest} epochs each: {cost} epochs. Successive halving gives up the \
-                     worse two thirds again and again, and trains {spent} epochs."
+            "Random search trains {count} settings for {longest} epochs each: {cost} epochs. Successive halving repeatedly \
+                     drops the worst two thirds, and trains {spent} epochs."
         )],
         tables: vec![table, rounds],
         figures: vec![parallel_coordinates(&all, &random, &ranked)?],
@@ -160,7 +160,7 @@ fn parallel_coordinates(all: &[Candidate], scores: &[(f64, f64)], ranked: &[usiz
     let chart = Chart {
         title: "Settings and their accuracy",
         x_label: "",
-        y_label: "place between the ends of the scale",
+        y_label: "position on the scale",
         x_scale: Scale::Names(scales),
         lines,
         ..Chart::default()

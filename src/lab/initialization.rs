@@ -99,7 +99,7 @@ fn run(lab: &Lab) -> Result<Findings> {
             "With N(0, 1) the weighted inputs of a layer with n inputs have the deviation sqrt(n): sigmoid units start \
              saturated and learn slowly."
                 .into(),
-            "Equal weights stay equal: all hidden units compute the same, and the layer is worth one unit.".into(),
+            "Equal weights stay equal: all hidden units compute the same value, so the layer is equivalent to a single unit.".into(),
         ],
         tables: vec![table],
         figures: vec![

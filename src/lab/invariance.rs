@@ -20,7 +20,7 @@ pub(super) const EXPERIMENT: Experiment = Experiment {
     name: "invariance",
     about: "LeNet against a multi-layer perceptron of equal size on shifted, rotated and noisy images",
     source: "Nielsen, chapter 6: introducing convolutional networks; LeCun et al. 1998",
-    book: "Shared weights find a feature anywhere in the image; pooling forgets where exactly.",
+    book: "Shared weights find a feature anywhere in the image; pooling discards its exact position.",
     uses_images: true,
     run,
 };
@@ -133,7 +133,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     let samples = image_grid(&[GridSection { heading, columns, tiles }])?;
     Ok(Findings {
         lines: vec![format!(
-            "LeNet has {parameters} parameters, the perceptron {}. Both have only seen images as they are.",
+            "LeNet has {parameters} parameters, the perceptron {}. Both were trained on unchanged images only.",
             count_parameters(|vb| Mlp::new(&mlp_config, vb))?
         )],
         tables: vec![table],

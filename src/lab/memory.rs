@@ -190,8 +190,8 @@ fn run(lab: &Lab) -> Result<Findings> {
     let simple = long[0].iter().sum::<f64>() / long[0].len() as f64;
     let lstm = long[2].iter().fold(1.0, |least: f64, &score| least.min(score));
     Ok(Findings {
-        lines: vec!["The state of a simple network fades or explodes by a factor at each step. Gates keep it, and with it the \
-                     gradient, for as long as they are open."
+        lines: vec!["The state of a simple network fades or explodes by a factor at each step. Gates keep the state, and with \
+                     it the gradient, as long as they are open."
             .into()],
         tables: vec![table],
         figures: vec![Figure::charts("memory", "How much of the task each network solves, over the gap.", &charts)?],

@@ -91,7 +91,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Checks the function that `universal` fits early, because other experiments may run before it.
+    /// Checks the function that `universal` fits, so that a mistake shows before other experiments run.
     ///
     /// # Errors
     /// Fails if it can't be parsed, or has no finite value somewhere.

@@ -45,7 +45,7 @@ fn run(lab: &Lab) -> Result<Findings> {
     let (least, most) =
         accuracies.iter().fold((1.0, 0.0), |(low, high): (f64, f64), &x| (low.min(x), high.max(x)));
     Ok(Findings {
-        lines: vec!["Pooling keeps that a feature was found and drops where exactly. Which summary it takes matters little.".into()],
+        lines: vec!["Pooling keeps whether a feature was found and drops its exact position. The kind of pooling matters little.".into()],
         tables: vec![table],
         figures: vec![Figure::charts("pooling", "Accuracy over the epochs for each kind of pooling.", &[chart])?],
         claim: Claim::new(
