@@ -39,7 +39,8 @@
 //! | `mpi` | off | training on several processes that MPI starts: [`processes`] |
 //! | `cuda`, `cudnn`, `metal`, `accelerate`, `mkl` | off | the same as in candle |
 //!
-//! With `default-features = false` there are models, layers, optimizers, training and data, and 13 crates besides candle and its dependencies.
+//! With `default-features = false` there are models, layers, optimizers, training and data, and 13 crates
+//! besides candle and its dependencies.
 
 #![deny(missing_docs, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
 

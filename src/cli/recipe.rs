@@ -162,7 +162,7 @@ pub(super) fn recorded_settings<R: Recipe>(run: &Run, config: &Value) -> Result<
     // Any other damage shows in the checksum.
     serde_json::from_value(config["settings"].clone()).map_err(|_| {
         let file = run.dir().join("config.json");
-        anyhow!("{}: its settings are those of another version of {}", file.display(), R::NAME)
+        anyhow!("{}: its settings belong to another version of {}", file.display(), R::NAME)
     })
 }
 

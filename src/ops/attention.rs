@@ -129,7 +129,7 @@ impl Attention {
     fn groups(&self) -> Result<&Groups> {
         match &self.queries {
             Queries::Host(groups) => Ok(groups),
-            Queries::Device(_) => bail!("attention: found queries of a GPU, expected those of the CPU"),
+            Queries::Device(_) => bail!("attention: found queries on a GPU, expected queries on the CPU"),
         }
     }
 

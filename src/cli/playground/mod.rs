@@ -1,7 +1,7 @@
 //! The playground: one page in the browser, on which people use and train the models.
 //!
-//! [`main`] serves the page. Models answer on one thread ([`models`]), which keeps the last ones loaded; the server
-//! ([`server`]) sends it the questions. A training run ([`training`]) is this executable again, as a separate process.
+//! [`main`] serves the page. Models answer on one thread (`models`), which keeps the last ones loaded; the server
+//! (`server`) sends it the questions. A training run (`training`) is this executable again, as a separate process.
 
 mod answers;
 mod models;

@@ -235,7 +235,8 @@ static __device__ __forceinline__ void sum_gradients(const Slice& slice, vector 
 }
 
 // Writes the gradients of the input and, if there is one, of the residual. One thread of the first slice writes the
-// gradients of the weight and the bias. `sum` and `product` are the sums of the whole channel, not yet corrected for the rounding of the mean.
+// gradients of the weight and the bias. `sum` and `product` are the sums of the whole channel, not yet corrected for the
+// rounding of the mean.
 static __device__ __forceinline__ void write_gradients(const Slice& slice, vector (&g)[HELD], vector (&x)[HELD], const Statistics& s, double sum, double product, const real* weight, real* dx, real* dresidual, real* dweight, real* dbias, int batch, int plane, int of_batch) {
     product -= s.error * sum;
     if (blockIdx.x == 0 && threadIdx.x == 0) dweight[slice.channel] = (real)(product * s.inverse), dbias[slice.channel] = (real)sum;

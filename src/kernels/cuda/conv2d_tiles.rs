@@ -78,7 +78,7 @@ fn is_direct(conv: &Conv2d) -> bool {
         && bounded(kernel.1, padding.1)
         // Products are faster for many channels and one tap.
         && (kernel != (1, 1) || stride != (1, 1) || conv.channels.max(conv.outputs) < 128)
-        // Wide enough for the columns of a thread; offsets within an example, and weights, need 31 bits.
+        // Wide enough for the columns of a thread; offsets within an example and in the weights fit 31 bits.
         && conv.output.1 >= 3
         && [conv.channels * conv.input.0 * conv.input.1, conv.outputs * conv.output.0 * conv.output.1]
             .iter()

@@ -58,7 +58,7 @@ impl Graph {
     }
 
     fn refuse(&mut self, reason: &str) {
-        eprintln!("note: CUDA graphs: {reason}; training goes on without them");
+        eprintln!("note: CUDA graphs: {reason}; training continues without them");
         (self.refused, self.captured) = (true, None);
     }
 

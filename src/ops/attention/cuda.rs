@@ -130,7 +130,9 @@ impl Attention {
     fn queries(&self) -> Result<&Queries> {
         match &self.queries {
             super::Queries::Device(queries) => Ok(queries),
-            super::Queries::Host(_) => bail!("attention: found queries of the CPU, expected those of a GPU"),
+            super::Queries::Host(_) => {
+                bail!("attention: found queries on the CPU, expected queries on a GPU")
+            }
         }
     }
 
