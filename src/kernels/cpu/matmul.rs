@@ -324,6 +324,7 @@ struct Tile<T> {
 impl<T: Lanes> Tile<T> {
     /// The micro-kernel.
     ///
+    /// # Safety
     /// For M rows: `a` is valid for reading `depth` elements of each. `c` is valid for writing N vectors of each, the
     /// last with `last` elements, and `init`, unless null, for reading the same number. `b` is valid for reading
     /// `depth` rows of N vectors.

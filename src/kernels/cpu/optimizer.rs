@@ -312,7 +312,7 @@ pub(crate) fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
     let mut sums = vec![0.; a.len().div_ceil(CHUNK)];
     let shared = Shared::new(&mut sums);
     for_each_chunk(a.len(), |at| {
-        // Each chunk has its own sum.
+        // SAFETY: each chunk has its own sum.
         let sum = unsafe { shared.slice(at.start / CHUNK..at.start / CHUNK + 1) };
         sum[0] = vectorised(
             #[inline(always)]
