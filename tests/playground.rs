@@ -106,7 +106,7 @@ fn a_model_answers_a_picture_and_mistakes_are_refused_in_a_line() {
     assert_eq!((status, answer["classes"].as_array().unwrap().len()), (200, 10));
     let total: f64 = answer["probabilities"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).sum();
     assert!((total - 1.0).abs() < 1e-4, "{answer}");
-    // The bar is in the middle of what the network reads.
+    // The bar is in the middle of the network's input.
     let input = answer["input"]["maps"][0].as_str().unwrap();
     assert_eq!((&input[2 * (14 * 28 + 14)..][..2], &input[..2]), ("ff", "00"));
     let stages = answer["stages"].as_array().unwrap();

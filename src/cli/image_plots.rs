@@ -29,12 +29,12 @@ pub(super) fn draw(
     Ok(())
 }
 
-/// Draws the first layer's weights as `filters.svg`, and says so.
+/// Draws the first layer's weights as `filters.svg`, and prints the path.
 pub(super) fn draw_filters(run: &Run, model: &dyn ImageModel, images: (usize, usize, usize)) -> Result<()> {
     write_drawing(run, "filters.svg", &filters(model, images)?)
 }
 
-/// Draws the feature maps of the one image in `image` as `activations.svg`, and says so.
+/// Draws the feature maps of the one image in `image` as `activations.svg`, and prints the path.
 ///
 /// # Errors
 /// Fails if the model has no feature maps, because it has no convolutions.

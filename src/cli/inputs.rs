@@ -20,7 +20,7 @@ pub(super) struct RunOption {
 }
 
 impl RunOption {
-    /// Opens the run, and says which one it is unless the user named it.
+    /// Opens the run, and prints its name unless the user gave it.
     pub(super) fn open(&self, binary: &str) -> Result<(Run, Value)> {
         let dir = self.run.as_deref().map(|run| folder(binary, run)).transpose()?;
         let found = Run::open(binary, dir.as_deref());
@@ -36,7 +36,7 @@ impl RunOption {
 /// Finds the folder of the run that the user named by its path or by its number.
 ///
 /// # Errors
-/// Fails if there is no such folder; the message says which runs there are.
+/// Fails if there is no such folder; the message lists the existing runs.
 pub(super) fn folder(binary: &str, run: &Path) -> Result<PathBuf> {
     let runs = Path::new("runs").join(binary);
     let numbered = runs.join(run);
@@ -83,7 +83,7 @@ pub(super) fn check(binary: &str, inputs: &[&OsString], are_paths: bool) -> Resu
     Ok(())
 }
 
-/// What an argument looks like.
+/// The form of an argument.
 #[derive(Debug, PartialEq)]
 enum Shape {
     /// A path of something in a folder `runs`.

@@ -219,7 +219,7 @@ fn most_probable(classes: &[String], probabilities: &[f32], count: usize) -> Str
     ranked.iter().take(count).map(class).collect::<Vec<_>>().join("  ")
 }
 
-/// Writes a picture into the folder of `run`, and says where it is.
+/// Writes a picture into the folder of `run`, and prints its path.
 fn write_drawing(run: &Run, name: &str, svg: &str) -> anyhow::Result<()> {
     run.write(name, svg)?;
     say(&format!("drawn: {}", run.dir().join(name).display()));

@@ -108,7 +108,7 @@ pub fn catch_interrupts() -> Result<()> {
     Ok(())
 }
 
-/// The handler of `ctrlc`, which does not say which signal came.
+/// The handler of `ctrlc`, which does not tell signals apart.
 #[cfg(unix)]
 static HANDLER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 

@@ -26,7 +26,7 @@ pub struct Config {
     pub layers: usize,
     /// Dropout probability of the steps' vectors, between layers, and before the output layer.
     pub dropout: f32,
-    /// What the network predicts.
+    /// How the network predicts the notes of a step.
     pub output: Output,
 }
 

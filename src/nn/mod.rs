@@ -67,7 +67,7 @@ pub mod rnn;
 pub mod rotary_emb;
 mod token_sampling;
 
-// What the names below do not replace.
+// Everything that the names below do not replace.
 pub use candle_nn::*;
 
 pub use crate::ops::{

@@ -225,7 +225,7 @@ fn check_not_empty(op: &str, xs: &Tensor, weight: &Tensor, config: Conv2dConfig)
 struct Extent {
     /// The input with its padding.
     padded: usize,
-    /// What the dilated kernel covers.
+    /// The extent of the dilated kernel.
     kernel: usize,
 }
 

@@ -5,7 +5,7 @@
 //! | [`Task`] | a model with its data: computes the loss of a batch, and scores the model on validation data |
 //! | [`Trainer`] | the training loop: shuffles, steps the optimizer, validates, keeps the best weights |
 //! | [`Run`] | the run folder, which a training may do without: configuration, metrics, weights, checkpoint |
-//! | [`Progress`] | what is called after each step and each epoch: [`Quiet`], [`Lines`], or your own |
+//! | [`Progress`] | receives the events of each step and each epoch: [`Quiet`], [`Lines`], or your own |
 //! | [`Stop`] | ends a training early |
 //!
 //! Errors are [`anyhow::Error`], in a [`Task`] too: `?` converts candle's.

@@ -8,7 +8,7 @@ use super::real::Real;
 use super::simd::vectorised;
 use std::ops::Range;
 
-/// Elements per task: what the task touches fits into a core's second-level cache.
+/// Elements per task: the data of a task fits into a core's second-level cache.
 const CHUNK: usize = 1 << 14;
 /// Fewer elements than this are updated faster by a single thread.
 const PARALLEL: usize = 1 << 16;

@@ -222,7 +222,7 @@ impl Device {
         let Some(Recording { commands, held: _held, .. }) = recording::end_early(reason) else {
             return Ok(());
         };
-        // SAFETY: whoever recorded a command has promised what it needs, and what it uses is held.
+        // SAFETY: the caller that recorded a command upholds its contract, and the memory that it uses is held.
         commands.iter().try_for_each(|command| unsafe { self.issue(command) })
     }
 

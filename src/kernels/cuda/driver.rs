@@ -236,7 +236,7 @@ impl Driver {
             )
         };
         begun.map_err(failed)?;
-        // SAFETY: whoever recorded the commands has promised what they need; nothing runs yet.
+        // SAFETY: the caller that recorded the commands upholds their contract; nothing runs yet.
         let issued = commands.iter().try_for_each(|command| unsafe { self.issue(command) });
         // SAFETY: the stream captures.
         let ended = unsafe { result::stream::end_capture(stream) };

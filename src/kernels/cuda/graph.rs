@@ -73,7 +73,7 @@ impl Graph {
         match captured {
             Ok(captured) => {
                 let captured = self.captured.insert(captured);
-                // SAFETY: whoever recorded the commands has promised what they need, and what they use is held.
+                // SAFETY: the caller that recorded the commands upholds their contract, and the memory that they use is held.
                 unsafe { self.device.launch_graph(&captured.executable) }
             }
             Err(error) => {

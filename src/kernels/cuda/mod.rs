@@ -139,7 +139,7 @@ impl<'a> Kernel<'a> {
         real.chain(self.constants.iter().map(|(name, value)| format!("-D{name}={value}"))).collect()
     }
 
-    /// What distinguishes the module from others.
+    /// The key that distinguishes the module from others.
     fn module(&self) -> ModuleKey {
         (self.source.name, self.real, self.constants.to_vec())
     }
