@@ -47,7 +47,7 @@ fn matches_of<R: Recipe>(arguments: &[String]) -> Result<ArgMatches> {
     Ok(command.no_binary_name(true).try_get_matches_from(arguments)?)
 }
 
-/// The command that repeats `training`: the preset, and the options that differ from it or the defaults.
+/// The command that repeats `training`: the preset, and options that differ from it or the defaults.
 pub(super) fn repeating<R: Recipe>(training: &Training<R>) -> Result<String> {
     let option = |name: &str, value: &Value| {
         let Some(text) = option_value(value) else { return vec![] };

@@ -101,7 +101,7 @@ pub struct MusicModel {
     input: Embedding,
     recurrent: Recurrent,
     output: Linear,
-    /// An autoregressive model's embedding of the notes already chosen, and the layer that projects the state.
+    /// An autoregressive model's embedding of the chosen notes, and the layer that projects the state.
     notes: Option<(Embedding, Linear)>,
     input_dropout: Dropout,
     hidden_dropout: Dropout,

@@ -70,7 +70,7 @@ impl Evaluation {
 
     /// Evaluates the examples at `indices`, divided among the processes.
     ///
-    /// They are divided inside [`together`](processes::together) only.
+    /// Outside of [`together`](processes::together), this process evaluates all of them.
     pub(super) fn divided(indices: &[u32], evaluate: impl FnOnce(&[u32]) -> Result<Self>) -> Result<Self> {
         let own = evaluate(&indices[own_share(indices.len())])?;
         match processes::current() {

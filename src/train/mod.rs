@@ -126,8 +126,8 @@
 //!
 //! An exact resume needs the same data. [`Run::check_facts`] refuses to resume if they have changed.
 //!
-//! To train for more epochs, resume with a larger [`TrainerOptions::epochs`]. The result equals a run with this number
-//! of epochs from the start, provided that the schedule does not depend on their number
+//! To train for more epochs, resume with a larger [`TrainerOptions::epochs`]. The result is the same as in a run with
+//! this number of epochs from the start, provided that the schedule does not depend on their number
 //! ([`Schedule::depends_on_length`](crate::optim::Schedule::depends_on_length)) and, if training has ended, that the
 //! checkpoint was kept.
 //!

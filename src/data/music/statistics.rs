@@ -10,7 +10,7 @@ const WIDEST: i16 = 12;
 /// Statistics of pieces. Shares are fractions of the total count.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MusicStatistics {
-    /// Share of each pitch class among the sounding notes, from the tonic if keys are known, or else from C.
+    /// Share of each pitch class among the sounding notes, from the tonic if keys are known, else from C.
     pub classes: [f64; 12],
     /// Share of each interval between successive notes of the highest voice.
     ///

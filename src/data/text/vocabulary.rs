@@ -108,7 +108,7 @@ impl Vocabulary {
         self.tokens.is_empty()
     }
 
-    /// Writes the vocabulary as JSON lines: a header, then one quoted token per line, in order of their ids.
+    /// Writes the vocabulary as JSON lines: a header, then one quoted token per line, in order of the ids.
     pub fn to_text(&self) -> String {
         let header = serde_json::json!({ "tokens": self.len(), "lower_case": self.lower_case });
         let tokens = self.tokens.iter().map(|token| serde_json::Value::from(token.as_str()));

@@ -482,7 +482,9 @@ impl Conv2d {
         linear::sum_rows(partial, size)
     }
 
-    /// Copies the output gradient of an example and group into channels of `len` elements, rows `pitch` apart.
+    /// Copies the output gradient of an example and group into channels of `len` elements.
+    ///
+    /// Rows are `pitch` elements apart.
     fn spread_rows<T: Lanes>(&self, grad: &[T], spread: &mut [T], (len, pitch): (usize, usize)) {
         for (spread, grad) in spread.chunks_exact_mut(len).zip(grad.chunks_exact(self.positions())) {
             for (spread, grad) in spread.chunks_mut(pitch).zip(grad.chunks_exact(self.output.1)) {

@@ -15,7 +15,7 @@ pub(crate) struct DecoderLayer {
     hidden: Vec<f32>,
     /// The cell state of an LSTM.
     cells: Vec<f32>,
-    /// The state that the cell reads from the previous step: of an LSTM the cell state, else the hidden state.
+    /// The state that the cell reads from the previous step: an LSTM's cell state, or the hidden state.
     previous: Vec<f32>,
 }
 

@@ -225,7 +225,7 @@ struct Direction<'a, T> {
 }
 
 impl<'a, T: Lanes> Direction<'a, T> {
-    /// Lays out the parameters, and writes the input part of the pre-activations to `gates` if it is a product.
+    /// Lays out the parameters, and writes the input part of the gates to `gates` if it is a product.
     fn new(
         layout: GateLayout,
         input: Input<T>,
