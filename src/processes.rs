@@ -5,8 +5,8 @@
 #[cfg(feature = "mpi")]
 pub mod mpi;
 
+use crate::kernels::cpu::parallel;
 use anyhow::{Result, anyhow, ensure};
-use std::cell::RefCell;
 use std::env;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -121,10 +121,6 @@ pub fn share(len: usize, rank: usize, size: usize) -> Range<usize> {
     }
 }
 
-thread_local! {
-    static TOGETHER: RefCell<Option<Arc<dyn Processes>>> = const { RefCell::new(None) };
-}
-
 /// What the launcher of an MPI program, such as `mpirun`, tells the process in its environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Launch {
@@ -132,6 +128,8 @@ pub struct Launch {
     pub rank: usize,
     /// Number of processes.
     pub size: usize,
+    /// Number of this process among those on this machine, from 0, if known.
+    pub local_rank: Option<usize>,
     /// Number of processes on this machine, if known.
     pub local_size: Option<usize>,
 }
@@ -149,8 +147,11 @@ impl Launch {
             ("PMI_RANK", "PMI_SIZE"),
             ("PMIX_RANK", "SLURM_NTASKS"),
         ];
-        let local_size = ["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"].into_iter().find_map(&number);
-        let launch = |(rank, size)| Some(Self { rank: number(rank)?, size: number(size)?, local_size });
+        let first = |names: &[&str]| names.iter().find_map(|name| number(name));
+        let local_rank = first(&["OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"]);
+        let local_size = first(&["OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"]);
+        let launch =
+            |(rank, size)| Some(Self { rank: number(rank)?, size: number(size)?, local_rank, local_size });
         names.into_iter().find_map(launch).filter(|launch| launch.size > 1)
     }
 }
@@ -161,19 +162,16 @@ impl Launch {
 /// shares of all, and the evaluations of [`train`](crate::train) divide their examples among the processes and return the
 /// same result to each. The backward pass of a loss computed here does not need to run here.
 pub fn together<R>(processes: &Arc<dyn Processes>, work: impl FnOnce() -> R) -> R {
-    struct Restore(Option<Arc<dyn Processes>>);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            TOGETHER.set(self.0.take());
-        }
-    }
-    let _restore = Restore(TOGETHER.replace(Some(processes.clone())));
-    work()
+    parallel::with_local(Together(processes.clone()), work)
 }
+
+/// The processes that a thread works with.
+#[derive(Clone)]
+struct Together(Arc<dyn Processes>);
 
 /// The processes that this thread works with inside [`together`], if there is more than one.
 pub(crate) fn current() -> Option<Arc<dyn Processes>> {
-    TOGETHER.with_borrow(|processes| processes.clone().filter(|processes| processes.size() > 1))
+    parallel::local().map(|Together(processes)| processes).filter(|processes| processes.size() > 1)
 }
 
 /// Returns `size` stand-ins for processes, each for one thread of this process.
@@ -336,12 +334,18 @@ mod tests {
         let launch = |variables: &[(&str, usize)]| {
             Launch::from_variables(|name| Some(variables.iter().find(|variable| variable.0 == name)?.1))
         };
-        let openmpi =
-            [("OMPI_COMM_WORLD_RANK", 2), ("OMPI_COMM_WORLD_SIZE", 4), ("OMPI_COMM_WORLD_LOCAL_SIZE", 2)];
-        assert_eq!(launch(&openmpi), Some(Launch { rank: 2, size: 4, local_size: Some(2) }));
+        let openmpi = [
+            ("OMPI_COMM_WORLD_RANK", 2),
+            ("OMPI_COMM_WORLD_SIZE", 4),
+            ("OMPI_COMM_WORLD_LOCAL_RANK", 0),
+            ("OMPI_COMM_WORLD_LOCAL_SIZE", 2),
+        ];
+        let found = Launch { rank: 2, size: 4, local_rank: Some(0), local_size: Some(2) };
+        assert_eq!(launch(&openmpi), Some(found));
         for rank_and_size in [["PMI_RANK", "PMI_SIZE"], ["PMIX_RANK", "SLURM_NTASKS"]] {
             let [rank, size] = rank_and_size;
-            assert_eq!(launch(&[(rank, 0), (size, 3)]), Some(Launch { rank: 0, size: 3, local_size: None }));
+            let found = Launch { rank: 0, size: 3, local_rank: None, local_size: None };
+            assert_eq!(launch(&[(rank, 0), (size, 3)]), Some(found));
             assert_eq!(launch(&[(rank, 0), (size, 1)]), None);
         }
         assert_eq!((launch(&[]), launch(&[("SLURM_NTASKS", 8)])), (None, None));

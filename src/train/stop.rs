@@ -1,5 +1,5 @@
+use crate::kernels::cpu::parallel;
 use anyhow::{Result, ensure};
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,11 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// if there is a run folder, and returns a [`Report`](super::Report) with `interrupted` set.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<AtomicBool>);
-
-thread_local! {
-    /// The request that ends the work of this thread.
-    static CURRENT: RefCell<Option<Stop>> = const { RefCell::new(None) };
-}
 
 impl Stop {
     /// Makes the request, and returns whether it was made before.
@@ -28,10 +23,7 @@ impl Stop {
 
     /// Calls `work`, which [`check`] ends if the request is made; returns `None` in that case.
     pub(super) fn interrupting<T>(&self, work: impl FnOnce() -> Result<T>) -> Option<Result<T>> {
-        let before = CURRENT.replace(Some(self.clone()));
-        let result = work();
-        CURRENT.set(before);
-        match result {
+        match parallel::with_local(self.clone(), work) {
             Err(error) if error.is::<Stopped>() => None,
             result => Some(result),
         }
@@ -52,7 +44,7 @@ impl std::error::Error for Stopped {}
 
 /// Fails if this thread's work has been asked to stop.
 pub(super) fn check() -> Result<()> {
-    ensure!(!CURRENT.with_borrow(|stop| stop.as_ref().is_some_and(Stop::is_requested)), Stopped);
+    ensure!(!parallel::local().is_some_and(|stop: Stop| stop.is_requested()), Stopped);
     Ok(())
 }
 

@@ -9,12 +9,11 @@
 //! The size of the problem alone determines the chunks, never the number of threads. Partial sums are added in the order
 //! of their chunks. Results are therefore equal to the bit for any number of threads.
 //!
-//! # The context of a thread
+//! # State of a thread
 //!
-//! A pool thread that waits for its chunks runs other jobs meanwhile, from deep inside the operation that waits. State
-//! in plain thread-locals would leak into those jobs. Each thread therefore has one slot for such state
-//! ([`replace_context`]). Every function here empties the slot before it waits and restores it afterwards, so a job
-//! always starts with an empty slot. The code that stores the state defines its type.
+//! A thread of the pool that waits for its chunks runs other jobs meanwhile, deep inside the operation that waits. State
+//! in plain thread-locals would leak into those jobs. State is therefore kept with [`replace_local`], and every function
+//! here sets all of it aside while it waits: a job always starts without any.
 
 use rayon::prelude::*;
 use std::any::Any;
@@ -22,29 +21,56 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// State of a thread that jobs run by this thread must not see.
-pub(crate) type Context = Box<dyn Any>;
+/// Values of different types.
+type Locals = Vec<Box<dyn Any>>;
 
 thread_local! {
-    static CONTEXT: Cell<Option<Context>> = const { Cell::new(None) };
+    static LOCALS: Cell<Locals> = const { Cell::new(vec![]) };
 }
 
-/// Stores `context` for the current thread and returns the previous one.
+/// Stores `value` for the current thread, and returns the value of this type that it had.
 ///
-/// The slot counts as empty while the thread's locals are being destroyed.
-pub(crate) fn replace_context(context: Option<Context>) -> Option<Context> {
-    CONTEXT.try_with(|slot| slot.replace(context)).unwrap_or(None)
+/// A thread has no values any more while its thread-locals are being destroyed.
+pub(crate) fn replace_local<T: 'static>(value: Option<Box<T>>) -> Option<Box<T>> {
+    let replace = |locals: &Cell<Locals>| {
+        let mut values = locals.take();
+        let before = values.iter().position(|value| value.is::<T>()).map(|index| values.swap_remove(index));
+        values.extend(value.map(|value| value as Box<dyn Any>));
+        locals.set(values);
+        before.and_then(|before| before.downcast().ok())
+    };
+    LOCALS.try_with(replace).unwrap_or(None)
 }
 
-/// Runs `work`, which may wait for the pool, with an empty context slot.
-fn without_context<R>(work: impl FnOnce() -> R) -> R {
-    struct Restore(Option<Context>);
-    impl Drop for Restore {
+/// Returns a copy of the current thread's value of this type.
+pub(crate) fn local<T: Clone + 'static>() -> Option<T> {
+    let value = replace_local::<T>(None)?;
+    let copy = T::clone(&value);
+    replace_local(Some(value));
+    Some(copy)
+}
+
+/// Runs `work` with `value` as the current thread's value of its type.
+pub(crate) fn with_local<T: 'static, R>(value: T, work: impl FnOnce() -> R) -> R {
+    struct Restore<T: 'static>(Option<Box<T>>);
+    impl<T> Drop for Restore<T> {
         fn drop(&mut self) {
-            replace_context(self.0.take());
+            replace_local(self.0.take());
         }
     }
-    let _restore = Restore(replace_context(None));
+    let _restore = Restore(replace_local(Some(Box::new(value))));
+    work()
+}
+
+/// Runs `work`, which may wait for the pool, without the current thread's values.
+fn without_locals<R>(work: impl FnOnce() -> R) -> R {
+    struct Restore(Locals);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            LOCALS.set(std::mem::take(&mut self.0));
+        }
+    }
+    let _restore = Restore(LOCALS.take());
     work()
 }
 
@@ -58,7 +84,7 @@ pub(crate) fn for_each_chunk(chunks: usize, work: impl Fn(usize) + Sync) {
     // One copy of the thread pool's code serves every caller. A call through a pointer per chunk has no measurable
     // cost, whereas a copy for each caller would be a tenth of the library.
     fn run(chunks: usize, work: &(dyn Fn(usize) + Sync)) {
-        without_context(|| (0..chunks).into_par_iter().with_max_len(1).for_each(work));
+        without_locals(|| (0..chunks).into_par_iter().with_max_len(1).for_each(work));
     }
     match chunks {
         0 | 1 => (0..chunks).for_each(work),
@@ -113,20 +139,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jobs_start_without_a_context_and_the_waiting_thread_gets_its_own_back() {
-        let context = || {
-            let context = replace_context(None);
-            let value = context.as_ref().and_then(|context| context.downcast_ref::<u32>().copied());
-            replace_context(context);
-            value
-        };
-        replace_context(Some(Box::new(7u32)));
-        for_each_chunk(50, |_| assert_eq!(context(), None));
-        for_each_piece(&mut [0; 50], 1, |_, _| assert_eq!(context(), None));
-        assert_eq!(context(), Some(7));
-        let panicked = std::panic::catch_unwind(|| for_each_chunk(2, |_| panic!("on purpose")));
-        assert!(panicked.is_err());
-        assert_eq!(context(), Some(7));
-        replace_context(None);
+    fn jobs_start_without_the_values_of_the_waiting_thread_which_gets_them_back() {
+        let values = || (local::<u32>(), local::<&str>());
+        with_local(7u32, || {
+            with_local("seven", || {
+                for_each_chunk(50, |_| assert_eq!(values(), (None, None)));
+                for_each_piece(&mut [0; 50], 1, |_, _| assert_eq!(values(), (None, None)));
+                assert_eq!(values(), (Some(7), Some("seven")));
+                let panicked = std::panic::catch_unwind(|| for_each_chunk(2, |_| panic!("on purpose")));
+                assert!(panicked.is_err());
+                assert_eq!(with_local(8u32, values), (Some(8), Some("seven")));
+            });
+            assert_eq!(values(), (Some(7), None));
+        });
+        assert_eq!(values(), (None, None));
     }
 }

@@ -159,8 +159,7 @@ impl Context {
 
     /// Borrows the current thread's context if it differs from the default.
     pub(super) fn existing() -> Option<Lent> {
-        let context = parallel::replace_context(None)?.downcast();
-        Some(Lent(Some(context.expect("the context of autograd"))))
+        parallel::replace_local(None).map(|context| Lent(Some(context)))
     }
 }
 
@@ -186,7 +185,7 @@ impl Drop for Lent {
         let Some(mut context) = self.0.take() else { return };
         context.pass.take_if(|pass| pass.is_over());
         if !context.recording || context.pass.is_some() {
-            parallel::replace_context(Some(context));
+            parallel::replace_local(Some(context));
         }
     }
 }
