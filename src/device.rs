@@ -90,6 +90,17 @@ fn no_device(index: usize, devices: Result<usize, String>, reason: &str) -> Stri
     }
 }
 
+impl DeviceChoice {
+    /// Returns the choice of one of several processes on a machine, the one with this number among them: the GPU that
+    /// comes this many after the chosen one.
+    pub fn of_process(self, local_rank: usize) -> Self {
+        match self {
+            Self::Cuda(first) => Self::Cuda(first + local_rank),
+            other => other,
+        }
+    }
+}
+
 impl FromStr for DeviceChoice {
     type Err = String;
 
@@ -153,6 +164,15 @@ mod tests {
             no_device(0, Err("driver version is insufficient".into()), "").ends_with("install or update it")
         );
         assert!(no_device(0, Ok(1), "out of memory").ends_with("out of memory"));
+    }
+
+    #[test]
+    fn each_process_of_a_machine_has_a_gpu_of_its_own() {
+        let choices = ["cuda", "cuda:2", "cpu", "auto"].map(|text| text.parse::<DeviceChoice>().unwrap());
+        assert_eq!(
+            choices.map(|choice| choice.of_process(1).to_string()),
+            ["cuda:1", "cuda:3", "cpu", "auto"]
+        );
     }
 
     #[test]

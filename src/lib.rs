@@ -37,6 +37,7 @@
 //! | `hub` | off | downloads from the Hugging Face hub; turns on `images` |
 //! | `playground` | off | the page on which the models answer; turns on `cli` |
 //! | `mpi` | off | training on several processes that MPI starts: [`processes`] |
+//! | `nccl` | off | `cuda` and `mpi`; gradients travel from GPU to GPU |
 //! | `cuda`, `cudnn`, `metal`, `accelerate`, `mkl` | off | the same as in candle |
 //!
 //! With `default-features = false` there are models, layers, optimizers, training and data, and 13 crates

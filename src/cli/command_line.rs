@@ -147,9 +147,10 @@ fn training<R: Recipe>(
         }
     };
     catch_interrupts()?;
+    // Several processes train on the CPU unless told otherwise.
+    let prefers_gpu = settings.prefers_gpu() && processes.is_none();
     Ok(Training {
-        // Several processes train on the CPU.
-        device: machine.device.open(settings.prefers_gpu() && processes.is_none())?,
+        device: machine.device.of_process(together::local_rank()).open(prefers_gpu)?,
         settings,
         given: Given::new(matches),
         start: Start { resume, out, parent: None },

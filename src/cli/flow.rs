@@ -201,7 +201,7 @@ pub(super) fn fit<R: Recipe>(
     }
     if let Some(processes) = &training.processes {
         let resumed = start.resume.as_ref().map(|(_, config)| config["id"].clone()).unwrap_or_default();
-        check_same(processes.as_ref(), settings, &resumed, &record)?;
+        check_same(processes.as_ref(), settings, device, &resumed, &record)?;
     }
     let run = match training.is_first() {
         true => Some(begin(training, settings, data, start, (task.metric(), record, note))?),

@@ -5,6 +5,7 @@ use super::recipe::{PATHS, Recipe};
 use crate::processes::{Launch, Processes};
 use crate::train::checksum;
 use anyhow::{Result, bail};
+use candle_core::Device;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,6 +42,11 @@ pub(super) fn default_threads() -> Option<usize> {
         true => Some(allowed),
         false => Some((cores / launch.local_size.unwrap_or(1)).max(1)),
     }
+}
+
+/// The number of this process among those on this machine.
+pub(super) fn local_rank() -> usize {
+    Launch::from_environment().and_then(|launch| launch.local_rank).unwrap_or(0)
 }
 
 /// Calls `work` with the processes that the launcher has started. If it fails on one of them, all end.
@@ -87,12 +93,14 @@ pub(super) fn on_processes(
     work(None)
 }
 
-/// Checks that all processes run the same training: the same program, settings, and `facts` about data and model.
+/// Checks that all processes run the same training: the same program, kind of device, settings, and `facts` about data and
+/// model.
 ///
 /// The paths of data may differ.
 pub(super) fn check_same<R: Recipe>(
     processes: &dyn Processes,
     settings: &R,
+    device: &Device,
     run: &Value,
     facts: &Map<String, Value>,
 ) -> Result<()> {
@@ -104,6 +112,7 @@ pub(super) fn check_same<R: Recipe>(
     let program = [
         ("program", json!(R::NAME)),
         ("version", json!(env!("CARGO_PKG_VERSION"))),
+        ("device", json!(if device.is_cpu() { "cpu" } else { "gpu" })),
         ("run to resume", run.clone()),
     ];
     let program = program.map(|(name, value)| (name.to_string(), value));

@@ -5,13 +5,15 @@
 //! step. What does not fit the buckets, such as every gradient of the first step, follows when the backward pass is over.
 //! Each element of a gradient is one sum in the order of the ranks either way, so the bits do not depend on the buckets.
 
+mod buckets;
 mod message;
 
+use self::buckets::Buckets;
 use self::message::{Message, Place};
-use crate::ops::{Finished, RowGradients, host};
+use crate::ops::{Finished, RowGradients};
 use crate::processes::Processes;
-use anyhow::{Context, Result, ensure};
-use candle_core::{DType, Device, Shape, Tensor, TensorId, Var};
+use anyhow::{Context, Result};
+use candle_core::{Shape, Tensor, TensorId, Var};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -85,32 +87,18 @@ impl Exchange {
     /// Every process calls this, with the same parameters.
     ///
     /// # Errors
-    /// Fails if a parameter is not of type f32 on the CPU, or the processes cannot be reached.
+    /// Fails if the parameters are not all of type f32 on the CPU, or on a GPU with kernels of this crate, or if the
+    /// processes cannot be reached.
     pub(super) fn new<'a>(
         processes: &Arc<dyn Processes>,
         parameters: impl Iterator<Item = (&'a str, &'a Var)>,
     ) -> Result<Self> {
-        let (mut slots, mut indices) = (vec![], HashMap::new());
-        for (name, var) in parameters {
-            ensure!(
-                var.device().is_cpu() && var.dtype() == DType::F32,
-                "several processes: {name} is {:?} on {:?}, expected F32 on the CPU",
-                var.dtype(),
-                var.device().location()
-            );
-            indices.insert(var.id(), slots.len());
-            slots.push(Slot::new(var.shape().clone()));
-        }
-        let mut worker = Worker {
-            processes: processes.for_another_thread()?,
-            indices,
-            slots,
-            factor: 1.0,
-            buckets: vec![],
-            done: 0,
-            arrived: vec![],
-            bytes: 0,
-        };
+        let parameters: Vec<_> = parameters.collect();
+        let buckets = Buckets::new(processes.for_another_thread()?, &parameters)?;
+        let indices = parameters.iter().zip(0..).map(|((_, var), index)| (var.id(), index)).collect();
+        let slots = parameters.iter().map(|(_, var)| Slot::new(var.shape().clone())).collect();
+        let mut worker =
+            Worker { buckets, indices, slots, factor: 1.0, plan: vec![], done: 0, arrived: vec![], bytes: 0 };
         let (jobs, inbox) = channel();
         let (outbox, sums) = channel();
         let worker = std::thread::Builder::new()
@@ -176,12 +164,12 @@ impl Slot {
 
 /// The state of the thread.
 struct Worker {
-    processes: Arc<dyn Processes>,
+    buckets: Buckets,
     indices: HashMap<TensorId, usize>,
     slots: Vec<Slot>,
     factor: f32,
     /// Indices of the parameters in each bucket.
-    buckets: Vec<Vec<usize>>,
+    plan: Vec<Vec<usize>>,
     /// Number of buckets that have been summed in this step.
     done: usize,
     /// Indices of the parameters whose gradients have arrived in this step, in that order.
@@ -232,7 +220,7 @@ impl Worker {
                 self.arrived.push(index);
             }
         }
-        while let Some(bucket) = self.buckets.get(self.done)
+        while let Some(bucket) = self.plan.get(self.done)
             && bucket.iter().all(|&index| self.slots[index].gradient.is_some())
         {
             let bucket = bucket.clone();
@@ -252,7 +240,7 @@ impl Worker {
                 slot.gradient = gradient;
             }
         }
-        let left = self.buckets[self.done..].to_vec();
+        let left = self.plan[self.done..].to_vec();
         self.sum_buckets(&left, |slot| slot.gradient.as_ref(), false)?;
         let mut messages = self.gather(local.values, &local.rows)?;
         self.sum_others(&messages)?;
@@ -260,13 +248,13 @@ impl Worker {
         let columns: Vec<usize> =
             self.slots.iter().map(|slot| slot.shape.dims().last().copied().unwrap_or(1)).collect();
         let rows = message::sum_rows(&mut messages, &columns)?;
+        let rows = rows.into_iter().map(|rows| rows.map(|rows| self.buckets.receive(rows)).transpose());
+        let rows = rows.collect::<Result<_>>()?;
         let values = messages.into_iter().map(|message| message.values).collect();
         Ok(Sums { gradients, rows, values })
     }
 
-    /// Sums what `part` returns for the parameters in `buckets`, and adds it to their sums.
-    ///
-    /// A parameter that has a part on no process gets no sum.
+    /// Sums what `part` returns for the parameters in each of `buckets`, and adds it to their sums.
     fn sum_buckets(
         &mut self,
         buckets: &[Vec<usize>],
@@ -274,78 +262,70 @@ impl Worker {
         in_background: bool,
     ) -> Result<()> {
         for bucket in buckets {
-            let size = self.processes.size();
-            let elements: usize = bucket.iter().map(|&index| self.slots[index].shape.elem_count()).sum();
-            // After the gradients comes the number of processes that have one, for each parameter.
-            let len = (elements + bucket.len()).next_multiple_of(size);
-            let mut values = Vec::with_capacity(len);
-            for &index in bucket {
-                let slot = &self.slots[index];
-                match part(slot) {
-                    Some(part) => host::read::<f32, _>(&part.contiguous()?, |part| {
-                        values.extend(part.iter().map(|value| value * self.factor));
-                        Ok(())
-                    })?,
-                    None => values.resize(values.len() + slot.shape.elem_count(), 0.0),
-                }
-            }
-            values
-                .extend(bucket.iter().map(|&index| f32::from(u8::from(part(&self.slots[index]).is_some()))));
-            values.resize(len, 0.0);
-            self.processes.sum_f32(&mut values, in_background)?;
-            self.bytes += (2 * (size - 1) * len / size * size_of::<f32>()) as u64;
-            let counts = values[elements..][..bucket.len()].to_vec();
-            let values = Tensor::from_vec(values, len, &Device::Cpu)?;
+            let parts: Vec<_> = bucket
+                .iter()
+                .map(|&index| (part(&self.slots[index]), self.slots[index].shape.elem_count()))
+                .collect();
+            let (sums, bytes) = self.buckets.sum(&parts, self.factor, in_background)?;
+            self.bytes += bytes;
             let mut start = 0;
-            for (&index, count) in bucket.iter().zip(counts) {
+            for &index in bucket {
                 let slot = &mut self.slots[index];
                 let elements = slot.shape.elem_count();
-                if count > 0.0 {
-                    let sum = values.narrow(0, start, elements)?.reshape(&slot.shape)?;
-                    slot.sum = Some(match slot.sum.take() {
-                        Some(before) => (before + sum)?,
-                        None => sum,
-                    });
-                }
+                let sum = sums.narrow(0, start, elements)?.reshape(&slot.shape)?;
+                slot.sum = Some(match slot.sum.take() {
+                    Some(before) => (before + sum)?,
+                    None => sum,
+                });
                 start += elements;
             }
         }
         Ok(())
     }
 
-    /// Tells all processes which gradients of this one are not in the buckets, and the rest.
+    /// Tells all processes which gradients this one has, and the rest.
     fn gather(&mut self, values: Vec<f64>, rows: &[Option<RowGradients>]) -> Result<Vec<Message>> {
         let mut places = vec![None; self.slots.len()];
         for (place, &index) in (1..).zip(&self.arrived) {
-            let Slot { is_planned, rest, .. } = &self.slots[index];
-            let has_rest = rest.is_some();
-            places[index] = (!is_planned || has_rest).then_some(Place { place, has_rest });
+            places[index] = Some(Place { place, has_rest: self.slots[index].rest.is_some() });
         }
         let bytes = Message::new(values, places, rows, self.factor)?.to_bytes();
-        self.bytes += (bytes.len() * (self.processes.size() - 1)) as u64;
-        self.processes.gather(&bytes)?.iter().map(|bytes| Message::from_bytes(bytes)).collect()
+        let processes = &self.buckets.processes;
+        self.bytes += (bytes.len() * (processes.size() - 1)) as u64;
+        processes.gather(&bytes)?.iter().map(|bytes| Message::from_bytes(bytes)).collect()
     }
 
     /// Sums the gradients that are not in the buckets, and puts them into the buckets of the next step.
+    ///
+    /// A parameter that has a gradient on no process gets no sum.
     fn sum_others(&mut self, messages: &[Message]) -> Result<()> {
         let places = |index: usize| messages.iter().filter_map(move |message| message.places[index]);
-        let mut others: Vec<(u32, usize)> =
-            (0..self.slots.len()).filter_map(|index| Some((places(index).next()?.place, index))).collect();
-        if others.is_empty() {
+        let has_rest = |index: usize| places(index).any(|place| place.has_rest);
+        let (mut new, mut sent) = (vec![], vec![]);
+        for (index, slot) in self.slots.iter_mut().enumerate() {
+            match places(index).next() {
+                None => slot.sum = None,
+                Some(Place { place, .. }) if !slot.is_planned => new.push((place, index)),
+                Some(Place { place, .. }) if has_rest(index) => sent.push((place, index)),
+                Some(_) => {}
+            }
+        }
+        let [new, sent] = [new, sent].map(|mut others| {
+            others.sort_unstable();
+            others.into_iter().map(|(_, index)| index).collect::<Vec<usize>>()
+        });
+        if new.is_empty() && sent.is_empty() {
             return Ok(());
         }
-        others.sort_unstable();
-        let others = others.into_iter().map(|(_, index)| index);
-        let (sent, new): (Vec<usize>, Vec<usize>) = others.partition(|&index| self.slots[index].is_planned);
         self.sum_buckets(&self.cut(&new), |slot| slot.gradient.as_ref(), false)?;
         self.sum_buckets(&self.cut(&sent), |slot| slot.rest.as_ref(), false)?;
         for &index in new.iter().chain(&sent) {
             self.slots[index].is_planned = true;
-            self.slots[index].is_late |= places(index).any(|place| place.has_rest);
+            self.slots[index].is_late |= has_rest(index);
         }
-        let mut order = [self.buckets.concat(), new].concat();
+        let mut order = [self.plan.concat(), new].concat();
         order.sort_by_key(|&index| self.slots[index].is_late);
-        self.buckets = self.cut(&order);
+        self.plan = self.cut(&order);
         Ok(())
     }
 
@@ -373,6 +353,7 @@ mod tests {
     use super::*;
     use crate::ops::RowNumbers;
     use crate::processes::threads;
+    use candle_core::{DType, Device};
 
     const SHAPES: [&[usize]; 5] = [&[3, 2], &[BUCKET + 7], &[5], &[2, 2], &[1]];
     const SIZE: usize = 3;
@@ -454,8 +435,7 @@ mod tests {
                 );
             }
             let rows = sums.rows[3].as_ref().context("no rows")?;
-            assert!(matches!(&rows.rows, RowNumbers::Host(rows) if rows[..] == [0]));
-            assert_eq!(rows.values.to_vec2::<f32>()?, [[0.75, 0.5]]);
+            assert_eq!(message::on_host(rows)?, (vec![0], vec![0.75, 0.5]));
             assert_eq!(sums.values, [[0.0], [1.0], [2.0]]);
         }
         Ok(())

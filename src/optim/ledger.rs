@@ -98,7 +98,7 @@ impl Optimizer {
     /// Begins to exchange gradients with `processes`, all of which make this call.
     ///
     /// # Errors
-    /// Fails if a parameter is not of type f32 on the CPU, or the processes cannot be reached.
+    /// Fails if the parameters are not all of type f32 on the CPU or on one NVIDIA GPU, or the processes cannot be reached.
     pub(crate) fn exchange(&self, processes: &Arc<dyn Processes>) -> anyhow::Result<Exchange> {
         Exchange::new(processes, self.parameters.iter().map(|parameter| (&*parameter.name, &parameter.var)))
     }
@@ -121,8 +121,9 @@ impl Optimizer {
         let finished = exchange.begin(part.as_ref().map_or(0.0, |(_, factor)| *factor));
         let (mut local, mut value) = (Local::default(), 0.0);
         if let Some((loss, factor)) = &part {
-            value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * factor;
             let (grads, mut rows) = ops::backward_with(loss, self.tables(), Some(finished))?;
+            // A GPU has begun the backward pass before this waits for it.
+            value = loss.to_dtype(DType::F64)?.to_scalar::<f64>()? * factor;
             for parameter in &self.parameters {
                 local.gradients.push(grads.get(&parameter.var).cloned());
                 local.rows.push(rows.remove(&parameter.var.id()));

@@ -91,9 +91,10 @@ pub(super) fn divided_lists(
 /// A process may lack a tensor.
 pub(super) fn gathered(own: HashMap<String, Tensor>, dimension: usize) -> Result<HashMap<String, Tensor>> {
     let Some(processes) = processes::current() else { return Ok(own) };
+    let device = own.values().next().map_or(Device::Cpu, |tensor| tensor.device().clone());
     let mut parts: HashMap<String, Vec<Tensor>> = HashMap::new();
     for part in processes.gather(&safetensors::serialize(own, None)?)? {
-        for (name, tensor) in candle_core::safetensors::load_buffer(&part, &Device::Cpu)? {
+        for (name, tensor) in candle_core::safetensors::load_buffer(&part, &device)? {
             parts.entry(name).or_default().push(tensor);
         }
     }

@@ -133,7 +133,7 @@ impl Trainer<'_> {
     ///
     /// L-BFGS and Newton-CG evaluate the loss several times per step. With these methods, it also fails if a batch does
     /// not hold all examples, gradients are clipped, batches depend on each other, the model normalises batches, or
-    /// there are several processes. Several processes need parameters of type f32 on the CPU.
+    /// there are several processes. Several processes need parameters of type f32 on the CPU or an NVIDIA GPU.
     pub fn fit(&self, task: &dyn Task, vars: &VarMap, optimizer: &mut Optimizer) -> Result<Report> {
         let mut training = Training::restore(self, task, vars, optimizer)?;
         while !training.is_finished() {

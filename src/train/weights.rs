@@ -74,7 +74,7 @@ pub(super) fn broadcast(
             let var = vars
                 .get(&name)
                 .with_context(|| format!("process 0 has the parameter {name}, but this process does not"))?;
-            var.set(&values)?;
+            var.set(&values.to_device(var.device())?)?;
         }
     }
     Ok(())

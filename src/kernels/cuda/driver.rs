@@ -154,7 +154,15 @@ impl Driver {
         })
     }
 
-    fn stream(&self) -> Result<sys::CUstream> {
+    /// What identifies the GPU among those of all machines.
+    #[cfg(feature = "nccl")]
+    pub(crate) fn uuid(&self) -> Result<Vec<u8>> {
+        let uuid = self.device.cuda_stream().context().uuid();
+        Ok(uuid.map_err(|error| failure("cannot ask the GPU", error))?.bytes.map(|byte| byte as u8).to_vec())
+    }
+
+    /// The stream of the GPU, which becomes the current one of this thread.
+    pub(super) fn stream(&self) -> Result<sys::CUstream> {
         let stream = self.device.cuda_stream();
         stream.context().bind_to_thread().map_err(|error| failure("cannot use the GPU", error))?;
         Ok(stream.cu_stream())

@@ -63,6 +63,8 @@ pub(crate) mod driver;
 pub(crate) mod emulator;
 mod errors;
 pub(crate) mod graph;
+#[cfg(feature = "nccl")]
+pub(crate) mod nccl;
 pub(crate) mod recording;
 
 #[cfg(feature = "cuda-emulator")]
@@ -102,6 +104,7 @@ pub(crate) static CONV2D_FILTER: Source = source!("conv2d_filter.cu");
 pub(crate) static IMAGE_BATCH: Source = source!("image_batch.cu");
 pub(crate) static POOL: Source = source!("pool.cu");
 pub(crate) static CONCAT: Source = source!("concat.cu");
+pub(crate) static EXCHANGE: Source = source!("exchange.cu");
 pub(crate) static SUM_ROWS: Source = source!("sum_rows.cu");
 pub(crate) static UNFOLD: Source = source!("unfold.cu");
 pub(crate) static RECURRENT: Source = source!("recurrent.cu");

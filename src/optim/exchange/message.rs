@@ -1,13 +1,13 @@
 //! What each process tells all others at the end of a backward pass.
 
 use crate::ops::{RowGradients, RowNumbers, host};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 
 /// The largest place; the bit above it is a flag.
 const FLAG: u32 = 1 << 31;
 
-/// The place of a gradient that is not in the buckets, in the order of arrival.
+/// The place of a gradient in the order of arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     pub place: u32,
@@ -18,7 +18,7 @@ pub(super) struct Place {
 /// The message of one process.
 pub(super) struct Message {
     pub values: Vec<f64>,
-    /// One per parameter.
+    /// One per parameter; `None` if the process has no gradient.
     pub places: Vec<Option<Place>>,
     /// The rows of each parameter that have a gradient, with its values.
     rows: Vec<Option<(Vec<u32>, Vec<f32>)>>,
@@ -32,12 +32,9 @@ impl Message {
         rows: &[Option<RowGradients>],
         factor: f32,
     ) -> Result<Self> {
-        let scaled = |rows: &RowGradients| match &rows.rows {
-            RowNumbers::Host(numbers) => {
-                let scale = |values: &[f32]| Ok(values.iter().map(|value| value * factor).collect());
-                Ok((numbers.clone(), host::read(&rows.values.contiguous()?, scale)?))
-            }
-            RowNumbers::Device(_) => bail!("several processes: found row numbers on a GPU"),
+        let scaled = |rows: &RowGradients| {
+            let (numbers, values) = on_host(rows)?;
+            anyhow::Ok((numbers, values.into_iter().map(|value| value * factor).collect()))
         };
         let rows = rows.iter().map(|rows| rows.as_ref().map(scaled).transpose()).collect::<Result<_>>()?;
         Ok(Self { values, places, rows })
@@ -83,6 +80,24 @@ impl Message {
             *rows.get_mut(index as usize)? = Some((numbers, values));
         }
         Some(Self { values, places, rows })
+    }
+}
+
+/// Returns the numbers of the rows in increasing order, and their values.
+pub(super) fn on_host(rows: &RowGradients) -> Result<(Vec<u32>, Vec<f32>)> {
+    let values = rows.values.contiguous()?;
+    match &rows.rows {
+        RowNumbers::Host(numbers) => {
+            Ok((numbers.clone(), host::read(&values, |values| Ok(values.to_vec()))?))
+        }
+        RowNumbers::Device(numbers) => {
+            let numbers = numbers.to_vec1::<u32>()?.into_iter();
+            let mut rows: Vec<_> = numbers.zip(values.to_vec2::<f32>()?).collect();
+            rows.retain(|&(number, _)| number != u32::MAX);
+            rows.sort_unstable_by_key(|&(number, _)| number);
+            let (numbers, values): (_, Vec<_>) = rows.into_iter().unzip();
+            Ok((numbers, values.concat()))
+        }
     }
 }
 

@@ -1,0 +1,100 @@
+//! Messages between the GPUs of several processes: NCCL.
+
+use super::Pointer;
+use super::driver::Driver;
+use candle_core::cuda_backend::cudarc::nccl::{result, sys};
+use candle_core::{Error, Result};
+use std::ffi::{c_int, c_void};
+use std::sync::Arc;
+
+/// GPUs that exchange messages, one per process, as this process sees them.
+///
+/// Its operations join the stream of the GPU, and every process calls the same ones in the same order.
+pub(crate) struct Communicator {
+    handle: sys::ncclComm_t,
+    driver: Arc<Driver>,
+    size: c_int,
+}
+
+// SAFETY: NCCL lets any thread use a communicator, one at a time.
+unsafe impl Send for Communicator {}
+
+fn failure(what: &str) -> impl Fn(result::NcclError) -> Error {
+    move |error| Error::Msg(format!("NCCL: {what}: {:?}: set NCCL_DEBUG=INFO to see why", error.0))
+}
+
+/// Returns a new identity of a communicator, for [`Communicator::new`] on every process.
+pub(crate) fn unique_id() -> Result<Vec<u8>> {
+    let id = result::get_uniqueid().map_err(failure("cannot start"))?;
+    Ok(id.internal.map(|byte| byte as u8).to_vec())
+}
+
+impl Communicator {
+    /// Connects the GPUs of `size` processes, each of which makes this call with the same `id` and the rank of its own.
+    ///
+    /// # Errors
+    /// Fails if NCCL finds no way from one GPU to the other.
+    pub fn new(driver: &Arc<Driver>, id: &[u8], rank: usize, size: usize) -> Result<Self> {
+        let mut internal = [0; 128];
+        if id.len() != internal.len() {
+            return Err(Error::Msg(format!("NCCL: found an id of {} bytes, expected 128", id.len())));
+        }
+        internal.iter_mut().zip(id).for_each(|(to, &byte)| *to = byte as _);
+        let [rank, size] = [rank, size].map(|number| number as c_int);
+        // NCCL takes the GPU that is current on this thread.
+        driver.stream()?;
+        let mut handle = std::ptr::null_mut();
+        // SAFETY: the handle is there to be written.
+        unsafe { result::comm_init_rank(&mut handle, size, sys::ncclUniqueId { internal }, rank) }
+            .map_err(failure("cannot connect the GPUs"))?;
+        Ok(Self { handle, driver: driver.clone(), size })
+    }
+
+    fn stream(&self) -> Result<sys::cudaStream_t> {
+        Ok(self.driver.stream()?.cast())
+    }
+
+    /// Sends `each` elements to each process, and receives as many from each, in the order of the ranks.
+    ///
+    /// # Safety
+    /// Both arrays have `each` elements per process; those of `from` have values, and those of `to` are the caller's to
+    /// write.
+    pub unsafe fn all_to_all(&self, from: Pointer<f32>, to: Pointer<f32>, each: usize) -> Result<()> {
+        let stream = self.stream()?;
+        let kind = sys::ncclDataType_t::ncclFloat32;
+        let at = |array: Pointer<f32>, rank: c_int| array.offset(rank as usize * each).address();
+        result::group_start().map_err(failure("cannot begin a message"))?;
+        for rank in 0..self.size {
+            let (from, to) = (at(from, rank) as *const c_void, at(to, rank) as *mut c_void);
+            // SAFETY: the caller's promise.
+            unsafe { result::send(from, each, kind, rank, self.handle, stream) }
+                .map_err(failure("cannot send"))?;
+            // SAFETY: the caller's promise.
+            unsafe { result::recv(to, each, kind, rank, self.handle, stream) }
+                .map_err(failure("cannot receive"))?;
+        }
+        result::group_end().map_err(failure("cannot send a message"))?;
+        Ok(())
+    }
+
+    /// Receives the `each` elements that each process sends to all, in the order of the ranks.
+    ///
+    /// # Safety
+    /// The elements at `own` have values, and there are `each` per process at `all`, which are the caller's to write.
+    pub unsafe fn all_gather(&self, own: Pointer<f32>, all: Pointer<f32>, each: usize) -> Result<()> {
+        let stream = self.stream()?;
+        let kind = sys::ncclDataType_t::ncclFloat32;
+        let (own, all) = (own.address() as *const c_void, all.address() as *mut c_void);
+        // SAFETY: the caller's promise.
+        unsafe { result::all_gather(own, all, each, kind, self.handle, stream) }
+            .map_err(failure("cannot gather"))?;
+        Ok(())
+    }
+}
+
+impl Drop for Communicator {
+    fn drop(&mut self) {
+        // SAFETY: the communicator exists. The others may have ended, so nothing waits for them.
+        let _ = unsafe { result::comm_abort(self.handle) };
+    }
+}
