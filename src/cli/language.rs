@@ -243,7 +243,7 @@ impl Data for LanguageData {
             record.extend(numbers(&[
                 (&format!("{part}_loss"), loss),
                 (&format!("{part}_bits"), loss / std::f64::consts::LN_2),
-                (&format!("{part}_perplexity"), loss.exp()),
+                (&format!("{part}_perplexity"), libm::exp(loss)),
             ]));
             lines.push(format!("{part:<5} {}", in_all_units(loss, level)));
         }
@@ -264,5 +264,5 @@ fn in_all_units(loss: f64, level: Level) -> String {
         Level::Word => "word",
     };
     let bits = loss / std::f64::consts::LN_2;
-    format!("{loss:.4} nats per {token}, {bits:.4} bits, perplexity {:.3}", loss.exp())
+    format!("{loss:.4} nats per {token}, {bits:.4} bits, perplexity {:.3}", libm::exp(loss))
 }

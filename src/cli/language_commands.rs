@@ -144,7 +144,7 @@ fn score(inputs: &Inputs, trained: &TrainedModel) -> Result<Outcome> {
         let LineScore { log_probability, tokens: count, unknown } =
             score_line(model, vocabulary, level, line, device)?;
         let nats = -log_probability / count as f64;
-        say(&format!("{log_probability:.3}\t{nats:.4}\t{:.3}\t{line}", nats.exp()));
+        say(&format!("{log_probability:.3}\t{nats:.4}\t{:.3}\t{line}", libm::exp(nats)));
         // The end of the line also is a token.
         if count > 1 {
             unknown_count.add(unknown as u64, count as u64 - 1);
@@ -155,7 +155,7 @@ fn score(inputs: &Inputs, trained: &TrainedModel) -> Result<Outcome> {
     unknown_count.note(noun(level));
     if tokens > 0 {
         let nats = -total / tokens as f64;
-        say(&format!("{total:.3}\t{nats:.4}\t{:.3}\t(all {})", nats.exp(), count(tokens, "token")));
+        say(&format!("{total:.3}\t{nats:.4}\t{:.3}\t(all {})", libm::exp(nats), count(tokens, "token")));
     }
     Ok(outcome)
 }

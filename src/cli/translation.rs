@@ -273,7 +273,7 @@ impl Data for TranslationData {
         let chrf = chrf(&translations, &references);
         let record = numbers(&[
             ("test_loss", loss),
-            ("test_perplexity", loss.exp()),
+            ("test_perplexity", libm::exp(loss)),
             ("test_exact_match", exact / 100.0),
             ("test_bleu", bleu),
             ("test_chrf", chrf),
@@ -282,7 +282,7 @@ impl Data for TranslationData {
         let has_bleu = self.options.bleu_words.has_four_words(&references);
         let bleu = if has_bleu { format!("BLEU {bleu:.2}, ") } else { String::new() };
         let text =
-            format!("test exact match {exact:.2}%, {bleu}chrF {chrf:.2}, perplexity {:.3}", loss.exp());
+            format!("test exact match {exact:.2}%, {bleu}chrF {chrf:.2}, perplexity {:.3}", libm::exp(loss));
         Ok(Test { record, text, translations, ..Test::default() })
     }
 

@@ -1,5 +1,6 @@
 //! Drawing the next token from a model's logits.
 
+use crate::kernels::cpu::Real;
 use rand::Rng;
 
 /// How to choose the next token: by temperature, and optionally from the most probable tokens only.
@@ -43,7 +44,7 @@ impl Sampling {
             return Some(best);
         }
         // The exponential in f32, the precision of the logits, is twice as fast.
-        let weight = |logit: f64| f64::from((((logit - highest) / self.temperature) as f32).exp());
+        let weight = |logit: f64| f64::from(Real::exp(((logit - highest) / self.temperature) as f32));
         tokens.iter_mut().for_each(|(_, logit)| *logit = weight(*logit));
         if self.top_k.is_some() || self.top_p.is_some() {
             // The sort is stable: equally probable tokens keep their order.

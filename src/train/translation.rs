@@ -204,7 +204,7 @@ impl Task for Translation<'_> {
     fn validate(&self) -> Result<Score> {
         let loss = evaluate_translation(self.model, self.validation, self.device)?;
         let metric = match self.scoring {
-            Scoring::Perplexity => loss.exp(),
+            Scoring::Perplexity => libm::exp(loss),
             Scoring::ExactMatch { max_length } => {
                 let found = self.translations(max_length)?;
                 let equal =

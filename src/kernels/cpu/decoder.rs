@@ -2,6 +2,7 @@
 
 use super::cells::{self, Cell, GateLayout};
 use super::matmul::{Init, Lhs, Panels, gemm, gemm_serial};
+use super::real::Real;
 use super::recurrent::Weights;
 use super::simd::vectorised;
 
@@ -94,7 +95,7 @@ impl DecoderLayer {
     /// It is the tanh of an LSTM's cell state, or else the hidden state.
     pub fn activations(&self) -> Vec<f32> {
         match self.cell.has_cell_state() {
-            true => self.cells.iter().map(|cell| cell.tanh()).collect(),
+            true => self.cells.iter().map(|&cell| Real::tanh(cell)).collect(),
             false => self.hidden.clone(),
         }
     }
