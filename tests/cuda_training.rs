@@ -266,7 +266,8 @@ fn losses(steps: fn() -> Result<Steps<'static>>) -> Result<Vec<f32>> {
 
 #[test]
 fn the_losses_of_the_first_steps_are_those_of_the_cpu() -> Result<()> {
-    let models: [(&str, fn() -> Result<Steps<'static>>); 8] = [
+    type Model = (&'static str, fn() -> Result<Steps<'static>>);
+    let models: [Model; 8] = [
         ("mlp", mlp_steps),
         ("lenet", lenet_steps),
         ("language model", language_steps),

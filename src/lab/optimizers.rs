@@ -170,14 +170,6 @@ fn run(lab: &Lab) -> Result<Findings> {
         by_second.push(Line::new(way.name, points.iter().map(|point| (point.seconds, point.cost)).collect()));
         paths.push(Line::new(way.name, path));
     }
-    let chart = |title, x_label, lines| Chart {
-        title,
-        x_label,
-        y_label: "cost",
-        y_scale: Scale::Log,
-        lines,
-        ..Chart::default()
-    };
     let valley = Chart {
         title: "Paths in Rosenbrock's valley",
         x_label: "x",
@@ -186,9 +178,9 @@ fn run(lab: &Lab) -> Result<Findings> {
         ..Chart::default()
     };
     let charts = [
-        chart("Cost and steps", "step", by_step),
-        chart("Cost and gradients", "gradient evaluations", by_gradient),
-        Chart { x_scale: Scale::Log, ..chart("Cost and time", "seconds", by_second) },
+        cost_chart("Cost and steps", "step", by_step),
+        cost_chart("Cost and gradients", "gradient evaluations", by_gradient),
+        Chart { x_scale: Scale::Log, ..cost_chart("Cost and time", "seconds", by_second) },
         valley,
     ];
     let mut lines = vec![format!(
@@ -206,15 +198,24 @@ fn run(lab: &Lab) -> Result<Findings> {
         lines,
         tables: vec![table],
         figures: vec![Figure::charts("optimizers", &caption, &charts)?],
-        claim: Claim::new(
-            costs[1] < costs[0] && valleys[5] < 1e-6 && valleys[6] < 1e-6 && valleys[0] > 1e-2,
-            format!(
-                "momentum ends lower than SGD ({:.1e} against {:.1e}); L-BFGS and Newton-CG reach the minimum of the valley \
-                 ({:.0e} and {:.0e}), where SGD is still at {:.2}",
-                costs[1], costs[0], valleys[5], valleys[6], valleys[0]
-            ),
-        ),
+        claim: claim(&costs, &valleys),
     })
+}
+
+fn cost_chart<'a>(title: &'a str, x_label: &'a str, lines: Vec<Line<'a>>) -> Chart<'a> {
+    Chart { title, x_label, y_label: "cost", y_scale: Scale::Log, lines, ..Chart::default() }
+}
+
+/// Judges the costs on the images, and in the valley, that the methods ended with.
+fn claim(costs: &[f64], valleys: &[f64]) -> Claim {
+    Claim::new(
+        costs[1] < costs[0] && valleys[5] < 1e-6 && valleys[6] < 1e-6 && valleys[0] > 1e-2,
+        format!(
+            "momentum ends lower than SGD ({:.1e} against {:.1e}); L-BFGS and Newton-CG reach the minimum of the valley \
+             ({:.0e} and {:.0e}), where SGD is still at {:.2}",
+            costs[1], costs[0], valleys[5], valleys[6], valleys[0]
+        ),
+    )
 }
 
 #[cfg(test)]

@@ -197,16 +197,14 @@ impl<T: Real> Sweep<'_, T> {
                 let count = rows.map_or(len / columns, <[u32]>::len);
                 assert_eq!(gradient.len(), count * columns, "gradient of {count} rows of {columns} elements");
                 assert!(rows.is_none_or(|rows| rows.is_sorted_by(|a, b| a < b)), "rows out of order");
+                let is_used = |&i: &usize| gradient[i * columns..][..columns].iter().any(|&g| g != T::ZERO);
                 let per_task = (CHUNK / columns).max(1);
                 for_each_task(count.div_ceil(per_task), gradient.len(), |task| {
                     vectorised(
                         #[inline(always)]
                         || {
-                            for i in task * per_task..count.min((task + 1) * per_task) {
+                            for i in (task * per_task..count.min((task + 1) * per_task)).filter(is_used) {
                                 let gradient = &gradient[i * columns..][..columns];
-                                if gradient.iter().all(|&g| g == T::ZERO) {
-                                    continue;
-                                }
                                 let start = rows.map_or(i, |rows| rows[i] as usize) * columns;
                                 // SAFETY: rows do not overlap, and none appears twice.
                                 unsafe { targets.update(start..start + columns, gradient, rule) };

@@ -150,32 +150,36 @@ struct Tile {
 
 impl Sliding {
     fn best(&self, size: usize) -> Option<Tiles> {
-        let mut best: Option<(f64, Tile)> = None;
+        let fits = |tile: &Tile| {
+            (1..=512).contains(&tile.threads())
+                && self.shared(tile) * size <= SHARED
+                && self.registers(tile) * tile.threads() <= 65536
+                && tile.columns % self.up == 0
+        };
+        let tiles = self.candidates().into_iter().filter(fits);
+        let costs = tiles.map(|tile| (self.cost(&tile, size), tile));
+        costs.min_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, tile)| self.tiles(&tile, size))
+    }
+
+    fn candidates(&self) -> Vec<Tile> {
+        let mut shapes = vec![];
         for (columns, outputs) in [(8, 4), (4, 4), (4, 8), (8, 8)] {
             let across = self.output.1.div_ceil(columns);
             // Whole rows, or pieces of equal width.
             let across = (1..=4).map(|parts| across.div_ceil(parts)).filter(|&across| across <= 64);
-            for across in across {
-                for rows in doubling(self.output.0.div_ceil(self.up).min(32)) {
-                    for groups in doubling(self.outputs.div_ceil(outputs)) {
-                        for chunk in doubling(self.channels.min(16))
-                            .filter(|chunk| self.channels.is_multiple_of(*chunk))
-                        {
-                            let tile = Tile { columns, outputs, across, rows, groups, chunk };
-                            let fits = (1..=512).contains(&tile.threads())
-                                && self.shared(&tile) * size <= SHARED
-                                && self.registers(&tile) * tile.threads() <= 65536
-                                && columns % self.up == 0;
-                            let cost = if fits { self.cost(&tile, size) } else { continue };
-                            if best.is_none_or(|(least, _)| cost < least) {
-                                best = Some((cost, tile));
-                            }
-                        }
-                    }
+            shapes.extend(across.map(|across| (columns, outputs, across)));
+        }
+        let mut tiles = vec![];
+        for (columns, outputs, across) in shapes {
+            for rows in doubling(self.output.0.div_ceil(self.up).min(32)) {
+                for groups in doubling(self.outputs.div_ceil(outputs)) {
+                    let chunks = doubling(self.channels.min(16));
+                    let chunks = chunks.filter(|&chunk| self.channels.is_multiple_of(chunk));
+                    tiles.extend(chunks.map(|chunk| Tile { columns, outputs, across, rows, groups, chunk }));
                 }
             }
         }
-        best.map(|(_, tile)| self.tiles(&tile, size))
+        tiles
     }
 
     /// Input columns that a thread reads, in whole quadruples.
