@@ -63,7 +63,7 @@ fn a_folder_of_images_is_learned_and_other_images_are_predicted() {
     let place = trained();
     let config = config(&place.join("run"));
     let pictures = &config["pictures"];
-    assert_eq!((&pictures["classes"], &pictures["shape"]), (&CLASSES.into(), &[3, 12, 12].into()));
+    assert_eq!((&config["classes"], &pictures["shape"]), (&CLASSES.into(), &[3, 12, 12].into()));
     assert_eq!(pictures["normalisation"]["mean"].as_array().unwrap().len(), 3);
     assert_eq!(config["training_examples"], 108);
     for name in ["curves", "confusion", "mistakes", "filters", "features", "grad-cam"] {

@@ -1,11 +1,12 @@
 //! Training and evaluation, the same for every recipe.
 
+use super::gradient_flow::GRADIENT_FLOW;
 use super::inputs::RunOption;
 use super::memory;
 use super::options::Given;
 use super::process::{STOP, end_at_once, prepare};
 use super::recipe::{
-    About, Data, Facts, KEPT, PATHS, Recipe, Start, Test, Trained, Training, recorded_settings,
+    About, CLASSES, Data, Facts, KEPT, PATHS, Recipe, Start, Test, Trained, Training, recorded_settings,
 };
 use super::together::check_same;
 use super::{MachineOptions, Outcome, UsageError, complain, report, shell_quoted, show_notes};
@@ -275,11 +276,14 @@ pub(super) fn eval<R: Recipe>(trained: Trained<R>, test: &<R::Data as Data>::Tes
 
 /// What `config.json` records about a data set.
 pub(super) fn record<R: Recipe>(about: &About<<R::Data as Data>::Facts>) -> Map<String, Value> {
-    // The data first: when it has changed, so have its words.
+    let classes = about.facts.classes();
+    let classes = (!classes.is_empty()).then(|| (CLASSES.to_string(), json!(classes)));
     let fingerprints = about.fingerprints.as_object().into_iter().flatten();
     let fingerprints =
         fingerprints.map(|(part, fingerprint)| (format!("{part}_fingerprint"), fingerprint.clone()));
-    let mut record: Map<String, Value> = fingerprints.chain(about.facts.record()).collect();
+    // When the classes have changed, so has the data, and when the data has changed, so have its words.
+    let mut record: Map<String, Value> =
+        classes.into_iter().chain(fingerprints).chain(about.facts.record()).collect();
     for (part, size) in ["training", "validation", "test"].iter().zip(about.sizes) {
         record.insert(format!("{part}_{}", R::Data::UNIT), json!(size));
     }
@@ -289,13 +293,24 @@ pub(super) fn record<R: Recipe>(about: &About<<R::Data as Data>::Facts>) -> Map<
 /// Opens a run with its best weights.
 pub(super) fn open<R: Recipe>(run: &RunOption, machine: &MachineOptions) -> Result<Trained<R>> {
     let (run, config) = run.open(R::NAME)?;
-    if !run.model().exists()
-        && let Some(part) = part_with_model(run.dir())
-    {
-        let dir = run.dir().display();
+    check_trains_model(&run, &config)?;
+    load_trained(run, &config, |settings: &R| machine.device.open(settings.prefers_gpu()))
+}
+
+/// Checks that a run trains a model of its own.
+fn check_trains_model(run: &Run, config: &Value) -> Result<()> {
+    if run.model().exists() || !config["parameters"].is_null() {
+        return Ok(());
+    }
+    let dir = run.dir().display();
+    if let Some(part) = part_with_model(run.dir()) {
         bail!("{dir}: this run has one model per folder in it: name one, such as {}", part.display());
     }
-    load_trained(run, &config, |settings: &R| machine.device.open(settings.prefers_gpu()))
+    let holds = match config[GRADIENT_FLOW].is_null() {
+        true => "it consists of several trainings, and none of them has saved a model yet",
+        false => "it plots the gradient flow",
+    };
+    bail!("{dir}: this run has no model: {holds}")
 }
 
 /// Loads the best weights of `run` to the device that `device` chooses for its settings.

@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use super::flow::{self, Fitted};
-use super::recipe::{About, Data, Experiment, Facts, Recipe, Start, Training};
+use super::recipe::{About, CLASSES, Data, Experiment, Facts, Recipe, Start, Training};
 use super::report;
 use super::sentences::{SentenceData, TextOptions};
 use crate::train::{Metric, say};
@@ -30,7 +30,7 @@ fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Res
     // Each fold has its own vocabulary, and tests on a part of all data.
     let record = Map::from_iter([
         ("data_fingerprint".to_string(), fingerprints.clone()),
-        ("classes".to_string(), json!(facts.classes())),
+        (CLASSES.to_string(), json!(facts.classes())),
         ("training_examples".to_string(), json!(data.words.len())),
     ]);
     let run = flow::folder(settings, start, device, record)?;

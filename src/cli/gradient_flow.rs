@@ -22,6 +22,9 @@ use rand::Rng;
 use serde_json::json;
 use std::sync::Arc;
 
+/// The field of `config.json` that only these runs have.
+pub(super) const GRADIENT_FLOW: &str = "gradient_flow";
+
 /// Length of a sequence.
 const STEPS: usize = 30;
 /// Number of different symbols; the first ones are the classes.
@@ -91,7 +94,7 @@ pub(super) fn plot<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
         "--resume: a plot of the gradient flow can't be resumed: start a new one"
     );
     let config = json!({
-        "gradient_flow": { "steps": STEPS, "seed": options.seed, "training_steps": TRAINING_STEPS },
+        GRADIENT_FLOW: { "steps": STEPS, "seed": options.seed, "training_steps": TRAINING_STEPS },
         "settings": training.settings,
     });
     let run = Run::create(R::NAME, training.start.out.as_deref(), &config)?;

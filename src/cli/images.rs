@@ -3,8 +3,10 @@
 use super::inputs::Inputs;
 use super::options::TrainOptions;
 use super::parts::Parts;
-use super::recipe::{About, Data, Facts, KEPT_WEIGHTS, Recipe, Test, Trained, split_fingerprints};
-use super::{Outcome, TestSet, UsageError, data_error, image_plots, most_probable, show_notes};
+use super::recipe::{
+    About, CLASSES, Data, Facts, KEPT_WEIGHTS, Recipe, Test, Trained, of_another_version, split_fingerprints,
+};
+use super::{Outcome, TestSet, UsageError, count, data_error, image_plots, most_probable, show_notes};
 use crate::data::file_kind::check_is_file;
 use crate::data::{
     Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, Preparation, Prepared,
@@ -98,6 +100,7 @@ pub struct ImageFacts {
     /// Channels, height and width.
     pub shape: (usize, usize, usize),
     /// Names of the classes.
+    #[serde(skip)]
     pub classes: Vec<String>,
     /// The normalisation of the images.
     pub normalisation: Option<Normalisation>,
@@ -139,9 +142,11 @@ impl Facts for ImageFacts {
     }
 
     fn read(run: &Run, config: &Value) -> Result<Self> {
-        serde_json::from_value(config["pictures"].clone()).with_context(|| {
-            format!("{}: config.json doesn't describe the run's images", run.dir().display())
-        })
+        let read = || -> serde_json::Result<Self> {
+            let classes = serde_json::from_value(config[CLASSES].clone())?;
+            Ok(Self { classes, ..serde_json::from_value(config["pictures"].clone())? })
+        };
+        read().map_err(|_| of_another_version(run, "images"))
     }
 
     fn describe(&self) -> String {

@@ -1,9 +1,9 @@
 //! The facts that a model of music depends on: the encoding of pieces, and their forms.
 
-use super::recipe::Facts;
+use super::recipe::{Facts, of_another_version};
 use crate::data::music::{Encoding, Metre, Piece, Texture, Tonality};
 use crate::train::Run;
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -52,8 +52,7 @@ impl Facts for MusicFacts {
                 forms: serde_json::from_value(config["forms"].clone())?,
             })
         };
-        let file = run.dir().join("config.json");
-        read().map_err(|_| anyhow!("{}: its pieces are described in another version's form", file.display()))
+        read().map_err(|_| of_another_version(run, "pieces"))
     }
 
     fn describe(&self) -> String {

@@ -5,7 +5,7 @@ use super::options::{Given, TrainOptions};
 use crate::optim::Optimizer;
 use crate::processes::Processes;
 use crate::train::{Epoch, Evaluation, Progress, Run, Task};
-use anyhow::{Result, anyhow};
+use anyhow::{Error, Result, anyhow};
 use candle_core::Device;
 use candle_nn::{VarBuilder, VarMap};
 use clap::{Args, Subcommand};
@@ -17,6 +17,9 @@ use std::sync::Arc;
 
 /// The settings that are paths of data. A run records them as absolute paths.
 pub(super) const PATHS: [&str; 4] = ["data_dir", "text", "vectors", "pretrained"];
+
+/// The field of `config.json` with the names of the classes.
+pub(super) const CLASSES: &str = "classes";
 
 /// The settings that do not change the result.
 pub(super) const WITHOUT_EFFECT: [&str; 2] = ["checkpoint_every", "keep_checkpoint"];
@@ -166,6 +169,11 @@ pub(super) fn recorded_settings<R: Recipe>(run: &Run, config: &Value) -> Result<
     })
 }
 
+/// The error about `what` a run records in its `config.json`, if it can't be read.
+pub(super) fn of_another_version(run: &Run, what: &str) -> Error {
+    anyhow!("{}: its {what} are described in another version's form", run.dir().join("config.json").display())
+}
+
 /// A kind of data set, with the task that it poses.
 pub trait Data: Sized {
     /// The trait or type of the models that learn from it.
@@ -283,7 +291,7 @@ pub trait Facts: Sized {
         &[]
     }
 
-    /// The fields that `config.json` records.
+    /// The fields that `config.json` records beside the classes.
     fn record(&self) -> Map<String, Value>;
 
     /// Writes facts that are too large for `config.json` into the run folder.

@@ -1,7 +1,7 @@
 //! The contents of a run's folder: its configuration and scores.
 
 use crate::train::{Metric, Run};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde_json::{Map, Value};
 use std::fs;
 use std::io::ErrorKind;
@@ -32,8 +32,8 @@ impl Record {
             text => text.with_context(|| format!("{}: cannot read it", path.display()))?,
         };
         let line = |(number, line): (usize, &str)| {
-            let parsed = serde_json::from_str::<Value>(line);
-            parsed.with_context(|| format!("{}: line {} is no JSON", path.display(), number + 1))
+            serde_json::from_str::<Value>(line)
+                .map_err(|_| anyhow!("{}: line {} is damaged", path.display(), number + 1))
         };
         let mut epochs = text.lines().enumerate().map(line).collect::<Result<Vec<Value>>>()?;
         let last = epochs.pop_if(|last| last["final"] == true);

@@ -2,8 +2,8 @@
 
 use super::options::{TrainOptions, WORD_VECTORS, positive};
 use super::parts::Parts;
-use super::recipe::{About, Facts, KEPT_VECTORS, split_fingerprints};
-use super::{TestSet, complain};
+use super::recipe::{About, CLASSES, Facts, KEPT_VECTORS, of_another_version, split_fingerprints};
+use super::{TestSet, complain, count};
 use crate::data::text::Layout;
 use crate::data::{Level, NGrams, Vocabulary, WordVectors};
 use crate::train::{Run, Sentences, checksum};
@@ -303,7 +303,6 @@ impl Facts for TextFacts {
 
     fn record(&self) -> Map<String, Value> {
         let mut record = self.vocabulary.record();
-        record.insert("classes".to_string(), json!(self.classes));
         record.extend(self.vector_size.map(|size| ("vector_size".to_string(), json!(size))));
         record.extend(self.layout.as_ref().map(|layout| (COLUMNS.to_string(), json!(layout))));
         record
@@ -314,8 +313,8 @@ impl Facts for TextFacts {
     }
 
     fn read(run: &Run, config: &Value) -> Result<Self> {
-        let classes = serde_json::from_value(config["classes"].clone())
-            .with_context(|| format!("{}: config.json has no list of classes", run.dir().display()))?;
+        let classes = serde_json::from_value(config[CLASSES].clone())
+            .map_err(|_| of_another_version(run, "classes"))?;
         let vector_size = config["vector_size"].as_u64().map(|size| size as usize);
         let layout = serde_json::from_value(config[COLUMNS].clone()).ok();
         Ok(Self { vocabulary: Vocabulary::read(run, config)?, classes, vector_size, layout })

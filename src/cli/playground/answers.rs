@@ -15,7 +15,7 @@ use crate::data::{NGrams, Vocabulary};
 use crate::nn::Sampling;
 use crate::plots::{listen_page, ranked_cells};
 use crate::train::{TextGenerator, Translator};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use candle_core::{DType, Tensor};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -68,7 +68,7 @@ struct About {
 
 /// Reads a question in JSON.
 fn parse<'a, T: Deserialize<'a>>(question: &'a [u8]) -> Result<T> {
-    serde_json::from_slice(question).context("the question is not as expected")
+    serde_json::from_slice(question).map_err(|_| anyhow!("the question is not as expected"))
 }
 
 /// Reads a question about a text.
