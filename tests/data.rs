@@ -114,12 +114,15 @@ fn empty_and_truncated_files_are_refused() {
     let images = idx(&[3, 2, 3], &[0; 18]);
     assert_says(&error_of(TRAIN_IMAGES, &[]), &["is empty"]);
     assert_says(&error_of(TRAIN_IMAGES, &images[..10]), &["truncated"]);
-    assert_says(&error_of(TRAIN_IMAGES, &images[..20]), &["4 bytes follow", "3x2x3 = 18", "truncated"]);
+    assert_says(
+        &error_of(TRAIN_IMAGES, &images[..20]),
+        &["found 4 bytes after the header", "3x2x3 = 18", "truncated"],
+    );
     let packed = gzip(&images);
     assert_says(&error_of("train-images-idx3-ubyte.gz", &packed[..packed.len() - 9]), &["truncated"]);
     assert_says(
         &error_of("train-images-idx3-ubyte.gz", &gzip(&images[..20])),
-        &["4 bytes follow", "truncated"],
+        &["found 4 bytes after the header", "truncated"],
     );
 }
 

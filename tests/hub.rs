@@ -256,7 +256,7 @@ fn malformed_files_are_refused_with_their_path() {
         (good(&[5, 10]), "label 10 in row 1, expected 0 to 9"),
         (parquet_of(&[sample(0).0, b"GIF89a".to_vec()], &[1, 2]), "the image in row 1 is not a PNG"),
         (parquet_of(&[sample(0).0, small], &[1, 2]), "row 1 is 28x14, expected 28x28"),
-        (parquet_of(&[colour], &[1]), "row 0 is Rgb8, expected L8"),
+        (parquet_of(&[colour], &[1]), "row 0 has 3 channels of 8 bits, expected 1 channel of 8 bits"),
     ] {
         let place = Place::new();
         let (endpoint, _) = serve("ylecun/mnist", [(TRAIN, bytes), (TEST, good(&[7]))]);

@@ -179,7 +179,7 @@ fn exported_images_are_prepared_as_the_data_set_has_them() {
     GrayImage::from_raw(28, 28, grey.clone()).unwrap().save(&path).unwrap();
     assert_eq!(Preparation::Square.read(&path, (1, 28, 28)).unwrap().0, grey);
     let error = Preparation::Square.read(&path, (1, 28, 20)).unwrap_err();
-    assert_says(&error, &["28x20 pixels with 1 channels"]);
+    assert_says(&error, &["28x20 pixels with 1 channel"]);
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn damaged_files_are_found_and_counted() {
         fs::write(dir.path().join(file), &whole[..whole.len() - 2]).unwrap();
     }
     for error in [images.check_files().unwrap_err(), images.load_into_memory().unwrap_err()] {
-        assert_says(&error, &["train/dog/a.PNG", "truncated", "1 more files can't be read either"]);
+        assert_says(&error, &["train/dog/a.PNG", "truncated", "1 more file can't be read either"]);
     }
 }
 
@@ -493,7 +493,7 @@ fn labels_and_indices_out_of_range_are_errors() {
 fn absurd_sizes_are_errors() {
     let new = |shape, count| Images::new(vec![1], vec![0_u8; count], shape, 1);
     for shape in [(usize::MAX, 2, 1), (1 << 32, 1 << 32, 1), (1, 0, 1)] {
-        assert_says(&new(shape, 1).unwrap_err(), &["found 1 bytes, expected 1 images"]);
+        assert_says(&new(shape, 1).unwrap_err(), &["found 1 byte, expected 1 image of"]);
     }
     assert_says(&new((1, 1, usize::MAX), 2).unwrap_err(), &["expected 2 images"]);
     for many in [usize::MAX, usize::MAX / 1000] {

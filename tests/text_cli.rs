@@ -424,7 +424,7 @@ fn texts_without_words_are_counted_and_refused_only_if_all_are() {
     refused(&place, "fasttext", options, 1, &["no words", "tokenizer words"]);
     write(["bad", "😀"]);
     let (_, notes) = noted(&place, "fasttext", &options.split(' ').collect::<Vec<_>>());
-    assert!(notes.contains("1 of 21 texts have no words"), "{notes}");
+    assert!(notes.contains("1 of 21 texts has no words"), "{notes}");
     assert!(fs::read_to_string(place.path().join("run/vocabulary.txt")).unwrap().contains("😀"));
 }
 

@@ -206,7 +206,7 @@ fn a_line_of_too_many_or_too_few_numbers_is_refused() {
                 refusal(file.as_bytes()).replace(&format!("line {}: ", first + 2), "")
             };
             assert_eq!(refusal("c"), "found 0 numbers, expected 3");
-            assert_eq!(refusal("c 7"), "found 1 numbers, expected 3");
+            assert_eq!(refusal("c 7"), "found 1 number, expected 3");
             assert_eq!(refusal("the 7 8"), "found 2 numbers, expected 3");
             assert_eq!(refusal("c 7 8 9 10"), "found 4 numbers, expected 3");
             assert_eq!(refusal("the 7 8 9 10 11 \r"), "found 5 numbers, expected 3");

@@ -114,14 +114,16 @@ impl ImageFacts {
         let (found, expected) = (test.class_names(), &self.classes);
         ensure!(
             found.len() == expected.len(),
-            "found {} classes, expected the {} of the run",
-            found.len(),
+            "found {}, expected the {} of the run",
+            count(found.len(), "class"),
             expected.len()
         );
         if let Some((found, expected)) = found.iter().zip(expected).find(|(a, b)| a != b) {
             bail!("found the class {found}, expected {expected}, a class of the run");
         }
-        let size = |(channels, height, width)| format!("{height}x{width} pixels with {channels} channels");
+        let size = |(channels, height, width)| {
+            format!("{height}x{width} pixels with {}", count(channels, "channel"))
+        };
         ensure!(
             test.shape() == self.shape,
             "found images of {}, expected {}",
@@ -150,7 +152,7 @@ impl Facts for ImageFacts {
     }
 
     fn describe(&self) -> String {
-        format!(", {} classes", self.classes.len())
+        format!(", {}", count(self.classes.len(), "class"))
     }
 }
 

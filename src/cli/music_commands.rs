@@ -2,7 +2,7 @@
 
 use super::music_facts::{Form, MusicFacts};
 use super::options::{in_range, non_negative, positive, whole};
-use super::{Outcome, complain, error_line, show_notes};
+use super::{Outcome, complain, count, error_line, show_notes};
 use crate::data::music::{
     Metre, MusicStatistics, Note, Piece, Texture, Tonality, read_midi, write_midi, write_musicxml, write_wav,
 };
@@ -211,9 +211,10 @@ impl Musician<'_> {
                 let length = self.steps(&piece, *bars);
                 ensure!(
                     piece.len() <= length,
-                    "--prompt {}: found {} steps, but a piece of {bars} bars has {length}: choose more with --bars",
+                    "--prompt {}: found {}, but a piece of {} has {length}: choose more with --bars",
                     path.display(),
-                    piece.len()
+                    count(piece.len(), "step"),
+                    count(*bars, "bar")
                 );
                 Piece { name: "piece".into(), ..piece }
             }

@@ -111,7 +111,8 @@ pub(super) fn hold_out(
                 (true, _) => selection.select(examples, held_out, &class, *seed, "validation"),
                 (false, Some(_)) => {
                     bail!(
-                        "--validation {held_out}: no more than {held_out} examples are left for training and validation"
+                        "--validation {held_out}: found {} for training and validation, expected more than that",
+                        count(examples.len(), "example")
                     )
                 }
                 (false, None) => bail!(

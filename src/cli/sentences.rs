@@ -232,8 +232,10 @@ fn check_words(name: &str, tokenizer: Tokenizer, words: &[Vec<String>]) -> Resul
         "data set {name}: its texts contain no words, as the tokenizer {tokenizer} finds them"
     );
     if without > 0 {
-        let texts = count(words.len(), "text");
-        show_notes(&[format!("{without} of {texts} have no words, as the tokenizer {tokenizer} finds them")]);
+        let (texts, have) = (count(words.len(), "text"), if without == 1 { "has" } else { "have" });
+        show_notes(&[format!(
+            "{without} of {texts} {have} no words, as the tokenizer {tokenizer} finds them"
+        )]);
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use super::options::TrainOptions;
 use super::parts::Parts;
 use super::recipe::{About, Data, Recipe, Test, Trained};
 use super::text::{Labelled, TextData, TextFacts, UnknownCount, WordOptions, keep_vectors};
-use super::{Outcome, Predict, TestSet, data_error, in_colour, show_notes};
+use super::{Outcome, Predict, TestSet, count, data_error, in_colour, show_notes};
 use crate::data::text::composed;
 use crate::data::{
     EntityCounts, EntityScores, NGrams, TaggedCorpus, TaggedSentences, Vocabulary, entity_scores, sequence,
@@ -126,7 +126,7 @@ impl Data for TaggingData {
                     say("");
                 }
             }
-            unknown.add_words(&words, &trained.facts.vocabulary);
+            unknown.add_words(text, &words, &trained.facts.vocabulary);
             Ok(())
         });
         unknown.note("words");
@@ -196,11 +196,11 @@ fn well_formed<'a>(tags: impl Iterator<Item = &'a str>) -> Vec<String> {
 fn table(scores: &EntityScores) -> String {
     let line = |name: &str, counts: &EntityCounts| {
         format!(
-            "{name:<12} precision {:6.2}%  recall {:6.2}%  F1 {:6.2}%  ({} entities, {} predicted, {} correct)",
+            "{name:<12} precision {:6.2}%  recall {:6.2}%  F1 {:6.2}%  ({}, {} predicted, {} correct)",
             100.0 * counts.precision(),
             100.0 * counts.recall(),
             100.0 * counts.f1(),
-            counts.gold,
+            count(counts.gold, "entity"),
             counts.predicted,
             counts.correct
         )

@@ -126,7 +126,8 @@ impl<L> TextData<L> {
         let found = vocabulary.words().filter(|word| vectors.get(word).is_some()).count();
         let share = 100.0 * found as f64 / words.max(1) as f64;
         note_few_vectors(path, found, words, self.options.lower_case);
-        Ok(Some(format!("{found} of {words} words ({share:.1}%) have a vector in {}", path.display())))
+        let (words, have) = (count(words, "word"), if found == 1 { "has" } else { "have" });
+        Ok(Some(format!("{found} of {words} ({share:.1}%) {have} a vector in {}", path.display())))
     }
 }
 
@@ -203,7 +204,8 @@ pub(super) fn note_few_vectors(path: &Path, found: usize, words: usize, lower_ca
         let cased = if lower_case { "" } else { "for lower-cased text (then use --lower-case), or " };
         let path = path.display();
         complain(&format!(
-            "note: {path} has vectors of {found} of {words} words: is it {cased}for another language?"
+            "note: {path} has vectors of {found} of {}: is it {cased}for another language?",
+            count(words, "word")
         ));
     }
 }
@@ -237,9 +239,9 @@ impl UnknownCount {
             note_unknown_count(unknown, all, noun);
         }
         if empty > 0 && inputs > 1 {
-            complain(&format!(
-                "note: {empty} of {inputs} inputs have no {noun}, so their answers depend on nothing"
-            ));
+            let (have, their) =
+                if empty == 1 { ("has", "its answer depends") } else { ("have", "their answers depend") };
+            complain(&format!("note: {empty} of {inputs} inputs {have} no {noun}, so {their} on nothing"));
         }
     }
 }
@@ -321,7 +323,7 @@ impl Facts for TextFacts {
     }
 
     fn describe(&self) -> String {
-        format!(", {} words, {} classes", self.vocabulary.len(), self.classes.len())
+        format!(", {} words, {}", self.vocabulary.len(), count(self.classes.len(), "class"))
     }
 }
 

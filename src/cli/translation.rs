@@ -238,7 +238,8 @@ impl Data for TranslationData {
         fill_tables(vars, |name| name == SOURCE_VECTORS, vectors, vocabulary, path)?;
         let (found, words) = (vectors.len(), vocabulary.len());
         note_few_vectors(path, found, words, self.options.lower_case);
-        Ok(Some(format!("{found} of {words} source tokens have a vector in {}", path.display())))
+        let (words, have) = (count(words, "source token"), if found == 1 { "has" } else { "have" });
+        Ok(Some(format!("{found} of {words} {have} a vector in {}", path.display())))
     }
 
     fn keep_files(&self, run: &Run) -> Result<()> {

@@ -36,9 +36,14 @@ pub use text::{
 };
 pub use translation::{Language, PairCorpus, Pairs, Segmentation, TextPairs, bleu, chrf};
 
-/// A count in words: "1 example", "2 examples".
+/// A count in words: "1 example", "2 examples", "2 classes", "2 entities".
 pub(crate) fn count(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+    match noun.strip_suffix('y') {
+        _ if count == 1 => format!("{count} {noun}"),
+        Some(stem) if !stem.ends_with(['a', 'e', 'o', 'u']) => format!("{count} {stem}ies"),
+        _ if noun.ends_with('s') => format!("{count} {noun}es"),
+        _ => format!("{count} {noun}s"),
+    }
 }
 
 /// The beginning of a text in quotes, for a message, without control characters.
@@ -59,7 +64,13 @@ mod tests {
 
     #[test]
     fn counts_have_the_right_number() {
-        let count = |number| super::count(number, "example");
-        assert_eq!((count(1), count(2)), ("1 example".to_string(), "2 examples".to_string()));
+        for (noun, two) in
+            [("example", "2 examples"), ("class", "2 classes"), ("entity", "2 entities"), ("key", "2 keys")]
+        {
+            assert_eq!(
+                (super::count(1, noun), super::count(2, noun)),
+                (format!("1 {noun}"), two.to_string())
+            );
+        }
     }
 }

@@ -29,7 +29,7 @@ mod vanishing_gradient;
 pub use findings::{Claim, Figure, Findings, Table};
 pub use page::page;
 
-use crate::data::Images;
+use crate::data::{Images, count};
 use crate::train::Run;
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -206,8 +206,8 @@ impl Lab {
         for (images, expected) in [(&mut set.training, training), (&mut set.test, test)] {
             ensure!(
                 images.len() >= expected,
-                "{dataset}: found {} images, expected {expected}",
-                images.len()
+                "{dataset}: found {}, expected {expected}",
+                count(images.len(), "image")
             );
             images.truncate(expected);
         }

@@ -1,7 +1,7 @@
 //! Training and measuring models: the code that the experiments share.
 
 use super::Lab;
-use crate::data::{Augmentation, Images};
+use crate::data::{Augmentation, Images, count};
 use crate::models::lenet;
 use crate::models::mlp::{self, Mlp};
 use crate::nn::{Activation, Cost, InitScheme, Mode, Model, seeded_var_builder};
@@ -109,8 +109,12 @@ impl<'a> Study<'a> {
         vars: &VarMap,
     ) -> Result<Vec<Point>> {
         let indices = |from: usize, to: usize| (from as u32..to as u32).collect::<Vec<u32>>();
-        let count = self.images.len();
-        ensure!(self.examples + self.validation <= count, "{name}: found {count} images, expected more");
+        let expected = self.examples + self.validation;
+        ensure!(
+            expected <= self.images.len(),
+            "{name}: found {}, expected {expected}",
+            count(self.images.len(), "image")
+        );
         let training = indices(0, self.examples);
         let task = Watched {
             inner: ImageClassification {
@@ -118,7 +122,7 @@ impl<'a> Study<'a> {
                 cost: self.cost,
                 images: self.images,
                 training: &training,
-                validation: &indices(count - self.validation, count),
+                validation: &indices(self.images.len() - self.validation, self.images.len()),
                 augmentation: self.augmentation,
                 label_smoothing: 0.0,
                 device: &Device::Cpu,

@@ -2,6 +2,7 @@
 
 use super::study::{descend, perceptron, set};
 use super::{Claim, Experiment, Figure, Findings, Lab, Table};
+use crate::data::quoted;
 use crate::models::mlp::Mlp;
 use crate::nn::{Activation, InitScheme, Mode, Model};
 use crate::optim::{Adam, Clip, Method, Optimizer};
@@ -51,12 +52,16 @@ impl Target {
         ensure!(length <= LONGEST, "the function: found {length} characters, expected at most {LONGEST}");
         let function = exmex::parse::<f64>(text).map_err(|_| {
             anyhow!(
-                "the function {text:?}: cannot read it: expected numbers such as 0.5, x and y, and operators and functions \
-                 such as + - * / ^ sin exp sqrt: 2*x, not 2x, and sin(x)"
+                "the function {}: cannot read it: expected numbers such as 0.5, x and y, and operators and functions \
+                 such as + - * / ^ sin exp sqrt: 2*x, not 2x, and sin(x)",
+                quoted(text)
             )
         })?;
         if let Some(name) = function.var_names().iter().find(|&name| name != "x" && name != "y") {
-            return Err(anyhow!("the function {text:?}: found the variable {name}, expected x, or x and y"));
+            return Err(anyhow!(
+                "the function {}: found the variable {name}, expected x, or x and y",
+                quoted(text)
+            ));
         }
         let inputs = if function.var_names().iter().any(|name| name == "y") { 2 } else { 1 };
         let count = POINTS[inputs - 1];
@@ -74,12 +79,14 @@ impl Target {
         // The values of the variables, in the order of their names.
         let names = self.function.var_names();
         let inputs: Vec<f64> = names.iter().map(|name| point[usize::from(name == "y")]).collect();
-        let value =
-            self.function.eval(&inputs).map_err(|error| anyhow!("the function {:?}: {error}", self.text))?;
+        let value = self
+            .function
+            .eval(&inputs)
+            .map_err(|error| anyhow!("the function {}: {error}", quoted(&self.text)))?;
         ensure!(
             value.is_finite(),
-            "the function {:?}: found {value} at {}, expected a finite value",
-            self.text,
+            "the function {}: found {value} at {}, expected a finite value",
+            quoted(&self.text),
             ["x", "y"]
                 .iter()
                 .zip(point)

@@ -5,6 +5,7 @@
 
 pub use crate::nn::Attention;
 
+use crate::data::count;
 use crate::nn::{
     AttentionLayer, AttentionMemory, Cell, Dropout, Embedding, Linear, Mode, PackedSequences, QueryRows,
     Recurrent, RecurrentConfig, RecurrentState, WORD_VECTOR_INIT, attention, dropout, embedding_with, linear,
@@ -332,7 +333,11 @@ impl Seq2Seq {
         }
         let (found, expected) = (targets.sequences.batch(), sources.sequences.batch());
         if found != expected {
-            bail!("seq2seq: found {found} targets for {expected} sources, expected one each");
+            bail!(
+                "seq2seq: found {} for {}, expected one each",
+                count(found, "target"),
+                count(expected, "source")
+            );
         }
         let encoded = self.encode(sources, mode)?;
         match mode {
@@ -417,7 +422,8 @@ impl Seq2Seq {
     ) -> Result<(Tensor, DecoderState, Option<Tensor>)> {
         let rows = state.sources.len();
         if xs.dim(0)? != rows {
-            bail!("seq2seq: found {} tokens for {rows} rows of the decoder, expected one each", xs.dim(0)?);
+            let (tokens, rows) = (count(xs.dim(0)?, "token"), count(rows, "row"));
+            bail!("seq2seq: found {tokens} for {rows} of the decoder, expected one each");
         }
         let xs = self.target_dropout.forward_packed(xs, single, mode)?;
         let xs = match &state.fed {

@@ -1,4 +1,5 @@
 use super::InitScheme;
+use crate::data::count;
 use crate::ops::{self, ConvFilters, PackedSequences};
 use candle_core::{Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -29,7 +30,8 @@ pub fn conv_max_over_time(
     let widest = match widths.iter().max() {
         Some(&widest) if !widths.contains(&0) && filters > 0 => widest,
         _ => bail!(
-            "conv_max_over_time: found {filters} filters of widths {widths:?}, expected at least one of each"
+            "conv_max_over_time: found {} of widths {widths:?}, expected at least one of each",
+            count(filters, "filter")
         ),
     };
     let width = |(k, &width): (usize, &usize)| -> Result<ConvFilters> {

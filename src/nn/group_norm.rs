@@ -2,6 +2,7 @@
 
 use super::is_native;
 use super::layer_norm::normalise_rows;
+use crate::data::count;
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
@@ -34,7 +35,11 @@ impl GroupNorm {
     /// Fails if the groups do not divide the channels.
     pub fn new(weight: Tensor, bias: Tensor, channels: usize, groups: usize, epsilon: f64) -> Result<Self> {
         if groups == 0 || !channels.is_multiple_of(groups) {
-            bail!("group_norm: {channels} channels do not divide into {groups} groups");
+            bail!(
+                "group_norm: found {}, expected a divisor of the {}",
+                count(groups, "group"),
+                count(channels, "channel")
+            );
         }
         Ok(Self { weight, bias, channels, groups, epsilon })
     }

@@ -476,7 +476,7 @@ pub(super) fn check_conv_max_over_time(
         }
         if shortest < width {
             bail!(
-                "{OP}: found a sentence of {shortest} words including its padding, expected at least {width}"
+                "{OP}: found a sentence of length {shortest} including its padding, expected at least {width}"
             );
         }
         Ok(FilterSize { count, width })

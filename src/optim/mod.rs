@@ -372,11 +372,12 @@ impl Optimizer {
                         Ok(tensor)
                     }
                     Some(tensor) => bail!(
-                        "optimizer state: {name} is {:?} {:?}, expected {shape:?} {dtype:?}",
+                        "optimizer state: {name} has shape {:?} and type {}, expected {shape:?} and {}",
                         tensor.dims(),
-                        tensor.dtype()
+                        tensor.dtype().as_str(),
+                        dtype.as_str()
                     ),
-                    None => bail!("optimizer state: {name} is missing, expected {shape:?} {dtype:?}"),
+                    None => bail!("optimizer state: {name} is missing"),
                 }
             };
             let (shape, dtype) = (parameter.var.dims(), parameter.var.dtype());
@@ -403,8 +404,7 @@ impl Optimizer {
         }
         if let Some(name) = state.keys().filter(|name| !known.contains(*name)).min() {
             bail!(
-                "optimizer state: {name} {:?} is unknown, expected only the state of this optimizer's parameters",
-                state[name].dims()
+                "optimizer state: {name} is unknown, expected only the state of this optimizer's parameters"
             )
         }
         for (parameter, (moments, steps)) in self.parameters.iter_mut().zip(loaded) {
@@ -470,7 +470,8 @@ impl Norm {
 impl Parameter {
     fn new(name: &str, var: &Var, moments: usize) -> Result<Self> {
         if !var.dtype().is_float() || !var.is_contiguous() {
-            bail!("optimizer: {name} is {:?}, expected a contiguous floating-point variable", var.dtype())
+            let dtype = var.dtype().as_str();
+            bail!("optimizer: {name} has type {dtype}, expected a contiguous floating-point variable")
         }
         let shape = [&[moments], var.dims()].concat();
         let moments = match moments {
@@ -493,12 +494,12 @@ impl Parameter {
         };
         if (rows.is_none() && values.dims() != self.var.dims()) || values.dtype() != self.var.dtype() {
             bail!(
-                "gradient of {} is {:?} {:?}, expected {:?} {:?}",
+                "gradient of {}: found shape {:?} and type {}, expected {:?} and {}",
                 self.name,
                 values.dims(),
-                values.dtype(),
+                values.dtype().as_str(),
                 self.var.dims(),
-                self.var.dtype()
+                self.var.dtype().as_str()
             )
         }
         Ok(Some(Gradient { values: values.detach().contiguous()?, rows }))

@@ -122,15 +122,15 @@ impl Solver {
             _ => &[],
         };
         if let Some(name) = state.keys().filter(|name| !known.contains(&name.as_str())).min() {
-            bail!(
-                "optimizer state: {name} {:?} is unknown, expected only the state of this optimizer",
-                state[name].dims()
-            )
+            bail!("optimizer state: {name} is unknown, expected only the state of this optimizer")
         }
         let Method::Lbfgs(Lbfgs { history_size, .. }) = method else { return Ok(Self::default()) };
         let find = |name: &str, dtype: DType| match state.get(name) {
             Some(tensor) if tensor.dtype() == dtype => Ok(tensor),
-            Some(tensor) => bail!("optimizer state: {name} is {:?}, expected {dtype:?}", tensor.dtype()),
+            Some(tensor) => {
+                let [found, expected] = [tensor.dtype(), dtype].map(|dtype| dtype.as_str());
+                bail!("optimizer state: {name} has type {found}, expected {expected}")
+            }
             None => bail!("optimizer state: {name} is missing"),
         };
         let (steps, changes) = (find(lbfgs::STEPS, DType::F64)?, find(lbfgs::CHANGES, DType::F64)?);
@@ -138,7 +138,7 @@ impl Solver {
             let pairs = steps.dims().first().copied().unwrap_or_default().min(*history_size);
             if tensor.dims() != [pairs, elements] {
                 bail!(
-                    "optimizer state: {name} is {:?}, expected [{pairs}, {elements}], at most {history_size} steps",
+                    "optimizer state: {name} has shape {:?}, expected [{pairs}, {elements}], at most {history_size} steps",
                     tensor.dims()
                 )
             }
@@ -146,7 +146,7 @@ impl Solver {
         let count = find(lbfgs::COUNT, DType::I64)?;
         match count.rank() {
             0 => {}
-            _ => bail!("optimizer state: {} is {:?}, expected a scalar", lbfgs::COUNT, count.dims()),
+            _ => bail!("optimizer state: {} has shape {:?}, expected a scalar", lbfgs::COUNT, count.dims()),
         }
         let count = count.to_scalar::<i64>()?;
         let Ok(count) = u32::try_from(count) else {

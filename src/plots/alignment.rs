@@ -1,6 +1,7 @@
 //! The attention of translations: how much each target token attends to each source token.
 
 use super::svg::{INK, MUTED, Svg, Text, shorten, text_width, tint};
+use crate::data::count;
 use anyhow::{Result, ensure};
 
 const BLUE: [u8; 3] = [8, 81, 156];
@@ -31,10 +32,10 @@ pub fn alignments(alignments: &[Alignment]) -> Result<String> {
     for (at, Alignment { source, target, weights }) in alignments.iter().enumerate() {
         ensure!(
             weights.len() == target.len() && weights.iter().all(|row| row.len() == source.len()),
-            "alignment {at}: found weights for {} target tokens, expected {} with {} weights each",
-            weights.len(),
+            "alignment {at}: found weights for {}, expected {} with {} each",
+            count(weights.len(), "target token"),
             target.len(),
-            source.len()
+            count(source.len(), "weight")
         );
         top = draw(&mut svg, top, source, target, weights);
     }

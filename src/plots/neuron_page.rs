@@ -1,5 +1,6 @@
 //! An HTML page that colours a text by the values of recurrent cells (Karpathy et al. 2015).
 
+use crate::data::count;
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
@@ -41,10 +42,10 @@ pub fn neuron_page(tokens: &[String], neurons: &[Neuron]) -> Result<String> {
     for neuron in neurons {
         ensure!(
             neuron.values.len() == tokens.len(),
-            "neuron page: found {} values of {}, expected one for each of {} tokens",
-            neuron.values.len(),
+            "neuron page: found {} of {}, expected one for each of {}",
+            count(neuron.values.len(), "value"),
             neuron.name,
-            tokens.len()
+            count(tokens.len(), "token")
         );
     }
     // Keep the text from ending the script.

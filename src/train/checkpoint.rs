@@ -5,6 +5,7 @@ use super::metrics::{Epoch, Metric, any_f64};
 use super::run::{Run, is_record_of, read_file, write_file};
 use super::task::Task;
 use super::weights::{named, read_best, read_tensors, set_vars};
+use crate::data::count;
 use crate::optim::{Optimizer, PlateauState};
 use crate::processes::Processes;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -252,18 +253,22 @@ fn check_counts(
     let expected = finished.and_then(|steps| steps.checked_add(state.steps_in_epoch));
     ensure!(
         state.steps_in_epoch <= steps_per_epoch && expected.is_some_and(|steps| steps as u64 == state.step),
-        "{shown}: found step {} after {epochs} epochs and {} steps, which does not fit {steps_per_epoch} steps per \
-         epoch; resume with the data and the batch size that the run started with",
+        "{shown}: found step {} after {} and {}, which does not fit {} per epoch; resume with the data and the batch size \
+         that the run started with",
         state.step,
-        state.steps_in_epoch
+        count(epochs, "epoch"),
+        count(state.steps_in_epoch, "step"),
+        count(steps_per_epoch, "step")
     );
     for (name, steps) in moments.iter().filter(|(name, _)| name.ends_with(".step")) {
         let updates = steps.flatten_all()?.to_vec1::<i64>().unwrap_or_default();
-        ensure!(
-            updates.iter().all(|&updates| u64::try_from(updates).is_ok_and(|updates| updates <= state.step)),
-            "{shown}: the training state is damaged: {OPTIMIZER}.{name} is {updates:?}, expected at most {}",
-            state.step
-        );
+        let is_wrong = |updates: i64| u64::try_from(updates).map_or(true, |updates| updates > state.step);
+        if let Some(updates) = updates.into_iter().find(|&updates| is_wrong(updates)) {
+            bail!(
+                "{shown}: the training state is damaged: {OPTIMIZER}.{name} is {updates}, expected at most {}",
+                state.step
+            );
+        }
     }
     Ok(())
 }

@@ -81,7 +81,7 @@ pub struct LanguageModelling<'a> {
 #[derive(Default)]
 struct Position<'a> {
     /// Number of the next window, and the streams positioned there.
-    streams: Option<(usize, TokenWindows<'a>)>,
+    windows: Option<(usize, TokenWindows<'a>)>,
     /// Hidden state before this window.
     state: Option<RecurrentState>,
 }
@@ -108,15 +108,16 @@ impl<'a> LanguageModelling<'a> {
         let tokens = training.end.saturating_sub(training.start);
         ensure!(
             TokenWindows::steps(tokens, streams) >= window as u64,
-            "{name}: found {} to train on, expected at least {}: a window of {window} in each of \
-             {streams} streams, and one more",
+            "{name}: found {} to train on, expected at least {}: a window of {window} in each of {}, and one more",
             count(usize::try_from(tokens)?, "token"),
-            streams.saturating_mul(window).saturating_add(1)
+            streams.saturating_mul(window).saturating_add(1),
+            count(streams, "stream")
         );
         let held_out = validation.end.saturating_sub(validation.start);
         ensure!(
             held_out >= 2,
-            "{name}: found {held_out} tokens to validate on, expected at least 2 of its {}",
+            "{name}: found {} to validate on, expected at least 2 of its {}",
+            count(usize::try_from(held_out)?, "token"),
             text.len()
         );
         Ok(Self { config, position: RefCell::default() })
@@ -271,33 +272,32 @@ impl Task for LanguageModelling<'_> {
         let share = mode.examples(batch.len());
         let LanguageModellingConfig { model, vocabulary, text, training, windowing, device, .. } =
             &self.config;
-        let Windowing { streams: count, window } = *windowing;
-        let number = batch.first().map_or(0, |&first| first as usize / count);
+        let Windowing { streams, window } = *windowing;
+        let number = batch.first().map_or(0, |&first| first as usize / streams);
         ensure!(
-            batch.iter().map(|&example| example as usize).eq(number * count..(number + 1) * count),
-            "language modelling: found a batch of {} windows, expected one of each of the {count} streams: set the batch \
-             size to the number of streams",
-            batch.len()
+            batch.iter().map(|&example| example as usize).eq(number * streams..(number + 1) * streams),
+            "language modelling: found a batch of {}, expected one per stream: set the batch size to their number, {streams}",
+            count(batch.len(), "window")
         );
         let mut position = self.position.borrow_mut();
         if number == 0 {
             position.state = None;
         }
-        let mut streams = match position.streams.take() {
-            Some((at, streams)) if at == number => streams,
+        let mut windows = match position.windows.take() {
+            Some((at, windows)) if at == number => windows,
             _ => {
                 let start = (number * window) as u64;
-                TokenWindows::of_share(text, vocabulary, training.clone(), count, share.clone(), start)?
+                TokenWindows::of_share(text, vocabulary, training.clone(), streams, share.clone(), start)?
             }
         };
-        let Some(tokens) = streams.next_window(window)? else {
+        let Some(tokens) = windows.next_window(window)? else {
             bail!("{}: window {number} is beyond the end of the training range", text.name())
         };
         let steps = tokens.inputs.len() / share.len();
-        let sequences = PackedSequences::of_share(&vec![steps; count], share)?;
+        let sequences = PackedSequences::of_share(&vec![steps; streams], share)?;
         let before = position.state.as_ref();
         let (loss, state) = window_loss(model, tokens, sequences, before, mode, device)?;
-        *position = Position { streams: Some((number + 1, streams)), state: Some(state.detach()) };
+        *position = Position { windows: Some((number + 1, windows)), state: Some(state.detach()) };
         Ok(loss)
     }
 

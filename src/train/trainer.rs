@@ -9,6 +9,7 @@ use super::step_graph::StepGraph;
 use super::stop::Stop;
 use super::task::Task;
 use super::weights::{Best, broadcast, load_weights, save_best};
+use crate::data::count;
 use crate::nn::{BatchNorm, Mode};
 use crate::optim::{Clip, Exchange, Ledger, Optimizer, Schedule, Totals};
 use crate::processes::{Processes, share, together};
@@ -297,9 +298,9 @@ impl<'a> Training<'a> {
         if let Some(run) = run {
             ensure!(
                 !training.state.has_ended || training.is_finished(),
-                "{}: training has ended after {} epochs and its checkpoint was not kept, so it cannot go on",
+                "{}: training has ended after {} and its checkpoint was not kept, so it cannot go on",
                 run.dir().display(),
-                training.state.history.len()
+                count(training.state.history.len(), "epoch")
             );
             run.remove_temporary_files();
             run.write_metrics(&training.state.history, metric)?;

@@ -110,7 +110,7 @@ fn filters_of_the_wrong_shape_are_errors() -> Result<()> {
     assert!(error((6, 4, 2), 5, 0)?.contains("expected (6)"));
     assert!(
         error((6, 4, 5), 6, 1)?
-            .contains("found a sentence of 4 words including its padding, expected at least 5")
+            .contains("found a sentence of length 4 including its padding, expected at least 5")
     );
     assert!(ops::conv_max_over_time(&xs, &sequences, &[], 0).is_err());
     Ok(())

@@ -283,11 +283,11 @@ fn a_foreign_state_of_lbfgs_is_refused() -> Result<()> {
     let zeros = |shape: &[usize], dtype| Tensor::zeros(shape, dtype, &Device::Cpu);
     for (name, tensor, expected) in [
         ("old_dirs", None, "old_dirs is missing"),
-        ("old_dirs", Some(zeros(&[1, 2], DType::F64)?), "old_dirs is [1, 2], expected [2, 2]"),
-        ("old_stps", Some(zeros(&[3, 2], DType::F64)?), "old_stps is [3, 2], expected [2, 2]"),
-        ("old_stps", Some(zeros(&[2, 2], DType::F32)?), "old_stps is F32, expected F64"),
+        ("old_dirs", Some(zeros(&[1, 2], DType::F64)?), "old_dirs has shape [1, 2], expected [2, 2]"),
+        ("old_stps", Some(zeros(&[3, 2], DType::F64)?), "old_stps has shape [3, 2], expected [2, 2]"),
+        ("old_stps", Some(zeros(&[2, 2], DType::F32)?), "old_stps has type f32, expected f64"),
         ("n_iter", Some(Tensor::new(-1i64, &Device::Cpu)?), "n_iter is -1"),
-        ("other", Some(zeros(&[1], DType::F64)?), "other [1] is unknown"),
+        ("other", Some(zeros(&[1], DType::F64)?), "other is unknown"),
     ] {
         let mut state = good.clone();
         match tensor {

@@ -1,6 +1,7 @@
 //! The binary format of CIFAR-10: records of a label and pixels.
 
 use super::images::Images;
+use crate::data::count;
 use crate::data::file_kind::check_is_directory;
 use crate::data::splits;
 use anyhow::{Context, Result, bail, ensure};
@@ -51,9 +52,9 @@ fn class_names(path: &Path) -> Result<Vec<String>> {
         text.lines().map(|line| line.trim().to_string()).filter(|line| !line.is_empty()).collect();
     ensure!(
         names.len() == CLASS_NAMES.len(),
-        "{}: found {} class names, expected {}, one per line",
+        "{}: found {}, expected {}, one per line",
         path.display(),
-        names.len(),
+        count(names.len(), "class name"),
         CLASS_NAMES.len()
     );
     Ok(names)
@@ -87,8 +88,8 @@ fn read(dir: &Path, files: &[String]) -> Result<Images> {
         let batch = fs::read(&path).with_context(|| format!("{name}: can't be read"))?;
         ensure!(
             !batch.is_empty() && batch.len() % RECORD == 0,
-            "{name}: found {} bytes, expected a multiple of {RECORD} (a label and 3x32x32 pixels)",
-            batch.len()
+            "{name}: found {}, expected a multiple of {RECORD} (a label and 3x32x32 pixels)",
+            count(batch.len(), "byte")
         );
         for (at, record) in batch.chunks_exact(RECORD).enumerate() {
             if usize::from(record[0]) >= names.len() {

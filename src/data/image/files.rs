@@ -1,6 +1,7 @@
 //! Images that stay in their files until they are needed.
 
 use super::prefetch::Prefetch;
+use crate::data::count;
 use crate::data::fingerprint::Fingerprint;
 use crate::kernels::cpu::parallel;
 use anyhow::{Context, Result, anyhow, ensure};
@@ -142,6 +143,6 @@ fn all<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
     let results: Result<Vec<T>> = results.into_iter().collect();
     results.map_err(|first| match failed {
         1 => first,
-        _ => anyhow!("{first:#}; {} more files can't be read either", failed - 1),
+        _ => anyhow!("{first:#}; {} can't be read either", count(failed - 1, "more file")),
     })
 }

@@ -153,8 +153,8 @@ fn parse<const D: usize>(mut reader: impl Read, max_bytes: u64) -> Result<Conten
     reader.by_ref().take(length as u64).read_to_end(&mut bytes).map_err(gzip::read_error)?;
     ensure!(
         bytes.len() == length,
-        "{} bytes follow the header, expected {announced} = {length}: truncated",
-        bytes.len()
+        "found {} after the header, expected {announced} = {length}: truncated",
+        quantity(bytes.len(), "byte")
     );
     ensure!(
         reader.read(&mut [0]).map_err(gzip::read_error)? == 0,

@@ -5,6 +5,7 @@ use super::device_copy::DeviceCopy;
 use super::files::Files;
 use super::normalisation::Normalisation;
 use super::preparation::Preparation;
+use crate::data::count;
 use crate::data::fingerprint::Fingerprint;
 use crate::ops::image_batch::{ImageTable, Placement};
 use candle_core::{DType, Device, Error, Result, Tensor, bail};
@@ -79,14 +80,15 @@ impl Images {
         if expected != Some(pixels.len()) {
             let (channels, height, width) = shape;
             bail!(
-                "images: found {} bytes, expected {} images of {channels}x{height}x{width} bytes, no size being 0",
-                pixels.len(),
-                labels.len()
+                "images: found {}, expected {} of {channels}x{height}x{width} bytes, no size being 0",
+                count(pixels.len(), "byte"),
+                count(labels.len(), "image")
             );
         }
         let labels: Vec<u32> = labels.into_iter().map(Into::into).collect();
         if let Some(at) = labels.iter().position(|&label| label as usize >= classes) {
-            bail!("images: found label {} at position {at}, expected one of {classes} classes", labels[at]);
+            let classes = count(classes, "class");
+            bail!("images: found label {} at position {at}, expected one of {classes}", labels[at]);
         }
         let class_names = (0..classes).map(|class| class.to_string()).collect();
         Ok(Self::of(Pixels::Memory(pixels), labels, shape, class_names))
@@ -134,7 +136,7 @@ impl Images {
     pub fn with_class_names<S: ToString>(mut self, names: impl IntoIterator<Item = S>) -> Result<Self> {
         let names: Vec<String> = names.into_iter().map(|name| name.to_string()).collect();
         if names.len() != self.classes() {
-            bail!("images: found {} class names, expected {}", names.len(), self.classes());
+            bail!("images: found {}, expected {}", count(names.len(), "class name"), self.classes());
         }
         self.class_names = names;
         Ok(self)

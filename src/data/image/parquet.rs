@@ -1,6 +1,7 @@
 //! The hub's parquet files of labelled images.
 
 use super::images::Images;
+use crate::data::count;
 use crate::data::hub::{self, column};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use image::{ColorType, GenericImageView, ImageFormat};
@@ -62,6 +63,12 @@ fn read_file(path: &Path, group: &str, colour: ColorType) -> Result<Images> {
     Ok(Images::new(pixels, labels, (channels, height as usize, width as usize), CLASSES)?)
 }
 
+/// What the pixels of an image are.
+fn pixels(colour: ColorType) -> String {
+    let (channels, bits) = (usize::from(colour.channel_count()), colour.bits_per_pixel());
+    format!("{} of {} bits", count(channels, "channel"), usize::from(bits) / channels)
+}
+
 fn decode(row: &Row, at: usize, group: &str, colour: ColorType) -> Result<image::DynamicImage> {
     let Some(Field::Group(fields)) = column(row, group) else {
         bail!("no group {group:?} in row {at}");
@@ -71,6 +78,7 @@ fn decode(row: &Row, at: usize, group: &str, colour: ColorType) -> Result<image:
     };
     let image = image::load_from_memory_with_format(png.data(), ImageFormat::Png)
         .map_err(|error| anyhow!("the image in row {at} is not a PNG file: {error}"))?;
-    ensure!(image.color() == colour, "the image in row {at} is {:?}, expected {colour:?}", image.color());
+    let found = image.color();
+    ensure!(found == colour, "the image in row {at} has {}, expected {}", pixels(found), pixels(colour));
     Ok(image)
 }

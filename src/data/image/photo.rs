@@ -1,6 +1,7 @@
 //! Augmentation of photographs: random crops, flips and colour jitter.
 
 use super::shift::shift;
+use crate::data::count;
 use candle_core::{Result, bail};
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -46,7 +47,7 @@ impl fmt::Display for PhotoAugmentation {
             parts.push("mirroring".to_string());
         }
         if self.pad > 0 {
-            parts.push(format!("shifts up to {} pixels", self.pad));
+            parts.push(format!("shifts up to {}", count(self.pad, "pixel")));
         }
         if [self.brightness, self.contrast, self.saturation] != [0.0; 3] {
             parts.push("colour jitter".to_string());

@@ -2,6 +2,7 @@
 
 use super::Texture;
 use super::piece::{KEY_COUNT, KEYS, Metre, Note, Piece, Tonality};
+use crate::data::count;
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -284,7 +285,8 @@ impl Encoding {
         let Piece { name, steps_per_quarter, voices, .. } = &piece;
         ensure!(
             *steps_per_quarter == self.steps_per_quarter,
-            "{name}: found {steps_per_quarter} steps per quarter note, expected {}",
+            "{name}: found {} per quarter note, expected {}",
+            count(*steps_per_quarter, "step"),
             self.steps_per_quarter
         );
         match (self.texture, *voices) {

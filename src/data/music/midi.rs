@@ -60,9 +60,10 @@ impl Quantisation {
             .filter(|(count, _)| *count > 0)
             .map(|(count, what)| format!("{count} {what}"))
             .collect();
-        let notes = (!parts.is_empty()).then(|| format!("of {} notes, {}", self.notes, parts.join(", ")));
-        let bytes =
-            (self.trailing > 0).then(|| format!("{} bytes after the last chunk passed over", self.trailing));
+        let notes =
+            (!parts.is_empty()).then(|| format!("of {}, {}", count(self.notes, "note"), parts.join(", ")));
+        let bytes = (self.trailing > 0)
+            .then(|| format!("{} after the last chunk passed over", count(self.trailing, "byte")));
         let all: Vec<String> = notes.into_iter().chain(bytes).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
@@ -149,7 +150,11 @@ fn whole_chunks(bytes: &[u8]) -> Result<usize> {
         if tracks >= declared && !is_chunk {
             break;
         }
-        ensure!(length <= found, "the file is truncated: found {found} bytes of a chunk, expected {length}");
+        ensure!(
+            length <= found,
+            "the file is truncated: found {} of a chunk, expected {length}",
+            count(found, "byte")
+        );
         tracks += u16::from(rest.starts_with(b"MTrk"));
         rest = &rest[8 + length..];
     }

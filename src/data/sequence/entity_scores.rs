@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::data::quoted;
+use crate::data::{count, quoted};
 use anyhow::{Context, Result, ensure};
 
 use super::tagged::Tag;
@@ -64,30 +64,30 @@ pub fn entity_scores(gold: &[Vec<u32>], predicted: &[Vec<u32>], tags: &[String])
     let tags: Vec<Tag> = tags.collect::<Result<_>>()?;
     ensure!(
         gold.len() == predicted.len(),
-        "found predicted tags of {} sentences, expected {}",
-        predicted.len(),
+        "found predicted tags of {}, expected {}",
+        count(predicted.len(), "sentence"),
         gold.len()
     );
     let mut scores = EntityScores::default();
     for (at, (gold, predicted)) in gold.iter().zip(predicted).enumerate() {
         ensure!(
             gold.len() == predicted.len(),
-            "sentence {at}: found {} predicted tags, expected {}",
-            predicted.len(),
+            "sentence {at}: found {}, expected {}",
+            count(predicted.len(), "predicted tag"),
             gold.len()
         );
         let [gold, predicted] = [entities(gold, &tags)?, entities(predicted, &tags)?];
-        let mut count = |kind: &str, add: fn(&mut EntityCounts)| {
+        let mut update = |kind: &str, add: fn(&mut EntityCounts)| {
             add(&mut scores.overall);
             add(scores.types.entry(kind.into()).or_default());
         };
         for entity in &gold {
-            count(entity.1, |counts| counts.gold += 1);
+            update(entity.1, |counts| counts.gold += 1);
         }
         for entity in &predicted {
-            count(entity.1, |counts| counts.predicted += 1);
+            update(entity.1, |counts| counts.predicted += 1);
             if gold.contains(entity) {
-                count(entity.1, |counts| counts.correct += 1);
+                update(entity.1, |counts| counts.correct += 1);
             }
         }
     }
@@ -100,7 +100,7 @@ fn entities<'a>(ids: &[u32], tags: &[Tag<'a>]) -> Result<Vec<(Range<usize>, &'a 
     for (at, &id) in ids.iter().enumerate() {
         let tag = tags
             .get(id as usize)
-            .with_context(|| format!("tag {id}, expected one of {} tags", tags.len()))?;
+            .with_context(|| format!("tag {id}, expected one of {}", count(tags.len(), "tag")))?;
         match (*tag, entities.last_mut()) {
             (Tag::Outside, _) => {}
             (Tag::Inside(entity), Some((words, before))) if words.end == at && *before == entity => {

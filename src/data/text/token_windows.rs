@@ -2,6 +2,7 @@
 
 use super::text_stream::{TextStream, Tokens};
 use super::vocabulary::Vocabulary;
+use crate::data::count;
 use anyhow::{Result, ensure};
 use std::ops::Range;
 
@@ -63,8 +64,9 @@ impl<'a> TokenWindows<'a> {
     ) -> Result<Self> {
         ensure!(
             streams > 0 && range.start < range.end && range.end <= text.len(),
-            "{}: found {streams} streams of tokens {} to {}, expected at least one stream of 0 to {}",
+            "{}: found {} of tokens {} to {}, expected at least one stream of 0 to {}",
             text.name(),
+            count(streams, "stream"),
             range.start,
             range.end,
             text.len()

@@ -1,5 +1,6 @@
 //! The numbering of tokens.
 
+use crate::data::count;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -136,9 +137,9 @@ impl Vocabulary {
         }
         ensure!(
             tokens.len() == expected && expected >= Self::SPECIAL.len(),
-            "line {}: the file ends after {} tokens, expected {expected}",
+            "line {}: the file ends after {}, expected {expected}",
             tokens.len() + 1,
-            tokens.len()
+            count(tokens.len(), "token")
         );
         let vocabulary = Self::numbered(tokens, lower_case);
         for (token, number) in vocabulary.tokens.iter().zip(2..) {

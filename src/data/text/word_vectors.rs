@@ -129,7 +129,8 @@ impl WordVectors {
         ensure!(size == self.size, "word vectors: found vectors of size {}, expected {size}", self.size);
         ensure!(
             rows >= vocabulary.len(),
-            "word vectors: found a table of {rows} rows, expected at least {}, one per word",
+            "word vectors: found a table of {}, expected at least {}, one per word",
+            count(rows, "row"),
             vocabulary.len()
         );
         let mut values = table.flatten_all()?.to_vec1::<f32>()?;
@@ -229,7 +230,7 @@ impl WordVectors {
             self.values.push(value);
         }
         let found = self.values.len() - start;
-        ensure!(found == self.size, "found {found} numbers, expected {}", self.size);
+        ensure!(found == self.size, "found {}, expected {}", count(found, "number"), self.size);
         self.add(word)
     }
 
@@ -238,7 +239,8 @@ impl WordVectors {
         let mut word = line;
         for _ in 0..self.size {
             let Some(space) = word.iter().rposition(is_separator) else {
-                bail!("found {} numbers, expected {}", after_first(line).count(), self.size);
+                let found = after_first(line).count();
+                bail!("found {}, expected {}", count(found, "number"), self.size);
             };
             word = word[..space].trim_ascii_end();
         }

@@ -4,6 +4,7 @@ use super::super::preparation::{Preparation, Prepared};
 use super::decode;
 use super::digit_photo::digit;
 use super::square::{grey_square, square};
+use crate::data::count;
 use anyhow::{Result, bail};
 use image::{DynamicImage, imageops};
 use std::path::Path;
@@ -49,7 +50,8 @@ impl Preparation {
             }
             (_, (channels, height, width)) => {
                 bail!(
-                    "pictures can't be prepared as images of {height}x{width} pixels with {channels} channels"
+                    "pictures can't be prepared as images of {height}x{width} pixels with {}",
+                    count(channels, "channel")
                 )
             }
         }
