@@ -29,9 +29,6 @@ pub(crate) struct Settings {
     /// Number of recurrent layers
     #[arg(long, value_name = "N", value_parser = layers, default_value_t = 1)]
     layers: usize,
-    /// Number of units that join a step with the notes already chosen in it
-    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 128)]
-    note_units: usize,
     /// Dropout probability on the vectors of steps, between layers, and before the output layer
     #[arg(long, value_name = "X", value_parser = fraction::<f32>, default_value_t = 0.0)]
     dropout: f32,
@@ -80,7 +77,7 @@ impl Recipe for Settings {
                 OutputName::Independent => (0.3, 0, 4),
                 OutputName::Autoregressive => (0.5, 5, 16),
             };
-            (self.hidden, self.embedding, self.note_units) = (200, 200, 200);
+            (self.hidden, self.embedding, self.music.note_units) = (200, 200, 200);
             (self.dropout, self.music.transpose) = (dropout, transpose);
             self.train = TrainOptions {
                 dataset: "piano-roll".to_string(),
@@ -103,7 +100,7 @@ impl Recipe for Settings {
             OutputName::Independent => Output::Independent { keys: encoding.key_outputs() },
             OutputName::Autoregressive => Output::Autoregressive {
                 features: encoding.note_features(),
-                units: self.note_units,
+                units: self.music.note_units,
                 classes: encoding.classes(),
             },
         };
@@ -115,7 +112,7 @@ impl Recipe for Settings {
     fn activations(&self, facts: &MusicFacts) -> u64 {
         // For a step with four notes.
         let recurrent = recurrent_activations(self.cell.cell(), self.layers, self.hidden);
-        self.embedding as u64 + recurrent + 4 * (self.note_units + facts.encoding.classes()) as u64
+        self.embedding as u64 + recurrent + 4 * (self.music.note_units + facts.encoding.classes()) as u64
     }
 }
 

@@ -5,12 +5,12 @@
 mod common;
 
 use candle_textbook::data::music::{chorales, read_midi, write_midi};
-use common::{done, killed, metrics, model, one_error, start};
+use common::{done, killed, metrics, model, noted, one_error, start};
 use std::fs;
 use std::sync::OnceLock;
 use tempfile::{TempDir, tempdir};
 
-const SMALL: &str = "--dataset midi --data-dir data --steps-per-quarter 2 --hidden 12 --embedding 12 --note-units 12 \
+const SMALL: &str = "--dataset midi --data-dir data --steps-per-quarter 2 --hidden 12 --embedding 12 \
                      --batch-size 4 --window 40 --quiet";
 
 /// Writes a few chorales as MIDI files.
@@ -30,7 +30,7 @@ fn trained() -> &'static TempDir {
     PLACE.get_or_init(|| {
         let place = tempdir().unwrap();
         write_data(&place);
-        let said = done(&place, "music", &format!("{SMALL} --epochs 2 --out run"));
+        let said = done(&place, "music", &format!("{SMALL} --note-units 12 --epochs 2 --out run"));
         assert!(said.contains("nats per time step") && said.contains("steps that break a rule"), "{said}");
         place
     })
@@ -80,6 +80,25 @@ fn a_run_holds_samples_and_its_model_composes_and_harmonizes() {
 }
 
 #[test]
+fn a_test_needs_only_the_test_files() {
+    let (place, other) = (trained(), tempdir().unwrap());
+    fs::create_dir_all(other.path().join("midi/test")).unwrap();
+    fs::copy(place.path().join("data/test/5.mid"), other.path().join("midi/test/5.mid")).unwrap();
+    let run = place.path().join("run");
+    let said = done(&other, "music", &format!("eval --run {} --data-dir midi", run.display()));
+    assert_eq!(said, done(place, "music", "eval --run run"));
+
+    let roll = other.path().join("roll");
+    fs::create_dir(&roll).unwrap();
+    let pieces = "[[60, 64], [62], []], ".repeat(3) + "[[60], [64]]";
+    fs::write(roll.join("a.json"), format!(r#"{{"train": [{pieces}], "dev": [[[60], [62]]]}}"#)).unwrap();
+    let options = "--dataset piano-roll --data-dir roll --preset jsb --hidden 4 --embedding 4 --epochs 1 --quiet --out roll/run";
+    let said = noted(&other, "music", options, "a.json: no list test, so dev serves as it");
+    fs::write(roll.join("a.json"), r#"{"test": [[[60], [62]]]}"#).unwrap();
+    assert!(said.contains(done(&other, "music", "eval --run roll/run").trim_end()), "{said}");
+}
+
+#[test]
 fn a_killed_run_resumes_to_the_same_model() {
     let place = tempdir().unwrap();
     write_data(&place);
@@ -112,6 +131,17 @@ fn bad_input_gets_one_line() {
         ("--dataset piano-roll --data-dir json", 1, vec!["a.json: train[0][0]: found the pitch 200"]),
         ("--dataset midi --data-dir json", 1, vec!["json: found no .mid files"]),
         ("--dataset midi", 1, vec!["no directory given", "--data-dir DIR"]),
+        (
+            "--steps-per-quarter 2",
+            2,
+            vec!["--steps-per-quarter: has no effect on other data than MIDI files"],
+        ),
+        ("--dataset piano-roll --data-dir json --steps-per-quarter 2", 2, vec!["--steps-per-quarter"]),
+        (
+            "--output independent --note-units 8",
+            2,
+            vec!["--note-units: has no effect with --output independent"],
+        ),
         ("--dataset polkas", 1, vec!["expected one of chorales, midi, piano-roll", "--dataset NAME"]),
     ] {
         let output = start(place, "music", &command.split_whitespace().collect::<Vec<_>>(), "");

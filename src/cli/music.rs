@@ -3,14 +3,16 @@
 use super::images::numbers;
 use super::music_commands::{self, MusicCommand};
 use super::music_facts::MusicFacts;
-use super::options::{TrainOptions, in_range, positive};
+use super::options::{Given, TrainOptions, in_range, positive};
 use super::parts::Parts;
 use super::recipe::{About, Data, Recipe, Test, Trained, split_fingerprints};
-use super::{Outcome, TestSet, data_error, note_if_slow, show_notes, sum_of_largest, test_error};
+use super::{
+    Outcome, TestSet, UsageError, count, data_error, note_if_slow, show_notes, sum_of_largest, test_error,
+};
 use crate::data::music::{self, MusicCorpus, Piece, Texture};
 use crate::models::music::MusicModel;
 use crate::train::{Composition, Epoch, Run, Task, evaluate_music, music_windows};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use candle_core::Device;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -22,6 +24,9 @@ pub struct MusicOptions {
     /// How the notes of a step depend on each other
     #[arg(long, value_name = "NAME", value_enum, default_value_t = OutputName::Autoregressive)]
     pub output: OutputName,
+    /// Number of units that join a step with the notes already chosen in it (autoregressive)
+    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 128)]
+    pub note_units: usize,
     /// Number of steps in a quarter note of MIDI files
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = |text: &str| in_range(text, 1..=48_usize, "a whole number, 1 to 48"))]
     pub steps_per_quarter: usize,
@@ -43,6 +48,27 @@ pub enum OutputName {
     Autoregressive,
 }
 
+impl MusicOptions {
+    /// Checks the options that the user gave for a training on the data set `name`.
+    ///
+    /// # Errors
+    /// Fails if one of them has no effect.
+    fn check(&self, name: &str, given: &Given) -> Result<()> {
+        let is_independent = self.output == OutputName::Independent;
+        for (id, is_used, why) in [
+            ("note_units", !is_independent, "with --output independent"),
+            ("steps_per_quarter", name == "midi", "on other data than MIDI files"),
+        ] {
+            let option = id.replace('_', "-");
+            ensure!(
+                is_used || !given.contains(id),
+                UsageError(format!("--{option}: has no effect {why}: leave it out"))
+            );
+        }
+        Ok(())
+    }
+}
+
 /// Pieces of music, divided into parts.
 pub struct MusicData {
     options: MusicOptions,
@@ -62,8 +88,8 @@ impl Data for MusicData {
     type Command = MusicCommand;
     const DATA_SETS: &'static [(&'static str, &'static str)] = &[
         ("chorales", "built in"),
-        ("midi", ".mid files, in the folders train, valid, test or in DIR itself"),
-        ("piano-roll", "a .json file with lists of pitches per time step under train, valid, test"),
+        ("midi", ".mid files, in the folders train, val, test or in DIR itself"),
+        ("piano-roll", "a .json file with lists of pitches per time step under train, val, test"),
     ];
     const NOUN: &'static str = "pieces";
 
@@ -74,7 +100,13 @@ impl Data for MusicData {
     ) -> Result<Self> {
         let (facts, test_options) = run.unzip();
         let (name, dir) = TestSet::resolve(test_options, train);
-        let load = || music::load(name, dir, options.steps_per_quarter, train.train_limit);
+        if facts.is_none() {
+            options.check(name, &train.given)?;
+        }
+        let load = || match facts {
+            None => music::load(name, dir, options.steps_per_quarter, train.train_limit),
+            Some(_) => music::load_test(name, dir, options.steps_per_quarter),
+        };
         let corpus = note_if_slow("the music is being read or composed", load)
             .map_err(if facts.is_some() { test_error } else { data_error })?;
         let MusicCorpus { train: training, validation, test, mut texture, notes } = corpus;
@@ -141,7 +173,7 @@ impl Data for MusicData {
         let steps: usize = self.test.iter().map(Piece::len).sum();
         Ok(Test {
             record: numbers(&[("test_nats", nats)]),
-            text: format!("test {nats:.4} nats per time step, over {steps} steps"),
+            text: format!("test {nats:.4} nats per time step, over {}", count(steps, "step")),
             ..Test::default()
         })
     }

@@ -10,6 +10,12 @@ use std::path::{Path, PathBuf};
 /// The names of each split, for all data sets: training, validation, test.
 const NAMES: [&[&str]; 3] = [&["train"], &["val", "valid", "validation", "dev"], &["test"]];
 
+/// The split that a list, file or folder with this name is: 0 for training, 1 for validation, 2 for testing.
+pub(super) fn split_of(name: &str) -> Option<usize> {
+    let name = name.to_lowercase();
+    NAMES.iter().position(|names| names.contains(&name.as_str()))
+}
+
 /// The files or folders of a data set's splits.
 #[derive(Debug, Default)]
 pub(super) struct Splits {

@@ -22,7 +22,7 @@ pub use wav::write_wav;
 
 use crate::data::error::DataError;
 use crate::data::file_kind::check_is_directory;
-use crate::data::splits::{Splits, entries};
+use crate::data::splits::{Splits, entries, is_about};
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -68,8 +68,11 @@ pub struct MusicCorpus {
 /// | name | files in `dir` |
 /// |---|---|
 /// | `chorales` | built in; 2400 for training, 60 for validation, 60 for testing |
-/// | `midi` | `.mid` files, in the folders `train`, `valid` and `test` or in `dir` itself; folders in these name styles |
-/// | `piano-roll` | a JSON file of lists of pitches per time step under `train`, `valid` and `test` |
+/// | `midi` | `.mid` files, in a folder per split or in `dir` itself; folders in these name styles |
+/// | `piano-roll` | a JSON file of lists of pitches per time step, under the name of each split |
+///
+/// The names of the splits are `train`; `val`, `valid`, `validation` or `dev`; and `test`. If there is a validation but no
+/// test split, it serves as the test split, with a note. What is passed over is named in a note.
 ///
 /// At most `limit` training pieces are composed. The limit does not apply to files.
 ///
@@ -90,62 +93,96 @@ pub fn load(
             let training = limit.map_or(CHORALES, |limit| limit.min(CHORALES));
             Ok(chorales(training, 60, 60, CHORALES_SEED))
         }
-        ("chorales", Some(_)) => Err(DataError::built_in(name)),
+        _ => read(name, dir, steps_per_quarter, false),
+    }
+}
+
+/// Loads only the test split of the pieces `name`, if there is one.
+///
+/// Without a test or validation split, it is the same as [`load`].
+///
+/// # Errors
+/// Fails as [`load`] does.
+pub fn load_test(name: &str, dir: Option<&Path>, steps_per_quarter: usize) -> Result<MusicCorpus> {
+    match (name, dir) {
+        ("chorales", None) => Ok(MusicCorpus { validation: None, ..chorales(0, 0, 60, CHORALES_SEED) }),
+        _ => read(name, dir, steps_per_quarter, true),
+    }
+}
+
+/// Reads the pieces of a data set that is not built in.
+fn read(name: &str, dir: Option<&Path>, steps_per_quarter: usize, test_only: bool) -> Result<MusicCorpus> {
+    match (name, dir) {
+        ("chorales", _) => Err(DataError::built_in(name)),
         ("midi" | "piano-roll", Some(dir)) => {
             check_is_directory(dir)?;
-            if name == "midi" { midi_folder(dir, steps_per_quarter) } else { roll::read(dir) }
+            match name {
+                "midi" => midi_folder(dir, steps_per_quarter, test_only),
+                _ => roll::read(dir, test_only),
+            }
         }
         ("midi" | "piano-roll", None) => Err(DataError::files_needed(name, "no directory given", &BUILT_IN)),
         _ => Err(DataError::unknown(name, &KNOWN)),
     }
 }
 
-/// Reads the MIDI files of a folder.
-fn midi_folder(dir: &Path, steps_per_quarter: usize) -> Result<MusicCorpus> {
+/// Reads the MIDI files of a folder, or with `test_only` those of its test split, if there is one.
+fn midi_folder(dir: &Path, steps_per_quarter: usize, test_only: bool) -> Result<MusicCorpus> {
     let splits = Splits::find(dir, |name| vec![name.to_string()])?;
     let (mut notes, mut report) = (vec![], Quantisation::default());
-    let has_splits = splits.train.is_some() || splits.test.is_some();
+    let has_splits = [&splits.train, &splits.validation, &splits.test].iter().any(|split| split.is_some());
     let folders = match has_splits {
         true => {
             let Splits { train, validation, test, .. } =
-                splits.choose(dir, "a folder train", false, &mut notes)?;
+                splits.choose(dir, "a folder train", test_only, &mut notes)?;
             [train, validation, test]
         }
         false => [Some(dir.to_path_buf()), None, None],
     };
+    let mut passed_over = vec![];
     let mut read = |folder: Option<PathBuf>| -> Result<Option<Vec<Piece>>> {
         let Some(folder) = folder else { return Ok(None) };
         let mut pieces = vec![];
-        for (path, style) in midi_files(&folder)? {
+        for (path, style) in midi_files(&folder, &mut passed_over)? {
             let (piece, found) = read_midi(&path, steps_per_quarter)?;
             report += found;
             pieces.push(Piece { style, ..piece });
         }
+        ensure!(!pieces.is_empty(), "{}: found no .mid files, expected at least one", folder.display());
         Ok(Some(pieces))
     };
     let [train, validation, test] = folders;
     let (train, validation, test) = (read(train)?.unwrap_or_default(), read(validation)?, read(test)?);
-    ensure!(!train.is_empty(), "{}: found no .mid files, expected at least one", dir.display());
+    notes.extend(passed_over.first().map(|first| match passed_over.len() {
+        1 => format!("passed over {}: no MIDI file", first.display()),
+        found => format!("passed over {found} entries such as {}: no MIDI files", first.display()),
+    }));
     notes.extend(report.report().map(|report| format!("{}: {report}", dir.display())));
     let corpus = MusicCorpus { train, validation, test, texture: Texture::Keys, notes };
     Ok(corpus.with_common_texture())
 }
 
 /// Lists the MIDI files in `folder` and its subfolders. The name of a subfolder is their style.
-fn midi_files(folder: &Path) -> Result<Vec<(PathBuf, Option<String>)>> {
+///
+/// Other entries, but for descriptions of the data, join `passed_over`.
+fn midi_files(folder: &Path, passed_over: &mut Vec<PathBuf>) -> Result<Vec<(PathBuf, Option<String>)>> {
     let is_midi = |path: &Path| {
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-        matches!(extension.as_deref(), Some("mid" | "midi"))
+        path.is_file() && matches!(extension.as_deref(), Some("mid" | "midi"))
     };
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
     let mut files = vec![];
     for path in entries(folder)? {
-        if path.is_dir() {
-            let style = path.file_name().map(|name| name.to_string_lossy().into_owned());
-            files.extend(
-                entries(&path)?.into_iter().filter(|path| is_midi(path)).map(|path| (path, style.clone())),
-            );
-        } else if is_midi(&path) {
-            files.push((path, None));
+        let (inside, style) = match path.is_dir() {
+            true => (entries(&path)?, name(&path)),
+            false => (vec![path], None),
+        };
+        for path in inside {
+            match is_midi(&path) {
+                true => files.push((path, style.clone())),
+                false if !is_about(&name(&path).unwrap_or_default()) => passed_over.push(path),
+                false => {}
+            }
         }
     }
     Ok(files)
@@ -194,6 +231,36 @@ mod tests {
     }
 
     #[test]
+    fn midi_splits_have_the_names_of_all_data_sets_and_a_test_needs_only_its_own() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let write = |path: &str, number: usize| -> Result<()> {
+            let path = dir.path().join(path);
+            fs::create_dir_all(path.parent().unwrap_or(dir.path()))?;
+            Ok(fs::write(path, write_midi(&chorales(3, 0, 0, 5).train[number]))?)
+        };
+        write("Train/a.mid", 0)?;
+        write("dev/b.mid", 1)?;
+        fs::write(dir.path().join("Train/words.txt"), "")?;
+        let corpus = load("midi", Some(dir.path()), 2, None)?;
+        assert_eq!(
+            (corpus.train.len(), corpus.validation, corpus.test.map(|test| test.len())),
+            (1, None, Some(1))
+        );
+        let [serves, passed_over] = &corpus.notes[..] else { panic!("{:?}", corpus.notes) };
+        assert!(serves.contains("dev: no test split, so this one serves as it"), "{serves}");
+        assert!(passed_over.contains("words.txt: no MIDI file"), "{passed_over}");
+        fs::remove_dir_all(dir.path().join("Train"))?;
+        let error = format!("{:#}", load("midi", Some(dir.path()), 2, None).unwrap_err());
+        assert!(error.contains("expected a folder train; found dev (a folder)"), "{error}");
+        let of_test =
+            |corpus: MusicCorpus| (corpus.train.len(), corpus.test.map(|test| test[0].name.clone()));
+        assert_eq!(of_test(load_test("midi", Some(dir.path()), 2)?), (0, Some("b".to_string())));
+        write("test/c.mid", 2)?;
+        assert_eq!(of_test(load_test("midi", Some(dir.path()), 2)?), (0, Some("c".to_string())));
+        Ok(())
+    }
+
+    #[test]
     fn wrong_choices_are_errors_with_a_remedy() {
         let error = |name: &str, dir: Option<&Path>| format!("{:#}", load(name, dir, 2, None).unwrap_err());
         let dir = tempfile::tempdir().unwrap();
@@ -207,6 +274,7 @@ mod tests {
     #[test]
     fn a_limit_composes_the_first_training_pieces_only() -> Result<()> {
         let corpus = load("chorales", None, 2, Some(2))?;
+        assert_eq!(load_test("chorales", None, 2)?.test, corpus.test);
         assert_eq!(corpus.train, chorales(2, 0, 0, CHORALES_SEED).train);
         assert_eq!(corpus.train.len(), 2);
         Ok(())

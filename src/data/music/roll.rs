@@ -3,30 +3,33 @@
 use super::piece::{KEYS, Note, Piece};
 use super::{MusicCorpus, Texture};
 use crate::data::file_kind::{check_is_file, found_instead};
+use crate::data::splits::{entries, split_of};
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Reads the pieces of the only JSON file in `dir`.
+/// Reads the pieces of the only JSON file in `dir`, or with `test_only` the test pieces alone, if there are any.
 ///
 /// Its format is `{"train": [[[60, 64, 67], ..], ..], "valid": .., "test": ..}`.
-pub(super) fn read(dir: &Path) -> Result<MusicCorpus> {
+pub(super) fn read(dir: &Path, test_only: bool) -> Result<MusicCorpus> {
     let path = file(dir)?;
     check_is_file(&path)?;
     let bytes = fs::read(&path).with_context(|| format!("{}: cannot read it", path.display()))?;
     let text = String::from_utf8_lossy(&bytes);
-    parse(&text).map_err(|error| match found_instead(&bytes, "a JSON file") {
+    let mut corpus = parse(&text, test_only).map_err(|error| match found_instead(&bytes, "a JSON file") {
         Some(other) => anyhow!("{}: {other}", path.display()),
         None => error.context(path.display().to_string()),
-    })
+    })?;
+    corpus.notes.iter_mut().for_each(|note| *note = format!("{}: {note}", path.display()));
+    Ok(corpus)
 }
 
 /// The only JSON file in `dir`.
 fn file(dir: &Path) -> Result<PathBuf> {
     let is_json =
         |path: &PathBuf| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
-    let mut files: Vec<PathBuf> = crate::data::splits::entries(dir)?.into_iter().filter(is_json).collect();
+    let mut files: Vec<PathBuf> = entries(dir)?.into_iter().filter(is_json).collect();
     match files.len() {
         1 => Ok(files.remove(0)),
         0 => bail!(
@@ -37,21 +40,53 @@ fn file(dir: &Path) -> Result<PathBuf> {
     }
 }
 
-fn parse(text: &str) -> Result<MusicCorpus> {
+fn parse(text: &str, test_only: bool) -> Result<MusicCorpus> {
     let value: Value = serde_json::from_str(text)
         .map_err(|error| anyhow!("not JSON at line {}, column {}", error.line(), error.column()))?;
-    ensure!(
-        value.is_object(),
-        "found {}, expected an object with the lists train, valid and test",
-        kind(&value)
-    );
-    let split = |names: &[&str]| -> Result<Option<Vec<Piece>>> {
-        let Some(name) = names.iter().find(|name| !value[**name].is_null()) else { return Ok(None) };
-        pieces(&value[*name], name).map(Some)
+    let Value::Object(lists) = &value else {
+        bail!("found {}, expected an object with the lists train, valid and test", kind(&value))
     };
-    let train = split(&["train"])?.context("found no list train, expected train, valid and test")?;
-    let (validation, test) = (split(&["valid", "validation", "val", "dev"])?, split(&["test"])?);
-    Ok(MusicCorpus { train, validation, test, texture: Texture::Keys, notes: vec![] })
+    let mut notes = vec![];
+    let [train, validation, test] = find_splits(lists, test_only, &mut notes)?;
+    let split = |name: Option<&String>| name.map(|name| pieces(&lists[name], name)).transpose();
+    let train = split(train)?.unwrap_or_default();
+    let (validation, test) = (split(validation)?, split(test)?);
+    Ok(MusicCorpus { train, validation, test, texture: Texture::Keys, notes })
+}
+
+/// Returns the names of the training, validation and test list in `lists`.
+///
+/// With `test_only` it is the name of the test list alone, if there is one. Without a test list the validation list serves as it, with a note. Another note names what is passed over.
+fn find_splits<'a>(
+    lists: &'a Map<String, Value>,
+    test_only: bool,
+    notes: &mut Vec<String>,
+) -> Result<[Option<&'a String>; 3]> {
+    let mut found = [None; 3];
+    let mut passed_over = vec![];
+    for (name, _) in lists.iter().filter(|(_, list)| !list.is_null()) {
+        match split_of(name) {
+            None => passed_over.push(name.as_str()),
+            Some(split) => {
+                if let Some(other) = found[split].replace(name) {
+                    bail!("found both {other} and {name}, expected one of them");
+                }
+            }
+        }
+    }
+    let [train, mut validation, mut test] = found;
+    if test.is_none() {
+        test = validation.take();
+        notes.extend(test.map(|name| format!("no list test, so {name} serves as it")));
+    }
+    if test_only && test.is_some() {
+        return Ok([None, None, test]);
+    }
+    ensure!(train.is_some(), "found no list train, expected train, valid and test");
+    if !passed_over.is_empty() {
+        notes.push(format!("passed over: {}", passed_over.join(", ")));
+    }
+    Ok([train, validation, test])
 }
 
 /// The pieces of a split.
@@ -119,13 +154,41 @@ mod tests {
 
     #[test]
     fn pitches_are_read_step_by_step() -> Result<()> {
-        let corpus = parse(r#"{"train": [[[67, 60], [], [60.0]]], "valid": [], "test": [[[21, 108]]]}"#)?;
+        let corpus =
+            parse(r#"{"train": [[[67, 60], [], [60.0]]], "valid": [], "test": [[[21, 108]]]}"#, false)?;
         let train = &corpus.train[0];
         assert_eq!(
             (0..3).map(|step| train.chord(step)).collect::<Vec<_>>(),
             [vec![60, 67], vec![], vec![60]]
         );
         assert_eq!((corpus.validation, corpus.test.unwrap()[0].chord(0)), (Some(vec![]), vec![21, 108]));
+        Ok(())
+    }
+
+    #[test]
+    fn splits_have_the_names_of_all_data_sets_and_validation_serves_as_a_missing_test_split() -> Result<()> {
+        let corpus = parse(r#"{"Train": [[[60]]], "dev": [[[61]]], "tempo": 3, "test": null}"#, false)?;
+        let test = corpus.test.map(|test| test[0].chord(0));
+        assert_eq!((corpus.train.len(), corpus.validation, test), (1, None, Some(vec![61])));
+        assert_eq!(corpus.notes, ["no list test, so dev serves as it", "passed over: tempo"]);
+        for name in ["val", "valid", "validation", "dev"] {
+            let text = format!(r#"{{"train": [[[60]]], "{name}": [[[61]]], "test": [[[62]]]}}"#);
+            let corpus = parse(&text, false)?;
+            assert_eq!((corpus.validation.unwrap().len(), corpus.notes.len()), (1, 0), "{name}");
+        }
+        let error = parse(r#"{"train": [], "val": [], "dev": []}"#, false).unwrap_err().to_string();
+        assert!(
+            error.contains("found both val and dev") || error.contains("found both dev and val"),
+            "{error}"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn a_test_needs_only_the_test_list() -> Result<()> {
+        let corpus = parse(r#"{"train": 3, "test": [[[62]]]}"#, true)?;
+        assert_eq!((corpus.train.len(), corpus.test.unwrap().len()), (0, 1));
+        assert_eq!(parse(r#"{"train": [[[60]]]}"#, true)?.train.len(), 1, "to draw the test pieces from");
         Ok(())
     }
 
@@ -146,7 +209,7 @@ mod tests {
             (r#"{"train": [[[60.5]]]}"#, "found the pitch 60.5"),
             (r#"{"train": [[]]}"#, "train[0]: found no time steps"),
         ] {
-            let error = format!("{:#}", parse(text).unwrap_err());
+            let error = format!("{:#}", parse(text, false).unwrap_err());
             assert!(error.contains(expected) && !error.contains('\n'), "{text}: {error}");
         }
     }
