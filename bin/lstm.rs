@@ -14,7 +14,7 @@ use std::process::ExitCode;
 #[derive(Clone, Args, Serialize, Deserialize)]
 pub(crate) struct Lstm {
     /// Initial bias of the forget gate [default: a small random value]
-    #[arg(long, value_name = "X", value_parser = |text: &str| in_range(text, f64::MIN..=f64::MAX, "a number"))]
+    #[arg(long, value_name = "X", conflicts_with = "gradient_flow", value_parser = |text: &str| in_range(text, f64::MIN..=f64::MAX, "a number"))]
     forget_bias: Option<f64>,
 }
 

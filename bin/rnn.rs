@@ -13,7 +13,7 @@ use std::process::ExitCode;
 #[derive(Clone, Args, Serialize, Deserialize)]
 pub(crate) struct Elman {
     /// Activation: tanh, or ReLU (Le, Jaitly and Hinton 2015)
-    #[arg(long, value_name = "NAME", value_enum, default_value_t = Activation::Tanh)]
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Activation::Tanh, conflicts_with = "gradient_flow")]
     activation: Activation,
 }
 

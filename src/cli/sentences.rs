@@ -5,7 +5,9 @@ use super::options::{TrainOptions, in_range};
 use super::parts::{Parts, hold_out};
 use super::recipe::{About, Data, Recipe, Test, Trained};
 use super::text::{Labelled, TextData, TextFacts, UnknownCount, WordOptions, keep_vectors};
-use super::{Outcome, TestSet, count, data_error, in_colour, most_probable, show_notes, write_drawing};
+use super::{
+    Outcome, TestSet, UsageError, count, data_error, in_colour, most_probable, show_notes, write_drawing,
+};
 use crate::data::text::composed;
 use crate::data::{self, Columns, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
 use crate::nn::{Attribution, Cost, Mode, SentenceModel};
@@ -128,6 +130,12 @@ impl Data for SentenceData {
         train: &TrainOptions,
         run: Option<(TextFacts, &SentenceTest)>,
     ) -> Result<Self> {
+        ensure!(
+            run.is_some() || ngrams.buckets > 0 || !train.given.contains("buckets"),
+            UsageError(
+                "--buckets: has no effect without n-grams of words or characters: leave it out".into()
+            )
+        );
         let chosen = run.as_ref().map(|(_, test)| test.columns());
         let run = run.map(|(facts, test)| (facts, &test.set));
         let (name, dir) = TestSet::resolve(run.as_ref().map(|run| run.1), train);
