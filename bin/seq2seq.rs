@@ -114,8 +114,6 @@ impl Recipe for Settings {
         if let Some(Preset::Multi30k) = self.preset {
             (self.hidden, self.embedding, self.dropout) = (256, Some(256), 0.4);
             self.translation = TranslationOptions {
-                source_lang: Some("en".to_string()),
-                target_lang: Some("de".to_string()),
                 min_count: 2,
                 lower_case: true,
                 beam: 5,
@@ -146,7 +144,12 @@ impl Recipe for Settings {
             self.compare.is_none() || self.attention != Attention::None,
             "--compare attention: needs an attention to compare with none: leave out --attention none"
         );
-        Ok(self.translation.clone())
+        let mut options = self.translation.clone();
+        if self.preset.is_some() && self.train.dataset == "parallel" {
+            options.source_lang.get_or_insert_with(|| "en".to_string());
+            options.target_lang.get_or_insert_with(|| "de".to_string());
+        }
+        Ok(options)
     }
 
     fn model(&self, facts: &TranslationFacts, vb: VarBuilder) -> candle_core::Result<Box<Seq2Seq>> {

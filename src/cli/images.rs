@@ -1,7 +1,7 @@
 //! Classifying images.
 
 use super::inputs::Inputs;
-use super::options::TrainOptions;
+use super::options::{Given, TrainOptions};
 use super::parts::Parts;
 use super::recipe::{
     About, CLASSES, Data, Facts, KEPT_WEIGHTS, Recipe, Test, Trained, of_another_version, split_fingerprints,
@@ -261,7 +261,7 @@ impl Data for ImageData {
     const INPUTS_ARE_PATHS: bool = true;
 
     fn load(
-        options: ImageOptions,
+        mut options: ImageOptions,
         train: &TrainOptions,
         run: Option<(ImageFacts, &TestSet)>,
     ) -> Result<Self> {
@@ -279,7 +279,7 @@ impl Data for ImageData {
             test = images.select(&parts.test)?;
         }
         let Parts { training, validation, .. } = parts;
-        check_crop(&options, images.shape())?;
+        limit_crop(&mut options, images.shape(), &train.given)?;
         if let [first, others @ ..] = images.labels() {
             ensure!(
                 others.iter().any(|other| other != first),
@@ -471,16 +471,30 @@ impl Test {
     }
 }
 
-/// Checks that the largest shift of an augmentation leaves a part of the image.
-fn check_crop(options: &ImageOptions, (_, height, width): (usize, usize, usize)) -> Result<()> {
-    let Some(Augmentation::Photo(PhotoAugmentation { pad, .. })) = options.augmentation else {
+/// Limits the largest shift of an augmentation that a preset chose so that a part of the image is left.
+///
+/// # Errors
+/// Fails if the user chose the shift.
+fn limit_crop(
+    options: &mut ImageOptions,
+    (_, height, width): (usize, usize, usize),
+    given: &Given,
+) -> Result<()> {
+    let Some(Augmentation::Photo(PhotoAugmentation { pad, .. })) = &mut options.augmentation else {
         return Ok(());
     };
     let most = height.min(width).saturating_sub(1);
-    ensure!(
-        pad <= most,
-        UsageError(format!("--crop {pad}: the images are {height}x{width} pixels, expected 0 to {most}"))
-    );
+    if *pad > most {
+        ensure!(
+            !given.contains("crop"),
+            UsageError(format!("--crop {pad}: the images are {height}x{width} pixels, expected 0 to {most}"))
+        );
+        show_notes(&[format!(
+            "the preset shifts images by up to {}; of these {height}x{width} pixels that is {most}",
+            count(*pad, "pixel")
+        )]);
+        *pad = most;
+    }
     Ok(())
 }
 

@@ -175,7 +175,7 @@ impl Data for LanguageData {
             let parts = split(text.len(), &options, train)?;
             let windowing = windowing(parts[0].end, &options, train)?;
             let vocabulary = text.vocabulary(parts[0].clone(), options.min_count, options.vocab_size)?;
-            check_vocabulary(&vocabulary, options.min_count)?;
+            check_vocabulary(vocabulary.words().next().is_none(), options.min_count)?;
             return Ok(Self::new(text, vocabulary, parts, windowing, train.seed));
         };
         let windowing = Windowing { streams: train.batch_size, window: options.window };

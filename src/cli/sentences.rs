@@ -89,7 +89,7 @@ impl SentenceData {
         );
         let class = |sentence: u32| self.labels[sentence as usize];
         let (training, validation) = hold_out(&rest, None, class, options)?;
-        self.divide(Parts { training, validation, test })
+        self.divide(Parts { training, validation, test }, &options.given)
     }
 
     fn classification<'a>(

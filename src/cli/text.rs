@@ -1,6 +1,6 @@
 //! Sentences for the binaries: their words, their parts, and the facts that a run records.
 
-use super::options::{TrainOptions, WORD_VECTORS, positive};
+use super::options::{Given, TrainOptions, WORD_VECTORS, positive};
 use super::parts::Parts;
 use super::recipe::{About, CLASSES, Facts, KEPT_VECTORS, of_another_version, split_fingerprints};
 use super::{TestSet, complain, count};
@@ -86,7 +86,7 @@ impl<L> TextData<L> {
             }
             None => {
                 vectors = options.read_vectors(&words)?;
-                options.facts(&words, &parts, vectors.as_ref(), (classes, layout))?
+                options.facts(&words, &parts, vectors.as_ref(), (classes, layout), &train.given)?
             }
         };
         let sentences = encode(&facts.vocabulary, ngrams, &words)?;
@@ -107,10 +107,10 @@ impl<L> TextData<L> {
     ///
     /// # Errors
     /// Fails if the new training part leaves no word in the vocabulary.
-    pub(super) fn divide(&mut self, parts: Parts) -> Result<()> {
+    pub(super) fn divide(&mut self, parts: Parts, given: &Given) -> Result<()> {
         let About { sizes, facts, .. } = &mut self.about;
         let kept = (std::mem::take(&mut facts.classes), facts.layout.take());
-        *facts = self.options.facts(&self.words, &parts, self.vectors.as_ref(), kept)?;
+        *facts = self.options.facts(&self.words, &parts, self.vectors.as_ref(), kept, given)?;
         *sizes = parts.sizes();
         self.sentences = encode(&facts.vocabulary, self.ngrams, &self.words)?;
         self.parts = parts;
@@ -165,12 +165,20 @@ impl WordOptions {
         parts: &Parts,
         vectors: Option<&WordVectors>,
         (classes, layout): (Vec<String>, Option<Layout>),
+        given: &Given,
     ) -> Result<TextFacts> {
-        let training = parts.training.iter().map(|&i| &words[i as usize]);
-        let mut vocabulary = Vocabulary::new(training, self.lower_case, self.min_count);
+        let learn = |min_count| {
+            let training = parts.training.iter().map(|&i| &words[i as usize]);
+            Vocabulary::new(training, self.lower_case, min_count)
+        };
+        let mut vocabulary = learn(self.min_count);
         // Before a fold is selected, nothing is in the training part.
         if !parts.training.is_empty() {
-            check_vocabulary(&vocabulary, self.min_count)?;
+            let is_empty = |vocabulary: &Vocabulary| vocabulary.words().next().is_none();
+            if is_empty(&vocabulary) && keeps_rare(self.min_count, given) {
+                vocabulary = learn(1);
+            }
+            check_vocabulary(is_empty(&vocabulary), self.min_count)?;
         }
         if let Some(vectors) = vectors {
             // This way the model knows test words that are missing from the training part.
@@ -264,9 +272,19 @@ pub(super) fn noun(level: Level) -> &'static str {
     }
 }
 
+/// Returns whether to keep all tokens where none occurs `min_count` times, as the user did not ask for this number. A note says so.
+pub(super) fn keeps_rare(min_count: usize, given: &Given) -> bool {
+    let keeps = min_count > 1 && !given.contains("min_count");
+    if keeps {
+        complain(&format!(
+            "note: nothing in the training part occurs {min_count} times, so the model knows all of it, however rare"
+        ));
+    }
+    keeps
+}
+
 /// Checks that a vocabulary has tokens besides the special ones.
-pub(super) fn check_vocabulary(vocabulary: &Vocabulary, min_count: usize) -> Result<()> {
-    let is_empty = vocabulary.words().next().is_none();
+pub(super) fn check_vocabulary(is_empty: bool, min_count: usize) -> Result<()> {
     ensure!(!is_empty || min_count > 1, "the training part contains no words");
     ensure!(!is_empty, "--min-count {min_count}: nothing in the training part occurs so often: choose less");
     Ok(())

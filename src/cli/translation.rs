@@ -132,7 +132,7 @@ fn skip_long(pairs: &mut Pairs, max_length: usize) -> Result<()> {
             count(before, "training pair"),
             count(max_length, "token")
         )]);
-        ensure!(!pairs.is_empty(), "--max-length {max_length}: no training pairs are left: choose more");
+        ensure!(!pairs.is_empty(), "no training pairs are left: choose a larger --max-length");
     }
     Ok(())
 }
@@ -176,7 +176,7 @@ impl Data for TranslationData {
             [&parts.training, &parts.validation, &parts.test].map(|indices| select(&all, indices));
         let (facts, vectors) = match facts {
             Some(facts) => (facts, None),
-            None => options.languages(name, &training, &all)?,
+            None => options.languages(name, &training, &all, &train.given)?,
         };
         let place = dir.map_or(format!("data set {name}"), |dir| dir.display().to_string());
         for (texts, what) in [(&validation, "validation"), (&test_texts, "test")] {

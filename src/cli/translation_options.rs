@@ -2,7 +2,7 @@
 
 use super::options::{Given, non_negative, positive};
 use super::recipe::Facts;
-use super::text::note_unknown_count;
+use super::text::{check_vocabulary, keeps_rare, note_unknown_count};
 use super::{UsageError, count, data_error, show_notes, test_error};
 use crate::data::translation::{self, BleuTokenizer};
 use crate::data::{Language, PairCorpus, Pairs, Segmentation, TextPairs, WordVectors};
@@ -213,20 +213,22 @@ impl TranslationOptions {
         name: &str,
         training: &TextPairs,
         all: &TextPairs,
+        given: &Given,
     ) -> Result<(TranslationFacts, Option<WordVectors>)> {
-        let learn = |texts: &[String], level| {
-            let texts = texts.iter().map(String::as_str);
-            Language::learn(texts, self.segmentation(level, name), self.lower_case, self.min_count)
+        let learn = |min_count| {
+            let sides = [(&training.sources, self.source_level), (&training.targets, self.target_level)];
+            sides.map(|(texts, level)| {
+                let texts = texts.iter().map(String::as_str);
+                Language::learn(texts, self.segmentation(level, name), self.lower_case, min_count)
+            })
         };
-        let mut source = learn(&training.sources, self.source_level);
-        let target = learn(&training.targets, self.target_level);
-        for language in [&source, &target] {
-            let count = self.min_count;
-            ensure!(
-                !language.is_empty(),
-                "--min-count {count}: nothing in the training part occurs so often: choose less"
-            );
+        let lack_tokens = |languages: &[Language; 2]| languages.iter().any(Language::is_empty);
+        let mut languages = learn(self.min_count);
+        if lack_tokens(&languages) && keeps_rare(self.min_count, given) {
+            languages = learn(1);
         }
+        check_vocabulary(lack_tokens(&languages), self.min_count)?;
+        let [mut source, target] = languages;
         let mut vectors = None;
         if let Some(path) = &self.vectors {
             ensure!(
