@@ -77,6 +77,16 @@ impl Settings {
     fn is_large(&self) -> bool {
         [18, 34, 50, 101, 152].contains(&self.layers)
     }
+
+    fn config(&self, images: &ImageFacts) -> candle_core::Result<Config> {
+        let (channels, classes) = (images.shape.0, images.classes.len());
+        let config = match (self.is_large(), self.shortcut) {
+            (true, None | Some(Shortcut::Projection)) => Config::imagenet(self.layers, classes)?,
+            (true, Some(_)) => bail!("--shortcut: a network of {} layers has projections", self.layers),
+            (false, shortcut) => Config::cifar(self.layers, shortcut.unwrap_or_default(), classes)?,
+        };
+        Ok(Config { channels, ..config })
+    }
 }
 
 impl Recipe for Settings {
@@ -104,6 +114,15 @@ impl Recipe for Settings {
 
     fn train_options(&self) -> &TrainOptions {
         &self.train
+    }
+
+    fn least_batch(&self, images: &ImageFacts) -> usize {
+        let (_, height, width) = images.shape;
+        let has_single_pixels =
+            self.config(images).is_ok_and(|config| config.last_maps(height, width) == (1, 1));
+        // Frozen layers normalise with their running averages.
+        let is_frozen = self.freeze_until.as_deref() == Some("fc");
+        if has_single_pixels && !is_frozen { 2 } else { 1 }
     }
 
     fn sync_batch_norm(&self) -> bool {
@@ -158,13 +177,7 @@ impl Recipe for Settings {
     }
 
     fn model(&self, images: &ImageFacts, vb: VarBuilder) -> candle_core::Result<Box<dyn ImageModel>> {
-        let (channels, classes) = (images.shape.0, images.classes.len());
-        let config = match (self.is_large(), self.shortcut) {
-            (true, None | Some(Shortcut::Projection)) => Config::imagenet(self.layers, classes)?,
-            (true, Some(_)) => bail!("--shortcut: a network of {} layers has projections", self.layers),
-            (false, shortcut) => Config::cifar(self.layers, shortcut.unwrap_or_default(), classes)?,
-        };
-        let mut resnet = ResNet::new(&Config { channels, ..config }, vb)?;
+        let mut resnet = ResNet::new(&self.config(images)?, vb)?;
         if let Some(layer) = &self.freeze_until {
             resnet.freeze_until(layer)?;
         }

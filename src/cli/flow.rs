@@ -9,7 +9,7 @@ use super::recipe::{
     About, CLASSES, Data, Facts, KEPT, PATHS, Recipe, Start, Test, Trained, Training, recorded_settings,
 };
 use super::together::check_same;
-use super::{MachineOptions, Outcome, UsageError, complain, report, shell_quoted, show_notes};
+use super::{MachineOptions, Outcome, UsageError, complain, count, report, shell_quoted, show_notes};
 use crate::device::device_name;
 use crate::nn::{BatchNorm, count_parameters, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
@@ -193,6 +193,9 @@ pub(super) fn fit<R: Recipe>(
     let mut optimizer = options.optimizer(&vars)?;
     settings.constrain(&mut optimizer)?;
     let task = data.task(&model, device)?;
+    let steps = train::steps_per_epoch(task.examples(), batch_size, &vars);
+    let processes = if settings.sync_batch_norm() { 1 } else { training.size() };
+    check_batches(settings.least_batch(&about.facts), [task.examples(), batch_size, steps], processes)?;
     let parameters = trained_parameters(&vars);
     let mut record = record::<R>(about);
     record.insert("parameters".to_string(), json!(parameters));
@@ -208,7 +211,6 @@ pub(super) fn fit<R: Recipe>(
         true => Some(begin(training, settings, data, start, (task.metric(), record, note))?),
         false => None,
     };
-    let steps = train::steps_per_epoch(task.examples(), batch_size, &vars);
     // The parts of an experiment would repeat the notes.
     static NOTES: Once = Once::new();
     NOTES.call_once(|| show_notes(&training.options().without_effect(examples, steps)));
@@ -220,6 +222,22 @@ pub(super) fn fit<R: Recipe>(
     let report = trainer.fit(task.as_ref(), &vars, &mut optimizer)?;
     drop(task);
     Ok((run, model, report))
+}
+
+/// Checks that each of the `processes` has `least` examples or more in every batch of an epoch of `steps` steps.
+fn check_batches(least: usize, [examples, batch_size, steps]: [usize; 3], processes: usize) -> Result<()> {
+    let last = examples.saturating_sub(batch_size.saturating_mul(steps.saturating_sub(1)));
+    // Of fewer examples than processes, one process has all.
+    let share = |batch: usize| if batch < processes { batch } else { batch / processes };
+    let share = share(last).min(if steps > 1 { share(batch_size) } else { usize::MAX });
+    let place = if processes > 1 { " of one process" } else { "" };
+    ensure!(
+        share >= least,
+        "the smallest batch{place} has {}, but batch normalisation needs {least}, as the last feature maps are single pixels: \
+         choose another --batch-size, or larger images",
+        count(share, "image")
+    );
+    Ok(())
 }
 
 /// Prepares the run folder, and shows what will be trained.
@@ -425,4 +443,27 @@ fn curves(report: &Report) -> Result<(String, Vec<String>)> {
         },
     ];
     Ok((plots::line_charts(&charts)?, charts.chunks(1).map(plots::line_charts).collect::<Result<_>>()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_batch_normalisation_cannot_take_is_known_in_advance() {
+        for (sizes, processes, fits) in [
+            ([10, 4, 3], 1, true),
+            // The last one joins the batch before.
+            ([9, 4, 2], 1, true),
+            ([1, 4, 1], 1, false),
+            ([3, 1, 3], 1, false),
+            ([12, 4, 3], 2, true),
+            ([12, 3, 4], 2, false),
+            ([11, 4, 3], 2, false),
+            ([8, 7, 2], 4, false),
+        ] {
+            assert_eq!(check_batches(2, sizes, processes).is_ok(), fits, "{sizes:?} {processes}");
+        }
+        assert!(check_batches(1, [1, 1, 1], 1).is_ok());
+    }
 }

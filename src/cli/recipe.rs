@@ -90,6 +90,11 @@ pub trait Recipe: Args + Clone + Serialize + DeserializeOwned + Send {
         Ok(())
     }
 
+    /// The least number of examples that a step of training needs: batch normalisation needs two values per channel.
+    fn least_batch(&self, _facts: &<Self::Data as Data>::Facts) -> usize {
+        1
+    }
+
     /// Whether batch normalisation on several processes uses the statistics of the whole batch.
     fn sync_batch_norm(&self) -> bool {
         false

@@ -97,6 +97,13 @@ impl Config {
         let (stem, shortcut, blocks) = (Stem::Large, Shortcut::Projection, blocks.to_vec());
         Ok(Self { channels: 3, stem, block, shortcut, width: 64, blocks, classes })
     }
+
+    /// Height and width of the last feature maps of images of `height` x `width` pixels.
+    pub fn last_maps(&self, height: usize, width: usize) -> (usize, usize) {
+        let halvings = self.blocks.len().saturating_sub(1) + if self.stem == Stem::Large { 2 } else { 0 };
+        let halved = |size: usize| (0..halvings).fold(size, |size, _| size.div_ceil(2));
+        (halved(height), halved(width))
+    }
 }
 
 /// A residual network.
