@@ -71,8 +71,9 @@ fn words_are_translated_from_arguments_lines_and_files() {
     let arguments = ["predict", "--run", run.to_str().unwrap(), "--max-length", "1", "--file", "unknown"];
     let notes = String::from_utf8(start(&place, "seq2seq", &arguments, "").stderr).unwrap();
     let lines: Vec<&str> = notes.lines().collect();
-    assert!(lines.len() == 2 && lines[0].ends_with(" cut off at 1 token: see --max-length"), "{notes}");
+    assert!(lines.len() == 3 && lines[0].ends_with(" cut off at 1 token: see --max-length"), "{notes}");
     assert!(lines[1].starts_with("note: 2 of 5 words are unknown"), "{notes}");
+    assert_eq!(lines[2], "note: all words are unknown in \"pink\"");
     let run = run.to_str().unwrap();
     let predict = |arguments: &[&str], input: &str| {
         let output = start(&place, "seq2seq", &[&["predict", "--run", run], arguments].concat(), input);

@@ -147,7 +147,7 @@ fn score(inputs: &Inputs, trained: &TrainedModel) -> Result<Outcome> {
         say(&format!("{log_probability:.3}\t{nats:.4}\t{:.3}\t{line}", libm::exp(nats)));
         // The end of the line also is a token.
         if count > 1 {
-            unknown_count.add(unknown as u64, count as u64 - 1);
+            unknown_count.add(line, unknown as u64, count as u64 - 1);
         }
         (total, tokens) = (total + log_probability, tokens + count);
         Ok(())

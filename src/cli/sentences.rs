@@ -163,14 +163,14 @@ impl Data for SentenceData {
         let fingerprints = splits.each_ref().map(|split| split.as_ref().map(Texts::fingerprint));
         let sizes = splits.each_ref().map(|split| split.as_ref().map(Texts::len));
         let (mut words, mut labels) = (vec![], vec![]);
-        let visible = splits.iter().flatten().flat_map(|split| &split.texts).map(|text| visible(text)).sum();
+        let letters = splits.iter().flatten().flat_map(|split| &split.texts).map(|text| letters(text)).sum();
         for split in splits.into_iter().flatten() {
             words.extend(split.texts.iter().map(|sentence| text.tokenizer.tokens(sentence)));
             labels.extend(split.labels);
         }
         check_words(name, text.tokenizer, &words)?;
-        if run.is_none() {
-            note_dropped(text.tokenizer, visible, &words);
+        if run.is_none() && text.tokenizer == Tokenizer::Kim {
+            show_notes(dropped(letters, &words).as_slice());
         }
         let parts = match text.folds {
             // Each fold will have its own parts.
@@ -248,26 +248,19 @@ fn check_words(name: &str, tokenizer: Tokenizer, words: &[Vec<String>]) -> Resul
     Ok(())
 }
 
-/// Number of characters, composed, except white space.
-fn visible(text: &str) -> usize {
-    composed(text).chars().filter(|c| !c.is_whitespace()).count()
+/// Number of letters, composed.
+fn letters(text: &str) -> usize {
+    composed(text).chars().filter(|c| c.is_alphabetic()).count()
 }
 
-/// Prints how many of the `all` characters of the texts the tokenizer drops, if they are more than 5%.
-fn note_dropped(tokenizer: Tokenizer, all: usize, words: &[Vec<String>]) {
-    let kept: usize = words.iter().flatten().map(|word| visible(word)).sum();
-    let dropped = all.saturating_sub(kept) as f64 / all.max(1) as f64;
-    if dropped > 0.05 {
-        let other = match tokenizer {
-            Tokenizer::Kim => "--tokenizer words keeps words of every script, and symbols",
-            _ => "--tokenizer plain keeps all",
-        };
-        show_notes(&[format!(
-            "the tokenizer {} drops {:.0}% of the characters; {other}",
-            name_of(tokenizer),
-            100.0 * dropped
-        )]);
-    }
+/// Returns a note if Kim's tokenizer, which cut texts into `words`, dropped more than 5% of their `all` letters.
+fn dropped(all: usize, words: &[Vec<String>]) -> Option<String> {
+    let kept: usize = words.iter().flatten().map(|word| letters(word)).sum();
+    let dropped = all.saturating_sub(kept);
+    (20 * dropped > all).then(|| {
+        let percent = 100.0 * dropped as f64 / all as f64;
+        format!("the tokenizer kim drops {percent:.0}% of the letters; --tokenizer words keeps those of every script")
+    })
 }
 
 /// The sub-commands of a classifier of sentences.
@@ -298,7 +291,7 @@ fn predict<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: Trained<R>)
             };
             say(&format!("  {contribution:+.2}  {text}"));
         }
-        unknown.add_words(&words, vocabulary);
+        unknown.add_words(text, &words, vocabulary);
         Ok(())
     });
     unknown.note("words");
@@ -453,4 +446,20 @@ fn word_map(model: &dyn SentenceModel, vocabulary: &Vocabulary) -> Result<String
     let table = model.embedding().embeddings().detach().to_dtype(DType::F32)?;
     let vectors = table.narrow(0, Vocabulary::FIRST as usize, words.len())?.flatten_all()?.to_vec1()?;
     plots::word_map(&words, &vectors, table.dim(1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_names_the_letters_that_kims_tokenizer_drops_above_one_in_twenty() {
+        let note = |text: &str| dropped(letters(text), &[Tokenizer::Kim.tokens(text)]);
+        let twenty = format!("{}é", "a".repeat(19));
+        assert_eq!(note(&twenty), None);
+        // Punctuation and digits are no letters.
+        assert_eq!(note(&format!("{twenty} 1 2 3 ... ;;; §§§")), None);
+        let nineteen = note(&twenty[1..]).unwrap_or_default();
+        assert!(nineteen.starts_with("the tokenizer kim drops 5% of the letters"), "{nineteen}");
+    }
 }

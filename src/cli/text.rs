@@ -5,7 +5,7 @@ use super::parts::Parts;
 use super::recipe::{About, CLASSES, Facts, KEPT_VECTORS, of_another_version, split_fingerprints};
 use super::{TestSet, complain, count};
 use crate::data::text::Layout;
-use crate::data::{Level, NGrams, Vocabulary, WordVectors};
+use crate::data::{Level, NGrams, Vocabulary, WordVectors, quoted};
 use crate::train::{Run, Sentences, checksum};
 use anyhow::{Context, Result, ensure};
 use candle_nn::VarMap;
@@ -221,30 +221,43 @@ pub(super) fn note_few_vectors(path: &Path, found: usize, words: usize, lower_ca
 /// Counts the unknown tokens of all inputs of a command, for one note at its end.
 #[derive(Default)]
 pub(super) struct UnknownCount {
-    unknown: u64,
-    all: u64,
+    pub(super) unknown: u64,
+    pub(super) all: u64,
     inputs: usize,
     empty: usize,
+    /// The beginnings of inputs of which no token is known, and the number of further ones.
+    whole: (Vec<String>, usize),
 }
 
 impl UnknownCount {
     /// Adds an input of `all` tokens.
-    pub(super) fn add(&mut self, unknown: u64, all: u64) {
+    pub(super) fn add(&mut self, input: &str, unknown: u64, all: u64) {
+        const NAMED: usize = 3;
         (self.unknown, self.all) = (self.unknown + unknown, self.all + all);
         (self.inputs, self.empty) = (self.inputs + 1, self.empty + usize::from(all == 0));
+        if unknown == all && all > 0 {
+            match self.whole.0.len() {
+                NAMED => self.whole.1 += 1,
+                _ => self.whole.0.push(quoted(input)),
+            }
+        }
     }
 
     /// Adds an input of these words.
-    pub(super) fn add_words(&mut self, words: &[String], vocabulary: &Vocabulary) {
+    pub(super) fn add_words(&mut self, input: &str, words: &[String], vocabulary: &Vocabulary) {
         let unknown = words.iter().filter(|word| vocabulary.id(word) == Vocabulary::UNKNOWN).count();
-        self.add(unknown as u64, words.len() as u64);
+        self.add(input, unknown as u64, words.len() as u64);
     }
 
-    /// Says how many tokens, which are `noun`, are unknown, and how many inputs have none.
+    /// Says how many tokens, which are `noun`, are unknown, which inputs have no known ones, and how many have none at all.
     pub(super) fn note(&self, noun: &str) {
-        let &Self { unknown, all, inputs, empty } = self;
+        let &Self { unknown, all, inputs, empty, whole: (ref named, more) } = self;
         if all > 0 || inputs == 1 {
             note_unknown_count(unknown, all, noun);
+        }
+        if !named.is_empty() && inputs > 1 {
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            complain(&format!("note: all {noun} are unknown in {}{more}", named.join(", ")));
         }
         if empty > 0 && inputs > 1 {
             let (have, their) =

@@ -4,10 +4,10 @@ use super::images::numbers;
 use super::options::TrainOptions;
 use super::parts::Parts;
 use super::recipe::{About, Data, Recipe, Test, Trained, split_fingerprints};
-use super::text::{fill_tables, keep_vectors, note_few_vectors};
+use super::text::{fill_tables, keep_vectors, note_few_vectors, note_unknown_count};
 use super::translation_commands::{self, TranslationCommand};
 use super::translation_options::{
-    ScoreName, SearchOptions, TranslationFacts, TranslationOptions, note_cut_off, note_unknown, unknown,
+    ScoreName, SearchOptions, TranslationFacts, TranslationOptions, note_cut_off, noun, unknown,
 };
 use super::{Outcome, TestSet, count, show_notes, sum_of_largest};
 use crate::data::translation::{BleuTokenizer, exact_match};
@@ -192,7 +192,7 @@ impl Data for TranslationData {
         };
         if let Some(test_options) = test_options {
             let ids = test.sources.concat();
-            note_unknown(&facts.source, unknown(&ids), ids.len());
+            note_unknown_count(unknown(&ids) as u64, ids.len() as u64, noun(&facts.source));
             options.bleu_words = test_options.bleu_words.unwrap_or(options.bleu_words);
         }
         let expected = references(&facts.target, &validation.targets);

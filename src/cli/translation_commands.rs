@@ -2,9 +2,9 @@
 
 use super::inputs::Inputs;
 use super::recipe::{Data, Recipe, Trained};
+use super::text::UnknownCount;
 use super::translation_options::{
-    SearchOptions, TranslationFacts, TranslationOptions, beam_size, known_share, note_cut_off, note_unknown,
-    unknown,
+    SearchOptions, TranslationFacts, TranslationOptions, beam_size, known_share, note_cut_off, noun, unknown,
 };
 use super::{Outcome, complain, count, show_notes};
 use crate::data::Language;
@@ -91,8 +91,8 @@ struct Tally {
     cut_off: usize,
     fewer: usize,
     /// Unknown tokens and all tokens, read as the source and as the target language.
-    source: (usize, usize),
-    target: (usize, usize),
+    source: UnknownCount,
+    target: UnknownCount,
     /// The alignments to draw.
     alignments: Vec<Alignment>,
 }
@@ -136,22 +136,19 @@ where
             say(&in_letters(&alignment));
             tally.alignments.push(alignment);
         }
-        tally.add(ids, &facts.target.encode(text), best, decoding);
+        tally.add(text, [ids, &facts.target.encode(text)], best, decoding);
     }
     Ok(())
 }
 
 impl Tally {
-    /// Counts an input and its translations.
-    ///
-    /// Its tokens are `source`; `target` are its tokens if it were in the target language.
-    fn add(&mut self, source: &[u32], target: &[u32], best: &[Hypothesis], decoding: &Decoding) {
+    /// Counts an input with its tokens, read as the source and as the target language, and its translations.
+    fn add(&mut self, text: &str, [source, target]: [&[u32]; 2], best: &[Hypothesis], decoding: &Decoding) {
         self.inputs += 1;
         self.cut_off += usize::from(best.first().is_some_and(|best| !best.finished));
         self.fewer += usize::from(best.len() < decoding.n_best);
-        for ((unknown_ids, all), ids) in [(&mut self.source, source), (&mut self.target, target)] {
-            *unknown_ids += unknown(ids);
-            *all += ids.len();
+        for (count, ids) in [(&mut self.source, source), (&mut self.target, target)] {
+            count.add(text, unknown(ids) as u64, ids.len() as u64);
         }
     }
 
@@ -167,9 +164,9 @@ impl Tally {
                 "note: the search found fewer than {n_best} translations of {fewer} of {inputs}"
             ));
         }
-        note_unknown(&facts.source, self.source.0, self.source.1);
-        let known = |(unknown, all)| known_share(unknown, all);
-        if known(self.source) < 0.5 && known(self.target) > 0.8 {
+        self.source.note(noun(&facts.source));
+        let known = |count: &UnknownCount| known_share(count.unknown as usize, count.all as usize);
+        if known(&self.source) < 0.5 && known(&self.target) > 0.8 {
             complain("note: this looks like the language that the model translates into");
         }
     }

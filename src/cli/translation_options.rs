@@ -2,7 +2,7 @@
 
 use super::options::{Given, non_negative, positive};
 use super::recipe::Facts;
-use super::text::{check_vocabulary, keeps_rare, note_unknown_count};
+use super::text::{check_vocabulary, keeps_rare};
 use super::{UsageError, count, data_error, show_notes, test_error};
 use crate::data::translation::{self, BleuTokenizer};
 use crate::data::{Language, PairCorpus, Pairs, Segmentation, TextPairs, WordVectors};
@@ -295,14 +295,13 @@ pub(super) fn note_cut_off(cut: usize, all: usize, max_length: usize) {
     }
 }
 
-/// Notes how many of `all` source tokens are unknown, if any are.
-pub(super) fn note_unknown(source: &Language, unknown: usize, all: usize) {
-    let noun = match source.segmentation() {
+/// What the tokens of a language are, in the plural.
+pub(super) fn noun(language: &Language) -> &'static str {
+    match language.segmentation() {
         Segmentation::Characters => "characters",
         Segmentation::Words => "words",
         Segmentation::Subwords(_) => "parts of words",
-    };
-    note_unknown_count(unknown as u64, all as u64, noun);
+    }
 }
 
 /// The number of tokens that are unknown.
