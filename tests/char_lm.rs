@@ -223,6 +223,18 @@ fn resuming_after_the_text_has_changed_is_refused() {
 }
 
 #[test]
+fn a_text_that_has_moved_is_named_again_on_resuming() {
+    let place = tempdir().unwrap();
+    fs::write(place.path().join("text"), counting(300)).unwrap();
+    done(&place, NAME, &format!("{SMALL} --text text --out file"));
+    fs::rename(place.path().join("text"), place.path().join("moved")).unwrap();
+    refused(&place, NAME, "--resume file", 1, &["recorded in file/config.json", "--text"]);
+    done(&place, NAME, "--resume file --text moved --quiet");
+    fs::write(place.path().join("moved"), counting(299)).unwrap();
+    refused(&place, NAME, "--resume file --text moved", 1, &["file: cannot resume: the text has changed"]);
+}
+
+#[test]
 fn binary_and_short_texts_are_refused() {
     let place = tempdir().unwrap();
     let write = |name: &str, bytes: &[u8]| fs::write(place.path().join(name), bytes).unwrap();

@@ -338,6 +338,40 @@ fn clothes_and_digits_are_prepared_for_prediction_as_for_training() {
     }
 }
 
+#[test]
+fn every_image_binary_predicts_as_it_evaluates() {
+    let place = tempdir().unwrap();
+    let (train, test) = digits(1000, 60, 1).unwrap();
+    write_idx(place.path(), "train", &train);
+    write_idx(place.path(), "t10k", &test);
+    for (binary, options) in [("lenet", "--epochs 2 --batch-size 20"), ("resnet", "--layers 8 --epochs 1")] {
+        done(place.path(), binary, &format!("--dataset mnist --data-dir . {options} --quiet --out run"));
+        predict_agrees_with_eval(place.path(), binary, &test);
+        fs::remove_dir_all(place.path().join("run")).unwrap();
+    }
+}
+
+#[test]
+fn a_preset_adapts_to_few_and_small_images() {
+    let place = folder(&CLASSES, 5);
+    let options = "--preset paper --layers 8 --side 8 --epochs 2 --quiet";
+    noted(
+        place.path(),
+        "resnet",
+        &format!("{FOLDER} {options} --out run"),
+        "the preset holds out 5000 examples",
+    );
+}
+
+#[test]
+fn a_batch_too_small_for_batch_normalisation_is_refused_before_the_first_step() {
+    let place = folder(&CLASSES, 3);
+    let single = format!("{FOLDER} --layers 18 --side 32 --quiet");
+    let said = ["batch has 1 image, but batch normalisation needs 2", "--batch-size"];
+    refused(place.path(), "resnet", &format!("{single} --batch-size 1"), 1, &said);
+    refused(place.path(), "resnet", &format!("{single} --validation 8"), 1, &said);
+}
+
 /// Images of ten classes, each with its own colour under a pattern.
 fn coloured(count: usize) -> Images {
     let labels: Vec<u32> = (0..count as u32).map(|index| index % 10).collect();

@@ -363,6 +363,17 @@ fn resuming_on_changed_data_is_refused_and_names_the_change() {
 }
 
 #[test]
+fn a_renamed_class_of_pictures_is_named_on_resuming() {
+    let place = pictures();
+    done(&place, "mlp", &format!("{PICTURES} --epochs 1 --quiet --out run"));
+    for split in ["train", "test"] {
+        let class = |name: &str| place.path().join("data").join(split).join(name);
+        fs::rename(class("dog"), class("wolf")).unwrap();
+    }
+    refused(&place, "mlp", "--resume run", 1, &["run: cannot resume: found classes", "wolf", "dog"]);
+}
+
+#[test]
 fn a_damaged_test_picture_leaves_a_model_that_is_tested_later() {
     let place = pictures();
     let damaged = place.path().join(TEST_PICTURE);
@@ -414,6 +425,12 @@ fn a_run_trains_on_for_more_epochs_if_its_schedule_allows_it() {
     assert!(model(&whole) == model(&kept));
     assert_eq!(results(&whole), results(&kept));
     assert_eq!(config(&kept)["settings"]["epochs"], 4);
+
+    let plateau = format!("{DIGITS} --schedule plateau --schedule-epochs 1 --quiet");
+    done(&place, "mlp", &format!("{plateau} --epochs 4 --out long"));
+    done(&place, "mlp", &format!("{plateau} --epochs 2 --keep-checkpoint --out short"));
+    done(&place, "mlp", "--resume short --epochs 4 --quiet");
+    assert_eq!(results(&place.path().join("short")), results(&place.path().join("long")));
 
     refused(&place, "mlp", "--resume whole --epochs 5", 1, &["whole: ", "ended without --keep-checkpoint"]);
     done(

@@ -343,6 +343,71 @@ fn the_gradient_flow_is_plotted() {
     assert!(said.starts_with("gradient flow: classify sequences of 30 symbols"), "{said}");
     let picture = fs::read_to_string(place.path().join("run/gradient-flow.svg")).unwrap();
     assert!(["rnn", "gru", "lstm"].iter().all(|name| picture.contains(name)));
+    for command in ["eval", "predict good", "neighbours good"] {
+        let said = "run: this run has no model: it plots the gradient flow";
+        refused(place.path(), "lstm", &format!("{command} --run run"), 1, &[said]);
+    }
+    refused(
+        place.path(),
+        "lstm",
+        "--gradient-flow --forget-bias 1",
+        2,
+        &["--forget-bias", "--gradient-flow"],
+    );
+    refused(
+        place.path(),
+        "rnn",
+        "--gradient-flow --activation relu",
+        2,
+        &["--activation", "--gradient-flow"],
+    );
+}
+
+#[test]
+fn options_that_the_model_does_not_use_are_refused() {
+    let place = tempdir().unwrap();
+    let said = ["--buckets: has no effect without n-grams"];
+    refused(place.path(), "fasttext", "--word-ngrams 1 --buckets 50", 2, &said);
+    done(
+        place.path(),
+        "fasttext",
+        &format!("{SMALL} --word-ngrams 1 --char-ngrams 3-3 --buckets 50 --out run"),
+    );
+}
+
+#[test]
+fn presets_and_defaults_adapt_to_a_few_sentences() {
+    let place = tempdir().unwrap();
+    let rows: String = (0..6).map(|i| format!("{},word{i} tail{i}\n", ["no", "yes"][i % 2])).collect();
+    for split in ["train", "test"] {
+        fs::write(place.path().join(format!("{split}.csv")), format!("label,text\n{rows}")).unwrap();
+    }
+    let kim =
+        "--preset kim --dataset csv --data-dir . --filters 2 --embedding 4 --epochs 1 --quiet --out kim";
+    done(place.path(), "textcnn", kim);
+
+    let sentences: String = (0..6).map(|i| format!("Name{i} B-PER\nword{i} O\n\n")).collect();
+    for split in ["train", "test"] {
+        fs::write(place.path().join(format!("{split}.txt")), &sentences).unwrap();
+    }
+    let options = "--dataset conll --data-dir . --embedding 4 --hidden 4 --epochs 1 --quiet";
+    let note = "nothing in the training part occurs 2 times, so the model knows all of it";
+    common::noted(&place, "birnn", &format!("{options} --out run"), note);
+    refused(place.path(), "birnn", &format!("{options} --min-count 2"), 1, &["--min-count 2: nothing"]);
+}
+
+#[test]
+fn one_bad_line_among_many_is_named_and_the_others_are_answered() {
+    let run = trained("lstm");
+    let place = tempdir().unwrap();
+    let lines = ["カフェ was good\n".as_bytes(), b"caf\xe9 was bad\n", b"it was good\n"].concat();
+    fs::write(place.path().join("lines"), lines).unwrap();
+    let run = run.to_str().unwrap();
+    let output = start(place.path(), "lstm", &["predict", "--run", run, "--file", "lines"], "");
+    let [said, errors] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(said.contains("カフェ was good") && said.contains("it was good"), "{said}");
+    assert!(errors.contains("error: lines: line 2"), "{errors}");
 }
 
 #[test]

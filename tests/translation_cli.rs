@@ -90,6 +90,30 @@ fn words_are_translated_from_arguments_lines_and_files() {
 }
 
 #[test]
+fn the_preset_adapts_to_a_few_pairs_and_to_other_data() {
+    let place = tempdir().unwrap();
+    for (language, word) in [("en", "word"), ("de", "Wort")] {
+        let text: String = (0..6).map(|i| format!("{word}{i}\n")).collect();
+        for split in ["train", "test"] {
+            fs::write(place.path().join(format!("{split}.{language}")), &text).unwrap();
+        }
+    }
+    fs::write(place.path().join("train.tsv"), "one\teins\ntwo\tzwei\nthree\tdrei\n".repeat(4)).unwrap();
+    let small = "--preset multi30k --hidden 4 --embedding 4 --epochs 1 --beam 1 --quiet";
+    let arguments = format!("{small} --data-dir . --out few");
+    let notes = String::from_utf8(
+        start(&place, "seq2seq", &arguments.split_whitespace().collect::<Vec<_>>(), "").stderr,
+    );
+    let notes = notes.unwrap();
+    assert!(notes.contains("note: nothing in the training part occurs 2 times"), "{notes}");
+    let languages = &config(&place.path().join("few"))["settings"];
+    assert!(languages["preset"] == "multi30k" && languages["source_lang"].is_null(), "{languages}");
+    done(&place, &format!("{small} --dataset dates --train-limit 40 --max-length 12 --out dates"));
+    done(&place, &format!("{small} --dataset tsv-pairs --data-dir . --out pairs"));
+    done(&place, "eval --run few");
+}
+
+#[test]
 fn attention_is_shown_and_unknown_words_are_named() {
     let place = tempdir().unwrap();
     write_data(place.path());

@@ -186,6 +186,19 @@ mod tests {
     }
 
     #[test]
+    fn held_out_examples_are_not_chosen_where_the_data_has_a_validation_split() {
+        for option in ["validation", "validation_split"] {
+            let options = TrainOptions { given: Given::of(option), ..TrainOptions::default() };
+            let error = Parts::new([Some(9), Some(3), Some(3)], class, &options).err().unwrap();
+            let said = format!(
+                "--{}: has no effect on a data set that has a validation split",
+                option.replace('_', "-")
+            );
+            assert!(error.is::<UsageError>() && error.to_string().starts_with(&said), "{error}");
+        }
+    }
+
+    #[test]
     fn a_part_that_leaves_nothing_is_an_error() {
         let of = |sizes, validation| {
             let given = Given::of("validation");
