@@ -19,7 +19,7 @@
 //! use candle_nn::{Linear, Module, VarMap};
 //! use candle_textbook::nn::{Mode, seeded_var_builder};
 //! use candle_textbook::optim::{Adam, Optimizer};
-//! use candle_textbook::train::{Lines, Metric, Run, Score, Task, Trainer, TrainerOptions};
+//! use candle_textbook::train::{Lines, Metric, Run, Score, Task, Trainer, TrainerOptions, load_model};
 //!
 //! /// Separates the positive from the negative numbers.
 //! struct Signs {
@@ -70,9 +70,49 @@
 //! let trainer = Trainer { options, run: Some(&run), progress: &Lines, ..Trainer::default() };
 //! let report = trainer.fit(&task, &vars, &mut optimizer)?;
 //! assert_eq!(report.epochs[report.best_epoch - 1].validation.metric, 1.0);
+//!
+//! // The trained model, loaded from the run folder. Another program gets `run` from `Run::open("signs", None)`.
+//! let (layer, _) = load_model(&run, &Device::Cpu, |vb| candle_nn::linear(1, 2, vb))?;
+//! let logits = layer.forward(&Tensor::new(&[[-4f32], [7.0]], &Device::Cpu)?)?;
+//! assert_eq!(logits.argmax(1)?.to_vec1::<u32>()?, [0, 1]);
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Save, load and predict
+//!
+//! [`Trainer::fit`] leaves the weights of the best epoch in the variables. A run folder keeps them too, in `model.safetensors`, and
+//! [`load_model`] builds the model from there. Without a run folder, save the variables with [`save_weights`], and load them into
+//! the variables of a model that is built in the same way:
+//!
+//! ```
+//! use candle_core::{DType, Device, Tensor};
+//! use candle_textbook::nn::{self, Linear, Module, VarMap};
+//! use candle_textbook::train::{load_weights, save_weights};
+//!
+//! fn model(vars: &VarMap) -> candle_core::Result<Linear> {
+//!     nn::linear(2, 3, nn::seeded_var_builder(vars, 42, DType::F32, &Device::Cpu))
+//! }
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! # let dir = tempfile::tempdir()?;
+//! # let file = dir.path().join("model.safetensors");
+//! let vars = VarMap::new();
+//! let trained = model(&vars)?;
+//! // .. training changes the variables ..
+//! save_weights(&file, &vars)?;
+//!
+//! let vars = VarMap::new();
+//! let loaded = model(&vars)?;
+//! load_weights(&file, &vars)?;
+//! let xs = Tensor::new(&[[0.5f32, -1.0]], &Device::Cpu)?;
+//! assert_eq!(loaded.forward(&xs)?.to_vec2::<f32>()?, trained.forward(&xs)?.to_vec2::<f32>()?);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A model with dropout or batch normalisation predicts with `Mode::Evaluate`. [`load_pretrained`] reads the weights of a PyTorch
+//! module.
 //!
 //! # One epoch
 //!
@@ -106,7 +146,7 @@
 //! Checksums protect the files that a run reads again: `config.json` and the two safetensors files hold a CRC-32 of
 //! their own contents. The latter also hold the identity of their run. A flipped bit, an edited configuration, and a
 //! checkpoint or a model of another run are errors. Weights that another program wrote have no checksum and load
-//! nevertheless. The checksums do not protect against intent.
+//! nevertheless. The checksums do not protect against deliberate changes.
 //!
 //! # Checkpoints and resuming
 //!

@@ -1,44 +1,21 @@
-//! A convolutional network of one's own, trained with the built-in task for images.
+//! A convolutional network of one's own, in `net.rs`: trained with the built-in task for images, saved, loaded again and asked.
 //!
-//!     cargo run --example mnist            # handwritten digits, generated
-//!     cargo run --example mnist MNIST_DIR  # MNIST
+//!     cargo run --example mnist                    # trains on handwritten digits, generated
+//!     cargo run --example mnist MNIST_DIR          # trains on MNIST
+//!     cargo run --example mnist predict DIGIT.png  # loads the newest weights
 //!
 //! Expected: 98% of the generated test digits, 99% of MNIST's. The run folder `runs/mnist-example/N` holds the metrics and the
 //! best weights, with the parameter names of the equivalent PyTorch module.
 
-use candle_core::{DType, Device, Result, Tensor};
+mod net;
+
+use candle_core::{D, DType, Device, Tensor};
 use candle_textbook::data;
-use candle_textbook::nn::{self, BatchNorm, Conv2d, Cost, Linear, Mode, Model, VarBuilder};
+use candle_textbook::nn::{self, Cost, Mode, Model};
 use candle_textbook::optim::{Adam, Curve, Optimizer};
 use candle_textbook::train::{self, Run, Trainer, TrainerOptions};
+use net::Net;
 use std::path::Path;
-
-struct Net {
-    conv1: Conv2d,
-    conv2: Conv2d,
-    norm: BatchNorm,
-    output: Linear,
-}
-
-impl Net {
-    fn new(vb: VarBuilder) -> Result<Self> {
-        Ok(Self {
-            conv1: nn::conv2d(1, 16, 5, Default::default(), vb.pp("conv1"))?,
-            conv2: nn::conv2d_no_bias(16, 32, 5, Default::default(), vb.pp("conv2"))?,
-            norm: nn::batch_norm(32, 1e-5, vb.pp("norm"))?,
-            output: nn::linear(32 * 4 * 4, 10, vb.pp("output"))?,
-        })
-    }
-}
-
-impl Model for Net {
-    /// `(batch, 1, 28, 28)` to `(batch, 10)`.
-    fn forward(&self, xs: &Tensor, mode: Mode) -> Result<Tensor> {
-        let xs = nn::max_pool2d(&xs.apply(&self.conv1)?.relu()?, 2)?; // (batch, 16, 12, 12)
-        let xs = xs.apply(&self.conv2)?.apply_t(&self.norm, mode.is_training())?; // (batch, 32, 8, 8)
-        nn::max_pool2d(&xs.relu()?, 2)?.flatten_from(1)?.apply(&self.output)
-    }
-}
 
 /// Trains in the run folder `out`, or else in a new one, and returns the accuracy on the test images.
 pub fn run(dir: Option<&Path>, out: Option<&Path>, epochs: usize, limit: usize) -> anyhow::Result<f64> {
@@ -73,6 +50,24 @@ pub fn run(dir: Option<&Path>, out: Option<&Path>, epochs: usize, limit: usize) 
     Ok(accuracy)
 }
 
+/// Loads the weights of the run in `dir`, or of the newest run, and returns the digit in an image file and its probability.
+pub fn predict(dir: Option<&Path>, image: &Path) -> anyhow::Result<(u32, f32)> {
+    let (run, _) = Run::open("mnist-example", dir)?;
+    let (model, _) = train::load_model(&run, &Device::Cpu, Net::new)?;
+    let bytes = Tensor::from_vec(data::image::read_digit(image)?, (1, 1, 28, 28), &Device::Cpu)?;
+    let logits = model.forward(&(bytes.to_dtype(DType::F32)? / 255.0)?, Mode::Evaluate)?;
+    let probabilities = nn::ops::softmax(&logits, D::Minus1)?.squeeze(0)?;
+    Ok((probabilities.argmax(0)?.to_scalar()?, probabilities.max(0)?.to_scalar()?))
+}
+
 fn main() -> anyhow::Result<()> {
-    run(std::env::args().nth(1).as_deref().map(Path::new), None, 5, usize::MAX).map(drop)
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [command, image] = &args[..]
+        && command == "predict"
+    {
+        let (digit, probability) = predict(None, Path::new(image))?;
+        println!("{digit} ({:.1}%)", 100.0 * probability);
+        return Ok(());
+    }
+    run(args.first().map(Path::new), None, 5, usize::MAX).map(drop)
 }
