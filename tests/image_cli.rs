@@ -439,7 +439,7 @@ fn a_model_for_digits_names_what_it_cannot_take() {
         said.contains("28x28 pixels with 3 channels") && said.contains("expected 28x28 with 1"),
         "{said}"
     );
-    assert!(said.contains("val: no test split, so this one serves as it"), "{said}");
+    assert!(said.contains("val: no test split, so this one is used for the test"), "{said}");
 }
 
 #[test]

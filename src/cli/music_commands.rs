@@ -80,7 +80,7 @@ pub struct HarmonizeCommand {
     /// MIDI file of the melody
     #[arg(value_name = "MELODY")]
     melody: PathBuf,
-    /// How many times each beat is drawn again
+    /// Number of times that each beat is redrawn
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = whole::<usize>)]
     sweeps: usize,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Dividing a data set into training, validation and test part.
+//! Dividing a data set into training, validation and test parts.
 
 use super::options::TrainOptions;
 use super::{UsageError, show_notes};
@@ -41,10 +41,9 @@ impl Parts {
                     "{}no test split, and the training set is too small to draw one from it",
                     place(options)
                 );
-                let serve = if test.len() == 1 { "serves" } else { "serve" };
-                let of = test.len();
                 show_notes(&[format!(
-                    "no test split, so {of} of the {training} training examples {serve} as it"
+                    "no test split, so the test uses {} of the {training} training examples",
+                    test.len()
                 )]);
                 rest = others;
                 test
@@ -130,7 +129,7 @@ pub(super) fn hold_out(
     Ok((training, validation))
 }
 
-/// The folder of the data as the beginning of an error message; nothing for built-in data.
+/// The start of an error message: the data folder, or nothing for built-in data.
 fn place(options: &TrainOptions) -> String {
     options.data_dir.as_ref().map_or_else(String::new, |dir| format!("{}: ", dir.display()))
 }

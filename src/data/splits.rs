@@ -118,8 +118,9 @@ impl Splits {
         }
         if self.test.is_none() {
             self.test = self.validation.take();
-            let serves =
-                |path: &PathBuf| format!("{}: no test split, so this one serves as it", path.display());
+            let serves = |path: &PathBuf| {
+                format!("{}: no test split, so this one is used for the test", path.display())
+            };
             notes.extend(self.test.as_ref().map(serves));
         }
         if test_only && self.test.is_some() {

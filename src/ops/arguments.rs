@@ -38,6 +38,8 @@ pub(super) fn check_bias(op: &str, bias: Option<&Tensor>, outputs: usize) -> Res
 }
 
 /// Stride, padding, dilation and groups of a two-dimensional convolution; pairs are (height, width).
+///
+/// The layer [`nn::conv2d`](crate::nn::conv2d) takes candle's `Conv2dConfig`, which has one number for both directions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv2dConfig {
     /// Distance between neighbouring positions of the kernel.

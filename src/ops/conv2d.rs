@@ -10,7 +10,7 @@ use super::reference;
 use crate::kernels::cpu::conv2d::Conv2d;
 use candle_core::{Result, Shape, Storage, Tensor};
 
-/// Two-dimensional cross-correlation, like PyTorch's `conv2d`.
+/// Two-dimensional cross-correlation, like PyTorch's `conv2d`. [`nn::conv2d`](crate::nn::conv2d) is the layer.
 ///
 /// `xs` `(batch, in, height, width)` with `weight` `(out, in / groups, kernel height, kernel width)` and `bias` `(out)`
 /// gives `(batch, out, output height, output width)`, where an output size is
@@ -21,6 +21,22 @@ use candle_core::{Result, Shape, Storage, Tensor};
 /// Fails if a tensor has the wrong rank, type or device; if the weight is empty or an image has no pixels; if the channels do
 /// not match `weight`, `bias` and the groups; if a stride, a dilation or the number of groups is 0; if the dilated kernel is
 /// larger than the padded input; or if sizes are too large for memory.
+///
+/// # Example
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use candle_textbook::ops::{self, Conv2dConfig};
+///
+/// # fn main() -> candle_core::Result<()> {
+/// let images = Tensor::ones((2, 3, 9, 12), DType::F32, &Device::Cpu)?;
+/// let weight = Tensor::ones((8, 3, 5, 3), DType::F32, &Device::Cpu)?; // 8 kernels, 5 pixels high and 3 wide
+/// let config = Conv2dConfig { padding: (2, 1), stride: (1, 2), ..Default::default() };
+/// let maps = ops::conv2d(&images, &weight, None, config)?;
+/// assert_eq!(maps.dims(), [2, 8, 9, 6]);
+/// # Ok(())
+/// # }
+/// ```
 pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
     let conv = check_conv2d(xs, weight, bias, config)?;
     if !Gpu::supports(xs) {

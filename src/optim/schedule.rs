@@ -1,3 +1,5 @@
+//! Learning-rate schedules.
+
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 

@@ -93,7 +93,7 @@ pub fn read_test(dir: &Path, side: usize) -> Result<(Images, Vec<String>)> {
     let (mut notes, mut foreign) = (vec![], vec![]);
     let test = find_splits(dir, true, &mut notes)?.test;
     let test = test.with_context(|| {
-        format!("{}: no folder test, with a folder per class; val would serve as it", dir.display())
+        format!("{}: no folder test, with a folder per class; val would do, too", dir.display())
     })?;
     let names = if test == dir { folders_of_images(dir)? } else { class_folders(&test)? };
     let (files, labels) = list(&test, &names, &mut foreign)?;

@@ -77,7 +77,7 @@ const TEST_SHAPES: usize = 2_000;
 /// Without `dir`, the data sets of the hub are downloaded if the feature `hub` is enabled.
 ///
 /// # Errors
-/// Fails if the name is unknown or a directory is missing or superfluous, with a [`DataError`]; if files are missing or
+/// Fails if the name is unknown or a directory is missing or not needed, with a [`DataError`]; if files are missing or
 /// malformed, with other errors.
 pub fn load(name: &str, dir: Option<&Path>, side: usize) -> Result<ImageSet> {
     let (training, test) = match (name, dir) {

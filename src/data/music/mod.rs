@@ -80,7 +80,7 @@ pub struct MusicCorpus {
 /// are sets of notes. A note lists what did not fit the steps.
 ///
 /// # Errors
-/// Fails with a [`DataError`] for an unknown name and a directory that is missing or superfluous; with other errors for a file that
+/// Fails with a [`DataError`] for an unknown name and a directory that is missing or not needed; with other errors for a file that
 /// is missing, damaged, or holds no music.
 pub fn load(
     name: &str,

@@ -40,7 +40,7 @@ const NAMES_SEED: u64 = 0;
 /// with a note.
 ///
 /// # Errors
-/// Fails with a [`DataError`] for an unknown name, or for a directory that is missing or superfluous; with other errors for
+/// Fails with a [`DataError`] for an unknown name, or for a directory that is missing or not needed; with other errors for
 /// a training file that is missing, two files for one split, lines with a wrong number of columns or an invalid tag, files
 /// without blank lines, and types that the training file lacks.
 pub fn load(name: &str, dir: Option<&Path>) -> Result<TaggedCorpus> {

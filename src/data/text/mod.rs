@@ -82,7 +82,7 @@ const REVIEWS_SEED: u64 = 0;
 /// or Windows-1252; it may be gzipped.
 ///
 /// # Errors
-/// Fails with a [`DataError`] for an unknown name, a directory that is missing or superfluous, and unclear columns; with
+/// Fails with a [`DataError`] for an unknown name, a directory that is missing or not needed, and unclear columns; with
 /// other errors for files that are missing, ambiguous, empty or malformed, for labels that the training file lacks, and for
 /// `columns` of another format.
 pub fn load(name: &str, dir: Option<&Path>, columns: &Columns) -> Result<Corpus> {

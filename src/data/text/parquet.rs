@@ -33,7 +33,7 @@ pub(super) fn corpus(name: &str) -> Result<Corpus> {
     }
     if corpus.test.is_none() {
         corpus.test = corpus.validation.take();
-        corpus.notes.push(format!("{id}: no test split, so the validation split serves as it"));
+        corpus.notes.push(format!("{id}: no test split, so the validation split is used for the test"));
     }
     Ok(corpus)
 }

@@ -43,7 +43,7 @@ const DATES_SEED: u64 = 0;
 /// Windows-1252, with a note.
 ///
 /// # Errors
-/// Fails with a [`DataError`] for an unknown name, a directory that is missing or superfluous, and `parallel` without two
+/// Fails with a [`DataError`] for an unknown name, a directory that is missing or not needed, and `parallel` without two
 /// different languages; with other errors for a training file that is missing, two files for one split and language, a file
 /// without its translation, two files of different length or of the same content, and lines without a tab or with another
 /// number of columns than the first.

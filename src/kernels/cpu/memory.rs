@@ -205,7 +205,7 @@ impl<T: Real> Destination<'_, T> {
         });
     }
 
-    /// Lends the destination.
+    /// Borrows the destination again, for another call.
     pub(crate) fn reborrow(&mut self) -> Destination<'_, T> {
         Destination { start: self.start, len: self.len, _borrow: PhantomData }
     }
