@@ -218,6 +218,72 @@ fn activations_equal_candles() -> Result<()> {
 }
 
 #[test]
+fn rope_passes_the_gradient_on_and_takes_angles_per_example() -> Result<()> {
+    use nn::rotary_emb::{rope, rope_i, rope_thd};
+    let xs = Var::from_tensor(&draw("rope", &[2, 3, 4, 6], DType::F64)?)?;
+    // Two further steps, which are left out.
+    let angles = draw("angles", &[2, 6, 3], DType::F64)?;
+    type Rope = fn(&Tensor, &Tensor, &Tensor) -> Result<Tensor>;
+    let ropes: [(&str, Rope, Rope, usize); 3] = [
+        ("rope", rope, candle_nn::rotary_emb::rope, 4),
+        ("rope_i", rope_i, candle_nn::rotary_emb::rope_i, 4),
+        ("rope_thd", rope_thd, candle_nn::rotary_emb::rope_thd, 3),
+    ];
+    for (name, ours, stock, steps) in ropes {
+        let example = |i: usize| -> Result<Tensor> {
+            let angles = angles.get(i)?.narrow(0, 0, steps)?;
+            stock(&xs.narrow(0, i, 1)?.contiguous()?.detach(), &angles.cos()?, &angles.sin()?)
+        };
+        let each = Tensor::cat(&[example(0)?, example(1)?], 0)?;
+        let (cos, sin) = (angles.cos()?, angles.sin()?);
+        assert_near(name, &ours(&xs, &cos, &sin)?, &each, 1e-12)?;
+        assert_near(name, &ours(&xs.detach(), &cos, &sin)?, &each, 1e-12)?;
+        assert_differences(name, std::slice::from_ref(&xs), || ours(&xs, &cos, &sin))?;
+        let (cos, sin) = (cos.get(1)?, sin.get(1)?);
+        let second = ours(&xs, &cos, &sin)?.narrow(0, 1, 1)?;
+        assert_near(name, &second, &example(1)?, 1e-12)?;
+        for shape in [&[2, 2, 3][..], &[1, 6, 3], &[6, 2], &[6], &[6, 1]] {
+            let wrong = draw("wrong", shape, DType::F64)?;
+            for xs in [xs.as_tensor(), &xs.detach()] {
+                assert!(
+                    ours(xs, &wrong, &wrong).is_err() && ours(xs, &cos, &wrong).is_err(),
+                    "{name} {shape:?}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn normalisations_refuse_inputs_of_another_size() -> Result<()> {
+    use candle_nn::Module;
+    let parameter = |size: usize| Var::ones(size, DType::F32, &Device::Cpu);
+    for (size, last) in [(1, 6), (6, 1), (6, 5)] {
+        let xs = Tensor::ones((2, last), DType::F32, &Device::Cpu)?;
+        let (weight, fitting) = (parameter(size)?, parameter(last)?);
+        let layer = |weight: &Var, bias: &Var| {
+            nn::LayerNorm::new(weight.as_tensor().clone(), bias.as_tensor().clone(), 1e-5).forward(&xs)
+        };
+        let found = [
+            layer(&weight, &fitting),
+            layer(&fitting, &weight),
+            nn::LayerNorm::new_no_bias(weight.as_tensor().clone(), 1e-5).forward(&xs),
+            nn::LayerNorm::rms_norm(weight.as_tensor().clone(), 1e-5).forward(&xs),
+            nn::RmsNorm::new(weight.as_tensor().clone(), 1e-5).forward(&xs),
+            nn::RmsNorm::new(weight.as_detached_tensor(), 1e-5).forward(&xs),
+            nn::ops::layer_norm(&xs, &weight, &fitting, 1e-5),
+            nn::ops::rms_norm(&xs, &weight, 1e-5),
+        ];
+        for (i, found) in found.into_iter().enumerate() {
+            assert!(found.is_err(), "{i}: {size} and {last}");
+        }
+        assert!(layer(&fitting, &fitting).is_ok());
+    }
+    Ok(())
+}
+
+#[test]
 fn optimizers_take_candles_steps() -> Result<()> {
     let start = draw("start", &[3, 4], DType::F32)?;
     for (found, expected) in ours::optimize(&start)?.iter().zip(stock::optimize(&start)?) {

@@ -2,7 +2,7 @@
 
 use super::is_native;
 use crate::ops::{self, Epilogue};
-use candle_core::{DType, Module, Result, Tensor};
+use candle_core::{D, DType, Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 pub use candle_nn::layer_norm::LayerNormConfig;
@@ -67,17 +67,32 @@ impl LayerNorm {
     pub fn remove_mean(&self) -> bool {
         self.0.remove_mean()
     }
+
+    /// Checks that the parameters are of the size of the last dimension: they would be broadcast otherwise.
+    fn check_size(&self, xs: &Tensor) -> Result<()> {
+        let size = xs.dim(D::Minus1)?;
+        for (name, parameter) in [("weight", Some(self.weight())), ("bias", self.bias())] {
+            if let Some(found) = parameter.map(Tensor::dims).filter(|found| *found != [size]) {
+                let (layer, xs) = (if self.remove_mean() { "layer_norm" } else { "rms_norm" }, xs.dims());
+                bail!(
+                    "{layer}: found a {name} of shape {found:?}, expected ({size}) for an input of shape {xs:?}"
+                );
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Module for LayerNorm {
     /// `(.., size)` to the same shape.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.check_size(xs)?;
         let tracks = [Some(xs), Some(self.weight()), self.bias()].into_iter().flatten().any(Tensor::track_op);
         match self.bias() {
             // Without the mean, candle builds the layer from operations that have gradients.
             _ if !self.remove_mean() => self.0.forward(xs),
             bias if is_native(xs) => {
-                let ys = normalise_rows(xs, xs.dims().last().copied().unwrap_or(1), self.eps())?;
+                let ys = normalise_rows(xs, xs.dim(D::Minus1)?, self.eps())?;
                 let ys = ys.broadcast_mul(self.weight())?;
                 bias.map_or(Ok(ys.clone()), |bias| ys.broadcast_add(bias))
             }
