@@ -284,6 +284,53 @@ fn normalisations_refuse_inputs_of_another_size() -> Result<()> {
 }
 
 #[test]
+fn ids_and_targets_are_integers_of_any_type() -> Result<()> {
+    use candle_nn::Module;
+    let table = Var::from_tensor(&draw("table", &[3, 2], DType::F32)?)?;
+    let embedding = nn::Embedding::new(table.as_tensor().clone(), 2);
+    let ids = Tensor::new(&[2i64, 0], &Device::Cpu)?;
+    let expected = embedding.forward(&ids)?;
+    let targets = Tensor::new(&[1u32, 0], &Device::Cpu)?;
+    let loss = candle_nn::loss::cross_entropy(&table.narrow(0, 0, 2)?, &targets)?;
+    for dtype in [DType::U8, DType::U32, DType::I16, DType::I32, DType::I64] {
+        let ids = ids.to_dtype(dtype)?;
+        assert_near("embedding", &embedding.forward(&ids)?, &expected, 0.)?;
+        let found = nn::loss::cross_entropy(&table.narrow(0, 0, 2)?, &targets.to_dtype(dtype)?)?;
+        assert_near("loss", &found, &loss, 1e-6)?;
+    }
+    let wrong = |ids: Tensor| {
+        let errors =
+            [embedding.forward(&ids), nn::loss::cross_entropy(&table.narrow(0, 0, 1).unwrap(), &ids)];
+        errors.map(|found| found.unwrap_err().to_string())
+    };
+    for error in wrong(Tensor::new(&[1.5f32], &Device::Cpu)?) {
+        assert!(error.contains("f32, expected integers"), "{error}");
+    }
+    for id in [-1, 1i64 << 32] {
+        for error in wrong(Tensor::new(&[id], &Device::Cpu)?) {
+            assert!(error.contains(&format!("{id}, expected 0 to")), "{error}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_largest_id_is_that_of_no_row_as_in_candle() -> Result<()> {
+    use candle_nn::Module;
+    let table = Var::from_tensor(&draw("table", &[3, 2], DType::F32)?)?;
+    let ids = Tensor::new(&[1, u32::MAX, 1, 0], &Device::Cpu)?;
+    let stock = candle_nn::Embedding::new(table.as_tensor().clone(), 2).forward(&ids)?;
+    let expected = weighted_sum(&stock)?.backward()?;
+    for ids in [ids, Tensor::new(&[1, i64::MAX, 1, 0], &Device::Cpu)?] {
+        let ours = nn::Embedding::new(table.as_tensor().clone(), 2).forward(&ids)?;
+        assert_near("rows", &ours, &stock, 0.)?;
+        let found = weighted_sum(&ours)?.backward()?;
+        assert_near("gradient", found.get(&table).unwrap(), expected.get(&table).unwrap(), 1e-6)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn optimizers_take_candles_steps() -> Result<()> {
     let start = draw("start", &[3, 4], DType::F32)?;
     for (found, expected) in ours::optimize(&start)?.iter().zip(stock::optimize(&start)?) {

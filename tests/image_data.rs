@@ -580,10 +580,15 @@ fn tensors_of_candle_datasets_become_images_if_they_hold_pictures() {
     for (images, classes, part) in [
         (images.affine(255.0, 0.0).unwrap(), 5, "found the value"),
         (images.affine(f64::NAN, 0.0).unwrap(), 5, "found the value NaN"),
-        (images.narrow(0, 0, 2).unwrap(), 5, "found 16 bytes"),
-        (images, 4, "found label 4"),
+        (images.narrow(0, 0, 2).unwrap(), 5, "shapes [2, 8] and [3], expected (count, ..) and (count)"),
+        (images.t().unwrap(), 5, "shapes [8, 3] and [3]"),
+        (images.narrow(1, 0, 4).unwrap(), 5, "found 12 bytes"),
+        (images.clone(), 4, "found label 4"),
     ] {
         let error = from(&images, classes).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
+    let labels = Tensor::new(&[1f32, 0.5, 4.0], &Device::Cpu).unwrap();
+    let error = Images::from_tensors(&images, &labels, (1, 2, 4), 5).unwrap_err().to_string();
+    assert!(error.contains("found a label of type f32, expected integers"), "{error}");
 }

@@ -81,11 +81,13 @@ impl Embedding {
 }
 
 impl Module for Embedding {
-    /// Ids `(..)` in u8, u32 or i64 to their vectors `(.., hidden size)`.
+    /// Integer ids `(..)` to their vectors `(.., hidden size)`. As in candle, the largest u32 or i64 is the id of no row and
+    /// gives zeros; in u8, 255 is an id like the others.
     fn forward(&self, ids: &Tensor) -> Result<Tensor> {
+        let ids = ops::to_ids("embedding: found an id", ids)?;
         match is_native(&self.embeddings) {
-            true => ops::embedding(&self.embeddings, &ids.to_dtype(DType::U32)?),
-            false => candle_nn::Embedding::new(self.embeddings.clone(), self.hidden_size).forward(ids),
+            true => ops::embedding(&self.embeddings, &ids),
+            false => candle_nn::Embedding::new(self.embeddings.clone(), self.hidden_size).forward(&ids),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::is_native;
 use super::ops::softplus;
 use crate::ops;
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 pub use candle_nn::loss::*;
 
@@ -13,11 +13,13 @@ pub use candle_nn::loss::*;
 /// smoothing.
 ///
 /// # Errors
-/// Fails if the shapes do not fit, the batch is empty or, on the CPU, a target is not below the number of classes.
+/// Fails if the shapes do not fit, the batch is empty, the targets are not integers or, on the CPU, one is not below the number
+/// of classes.
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor) -> Result<Tensor> {
+    let targets = ops::to_ids("cross_entropy: found a target", targets)?;
     match is_native(logits) {
-        true => ops::softmax_cross_entropy(logits, &targets.to_dtype(DType::U32)?, 0.0),
-        false => candle_nn::loss::cross_entropy(logits, targets),
+        true => ops::softmax_cross_entropy(logits, &targets, 0.0),
+        false => candle_nn::loss::cross_entropy(logits, &targets),
     }
 }
 

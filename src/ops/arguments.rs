@@ -373,6 +373,29 @@ pub(super) fn check_smoothing(smoothing: f64) -> Result<()> {
     Ok(())
 }
 
+/// Returns integers of any type as u32, the type of ids and labels. The largest i64 becomes [`NO_ROW`](super::NO_ROW).
+///
+/// # Errors
+/// Fails if `ids` are not integers or, on the CPU, one does not fit.
+pub(crate) fn to_ids(name: &str, ids: &Tensor) -> Result<Tensor> {
+    match ids.dtype() {
+        DType::U32 => return Ok(ids.clone()),
+        DType::U8 => return ids.to_dtype(DType::U32),
+        other if !other.is_int() => bail!("{name} of type {}, expected integers", other.as_str()),
+        _ if !ids.device().is_cpu() => return ids.to_dtype(DType::U32),
+        _ => {}
+    }
+    let mut values = vec![];
+    for value in ids.to_dtype(DType::I64)?.flatten_all()?.to_vec1::<i64>()? {
+        match u32::try_from(value) {
+            Ok(id) => values.push(id),
+            Err(_) if value == i64::MAX => values.push(u32::MAX),
+            Err(_) => bail!("{name} {value}, expected 0 to {}", u32::MAX),
+        }
+    }
+    Tensor::from_vec(values, ids.shape(), ids.device())
+}
+
 /// Checks the shapes; for logits in main memory also checks and returns the labels.
 pub(super) fn check_loss(name: &str, logits: &Tensor, targets: &Tensor) -> Result<Option<Vec<u32>>> {
     let &[batch, classes] = logits.dims() else {

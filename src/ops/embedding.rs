@@ -10,12 +10,15 @@ use crate::kernels::cuda::{self, Arg, Grid, Pointer};
 use candle_core::{DType, Result, Shape, Storage, Tensor, bail};
 use std::sync::Arc;
 
+/// The id of no row, as in candle's `index_select`: zeros, which pass no gradient on.
+pub const NO_ROW: u32 = u32::MAX;
+
 /// Returns the rows `ids` of `table`, like PyTorch's `embedding`.
 ///
 /// `table` is `(rows, size)`; `ids` has any shape and type `u32`; the result is `(.., size)`.
 ///
 /// # Errors
-/// Fails if an id is not a row of the table.
+/// Fails on the CPU if an id is neither a row of the table nor [`NO_ROW`].
 pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     let (_, size) = table.dims2()?;
     check_type("embedding", ids)?;
@@ -57,13 +60,6 @@ fn check_type(op: &str, ids: &Tensor) -> Result<()> {
     }
 }
 
-fn check_range(op: &str, ids: &[u32], rows: usize) -> Result<()> {
-    match ids.iter().find(|&&id| id as usize >= rows) {
-        Some(id) => bail!("{op}: found the id {id}, expected one below {rows}"),
-        None => Ok(()),
-    }
-}
-
 /// An operation that reads rows of a table.
 struct Rows {
     name: &'static str,
@@ -83,7 +79,12 @@ enum Use {
 impl Rows {
     fn apply(name: &'static str, table: &Tensor, ids: Tensor, uses: Use) -> Result<Tensor> {
         if table.device().is_cpu() {
-            check_range(name, &ids.to_vec1()?, table.dim(0)?)?;
+            let rows = table.dim(0)?;
+            let is_known =
+                |&id: &u32| (id as usize) < rows || (id == NO_ROW && matches!(uses, Use::Single { .. }));
+            if let Some(id) = ids.to_vec1()?.into_iter().find(|id| !is_known(id)) {
+                bail!("{name}: found the id {id}, expected one below {rows}");
+            }
         }
         autograd::apply(Self { name, ids, uses }, vec![table.contiguous()?])
     }

@@ -50,10 +50,11 @@ pub use row_gradients::{RowGradients, RowNumbers};
 pub use batch_norm::{batch_norm, batch_norm_training};
 pub use conv_transpose2d::conv_transpose2d;
 pub use conv2d::conv2d;
-pub use embedding::{embedding, embedding_mean};
+pub use embedding::{NO_ROW, embedding, embedding_mean};
 pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;
 pub(crate) use linear_tanh::linear_tanh;
+pub(crate) use arguments::to_ids;
 pub use prepared_linear::PreparedLinear;
 
 // Activations, pooling, dropout and losses.

@@ -8,6 +8,7 @@ use super::preparation::Preparation;
 use crate::data::count;
 use crate::data::fingerprint::Fingerprint;
 use crate::ops::image_batch::{ImageTable, Placement};
+use crate::ops::to_ids;
 use candle_core::{DType, Device, Error, Result, Tensor, bail};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -100,19 +101,27 @@ impl Images {
     /// image; `labels` `(count)` are integers.
     ///
     /// # Errors
-    /// Fails if [`new`](Self::new) would, or a value is not from 0 to 1.
+    /// Fails if [`new`](Self::new) would, there is not one image per label, a value is not from 0 to 1, or the labels are not
+    /// integers.
     pub fn from_tensors(
         images: &Tensor,
         labels: &Tensor,
         shape: (usize, usize, usize),
         classes: usize,
     ) -> Result<Self> {
+        if labels.rank() != 1 || images.dims().first() != labels.dims().first() {
+            let (images, labels) = (images.dims(), labels.dims());
+            bail!(
+                "images: found images and labels of shapes {images:?} and {labels:?}, expected (count, ..) and (count)"
+            );
+        }
         let values = images.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         if let Some(at) = values.iter().position(|value| !(0.0..=1.0).contains(value)) {
             bail!("images: found the value {} at position {at}, expected one from 0 to 1", values[at]);
         }
         let pixels = values.into_iter().map(|value| (255.0 * value).round() as u8).collect();
-        Self::new(pixels, labels.to_dtype(DType::U32)?.to_vec1::<u32>()?, shape, classes)
+        let labels = to_ids("images: found a label", labels)?.to_vec1::<u32>()?;
+        Self::new(pixels, labels, shape, classes)
     }
 
     /// Creates a set of images in files, each of `shape`, with one label per file.

@@ -8,12 +8,15 @@ use std::mem::MaybeUninit;
 /// Elements per task.
 const CHUNK: usize = 1 << 14;
 
-/// Returns the rows `ids` of `table`, one after the other.
+/// Returns the rows `ids` of `table`, one after the other; zeros for an id of `u32::MAX`.
 pub(crate) fn lookup<T: Real>(table: &[T], size: usize, ids: &[u32]) -> Vec<T> {
     let step = rows_per_task(size);
     let write = |i: usize, found: &mut [MaybeUninit<T>]| {
         for (found, &id) in found.chunks_exact_mut(size).zip(&ids[i * step..]) {
-            write_copy(found, row(table, size, id));
+            match id {
+                u32::MAX => write_fill(found, T::ZERO),
+                _ => write_copy(found, row(table, size, id)),
+            };
         }
     };
     // SAFETY: `write` writes every row of its piece.
@@ -67,10 +70,11 @@ pub(crate) struct Uses {
 }
 
 impl Uses {
-    /// Lists the uses: row `ids[i]` is used at position `i`.
+    /// Lists the uses: row `ids[i]` is used at position `i`, none if the id is `u32::MAX`.
     pub(crate) fn new(ids: &[u32]) -> Self {
         assert!(ids.len() <= u32::MAX as usize);
-        let uses = ids.iter().zip(0u64..).map(|(&id, place)| u64::from(id) << 32 | place);
+        let rows = ids.iter().zip(0u64..).filter(|&(&id, _)| id != u32::MAX);
+        let uses = rows.map(|(&id, place)| u64::from(id) << 32 | place);
         let mut sorted: Vec<u64> = uses.collect();
         sorted.sort_unstable();
         Self { sorted }

@@ -3,7 +3,7 @@
 // The number that stands for no row.
 #define NONE 0xffffffffu
 
-// found[i] = table[ids[i]] for i < count; NaN if there is no such row. A warp copies one row.
+// found[i] = table[ids[i]] for i < count; zeros if the id is NONE, NaN if there is no such row. A warp copies one row.
 extern "C" __global__ void lookup(const real* table, const unsigned* ids, real* found, int count, int size,
                                   unsigned table_rows) {
     int i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
@@ -11,7 +11,8 @@ extern "C" __global__ void lookup(const real* table, const unsigned* ids, real* 
     unsigned id = ids[i];
     const real* row = table + (long long)id * size;
     real* to = found + (long long)i * size;
-    for (int k = threadIdx.x % 32; k < size; k += 32) to[k] = id < table_rows ? row[k] : not_a_number();
+    real missing = id == NONE ? 0 : not_a_number();
+    for (int k = threadIdx.x % 32; k < size; k += 32) to[k] = id < table_rows ? row[k] : missing;
 }
 
 // means[sequence] = sum over step < lengths[sequence] of table[ids[starts[step] + places[sequence]]], divided by the length.
