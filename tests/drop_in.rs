@@ -218,6 +218,36 @@ fn activations_equal_candles() -> Result<()> {
 }
 
 #[test]
+fn activations_convert_into_candles_and_back() {
+    for stock in stock::activations() {
+        let ours = nn::Activation::from(stock);
+        assert_eq!(candle_nn::Activation::try_from(ours).unwrap(), stock);
+    }
+    let error = candle_nn::Activation::try_from(nn::Activation::Tanh).unwrap_err();
+    assert!(error.to_string().contains("no Tanh"), "{error}");
+}
+
+#[test]
+fn selu_and_relu_have_the_right_gradients_everywhere() -> Result<()> {
+    let xs = Var::new(&[-200f32, -1., 0., 2., 200.], &Device::Cpu)?;
+    let gradient = |ys: Tensor| ys.sum_all()?.backward()?.get(&xs).unwrap().to_vec1::<f32>();
+    let expected = candle_nn::ops::selu(&xs, 1.5, 1.25)?;
+    assert_near("selu", &nn::ops::selu(&xs, 1.5, 1.25)?, &expected, 1e-6)?;
+    let expected = [0., 1.875 * (-1f32).exp(), 1.875, 1.25, 1.25];
+    let found = gradient(nn::ops::selu(&xs, 1.5, 1.25)?)?;
+    assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?}");
+    let precise = Var::from_tensor(&draw("selu", &[3, 4], DType::F64)?)?;
+    assert_differences("selu", std::slice::from_ref(&precise), || nn::ops::selu(&precise, 1.7, 1.1))?;
+
+    for dtype in [DType::F32, DType::BF16] {
+        let ys = nn::relu(&xs.to_dtype(dtype)?)?;
+        assert_eq!(ys.to_dtype(DType::F32)?.to_vec1::<f32>()?, [0., 0., 0., 2., 200.], "{dtype:?}");
+        assert_eq!(gradient(ys)?, [0., 0., 0., 1., 1.], "{dtype:?}");
+    }
+    Ok(())
+}
+
+#[test]
 fn rope_passes_the_gradient_on_and_takes_angles_per_example() -> Result<()> {
     use nn::rotary_emb::{rope, rope_i, rope_thd};
     let xs = Var::from_tensor(&draw("rope", &[2, 3, 4, 6], DType::F64)?)?;

@@ -2,14 +2,15 @@
 
 use super::is_native;
 use crate::ops;
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Error, Module, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 pub use candle_nn::activation::{PReLU, prelu};
 
 /// An element-wise nonlinearity: one of candle_nn's, or the hyperbolic tangent.
 ///
-/// As text it has candle_nn's names, which Hugging Face configurations use too.
+/// As text it has candle_nn's names, which Hugging Face configurations use too. It converts into candle_nn's type, which the
+/// configurations of candle_transformers take, and back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Activation {
@@ -53,32 +54,70 @@ pub enum Activation {
 impl Module for Activation {
     /// Any shape to the same shape, except for [`Swiglu`](Self::Swiglu), which halves the last dimension.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        use candle_nn::Activation as Candle;
-        let native = is_native(xs);
-        let candle = match *self {
-            Self::Relu if native => return ops::relu(xs),
-            Self::Sigmoid if native => return ops::sigmoid(xs),
-            Self::Tanh if native => return ops::tanh(xs),
-            Self::Tanh => return xs.tanh(),
-            Self::Gelu => Candle::Gelu,
-            Self::NewGelu => Candle::NewGelu,
-            Self::Relu => Candle::Relu,
-            Self::Relu2 => Candle::Relu2,
-            Self::Relu6 => Candle::Relu6,
-            Self::Silu => Candle::Silu,
-            Self::Sigmoid => Candle::Sigmoid,
-            Self::HardSigmoid => Candle::HardSigmoid,
-            Self::Swiglu => Candle::Swiglu,
-            Self::Swish => Candle::Swish,
-            Self::Mish => return super::ops::mish(xs),
-            Self::HardSwish => Candle::HardSwish,
-            Self::Elu(alpha) => Candle::Elu(alpha),
-            Self::LeakyRelu(slope) => Candle::LeakyRelu(slope),
-            Self::GeluPytorchTanh => Candle::GeluPytorchTanh,
-        };
-        candle.forward(xs)
+        match *self {
+            Self::Relu => relu(xs),
+            Self::Sigmoid => super::ops::sigmoid(xs),
+            Self::Tanh if is_native(xs) => ops::tanh(xs),
+            Self::Tanh => xs.tanh(),
+            Self::Mish => super::ops::mish(xs),
+            other => candle_nn::Activation::try_from(other)?.forward(xs),
+        }
     }
 }
+
+/// `max(x, 0)` of each element, as `Tensor::relu`. The gradient at 0 is 0, as in PyTorch, where candle's is 1.
+///
+/// # Errors
+/// Fails if the elements are not floating-point numbers.
+pub fn relu(xs: &Tensor) -> Result<Tensor> {
+    match is_native(xs) {
+        true => ops::relu(xs),
+        false => xs.gt(0f64)?.where_cond(xs, &xs.zeros_like()?),
+    }
+}
+
+/// The conversions between both types, given the variants that both have.
+macro_rules! conversions {
+    ($($name:ident $(($value:ident))?),*) => {
+        impl From<candle_nn::Activation> for Activation {
+            fn from(candle: candle_nn::Activation) -> Self {
+                match candle {
+                    $(candle_nn::Activation::$name $(($value))? => Self::$name $(($value))?,)*
+                }
+            }
+        }
+
+        /// Fails for [`Activation::Tanh`], which candle_nn lacks.
+        impl TryFrom<Activation> for candle_nn::Activation {
+            type Error = Error;
+
+            fn try_from(activation: Activation) -> Result<Self> {
+                Ok(match activation {
+                    $(Activation::$name $(($value))? => Self::$name $(($value))?,)*
+                    Activation::Tanh => bail!("activation: candle_nn has no Tanh"),
+                })
+            }
+        }
+    };
+}
+
+conversions!(
+    Gelu,
+    NewGelu,
+    Relu,
+    Relu2,
+    Relu6,
+    Silu,
+    Sigmoid,
+    HardSigmoid,
+    Swiglu,
+    Swish,
+    Mish,
+    HardSwish,
+    Elu(alpha),
+    LeakyRelu(slope),
+    GeluPytorchTanh
+);
 
 /// The command line offers the nonlinearities that the models of the books have.
 #[cfg(feature = "cli")]

@@ -74,7 +74,7 @@ pub use crate::ops::{
     Cell, Epilogue, IncrementalDecoder, PackedSequences, Pool2dConfig, QueryRows, RecurrentState,
     TimePooling, pool_over_time,
 };
-pub use activation::{Activation, PReLU, prelu};
+pub use activation::{Activation, PReLU, prelu, relu};
 pub use attention_layer::{Attention, AttentionLayer, AttentionMemory, attention};
 pub use batch_norm::{BatchNorm, BatchNormConfig, batch_norm};
 pub use conv::{

@@ -35,6 +35,16 @@ pub fn mish(xs: &Tensor) -> Result<Tensor> {
     xs * softplus(xs)?.tanh()?
 }
 
+/// `scale` times `x` above 0, else `scale alpha (exp(x) - 1)` (Klambauer et al. 2017).
+///
+/// candle_nn's gradient is NaN for x beyond 88, and it takes f32 only.
+///
+/// # Errors
+/// Fails if the elements are not floating-point numbers.
+pub fn selu(xs: &Tensor, alpha: f32, scale: f32) -> Result<Tensor> {
+    xs.elu(f64::from(alpha))? * f64::from(scale)
+}
+
 /// The softmax along the last dimension.
 ///
 /// # Errors
