@@ -5,7 +5,7 @@
 
 use crate::nn::{
     Cell, Dropout, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, SentenceModel,
-    WORD_VECTOR_INIT, dropout, embedding_with, linear, recurrent,
+    WORD_VECTOR_INIT, embedding_with, linear, recurrent,
 };
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -70,8 +70,8 @@ impl BiRnn {
         Ok(Self {
             embedding,
             recurrent,
-            word_dropout: dropout(rate, vb.pp("words")),
-            output_dropout: dropout(rate, vb.pp("outputs")),
+            word_dropout: Dropout::at_path(rate, vb.pp("words")),
+            output_dropout: Dropout::at_path(rate, vb.pp("outputs")),
             output,
         })
     }

@@ -4,7 +4,7 @@
 
 use crate::nn::{
     Cell, Dropout, Embedding, IncrementalDecoder, InitScheme, Linear, Mode, PackedSequences, Recurrent,
-    RecurrentConfig, RecurrentState, dropout, embedding_with, linear, recurrent,
+    RecurrentConfig, RecurrentState, embedding_with, linear, recurrent,
 };
 use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
@@ -91,8 +91,8 @@ impl LanguageModel {
             embedding,
             recurrent: recurrent(&network, vb.pp("recurrent"))?,
             output,
-            input_dropout: dropout(rate, vb.pp("input_dropout")),
-            output_dropout: dropout(rate, vb.pp("output_dropout")),
+            input_dropout: Dropout::at_path(rate, vb.pp("input_dropout")),
+            output_dropout: Dropout::at_path(rate, vb.pp("output_dropout")),
         })
     }
 

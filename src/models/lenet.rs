@@ -115,7 +115,7 @@ impl LeNet {
         let mut hidden = Vec::new();
         for (i, &units) in units.iter().enumerate() {
             let path = vb.pp(format!("fc{}", i + 1));
-            let dropout = nn::dropout(config.dropout, path.clone());
+            let dropout = Dropout::at_path(config.dropout, path.clone());
             hidden.push((nn::linear(inputs, units, path)?, dropout));
             inputs = units;
         }

@@ -42,7 +42,7 @@ impl Mlp {
             |(i, (&inputs, &outputs))| nn::linear_with(inputs, outputs, config.init, vb.pp("layers").pp(i));
         let layers = sizes.enumerate().map(layer).collect::<Result<Vec<_>>>()?;
         let dropouts =
-            (1..layers.len()).map(|i| nn::dropout(config.dropout, vb.pp("dropouts").pp(i))).collect();
+            (1..layers.len()).map(|i| Dropout::at_path(config.dropout, vb.pp("dropouts").pp(i))).collect();
         Ok(Self { layers, dropouts, activation: config.activation })
     }
 }

@@ -34,9 +34,9 @@ impl MnistCnn {
         Ok(Self {
             conv1: nn::conv2d(1, 32, 3, Default::default(), vb.pp("conv1"))?,
             conv2: nn::conv2d(32, 64, 3, Default::default(), vb.pp("conv2"))?,
-            dropout1: nn::dropout(0.25, vb.pp("dropout1")),
+            dropout1: Dropout::at_path(0.25, vb.pp("dropout1")),
             fc1: nn::linear(64 * 12 * 12, 128, vb.pp("fc1"))?,
-            dropout2: nn::dropout(0.5, vb.pp("dropout2")),
+            dropout2: Dropout::at_path(0.5, vb.pp("dropout2")),
             fc2: nn::linear(128, classes, vb.pp("fc2"))?,
         })
     }

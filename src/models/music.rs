@@ -4,7 +4,7 @@
 
 use crate::nn::{
     Cell, Dropout, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, RecurrentState,
-    dropout, embedding_with, linear, recurrent,
+    embedding_with, linear, recurrent,
 };
 use crate::ops::{self, MaskPlace};
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -142,9 +142,9 @@ impl MusicModel {
             recurrent: recurrent(&network, vb.pp("recurrent"))?,
             output: linear(inputs, outputs, vb.pp("output"))?,
             notes,
-            input_dropout: dropout(rate, vb.pp("input_dropout")),
-            hidden_dropout: dropout(rate, vb.pp("hidden_dropout")),
-            output_dropout: dropout(rate, vb.pp("output_dropout")),
+            input_dropout: Dropout::at_path(rate, vb.pp("input_dropout")),
+            hidden_dropout: Dropout::at_path(rate, vb.pp("hidden_dropout")),
+            output_dropout: Dropout::at_path(rate, vb.pp("output_dropout")),
         })
     }
 

@@ -4,7 +4,7 @@
 
 use crate::nn::{
     Dropout, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, SentenceModel,
-    TimePooling, WORD_VECTOR_INIT, dropout, embedding_with, linear, pool_over_time, recurrent,
+    TimePooling, WORD_VECTOR_INIT, embedding_with, linear, pool_over_time, recurrent,
 };
 use candle_core::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
@@ -68,8 +68,8 @@ impl Rnn {
             embedding,
             recurrent,
             pool,
-            word_dropout: dropout(rate, vb.pp("words")),
-            sentence_dropout: dropout(rate, vb.pp("sentence")),
+            word_dropout: Dropout::at_path(rate, vb.pp("words")),
+            sentence_dropout: Dropout::at_path(rate, vb.pp("sentence")),
             output,
         })
     }

@@ -8,7 +8,7 @@ pub use crate::nn::Attention;
 use crate::data::count;
 use crate::nn::{
     AttentionLayer, AttentionMemory, Cell, Dropout, Embedding, Linear, Mode, PackedSequences, QueryRows,
-    Recurrent, RecurrentConfig, RecurrentState, WORD_VECTOR_INIT, attention, dropout, embedding_with, linear,
+    Recurrent, RecurrentConfig, RecurrentState, WORD_VECTOR_INIT, attention, embedding_with, linear,
     recurrent,
 };
 use crate::ops::{self, PreparedLinear};
@@ -221,9 +221,9 @@ impl Seq2Seq {
             attention,
             output: linear(hidden, config.target_vocabulary, vb.pp("output"))?,
             input_feeding,
-            source_dropout: dropout(rate, vb.pp("source_dropout")),
-            target_dropout: dropout(rate, vb.pp("target_dropout")),
-            output_dropout: dropout(rate, vb.pp("output_dropout")),
+            source_dropout: Dropout::at_path(rate, vb.pp("source_dropout")),
+            target_dropout: Dropout::at_path(rate, vb.pp("target_dropout")),
+            output_dropout: Dropout::at_path(rate, vb.pp("output_dropout")),
         })
     }
 

@@ -4,7 +4,7 @@
 
 use crate::nn::{
     Attribution, ConvMaxOverTime, Dropout, Embedding, Linear, Mode, PackedSequences, SentenceModel,
-    WORD_VECTOR_INIT, conv_max_over_time, dropout, embedding_with, linear,
+    WORD_VECTOR_INIT, conv_max_over_time, embedding_with, linear,
 };
 use crate::ops;
 use candle_core::{DType, Module, Result, Tensor, bail};
@@ -83,7 +83,7 @@ impl TextCnn {
             embedding: if variant == Variant::Static { frozen(embedding) } else { embedding },
             fixed_embedding: if channels == 2 { Some(frozen(table("fixed_embedding")?)) } else { None },
             convs: conv_max_over_time(features, widths, filters, vb.pp("convs"))?,
-            dropout: dropout(rate, vb.pp("dropout")),
+            dropout: Dropout::at_path(rate, vb.pp("dropout")),
             output: linear(widths.len() * filters, classes, vb.pp("output"))?,
         })
     }

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A mask is a function of a seed, the layer and the place in training, so a program draws the same masks each time it
 /// runs. [`forward_at`](Self::forward_at) takes seed and place from the [`Mode`], and resumes exactly.
 /// [`forward`](Self::forward), which has candle_nn's signature, counts the layer's own passes in training; its seed is
-/// 0 unless [`with_seed`](Self::with_seed) sets another. A layer from [`dropout`] is identified by its path.
+/// 0 unless [`with_seed`](Self::with_seed) sets another. A layer from [`at_path`](Self::at_path) is identified by its path.
 /// [`new`](Self::new) numbers its layers in the order of their creation, and the number identifies the layer.
 #[derive(Debug, Clone)]
 pub struct Dropout {
@@ -26,17 +26,17 @@ pub struct Dropout {
     passes: Arc<AtomicU64>,
 }
 
-/// Creates a dropout layer, which has no parameters. The path of `vb` makes its masks differ from other layers'.
-pub fn dropout(probability: f32, vb: VarBuilder) -> Dropout {
-    Dropout { probability, path: vb.prefix(), seed: 0, passes: Arc::default() }
-}
-
 impl Dropout {
     /// Creates a dropout layer without a path; see [its masks](Self#masks).
     pub fn new(probability: f32) -> Self {
         static LAYERS: AtomicU64 = AtomicU64::new(0);
         let path = format!("layer {}", LAYERS.fetch_add(1, Ordering::Relaxed));
         Self { probability, path, seed: 0, passes: Arc::default() }
+    }
+
+    /// Creates a dropout layer whose masks differ from other layers' by the path of `vb`. It has no parameters.
+    pub fn at_path(probability: f32, vb: VarBuilder) -> Self {
+        Self { probability, path: vb.prefix(), seed: 0, passes: Arc::default() }
     }
 
     /// Sets the seed of the masks that [`forward`](Self::forward) draws.
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn masks_differ_by_layer_and_step_and_repeat_for_the_same_step() -> Result<()> {
         let vb = seeded_var_builder(&VarMap::new(), 0, DType::F32, &Device::Cpu);
-        let (first, second) = (dropout(0.5, vb.pp("first")), dropout(0.5, vb.pp("second")));
+        let (first, second) = (Dropout::at_path(0.5, vb.pp("first")), Dropout::at_path(0.5, vb.pp("second")));
         let xs = ones(DType::F32)?;
         let at = |layer: &Dropout, step| -> Result<Vec<f32>> {
             layer.forward_at(&xs, Mode::train(7, 0, step))?.to_vec1()
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn examples_of_a_share_get_their_mask_of_the_whole_batch() -> Result<()> {
-        let layer = dropout(0.5, seeded_var_builder(&VarMap::new(), 0, DType::F32, &Device::Cpu));
+        let layer = Dropout::at_path(0.5, seeded_var_builder(&VarMap::new(), 0, DType::F32, &Device::Cpu));
         let (whole, (start, len, batch)) = (Mode::train(7, 0, 3), (2, 3, 6));
         let part = Mode::Train { seed: 7, epoch: 0, step: 3, share: Some(Share { start, len, batch }) };
         let lengths = [3, 1, 4, 1, 5, 9];
@@ -174,7 +174,7 @@ mod tests {
         let xs = ones(DType::F32)?;
         let pass = |layer: &Dropout| -> Result<Vec<f32>> { layer.forward(&xs, true)?.to_vec1() };
         let vb = seeded_var_builder(&VarMap::new(), 0, DType::F32, &Device::Cpu);
-        let layer = |seed| dropout(0.5, vb.pp("layer")).with_seed(seed);
+        let layer = |seed| Dropout::at_path(0.5, vb.pp("layer")).with_seed(seed);
         let (first, again, other) = (layer(1), layer(1), layer(2));
         let masks = [pass(&first)?, pass(&first.clone())?];
         assert_eq!(masks, [pass(&again)?, pass(&again)?]);
@@ -192,7 +192,7 @@ mod tests {
         let vb = seeded_var_builder(&VarMap::new(), 0, DType::F32, &Device::Cpu);
         let xs = ones(DType::F32)?;
         for probability in [f32::NAN, -0.5, 1.5] {
-            let layer = dropout(probability, vb.clone());
+            let layer = Dropout::at_path(probability, vb.clone());
             assert!(layer.forward(&xs, true).is_err(), "{probability}");
         }
         Ok(())

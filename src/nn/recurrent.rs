@@ -1,6 +1,6 @@
 //! Recurrent networks with several layers, in one or both directions.
 
-use super::{Dropout, Linear, Mode, dropout};
+use super::{Dropout, Linear, Mode};
 use crate::data::count;
 use crate::ops::{self, Cell, IncrementalDecoder, PackedSequences, RecurrentState, RecurrentWeights};
 use candle_core::{Result, Tensor, bail};
@@ -155,7 +155,9 @@ pub fn recurrent(config: &RecurrentConfig, vb: VarBuilder) -> Result<Recurrent> 
         cell,
         hidden,
         layers: (0..layers).map(layer).collect::<Result<_>>()?,
-        dropout: (1..layers).map(|layer| dropout(config.dropout, vb.pp(format!("dropout{layer}")))).collect(),
+        dropout: (1..layers)
+            .map(|layer| Dropout::at_path(config.dropout, vb.pp(format!("dropout{layer}"))))
+            .collect(),
     })
 }
 

@@ -1,6 +1,6 @@
 // The public names of candle_nn 0.11.1.
 
-#[allow(unused_imports, deprecated)]
+#[allow(unused_imports, dead_code, deprecated)]
 mod names {
     use super::candle_nn::{
         Activation, AdamW, BatchNorm, BatchNormConfig, Conv1d, Conv1dConfig, Conv2d, Conv2dConfig,
@@ -12,6 +12,16 @@ mod names {
         layer_norm_no_bias, linear, linear_b, linear_no_bias, lstm, moe, prelu, rms_norm, seq,
         varlen_attention,
     };
+    /// Names of both globs, which must not be ambiguous.
+    mod globs {
+        use super::super::candle_nn::{ops::*, *};
+        use candle_core::{Result, Tensor};
+
+        pub fn layer(xs: &Tensor) -> Result<Tensor> {
+            let seq = seq().add(Activation::Relu).add_fn(|xs| softmax(&dropout(xs, 0.5)?, 1));
+            selu(&seq.forward(xs)?, 1.0, 1.0)?.apply_t(&Dropout::new(0.5), false)
+        }
+    }
     mod activation_names {
         use super::super::candle_nn::activation::{Activation, PReLU, prelu};
     }
