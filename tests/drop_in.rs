@@ -361,6 +361,24 @@ fn the_largest_id_is_that_of_no_row_as_in_candle() -> Result<()> {
 }
 
 #[test]
+fn variables_pushed_between_steps_are_updated() -> Result<()> {
+    use candle_textbook::optim::{AdamW, ParamsAdamW, SGD};
+    use nn::Optimizer;
+    let ones = || Var::ones(2, DType::F32, &Device::Cpu);
+    let (first, second) = (ones()?, ones()?);
+    let mut sgd = SGD::new(vec![first.clone()], 0.5)?;
+    sgd.backward_step(&(first.as_tensor() + second.as_tensor())?.sum_all()?)?;
+    sgd.push(&second);
+    sgd.push(&Var::zeros(2, DType::U32, &Device::Cpu)?);
+    sgd.backward_step(&(first.as_tensor() + second.as_tensor())?.sum_all()?)?;
+    assert_eq!((first.to_vec1::<f32>()?, second.to_vec1::<f32>()?), (vec![0.0; 2], vec![0.5; 2]));
+    assert_eq!(sgd.into_inner().len(), 3);
+    let mut adam = AdamW::new(vec![first.clone()], ParamsAdamW { lr: 0.25, ..Default::default() })?;
+    adam.backward_step(&first.sum_all()?)?;
+    assert_near("adam", &first, &Tensor::new(&[-0.25f32; 2], &Device::Cpu)?, 1e-5)
+}
+
+#[test]
 fn optimizers_take_candles_steps() -> Result<()> {
     let start = draw("start", &[3, 4], DType::F32)?;
     for (found, expected) in ours::optimize(&start)?.iter().zip(stock::optimize(&start)?) {

@@ -60,7 +60,6 @@ pub mod layer_norm;
 pub mod linear;
 pub mod loss;
 pub mod ops;
-pub mod optim;
 mod pool;
 mod recurrent;
 pub mod rnn;
@@ -83,6 +82,12 @@ pub use conv::{
     conv2d_no_bias_with,
 };
 pub use conv_max_over_time::{ConvMaxOverTime, conv_max_over_time};
+/// Optimizers with candle_nn's interface. [`crate::optim`] has more methods, saved state, schedules and clipping.
+pub mod optim {
+    pub use crate::optim::{AdamW, SGD};
+    pub use candle_nn::optim::{Optimizer, ParamsAdamW};
+}
+
 pub use cost::Cost;
 pub use dropout::Dropout;
 pub use embedding::{Embedding, WORD_VECTOR_INIT, embedding, embedding_with};

@@ -15,8 +15,11 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! [`SGD`] and [`AdamW`] have candle_nn's interface instead, without these.
 
 mod cpu;
+mod drop_in;
 mod exchange;
 mod gpu;
 mod lbfgs;
@@ -31,6 +34,8 @@ mod tensor_ops;
 #[cfg(test)]
 mod tests;
 
+pub use candle_nn::ParamsAdamW;
+pub use drop_in::{AdamW, SGD};
 pub(crate) use exchange::Exchange;
 pub(crate) use ledger::{Ledger, Totals};
 pub use method::{Adadelta, Adagrad, Adam, Lbfgs, Method, NewtonCg, RmsProp, Sgd};
@@ -120,20 +125,32 @@ impl Optimizer {
     /// # Errors
     /// Fails if a setting is out of range, or a variable is not a contiguous floating-point tensor.
     pub fn new(method: impl Into<Method>, vars: &VarMap) -> Result<Self> {
+        let mut optimizer = Self::empty(method)?;
+        let Ok(vars) = vars.data().lock() else { bail!("optimizer: the lock of the variables is poisoned") };
+        let moments = optimizer.method.moments().len();
+        optimizer.parameters =
+            vars.iter().map(|(name, var)| Parameter::new(name, var, moments)).collect::<Result<_>>()?;
+        optimizer.parameters.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(optimizer)
+    }
+
+    /// An optimizer of no variables.
+    fn empty(method: impl Into<Method>) -> Result<Self> {
         let method = method.into();
         method.check()?;
-        let Ok(vars) = vars.data().lock() else { bail!("optimizer: the lock of the variables is poisoned") };
-        let mut parameters = vars
-            .iter()
-            .map(|(name, var)| Parameter::new(name, var, method.moments().len()))
-            .collect::<Result<Vec<_>>>()?;
-        parameters.sort_by(|a, b| a.name.cmp(&b.name));
         let solver = method.is_full_batch().then(Solver::default);
-        Ok(Self { method, parameters, solver })
+        Ok(Self { method, parameters: vec![], solver })
+    }
+
+    /// Adds a variable, which is named by its number.
+    fn add(&mut self, var: &Var) -> Result<()> {
+        let name = format!("variable {}", self.parameters.len());
+        self.parameters.push(Parameter::new(&name, var, self.method.moments().len())?);
+        Ok(())
     }
 
     /// Changes the settings of Adam and keeps its state.
-    pub(crate) fn set_adam(&mut self, adam: Adam) {
+    fn set_adam(&mut self, adam: Adam) {
         debug_assert!(matches!(self.method, Method::Adam(_)));
         self.method = Method::Adam(adam);
     }

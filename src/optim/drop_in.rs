@@ -1,44 +1,35 @@
-//! Optimizers with candle_nn's interface. [`crate::optim`] has more methods, saved state, schedules and clipping.
+//! Optimizers with candle_nn's interface.
 
-use crate::optim::{self, Adam, Clip, Method, Sgd};
+use super::{Adam, Clip, Optimizer, Sgd};
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor, Var, bail};
-use candle_nn::VarMap;
+use candle_core::{Result, Tensor, Var};
+use candle_nn::{Optimizer as CandleOptimizer, ParamsAdamW};
 use std::fmt;
 
-pub use candle_nn::optim::{Optimizer, ParamsAdamW};
-
-/// An optimizer of this crate with `method`, on a list of variables.
-fn optimizer(method: impl Into<Method>, vars: &[Var]) -> Result<optim::Optimizer> {
-    let map = VarMap::new();
-    {
-        let Ok(mut named) = map.data().lock() else {
-            bail!("optimizer: the lock of the variables is poisoned")
-        };
-        for (index, var) in vars.iter().enumerate().filter(|(_, var)| var.dtype().is_float()) {
-            named.insert(format!("{index:09}"), var.clone());
-        }
-    }
-    optim::Optimizer::new(method, &map)
-}
-
-/// Stochastic gradient descent without momentum.
+/// Stochastic gradient descent without momentum, with candle_nn's interface.
+///
+/// [`Sgd`] is the method with momentum.
 pub struct SGD {
-    optimizer: optim::Optimizer,
+    optimizer: Optimizer,
+    /// The optimizer has all but those that were pushed since the last step.
     vars: Vec<Var>,
+    known: usize,
     learning_rate: f64,
 }
 
-impl Optimizer for SGD {
+impl CandleOptimizer for SGD {
     /// The learning rate.
     type Config = f64;
 
     fn new(vars: Vec<Var>, learning_rate: f64) -> Result<Self> {
         let vars: Vec<Var> = vars.into_iter().filter(|var| var.dtype().is_float()).collect();
-        Ok(Self { optimizer: optimizer(Sgd::default(), &vars)?, vars, learning_rate })
+        let mut sgd = Self { optimizer: Optimizer::empty(Sgd::default())?, vars, known: 0, learning_rate };
+        sgd.add_pushed()?;
+        Ok(sgd)
     }
 
     fn step(&mut self, grads: &GradStore) -> Result<()> {
+        self.add_pushed()?;
         self.optimizer.step(grads, self.learning_rate, Clip::None).map(drop)
     }
 
@@ -51,6 +42,7 @@ impl Optimizer for SGD {
     }
 
     fn backward_step(&mut self, loss: &Tensor) -> Result<()> {
+        self.add_pushed()?;
         self.optimizer.backward_step(loss, self.learning_rate, Clip::None).map(drop)
     }
 }
@@ -62,12 +54,16 @@ impl SGD {
     }
 
     /// Adds a variable.
-    ///
-    /// # Panics
-    /// If the variable is not contiguous.
     pub fn push(&mut self, var: &Var) {
         self.vars.push(var.clone());
-        self.optimizer = optimizer(Sgd::default(), &self.vars).expect("contiguous variables");
+    }
+
+    fn add_pushed(&mut self) -> Result<()> {
+        for var in self.vars[self.known..].iter().filter(|var| var.dtype().is_float()) {
+            self.optimizer.add(var)?;
+        }
+        self.known = self.vars.len();
+        Ok(())
     }
 }
 
@@ -77,11 +73,11 @@ impl fmt::Debug for SGD {
     }
 }
 
-/// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+/// Adam with decoupled weight decay (Loshchilov and Hutter 2019), with candle_nn's interface.
 ///
-/// Like candle_nn's, it also decays biases.
+/// Like candle_nn's, it also decays biases. [`Adam`] is the method with more settings.
 pub struct AdamW {
-    optimizer: optim::Optimizer,
+    optimizer: Optimizer,
     params: ParamsAdamW,
 }
 
@@ -90,11 +86,13 @@ fn adamw(params: &ParamsAdamW) -> Adam {
     Adam { betas: (beta1, beta2), epsilon: eps, weight_decay, decoupled: true, decay_biases: true }
 }
 
-impl Optimizer for AdamW {
+impl CandleOptimizer for AdamW {
     type Config = ParamsAdamW;
 
     fn new(vars: Vec<Var>, params: ParamsAdamW) -> Result<Self> {
-        Ok(Self { optimizer: optimizer(adamw(&params), &vars)?, params })
+        let mut optimizer = Optimizer::empty(adamw(&params))?;
+        vars.iter().filter(|var| var.dtype().is_float()).try_for_each(|var| optimizer.add(var))?;
+        Ok(Self { optimizer, params })
     }
 
     fn step(&mut self, grads: &GradStore) -> Result<()> {
