@@ -55,7 +55,8 @@ impl BatchNorm {
         bias: Tensor,
         epsilon: f64,
     ) -> Result<Self> {
-        candle_nn::BatchNorm::new(channels, running_mean, running_var, weight, bias, epsilon).map(Self::from)
+        candle_nn::BatchNorm::new(channels, running_mean, running_var, weight, bias, epsilon)
+            .map(Self::removing_mean)
     }
 
     /// Creates a layer without weight and bias; see [`new`](Self::new).
@@ -68,7 +69,8 @@ impl BatchNorm {
         running_var: Tensor,
         epsilon: f64,
     ) -> Result<Self> {
-        candle_nn::BatchNorm::new_no_bias(channels, running_mean, running_var, epsilon).map(Self::from)
+        candle_nn::BatchNorm::new_no_bias(channels, running_mean, running_var, epsilon)
+            .map(Self::removing_mean)
     }
 
     /// Creates a layer with another momentum; see [`new`](Self::new).
@@ -87,7 +89,7 @@ impl BatchNorm {
         momentum: f64,
     ) -> Result<Self> {
         let new = candle_nn::BatchNorm::new_with_momentum;
-        new(channels, running_mean, running_var, weight, bias, epsilon, momentum).map(Self::from)
+        new(channels, running_mean, running_var, weight, bias, epsilon, momentum).map(Self::removing_mean)
     }
 
     /// Creates a layer without weight and bias; see [`new_with_momentum`](Self::new_with_momentum).
@@ -102,7 +104,11 @@ impl BatchNorm {
         momentum: f64,
     ) -> Result<Self> {
         let new = candle_nn::BatchNorm::new_no_bias_with_momentum;
-        new(channels, running_mean, running_var, epsilon, momentum).map(Self::from)
+        new(channels, running_mean, running_var, epsilon, momentum).map(Self::removing_mean)
+    }
+
+    fn removing_mean(candle: candle_nn::BatchNorm) -> Self {
+        Self { candle, removes_mean: true }
     }
 
     /// The running mean of each channel.
@@ -184,12 +190,6 @@ impl BatchNorm {
         let [mean, variance] = [Var::from_tensor(mean)?, Var::from_tensor(variance)?];
         let averages = RunningAverages { mean: &mean, variance: &variance, momentum: self.momentum() };
         ops::batch_norm_training(xs, weight, bias, self.eps(), averages, epilogue)
-    }
-}
-
-impl From<candle_nn::BatchNorm> for BatchNorm {
-    fn from(candle: candle_nn::BatchNorm) -> Self {
-        Self { candle, removes_mean: true }
     }
 }
 
