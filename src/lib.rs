@@ -52,6 +52,7 @@
 //! | here | candle_nn | PyTorch | what differs from candle_nn |
 //! |---|---|---|---|
 //! | [`nn::max_pool2d`], [`nn::avg_pool2d`] | `Tensor::max_pool2d`, `avg_pool2d` | `max_pool2d`, `avg_pool2d` | the right gradient of a maximum, which candle divides by the size of the window; windows may overlap |
+//! | [`nn::relu`] | `Tensor::relu` | `relu` | the gradient at 0 is 0 |
 //! | [`nn::linear()`], [`linear_no_bias`](nn::linear_no_bias) | the same | `nn.Linear` | faster on the CPU |
 //! | [`nn::conv1d`] | the same | `nn.Conv1d` | right gradient of the weight |
 //! | [`nn::conv2d`] | the same | `nn.Conv2d` | faster on the CPU and on CUDA; gradients for images that are not square, with a stride |
@@ -60,9 +61,10 @@
 //! | [`nn::embedding()`] | the same | `nn.Embedding` | gradients of the used rows only, see [`optim::Optimizer::set_sparse`] |
 //! | [`nn::batch_norm()`] | the same | `nn.BatchNorm1d`, `2d`, `3d` | one operation; fused with an add and a ReLU on request |
 //! | [`nn::layer_norm()`], [`nn::rms_norm`] | the same | `nn.LayerNorm`, `nn.RMSNorm` | pass the gradient on |
+//! | [`nn::rotary_emb`] | the same | - | pass the gradient on |
 //! | [`nn::group_norm()`] | the same | `nn.GroupNorm` | fewer operations |
 //! | [`nn::Dropout`] | the same | `nn.Dropout` | masks that repeat from run to run |
-//! | [`nn::Activation`], [`nn::prelu`] | the same | `nn.GELU`, `nn.PReLU`, ... | `Tanh`; a gradient of Mish for large inputs |
+//! | [`nn::Activation`], [`nn::prelu`] | the same | `nn.GELU`, `nn.PReLU`, ... | `Tanh`; gradients of Mish and of [`selu`](nn::ops::selu) for large inputs |
 //! | [`nn::lstm`], [`nn::gru`] | the same | `nn.LSTM`, `nn.GRU` | one operation for all time steps on the CPU |
 //! | [`nn::recurrent()`] | - | `nn.RNN`, `nn.GRU`, `nn.LSTM` | several layers, both directions, lengths |
 //! | [`nn::attention`](nn::attention()), [`nn::conv_max_over_time`] | - | - | |

@@ -361,6 +361,26 @@ fn the_largest_id_is_that_of_no_row_as_in_candle() -> Result<()> {
 }
 
 #[test]
+fn layers_of_given_weights_stand_in_for_methods_of_tensors() -> Result<()> {
+    use candle_nn::Module;
+    let (xs, weight) = (draw("xs", &[2, 4, 9], DType::F64)?, draw("weight", &[4, 2, 3], DType::F64)?);
+    let (xs, weight) = (Var::from_tensor(&xs)?, Var::from_tensor(&weight)?);
+    let config = candle_nn::Conv1dConfig { padding: 1, stride: 2, groups: 2, ..Default::default() };
+    let conv = || nn::Conv1d::new(weight.as_tensor().clone(), None, config).forward(&xs);
+    assert_near("conv1d", &conv()?, &xs.conv1d(&weight, 1, 2, 1, 2)?, 1e-12)?;
+    assert_differences("conv1d", &[xs.clone(), weight.clone()], conv)?;
+    let config = candle_nn::ConvTranspose1dConfig { stride: 2, groups: 2, ..Default::default() };
+    let conv = || nn::ConvTranspose1d::new(weight.as_tensor().clone(), None, config).forward(&xs);
+    assert_near("conv_transpose1d", &conv()?, &xs.conv_transpose1d(&weight, 0, 0, 2, 1, 2)?, 1e-12)?;
+    assert_differences("conv_transpose1d", &[xs.clone(), weight.clone()], conv)?;
+    let images = Var::from_tensor(&draw("images", &[1, 2, 3, 3], DType::F64)?)?;
+    assert_differences("upsample_nearest2d", std::slice::from_ref(&images), || {
+        // The first use is the one whose gradient would be lost.
+        images.sqr()? + images.affine(1.0, 0.0)?.upsample_nearest2d(6, 6)?.narrow(2, 0, 3)?.narrow(3, 0, 3)?
+    })
+}
+
+#[test]
 fn variables_pushed_between_steps_are_updated() -> Result<()> {
     use candle_textbook::optim::{AdamW, ParamsAdamW, SGD};
     use nn::Optimizer;

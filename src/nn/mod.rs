@@ -3,16 +3,32 @@
 //! # In place of candle_nn
 //!
 //! `use candle_textbook::nn as candle_nn;` compiles in a program for candle_nn. What this module does not replace, such as
-//! `VarMap`, `func` and `seq`, it re-exports. Three things an import cannot change:
+//! `VarMap`, `func` and `seq`, it re-exports. An import cannot replace the methods of a tensor, of which these are wrong in
+//! candle 0.11.1:
 //!
-//! - The pooling methods of a tensor: candle's `max_pool2d` divides the gradient by the size of the window, and neither method
-//!   has a gradient for windows that overlap. Call [`max_pool2d`] and [`avg_pool2d`].
+//! | method | what is wrong | instead |
+//! |---|---|---|
+//! | `xs.max_pool2d(2)` | the gradient is divided by the size of the window; there is none if windows overlap | [`max_pool2d`]`(&xs, 2)`, [`max_pool2d_with_stride`] |
+//! | `xs.avg_pool2d(2)` | wrong gradient if windows do not cover the image exactly, none if they overlap | [`avg_pool2d`]`(&xs, 2)`, [`avg_pool2d_with_stride`] |
+//! | `xs.conv1d(&weight, ..)` | wrong gradient of the weight for several examples | [`Conv1d::new`]`(weight, None, config).forward(&xs)` |
+//! | `xs.conv_transpose1d(&weight, ..)` | no gradient | [`ConvTranspose1d::new`]`(weight, None, config).forward(&xs)` |
+//! | `xs.conv2d(&weight, ..)` | no gradient for images that are not square, with a stride | [`Conv2d::new`]`(weight, None, config).forward(&xs)` |
+//! | `xs.upsample_nearest2d(h, w)`, also `1d` | the gradient replaces that of other uses of `xs` | `xs.affine(1.0, 0.0)?.upsample_nearest2d(h, w)` |
+//! | `xs.relu()` | the gradient at 0 is 1, in PyTorch 0 | [`relu`]`(&xs)`, [`Activation::Relu`] |
+//!
+//! In f16 and bf16 the layers and functions of this module are candle's, so these gradients are as wrong there, except that of
+//! `relu`; [`Recurrent`], [`Attention`] and [`ConvMaxOverTime`] refuse these types. In f32 and f64, kernels of this crate
+//! compute them on the CPU and on CUDA. On Metal they consist of candle's operations, with the right gradients.
+//!
+//! Other differences:
+//!
+//! - Layers and optimizers are types of this crate. Where another crate takes candle_nn's, make one of the same parameters, as in
+//!   `candle_nn::Linear::new(layer.weight().clone(), layer.bias().cloned())`. [`Activation`] converts with `into` and
+//!   `try_into`, and a `match` on it also needs an arm for `Tanh`.
+//! - Initial values are PyTorch's; candle_nn's linear layers and convolutions start from larger ones.
 //! - `loss.backward()` works, but `Optimizer::backward_step` is faster.
 //! - Candle's thread pool competes with the one that this crate uses: set `CANDLE_NUM_THREADS=1`.
 //!
-//! The layers work in f32 and f64, on the CPU and on CUDA, with kernels of this crate. In other types and on other devices
-//! they consist of candle's operations, except [`Recurrent`], [`Attention`] and [`ConvMaxOverTime`], which need f32 or f64
-//! there. Initial values are PyTorch's; candle_nn's linear layers and convolutions start from larger ones.
 //! The [crate page](crate#layers) lists what differs layer by layer.
 //!
 //! ```
@@ -66,6 +82,12 @@ pub mod rnn;
 pub mod rotary_emb;
 mod token_sampling;
 
+/// Optimizers with candle_nn's interface. [`crate::optim`] has more methods, saved state, schedules and clipping.
+pub mod optim {
+    pub use crate::optim::{AdamW, SGD};
+    pub use candle_nn::optim::{Optimizer, ParamsAdamW};
+}
+
 // Everything that the names below do not replace.
 pub use candle_nn::*;
 
@@ -82,12 +104,6 @@ pub use conv::{
     conv2d_no_bias_with,
 };
 pub use conv_max_over_time::{ConvMaxOverTime, conv_max_over_time};
-/// Optimizers with candle_nn's interface. [`crate::optim`] has more methods, saved state, schedules and clipping.
-pub mod optim {
-    pub use crate::optim::{AdamW, SGD};
-    pub use candle_nn::optim::{Optimizer, ParamsAdamW};
-}
-
 pub use cost::Cost;
 pub use dropout::Dropout;
 pub use embedding::{Embedding, WORD_VECTOR_INIT, embedding, embedding_with};
