@@ -26,10 +26,10 @@ fn layers(vb: VarBuilder) -> Result<Sequential> {
         .add(nn::conv2d(1, 8, 3, down, vb.pp("encoder.0"))?) // (batch, 8, 14, 14)
         .add(Activation::Relu)
         .add(nn::conv2d(8, 16, 3, down, vb.pp("encoder.2"))?) // (batch, 16, 7, 7)
-        .add_fn(|xs| xs.relu()?.flatten_from(1))
+        .add_fn(|xs| nn::relu(xs)?.flatten_from(1))
         .add(nn::linear(16 * 7 * 7, 16, vb.pp("encoder.5"))?) // (batch, 16), the code
         .add(nn::linear(16, 16 * 7 * 7, vb.pp("decoder.0"))?)
-        .add_fn(|xs| xs.relu()?.reshape((xs.dim(0)?, 16, 7, 7)))
+        .add_fn(|xs| nn::relu(xs)?.reshape((xs.dim(0)?, 16, 7, 7)))
         .add(nn::conv_transpose2d(16, 8, 3, up, vb.pp("decoder.3"))?) // (batch, 8, 14, 14)
         .add(Activation::Relu)
         .add(nn::conv_transpose2d(8, 1, 3, up, vb.pp("decoder.5"))?) // (batch, 1, 28, 28)
@@ -69,9 +69,8 @@ pub fn run(training: usize, epochs: usize, file: &Path) -> Result<f64> {
     let report = trainer.fit(&task, &vars, &mut Optimizer::new(Adam::default(), &vars)?)?;
     let (xs, _) = test.batch(&(0..10).collect::<Vec<_>>(), &Device::Cpu)?;
     let pairs = Tensor::cat(&[&xs, &task.layers.forward(&xs)?], 2)?; // (10, 1, 56, 28)
-    let bytes =
-        (Tensor::cat(&pairs.chunk(10, 0)?, 3)? * 255.0)?.to_dtype(DType::U8)?.flatten_all()?.to_vec1()?;
-    image::GrayImage::from_vec(280, 56, bytes).expect("280 x 56 bytes").save(file)?;
+    let grey = (Tensor::cat(&pairs.chunk(10, 0)?, 3)? * 255.0)?.to_dtype(DType::U8)?.flatten_all()?;
+    image::GrayImage::from_vec(280, 56, grey.to_vec1()?).expect("280 x 56 bytes").save(file)?;
     Ok(report.epochs[report.best_epoch - 1].validation.metric)
 }
 
