@@ -1,4 +1,6 @@
 //! The device that a program computes on.
+//!
+//! [`models`](crate::models) starts with an example.
 
 use anyhow::{Context, Result, anyhow, bail};
 use candle_core::{Device, DeviceLocation};

@@ -2,6 +2,8 @@
 //!
 //! No generator state needs saving. A resumed run draws the same mask for step 4,711 as an uninterrupted one, and the
 //! initial values of the first layer do not depend on the layers after it.
+//!
+//! [`ops`](crate::ops) starts with an example.
 
 mod ziggurat;
 

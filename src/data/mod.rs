@@ -6,7 +6,7 @@
 //! - [`translation`]: sentences with their translations;
 //! - [`music`]: pieces of music in time steps.
 //!
-//! Each of them has a `load` that finds a data set by its name. Built-in sets are generated from a seed and are the
+//! Each of them starts with an example, and has a `load` that finds a data set by its name. Built-in sets are generated from a seed and are the
 //! same on every machine.
 
 mod error;

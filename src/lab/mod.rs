@@ -1,5 +1,19 @@
 //! The experiments of the books, each rerun by one function.
 //!
+//! ```
+//! use candle_textbook::lab::{EXPERIMENTS, Lab, Settings};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let neuron = EXPERIMENTS.iter().find(|experiment| experiment.name == "neuron").unwrap();
+//! let out = tempfile::tempdir()?;
+//! // `None` instead of a folder stands for the next one under `runs/lab/`.
+//! let (findings, dir) = Lab::run(neuron, &Settings { quick: true, ..Settings::default() }, Some(out.path()))?;
+//! assert!(findings.claim.holds, "{}", findings.claim.text);
+//! println!("the figures are in {}", dir.display());
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! [`EXPERIMENTS`] lists them. An experiment trains this crate's models with this crate's training loop and returns its
 //! [`Findings`]: a few observations, tables, figures, and the claim of the book with the values measured here.
 //! [`Lab::run`] writes them into a run folder, and [`page`] combines several into one HTML page.

@@ -1,5 +1,24 @@
 //! Differentiable operations.
 //!
+//! ```
+//! use candle_core::{Device, Result, Tensor, Var};
+//! use candle_textbook::{ops, rng};
+//!
+//! # fn main() -> Result<()> {
+//! let weight = Var::new(&[[1f32, 2.], [3., -4.]], &Device::Cpu)?;
+//! let xs = Tensor::new(&[[1f32, 1.]], &Device::Cpu)?;
+//! let ys = ops::relu(&ops::linear(&xs, &weight, None)?)?;
+//! assert_eq!(ys.to_vec2::<f32>()?, [[3., 0.]]);
+//! let gradients = ys.sum_all()?.backward()?;
+//! assert_eq!(gradients.get(&weight).unwrap().to_vec2::<f32>()?, [[1., 1.], [0., 0.]]);
+//!
+//! // The mask is a function of the seed and the name.
+//! let drop = || ops::dropout(&ys, 0.5, &mut rng::stream(42, "dropout/step 7"))?.to_vec2::<f32>();
+//! assert_eq!(drop()?, drop()?);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! Kernels of this crate compute the results and the gradients in `f32` and `f64`, on the CPU and on CUDA devices. On
 //! the CPU, other types are an error. On other devices an operation runs its definition in [`mod@reference`], which
 //! consists of candle's own operations and which the kernels are tested against. Tensors may have any memory layout;
@@ -35,6 +54,7 @@ pub mod reference;
 mod row_gradients;
 mod sequences;
 
+pub(crate) use arguments::to_ids;
 pub use arguments::{
     BatchStatistics, Conv2dConfig, ConvFilters, Epilogue, Pool2dConfig, RecurrentState, RecurrentWeights,
     RunningAverages, TimePooling,
@@ -54,7 +74,6 @@ pub use embedding::{NO_ROW, embedding, embedding_mean};
 pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;
 pub(crate) use linear_tanh::linear_tanh;
-pub(crate) use arguments::to_ids;
 pub use prepared_linear::PreparedLinear;
 
 // Activations, pooling, dropout and losses.

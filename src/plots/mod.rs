@@ -1,5 +1,17 @@
 //! Plots of models and training runs, as text in SVG or HTML.
 //!
+//! ```
+//! use candle_textbook::plots::{Chart, Line, line_charts};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let losses = vec![(1.0, 0.92), (2.0, 0.41), (3.0, 0.35)];
+//! let lines = vec![Line::new("validation", losses)];
+//! let svg = line_charts(&[Chart { title: "loss", x_label: "epoch", lines, ..Chart::default() }])?;
+//! assert!(svg.starts_with("<svg"));
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! - [`line_charts`]: values over epochs, steps or settings.
 //! - [`confusion_matrix`]: which classes a classifier confuses.
 //! - [`image_grid`]: misclassified images, filters, feature maps and heat maps.

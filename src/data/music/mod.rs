@@ -1,4 +1,14 @@
 //! Music in time steps: pieces, four-part writing, built-in chorales, MIDI files and piano rolls.
+//!
+//! ```
+//! use candle_textbook::data::music::{chorales, violation_share, write_midi};
+//!
+//! let pieces = chorales(3, 0, 0, 0).train;
+//! assert_eq!(pieces[0].voices, Some(4));
+//! assert!(violation_share(&pieces) < 0.1);
+//! let file = write_midi(&pieces[0].transposed(2).expect("notes within the keyboard"));
+//! assert!(file.starts_with(b"MThd"));
+//! ```
 
 mod chorales;
 mod encoding;

@@ -1,4 +1,17 @@
 //! Sentences with a tag for each word: types, the CoNLL format, entity scores, a built-in set.
+//!
+//! ```
+//! use candle_textbook::data::{entity_scores, names};
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let corpus = names(100, 0, 0);
+//! assert_eq!(corpus.train.words[0].len(), corpus.train.tags[0].len());
+//! assert!(corpus.tags.iter().any(|tag| tag == "B-PER"));
+//! let gold = &corpus.train.tags;
+//! assert_eq!(entity_scores(gold, gold, &corpus.tags)?.overall.f1(), 1.0);
+//! # Ok(())
+//! # }
+//! ```
 
 mod conll;
 mod entity_scores;

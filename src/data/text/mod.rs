@@ -1,4 +1,14 @@
 //! Labelled sentences and long texts: types, tokens, vocabularies, vectors, formats, built-in sets.
+//!
+//! ```
+//! use candle_textbook::data::{Tokenizer, Vocabulary, reviews};
+//!
+//! let corpus = reviews(200, 20, 0);
+//! let sentences: Vec<_> = corpus.train.texts.iter().map(|text| Tokenizer::Words.tokens(text)).collect();
+//! let vocabulary = Vocabulary::new(&sentences, true, 2);
+//! assert_eq!(corpus.classes, ["negative", "positive"]);
+//! assert!(vocabulary.id("the") != Vocabulary::UNKNOWN && vocabulary.id("zzyzx") == Vocabulary::UNKNOWN);
+//! ```
 
 mod columns;
 mod corpus;

@@ -1,4 +1,14 @@
 //! Sentences with their translations: types, file formats, built-in dates, and scores.
+//!
+//! ```
+//! use candle_textbook::data::translation::{Language, Segmentation, dates, exact_match};
+//!
+//! let corpus = dates(100, 0, 0, 0);
+//! let targets = &corpus.train.targets; // such as 2016-03-05
+//! let language = Language::learn(targets.iter().map(String::as_str), Segmentation::Characters, false, 1);
+//! let decoded: Vec<String> = targets.iter().map(|target| language.decode(&language.encode(target))).collect();
+//! assert_eq!(exact_match(&decoded, targets), 100.0); // percent
+//! ```
 
 mod byte_pairs;
 mod dates;
