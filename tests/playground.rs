@@ -29,7 +29,12 @@ impl Drop for Server {
 
 /// Starts the playground in the working directory `place`, on a free port.
 fn start(place: &Path) -> Server {
-    let mut child = command(place, "playground").args(["--port", "0"]).spawn().unwrap();
+    start_with(place, &[])
+}
+
+/// Starts the playground with the given runs, too.
+fn start_with(place: &Path, runs: &[&str]) -> Server {
+    let mut child = command(place, "playground").args(["--port", "0"]).args(runs).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
@@ -122,6 +127,24 @@ fn a_model_answers_a_picture_and_mistakes_are_refused_in_a_line() {
     fails(&server, "POST /api/stop", b"", 409, &["no training"]);
     fails(&server, "GET /api/stop", b"", 405, &["such a request"]);
     fails(&server, "GET /nosuch", b"", 404, &["nothing"]);
+    fails(&server, "POST /api/ask/lenet/one", &bar(), 404, &["one", "no such run"]);
+    fails(&server, "GET /api/digit/one", b"", 400, &["one"]);
+}
+
+#[test]
+fn runs_in_other_folders_are_offered_if_they_are_named() {
+    let place = tempdir().unwrap();
+    done(&place, "playground", "lenet --train-limit 200 --epochs 1 --out mine --quiet");
+    let server = start_with(place.path(), &["mine"]);
+    let (_, state) = ask(&server, "GET /api/state", b"");
+    let run = &state[0]["runs"][0];
+    assert_eq!((&run["name"], &run["id"]), (&json!("mine"), &json!("given-0")), "{state}");
+    assert_eq!(ask(&server, "POST /api/ask/lenet/given-0", &bar()).0, 200);
+    for request in ["POST /api/ask/lenet/given-1", "POST /api/ask/mlp/given-0"] {
+        fails(&server, request, &bar(), 404, &["no such run"]);
+    }
+    let output = command(&place, "playground").arg("nowhere").output().unwrap();
+    one_error(&output, 1, &["nowhere", "expected the folder of a run of lenet"]);
 }
 
 #[test]

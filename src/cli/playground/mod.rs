@@ -21,7 +21,7 @@ use clap::{ArgMatches, Args, FromArgMatches};
 use serde_json::Value;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 
@@ -58,6 +58,9 @@ where
 /// Use and train the models on a page in the browser
 #[derive(Args)]
 struct Options {
+    /// Runs to offer besides those under runs/, such as runs made with --out
+    #[arg(value_name = "RUN")]
+    runs: Vec<PathBuf>,
     /// Port to serve the page on; 0 takes a free one
     #[arg(long, value_name = "N", default_value_t = 1998, value_parser = |text: &str| in_range(text, 0..=65535_u16, "a whole number, 0 to 65535"))]
     port: u16,
@@ -72,8 +75,8 @@ struct Options {
 /// A question to a model, and the channel for its answer.
 struct Job {
     program: Program,
-    /// The number of the run.
-    run: u64,
+    /// The folder of the run.
+    dir: PathBuf,
     question: Vec<u8>,
     reply: tokio::sync::oneshot::Sender<Result<Value>>,
 }
@@ -93,15 +96,17 @@ pub fn main(programs: Vec<Program>) -> ExitCode {
 }
 
 fn serve(matches: &ArgMatches, programs: Vec<Program>) -> Result<Outcome> {
-    let Options { port, bind, threads } = Options::from_arg_matches(matches)?;
+    let Options { runs, port, bind, threads } = Options::from_arg_matches(matches)?;
+    let owned = |dir: PathBuf| Ok((owner(&programs, &dir)?, dir));
+    let given = runs.into_iter().map(owned).collect::<Result<Vec<_>>>()?;
     on_threads(threads, || {
         let listener = listen(SocketAddr::new(bind, port))?;
         catch_interrupts()?;
         let address = listener.local_addr()?;
         let (jobs, questions) = mpsc::channel();
         let training = Arc::new(training::Trainings::default());
-        let server =
-            server::Server { address, programs, jobs, training: training.clone(), pages: Default::default() };
+        let pages = Default::default();
+        let server = server::Server { address, programs, given, jobs, training: training.clone(), pages };
         std::thread::Builder::new().name("server".into()).spawn(move || server.run(listener))?;
         say(&format!("the playground is at http://{address}/ (Ctrl-C ends it)"));
         let answered = models::answer(&questions, || STOP.is_requested());
@@ -111,6 +116,15 @@ fn serve(matches: &ArgMatches, programs: Vec<Program>) -> Result<Outcome> {
         answered?;
         Ok(Outcome::Interrupted)
     })
+}
+
+/// The name of the program whose run is in `dir`.
+fn owner(programs: &[Program], dir: &Path) -> Result<&'static str> {
+    let found = programs.iter().find(|program| Run::open(program.name, Some(dir)).is_ok());
+    let names = || programs.iter().map(|program| program.name).collect::<Vec<_>>().join(", ");
+    let found =
+        found.with_context(|| format!("{}: expected the folder of a run of {}", dir.display(), names()))?;
+    Ok(found.name)
 }
 
 /// Claims the address.

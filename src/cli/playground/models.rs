@@ -26,8 +26,7 @@ pub(super) fn answer(questions: &Receiver<Job>, is_ended: impl Fn() -> bool) -> 
     let mut loaded: Vec<Loaded> = vec![];
     while !is_ended() {
         match questions.recv_timeout(Duration::from_millis(50)) {
-            Ok(Job { program, run, question, reply }) => {
-                let dir = Path::new("runs").join(program.name).join(run.to_string());
+            Ok(Job { program, dir, question, reply }) => {
                 let model = find(&mut loaded, &dir, program.open);
                 // The client may be gone.
                 let _ = reply.send(model.and_then(|model| model.answer(&question)));

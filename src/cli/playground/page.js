@@ -54,13 +54,13 @@ const showModels = () => {
     const select = element("select", "", { id: "model-" + section.id });
     const runs = own.flatMap(program => program.runs.map(run => ({ program, run })));
     for (const { program, run } of runs) {
-      select.add(new Option(`${program.name}, run ${run.name}: ${score(run)}`, `${program.name}/${run.name}`));
+      select.add(new Option(`${program.name}, run ${run.name}: ${score(run)}`, `${program.name}/${run.id}`));
     }
     const best = runs.find(({ run }) => run.finished) ?? runs[0];
     const wanted = rooms[section.id].prefer ?? chosen;
     rooms[section.id].prefer = null;
     if (wanted && [...select.options].some(option => option.value === wanted)) select.value = wanted;
-    else if (best) select.value = `${best.program.name}/${best.run.name}`;
+    else if (best) select.value = `${best.program.name}/${best.run.id}`;
     select.onchange = () => rooms[section.id].ask();
     const details = element("details");
     details.open = !runs.length;
@@ -182,7 +182,7 @@ const follow = () => {
       if (progress?.running) return follow();
       if (progress) {
         const section = programs.find(program => program.name === progress.program).section;
-        rooms[section].prefer = `${progress.program}/${progress.run.name}`;
+        rooms[section].prefer = `${progress.program}/${progress.run.id}`;
       }
       await refresh();
     } catch (error) {

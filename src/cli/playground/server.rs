@@ -6,7 +6,7 @@
 //! | `GET /api/state` | the programs with their runs |
 //! | `GET /api/training` | the progress of the last training run |
 //! | `GET /api/digit/N` | a drawn digit |
-//! | `POST /api/ask/PROGRAM/RUN` | the model's answer to the body |
+//! | `POST /api/ask/PROGRAM/RUN` | the model's answer to the body; `RUN` is the `id` of a run |
 //! | `GET /answer/N` | the page in an answer, which brings its own script |
 //! | `POST /api/train/PROGRAM` | starts a training run |
 //! | `POST /api/stop` | stops it |
@@ -22,17 +22,20 @@ use anyhow::{Context, Result, anyhow};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Request, State};
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, ORIGIN, X_CONTENT_TYPE_OPTIONS,
 };
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{self, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 /// The largest body of a request.
@@ -51,6 +54,8 @@ const ANSWER_POLICY: &str = "sandbox allow-scripts; default-src 'none'; script-s
 pub(super) struct Server {
     pub(super) address: SocketAddr,
     pub(super) programs: Vec<Program>,
+    /// The runs outside of `runs/` that the page offers, each with the name of its program.
+    pub(super) given: Vec<(&'static str, PathBuf)>,
     pub(super) jobs: mpsc::Sender<Job>,
     pub(super) training: Arc<Trainings>,
     pub(super) pages: Pages,
@@ -98,6 +103,19 @@ impl IntoResponse for Refusal {
 
 type Answer = Result<Response, Refusal>;
 
+/// The parameters in the address of a request.
+struct Parameters<T>(T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Parameters<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let Path(parameters) =
+            Path::from_request_parts(parts, state).await.map_err(|error| bad(error.into()))?;
+        Ok(Self(parameters))
+    }
+}
+
 fn answer(value: &Value) -> Answer {
     Ok(([(CONTENT_TYPE, "application/json")], value.to_string()).into_response())
 }
@@ -122,18 +140,20 @@ impl Server {
         found.ok_or_else(|| Refusal(StatusCode::NOT_FOUND, anyhow!("{name}: there is no such program")))
     }
 
-    /// Whether `host` is a name and port of this server. Any other may be a stranger's name that resolves to this
-    /// machine.
-    fn is_own(&self, host: &str) -> bool {
-        let Some((name, port)) = host.rsplit_once(':') else { return false };
-        let bound = self.address.ip();
-        // A numeric address never goes through a name server.
-        let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-        let is_known = match address {
-            Ok(address) => address.is_loopback() || address == bound || bound.is_unspecified(),
-            Err(_) => name.eq_ignore_ascii_case("localhost"),
-        };
-        is_known && port.parse() == Ok(self.address.port())
+    /// The folder of the run with this `id`: its number, or one of the given runs.
+    fn run_folder(&self, program: &str, id: &str) -> Result<PathBuf, Refusal> {
+        if let Ok(number) = id.parse::<u64>() {
+            return Ok(path::Path::new("runs").join(program).join(number.to_string()));
+        }
+        let mut given = self.given_to(program).filter(|(known, _)| known == id);
+        let missing = || Refusal(StatusCode::NOT_FOUND, anyhow!("{id}: there is no such run of {program}"));
+        given.next().map(|(_, dir)| dir.clone()).ok_or_else(missing)
+    }
+
+    /// The given runs of a program, each with its `id`.
+    fn given_to(&self, program: &str) -> impl Iterator<Item = (String, &PathBuf)> {
+        let given = self.given.iter().enumerate().filter(move |(_, (of, _))| *of == program);
+        given.map(|(index, (_, dir))| (format!("given-{index}"), dir))
     }
 
     /// Checks that a request comes from the page, or from no page at all.
@@ -143,7 +163,7 @@ impl Server {
             Refusal(StatusCode::FORBIDDEN, anyhow!("{what}: open the page as http://{address}/"))
         };
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-        let host = host.filter(|host| self.is_own(host));
+        let host = host.filter(|host| is_own(host, self.address));
         let host = host.ok_or_else(|| forbidden("the request is for another host"))?;
         match headers.get(ORIGIN) {
             Some(origin) if origin.as_bytes() != format!("http://{host}").as_bytes() => {
@@ -152,6 +172,23 @@ impl Server {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether `host` is a name and port of the server at `bound`. Any other may be a stranger's name that resolves to this
+/// machine.
+fn is_own(host: &str, bound: SocketAddr) -> bool {
+    // Browsers leave out the port 80.
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port),
+        _ => (host, "80"),
+    };
+    // A numeric address never goes through a name server.
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let is_known = match address {
+        Ok(address) => address.is_loopback() || address == bound.ip() || bound.ip().is_unspecified(),
+        Err(_) => name.eq_ignore_ascii_case("localhost"),
+    };
+    is_known && port.parse() == Ok(bound.port())
 }
 
 fn router(server: Server) -> Router {
@@ -205,9 +242,13 @@ async fn state(State(server): State<Arc<Server>>) -> Answer {
         let programs = server.programs.iter().map(|program| {
             let dirs = Run::with_model(program.name)?.into_iter().rev();
             // A damaged run is skipped; the command line reports why.
-            let runs =
-                dirs.filter_map(|dir| Some(summary(&dir, Some(&Record::read(program.name, &dir).ok()?))));
-            let runs: Vec<Value> = runs.collect();
+            let shown = |dir: &path::Path| Some(summary(dir, Some(&Record::read(program.name, dir).ok()?)));
+            let given = server.given_to(program.name).filter_map(|(id, dir)| {
+                let mut run = shown(dir)?;
+                (run["id"], run["name"]) = (json!(id), json!(dir));
+                Some(run)
+            });
+            let runs: Vec<Value> = dirs.filter_map(|dir| shown(&dir)).chain(given).collect();
             let &Program { name, about, section, .. } = program;
             Ok(json!({ "name": name, "about": about, "section": section, "runs": runs }))
         });
@@ -220,7 +261,7 @@ async fn training(State(server): State<Arc<Server>>) -> Answer {
     answer(&blocking(move || Ok(server.training.progress())).await?)
 }
 
-async fn digit(Path(number): Path<u64>) -> Answer {
+async fn digit(Parameters(number): Parameters<u64>) -> Answer {
     let draw = move || {
         let (_, digits) = digits(0, 1 + number as usize % 10, number)?;
         let last = digits.len() - 1;
@@ -231,7 +272,7 @@ async fn digit(Path(number): Path<u64>) -> Answer {
 
 async fn ask(
     State(server): State<Arc<Server>>,
-    Path((program, run)): Path<(String, u64)>,
+    Parameters((program, run)): Parameters<(String, String)>,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
     let program = server.program(&program)?.clone();
@@ -243,7 +284,8 @@ async fn ask(
         )
     })?;
     let (reply, answered) = tokio::sync::oneshot::channel();
-    let job = Job { program, run, question: body.to_vec(), reply };
+    let dir = server.run_folder(program.name, &run)?;
+    let job = Job { program, dir, question: body.to_vec(), reply };
     let ending = || Refusal(StatusCode::SERVICE_UNAVAILABLE, anyhow!("the playground is ending"));
     server.jobs.send(job).map_err(|_| ending())?;
     let mut answered = answered.await.map_err(|_| ending())?.map_err(bad)?;
@@ -251,14 +293,14 @@ async fn ask(
     answer(&answered)
 }
 
-async fn page(State(server): State<Arc<Server>>, Path(number): Path<u64>) -> Answer {
+async fn page(State(server): State<Arc<Server>>, Parameters(number): Parameters<u64>) -> Answer {
     let missing = || Refusal(StatusCode::NOT_FOUND, anyhow!("this page is gone: ask again"));
     let page = server.pages.get(number).ok_or_else(missing)?;
     let headers = [(CONTENT_TYPE, "text/html; charset=utf-8"), (CONTENT_SECURITY_POLICY, ANSWER_POLICY)];
     Ok((headers, page).into_response())
 }
 
-async fn train(State(server): State<Arc<Server>>, Path(program): Path<String>) -> Answer {
+async fn train(State(server): State<Arc<Server>>, Parameters(program): Parameters<String>) -> Answer {
     let program = server.program(&program)?.name;
     let start = move || {
         let started = server.training.start(program);
@@ -268,6 +310,26 @@ async fn train(State(server): State<Arc<Server>>, Path(program): Path<String>) -
 }
 
 async fn stop(State(server): State<Arc<Server>>) -> Answer {
-    server.training.stop().context("cannot stop").map_err(|error| Refusal(StatusCode::CONFLICT, error))?;
-    answer(&server.training.progress())
+    let stop = move || {
+        let stopped = server.training.stop().context("cannot stop");
+        Ok(stopped.map(|()| server.training.progress()))
+    };
+    answer(&blocking(stop).await?.map_err(|error| Refusal(StatusCode::CONFLICT, error))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_known_by_name_and_port_and_without_a_port_by_80() {
+        let is_own = |host: &str, bound: &str| is_own(host, bound.parse().unwrap());
+        for host in ["127.0.0.1", "127.0.0.1:80", "localhost", "[::1]", "[::1]:80"] {
+            assert!(is_own(host, "127.0.0.1:80") && !is_own(host, "127.0.0.1:1998"), "{host}");
+        }
+        for host in ["127.0.0.1:1998", "example.com", "example.com:80", "10.0.0.1", "", ":", "::1"] {
+            assert!(!is_own(host, "127.0.0.1:80"), "{host}");
+        }
+        assert!(is_own("10.0.0.1", "10.0.0.1:80") && is_own("10.0.0.2:81", "0.0.0.0:81"));
+    }
 }

@@ -175,8 +175,10 @@ fn interrupt(child: &mut Child) {
 pub(super) fn summary(dir: &Path, record: Option<&Record>) -> Value {
     let metric = record.and_then(|record| record.metric).map(|metric| metric.name());
     let test = record.and_then(|record| Some(record.shown(record.test()?)));
+    let name = dir.file_name().and_then(|name| name.to_str());
     json!({
-        "name": dir.file_name().and_then(|name| name.to_str()),
+        "id": name,
+        "name": name,
         "finished": record.is_some_and(|record| record.last.is_some()),
         "metric": metric,
         "test": test,
