@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn embeddings_and_pooling_over_time_match_the_reference() -> Result<()> {
     let rng = &mut rng::stream(1, "text ops");
-    let ids = Tensor::new(&[[3u32, 0, 3], [1, 3, 5]], &CPU)?;
+    let ids = Tensor::new(&[[3u32, 0, 3], [1, ops::NO_ROW, 5]], &CPU)?;
     let table = normal(rng, &[6, 5])?;
     let (kernel, definition) = embedding(&ids);
     assert_gradients("embedding", &kernel, std::slice::from_ref(&table))?;
@@ -124,6 +124,8 @@ fn ids_outside_the_table_and_wrong_row_counts_are_errors() -> Result<()> {
     assert!(ops::embedding(&table, &Tensor::new(&[1i64], &CPU)?).is_err());
     let sequences = Arc::new(PackedSequences::new(&[2, 3])?);
     assert!(ops::pool_over_time(&table, &sequences, TimePooling::Max).is_err());
+    let none = Tensor::full(ops::NO_ROW, 5, &CPU)?;
+    assert!(ops::embedding_mean(&table, &none, &sequences).is_err());
     let error = ops::embedding_mean(&table, &Tensor::zeros(4, DType::U32, &CPU)?, &sequences).unwrap_err();
     assert!(error.to_string().contains("ids of shape [4], expected (5)"), "{error}");
     Ok(())
