@@ -209,9 +209,8 @@ fn texts_are_answered_and_too_long_ones_refused() {
     assert_eq!(answer["tags"].as_array().unwrap().len(), 5, "{answer}");
 }
 
-#[test]
-fn models_that_write_translate_and_compose_answer() {
-    let place = tempdir().unwrap();
+/// Trains models that write text, translate and compose for a moment.
+fn train_writers(place: &TempDir) {
     std::fs::write(place.path().join("words"), "one two three\n".repeat(300)).unwrap();
     let piece = [[60, 64, 67], [59, 62, 67], [60, 64, 67], [60, 65, 69]].repeat(8);
     let pieces = json!({ "train": vec![&piece; 4], "valid": [&piece], "test": [&piece] });
@@ -226,6 +225,12 @@ fn models_that_write_translate_and_compose_answer() {
         let output = command(&place, "playground").args(arguments.split(' ')).output().unwrap();
         assert!(output.status.success(), "{arguments}: {output:?}");
     }
+}
+
+#[test]
+fn models_that_write_translate_and_compose_answer() {
+    let place = tempdir().unwrap();
+    train_writers(&place);
     let server = start(place.path());
     let beginning = |length: usize, temperature: f64| {
         let question = json!({ "text": "on\u{e9}", "length": length, "temperature": temperature, "top_k": 2, "seed": 1 });
@@ -386,6 +391,37 @@ fn the_page_reads_a_seven_that_the_mouse_draws() {
     browser.press(&[" ", DOWN, DOWN, DOWN, DOWN, DOWN, DOWN, DOWN, DOWN, DOWN, DOWN, DOWN, DOWN]);
     browser.wait_for("document.getElementById('digit-bars').childElementCount === 3 * 10");
     assert_eq!(browser.evaluate("document.querySelector('#digit > .error').hidden"), true);
+}
+
+#[test]
+fn every_section_fits_a_phone() {
+    let place = place_with_lenet();
+    done(&place, "playground", "fasttext --train-limit 2000 --epochs 1 --quiet");
+    done(&place, "playground", "birnn --train-limit 200 --epochs 1 --hidden 8 --quiet");
+    train_writers(&place);
+    let server = start(place.path());
+    let browser = Browser::start(1200, 900);
+    let phone = json!({ "width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": true });
+    let emulation = json!({ "cmd": "Emulation.setDeviceMetricsOverride", "params": phone });
+    assert_eq!(browser.call("POST", "/goog/cdp/execute", &emulation), json!({}));
+    browser.call("POST", "/url", &json!({ "url": format!("http://{}/", server.address) }));
+    browser.wait_for("innerWidth === 390 && document.querySelector('#model-music option') !== null");
+    // What to do in each section, and what shows that its model has answered.
+    for (section, action, answered) in [
+        ("digit", "document.getElementById('sample').click()", "#maps canvas"),
+        ("sentence", "0", "#phrases tr"),
+        ("names", "0", "#tags span"),
+        ("translation", "0", "#attention td"),
+        ("text", "document.getElementById('write').requestSubmit()", "#written span"),
+        ("music", "document.getElementById('compose').requestSubmit()", "#piece:not([hidden])"),
+    ] {
+        browser.evaluate(&format!("location.hash = '#/{section}'"));
+        browser.wait_for(&format!("!document.getElementById('{section}').hidden"));
+        browser.evaluate(action);
+        browser.wait_for(&format!("document.querySelector('{answered}') !== null"));
+        let width = browser.evaluate("document.documentElement.scrollWidth");
+        assert!(width.as_u64() <= Some(390), "{section} is {width} pixels wide");
+    }
 }
 
 #[test]

@@ -218,12 +218,13 @@ const sentence = () => {
       ? "An amount is what the words add to the score of the class, the logit."
       : "An amount is what the score of the class, the logit, loses without the word.";
     const largest = Math.max(1e-6, ...phrases.map(phrase => Math.abs(phrase.contribution)));
+    const amount = x => (Math.abs(x) < 0.005 ? "0.00" : (x > 0 ? "+" : "") + x.toFixed(2));
     $("phrases").replaceChildren(...phrases.slice(0, 6).map(({ text, contribution }) => {
       const row = element("tr"), bar = element("td"), fill = element("i");
       fill.style.width = 100 * Math.abs(contribution) / largest + "%";
       fill.className = contribution > 0 ? "for" : "against";
       bar.append(fill);
-      row.append(element("td", text), element("td", (contribution > 0 ? "+" : "") + contribution.toFixed(2), { className: "amount" }), bar);
+      row.append(element("td", text), element("td", amount(contribution), { className: "amount" }), bar);
       return row;
     }));
   };
