@@ -33,7 +33,7 @@ impl Record {
         };
         let line = |(number, line): (usize, &str)| {
             serde_json::from_str::<Value>(line)
-                .map_err(|_| anyhow!("{}: line {} is damaged", path.display(), number + 1))
+                .map_err(|_| anyhow!("{}: line {} is no JSON", path.display(), number + 1))
         };
         let mut epochs = text.lines().enumerate().map(line).collect::<Result<Vec<Value>>>()?;
         let last = epochs.pop_if(|last| last["final"] == true);
