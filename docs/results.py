@@ -5,6 +5,7 @@
   docs/results.py [NAME...]           run the named entries, or all whose data are there, and record the results
   docs/results.py --cpu FILE          record the rows of `benches/compare.sh --json FILE`
   docs/results.py --gpu FILE          record the table that `benches/gpu.sh` printed, with --machine
+  docs/results.py --drop-in FILE      record the rows of `benches/drop_in.py --json FILE`
   docs/results.py --tables            rewrite the tables in README.md and docs/*.md
   docs/results.py --check             fail if a table differs from results.json
 
@@ -96,6 +97,18 @@ SPEED = {
     "seq2seq": "translation with attention, 64 sentences",
     "resnet20": "ResNet-20, batch 32",
     "resnet20_128": "ResNet-20, batch 128",
+}
+
+# The programs of candle that `benches/drop_in.py` runs, with what their times are times of.
+DROP_IN = {
+    "linear": ("`mnist-training linear`", "epoch, MNIST in one batch"),
+    "mlp": ("`mnist-training mlp`", "epoch, MNIST in one batch"),
+    "cnn": ("`mnist-training cnn`", "epoch, a twentieth of MNIST"),
+    "cnn_pool": ("the same with `candle_nn::max_pool2d`", "epoch, a twentieth of MNIST"),
+    "tutorial": ("MNIST tutorial of the book", "epoch, MNIST in one batch"),
+    "pg": ("`reinforcement-learning pg`", "epoch of 5,000 steps or more"),
+    "dqn": ("`reinforcement-learning dqn`", "1,000 steps"),
+    "ddpg": ("`reinforcement-learning ddpg`", "episode and 200 updates"),
 }
 
 # Name: (header, rows). `NAME` stands for the result of an entry, `NAME:time` for its wall time, `NAME:mean` for the result
@@ -219,9 +232,42 @@ def speed_table(results):
     return markdown(header, rows)
 
 
+def drop_in_factors(results):
+    rows = results["drop_in"]["rows"]
+    return {name: rows[name]["stock"]["seconds"] / rows[name]["ours"]["seconds"] for name in DROP_IN if "stock" in rows.get(name, {})}
+
+
+def drop_in_table(results):
+    measured, factors = results["drop_in"]["rows"], drop_in_factors(results)
+    forms = {"loss": "loss {:.5f}", "accuracy": "{:.1f}%", "reward": "reward {:.0f}"}
+    rows = []
+    for name, (program, unit) in DROP_IN.items():
+        sides = [measured.get(name, {}).get(side, {}) for side in ("stock", "ours")]
+        seconds = [f"{side['seconds']:#.3g}\u00a0s" if side else "-" for side in sides]
+        found = [", ".join(form.format(side[key]) for key, form in forms.items() if key in side) or "-" for side in sides]
+        factor = f"**{times(factors[name])}**" if name in factors else "-"
+        rows.append(" | ".join([program, unit, *seconds, factor, *found]))
+    return markdown("program | time per | candle_nn | this library | factor | result with candle_nn | with this library", rows)
+
+
+def drop_in_words(results, name):
+    found = results["drop_in"]
+    if name == "drop_in_factors":
+        factors = drop_in_factors(results).values()
+        return f"{min(factors):.0f} to {max(factors):.0f}"
+    if name == "drop_in_tests":
+        passed, failed = (found["rows"]["tests"]["ours"][key] for key in ("passed", "failed"))
+        return f"{passed} of {passed + failed}"
+    return f"{found['machine']}, {found['how']}, {found['date']}."
+
+
 def table(results, name):
     if name == "speed":
         return speed_table(results)
+    if name == "drop_in":
+        return drop_in_table(results)
+    if name.startswith("drop_in"):
+        return drop_in_words(results, name)
     if name == "measured":
         cpu, gpu = results["cpu"], results["gpu"]
         return (f"CPU: {cpu['machine']}, {cpu['how']}, {cpu['date']}. GPU: {gpu['machine']}, {gpu['how']}, {gpu['date']}.")
@@ -230,7 +276,8 @@ def table(results, name):
     return markdown(header, [fill(row) for row in rows])
 
 
-MARKED = re.compile(r"(<!-- results: (\w+) -->\n).*?(<!-- end of results -->)", re.S)
+# A table or a paragraph between two lines, or words in a line.
+MARKED = re.compile(r"(<!-- results: (\w+) -->(\n?)).*?(<!-- end of results -->)", re.S)
 
 
 def rewrite(results, check):
@@ -238,7 +285,7 @@ def rewrite(results, check):
     stale = []
     for page in [ROOT / "README.md", *sorted(HERE.glob("*.md"))]:
         text = page.read_text(encoding="utf-8")
-        fresh = MARKED.sub(lambda found: f"{found[1]}{table(results, found[2])}\n\n{found[3]}", text)
+        fresh = MARKED.sub(lambda found: f"{found[1]}{table(results, found[2])}{2 * found[3]}{found[4]}", text)
         if fresh != text:
             stale.append(str(page.relative_to(ROOT)))
             if not check:
@@ -296,6 +343,7 @@ def main():
         parser.add_argument(f"--{flag}", action="store_true")
     for option in ("cpu", "gpu"):
         parser.add_argument(f"--{option}", metavar="FILE", type=Path)
+    parser.add_argument("--drop-in", metavar="FILE", type=Path)
     parser.add_argument("--data", metavar="DIR", default=os.environ.get("TEXTBOOK_DATA"))
     parser.add_argument("--bin", metavar="DIR")
     parser.add_argument("--machine", metavar="WORDS")
@@ -317,6 +365,12 @@ def main():
         results["cpu"].update(
             date=today, machine=options.machine or processor(), how=measured["how"],
             rows=results["cpu"]["rows"] | {row["name"]: {"ours": row["ours_ms"], "pytorch": row["pytorch_ms"]} for row in measured["rows"]})
+        return save()
+    if options.drop_in:
+        measured = json.loads(options.drop_in.read_text(encoding="utf-8"))
+        results["drop_in"] = {
+            "date": today, "machine": options.machine or processor(), "how": measured["how"],
+            "rows": {row.pop("name"): row for row in measured["rows"]}}
         return save()
     if options.gpu:
         if not options.machine:
