@@ -18,14 +18,15 @@ macro_rules! recipes {
 }
 
 recipes!(
-    lenet "lenet.rs", mlp "mlp.rs", textcnn "textcnn.rs", fasttext "fasttext.rs", rnn "rnn.rs", gru "gru.rs",
-    lstm "lstm.rs", birnn "birnn.rs", seq2seq "seq2seq.rs", char_lm "char_lm.rs", music "music.rs"
+    lenet "lenet.rs", mlp "mlp.rs", resnet "resnet.rs", textcnn "textcnn.rs", fasttext "fasttext.rs", rnn "rnn.rs",
+    gru "gru.rs", lstm "lstm.rs", birnn "birnn.rs", seq2seq "seq2seq.rs", char_lm "char_lm.rs", music "music.rs"
 );
 
 fn main() -> ExitCode {
     playground::main(vec![
         program::<lenet::Settings>(),
         program::<mlp::Settings>(),
+        program::<resnet::Settings>(),
         program::<RecurrentRecipe<gru::Gru>>(),
         program::<RecurrentRecipe<lstm::Lstm>>(),
         program::<RecurrentRecipe<rnn::Elman>>(),

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
 #[derive(Clone, Args, Serialize, Deserialize)]
-struct Settings {
+pub(crate) struct Settings {
     /// Number of layers: 20, 32, 44, 56, 110 (6n+2, small images) or 18, 34, 50, 101, 152 (large images)
     #[arg(long, value_name = "N", value_parser = whole::<usize>, default_value_t = 20)]
     layers: usize,

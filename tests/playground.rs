@@ -132,6 +132,32 @@ fn a_model_answers_a_picture_and_mistakes_are_refused_in_a_line() {
 }
 
 #[test]
+fn a_residual_network_reads_a_picture_in_colour() {
+    let place = tempdir().unwrap();
+    for (class, channel) in [("blue", 2), ("red", 0)] {
+        for (split, count) in [("train", 5u8), ("test", 1)] {
+            let folder = place.path().join("data").join(split).join(class);
+            std::fs::create_dir_all(&folder).unwrap();
+            for i in 0..count {
+                let mut colour = [40 * i; 3];
+                colour[channel] = 255;
+                let image = image::RgbImage::from_pixel(32, 32, image::Rgb(colour));
+                image.save(folder.join(format!("{i}.png"))).unwrap();
+            }
+        }
+    }
+    let arguments = "resnet --dataset image-folder --data-dir data --epochs 1 --batch-size 4 --quiet";
+    // There may be notes about so few images.
+    let output = command(&place, "playground").args(arguments.split(' ')).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let server = start(place.path());
+    let (status, answer) = ask(&server, "POST /api/ask/resnet/1", &bar());
+    assert_eq!((status, &answer["classes"]), (200, &json!(["blue", "red"])));
+    assert_eq!((&answer["channels"], answer["input"]["maps"].as_array().unwrap().len()), (&json!(3), 3));
+    assert!(!answer["stages"].as_array().unwrap().is_empty());
+}
+
+#[test]
 fn runs_in_other_folders_are_offered_if_they_are_named() {
     let place = tempdir().unwrap();
     done(&place, "playground", "lenet --train-limit 200 --epochs 1 --out mine --quiet");

@@ -176,7 +176,7 @@ const showMaps = ({ input, stages }) => {
     figure.append(element("span", title, { className: "note" }), box);
     return figure;
   };
-  const rows = [stage("Input: the drawing, scaled and centred", [square(input, input.maps)])];
+  const rows = [stage("Input: what the network reads", [square(input, input.maps)])];
   stages.forEach(({ maps, ...size }, i) => {
     rows.push(stage(`Stage ${i + 1}: ${maps.length} feature maps of ${size.height}x${size.width}`, maps.map(map => square(size, [map]))));
   });
