@@ -6,6 +6,7 @@ mod common;
 
 use common::{command, done, metrics, model};
 use serde_json::Value;
+use std::env;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
@@ -14,11 +15,20 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tempfile::{TempDir, tempdir};
 
+/// The launcher with its options. The variable `MPIRUN` names those of another MPI library than OpenMPI.
+fn launcher() -> Command {
+    let words = env::var("MPIRUN");
+    let words = words.as_deref().unwrap_or("mpirun --allow-run-as-root --oversubscribe");
+    let mut words = words.split_whitespace();
+    let mut launcher = Command::new(words.next().unwrap());
+    launcher.args(words);
+    launcher
+}
+
 /// A command that starts `binary` with each of `arguments` on as many processes as its number says.
 fn mpirun(place: &Path, binary: &str, arguments: &[(usize, &str)]) -> Command {
     let program = command(place, binary);
-    let mut mpirun = Command::new("mpirun");
-    mpirun.args(["--allow-run-as-root", "--oversubscribe"]);
+    let mut mpirun = launcher();
     for (number, (size, arguments)) in arguments.iter().enumerate() {
         mpirun.args((number > 0).then_some(":"));
         mpirun.args(["-n", &size.to_string()]).arg(program.get_program());
@@ -150,7 +160,7 @@ fn the_same_number_of_processes_gives_the_same_bits_through_a_kill_and_a_signal(
             sleep(Duration::from_millis(2));
         }
         let start = Instant::now();
-        let process = processes_of(&child).into_iter().max().unwrap();
+        let process = processes_of(child.id()).into_iter().max().unwrap();
         let kill = Command::new("kill").args([format!("-{signal}"), process.to_string()]).status().unwrap();
         assert!(kill.success());
         let status = child.wait().unwrap();
@@ -167,11 +177,15 @@ fn the_same_number_of_processes_gives_the_same_bits_through_a_kill_and_a_signal(
     assert!(model(&cut) == whole);
 }
 
-/// The processes that a running `mpirun` has started.
-fn processes_of(mpirun: &Child) -> Vec<u32> {
-    let children = format!("/proc/{0}/task/{0}/children", mpirun.id());
-    let children = fs::read_to_string(children).unwrap();
-    children.split_whitespace().map(|id| id.parse().unwrap()).collect()
+/// The processes that the launcher `id` has started, directly or through helpers of its own.
+fn processes_of(id: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+    let leaves = |id: &str| {
+        let id = id.parse().unwrap();
+        let processes = processes_of(id);
+        if processes.is_empty() { vec![id] } else { processes }
+    };
+    children.split_whitespace().flat_map(leaves).collect()
 }
 
 #[test]
@@ -198,6 +212,19 @@ fn processes_that_differ_are_refused_before_anything_is_written() {
         let output = mpirun(place.path(), "char_lm", &[(1, TEXT), (1, others)]).output().unwrap();
         fails(start, &output, &parts);
         assert!(!place.path().join("runs").exists());
+    }
+}
+
+#[test]
+fn a_process_that_does_not_find_the_others_is_refused() {
+    // What a process sees that the launcher of another MPI library has started.
+    let place = tempdir().unwrap();
+    for (rank, error) in [("0", "error: MPI: found 1 of 2 processes"), ("1", "")] {
+        let mut program = command(place.path(), "lenet");
+        let output = program.arg("--quiet").env("PMI_RANK", rank).env("PMI_SIZE", "2").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && said.contains(error), "{output:?}");
+        assert_eq!(said.contains("error: "), rank == "0", "{said}");
     }
 }
 
@@ -244,12 +271,7 @@ fn commands_other_than_training_run_once_and_experiments_are_refused() {
     let output = mpirun(place.path(), "textcnn", &[(2, "--folds 3")]).output().unwrap();
     fails(start, &output, &["found 2 processes, expected one"]);
     let program = command(place.path(), "lenet");
-    let output = Command::new("mpirun")
-        .args(["--allow-run-as-root", "--oversubscribe", "-n", "3"])
-        .arg(program.get_program())
-        .arg("--version")
-        .output()
-        .unwrap();
+    let output = launcher().args(["-n", "3"]).arg(program.get_program()).arg("--version").output().unwrap();
     assert!(output.status.success());
     assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 1, "{output:?}");
 }

@@ -36,12 +36,9 @@ pub(super) fn silence_others() {
 pub(super) fn default_threads() -> Option<usize> {
     let launch = Launch::from_environment()?;
     let cores = candle_core::utils::get_num_threads();
-    // The launcher may have bound the process to some cores.
+    // The launcher may have bound the process to some cores, which it may have to share.
     let allowed = std::thread::available_parallelism().map_or(cores, usize::from);
-    match allowed < cores {
-        true => Some(allowed),
-        false => Some((cores / launch.local_size.unwrap_or(1)).max(1)),
-    }
+    Some(allowed.min(cores / launch.local_size.unwrap_or(1)).max(1))
 }
 
 /// The number of this process among those on this machine.
@@ -58,11 +55,15 @@ pub(super) fn on_processes(
     use std::io::Write;
     use std::thread::sleep;
     use std::time::Duration;
-    if Launch::from_environment().is_none() {
-        return work(None);
-    }
+    let Some(launch) = Launch::from_environment() else { return work(None) };
     let session = Session::start()?;
     let processes = session.processes();
+    anyhow::ensure!(
+        processes.size() == launch.size,
+        "MPI: found {} of {} processes: use the launcher of the MPI library that the program was built with",
+        processes.size(),
+        launch.size
+    );
     let rank = processes.rank();
     let error = match work(Some(processes)) {
         Ok(outcome) => return Ok(outcome),
