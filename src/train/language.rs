@@ -276,7 +276,7 @@ impl Task for LanguageModelling<'_> {
         let number = batch.first().map_or(0, |&first| first as usize / streams);
         ensure!(
             batch.iter().map(|&example| example as usize).eq(number * streams..(number + 1) * streams),
-            "language modelling: found a batch of {}, expected one per stream: set the batch size to their number, {streams}",
+            "language modelling: found a batch of {}, expected one per stream: set the batch size to the number of streams, {streams}",
             count(batch.len(), "window")
         );
         let mut position = self.position.borrow_mut();
