@@ -1,6 +1,6 @@
 //! LeNet classifies handwritten digits (LeCun et al. 1998; Nielsen, chapter 6).
 //!
-//! Data: `digits` (built in), `mnist`, `fashion-mnist`.
+//! Data: `digits` (built in), `mnist`, `fashion-mnist`, `image-folder`.
 //! Result: 99% on `digits` and 99.2% on MNIST after 10 epochs; 99.6% on MNIST with `--preset nielsen`, which trains
 //! Nielsen's last network on distorted images. `--variant` selects the network; `--preset pytorch` trains the network of
 //! PyTorch's MNIST example as the example does.
@@ -74,7 +74,7 @@ enum Preset {
 impl Recipe for Settings {
     const NAME: &'static str = "lenet";
     const ABOUT: &'static str = "LeNet classifies handwritten digits";
-    const UNFIT: &'static [&'static str] = &["shapes", "cifar10", "image-folder"];
+    const UNFIT: &'static [&'static str] = &["shapes", "cifar10"];
     type Data = ImageData;
 
     fn train_defaults() -> TrainOptions {
@@ -119,7 +119,8 @@ impl Recipe for Settings {
             Variant::PyTorch => Normalise::Mnist,
             _ => Normalise::Off,
         };
-        Ok(ImageOptions { augmentation: self.augment.augmentation(), normalise, ..ImageOptions::default() })
+        let augmentation = self.augment.augmentation();
+        Ok(ImageOptions { augmentation, normalise, grey: true, ..ImageOptions::default() })
     }
 
     fn model(&self, images: &ImageFacts, vb: VarBuilder) -> candle_core::Result<Box<dyn ImageModel>> {
@@ -127,8 +128,8 @@ impl Recipe for Settings {
         if shape != (1, 28, 28) {
             let (channels, height, width) = shape;
             bail!(
-                "lenet: found images of {height}x{width} pixels with {channels} channels (pictures in folders are read in \
-                 colour, which has 3), expected 28x28 with 1: use mlp or resnet"
+                "lenet: found images of {height}x{width} pixels with {channels} channels, expected 28x28 with 1: use mlp or \
+                 resnet"
             );
         }
         let config = match self.variant {

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use candle_textbook::data::{Images, digits};
 use image::{GrayImage, Rgb, RgbImage};
+use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
 const FOLDER: &str = "--dataset image-folder --data-dir pictures";
@@ -424,22 +425,39 @@ fn the_first_line_shows_an_augmentation_that_fits_the_data() {
 }
 
 #[test]
-fn a_model_for_digits_names_what_it_cannot_take() {
+fn folders_are_read_in_grey_for_a_model_of_grey_images() {
+    let place = folder(&CLASSES, 30);
+    let options = format!("{FOLDER} --epochs 20 --batch-size 8 --quiet --out run");
+    done(&place, "lenet", &options);
+    assert_eq!(config(&place.path().join("run"))["pictures"]["shape"], Value::from(vec![1, 28, 28]));
+    let files: Vec<String> = CLASSES
+        .iter()
+        .flat_map(|class| (0..6).map(move |i| format!("pictures/test/{class}/{i:03}.png")))
+        .collect();
+    let said = done(&place, "lenet", &format!("predict --run run {}", files.join(" ")));
+    let is_correct = |line: &&str| {
+        let (path, answer) = line.split_once(": ").unwrap();
+        answer.starts_with(path.split('/').nth(2).unwrap())
+    };
+    let correct = said.lines().filter(is_correct).count();
+    let expected = format!("({correct} of 18)");
+    assert!(correct > 6 && done(&place, "lenet", "eval --run run").contains(&expected), "{said}");
+}
+
+#[test]
+fn a_model_of_digits_is_tested_on_a_folder_of_them() {
     let place = tempdir().unwrap();
-    for class in ["a", "b"] {
-        for split in ["train", "val"] {
-            let dir = place.path().join(split).join(class);
-            fs::create_dir_all(&dir).unwrap();
-            (0..9).for_each(|i| RgbImage::new(28, 28).save(dir.join(format!("{i}.png"))).unwrap());
-        }
+    done(&place, "mlp", "--train-limit 500 --epochs 2 --quiet --out run");
+    let (_, test) = digits(0, 60, 0).unwrap();
+    for index in 0..test.len() {
+        let dir = place.path().join(format!("shots/test/{}", test.labels()[index]));
+        fs::create_dir_all(&dir).unwrap();
+        let pixels = test.image(index).unwrap().into_owned();
+        GrayImage::from_raw(28, 28, pixels).unwrap().save(dir.join(format!("{index}.png"))).unwrap();
     }
-    let output = start(place.path(), "lenet", &["--dataset", "image-folder", "--data-dir", "."], "");
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        said.contains("28x28 pixels with 3 channels") && said.contains("expected 28x28 with 1"),
-        "{said}"
-    );
-    assert!(said.contains("val: no test split, so this one is used for the test"), "{said}");
+    write_idx(place.path(), "t10k", &test);
+    let on = |data: &str| done(&place, "mlp", &format!("eval --run run --dataset {data}"));
+    assert_eq!(on("image-folder --data-dir shots"), on("mnist --data-dir ."));
 }
 
 #[test]

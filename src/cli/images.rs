@@ -27,6 +27,8 @@ use std::path::{Path, PathBuf};
 pub struct ImageOptions {
     /// Side of the squares that the images of a folder are scaled to.
     pub side: usize,
+    /// Whether the images of a folder are converted to grey.
+    pub grey: bool,
     /// The cost that training minimises.
     pub cost: Cost,
     /// How training images are augmented.
@@ -47,6 +49,7 @@ impl Default for ImageOptions {
     fn default() -> Self {
         Self {
             side: 28,
+            grey: false,
             cost: Cost::default(),
             augmentation: None,
             label_smoothing: 0.0,
@@ -184,14 +187,18 @@ impl ImageData {
     ) -> Result<Self> {
         let (name, dir) = TestSet::resolve(Some(chosen), train);
         let is_own = (name, dir) == (train.dataset.as_str(), train.data_dir.as_deref());
+        let is_grey = facts.shape.0 == 1;
         let drawn = || drawn_test(name, dir.filter(|_| is_own)?, facts.shape.1, train);
         let given = || image::load_test(name, dir, facts.shape.1).map_err(data_error);
         let (mut test, notes) = match name {
             // A folder of class folders could be a test split.
-            "image-folder" => drawn().unwrap_or_else(given)?,
+            FOLDER => drawn().unwrap_or_else(given)?,
             _ => given().or_else(|error| drawn().unwrap_or(Err(error)))?,
         };
         show_notes(&notes);
+        if is_grey && name == FOLDER {
+            test = test.into_grey();
+        }
         facts.check(&test).with_context(|| format!("data set {name}"))?;
         if let Some(normalisation) = &facts.normalisation {
             test.normalise(normalisation.clone())?;
@@ -233,6 +240,9 @@ fn drawn_test(
     Some(draw())
 }
 
+/// The data set of the user's own images.
+const FOLDER: &str = "image-folder";
+
 /// How pictures of handwriting were prepared, for a note.
 const HANDWRITING: [(Prepared, &str); 3] = [
     (Prepared::Unchanged, "taken as they are"),
@@ -252,10 +262,7 @@ impl Data for ImageData {
         ("mnist", "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-.. alike; or a download"),
         ("fashion-mnist", "the same names as mnist; or a download"),
         ("cifar10", "data_batch_1.bin to data_batch_5.bin, test_batch.bin; or a download"),
-        (
-            "image-folder",
-            "train/CLASS/IMAGE.jpg, optionally test/ and val/ alike; or CLASS/IMAGE.jpg; also .png",
-        ),
+        (FOLDER, "train/CLASS/IMAGE.jpg, optionally test/ and val/ alike; or CLASS/IMAGE.jpg; also .png"),
     ];
     const NOUN: &'static str = "images";
     const INPUTS_ARE_PATHS: bool = true;
@@ -272,6 +279,9 @@ impl Data for ImageData {
         let set = image::load(name, dir, options.side).map_err(data_error)?;
         let ImageSet { training: mut images, validation, mut test, preparation, notes } = set;
         show_notes(&notes);
+        if options.grey && name == FOLDER {
+            (images, test) = (images.into_grey(), test.into_grey());
+        }
         let examples = images.len() - validation.unwrap_or(0);
         let parts = divide(&images, validation, &test, train)?;
         let is_drawn = test.is_empty();

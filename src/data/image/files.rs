@@ -28,6 +28,8 @@ pub(super) struct Format {
 pub(super) struct Files {
     paths: Arc<Vec<PathBuf>>,
     side: usize,
+    /// Whether the images are converted to grey.
+    is_grey: bool,
     format: Format,
     ahead: Mutex<Option<Ahead>>,
 }
@@ -41,7 +43,12 @@ struct Ahead {
 
 impl Files {
     pub fn new(paths: Vec<PathBuf>, side: usize, format: Format) -> Self {
-        Self { paths: Arc::new(paths), side, format, ahead: Mutex::default() }
+        Self { paths: Arc::new(paths), side, is_grey: false, format, ahead: Mutex::default() }
+    }
+
+    /// The same files, read in grey: `(1, side, side)`.
+    pub fn into_grey(self) -> Self {
+        Self { is_grey: true, ahead: Mutex::default(), ..self }
     }
 
     pub fn path(&self, index: usize) -> Option<&Path> {
@@ -51,7 +58,7 @@ impl Files {
     /// The files `indices`.
     pub fn select(&self, indices: &[u32]) -> Self {
         let paths = indices.iter().map(|&index| self.paths[index as usize].clone()).collect();
-        Self::new(paths, self.side, self.format)
+        Self { is_grey: self.is_grey, ..Self::new(paths, self.side, self.format) }
     }
 
     /// A hash of the content of each of the files `range`.
@@ -98,11 +105,13 @@ impl Files {
         }
     }
 
-    /// Reads the images `indices` in parallel, each `(3, side, side)` row-major, one after another.
+    /// Reads the images `indices` in parallel, each `(3, side, side)` or, in grey, `(1, side, side)` row-major, one after
+    /// another.
     fn read_now(&self, indices: &[u32]) -> Result<Vec<u8>> {
         let mut images: Vec<Result<Vec<u8>>> = indices.iter().map(|_| Ok(vec![])).collect();
         parallel::for_each_piece(&mut images, 1, |at, image| {
-            image[0] = (self.format.read)(&self.paths[indices[at] as usize], self.side);
+            let read = (self.format.read)(&self.paths[indices[at] as usize], self.side);
+            image[0] = if self.is_grey { read.map(|pixels| grey(&pixels)) } else { read };
         });
         Ok(all(images)?.concat())
     }
@@ -121,13 +130,13 @@ impl Files {
 
 impl Clone for Files {
     fn clone(&self) -> Self {
-        Self { ahead: Mutex::default(), paths: self.paths.clone(), side: self.side, format: self.format }
+        Self { ahead: Mutex::default(), paths: self.paths.clone(), ..*self }
     }
 }
 
 impl PartialEq for Files {
     fn eq(&self, other: &Self) -> bool {
-        (&self.paths, self.side) == (&other.paths, other.side)
+        (&self.paths, self.side, self.is_grey) == (&other.paths, other.side, other.is_grey)
     }
 }
 
@@ -135,6 +144,16 @@ impl PartialEq for Files {
 pub(super) fn check_side(side: usize) -> Result<()> {
     ensure!((1..=MAX_SIDE).contains(&side), "image side: found {side}, expected 1 to {MAX_SIDE}");
     Ok(())
+}
+
+/// The luma (Rec. 709) of an image in red, green and blue planes.
+pub(super) fn grey(pixels: &[u8]) -> Vec<u8> {
+    let size = pixels.len() / 3;
+    let luma = |at: usize| {
+        let [red, green, blue] = [0, 1, 2].map(|channel| u32::from(pixels[channel * size + at]));
+        ((2126 * red + 7152 * green + 722 * blue) / 10_000) as u8
+    };
+    (0..size).map(luma).collect()
 }
 
 /// Returns all results, or the first error and the number of further ones.

@@ -2,7 +2,7 @@
 
 use super::augmentation::Augmentation;
 use super::device_copy::DeviceCopy;
-use super::files::Files;
+use super::files::{Files, grey};
 use super::normalisation::Normalisation;
 use super::preparation::Preparation;
 use crate::data::count;
@@ -149,6 +149,20 @@ impl Images {
         }
         self.class_names = names;
         Ok(self)
+    }
+
+    /// Converts images of three channels to grey, by their luma (Rec. 709), and undoes their normalisation. Others stay as
+    /// they are.
+    #[must_use]
+    pub fn into_grey(self) -> Self {
+        let (3, height, width) = self.shape else { return self };
+        let pixels = match self.pixels {
+            Pixels::Memory(pixels) => {
+                Pixels::Memory(pixels.chunks_exact(3 * height * width).flat_map(grey).collect())
+            }
+            Pixels::Files(files) => Pixels::Files(files.into_grey()),
+        };
+        Self::of(pixels, self.labels, (1, height, width), self.class_names)
     }
 
     /// Number of images.

@@ -1,9 +1,10 @@
 //! Preparing a picture as handwriting or as a square.
 
+use super::super::files::grey;
 use super::super::preparation::{Preparation, Prepared};
 use super::decode;
 use super::digit_photo::digit;
-use super::square::{grey_square, square};
+use super::square::square;
 use crate::data::count;
 use anyhow::{Result, bail};
 use image::{DynamicImage, imageops};
@@ -43,7 +44,7 @@ impl Preparation {
                 }
             }
             (Self::Square, (1, height, width)) if height == width => {
-                Ok((grey_square(bytes, path, height)?, Prepared::Square))
+                Ok((grey(&square(bytes, path, height)?), Prepared::Square))
             }
             (Self::Square, (3, height, width)) if height == width => {
                 Ok((square(bytes, path, height)?, Prepared::Square))

@@ -28,14 +28,9 @@ pub fn read_square(path: &Path, side: usize) -> Result<Vec<u8>> {
 
 /// Like [`read_square`], with `bytes` as the contents of the file `path`.
 pub(super) fn square(bytes: &[u8], path: &Path, side: usize) -> Result<Vec<u8>> {
-    let square = decode_square(bytes, path, side)?;
+    check_side(side)?;
+    let square = scaled(bytes, side as u32).map_err(|error| anyhow!("{}: {error}", path.display()))?;
     Ok((0..3).flat_map(|channel| square.pixels().map(move |pixel| pixel.0[channel])).collect())
-}
-
-/// Like [`square`], in grey: `(1, side, side)`.
-pub(super) fn grey_square(bytes: &[u8], path: &Path, side: usize) -> Result<Vec<u8>> {
-    let square = decode_square(bytes, path, side)?;
-    Ok(DynamicImage::from(square).into_luma8().into_raw())
 }
 
 /// Checks the header of the image file `path`, and that the file is complete, without decoding it.
@@ -51,11 +46,6 @@ fn check_size((width, height): (u32, u32)) -> Result<()> {
         "found {width}x{height} pixels, expected at least {MIN_SIDE}x{MIN_SIDE}"
     );
     Ok(())
-}
-
-fn decode_square(bytes: &[u8], path: &Path, side: usize) -> Result<RgbImage> {
-    check_side(side)?;
-    scaled(bytes, side as u32).map_err(|error| anyhow!("{}: {error}", path.display()))
 }
 
 fn scaled(bytes: &[u8], side: u32) -> Result<RgbImage> {
