@@ -272,7 +272,8 @@ fn an_unreadable_image_is_an_error_when_it_is_read() {
         error
     };
     assert_says(&error_of(b""), &["is empty"]);
-    assert_says(&error_of(b"GIF89a"), &["is a gif file", "expected a PNG or JPEG"]);
+    assert_says(&error_of(b"GIF89a"), &["is an image in the format gif", "expected a PNG or JPEG"]);
+    assert_says(&error_of(b"\0\0\0\x18ftypheic\0\0\0\0"), &["an HEIC image", "expected a PNG or JPEG"]);
     assert_says(&error_of(b"<html>"), &["an HTML page", "expected a PNG or JPEG"]);
     assert_says(&error_of(&encoded(plain(1, 1, [0; 3]), ImageFormat::Png)), &["1x1 pixels", "4x4"]);
     for format in [ImageFormat::Png, ImageFormat::Jpeg] {

@@ -49,8 +49,8 @@ pub(crate) fn known_format(bytes: &[u8]) -> Option<(&'static str, Remedy)> {
     if bytes.is_empty() {
         return Some(("an empty file", Other));
     }
-    if is_html(bytes) {
-        return Some(("an HTML page, perhaps of a download that failed", Other));
+    if let Some(name) = markup(bytes) {
+        return Some((name, Other));
     }
     if bytes.starts_with(b"BZh") && bytes.get(4..10) == Some(b"1AY&SY") {
         return Some(("a bzip2 file", Unpack));
@@ -60,6 +60,15 @@ pub(crate) fn known_format(bytes: &[u8]) -> Option<(&'static str, Remedy)> {
     }
     if bytes.starts_with(b"RIFF") && bytes.get(8..12) == Some(b"WEBP") {
         return Some(("a WebP image", Other));
+    }
+    // The first file in the archive.
+    let start = &bytes[..bytes.len().min(512)];
+    if bytes.starts_with(b"PK\x03\x04") && start.windows(9).any(|name| name == b"/data.pkl") {
+        return Some(("a file of torch.save", Other));
+    }
+    // As telephones store photographs.
+    if bytes.get(4..8) == Some(b"ftyp") && bytes.get(8..11).is_some_and(|brand| HEIC.contains(&brand)) {
+        return Some(("an HEIC image", Other));
     }
     if is_safetensors(bytes) {
         return Some(("a safetensors file", Other));
@@ -73,16 +82,27 @@ pub(crate) fn known_format(bytes: &[u8]) -> Option<(&'static str, Remedy)> {
     }
 }
 
+/// How the brands of HEIC images begin.
+const HEIC: [&[u8]; 4] = [b"hei", b"hev", b"mif", b"msf"];
+
 /// Whether a file starts like one of safetensors: the length of its header, then the header.
 pub(crate) fn is_safetensors(bytes: &[u8]) -> bool {
     bytes.get(8) == Some(&b'{') && bytes.get(5..8) == Some(&[0; 3])
 }
 
-/// Whether a file starts like an HTML page.
-pub(crate) fn is_html(bytes: &[u8]) -> bool {
-    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+/// What a file is, in words, that starts like an HTML page or an XML document, perhaps after comments.
+pub(crate) fn markup(bytes: &[u8]) -> Option<&'static str> {
+    const COMMENT_END: &[u8] = b"-->";
+    let mut text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start();
+    while text.starts_with(b"<!--") {
+        let end = text.windows(COMMENT_END.len()).position(|bytes| bytes == COMMENT_END)?;
+        text = text[end + COMMENT_END.len()..].trim_ascii_start();
+    }
     let starts_with = |tag: &[u8]| text.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag));
-    starts_with(b"<!doctype html") || starts_with(b"<html")
+    if starts_with(b"<!doctype html") || starts_with(b"<html") {
+        return Some("an HTML page, perhaps of a download that failed");
+    }
+    starts_with(b"<?xml").then_some("an XML document, perhaps of a download that failed")
 }
 
 /// Describes a file that is not `expected`, for an error message; `None` if its format is unknown.
@@ -138,9 +158,14 @@ mod tests {
             (&b""[..], "an empty file"),
             (b"\n<!DOCTYPE html>", "an HTML page, perhaps of a download that failed"),
             (b"\xef\xbb\xbf<HTML>", "an HTML page, perhaps of a download that failed"),
+            (b"<!-- a --> <!---->\n<html", "an HTML page, perhaps of a download that failed"),
+            (b"<?xml version=", "an XML document, perhaps of a download that failed"),
             (b"\x93NUMPY\x01\0", "a NumPy array"),
             (b"\x80\x04\x95", "a Python pickle"),
             (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a", "a file of torch.save"),
+            (b"PK\x03\x04\0\0model/data.pkl", "a file of torch.save"),
+            (b"PK\x03\x04\0\0word/document.xml", "a zip archive or an Office document"),
+            (b"\0\0\0\x18ftypheic", "an HEIC image"),
             (b"\x40\0\0\0\0\0\0\0{\"a\"", "a safetensors file"),
             (b"\x80\x02\0\0\0\0\0\0{\"a\"", "a safetensors file"),
             (b"BZh11AY&SY", "a bzip2 file"),
@@ -149,7 +174,9 @@ mod tests {
         ] {
             assert_eq!(known_format(bytes).unwrap().0, name);
         }
-        assert!(known_format(b"label,text\n").is_none());
+        for text in [&b"label,text\n"[..], b"<!-- a comment", b"<p>"] {
+            assert!(known_format(text).is_none());
+        }
         assert!(known_format(b"version https://git-lfs.github.com").unwrap().0.contains("git lfs pull"));
     }
 }

@@ -2,7 +2,9 @@
 
 use super::says::assert_says;
 use super::{assert_refused, corpus_of, data, dir_of, load, strings};
-use candle_textbook::data::{Columns, Corpus, DataError, Selection, Tokenizer, Vocabulary, sequence, text};
+use candle_textbook::data::{
+    Columns, Corpus, DataError, Level, Selection, Tokenizer, Vocabulary, sequence, text,
+};
 use std::path::Path;
 use tempfile::tempdir;
 
@@ -255,4 +257,30 @@ fn a_random_selection_has_the_proportions_of_the_classes() {
     assert_eq!(Selection::Last.select(&all, 3, class, 7, "").0, [997, 998, 999]);
     assert_eq!(Selection::Random.select(&all, 7, class, 7, "").0.len(), 7);
     assert_eq!(Selection::Random.select(&all, 2000, class, 7, "").1, [0; 0]);
+}
+
+#[test]
+fn web_pages_and_json_in_place_of_tables_are_refused() {
+    let page: &[u8] = b"<!DOCTYPE html>\n<p>a, b\tc</p>\n<p>a, c\td</p>\n<p>d, e\ta</p>\n";
+    let answer: &[u8] = b"<?xml version=\"1.0\"?>\n<a>a, b</a>\n<b>a, c</b>\n<a>d, e</a>\n";
+    assert_refused(
+        "csv",
+        &[("train.csv", page)],
+        &["train.csv: found an HTML page", "expected lines or a table of text"],
+    );
+    assert_refused("csv", &[("train.csv", answer)], &["train.csv: found an XML document"]);
+    assert_refused("tsv", &[("train.tsv", page)], &["train.tsv: found an HTML page"]);
+    let files = [("rt-polarity.neg", page), ("rt-polarity.pos", page)];
+    assert_refused("mr", &files, &["rt-polarity.neg: found an HTML page"]);
+    for json in [
+        &b"{\"label\": \"a\", \"text\": \"x\"}\n{\"label\": \"b\", \"text\": \"y\"}\n"[..],
+        b"[{\"label\": \"a\", \"text\": \"x\"}]",
+        b"[\n  {\"label\": \"a\"}\n]",
+    ] {
+        assert_refused("csv", &[("train.csv", json)], &["train.csv: found JSON"]);
+    }
+    assert_eq!(corpus_of("csv", &[("train.csv", b"{a},[x\n{b},y\n")]).classes, ["{a}", "{b}"]);
+    // A text may consist of pages.
+    let dir = dir_of(&[("input.txt", page)]);
+    assert!(text::load_stream("tiny-shakespeare", Some(dir.path()), Level::Char).is_ok());
 }

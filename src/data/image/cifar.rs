@@ -2,7 +2,7 @@
 
 use super::images::Images;
 use crate::data::count;
-use crate::data::file_kind::check_is_directory;
+use crate::data::file_kind::{check_is_directory, found_instead};
 use crate::data::splits;
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
@@ -86,8 +86,12 @@ fn read(dir: &Path, files: &[String]) -> Result<Images> {
         let name = path.display();
         ensure!(path.exists(), "{name}: no such file, expected a binary batch of CIFAR-10");
         let batch = fs::read(&path).with_context(|| format!("{name}: can't be read"))?;
+        let is_batch = !batch.is_empty() && batch.len() % RECORD == 0;
+        if let Some(other) = found_instead(&batch, "a binary batch of CIFAR-10").filter(|_| !is_batch) {
+            bail!("{name}: {other}");
+        }
         ensure!(
-            !batch.is_empty() && batch.len() % RECORD == 0,
+            is_batch,
             "{name}: found {}, expected a multiple of {RECORD} (a label and 3x32x32 pixels)",
             count(batch.len(), "byte")
         );

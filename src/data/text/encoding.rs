@@ -2,7 +2,7 @@
 //!
 //! Text is UTF-8, UTF-16 with a byte order mark, or Windows-1252, gzipped or not.
 
-use crate::data::file_kind::{Remedy, is_html, known_format};
+use crate::data::file_kind::{Remedy, known_format, markup};
 use crate::data::gzip;
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt;
@@ -307,9 +307,10 @@ impl Western {
     }
 }
 
-/// Checks that a text does not start like a file of another well-known format. An HTML page is text.
+/// Checks that a text does not start like a file of another well-known format. HTML and XML are text.
 pub(super) fn check_start(bytes: &[u8]) -> Result<()> {
-    if let Some((what, remedy)) = known_format(bytes).filter(|_| !bytes.is_empty() && !is_html(bytes)) {
+    if let Some((what, remedy)) = known_format(bytes).filter(|_| !bytes.is_empty() && markup(bytes).is_none())
+    {
         bail!(
             "is {what}, {}",
             match remedy {

@@ -1,8 +1,9 @@
 //! Whole text files, decoded and read line by line.
 
 use super::encoding::decode;
-use crate::data::file_kind::{check_is_file, found_instead, is_html};
-use anyhow::{Context, Result, anyhow, ensure};
+use crate::data::file_kind::{check_is_file, markup};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::{Map, Value};
 use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,12 +18,18 @@ impl TextFile {
     /// Reads a file in UTF-8, UTF-16 with a byte order mark, or Windows-1252, gzipped or not.
     ///
     /// A note names an encoding other than UTF-8.
+    ///
+    /// # Errors
+    /// Fails if the file can't be read or decoded, is empty, or is an HTML page, an XML document or JSON.
     pub fn read(path: PathBuf, notes: &mut Vec<String>) -> Result<Self> {
         let name = path.display();
         check_is_file(&path)?;
         let bytes = fs::read(&path).with_context(|| format!("{name}: can't be read"))?;
         ensure!(!bytes.is_empty(), "{name}: is empty");
         let (text, note) = decode(bytes).map_err(|error| anyhow!("{name}: {error:#}"))?;
+        if let Some(other) = markup(text.as_bytes()).or_else(|| is_json(&text).then_some("JSON")) {
+            bail!("{name}: found {other}, expected lines or a table of text");
+        }
         notes.extend(note.map(|note| format!("{name}: {note}")));
         Ok(Self { path, text })
     }
@@ -38,19 +45,23 @@ impl TextFile {
         (!lines.is_empty()).then(|| format!("{}: skipped {skipped}", self.path.display()))
     }
 
-    /// An error about the file, which may be an HTML page instead of the expected format.
+    /// An error about the file.
     pub fn error(&self, message: impl Display) -> anyhow::Error {
-        let other = is_html(self.text.as_bytes()).then(|| found_instead(self.text.as_bytes(), "data"));
-        match other.flatten() {
-            Some(other) => anyhow!("{}: {other}", self.path.display()),
-            None => anyhow!("{}: {message}", self.path.display()),
-        }
+        anyhow!("{}: {message}", self.path.display())
     }
 
     /// An error about line `line`.
     pub fn error_at(&self, line: usize, message: impl Display) -> anyhow::Error {
         self.error(format!("line {line}: {message}"))
     }
+}
+
+/// Whether a text is a JSON object on its first line, as in JSON Lines, or begins with a list of objects.
+fn is_json(text: &str) -> bool {
+    let text = text.trim_start();
+    let is_object = |line: &str| serde_json::from_str::<Map<String, Value>>(line).is_ok();
+    let is_list = text.strip_prefix('[').is_some_and(|rest| rest.trim_start().starts_with("{\""));
+    is_list || text.starts_with('{') && text.lines().next().is_some_and(is_object)
 }
 
 /// Number of `lines` that are `what`, and the first of them.

@@ -1,7 +1,6 @@
 //! A text of any size, read on demand.
 
-use super::encoding::{self, Encoding, is_converted, windows_1252};
-use super::file::TextFile;
+use super::encoding::{self, Encoding, decode, is_converted, windows_1252};
 use super::level::Level;
 use super::tokenizer::composed;
 use super::vocabulary::Vocabulary;
@@ -9,7 +8,7 @@ use crate::data::file_kind::check_is_file;
 use crate::data::fingerprint::Fingerprint;
 use anyhow::{Context, Result, anyhow, ensure};
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
@@ -64,10 +63,10 @@ impl TextStream {
         let mut start = [0; 3];
         let read = file.read(&mut start).with_context(context)?;
         if is_converted(&start[..read]) {
-            let mut notes = vec![];
-            let file = TextFile::read(path.to_path_buf(), &mut notes)?;
-            let text = Self::new(name, Source::Memory(file.text.into_bytes()), level)?;
-            return Ok(Self { notes, ..text });
+            let decoded = decode(fs::read(path).with_context(context)?);
+            let (text, note) = decoded.map_err(|error| anyhow!("{name}: {error:#}"))?;
+            let notes = note.iter().map(|note| format!("{name}: {note}")).collect();
+            return Ok(Self { notes, ..Self::new(name, Source::Memory(text.into_bytes()), level)? });
         }
         Self::new(name, Source::File(Mutex::new(file)), level)
     }

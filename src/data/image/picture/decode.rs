@@ -31,7 +31,7 @@ pub(super) fn open(bytes: &[u8]) -> Result<impl ImageDecoder> {
     ensure!(bytes.len() as u64 <= MAX_BYTES, "is larger than {} MiB, {expected}", MAX_BYTES >> 20);
     let format = match image::guess_format(bytes) {
         Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) => format,
-        Ok(other) => bail!("is a {} file, {expected}", other.extensions_str()[0]),
+        Ok(other) => bail!("is an image in the format {}, {expected}", other.extensions_str()[0]),
         Err(_) => match found_instead(bytes, "a PNG or JPEG image") {
             Some(other) => bail!("{other}"),
             None => bail!("is not an image, {expected}"),
