@@ -139,7 +139,8 @@ fn trec_questions_have_their_coarse_class() {
     assert_eq!((train.labels, test.unwrap().labels), (vec![3, 0], vec![5]));
     assert_eq!((classes.len(), notes.len()), (6, 1));
 
-    assert_refused("trec", &files[..1], &["no file TREC_10.label"]);
+    assert_eq!(corpus_of("trec", &files[..1]).test, None);
+    assert_refused("trec", &files[1..], &["no file train_5500.label"]);
     let with = |test| [files[0], ("TREC_10.label", test)];
     assert_refused("trec", &with(b"NUM:dist How ?\nLOX:city Where ?\n"), &["line 2", "\"LOX:city\"", "LOC"]);
     assert_refused("trec", &with(b"NUM How far ?\n"), &["line 1", "\"NUM\"", ":fine"]);
