@@ -251,6 +251,13 @@ fn the_training_file_decides_which_column_holds_the_words() {
 }
 
 #[test]
+fn a_line_that_ends_before_the_column_of_words_is_an_error() {
+    let train: (&str, &[u8]) = ("train.txt", b"1 a B-X\n2 b O\n\n1 c O\n2 d O\n");
+    let test: (&str, &[u8]) = ("test.txt", b"1 a B-X\n2 b O\n3");
+    assert_refused("conll", &[train, test], &["test.txt", "line 3", "no tag after \"3\""]);
+}
+
+#[test]
 fn an_empty_last_column_is_ignored() {
     let files: [(&str, &[u8]); 1] = [("train.txt", b"a\tB-X\t\nb\tO\t\n\nc\tO\n")];
     let corpus = sequence::load("conll", Some(dir_of(&files).path())).unwrap();

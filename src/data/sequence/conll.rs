@@ -254,8 +254,9 @@ fn sentences<'a>(
             continue;
         }
         let [word, .., name] = columns[..] else {
-            return Err(file
-                .error_at(line, format!("no tag after {}, expected a word and a tag", quoted(columns[0]))));
+            // In place of a word there may be columns that come before the words.
+            let word = quoted(columns.first().unwrap_or(&text.trim_ascii()));
+            return Err(file.error_at(line, format!("no tag after {word}, expected a word and a tag")));
         };
         if word.is_empty() || name.is_empty() {
             let missing = if word.is_empty() { "word" } else { "tag" };
