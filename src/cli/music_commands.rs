@@ -291,15 +291,16 @@ impl Musician<'_> {
         let dir = out.unwrap_or(self.run.dir());
         std::fs::create_dir_all(dir)
             .with_context(|| format!("{}: cannot create the folder", dir.display()))?;
-        let files = [
-            ("mid", write_midi(piece)),
-            ("wav", write_wav(piece)?),
-            ("svg", piano_roll(piece).into_bytes()),
-            ("musicxml", write_musicxml(piece).into_bytes()),
+        // The sound, which may be too long, comes last.
+        let files: [(&str, fn(&Piece) -> Result<Vec<u8>>); 4] = [
+            ("mid", |piece| Ok(write_midi(piece))),
+            ("svg", |piece| Ok(piano_roll(piece).into_bytes())),
+            ("musicxml", |piece| Ok(write_musicxml(piece).into_bytes())),
+            ("wav", write_wav),
         ];
-        for (extension, bytes) in files {
+        for (extension, contents) in files {
             let path = dir.join(format!("{}.{extension}", piece.name));
-            write_file(&path, &bytes)?;
+            write_file(&path, &contents(piece)?)?;
             say(&path.display().to_string());
         }
         Ok(Outcome::Done)

@@ -41,7 +41,7 @@ fn file(dir: &Path) -> Result<PathBuf> {
 }
 
 fn parse(text: &str, test_only: bool) -> Result<MusicCorpus> {
-    let value: Value = serde_json::from_str(text)
+    let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
         .map_err(|error| anyhow!("not JSON at line {}, column {}", error.line(), error.column()))?;
     let Value::Object(lists) = &value else {
         bail!("found {}, expected an object with the lists train, valid and test", kind(&value))
@@ -64,7 +64,8 @@ fn find_splits<'a>(
 ) -> Result<[Option<&'a String>; 3]> {
     let mut found = [None; 3];
     let mut passed_over = vec![];
-    for (name, _) in lists.iter().filter(|(_, list)| !list.is_null()) {
+    let is_empty = |list: &Value| list.is_null() || list.as_array().is_some_and(Vec::is_empty);
+    for (name, _) in lists.iter().filter(|(_, list)| !is_empty(list)) {
         match split_of(name) {
             None => passed_over.push(name.as_str()),
             Some(split) => {
@@ -82,7 +83,7 @@ fn find_splits<'a>(
     if test_only && test.is_some() {
         return Ok([None, None, test]);
     }
-    ensure!(train.is_some(), "found no list train, expected train, valid and test");
+    ensure!(train.is_some(), "found no pieces under train, expected train, valid and test");
     if !passed_over.is_empty() {
         notes.push(format!("passed over: {}", passed_over.join(", ")));
     }
@@ -154,6 +155,8 @@ mod tests {
 
     #[test]
     fn pitches_are_read_step_by_step() -> Result<()> {
+        // A byte order mark may come first.
+        assert!(parse("\u{feff}{\"train\": [[[60]]]}", false).is_ok());
         let corpus =
             parse(r#"{"train": [[[67, 60], [], [60.0]]], "valid": [], "test": [[[21, 108]]]}"#, false)?;
         let train = &corpus.train[0];
@@ -161,7 +164,7 @@ mod tests {
             (0..3).map(|step| train.chord(step)).collect::<Vec<_>>(),
             [vec![60, 67], vec![], vec![60]]
         );
-        assert_eq!((corpus.validation, corpus.test.unwrap()[0].chord(0)), (Some(vec![]), vec![21, 108]));
+        assert_eq!((corpus.validation, corpus.test.unwrap()[0].chord(0)), (None, vec![21, 108]));
         Ok(())
     }
 
@@ -176,7 +179,7 @@ mod tests {
             let corpus = parse(&text, false)?;
             assert_eq!((corpus.validation.unwrap().len(), corpus.notes.len()), (1, 0), "{name}");
         }
-        let error = parse(r#"{"train": [], "val": [], "dev": []}"#, false).unwrap_err().to_string();
+        let error = parse(r#"{"train": [[[60]]], "val": [[[60]]], "dev": [[[60]]]}"#, false).unwrap_err().to_string();
         assert!(
             error.contains("found both val and dev") || error.contains("found both dev and val"),
             "{error}"
@@ -197,7 +200,8 @@ mod tests {
         for (text, expected) in [
             ("[1", "not JSON"),
             ("[[60]]", "found a list, expected an object"),
-            (r#"{"test": []}"#, "found no list train"),
+            (r#"{"test": []}"#, "found no pieces under train"),
+            (r#"{"train": []}"#, "found no pieces under train"),
             (r#"{"train": 3}"#, "train: found a number, expected a list of pieces"),
             (r#"{"train": [{}]}"#, "train[0]: found an object, expected a list of time steps"),
             (r#"{"train": [[60, 64]]}"#, "train[0][0]: found a number, expected a list of pitches"),

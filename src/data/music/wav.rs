@@ -20,11 +20,11 @@ const RELEASE: f64 = 0.09;
 pub fn write_wav(piece: &Piece) -> Result<Vec<u8>> {
     let step = 60.0 / piece.tempo / piece.steps_per_quarter as f64;
     let length = ((piece.len() as f64 * step + RELEASE) * f64::from(RATE)).ceil() as usize;
+    let mut bytes =
+        header(length).context("the piece is too long for a WAV file, expected at most 13 hours")?;
     let mut sound = vec![0f32; length];
     piece.spans().into_iter().for_each(|span| add(&mut sound, span, step));
     let peak = sound.iter().fold(0f32, |peak, x| peak.max(x.abs())).max(f32::MIN_POSITIVE);
-    let mut bytes =
-        header(sound.len()).context("the piece is too long for a WAV file, expected at most 13 hours")?;
     bytes.extend(sound.iter().flat_map(|x| ((x / peak * 0.9 * f32::from(i16::MAX)) as i16).to_le_bytes()));
     Ok(bytes)
 }
@@ -110,7 +110,9 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_too_long_for_the_format_has_no_header() {
+    fn a_sound_too_long_for_the_format_is_refused() {
+        let endless = Piece { tempo: 1e-9, ..piece(&[&[69]]) };
+        assert!(write_wav(&endless).unwrap_err().to_string().contains("at most 13 hours"));
         assert_eq!(header(1 << 31), None);
         assert_eq!(header((1 << 31) - 18), None);
     }
