@@ -411,6 +411,18 @@ fn one_bad_line_among_many_is_named_and_the_others_are_answered() {
 }
 
 #[test]
+fn a_confusion_matrix_of_very_many_classes_is_not_drawn() {
+    let place = tempfile::tempdir().unwrap();
+    let rows: String = (0..603).map(|i| format!("c{},word {i}\n", i % 201)).collect();
+    fs::write(place.path().join("train.csv"), format!("label,text\n{rows}")).unwrap();
+    let arguments = "--dataset csv --data-dir . --epochs 1 --filters 2 --embedding 4 --out run";
+    let output = start(place.path(), "textcnn", &arguments.split(' ').collect::<Vec<_>>(), "");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && said.contains("no confusion matrix is drawn"), "{said}");
+    assert!(!place.path().join("run/confusion.svg").exists());
+}
+
+#[test]
 fn bad_input_gives_a_one_line_error() {
     let place = tempdir().unwrap();
     let at = place.path();

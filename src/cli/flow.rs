@@ -94,6 +94,9 @@ fn with_origin<R: Recipe>(error: Error, run: &Run, settings: &R, given: &Given) 
     }
 }
 
+/// Most classes of a confusion matrix that is drawn: its size grows with their square.
+const MOST_CLASSES_DRAWN: usize = 200;
+
 /// The end of a training run.
 pub(super) enum Fitted {
     Tested(Test),
@@ -150,8 +153,12 @@ pub(super) fn fit_and_test<R: Recipe>(
     run.write("curves.svg", &drawing)?;
     if let Some(evaluation) = &test.evaluation {
         let classes = data.about().facts.classes();
-        let confusion = evaluation.confusion_matrix(classes.len())?;
-        run.write("confusion.svg", &plots::confusion_matrix(&confusion, classes)?)?;
+        if classes.len() <= MOST_CLASSES_DRAWN {
+            let confusion = evaluation.confusion_matrix(classes.len())?;
+            run.write("confusion.svg", &plots::confusion_matrix(&confusion, classes)?)?;
+        } else {
+            show_notes(&[format!("no confusion matrix is drawn of more than {MOST_CLASSES_DRAWN} classes")]);
+        }
     }
     data.plot(&run, &model, &test, device)?;
     report::write(&run, training, settings, start, &test.text, &curves)?;
