@@ -361,7 +361,7 @@ fn a_header_without_text_or_label_is_refused() {
 fn classes_that_look_alike_or_have_one_sentence_are_noted() {
     for (first, second, difference) in [
         ("POS", "pos", "case"),
-        ("NaN", "nan", "case"),
+        ("Ja", "ja", "case"),
         ("1", "1.0", "spelling"),
         ("pos", "pos\u{200b}", "spelling"),
     ] {
@@ -372,6 +372,8 @@ fn classes_that_look_alike_or_have_one_sentence_are_noted() {
             &[&format!("the classes \"{first}\" and \"{second}\" differ only in {difference}")],
         );
     }
+    let (_, _, notes) = csv("label,text\nNaN,x\nneg,y\npos,z\nNaN,w\n");
+    assert_eq!(notes, ["\"NaN\" is a class: is it a missing label?"]);
     let (_, _, notes) = csv(&format!("label,text\n{}odd,z\n", "pos,x\nneg,y\n".repeat(10)));
     assert_eq!(notes, ["the class \"odd\" has a single sentence, the training set 21"]);
     let (name, rows) = ("train.txt", b"__label__a x\n__label__A y\n");

@@ -70,7 +70,10 @@ impl Corpus {
         Ok(Self { train, validation, test, classes, notes, layout: None })
     }
 
-    /// Notes two classes that are probably the same, and a class with a single sentence in a large set.
+    /// Notes odd classes.
+    ///
+    /// They are two classes that are probably the same, a class that is probably a missing label, and a class with a single
+    /// sentence in a large set.
     pub(super) fn note_odd_classes(&mut self) {
         let mut seen = HashMap::new();
         let twins = self.classes.iter().find_map(|class| Some((seen.insert(spelling(class), class)?, class)));
@@ -79,6 +82,10 @@ impl Corpus {
             let difference = if is_case { "case" } else { "spelling" };
             format!("the classes {} and {} differ only in {difference}", quoted(first), quoted(second))
         }));
+        let missing = ["nan", "null", "n/a", "<na>", "#n/a"];
+        let missing = self.classes.iter().filter(|class| missing.contains(&class.to_lowercase().as_str()));
+        self.notes
+            .extend(missing.map(|class| format!("{} is a class: is it a missing label?", quoted(class))));
         let mut counts = vec![0; self.classes.len()];
         self.train.labels.iter().for_each(|&label| counts[label as usize] += 1);
         if let (Some(single), 21..) = (counts.iter().position(|&count| count == 1), self.train.len()) {
