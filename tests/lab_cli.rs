@@ -30,6 +30,7 @@ fn what_an_experiment_cannot_use_is_refused_in_a_line() {
     refused(&place, "lab", "neuron --dataset mnist", 2, &["--dataset", "neuron", "its own data"]);
     refused(&place, "lab", "all --function 1/0 --out all", 1, &["1/0", "finite"]);
     refused(&place, "lab", "neuron --threads 0", 2, &["1 to 1024"]);
+    refused(&place, "lab", "neuron --seed -1", 2, &["'-1'", "expected a whole number"]);
     refused(&place, "lab", "neurons", 2, &["neurons"]);
 }
 

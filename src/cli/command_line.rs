@@ -121,6 +121,7 @@ fn training<R: Recipe>(
     matches: &ArgMatches,
     processes: Option<Arc<dyn Processes>>,
 ) -> Result<Training<R>> {
+    check_paths(matches)?;
     let TrainCommand { machine, out, resume, quiet, .. } = command;
     let defaults = defaults::<R>()?;
     let given = given(&defaults, matches);
@@ -157,6 +158,18 @@ fn training<R: Recipe>(
         progress: progress::detect(quiet || together::is_silent()),
         processes,
     })
+}
+
+/// Checks that `config.json` can record the paths in `matches`.
+fn check_paths(matches: &ArgMatches) -> Result<()> {
+    for name in PATHS {
+        let paths = matches.try_get_raw(name).ok().flatten();
+        if let Some(path) = paths.into_iter().flatten().find(|path| path.to_str().is_none()) {
+            let (option, path) = (name.replace('_', "-"), Path::new(path).display());
+            bail!("--{option} {path}: the path is not UTF-8, which a run cannot record: rename it");
+        }
+    }
+    Ok(())
 }
 
 /// Checks that a run to resume is not a part of another one, such as a fold.

@@ -65,6 +65,7 @@ pub use translation_options::{ScoreName, TokenLevel, TranslationFacts, Translati
 use crate::data::{DataError, count};
 use crate::train::{Run, check_output, say};
 use clap::{ArgMatches, Args, Subcommand};
+use settings::with_negative_numbers;
 use std::ffi::{OsStr, OsString};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -113,6 +114,8 @@ fn main_on<R: Recipe>(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 /// Errors and exit codes are the same as for [`main`]. If a launcher has started several processes, the first does the
 /// work.
 pub fn program(command: clap::Command, run: fn(&ArgMatches) -> anyhow::Result<Outcome>) -> ExitCode {
+    let command = command.mut_args(with_negative_numbers);
+    let command = command.mut_subcommands(|command| command.mut_args(with_negative_numbers));
     finish(command.try_get_matches(), |matches| match together::is_silent() {
         true => Ok(Outcome::Done),
         false => run(matches).map_err(data_error),

@@ -102,6 +102,18 @@ fn a_folder_that_cannot_be_written_is_refused() {
     );
 }
 
+#[cfg(unix)]
+#[test]
+fn a_path_that_a_run_cannot_record_is_named() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = place();
+    let dir = std::ffi::OsStr::from_bytes(b"d\xe9");
+    fs::create_dir(place.path().join(dir)).unwrap();
+    let mut lenet = command(&place, "lenet");
+    let output = lenet.args(["--dataset", "mnist", "--data-dir"]).arg(dir).output().unwrap();
+    one_error(&output, 1, &["--data-dir d", "not UTF-8", "rename it"]);
+}
+
 #[test]
 fn a_full_disk_leaves_the_old_checkpoint() {
     let place = place();

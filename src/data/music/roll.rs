@@ -179,7 +179,8 @@ mod tests {
             let corpus = parse(&text, false)?;
             assert_eq!((corpus.validation.unwrap().len(), corpus.notes.len()), (1, 0), "{name}");
         }
-        let error = parse(r#"{"train": [[[60]]], "val": [[[60]]], "dev": [[[60]]]}"#, false).unwrap_err().to_string();
+        let error =
+            parse(r#"{"train": [[[60]]], "val": [[[60]]], "dev": [[[60]]]}"#, false).unwrap_err().to_string();
         assert!(
             error.contains("found both val and dev") || error.contains("found both dev and val"),
             "{error}"
