@@ -20,9 +20,6 @@ use std::sync::{Arc, OnceLock};
 /// the statistics of the batch, through which gradients flow. Returns the result and the statistics used, zeros for an
 /// empty batch.
 ///
-/// Inside [`together`](crate::processes::together), `xs` is a share of a batch. Training then uses the statistics of
-/// the whole batch, and the backward pass must run on all processes.
-///
 /// # Errors
 /// Fails if shapes do not match, or a channel has no elements although the batch is not empty.
 pub fn batch_norm(
@@ -34,19 +31,21 @@ pub fn batch_norm(
     epilogue: Epilogue,
 ) -> Result<(Tensor, BatchStatistics)> {
     let grid = check_batch_norm(xs, weight, bias, running, epilogue)?;
-    let (ys, statistics, _) = normalise([xs, weight, bias], grid, epsilon, running, epilogue)?;
+    let (ys, statistics, _) = normalise([xs, weight, bias], grid, epsilon, running, epilogue, None)?;
     Ok((ys, statistics))
 }
 
 /// Like [`batch_norm`], and returns the number of elements per channel behind the statistics.
+///
+/// If `xs` is a share of a batch, `processes` have the other shares.
 fn normalise(
     [xs, weight, bias]: [&Tensor; 3],
     grid: Grid,
     epsilon: f64,
     running: Option<&BatchStatistics>,
     epilogue: Epilogue,
+    processes: Option<Arc<dyn Processes>>,
 ) -> Result<(Tensor, BatchStatistics, f64)> {
-    let processes = if running.is_none() { processes::current() } else { None };
     if Gpu::of(xs).is_some() {
         let processes = processes.as_ref();
         return cuda::batch_norm([xs, weight, bias], grid, epsilon, running, None, epilogue, processes);
@@ -98,6 +97,9 @@ fn tensors(statistics: &[Statistics], dtype: DType) -> Result<BatchStatistics> {
 ///
 /// The variances are averaged in their unbiased form.
 ///
+/// Inside [`together`](crate::processes::together), `xs` is a share of a batch: the statistics are those of the shares of all
+/// processes, and the backward pass must run on all of them.
+///
 /// # Errors
 /// As for [`batch_norm`]; also if a channel has fewer than two elements, which have no variance.
 pub fn batch_norm_training(
@@ -109,7 +111,8 @@ pub fn batch_norm_training(
     epilogue: Epilogue,
 ) -> Result<Tensor> {
     let grid = check_batch_norm(xs, weight, bias, None, epilogue)?;
-    let is_share = processes::current().is_some();
+    let processes = processes::current();
+    let is_share = processes.is_some();
     if grid.batch * grid.plane < 2 && !is_share {
         bail!(
             "batch_norm: found an input of shape {:?} in training, expected two values a channel",
@@ -122,7 +125,7 @@ pub fn batch_norm_training(
         let averages = Some(averages);
         return Ok(cuda::batch_norm([xs, weight, bias], grid, epsilon, None, averages, epilogue, None)?.0);
     }
-    let (ys, statistics, count) = normalise([xs, weight, bias], grid, epsilon, None, epilogue)?;
+    let (ys, statistics, count) = normalise([xs, weight, bias], grid, epsilon, None, epilogue, processes)?;
     let unbiased = count / (count - 1.0);
     for (average, new, scale) in [(mean, statistics.mean, 1.0), (variance, statistics.variance, unbiased)] {
         let old = average.as_detached_tensor().affine(1.0 - momentum, 0.0)?;

@@ -9,7 +9,7 @@ use crate::models::resnet::{self, ResNet};
 use crate::models::rnn::{self, Rnn};
 use crate::models::seq2seq::{self, Attention, Seq2Seq};
 use crate::models::textcnn::{self, TextCnn};
-use crate::nn::{BatchNorm, Cell, Cost, Model, RecurrentConfig, SentenceModel, seeded_var_builder};
+use crate::nn::{self, BatchNorm, Cell, Cost, Model, RecurrentConfig, SentenceModel, seeded_var_builder};
 use crate::ops;
 use crate::optim::{Clip, Optimizer, Sgd};
 use crate::processes::threads;
@@ -230,6 +230,45 @@ fn a_residual_network_with_the_statistics_of_the_whole_batch() {
         synchronised: true,
         build: &|vb, run| {
             let model = InF64(ResNet::new(&config, vb)?);
+            run(&classification(&model, &images, all.split_at(12)))
+        },
+    };
+    case.check(1e-9);
+}
+
+/// A model that normalises each image by itself.
+struct Normed {
+    hidden: nn::Linear,
+    layer: nn::LayerNorm,
+    group: nn::GroupNorm,
+    output: nn::Linear,
+}
+
+impl Model for Normed {
+    fn forward(&self, xs: &Tensor, _mode: Mode) -> candle_core::Result<Tensor> {
+        let xs = xs.to_dtype(DType::F64)?.flatten_from(1)?.apply(&self.hidden)?.apply(&self.layer)?;
+        xs.unsqueeze(2)?.apply(&self.group)?.flatten_from(1)?.apply(&self.output)
+    }
+}
+
+#[test]
+fn layer_and_group_normalisation_stay_within_an_example() {
+    let (images, _) = digits(16, 1, 0).unwrap();
+    let all = numbers(0..16);
+    let case = Case {
+        size: 1,
+        batch_size: 6,
+        steps: 4,
+        dtype: DType::F64,
+        // The statistics of layers that normalise batches would be those of all processes.
+        synchronised: true,
+        build: &|vb, run| {
+            let model = Normed {
+                hidden: nn::linear(784, 6, vb.pp("hidden"))?,
+                layer: nn::layer_norm(6, 1e-5, vb.pp("layer"))?,
+                group: nn::group_norm(2, 6, 1e-5, vb.pp("group"))?,
+                output: nn::linear(6, 10, vb.pp("output"))?,
+            };
             run(&classification(&model, &images, all.split_at(12)))
         },
     };
