@@ -15,7 +15,7 @@ use crate::data::{Language, PairCorpus, Pairs, TextPairs, WordVectors, bleu, chr
 use crate::models::seq2seq::Seq2Seq;
 use crate::plots;
 use crate::train::{
-    Decoding, Epoch, Hypothesis, Run, Scoring, Task, Translation, Translator, evaluate_translation,
+    Decoding, Epoch, Run, Scoring, Task, Translation, Translator, best_translations, evaluate_translation,
 };
 use anyhow::{Result, ensure};
 use candle_core::Device;
@@ -56,16 +56,6 @@ pub struct TranslationData {
 }
 
 impl TranslationData {
-    /// The best translations of each test source.
-    fn search(&self, model: &Seq2Seq, device: &Device) -> Result<Vec<Vec<Hypothesis>>> {
-        Translator::new(model, device).translate(&self.test.sources, &self.decoding)
-    }
-
-    /// The texts of the best translations.
-    fn decode(&self, found: &[Vec<Hypothesis>]) -> Vec<String> {
-        found.iter().map(|best| self.about.facts.target.decode(&best[0].ids)).collect()
-    }
-
     /// The true translations of the test sources.
     pub(super) fn references(&self) -> Vec<String> {
         references(&self.about.facts.target, &self.test_texts.targets)
@@ -265,10 +255,12 @@ impl Data for TranslationData {
 
     fn test(&self, model: &Seq2Seq, _best: Option<&Epoch>, device: &Device) -> Result<Test> {
         let loss = evaluate_translation(model, &self.test, device)?;
-        let found = self.search(model, device)?;
-        let cut_off = found.iter().flat_map(|best| best.first()).filter(|best| !best.finished).count();
+        let found = best_translations(model, &self.test.sources, &self.decoding, device)?;
+        let cut_off = found.iter().filter(|(_, finished)| !finished).count();
         note_cut_off(cut_off, found.len(), self.decoding.max_length);
-        let (translations, references) = (self.decode(&found), self.references());
+        let translations: Vec<String> =
+            found.iter().map(|(ids, _)| self.about.facts.target.decode(ids)).collect();
+        let references = self.references();
         let exact = exact_match(&translations, &references);
         let bleu = bleu(&translations, &references, self.options.bleu_words);
         let chrf = chrf(&translations, &references);

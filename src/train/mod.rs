@@ -218,6 +218,6 @@ pub use tagging::{Tagging, TaggingEvaluation};
 pub use task::Task;
 pub use text_generator::TextGenerator;
 pub use trainer::{Trainer, TrainerOptions, steps_per_epoch};
-pub use translation::{Scoring, TeacherForcing, Translation, evaluate_translation};
+pub use translation::{Scoring, TeacherForcing, Translation, best_translations, evaluate_translation};
 pub use translator::{Decoding, Hypothesis, Translator};
 pub use weights::{Pretrained, load_model, load_pretrained, load_weights, save_weights, weights_checksum};

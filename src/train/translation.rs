@@ -4,7 +4,7 @@ use super::metrics::{Metric, Score};
 use super::shares::{divided_lists, divided_sums};
 use super::stop;
 use super::task::Task;
-use super::translator::{Decoding, Translator};
+use super::translator::{Decoding, Hypothesis, Translator};
 use crate::data::{Language, Pairs};
 use crate::models::seq2seq::{PackedTokens, Seq2Seq};
 use crate::nn::{Mode, PackedSequences};
@@ -164,16 +164,39 @@ impl Batch {
     }
 }
 
+/// Returns the best translation of each of `sources`, and whether it is finished.
+///
+/// The ids and the search are those of [`Translator::translate`].
+///
+/// # Errors
+/// Fails if [`Translator::translate`] would.
+pub fn best_translations(
+    model: &Seq2Seq,
+    sources: &[Vec<u32>],
+    decoding: &Decoding,
+    device: &Device,
+) -> Result<Vec<(Vec<u32>, bool)>> {
+    let best = |mut found: Vec<Hypothesis>| {
+        let Hypothesis { mut ids, finished, .. } = found.swap_remove(0);
+        ids.push(finished.into());
+        ids
+    };
+    let lists = divided_lists(sources.len(), |own| {
+        Ok(Translator::new(model, device).translate(&sources[own], decoding)?.into_iter().map(best).collect())
+    })?;
+    let split = |mut ids: Vec<u32>| {
+        let finished = ids.pop() == Some(1);
+        (ids, finished)
+    };
+    Ok(lists.into_iter().map(split).collect())
+}
+
 impl Translation<'_> {
     /// Translates the validation sources greedily.
     fn translations(&self, max_length: usize) -> Result<Vec<Vec<u32>>> {
         let decoding = Decoding { max_length, ..Decoding::default() };
-        let translator = Translator::new(self.model, self.device);
-        let sources = &self.validation.sources;
-        divided_lists(sources.len(), |own| {
-            let found = translator.translate(&sources[own], &decoding)?;
-            Ok(found.into_iter().map(|mut best| best.swap_remove(0).ids).collect())
-        })
+        let found = best_translations(self.model, &self.validation.sources, &decoding, self.device)?;
+        Ok(found.into_iter().map(|(ids, _)| ids).collect())
     }
 }
 

@@ -15,8 +15,9 @@ use crate::optim::{Clip, Optimizer, Sgd};
 use crate::processes::threads;
 use crate::train::weights::broadcast;
 use crate::train::{
-    Composition, ImageClassification, LanguageModelling, LanguageModellingConfig, Score, Scoring,
-    SentenceClassification, Sentences, Tagging, TeacherForcing, Translation, Windowing, music_windows,
+    Composition, Decoding, ImageClassification, LanguageModelling, LanguageModellingConfig, Score, Scoring,
+    SentenceClassification, Sentences, Tagging, TeacherForcing, Translation, Windowing, best_translations,
+    music_windows,
 };
 use candle_core::DType;
 use candle_nn::{VarBuilder, VarMap};
@@ -497,4 +498,37 @@ fn a_language_model_whose_streams_are_divided() {
         };
         case.check(1e-11);
     }
+}
+
+#[test]
+fn processes_divide_the_search_for_translations() {
+    let config = seq2seq::Config {
+        cell: Cell::Gru,
+        source_vocabulary: 13,
+        target_vocabulary: 11,
+        embedding: 5,
+        hidden: 6,
+        layers: 1,
+        bidirectional: true,
+        attention: Attention::Additive,
+        input_feeding: false,
+        dropout: 0.0,
+    };
+    let sources: Vec<Vec<u32>> = (0..7).map(|i| (0..=i).map(|j| 3 + (i * j) % 10).collect()).collect();
+    let decoding = Decoding { beam: 3, max_length: 4, ..Decoding::default() };
+    let search = |processes: Arc<dyn Processes>| {
+        let vb = seeded_var_builder(&VarMap::new(), 3, DType::F64, &CPU);
+        let model = Seq2Seq::new(&config, vb).unwrap();
+        together(&processes, || best_translations(&model, &sources, &decoding, &CPU)).unwrap()
+    };
+    let expected = search(threads(1).remove(0));
+    assert!(expected.iter().any(|(ids, finished)| !ids.is_empty() && !finished));
+    let search = &search;
+    std::thread::scope(|scope| {
+        let running: Vec<_> =
+            threads(3).into_iter().map(|processes| scope.spawn(move || search(processes))).collect();
+        for thread in running {
+            assert_eq!(thread.join().unwrap(), expected);
+        }
+    });
 }
