@@ -162,10 +162,11 @@ impl Launch {
     }
 
     fn from_variables(number: impl Fn(&str) -> Option<usize>) -> Option<Self> {
-        // OpenMPI; MPICH and Intel MPI; Slurm's `srun --mpi=pmix`.
+        // OpenMPI; MPICH and Intel MPI; MVAPICH2; Slurm's `srun --mpi=pmix`.
         let names = [
             ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
             ("PMI_RANK", "PMI_SIZE"),
+            ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
             ("PMIX_RANK", "SLURM_NTASKS"),
         ];
         let first = |names: &[&str]| names.iter().find_map(|name| number(name));
@@ -179,9 +180,10 @@ impl Launch {
 
 /// Runs `work` as one of `processes`, all of which run it at the same time.
 ///
-/// Two things then involve all processes: batch normalisation in training, forward and backward, uses the statistics of the
-/// shares of all, and the evaluations of [`train`](crate::train) divide their examples among the processes and return the
-/// same result to each. The backward pass of a loss computed here does not need to run here.
+/// Three things then involve all processes. Batch normalisation in training, forward and backward, uses the statistics of
+/// the shares of all. The evaluations of [`train`](crate::train) divide their examples among the processes and return the
+/// same result to each. The checks and fingerprints of image folders divide the files. The backward pass of a loss
+/// computed here does not need to run here.
 pub fn together<R>(processes: &Arc<dyn Processes>, work: impl FnOnce() -> R) -> R {
     parallel::with_local(Together(processes.clone()), work)
 }
@@ -193,6 +195,11 @@ struct Together(Arc<dyn Processes>);
 /// The processes that this thread works with inside [`together`], if there is more than one.
 pub(crate) fn current() -> Option<Arc<dyn Processes>> {
     parallel::local().map(|Together(processes)| processes).filter(|processes| processes.size() > 1)
+}
+
+/// Returns the part of `len` examples or files that this process computes or reads inside [`together`]; all of them outside.
+pub(crate) fn own_share(len: usize) -> Range<usize> {
+    current().map_or(0..len, |processes| share(len, processes.rank(), processes.size()))
 }
 
 /// Returns `size` stand-ins for processes, each for one thread of this process.
@@ -363,7 +370,11 @@ mod tests {
         ];
         let found = Launch { rank: 2, size: 4, local_rank: Some(0), local_size: Some(2) };
         assert_eq!(launch(&openmpi), Some(found));
-        for rank_and_size in [["PMI_RANK", "PMI_SIZE"], ["PMIX_RANK", "SLURM_NTASKS"]] {
+        for rank_and_size in [
+            ["PMI_RANK", "PMI_SIZE"],
+            ["MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"],
+            ["PMIX_RANK", "SLURM_NTASKS"],
+        ] {
             let [rank, size] = rank_and_size;
             let found = Launch { rank: 0, size: 3, local_rank: None, local_size: None };
             assert_eq!(launch(&[(rank, 0), (size, 3)]), Some(found));

@@ -34,6 +34,8 @@ pub(super) fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
         );
         return experiment(training);
     }
+    // Before the data, which options choose.
+    check_processes(training, settings, start, &Map::new())?;
     let data = load(training)?;
     Ok(match fit_and_test(training, settings, &data, start)? {
         Fitted::Tested(_) => Outcome::Done,
@@ -44,7 +46,22 @@ pub(super) fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
 /// Reads the data to train on. A signal ends the process meanwhile.
 pub(super) fn load<R: Recipe>(training: &Training<R>) -> Result<R::Data> {
     check_name::<R>(&training.settings.train_options().dataset)?;
-    prepare(|| read(training))
+    prepare(|| match &training.processes {
+        Some(processes) => together(processes, || read(training)),
+        None => read(training),
+    })
+}
+
+/// Checks that all processes run the same training, with the same `facts` about data and model.
+fn check_processes<R: Recipe>(
+    training: &Training<R>,
+    settings: &R,
+    start: &Start,
+    facts: &Map<String, Value>,
+) -> Result<()> {
+    let Some(processes) = &training.processes else { return Ok(()) };
+    let resumed = start.resume.as_ref().map(|(_, config)| config["id"].clone()).unwrap_or_default();
+    check_same(processes.as_ref(), settings, &training.device, &resumed, facts)
 }
 
 /// Refuses an unknown data set, where the model can't learn all that its kind of data has.
@@ -210,10 +227,7 @@ pub(super) fn fit<R: Recipe>(
         // The initial weights come from a file.
         record.insert("initialisation_fingerprint".to_string(), json!(train::weights_checksum(&vars)?));
     }
-    if let Some(processes) = &training.processes {
-        let resumed = start.resume.as_ref().map(|(_, config)| config["id"].clone()).unwrap_or_default();
-        check_same(processes.as_ref(), settings, device, &resumed, &record)?;
-    }
+    check_processes(training, settings, start, &record)?;
     let run = match training.is_first() {
         true => Some(begin(training, settings, data, start, (task.metric(), record, note))?),
         false => None,

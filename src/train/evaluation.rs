@@ -1,10 +1,9 @@
 //! Evaluation of classifiers.
 
-use super::shares::own_share;
 use super::stop;
 use crate::nn::Cost;
 use crate::ops;
-use crate::processes::{self, Processes};
+use crate::processes::{self, Processes, own_share};
 use anyhow::{Context, Result};
 use candle_core::{D, DType, Tensor};
 

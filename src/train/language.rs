@@ -1,7 +1,7 @@
 //! Language modelling.
 
 use super::metrics::{Metric, Score};
-use super::shares::{divided_sums, gathered, own_share};
+use super::shares::{divided_sums, gathered};
 use super::stop;
 use super::task::Task;
 use super::text_generator::TextGenerator;
@@ -9,6 +9,7 @@ use crate::data::{Level, TextStream, TokenWindow, TokenWindows, Vocabulary, coun
 use crate::models::language_model::LanguageModel;
 use crate::nn::{Cost, Mode, PackedSequences, RecurrentState, Sampling};
 use crate::ops;
+use crate::processes::own_share;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use std::cell::RefCell;

@@ -2,7 +2,7 @@
 
 use super::task::Task;
 use crate::nn::{Mode, Share};
-use crate::processes::{self, Processes, share, together};
+use crate::processes::{self, Processes, own_share, share, together};
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 use std::collections::HashMap;
@@ -45,11 +45,6 @@ pub(super) fn part_of_loss(
         true => (together(processes, loss)?.affine(fraction, 0.0)?, 1.0),
         false => (loss()?, fraction),
     }))
-}
-
-/// Returns the part of `len` examples that this process computes inside [`together`]; outside, all.
-pub(super) fn own_share(len: usize) -> Range<usize> {
-    processes::current().map_or(0..len, |processes| share(len, processes.rank(), processes.size()))
 }
 
 /// Sums the results of `sums` for the parts of `len` examples over all processes.

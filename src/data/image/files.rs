@@ -4,7 +4,8 @@ use super::prefetch::Prefetch;
 use crate::data::count;
 use crate::data::fingerprint::Fingerprint;
 use crate::kernels::cpu::parallel;
-use anyhow::{Context, Result, anyhow, ensure};
+use crate::processes::{self, own_share};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::VecDeque;
 use std::fs;
 use std::ops::Range;
@@ -61,27 +62,44 @@ impl Files {
         Self { is_grey: self.is_grey, ..Self::new(paths, self.side, self.format) }
     }
 
-    /// A hash of the content of each of the files `range`.
+    /// A hash of the content of each of the files `range`, which several processes divide.
     pub fn fingerprints(&self, range: Range<usize>) -> Result<Vec<u64>> {
         let paths = &self.paths[range];
+        let paths = &paths[own_share(paths.len())];
         let mut hashes: Vec<Result<u64>> = paths.iter().map(|_| Ok(0)).collect();
         parallel::for_each_piece(&mut hashes, 1, |at, hash| {
             let bytes = fs::read(&paths[at]);
             let bytes = bytes.with_context(|| format!("{}: can't be read", paths[at].display()));
             hash[0] = bytes.map(|bytes| Fingerprint::new().add(&bytes).finish());
         });
-        hashes.into_iter().collect()
+        let own = hashes.into_iter().collect::<Result<Vec<u64>>>()?;
+        gathered(own)
+    }
+
+    /// Checks that all processes have files of the same sizes.
+    pub fn check_same(&self) -> Result<()> {
+        let Some(processes) = processes::current() else { return Ok(()) };
+        let size = |path: &PathBuf| fs::metadata(path).map_or(0, |file| file.len()).to_le_bytes();
+        let all = self.paths.iter().fold(Fingerprint::new(), |hash, path| hash.add(&size(path)));
+        let all = processes.gather(&all.finish().to_le_bytes())?;
+        if let Some(rank) = all.iter().position(|other| *other != all[0]) {
+            bail!(
+                "the image files of process {rank} differ from those of process 0: give all processes the same files"
+            );
+        }
+        Ok(())
     }
 
     pub fn truncate(&mut self, len: usize) {
         Arc::make_mut(&mut self.paths).truncate(len);
     }
 
-    /// Checks that all files are whole images, by their headers.
+    /// Checks that all files are whole images, by their headers. Several processes divide them.
     pub fn check(&self) -> Result<()> {
-        let mut checked: Vec<Result<()>> = self.paths.iter().map(|_| Ok(())).collect();
+        let paths = &self.paths[own_share(self.paths.len())];
+        let mut checked: Vec<Result<()>> = paths.iter().map(|_| Ok(())).collect();
         parallel::for_each_piece(&mut checked, 1, |at, checked| {
-            checked[0] = (self.format.check)(&self.paths[at]);
+            checked[0] = (self.format.check)(&paths[at]);
         });
         all(checked)?;
         Ok(())
@@ -156,6 +174,21 @@ pub(super) fn grey(pixels: &[u8]) -> Vec<u8> {
     (0..size).map(luma).collect()
 }
 
+/// The numbers of all processes, in the order of their shares.
+fn gathered(own: Vec<u64>) -> Result<Vec<u64>> {
+    let Some(processes) = processes::current() else { return Ok(own) };
+    let own: Vec<u8> = own.into_iter().flat_map(u64::to_le_bytes).collect();
+    let all = processes.gather(&own)?.concat();
+    Ok(all.as_chunks().0.iter().map(|&number| u64::from_le_bytes(number)).collect())
+}
+
+/// The sums of the numbers of all processes, each of which has as many.
+pub(super) fn added(own: Vec<u64>) -> Result<Vec<u64>> {
+    let len = own.len();
+    let all = gathered(own)?;
+    Ok((0..len).map(|at| all.iter().skip(at).step_by(len).sum()).collect())
+}
+
 /// Returns all results, or the first error and the number of further ones.
 fn all<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
     let failed = results.iter().filter(|result| result.is_err()).count();
@@ -164,4 +197,62 @@ fn all<T>(results: Vec<Result<T>>) -> Result<Vec<T>> {
         1 => first,
         _ => anyhow!("{first:#}; {} can't be read either", count(failed - 1, "more file")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processes::{Processes, threads, together};
+    use anyhow::bail;
+
+    /// A file is whole if its first letter says so.
+    const FORMAT: Format = Format {
+        read: |_, _| bail!("not read here"),
+        check: |path| match fs::read(path)?.first() {
+            Some(b'w') => Ok(()),
+            _ => bail!("{}: damaged", path.display()),
+        },
+    };
+
+    #[test]
+    fn each_process_reads_its_share_of_the_files_only() {
+        let place = tempfile::tempdir().unwrap();
+        let files = |name: &str, content: &dyn Fn(usize) -> String| {
+            let path = |i: usize| place.path().join(format!("{name}-{i}"));
+            (0..5).for_each(|i| fs::write(path(i), content(i)).unwrap());
+            Files::new((0..5).map(path).collect(), 1, FORMAT)
+        };
+        let whole = files("whole", &|i| format!("whole {i}"));
+        let expected = whole.fingerprints(0..5).unwrap();
+        assert_eq!(expected.len(), 5);
+        // Of 5 files, process 0 has the first 2.
+        let first = files("first", &|i| if i < 2 { format!("whole {i}") } else { format!("other {i}") });
+        let second = files("second", &|i| if i < 2 { format!("other {i}") } else { format!("whole {i}") });
+        let larger = files("larger", &|i| format!("whole {}", i + 98));
+        let run = |processes: Arc<dyn Processes>, all: [&Files; 2]| {
+            let own = all[processes.rank()];
+            together(&processes, || {
+                own.check_same()?;
+                own.check()?;
+                own.fingerprints(0..5)
+            })
+        };
+        for (all, is_same) in [([&first, &second], true), ([&whole, &larger], false)] {
+            std::thread::scope(|scope| {
+                let running: Vec<_> = threads(2)
+                    .into_iter()
+                    .map(|processes| scope.spawn(move || run(processes, all)))
+                    .collect();
+                for thread in running {
+                    match thread.join().unwrap() {
+                        Ok(found) => assert!(is_same && found == expected),
+                        Err(error) => {
+                            assert!(!is_same && error.to_string().contains("process 1 differ"), "{error}")
+                        }
+                    }
+                }
+            });
+        }
+        assert!(first.check().is_err() && added(vec![3, 4]).unwrap() == [3, 4]);
+    }
 }

@@ -35,7 +35,8 @@ const FORMAT: Option<Format> = None;
 /// # Errors
 /// Fails if `side` is out of range, the training split is missing, two folders serve as one split, there are fewer than
 /// two classes, another split has other classes than the training split, a class has no images, or an image lies beside
-/// the classes; without the feature `images`.
+/// the classes; without the feature `images`; inside [`together`](crate::processes::together) also if the processes find
+/// different files.
 pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
     check_side(side)?;
     let format = supported_format(dir)?;
@@ -68,13 +69,15 @@ pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
     };
     let (test, test_labels) = test.as_ref().map(other).transpose()?.unwrap_or_default();
     notes.extend(no_images(&foreign));
-    let shape = (3, side, side);
-    let images =
-        |files, labels| Images::from_files(Files::new(files, side, format), labels, shape, names.clone());
+    let images = |paths, labels| -> Result<Images> {
+        let files = Files::new(paths, side, format);
+        files.check_same().with_context(|| dir.display().to_string())?;
+        Ok(Images::from_files(files, labels, (3, side, side), names.clone()))
+    };
     Ok(ImageSet {
-        training: images(files, labels),
+        training: images(files, labels)?,
         validation,
-        test: images(test, test_labels),
+        test: images(test, test_labels)?,
         preparation: Preparation::Square,
         notes,
     })

@@ -2,13 +2,14 @@
 
 use super::augmentation::Augmentation;
 use super::device_copy::DeviceCopy;
-use super::files::{Files, grey};
+use super::files::{self, Files, grey};
 use super::normalisation::Normalisation;
 use super::preparation::Preparation;
 use crate::data::count;
 use crate::data::fingerprint::Fingerprint;
 use crate::ops::image_batch::{ImageTable, Placement};
 use crate::ops::to_ids;
+use crate::processes::own_share;
 use candle_core::{DType, Device, Error, Result, Tensor, bail};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -399,8 +400,8 @@ impl Images {
 
     /// The mean and standard deviation of each channel over the images `indices`.
     ///
-    /// For images in files, 2,000 of them, evenly spread, represent all. The sums are exact, so their order does not
-    /// matter.
+    /// For images in files, 2,000 of them, evenly spread, represent all. Several processes divide them. The sums are
+    /// exact, so their order does not matter.
     ///
     /// # Errors
     /// Fails if an index is out of range or a file can't be read.
@@ -411,14 +412,22 @@ impl Images {
             Pixels::Files(_) => indices.len().div_ceil(SAMPLE).max(1),
         };
         let indices: Vec<u32> = indices.iter().copied().step_by(step).collect();
-        let (mut sums, mut squares) = (vec![0_u64; channels], vec![0_u64; channels]);
-        for indices in indices.chunks(64) {
+        let own = match self.pixels {
+            Pixels::Memory(_) => 0..indices.len(),
+            Pixels::Files(_) => own_share(indices.len()),
+        };
+        let mut sums = vec![0_u64; 2 * channels];
+        for indices in indices[own].chunks(64) {
             for (at, plane) in self.read(indices)?.chunks(height * width).enumerate() {
                 let (sum, square) = sums_of(plane);
                 sums[at % channels] += sum;
-                squares[at % channels] += square;
+                sums[channels + at % channels] += square;
             }
         }
+        if let Pixels::Files(_) = self.pixels {
+            sums = files::added(sums).map_err(|error| Error::Msg(format!("{error:#}")))?;
+        }
+        let (sums, squares) = sums.split_at(channels);
         let count = (indices.len() * height * width).max(1) as f64;
         let mean: Vec<f64> = sums.iter().map(|&sum| sum as f64 / count / 255.0).collect();
         let std = squares.iter().zip(&mean).map(|(&sum, mean)| {
@@ -429,7 +438,8 @@ impl Images {
 
     /// A hash of the images `range` and their labels, to detect changed data when a run is resumed.
     ///
-    /// For images in files, it covers their content, not the paths.
+    /// For images in files, it covers their content, not the paths. Several processes divide the files, and get the same
+    /// hash as one.
     ///
     /// # Errors
     /// Fails if the range exceeds the set or a file can't be read.
