@@ -1,7 +1,8 @@
 use super::{Mode, PackedSequences, is_native};
+use crate::kernels::cpu::parallel;
 use crate::ops::{self, MaskPlace};
 use crate::rng;
-use candle_core::{ModuleT, Result, Tensor};
+use candle_core::{ModuleT, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// [`forward`](Self::forward), which has candle_nn's signature, counts the layer's own passes in training; its seed is
 /// 0 unless [`with_seed`](Self::with_seed) sets another. A layer from [`at_path`](Self::at_path) is identified by its path.
 /// [`new`](Self::new) numbers its layers in the order of their creation, and the number identifies the layer.
+///
+/// [`forward`](Self::forward) does not know which examples of a batch it gets, so it fails where several processes train.
 #[derive(Debug, Clone)]
 pub struct Dropout {
     probability: f32,
@@ -24,6 +27,15 @@ pub struct Dropout {
     seed: u64,
     /// Number of passes in training without a place. Clones of the layer count together.
     passes: Arc<AtomicU64>,
+}
+
+/// Marks a thread that computes a share of a batch.
+#[derive(Clone)]
+struct OfShare;
+
+/// Calls `work`, which computes a share of a batch. [`Dropout::forward`] fails in it.
+pub(crate) fn of_share<R>(work: impl FnOnce() -> R) -> R {
+    parallel::with_local(OfShare, work)
 }
 
 impl Dropout {
@@ -52,10 +64,17 @@ impl Dropout {
     /// Any shape to the same shape. Each pass in training draws the layer's next mask.
     ///
     /// # Errors
-    /// Fails if, in training, the probability is not from 0 to 1.
+    /// Fails if, in training, the probability is not from 0 to 1, or this is one of several processes that
+    /// [`Trainer`](crate::train::Trainer) trains on.
     pub fn forward(&self, xs: &Tensor, train: bool) -> Result<Tensor> {
         if !train || self.probability == 0.0 {
             return Ok(xs.clone());
+        }
+        if parallel::local::<OfShare>().is_some() {
+            bail!(
+                "dropout: several processes train, each on a share of the batch, and `forward` does not know which: call \
+                 `forward_at` with the mode"
+            );
         }
         let pass = self.passes.fetch_add(1, Ordering::Relaxed);
         let purpose = format!("dropout/{}/pass {pass}", self.path);
@@ -184,6 +203,16 @@ mod tests {
         assert_eq!(first.forward_t(&xs, false)?.to_vec1::<f32>()?, vec![1.0; 1000]);
         let half = layer(1).forward(&ones(DType::F16)?, true)?;
         assert_eq!(half.to_dtype(DType::F32)?.to_vec1::<f32>()?, masks[0]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_share_of_a_batch_needs_its_place() -> Result<()> {
+        let (layer, xs) = (Dropout::new(0.5), ones(DType::F32)?);
+        let error = of_share(|| layer.forward(&xs, true)).unwrap_err().to_string();
+        assert!(error.contains("call `forward_at`"), "{error}");
+        of_share(|| layer.forward(&xs, false))?;
+        layer.forward(&xs, true)?;
         Ok(())
     }
 

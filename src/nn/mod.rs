@@ -106,6 +106,7 @@ pub use conv::{
 pub use conv_max_over_time::{ConvMaxOverTime, conv_max_over_time};
 pub use cost::Cost;
 pub use dropout::Dropout;
+pub(crate) use dropout::of_share;
 pub use embedding::{Embedding, WORD_VECTOR_INIT, embedding, embedding_with};
 pub use group_norm::{GroupNorm, group_norm};
 pub use initial_values::{InitScheme, count_parameters, seeded_var_builder};

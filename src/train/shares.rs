@@ -1,7 +1,7 @@
 //! The part of a batch or an evaluation that one of several processes computes.
 
 use super::task::Task;
-use crate::nn::{Mode, Share};
+use crate::nn::{Mode, Share, of_share};
 use crate::processes::{self, Processes, own_share, share, together};
 use anyhow::Result;
 use candle_core::{Device, Tensor};
@@ -39,7 +39,7 @@ pub(super) fn part_of_loss(
         return Ok(None);
     }
     let share = Some(Share { start: own.start, len: own.len(), batch: batch.len() });
-    let loss = || task.loss_of_share(batch, Mode::Train { seed, epoch, step, share });
+    let loss = || of_share(|| task.loss_of_share(batch, Mode::Train { seed, epoch, step, share }));
     let fraction = task.weight(&batch[own]) / task.weight(batch);
     Ok(Some(match synchronised {
         true => (together(processes, loss)?.affine(fraction, 0.0)?, 1.0),
