@@ -35,7 +35,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Processes that work together, as one of them sees them.
 ///
-/// All calls but [`rank`](Self::rank) and [`size`](Self::size) are collective: every process makes the same calls in the
+/// All calls but [`rank`](Self::rank), [`size`](Self::size) and [`end_all`](Self::end_all) are collective: every process makes the same calls in the
 /// same order, and a call returns once all have made it. They may come while another thread exchanges gradients.
 ///
 /// Sums are added in the order of the ranks, so every process gets the same bits, run after run.
@@ -85,6 +85,14 @@ pub trait Processes: Send + Sync {
     /// # Errors
     /// Fails if [`gather`](Self::gather) would.
     fn for_another_thread(&self) -> Result<Arc<dyn Processes>>;
+
+    /// Calls `report` and ends all processes, the program with the exit code `code`. Not collective.
+    ///
+    /// If another one with a lower rank does so at the same time, only that one reports.
+    fn end_all(&self, report: Box<dyn FnOnce() + '_>, code: u8) -> ! {
+        report();
+        std::process::exit(code.into())
+    }
 
     /// Waits for all processes.
     ///

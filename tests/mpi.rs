@@ -8,7 +8,7 @@ use common::{command, done, metrics, model};
 use serde_json::Value;
 use std::env;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
@@ -104,8 +104,8 @@ fn lenet_has_the_losses_of_one_process() {
     equal(place.path(), "lenet", options);
 }
 
-#[test]
-fn resnet_with_synchronised_statistics_has_the_losses_of_one_process() {
+/// A folder `pictures` of two classes, and the options for it.
+fn pictures() -> (TempDir, &'static str) {
     let place = tempdir().unwrap();
     for (class, tint) in [("dark", 40), ("light", 180)] {
         for (split, count) in [("train", 20u8), ("test", 3)] {
@@ -117,12 +117,35 @@ fn resnet_with_synchronised_statistics_has_the_losses_of_one_process() {
             }
         }
     }
-    let data = "--dataset image-folder --data-dir pictures --side 10 --validation 6 --layers 8";
+    (
+        place,
+        "--dataset image-folder --data-dir pictures --side 10 --validation 6 --layers 8 --learning-rate 1e-3",
+    )
+}
+
+#[test]
+fn resnet_with_synchronised_statistics_has_the_losses_of_one_process() {
+    let (place, options) = pictures();
     equal(
         place.path(),
         "resnet",
-        &format!("{data} --sync-batch-norm --jitter 0.2 --crop 1 --batch-size 34 --learning-rate 1e-3"),
+        &format!("{options} --sync-batch-norm --jitter 0.2 --crop 1 --batch-size 34"),
     );
+}
+
+#[test]
+fn resnet_with_the_statistics_of_each_share_gives_the_same_bits_again() {
+    let (place, options) = pictures();
+    let models = ["one", "other"].map(|run| {
+        trained(
+            place.path(),
+            "resnet",
+            2,
+            &format!("{options} --batch-size 8 --epochs 2 --quiet --out {run}"),
+        );
+        model(&place.path().join(run))
+    });
+    assert!(models[0] == models[1]);
 }
 
 #[test]
@@ -141,18 +164,18 @@ fn a_language_model_that_divides_its_streams_has_the_losses_of_one_process() {
 }
 
 #[test]
-fn the_same_number_of_processes_gives_the_same_bits_through_a_kill_and_a_signal() {
+fn the_same_number_of_processes_gives_the_same_bits_through_a_kill_and_signals() {
     let place = place();
     let arguments = format!("{TEXT} --epochs 12 --checkpoint-every 3");
     trained(place.path(), "char_lm", 3, &format!("{arguments} --out whole"));
     let whole = model(&place.path().join("whole"));
     let cut = place.path().join("cut");
-    for (signal, resumed) in [("KILL", None), ("TERM", Some(true))] {
-        let arguments = match resumed {
+    for (signal, to_launcher) in [("KILL", false), ("TERM", false), ("INT", false), ("TERM", true)] {
+        let before = fs::read(cut.join("checkpoint.safetensors")).ok();
+        let arguments = match before {
             None => format!("{arguments} --out cut"),
             Some(_) => "--resume cut --quiet".to_string(),
         };
-        let before = fs::read(cut.join("checkpoint.safetensors")).ok();
         let mut child = mpirun(place.path(), "char_lm", &[(3, &arguments)]).spawn().unwrap();
         while fs::read(cut.join("checkpoint.safetensors")).ok() == before
             && child.try_wait().unwrap().is_none()
@@ -160,21 +183,63 @@ fn the_same_number_of_processes_gives_the_same_bits_through_a_kill_and_a_signal(
             sleep(Duration::from_millis(2));
         }
         let start = Instant::now();
-        let process = processes_of(child.id()).into_iter().max().unwrap();
-        let kill = Command::new("kill").args([format!("-{signal}"), process.to_string()]).status().unwrap();
-        assert!(kill.success());
+        let processes = || processes_of(child.id()).into_iter().max().unwrap();
+        send(signal, if to_launcher { child.id() } else { processes() });
         let status = child.wait().unwrap();
         assert!(!status.success() && start.elapsed() < Duration::from_secs(10));
         let mut said = String::new();
         child.stdout.unwrap().read_to_string(&mut said).unwrap();
         assert_eq!(
             said.contains("interrupted; resume with: char_lm train --resume cut"),
-            signal == "TERM",
-            "{said}"
+            signal != "KILL",
+            "{signal}: {said}"
         );
     }
     trained(place.path(), "char_lm", 3, "--resume cut --quiet");
     assert!(model(&cut) == whole);
+}
+
+fn send(signal: &str, process: u32) {
+    let status = Command::new("kill").args([format!("-{signal}"), process.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn a_signal_after_the_last_validation_ends_all() {
+    let place = place();
+    let arguments = TEXT.replace("--hidden 12", "--hidden 300");
+    let mut child = mpirun(place.path(), "char_lm", &[(2, &format!("{arguments} --epochs 1 --out run"))])
+        .spawn()
+        .unwrap();
+    // The best weights are written after the validation.
+    while !place.path().join("run/model.safetensors").exists() && child.try_wait().unwrap().is_none() {
+        sleep(Duration::from_micros(200));
+    }
+    let start = Instant::now();
+    send("TERM", processes_of(child.id()).into_iter().min().unwrap());
+    let output = child.wait_with_output().unwrap();
+    assert!(start.elapsed() < Duration::from_secs(10), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let is_interrupted = said.contains("interrupted; resume with: char_lm train --resume run");
+    assert!(is_interrupted || output.status.success(), "{output:?}");
+    let said = trained(place.path(), "char_lm", 2, "--resume run --quiet");
+    assert!(said.contains("run folder run"), "{said}");
+}
+
+#[test]
+fn a_signal_to_one_process_before_training_ends_all() {
+    let place = place();
+    assert!(Command::new("mkfifo").arg(place.path().join("pipe")).status().unwrap().success());
+    let piped = TEXT.replace("text text", "text pipe");
+    let child = mpirun(place.path(), "char_lm", &[(1, TEXT), (1, &piped)]).spawn().unwrap();
+    // Opens once process 1 has opened it, which then waits for a text.
+    let _pipe = fs::File::options().write(true).open(place.path().join("pipe")).unwrap();
+    let start = Instant::now();
+    send("TERM", processes_of(child.id()).into_iter().max().unwrap());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && start.elapsed() < Duration::from_secs(10), "{output:?}");
+    assert_eq!(said.matches("interrupted before training began").count(), 1, "{said}");
 }
 
 /// The processes that the launcher `id` has started, directly or through helpers of its own.
@@ -213,6 +278,14 @@ fn processes_that_differ_are_refused_before_anything_is_written() {
         fails(start, &output, &parts);
         assert!(!place.path().join("runs").exists());
     }
+    // A program of the same version, but of another build.
+    let other = place.path().join("other_build");
+    fs::copy(command(place.path(), "char_lm").get_program(), &other).unwrap();
+    fs::File::options().append(true).open(&other).unwrap().write_all(b"\n").unwrap();
+    let start = Instant::now();
+    let mut mpirun = mpirun(place.path(), "char_lm", &[(1, TEXT)]);
+    mpirun.args([":", "-n", "1"]).arg(&other).args(["train", "--threads", "1"]).args(TEXT.split_whitespace());
+    fails(start, &mpirun.output().unwrap(), &["process 1 differs from process 0: found build"]);
 }
 
 #[test]
@@ -233,8 +306,8 @@ fn an_error_of_one_process_or_all_is_reported_once() {
     let place = place();
     let start = Instant::now();
     let missing = TEXT.replace("text text", "text missing");
-    let output = mpirun(place.path(), "char_lm", &[(2, TEXT), (1, &missing)]).output().unwrap();
-    fails(start, &output, &["process 2: missing"]);
+    let output = mpirun(place.path(), "char_lm", &[(1, TEXT), (2, &missing)]).output().unwrap();
+    fails(start, &output, &["process 1: missing"]);
 
     let start = Instant::now();
     let output = mpirun(place.path(), "char_lm", &[(3, &missing)]).output().unwrap();

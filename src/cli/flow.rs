@@ -4,11 +4,11 @@ use super::gradient_flow::GRADIENT_FLOW;
 use super::inputs::RunOption;
 use super::memory;
 use super::options::Given;
-use super::process::{STOP, end_at_once, prepare};
+use super::process::{STOP, ending_at_once, prepare};
 use super::recipe::{
     About, CLASSES, Data, Facts, KEPT, PATHS, Recipe, Start, Test, Trained, Training, recorded_settings,
 };
-use super::together::check_same;
+use super::together::{self, check_same};
 use super::{MachineOptions, Outcome, UsageError, complain, count, report, shell_quoted, show_notes};
 use crate::device::device_name;
 use crate::nn::{BatchNorm, count_parameters, seeded_var_builder};
@@ -135,23 +135,14 @@ pub(super) fn fit_and_test<R: Recipe>(
         Some(processes) => together(processes, || data.test(&model, best, device)),
         None => data.test(&model, best, device),
     };
-    let Some(run) = run else {
-        let test = (!report.interrupted).then(test).transpose()?;
-        return Ok(test.map_or(Fitted::Interrupted, Fitted::Tested));
-    };
-    let resumable = start.parent.as_deref().unwrap_or(run.dir());
-    let how_to_resume = how_to_resume::<R>(resumable);
-    let test = match report.interrupted {
-        true => None,
-        false => {
-            let words = how_to_resume.clone();
-            end_at_once(move || say(&words), test)
-        }
-    };
-    let Some(test) = test else {
-        say(&how_to_resume);
+    let resumable = run.as_ref().map(|run| start.parent.as_deref().unwrap_or(run.dir()));
+    let resumable = resumable.unwrap_or(Path::new(""));
+    let words = together::line_of_first(training.processes.as_ref(), how_to_resume::<R>(resumable))?;
+    let Some(test) = unless_interrupted(training, report.interrupted, &words, test)? else {
+        say(&words);
         return Ok(Fitted::Interrupted);
     };
+    let Some(run) = &run else { return test.map(Fitted::Tested) };
     let test = test.map_err(|error| {
         let first = format!("{error:#}").lines().next().unwrap_or_default().to_string();
         anyhow!(
@@ -177,12 +168,31 @@ pub(super) fn fit_and_test<R: Recipe>(
             show_notes(&[format!("no confusion matrix is drawn of more than {MOST_CLASSES_DRAWN} classes")]);
         }
     }
-    data.plot(&run, &model, &test, device)?;
-    report::write(&run, training, settings, start, &test.text, &curves)?;
+    data.plot(run, &model, &test, device)?;
+    report::write(run, training, settings, start, &test.text, &curves)?;
     let separator = if test.text.contains('\n') { "\n" } else { "; " };
     let dir = run.dir().display();
     say(&format!("{}{separator}best epoch {}; run folder {dir}", test.text, report.best_epoch));
     Ok(Fitted::Tested(test))
+}
+
+/// Calls `test`, unless training was interrupted or a signal has come since. A signal during the test ends all with the line
+/// `words`.
+fn unless_interrupted<R: Recipe>(
+    training: &Training<R>,
+    interrupted: bool,
+    words: &str,
+    test: impl FnOnce() -> Result<Test>,
+) -> Result<Option<Result<Test>>> {
+    let words = words.to_string();
+    ending_at_once(
+        move || together::report(&words, say),
+        || {
+            // All processes test, or none does: the signal may have come to one of them.
+            let asked = together::any(training.processes.as_ref(), interrupted || STOP.is_requested())?;
+            Ok((!asked).then(test))
+        },
+    )
 }
 
 /// What to say when a signal has interrupted the training of the run in `dir`.

@@ -1,5 +1,6 @@
 //! Setting up the process: threads, memory and signals.
 
+use super::together;
 use crate::train::Stop;
 use anyhow::Result;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -90,12 +91,9 @@ pub fn catch_interrupts() -> Result<()> {
         let mut last_act = LAST_ACT.lock().unwrap_or_else(PoisonError::into_inner);
         let is_second = STOP.request();
         let last_act = last_act.take();
-        let ends = is_second || last_act.is_some();
-        if let Some(act) = last_act {
-            act();
-        }
-        if ends {
-            std::process::exit(interrupted_code().into());
+        if is_second || last_act.is_some() {
+            let report = || last_act.into_iter().for_each(|act| act());
+            together::end_all(report, interrupted_code());
         }
     })?;
     #[cfg(unix)]
@@ -153,9 +151,15 @@ fn action(signal: libc::c_int) -> Option<libc::sigaction> {
 ///
 /// Returns `None` if a signal has come before. Call [`catch_interrupts`] first.
 pub fn end_at_once<T>(last_act: impl FnOnce() + Send + 'static, work: impl FnOnce() -> T) -> Option<T> {
+    ending_at_once(last_act, || (!STOP.is_requested()).then(work))
+}
+
+/// Calls `work`, during which a signal calls `last_act` and ends the process at once, as well as those that it works with. A
+/// signal that has come before does nothing.
+pub(super) fn ending_at_once<T>(last_act: impl FnOnce() + Send + 'static, work: impl FnOnce() -> T) -> T {
     let set = |act| *LAST_ACT.lock().unwrap_or_else(PoisonError::into_inner) = act;
     set(Some(Box::new(last_act)));
-    let result = (!STOP.is_requested()).then(work);
+    let result = work();
     set(None);
     result
 }
@@ -164,8 +168,8 @@ pub fn end_at_once<T>(last_act: impl FnOnce() + Send + 'static, work: impl FnOnc
 ///
 /// Before the first training step there is nothing to save.
 pub(super) fn prepare<T>(work: impl FnOnce() -> T) -> T {
-    end_at_once(|| super::complain("interrupted before training began"), work)
-        .unwrap_or_else(|| std::process::exit(interrupted_code().into()))
+    let report = || together::report("interrupted before training began", super::complain);
+    end_at_once(report, work).unwrap_or_else(|| together::end_all(report, interrupted_code()))
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use crate::train::checksum;
 use anyhow::{Result, bail};
 use candle_core::Device;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Whether process 0 speaks for this one.
 static IS_SILENT: AtomicBool = AtomicBool::new(false);
@@ -16,6 +17,45 @@ static IS_SILENT: AtomicBool = AtomicBool::new(false);
 /// Whether process 0 speaks for this one.
 pub(super) fn is_silent() -> bool {
     IS_SILENT.load(Ordering::Relaxed)
+}
+
+/// The processes that this one trains with.
+static PROCESSES: Mutex<Option<Arc<dyn Processes>>> = Mutex::new(None);
+
+/// Ends this process and those that it trains with, with an exit code. The first of them to do so calls its `report`.
+pub(super) fn end_all(report: impl FnOnce(), code: u8) -> ! {
+    let processes = PROCESSES.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match processes {
+        Some(processes) => processes.end_all(Box::new(report), code),
+        None => {
+            report();
+            std::process::exit(code.into())
+        }
+    }
+}
+
+/// Shows the last line of the process with `show`; of a process that is otherwise silent, on standard error.
+pub(super) fn report(line: &str, show: fn(&str)) {
+    match is_silent() {
+        true => drop(writeln!(std::io::stderr(), "{line}")),
+        false => show(line),
+    }
+}
+
+/// Returns whether `asks` is true on one of the processes.
+pub(super) fn any(processes: Option<&Arc<dyn Processes>>, asks: bool) -> Result<bool> {
+    match processes {
+        Some(processes) => Ok(processes.gather(&[asks.into()])?.contains(&vec![1])),
+        None => Ok(asks),
+    }
+}
+
+/// Returns the line of process 0 on all processes.
+pub(super) fn line_of_first(processes: Option<&Arc<dyn Processes>>, line: String) -> Result<String> {
+    match processes {
+        Some(processes) => Ok(String::from_utf8(processes.broadcast(line.into_bytes())?)?),
+        None => Ok(line),
+    }
 }
 
 /// Silences every process but the first.
@@ -52,9 +92,6 @@ pub(super) fn on_processes(
     work: impl FnOnce(Option<Arc<dyn Processes>>) -> Result<Outcome>,
 ) -> Result<Outcome> {
     use crate::processes::mpi::Session;
-    use std::io::Write;
-    use std::thread::sleep;
-    use std::time::Duration;
     let Some(launch) = Launch::from_environment() else { return work(None) };
     let session = Session::start()?;
     let processes = session.processes();
@@ -64,21 +101,23 @@ pub(super) fn on_processes(
         processes.size(),
         launch.size
     );
+    let set = |processes| *PROCESSES.lock().unwrap_or_else(PoisonError::into_inner) = processes;
+    set(Some(processes.clone()));
     let rank = processes.rank();
-    let error = match work(Some(processes)) {
-        Ok(outcome) => return Ok(outcome),
+    // Process 0 draws pictures when the others are done.
+    let outcome = work(Some(processes.clone())).and_then(|outcome| processes.barrier().map(|()| outcome));
+    let error = match outcome {
+        Ok(outcome) => {
+            set(None);
+            return Ok(outcome);
+        }
         Err(error) => error,
     };
-    let line = super::error_line(&error);
-    if rank == 0 {
-        super::complain(&line);
-    } else {
-        // If several processes fail, the first of them reports it, and ends the others meanwhile.
-        sleep(Duration::from_millis(1000 + 100 * rank.min(50) as u64));
-        let line = line.replacen("error: ", &format!("error: process {rank}: "), 1);
-        let _ = writeln!(std::io::stderr(), "{line}");
-    }
-    session.abort(super::error_code(&error))
+    let line = match (super::error_line(&error), rank) {
+        (line, 0) => line,
+        (line, _) => line.replacen("error: ", &format!("error: process {rank}: "), 1),
+    };
+    end_all(|| report(&line, super::complain), super::error_code(&error))
 }
 
 /// Calls `work` on the only process.
@@ -113,6 +152,8 @@ pub(super) fn check_same<R: Recipe>(
     let program = [
         ("program", json!(R::NAME)),
         ("version", json!(env!("CARGO_PKG_VERSION"))),
+        // Two builds of one version may differ.
+        ("build", json!(std::env::current_exe().and_then(std::fs::read).ok().map(|file| checksum(&file)))),
         ("device", json!(if device.is_cpu() { "cpu" } else { "gpu" })),
         ("run to resume", run.clone()),
     ];
@@ -145,4 +186,28 @@ pub(super) fn check_same<R: Recipe>(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processes::threads;
+
+    #[test]
+    fn all_processes_learn_what_one_asks_and_what_the_first_says() {
+        for asks in [None, Some(2)] {
+            let ask = |processes: Arc<dyn Processes>| {
+                let (rank, processes) = (processes.rank(), Some(&processes));
+                let line = line_of_first(processes, format!("line of {rank}")).unwrap();
+                (any(processes, asks == Some(rank)).unwrap(), line)
+            };
+            std::thread::scope(|scope| {
+                let running: Vec<_> =
+                    threads(3).into_iter().map(|processes| scope.spawn(move || ask(processes))).collect();
+                for thread in running {
+                    assert_eq!(thread.join().unwrap(), (asks.is_some(), "line of 0".to_string()));
+                }
+            });
+        }
+    }
 }

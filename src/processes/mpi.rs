@@ -5,12 +5,12 @@
 
 use super::Processes;
 use anyhow::{Context, Result, ensure};
-use mpi::Threading;
 use mpi::environment::Universe;
-use mpi::request::{Request, Scope, scope};
+use mpi::request::{Request, Scope, StaticScope, scope};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::*;
-use std::mem::ManuallyDrop;
+use mpi::{Tag, Threading};
+use std::mem::{ManuallyDrop, forget};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,8 +19,10 @@ use std::time::{Duration, Instant};
 const FRAME: usize = 2048;
 /// Bytes of a frame that hold the length.
 const LENGTH: usize = size_of::<u64>();
-/// Bytes that one operation moves at most: MPI counts with 32 bits.
+/// Bytes that one broadcast moves at most: MPI counts with 32 bits.
 const PIECE: usize = 1 << 28;
+/// Bytes that a process gathers at a time from all processes together.
+const GATHERED: usize = 1 << 25;
 
 /// MPI from its initialisation on. Dropping it waits for all processes.
 ///
@@ -96,6 +98,26 @@ fn wait<'a, D: ?Sized, S: Scope<'a>>(mut request: Request<'a, D, S>, in_backgrou
 }
 
 impl Group {
+    /// Tells the processes with higher ranks that this one ends all; returns whether no lower one has said so within a second.
+    ///
+    /// Process 0 does not wait.
+    fn is_first_to_end(&self) -> bool {
+        const ENDS: Tag = 1;
+        const MARK: &u8 = &1;
+        for rank in self.0.rank() + 1..self.0.size() {
+            // Nobody waits for the message to arrive.
+            forget(self.0.process_at_rank(rank).immediate_send_with_tag(StaticScope, MARK, ENDS));
+        }
+        let (start, mut is_first) = (Instant::now(), true);
+        // The first one ends this one, too.
+        let time = |is_first| Duration::from_secs(if is_first { 1 } else { 5 });
+        while self.0.rank() > 0 && start.elapsed() < time(is_first) {
+            is_first &= self.0.any_process().immediate_probe_with_tag(ENDS).is_none();
+            thread::sleep(Duration::from_millis(5));
+        }
+        is_first
+    }
+
     fn all_gather<T: Equivalence>(&self, own: &[T], all: &mut [T], in_background: bool) {
         scope(|scope| wait(self.0.immediate_all_gather_into(scope, own, all), in_background));
     }
@@ -131,8 +153,9 @@ impl Processes for Group {
         }
         let mut all: Vec<Vec<u8>> = parts.clone().map(|(length, _)| Vec::with_capacity(length)).collect();
         let (mut own, mut others) = (vec![], vec![]);
-        for start in (0..longest).step_by(PIECE) {
-            let size = PIECE.min(longest - start);
+        let piece = (GATHERED / self.size()).max(FRAME);
+        for start in (0..longest).step_by(piece) {
+            let size = piece.min(longest - start);
             own.clear();
             own.extend_from_slice(&bytes[start.min(bytes.len())..(start + size).min(bytes.len())]);
             own.resize(size, 0);
@@ -175,7 +198,28 @@ impl Processes for Group {
         Ok(())
     }
 
+    fn end_all(&self, report: Box<dyn FnOnce() + '_>, code: u8) -> ! {
+        if self.is_first_to_end() {
+            report();
+        }
+        self.0.abort(code.into())
+    }
+
     fn for_another_thread(&self) -> Result<Arc<dyn Processes>> {
         Ok(Arc::new(Self(ManuallyDrop::new(self.0.duplicate()))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_messages_are_gathered_in_pieces() {
+        let session = Session::start().unwrap();
+        let processes = session.processes();
+        assert_eq!((processes.rank(), processes.size()), (0, 1));
+        let bytes: Vec<u8> = (0..2 * GATHERED + 5).map(|i| (i % 251) as u8).collect();
+        assert!(processes.gather(&bytes).unwrap() == [bytes]);
     }
 }

@@ -73,7 +73,10 @@ impl Evaluation {
     pub(super) fn divided(indices: &[u32], evaluate: impl FnOnce(&[u32]) -> Result<Self>) -> Result<Self> {
         let own = evaluate(&indices[own_share(indices.len())])?;
         match processes::current() {
-            Some(processes) => own.gathered(&*processes),
+            Some(processes) => {
+                stop::finish()?;
+                own.gathered(&*processes)
+            }
             None => Ok(own),
         }
     }

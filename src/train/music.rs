@@ -2,6 +2,7 @@
 
 use super::metrics::{Metric, Score};
 use super::shares::divided_sums;
+use super::stop;
 use super::task::Task;
 use crate::data::music::{Encoding, NoteChoice, Piece};
 use crate::models::music::{Bags, MusicModel, Notes};
@@ -66,6 +67,7 @@ pub fn evaluate_music(model: &MusicModel, encoding: &Encoding, pieces: &[Piece])
     let [sum] = divided_sums(pieces.len(), |own| {
         let (mut sum, mut rest) = (0.0, &pieces[own]);
         while !rest.is_empty() {
+            stop::check()?;
             let mut size = 0;
             let fits = |piece: &&Piece| {
                 size += piece.len();

@@ -1,5 +1,6 @@
 //! The part of a batch or an evaluation that one of several processes computes.
 
+use super::stop;
 use super::task::Task;
 use crate::nn::{Mode, Share, of_share};
 use crate::processes::{self, Processes, own_share, share, together};
@@ -55,6 +56,7 @@ pub(super) fn divided_sums<const N: usize>(
     let own = own_share(len);
     let mut sums = if own.is_empty() && len > 0 { [0.0; N] } else { sums(own)? };
     if let Some(processes) = processes::current() {
+        stop::finish()?;
         processes.sum_f64(&mut sums)?;
     }
     Ok(sums)
@@ -67,6 +69,7 @@ pub(super) fn divided_lists(
 ) -> Result<Vec<Vec<u32>>> {
     let own = lists(own_share(len))?;
     let Some(processes) = processes::current() else { return Ok(own) };
+    stop::finish()?;
     let with_length = |list: &Vec<u32>| -> Vec<u8> {
         let numbers = [list.len() as u32].into_iter().chain(list.iter().copied());
         numbers.flat_map(u32::to_le_bytes).collect()

@@ -421,20 +421,18 @@ impl<'a> Training<'a> {
 
     /// Validates, keeps the best weights and records the epoch; returns `false` if interrupted.
     fn end_epoch(&mut self) -> Result<bool> {
-        let validation = match &self.group {
+        let validation = self.stop.interrupting(|| match &self.group {
             Some(Group { processes, .. }) => {
                 // The processes may have different averages.
                 broadcast(processes.as_ref(), self.vars, BatchNorm::is_buffer)?;
-                together(processes, || self.task.validate())?
+                together(processes, || self.task.validate())
             }
-            None => match self.stop.interrupting(|| self.task.validate()) {
-                Some(score) => score?,
-                // The run resumes with this validation.
-                None => {
-                    self.save_checkpoint()?;
-                    return Ok(false);
-                }
-            },
+            None => self.task.validate(),
+        });
+        let Some(validation) = validation.transpose()? else {
+            // The run resumes with this validation.
+            self.save_checkpoint()?;
+            return Ok(false);
         };
         let record = self.record(validation);
         if !validation.loss.is_finite() {
