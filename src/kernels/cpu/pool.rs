@@ -1,8 +1,9 @@
 //! Pooling over the windows of each channel.
 
-use super::Real;
 use super::memory::{build, write_copy, write_fill};
+use super::planes::Planes;
 use super::simd::{sum, vectorised};
+use super::{Lanes, Real};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -114,13 +115,14 @@ impl Windows {
 
     /// The maximum of each window of one channel.
     #[inline(always)]
-    fn max<T: Real>(&self, xs: &[T], ys: &mut [MaybeUninit<T>], maxima: &mut Maxima<T>) {
+    fn max<T: Lanes>(&self, xs: &[T], ys: &mut [MaybeUninit<T>], maxima: &mut Maxima<T>) {
         if self.is_square_2() {
             return self.max_square_2(xs, ys);
         }
-        for (y, ys) in ys.chunks_exact_mut(self.output.1).enumerate() {
-            maxima.find(self, xs, y);
-            write_copy(ys, &maxima.values);
+        maxima.find::<false>(self, xs);
+        let rows = maxima.values.chunks(maxima.planes.pitch);
+        for (ys, row) in ys.chunks_exact_mut(self.output.1).zip(rows) {
+            write_copy(ys, &row[..self.output.1]);
         }
     }
 
@@ -138,7 +140,7 @@ impl Windows {
 
     /// Computes the gradient of one channel: the gradient of each window goes to its maximum.
     #[inline(always)]
-    fn max_grad<T: Real>(
+    fn max_grad<T: Lanes>(
         &self,
         xs: &[T],
         grad: &[T],
@@ -146,21 +148,34 @@ impl Windows {
         maxima: &mut Maxima<T>,
     ) {
         if self.is_square_2() {
-            return self.max_square_2_grad(xs, grad, xs_grad);
+            return self.max_square_2_grad(xs, grad, xs_grad, &mut maxima.places[..self.output.1]);
         }
-        let xs_grad = write_fill(xs_grad, T::ZERO);
-        for (y, grad) in grad.chunks_exact(self.output.1).enumerate() {
-            maxima.find(self, xs, y);
-            let places = maxima.rows.iter().zip(&maxima.taps).enumerate();
-            for (&grad, (x, (&row, &tap))) in grad.iter().zip(places) {
-                let column = x * self.stride.1 + tap as usize - self.padding.1;
-                xs_grad[row as usize * self.input.1 + column] += grad;
+        let (xs_grad, width) = (write_fill(xs_grad, T::ZERO), self.input.1);
+        maxima.find::<true>(self, xs);
+        let rows = maxima.places.chunks_mut(maxima.planes.pitch);
+        for (y, (grad, places)) in grad.chunks_exact(self.output.1).zip(rows).enumerate() {
+            let (row, first_row) = self.starts(y, self.stride.0, self.padding.0);
+            for (x, place) in places[..self.output.1].iter_mut().enumerate() {
+                let (column, first_column) = self.starts(x, self.stride.1, self.padding.1);
+                let start = row.wrapping_mul(width).wrapping_add(column) as u32;
+                // Nothing exceeds the first place of a window of minus infinities, which may lie in the padding.
+                let first = (first_row * width + first_column) as u32;
+                *place = if *place == 0 { first } else { start.wrapping_add(*place) };
+            }
+            for (&grad, &place) in grad.iter().zip(&*places) {
+                xs_grad[place as usize] += grad;
             }
         }
     }
 
     #[inline(always)]
-    fn max_square_2_grad<T: Real>(&self, xs: &[T], grad: &[T], xs_grad: &mut [MaybeUninit<T>]) {
+    fn max_square_2_grad<T: Real>(
+        &self,
+        xs: &[T],
+        grad: &[T],
+        xs_grad: &mut [MaybeUninit<T>],
+        places: &mut [u32],
+    ) {
         let width = self.input.1;
         // The last row and column of an odd size belong to no window.
         if self.input.0 % 2 + width % 2 > 0 {
@@ -171,112 +186,125 @@ impl Windows {
             let ((top, bottom), (grad_top, grad_bottom)) =
                 (rows.split_at(width), grad_rows.split_at_mut(width));
             let windows = top.as_chunks().0.iter().zip(bottom.as_chunks().0);
+            for ((&[a, b], &[c, d]), place) in windows.zip(&mut *places) {
+                let top = if exceeds(b, a) { (b, 1) } else { (a, 0) };
+                let bottom = if exceeds(d, c) { (d, 3) } else { (c, 2) };
+                *place = if exceeds(bottom.0, top.0) { bottom.1 } else { top.1 };
+            }
             let grads = grad_top.as_chunks_mut().0.iter_mut().zip(grad_bottom.as_chunks_mut().0);
-            for (((&[a, b], &[c, d]), &g), (grad_top, grad_bottom)) in windows.zip(grad).zip(grads) {
-                let (right, lower_right) = (exceeds(b, a), exceeds(d, c));
-                let lower = exceeds(if lower_right { d } else { c }, if right { b } else { a });
-                let only = |here: bool| MaybeUninit::new(if here { g } else { T::ZERO });
-                *grad_top = [only(!lower & !right), only(!lower & right)];
-                *grad_bottom = [only(lower & !lower_right), only(lower & lower_right)];
+            for ((&g, &place), (grad_top, grad_bottom)) in grad.iter().zip(&*places).zip(grads) {
+                let at = |here: u32| MaybeUninit::new(if place == here { g } else { T::ZERO });
+                *grad_top = [at(0), at(1)];
+                *grad_bottom = [at(2), at(3)];
             }
         }
     }
+
+    /// Where window `at` starts, which wraps around in the padding, and where the input in it starts.
+    #[inline(always)]
+    fn starts(&self, at: usize, stride: usize, padding: usize) -> (usize, usize) {
+        ((at * stride).wrapping_sub(padding), (at * stride).saturating_sub(padding))
+    }
 }
 
-/// The maxima of a row of windows.
+/// The maxima of the windows of a channel: those of each row of a window first, then those of its rows.
 ///
-/// First come the maxima of each column of the input, then of the columns of each window. Neighbouring windows, side by
-/// side in vectors, thus take one step per row and column of a window.
+/// The channel lies in planes, by phase of the stride, so that the elements under a tap of all windows are consecutive. A
+/// few long loops then take as many steps as a window has rows and columns. The row stride of all results is the planes'.
 struct Maxima<T> {
-    /// The maximum of each column over the rows of the windows, including padding, and its row.
-    line: Vec<T>,
-    line_rows: Vec<u32>,
-    /// Both by phase of the stride, so that the same element of neighbouring windows is adjacent.
-    phases: Vec<T>,
-    phases_rows: Vec<u32>,
-    /// The maximum of each window: the first of equal ones, or the last NaN.
+    planes: Planes,
+    image: Vec<T>,
+    /// The maximum along the rows of windows that start at each element, by phase of the rows, and its column in the window.
+    across: Vec<T>,
+    columns: Vec<u32>,
+    /// The maximum of each window: of equal ones the first, or the last NaN.
     values: Vec<T>,
-    /// The row of the input and the column of the window that hold the maximum.
-    rows: Vec<u32>,
-    taps: Vec<u32>,
+    /// The distance in the input from the start of the window to its maximum.
+    places: Vec<u32>,
+    zeros: Vec<u32>,
 }
 
-impl<T: Real> Maxima<T> {
-    /// Allocates no memory if `reduction` of the windows does not use it.
+impl<T: Lanes> Maxima<T> {
+    /// Needs no memory if `reduction` does not use it.
     fn new(reduction: Reduction, windows: &Windows) -> Self {
+        let Windows { kernel, stride, padding, output, .. } = *windows;
+        let rows = output.0 + (kernel.0 - 1) / stride.0;
+        let pitch = output.1 + (kernel.1 - 1) / stride.1;
+        let planes = Planes { channels: 1, stride, border: padding, rows, pitch };
         let is_used = reduction == Reduction::Max && !windows.is_square_2();
         let size = |size| if is_used { size } else { 0 };
-        let stride = windows.stride.1;
-        let length = size(windows.input.1 + 2 * windows.padding.1);
-        // Padding is not an element: it has no row, and loses even against minus infinity.
-        let line = vec![T::of(f64::NEG_INFINITY); length];
-        let line_rows = vec![u32::MAX; length];
-        let phases = if stride == 1 { 0 } else { length.next_multiple_of(stride) };
-        let outputs = size(windows.output.1);
+        let (plane, outputs) = (size(planes.size()), size(output.0 * pitch));
         Self {
-            line,
-            line_rows,
-            phases: vec![T::ZERO; phases],
-            phases_rows: vec![0; phases],
+            image: vec![T::of(f64::NEG_INFINITY); size(planes.len())],
+            across: vec![T::ZERO; plane * stride.0],
+            columns: vec![0; plane * stride.0],
             values: vec![T::ZERO; outputs],
-            rows: vec![0; outputs],
-            taps: vec![0; outputs],
+            places: vec![0; output.0 * pitch],
+            zeros: vec![0; plane],
+            planes,
         }
     }
 
-    /// Finds the maxima of row `y` of the windows of the channel `xs`.
+    /// Finds the maxima of the windows of the channel `xs`, and their places if `PLACES`.
     #[inline(always)]
-    fn find(&mut self, windows: &Windows, xs: &[T], y: usize) {
-        let (width, stride) = (windows.input.1, windows.stride.1);
-        let inside = windows.padding.1..windows.padding.1 + width;
-        let (line, line_rows) = (&mut self.line[inside.clone()], &mut self.line_rows[inside]);
-        let mut rows = windows.window_at(y, 0).0;
-        if let Some(row) = rows.next() {
-            line.copy_from_slice(&xs[row * width..][..width]);
-            line_rows.fill(row as u32);
-        }
-        for row in rows {
-            for ((max, at), &x) in line.iter_mut().zip(&mut *line_rows).zip(&xs[row * width..][..width]) {
-                let takes = exceeds(x, *max);
-                *max = if takes { x } else { *max };
-                *at = if takes { row as u32 } else { *at };
+    fn find<const PLACES: bool>(&mut self, windows: &Windows, xs: &[T]) {
+        let Windows { kernel, stride, output, input, .. } = *windows;
+        let (size, pitch) = (self.planes.size(), self.planes.pitch);
+        self.planes.fill(&mut self.image, xs, 1, input);
+        let len = size - (kernel.1 - 1) / stride.1;
+        for phase in 0..stride.0.min(kernel.0) {
+            let at = phase * size..phase * size + len;
+            let mut best = (&mut self.across[at.clone()], &mut self.columns[at]);
+            for tap in 0..kernel.1 {
+                let at = (phase * stride.1 + tap % stride.1) * size + tap / stride.1;
+                let from = (&self.image[at..at + len], &self.zeros[..len]);
+                take_greater::<T, PLACES>(&mut best, from, tap as u32, tap == 0);
             }
         }
-        let (line, line_rows, pitch) = match stride {
-            1 => (&self.line, &self.line_rows, 0),
-            _ => {
-                let pitch = self.phases.len() / stride;
-                for (i, (&x, &row)) in self.line.iter().zip(&self.line_rows).enumerate() {
-                    let at = i % stride * pitch + i / stride;
-                    (self.phases[at], self.phases_rows[at]) = (x, row);
-                }
-                (&self.phases, &self.phases_rows, pitch)
-            }
-        };
-        for tap in 0..windows.kernel.1 {
-            let at = tap % stride * pitch + tap / stride;
-            let (xs, rows) = (&line[at..][..self.values.len()], &line_rows[at..][..self.values.len()]);
-            if tap == 0 {
-                self.values.copy_from_slice(xs);
-                self.rows.copy_from_slice(rows);
-                self.taps.fill(0);
-                continue;
-            }
-            let best = self.values.iter_mut().zip(&mut self.rows).zip(&mut self.taps);
-            for (((max, max_row), max_tap), (&x, &row)) in best.zip(xs.iter().zip(rows)) {
-                let takes = (x > *max)
-                    | ((x == *max) & (row < *max_row))
-                    | (x.is_nan() & (!max.is_nan() | (row >= *max_row)));
-                *max = if takes { x } else { *max };
-                *max_row = if takes { row } else { *max_row };
-                *max_tap = if takes { tap as u32 } else { *max_tap };
-            }
+        let len = (output.0 - 1) * pitch + output.1;
+        let mut best = (&mut self.values[..len], &mut self.places[..len]);
+        for row in 0..kernel.0 {
+            let at = row % stride.0 * size + row / stride.0 * pitch;
+            let from = (&self.across[at..at + len], &self.columns[at..at + len]);
+            take_greater::<T, PLACES>(&mut best, from, (row * input.1) as u32, row == 0);
         }
+    }
+}
+
+/// Replaces each of the `best` values that one of `from` exceeds, or all of them. With `PLACES`, also replaces their places,
+/// to which `offset` is added.
+#[inline(always)]
+fn take_greater<T: Real, const PLACES: bool>(
+    best: &mut (&mut [T], &mut [u32]),
+    from: (&[T], &[u32]),
+    offset: u32,
+    all: bool,
+) {
+    if all {
+        best.0.copy_from_slice(from.0);
+        if PLACES {
+            best.1.iter_mut().zip(from.1).for_each(|(to, &place)| *to = place + offset);
+        }
+        return;
+    }
+    if !PLACES {
+        return best.0.iter_mut().zip(from.0).for_each(|(max, &x)| *max = greater(*max, x));
+    }
+    let best = best.0.iter_mut().zip(best.1.iter_mut());
+    for ((max, to), (&x, &place)) in best.zip(from.0.iter().zip(from.1)) {
+        let takes = exceeds(x, *max);
+        *max = if takes { x } else { *max };
+        *to = if takes { place + offset } else { *to };
     }
 }
 
 /// The pooled channels of `xs`, which holds `channels` of them.
-pub(crate) fn forward<T: Real>(reduction: Reduction, windows: &Windows, xs: &[T], channels: usize) -> Vec<T> {
+pub(crate) fn forward<T: Lanes>(
+    reduction: Reduction,
+    windows: &Windows,
+    xs: &[T],
+    channels: usize,
+) -> Vec<T> {
     let (inputs, outputs, chunk) = (windows.input_size(), windows.output_size(), windows.chunk());
     assert_eq!(xs.len(), channels * inputs);
     let work = |i: usize, ys: &mut [MaybeUninit<T>]| {
@@ -296,7 +324,7 @@ pub(crate) fn forward<T: Real>(reduction: Reduction, windows: &Windows, xs: &[T]
 }
 
 /// The gradient of `xs`, for the outputs `ys` and their gradient `grad`.
-pub(crate) fn backward<T: Real>(
+pub(crate) fn backward<T: Lanes>(
     reduction: Reduction,
     windows: &Windows,
     xs: &[T],
@@ -325,7 +353,7 @@ pub(crate) fn backward<T: Real>(
 
 /// Writes all outputs of one channel.
 #[inline(always)]
-fn channel_forward<T: Real>(
+fn channel_forward<T: Lanes>(
     reduction: Reduction,
     windows: &Windows,
     xs: &[T],
@@ -352,7 +380,7 @@ fn channel_forward<T: Real>(
 
 /// Writes the whole input gradient of one channel.
 #[inline(always)]
-fn channel_backward<T: Real>(
+fn channel_backward<T: Lanes>(
     reduction: Reduction,
     windows: &Windows,
     xs: &[T],
