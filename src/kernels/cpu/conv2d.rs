@@ -69,7 +69,6 @@ impl Conv2d {
             rows: self.output.0 + dilation.0 * (kernel.0 - 1) / stride.0,
             pitch: self.output.1 + dilation.1 * (kernel.1 - 1) / stride.1,
         }
-        .share_border(self.input.1)
     }
 
     /// Offset in the planes of the element under each tap while the kernel is at its first position.
@@ -231,7 +230,6 @@ impl Conv2d {
             rows: border.0 + (last.0 + 1).max(output.0),
             pitch: border.1 + (last.1 + 1).max(output.1),
         }
-        .share_border(output.1)
     }
 
     /// The input gradient as one product per phase of the stride.

@@ -28,18 +28,9 @@ impl Planes {
         self.rows * self.pitch
     }
 
-    /// Elements of all phases of all channels, the border after the last, and its overread.
+    /// Elements of all phases of all channels, and the overread of the last one.
     pub fn len(&self) -> usize {
-        self.channels * self.stride.0 * self.stride.1 * self.size() + self.border.1 + OVERREAD
-    }
-
-    /// Lets the zeros on the left of a row be those on the right of the row above, for rows of `width` elements.
-    pub fn share_border(mut self, width: usize) -> Self {
-        let right = self.pitch.saturating_sub(self.border.1 + width);
-        if self.stride.1 == 1 && right <= self.border.1 {
-            self.pitch -= right;
-        }
-        self
+        self.channels * self.stride.0 * self.stride.1 * self.size() + OVERREAD
     }
 
     /// A buffer of zeros.
