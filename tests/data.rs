@@ -282,7 +282,7 @@ fn errors_of_malformed_cifar_batches_name_file_and_position() {
     };
     let batch = "data_batch_3.bin";
     assert_says(&error_of(batch, &[0; 3072]), &[batch, "3072 bytes", "multiple of 3073"]);
-    assert_says(&error_of(batch, &[]), &[batch, "0 bytes"]);
+    assert_says(&error_of(batch, &[]), &[batch, "empty file"]);
     let labels = [[0; 3073], [10; 3073]].concat();
     assert_says(&error_of("test_batch.bin", &labels), &["test_batch.bin", "label 10 in record 1", "0 to 9"]);
     assert_says(&error_of("batches.meta.txt", b"cat\ndog\n"), &["batches.meta.txt", "2 class names", "10"]);

@@ -137,8 +137,9 @@ fn a_validation_folder_is_used_for_validation() {
 fn a_folder_without_a_test_split_is_tested_on_images_drawn_from_it() {
     let place = folder(&CLASSES[..2], 12);
     fs::remove_dir_all(place.path().join("pictures/test")).unwrap();
-    let said = noted(&place, "mlp", &format!("{FOLDER} --epochs 1 --quiet --out run"), "no test split, so 2");
-    let tested = noted(&place, "mlp", "eval --run run", "no test split, so 2");
+    let note = "no test split, so the test uses 2 of the 24 training examples";
+    let said = noted(&place, "mlp", &format!("{FOLDER} --epochs 1 --quiet --out run"), note);
+    let tested = noted(&place, "mlp", "eval --run run", note);
     assert_eq!(said.split(';').next(), Some(tested.trim()));
     noted(&place, "mlp", "eval --run run --data-dir pictures/train", "classes of the test split");
 }

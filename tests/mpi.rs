@@ -166,7 +166,7 @@ fn a_language_model_that_divides_its_streams_has_the_losses_of_one_process() {
 #[test]
 fn the_same_number_of_processes_gives_the_same_bits_through_a_kill_and_signals() {
     let place = place();
-    let arguments = format!("{TEXT} --epochs 12 --checkpoint-every 3");
+    let arguments = format!("{TEXT} --epochs 60 --checkpoint-every 3");
     trained(place.path(), "char_lm", 3, &format!("{arguments} --out whole"));
     let whole = model(&place.path().join("whole"));
     let cut = place.path().join("cut");
@@ -224,22 +224,6 @@ fn a_signal_after_the_last_validation_ends_all() {
     assert!(is_interrupted || output.status.success(), "{output:?}");
     let said = trained(place.path(), "char_lm", 2, "--resume run --quiet");
     assert!(said.contains("run folder run"), "{said}");
-}
-
-#[test]
-fn a_signal_to_one_process_before_training_ends_all() {
-    let place = place();
-    assert!(Command::new("mkfifo").arg(place.path().join("pipe")).status().unwrap().success());
-    let piped = TEXT.replace("text text", "text pipe");
-    let child = mpirun(place.path(), "char_lm", &[(1, TEXT), (1, &piped)]).spawn().unwrap();
-    // Opens once process 1 has opened it, which then waits for a text.
-    let _pipe = fs::File::options().write(true).open(place.path().join("pipe")).unwrap();
-    let start = Instant::now();
-    send("TERM", processes_of(child.id()).into_iter().max().unwrap());
-    let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && start.elapsed() < Duration::from_secs(10), "{output:?}");
-    assert_eq!(said.matches("interrupted before training began").count(), 1, "{said}");
 }
 
 /// The processes that the launcher `id` has started, directly or through helpers of its own.

@@ -160,7 +160,7 @@ fn train(lab: &Lab, kind: Kind, cell: Cell, gap: usize) -> Result<(f64, usize)> 
 }
 
 fn run(lab: &Lab) -> Result<Findings> {
-    let gaps: &[usize] = lab.scale(&[100], &[10, 30, 100, 200, 500]);
+    let gaps: &[usize] = lab.scale(&[200], &[10, 30, 100, 200, 500]);
     let kinds: &[Kind] = lab.scale(&[Kind::Copy], &[Kind::Copy, Kind::Add]);
     let cells = [("rnn", Cell::Tanh), ("gru", Cell::Gru), ("lstm", Cell::Lstm)];
     let mut table = Table::new("memory", &["task", "gap", "network", "solved", "steps"]);

@@ -64,7 +64,7 @@ fn wrong_data_is_refused_before_a_run_folder_exists() {
         "lenet",
         "--dataset cifar",
         1,
-        &["cifar", "expected one of digits, mnist, fashion-mnist;"],
+        &["cifar", "expected one of digits, mnist, fashion-mnist, image-folder;"],
     );
     refused(&place, "lenet", "--dataset mnist --data-dir gone", 1, &["gone", "no such directory"]);
     refused(&place, "lenet", "--data-dir ../data", 1, &["digits", "--data-dir"]);

@@ -257,7 +257,7 @@ mod tests {
             (1, None, Some(1))
         );
         let [serves, passed_over] = &corpus.notes[..] else { panic!("{:?}", corpus.notes) };
-        assert!(serves.contains("dev: no test split, so this one serves as it"), "{serves}");
+        assert!(serves.contains("dev: no test split, so this one is used for the test"), "{serves}");
         assert!(passed_over.contains("words.txt: no MIDI file"), "{passed_over}");
         fs::remove_dir_all(dir.path().join("Train"))?;
         let error = format!("{:#}", load("midi", Some(dir.path()), 2, None).unwrap_err());
