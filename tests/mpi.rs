@@ -9,6 +9,7 @@ use serde_json::Value;
 use std::env;
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread::sleep;
@@ -224,6 +225,30 @@ fn a_signal_after_the_last_validation_ends_all() {
     assert!(is_interrupted || output.status.success(), "{output:?}");
     let said = trained(place.path(), "char_lm", 2, "--resume run --quiet");
     assert!(said.contains("run folder run"), "{said}");
+}
+
+#[test]
+fn a_signal_to_one_process_before_training_ends_all() {
+    let place = tempdir().unwrap();
+    assert!(Command::new("mkfifo").arg(place.path().join("pipe")).status().unwrap().success());
+    let mut child =
+        mpirun(place.path(), "textcnn", &[(1, "--quiet"), (1, "--quiet --vectors pipe")]).spawn().unwrap();
+    // Opens once process 1 has opened it, which then waits for vectors.
+    let mut pipe = fs::File::options();
+    pipe.write(true).custom_flags(libc::O_NONBLOCK);
+    let _pipe = loop {
+        match pipe.open(place.path().join("pipe")) {
+            Ok(pipe) => break pipe,
+            Err(error) => assert!(child.try_wait().unwrap().is_none(), "{error}"),
+        }
+        sleep(Duration::from_millis(2));
+    };
+    let start = Instant::now();
+    send("TERM", processes_of(child.id()).into_iter().max().unwrap());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && start.elapsed() < Duration::from_secs(10), "{output:?}");
+    assert_eq!(said.matches("interrupted before training began").count(), 1, "{said}");
 }
 
 /// The processes that the launcher `id` has started, directly or through helpers of its own.
