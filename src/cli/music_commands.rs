@@ -292,7 +292,8 @@ impl Musician<'_> {
         std::fs::create_dir_all(dir)
             .with_context(|| format!("{}: cannot create the folder", dir.display()))?;
         // The sound, which may be too long, comes last.
-        let files: [(&str, fn(&Piece) -> Result<Vec<u8>>); 4] = [
+        type Writer = fn(&Piece) -> Result<Vec<u8>>;
+        let files: [(&str, Writer); 4] = [
             ("mid", |piece| Ok(write_midi(piece))),
             ("svg", |piece| Ok(piano_roll(piece).into_bytes())),
             ("musicxml", |piece| Ok(write_musicxml(piece).into_bytes())),

@@ -154,7 +154,7 @@ impl Sliding {
             (1..=512).contains(&tile.threads())
                 && self.shared(tile) * size <= SHARED
                 && self.registers(tile) * tile.threads() <= 65536
-                && tile.columns % self.up == 0
+                && tile.columns.is_multiple_of(self.up)
         };
         let tiles = self.candidates().into_iter().filter(fits);
         let costs = tiles.map(|tile| (self.cost(&tile, size), tile));
