@@ -1,5 +1,6 @@
 //! How gradients are packed into a bucket and summed, in main memory or in the memory of a GPU.
 
+use crate::device::device_name;
 use crate::kernels::cuda::{Buffer, EXCHANGE, Grid, Pointer};
 #[cfg(feature = "nccl")]
 use crate::kernels::cuda::{Device::Driver, driver, nccl::Communicator, nccl::unique_id};
@@ -32,9 +33,9 @@ impl Buckets {
                 var.dtype() == DType::F32
                     && var.device().same_device(&device)
                     && (device.is_cpu() || gpu.is_some()),
-                "several processes: {name} is {:?} on {:?}, expected all parameters to be F32 on the CPU or on one NVIDIA GPU",
-                var.dtype(),
-                var.device().location()
+                "several processes: {name} is {} on {}, expected all parameters to be f32 on the CPU or on one NVIDIA GPU",
+                var.dtype().as_str(),
+                device_name(var.device())
             );
         }
         Ok(Self {
