@@ -8,12 +8,12 @@ use super::process::{STOP, ending_at_once, prepare};
 use super::recipe::{
     About, CLASSES, Data, Facts, KEPT, PATHS, Recipe, Start, Test, Trained, Training, recorded_settings,
 };
-use super::together::{self, check_same};
+use super::together::{self, check_same_facts, check_same_program};
 use super::{MachineOptions, Outcome, UsageError, complain, count, report, shell_quoted, show_notes};
 use crate::device::device_name;
 use crate::nn::{BatchNorm, count_parameters, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
-use crate::processes::together;
+use crate::processes::{share, together};
 use crate::train::{self, Epoch, Metric, Report, Run, Trainer, TrainerOptions, say};
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use candle_core::{DType, Device};
@@ -35,7 +35,10 @@ pub(super) fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
         return experiment(training);
     }
     // Before the data, which options choose.
-    check_processes(training, settings, start, &Map::new())?;
+    if let Some(processes) = &training.processes {
+        let resumed = start.resume.as_ref().map(|(_, config)| config["id"].clone()).unwrap_or_default();
+        check_same_program(processes.as_ref(), settings, &training.device, &resumed)?;
+    }
     let data = load(training)?;
     Ok(match fit_and_test(training, settings, &data, start)? {
         Fitted::Tested(_) => Outcome::Done,
@@ -50,18 +53,6 @@ pub(super) fn load<R: Recipe>(training: &Training<R>) -> Result<R::Data> {
         Some(processes) => together(processes, || read(training)),
         None => read(training),
     })
-}
-
-/// Checks that all processes run the same training, with the same `facts` about data and model.
-fn check_processes<R: Recipe>(
-    training: &Training<R>,
-    settings: &R,
-    start: &Start,
-    facts: &Map<String, Value>,
-) -> Result<()> {
-    let Some(processes) = &training.processes else { return Ok(()) };
-    let resumed = start.resume.as_ref().map(|(_, config)| config["id"].clone()).unwrap_or_default();
-    check_same(processes.as_ref(), settings, &training.device, &resumed, facts)
 }
 
 /// Refuses an unknown data set, where the model can't learn all that its kind of data has.
@@ -237,7 +228,9 @@ pub(super) fn fit<R: Recipe>(
         // The initial weights come from a file.
         record.insert("initialisation_fingerprint".to_string(), json!(train::weights_checksum(&vars)?));
     }
-    check_processes(training, settings, start, &record)?;
+    if let Some(processes) = &training.processes {
+        check_same_facts(processes.as_ref(), &record)?;
+    }
     let run = match training.is_first() {
         true => Some(begin(training, settings, data, start, (task.metric(), record, note))?),
         false => None,
@@ -258,15 +251,15 @@ pub(super) fn fit<R: Recipe>(
 /// Checks that each of the `processes` has `least` examples or more in every batch of an epoch of `steps` steps.
 fn check_batches(least: usize, [examples, batch_size, steps]: [usize; 3], processes: usize) -> Result<()> {
     let last = examples.saturating_sub(batch_size.saturating_mul(steps.saturating_sub(1)));
-    // Of fewer examples than processes, one process has all.
-    let share = |batch: usize| if batch < processes { batch } else { batch / processes };
-    let share = share(last).min(if steps > 1 { share(batch_size) } else { usize::MAX });
+    // No share is smaller than that of process 0, except for empty ones.
+    let smallest = |batch: usize| share(batch, 0, processes).len();
+    let found = smallest(last).min(if steps > 1 { smallest(batch_size) } else { usize::MAX });
     let place = if processes > 1 { " of one process" } else { "" };
     ensure!(
-        share >= least,
+        found >= least,
         "the smallest batch{place} has {}, but batch normalisation needs {least}, as the last feature maps are single pixels: \
          choose another --batch-size, or larger images",
-        count(share, "image")
+        count(found, "image")
     );
     Ok(())
 }

@@ -133,16 +133,14 @@ pub(super) fn on_processes(
     work(None)
 }
 
-/// Checks that all processes run the same training: the same program, kind of device, settings, and `facts` about data and
-/// model.
+/// Checks that all processes run the same training: the same program, kind of device and settings, and the same run to resume.
 ///
 /// The paths of data may differ.
-pub(super) fn check_same<R: Recipe>(
+pub(super) fn check_same_program<R: Recipe>(
     processes: &dyn Processes,
     settings: &R,
     device: &Device,
     run: &Value,
-    facts: &Map<String, Value>,
 ) -> Result<()> {
     let settings = serde_json::to_value(settings)?;
     let settings = settings.as_object().into_iter().flatten();
@@ -158,9 +156,17 @@ pub(super) fn check_same<R: Recipe>(
         ("run to resume", run.clone()),
     ];
     let program = program.map(|(name, value)| (name.to_string(), value));
-    let facts = facts.iter().map(|(name, value)| (name.replace('_', " "), value.clone()));
-    // Causes before effects: the first difference is the one to report.
-    let mut own: Map<String, Value> = program.into_iter().chain(settings).chain(facts).collect();
+    check_same(processes, program.into_iter().chain(settings))
+}
+
+/// Checks that all processes have the same `facts` about data and model.
+pub(super) fn check_same_facts(processes: &dyn Processes, facts: &Map<String, Value>) -> Result<()> {
+    check_same(processes, facts.iter().map(|(name, value)| (name.replace('_', " "), value.clone())))
+}
+
+/// Checks that all processes pass the same values. The first difference is reported, so causes come before effects.
+fn check_same(processes: &dyn Processes, own: impl Iterator<Item = (String, Value)>) -> Result<()> {
+    let mut own: Map<String, Value> = own.collect();
     for value in own.values_mut() {
         let text = value.to_string();
         if text.len() > 100 {
