@@ -1,5 +1,9 @@
 //! Runs the examples on little data.
 
+#[path = "common/colours.rs"]
+mod colours;
+
+use colours::write_blue_and_red;
 use std::path::Path;
 
 macro_rules! example {
@@ -41,18 +45,7 @@ fn the_drop_in_program_learns() {
 #[test]
 fn fine_tuning_reads_a_folder_of_images() {
     let dir = tempfile::tempdir().unwrap();
-    for (split, count) in [("train", 5u8), ("test", 1)] {
-        for (class, channel) in [("blue", 2), ("red", 0)] {
-            let folder = dir.path().join(split).join(class);
-            std::fs::create_dir_all(&folder).unwrap();
-            for i in 0..count {
-                let mut colour = [40 * i; 3];
-                colour[channel] = 255;
-                let image = image::RgbImage::from_pixel(32, 32, image::Rgb(colour));
-                image.save(folder.join(format!("{i}.png"))).unwrap();
-            }
-        }
-    }
+    write_blue_and_red(dir.path());
     assert!((0.0..=1.0).contains(&fine_tune::run(dir.path(), None, 32, 1).unwrap()));
 }
 

@@ -2,8 +2,11 @@
 //!
 //! The browser is Chromium, driven through `chromedriver`: both must be on the path.
 
+#[path = "common/colours.rs"]
+mod colours;
 mod common;
 
+use colours::write_blue_and_red;
 use common::{command, done, one_error};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -134,18 +137,7 @@ fn a_model_answers_a_picture_and_mistakes_are_refused_in_a_line() {
 #[test]
 fn a_residual_network_reads_a_picture_in_colour() {
     let place = tempdir().unwrap();
-    for (class, channel) in [("blue", 2), ("red", 0)] {
-        for (split, count) in [("train", 5u8), ("test", 1)] {
-            let folder = place.path().join("data").join(split).join(class);
-            std::fs::create_dir_all(&folder).unwrap();
-            for i in 0..count {
-                let mut colour = [40 * i; 3];
-                colour[channel] = 255;
-                let image = image::RgbImage::from_pixel(32, 32, image::Rgb(colour));
-                image.save(folder.join(format!("{i}.png"))).unwrap();
-            }
-        }
-    }
+    write_blue_and_red(&place.path().join("data"));
     let arguments = "resnet --dataset image-folder --data-dir data --epochs 1 --batch-size 4 --quiet";
     // There may be notes about so few images.
     let output = command(&place, "playground").args(arguments.split(' ')).output().unwrap();

@@ -372,6 +372,19 @@ fn a_tagger_whose_loss_is_the_mean_over_words() {
     case.check(1e-11);
 }
 
+const SMALL_TRANSLATOR: seq2seq::Config = seq2seq::Config {
+    cell: Cell::Gru,
+    source_vocabulary: 13,
+    target_vocabulary: 11,
+    embedding: 5,
+    hidden: 6,
+    layers: 1,
+    bidirectional: true,
+    attention: Attention::Additive,
+    input_feeding: false,
+    dropout: 0.0,
+};
+
 #[test]
 fn translation_with_scheduled_sampling_and_without() {
     let lists = |ids: u32| -> Vec<Vec<u32>> {
@@ -380,18 +393,7 @@ fn translation_with_scheduled_sampling_and_without() {
     };
     let pairs = Pairs { sources: lists(13), targets: lists(11) };
     for (input_feeding, forcing) in [(false, 1.0), (true, 0.5)] {
-        let config = seq2seq::Config {
-            cell: Cell::Gru,
-            source_vocabulary: 13,
-            target_vocabulary: 11,
-            embedding: 5,
-            hidden: 6,
-            layers: 2,
-            bidirectional: true,
-            attention: Attention::Additive,
-            input_feeding,
-            dropout: 0.2,
-        };
+        let config = seq2seq::Config { layers: 2, input_feeding, dropout: 0.2, ..SMALL_TRANSLATOR };
         let case = Case {
             size: 1,
             batch_size: 7,
@@ -502,23 +504,11 @@ fn a_language_model_whose_streams_are_divided() {
 
 #[test]
 fn processes_divide_the_search_for_translations() {
-    let config = seq2seq::Config {
-        cell: Cell::Gru,
-        source_vocabulary: 13,
-        target_vocabulary: 11,
-        embedding: 5,
-        hidden: 6,
-        layers: 1,
-        bidirectional: true,
-        attention: Attention::Additive,
-        input_feeding: false,
-        dropout: 0.0,
-    };
     let sources: Vec<Vec<u32>> = (0..7).map(|i| (0..=i).map(|j| 3 + (i * j) % 10).collect()).collect();
     let decoding = Decoding { beam: 3, max_length: 4, ..Decoding::default() };
     let search = |processes: Arc<dyn Processes>| {
         let vb = seeded_var_builder(&VarMap::new(), 3, DType::F64, &CPU);
-        let model = Seq2Seq::new(&config, vb).unwrap();
+        let model = Seq2Seq::new(&SMALL_TRANSLATOR, vb).unwrap();
         together(&processes, || best_translations(&model, &sources, &decoding, &CPU)).unwrap()
     };
     let expected = search(threads(1).remove(0));
