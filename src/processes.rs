@@ -35,8 +35,9 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 /// Processes that work together, as one of them sees them.
 ///
-/// All calls but [`rank`](Self::rank), [`size`](Self::size) and [`end_all`](Self::end_all) are collective: every process makes the same calls in the
-/// same order, and a call returns once all have made it. They may come while another thread exchanges gradients.
+/// All calls but [`rank`](Self::rank), [`size`](Self::size) and [`end_all`](Self::end_all) are collective: every process
+/// makes the same calls in the same order, and a call returns once all have made it. They may come while another thread
+/// exchanges gradients.
 ///
 /// Sums are added in the order of the ranks, so every process gets the same bits, run after run.
 pub trait Processes: Send + Sync {
