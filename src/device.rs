@@ -62,8 +62,15 @@ impl DeviceChoice {
 
 /// Explains why a CUDA device does not open.
 fn cannot_open(choice: DeviceChoice, index: usize, error: &candle_core::Error) -> anyhow::Error {
+    let reason = error.to_string();
+    let reason = reason.lines().next().unwrap_or_default();
+    anyhow!("device {choice}: {}", no_device(index, cuda_devices(), reason))
+}
+
+/// Returns the number of CUDA devices, or the driver's error.
+fn cuda_devices() -> Result<usize, String> {
     #[cfg(feature = "cuda")]
-    let devices = {
+    let count = {
         use candle_core::cuda_backend::cudarc::driver::result;
         let count = result::init().and_then(|()| result::device::get_count());
         let text =
@@ -71,10 +78,8 @@ fn cannot_open(choice: DeviceChoice, index: usize, error: &candle_core::Error) -
         count.map(|count| count.max(0) as usize).map_err(|error| text(error).unwrap_or_default())
     };
     #[cfg(not(feature = "cuda"))]
-    let devices = Ok(0);
-    let reason = error.to_string();
-    let reason = reason.lines().next().unwrap_or_default();
-    anyhow!("device {choice}: {}", no_device(index, devices, reason))
+    let count = Ok(0);
+    count
 }
 
 /// Explains why the CUDA device of this index cannot be opened.
@@ -93,14 +98,21 @@ fn no_device(index: usize, devices: Result<usize, String>, reason: &str) -> Stri
 }
 
 impl DeviceChoice {
-    /// Returns the choice of one of several processes on a machine, the one with this number among them: the GPU that
-    /// comes this many after the chosen one.
+    /// Returns the choice of one of several processes on a machine, the one with this number among them.
+    ///
+    /// This is the GPU that comes this many after the chosen one, or from there on again after the last one. A launcher may
+    /// show each process a GPU of its own only.
     pub fn of_process(self, local_rank: usize) -> Self {
         match self {
-            Self::Cuda(first) => Self::Cuda(first + local_rank),
+            Self::Cuda(first) => Self::Cuda(gpu_of_process(first, local_rank, cuda_devices().unwrap_or(0))),
             other => other,
         }
     }
+}
+
+/// Returns the index of the GPU of a process; all processes find that the `first` is missing if it is.
+fn gpu_of_process(first: usize, local_rank: usize, devices: usize) -> usize {
+    first + local_rank % devices.saturating_sub(first).max(1)
 }
 
 impl FromStr for DeviceChoice {
@@ -169,12 +181,16 @@ mod tests {
     }
 
     #[test]
-    fn each_process_of_a_machine_has_a_gpu_of_its_own() {
-        let choices = ["cuda", "cuda:2", "cpu", "auto"].map(|text| text.parse::<DeviceChoice>().unwrap());
-        assert_eq!(
-            choices.map(|choice| choice.of_process(1).to_string()),
-            ["cuda:1", "cuda:3", "cpu", "auto"]
-        );
+    fn processes_of_a_machine_take_its_gpus_in_turn() {
+        let gpus = |first, devices| [0, 1, 2].map(|local_rank| gpu_of_process(first, local_rank, devices));
+        assert_eq!([gpus(0, 4), gpus(2, 4), gpus(0, 1)], [[0, 1, 2], [2, 3, 2], [0, 0, 0]]);
+        assert_eq!([gpus(0, 0), gpus(5, 4)], [[0, 0, 0], [5, 5, 5]]);
+    }
+
+    #[test]
+    fn a_process_shares_the_cpu_with_others() {
+        let choices = ["cpu", "auto"].map(|text| text.parse::<DeviceChoice>().unwrap());
+        assert_eq!(choices.map(|choice| choice.of_process(1)), choices);
     }
 
     #[test]
