@@ -89,12 +89,18 @@ fn wait<'a, D: ?Sized, S: Scope<'a>>(mut request: Request<'a, D, S>, in_backgrou
             Ok(_) => return,
             Err(unfinished) => request = unfinished,
         }
+        let waited = start.elapsed();
         match in_background {
-            true => thread::sleep(Duration::from_micros(100)),
-            false if start.elapsed() < BUSY => thread::yield_now(),
-            false => thread::sleep(Duration::from_micros(20)),
+            false if waited < BUSY => thread::yield_now(),
+            _ => thread::sleep(pause(waited, in_background)),
         }
     }
+}
+
+/// How long to sleep after a wait of this length: the longer, the less often a thread wakes beside the one that computes.
+fn pause(waited: Duration, in_background: bool) -> Duration {
+    let shortest = Duration::from_micros(if in_background { 100 } else { 20 });
+    (waited / 16).clamp(shortest, Duration::from_millis(1))
 }
 
 impl Group {
@@ -213,6 +219,18 @@ impl Processes for Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wait_wakes_a_thread_ever_less_often() {
+        let wakes = |until: Duration| {
+            let next =
+                |waited: &Duration| Some(*waited + pause(*waited, true)).filter(|waited| *waited < until);
+            std::iter::successors(Some(Duration::ZERO), next).count()
+        };
+        let [ms, second] = [Duration::from_millis(1), Duration::from_secs(1)];
+        assert_eq!((wakes(ms), wakes(second + ms) - wakes(second)), (10, 1));
+        assert!(pause(Duration::ZERO, false) < pause(Duration::ZERO, true));
+    }
 
     #[test]
     fn long_messages_are_gathered_in_pieces() {
