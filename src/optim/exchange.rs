@@ -48,7 +48,7 @@ pub(crate) struct Traffic {
     pub steps: u64,
     /// Bytes that this process has sent.
     pub bytes: u64,
-    /// Time from the end of the backward passes to the sums.
+    /// Time from the end of the backward passes to the sums. On a GPU the host is done with a backward pass before the GPU.
     pub waited: Duration,
 }
 
@@ -244,6 +244,7 @@ impl Worker {
         self.sum_buckets(&left, |slot| slot.gradient.as_ref(), false)?;
         let mut messages = self.gather(local.values, &local.rows)?;
         self.sum_others(&messages)?;
+        self.buckets.wait()?;
         let gradients = self.slots.iter_mut().map(|slot| slot.sum.take()).collect();
         let columns: Vec<usize> =
             self.slots.iter().map(|slot| slot.shape.dims().last().copied().unwrap_or(1)).collect();

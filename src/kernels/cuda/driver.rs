@@ -161,6 +161,20 @@ impl Driver {
         Ok(uuid.map_err(|error| failure("cannot ask the GPU", error))?.bytes.map(|byte| byte as u8).to_vec())
     }
 
+    /// Whether the GPU has carried out all commands in its stream.
+    #[cfg(feature = "nccl")]
+    pub(super) fn is_idle(&self) -> Result<bool> {
+        let stream = self.stream()?;
+        // SAFETY: the stream is candle's.
+        match unsafe { sys::cuStreamQuery(stream) } {
+            sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            result => {
+                let failed = |error| errors::after_launch(*lock(&self.last), &reason(error));
+                result.result().map(|()| true).map_err(failed)
+            }
+        }
+    }
+
     /// The stream of the GPU, which becomes the current one of this thread.
     pub(super) fn stream(&self) -> Result<sys::CUstream> {
         let stream = self.device.cuda_stream();

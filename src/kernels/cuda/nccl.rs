@@ -4,8 +4,11 @@ use super::Pointer;
 use super::driver::Driver;
 use candle_core::cuda_backend::cudarc::nccl::{result, sys};
 use candle_core::{Error, Result};
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ptr::null_mut;
 use std::sync::Arc;
+use std::thread::sleep;
+use std::time::Duration;
 
 /// GPUs that exchange messages, one per process, as this process sees them.
 ///
@@ -19,8 +22,20 @@ pub(crate) struct Communicator {
 // SAFETY: NCCL lets any thread use a communicator, one at a time.
 unsafe impl Send for Communicator {}
 
+/// Describes a failure in one line: its kind, and what NCCL has recorded last.
 fn failure(what: &str) -> impl Fn(result::NcclError) -> Error {
-    move |error| Error::Msg(format!("NCCL: {what}: {:?}: set NCCL_DEBUG=INFO to see why", error.0))
+    let first_line = |text: *const c_char| {
+        // SAFETY: NCCL returns texts that end with a zero and that it keeps.
+        let text = (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) });
+        text.and_then(|text| text.to_string_lossy().lines().next().map(str::to_string)).unwrap_or_default()
+    };
+    move |error| {
+        // SAFETY: both take any code and no communicator.
+        let texts = unsafe { [sys::ncclGetErrorString(error.0), sys::ncclGetLastError(null_mut())] };
+        let [kind, last] = texts.map(first_line);
+        let last = if last.is_empty() { last } else { format!(": {last}") };
+        Error::Msg(format!("NCCL: {what}: {kind}{last}"))
+    }
 }
 
 /// Returns a new identity of a communicator, for [`Communicator::new`] on every process.
@@ -43,7 +58,7 @@ impl Communicator {
         let [rank, size] = [rank, size].map(|number| number as c_int);
         // NCCL takes the GPU that is current on this thread.
         driver.stream()?;
-        let mut handle = std::ptr::null_mut();
+        let mut handle = null_mut();
         // SAFETY: the handle is there to be written.
         unsafe { result::comm_init_rank(&mut handle, size, sys::ncclUniqueId { internal }, rank) }
             .map_err(failure("cannot connect the GPUs"))?;
@@ -90,11 +105,43 @@ impl Communicator {
             .map_err(failure("cannot gather"))?;
         Ok(())
     }
+
+    /// Waits for everything in the stream of the GPU.
+    ///
+    /// # Errors
+    /// Fails if NCCL finds that another GPU cannot be reached. A message from there may never arrive.
+    pub fn wait(&self) -> Result<()> {
+        while !self.driver.is_idle()? {
+            let mut state = sys::ncclResult_t::ncclSuccess;
+            // SAFETY: the communicator exists, and the state is there to be written.
+            let asked = unsafe { sys::ncclCommGetAsyncError(self.handle, &mut state) };
+            asked.result().and(state.result()).map_err(failure("lost another GPU"))?;
+            sleep(Duration::from_micros(20));
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Communicator {
     fn drop(&mut self) {
         // SAFETY: the communicator exists. The others may have ended, so nothing waits for them.
         let _ = unsafe { result::comm_abort(self.handle) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_one_line_with_its_reason() {
+        // No process has a rank below 0, and without a GPU NCCL says that first.
+        let mut handle = null_mut();
+        // SAFETY: the handle is there to be written, and a rank below 0 connects nothing.
+        let result =
+            unsafe { sys::ncclCommInitRank(&mut handle, 1, sys::ncclUniqueId { internal: [0; 128] }, -1) };
+        let error = result.result().map_err(failure("cannot connect")).err().unwrap().to_string();
+        assert!(error.starts_with("NCCL: cannot connect: ") && error.lines().count() == 1, "{error}");
+        assert_eq!(unique_id().unwrap().len(), 128);
     }
 }

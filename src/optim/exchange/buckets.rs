@@ -102,6 +102,18 @@ impl Buckets {
         Ok(gpu.tensor(gpu.upload(&values)?, len))
     }
 
+    /// Waits for sums that travel from GPU to GPU.
+    ///
+    /// # Errors
+    /// Fails if a process cannot be reached.
+    pub fn wait(&self) -> Result<()> {
+        #[cfg(feature = "nccl")]
+        if let Some(communicator) = &self.communicator {
+            communicator.wait()?;
+        }
+        Ok(())
+    }
+
     /// Moves gradients of rows from main memory to the parameters' device.
     pub fn receive(&self, gradients: RowGradients) -> Result<RowGradients> {
         match gradients.rows {
