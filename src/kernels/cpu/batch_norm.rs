@@ -4,7 +4,7 @@
 //! main memory is read once in the forward pass and once in the backward pass.
 
 use super::Real;
-use super::memory::{assume_init, assume_init_mut, uninit, write_copy};
+use super::memory::{assume_init, assume_init_mut, build, uninit, write_copy};
 use super::parallel::{self, Shared};
 use super::simd::vectorised;
 use std::mem::MaybeUninit;
@@ -67,6 +67,27 @@ pub(crate) struct Gradients<T> {
 impl Grid {
     fn len(&self) -> usize {
         self.batch * self.channels * self.plane
+    }
+
+    /// The layout with the elements of each channel together, if the planes are too small to work on one by one.
+    fn gathered(self) -> Option<Self> {
+        let scattered = self.batch > 1 && (1..128).contains(&self.plane);
+        scattered.then_some(Self { batch: 1, plane: self.batch * self.plane, ..self })
+    }
+
+    /// Puts the elements of each channel together.
+    fn gather<T: Real>(self, xs: &[T]) -> Vec<T> {
+        swap(xs, [self.batch, self.channels, self.plane])
+    }
+
+    /// Undoes [`Self::gather`].
+    fn scatter<T: Real>(self, xs: &[T]) -> Vec<T> {
+        swap(xs, [self.channels, self.batch, self.plane])
+    }
+
+    fn scatter_gradients<T: Real>(self, gradients: Gradients<T>) -> Gradients<T> {
+        let residual = gradients.residual.map(|residual| self.scatter(&residual));
+        Gradients { xs: self.scatter(&gradients.xs), residual, ..gradients }
     }
 
     /// The ranges of one channel's elements, cut into pieces of at most [`PIECE`].
@@ -148,8 +169,22 @@ impl Statistics {
     }
 }
 
+/// Swaps the first two dimensions of a tensor.
+fn swap<T: Real>(xs: &[T], [rows, columns, plane]: [usize; 3]) -> Vec<T> {
+    let write = |column: usize, to: &mut [MaybeUninit<T>]| {
+        for (row, to) in to.chunks_exact_mut(plane).enumerate() {
+            write_copy(to, &xs[(row * columns + column) * plane..][..plane]);
+        }
+    };
+    // SAFETY: the rows of a column fill it.
+    unsafe { build(xs.len(), rows * plane, write) }
+}
+
 /// The statistics of each channel of `xs`.
 pub(crate) fn statistics<T: Real>(xs: &[T], grid: Grid) -> Vec<Statistics> {
+    if let Some(gathered) = grid.gathered() {
+        return statistics(&grid.gather(xs), gathered);
+    }
     grid.for_each_channel(
         #[inline(always)]
         |channel| Statistics::of_batch(xs, grid, channel),
@@ -162,6 +197,13 @@ pub(crate) fn forward<T: Real>(
     running: Option<&[Statistics]>,
 ) -> (Vec<T>, Vec<Statistics>) {
     let grid = operands.grid;
+    if let Some(gathered) = grid.gathered() {
+        let xs = grid.gather(operands.xs);
+        let residual = operands.residual.map(|residual| grid.gather(residual));
+        let operands = Forward { grid: gathered, xs: &xs, residual: residual.as_deref(), ..*operands };
+        let (ys, statistics) = forward(&operands, running);
+        return (grid.scatter(&ys), statistics);
+    }
     let mut ys = uninit(grid.len());
     let to = Shared::new(&mut ys);
     let statistics = grid.for_each_channel(
@@ -237,17 +279,23 @@ pub(crate) struct Sums {
 
 /// The gradients of the operands.
 pub(crate) fn backward<T: Real>(operands: &Backward<T>) -> Gradients<T> {
+    if let Some((grid, [xs, ys, grad])) = operands.gathered() {
+        let gradients = backward(&Backward { grid, xs: &xs, ys: &ys, grad: &grad, ..*operands });
+        return operands.grid.scatter_gradients(gradients);
+    }
     let count = operands.grid.count();
-    let (gradients, _) = operands.gradients(
+    let (mut xs, mut residual) = operands.targets();
+    let (to, residual_to) = (Shared::new(&mut xs), Shared::new(&mut residual));
+    let sums = operands.grid.for_each_channel(
         #[inline(always)]
-        |channel, to, residual_to| {
-            let sums = operands.sums(channel, to, residual_to);
-            // SAFETY: the pieces of different channels do not overlap, one task works on a channel, and `sums` has written it.
-            operands.finish(channel, sums, count, |at| unsafe { assume_init_mut(to.slice(at)) });
+        |channel| {
+            let sums = operands.sums(channel, &to, &residual_to);
+            operands.finish(channel, sums, count, &to);
             sums
         },
     );
-    gradients
+    // SAFETY: `sums` and `finish` have run on every channel.
+    unsafe { operands.gradients(xs, residual, &sums) }
 }
 
 /// Computes the gradients of the operands if they are a part of a larger batch.
@@ -258,53 +306,62 @@ pub(crate) fn backward_of_part<T: Real, E>(
     operands: &Backward<T>,
     exchange: impl FnOnce(&[Sums]) -> Result<(Vec<Sums>, f64), E>,
 ) -> Result<Gradients<T>, E> {
-    let (mut gradients, sums) = operands.gradients(
+    if let Some((grid, [xs, ys, grad])) = operands.gathered() {
+        let part = Backward { grid, xs: &xs, ys: &ys, grad: &grad, ..*operands };
+        return backward_of_part(&part, exchange).map(|gradients| operands.grid.scatter_gradients(gradients));
+    }
+    let (mut xs, mut residual) = operands.targets();
+    let (to, residual_to) = (Shared::new(&mut xs), Shared::new(&mut residual));
+    let sums = operands.grid.for_each_channel(
         #[inline(always)]
-        |channel, to, residual_to| operands.sums(channel, to, residual_to),
+        |channel| operands.sums(channel, &to, &residual_to),
     );
-    let (sums, count) = exchange(&sums)?;
-    let to = Shared::new(&mut gradients.xs);
+    let (all, count) = exchange(&sums)?;
     operands.grid.for_each_channel(
         #[inline(always)]
-        |channel| {
-            // SAFETY: the pieces of different channels do not overlap, and one task works on a channel.
-            operands.finish(channel, sums[channel], count, |at| unsafe { to.slice(at) });
-        },
+        |channel| operands.finish(channel, all[channel], count, &to),
     );
-    Ok(gradients)
+    // SAFETY: `sums` and `finish` have run on every channel.
+    Ok(unsafe { operands.gradients(xs, residual, &sums) })
 }
 
 impl<T: Real> Backward<'_, T> {
-    /// Calls `work` on each channel.
-    ///
-    /// It writes the gradients of the input and the residual, and returns the sums.
-    #[inline(always)]
-    fn gradients(
-        &self,
-        work: impl Fn(usize, &Shared<MaybeUninit<T>>, &Shared<MaybeUninit<T>>) -> Sums + Sync,
-    ) -> (Gradients<T>, Vec<Sums>) {
+    /// As [`Grid::gathered`], with the input, the output and its gradient in that layout.
+    fn gathered(&self) -> Option<(Grid, [Vec<T>; 3])> {
+        let gather = |xs: &[T]| self.grid.gather(xs);
+        let ys = || if self.relu { gather(self.ys) } else { vec![] };
+        self.grid.gathered().map(|grid| (grid, [gather(self.xs), ys(), gather(self.grad)]))
+    }
+
+    /// Memory for the gradients of the input and the residual.
+    fn targets(&self) -> (Vec<MaybeUninit<T>>, Vec<MaybeUninit<T>>) {
         let len = self.grid.len();
-        let mut xs = uninit(len);
-        let mut residual = uninit(if self.residual { len } else { 0 });
-        let (to, residual_to) = (Shared::new(&mut xs), Shared::new(&mut residual));
-        let sums = self.grid.for_each_channel(
-            #[inline(always)]
-            |channel| work(channel, &to, &residual_to),
-        );
-        // SAFETY: `work` has written every piece of every channel of both vectors.
+        (uninit(len), uninit(if self.residual { len } else { 0 }))
+    }
+
+    /// The gradients of the operands.
+    ///
+    /// # Safety
+    /// [`Self::sums`] and [`Self::finish`] have written both vectors in every channel.
+    unsafe fn gradients(
+        &self,
+        xs: Vec<MaybeUninit<T>>,
+        residual: Vec<MaybeUninit<T>>,
+        sums: &[Sums],
+    ) -> Gradients<T> {
+        // SAFETY: the pieces of all channels make up the whole.
         let (xs, residual) = unsafe { (assume_init(xs), assume_init(residual)) };
         let inverse = |channel: &Statistics| channel.inverse_deviation(self.epsilon);
         let weight = sums.iter().zip(self.statistics).map(|(sums, channel)| sums.product * inverse(channel));
-        let gradients = Gradients {
+        Gradients {
             xs,
             weight: weight.map(T::of).collect(),
             bias: sums.iter().map(|sums| T::of(sums.gradient)).collect(),
             residual: self.residual.then_some(residual),
-        };
-        (gradients, sums)
+        }
     }
 
-    /// Writes the gradients of the normalised input and the residual in one channel, and returns its sums.
+    /// Returns the sums of one channel. Writes the gradient of the residual there, and with a ReLU the gradient before it.
     #[inline(always)]
     fn sums(
         &self,
@@ -315,18 +372,17 @@ impl<T: Real> Backward<'_, T> {
         let (centre, error) = self.statistics[channel].centre::<T>();
         let (mut sum, mut product) = (Sum::new(), Sum::new());
         for at in self.grid.pieces(channel) {
-            // SAFETY: the pieces of different channels do not overlap, and one task works on a channel.
-            let dx = unsafe { to.slice(at.clone()) };
             let grad = &self.grad[at.clone()];
             let dx = match self.relu {
                 true => write_zip(
-                    dx,
+                    // SAFETY: the pieces of different channels do not overlap, and one task works on a channel.
+                    unsafe { to.slice(at.clone()) },
                     &self.ys[at.clone()],
                     grad,
                     #[inline(always)]
                     |y, g| if y <= T::ZERO { T::ZERO } else { g },
                 ),
-                false => write_copy(dx, grad),
+                false => grad,
             };
             if self.residual {
                 // SAFETY: as before.
@@ -349,14 +405,11 @@ impl<T: Real> Backward<'_, T> {
         Sums { gradient, product: product.total() - error * gradient }
     }
 
-    /// Turns the gradient of the normalised input into the gradient of the input in one channel.
+    /// Writes the gradient of the input in one channel, after [`Self::sums`].
     ///
-    /// `sums` are over all `count` elements behind the statistics; `slice` returns a part of the gradient.
+    /// `sums` are over all `count` elements behind the statistics.
     #[inline(always)]
-    fn finish<'a>(&self, channel: usize, sums: Sums, count: f64, slice: impl Fn(Range<usize>) -> &'a mut [T])
-    where
-        T: 'a,
-    {
+    fn finish(&self, channel: usize, sums: Sums, count: f64, to: &Shared<MaybeUninit<T>>) {
         let statistics = self.statistics[channel];
         let inverse = statistics.inverse_deviation(self.epsilon);
         let (centre, error) = statistics.centre::<T>();
@@ -368,9 +421,17 @@ impl<T: Real> Backward<'_, T> {
             }
             false => [T::ZERO; 2],
         };
+        let input = |g: T, x: T| scale * (g - level - (x - centre) * slope);
         for at in self.grid.pieces(channel) {
-            for (g, &x) in slice(at.clone()).iter_mut().zip(&self.xs[at]) {
-                *g = scale * (*g - level - (x - centre) * slope);
+            // SAFETY: the pieces of different channels do not overlap, and one task works on a channel.
+            let dx = unsafe { to.slice(at.clone()) };
+            let xs = &self.xs[at.clone()];
+            if self.relu {
+                // SAFETY: `sums` has written it.
+                let dx = unsafe { assume_init_mut(dx) };
+                dx.iter_mut().zip(xs).for_each(|(g, &x)| *g = input(*g, x));
+            } else {
+                write_zip(dx, &self.grad[at], xs, input);
             }
         }
     }
@@ -396,16 +457,17 @@ impl<T: Real> Sum<T> {
     #[inline(always)]
     fn add(&mut self, a: &[T], b: &[T], f: impl Fn(T, T) -> T) {
         let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<32>(), b.as_chunks::<32>());
+        // The compiler vectorises the loop only if no other code indexes the lanes.
         let mut lanes = self.lanes;
         for (a, b) in a.iter().zip(b) {
             for ((sum, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
                 *sum += f(a, b);
             }
         }
-        for ((sum, &a), &b) in lanes.iter_mut().zip(a_rest).zip(b_rest) {
+        self.lanes = lanes;
+        for ((sum, &a), &b) in self.lanes.iter_mut().zip(a_rest).zip(b_rest) {
             *sum += f(a, b);
         }
-        self.lanes = lanes;
         self.added += 32 * a.len() + a_rest.len();
         if self.added >= PIECE {
             *self = Self { total: self.total(), ..Self::new() };
