@@ -417,8 +417,10 @@ pub(crate) fn gemm_by_columns<T: Lanes>(
     [rows, depth, columns]: [usize; 3],
     bias: &[T],
 ) -> Vec<T> {
-    // A part of this size stays in the second-level cache, beside these depths of the left-hand side.
-    let wide = columns.div_ceil(parallel::threads()).next_multiple_of(48).clamp(96, 384);
+    // A part of this width stays in the second-level cache, beside these depths of the left-hand side. All threads get the
+    // same number of parts.
+    let parts = columns.div_ceil(384).next_multiple_of(parallel::threads());
+    let wide = columns.div_ceil(parts).next_multiple_of(16).max(48);
     let write = |i: usize, to: &mut [MaybeUninit<T>]| pack_rows(&lhs[i * BLOCK_DEPTH..], depth, rows, to);
     // SAFETY: `pack_rows` writes all elements.
     let packed = unsafe { memory::build(rows * depth, rows * BLOCK_DEPTH, write) };
