@@ -151,7 +151,7 @@ impl Conv2d {
         let planes = self.planes();
         let layout = OutputLayout { first: 0, row: self.output.1, column: 1, plane: self.positions() };
         let terms = self.tap_offsets(&planes).enumerate().collect();
-        let product = SlidingProduct::new::<T>(self.output, planes.pitch, terms, layout);
+        let product = SlidingProduct::new::<T>(self.outputs, self.output, planes.pitch, terms, layout);
         let pairs = self.pairs_per_task();
         let work = |i: usize, ys: &mut [MaybeUninit<T>]| {
             let mut image = planes.zeros();
@@ -256,7 +256,7 @@ impl Conv2d {
                 plane: input.0 * input.1,
             };
             let terms = self.phase_terms(planes, phase, first);
-            Some(SlidingProduct::new::<T>(size, planes.pitch, terms, layout))
+            Some(SlidingProduct::new::<T>(self.channels, size, planes.pitch, terms, layout))
         };
         phases.filter_map(product).collect()
     }

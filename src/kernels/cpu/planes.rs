@@ -2,7 +2,7 @@
 
 use super::memory::{self, write_copy};
 use super::parallel;
-use super::products::{OVERREAD, OuterProducts, Span};
+use super::products::{LEAST_ROWS, OVERREAD, OuterProducts, Span};
 use super::simd::{self, Lanes, vectorised};
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
@@ -84,10 +84,15 @@ fn copy_strided<T: Lanes>(to: &mut [T], from: &[T], stride: usize) {
             to[..len].copy_from_slice(&from[..len]);
         }
         2 => {
-            // The compiler vectorises a loop over pairs.
+            // The compiler vectorises loops over pairs of known length.
             let (pairs, last) = from.as_chunks::<2>();
             let (to, rest) = to.split_at_mut(pairs.len().min(to.len()));
-            to.iter_mut().zip(pairs).for_each(|(to, pair)| *to = pair[0]);
+            let pairs = &pairs[..to.len()];
+            let ((to, to_rest), (pairs, pairs_rest)) = (to.as_chunks_mut::<4>(), pairs.as_chunks::<4>());
+            for (to, pairs) in to.iter_mut().zip(pairs) {
+                *to = pairs.map(|pair| pair[0]);
+            }
+            to_rest.iter_mut().zip(pairs_rest).for_each(|(to, pair)| *to = pair[0]);
             rest.iter_mut().zip(last).for_each(|(to, &x)| *to = x);
         }
         _ => to.iter_mut().zip(from.iter().step_by(stride)).for_each(|(to, &x)| *to = x),
@@ -216,17 +221,15 @@ impl Patches {
 /// The product of a weight matrix with the windows under a kernel, at rows of `columns` positions.
 pub(crate) struct SlidingProduct {
     columns: usize,
-    /// Row stride of the planes.
-    pitch: usize,
     /// Offsets of each term's weight and of the element it meets: see [`OuterProducts`].
     terms: Vec<(usize, usize)>,
     layout: OutputLayout,
-    /// The rows of results.
-    ///
-    /// With `scratch`, it is one run from the first row to the last, including the gaps between the rows.
+    /// The rows of results; with `scratch` perhaps one run from the first row to the last, with the gaps between them.
     runs: Vec<Span>,
     /// Elements of a channel's intermediate result; 0 if the product writes the output directly.
     pub scratch: usize,
+    /// Row stride of the intermediate result.
+    scratch_row: usize,
 }
 
 /// The layout of the results.
@@ -241,12 +244,38 @@ pub(crate) struct OutputLayout {
 }
 
 impl SlidingProduct {
+    /// The product for `outputs` rows of weights.
     pub fn new<T: Lanes>(
+        outputs: usize,
         (rows, columns): (usize, usize),
         pitch: usize,
         terms: Vec<(usize, usize)>,
         layout: OutputLayout,
     ) -> Self {
+        let rows_to =
+            |first: usize, row: usize| (0..rows).map(move |y| (y * pitch, first + y * row, columns));
+        let adjacent = (layout.row, layout.column) == (columns, 1);
+        if outputs >= LEAST_ROWS {
+            // The copy of the windows leaves out the gaps.
+            return match adjacent {
+                true => Self {
+                    columns,
+                    terms,
+                    layout,
+                    runs: rows_to(layout.first, columns).collect(),
+                    scratch: 0,
+                    scratch_row: 0,
+                },
+                false => Self {
+                    columns,
+                    terms,
+                    layout,
+                    runs: rows_to(0, columns).collect(),
+                    scratch: rows * columns,
+                    scratch_row: columns,
+                },
+            };
+        }
         // Count cycles, at two multiply-adds of a register in each, and about ten to move a row. This may depend on the
         // width of a register: each element adds its terms in the same order either way.
         let lanes = simd::lanes::<T>();
@@ -254,10 +283,10 @@ impl SlidingProduct {
         let by_row = rows * columns.div_ceil(lanes) * terms.len() / 2;
         let at_once = together.div_ceil(lanes) * terms.len() / 2 + 10 * rows;
         let (runs, scratch) = match layout.column == 1 && by_row <= at_once {
-            true => ((0..rows).map(|y| (y * pitch, layout.first + y * layout.row, columns)).collect(), 0),
+            true => (rows_to(layout.first, layout.row).collect(), 0),
             false => (vec![(0, 0, together)], together),
         };
-        Self { columns, pitch, terms, layout, runs, scratch }
+        Self { columns, terms, layout, runs, scratch, scratch_row: pitch }
     }
 
     /// Writes the results for a weight matrix of `outputs` rows, `weight.1` elements apart.
@@ -290,7 +319,7 @@ impl SlidingProduct {
         }
         let OutputLayout { first, row, column, plane } = self.layout;
         for (output, scratch) in scratch.chunks_exact(self.scratch).take(outputs).enumerate() {
-            for (y, scratch) in scratch.chunks(self.pitch).enumerate() {
+            for (y, scratch) in scratch.chunks(self.scratch_row).enumerate() {
                 let results = &mut results[first + output * plane + y * row..];
                 match column {
                     1 => _ = write_copy(&mut results[..self.columns], &scratch[..self.columns]),

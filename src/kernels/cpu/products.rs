@@ -18,44 +18,64 @@ const BLOCK: usize = 128;
 /// Largest number of vectors side by side in a register tile.
 const WIDEST: usize = 3;
 
+/// Smallest number of rows for which a copy of b pays off.
+pub(crate) const LEAST_ROWS: usize = 16;
+
 /// A copy of a block of b, as wide as a register tile.
 ///
 /// The copy occupies consecutive cache lines, whereas rows of b may compete for the same ones. It consists of whole
-/// vectors.
+/// vectors, whose columns may come from several runs.
 #[repr(align(64))]
 struct Packed<T> {
-    b: [MaybeUninit<T>; BLOCK * WIDEST * OVERREAD],
+    /// The copy, and room for the end of the vector that is stored last.
+    b: [MaybeUninit<T>; (BLOCK * WIDEST + 1) * OVERREAD],
     /// The block's terms, with offsets in the copy.
     terms: [MaybeUninit<(usize, usize)>; BLOCK],
 }
 
 impl<T: Lanes> Packed<T> {
-    const EMPTY: Self =
-        Self { b: [MaybeUninit::uninit(); BLOCK * WIDEST * OVERREAD], terms: [MaybeUninit::uninit(); BLOCK] };
+    const EMPTY: Self = Self {
+        b: [MaybeUninit::uninit(); (BLOCK * WIDEST + 1) * OVERREAD],
+        terms: [MaybeUninit::uninit(); BLOCK],
+    };
 
-    /// Copies the first `counts[n]` elements at `b[n]`, for each of `terms`, padded with zeros to vectors.
+    /// Copies N vectors of b for each of `terms`. What is not in a segment is unspecified.
     ///
-    /// Returns the places of the vectors in the copy, and its terms.
+    /// `segments` are consecutive elements of b for a term with offset 0, a vector of them or less: their offset in `b`,
+    /// their offset in the vectors, and their number. Returns the places of the vectors in the copy, and its terms.
     ///
     /// # Safety
-    /// Those elements can be read, and the counts are at most the lanes of a vector.
+    /// Those elements can be read for each term, with `OVERREAD` elements after each segment if `padded`. The segments
+    /// are in the order of their offsets in the vectors.
     #[inline(always)]
     unsafe fn fill<S: Simd, const N: usize>(
         &mut self,
         simd: S,
-        (b, counts): ([*const T; N], [usize; N]),
+        (b, padded, segments): (*const T, bool, &[Span]),
         terms: &[(usize, usize)],
     ) -> ([*const T; N], &[(usize, usize)]) {
         let lanes = T::lanes::<S>();
         assert!(terms.len() <= BLOCK && N <= WIDEST && lanes <= OVERREAD);
+        assert!(segments.iter().all(|segment| segment.2 <= lanes && segment.1 + segment.2 <= N * lanes));
+        let gaps = segments.iter().map(|segment| segment.2).sum::<usize>() < N * lanes;
         let to = self.b.as_mut_ptr().cast::<T>();
         for (k, &(a_at, b_at)) in terms.iter().enumerate() {
             self.terms[k].write((a_at, k * N * lanes));
-            for n in 0..N {
-                // SAFETY: the caller's contract; a block of terms and vectors fits into the copy.
-                unsafe {
-                    let vector = T::load_first(simd, b[n].wrapping_add(b_at), counts[n]);
-                    to.add((k * N + n) * lanes).cast::<T::Vector<S>>().write_unaligned(vector);
+            // SAFETY: the caller's contract; a block of terms and vectors fits into the copy, with a vector to spare.
+            unsafe {
+                let to = to.add(k * N * lanes);
+                let store = |at: usize, x| to.add(at).cast::<T::Vector<S>>().write_unaligned(x);
+                for n in 0..if gaps { N } else { 0 } {
+                    store(n * lanes, T::splat(simd, T::ZERO));
+                }
+                for &(from, at, len) in segments {
+                    let from = b.wrapping_add(from + b_at);
+                    let x = match padded || len == lanes {
+                        true => from.cast::<T::Vector<S>>().read_unaligned(),
+                        false => T::load_first(simd, from, len),
+                    };
+                    // Each store overwrites what the one before has stored beyond its segment.
+                    store(at, x);
                 }
             }
         }
@@ -67,6 +87,8 @@ impl<T: Lanes> Packed<T> {
 
 /// Consecutive elements: their offset in `b`, their offset in a row of `c`, and their number.
 pub(crate) type Span = (usize, usize, usize);
+/// A vector of `c` or less: the offset in a row, and the number of elements.
+type Piece = (usize, usize);
 
 /// `c[i, j] = bias[i] + sum over k of a[i, k] * b[k, j]`, as a sum of outer products.
 ///
@@ -117,13 +139,13 @@ impl<T: Lanes> OuterProducts<'_, T> {
         &mut self,
         simd: S,
         i: usize,
-        (pieces, b): ([Span; N], [*const T; N]),
+        (pieces, b): ([Piece; N], [*const T; N]),
         terms: &[(usize, usize)],
         first: bool,
     ) {
         let lanes = T::lanes::<S>();
         debug_assert!(i + M <= self.rows);
-        debug_assert!(pieces.iter().all(|piece| piece.2 <= lanes && piece.1 + piece.2 <= self.c.len()));
+        debug_assert!(pieces.iter().all(|piece| piece.1 <= lanes && piece.0 + piece.1 <= self.c.len()));
         // SAFETY: `run` has checked the last element of each operand, and the caller stays within those.
         unsafe {
             let a = self.a.as_ptr().add(i * self.a_stride);
@@ -135,7 +157,7 @@ impl<T: Lanes> OuterProducts<'_, T> {
                     continue;
                 }
                 for n in 0..N {
-                    sums[m][n] = T::load_first(simd, c.add(m * self.c_stride + pieces[n].1), pieces[n].2);
+                    sums[m][n] = T::load_first(simd, c.add(m * self.c_stride + pieces[n].0), pieces[n].1);
                 }
             }
             // Hide this from the compiler: see `matmul`.
@@ -155,8 +177,8 @@ impl<T: Lanes> OuterProducts<'_, T> {
             }
             for m in 0..M {
                 for n in 0..N {
-                    let to = c.add(m * self.c_stride + pieces[n].1);
-                    let count = pieces[n].2;
+                    let to = c.add(m * self.c_stride + pieces[n].0);
+                    let count = pieces[n].1;
                     match count == lanes {
                         true => to.cast::<T::Vector<S>>().write_unaligned(sums[m][n]),
                         false => T::store_first(simd, to, count, sums[m][n]),
@@ -166,29 +188,26 @@ impl<T: Lanes> OuterProducts<'_, T> {
         }
     }
 
-    /// Adds a block of terms to all rows of N pieces.
+    /// Adds a block of terms to all rows of N pieces, whose elements of b are in `segments`: see [`Packed::fill`].
     ///
     /// # Safety
-    /// Each piece is a vector or less, and within a run that `run` has checked; `terms` are among the terms that it has
-    /// checked.
+    /// The pieces and segments lie within runs that `run` has checked; `terms` are among the terms that it has checked.
+    /// With fewer rows than [`LEAST_ROWS`], each piece has one segment.
     #[inline(always)]
     unsafe fn panel<S: Simd, const N: usize>(
         &mut self,
         simd: S,
-        pieces: [Span; N],
+        pieces: [Piece; N],
+        segments: &[Span],
         terms: &[(usize, usize)],
         first: bool,
     ) {
-        /// Smallest number of rows for which a copy of b pays off.
-        const LEAST: usize = 16;
         let mut packed = Packed::EMPTY;
-        let b = pieces.map(|piece| self.b.as_ptr().wrapping_add(piece.0));
-        let counts = pieces.map(|piece| piece.2);
-        let whole = self.b_padded || counts.iter().all(|&count| count == T::lanes::<S>());
-        let (b, terms) = match whole && self.rows < LEAST {
-            true => (b, terms),
-            // SAFETY: the pieces lie within runs of b.
-            false => unsafe { packed.fill(simd, (b, counts), terms) },
+        let whole = self.b_padded || segments.iter().all(|segment| segment.2 == T::lanes::<S>());
+        let (b, terms) = match whole && self.rows < LEAST_ROWS {
+            true => (std::array::from_fn(|n| self.b.as_ptr().wrapping_add(segments[n].0)), terms),
+            // SAFETY: the segments lie within runs of b.
+            false => unsafe { packed.fill(simd, (self.b.as_ptr(), self.b_padded, segments), terms) },
         };
         let (mut i, rows) = (0, self.rows);
         // SAFETY: each tile ends at or before the last row.
@@ -225,7 +244,7 @@ impl<T: Lanes> OuterProducts<'_, T> {
     /// # Safety
     /// As for [`Self::panel`], for all terms.
     #[inline(always)]
-    unsafe fn pieces<S: Simd>(&mut self, simd: S, one: Span, two: Option<Span>, three: Option<Span>) {
+    unsafe fn pieces<S: Simd>(&mut self, simd: S, pieces: &[Piece], segments: &[Span]) {
         let terms = self.terms;
         // Run once even without terms, for the initial values.
         for at in (0..terms.len().max(1)).step_by(BLOCK) {
@@ -233,10 +252,11 @@ impl<T: Lanes> OuterProducts<'_, T> {
             let first = at == 0 && !self.accumulate;
             // SAFETY: the caller's contract.
             unsafe {
-                match (two, three) {
-                    (Some(two), Some(three)) => self.panel::<S, 3>(simd, [one, two, three], block, first),
-                    (Some(two), None) => self.panel::<S, 2>(simd, [one, two], block, first),
-                    _ => self.panel::<S, 1>(simd, [one], block, first),
+                match *pieces {
+                    [one, two, three] => self.panel::<S, 3>(simd, [one, two, three], segments, block, first),
+                    [one, two] => self.panel::<S, 2>(simd, [one, two], segments, block, first),
+                    [one, ..] => self.panel::<S, 1>(simd, [one], segments, block, first),
+                    [] => {}
                 }
             }
         }
@@ -248,18 +268,74 @@ impl<T: Lanes> WithSimd for OuterProducts<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        let lanes = T::lanes::<S>();
         // Without AVX-512, tall tiles of three vectors exceed the registers.
-        let wide = S::REGISTER_COUNT >= 32 || self.rows < 4;
-        let mut pieces = self.runs.iter().flat_map(|&(b, c, len)| {
-            (0..len.div_ceil(lanes)).map(move |i| (b + i * lanes, c + i * lanes, lanes.min(len - i * lanes)))
-        });
-        while let Some(one) = pieces.next() {
-            let two = pieces.next();
-            let three = if wide { pieces.next() } else { None };
-            // SAFETY: the pieces make up the runs, whose ends `run` has checked.
-            unsafe { self.pieces(simd, one, two, three) };
+        let widest = if S::REGISTER_COUNT >= 32 || self.rows < 4 { WIDEST } else { 2 };
+        let mut cutter = Cutter::new(self.runs, T::lanes::<S>(), widest, self.rows >= LEAST_ROWS);
+        while let Some((pieces, segments)) = cutter.cut() {
+            // SAFETY: the pieces and segments make up the runs, whose ends `run` has checked.
+            unsafe { self.pieces(simd, pieces, segments) };
         }
+    }
+}
+
+/// Cuts runs into the pieces of panels.
+struct Cutter<'a> {
+    /// What is left of the first run, if it is not empty, and the others.
+    run: Span,
+    runs: std::slice::Iter<'a, Span>,
+    lanes: usize,
+    widest: usize,
+    /// Whether a piece may consist of several runs, which must follow one another in `c`.
+    joins: bool,
+    /// Pieces that are left.
+    left: usize,
+    pieces: [Piece; WIDEST],
+    /// Room for segments of single elements.
+    segments: [Span; WIDEST * OVERREAD],
+}
+
+impl<'a> Cutter<'a> {
+    fn new(runs: &'a [Span], lanes: usize, widest: usize, joins: bool) -> Self {
+        let follows = |a: &Span, b: &Span| joins && a.1 + a.2 == b.1;
+        let pieces = |runs: &[Span]| runs.iter().map(|run| run.2).sum::<usize>().div_ceil(lanes);
+        let left = runs.chunk_by(follows).map(pieces).sum();
+        let (pieces, segments) = ([(0, 0); WIDEST], [(0, 0, 0); WIDEST * OVERREAD]);
+        let mut cutter =
+            Self { run: (0, 0, 0), runs: runs.iter(), lanes, widest, joins, left, pieces, segments };
+        cutter.next_run();
+        cutter
+    }
+
+    /// Goes on to the next run that is not empty.
+    fn next_run(&mut self) {
+        self.run = self.runs.by_ref().copied().find(|run| run.2 > 0).unwrap_or_default();
+    }
+
+    /// The pieces of the next panel, and their segments: see [`Packed::fill`].
+    #[inline(always)]
+    fn cut(&mut self) -> Option<(&[Piece], &[Span])> {
+        // Two panels of two vectors are faster than one of three and one of one.
+        let vectors = if self.left == 4 { 2 } else { self.left.min(self.widest) };
+        self.left -= vectors;
+        let mut count = 0;
+        for n in 0..vectors {
+            let (first, mut filled) = (self.run.1, 0);
+            loop {
+                let (b, c, len) = self.run;
+                let some = len.min(self.lanes - filled);
+                self.segments[count] = (b, n * self.lanes + filled, some);
+                (count, filled) = (count + 1, filled + some);
+                self.run = (b + some, c + some, len - some);
+                if some == len {
+                    self.next_run();
+                }
+                if filled == self.lanes || !self.joins || self.run.2 == 0 || self.run.1 != c + some {
+                    break;
+                }
+            }
+            self.pieces[n] = (first, filled);
+        }
+        (vectors > 0).then_some((&self.pieces[..vectors], &self.segments[..count]))
     }
 }
 

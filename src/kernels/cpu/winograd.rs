@@ -17,11 +17,11 @@
 
 mod transforms;
 
-use super::memory;
+use super::memory::{self, write_fill};
 use super::parallel::{self, Shared};
 use super::planes::ChannelsLast;
-use super::products::{OVERREAD, OuterProducts};
-use super::simd::Lanes;
+use super::products::{LEAST_ROWS, OVERREAD, OuterProducts};
+use super::simd::{Lanes, vectorised};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use transforms::{
@@ -85,10 +85,9 @@ impl Winograd {
 
     /// The output.
     pub fn forward<T: Lanes>(&self, xs: &[T], weight: &[T], bias: &[T]) -> Vec<T> {
-        let at = |output, channel, row, column| {
-            weight[((output * self.channels + channel) * TAPS + row) * self.columns + column]
-        };
-        self.convolve(xs, at, bias)
+        let size = TAPS * self.columns;
+        let kernel = |output, channel| &weight[(output * self.channels + channel) * size..][..size];
+        self.convolve(xs, self.transform_filters(kernel, false), bias)
     }
 
     /// The gradient with respect to the input: `grad` convolved with the kernel turned by 180 degrees.
@@ -102,27 +101,21 @@ impl Winograd {
             output: input,
             ..*self
         };
-        let at = |channel, output, row, column| {
-            weight[((output * channels + channel) * TAPS + TAPS - 1 - row) * columns + columns - 1 - column]
-        };
-        turned.convolve(grad, at, &[])
+        let size = TAPS * columns;
+        let kernel = |channel, output| &weight[(output * channels + channel) * size..][..size];
+        turned.convolve(grad, turned.transform_filters(kernel, true), &[])
     }
 
-    /// The convolution with the weights `weight(output, channel, row, column)`.
-    fn convolve<T: Lanes>(
-        &self,
-        xs: &[T],
-        weight: impl Fn(usize, usize, usize, usize) -> T + Sync,
-        bias: &[T],
-    ) -> Vec<T> {
+    /// The convolution with transformed filters.
+    fn convolve<T: Lanes>(&self, xs: &[T], weights: Vec<T>, bias: &[T]) -> Vec<T> {
         let Self { channels, outputs, columns, input, output, .. } = *self;
         let (strips, pitch, (block, part)) = (self.strips(), self.pitch(), self.block());
         let (input_size, output_size) = (channels * input.0 * input.1, outputs * output.0 * output.1);
         let len = block * part * pitch + self.padding.1;
-        let term = |tap: usize| (tap * outputs, tap / columns * len + tap % columns);
+        let term = |tap: usize| (tap, tap / columns * len + tap % columns);
         let convolution = Convolution {
             sizes: *self,
-            weights: self.transform_filters(weight),
+            weights,
             bias,
             len,
             terms: (0..channels * columns).map(term).collect(),
@@ -143,29 +136,57 @@ impl Winograd {
         unsafe { memory::build(self.batch * output_size, task * output_size, work) }
     }
 
-    /// The filter transform: `G g` for each point, channel and column of the kernel, outputs side by side.
-    fn transform_filters<T: Lanes>(&self, weight: impl Fn(usize, usize, usize, usize) -> T + Sync) -> Vec<T> {
+    /// Row stride of the transformed filters: a cache line more than a row, so that rows do not compete for the same ones.
+    fn filter_row(&self) -> usize {
+        self.channels * self.columns + OVERREAD
+    }
+
+    /// The filter transform: `G g` for each point, output, channel and column of the kernel.
+    ///
+    /// `kernel(output, channel)` is one kernel, turned by 180 degrees if `turned`.
+    fn transform_filters<'a, T: Lanes>(
+        &self,
+        kernel: impl Fn(usize, usize) -> &'a [T] + Sync,
+        turned: bool,
+    ) -> Vec<T> {
+        /// Outputs that are transformed together, so that each cache line of the weights is read once.
+        const TOGETHER: usize = 8;
         let Self { channels, outputs, columns, .. } = *self;
-        let size = channels * columns * outputs;
-        let mut filters = vec![T::ZERO; POINTS * size];
+        let (row, used) = (self.filter_row(), channels * columns);
+        let mut filters = memory::uninit(POINTS * outputs * row);
         let shared = Shared::new(&mut filters);
-        parallel::for_each_chunk(channels, |channel| {
-            for column in 0..columns {
-                let first = (channel * columns + column) * outputs;
-                // SAFETY: only this call of the closure writes this channel's weights.
-                let mut to: [_; POINTS] = std::array::from_fn(|i| unsafe {
-                    shared.slice(i * size + first..i * size + first + outputs)
-                });
-                for output in 0..outputs {
-                    let taps: [T; TAPS] = std::array::from_fn(|row| weight(output, channel, row, column));
-                    for (to, factors) in to.iter_mut().zip(FILTER) {
-                        let terms = taps.iter().zip(factors).map(|(&tap, factor)| tap * T::of(factor));
-                        to[output] = terms.fold(T::ZERO, |sum, term| sum + term);
-                    }
-                }
+        parallel::for_each_chunk(outputs.div_ceil(TOGETHER), |i| {
+            let some = i * TOGETHER..outputs.min((i + 1) * TOGETHER);
+            // The rows of the kernels, each with the columns of all channels.
+            let mut taps = vec![T::ZERO; some.len() * TAPS * used];
+            // The compiler unrolls the loops over a kernel of known size.
+            let kernel = |output, channel| kernel(some.start + output, channel);
+            match columns {
+                3 => gather_rows(&kernel, [some.len(), channels, 3], turned, &mut taps),
+                _ => gather_rows(&kernel, [some.len(), channels, columns], turned, &mut taps),
             }
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (output, taps) in some.clone().zip(taps.chunks_exact(TAPS * used)) {
+                        let [a, b, c] = std::array::from_fn(|row| &taps[row * used..][..used]);
+                        for (point, factors) in FILTER.iter().enumerate() {
+                            let [f, g, h] = factors.map(T::of);
+                            let first = (point * outputs + output) * row;
+                            // SAFETY: only this call of the closure writes the weights of these outputs.
+                            let (to, padding) =
+                                unsafe { shared.slice(first..first + row) }.split_at_mut(used);
+                            for (((to, &a), &b), &c) in to.iter_mut().zip(a).zip(b).zip(c) {
+                                to.write(T::ZERO + a * f + b * g + c * h);
+                            }
+                            write_fill(padding, T::ZERO);
+                        }
+                    }
+                },
+            );
         });
-        filters
+        // SAFETY: the rows of all points and outputs have been written.
+        unsafe { memory::assume_init(filters) }
     }
 
     /// The gradient with respect to the weight.
@@ -225,6 +246,29 @@ fn for_each_point<T: Send>(
     }
 }
 
+/// Gathers the rows of kernels, each with the columns of all channels: `rows` is `(outputs, TAPS, channels, columns)`.
+#[inline(always)]
+fn gather_rows<'a, T: Lanes>(
+    kernel: &impl Fn(usize, usize) -> &'a [T],
+    [outputs, channels, columns]: [usize; 3],
+    turned: bool,
+    rows: &mut [T],
+) {
+    let size = TAPS * columns;
+    for channel in 0..channels {
+        for output in 0..outputs {
+            let kernel = &kernel(output, channel)[..size];
+            for row in 0..TAPS {
+                let to = &mut rows[((output * TAPS + row) * channels + channel) * columns..][..columns];
+                for (column, to) in to.iter_mut().enumerate() {
+                    let at = row * columns + column;
+                    *to = kernel[if turned { size - 1 - at } else { at }];
+                }
+            }
+        }
+    }
+}
+
 /// A convolution with its transformed weights.
 struct Convolution<'a, T> {
     sizes: Winograd,
@@ -252,20 +296,26 @@ impl<T: Lanes> Convolution<'_, T> {
         products: &mut [MaybeUninit<T>],
         ys: &mut [MaybeUninit<T>],
     ) {
-        let Winograd { channels, outputs, columns, output, .. } = self.sizes;
+        let Winograd { outputs, output, .. } = self.sizes;
         let pitch = self.sizes.pitch();
         let examples = ys.len() / (outputs * output.0 * output.1);
-        // Elements of each output and point; the last row ends without padding.
-        let used = (examples * some.len() - 1) * pitch + output.1;
+        let (rows, row) = (examples * some.len(), self.sizes.filter_row());
+        // The copy of the points, which pays off for many outputs, leaves out the padding between the rows.
+        let row_to = if outputs < LEAST_ROWS { pitch } else { output.1 };
+        let used = (rows - 1) * row_to + output.1;
+        let runs: Vec<_> = match outputs < LEAST_ROWS {
+            true => vec![(0, 0, used)],
+            false => (0..rows).map(|i| (i * pitch, i * output.1, output.1)).collect(),
+        };
         self.transform_input(xs, examples, some.clone(), points);
         let products = &mut products[..POINTS * outputs * used];
         for_each_point(products, outputs * used, self.terms.len(), |i, products| {
             OuterProducts {
                 rows: outputs,
                 terms: &self.terms,
-                runs: &[(0, 0, used)],
-                a: &self.weights[i * channels * columns * outputs..],
-                a_stride: 1,
+                runs: &runs,
+                a: &self.weights[i * outputs * row..],
+                a_stride: row,
                 b: &points[i * self.point()..][..self.point()],
                 b_padded: true,
                 c: products.into(),
@@ -289,7 +339,7 @@ impl<T: Lanes> Convolution<'_, T> {
                 let first = (example * outputs + plane) * output.0 + strip * ROWS;
                 Strip {
                     rows: 0..POINTS,
-                    from: (plane * used + (example * some.len() + i) * pitch, outputs * used),
+                    from: (plane * used + (example * some.len() + i) * row_to, outputs * used),
                     to: (first * output.1, output.1),
                     wanted: ROWS.min(output.0 - strip * ROWS),
                     bias: self.bias.get(plane).copied().unwrap_or(T::ZERO),
