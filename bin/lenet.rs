@@ -1,6 +1,6 @@
 //! LeNet classifies handwritten digits (LeCun et al. 1998; Nielsen, chapter 6).
 //!
-//! Data: `digits` (built in), `mnist`, `fashion-mnist`, `image-folder`.
+//! Data: `digits` (built in), `mnist`, `fashion-mnist`, `emnist-letters` and others, `image-folder`.
 //! Result: 99% on `digits` and 99.2% on MNIST after 10 epochs; 99.6% on MNIST with `--preset nielsen`, which trains
 //! Nielsen's last network on distorted images. `--variant` selects the network; `--preset pytorch` trains the network of
 //! PyTorch's MNIST example as the example does.

@@ -12,7 +12,7 @@ use ::image::{
     PixelWithColorType, Rgb, Rgba, RgbaImage, imageops,
 };
 use candle_textbook::data::image::{
-    self, cifar,
+    self, cifar, emnist,
     idx::{read_dir, read_test},
     read_digit,
 };
@@ -168,6 +168,39 @@ fn files_are_found_where_archives_unpack_them() {
     fs::create_dir(deep.path().join("MNIST")).unwrap();
     fs::rename(dir.path(), deep.path().join("MNIST/raw")).unwrap();
     assert_eq!(read_dir(deep.path()).unwrap(), expected);
+}
+
+#[test]
+fn emnist_is_upright_and_has_letters_as_classes() {
+    let dir = tempdir().unwrap();
+    let pixels = [1, 4, 2, 5, 3, 6];
+    for (split, labels) in [("train", [1, 26]), ("test", [2, 2])] {
+        let path = |part: &str| dir.path().join(format!("emnist-letters-{split}-{part}-ubyte.gz"));
+        fs::write(path("images-idx3"), gzip(&idx(&[2, 3, 2], &pixels.repeat(2)))).unwrap();
+        fs::write(path("labels-idx1"), gzip(&idx(&[2], &labels))).unwrap();
+    }
+    let (train, test) = emnist::read_dir(dir.path(), "emnist-letters").unwrap();
+    assert_eq!((train.shape(), train.labels(), test.labels()), ((1, 2, 3), &[0, 25][..], &[1, 1][..]));
+    assert_eq!(train.image(1).unwrap()[..], [1, 2, 3, 4, 5, 6]);
+    assert_eq!((train.class_names().len(), &*train.class_names()[25]), (26, "z"));
+    assert_eq!(emnist::read_test(dir.path(), "emnist-letters").unwrap(), test);
+    let labels = dir.path().join("emnist-letters-train-labels-idx1-ubyte.gz");
+    fs::write(labels, gzip(&idx(&[2], &[0, 26]))).unwrap();
+    let error = emnist::read_dir(dir.path(), "emnist-letters").unwrap_err();
+    assert_says(&error, &["emnist-letters-train-labels", "label 0 at position 0, expected 1 to 26"]);
+    let error = read_dir(dir.path()).unwrap_err();
+    assert_says(&error, &["found none of the files train-images", "; found emnist-letters-test"]);
+    assert_eq!(image::load_test("emnist-letters", Some(dir.path()), 0).unwrap().0, test);
+    for (name, classes, last) in [("balanced", 47, "t"), ("byclass", 62, "z"), ("digits", 10, "9")] {
+        let name = format!("emnist-{name}");
+        for part in ["images-idx3", "labels-idx1"] {
+            let from = dir.path().join(format!("emnist-letters-test-{part}-ubyte.gz"));
+            fs::copy(from, dir.path().join(format!("{name}-test-{part}-ubyte.gz"))).unwrap();
+        }
+        let test = emnist::read_test(dir.path(), &name).unwrap();
+        let names = test.class_names();
+        assert_eq!((names.len(), names.last().map(String::as_str)), (classes, Some(last)));
+    }
 }
 
 #[test]

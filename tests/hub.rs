@@ -337,5 +337,5 @@ fn labelled_sentences_come_in_their_splits() {
 #[test]
 fn an_unknown_name_lists_the_known_ones() {
     let error = image::load("emnist", None, 28).unwrap_err().to_string();
-    assert_says(&error, &["emnist", "mnist, fashion-mnist, cifar10"]);
+    assert_says(&error, &["emnist", "mnist, fashion-mnist, emnist-digits, ", "cifar10"]);
 }

@@ -133,7 +133,7 @@ impl Splits {
 }
 
 /// Describes the entries of `dir`, for the message that something is missing from it.
-fn found_in(dir: &Path) -> Result<String> {
+pub(super) fn found_in(dir: &Path) -> Result<String> {
     const SHOWN: usize = 5;
     let name = |path: &PathBuf| match path.is_dir() {
         true => format!("{} (a folder)", file_name(path)),

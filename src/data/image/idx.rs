@@ -10,9 +10,10 @@ use crate::data::splits;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-/// Number of classes of every data set in this format.
+/// Number of classes of MNIST and Fashion-MNIST.
 const CLASSES: usize = 10;
 
 /// The largest compression ratio of Deflate: a header that announces more is wrong.
@@ -30,13 +31,23 @@ const DEFLATE_MAX_RATIO: u64 = 1032;
 /// numbers of images and labels differ, or two files for the same part; if a label is above 9; if training and test images
 /// differ in size.
 pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
-    let train = read_split(dir, "train")?;
-    let (images, labels) = (files_of::<3>(dir, "t10k-images")?, files_of::<1>(dir, "t10k-labels")?);
+    read_both(dir, ["train", "t10k"], |split| read_split(dir, split))
+}
+
+/// Reads a training and a test set whose files begin with `names`. The test set is empty if its files are missing.
+pub(super) fn read_both(
+    dir: &Path,
+    [train, test]: [&str; 2],
+    read: impl Fn(&str) -> Result<Images>,
+) -> Result<(Images, Images)> {
+    let images = files_of::<3>(dir, &format!("{test}-images"))?;
+    let labels = files_of::<1>(dir, &format!("{test}-labels"))?;
+    let train = read(train)?;
     if images.1.is_empty() && labels.1.is_empty() {
         let test = train.select(&[])?;
         return Ok((train, test));
     }
-    let test = read_test(dir)?;
+    let test = read(test)?;
     let ((_, train_height, train_width), (_, height, width)) = (train.shape(), test.shape());
     ensure!(
         train.shape() == test.shape(),
@@ -55,6 +66,16 @@ pub fn read_test(dir: &Path) -> Result<Images> {
 }
 
 fn read_split(dir: &Path, split: &str) -> Result<Images> {
+    let (pixels, labels, (height, width)) = read_bytes(dir, split, 0..=CLASSES as u8 - 1)?;
+    Ok(Images::new(pixels, labels, (1, height, width), CLASSES)?)
+}
+
+/// Reads the pixels, the labels and the images' height and width of a split whose labels are in `range`.
+pub(super) fn read_bytes(
+    dir: &Path,
+    split: &str,
+    range: RangeInclusive<u8>,
+) -> Result<(Vec<u8>, Vec<u8>, (usize, usize))> {
     let (images_path, ([images, height, width], pixels)) = read_file(dir, &format!("{split}-images"))?;
     let (labels_path, ([count], labels)) = read_file(dir, &format!("{split}-labels"))?;
     ensure!(
@@ -65,10 +86,11 @@ fn read_split(dir: &Path, split: &str) -> Result<Images> {
         images_path.display(),
         quantity(images, "image")
     );
-    if let Some(at) = labels.iter().position(|&label| usize::from(label) >= CLASSES) {
-        bail!("{}: label {} at position {at}, expected 0 to 9", labels_path.display(), labels[at]);
+    if let Some(at) = labels.iter().position(|label| !range.contains(label)) {
+        let (first, last) = range.into_inner();
+        bail!("{}: label {} at position {at}, expected {first} to {last}", labels_path.display(), labels[at]);
     }
-    Ok(Images::new(pixels, labels, (1, height, width), CLASSES)?)
+    Ok((pixels, labels, (height, width)))
 }
 
 /// The dimensions and the bytes of a file.
@@ -95,7 +117,7 @@ fn read_file<const D: usize>(dir: &Path, stem: &str) -> Result<(PathBuf, Content
     let (dir, files, names) = files_of::<D>(dir, stem)?;
     let mut files = files.into_iter();
     let Some(path) = files.next() else {
-        bail!("{}: found none of the files {}", dir.display(), names.join(", "))
+        bail!("{}: found none of the files {}{}", dir.display(), names.join(", "), splits::found_in(&dir)?)
     };
     let contents = read(&path)?;
     for other in files {

@@ -23,6 +23,7 @@ pub mod cifar;
 mod device_copy;
 mod digits;
 mod distortion;
+pub mod emnist;
 mod files;
 pub mod folder;
 mod generate;
@@ -70,7 +71,22 @@ const CLOTHING: [&str; 10] = [
     "ankle boot",
 ];
 
-const KNOWN: [&str; 6] = ["digits", "shapes", "mnist", "fashion-mnist", "cifar10", "image-folder"];
+const KNOWN: [&str; 11] = {
+    let [digits, letters, balanced, by_merge, by_class] = emnist::NAMES;
+    [
+        "digits",
+        "shapes",
+        "mnist",
+        "fashion-mnist",
+        digits,
+        letters,
+        balanced,
+        by_merge,
+        by_class,
+        "cifar10",
+        "image-folder",
+    ]
+};
 const BUILT_IN: [&str; 2] = ["digits", "shapes"];
 
 /// The seed of the built-in images. It is independent of the seed of a training run.
@@ -89,6 +105,7 @@ const TEST_SHAPES: usize = 2_000;
 /// | `digits` | built in | 20,000 and 4,000 of shape (1, 28, 28) |
 /// | `shapes` | built in | 10,000 and 2,000 of shape (3, 32, 32) |
 /// | `mnist`, `fashion-mnist` | [`idx`] files in `dir`, or the hub | 60,000 and 10,000 of shape (1, 28, 28) |
+/// | `emnist-letters`, `-digits`, `-balanced`, `-bymerge`, `-byclass` | [`emnist`] files in `dir` | the files' number, of shape (1, 28, 28) |
 /// | `cifar10` | [`cifar`] files in `dir`, or the hub | 50,000 and 10,000 of shape (3, 32, 32) |
 /// | `image-folder` | a [`folder`] of PNG and JPEG files, `dir` (feature `images`) | the files' number, of shape (3, `side`, `side`) |
 ///
@@ -108,6 +125,7 @@ pub fn load(name: &str, dir: Option<&Path>, side: usize) -> Result<ImageSet> {
             let (training, test) = idx::read_dir(dir)?;
             (training.with_class_names(CLOTHING)?, test.with_class_names(CLOTHING)?)
         }
+        (name, Some(dir)) if emnist::NAMES.contains(&name) => emnist::read_dir(dir, name)?,
         ("mnist" | "fashion-mnist" | "cifar10", None) => {
             let [training, test] = download(name, ["train", "test"])?;
             (training, test)
@@ -130,6 +148,7 @@ pub fn load_test(name: &str, dir: Option<&Path>, side: usize) -> Result<(Images,
         ("cifar10", Some(dir)) => cifar::read_test(dir)?,
         ("mnist", Some(dir)) => idx::read_test(dir)?,
         ("fashion-mnist", Some(dir)) => idx::read_test(dir)?.with_class_names(CLOTHING)?,
+        (name, Some(dir)) if emnist::NAMES.contains(&name) => emnist::read_test(dir, name)?,
         ("mnist" | "fashion-mnist" | "cifar10", None) => {
             let [test] = download(name, ["test"])?;
             test
@@ -141,7 +160,7 @@ pub fn load_test(name: &str, dir: Option<&Path>, side: usize) -> Result<(Images,
 
 /// Whether the data set `name` holds handwriting, whose meaning changes when it is mirrored.
 pub fn is_handwriting(name: &str) -> bool {
-    matches!(name, "digits" | "mnist")
+    matches!(name, "digits" | "mnist") || emnist::NAMES.contains(&name)
 }
 
 /// Explains why there is no data set `name` in `dir`.
@@ -151,6 +170,9 @@ fn not_found(name: &str, dir: Option<&Path>) -> anyhow::Error {
         ("image-folder", None) => {
             let reason = "no directory given, expected one with the images as train/CLASS/IMAGE.jpg";
             DataError::files_needed(name, reason, &BUILT_IN)
+        }
+        (name, None) if emnist::NAMES.contains(&name) => {
+            DataError::files_needed(name, "no directory given", &BUILT_IN)
         }
         _ => DataError::unknown(name, &KNOWN),
     }
