@@ -9,7 +9,9 @@ use super::recipe::{
     About, CLASSES, Data, Facts, KEPT, PATHS, Recipe, Start, Test, Trained, Training, recorded_settings,
 };
 use super::together::{self, check_same_facts, check_same_program};
-use super::{MachineOptions, Outcome, UsageError, complain, count, report, shell_quoted, show_notes};
+use super::{
+    MachineOptions, Outcome, UsageError, complain, count, report, shell_quoted, show_notes, unrecordable,
+};
 use crate::device::device_name;
 use crate::nn::{BatchNorm, count_parameters, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
@@ -398,7 +400,8 @@ pub(super) fn folder<R: Recipe>(
             // A pipe such as /dev/fd/63 leads to nothing with a path.
             let whole = path.canonicalize().or_else(|_| std::path::absolute(path));
             let failed = || format!("{}: the absolute path can't be found", path.display());
-            settings[name] = json!(whole.with_context(failed)?);
+            let whole = whole.with_context(failed)?;
+            settings[name] = json!(whole.to_str().with_context(|| unrecordable(&whole))?);
         }
     }
     if takes_all {

@@ -1,7 +1,7 @@
 //! The run and the inputs of a command for a trained model.
 
 use super::{Outcome, complain, count, error_line, shell_quoted, show_notes};
-use crate::data::text::LiveLines;
+use crate::data::text::{LiveLines, path_of_bytes};
 use crate::train::{Run, is_output_open};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
@@ -43,6 +43,7 @@ pub(super) fn folder(binary: &str, run: &Path) -> Result<PathBuf> {
     let dir =
         if is_number(run) && (numbered.is_dir() || !run.exists()) { numbered } else { run.to_path_buf() };
     if dir.exists() {
+        ensure!(dir.is_dir(), "{}: is a file, expected the folder of a run", dir.display());
         return Ok(dir);
     }
     let names = std::fs::read_dir(&runs).into_iter().flatten().flatten().filter_map(|entry| {
@@ -140,7 +141,7 @@ impl Inputs {
             let (name, quoted) = (file.display(), shell_quoted(file));
             complain(&format!("note: {name} is taken as text: to read the file, use --file {quoted}"));
         }
-        self.read(|input| {
+        self.for_each(false, |input| {
             let text = input.to_str();
             answer(text.with_context(|| format!("{}: it is not UTF-8", Path::new(input).display()))?)
         })
@@ -149,7 +150,7 @@ impl Inputs {
     /// Like [`for_each`](Self::for_each), with the paths of files. Blank lines are skipped, with a note.
     pub(super) fn for_each_path(&self, mut answer: impl FnMut(&Path) -> Result<()>) -> Result<Outcome> {
         let mut blank = 0;
-        let outcome = self.for_each(|input| {
+        let outcome = self.for_each(true, |input| {
             if input.to_string_lossy().trim().is_empty() {
                 blank += 1;
                 return Ok(());
@@ -175,14 +176,7 @@ impl Inputs {
     ///
     /// # Errors
     /// Fails if the inputs can't be read.
-    pub(super) fn for_each(&self, mut answer: impl FnMut(&OsStr) -> Result<()>) -> Result<Outcome> {
-        self.read(|input| match input.to_str() {
-            Some(text) => answer(OsStr::new(text.trim_end_matches('\r'))),
-            None => answer(input),
-        })
-    }
-
-    fn read(&self, mut answer: impl FnMut(&OsStr) -> Result<()>) -> Result<Outcome> {
+    fn for_each(&self, are_paths: bool, mut answer: impl FnMut(&OsStr) -> Result<()>) -> Result<Outcome> {
         let mut outcome = Outcome::Done;
         let mut fail = |error: &anyhow::Error| {
             complain(&error_line(error));
@@ -191,7 +185,7 @@ impl Inputs {
         let mut next = |input: Input| {
             let (place, result) = match input {
                 Input::Argument(input) => (None, answer(input)),
-                Input::Line(place, line) => (Some(place), answer(OsStr::new(line))),
+                Input::Line(place, line) => (Some(place), answer(line)),
                 Input::Bad(place, error) => {
                     fail(&anyhow!("{place} {error}"));
                     return is_output_open();
@@ -207,9 +201,12 @@ impl Inputs {
         };
         if let Some(path) = self.file() {
             let mut notes = vec![];
-            let file = LiveLines::open(path, &mut notes)?;
+            let file = match are_paths {
+                true => LiveLines::open_paths(path)?,
+                false => LiveLines::open(path, &mut notes)?,
+            };
             show_notes(&notes);
-            lines(&path.display().to_string(), file, &mut next)?;
+            lines(&path.display().to_string(), are_paths, file, &mut next)?;
             return Ok(outcome);
         }
         let default = [self.file.clone().map_or("-".into(), OsString::from)];
@@ -221,12 +218,12 @@ impl Inputs {
                     if stdin.is_terminal() {
                         complain("note: this reads standard input, one input per line, up to Ctrl-D");
                     }
-                    lines("standard input", LiveLines::new(stdin.lock()), &mut next)?
+                    lines("standard input", are_paths, LiveLines::new(stdin.lock()), &mut next)?
                 }
                 _ if self.file.is_some() => {
                     let name = Path::new(input).display().to_string();
                     let pipe = File::open(input).with_context(|| format!("{name}: can't be read"))?;
-                    lines(&name, LiveLines::new(BufReader::new(pipe)), &mut next)?
+                    lines(&name, are_paths, LiveLines::new(BufReader::new(pipe)), &mut next)?
                 }
                 _ => next(Input::Argument(input)),
             };
@@ -247,19 +244,19 @@ fn written_path(line: &OsStr) -> PathBuf {
     let text = text.trim();
     let unquoted = |quote: char| text.strip_prefix(quote)?.strip_suffix(quote);
     let text = unquoted('"').or_else(|| unquoted('\'')).unwrap_or(text);
-    let from_url = text.strip_prefix("file://").map(percent_decoded);
+    let from_url = text.strip_prefix("file://").map(|url| path_of_bytes(percent_decoded(url)));
     let from_home = text.strip_prefix("~/").zip(std::env::home_dir());
     let (slashed, unescaped) = (text.replace('\\', "/"), text.replace('\\', ""));
     let on_drive =
         slashed.split_once(":/").map(|(drive, rest)| format!("/mnt/{}/{rest}", drive.to_lowercase()));
-    let candidates = [Some(text.into()), from_url, on_drive].into_iter().flatten().map(PathBuf::from);
+    let candidates = [Some(text.into()), from_url, on_drive.map(PathBuf::from)].into_iter().flatten();
     let candidates = candidates.chain(from_home.map(|(rest, home)| home.join(rest)));
     let mut candidates = candidates.chain([unescaped.into(), slashed.into()]);
     candidates.find(|path| path.exists()).unwrap_or_else(|| text.into())
 }
 
 /// `text` with its `%20` and the like decoded.
-fn percent_decoded(text: &str) -> String {
+fn percent_decoded(text: &str) -> Vec<u8> {
     let mut parts = text.split('%');
     let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
     for part in parts {
@@ -268,14 +265,14 @@ fn percent_decoded(text: &str) -> String {
             None => bytes.extend([b"%", part.as_bytes()].concat()),
         }
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    bytes
 }
 
 /// An input of a command.
 enum Input<'a> {
     Argument(&'a OsStr),
     /// A line, after its place.
-    Line(&'a str, &'a str),
+    Line(&'a str, &'a OsStr),
     /// An error in a line, after its place.
     Bad(&'a str, &'a str),
 }
@@ -283,11 +280,16 @@ enum Input<'a> {
 /// Calls `next` with each line as soon as it is complete, while `next` returns true.
 fn lines(
     name: &str,
+    are_paths: bool,
     mut lines: LiveLines<impl BufRead>,
     mut next: impl FnMut(Input) -> bool,
 ) -> Result<bool> {
     let mut notes = vec![];
-    while let Some(line) = lines.next(&mut notes).with_context(|| name.to_string())? {
+    let read = |lines: &mut LiveLines<_>, notes: &mut Vec<String>| match are_paths {
+        true => lines.next_path(notes),
+        false => Ok(lines.next(notes)?.map(|line| line.map(OsString::from))),
+    };
+    while let Some(line) = read(&mut lines, &mut notes).with_context(|| name.to_string())? {
         notes.drain(..).for_each(|note| complain(&format!("note: {name}: {note}")));
         let place = format!("{name}: line {}", lines.number);
         for line in lines.doubtful() {
@@ -341,6 +343,6 @@ mod tests {
             assert_eq!(written_path(line.as_ref()), path, "{line}");
         }
         assert_eq!(written_path("\"no such.png\"".as_ref()), Path::new("no such.png"));
-        assert_eq!(percent_decoded("100%"), "100%");
+        assert_eq!(percent_decoded("100%"), b"100%");
     }
 }

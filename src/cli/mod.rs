@@ -255,14 +255,26 @@ fn complain(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// A path as a POSIX shell reads it back.
+/// A path as a shell reads it back.
 fn shell_quoted(path: &Path) -> String {
-    let text = path.display().to_string();
+    let Some(text) = path.to_str() else {
+        let quoted = |&byte: &u8| match byte {
+            b'\\' | b'\'' | 0x7f.. | ..b' ' => format!("\\{byte:03o}"),
+            _ => char::from(byte).to_string(),
+        };
+        let bytes = path.as_os_str().as_encoded_bytes();
+        return format!("$'{}'", bytes.iter().map(quoted).collect::<String>());
+    };
     let is_plain = |c: char| c.is_alphanumeric() || "/._-+=:,@%".contains(c);
     match !text.is_empty() && text.chars().all(is_plain) {
-        true => text,
+        true => text.to_string(),
         false => format!("'{}'", text.replace('\'', "'\\''")),
     }
+}
+
+/// The error about a path that `config.json` can't hold.
+fn unrecordable(path: &Path) -> String {
+    format!("{}: the path is not UTF-8, which a run cannot record: rename it", path.display())
 }
 
 /// Adds the options that help to an error of loading a data set.
@@ -328,6 +340,12 @@ mod tests {
             ("größe", "größe"),
         ] {
             assert_eq!(shell_quoted(Path::new(path)), quoted);
+        }
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStrExt;
+            let path = Path::new(OsStr::from_bytes(b"a b's/\xe9.png"));
+            assert_eq!(shell_quoted(path), r"$'a b\047s/\351.png'");
         }
     }
 }

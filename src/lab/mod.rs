@@ -183,6 +183,7 @@ impl Lab {
             return Ok(run);
         }
         let Settings { quick, dataset, data_dir, seed, function } = &self.settings;
+        let data_dir = data_dir.as_ref().map(|dir| dir.display().to_string());
         let config = json!({
             "experiment": self.name,
             "settings": {

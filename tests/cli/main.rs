@@ -424,6 +424,25 @@ fn one_bad_image_among_many_is_named_and_the_others_are_answered() {
     assert!(errors.contains("list: line 4: text.png") && errors.contains("skipped 1 blank line"), "{errors}");
 }
 
+#[cfg(unix)]
+#[test]
+fn paths_of_images_need_not_be_utf8() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let place = copied();
+    let name = OsStr::from_bytes(b"\xe9.png");
+    png(&place.path().join("good.png"), 0, 3);
+    fs::rename(place.path().join("good.png"), place.path().join(name)).unwrap();
+    fs::write(place.path().join("list"), b"\xe9.png\r\nfile://%E9.png\n").unwrap();
+    for (arguments, answers) in [([OsStr::new("--file"), OsStr::new("list")].as_slice(), 2), (&[name], 1)] {
+        let output =
+            command(&place, "lenet").args(["predict", "--run", "run"]).args(arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        let are_answers = said.lines().all(|line| line.starts_with("\u{fffd}.png: "));
+        assert!(said.lines().count() == answers && are_answers && output.status.success(), "{output:?}");
+    }
+}
+
 #[test]
 fn output_that_cannot_be_written_is_an_error_unless_nobody_reads_it() {
     let place = copied();

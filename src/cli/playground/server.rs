@@ -245,7 +245,7 @@ async fn state(State(server): State<Arc<Server>>) -> Answer {
             let shown = |dir: &path::Path| Some(summary(dir, Some(&Record::read(program.name, dir).ok()?)));
             let given = server.given_to(program.name).filter_map(|(id, dir)| {
                 let mut run = shown(dir)?;
-                (run["id"], run["name"]) = (json!(id), json!(dir));
+                (run["id"], run["name"]) = (json!(id), json!(dir.display().to_string()));
                 Some(run)
             });
             let runs: Vec<Value> = dirs.filter_map(|dir| shown(&dir)).chain(given).collect();

@@ -5,9 +5,10 @@ use super::encoding::{
 };
 use crate::data::file_kind::check_is_file;
 use anyhow::{Context, Result, anyhow, ensure};
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead, Cursor};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The lines of a text that is still being written, such as standard input, or of a whole file.
 ///
@@ -33,16 +34,29 @@ impl LiveLines<Cursor<Vec<u8>>> {
     /// # Errors
     /// Fails if the file can't be read, is empty or of another format, or if most of its lines can't be read.
     pub fn open(path: &Path, notes: &mut Vec<String>) -> Result<Self> {
-        check_is_file(path)?;
         let name = path.display();
-        let bytes = fs::read(path).with_context(|| format!("{name}: can't be read"))?;
-        ensure!(!bytes.is_empty(), "{name}: is empty");
+        let bytes = content(path)?;
         let mut lines = Self::new(Cursor::default());
         let mut remarks = vec![];
         lines.take_whole(bytes, &mut remarks).map_err(|error| anyhow!("{name}: {error:#}"))?;
         notes.extend(remarks.into_iter().map(|remark| format!("{name}: {remark}")));
         Ok(lines)
     }
+
+    /// The lines of a file for [`next_path`](Self::next_path).
+    ///
+    /// # Errors
+    /// Fails if the file can't be read or is empty.
+    pub fn open_paths(path: &Path) -> Result<Self> {
+        Ok(Self::new(Cursor::new(content(path)?)))
+    }
+}
+
+fn content(path: &Path) -> Result<Vec<u8>> {
+    check_is_file(path)?;
+    let bytes = fs::read(path).with_context(|| format!("{}: can't be read", path.display()))?;
+    ensure!(!bytes.is_empty(), "{}: is empty", path.display());
+    Ok(bytes)
 }
 
 impl<R: BufRead> LiveLines<R> {
@@ -57,6 +71,23 @@ impl<R: BufRead> LiveLines<R> {
     /// # Errors
     /// Fails if the input can't be read or is a file of another format.
     pub fn next(&mut self, notes: &mut Vec<String>) -> Result<Option<Result<String, String>>> {
+        let line = self.read(notes)?;
+        line.map(|line| self.decode(&line, notes)).transpose()
+    }
+
+    /// Like [`next`](Self::next), for lines that name files: a path that is not UTF-8 is returned as it is.
+    pub fn next_path(&mut self, notes: &mut Vec<String>) -> Result<Option<Result<OsString, String>>> {
+        let Some(line) = self.read(notes)? else { return Ok(None) };
+        let path = line.strip_suffix(b"\n").unwrap_or(&line);
+        let path = path_of_bytes(path.strip_suffix(b"\r").unwrap_or(path).to_vec());
+        Ok(Some(match path.to_str().is_none() && path.exists() {
+            true => Ok(path.into()),
+            false => self.decode(&line, notes)?.map(OsString::from),
+        }))
+    }
+
+    /// Reads the next line, with its `\n`.
+    fn read(&mut self, notes: &mut Vec<String>) -> Result<Option<Vec<u8>>> {
         let mut line = vec![];
         if self.number == 0 && self.whole.is_none() {
             let start = self.reader.fill_buf().context("can't be read")?;
@@ -78,14 +109,9 @@ impl<R: BufRead> LiveLines<R> {
         if self.number == 1 && self.whole.is_none() && !line.ends_with(b"\n") && line.contains(&b'\r') {
             self.number = 0;
             self.take_whole(line, notes)?;
-            return self.next(notes);
+            return self.read(notes);
         }
-        if self.whole.is_none() {
-            self.scan.add(&line, true)?;
-        }
-        let line = line.strip_suffix(b"\n").unwrap_or(&line);
-        let line = if self.number == 1 { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line) } else { line };
-        Ok(Some(self.decode(line, notes)))
+        Ok(Some(line))
     }
 
     /// Reads `bytes` instead of the reader.
@@ -110,7 +136,17 @@ impl<R: BufRead> LiveLines<R> {
         Ok(())
     }
 
-    fn decode(&mut self, line: &[u8], notes: &mut Vec<String>) -> Result<String, String> {
+    /// Decodes a line, or returns the reason why it can't be decoded.
+    fn decode(&mut self, line: &[u8], notes: &mut Vec<String>) -> Result<Result<String, String>> {
+        if self.whole.is_none() {
+            self.scan.add(line, true)?;
+        }
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let line = if self.number == 1 { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line) } else { line };
+        Ok(self.text(line, notes))
+    }
+
+    fn text(&mut self, line: &[u8], notes: &mut Vec<String>) -> Result<String, String> {
         if line.contains(&0) {
             return Err("is binary (with a zero byte), expected text".to_string());
         }
@@ -134,6 +170,14 @@ impl<R: BufRead> LiveLines<R> {
     pub fn doubtful(&mut self) -> Vec<usize> {
         if self.scan.has_utf8 { std::mem::take(&mut self.western) } else { vec![] }
     }
+}
+
+/// The path that `bytes` are. Where paths are not bytes, what is not UTF-8 is replaced.
+pub(crate) fn path_of_bytes(bytes: Vec<u8>) -> PathBuf {
+    #[cfg(unix)]
+    return <OsString as std::os::unix::ffi::OsStringExt>::from_vec(bytes).into();
+    #[cfg(not(unix))]
+    return String::from_utf8_lossy(&bytes).into_owned().into();
 }
 
 #[cfg(test)]
