@@ -86,6 +86,17 @@ fn tiny_folder() -> TempDir {
 }
 
 #[test]
+fn class_folders_that_look_alike_are_noted() {
+    let dir = tiny_folder();
+    for split in ["train", "test"] {
+        fs::create_dir(dir.path().join(split).join("Cat")).unwrap();
+        fs::copy(dir.path().join(split).join("cat/a.PNG"), dir.path().join(split).join("Cat/a.PNG")).unwrap();
+    }
+    let notes = folder::read_dir(dir.path(), 8).unwrap().notes;
+    assert_eq!(notes, ["the classes \"Cat\" and \"cat\" differ only in case"]);
+}
+
+#[test]
 fn a_folder_is_listed_by_class_and_read_as_squares() {
     let dir = tiny_folder();
     fs::write(dir.path().join("train/cat/.DS_Store"), "").unwrap();

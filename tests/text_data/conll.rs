@@ -46,6 +46,13 @@ fn iob1_is_converted_to_bio() {
 }
 
 #[test]
+fn types_that_differ_only_in_case_are_noted() {
+    let dir = dir_of(&[("train.txt", b"a B-PER\n\nb B-Per\n")]);
+    let notes = sequence::load("conll", Some(dir.path())).unwrap().notes;
+    assert_eq!(notes, ["the types \"PER\" and \"Per\" differ only in case"]);
+}
+
+#[test]
 fn entities_begin_as_conlleval_reads_them_in_any_scheme() {
     let read =
         |text: &str| sequence::load("conll", Some(dir_of(&[("train.txt", text.as_bytes())]).path())).unwrap();

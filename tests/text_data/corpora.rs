@@ -3,7 +3,7 @@
 use super::says::assert_says;
 use super::{assert_refused, corpus_of, data, dir_of, load, strings};
 use candle_textbook::data::{
-    Columns, Corpus, DataError, Level, Selection, Tokenizer, Vocabulary, sequence, text,
+    Columns, Corpus, DataError, Level, Selection, TextStream, Tokenizer, Vocabulary, sequence, text,
 };
 use std::path::Path;
 use tempfile::tempdir;
@@ -281,7 +281,17 @@ fn web_pages_and_json_in_place_of_tables_are_refused() {
         assert_refused("csv", &[("train.csv", json)], &["train.csv: found JSON"]);
     }
     assert_eq!(corpus_of("csv", &[("train.csv", b"{a},[x\n{b},y\n")]).classes, ["{a}", "{b}"]);
-    // A text may consist of pages.
-    let dir = dir_of(&[("input.txt", page)]);
-    assert!(text::load_stream("tiny-shakespeare", Some(dir.path()), Level::Char).is_ok());
+    for (content, part) in [
+        (&page[..], "found an HTML page"),
+        (b"{\"error\": \"not found\"}\n", "found JSON"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (b"", "is empty"),
+    ] {
+        let dir = dir_of(&[("input.txt", content)]);
+        let error = text::load_stream("tiny-shakespeare", Some(dir.path()), Level::Char).unwrap_err();
+        assert_says(&format!("{error:#}"), &["input.txt: ", part]);
+    }
+    // The user's own text may be a page.
+    let dir = dir_of(&[("page.html", page)]);
+    assert!(TextStream::open(&dir.path().join("page.html"), Level::Char).is_ok());
 }

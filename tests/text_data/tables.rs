@@ -358,6 +358,17 @@ fn a_header_without_text_or_label_is_refused() {
 }
 
 #[test]
+fn a_table_without_a_known_separator_or_without_cells_is_named() {
+    let files = [("train.csv", &b"label|text\na|x\nb|y\n"[..])];
+    assert_refused(
+        "csv",
+        &files,
+        &["found 1 column", "separated by commas, semicolons or tabs", "label|text"],
+    );
+    assert_refused("csv", &[("train.csv", b" \n\n")], &["train.csv: no rows of label and text"]);
+}
+
+#[test]
 fn classes_that_look_alike_or_have_one_sentence_are_noted() {
     for (first, second, difference) in [
         ("POS", "pos", "case"),

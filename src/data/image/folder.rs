@@ -6,6 +6,7 @@ use super::preparation::Preparation;
 use crate::data::count;
 use crate::data::file_kind::check_is_directory;
 use crate::data::splits::{self, Splits};
+use crate::data::text::note_twins;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -44,6 +45,7 @@ pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
     let Splits { train, validation, test, .. } = find_splits(dir, false, &mut notes)?;
     let train = train.context("no training split")?;
     let names = if train == dir { folders_of_images(dir)? } else { class_folders(&train)? };
+    notes.extend(note_twins("classes", &names));
     notes.extend(passed_over(&[Some(&train), validation.as_ref(), test.as_ref()])?);
     ensure!(
         names.len() >= 2,

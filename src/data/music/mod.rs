@@ -158,7 +158,11 @@ fn midi_folder(dir: &Path, steps_per_quarter: usize, test_only: bool) -> Result<
             report += found;
             pieces.push(Piece { style, ..piece });
         }
-        ensure!(!pieces.is_empty(), "{}: found no .mid files, expected at least one", folder.display());
+        ensure!(
+            !pieces.is_empty(),
+            "{}: found no .mid files in it or in its folders, expected at least one",
+            folder.display()
+        );
         Ok(Some(pieces))
     };
     let [train, validation, test] = folders;
@@ -277,7 +281,7 @@ mod tests {
         assert!(error("polkas", None).contains("expected one of chorales, midi, piano-roll"));
         assert!(error("chorales", Some(dir.path())).contains("built in"));
         assert!(error("midi", None).contains("no directory given"));
-        assert!(error("midi", Some(dir.path())).contains("found no .mid files"));
+        assert!(error("midi", Some(dir.path())).contains("found no .mid files in it or in its folders"));
         assert!(error("piano-roll", Some(dir.path())).contains("found no .json file"));
     }
 

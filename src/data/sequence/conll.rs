@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::tagged::{Tag, TaggedCorpus, TaggedSentences, tag_names};
 use crate::data::splits::Splits;
-use crate::data::text::{TextFile, composed, counted_lines};
+use crate::data::text::{TextFile, composed, counted_lines, note_twins};
 
 const EXTENSIONS: [&str; 7] = ["txt", "conll", "tsv", "bio", "iob", "iob2", "annotated"];
 
@@ -36,6 +36,7 @@ pub(super) fn read_dir(dir: &Path, known: Option<&[String]>) -> Result<TaggedCor
     if let (Some(train), []) = (&train, &types[..]) {
         return Err(train.error("no entities"));
     }
+    notes.extend(note_twins("types", &types).filter(|_| known.is_none()));
     let mut read = |path: Option<PathBuf>| {
         let read = |path| {
             let file = TextFile::read(path, &mut notes)?;

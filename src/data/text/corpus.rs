@@ -75,13 +75,7 @@ impl Corpus {
     /// They are two classes that are probably the same, a class that is probably a missing label, and a class with a single
     /// sentence in a large set.
     pub(super) fn note_odd_classes(&mut self) {
-        let mut seen = HashMap::new();
-        let twins = self.classes.iter().find_map(|class| Some((seen.insert(spelling(class), class)?, class)));
-        self.notes.extend(twins.map(|(first, second)| {
-            let is_case = first.to_lowercase() == second.to_lowercase();
-            let difference = if is_case { "case" } else { "spelling" };
-            format!("the classes {} and {} differ only in {difference}", quoted(first), quoted(second))
-        }));
+        self.notes.extend(note_twins("classes", &self.classes));
         let missing = ["nan", "null", "n/a", "<na>", "#n/a"];
         let missing = self.classes.iter().filter(|class| missing.contains(&class.to_lowercase().as_str()));
         self.notes
@@ -93,6 +87,17 @@ impl Corpus {
             self.notes.push(format!("the class {class} has a single sentence, the training set {sentences}"));
         }
     }
+}
+
+/// A note about two of the `names` of `what` that are probably the same, if there are any.
+pub(in crate::data) fn note_twins<S: AsRef<str>>(what: &str, names: &[S]) -> Option<String> {
+    let mut seen = HashMap::new();
+    let names = names.iter().map(AsRef::as_ref);
+    let (first, second) =
+        { names }.find_map(|name: &str| Some((seen.insert(spelling(name), name)?, name)))?;
+    let is_case = first.to_lowercase() == second.to_lowercase();
+    let difference = if is_case { "case" } else { "spelling" };
+    Some(format!("the {what} {} and {} differ only in {difference}", quoted(first), quoted(second)))
 }
 
 /// A class name without differences that are hard to see.

@@ -27,9 +27,7 @@ impl TextFile {
         let bytes = fs::read(&path).with_context(|| format!("{name}: can't be read"))?;
         ensure!(!bytes.is_empty(), "{name}: is empty");
         let (text, note) = decode(bytes).map_err(|error| anyhow!("{name}: {error:#}"))?;
-        if let Some(other) = markup(text.as_bytes()).or_else(|| is_json(&text).then_some("JSON")) {
-            bail!("{name}: found {other}, expected lines or a table of text");
-        }
+        check_is_corpus(&text).map_err(|error| anyhow!("{name}: {error}"))?;
         notes.extend(note.map(|note| format!("{name}: {note}")));
         Ok(Self { path, text })
     }
@@ -53,6 +51,17 @@ impl TextFile {
     /// An error about line `line`.
     pub fn error_at(&self, line: usize, message: impl Display) -> anyhow::Error {
         self.error(format!("line {line}: {message}"))
+    }
+}
+
+/// Checks that a text, by its beginning, is not something else that was saved under the name of a corpus.
+///
+/// # Errors
+/// Fails for an HTML page, an XML document and JSON.
+pub(super) fn check_is_corpus(text: &str) -> Result<()> {
+    match markup(text.as_bytes()).or_else(|| is_json(text).then_some("JSON")) {
+        Some(other) => bail!("found {other}, expected lines or a table of text"),
+        None => Ok(()),
     }
 }
 

@@ -32,12 +32,13 @@ mod tokenizer;
 mod vocabulary;
 mod word_vectors;
 
+pub(super) use corpus::note_twins;
 pub use corpus::{Corpus, Texts};
 pub(crate) use file::TextFile;
 pub(super) use file::counted_lines;
 pub use level::Level;
 #[cfg(feature = "cli")]
-pub(crate) use live_lines::LiveLines;
+pub(crate) use live_lines::{LiveLines, path_of_bytes};
 pub use ngrams::NGrams;
 pub(super) use quotes::are_fields_quoted;
 pub(super) use records::{Record, records};
@@ -53,7 +54,7 @@ pub use word_vectors::WordVectors;
 use crate::data::error::DataError;
 use crate::data::file_kind::check_is_directory;
 use crate::data::splits;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::path::Path;
 
 const KNOWN: [&str; 8] = ["reviews", "mr", "sst2", "trec", "ag-news", "csv", "tsv", "fasttext"];
@@ -161,7 +162,13 @@ pub fn load_stream(name: &str, dir: Option<&Path>, level: Level) -> Result<TextS
     match (name, dir) {
         ("source", None) => TextStream::from_memory("source", source::source(), level),
         ("source", Some(_)) => Err(DataError::built_in(name)),
-        ("tiny-shakespeare", Some(dir)) => TextStream::open(&dir.join("input.txt"), level),
+        ("tiny-shakespeare", Some(dir)) => {
+            check_is_directory(dir)?;
+            let path = file::required(dir, "input.txt")?;
+            let text = TextStream::open(&path, level)?;
+            file::check_is_corpus(&text.beginning()?).with_context(|| path.display().to_string())?;
+            Ok(text)
+        }
         ("tiny-shakespeare", None) => TextStream::from_memory(name, download_text(name)?, level),
         _ => Err(DataError::unknown(name, &KNOWN_STREAMS)),
     }

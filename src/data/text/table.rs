@@ -348,6 +348,11 @@ fn places(
             Err(unclear(file, format!("column {} can't be both label and text", label + 1)))
         }
         Some(places) => Ok(places),
+        None if width == 1 && first[0].is_empty() => Err(file.error(NO_ROWS)),
+        None if width == 1 => Err(file.error(format!(
+            "found 1 column, expected label and text, separated by commas, semicolons or tabs; the first row has {}",
+            shown(first)
+        ))),
         None => {
             let found = count(width, "column");
             Err(unclear(

@@ -134,6 +134,14 @@ impl TextStream {
         &self.name
     }
 
+    /// The beginning of the text.
+    pub(super) fn beginning(&self) -> Result<String> {
+        let mut bytes = [0; 1 << 12];
+        let read = self.source.read_at(0, &mut bytes);
+        let read = read.with_context(|| format!("{}: can't be read", self.name))?;
+        Ok(String::from_utf8_lossy(&bytes[..read]).into_owned())
+    }
+
     /// A hash of the text's bytes, to detect a changed text when a run is resumed.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
