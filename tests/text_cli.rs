@@ -49,6 +49,29 @@ fn every_cell_learns_and_leaves_a_run_folder() {
 }
 
 #[test]
+fn test_sentences_that_the_training_part_has_are_noted() {
+    let place = tempdir().unwrap();
+    let rows = |from: usize, to: usize| -> String {
+        (from..to).map(|i| format!("{},w{i} tail\n", ["no", "yes"][i % 2])).collect()
+    };
+    let write = |name: &str, rows: String| {
+        fs::write(place.path().join(name), format!("label,text\n{rows}")).unwrap();
+    };
+    write("train.csv", rows(0, 40));
+    let train = "--dataset csv --data-dir . --epochs 1 --validation 4 --quiet";
+    write("test.csv", rows(40, 60));
+    done(place.path(), "fasttext", train);
+    write("test.csv", rows(0, 40));
+    common::noted(&place, "fasttext", train, "test sentences that also occur in the training part: 36 of 40");
+}
+
+#[test]
+fn an_input_that_begins_with_a_dash_has_a_remedy() {
+    let place = tempdir().unwrap();
+    refused(&place, "lstm", "predict -bad", 2, &["'-b'", "an input that begins with - needs -- before it"]);
+}
+
+#[test]
 fn predict_takes_sentences_as_arguments_and_as_lines() {
     let run = trained("lstm");
     let run = run.to_str().unwrap();
@@ -384,7 +407,7 @@ fn presets_and_defaults_adapt_to_a_few_sentences() {
     }
     let kim =
         "--preset kim --dataset csv --data-dir . --filters 2 --embedding 4 --epochs 1 --quiet --out kim";
-    done(place.path(), "textcnn", kim);
+    common::noted(&place, "textcnn", kim, "test sentences that also occur in the training part: 5 of 6");
 
     let sentences: String = (0..6).map(|i| format!("Name{i} B-PER\nword{i} O\n\n")).collect();
     for split in ["train", "test"] {

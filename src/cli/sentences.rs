@@ -20,6 +20,7 @@ use candle_nn::VarMap;
 use clap::{Args, Subcommand, ValueEnum};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::ops::Range;
 
 /// Options that choose how sentences become words.
@@ -177,6 +178,9 @@ impl Data for SentenceData {
             Some(_) if run.is_none() => Parts::test_only(0),
             _ => Parts::new(sizes, |sentence| labels[sentence as usize], train)?,
         };
+        if run.is_none() && dir.is_some() {
+            show_notes(repeated(&words, &labels, &parts).as_slice());
+        }
         Self::new(
             text.words,
             ngrams,
@@ -246,6 +250,18 @@ fn check_words(name: &str, tokenizer: Tokenizer, words: &[Vec<String>]) -> Resul
         )]);
     }
     Ok(())
+}
+
+/// Returns a note if test sentences occur in the training part, with their labels, much more often than training sentences
+/// are repeated there.
+fn repeated(words: &[Vec<String>], labels: &[u32], parts: &Parts) -> Option<String> {
+    let sentence = |&index: &u32| (&words[index as usize], labels[index as usize]);
+    let known: HashSet<_> = parts.training.iter().map(sentence).collect();
+    let repeated = parts.test.iter().filter(|index| known.contains(&sentence(index))).count();
+    let all = parts.test.len();
+    let usual = 1.0 - known.len() as f64 / parts.training.len().max(1) as f64;
+    (repeated > 0 && repeated as f64 / all as f64 >= usual + 0.1)
+        .then(|| format!("test sentences that also occur in the training part: {repeated} of {all}"))
 }
 
 /// Number of letters, composed.
