@@ -4,8 +4,9 @@ use super::inputs::{self, RunOption, folder, is_run};
 use super::options::{Given, MachineOptions, TrainOptions};
 use super::process::{catch_interrupts, on_threads};
 use super::recipe::{Data, PATHS, Recipe, Start, Training, WITHOUT_EFFECT, recorded_settings};
+use super::record::option_value;
 use super::settings::{defaults, fields, given, resolved, with_defaults, with_negative_numbers};
-use super::{Outcome, UsageError, flow, progress, runs, shell_quoted, together};
+use super::{Outcome, UsageError, flow, progress, runs, shell_quoted, together, unrecordable};
 use crate::processes::Processes;
 use crate::train::{Run, can_train_on};
 use anyhow::{Context, Result, bail};
@@ -165,8 +166,7 @@ fn check_paths(matches: &ArgMatches) -> Result<()> {
     for name in PATHS {
         let paths = matches.try_get_raw(name).ok().flatten();
         if let Some(path) = paths.into_iter().flatten().find(|path| path.to_str().is_none()) {
-            let (option, path) = (name.replace('_', "-"), Path::new(path).display());
-            bail!("--{option} {path}: the path is not UTF-8, which a run cannot record: rename it");
+            bail!("--{} {}", name.replace('_', "-"), unrecordable(Path::new(path)));
         }
     }
     Ok(())
@@ -219,15 +219,17 @@ fn resumed<R: Recipe>(run: &Run, recorded: &R, given: &ArgMatches) -> Result<R> 
         let may_change = PATHS.contains(&&*name) || WITHOUT_EFFECT.contains(&&*name);
         if before != *now && !may_change {
             let option = name.replace('_', "-");
-            let started = match before {
+            if name == "epochs" {
                 // The number of epochs may have been extended since.
-                before if name == "epochs" => {
-                    bail!(
-                        "{dir}: this run has --epochs {before} and can't be resumed with {now}: give no fewer"
-                    )
-                }
-                Value::Null => format!("without --{option}"),
-                _ => format!("with --{option} {before}"),
+                bail!("{dir}: this run has --epochs {before} and can't be resumed with {now}: give no fewer");
+            }
+            let started = match option_value(&before) {
+                None => format!("without --{option}"),
+                Some(before) => format!("with --{option} {before}"),
+            };
+            let now = match (before, option_value(now)) {
+                (Value::Bool(false), Some(_)) => "it".to_string(),
+                (_, now) => now.unwrap_or_else(|| "false".to_string()),
             };
             bail!(
                 "{dir}: this run was started {started} and can't be resumed with {now}: leave the option out, or start a new run"
@@ -243,16 +245,22 @@ pub(super) fn usage(error: &clap::Error) -> Option<String> {
         return None;
     }
     let text = error.to_string();
-    // The tip to pass "-1" as "-- -1" would not work.
-    let lines = text.lines().map(str::trim).filter(|line| !line.starts_with("tip: to pass"));
-    let message: Vec<&str> = lines.take_while(|line| !line.starts_with("Usage:")).collect();
+    let (tips, lines): (Vec<&str>, Vec<&str>) =
+        text.lines().map(str::trim).partition(|line| line.starts_with("tip: to pass"));
+    let message: Vec<&str> = lines.into_iter().take_while(|line| !line.starts_with("Usage:")).collect();
     let message = message.join(" ");
     let message = message.split("For more information").next().unwrap_or_default().trim();
     let names_run =
         |value: &str| is_run(Path::new(value)) || value.contains("runs/") || value.parse::<u64>().is_ok();
-    let is_run = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand]
-        .iter()
-        .any(|&kind| matches!(error.get(kind), Some(ContextValue::String(value)) if names_run(value)));
-    let tip = if is_run { ": name a run with --run RUN, or resume it with --resume RUN" } else { "" };
+    let is_invalid = |kind: ContextKind, is: &dyn Fn(&str) -> bool| matches!(error.get(kind), Some(ContextValue::String(value)) if is(value));
+    let tip = if is_invalid(ContextKind::InvalidArg, &names_run)
+        || is_invalid(ContextKind::InvalidSubcommand, &names_run)
+    {
+        ": name a run with --run RUN, or resume it with --resume RUN"
+    } else if !tips.is_empty() && is_invalid(ContextKind::InvalidArg, &|value| !value.starts_with("--")) {
+        ": an input that begins with - needs -- before it"
+    } else {
+        ""
+    };
     Some(format!("{message}{tip}"))
 }

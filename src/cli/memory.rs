@@ -14,16 +14,21 @@ pub(super) fn check(parameters: u64, moments: u64, activations: u64) -> Result<(
     let free = free().unwrap_or(f64::INFINITY);
     ensure!(
         needed <= free,
-        "{parameters} parameters and {activations} activations per step need at least {:.1} GB, but {:.1} GB of memory \
-         are free: choose a smaller model or batch",
+        "{parameters} parameters and {activations} activations per step need at least {:.1} GB, but at most {:.1} GB of \
+         memory are free: choose a smaller model or batch",
         needed / 1e9,
         free / 1e9
     );
     Ok(())
 }
 
-/// The free bytes of the machine and the process's control group; `None` if the system can't tell.
+/// The bytes that this process can still take; `None` if the system can't tell.
 fn free() -> Option<f64> {
+    [in_machine().or_else(installed), in_address_space()].into_iter().flatten().reduce(f64::min)
+}
+
+/// The free bytes of the machine and the process's control group.
+fn in_machine() -> Option<f64> {
     let memory = read_to_string("/proc/meminfo").ok()?;
     let kilobytes = |name| field(&memory, name);
     let available = 1024.0 * (kilobytes("MemAvailable:")? + kilobytes("SwapFree:").unwrap_or(0.0));
@@ -35,6 +40,37 @@ fn free() -> Option<f64> {
     });
     let in_group = number("max").map(|limit| limit - (number("current").unwrap_or(0.0) - files).max(0.0));
     Some(in_group.map_or(available, |in_group| in_group.min(available)))
+}
+
+/// The bytes of the machine, on macOS, which does not tell how many are free.
+fn installed() -> Option<f64> {
+    #[cfg(target_os = "macos")]
+    {
+        let (mut bytes, mut size) = (0_u64, size_of::<u64>());
+        // SAFETY: the name ends with a zero byte, and `bytes` has room for `size` bytes.
+        let failed = unsafe {
+            let value = (&raw mut bytes).cast();
+            libc::sysctlbyname(c"hw.memsize".as_ptr(), value, &raw mut size, std::ptr::null_mut(), 0)
+        };
+        (failed == 0).then_some(bytes as f64)
+    }
+    #[cfg(not(target_os = "macos"))]
+    None
+}
+
+/// What the limit of the address space (`ulimit -v`) leaves.
+fn in_address_space() -> Option<f64> {
+    #[cfg(target_os = "linux")]
+    {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: it writes to `limit` only.
+        let failed = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
+        let is_limited = failed == 0 && limit.rlim_cur != libc::RLIM_INFINITY;
+        let taken = field(&read_to_string("/proc/self/status").ok()?, "VmSize:")?;
+        is_limited.then_some(limit.rlim_cur as f64 - 1024.0 * taken)
+    }
+    #[cfg(not(target_os = "linux"))]
+    None
 }
 
 /// The number after `name`, the first word of a line of `text`.

@@ -202,12 +202,8 @@ impl Musician<'_> {
         let beginning = match prompt {
             None => self.frame(choice, "piece")?,
             Some(path) => {
-                let piece = self.read(path, choice)?;
-                let piece = self
-                    .facts
-                    .encoding
-                    .adapt(piece)
-                    .with_context(|| format!("--prompt {}", path.display()))?;
+                let name = format!("--prompt {}", path.display());
+                let piece = self.facts.encoding.adapt(Piece { name, ..self.read(path, choice)? })?;
                 let length = self.steps(&piece, *bars);
                 ensure!(
                     piece.len() <= length,
@@ -253,7 +249,7 @@ impl Musician<'_> {
         let encoding = &self.facts.encoding;
         let score = |file: &PathBuf| -> Result<f64> {
             let (piece, _) = read_midi(file, encoding.steps_per_quarter)?;
-            let piece = encoding.adapt(piece).with_context(|| file.display().to_string())?;
+            let piece = encoding.adapt(Piece { name: file.display().to_string(), ..piece })?;
             Ok(score_music(self.model, encoding, std::slice::from_ref(&piece))? / piece.len() as f64)
         };
         let mut outcome = Outcome::Done;

@@ -1,8 +1,9 @@
 //! Setting up the process: threads, memory and signals.
 
 use super::together;
+use crate::data::count;
 use crate::train::Stop;
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -27,7 +28,8 @@ pub fn on_threads<R: Send>(threads: Option<usize>, work: impl FnOnce() -> Result
     }
     let threads = threads.unwrap_or_else(candle_core::utils::get_num_threads);
     // All of the work runs inside the pool, so that no operation has to move its share there first.
-    rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build()?.install(work)
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build();
+    pool.map_err(|error| anyhow!("{}: can't be started: {error}", count(threads, "thread")))?.install(work)
 }
 
 /// Size of a thread's stack. Candle walks through the graph of a network recursively.

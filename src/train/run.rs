@@ -197,6 +197,9 @@ impl Run {
                     bail!("{dir}: cannot resume: the {content} has changed since the run started")
                 }
                 None => {
+                    let value =
+                        |fact: &Value| if fact.is_null() { "none".to_string() } else { fact.to_string() };
+                    let (found, expected) = (value(found), value(expected));
                     bail!("{dir}: cannot resume: found {name} {found}, but the run started with {expected}")
                 }
             }

@@ -64,7 +64,11 @@ fn wrong_data_is_refused_before_a_run_folder_exists() {
         "lenet",
         "--dataset cifar",
         1,
-        &["cifar", "expected one of digits, mnist, fashion-mnist, image-folder;"],
+        &[
+            "cifar",
+            "expected one of digits, mnist, fashion-mnist, emnist-digits, emnist-letters, emnist-balanced, ",
+            "emnist-bymerge, emnist-byclass, image-folder;",
+        ],
     );
     refused(&place, "lenet", "--dataset mnist --data-dir gone", 1, &["gone", "no such directory"]);
     refused(&place, "lenet", "--data-dir ../data", 1, &["digits", "--data-dir"]);
@@ -102,6 +106,22 @@ fn a_folder_that_cannot_be_written_is_refused() {
     );
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_limit_of_the_address_space_is_respected() {
+    let place = place();
+    let mlp = Path::new(env!("CARGO_BIN_EXE_mlp"));
+    for (options, part) in [
+        ("--threads 1 --hidden 9000,9000", "at most 0."),
+        ("--threads 1024", "1024 threads: can't be started: "),
+    ] {
+        let script = format!("ulimit -v 500000; exec {} {DATA} --quiet {options}", mlp.display());
+        let output = Command::new("sh").args(["-c", &script]).current_dir(&place).output().unwrap();
+        one_error(&output, 1, &[part]);
+        assert!(names(place.path()).is_empty());
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn a_path_that_a_run_cannot_record_is_named() {
@@ -112,6 +132,10 @@ fn a_path_that_a_run_cannot_record_is_named() {
     let mut lenet = command(&place, "lenet");
     let output = lenet.args(["--dataset", "mnist", "--data-dir"]).arg(dir).output().unwrap();
     one_error(&output, 1, &["--data-dir d", "not UTF-8", "rename it"]);
+    std::os::unix::fs::symlink(dir, place.path().join("link")).unwrap();
+    let data = ground().join("data");
+    names(&data).iter().for_each(|name| _ = fs::copy(data.join(name), place.path().join(dir).join(name)));
+    refused(&place, "lenet", "--dataset mnist --data-dir link --quiet", 1, &["not UTF-8", "rename it"]);
 }
 
 #[test]
@@ -141,7 +165,7 @@ fn options_that_contradict_a_run_are_refused() {
     let place = copied();
     let named = ["run", "--learning-rate 0.002", "0.5"];
     refused(&place, "lenet", "--resume run --learning-rate 0.5", 1, &named);
-    refused(&place, "lenet", "--resume run --variant lenet5", 1, &["--variant \"modern\"", "\"lenet5\""]);
+    refused(&place, "lenet", "--resume run --variant lenet5", 1, &["--variant modern", "with lenet5"]);
     refused(&place, "lenet", "--resume gone", 1, &["gone: there is no such run; found no run in runs/lenet"]);
     refused(&place, "mlp", "--resume run", 1, &["run of lenet", "one of mlp"]);
     refused(&place, "mlp", "eval --run run", 1, &["run of lenet", "one of mlp"]);
