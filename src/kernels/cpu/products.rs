@@ -19,7 +19,7 @@ const BLOCK: usize = 128;
 const WIDEST: usize = 3;
 
 /// Smallest number of rows for which a copy of b pays off.
-pub(crate) const LEAST_ROWS: usize = 16;
+pub(crate) const LEAST_ROWS: usize = 17;
 
 /// A copy of a block of b, as wide as a register tile.
 ///
