@@ -166,8 +166,11 @@ fn shown(result: std::io::Result<()>) -> ExitCode {
 
 /// The message of an error as one line.
 fn error_line(error: &anyhow::Error) -> String {
-    // Keep only the first line: candle appends a backtrace.
-    format!("error: {}", format!("{error:#}").lines().next().unwrap_or_default())
+    let text = format!("{error:#}");
+    // Candle appends a backtrace.
+    let message = text.split("\n   0: ").next().unwrap_or_default();
+    // The name of a file may have line breaks.
+    format!("error: {}", message.trim_end().replace('\n', "\\n"))
 }
 
 /// Options of `eval` that choose a data set.
@@ -329,6 +332,12 @@ mod tests {
         let allows = |no_color: &str, term: &str| allows_colour(Some(no_color.as_ref()), Some(term.as_ref()));
         assert!(allows_colour(None, None) && allows("", "xterm"));
         assert!(!allows("1", "xterm") && !allows("", "dumb"));
+    }
+
+    #[test]
+    fn an_error_is_one_line_with_the_whole_name_of_a_file_and_no_backtrace() {
+        let inner = anyhow::anyhow!("no such file\n   0: a frame\n   1: another\n");
+        assert_eq!(error_line(&inner.context("a\nb.png")), "error: a\\nb.png: no such file");
     }
 
     #[test]
