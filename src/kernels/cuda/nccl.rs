@@ -7,8 +7,7 @@ use candle_core::{Error, Result};
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::Arc;
-use std::thread::sleep;
-use std::time::Duration;
+use std::thread::yield_now;
 
 /// GPUs that exchange messages, one per process, as this process sees them.
 ///
@@ -116,7 +115,7 @@ impl Communicator {
             // SAFETY: the communicator exists, and the state is there to be written.
             let asked = unsafe { sys::ncclCommGetAsyncError(self.handle, &mut state) };
             asked.result().and(state.result()).map_err(failure("lost another GPU"))?;
-            sleep(Duration::from_micros(20));
+            yield_now();
         }
         Ok(())
     }
