@@ -377,7 +377,8 @@ fn a_sequence_does_not_depend_on_the_rest_of_the_batch() -> Result<()> {
 
 #[test]
 fn the_number_of_threads_does_not_change_a_bit() -> Result<()> {
-    let lengths: Vec<usize> = (0..70).map(|i| 1 + i * 7 % 12).collect();
+    // One thread computes so few sequences together, and several divide them.
+    let lengths: Vec<usize> = (0..30).map(|i| 1 + i * 7 % 12).collect();
     for (_, cell) in CELLS {
         let (vars, network) = network(cell, 2, true, 0.3)?;
         let sequences = Arc::new(PackedSequences::new(&lengths)?);

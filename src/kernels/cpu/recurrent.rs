@@ -98,9 +98,11 @@ impl Layer<'_> {
     }
 
     /// The independent tasks of a pass. Chunks of too few sequences would read the hidden weights too often.
+    ///
+    /// Results do not depend on them: each sequence is computed apart.
     pub(super) fn chunks(self) -> Vec<Chunk> {
         let batch = self.sequences.batch();
-        let count = batch.div_ceil(32).max((batch / 8).min(2)).max(1);
+        let count = batch.div_ceil(32).max((batch / 8).min(parallel::threads()).min(2)).max(1);
         let bounds = (0..count).map(|i| (i * batch / count, (i + 1) * batch / count));
         bounds
             .flat_map(|(start, end)| {
@@ -425,5 +427,21 @@ impl Layer<'_> {
             ys_grad[place].copy_from_slice(from);
         }
         ys_grad
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_thread_cuts_no_small_batch() {
+        let sequences = PackedLayout::new(&[3; 32]);
+        let layer = Layer { cell: Cell::Lstm, features: 1, hidden: 1, directions: 1, sequences: &sequences };
+        let chunks = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| layer.chunks().len())
+        };
+        assert_eq!([chunks(1), chunks(2), chunks(4)], [1, 2, 2]);
     }
 }
