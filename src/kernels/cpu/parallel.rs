@@ -6,8 +6,8 @@
 //! work itself on a busy machine. Keep candle's pool at one thread with `CANDLE_NUM_THREADS=1`, so that the two pools
 //! do not compete for the cores.
 //!
-//! The size of the problem alone determines the chunks, never the number of threads. Partial sums are added in the order
-//! of their chunks. Results are therefore equal to the bit for any number of threads.
+//! Where partial sums are added, the size of the problem alone determines the chunks, never the number of threads, and
+//! the sums are added in the order of their chunks. Results are therefore equal to the bit for any number of threads.
 //!
 //! # State of a thread
 //!
