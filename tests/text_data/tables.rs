@@ -273,7 +273,7 @@ fn columns_that_are_empty_in_all_rows_are_ignored() {
     );
     // The index that pandas writes.
     let (_, _, notes) = csv(",label,text\n0,a,x\n1,b,y\n");
-    assert_says(&notes[0], &["columns passed over: 1 (without a name)"]);
+    assert_says(&notes[0], &["the label is column label and the text text; ignored: 1 (without a name)"]);
 }
 
 #[test]

@@ -288,7 +288,9 @@ impl Parsed {
         let others: Vec<String> =
             (0..width).filter(|&place| place != label && place != text).map(name).collect();
         if !others.is_empty() {
-            assumed.push(format!("columns passed over: {}", others.join(", ")));
+            let [label, text] = [label, text].map(&name);
+            let others = others.join(", ");
+            assumed.push(format!("the label is column {label} and the text {text}; ignored: {others}"));
         }
         let header = has_header.then(|| first.clone());
         let layout = Layout { delimiter, width, label, text, header };
