@@ -179,7 +179,7 @@ pub struct TestSet {
     /// Data set to test on [default: the one the run was trained on]
     #[arg(long, value_name = "NAME")]
     dataset: Option<String>,
-    /// Read the data set's files from DIR instead of downloading them
+    /// Read the data set's files from DIR; without it, they are built in or downloaded
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 }

@@ -25,7 +25,7 @@ pub struct TrainOptions {
     /// Data set
     #[arg(long, value_name = "NAME")]
     pub dataset: String,
-    /// Read the data set's files from DIR instead of downloading them
+    /// Read the data set's files from DIR; without it, they are built in or downloaded
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Number of passes over the training set

@@ -56,7 +56,7 @@
 //!
 //! A constructor such as [`linear()`] takes its parameters from a `VarBuilder`. A layer that behaves the same in training
 //! and evaluation is a [`candle_core::Module`], so a model is a chain of `xs.apply(&layer)`; any other layer takes a
-//! [`Mode`].
+//! [`Mode`], such as [`Dropout::forward_at`].
 //!
 //! [`Model`] and [`SentenceModel`] are what [`train`](crate::train) trains.
 

@@ -16,8 +16,7 @@
 //! ```
 //! use anyhow::Result;
 //! use candle_core::{DType, Device, Tensor};
-//! use candle_nn::{Linear, Module, VarMap};
-//! use candle_textbook::nn::{Mode, seeded_var_builder};
+//! use candle_textbook::nn::{self, Linear, Mode, Module, VarMap, seeded_var_builder};
 //! use candle_textbook::optim::{Adam, Optimizer};
 //! use candle_textbook::train::{Lines, Metric, Run, Score, Task, Trainer, TrainerOptions, load_model};
 //!
@@ -42,13 +41,13 @@
 //!     fn loss(&self, batch: &[u32], _: Mode) -> Result<Tensor> {
 //!         let numbers: Vec<f32> = batch.iter().map(|&i| i as f32 / 50.0 - 0.99).collect();
 //!         let (logits, labels) = self.logits_and_labels(&numbers)?;
-//!         Ok(candle_nn::loss::cross_entropy(&logits, &labels)?)
+//!         Ok(nn::loss::cross_entropy(&logits, &labels)?)
 //!     }
 //!
 //!     fn validate(&self) -> Result<Score> {
 //!         let (logits, labels) = self.logits_and_labels(&[-0.8, -0.3, 0.2, 0.7])?;
 //!         let correct = logits.argmax(1)?.eq(&labels)?.to_dtype(DType::F64)?.mean_all()?.to_scalar()?;
-//!         let loss = candle_nn::loss::cross_entropy(&logits, &labels)?.to_scalar::<f32>()?;
+//!         let loss = nn::loss::cross_entropy(&logits, &labels)?.to_scalar::<f32>()?;
 //!         Ok(Score { loss: loss.into(), metric: correct })
 //!     }
 //!
@@ -60,19 +59,20 @@
 //! # fn main() -> Result<()> {
 //! let vars = VarMap::new();
 //! let vb = seeded_var_builder(&vars, 42, DType::F32, &Device::Cpu);
-//! let task = Signs { layer: candle_nn::linear(1, 2, vb)? };
+//! let task = Signs { layer: nn::linear(1, 2, vb)? };
 //! let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
-//! let out = tempfile::tempdir()?;
+//! # let dir = tempfile::tempdir()?;
+//! # let out = dir.path();
 //! // `None` instead of a folder stands for the next one under `runs/signs/`.
-//! let run = Run::create("signs", Some(out.path()), &serde_json::json!({}))?;
+//! let run = Run::create("signs", Some(out), &Default::default())?;
 //! let mut options = TrainerOptions::default();
 //! (options.epochs, options.batch_size, options.learning_rate) = (20, 10, 0.05);
 //! let trainer = Trainer { options, run: Some(&run), progress: &Lines, ..Trainer::default() };
 //! let report = trainer.fit(&task, &vars, &mut optimizer)?;
 //! assert_eq!(report.epochs[report.best_epoch - 1].validation.metric, 1.0);
 //!
-//! // The trained model, loaded from the run folder. Another program gets `run` from `Run::open("signs", None)`.
-//! let (layer, _) = load_model(&run, &Device::Cpu, |vb| candle_nn::linear(1, 2, vb))?;
+//! // The trained model, loaded from the run folder. Another program gets it by `let (run, _) = Run::open("signs", None)?`.
+//! let (layer, _) = load_model(&run, &Device::Cpu, |vb| nn::linear(1, 2, vb))?;
 //! let logits = layer.forward(&Tensor::new(&[[-4f32], [7.0]], &Device::Cpu)?)?;
 //! assert_eq!(logits.argmax(1)?.to_vec1::<u32>()?, [0, 1]);
 //! # Ok(())
@@ -110,6 +110,8 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! The metric of a regression is `Metric::new("mse", false, |mse| format!("{mse:.4}"))`, where less is better.
 //!
 //! A model with dropout or batch normalisation predicts with `Mode::Evaluate`. [`load_pretrained`] reads the weights of a PyTorch
 //! module.
