@@ -20,11 +20,13 @@ pub fn command(place: &(impl AsRef<Path> + ?Sized), binary: &str) -> Command {
     {
         use std::os::unix::process::CommandExt;
         let default = || {
-            // SAFETY: the default action runs no code of ours.
-            unsafe { libc::signal(libc::SIGINT, libc::SIG_DFL) };
+            for signal in [libc::SIGINT, libc::SIGHUP] {
+                // SAFETY: the default action runs no code of ours.
+                unsafe { libc::signal(signal, libc::SIG_DFL) };
+            }
             Ok(())
         };
-        // Tests that run in the background may ignore INT, and a binary would keep ignoring it.
+        // Signals that are ignored at the start stay so: a shell's background jobs ignore SIGINT, and `nohup` SIGHUP.
         // SAFETY: between fork and exec it only makes a system call.
         unsafe { command.pre_exec(default) };
     }
