@@ -282,7 +282,7 @@ fn web_pages_and_json_in_place_of_tables_are_refused() {
     }
     assert_eq!(corpus_of("csv", &[("train.csv", b"{a},[x\n{b},y\n")]).classes, ["{a}", "{b}"]);
     for (content, part) in [
-        (&page[..], "found an HTML page"),
+        (page, "found an HTML page"),
         (b"{\"error\": \"not found\"}\n", "found JSON"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
         (b"", "is empty"),

@@ -70,12 +70,11 @@ fn read_split(dir: &Path, split: &str) -> Result<Images> {
     Ok(Images::new(pixels, labels, (1, height, width), CLASSES)?)
 }
 
-/// Reads the pixels, the labels and the images' height and width of a split whose labels are in `range`.
-pub(super) fn read_bytes(
-    dir: &Path,
-    split: &str,
-    range: RangeInclusive<u8>,
-) -> Result<(Vec<u8>, Vec<u8>, (usize, usize))> {
+/// The pixels and the labels of images, and the images' height and width.
+type Bytes = (Vec<u8>, Vec<u8>, (usize, usize));
+
+/// Reads a split whose labels are in `range`.
+pub(super) fn read_bytes(dir: &Path, split: &str, range: RangeInclusive<u8>) -> Result<Bytes> {
     let (images_path, ([images, height, width], pixels)) = read_file(dir, &format!("{split}-images"))?;
     let (labels_path, ([count], labels)) = read_file(dir, &format!("{split}-labels"))?;
     ensure!(
