@@ -46,7 +46,7 @@ fn a_header_names_the_columns_in_either_order() {
     assert_eq!((&texts[0][..], classes), ("so good", strings(&["neg", "pos"])));
     let (texts, _, notes) = csv("id,label,text,date\n1,a,x,2020\n2,b,y,2021\n");
     assert_eq!(texts, ["x", "y"]);
-    assert_says(&notes[0], &["train.csv", "passed over: id, date"]);
+    assert_says(&notes[0], &["train.csv", "the label is column label and the text text; ignored: id, date"]);
     // The test file may have another order.
     let train: (&str, &[u8]) = ("train.csv", b"label,text\na,x\nb,y\n");
     let corpus = corpus_of("csv", &[train, ("test.csv", b"text,label\nz,b\n")]);
