@@ -197,11 +197,12 @@ pub(crate) fn forward<T: Real>(
     running: Option<&[Statistics]>,
 ) -> (Vec<T>, Vec<Statistics>) {
     let grid = operands.grid;
-    if let Some(gathered) = grid.gathered() {
+    // With the statistics known, one pass is left, for which a copy does not pay.
+    if let Some(gathered) = grid.gathered().filter(|_| running.is_none()) {
         let xs = grid.gather(operands.xs);
         let residual = operands.residual.map(|residual| grid.gather(residual));
         let operands = Forward { grid: gathered, xs: &xs, residual: residual.as_deref(), ..*operands };
-        let (ys, statistics) = forward(&operands, running);
+        let (ys, statistics) = forward(&operands, None);
         return (grid.scatter(&ys), statistics);
     }
     let mut ys = uninit(grid.len());

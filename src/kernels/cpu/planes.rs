@@ -254,39 +254,22 @@ impl SlidingProduct {
     ) -> Self {
         let rows_to =
             |first: usize, row: usize| (0..rows).map(move |y| (y * pitch, first + y * row, columns));
-        let adjacent = (layout.row, layout.column) == (columns, 1);
-        if outputs >= LEAST_ROWS {
-            // The copy of the windows leaves out the gaps.
-            return match adjacent {
-                true => Self {
-                    columns,
-                    terms,
-                    layout,
-                    runs: rows_to(layout.first, columns).collect(),
-                    scratch: 0,
-                    scratch_row: 0,
-                },
-                false => Self {
-                    columns,
-                    terms,
-                    layout,
-                    runs: rows_to(0, columns).collect(),
-                    scratch: rows * columns,
-                    scratch_row: columns,
-                },
-            };
-        }
         // Count cycles, at two multiply-adds of a register in each, and about ten to move a row. This may depend on the
         // width of a register: each element adds its terms in the same order either way.
         let lanes = simd::lanes::<T>();
         let together = (rows - 1) * pitch + columns;
         let by_row = rows * columns.div_ceil(lanes) * terms.len() / 2;
         let at_once = together.div_ceil(lanes) * terms.len() / 2 + 10 * rows;
-        let (runs, scratch) = match layout.column == 1 && by_row <= at_once {
-            true => (rows_to(layout.first, layout.row).collect(), 0),
-            false => (vec![(0, 0, together)], together),
+        // The copy of the windows for many outputs leaves out the gaps between rows.
+        let is_copied = outputs >= LEAST_ROWS;
+        let is_direct =
+            layout.column == 1 && if is_copied { layout.row == columns } else { by_row <= at_once };
+        let (runs, scratch, scratch_row) = match (is_direct, is_copied) {
+            (true, _) => (rows_to(layout.first, layout.row).collect(), 0, 0),
+            (false, true) => (rows_to(0, columns).collect(), rows * columns, columns),
+            (false, false) => (vec![(0, 0, together)], together, pitch),
         };
-        Self { columns, terms, layout, runs, scratch, scratch_row: pitch }
+        Self { columns, terms, layout, runs, scratch, scratch_row }
     }
 
     /// Writes the results for a weight matrix of `outputs` rows, `weight.1` elements apart.

@@ -301,11 +301,12 @@ impl<T: Lanes> Convolution<'_, T> {
         let examples = ys.len() / (outputs * output.0 * output.1);
         let (rows, row) = (examples * some.len(), self.sizes.filter_row());
         // The copy of the points, which pays off for many outputs, leaves out the padding between the rows.
-        let row_to = if outputs < LEAST_ROWS { pitch } else { output.1 };
+        let is_copied = outputs >= LEAST_ROWS;
+        let row_to = if is_copied { output.1 } else { pitch };
         let used = (rows - 1) * row_to + output.1;
-        let runs: Vec<_> = match outputs < LEAST_ROWS {
-            true => vec![(0, 0, used)],
-            false => (0..rows).map(|i| (i * pitch, i * output.1, output.1)).collect(),
+        let runs: Vec<_> = match is_copied {
+            true => (0..rows).map(|i| (i * pitch, i * output.1, output.1)).collect(),
+            false => vec![(0, 0, used)],
         };
         self.transform_input(xs, examples, some.clone(), points);
         let products = &mut products[..POINTS * outputs * used];
