@@ -79,6 +79,8 @@
 //! # }
 //! ```
 //!
+//! The metric of a regression is `Metric::new("mse", false, |mse| format!("{mse:.4}"))`, where less is better.
+//!
 //! # Save, load and predict
 //!
 //! [`Trainer::fit`] leaves the weights of the best epoch in the variables. A run folder keeps them too, in `model.safetensors`, and
@@ -110,8 +112,6 @@
 //! # Ok(())
 //! # }
 //! ```
-//!
-//! The metric of a regression is `Metric::new("mse", false, |mse| format!("{mse:.4}"))`, where less is better.
 //!
 //! A model with dropout or batch normalisation predicts with `Mode::Evaluate`. [`load_pretrained`] reads the weights of a PyTorch
 //! module.
