@@ -59,7 +59,7 @@ pub(super) fn load<R: Recipe>(training: &Training<R>) -> Result<R::Data> {
 
 /// Refuses an unknown data set, where the model can't learn all that its kind of data has.
 fn check_name<R: Recipe>(name: &str) -> Result<()> {
-    let names = || R::Data::DATA_SETS.iter().flat_map(|(names, _)| names.split(", "));
+    let names = || R::Data::DATA_SETS.iter().flat_map(|(names, _)| names.iter().copied());
     if R::UNFIT.is_empty() || names().any(|known| known == name) {
         return Ok(());
     }

@@ -256,17 +256,14 @@ impl Data for ImageData {
     type Facts = ImageFacts;
     type TestOptions = TestSet;
     type Command = ImageCommand;
-    const DATA_SETS: &'static [(&'static str, &'static str)] = &[
-        ("digits", "built in"),
-        ("shapes", "built in"),
-        ("mnist", "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-.. alike; or a download"),
-        ("fashion-mnist", "the same names as mnist; or a download"),
-        (
-            "emnist-digits, emnist-letters, emnist-balanced, emnist-bymerge, emnist-byclass",
-            "names like emnist-letters-train-images-idx3-ubyte",
-        ),
-        ("cifar10", "data_batch_1.bin to data_batch_5.bin, test_batch.bin; or a download"),
-        (FOLDER, "train/CLASS/IMAGE.jpg, optionally test/ and val/ alike; or CLASS/IMAGE.jpg; also .png"),
+    const DATA_SETS: &'static [(&'static [&'static str], &'static str)] = &[
+        (&["digits"], "built in"),
+        (&["shapes"], "built in"),
+        (&["mnist"], "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-.. alike; or a download"),
+        (&["fashion-mnist"], "the same names as mnist; or a download"),
+        (&image::emnist::NAMES, "names like emnist-letters-train-images-idx3-ubyte"),
+        (&["cifar10"], "data_batch_1.bin to data_batch_5.bin, test_batch.bin; or a download"),
+        (&[FOLDER], "train/CLASS/IMAGE.jpg, optionally test/ and val/ alike; or CLASS/IMAGE.jpg; also .png"),
     ];
     const NOUN: &'static str = "images";
     const INPUTS_ARE_PATHS: bool = true;

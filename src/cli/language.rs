@@ -160,8 +160,8 @@ impl Data for LanguageData {
     type Facts = Vocabulary;
     type TestOptions = TestText;
     type Command = LanguageCommand;
-    const DATA_SETS: &'static [(&'static str, &'static str)] =
-        &[("source", "built in"), ("tiny-shakespeare", "input.txt; or a download")];
+    const DATA_SETS: &'static [(&'static [&'static str], &'static str)] =
+        &[(&["source"], "built in"), (&["tiny-shakespeare"], "input.txt; or a download")];
     const NOUN: &'static str = "tokens";
     const UNIT: &'static str = "tokens";
 

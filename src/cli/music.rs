@@ -86,10 +86,10 @@ impl Data for MusicData {
     type Facts = MusicFacts;
     type TestOptions = TestSet;
     type Command = MusicCommand;
-    const DATA_SETS: &'static [(&'static str, &'static str)] = &[
-        ("chorales", "built in"),
-        ("midi", ".mid files, in the folders train, val, test or in DIR itself"),
-        ("piano-roll", "a .json file with lists of pitches per time step under train, val, test"),
+    const DATA_SETS: &'static [(&'static [&'static str], &'static str)] = &[
+        (&["chorales"], "built in"),
+        (&["midi"], ".mid files, in the folders train, val, test or in DIR itself"),
+        (&["piano-roll"], "a .json file with lists of pitches per time step under train, val, test"),
     ];
     const NOUN: &'static str = "pieces";
 

@@ -191,8 +191,8 @@ pub trait Data: Sized {
     type TestOptions: Args + Send;
     /// The sub-commands besides `train` and `eval`.
     type Command: Subcommand + Send;
-    /// The names of the data sets, each with its files.
-    const DATA_SETS: &'static [(&'static str, &'static str)];
+    /// The names of the data sets, each with its files. Data sets with the same files share an entry.
+    const DATA_SETS: &'static [(&'static [&'static str], &'static str)];
     /// The noun for examples, in the plural.
     const NOUN: &'static str;
     /// Whether the inputs of `predict` are paths of files, not text.

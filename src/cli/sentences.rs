@@ -115,14 +115,14 @@ impl Data for SentenceData {
     type Facts = TextFacts;
     type TestOptions = SentenceTest;
     type Command = SentenceCommand;
-    const DATA_SETS: &'static [(&'static str, &'static str)] = &[
-        ("reviews", "built in"),
-        ("mr", "rt-polarity.neg, rt-polarity.pos; or a download"),
-        ("sst2", "train.tsv, dev.tsv, test.tsv, or stsa.binary.train and so on; or a download"),
-        ("trec", "train_5500.label, TREC_10.label"),
-        ("ag-news", "train.csv, test.csv: class, title, description; or a download"),
-        ("fasttext", "train.txt, test.txt, or as extensions: __label__CLASS and a sentence per line"),
-        ("csv, tsv", "train.csv, test.csv, optionally validation.csv: label and text; .tsv alike"),
+    const DATA_SETS: &'static [(&'static [&'static str], &'static str)] = &[
+        (&["reviews"], "built in"),
+        (&["mr"], "rt-polarity.neg, rt-polarity.pos; or a download"),
+        (&["sst2"], "train.tsv, dev.tsv, test.tsv, or stsa.binary.train and so on; or a download"),
+        (&["trec"], "train_5500.label, TREC_10.label"),
+        (&["ag-news"], "train.csv, test.csv: class, title, description; or a download"),
+        (&["fasttext"], "train.txt, test.txt, or as extensions: __label__CLASS and a sentence per line"),
+        (&["csv", "tsv"], "train.csv, test.csv, optionally validation.csv: label and text; .tsv alike"),
     ];
     const NOUN: &'static str = "sentences";
 

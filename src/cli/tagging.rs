@@ -39,10 +39,10 @@ impl Data for TaggingData {
     type Facts = TextFacts;
     type TestOptions = TestSet;
     type Command = Predict;
-    const DATA_SETS: &'static [(&'static str, &'static str)] = &[
-        ("names", "built in"),
+    const DATA_SETS: &'static [(&'static [&'static str], &'static str)] = &[
+        (&["names"], "built in"),
         (
-            "conll",
+            &["conll"],
             "train.txt, test.txt, optionally dev.txt: a word and its tag per line; also .conll and others",
         ),
     ];

@@ -133,14 +133,14 @@ impl Data for TranslationData {
     type Facts = TranslationFacts;
     type TestOptions = TranslationTest;
     type Command = TranslationCommand;
-    const DATA_SETS: &'static [(&'static str, &'static str)] = &[
-        ("dates", "built in"),
+    const DATA_SETS: &'static [(&'static [&'static str], &'static str)] = &[
+        (&["dates"], "built in"),
         (
-            "tsv-pairs",
+            &["tsv-pairs"],
             "train.tsv, optionally dev.tsv, test.tsv: a source, a tab and a target per line, or as the header says",
         ),
         (
-            "parallel",
+            &["parallel"],
             "train.en and train.de, optionally dev.*, test.*, for --source-lang en --target-lang de: a sentence per line",
         ),
     ];

@@ -8,7 +8,7 @@ use anyhow::Result;
 use std::path::Path;
 
 /// The names of the data sets.
-pub(super) const NAMES: [&str; 5] =
+pub const NAMES: [&str; 5] =
     ["emnist-digits", "emnist-letters", "emnist-balanced", "emnist-bymerge", "emnist-byclass"];
 
 /// The lower-case letters that differ from their upper case in more than size.
