@@ -2,7 +2,9 @@
 
 use super::recipe::{PATHS, Recipe, WITHOUT_EFFECT};
 use super::record::{Record, duration, option_value};
+use super::text::COLUMNS;
 use super::{Outcome, show_notes};
+use crate::data::text::Layout;
 use crate::train::print;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
@@ -13,6 +15,8 @@ struct Row {
     /// Name of its folder.
     name: String,
     settings: Map<String, Value>,
+    /// The columns of the training table that were guessed, by the options that would choose them.
+    guessed: Vec<(&'static str, String)>,
     /// Name of its metric.
     metric: String,
     /// The best score on the validation data.
@@ -25,7 +29,9 @@ struct Row {
     time: Option<String>,
 }
 
-/// Prints the runs under `runs/` with the settings that differ among them. A note names broken folders.
+/// Prints the runs under `runs/` with the settings that differ among them, and guessed columns of tables.
+///
+/// A note names broken folders.
 ///
 /// # Errors
 /// Fails if the folder cannot be read.
@@ -72,9 +78,12 @@ fn read(binary: &str, parent: &Path) -> Result<(Vec<Row>, Vec<String>)> {
 /// `has_report` tells whether a run that consists of others, without a test result of its own, has ended.
 fn row(name: String, record: &Record, has_report: bool) -> Row {
     let best = record.best();
+    let settings = record.settings();
+    let guessed = guessed_columns(&record.config, &settings);
     Row {
         name,
-        settings: record.settings(),
+        settings,
+        guessed,
         metric: record.metric.map(|metric| metric.name().replace('_', " ")).unwrap_or_default(),
         best: best.map(|(_, value)| record.shown(value)),
         epoch: best.map(|(epoch, _)| format!("{epoch} of {}", record.epochs.len())),
@@ -84,7 +93,15 @@ fn row(name: String, record: &Record, has_report: bool) -> Row {
     }
 }
 
-/// The names of the settings that differ among the runs.
+/// The columns of the training table that neither the settings nor the header name.
+fn guessed_columns(config: &Value, settings: &Map<String, Value>) -> Vec<(&'static str, String)> {
+    let layout = serde_json::from_value::<Layout>(config[COLUMNS].clone()).ok();
+    let columns = layout.and_then(|layout| layout.guessed()).into_iter().flatten();
+    let is_given = |option: &str| settings.get(option).is_some_and(|column| !column.is_null());
+    ["label_column", "text_column"].into_iter().zip(columns).filter(|(option, _)| !is_given(option)).collect()
+}
+
+/// The names of the settings that differ among the runs, and those that were guessed.
 fn differing(rows: &[Row]) -> Vec<String> {
     let mut names: Vec<&String> = vec![];
     for name in rows.iter().flat_map(|row| row.settings.keys()) {
@@ -93,12 +110,17 @@ fn differing(rows: &[Row]) -> Vec<String> {
         }
     }
     let values = |name: &str| rows.iter().map(|row| setting(row, name)).collect::<Vec<_>>();
-    names.retain(|name| values(name).windows(2).any(|pair| pair[0] != pair[1]));
+    let is_guessed =
+        |name: &str| rows.iter().flat_map(|row| &row.guessed).any(|(guessed, _)| *guessed == name);
+    names.retain(|name| is_guessed(name) || values(name).windows(2).any(|pair| pair[0] != pair[1]));
     names.into_iter().cloned().collect()
 }
 
 /// The value of a setting; `-` if it is off.
 fn setting(row: &Row, name: &str) -> String {
+    if let Some((_, column)) = row.guessed.iter().find(|(guessed, _)| *guessed == name) {
+        return format!("{column} (guessed)");
+    }
     let value = match &row.settings.get(name) {
         Some(Value::Bool(true)) => Some("on".to_string()),
         Some(value) => option_value(value),
@@ -225,6 +247,31 @@ run  hidden  nesterov  validation accuracy  best epoch  test accuracy  time
         assert_eq!(text(&rows, None), expected);
         assert_eq!(text(&rows, Some(81)), expected);
         assert!(broken.len() == 1 && broken[0].starts_with("3 (config.json: cannot read it"), "{broken:?}");
+    }
+
+    #[test]
+    fn columns_that_were_guessed_are_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, header, text_column) in [
+            ("1", json!(["label", "text"]), json!(null)),
+            ("2", json!(["mood", "remark"]), json!(null)),
+            ("3", json!(null), json!("2")),
+        ] {
+            let columns = json!({ "delimiter": 44, "width": 2, "label": 0, "text": 1, "header": header });
+            let settings = json!({ "label_column": null, "text_column": text_column });
+            let config = json!({ "columns": columns, "settings": settings });
+            Run::create("test", Some(&dir.path().join(name)), &config).unwrap();
+        }
+        let (rows, _) = read("test", dir.path()).unwrap();
+        let found = text(&rows, None);
+        let expected = [
+            "run  label-column    text-column       validation",
+            "1    -               -                 -",
+            "2    mood (guessed)  remark (guessed)  -",
+            "3    1 (guessed)     2                 -",
+        ];
+        assert!(found.lines().zip(expected).all(|(line, start)| line.starts_with(start)), "{found}");
+        assert!(text(&rows[1..2], None).contains("mood (guessed)"), "also of a single run");
     }
 
     #[test]

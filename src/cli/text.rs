@@ -359,7 +359,7 @@ impl Facts for TextFacts {
 }
 
 /// Name of the columns of the training table in `config.json`.
-const COLUMNS: &str = "columns";
+pub(super) const COLUMNS: &str = "columns";
 
 /// File of the run folder that holds the vocabulary.
 const VOCABULARY: &str = "vocabulary.txt";

@@ -72,6 +72,20 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// The columns of label and text, unless the header names both by common words such as `label` and `text`.
+    ///
+    /// Each is a name in the header or a number from 1.
+    pub fn guessed(&self) -> Option<[String; 2]> {
+        let header = self.header.as_deref().unwrap_or_default();
+        let is_named = |place: usize, known: &[&str]| names(header, known).contains(&place);
+        let name = |place: usize| match header.get(place) {
+            Some(name) if !name.is_empty() => name.clone(),
+            _ => (place + 1).to_string(),
+        };
+        let are_named = is_named(self.label, &LABEL_NAMES) && is_named(self.text, &TEXT_NAMES);
+        (!are_named).then(|| [self.label, self.text].map(name))
+    }
+
     /// The positions of label and text in another file's first record, if it is a header.
     ///
     /// # Errors
