@@ -93,7 +93,7 @@ fn a_test_needs_only_the_test_files() {
     let pieces = "[[60, 64], [62], []], ".repeat(3) + "[[60], [64]]";
     fs::write(roll.join("a.json"), format!(r#"{{"train": [{pieces}], "dev": [[[60], [62]]]}}"#)).unwrap();
     let options = "--dataset piano-roll --data-dir roll --preset jsb --hidden 4 --embedding 4 --epochs 1 --quiet --out roll/run";
-    let said = noted(&other, "music", options, "a.json: no list test, so dev serves as it");
+    let said = noted(&other, "music", options, "a.json: no test split, so dev is used for the test");
     fs::write(roll.join("a.json"), r#"{"test": [[[60], [62]]]}"#).unwrap();
     assert!(said.contains(done(&other, "music", "eval --run roll/run").trim_end()), "{said}");
 }

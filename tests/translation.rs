@@ -78,7 +78,7 @@ fn files_that_do_not_fit_each_other_are_refused() {
         |files: &[(&str, &str)], parts: &[&str]| assert_says(&english_german(files).unwrap_err(), parts);
     refused(&[("train.en", "a\nb\nc"), ("train.de", "x\ny")], &["train.de: found 3 lines and 2 lines"]);
     refused(&[("train.en", "a\nb"), ("train.de", "a\nb")], &["the same content"]);
-    refused(&[("train.en", "a")], &["no training file, expected train.de"]);
+    refused(&[("train.en", "a")], &["no training split, expected train.de"]);
     refused(
         &[("train.en", "a"), ("train.de", "x"), ("val.en", "b")],
         &["found val.en without its translation, expected val.de"],

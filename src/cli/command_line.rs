@@ -80,7 +80,8 @@ pub(super) fn parse<R: Recipe>(arguments: impl Iterator<Item = OsString>) -> Res
 
 /// The data sets that a binary accepts, for `--help`.
 fn data_sets<R: Recipe>() -> String {
-    let sets = R::Data::DATA_SETS.iter().filter(|(names, _)| !names.iter().all(|name| R::UNFIT.contains(name)));
+    let sets =
+        R::Data::DATA_SETS.iter().filter(|(names, _)| !names.iter().all(|name| R::UNFIT.contains(name)));
     let lines = sets.map(|(names, files)| format!("  {:<15}  {files}\n", names.join(", ")));
     format!("Data sets, with their files in --data-dir:\n{}", lines.collect::<String>())
 }

@@ -10,18 +10,12 @@ use std::path::{Path, PathBuf};
 /// The names of each split, for all data sets: training, validation, test.
 const NAMES: [&[&str]; 3] = [&["train"], &["val", "valid", "validation", "dev"], &["test"]];
 
-/// The split that a list, file or folder with this name is: 0 for training, 1 for validation, 2 for testing.
-pub(super) fn split_of(name: &str) -> Option<usize> {
-    let name = name.to_lowercase();
-    NAMES.iter().position(|names| names.contains(&name.as_str()))
-}
-
-/// The files or folders of a data set's splits.
+/// The splits of a data set: files, folders, or parts of a file.
 #[derive(Debug, Default)]
-pub(super) struct Splits {
-    pub train: Option<PathBuf>,
-    pub validation: Option<PathBuf>,
-    pub test: Option<PathBuf>,
+pub(super) struct Splits<T = PathBuf> {
+    pub train: Option<T>,
+    pub validation: Option<T>,
+    pub test: Option<T>,
     /// Names of entries that look like data but not like a split.
     passed_over: Vec<String>,
 }
@@ -40,7 +34,7 @@ impl Splits {
         let split = |name: &str| expected.iter().position(|names| names.iter().any(|known| known == name));
         let is_related = |name: &str| extensions.contains(&extension(name));
         let is_kind = |path: &Path| path.is_dir() == extension(&file_name(path)).is_none();
-        Self::assign(dir, is_kind, split, is_related)
+        Self::assign(dir, named(dir, is_kind)?, split, is_related)
     }
 
     /// Finds each split in `dir` as the file whose name contains a name of the split.
@@ -65,71 +59,96 @@ impl Splits {
             let whole = NAMES.iter().position(|names| names.iter().any(|name| words.contains(name)));
             whole.or_else(|| PARTS.iter().position(|names| names.iter().any(is_part)))
         };
-        Self::assign(dir, Path::is_file, split, is_related)
+        Self::assign(dir, named(dir, Path::is_file)?, split, is_related)
+    }
+}
+
+impl<T> Splits<T> {
+    /// Finds each split among the named `parts` of the file `path`.
+    ///
+    /// # Errors
+    /// Fails if there are two parts for one split.
+    pub fn find_among(path: &Path, parts: impl IntoIterator<Item = (String, T)>) -> Result<Self> {
+        let split = |name: &str| NAMES.iter().position(|names| names.contains(&name));
+        Self::assign(path, parts, split, |_| true)
+    }
+
+    /// Whether no split was found.
+    pub fn is_empty(&self) -> bool {
+        [&self.train, &self.validation, &self.test].iter().all(|split| split.is_none())
     }
 
     fn assign(
-        dir: &Path,
-        is_kind: impl Fn(&Path) -> bool,
+        place: &Path,
+        candidates: impl IntoIterator<Item = (String, T)>,
         split: impl Fn(&str) -> Option<usize>,
         is_related: impl Fn(&str) -> bool,
     ) -> Result<Self> {
-        let mut found = [const { None::<PathBuf> }; 3];
+        let mut found = [const { None::<(String, T)> }; 3];
         let mut passed_over = vec![];
-        for path in entries(dir)?.into_iter().filter(|path| is_kind(path)) {
-            let name = file_name(&path);
+        for (name, candidate) in candidates {
             let lower = name.to_lowercase();
             // The name of a gzipped file, but `train.gz` is not the folder `train`.
             let lower = lower.strip_suffix(".gz").filter(|stem| stem.contains('.')).unwrap_or(&lower);
             match split(lower) {
                 Some(split) => {
-                    if let Some(other) = found[split].replace(path) {
+                    if let Some((other, _)) = &found[split] {
                         bail!(
-                            "{}: found both {} and {name}, expected one {} split",
-                            dir.display(),
-                            file_name(&other),
+                            "{}: found both {other} and {name}, expected one {} split",
+                            place.display(),
                             ["training", "validation", "test"][split]
                         );
                     }
+                    found[split] = Some((name, candidate));
                 }
                 None if is_related(lower) && !is_about(&name) => passed_over.push(name),
                 None => {}
             }
         }
-        let [train, validation, test] = found;
+        let [train, validation, test] = found.map(|found| found.map(|(_, split)| split));
         Ok(Self { train, validation, test, passed_over })
     }
+}
 
+impl<T: AsRef<Path>> Splits<T> {
     /// Chooses the splits to read: all, or with `test_only` only the test split, if there is one.
     ///
-    /// Without a test split, the validation split replaces it, with a note. Another note names the skipped entries.
+    /// Without a test split, the validation split replaces it, with a note. Another note names the skipped entries of
+    /// `place`.
     ///
     /// # Errors
     /// Fails if the training split is missing and needed; `expected` describes its name.
     pub fn choose(
         mut self,
-        dir: &Path,
+        place: &Path,
         expected: &str,
         test_only: bool,
         notes: &mut Vec<String>,
     ) -> Result<Self> {
         if !test_only && !self.passed_over.is_empty() {
-            notes.push(format!("{}: passed over: {}", dir.display(), self.passed_over.join(", ")));
+            notes.push(format!("{}: passed over: {}", place.display(), self.passed_over.join(", ")));
         }
         if self.test.is_none() {
             self.test = self.validation.take();
-            let serves = |path: &PathBuf| {
-                format!("{}: no test split, so this one is used for the test", path.display())
-            };
-            notes.extend(self.test.as_ref().map(serves));
+            notes.extend(self.test.as_ref().map(|validation| {
+                let name = file_name(validation.as_ref());
+                format!("{}: no test split, so {name} is used for the test", place.display())
+            }));
         }
         if test_only && self.test.is_some() {
             (self.train, self.validation) = (None, None);
         } else if self.train.is_none() {
-            bail!("{}: no training file, expected {expected}{}", dir.display(), found_in(dir)?);
+            let found = if place.is_dir() { found_in(place)? } else { String::new() };
+            bail!("{}: no training split, expected {expected}{found}", place.display());
         }
         Ok(self)
     }
+}
+
+/// The entries of `dir` that `is_kind` accepts, with their names.
+fn named(dir: &Path, is_kind: impl Fn(&Path) -> bool) -> Result<impl Iterator<Item = (String, PathBuf)>> {
+    let paths = entries(dir)?.into_iter().filter(move |path| is_kind(path));
+    Ok(paths.map(|path| (file_name(&path), path)))
 }
 
 /// Describes the entries of `dir`, for the message that something is missing from it.

@@ -25,7 +25,7 @@ fn conll_files_are_found_by_their_names_and_read_with_any_columns() {
         assert_eq!(one(name).unwrap().train.len(), 1);
     }
     for name in ["train.txt.zip", "test.txt"] {
-        assert_says(&one(name).unwrap_err().to_string(), &["no training file", "train.txt"]);
+        assert_says(&one(name).unwrap_err().to_string(), &["no training split", "train.txt"]);
     }
     assert_refused(
         "conll",

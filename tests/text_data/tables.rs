@@ -150,7 +150,7 @@ fn rows_without_text_are_skipped_and_counted() {
 fn malformed_csv_files_are_refused_with_the_line() {
     let good: (&str, &[u8]) = ("train.csv", b"a,x\nb,y\n");
     let test = |test| [good, ("test.csv", test)];
-    assert_refused("csv", &[("test.csv", b"a,x\nb,y\n")], &["no training file", "train.csv"]);
+    assert_refused("csv", &[("test.csv", b"a,x\nb,y\n")], &["no training split", "train.csv"]);
     assert_refused("csv", &test(b""), &["test.csv", "is empty"]);
     assert_refused("csv", &test(b"label,text\n"), &["test.csv", "no rows of label and text"]);
     assert_refused("csv", &test(b"a,x\n\n\"b\",\"y\nz\"\nc,z\n"), &["test.csv", "line 5", "\"c\"", "lacks"]);

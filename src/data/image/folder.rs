@@ -116,8 +116,7 @@ fn supported_format(dir: &Path) -> Result<Format> {
 fn find_splits(dir: &Path, test_only: bool, notes: &mut Vec<String>) -> Result<Splits> {
     check_is_directory(dir)?;
     let mut splits = Splits::find(dir, |name| vec![name.to_string()])?;
-    let has_splits = [&splits.train, &splits.validation, &splits.test].iter().any(|split| split.is_some());
-    if !has_splits && !folders_of_images(dir)?.is_empty() {
+    if splits.is_empty() && !folders_of_images(dir)?.is_empty() {
         let (split, role) = match test_only {
             true => (&mut splits.test, "test"),
             false => (&mut splits.train, "training"),

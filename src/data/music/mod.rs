@@ -140,14 +140,13 @@ fn read(name: &str, dir: Option<&Path>, steps_per_quarter: usize, test_only: boo
 fn midi_folder(dir: &Path, steps_per_quarter: usize, test_only: bool) -> Result<MusicCorpus> {
     let splits = Splits::find(dir, |name| vec![name.to_string()])?;
     let (mut notes, mut report) = (vec![], Quantisation::default());
-    let has_splits = [&splits.train, &splits.validation, &splits.test].iter().any(|split| split.is_some());
-    let folders = match has_splits {
-        true => {
+    let folders = match splits.is_empty() {
+        true => [Some(dir.to_path_buf()), None, None],
+        false => {
             let Splits { train, validation, test, .. } =
                 splits.choose(dir, "a folder train", test_only, &mut notes)?;
             [train, validation, test]
         }
-        false => [Some(dir.to_path_buf()), None, None],
     };
     let mut passed_over = vec![];
     let mut read = |folder: Option<PathBuf>| -> Result<Option<Vec<Piece>>> {
@@ -261,7 +260,7 @@ mod tests {
             (1, None, Some(1))
         );
         let [serves, passed_over] = &corpus.notes[..] else { panic!("{:?}", corpus.notes) };
-        assert!(serves.contains("dev: no test split, so this one is used for the test"), "{serves}");
+        assert!(serves.contains("no test split, so dev is used for the test"), "{serves}");
         assert!(passed_over.contains("words.txt: no MIDI file"), "{passed_over}");
         fs::remove_dir_all(dir.path().join("Train"))?;
         let error = format!("{:#}", load("midi", Some(dir.path()), 2, None).unwrap_err());

@@ -3,7 +3,7 @@
 use super::piece::{KEYS, Note, Piece};
 use super::{MusicCorpus, Texture};
 use crate::data::file_kind::{check_is_file, found_instead};
-use crate::data::splits::{entries, split_of};
+use crate::data::splits::{Splits, entries};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Map, Value};
 use std::fs;
@@ -17,12 +17,10 @@ pub(super) fn read(dir: &Path, test_only: bool) -> Result<MusicCorpus> {
     check_is_file(&path)?;
     let bytes = fs::read(&path).with_context(|| format!("{}: cannot read it", path.display()))?;
     let text = String::from_utf8_lossy(&bytes);
-    let mut corpus = parse(&text, test_only).map_err(|error| match found_instead(&bytes, "a JSON file") {
+    parse(&path, &text, test_only).map_err(|error| match found_instead(&bytes, "a JSON file") {
         Some(other) => anyhow!("{}: {other}", path.display()),
-        None => error.context(path.display().to_string()),
-    })?;
-    corpus.notes.iter_mut().for_each(|note| *note = format!("{}: {note}", path.display()));
-    Ok(corpus)
+        None => error,
+    })
 }
 
 /// The only JSON file in `dir`.
@@ -40,54 +38,29 @@ fn file(dir: &Path) -> Result<PathBuf> {
     }
 }
 
-fn parse(text: &str, test_only: bool) -> Result<MusicCorpus> {
-    let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
-        .map_err(|error| anyhow!("not JSON at line {}, column {}", error.line(), error.column()))?;
-    let Value::Object(lists) = &value else {
-        bail!("found {}, expected an object with the lists train, valid and test", kind(&value))
-    };
+/// Reads the pieces in the `text` of the file `path`.
+fn parse(path: &Path, text: &str, test_only: bool) -> Result<MusicCorpus> {
+    let place = || path.display().to_string();
+    let lists = lists(text).with_context(place)?;
+    let is_empty = |list: &Value| list.is_null() || list.as_array().is_some_and(Vec::is_empty);
+    let found = lists.iter().filter(|(_, list)| !is_empty(list)).map(|(name, _)| (name.clone(), name));
     let mut notes = vec![];
-    let [train, validation, test] = find_splits(lists, test_only, &mut notes)?;
-    let split = |name: Option<&String>| name.map(|name| pieces(&lists[name], name)).transpose();
-    let train = split(train)?.unwrap_or_default();
-    let (validation, test) = (split(validation)?, split(test)?);
+    let splits = Splits::find_among(path, found)?.choose(path, "the list train", test_only, &mut notes)?;
+    let split =
+        |name: Option<&String>| name.map(|name| pieces(&lists[name], name).with_context(place)).transpose();
+    let train = split(splits.train)?.unwrap_or_default();
+    let (validation, test) = (split(splits.validation)?, split(splits.test)?);
     Ok(MusicCorpus { train, validation, test, texture: Texture::Keys, notes })
 }
 
-/// Returns the names of the training, validation and test list in `lists`.
-///
-/// With `test_only` it is the name of the test list alone, if there is one. Without a test list the validation list serves as it, with a note. Another note names what is passed over.
-fn find_splits<'a>(
-    lists: &'a Map<String, Value>,
-    test_only: bool,
-    notes: &mut Vec<String>,
-) -> Result<[Option<&'a String>; 3]> {
-    let mut found = [None; 3];
-    let mut passed_over = vec![];
-    let is_empty = |list: &Value| list.is_null() || list.as_array().is_some_and(Vec::is_empty);
-    for (name, _) in lists.iter().filter(|(_, list)| !is_empty(list)) {
-        match split_of(name) {
-            None => passed_over.push(name.as_str()),
-            Some(split) => {
-                if let Some(other) = found[split].replace(name) {
-                    bail!("found both {other} and {name}, expected one of them");
-                }
-            }
-        }
+/// The lists of a file by their names.
+fn lists(text: &str) -> Result<Map<String, Value>> {
+    let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
+        .map_err(|error| anyhow!("not JSON at line {}, column {}", error.line(), error.column()))?;
+    match value {
+        Value::Object(lists) => Ok(lists),
+        other => bail!("found {}, expected an object with the lists train, valid and test", kind(&other)),
     }
-    let [train, mut validation, mut test] = found;
-    if test.is_none() {
-        test = validation.take();
-        notes.extend(test.map(|name| format!("no list test, so {name} serves as it")));
-    }
-    if test_only && test.is_some() {
-        return Ok([None, None, test]);
-    }
-    ensure!(train.is_some(), "found no pieces under train, expected train, valid and test");
-    if !passed_over.is_empty() {
-        notes.push(format!("passed over: {}", passed_over.join(", ")));
-    }
-    Ok([train, validation, test])
 }
 
 /// The pieces of a split.
@@ -153,6 +126,10 @@ fn kind(value: &Value) -> &'static str {
 mod tests {
     use super::*;
 
+    fn parse(text: &str, test_only: bool) -> Result<MusicCorpus> {
+        super::parse(Path::new("roll.json"), text, test_only)
+    }
+
     #[test]
     fn pitches_are_read_step_by_step() -> Result<()> {
         // A byte order mark may come first.
@@ -173,7 +150,9 @@ mod tests {
         let corpus = parse(r#"{"Train": [[[60]]], "dev": [[[61]]], "tempo": 3, "test": null}"#, false)?;
         let test = corpus.test.map(|test| test[0].chord(0));
         assert_eq!((corpus.train.len(), corpus.validation, test), (1, None, Some(vec![61])));
-        assert_eq!(corpus.notes, ["no list test, so dev serves as it", "passed over: tempo"]);
+        let notes =
+            ["roll.json: passed over: tempo", "roll.json: no test split, so dev is used for the test"];
+        assert_eq!(corpus.notes, notes);
         for name in ["val", "valid", "validation", "dev"] {
             let text = format!(r#"{{"train": [[[60]]], "{name}": [[[61]]], "test": [[[62]]]}}"#);
             let corpus = parse(&text, false)?;
@@ -201,8 +180,8 @@ mod tests {
         for (text, expected) in [
             ("[1", "not JSON"),
             ("[[60]]", "found a list, expected an object"),
-            (r#"{"test": []}"#, "found no pieces under train"),
-            (r#"{"train": []}"#, "found no pieces under train"),
+            (r#"{"test": []}"#, "roll.json: no training split, expected the list train"),
+            (r#"{"train": []}"#, "roll.json: no training split, expected the list train"),
             (r#"{"train": 3}"#, "train: found a number, expected a list of pieces"),
             (r#"{"train": [{}]}"#, "train[0]: found an object, expected a list of time steps"),
             (r#"{"train": [[60, 64]]}"#, "train[0][0]: found a number, expected a list of pitches"),
