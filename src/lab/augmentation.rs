@@ -2,8 +2,9 @@
 //!
 //! Nielsen, chapters 3 and 6; Simard, Steinkraus and Platt 2003.
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{Study, build, lenet_config, percent};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::{Augmentation, Distortion};
 use crate::models::lenet::LeNet;
 use crate::plots::{Chart, Line, Scale};

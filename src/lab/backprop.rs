@@ -2,8 +2,9 @@
 //!
 //! They are compared with autograd and finite differences.
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{get, gradients, perceptron, set};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::models::mlp::Mlp;
 use crate::nn::{Activation, Cost, InitScheme, Mode, Model};
 use crate::plots::{Chart, Line, Scale};

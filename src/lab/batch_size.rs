@@ -1,7 +1,8 @@
 //! Small batches learn more per epoch, large ones take less time (Nielsen, chapters 2 and 3).
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{Study, over_epochs, percent, perceptron};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::nn::{Activation, InitScheme};
 use crate::plots::{Chart, Line, Scale};
 use crate::train::TrainerOptions;

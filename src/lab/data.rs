@@ -1,7 +1,8 @@
 //! A look at the data (Nielsen, chapter 1): samples, mean images, and a map of the images.
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::percent;
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::Images;
 use crate::plots::{Chart, GridSection, Line, Mark, Tile, image_grid, principal_components};
 use anyhow::Result;

@@ -2,8 +2,9 @@
 //!
 //! Shortcuts remove the difference.
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{Study, build, over_epochs, percent};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::models::resnet::{Config, ResNet, Shortcut};
 use crate::nn::Cost;
 use crate::optim::{Method, Sgd};

@@ -1,7 +1,8 @@
 //! Five networks vote (Nielsen, chapter 6): together they make fewer errors than the best of them.
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{Study, percent, perceptron};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::nn::{Activation, InitScheme};
 use crate::plots::{Chart, Line, Mark, Scale};
 use crate::train::TrainerOptions;

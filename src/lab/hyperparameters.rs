@@ -2,8 +2,9 @@
 //!
 //! The methods are random search (Bergstra and Bengio 2012) and successive halving (Jamieson and Talwalkar 2016).
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{Study, percent, perceptron};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::nn::{Activation, InitScheme};
 use crate::optim::{Method, Sgd};
 use crate::plots::{Chart, Line, Mark, Scale};

@@ -2,8 +2,9 @@
 //!
 //! Nielsen, chapter 3; Glorot and Bengio 2010; He et al. 2015.
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{Study, build, get, over_epochs, percent, set};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::Images;
 use crate::models::mlp::{Config, Mlp};
 use crate::nn::{Activation, InitScheme, Mode, Model, seeded_var_builder};

@@ -3,8 +3,9 @@
 //! It compares a convolutional and a fully connected network of equal size on images that are shifted, rotated and
 //! noisy, unlike all training images.
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{Study, build, lenet_config, percent};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::Images;
 use crate::data::image::resampled;
 use crate::models::lenet::LeNet;

@@ -1,7 +1,8 @@
 //! Too small, right and too large learning rates (Nielsen, chapter 3), and a test that suggests one.
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{Study, over_epochs, perceptron};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::Images;
 use crate::models::mlp::Mlp;
 use crate::nn::{Activation, Cost, InitScheme, Mode, Model};

@@ -2,8 +2,9 @@
 //!
 //! The tasks are a symbol to copy, and two numbers to add, after a growing gap.
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{build, get, set};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::nn::{Cell, Cost, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, linear, recurrent};
 use crate::optim::{Adam, Clip, Method, Optimizer};
 use crate::plots::{Chart, Line, Scale};

@@ -2,8 +2,9 @@
 //!
 //! The speed depends on the cost and the starting point.
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{build, set};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::nn::{Activation, Linear, linear};
 use crate::optim::{Clip, Method, Optimizer, Sgd};
 use crate::plots::{Animation, Chart, Line, animation};

@@ -1,7 +1,8 @@
 //! Optimizers compared on digits and in a curved valley (Nielsen, chapter 3; Goodfellow et al., chapter 8).
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::perceptron;
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::nn::{Activation, Cost, InitScheme, Mode, Model};
 use crate::optim::{Adam, Clip, Lbfgs, Method, NewtonCg, Optimizer, RmsProp, Sgd};
 use crate::plots::{Chart, Line, Mark, Scale};

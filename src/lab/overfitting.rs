@@ -1,7 +1,8 @@
 //! Overfitting (Nielsen, chapter 3): with few images, a network memorises images instead of digits.
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{Point, Study, over_epochs, percent, perceptron};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::Images;
 use crate::nn::{Activation, InitScheme};
 use crate::plots::{Chart, Line};

@@ -1,6 +1,7 @@
 //! An HTML page of several experiments.
 
-use super::{Experiment, Findings, Settings};
+use super::experiment::{Experiment, Settings};
+use super::findings::Findings;
 use crate::plots::{self, Section, escape};
 use std::fmt::Write;
 

@@ -1,7 +1,8 @@
 //! Max, average and L2 pooling in the same network (Nielsen, chapter 6).
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{Study, build, lenet_config, over_epochs, percent};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::models::lenet::{Config, LeNet};
 use crate::nn::Pooling;
 use crate::plots::{Chart, Line};

@@ -1,7 +1,8 @@
 //! Methods against overfitting, compared (Nielsen, chapter 3).
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{Study, build, mean_and_deviation};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::Augmentation;
 use crate::models::mlp::{Config, Mlp};
 use crate::nn::{Activation, InitScheme};

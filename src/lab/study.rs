@@ -1,6 +1,6 @@
 //! Training and measuring models: the code that the experiments share.
 
-use super::Lab;
+use super::experiment::Lab;
 use crate::data::{Augmentation, Images, count};
 use crate::models::lenet;
 use crate::models::mlp::{self, Mlp};

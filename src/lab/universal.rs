@@ -1,7 +1,8 @@
 //! One hidden layer fits any function (Nielsen, chapter 4): constructed from steps, and trained.
 
+use super::experiment::{Experiment, Lab, Settings};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{descend, perceptron, set};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::quoted;
 use crate::models::mlp::Mlp;
 use crate::nn::{Activation, InitScheme, Mode, Model};
@@ -31,9 +32,14 @@ const POINTS: [usize; 2] = [400, 32];
 /// Maximum length of a function in characters.
 const LONGEST: usize = 200;
 
-/// Checks that `text` is a function that the experiment can fit.
-pub(super) fn check(text: &str) -> Result<()> {
-    Target::parse(text).map(|_| ())
+impl Settings {
+    /// Checks the function that `universal` fits, so that a mistake shows before other experiments run.
+    ///
+    /// # Errors
+    /// Fails if it can't be parsed, or has no finite value somewhere.
+    pub fn check(&self) -> Result<()> {
+        self.function.as_deref().map_or(Ok(()), |text| Target::parse(text).map(drop))
+    }
 }
 
 /// A function of one or two inputs between 0 and 1, with its values on a grid.

@@ -1,7 +1,8 @@
 //! Gradients vanish or explode in the lower layers of deep networks (Nielsen, chapter 5).
 
+use super::experiment::{Experiment, Lab};
+use super::findings::{Claim, Figure, Findings, Table};
 use super::study::{build, descend, gradients, norm};
-use super::{Claim, Experiment, Figure, Findings, Lab, Table};
 use crate::data::Images;
 use crate::nn::{Activation, BatchNorm, Cost, InitScheme, Linear, Mode, Model, batch_norm, linear_with};
 use crate::optim::{Clip, Optimizer, Sgd};
