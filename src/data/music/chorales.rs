@@ -9,10 +9,10 @@
 //! The pieces follow local rules. A recurrent network that knows the notes already chosen within a step learns nearly
 //! all of the rules. A network that chooses the notes of a step independently writes notes that do not form chords.
 
+use super::corpus::{MusicCorpus, Texture};
 use super::harmony::{Cadence, Harmony, phrase};
 use super::piece::{Metre, Note, Piece, Tonality};
 use super::rules::{Chord, RANGES, Rule, VOICES, horizontal, leaps, vertical, violations};
-use super::{MusicCorpus, Texture};
 use crate::kernels::cpu::parallel;
 use crate::rng::stream;
 use rand::Rng;

@@ -1,6 +1,6 @@
 //! The encoding of pieces for models: features and classes.
 
-use super::Texture;
+use super::corpus::Texture;
 use super::piece::{KEY_COUNT, KEYS, Metre, Note, Piece, Tonality};
 use crate::data::count;
 use anyhow::{Result, ensure};

@@ -11,6 +11,7 @@
 //! ```
 
 mod chorales;
+mod corpus;
 mod encoding;
 mod harmony;
 mod midi;
@@ -22,6 +23,7 @@ mod statistics;
 mod wav;
 
 pub use chorales::chorales;
+pub use corpus::{MusicCorpus, Texture};
 pub use encoding::{Encoding, NoteChoice};
 pub use midi::{Quantisation, read_midi, write_midi};
 pub use musicxml::write_musicxml;
@@ -34,7 +36,6 @@ use crate::data::error::DataError;
 use crate::data::file_kind::check_is_directory;
 use crate::data::splits::{Splits, entries, is_about};
 use anyhow::{Result, ensure};
-use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
 const KNOWN: [&str; 3] = ["chorales", "midi", "piano-roll"];
@@ -45,31 +46,6 @@ const CHORALES_SEED: u64 = 0;
 
 /// Number of built-in training pieces.
 const CHORALES: usize = 2400;
-
-/// Whether a piece consists of voices or of sets of notes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Texture {
-    /// This number of voices with one note or a rest each.
-    Voices(usize),
-    /// Any keys at once.
-    Keys,
-}
-
-/// A data set of pieces with the splits that it defines.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MusicCorpus {
-    /// The training split.
-    pub train: Vec<Piece>,
-    /// The validation split, if the data set defines one.
-    pub validation: Option<Vec<Piece>>,
-    /// The test split, if the data set defines one.
-    pub test: Option<Vec<Piece>>,
-    /// Whether all pieces consist of voices or of sets of notes.
-    pub texture: Texture,
-    /// Remarks about the files for the user, one line each.
-    pub notes: Vec<String>,
-}
 
 /// Loads the pieces of the data set `name`.
 ///
@@ -199,21 +175,6 @@ fn midi_files(folder: &Path, passed_over: &mut Vec<PathBuf>) -> Result<Vec<(Path
         }
     }
     Ok(files)
-}
-
-impl MusicCorpus {
-    /// Keeps the voices if all pieces have the same number, and drops them otherwise.
-    fn with_common_texture(mut self) -> Self {
-        let mut splits = [Some(&mut self.train), self.validation.as_mut(), self.test.as_mut()];
-        let mut pieces: Vec<&mut Piece> =
-            splits.iter_mut().flatten().flat_map(|split| split.iter_mut()).collect();
-        let first = pieces.first().and_then(|piece| piece.voices);
-        match first.filter(|_| pieces.iter().all(|piece| piece.voices == first)) {
-            Some(voices) => self.texture = Texture::Voices(voices),
-            None => pieces.iter_mut().for_each(|piece| **piece = piece.clone().without_voices()),
-        }
-        self
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Piano rolls in JSON: lists of pitches per time step, a common format for polyphonic music.
 
+use super::corpus::{MusicCorpus, Texture};
 use super::piece::{KEYS, Note, Piece};
-use super::{MusicCorpus, Texture};
 use crate::data::file_kind::{check_is_file, found_instead};
 use crate::data::splits::{Splits, entries};
 use anyhow::{Context, Result, anyhow, bail, ensure};
