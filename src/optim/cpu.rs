@@ -1,6 +1,6 @@
 //! Updates on the CPU: lends the memory of variables to the kernels.
 
-use super::{Gradient, Update};
+use super::step::{Gradient, Update};
 use crate::kernels::cpu::optimizer::{self, Coverage};
 use crate::ops::RowNumbers;
 use crate::ops::host::{self, Element, with_real};

@@ -1,6 +1,8 @@
 //! Optimizers with candle_nn's interface.
 
-use super::{Adam, Clip, Optimizer, Sgd};
+use super::method::{Adam, Sgd};
+use super::optimizer::Optimizer;
+use super::step::Clip;
 use candle_core::backprop::GradStore;
 use candle_core::{Result, Tensor, Var};
 use candle_nn::{Optimizer as CandleOptimizer, ParamsAdamW};

@@ -1,6 +1,7 @@
 //! Updates on a GPU: one launch for all parameters.
 
-use super::{Clip, Gradient, Parameter, Update};
+use super::parameter::Parameter;
+use super::step::{Clip, Gradient, Update};
 use crate::kernels::cpu::optimizer::Rule;
 use crate::kernels::cuda::{self, Buffer, Grid, Pointer};
 use crate::ops::RowNumbers;

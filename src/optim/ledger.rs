@@ -1,8 +1,11 @@
 //! Losses and gradient norms of many steps, kept where the parameters are.
 
 use super::exchange::{Exchange, Local, Sums};
+use super::gpu;
 use super::gpu::Recorded;
-use super::{Clip, Optimizer, Step, gpu};
+use super::optimizer::Optimizer;
+use super::parameter::Parameter;
+use super::step::{Clip, Step};
 use crate::kernels::cuda::Buffer;
 use crate::ops;
 use crate::ops::gpu::Gpu;
@@ -134,7 +137,7 @@ impl Optimizer {
         let [loss, stops] = [0, 1].map(|index| values.iter().map(|values| values[index]).sum::<f64>());
         let norm = match loss.is_finite() {
             true => {
-                let gradient = |((parameter, whole), rows): ((&super::Parameter, Option<Tensor>), _)| {
+                let gradient = |((parameter, whole), rows): ((&Parameter, Option<Tensor>), _)| {
                     parameter.gradient(whole.as_ref(), rows)
                 };
                 let gradients = self.parameters.iter().zip(gradients).zip(rows).map(gradient);

@@ -1,6 +1,6 @@
 //! The loss as a function of one vector, which holds the elements of all parameters.
 
-use super::Parameter;
+use super::parameter::Parameter;
 use crate::kernels::cpu::optimizer::{add_scaled, sum_squares};
 use crate::ops;
 use candle_core::{DType, Device, Result, Tensor};

@@ -2,9 +2,10 @@
 
 use super::lbfgs::{self, Memory};
 use super::line_search::strong_wolfe;
+use super::method::{Lbfgs, Method, NewtonCg};
 use super::newton_cg;
 use super::objective::{Objective, Point, largest};
-use super::{Lbfgs, Method, NewtonCg, Step};
+use super::step::Step;
 use crate::kernels::cpu::optimizer::{dot, sum_squares};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use std::collections::HashMap;

@@ -1,6 +1,6 @@
 //! Updates in candle's tensor operations, for devices and element types without a kernel.
 
-use super::{Gradient, Update};
+use super::step::{Gradient, Update};
 use crate::kernels::cpu::optimizer::Rule;
 use crate::ops::RowGradients;
 use candle_core::{D, DType, Result, Tensor, Var};

@@ -1,5 +1,12 @@
-use super::*;
-use candle_core::Shape;
+use super::method::{Adadelta, Adagrad, Adam, Method, RmsProp, Sgd};
+use super::optimizer::Optimizer;
+use super::parameter::Parameter;
+use super::step::{Clip, Gradient, Update};
+use super::{cpu, tensor_ops};
+use crate::kernels::cpu::optimizer::GradientTerms;
+use crate::ops::RowNumbers;
+use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
+use candle_nn::VarMap;
 
 /// Five updates by the kernels and by tensor operations from the same start.
 ///
