@@ -79,10 +79,10 @@ impl Recipe for Settings {
     }
 
     fn model(&self, facts: &TextFacts, vb: VarBuilder) -> candle_core::Result<Box<dyn SentenceModel>> {
-        let &Self { embedding, hidden, layers, direction, dropout, .. } = self;
+        let &Self { hidden, layers, direction, dropout, .. } = self;
         let config = Config {
             vocabulary: facts.vocabulary.len(),
-            embedding: embedding.or(facts.vector_size).unwrap_or(100),
+            embedding: self.embedding(facts),
             cell: Cell::Lstm,
             hidden,
             layers,
@@ -95,8 +95,15 @@ impl Recipe for Settings {
 
     fn activations(&self, facts: &TextFacts) -> u64 {
         let directions = if self.direction == Direction::Both { 2 } else { 1 };
-        let embedding = self.embedding.or(facts.vector_size).unwrap_or(100) as u64;
-        embedding + recurrent_activations(Cell::Lstm, directions * self.layers, self.hidden)
+        self.embedding(facts) as u64
+            + recurrent_activations(Cell::Lstm, directions * self.layers, self.hidden)
+    }
+}
+
+impl Settings {
+    /// Size of the word vectors.
+    fn embedding(&self, facts: &TextFacts) -> usize {
+        self.embedding.or(facts.vector_size).unwrap_or(100)
     }
 }
 

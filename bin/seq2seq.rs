@@ -158,7 +158,7 @@ impl Recipe for Settings {
             cell: self.cell.cell(),
             source_vocabulary: facts.source.len(),
             target_vocabulary: facts.target.len(),
-            embedding: self.embedding.or(facts.vector_size).unwrap_or(64),
+            embedding: self.embedding(facts),
             hidden,
             layers,
             bidirectional: direction == Direction::Both,
@@ -171,13 +171,19 @@ impl Recipe for Settings {
 
     fn activations(&self, facts: &TranslationFacts) -> u64 {
         // For a target token. The gradients of the logits overwrite the logits.
-        let embedding = self.embedding.or(facts.vector_size).unwrap_or(64) as u64;
         let recurrent = recurrent_activations(self.cell.cell(), self.layers, self.hidden);
-        embedding + recurrent + facts.target.len() as u64 / 2
+        self.embedding(facts) as u64 + recurrent + facts.target.len() as u64 / 2
     }
 
     fn experiment(&self) -> Option<Experiment<Self>> {
         self.compare.map(|Compared::Attention| with_and_without_attention as Experiment<Self>)
+    }
+}
+
+impl Settings {
+    /// Size of the embeddings of both sides.
+    fn embedding(&self, facts: &TranslationFacts) -> usize {
+        self.embedding.or(facts.vector_size).unwrap_or(64)
     }
 }
 

@@ -107,7 +107,7 @@ impl Recipe for Settings {
         let config = Config {
             variant,
             vocabulary: facts.vocabulary.len(),
-            embedding: self.embedding.or(facts.vector_size).unwrap_or(300),
+            embedding: self.embedding(facts),
             widths: self.widths.clone(),
             filters: self.filters,
             dropout: self.dropout,
@@ -125,7 +125,14 @@ impl Recipe for Settings {
     }
 
     fn activations(&self, facts: &TextFacts) -> u64 {
-        2 * self.embedding.or(facts.vector_size).unwrap_or(300) as u64
+        2 * self.embedding(facts) as u64
+    }
+}
+
+impl Settings {
+    /// Size of the word vectors.
+    fn embedding(&self, facts: &TextFacts) -> usize {
+        self.embedding.or(facts.vector_size).unwrap_or(300)
     }
 }
 

@@ -94,6 +94,13 @@ pub struct RecurrentRecipe<C: RecurrentClassifier> {
     train: TrainOptions,
 }
 
+impl<C: RecurrentClassifier> RecurrentRecipe<C> {
+    /// Size of the word vectors.
+    fn embedding(&self, facts: &TextFacts) -> usize {
+        self.embedding.or(facts.vector_size).unwrap_or(100)
+    }
+}
+
 impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
     const NAME: &'static str = C::NAME;
     const ABOUT: &'static str = C::ABOUT;
@@ -123,9 +130,9 @@ impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
     }
 
     fn model(&self, facts: &TextFacts, vb: VarBuilder) -> candle_core::Result<Box<dyn SentenceModel>> {
-        let &Self { embedding, hidden, layers, bidirectional, pool, dropout, .. } = self;
+        let &Self { hidden, layers, bidirectional, pool, dropout, .. } = self;
         let (cell, forget_bias) = self.classifier.cell();
-        let features = embedding.or(facts.vector_size).unwrap_or(100);
+        let features = self.embedding(facts);
         let recurrent =
             RecurrentConfig { cell, features, hidden, layers, bidirectional, dropout, forget_bias };
         let (vocabulary, classes) = (facts.vocabulary.len(), facts.classes.len());
@@ -135,8 +142,7 @@ impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
     fn activations(&self, facts: &TextFacts) -> u64 {
         let directions = if self.bidirectional { 2 } else { 1 };
         let (cell, _) = self.classifier.cell();
-        let embedding = self.embedding.or(facts.vector_size).unwrap_or(100) as u64;
-        embedding + recurrent_activations(cell, directions * self.layers, self.hidden)
+        self.embedding(facts) as u64 + recurrent_activations(cell, directions * self.layers, self.hidden)
     }
 
     fn experiment(&self) -> Option<Experiment<Self>> {
