@@ -62,8 +62,9 @@ pub trait Processes: Send + Sync {
         Ok(self.gather(&bytes)?.swap_remove(0))
     }
 
-    /// Replaces each value by its sum over all processes, which must pass the same number of values: a multiple of
-    /// [`size`](Self::size).
+    /// Replaces each value by its sum over all processes.
+    ///
+    /// All pass the same number of values, a multiple of [`size`](Self::size).
     ///
     /// Used for the gradients. `in_background` says that another thread of this process computes meanwhile, to which the
     /// wait should leave the processor.
@@ -81,7 +82,9 @@ pub trait Processes: Send + Sync {
         Ok(())
     }
 
-    /// Returns the same processes for the calls of another thread, which do not wait for the calls made here.
+    /// Returns the same processes for another thread.
+    ///
+    /// Its calls do not wait for the calls made here.
     ///
     /// # Errors
     /// Fails if [`gather`](Self::gather) would.
@@ -134,7 +137,9 @@ pub trait Processes: Send + Sync {
     }
 }
 
-/// Returns the part of `len` examples that process `rank` of `size` computes: a contiguous range, in the order of the ranks.
+/// Returns the part of `len` examples that process `rank` of `size` computes.
+///
+/// It is a contiguous range, in the order of the ranks.
 ///
 /// The shares differ by one example at most. If there are fewer examples than processes, process 0 computes all of them and
 /// the shares of the others are empty, so that batch normalisation always has a batch.
@@ -206,7 +211,9 @@ pub(crate) fn current() -> Option<Arc<dyn Processes>> {
     parallel::local().map(|Together(processes)| processes).filter(|processes| processes.size() > 1)
 }
 
-/// Returns the part of `len` examples or files that this process computes or reads inside [`together`]; all of them outside.
+/// Returns the part of `len` examples or files that this process handles.
+///
+/// Inside [`together`] it is the process's share, outside all of them.
 pub(crate) fn own_share(len: usize) -> Range<usize> {
     current().map_or(0..len, |processes| share(len, processes.rank(), processes.size()))
 }

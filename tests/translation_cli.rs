@@ -199,7 +199,7 @@ fn data_that_do_not_fit_are_refused() {
     fs::rename(data.join("test_2016.en"), data.join("test")).unwrap();
     fs::rename(data.join("test_2016.de"), data.join("test_2016.en")).unwrap();
     fs::rename(data.join("test"), data.join("test_2016.de")).unwrap();
-    refused(&place, "seq2seq", common, 1, &["the test pairs", "are the two sides exchanged?"]);
+    refused(&place, "seq2seq", common, 1, &["the test pairs", "are the two sides swapped?"]);
     fs::write(data.join("test_2016.de"), "eins\n").unwrap();
     refused(&place, "seq2seq", common, 1, &["found 24 lines and 1 line"]);
 }

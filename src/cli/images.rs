@@ -343,7 +343,8 @@ impl Data for ImageData {
         let path = weights(name)?;
         let Pretrained { has_head, notes } = train::load_pretrained(&path, vars, head)?;
         show_notes(&notes);
-        let new = if has_head { String::new() } else { format!(", except {head}, which starts anew") };
+        let new =
+            if has_head { String::new() } else { format!(", except {head}, which is initialised randomly") };
         Ok(Some(format!("starts from {}{new}", path.display())))
     }
 
@@ -501,7 +502,7 @@ fn limit_crop(
             UsageError(format!("--crop {pad}: the images are {height}x{width} pixels, expected 0 to {most}"))
         );
         show_notes(&[format!(
-            "the preset shifts images by up to {}; of these {height}x{width} pixels that is {most}",
+            "the preset shifts images by up to {}; for images of {height}x{width} pixels the limit is {most}",
             count(*pad, "pixel")
         )]);
         *pad = most;

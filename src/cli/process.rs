@@ -156,8 +156,9 @@ pub fn end_at_once<T>(last_act: impl FnOnce() + Send + 'static, work: impl FnOnc
     ending_at_once(last_act, || (!STOP.is_requested()).then(work))
 }
 
-/// Calls `work`, during which a signal calls `last_act` and ends the process at once, as well as those that it works with. A
-/// signal that has come before does nothing.
+/// Calls `work`, during which a signal calls `last_act` and ends the process immediately.
+///
+/// The processes that this one works with end, too. Unlike [`end_at_once`], it ignores a signal that came before.
 pub(super) fn ending_at_once<T>(last_act: impl FnOnce() + Send + 'static, work: impl FnOnce() -> T) -> T {
     let set = |act| *LAST_ACT.lock().unwrap_or_else(PoisonError::into_inner) = act;
     set(Some(Box::new(last_act)));

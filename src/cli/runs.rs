@@ -29,9 +29,9 @@ struct Row {
     time: Option<String>,
 }
 
-/// Prints the runs under `runs/` with the settings that differ among them, and guessed columns of tables.
+/// Prints the runs under `runs/` with the settings that differ among them.
 ///
-/// A note names broken folders.
+/// Also prints columns of tables that were guessed. A note names broken folders.
 ///
 /// # Errors
 /// Fails if the folder cannot be read.

@@ -252,8 +252,9 @@ fn check_words(name: &str, tokenizer: Tokenizer, words: &[Vec<String>]) -> Resul
     Ok(())
 }
 
-/// Returns a note if test sentences occur in the training part, with their labels, much more often than training sentences
-/// are repeated there.
+/// Returns a note if many test sentences occur in the training part with their labels.
+///
+/// It compares their share with that of the sentences that are repeated within the training part.
 fn repeated(words: &[Vec<String>], labels: &[u32], parts: &Parts) -> Option<String> {
     let sentence = |&index: &u32| (&words[index as usize], labels[index as usize]);
     let known: HashSet<_> = parts.training.iter().map(sentence).collect();
@@ -269,7 +270,9 @@ fn letters(text: &str) -> usize {
     composed(text).chars().filter(|c| c.is_alphabetic()).count()
 }
 
-/// Returns a note if Kim's tokenizer, which cut texts into `words`, dropped more than 5% of their `all` letters.
+/// Returns a note if Kim's tokenizer dropped more than 5% of the letters.
+///
+/// It cut texts with `all` letters into `words`.
 fn dropped(all: usize, words: &[Vec<String>]) -> Option<String> {
     let kept: usize = words.iter().flatten().map(|word| letters(word)).sum();
     let dropped = all.saturating_sub(kept);

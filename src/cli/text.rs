@@ -249,7 +249,9 @@ impl UnknownCount {
         self.add(input, unknown as u64, words.len() as u64);
     }
 
-    /// Says how many tokens, which are `noun`, are unknown, which inputs have no known ones, and how many have none at all.
+    /// Notes unknown tokens, inputs without a known token, and inputs without tokens.
+    ///
+    /// `noun` names the tokens.
     pub(super) fn note(&self, noun: &str) {
         let &Self { unknown, all, inputs, empty, whole: (ref named, more) } = self;
         if all > 0 || inputs == 1 {
@@ -285,7 +287,9 @@ pub(super) fn noun(level: Level) -> &'static str {
     }
 }
 
-/// Returns whether to keep all tokens where none occurs `min_count` times, as the user did not ask for this number. A note says so.
+/// Returns whether to keep all tokens, because none occurs `min_count` times.
+///
+/// It does so only if the user did not choose this number, with a note.
 pub(super) fn keeps_rare(min_count: usize, given: &Given) -> bool {
     let keeps = min_count > 1 && !given.contains("min_count");
     if keeps {

@@ -133,7 +133,9 @@ pub(super) fn on_processes(
     work(None)
 }
 
-/// Checks that all processes run the same training: the same program, kind of device and settings, and the same run to resume.
+/// Checks that all processes run the same training.
+///
+/// They need the same program, kind of device and settings, and the same run to resume.
 ///
 /// The paths of data may differ.
 pub(super) fn check_same_program<R: Recipe>(

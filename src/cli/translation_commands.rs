@@ -142,7 +142,9 @@ where
 }
 
 impl Tally {
-    /// Counts an input with its tokens, read as the source and as the target language, and its translations.
+    /// Counts an input and its translations.
+    ///
+    /// Its tokens are read as the source and as the target language.
     fn add(&mut self, text: &str, [source, target]: [&[u32]; 2], best: &[Hypothesis], decoding: &Decoding) {
         self.inputs += 1;
         self.cut_off += usize::from(best.first().is_some_and(|best| !best.finished));

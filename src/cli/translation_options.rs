@@ -62,7 +62,7 @@ pub struct TranslationOptions {
     /// Probability that the decoder reads the true token rather than its own prediction in training
     #[arg(long, value_name = "X", value_parser = |text: &str| super::in_range(text, 0.0..=1.0, "a number from 0 to 1"), default_value_t = 1.0)]
     pub teacher_forcing: f64,
-    /// Lower that probability from 1 over the first N steps, not at once
+    /// Lower that probability from 1 gradually, over the first N steps
     #[arg(long, value_name = "N", value_parser = positive, requires = "teacher_forcing")]
     pub forcing_steps: Option<usize>,
     /// Share of the target probability that is spread over all tokens
@@ -113,7 +113,7 @@ pub(super) struct SearchOptions {
     length_penalty: Option<f64>,
 }
 
-/// Checks that a length penalty given by the user has an effect, which it has not in greedy search.
+/// Checks that a length penalty given by the user has an effect: greedy search ignores it.
 fn check_length_penalty(is_given: bool, beam: usize) -> Result<()> {
     ensure!(!is_given || beam > 1, UsageError("--length-penalty: has no effect with --beam 1".to_string()));
     Ok(())
@@ -198,8 +198,8 @@ impl TranslationOptions {
             _ if test_only && name == "dates" => None,
             (Some(source), Some(target)) => Some([source.as_str(), target.as_str()]),
             (None, None) => None,
-            (Some(source), None) => bail!("--source-lang {source}: needs --target-lang, too"),
-            (None, Some(target)) => bail!("--target-lang {target}: needs --source-lang, too"),
+            (Some(source), None) => bail!("--source-lang {source}: needs --target-lang as well"),
+            (None, Some(target)) => bail!("--target-lang {target}: needs --source-lang as well"),
         };
         let load = if test_only { translation::load_test } else { translation::load };
         let corpus = load(name, dir, languages).map_err(if test_only { test_error } else { data_error })?;
@@ -233,7 +233,7 @@ impl TranslationOptions {
         if let Some(path) = &self.vectors {
             ensure!(
                 source.segmentation() == Segmentation::Words,
-                "--vectors: are vectors of words, and the source tokens are not: choose --source-level word"
+                "--vectors: holds vectors of words, but the source tokens are not words: choose --source-level word"
             );
             let words: HashSet<String> = all.sources.iter().flat_map(|text| source.tokens(text)).collect();
             let found = WordVectors::read(path, &words.iter().map(String::as_str).collect())?;
@@ -274,12 +274,12 @@ impl TranslationFacts {
             known_share(unknown(&ids), ids.len())
         };
         let (sources, targets) = (&texts.sources, &texts.targets);
-        let is_exchanged = known(sources, &self.source) + 0.2 < known(sources, &self.target)
+        let is_swapped = known(sources, &self.source) + 0.2 < known(sources, &self.target)
             && known(targets, &self.target) + 0.2 < known(targets, &self.source);
         ensure!(
-            !is_exchanged,
+            !is_swapped,
             "{what}: the sources are in the target language of the training data, and the targets in its source language: \
-             are the two sides exchanged?"
+             are the two sides swapped?"
         );
         Ok(())
     }
@@ -295,7 +295,7 @@ pub(super) fn note_cut_off(cut: usize, all: usize, max_length: usize) {
     }
 }
 
-/// What the tokens of a language are, in the plural.
+/// The name of a language's tokens, in the plural.
 pub(super) fn noun(language: &Language) -> &'static str {
     match language.segmentation() {
         Segmentation::Characters => "characters",
@@ -304,12 +304,12 @@ pub(super) fn noun(language: &Language) -> &'static str {
     }
 }
 
-/// The number of tokens that are unknown.
+/// Number of unknown tokens.
 pub(super) fn unknown(ids: &[u32]) -> usize {
     ids.iter().filter(|&&id| id == Language::UNKNOWN).count()
 }
 
-/// The fraction of tokens that are known.
+/// Fraction of known tokens.
 pub(super) fn known_share(unknown: usize, all: usize) -> f64 {
     (all - unknown) as f64 / all.max(1) as f64
 }

@@ -81,8 +81,9 @@ impl Embedding {
 }
 
 impl Module for Embedding {
-    /// Integer ids `(..)` to their vectors `(.., hidden size)`. As in candle, the largest u32 or i64 is the id of no row and
-    /// gives zeros; in u8, 255 is an id like the others.
+    /// Integer ids `(..)` to their vectors `(.., hidden size)`.
+    ///
+    /// As in candle, the largest u32 or i64 is the id of no row and gives zeros; in u8, 255 is an id like the others.
     fn forward(&self, ids: &Tensor) -> Result<Tensor> {
         let ids = ops::to_ids("embedding: found an id", ids)?;
         match is_native(&self.embeddings) {

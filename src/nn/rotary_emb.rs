@@ -55,7 +55,9 @@ fn is_tracked(tensors: [&Tensor; 3]) -> bool {
     tensors.into_iter().any(Tensor::track_op)
 }
 
-/// Checks the shapes of `cos` and `sin`, and leaves out steps that `xs` lacks: candle would mix those of different examples.
+/// Checks the shapes of `cos` and `sin`, and leaves out steps that `xs` lacks.
+///
+/// Candle would mix the steps of different examples.
 fn factors(cos_and_sin: [&Tensor; 2], batch: usize, steps: usize, size: usize) -> Result<[Tensor; 2]> {
     let [cos, sin] = cos_and_sin.map(|factors| {
         let fits = match *factors.dims() {

@@ -108,7 +108,9 @@ impl Exchange {
         Ok(Self { jobs: Some(jobs), sums, worker: Some(worker), traffic: Traffic::default() })
     }
 
-    /// Begins a step whose gradients are multiplied by `factor`, and returns what receives those that are complete early.
+    /// Begins a step whose gradients are multiplied by `factor`.
+    ///
+    /// Returns the function that receives the gradients that are complete early.
     pub(super) fn begin(&self, factor: f64) -> Finished {
         let jobs = self.jobs.clone();
         let send = move |job: Job| {

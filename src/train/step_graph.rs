@@ -18,8 +18,9 @@ pub(super) enum StepGraph {
 }
 
 impl StepGraph {
-    /// `capturable` tells whether the steps may be graphs. The environment variable `CANDLE_TEXTBOOK_CUDA_GRAPHS` set
-    /// to `off` forbids it.
+    /// Prepares the steps of a training; `capturable` tells whether they may be graphs.
+    ///
+    /// The environment variable `CANDLE_TEXTBOOK_CUDA_GRAPHS` set to `off` forbids it.
     pub fn new(capturable: bool) -> Self {
         let forbidden = std::env::var("CANDLE_TEXTBOOK_CUDA_GRAPHS").is_ok_and(|value| value == "off");
         let has_kernels = cfg!(any(feature = "cuda", feature = "cuda-emulator"));

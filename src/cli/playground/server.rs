@@ -41,7 +41,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 /// The largest body of a request.
 const MAX_BODY: usize = 1 << 20;
 
-/// Number of pages in answers that are kept.
+/// Number of the last pages in answers to keep.
 const PAGES: usize = 8;
 
 /// The permissions of the page and its parts.
@@ -174,8 +174,9 @@ impl Server {
     }
 }
 
-/// Whether `host` is a name and port of the server at `bound`. Any other may be a stranger's name that resolves to this
-/// machine.
+/// Whether `host` is a name and port of the server at `bound`.
+///
+/// Another name may be an attacker's that resolves to this machine.
 fn is_own(host: &str, bound: SocketAddr) -> bool {
     // Browsers leave out the port 80.
     let (name, port) = match host.rsplit_once(':') {

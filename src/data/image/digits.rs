@@ -22,8 +22,9 @@ struct Style {
     strokes: &'static [Stroke],
 }
 
-/// The points of a smooth curve, x to the right and y down, in percent of the digit's undistorted box.
-/// A duplicated point is a corner.
+/// The points of a smooth curve, x to the right and y down.
+///
+/// They are percentages of the digit's undistorted box. A duplicated point is a corner.
 type Stroke = &'static [(i8, i8)];
 
 const fn style(weight: u32, strokes: &'static [Stroke]) -> Style {

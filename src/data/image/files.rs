@@ -123,8 +123,9 @@ impl Files {
         }
     }
 
-    /// Reads the images `indices` in parallel, each `(3, side, side)` or, in grey, `(1, side, side)` row-major, one after
-    /// another.
+    /// Reads the images `indices` in parallel.
+    ///
+    /// Each is `(3, side, side)` or, in grey, `(1, side, side)` row-major; they follow one another.
     fn read_now(&self, indices: &[u32]) -> Result<Vec<u8>> {
         let mut images: Vec<Result<Vec<u8>>> = indices.iter().map(|_| Ok(vec![])).collect();
         parallel::for_each_piece(&mut images, 1, |at, image| {

@@ -34,7 +34,9 @@ pub fn read_dir(dir: &Path) -> Result<(Images, Images)> {
     read_both(dir, ["train", "t10k"], |split| read_split(dir, split))
 }
 
-/// Reads a training and a test set whose files begin with `train` and `test`. The test set is empty if its files are missing.
+/// Reads a training and a test set whose files begin with `train` and `test`.
+///
+/// The test set is empty if its files are missing.
 pub(super) fn read_both(
     dir: &Path,
     [train, test]: [&str; 2],

@@ -152,8 +152,9 @@ impl Images {
         Ok(self)
     }
 
-    /// Converts images of three channels to grey, by their luma (Rec. 709), and undoes their normalisation. Others stay as
-    /// they are.
+    /// Converts images of three channels to grey by their luma (Rec. 709).
+    ///
+    /// It undoes their normalisation. Images of one channel stay as they are.
     #[must_use]
     pub fn into_grey(self) -> Self {
         let (3, height, width) = self.shape else { return self };

@@ -9,7 +9,9 @@ use serde_json::{Map, Value};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Reads the pieces of the only JSON file in `dir`, or with `test_only` the test pieces alone, if there are any.
+/// Reads the pieces of the only JSON file in `dir`.
+///
+/// With `test_only` it reads the test pieces alone, if there are any.
 ///
 /// Its format is `{"train": [[[60, 64, 67], ..], ..], "valid": .., "test": ..}`.
 pub(super) fn read(dir: &Path, test_only: bool) -> Result<MusicCorpus> {

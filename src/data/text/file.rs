@@ -54,7 +54,7 @@ impl TextFile {
     }
 }
 
-/// Checks that a text, by its beginning, is not something else that was saved under the name of a corpus.
+/// Checks by its beginning that a text is a corpus, not another file saved under that name.
 ///
 /// # Errors
 /// Fails for an HTML page, an XML document and JSON.
@@ -65,7 +65,7 @@ pub(super) fn check_is_corpus(text: &str) -> Result<()> {
     }
 }
 
-/// Whether a text is a JSON object on its first line, as in JSON Lines, or begins with a list of objects.
+/// Whether a text is JSON Lines or begins with a list of JSON objects.
 fn is_json(text: &str) -> bool {
     let text = text.trim_start();
     let is_object = |line: &str| serde_json::from_str::<Map<String, Value>>(line).is_ok();

@@ -72,9 +72,9 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The columns of label and text, unless the header names both by common words such as `label` and `text`.
+    /// The columns of label and text, unless the header names both by common words.
     ///
-    /// Each is a name in the header or a number from 1.
+    /// Such words are `label` and `text`. A column is a name in the header or a number from 1.
     pub fn guessed(&self) -> Option<[String; 2]> {
         let header = self.header.as_deref().unwrap_or_default();
         let is_named = |place: usize, known: &[&str]| names(header, known).contains(&place);

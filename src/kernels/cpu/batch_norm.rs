@@ -69,7 +69,7 @@ impl Grid {
         self.batch * self.channels * self.plane
     }
 
-    /// The layout with the elements of each channel together, if the planes are too small to work on one by one.
+    /// The layout with the elements of each channel together, if the planes are too small on their own.
     fn gathered(self) -> Option<Self> {
         let scattered = self.batch > 1 && (1..128).contains(&self.plane);
         scattered.then_some(Self { batch: 1, plane: self.batch * self.plane, ..self })

@@ -155,8 +155,10 @@ impl Loss {
     }
 }
 
-/// Returns the largest logit of each example, and writes what its loss is below the logarithm of the sum of
-/// `exp(logit - max)`. This and the sums are loops of their own, so that the processor works on several examples at once.
+/// Returns the largest logit of each example.
+///
+/// Writes the part of its loss that is not the logarithm of the sum of `exp(logit - max)`. This and the sums are loops of
+/// their own, so that the processor works on several examples at once.
 #[inline(always)]
 fn maxima<T: Real>(logits: &[T], targets: &[u32], smoothing: f64, losses: &mut [T]) -> Vec<T> {
     let rows = logits.chunks_exact(logits.len() / targets.len());
@@ -176,7 +178,7 @@ fn add_ln<T: Real>(losses: &mut [T], sums: &[T]) {
     }
 }
 
-/// What the smoothed target distribution adds at the target, and what it has everywhere.
+/// The probability that label smoothing leaves to the target alone, and the one that every class gets.
 #[inline(always)]
 fn target_distribution<T: Real>(smoothing: f64, classes: usize) -> (T, T) {
     (T::of(1.0 - smoothing), T::of(smoothing / classes as f64))
@@ -273,7 +275,9 @@ fn max<T: Real>(row: &[T]) -> T {
     max
 }
 
-/// The loss of one example. The target's term is softplus(-x), every other one softplus(x): all are positive, so none cancel.
+/// The loss of one example.
+///
+/// The target's term is softplus(-x), every other one softplus(x): all are positive, so none cancel.
 #[inline(always)]
 fn sigmoid_cross_entropy<T: Real>(row: &[T], target: usize) -> T {
     let signed = |(class, &x): (usize, &T)| if class == target { -x } else { x };

@@ -214,7 +214,9 @@ impl Windows {
 struct Maxima<T> {
     planes: Planes,
     image: Vec<T>,
-    /// The maximum along the rows of windows that start at each element, by phase of the rows, and its column in the window.
+    /// The maxima along the rows of windows that start at each element, and their columns in the window.
+    ///
+    /// They are ordered by the phase of the rows.
     across: Vec<T>,
     columns: Vec<u32>,
     /// The maximum of each window: of equal ones the first, or the last NaN.
@@ -271,8 +273,9 @@ impl<T: Lanes> Maxima<T> {
     }
 }
 
-/// Replaces each of the `best` values that one of `from` exceeds, or all of them. With `PLACES`, also replaces their places,
-/// to which `offset` is added.
+/// Replaces each of the `best` values that one of `from` exceeds, or all of them.
+///
+/// With `PLACES`, also replaces their places, to which `offset` is added.
 #[inline(always)]
 fn take_greater<T: Real, const PLACES: bool>(
     best: &mut (&mut [T], &mut [u32]),

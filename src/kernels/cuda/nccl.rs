@@ -44,7 +44,9 @@ pub(crate) fn unique_id() -> Result<Vec<u8>> {
 }
 
 impl Communicator {
-    /// Connects the GPUs of `size` processes, each of which makes this call with the same `id` and the rank of its own.
+    /// Connects the GPUs of `size` processes.
+    ///
+    /// Each process makes this call with the same `id` and its own rank.
     ///
     /// # Errors
     /// Fails if NCCL finds no way from one GPU to the other.
