@@ -5,55 +5,23 @@
 
 mod answers;
 mod models;
+mod program;
 mod server;
 mod training;
 
 pub use answers::Playable;
+pub use program::{Program, program};
 
 use super::process::{STOP, catch_interrupts, on_threads};
-use super::recipe::Recipe;
-use super::{Outcome, finish, flow, in_range, main_on};
+use super::{Outcome, finish, in_range};
 use crate::train::{Run, say};
-use answers::Answers;
 use anyhow::{Context, Result, anyhow};
-use candle_core::Device;
 use clap::{ArgMatches, Args, FromArgMatches};
-use serde_json::Value;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
-
-/// A binary whose models the page offers. [`program`] creates it from the binary's recipe.
-#[derive(Clone)]
-pub struct Program {
-    name: &'static str,
-    about: &'static str,
-    /// The section of the page that uses its models.
-    section: &'static str,
-    /// Opens a run.
-    open: fn(&Path) -> Result<Box<dyn Answers>>,
-    /// Runs the binary on the process's arguments, which begin with its name.
-    main: fn() -> ExitCode,
-}
-
-/// The binary of a recipe.
-pub fn program<R: Recipe + 'static>() -> Program
-where
-    R::Data: Playable,
-{
-    Program {
-        name: R::NAME,
-        about: R::ABOUT,
-        section: R::Data::SECTION,
-        open: |dir| {
-            let (run, config) = Run::open(R::NAME, Some(dir))?;
-            Ok(Box::new(flow::load_trained::<R>(run, &config, |_| Ok(Device::Cpu))?))
-        },
-        main: || main_on::<R>(std::env::args_os().skip(1)),
-    }
-}
 
 /// Use and train the models on a page in the browser
 #[derive(Args)]
@@ -70,15 +38,6 @@ struct Options {
     /// Number of CPU threads of the models [default: one per physical core]
     #[arg(long, value_name = "N", value_parser = |text: &str| in_range(text, 1..=1024_usize, "a whole number, 1 to 1024"))]
     threads: Option<usize>,
-}
-
-/// A question to a model, and the channel for its answer.
-struct Job {
-    program: Program,
-    /// The folder of the run.
-    dir: PathBuf,
-    question: Vec<u8>,
-    reply: tokio::sync::oneshot::Sender<Result<Value>>,
 }
 
 /// Runs the playground with the models of `programs`.

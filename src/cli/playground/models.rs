@@ -1,7 +1,7 @@
 //! The thread on which models answer.
 
-use super::Job;
 use super::answers::Answers;
+use super::program::Job;
 use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};

@@ -14,8 +14,8 @@
 //! An error is an object with the line `error`.
 
 use super::super::record::Record;
+use super::program::{Job, Program};
 use super::training::{Trainings, summary};
-use super::{Job, Program};
 use crate::data::digits;
 use crate::train::Run;
 use anyhow::{Context, Result, anyhow};
