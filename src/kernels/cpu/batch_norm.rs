@@ -7,6 +7,7 @@ use super::Real;
 use super::memory::{assume_init, assume_init_mut, build, uninit, write_copy};
 use super::parallel::{self, Shared};
 use super::simd::vectorised;
+use std::convert::Infallible;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -83,11 +84,6 @@ impl Grid {
     /// Undoes [`Self::gather`].
     fn scatter<T: Real>(self, xs: &[T]) -> Vec<T> {
         swap(xs, [self.channels, self.batch, self.plane])
-    }
-
-    fn scatter_gradients<T: Real>(self, gradients: Gradients<T>) -> Gradients<T> {
-        let residual = gradients.residual.map(|residual| self.scatter(&residual));
-        Gradients { xs: self.scatter(&gradients.xs), residual, ..gradients }
     }
 
     /// The ranges of one channel's elements, cut into pieces of at most [`PIECE`].
@@ -280,23 +276,20 @@ pub(crate) struct Sums {
 
 /// The gradients of the operands.
 pub(crate) fn backward<T: Real>(operands: &Backward<T>) -> Gradients<T> {
-    if let Some((grid, [xs, ys, grad])) = operands.gathered() {
-        let gradients = backward(&Backward { grid, xs: &xs, ys: &ys, grad: &grad, ..*operands });
-        return operands.grid.scatter_gradients(gradients);
-    }
-    let count = operands.grid.count();
-    let (mut xs, mut residual) = operands.targets();
-    let (to, residual_to) = (Shared::new(&mut xs), Shared::new(&mut residual));
-    let sums = operands.grid.for_each_channel(
-        #[inline(always)]
-        |channel| {
-            let sums = operands.sums(channel, &to, &residual_to);
-            operands.finish(channel, sums, count, &to);
-            sums
-        },
-    );
-    // SAFETY: `sums` and `finish` have run on every channel.
-    unsafe { operands.gradients(xs, residual, &sums) }
+    let work = |operands: &Backward<T>, to: &Targets<T>| -> Result<_, Infallible> {
+        let count = operands.grid.count();
+        Ok(operands.grid.for_each_channel(
+            #[inline(always)]
+            |channel| {
+                let sums = operands.sums(channel, to);
+                operands.finish(channel, sums, count, to);
+                sums
+            },
+        ))
+    };
+    // SAFETY: `sums` and `finish` run on every channel.
+    let Ok(gradients) = unsafe { operands.gradients(work) };
+    gradients
 }
 
 /// Computes the gradients of the operands if they are a part of a larger batch.
@@ -307,69 +300,68 @@ pub(crate) fn backward_of_part<T: Real, E>(
     operands: &Backward<T>,
     exchange: impl FnOnce(&[Sums]) -> Result<(Vec<Sums>, f64), E>,
 ) -> Result<Gradients<T>, E> {
-    if let Some((grid, [xs, ys, grad])) = operands.gathered() {
-        let part = Backward { grid, xs: &xs, ys: &ys, grad: &grad, ..*operands };
-        return backward_of_part(&part, exchange).map(|gradients| operands.grid.scatter_gradients(gradients));
-    }
-    let (mut xs, mut residual) = operands.targets();
-    let (to, residual_to) = (Shared::new(&mut xs), Shared::new(&mut residual));
-    let sums = operands.grid.for_each_channel(
-        #[inline(always)]
-        |channel| operands.sums(channel, &to, &residual_to),
-    );
-    let (all, count) = exchange(&sums)?;
-    operands.grid.for_each_channel(
-        #[inline(always)]
-        |channel| operands.finish(channel, all[channel], count, &to),
-    );
-    // SAFETY: `sums` and `finish` have run on every channel.
-    Ok(unsafe { operands.gradients(xs, residual, &sums) })
+    let work = |operands: &Backward<T>, to: &Targets<T>| {
+        let grid = operands.grid;
+        let sums = grid.for_each_channel(
+            #[inline(always)]
+            |channel| operands.sums(channel, to),
+        );
+        let (all, count) = exchange(&sums)?;
+        grid.for_each_channel(
+            #[inline(always)]
+            |channel| operands.finish(channel, all[channel], count, to),
+        );
+        Ok(sums)
+    };
+    // SAFETY: `sums` and `finish` run on every channel.
+    unsafe { operands.gradients(work) }
+}
+
+/// Memory for the gradients of the input and the residual; the latter is empty if there is no residual.
+struct Targets<'a, T> {
+    xs: Shared<'a, MaybeUninit<T>>,
+    residual: Shared<'a, MaybeUninit<T>>,
 }
 
 impl<T: Real> Backward<'_, T> {
-    /// As [`Grid::gathered`], with the input, the output and its gradient in that layout.
-    fn gathered(&self) -> Option<(Grid, [Vec<T>; 3])> {
-        let gather = |xs: &[T]| self.grid.gather(xs);
-        let ys = || if self.relu { gather(self.ys) } else { vec![] };
-        self.grid.gathered().map(|grid| (grid, [gather(self.xs), ys(), gather(self.grad)]))
-    }
-
-    /// Memory for the gradients of the input and the residual.
-    fn targets(&self) -> (Vec<MaybeUninit<T>>, Vec<MaybeUninit<T>>) {
-        let len = self.grid.len();
-        (uninit(len), uninit(if self.residual { len } else { 0 }))
-    }
-
-    /// The gradients of the operands.
+    /// The gradients of the operands. `work` returns the sums of each channel.
+    ///
+    /// If the planes are small, `work` gets operands with the elements of each channel together.
     ///
     /// # Safety
-    /// [`Self::sums`] and [`Self::finish`] have written both vectors in every channel.
-    unsafe fn gradients(
+    /// Unless it fails, `work` calls [`Self::sums`] and [`Self::finish`] of its operands on every channel.
+    unsafe fn gradients<E>(
         &self,
-        xs: Vec<MaybeUninit<T>>,
-        residual: Vec<MaybeUninit<T>>,
-        sums: &[Sums],
-    ) -> Gradients<T> {
-        // SAFETY: the pieces of all channels make up the whole.
+        work: impl FnOnce(&Backward<T>, &Targets<T>) -> Result<Vec<Sums>, E>,
+    ) -> Result<Gradients<T>, E> {
+        if let Some(grid) = self.grid.gathered() {
+            let gather = |xs: &[T]| self.grid.gather(xs);
+            let ys = if self.relu { gather(self.ys) } else { vec![] };
+            let (xs, grad) = (gather(self.xs), gather(self.grad));
+            let operands = Backward { grid, xs: &xs, ys: &ys, grad: &grad, ..*self };
+            // SAFETY: the caller's contract.
+            let gradients = unsafe { operands.gradients(work)? };
+            let residual = gradients.residual.map(|residual| self.grid.scatter(&residual));
+            return Ok(Gradients { xs: self.grid.scatter(&gradients.xs), residual, ..gradients });
+        }
+        let len = self.grid.len();
+        let (mut xs, mut residual) = (uninit(len), uninit(if self.residual { len } else { 0 }));
+        let sums = work(self, &Targets { xs: Shared::new(&mut xs), residual: Shared::new(&mut residual) })?;
+        // SAFETY: `work` has written the pieces of all channels, which make up the whole.
         let (xs, residual) = unsafe { (assume_init(xs), assume_init(residual)) };
         let inverse = |channel: &Statistics| channel.inverse_deviation(self.epsilon);
         let weight = sums.iter().zip(self.statistics).map(|(sums, channel)| sums.product * inverse(channel));
-        Gradients {
+        Ok(Gradients {
             xs,
             weight: weight.map(T::of).collect(),
             bias: sums.iter().map(|sums| T::of(sums.gradient)).collect(),
             residual: self.residual.then_some(residual),
-        }
+        })
     }
 
     /// Returns the sums of one channel. Writes the gradient of the residual there, and with a ReLU the gradient before it.
     #[inline(always)]
-    fn sums(
-        &self,
-        channel: usize,
-        to: &Shared<MaybeUninit<T>>,
-        residual_to: &Shared<MaybeUninit<T>>,
-    ) -> Sums {
+    fn sums(&self, channel: usize, to: &Targets<T>) -> Sums {
         let (centre, error) = self.statistics[channel].centre::<T>();
         let (mut sum, mut product) = (Sum::new(), Sum::new());
         for at in self.grid.pieces(channel) {
@@ -377,7 +369,7 @@ impl<T: Real> Backward<'_, T> {
             let dx = match self.relu {
                 true => write_zip(
                     // SAFETY: the pieces of different channels do not overlap, and one task works on a channel.
-                    unsafe { to.slice(at.clone()) },
+                    unsafe { to.xs.slice(at.clone()) },
                     &self.ys[at.clone()],
                     grad,
                     #[inline(always)]
@@ -387,7 +379,7 @@ impl<T: Real> Backward<'_, T> {
             };
             if self.residual {
                 // SAFETY: as before.
-                write_copy(unsafe { residual_to.slice(at.clone()) }, dx);
+                write_copy(unsafe { to.residual.slice(at.clone()) }, dx);
             }
             sum.add(
                 dx,
@@ -410,7 +402,7 @@ impl<T: Real> Backward<'_, T> {
     ///
     /// `sums` are over all `count` elements behind the statistics.
     #[inline(always)]
-    fn finish(&self, channel: usize, sums: Sums, count: f64, to: &Shared<MaybeUninit<T>>) {
+    fn finish(&self, channel: usize, sums: Sums, count: f64, to: &Targets<T>) {
         let statistics = self.statistics[channel];
         let inverse = statistics.inverse_deviation(self.epsilon);
         let (centre, error) = statistics.centre::<T>();
@@ -425,7 +417,7 @@ impl<T: Real> Backward<'_, T> {
         let input = |g: T, x: T| scale * (g - level - (x - centre) * slope);
         for at in self.grid.pieces(channel) {
             // SAFETY: the pieces of different channels do not overlap, and one task works on a channel.
-            let dx = unsafe { to.slice(at.clone()) };
+            let dx = unsafe { to.xs.slice(at.clone()) };
             let xs = &self.xs[at.clone()];
             if self.relu {
                 // SAFETY: `sums` has written it.
