@@ -102,6 +102,42 @@ struct Contents {
     tonality: Option<Tonality>,
 }
 
+impl Contents {
+    /// Adds the note that a message of `channel` ends. `open` has the starts of the keys that are held down.
+    ///
+    /// # Errors
+    /// Fails if there are too many notes.
+    fn strike(
+        &mut self,
+        (track, channel): (usize, u8),
+        message: MidiMessage,
+        now: u64,
+        open: &mut BTreeMap<(u8, u8), u64>,
+    ) -> Result<()> {
+        let (pitch, is_on) = match message {
+            MidiMessage::NoteOn { key, vel } => (key.as_int(), vel > 0),
+            MidiMessage::NoteOff { key, .. } => (key.as_int(), false),
+            _ => return Ok(()),
+        };
+        if channel == DRUMS {
+            self.drums += usize::from(is_on);
+            return Ok(());
+        }
+        // A key that is struck again ends the note before.
+        if let Some(start) = open.remove(&(channel, pitch)) {
+            self.notes.push(Timed { part: (track, channel), pitch, start, end: now });
+        }
+        if is_on {
+            open.insert((channel, pitch), now);
+        }
+        ensure!(
+            self.notes.len() + self.drums <= MAX_NOTES,
+            "found more than {MAX_NOTES} notes, expected a piece of music"
+        );
+        Ok(())
+    }
+}
+
 /// The MIDI file in a RIFF container, or `bytes` if it is not one.
 fn unwrapped(bytes: &[u8]) -> &[u8] {
     let is_wrapped = bytes.starts_with(b"RIFF") && bytes.get(8..16) == Some(b"RMIDdata");
@@ -175,27 +211,7 @@ fn contents(smf: &Smf) -> Result<Contents> {
             now += u64::from(event.delta.as_int());
             match event.kind {
                 TrackEventKind::Midi { channel, message } => {
-                    let channel = channel.as_int();
-                    let (pitch, is_on) = match message {
-                        MidiMessage::NoteOn { key, vel } => (key.as_int(), vel > 0),
-                        MidiMessage::NoteOff { key, .. } => (key.as_int(), false),
-                        _ => continue,
-                    };
-                    if channel == DRUMS {
-                        contents.drums += usize::from(is_on);
-                        continue;
-                    }
-                    // A key that is struck again ends the note before.
-                    if let Some(start) = open.remove(&(channel, pitch)) {
-                        contents.notes.push(Timed { part: (track, channel), pitch, start, end: now });
-                    }
-                    if is_on {
-                        open.insert((channel, pitch), now);
-                    }
-                    ensure!(
-                        contents.notes.len() + contents.drums <= MAX_NOTES,
-                        "found more than {MAX_NOTES} notes, expected a piece of music"
-                    );
+                    contents.strike((track, channel.as_int()), message, now, &mut open)?;
                 }
                 TrackEventKind::Meta(MetaMessage::Tempo(micros)) if contents.tempo.is_none() => {
                     contents.tempo = Some(6e7 / f64::from(micros.as_int().max(1)));

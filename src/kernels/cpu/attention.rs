@@ -143,15 +143,8 @@ pub(crate) fn backward<T: Real>(
                         let score_grad = weight * (score_grad - mean);
                         let (query, key) = (args.query(row), args.key(element));
                         let key_grad = row_of(1, element, size);
-                        match args.v {
-                            Some(v) => {
-                                additive_gradient((query, key, v), score_grad, [query_grad, key_grad, v_grad])
-                            }
-                            None => {
-                                add_scaled(query_grad, key, score_grad);
-                                add_scaled(key_grad, query, score_grad);
-                            }
-                        }
+                        let grads = [&mut *query_grad, key_grad, &mut *v_grad];
+                        score_gradient((query, key), args.v, score_grad, grads);
                     }
                 },
             );
@@ -174,13 +167,19 @@ fn score<T: Real>(query: &[T], key: &[T], v: Option<&[T]>, scratch: &mut [T]) ->
     dot(scratch, v)
 }
 
-/// Adds `grad` times the gradients of `v · tanh(query + key)` to the gradients of query, key and v.
+/// Adds `grad` times the gradients of [`score`] to the gradients of query, key and v.
 #[inline(always)]
-fn additive_gradient<T: Real>(
-    (query, key, v): (&[T], &[T], &[T]),
+fn score_gradient<T: Real>(
+    (query, key): (&[T], &[T]),
+    v: Option<&[T]>,
     grad: T,
     [query_grad, key_grad, v_grad]: [&mut [T]; 3],
 ) {
+    let Some(v) = v else {
+        add_scaled(query_grad, key, grad);
+        add_scaled(key_grad, query, grad);
+        return;
+    };
     let size = v.len();
     let (query, key) = (&query[..size], &key[..size]);
     let (query_grad, key_grad, v_grad) =

@@ -182,37 +182,9 @@ impl<T: Real> Sweep<'_, T> {
         assert_eq!(moments.len(), N * len, "{N} moments of {len} elements");
         let targets = Targets { len, parameter: Shared::new(parameter), moments: Shared::new(moments) };
         match coverage {
-            Coverage::Dense => {
-                assert_eq!(gradient.len(), len, "gradient of {len} elements");
-                for_each_chunk(len, |at| {
-                    vectorised(
-                        #[inline(always)]
-                        // SAFETY: chunks do not overlap.
-                        || unsafe { targets.update(at.clone(), &gradient[at], rule) },
-                    )
-                });
-            }
+            Coverage::Dense => targets.update_all(gradient, rule),
             Coverage::Sparse { columns: 0, .. } => {}
-            Coverage::Sparse { columns, rows } => {
-                let count = rows.map_or(len / columns, <[u32]>::len);
-                assert_eq!(gradient.len(), count * columns, "gradient of {count} rows of {columns} elements");
-                assert!(rows.is_none_or(|rows| rows.is_sorted_by(|a, b| a < b)), "rows out of order");
-                let is_used = |&i: &usize| gradient[i * columns..][..columns].iter().any(|&g| g != T::ZERO);
-                let per_task = (CHUNK / columns).max(1);
-                for_each_task(count.div_ceil(per_task), gradient.len(), |task| {
-                    vectorised(
-                        #[inline(always)]
-                        || {
-                            for i in (task * per_task..count.min((task + 1) * per_task)).filter(is_used) {
-                                let gradient = &gradient[i * columns..][..columns];
-                                let start = rows.map_or(i, |rows| rows[i] as usize) * columns;
-                                // SAFETY: rows do not overlap, and none appears twice.
-                                unsafe { targets.update(start..start + columns, gradient, rule) };
-                            }
-                        },
-                    )
-                });
-            }
+            Coverage::Sparse { columns, rows } => targets.update_rows(gradient, columns, rows, rule),
         }
     }
 }
@@ -225,6 +197,50 @@ struct Targets<'a, T> {
 }
 
 impl<T: Real> Targets<'_, T> {
+    fn update_all<const N: usize>(
+        &self,
+        gradient: &[T],
+        rule: impl Fn(T, T, [T; N]) -> (T, [T; N]) + Copy + Sync,
+    ) {
+        let len = self.len;
+        assert_eq!(gradient.len(), len, "gradient of {len} elements");
+        for_each_chunk(len, |at| {
+            vectorised(
+                #[inline(always)]
+                // SAFETY: chunks do not overlap.
+                || unsafe { self.update(at.clone(), &gradient[at], rule) },
+            )
+        });
+    }
+
+    /// Updates the rows whose gradient is not zero. `gradient` holds all rows, or these `rows`.
+    fn update_rows<const N: usize>(
+        &self,
+        gradient: &[T],
+        columns: usize,
+        rows: Option<&[u32]>,
+        rule: impl Fn(T, T, [T; N]) -> (T, [T; N]) + Copy + Sync,
+    ) {
+        let count = rows.map_or(self.len / columns, <[u32]>::len);
+        assert_eq!(gradient.len(), count * columns, "gradient of {count} rows of {columns} elements");
+        assert!(rows.is_none_or(|rows| rows.is_sorted_by(|a, b| a < b)), "rows out of order");
+        let is_used = |&i: &usize| gradient[i * columns..][..columns].iter().any(|&g| g != T::ZERO);
+        let per_task = (CHUNK / columns).max(1);
+        for_each_task(count.div_ceil(per_task), gradient.len(), |task| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for i in (task * per_task..count.min((task + 1) * per_task)).filter(is_used) {
+                        let gradient = &gradient[i * columns..][..columns];
+                        let start = rows.map_or(i, |rows| rows[i] as usize) * columns;
+                        // SAFETY: rows do not overlap, and none appears twice.
+                        unsafe { self.update(start..start + columns, gradient, rule) };
+                    }
+                },
+            )
+        });
+    }
+
     /// Updates the elements `at`.
     ///
     /// # Safety

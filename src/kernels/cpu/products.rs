@@ -448,6 +448,22 @@ impl<T: Lanes> DotProducts<'_, T> {
                 }
             }
         }
+        // SAFETY: the caller's contract.
+        unsafe { self.store(simd, i, j, sums) };
+    }
+
+    /// Adds up the lanes of the sums of a tile, and writes the elements.
+    ///
+    /// # Safety
+    /// `i + M` is at most `rows` and `j + N` at most the number of columns.
+    #[inline(always)]
+    unsafe fn store<S: Simd, const M: usize, const N: usize, const P: usize>(
+        &mut self,
+        simd: S,
+        i: usize,
+        j: usize,
+        mut sums: [[[T::Vector<S>; N]; M]; P],
+    ) {
         let mut half = P / 2;
         while half > 0 {
             for p in 0..half {
