@@ -107,6 +107,8 @@ impl Settings {
     }
 }
 
+candle_textbook::allocator!();
+
 fn main() -> ExitCode {
     cli::main::<Settings>()
 }

@@ -97,6 +97,8 @@ impl Recipe for Settings {
     }
 }
 
+candle_textbook::allocator!();
+
 fn main() -> ExitCode {
     cli::main::<Settings>()
 }

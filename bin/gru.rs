@@ -22,6 +22,8 @@ impl RecurrentClassifier for Gru {
     }
 }
 
+candle_textbook::allocator!();
+
 fn main() -> ExitCode {
     cli::main::<RecurrentRecipe<Gru>>()
 }

@@ -27,6 +27,8 @@ impl RecurrentClassifier for Lstm {
     }
 }
 
+candle_textbook::allocator!();
+
 fn main() -> ExitCode {
     cli::main::<RecurrentRecipe<Lstm>>()
 }

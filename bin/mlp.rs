@@ -142,6 +142,8 @@ impl Settings {
     }
 }
 
+candle_textbook::allocator!();
+
 fn main() -> ExitCode {
     cli::main::<Settings>()
 }

@@ -36,6 +36,8 @@ impl RecurrentClassifier for Elman {
     }
 }
 
+candle_textbook::allocator!();
+
 fn main() -> ExitCode {
     cli::main::<RecurrentRecipe<Elman>>()
 }

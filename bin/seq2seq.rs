@@ -195,6 +195,8 @@ fn with_and_without_attention(training: &Training<Settings>) -> Result<Outcome> 
     compare_by_length(training, &compared)
 }
 
+candle_textbook::allocator!();
+
 fn main() -> ExitCode {
     cli::main::<Settings>()
 }
