@@ -511,3 +511,29 @@ fn solvers_train_a_perceptron_on_all_examples_at_once() {
         refused(&place, binary, &format!("--optimizer lbfgs {arguments} --out no"), 2, &[part]);
     }
 }
+
+#[test]
+fn images_in_two_places_are_noted() {
+    let place = folder(&["lying", "standing"], 10);
+    let at = |path: &str| place.path().join("pictures").join(path);
+    for (from, to) in [
+        ("train/lying/003.png", "test/lying/a.png"),
+        ("train/lying/004.png", "test/lying/b.png"),
+        ("train/standing/001.png", "train/lying/c.png"),
+    ] {
+        fs::copy(at(from), at(to)).unwrap();
+    }
+    // All training images that validation leaves are wanted here.
+    let arguments = format!("{DATA} --epochs 1 --batch-size 9 --validation 1 --validation-split first");
+    let output = start(&place, "resnet", &arguments.split(' ').collect::<Vec<_>>(), "");
+    let notes = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && notes.contains("in the training part: 2 of 14, such as "), "{notes}");
+    assert!(notes.contains("test/lying/a.png, the same file as pictures/train/lying/003.png"), "{notes}");
+    assert!(notes.contains("in another class: 1, such as pictures/train/"), "{notes}");
+    fs::copy(at("test/lying/002.png"), at("test/lying/a.png")).unwrap();
+    fs::copy(at("test/lying/002.png"), at("test/lying/b.png")).unwrap();
+    fs::remove_file(at("train/lying/c.png")).unwrap();
+    let arguments = format!("{arguments} --out other");
+    let output = start(&place, "resnet", &arguments.split(' ').collect::<Vec<_>>(), "");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}

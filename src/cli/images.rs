@@ -285,6 +285,9 @@ impl Data for ImageData {
         }
         let examples = images.len() - validation.unwrap_or(0);
         let parts = divide(&images, validation, &test, train)?;
+        images.check_files()?;
+        test.check_files()?;
+        show_notes(&image::note_same_files([&images, &test], &parts.training, &parts.test)?);
         let is_drawn = test.is_empty();
         if is_drawn {
             test = images.select(&parts.test)?;
@@ -299,8 +302,6 @@ impl Data for ImageData {
             );
         }
         images.load_into_memory()?;
-        images.check_files()?;
-        test.check_files()?;
         let normalisation = match options.normalise {
             Normalise::Off => None,
             Normalise::TrainingSet => Some(images.channel_statistics(&training)?),

@@ -8,9 +8,8 @@ use crate::processes::{self, own_share};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::collections::VecDeque;
 use std::fs;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Upper bound of the side of a square.
 const MAX_SIDE: usize = 1 << 14;
@@ -32,6 +31,8 @@ pub(super) struct Files {
     /// Whether the images are converted to grey.
     is_grey: bool,
     format: Format,
+    /// A hash of the content of each file, once they have been read.
+    contents: OnceLock<Vec<u64>>,
     ahead: Mutex<Option<Ahead>>,
 }
 
@@ -44,7 +45,8 @@ struct Ahead {
 
 impl Files {
     pub fn new(paths: Vec<PathBuf>, side: usize, format: Format) -> Self {
-        Self { paths: Arc::new(paths), side, is_grey: false, format, ahead: Mutex::default() }
+        let paths = Arc::new(paths);
+        Self { paths, side, is_grey: false, format, contents: OnceLock::new(), ahead: Mutex::default() }
     }
 
     /// The same files, read in grey: `(1, side, side)`.
@@ -62,10 +64,12 @@ impl Files {
         Self { is_grey: self.is_grey, ..Self::new(paths, self.side, self.format) }
     }
 
-    /// A hash of the content of each of the files `range`, which several processes divide.
-    pub fn fingerprints(&self, range: Range<usize>) -> Result<Vec<u64>> {
-        let paths = &self.paths[range];
-        let paths = &paths[own_share(paths.len())];
+    /// A hash of the content of each file. Several processes divide the files.
+    pub fn contents(&self) -> Result<&[u64]> {
+        if let Some(contents) = self.contents.get() {
+            return Ok(contents);
+        }
+        let paths = &self.paths[own_share(self.paths.len())];
         let mut hashes: Vec<Result<u64>> = paths.iter().map(|_| Ok(0)).collect();
         parallel::for_each_piece(&mut hashes, 1, |at, hash| {
             let bytes = fs::read(&paths[at]);
@@ -73,7 +77,8 @@ impl Files {
             hash[0] = bytes.map(|bytes| Fingerprint::new().add(&bytes).finish());
         });
         let own = hashes.into_iter().collect::<Result<Vec<u64>>>()?;
-        gathered(own)
+        let all = gathered(own)?;
+        Ok(self.contents.get_or_init(|| all))
     }
 
     /// Checks that all processes have files of the same sizes.
@@ -92,6 +97,7 @@ impl Files {
 
     pub fn truncate(&mut self, len: usize) {
         Arc::make_mut(&mut self.paths).truncate(len);
+        self.contents.take();
     }
 
     /// Checks that all files are whole images, by their headers. Several processes divide them.
@@ -149,7 +155,8 @@ impl Files {
 
 impl Clone for Files {
     fn clone(&self) -> Self {
-        Self { ahead: Mutex::default(), paths: self.paths.clone(), ..*self }
+        let (paths, contents) = (self.paths.clone(), self.contents.clone());
+        Self { ahead: Mutex::default(), paths, contents, ..*self }
     }
 }
 
@@ -224,7 +231,7 @@ mod tests {
             Files::new((0..5).map(path).collect(), 1, FORMAT)
         };
         let whole = files("whole", &|i| format!("whole {i}"));
-        let expected = whole.fingerprints(0..5).unwrap();
+        let expected = whole.contents().unwrap().to_vec();
         assert_eq!(expected.len(), 5);
         // Of 5 files, process 0 has the first 2.
         let first = files("first", &|i| if i < 2 { format!("whole {i}") } else { format!("other {i}") });
@@ -235,7 +242,7 @@ mod tests {
             together(&processes, || {
                 own.check_same()?;
                 own.check()?;
-                own.fingerprints(0..5)
+                own.contents().map(<[u64]>::to_vec)
             })
         };
         for (all, is_same) in [([&first, &second], true), ([&whole, &larger], false)] {

@@ -283,6 +283,14 @@ impl Images {
         }
     }
 
+    /// A hash of the content of each image's file; none for images in memory. Several processes divide the files.
+    pub(super) fn file_contents(&self) -> Result<&[u64]> {
+        match &self.pixels {
+            Pixels::Memory(_) => Ok(&[]),
+            Pixels::Files(files) => files.contents().map_err(|error| Error::Msg(format!("{error:#}"))),
+        }
+    }
+
     /// Returns the images `indices` as a new set.
     ///
     /// # Errors
@@ -453,10 +461,8 @@ impl Images {
         Ok(match &self.pixels {
             Pixels::Memory(pixels) => hash.add(&pixels[range.start * size..range.end * size]).finish(),
             Pixels::Files(files) => {
-                let contents = files
-                    .fingerprints(range)
-                    .map_err(|error| candle_core::Error::Msg(format!("{error:#}")))?;
-                contents.iter().fold(hash, |hash, file| hash.add(&file.to_le_bytes())).finish()
+                let contents = files.contents().map_err(|error| Error::Msg(format!("{error:#}")))?;
+                contents[range].iter().fold(hash, |hash, file| hash.add(&file.to_le_bytes())).finish()
             }
         })
     }

@@ -37,6 +37,7 @@ mod photo;
 mod picture;
 mod prefetch;
 mod preparation;
+mod same_files;
 mod shapes;
 mod shift;
 
@@ -51,6 +52,7 @@ pub use photo::PhotoAugmentation;
 #[cfg(feature = "images")]
 pub use picture::{read_digit, read_square};
 pub use preparation::{Preparation, Prepared};
+pub use same_files::note_same_files;
 pub use shapes::shapes;
 
 use crate::data::error::DataError;
