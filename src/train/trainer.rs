@@ -8,7 +8,7 @@ use super::shares::part_of_loss;
 use super::step_graph::StepGraph;
 use super::stop::Stop;
 use super::task::Task;
-use super::weights::{Best, broadcast, load_weights, save_best};
+use super::weights::{Best, broadcast, load_weights, matrices_checksum, save_best};
 use crate::data::count;
 use crate::nn::{BatchNorm, Mode};
 use crate::optim::{Clip, Exchange, Ledger, Optimizer, Schedule, Totals};
@@ -223,6 +223,8 @@ struct Training<'a> {
     state: State,
     /// The best weights, if there is no run folder.
     best: Option<Best>,
+    /// The checksum of the matrices before the first epoch.
+    initial: Option<String>,
 }
 
 impl<'a> Training<'a> {
@@ -278,6 +280,7 @@ impl<'a> Training<'a> {
             }
             None => None,
         };
+        let initial = if state.step == 0 { Some(matrices_checksum(vars)?) } else { None };
         let graph = StepGraph::new(task.is_capturable() && !optimizer.is_full_batch());
         let training = Self {
             options,
@@ -294,6 +297,7 @@ impl<'a> Training<'a> {
             group,
             state,
             best: None,
+            initial,
         };
         if let Some(run) = run {
             ensure!(
@@ -439,6 +443,14 @@ impl<'a> Training<'a> {
             bail!("the validation loss of epoch {} is {}: {}", record.epoch, validation.loss, self.advice());
         }
         self.progress.epoch_finished(&record, self.options.epochs, self.metric);
+        if let Some(initial) = self.initial.take()
+            && initial == matrices_checksum(self.vars)?
+        {
+            let rate = self.options.learning_rate;
+            let text =
+                format!("note: the first epoch, with a learning rate of {rate:e}, has changed no weight");
+            self.progress.message(&text);
+        }
         if !self.progress.is_quiet()
             && let Some(sample) = self.task.sample()?
         {

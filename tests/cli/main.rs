@@ -508,3 +508,14 @@ fn help_lists_the_data_sets_with_their_files() {
     assert!(lists(&lenet, "mnist ") && lenet.contains("train-images-idx3-ubyte"), "{lenet}");
     assert!(!lists(&lenet, "cifar10 ") && lists(&resnet, "cifar10 ") && lists(&resnet, "image-folder "));
 }
+
+#[test]
+fn a_learning_rate_that_changes_no_weight_is_noted() {
+    let text = |rate: &str| {
+        let options = format!("{DATA} --train-limit 50 --epochs 2 --learning-rate {rate}");
+        String::from_utf8(start(&place(), "mlp", &options.split(' ').collect::<Vec<_>>(), "").stdout).unwrap()
+    };
+    let note = "with a learning rate of 1e-300, has changed no weight";
+    assert_eq!(text("1e-300").matches(note).count(), 1);
+    assert!(!text("1e-3").contains("has changed no weight"));
+}
