@@ -37,7 +37,12 @@ fn start(place: &Path) -> Server {
 
 /// Starts the playground with the given runs, too.
 fn start_with(place: &Path, runs: &[&str]) -> Server {
-    let mut child = command(place, "playground").args(["--port", "0"]).args(runs).spawn().unwrap();
+    started(command(place, "playground").args(["--port", "0"]).args(runs))
+}
+
+/// Starts the playground with `command`.
+fn started(command: &mut Command) -> Server {
+    let mut child = command.spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let address = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
@@ -196,6 +201,8 @@ fn a_port_in_use_and_an_unknown_option_are_errors_in_a_line() {
     one_error(&output, 1, &[port, "uses this port", "--port"]);
     let output = command(&place, "playground").args(["--port", "many"]).output().unwrap();
     one_error(&output, 2, &["--port", "0 to 65535"]);
+    let output = command(&place, "playground").args(["--port", "-1"]).output().unwrap();
+    one_error(&output, 2, &["'-1'", "0 to 65535"]);
 }
 
 #[test]
@@ -480,4 +487,22 @@ fn one_training_runs_at_a_time_and_ends_on_request_and_with_the_server() {
     assert_eq!(unsafe { libc::kill(server.child.id() as i32, libc::SIGINT) }, 0);
     assert_eq!(server.child.wait().unwrap().code(), Some(130));
     assert!(std::fs::File::open(lock).unwrap().try_lock().is_ok(), "its training goes on");
+}
+
+#[cfg(unix)]
+#[test]
+fn more_connections_than_files_may_be_open_are_survived() {
+    let place = tempdir().unwrap();
+    let program = command(place.path(), "playground").get_program().to_owned();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -n 40; exec \"$0\" --port 0"]).arg(program).current_dir(&place);
+    let server = started(shell.stdout(Stdio::piped()));
+    let connections: Vec<_> = (0..60).map(|_| TcpStream::connect(&server.address).unwrap()).collect();
+    let mut first = &connections[0];
+    write!(first, "GET / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.address).unwrap();
+    let mut page = String::new();
+    first.read_to_string(&mut page).unwrap();
+    assert!(page.starts_with("HTTP/1.1 200"), "{page}");
+    drop(connections);
+    assert_eq!(ask(&server, "GET /api/state", b"").0, 200);
 }

@@ -13,7 +13,7 @@ pub use answers::Playable;
 pub use program::{Program, program};
 
 use super::process::{STOP, catch_interrupts, on_threads};
-use super::{Outcome, finish, in_range};
+use super::{Outcome, finish, in_range, with_negative_numbers};
 use crate::train::{Run, say};
 use anyhow::{Context, Result, anyhow};
 use clap::{ArgMatches, Args, FromArgMatches};
@@ -50,7 +50,7 @@ pub fn main(programs: Vec<Program>) -> ExitCode {
         return (program.main)();
     }
     let command = clap::Command::new("playground").version(env!("CARGO_PKG_VERSION"));
-    let matches = Options::augment_args(command).try_get_matches();
+    let matches = Options::augment_args(command).mut_args(with_negative_numbers).try_get_matches();
     finish(matches, |matches| serve(matches, programs))
 }
 

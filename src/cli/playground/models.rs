@@ -26,9 +26,10 @@ pub(super) fn answer(questions: &Receiver<Job>, is_ended: impl Fn() -> bool) -> 
     let mut loaded: Vec<Loaded> = vec![];
     while !is_ended() {
         match questions.recv_timeout(Duration::from_millis(50)) {
+            // The client is gone: its page has been left or loaded again.
+            Ok(Job { reply, .. }) if reply.is_closed() => {}
             Ok(Job { program, dir, question, reply }) => {
                 let model = find(&mut loaded, &dir, program.open);
-                // The client may be gone.
                 let _ = reply.send(model.and_then(|model| model.answer(&question)));
             }
             Err(RecvTimeoutError::Timeout) => {}

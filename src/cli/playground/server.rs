@@ -123,7 +123,7 @@ fn answer(value: &Value) -> Answer {
 impl Server {
     /// Serves until the process ends.
     pub(super) fn run(self, listener: TcpListener) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let served = runtime.and_then(|runtime| {
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener)?;
