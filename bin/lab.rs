@@ -18,8 +18,8 @@ struct Options {
     /// Shrink the experiment to seconds
     #[arg(long)]
     quick: bool,
-    /// Data set of the experiments on images: digits, mnist or fashion-mnist
-    #[arg(long, value_name = "NAME", default_value = "digits")]
+    /// Data set of the experiments on images
+    #[arg(long, value_name = "NAME", default_value = "digits", value_parser = ["digits", "mnist", "fashion-mnist", "emnist-digits"])]
     dataset: String,
     /// Read the data set's files from DIR
     #[arg(long, value_name = "DIR")]

@@ -23,8 +23,8 @@ fn an_experiment_prints_its_claim_and_writes_pictures_and_numbers() {
 #[test]
 fn what_an_experiment_cannot_use_is_refused_in_a_line() {
     let place = tempdir().unwrap();
-    refused(&place, "lab", "data --dataset letters", 1, &["letters", "--dataset NAME"]);
-    refused(&place, "lab", "pooling --dataset shapes", 1, &["shapes", "3x32x32", "28x28"]);
+    refused(&place, "lab", "data --dataset letters", 2, &["letters", "mnist"]);
+    refused(&place, "lab", "pooling --dataset shapes", 2, &["shapes", "mnist"]);
     refused(&place, "lab", "universal --function x+z", 1, &["x+z", "variable z"]);
     refused(&place, "lab", "neuron --function x", 2, &["--function", "universal"]);
     refused(&place, "lab", "neuron --dataset mnist", 2, &["--dataset", "neuron", "its own data"]);
