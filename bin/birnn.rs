@@ -7,7 +7,7 @@
 use anyhow::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, Recipe, TaggingData, TextFacts, TrainOptions, WordOptions, fraction, layers, positive,
+    self, Binary, Recipe, TaggingData, TextFacts, TrainOptions, WordOptions, fraction, layers, positive,
     recurrent_activations,
 };
 use candle_textbook::models::birnn::{BiRnn, Config};
@@ -51,10 +51,9 @@ enum Direction {
     Both,
 }
 
-impl Recipe for Settings {
+impl Binary for Settings {
     const NAME: &'static str = "birnn";
     const ABOUT: &'static str = "A bidirectional LSTM finds names in sentences";
-    type Data = TaggingData;
 
     fn train_defaults() -> TrainOptions {
         TrainOptions {
@@ -65,6 +64,10 @@ impl Recipe for Settings {
             ..TrainOptions::default()
         }
     }
+}
+
+impl Recipe for Settings {
+    type Data = TaggingData;
 
     fn prefers_gpu(&self) -> bool {
         true

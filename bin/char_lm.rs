@@ -8,7 +8,7 @@
 use anyhow::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, LanguageData, LanguageOptions, Recipe, TrainOptions, fraction, layers, positive,
+    self, Binary, LanguageData, LanguageOptions, Recipe, TrainOptions, fraction, layers, positive,
     recurrent_activations,
 };
 use candle_textbook::data::Vocabulary;
@@ -77,11 +77,10 @@ enum Preset {
     Shakespeare,
 }
 
-impl Recipe for Settings {
+impl Binary for Settings {
     const NAME: &'static str = "char_lm";
     const ABOUT: &'static str = "A recurrent language model learns a text and generates more of it";
     const UNUSED: &'static [&'static str] = &["validation", "validation_split"];
-    type Data = LanguageData;
 
     fn train_defaults() -> TrainOptions {
         TrainOptions {
@@ -94,14 +93,6 @@ impl Recipe for Settings {
         }
     }
 
-    fn prefers_gpu(&self) -> bool {
-        true
-    }
-
-    fn train_options(&self) -> &TrainOptions {
-        &self.train
-    }
-
     fn apply_preset(&mut self) {
         if let Some(Preset::Shakespeare) = self.preset {
             (self.embedding, self.hidden, self.layers) = (128, 384, 2);
@@ -112,6 +103,18 @@ impl Recipe for Settings {
             self.train.learning_rate = 3e-3;
             self.train.warmup = 100;
         }
+    }
+}
+
+impl Recipe for Settings {
+    type Data = LanguageData;
+
+    fn prefers_gpu(&self) -> bool {
+        true
+    }
+
+    fn train_options(&self) -> &TrainOptions {
+        &self.train
     }
 
     fn data_options(&self) -> Result<LanguageOptions> {

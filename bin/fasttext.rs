@@ -7,7 +7,7 @@
 use anyhow::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, Experiment, OptimizerName, Recipe, ScheduleName, SentenceData, SentenceOptions, TextFacts,
+    self, Binary, Experiment, OptimizerName, Recipe, ScheduleName, SentenceData, SentenceOptions, TextFacts,
     TextOptions, TrainOptions, positive,
 };
 use candle_textbook::data::NGrams;
@@ -55,10 +55,9 @@ impl Settings {
     }
 }
 
-impl Recipe for Settings {
+impl Binary for Settings {
     const NAME: &'static str = "fasttext";
     const ABOUT: &'static str = "A bag of n-grams classifies sentences";
-    type Data = SentenceData;
 
     fn train_defaults() -> TrainOptions {
         TrainOptions {
@@ -71,6 +70,10 @@ impl Recipe for Settings {
             ..TrainOptions::default()
         }
     }
+}
+
+impl Recipe for Settings {
+    type Data = SentenceData;
 
     fn train_options(&self) -> &TrainOptions {
         &self.train
@@ -87,7 +90,7 @@ impl Recipe for Settings {
         Ok(Box::new(FastText::new(&config, vb)?))
     }
 
-    fn experiment(&self) -> Option<Experiment<Self>> {
+    fn experiment(&self) -> Option<Experiment<Self::Data>> {
         cli::cross_validation(&self.text)
     }
 

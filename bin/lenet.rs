@@ -9,8 +9,8 @@ use anyhow::Result;
 use candle_core::bail;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, Augment, ImageData, ImageFacts, ImageOptions, Normalise, OptimizerName, Recipe, ScheduleName,
-    TrainOptions,
+    self, Augment, Binary, ImageData, ImageFacts, ImageOptions, Normalise, OptimizerName, Recipe,
+    ScheduleName, TrainOptions,
 };
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::lenet::{Config, LeNet};
@@ -71,23 +71,13 @@ enum Preset {
     PyTorch,
 }
 
-impl Recipe for Settings {
+impl Binary for Settings {
     const NAME: &'static str = "lenet";
     const ABOUT: &'static str = "LeNet classifies handwritten digits";
     const UNFIT: &'static [&'static str] = &["shapes", "cifar10"];
-    type Data = ImageData;
 
     fn train_defaults() -> TrainOptions {
         TrainOptions::default()
-    }
-
-    fn prefers_gpu(&self) -> bool {
-        // LeNet-5's subsampling and partial connections consist of candle's operations.
-        !matches!(self.variant, Variant::LeNet5)
-    }
-
-    fn train_options(&self) -> &TrainOptions {
-        &self.train
     }
 
     fn apply_preset(&mut self) {
@@ -112,6 +102,19 @@ impl Recipe for Settings {
             }
             None => {}
         }
+    }
+}
+
+impl Recipe for Settings {
+    type Data = ImageData;
+
+    fn prefers_gpu(&self) -> bool {
+        // LeNet-5's subsampling and partial connections consist of candle's operations.
+        !matches!(self.variant, Variant::LeNet5)
+    }
+
+    fn train_options(&self) -> &TrainOptions {
+        &self.train
     }
 
     fn data_options(&self) -> Result<ImageOptions> {

@@ -6,8 +6,8 @@
 use anyhow::{Result, ensure};
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, Augment, ImageData, ImageFacts, ImageOptions, MOST_LAYERS, OptimizerName, Recipe, ScheduleName,
-    TrainOptions, UsageError, fraction, positive,
+    self, Augment, Binary, ImageData, ImageFacts, ImageOptions, MOST_LAYERS, OptimizerName, Recipe,
+    ScheduleName, TrainOptions, UsageError, fraction, positive,
 };
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::mlp::{Config, Mlp};
@@ -53,23 +53,13 @@ enum Preset {
     Chapter3,
 }
 
-impl Recipe for Settings {
+impl Binary for Settings {
     const NAME: &'static str = "mlp";
     const ABOUT: &'static str = "A multi-layer perceptron classifies handwritten digits";
     const FULL_BATCH: bool = true;
-    type Data = ImageData;
 
     fn train_defaults() -> TrainOptions {
         TrainOptions::default()
-    }
-
-    fn prefers_gpu(&self) -> bool {
-        // With small batches, a step takes less time on a core than the launches of its kernels.
-        self.train.batch_size >= 128 || self.train.optimizer.is_full_batch()
-    }
-
-    fn train_options(&self) -> &TrainOptions {
-        &self.train
     }
 
     fn apply_preset(&mut self) {
@@ -81,6 +71,19 @@ impl Recipe for Settings {
             self.train.optimizer = optimizer;
             self.train.adapt_to_optimizer(self.preset.is_some());
         }
+    }
+}
+
+impl Recipe for Settings {
+    type Data = ImageData;
+
+    fn prefers_gpu(&self) -> bool {
+        // With small batches, a step takes less time on a core than the launches of its kernels.
+        self.train.batch_size >= 128 || self.train.optimizer.is_full_batch()
+    }
+
+    fn train_options(&self) -> &TrainOptions {
+        &self.train
     }
 
     fn data_options(&self) -> Result<ImageOptions> {

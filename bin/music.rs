@@ -7,8 +7,8 @@
 use anyhow::Result;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, CellName, MusicData, MusicFacts, MusicOptions, OutputName, Recipe, TrainOptions, fraction, layers,
-    positive, recurrent_activations,
+    self, Binary, CellName, MusicData, MusicFacts, MusicOptions, OutputName, Recipe, TrainOptions, fraction,
+    layers, positive, recurrent_activations,
 };
 use candle_textbook::models::music::{Config, MusicModel, Output};
 use clap::{Args, ValueEnum};
@@ -50,10 +50,9 @@ enum Preset {
     Jsb,
 }
 
-impl Recipe for Settings {
+impl Binary for Settings {
     const NAME: &'static str = "music";
     const ABOUT: &'static str = "A recurrent network learns music and composes";
-    type Data = MusicData;
 
     fn train_defaults() -> TrainOptions {
         TrainOptions {
@@ -64,10 +63,6 @@ impl Recipe for Settings {
             clip_norm: Some(1.0),
             ..TrainOptions::default()
         }
-    }
-
-    fn train_options(&self) -> &TrainOptions {
-        &self.train
     }
 
     fn apply_preset(&mut self) {
@@ -88,6 +83,14 @@ impl Recipe for Settings {
                 ..self.train.clone()
             };
         }
+    }
+}
+
+impl Recipe for Settings {
+    type Data = MusicData;
+
+    fn train_options(&self) -> &TrainOptions {
+        &self.train
     }
 
     fn data_options(&self) -> Result<MusicOptions> {

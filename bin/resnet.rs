@@ -9,8 +9,8 @@ use anyhow::{Result, ensure};
 use candle_core::bail;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, Experiment, ImageData, ImageFacts, ImageOptions, Normalise, OptimizerName, Recipe, ScheduleName,
-    TrainOptions, degradation, fraction, in_range, whole,
+    self, Binary, Experiment, ImageData, ImageFacts, ImageOptions, Normalise, OptimizerName, Recipe,
+    ScheduleName, TrainOptions, degradation, fraction, in_range, whole,
 };
 use candle_textbook::data::image::is_handwriting;
 use candle_textbook::data::{Augmentation, PhotoAugmentation};
@@ -89,10 +89,9 @@ impl Settings {
     }
 }
 
-impl Recipe for Settings {
+impl Binary for Settings {
     const NAME: &'static str = "resnet";
     const ABOUT: &'static str = "A residual network classifies images";
-    type Data = ImageData;
 
     fn train_defaults() -> TrainOptions {
         TrainOptions {
@@ -106,27 +105,6 @@ impl Recipe for Settings {
             schedule: ScheduleName::OneCycle,
             ..TrainOptions::default()
         }
-    }
-
-    fn prefers_gpu(&self) -> bool {
-        true
-    }
-
-    fn train_options(&self) -> &TrainOptions {
-        &self.train
-    }
-
-    fn least_batch(&self, images: &ImageFacts) -> usize {
-        let (_, height, width) = images.shape;
-        let has_single_pixels =
-            self.config(images).is_ok_and(|config| config.last_maps(height, width) == (1, 1));
-        // Frozen layers normalise with their running averages.
-        let is_frozen = self.freeze_until.as_deref() == Some("fc");
-        if has_single_pixels && !is_frozen { 2 } else { 1 }
-    }
-
-    fn sync_batch_norm(&self) -> bool {
-        self.sync_batch_norm
     }
 
     fn apply_preset(&mut self) {
@@ -147,6 +125,31 @@ impl Recipe for Settings {
                 };
             }
         }
+    }
+}
+
+impl Recipe for Settings {
+    type Data = ImageData;
+
+    fn prefers_gpu(&self) -> bool {
+        true
+    }
+
+    fn train_options(&self) -> &TrainOptions {
+        &self.train
+    }
+
+    fn least_batch(&self, images: &ImageFacts) -> usize {
+        let (_, height, width) = images.shape;
+        let has_single_pixels =
+            self.config(images).is_ok_and(|config| config.last_maps(height, width) == (1, 1));
+        // Frozen layers normalise with their running averages.
+        let is_frozen = self.freeze_until.as_deref() == Some("fc");
+        if has_single_pixels && !is_frozen { 2 } else { 1 }
+    }
+
+    fn sync_batch_norm(&self) -> bool {
+        self.sync_batch_norm
     }
 
     fn data_options(&self) -> Result<ImageOptions> {
@@ -184,15 +187,16 @@ impl Recipe for Settings {
         Ok(Box::new(resnet))
     }
 
-    fn experiment(&self) -> Option<Experiment<Self>> {
-        self.degradation.then_some(|training| {
-            let settings = &training.settings;
+    fn experiment(&self) -> Option<Experiment<Self::Data>> {
+        self.degradation.then(|| {
             let variant = |kind: &str, shortcut| {
-                let name = format!("{kind}-{}", settings.layers);
-                (name, Self { shortcut: Some(shortcut), ..settings.clone() })
+                let settings = Self { shortcut: Some(shortcut), ..self.clone() };
+                (format!("{kind}-{}", self.layers), cli::AnyRecipe::new(settings))
             };
-            let compared = [variant("plain", Shortcut::None), variant("resnet", Shortcut::Identity)];
-            degradation::compare(training, &compared)
+            degradation::compare(vec![
+                variant("plain", Shortcut::None),
+                variant("resnet", Shortcut::Identity),
+            ])
         })
     }
 

@@ -7,7 +7,7 @@
 use anyhow::{Result, ensure};
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, CellName, Experiment, Outcome, Recipe, TrainOptions, Training, TranslationData, TranslationFacts,
+    self, Binary, CellName, Experiment, Recipe, TrainOptions, TranslationData, TranslationFacts,
     TranslationOptions, UsageError, compare_by_length, fraction, layers, positive, recurrent_activations,
 };
 use candle_textbook::models::seq2seq::{Config, Seq2Seq};
@@ -79,10 +79,9 @@ enum Preset {
     Multi30k,
 }
 
-impl Recipe for Settings {
+impl Binary for Settings {
     const NAME: &'static str = "seq2seq";
     const ABOUT: &'static str = "An encoder-decoder with attention translates";
-    type Data = TranslationData;
 
     fn train_defaults() -> TrainOptions {
         TrainOptions {
@@ -93,16 +92,6 @@ impl Recipe for Settings {
             clip_norm: Some(1.0),
             ..TrainOptions::default()
         }
-    }
-
-    fn prefers_gpu(&self) -> bool {
-        // A decoder that reads its own vectors or predictions advances token by token, with candle's operations between
-        // tokens.
-        !self.input_feeding && self.translation.teacher_forcing == 1.0
-    }
-
-    fn train_options(&self) -> &TrainOptions {
-        &self.train
     }
 
     fn apply_preset(&mut self) {
@@ -128,6 +117,20 @@ impl Recipe for Settings {
                 ..self.train.clone()
             };
         }
+    }
+}
+
+impl Recipe for Settings {
+    type Data = TranslationData;
+
+    fn prefers_gpu(&self) -> bool {
+        // A decoder that reads its own vectors or predictions advances token by token, with candle's operations between
+        // tokens.
+        !self.input_feeding && self.translation.teacher_forcing == 1.0
+    }
+
+    fn train_options(&self) -> &TrainOptions {
+        &self.train
     }
 
     fn data_options(&self) -> Result<TranslationOptions> {
@@ -175,8 +178,14 @@ impl Recipe for Settings {
         self.embedding(facts) as u64 + recurrent + facts.target.len() as u64 / 2
     }
 
-    fn experiment(&self) -> Option<Experiment<Self>> {
-        self.compare.map(|Compared::Attention| with_and_without_attention as Experiment<Self>)
+    fn experiment(&self) -> Option<Experiment<Self::Data>> {
+        self.compare.map(|Compared::Attention| {
+            let variant = |name: &str, attention| {
+                (name.to_string(), cli::AnyRecipe::new(Self { attention, compare: None, ..self.clone() }))
+            };
+            let attention = variant("attention", self.attention);
+            compare_by_length(vec![attention, variant("no-attention", Attention::None)])
+        })
     }
 }
 
@@ -185,14 +194,6 @@ impl Settings {
     fn embedding(&self, facts: &TranslationFacts) -> usize {
         self.embedding.or(facts.vector_size).unwrap_or(64)
     }
-}
-
-fn with_and_without_attention(training: &Training<Settings>) -> Result<Outcome> {
-    let with = training.settings.attention;
-    let settings = |attention| Settings { attention, compare: None, ..training.settings.clone() };
-    let compared =
-        [("attention".to_string(), settings(with)), ("no-attention".to_string(), settings(Attention::None))];
-    compare_by_length(training, &compared)
 }
 
 candle_textbook::allocator!();

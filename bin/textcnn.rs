@@ -8,7 +8,7 @@ use anyhow::Result;
 use candle_core::bail;
 use candle_nn::VarBuilder;
 use candle_textbook::cli::{
-    self, Experiment, OptimizerName, Recipe, ScheduleName, SentenceData, SentenceOptions, TextFacts,
+    self, Binary, Experiment, OptimizerName, Recipe, ScheduleName, SentenceData, SentenceOptions, TextFacts,
     TextOptions, TrainOptions, fraction, positive, positive_number,
 };
 use candle_textbook::data::NGrams;
@@ -57,10 +57,9 @@ enum Preset {
     Kim,
 }
 
-impl Recipe for Settings {
+impl Binary for Settings {
     const NAME: &'static str = "textcnn";
     const ABOUT: &'static str = "A convolutional network classifies sentences";
-    type Data = SentenceData;
 
     fn train_defaults() -> TrainOptions {
         TrainOptions {
@@ -73,14 +72,6 @@ impl Recipe for Settings {
         }
     }
 
-    fn prefers_gpu(&self) -> bool {
-        true
-    }
-
-    fn train_options(&self) -> &TrainOptions {
-        &self.train
-    }
-
     fn apply_preset(&mut self) {
         if let Some(Preset::Kim) = self.preset {
             self.train.optimizer = OptimizerName::Adadelta;
@@ -88,6 +79,18 @@ impl Recipe for Settings {
             self.train.schedule = ScheduleName::Constant;
             self.train.epochs = 25;
         }
+    }
+}
+
+impl Recipe for Settings {
+    type Data = SentenceData;
+
+    fn prefers_gpu(&self) -> bool {
+        true
+    }
+
+    fn train_options(&self) -> &TrainOptions {
+        &self.train
     }
 
     fn data_options(&self) -> Result<SentenceOptions> {
@@ -120,7 +123,7 @@ impl Recipe for Settings {
         optimizer.set_max_row_norm("output.weight", self.max_norm)
     }
 
-    fn experiment(&self) -> Option<Experiment<Self>> {
+    fn experiment(&self) -> Option<Experiment<Self::Data>> {
         cli::cross_validation(&self.text)
     }
 

@@ -3,16 +3,19 @@
 use super::inputs::{self, RunOption, folder, is_run};
 use super::options::{Given, MachineOptions, TrainOptions};
 use super::process::{catch_interrupts, on_threads};
-use super::recipe::{Data, PATHS, Recipe, Start, Training, WITHOUT_EFFECT, recorded_settings};
+use super::recipe::{
+    AnyRecipe, Binary, Data, KEPT, PATHS, Recipe, Saved, Start, Training, WITHOUT_EFFECT, Work,
+    recorded_settings,
+};
 use super::record::option_value;
-use super::settings::{defaults, fields, given, resolved, with_defaults, with_negative_numbers};
+use super::settings::{defaults, fields, given, of_preset, resolved, with_defaults, with_negative_numbers};
 use super::{Outcome, UsageError, flow, progress, runs, shell_quoted, together, unrecordable};
 use crate::processes::Processes;
 use crate::train::{Run, can_train_on};
 use anyhow::{Context, Result, bail};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,16 +58,16 @@ struct TrainCommand<R: Args> {
     quiet: bool,
 }
 
-type Line<R> =
-    CommandLine<R, <<R as Recipe>::Data as Data>::TestOptions, <<R as Recipe>::Data as Data>::Command>;
+type Line<B> =
+    CommandLine<B, <<B as Recipe>::Data as Data>::TestOptions, <<B as Recipe>::Data as Data>::Command>;
 
 /// Parses `arguments`, which begin with the name of the program.
 ///
 /// # Errors
 /// Fails if the usage is wrong, and if help was asked for.
-pub(super) fn parse<R: Recipe>(arguments: impl Iterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
-    let command = Line::<R>::command().name(R::NAME).bin_name(R::NAME).about(R::ABOUT);
-    let sets = |command: clap::Command| with_defaults::<R>(command).after_help(data_sets::<R>());
+pub(super) fn parse<B: Binary>(arguments: impl Iterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
+    let command = Line::<B>::command().name(B::NAME).bin_name(B::NAME).about(B::ABOUT);
+    let sets = |command: clap::Command| with_defaults::<B>(command).after_help(data_sets::<B>());
     let command = sets(command).mut_subcommands(|command| match command.get_name() {
         "train" => sets(command),
         "runs" => command,
@@ -79,9 +82,9 @@ pub(super) fn parse<R: Recipe>(arguments: impl Iterator<Item = OsString>) -> Res
 }
 
 /// The data sets that a binary accepts, for `--help`.
-fn data_sets<R: Recipe>() -> String {
+fn data_sets<B: Binary>() -> String {
     let sets =
-        R::Data::DATA_SETS.iter().filter(|(names, _)| !names.iter().all(|name| R::UNFIT.contains(name)));
+        B::Data::DATA_SETS.iter().filter(|(names, _)| !names.iter().all(|name| B::UNFIT.contains(name)));
     let lines = sets.map(|(names, files)| format!("  {:<15}  {files}\n", names.join(", ")));
     format!("Data sets, with their files in --data-dir:\n{}", lines.collect::<String>())
 }
@@ -90,76 +93,117 @@ fn data_sets<R: Recipe>() -> String {
 ///
 /// # Errors
 /// Fails if an option has no meaning for this binary, a run can't be used or contradicts the options, or the work fails.
-pub(super) fn run<R: Recipe>(matches: &ArgMatches) -> Result<Outcome> {
-    let CommandLine { command, train } = Line::<R>::from_arg_matches(matches)?;
+pub(super) fn run<B: Binary>(matches: &ArgMatches) -> Result<Outcome> {
+    let CommandLine { command, train } = Line::<B>::from_arg_matches(matches)?;
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     let machine = match command {
         Some(Commands::Runs) => MachineOptions::default(),
         _ => MachineOptions::from_arg_matches(matches)?,
     };
-    let open = || flow::open::<R>(&RunOption::from_arg_matches(matches)?, &machine);
+    let saved = || saved::<B>(&RunOption::from_arg_matches(matches)?, &machine);
     let command = command.unwrap_or(Commands::Train(train));
     if together::is_silent() && !matches!(command, Commands::Train(_)) {
         return Ok(Outcome::Done);
     }
     on_threads(machine.threads.or_else(together::default_threads), || match command {
-        Commands::Train(command) => {
-            together::on_processes(|processes| flow::train(&training(command, matches, processes)?))
-        }
-        Commands::Eval(test) => flow::eval(open()?, &test),
-        Commands::Runs => runs::list::<R>(),
+        Commands::Train(command) => together::on_processes(|processes| {
+            B::Data::run(Work::Train(Box::new(training::<B>(command, matches, processes)?)))
+        }),
+        Commands::Eval(test) => B::Data::run(Work::Eval(saved()?, test)),
+        Commands::Runs => runs::list(B::NAME),
         Commands::Other(command) => {
             let arguments = matches.try_get_many::<OsString>("inputs").ok().flatten();
             let arguments: Vec<_> = arguments.into_iter().flatten().collect();
-            inputs::check(R::NAME, &arguments, R::Data::INPUTS_ARE_PATHS)?;
-            R::Data::answer(&command, open()?)
+            inputs::check(B::NAME, &arguments, B::Data::INPUTS_ARE_PATHS)?;
+            B::Data::run(Work::Other(saved()?, command))
         }
     })
 }
 
 /// The training run that the arguments `matches` of `train` describe, with all settings resolved.
-fn training<R: Recipe>(
-    command: TrainCommand<R>,
+fn training<B: Binary>(
+    command: TrainCommand<B>,
     matches: &ArgMatches,
     processes: Option<Arc<dyn Processes>>,
-) -> Result<Training<R>> {
+) -> Result<Training<B::Data>> {
     check_paths(matches)?;
     let TrainCommand { machine, out, resume, quiet, .. } = command;
-    let defaults = defaults::<R>()?;
+    let defaults = defaults::<B>()?;
     let given = given(&defaults, matches);
-    if let Some(option) = R::UNUSED.iter().find(|option| given.contains_id(option)) {
-        bail!(UsageError(format!("--{}: has no meaning for {}", option.replace('_', "-"), R::NAME)));
+    if let Some(option) = B::UNUSED.iter().find(|option| given.contains_id(option)) {
+        bail!(UsageError(format!("--{}: has no meaning for {}", option.replace('_', "-"), B::NAME)));
     }
     let (settings, resume) = match resume {
         None => {
-            let settings: R = resolved(defaults, &given)?;
+            let settings: B = resolved(defaults.clone(), &given)?;
             let options = settings.train_options().clone();
-            if options.optimizer.is_full_batch() && !R::FULL_BATCH {
+            if options.optimizer.is_full_batch() && !B::FULL_BATCH {
                 let why = "trains on batches, and the chosen optimizer needs all examples at once: choose another one";
-                bail!(UsageError(format!("--optimizer: {} {why}", R::NAME)));
+                bail!(UsageError(format!("--optimizer: {} {why}", B::NAME)));
             }
             TrainOptions { given: Given::new(matches), ..options }.check()?;
             (settings, None)
         }
         Some(dir) => {
-            let (run, config) = Run::open(R::NAME, Some(&folder(R::NAME, &dir)?))?;
-            let recorded: R = recorded_settings(&run, &config)?;
+            let (run, config) = Run::open(B::NAME, Some(&folder(B::NAME, &dir)?))?;
+            let recorded: B = recorded_settings(&run, &config)?;
             check_whole(&run, &config, &recorded)?;
             let settings = resumed(&run, &recorded, &given)?;
             (settings, Some((run, config)))
         }
     };
+    check_data_set::<B>(&settings)?;
     catch_interrupts()?;
+    let given = Given::new(matches);
+    let sources = match &resume {
+        Some((run, _)) => with_kept_files(&settings, &given, run)?,
+        None => settings.clone(),
+    };
     // Several processes train on the CPU unless told otherwise.
     let prefers_gpu = settings.prefers_gpu() && processes.is_none();
     Ok(Training {
         device: machine.device.of_process(together::local_rank()).open(prefers_gpu)?,
-        settings,
-        given: Given::new(matches),
+        defaults: fields(&defaults),
+        preset: fields(&of_preset(defaults, &settings)?),
+        sources: AnyRecipe::new(sources),
+        settings: AnyRecipe::new(settings),
+        given,
         start: Start { resume, out, parent: None },
         progress: progress::detect(quiet || together::is_silent()),
         processes,
     })
+}
+
+/// Refuses an unknown data set, where the model can't learn all that its kind of data has.
+fn check_data_set<B: Binary>(settings: &B) -> Result<()> {
+    let name = settings.train_options().dataset.as_str();
+    let known = || B::Data::DATA_SETS.iter().flat_map(|(names, _)| names.iter().copied());
+    if B::UNFIT.is_empty() || known().any(|known| known == name) {
+        return Ok(());
+    }
+    let fit: Vec<&str> = known().filter(|name| !B::UNFIT.contains(name)).collect();
+    bail!("data set {name}: not known, expected one of {}; choose one with --dataset NAME", fit.join(", "))
+}
+
+/// The settings, with the copies that `run` keeps in place of files that the user does not name anew.
+fn with_kept_files<B: Binary>(settings: &B, given: &Given, run: &Run) -> Result<B> {
+    let mut settings = serde_json::to_value(settings)?;
+    for (option, file) in KEPT {
+        let copy = run.dir().join(file);
+        if settings[option].is_string() && !given.contains(option) && copy.exists() {
+            settings[option] = json!(copy);
+        }
+    }
+    Ok(serde_json::from_value(settings)?)
+}
+
+/// The finished run that `run` names, with the device that the options choose.
+fn saved<B: Binary>(run: &RunOption, machine: &MachineOptions) -> Result<Saved<B::Data>> {
+    let (run, config) = run.open(B::NAME)?;
+    flow::check_trains_model(&run, &config)?;
+    let settings: B = recorded_settings(&run, &config)?;
+    let device = machine.device.open(settings.prefers_gpu())?;
+    Ok(Saved { settings: AnyRecipe::new(settings), run, config, device })
 }
 
 /// Checks that `config.json` can record the paths in `matches`.
@@ -174,7 +218,7 @@ fn check_paths(matches: &ArgMatches) -> Result<()> {
 }
 
 /// Checks that a run to resume is not a part of another one, such as a fold.
-fn check_whole<R: Recipe>(run: &Run, config: &Value, settings: &R) -> Result<()> {
+fn check_whole<B: Binary>(run: &Run, config: &Value, settings: &B) -> Result<()> {
     // In an experiment, only the parts hold a model.
     if settings.experiment().is_none() || config["parameters"].is_null() {
         return Ok(());
@@ -198,7 +242,7 @@ fn check_whole<R: Recipe>(run: &Run, config: &Value, settings: &R) -> Result<()>
 ///
 /// # Errors
 /// Fails if an option would change the result, except that more epochs may be asked for.
-fn resumed<R: Recipe>(run: &Run, recorded: &R, given: &ArgMatches) -> Result<R> {
+fn resumed<B: Binary>(run: &Run, recorded: &B, given: &ArgMatches) -> Result<B> {
     let mut wanted = recorded.clone();
     wanted.update_from_arg_matches(given)?;
     let (dir, names) = (run.dir().display(), fields(&wanted));

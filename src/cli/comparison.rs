@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use super::flow::{self, Fitted};
-use super::recipe::{Data, Recipe, Start, Training};
+use super::recipe::{AnyRecipe, Data, Experiment, Start, Training};
 use super::report;
 use super::translation::TranslationData;
 use crate::plots::{self, Chart, Line};
@@ -11,19 +11,21 @@ use anyhow::Result;
 
 /// Trains each of the named settings in its own folder, and plots test scores over the source length.
 ///
-/// # Errors
-/// Fails if a training run does, or the data of a resumed comparison has changed.
-pub fn compare_by_length<R: Recipe<Data = TranslationData>>(
-    training: &Training<R>,
-    compared: &[(String, R)],
+pub fn compare_by_length(compared: Vec<(String, AnyRecipe<TranslationData>)>) -> Experiment<TranslationData> {
+    Box::new(move |training| compare(training, &compared))
+}
+
+fn compare(
+    training: &Training<TranslationData>,
+    compared: &[(String, AnyRecipe<TranslationData>)],
 ) -> Result<Outcome> {
     let Training { settings, start, device, .. } = training;
-    let data = flow::load(training)?;
-    let parent = flow::folder(settings, start, device, flow::record::<R>(data.about()))?;
+    let data: TranslationData = flow::load(training)?;
+    let parent = flow::folder(settings, start, device, flow::record::<TranslationData>(data.about()))?;
     data.keep_files(&parent)?;
     let (mut lines, mut score, mut text) = (vec![], "", String::new());
     for (name, settings) in compared {
-        let start = Start::part::<R>(&parent, name)?;
+        let start = Start::part(settings.binary, &parent, name)?;
         let Fitted::Tested(test) = flow::fit_and_test(training, settings, &data, &start)? else {
             return Ok(Outcome::Interrupted);
         };

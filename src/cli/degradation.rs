@@ -3,7 +3,7 @@
 use super::Outcome;
 use super::flow;
 use super::images::ImageData;
-use super::recipe::{Data, Recipe, Start, Training};
+use super::recipe::{AnyRecipe, Data, Experiment, Start, Training};
 use super::report;
 use crate::plots::{self, Chart, Line};
 use crate::train::{Epoch, say};
@@ -11,23 +11,22 @@ use anyhow::Result;
 
 /// Trains each of the named settings, and draws their training errors over the epochs in one plot.
 ///
-/// # Errors
-/// Fails if a training run does, or the data of a resumed comparison has changed.
-pub fn compare<R: Recipe<Data = ImageData>>(
-    training: &Training<R>,
-    compared: &[(String, R)],
-) -> Result<Outcome> {
+pub fn compare(compared: Vec<(String, AnyRecipe<ImageData>)>) -> Experiment<ImageData> {
+    Box::new(move |training| train_all(training, &compared))
+}
+
+fn train_all(training: &Training<ImageData>, compared: &[(String, AnyRecipe<ImageData>)]) -> Result<Outcome> {
     let Training { settings, start, device, .. } = training;
-    let mut data = flow::load(training)?;
+    let mut data: ImageData = flow::load(training)?;
     data.validate_on_training();
-    let parent = flow::folder(settings, start, device, flow::record::<R>(data.about()))?;
+    let parent = flow::folder(settings, start, device, flow::record::<ImageData>(data.about()))?;
     data.keep_files(&parent)?;
     let (mut lines, mut text) = (vec![], vec![]);
     for (name, settings) in compared {
-        let start = Start::part::<R>(&parent, name)?;
+        let start = Start::part(settings.binary, &parent, name)?;
         let (_, _, report) = flow::fit(training, settings, &data, &start)?;
         if report.interrupted {
-            say(&flow::how_to_resume::<R>(parent.dir()));
+            say(&flow::how_to_resume(settings.binary, parent.dir()));
             return Ok(Outcome::Interrupted);
         }
         let error = |epoch: &Epoch| (epoch.epoch as f64, 100.0 * (1.0 - epoch.validation.metric));

@@ -1,17 +1,13 @@
 //! Training and evaluation, the same for every recipe.
 
-use super::gradient_flow::GRADIENT_FLOW;
-use super::inputs::RunOption;
 use super::memory;
 use super::options::Given;
 use super::process::{STOP, ending_at_once, prepare};
 use super::recipe::{
-    About, CLASSES, Data, Facts, KEPT, PATHS, Recipe, Start, Test, Trained, Training, recorded_settings,
+    About, AnyRecipe, CLASSES, Data, Facts, GRADIENT_FLOW, PATHS, Saved, Start, Test, Trained, Training, Work,
 };
 use super::together::{self, check_same_facts, check_same_program};
-use super::{
-    MachineOptions, Outcome, UsageError, complain, count, report, shell_quoted, show_notes, unrecordable,
-};
+use super::{Outcome, UsageError, complain, count, report, shell_quoted, show_notes, unrecordable};
 use crate::device::device_name;
 use crate::nn::{BatchNorm, count_parameters, seeded_var_builder};
 use crate::plots::{self, Chart, Line};
@@ -25,8 +21,17 @@ use std::path::{Path, PathBuf};
 use std::sync::{Once, PoisonError};
 use std::time::Instant;
 
+/// Does the work that a command line asks for.
+pub(super) fn run<D: Data>(work: Work<D>) -> Result<Outcome> {
+    match work {
+        Work::Train(training) => train(&training),
+        Work::Eval(saved, test) => eval(load_trained(saved)?, &test),
+        Work::Other(saved, command) => D::answer(&command, load_trained(saved)?),
+    }
+}
+
 /// Trains as the settings say, and tests the model.
-pub(super) fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
+fn train<D: Data>(training: &Training<D>) -> Result<Outcome> {
     let Training { settings, start, .. } = training;
     if let Some(experiment) = settings.experiment() {
         let size = training.size();
@@ -39,7 +44,12 @@ pub(super) fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
     // Before the data, which options choose.
     if let Some(processes) = &training.processes {
         let resumed = start.resume.as_ref().map(|(_, config)| config["id"].clone()).unwrap_or_default();
-        check_same_program(processes.as_ref(), settings, &training.device, &resumed)?;
+        check_same_program(
+            processes.as_ref(),
+            (settings.binary, &settings.fields),
+            &training.device,
+            &resumed,
+        )?;
     }
     let data = load(training)?;
     Ok(match fit_and_test(training, settings, &data, start)? {
@@ -49,51 +59,29 @@ pub(super) fn train<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
 }
 
 /// Reads the data to train on. A signal ends the process meanwhile.
-pub(super) fn load<R: Recipe>(training: &Training<R>) -> Result<R::Data> {
-    check_name::<R>(&training.settings.train_options().dataset)?;
+pub(super) fn load<D: Data>(training: &Training<D>) -> Result<D> {
     prepare(|| match &training.processes {
         Some(processes) => together(processes, || read(training)),
         None => read(training),
     })
 }
 
-/// Refuses an unknown data set, where the model can't learn all that its kind of data has.
-fn check_name<R: Recipe>(name: &str) -> Result<()> {
-    let names = || R::Data::DATA_SETS.iter().flat_map(|(names, _)| names.iter().copied());
-    if R::UNFIT.is_empty() || names().any(|known| known == name) {
-        return Ok(());
-    }
-    let fit: Vec<&str> = names().filter(|name| !R::UNFIT.contains(name)).collect();
-    bail!("data set {name}: not known, expected one of {}; choose one with --dataset NAME", fit.join(", "))
-}
-
-fn read<R: Recipe>(training: &Training<R>) -> Result<R::Data> {
-    let Training { settings, start, .. } = training;
-    let Some((run, _)) = &start.resume else {
-        return R::Data::load(settings.data_options()?, &training.options(), None);
-    };
-    let options = with_kept_files(training, run)?.data_options()?;
-    R::Data::load(options, &training.options(), None)
-        .map_err(|error| with_origin(error, run, settings, &training.given))
-}
-
-/// The settings, with the copies that `run` keeps in place of files that the user does not name anew.
-fn with_kept_files<R: Recipe>(training: &Training<R>, run: &Run) -> Result<R> {
-    let mut settings = serde_json::to_value(&training.settings)?;
-    for (option, file) in KEPT {
-        let copy = run.dir().join(file);
-        if settings[option].is_string() && !training.given.contains(option) && copy.exists() {
-            settings[option] = json!(copy);
+fn read<D: Data>(training: &Training<D>) -> Result<D> {
+    let data = D::load(training.sources.data_options()?, &training.options(), None);
+    match &training.start.resume {
+        Some((run, _)) => {
+            data.map_err(|error| with_origin(error, run, &training.settings.fields, &training.given))
         }
+        None => data,
     }
-    Ok(serde_json::from_value(settings)?)
 }
 
 /// Adds to an error of loading the data of `run` where their path comes from, if they are gone from there.
-fn with_origin<R: Recipe>(error: Error, run: &Run, settings: &R, given: &Given) -> Error {
-    let (text, settings) = (format!("{error:#}"), serde_json::to_value(settings).unwrap_or_default());
+fn with_origin(error: Error, run: &Run, settings: &Map<String, Value>, given: &Given) -> Error {
+    let text = format!("{error:#}");
     let is_gone = |path: &str| text.contains(path) && !Path::new(path).exists();
-    let names_path = |name: &&&str| !given.contains(name) && settings[**name].as_str().is_some_and(is_gone);
+    let path = |name: &str| settings.get(name).and_then(Value::as_str);
+    let names_path = |name: &&&str| !given.contains(name) && path(name).is_some_and(is_gone);
     match PATHS.iter().find(names_path) {
         Some(name) => anyhow!(
             "{text}; the path is recorded in {}/config.json: if the data has moved, name it with --{}",
@@ -115,10 +103,10 @@ pub(super) enum Fitted {
 }
 
 /// Trains and tests a model, and completes its run folder.
-pub(super) fn fit_and_test<R: Recipe>(
-    training: &Training<R>,
-    settings: &R,
-    data: &R::Data,
+pub(super) fn fit_and_test<D: Data>(
+    training: &Training<D>,
+    settings: &AnyRecipe<D>,
+    data: &D,
     start: &Start,
 ) -> Result<Fitted> {
     let begin = Instant::now();
@@ -130,7 +118,8 @@ pub(super) fn fit_and_test<R: Recipe>(
     };
     let resumable = run.as_ref().map(|run| start.parent.as_deref().unwrap_or(run.dir()));
     let resumable = resumable.unwrap_or(Path::new(""));
-    let words = together::line_of_first(training.processes.as_ref(), how_to_resume::<R>(resumable))?;
+    let words =
+        together::line_of_first(training.processes.as_ref(), how_to_resume(settings.binary, resumable))?;
     let Some(test) = unless_interrupted(training, report.interrupted, &words, test)? else {
         say(&words);
         return Ok(Fitted::Interrupted);
@@ -171,8 +160,8 @@ pub(super) fn fit_and_test<R: Recipe>(
 
 /// Calls `test`, unless training was interrupted or a signal has come since. A signal during the test ends all with the line
 /// `words`.
-fn unless_interrupted<R: Recipe>(
-    training: &Training<R>,
+fn unless_interrupted<D: Data>(
+    training: &Training<D>,
     interrupted: bool,
     words: &str,
     test: impl FnOnce() -> Result<Test>,
@@ -189,20 +178,18 @@ fn unless_interrupted<R: Recipe>(
 }
 
 /// What to say when a signal has interrupted the training of the run in `dir`.
-pub(super) fn how_to_resume<R: Recipe>(dir: &Path) -> String {
-    format!("interrupted; resume with: {} train --resume {}", R::NAME, shell_quoted(dir))
+pub(super) fn how_to_resume(binary: &str, dir: &Path) -> String {
+    format!("interrupted; resume with: {binary} train --resume {}", shell_quoted(dir))
 }
-
-type ModelOf<R> = <<R as Recipe>::Data as Data>::Model;
 
 /// Trains a model in a new run folder, or continues in the folder of a resumed run. Of several processes, the first has the
 /// folder.
-pub(super) fn fit<R: Recipe>(
-    training: &Training<R>,
-    settings: &R,
-    data: &R::Data,
+pub(super) fn fit<D: Data>(
+    training: &Training<D>,
+    settings: &AnyRecipe<D>,
+    data: &D,
     start: &Start,
-) -> Result<(Option<Run>, Box<ModelOf<R>>, Report)> {
+) -> Result<(Option<Run>, Box<D::Model>, Report)> {
     let (options, device) = (settings.train_options(), &training.device);
     let about = data.about();
     let parameters = count_parameters(|vb| settings.model(&about.facts, vb))?;
@@ -224,7 +211,7 @@ pub(super) fn fit<R: Recipe>(
     let processes = if settings.sync_batch_norm() { 1 } else { training.size() };
     check_batches(settings.least_batch(&about.facts), [task.examples(), batch_size, steps], processes)?;
     let parameters = trained_parameters(&vars);
-    let mut record = record::<R>(about);
+    let mut record = record::<D>(about);
     record.insert("parameters".to_string(), json!(parameters));
     if note.is_some() {
         // The initial weights come from a file.
@@ -267,10 +254,10 @@ fn check_batches(least: usize, [examples, batch_size, steps]: [usize; 3], proces
 }
 
 /// Prepares the run folder, and shows what will be trained.
-fn begin<R: Recipe>(
-    training: &Training<R>,
-    settings: &R,
-    data: &R::Data,
+fn begin<D: Data>(
+    training: &Training<D>,
+    settings: &AnyRecipe<D>,
+    data: &D,
     start: &Start,
     (metric, record, note): (Metric, Map<String, Value>, Option<String>),
 ) -> Result<Run> {
@@ -298,9 +285,9 @@ fn begin<R: Recipe>(
         say(&format!(
             "{}: {parameters} parameters{}; {training_size} training, {validation} validation, {test} test {} of {}; device \
              {}{processes}; run folder {}",
-            R::NAME,
+            settings.binary,
             data.describe(),
-            R::Data::NOUN,
+            D::NOUN,
             about.name,
             device_name(device),
             run.dir().display()
@@ -310,16 +297,16 @@ fn begin<R: Recipe>(
 }
 
 /// Tests a trained model on the data that the options choose.
-pub(super) fn eval<R: Recipe>(trained: Trained<R>, test: &<R::Data as Data>::TestOptions) -> Result<Outcome> {
+fn eval<D: Data>(trained: Trained<D>, test: &D::TestOptions) -> Result<Outcome> {
     let Trained { run, settings, facts, model, device } = trained;
-    let data = R::Data::load(settings.data_options()?, settings.train_options(), Some((facts, test)))
-        .map_err(|error| with_origin(error, &run, &settings, &Given::default()))?;
+    let data = D::load(settings.data_options()?, settings.train_options(), Some((facts, test)))
+        .map_err(|error| with_origin(error, &run, &settings.fields, &Given::default()))?;
     say(&data.test(&model, None, &device)?.text);
     Ok(Outcome::Done)
 }
 
 /// What `config.json` records about a data set.
-pub(super) fn record<R: Recipe>(about: &About<<R::Data as Data>::Facts>) -> Map<String, Value> {
+pub(super) fn record<D: Data>(about: &About<D::Facts>) -> Map<String, Value> {
     let classes = about.facts.classes();
     let classes = (!classes.is_empty()).then(|| (CLASSES.to_string(), json!(classes)));
     let fingerprints = about.fingerprints.as_object().into_iter().flatten();
@@ -329,20 +316,13 @@ pub(super) fn record<R: Recipe>(about: &About<<R::Data as Data>::Facts>) -> Map<
     let mut record: Map<String, Value> =
         classes.into_iter().chain(fingerprints).chain(about.facts.record()).collect();
     for (part, size) in ["training", "validation", "test"].iter().zip(about.sizes) {
-        record.insert(format!("{part}_{}", R::Data::UNIT), json!(size));
+        record.insert(format!("{part}_{}", D::UNIT), json!(size));
     }
     record
 }
 
-/// Opens a run with its best weights.
-pub(super) fn open<R: Recipe>(run: &RunOption, machine: &MachineOptions) -> Result<Trained<R>> {
-    let (run, config) = run.open(R::NAME)?;
-    check_trains_model(&run, &config)?;
-    load_trained(run, &config, |settings: &R| machine.device.open(settings.prefers_gpu()))
-}
-
 /// Checks that a run trains a model of its own.
-fn check_trains_model(run: &Run, config: &Value) -> Result<()> {
+pub(super) fn check_trains_model(run: &Run, config: &Value) -> Result<()> {
     if run.model().exists() || !config["parameters"].is_null() {
         return Ok(());
     }
@@ -357,15 +337,10 @@ fn check_trains_model(run: &Run, config: &Value) -> Result<()> {
     bail!("{dir}: this run has no model: {holds}")
 }
 
-/// Loads the best weights of `run` to the device that `device` chooses for its settings.
-pub(super) fn load_trained<R: Recipe>(
-    run: Run,
-    config: &Value,
-    device: impl FnOnce(&R) -> Result<Device>,
-) -> Result<Trained<R>> {
-    let settings: R = recorded_settings(&run, config)?;
-    let facts = <R::Data as Data>::Facts::read(&run, config)?;
-    let device = device(&settings)?;
+/// Loads the best weights of a run.
+pub(super) fn load_trained<D: Data>(saved: Saved<D>) -> Result<Trained<D>> {
+    let Saved { run, config, settings, device } = saved;
+    let facts = D::Facts::read(&run, &config)?;
     let (model, names_run) = train::load_model(&run, &device, |vb| settings.model(&facts, vb))?;
     if !names_run {
         let path = run.model();
@@ -386,14 +361,14 @@ fn part_with_model(dir: &Path) -> Option<PathBuf> {
 ///
 /// # Errors
 /// Fails if the folder can't be written, another process uses it, or the data of a resumed run has changed.
-pub(super) fn folder<R: Recipe>(
-    settings: &R,
+pub(super) fn folder<D: Data>(
+    settings: &AnyRecipe<D>,
     start: &Start,
     device: &Device,
     facts: Map<String, Value>,
 ) -> Result<Run> {
     let takes_all = settings.train_options().optimizer.is_full_batch();
-    let mut settings = serde_json::to_value(settings)?;
+    let (binary, mut settings) = (settings.binary, Value::Object(settings.fields.clone()));
     for name in PATHS {
         // The name of weights on the hub is no path.
         if let Some(path) = settings[name].as_str().map(Path::new).filter(|path| path.exists()) {
@@ -405,13 +380,13 @@ pub(super) fn folder<R: Recipe>(
         }
     }
     if takes_all {
-        settings["batch_size"] = facts[&format!("training_{}", R::Data::UNIT)].clone();
+        settings["batch_size"] = facts[&format!("training_{}", D::UNIT)].clone();
     }
     let Some((run, recorded)) = &start.resume else {
         let mut config = json!({ "device": device_name(device) });
         facts.into_iter().for_each(|(name, fact)| config[name] = fact);
         config["settings"] = settings;
-        return Run::create(R::NAME, start.out.as_deref(), &config);
+        return Run::create(binary, start.out.as_deref(), &config);
     };
     let (test, facts): (Map<_, _>, Map<_, _>) =
         facts.into_iter().partition(|(name, _)| name.starts_with("test_"));

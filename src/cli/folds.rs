@@ -2,7 +2,7 @@
 
 use super::Outcome;
 use super::flow::{self, Fitted};
-use super::recipe::{About, CLASSES, Data, Experiment, Facts, Recipe, Start, Training};
+use super::recipe::{About, CLASSES, Data, Experiment, Facts, Start, Training};
 use super::report;
 use super::sentences::{SentenceData, TextOptions};
 use crate::train::{Metric, say};
@@ -11,17 +11,17 @@ use serde_json::{Map, json};
 use std::time::Instant;
 
 /// Cross-validation, if `--folds` asks for it.
-pub fn cross_validation<R: Recipe<Data = SentenceData>>(options: &TextOptions) -> Option<Experiment<R>> {
-    options.folds.map(|_| cross_validate::<R> as Experiment<R>)
+pub fn cross_validation(options: &TextOptions) -> Option<Experiment<SentenceData>> {
+    options.folds.map(|_| Box::new(cross_validate) as Experiment<SentenceData>)
 }
 
 /// Trains one model per fold, each in its own folder in the run folder, and reports the mean accuracy.
-fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Result<Outcome> {
+fn cross_validate(training: &Training<SentenceData>) -> Result<Outcome> {
     let begin = Instant::now();
     let Training { settings, start, device, .. } = training;
     let options = settings.data_options()?;
     let folds = options.text.folds.context("--folds: not given")?;
-    let mut data = flow::load(training)?;
+    let mut data: SentenceData = flow::load(training)?;
     // Find everything that a fold lacks before the first one is trained.
     for fold in 0..folds {
         data.select_fold(fold, folds, &training.options())?;
@@ -38,7 +38,7 @@ fn cross_validate<R: Recipe<Data = SentenceData>>(training: &Training<R>) -> Res
     let mut accuracies = vec![];
     for fold in 0..folds {
         data.select_fold(fold, folds, &training.options())?;
-        let start = Start::part::<R>(&run, &format!("fold-{}", fold + 1))?;
+        let start = Start::part(settings.binary, &run, &format!("fold-{}", fold + 1))?;
         match flow::fit_and_test(training, settings, &data, &start)? {
             Fitted::Tested(test) => accuracies.extend(test.evaluation.map(|test| test.accuracy())),
             Fitted::Interrupted => return Ok(Outcome::Interrupted),

@@ -6,8 +6,9 @@
 
 use super::Outcome;
 use super::process::STOP;
-use super::recipe::Recipe;
+use super::recipe::GRADIENT_FLOW;
 use super::recipe::Training;
+use super::sentences::SentenceData;
 use crate::nn::{
     Cell, Cost, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, RecurrentState,
     embedding, linear, recurrent, seeded_var_builder,
@@ -21,9 +22,6 @@ use candle_nn::VarMap;
 use rand::Rng;
 use serde_json::json;
 use std::sync::Arc;
-
-/// The field of `config.json` that only these runs have.
-pub(super) const GRADIENT_FLOW: &str = "gradient_flow";
 
 /// Length of a sequence.
 const STEPS: usize = 30;
@@ -87,7 +85,7 @@ fn norms(network: &Network, symbols: &Tensor, classes: &Tensor) -> candle_core::
 }
 
 /// Trains the three networks, prints their accuracies, and draws `gradient-flow.svg` into a run folder.
-pub(super) fn plot<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
+pub(super) fn plot(training: &Training<SentenceData>) -> Result<Outcome> {
     let (options, device) = (training.settings.train_options(), &training.device);
     ensure!(
         training.start.resume.is_none(),
@@ -95,9 +93,9 @@ pub(super) fn plot<R: Recipe>(training: &Training<R>) -> Result<Outcome> {
     );
     let config = json!({
         GRADIENT_FLOW: { "steps": STEPS, "seed": options.seed, "training_steps": TRAINING_STEPS },
-        "settings": training.settings,
+        "settings": training.settings.fields,
     });
-    let run = Run::create(R::NAME, training.start.out.as_deref(), &config)?;
+    let run = Run::create(training.settings.binary, training.start.out.as_deref(), &config)?;
     say(&format!(
         "gradient flow: classify sequences of {STEPS} symbols by the first one; run folder {}",
         run.dir().display()

@@ -4,9 +4,9 @@ use super::inputs::Inputs;
 use super::options::{Given, TrainOptions};
 use super::parts::Parts;
 use super::recipe::{
-    About, CLASSES, Data, Facts, KEPT_WEIGHTS, Recipe, Test, Trained, of_another_version, split_fingerprints,
+    About, CLASSES, Data, Facts, KEPT_WEIGHTS, Test, Trained, Work, of_another_version, split_fingerprints,
 };
-use super::{Outcome, TestSet, UsageError, count, data_error, image_plots, most_probable, show_notes};
+use super::{Outcome, TestSet, UsageError, count, data_error, flow, image_plots, most_probable, show_notes};
 use crate::data::file_kind::check_is_file;
 use crate::data::{
     Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, Preparation, Prepared,
@@ -384,7 +384,7 @@ impl Data for ImageData {
         }
     }
 
-    fn answer<R: Recipe<Data = Self>>(command: &ImageCommand, trained: Trained<R>) -> Result<Outcome> {
+    fn answer(command: &ImageCommand, trained: Trained<Self>) -> Result<Outcome> {
         let inputs = match command {
             ImageCommand::Predict(inputs) => inputs,
             ImageCommand::Filters => {
@@ -421,6 +421,10 @@ impl Data for ImageData {
         }
         outcome
     }
+
+    fn run(work: Work<Self>) -> Result<Outcome> {
+        flow::run(work)
+    }
 }
 
 /// The sub-commands of a classifier of images.
@@ -441,11 +445,7 @@ pub enum ImageCommand {
 /// Reads a picture as the run's data set requires.
 ///
 /// Returns it with its preparation and the probabilities of the classes.
-fn classified<R: Recipe<Data = ImageData>>(
-    trained: &Trained<R>,
-    cost: Cost,
-    path: &Path,
-) -> Result<(Images, Prepared, Vec<f32>)> {
+fn classified(trained: &Trained<ImageData>, cost: Cost, path: &Path) -> Result<(Images, Prepared, Vec<f32>)> {
     let ImageFacts { preparation, shape, .. } = trained.facts;
     let (pixels, how) = preparation.read(path, shape)?;
     let (image, probabilities) = classify(trained, cost, pixels)?;
@@ -455,8 +455,8 @@ fn classified<R: Recipe<Data = ImageData>>(
 /// Classifies an image given as bytes of the run's shape.
 ///
 /// Returns it with the probabilities of the classes.
-pub(super) fn classify<R: Recipe<Data = ImageData>>(
-    trained: &Trained<R>,
+pub(super) fn classify(
+    trained: &Trained<ImageData>,
     cost: Cost,
     pixels: Vec<u8>,
 ) -> Result<(Images, Vec<f32>)> {

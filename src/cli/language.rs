@@ -3,9 +3,9 @@
 use super::images::numbers;
 use super::language_commands::{self, LanguageCommand, TrainedModel};
 use super::options::{TrainOptions, fraction, positive};
-use super::recipe::{About, Data, Recipe, Test, Trained};
+use super::recipe::{About, Data, Test, Trained, Work};
 use super::text::{check_vocabulary, note_unknown_count, noun};
-use super::{Outcome, TestSet, count, data_error, show_notes};
+use super::{Outcome, TestSet, count, data_error, flow, show_notes};
 use crate::data::{DataError, Level, TextStream, TokenWindows, Vocabulary, text};
 use crate::models::language_model::LanguageModel;
 use crate::train::{Epoch, LanguageModelling, LanguageModellingConfig, Task, Windowing, evaluate_text};
@@ -250,10 +250,14 @@ impl Data for LanguageData {
         Ok(Test { record, text: lines.join("\n"), ..Test::default() })
     }
 
-    fn answer<R: Recipe<Data = Self>>(command: &LanguageCommand, trained: Trained<R>) -> Result<Outcome> {
+    fn answer(command: &LanguageCommand, trained: Trained<Self>) -> Result<Outcome> {
         let level = trained.settings.data_options()?.level;
         let Trained { run, facts: vocabulary, model, device, .. } = &trained;
         language_commands::answer(command, &TrainedModel { run, model, vocabulary, level, device })
+    }
+
+    fn run(work: Work<Self>) -> Result<Outcome> {
+        flow::run(work)
     }
 }
 

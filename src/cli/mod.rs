@@ -1,6 +1,6 @@
 //! The program that all binaries share: options, training, evaluation, prediction, errors, exit codes.
 //!
-//! A binary implements [`Recipe`] for its options and calls [`main`]. The recipe names a kind of data: [`ImageData`],
+//! A binary implements [`Binary`] and [`Recipe`] for its options and calls [`main`]. The recipe names a kind of data: [`ImageData`],
 //! [`SentenceData`], [`TaggingData`], [`LanguageData`], [`TranslationData`] or [`MusicData`].
 
 mod allocator;
@@ -55,7 +55,9 @@ pub use options::{
     layers, non_negative, positive, positive_number, whole,
 };
 pub use process::{STOP, catch_interrupts, end_at_once, on_threads};
-pub use recipe::{About, Data, Experiment, Facts, Recipe, Test, Trained, Training};
+pub use recipe::{
+    About, AnyRecipe, Binary, Data, Experiment, Facts, Recipe, Saved, Test, Trained, Training, Work,
+};
 pub use recurrent::{CellName, RecurrentClassifier, RecurrentRecipe, recurrent_activations};
 pub use sentences::{SentenceCommand, SentenceData, SentenceOptions, SentenceTest, TextOptions};
 pub use tagging::TaggingData;
@@ -98,17 +100,17 @@ pub enum Outcome {
     Failed,
 }
 
-/// Runs the binary of the recipe `R` on the process's arguments.
+/// Runs the binary `B` on the process's arguments.
 ///
 /// Errors are one line on standard error. The exit code is 0 for success, 1 for an error, 2 for wrong usage, and 128
 /// plus the number of the signal after one: 130 after Ctrl-C, 143 after TERM, 129 after HUP.
-pub fn main<R: Recipe>() -> ExitCode {
-    main_on::<R>(std::env::args_os())
+pub fn main<B: Binary>() -> ExitCode {
+    main_on::<B>(std::env::args_os())
 }
 
 /// Like [`main`], on `arguments`, which begin with the name of the program.
-fn main_on<R: Recipe>(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    finish(command_line::parse::<R>(arguments), command_line::run::<R>)
+fn main_on<B: Binary>(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    finish(command_line::parse::<B>(arguments), command_line::run::<B>)
 }
 
 /// Runs a program without a [`Recipe`]: parses the process's arguments with `command`, and calls `run`.

@@ -5,9 +5,10 @@ use super::music_commands::{self, MusicCommand};
 use super::music_facts::MusicFacts;
 use super::options::{Given, TrainOptions, in_range, positive};
 use super::parts::Parts;
-use super::recipe::{About, Data, Recipe, Test, Trained, split_fingerprints};
+use super::recipe::{About, Data, Test, Trained, Work, split_fingerprints};
 use super::{
-    Outcome, TestSet, UsageError, count, data_error, note_if_slow, show_notes, sum_of_largest, test_error,
+    Outcome, TestSet, UsageError, count, data_error, flow, note_if_slow, show_notes, sum_of_largest,
+    test_error,
 };
 use crate::data::music::{self, MusicCorpus, Piece, Texture};
 use crate::models::music::MusicModel;
@@ -182,7 +183,11 @@ impl Data for MusicData {
         music_commands::show(run, model, &self.about.facts, &self.test)
     }
 
-    fn answer<R: Recipe<Data = Self>>(command: &MusicCommand, trained: Trained<R>) -> Result<Outcome> {
+    fn answer(command: &MusicCommand, trained: Trained<Self>) -> Result<Outcome> {
         music_commands::answer(command, &trained.run, &trained.model, &trained.facts)
+    }
+
+    fn run(work: Work<Self>) -> Result<Outcome> {
+        flow::run(work)
     }
 }

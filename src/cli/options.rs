@@ -19,7 +19,7 @@ pub(super) const WORD_VECTORS: &str = "embedding.weight";
 
 /// Options of every training run.
 ///
-/// The command line shows the defaults of [`Recipe::train_defaults`](super::Recipe::train_defaults).
+/// The command line shows the defaults of [`Binary::train_defaults`](super::Binary::train_defaults).
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
 pub struct TrainOptions {
     /// Data set

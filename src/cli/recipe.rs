@@ -1,7 +1,8 @@
-//! The differences between binaries ([`Recipe`]) and between kinds of data ([`Data`]).
+//! The differences between binaries ([`Recipe`], [`Binary`]) and between kinds of data ([`Data`]).
 
 use super::Outcome;
 use super::options::{Given, TrainOptions};
+use super::settings::fields;
 use crate::optim::Optimizer;
 use crate::processes::Processes;
 use crate::train::{Epoch, Evaluation, Progress, Run, Task};
@@ -12,6 +13,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,6 +23,9 @@ pub(super) const PATHS: [&str; 4] = ["data_dir", "text", "vectors", "pretrained"
 /// The field of `config.json` with the names of the classes.
 pub(super) const CLASSES: &str = "classes";
 
+/// The field of `config.json` that a plot of the gradient flow has.
+pub(super) const GRADIENT_FLOW: &str = "gradient_flow";
+
 /// The settings that do not change the result.
 pub(super) const WITHOUT_EFFECT: [&str; 2] = ["checkpoint_every", "keep_checkpoint"];
 
@@ -29,25 +34,13 @@ pub(super) const KEPT: [(&str, &str); 2] = [("vectors", KEPT_VECTORS), ("pretrai
 pub(super) const KEPT_VECTORS: &str = "vectors.txt";
 pub(super) const KEPT_WEIGHTS: &str = "pretrained.weights";
 
-/// The options of a binary: what it trains, on which data, and with which defaults.
+/// What a binary trains: the data, the model, and how to optimise it.
 ///
-/// The fields are the options of `train`. A run records them in its `config.json`.
-pub trait Recipe: Args + Clone + Serialize + DeserializeOwned + Send {
-    /// Name of the binary.
-    const NAME: &'static str;
-    /// One line for `--help`.
-    const ABOUT: &'static str;
-    /// Ids of the options in [`TrainOptions`] that this binary rejects and hides.
-    const UNUSED: &'static [&'static str] = &[];
-    /// The data sets of [`Data::DATA_SETS`] that its model can't learn.
-    const UNFIT: &'static [&'static str] = &[];
-    /// Whether a step may evaluate the loss of all training examples several times, as L-BFGS does.
-    const FULL_BATCH: bool = false;
+/// The rest of the program is compiled once for each kind of data, and uses the recipe through this trait. [`Binary`] has
+/// what the command line needs to know.
+pub trait Recipe: Send {
     /// The data it trains on.
     type Data: Data;
-
-    /// The defaults of the options that all binaries share.
-    fn train_defaults() -> TrainOptions;
 
     /// The options that all binaries share.
     fn train_options(&self) -> &TrainOptions;
@@ -76,9 +69,6 @@ pub trait Recipe: Args + Clone + Serialize + DeserializeOwned + Send {
         false
     }
 
-    /// Replaces defaults by the settings of the chosen preset. Options that the user gave win over these.
-    fn apply_preset(&mut self) {}
-
     /// Number of elements that one image, word or other row of a batch occupies at least in a forward pass.
     fn activations(&self, facts: &<Self::Data as Data>::Facts) -> u64;
 
@@ -101,18 +91,70 @@ pub trait Recipe: Args + Clone + Serialize + DeserializeOwned + Send {
     }
 
     /// Returns the program that replaces an ordinary training run, if the options ask for one.
-    fn experiment(&self) -> Option<Experiment<Self>> {
+    fn experiment(&self) -> Option<Experiment<Self::Data>> {
         None
     }
 }
 
+/// The options of a binary, its name and its defaults.
+///
+/// The fields are the options of `train`. A run records them in its `config.json`.
+pub trait Binary: Recipe + Args + Clone + Serialize + DeserializeOwned + 'static {
+    /// Name of the binary.
+    const NAME: &'static str;
+    /// One line for `--help`.
+    const ABOUT: &'static str;
+    /// Ids of the options in [`TrainOptions`] that this binary rejects and hides.
+    const UNUSED: &'static [&'static str] = &[];
+    /// The data sets of [`Data::DATA_SETS`] that its model can't learn.
+    const UNFIT: &'static [&'static str] = &[];
+    /// Whether a step may evaluate the loss of all training examples several times, as L-BFGS does.
+    const FULL_BATCH: bool = false;
+
+    /// The defaults of the options that all binaries share.
+    fn train_defaults() -> TrainOptions;
+
+    /// Replaces defaults by the settings of the chosen preset. Options that the user gave win over these.
+    fn apply_preset(&mut self) {}
+}
+
+/// The recipe of any binary, with its settings as a run records them.
+pub struct AnyRecipe<D> {
+    /// Name of the binary.
+    pub(super) binary: &'static str,
+    /// The settings by the names of their options.
+    pub(super) fields: Map<String, Value>,
+    recipe: Box<dyn Recipe<Data = D>>,
+}
+
+impl<D: Data> AnyRecipe<D> {
+    /// The recipe with these settings.
+    pub fn new<B: Binary<Data = D>>(settings: B) -> Self {
+        Self { binary: B::NAME, fields: fields(&settings), recipe: Box::new(settings) }
+    }
+}
+
+impl<D> Deref for AnyRecipe<D> {
+    type Target = dyn Recipe<Data = D>;
+
+    fn deref(&self) -> &Self::Target {
+        self.recipe.as_ref()
+    }
+}
+
 /// A program that `train` runs instead of a single training run.
-pub type Experiment<R> = fn(&Training<R>) -> Result<Outcome>;
+pub type Experiment<D> = Box<dyn FnOnce(&Training<D>) -> Result<Outcome>>;
 
 /// A training run to perform.
-pub struct Training<R> {
+pub struct Training<D> {
     /// Its settings, with defaults and preset resolved.
-    pub settings: R,
+    pub settings: AnyRecipe<D>,
+    /// The settings that read the data: a resumed run has copies of some files.
+    pub(super) sources: AnyRecipe<D>,
+    /// The defaults of the settings.
+    pub(super) defaults: Map<String, Value>,
+    /// The settings of the preset, or else the defaults.
+    pub(super) preset: Map<String, Value>,
     /// The options that the user gave.
     pub(super) given: Given,
     /// Where it starts.
@@ -125,7 +167,7 @@ pub struct Training<R> {
     pub(super) processes: Option<Arc<dyn Processes>>,
 }
 
-impl<R: Recipe> Training<R> {
+impl<D: Data> Training<D> {
     /// The shared options, and which of them the user gave.
     pub(super) fn options(&self) -> TrainOptions {
         TrainOptions { given: self.given.clone(), ..self.settings.train_options().clone() }
@@ -142,6 +184,25 @@ impl<R: Recipe> Training<R> {
     }
 }
 
+/// A run folder with its configuration, whose model is not loaded yet.
+pub struct Saved<D> {
+    pub(super) run: Run,
+    pub(super) config: Value,
+    pub(super) settings: AnyRecipe<D>,
+    /// Where to load the model to.
+    pub(super) device: Device,
+}
+
+/// The work that a command line asks for.
+pub enum Work<D: Data> {
+    /// Train.
+    Train(Box<Training<D>>),
+    /// Test a run's model.
+    Eval(Saved<D>, D::TestOptions),
+    /// Run another sub-command on a run's model.
+    Other(Saved<D>, D::Command),
+}
+
 /// Where a training run starts: in a new folder, or from a run's last checkpoint.
 #[derive(Default)]
 pub(super) struct Start {
@@ -155,9 +216,9 @@ pub(super) struct Start {
 
 impl Start {
     /// The start of the part `name` of `run`: from its last checkpoint, or in a new folder in the run's.
-    pub(super) fn part<R: Recipe>(run: &Run, name: &str) -> Result<Self> {
+    pub(super) fn part(binary: &str, run: &Run, name: &str) -> Result<Self> {
         let dir = run.dir().join(name);
-        let resume = dir.join("config.json").exists().then(|| Run::open(R::NAME, Some(&dir))).transpose()?;
+        let resume = dir.join("config.json").exists().then(|| Run::open(binary, Some(&dir))).transpose()?;
         Ok(Self { resume, out: Some(dir), parent: Some(run.dir().to_path_buf()) })
     }
 }
@@ -166,11 +227,11 @@ impl Start {
 ///
 /// # Errors
 /// Fails if they are missing or damaged.
-pub(super) fn recorded_settings<R: Recipe>(run: &Run, config: &Value) -> Result<R> {
+pub(super) fn recorded_settings<B: Binary>(run: &Run, config: &Value) -> Result<B> {
     // Any other damage shows in the checksum.
     serde_json::from_value(config["settings"].clone()).map_err(|_| {
         let file = run.dir().join("config.json");
-        anyhow!("{}: its settings belong to another version of {}", file.display(), R::NAME)
+        anyhow!("{}: its settings belong to another version of {}", file.display(), B::NAME)
     })
 }
 
@@ -180,7 +241,7 @@ pub(super) fn of_another_version(run: &Run, what: &str) -> Error {
 }
 
 /// A kind of data set, with the task that it poses.
-pub trait Data: Sized {
+pub trait Data: Sized + 'static {
     /// The trait or type of the models that learn from it.
     type Model: ?Sized;
     /// The choices that a recipe makes about data and task.
@@ -269,7 +330,13 @@ pub trait Data: Sized {
     ///
     /// # Errors
     /// Fails if the command can't be carried out. An input that the model can't process ends in [`Outcome::Failed`].
-    fn answer<R: Recipe<Data = Self>>(command: &Self::Command, trained: Trained<R>) -> Result<Outcome>;
+    fn answer(command: &Self::Command, trained: Trained<Self>) -> Result<Outcome>;
+
+    /// Calls [`run`](super::flow::run), which is compiled here, once for each kind of data.
+    ///
+    /// # Errors
+    /// Fails if the work does.
+    fn run(work: Work<Self>) -> Result<Outcome>;
 }
 
 /// The description of a data set: its name, its size, and the facts that a model depends on.
@@ -331,15 +398,15 @@ pub struct Test {
 }
 
 /// A finished run, ready to be used.
-pub struct Trained<R: Recipe> {
+pub struct Trained<D: Data> {
     /// The run folder.
     pub run: Run,
     /// The settings that it recorded.
-    pub settings: R,
+    pub settings: AnyRecipe<D>,
     /// The facts about its data.
-    pub facts: <R::Data as Data>::Facts,
+    pub facts: D::Facts,
     /// The model with the best weights.
-    pub model: Box<<R::Data as Data>::Model>,
+    pub model: Box<D::Model>,
     /// The device that holds the model.
     pub device: Device,
 }

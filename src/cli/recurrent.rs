@@ -3,7 +3,7 @@
 use super::folds::cross_validation;
 use super::gradient_flow;
 use super::options::{TrainOptions, fraction, layers, positive};
-use super::recipe::{Experiment, Recipe};
+use super::recipe::{Binary, Experiment, Recipe};
 use super::sentences::{SentenceData, SentenceOptions, TextOptions};
 use super::text::TextFacts;
 use crate::data::NGrams;
@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// The cell of a recurrent classifier, with the options that only it has.
-pub trait RecurrentClassifier: Args + Clone + Serialize + DeserializeOwned + Send {
+pub trait RecurrentClassifier: Args + Clone + Serialize + DeserializeOwned + Send + 'static {
     /// Name of the binary.
     const NAME: &'static str;
     /// One line for `--help`.
@@ -101,10 +101,9 @@ impl<C: RecurrentClassifier> RecurrentRecipe<C> {
     }
 }
 
-impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
+impl<C: RecurrentClassifier> Binary for RecurrentRecipe<C> {
     const NAME: &'static str = C::NAME;
     const ABOUT: &'static str = C::ABOUT;
-    type Data = SentenceData;
 
     fn train_defaults() -> TrainOptions {
         TrainOptions {
@@ -115,6 +114,10 @@ impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
             ..TrainOptions::default()
         }
     }
+}
+
+impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
+    type Data = SentenceData;
 
     /// With `--pool last`, candle only computes the last states.
     fn prefers_gpu(&self) -> bool {
@@ -145,9 +148,9 @@ impl<C: RecurrentClassifier> Recipe for RecurrentRecipe<C> {
         self.embedding(facts) as u64 + recurrent_activations(cell, directions * self.layers, self.hidden)
     }
 
-    fn experiment(&self) -> Option<Experiment<Self>> {
+    fn experiment(&self) -> Option<Experiment<Self::Data>> {
         match self.gradient_flow {
-            true => Some(gradient_flow::plot),
+            true => Some(Box::new(gradient_flow::plot)),
             false => cross_validation(&self.text),
         }
     }

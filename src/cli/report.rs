@@ -1,12 +1,12 @@
 //! `report.html`: a run on one page.
 
-use super::recipe::{Data, Recipe, Start, Training};
+use super::recipe::{AnyRecipe, Data, Start, Training};
 use super::record::{Record, duration, option_value};
 use super::settings;
 use crate::plots::{self, Section, escape};
 use crate::train::Run;
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::Path;
 
 const FILE: &str = "report.html";
@@ -19,16 +19,16 @@ const FILE: &str = "report.html";
 ///
 /// # Errors
 /// Fails if a file of the folder cannot be read, or the page cannot be written.
-pub(super) fn write<R: Recipe>(
+pub(super) fn write<D: Data>(
     run: &Run,
-    training: &Training<R>,
-    settings: &R,
+    training: &Training<D>,
+    settings: &AnyRecipe<D>,
     start: &Start,
     text: &str,
     curves: &[String],
 ) -> Result<()> {
     let dir = run.dir();
-    let record = Record::read(R::NAME, dir)?;
+    let record = Record::read(settings.binary, dir)?;
     let mut sections = vec![];
     let mut add = |id: &str, title: &str, body: String| {
         if !body.is_empty() {
@@ -44,9 +44,9 @@ pub(super) fn write<R: Recipe>(
     let pages = files.iter().filter(|name| name.ends_with(".html") && *name != FILE).cloned();
     let parts = parts.iter().map(|part| format!("{part}/{FILE}"));
     add("pages", "Further pages", pages.chain(parts).map(|file| link(&file)).collect());
-    add("settings", "Settings", options::<R>(settings)?);
+    add("settings", "Settings", options(&settings.fields, &training.defaults));
     add("data", "Data and machine", facts(&record));
-    let command = settings::repeating(training)?;
+    let command = settings::repeating(training);
     let mut repeat = format!("<pre class=\"command\"><code>{}</code></pre>", escape(&command));
     if start.parent.is_some() {
         repeat +=
@@ -55,11 +55,12 @@ pub(super) fn write<R: Recipe>(
     add("repeat", "Repeat it", repeat);
     let name = dir.canonicalize().unwrap_or_default();
     let name = name.file_name().unwrap_or_default().to_string_lossy();
-    run.write(FILE, &plots::page(&format!("{}: run {name}", R::NAME), &cards::<R>(&record), &sections))
+    let title = format!("{}: run {name}", settings.binary);
+    run.write(FILE, &plots::page(&title, &cards(&record, D::UNIT), &sections))
 }
 
 /// The most important numbers.
-fn cards<R: Recipe>(record: &Record) -> String {
+fn cards(record: &Record, unit: &str) -> String {
     let metric = record.metric.map(|metric| metric.name().replace('_', " ")).unwrap_or_default();
     let best = record.best().map(|(epoch, value)| {
         let of = format!("epoch {epoch} of {}", record.epochs.len());
@@ -72,7 +73,7 @@ fn cards<R: Recipe>(record: &Record) -> String {
     let settings = &record.config["settings"];
     let text = settings["text"].as_str().and_then(|path| Path::new(path).file_name()?.to_str());
     let dataset = text.or(settings["dataset"].as_str()).unwrap_or_default();
-    let size = |part: &str| Some(format!("{} {part}", number(&format!("{part}_{}", R::Data::UNIT))?));
+    let size = |part: &str| Some(format!("{} {part}", number(&format!("{part}_{unit}"))?));
     let sizes: Vec<String> = ["training", "validation", "test"].into_iter().filter_map(size).collect();
     let data = ("Data".to_string(), dataset.to_string(), sizes.join(", "));
     let time = record.seconds().map(|seconds| ("Time".to_string(), duration(seconds), String::new()));
@@ -181,8 +182,7 @@ fn link(file: &str) -> String {
 }
 
 /// The settings that are not defaults, and all settings.
-fn options<R: Recipe>(settings: &R) -> Result<String> {
-    let (settings, defaults) = (settings::fields(settings), settings::fields(&settings::defaults::<R>()?));
+fn options(settings: &Map<String, Value>, defaults: &Map<String, Value>) -> String {
     let shown = |value: &Value| match value {
         Value::Bool(true) => "on".to_string(),
         value => option_value(value).unwrap_or_else(|| "-".to_string()),
@@ -198,10 +198,7 @@ fn options<R: Recipe>(settings: &R) -> Result<String> {
         true => "<p>All options have their defaults.</p>".to_string(),
         false => plots::table(&heads, &changed),
     };
-    Ok(format!(
-        "{first}<details><summary>All options</summary>{}</details>",
-        plots::table(&heads, &rows(false))
-    ))
+    format!("{first}<details><summary>All options</summary>{}</details>", plots::table(&heads, &rows(false)))
 }
 
 /// The other fields of `config.json`; lists are shown by their lengths.

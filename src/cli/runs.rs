@@ -1,6 +1,6 @@
 //! The sub-command `runs`: a table of the runs of a binary.
 
-use super::recipe::{PATHS, Recipe, WITHOUT_EFFECT};
+use super::recipe::{PATHS, WITHOUT_EFFECT};
 use super::record::{Record, duration, option_value};
 use super::text::COLUMNS;
 use super::{Outcome, show_notes};
@@ -35,9 +35,9 @@ struct Row {
 ///
 /// # Errors
 /// Fails if the folder cannot be read.
-pub(super) fn list<R: Recipe>() -> Result<Outcome> {
-    let parent = Path::new("runs").join(R::NAME);
-    let (rows, broken) = if parent.exists() { read(R::NAME, &parent)? } else { (vec![], vec![]) };
+pub(super) fn list(binary: &str) -> Result<Outcome> {
+    let parent = Path::new("runs").join(binary);
+    let (rows, broken) = if parent.exists() { read(binary, &parent)? } else { (vec![], vec![]) };
     if !broken.is_empty() {
         show_notes(&[format!("{}: left out {}", parent.display(), broken.join("; "))]);
     }

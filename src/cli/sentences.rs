@@ -3,10 +3,11 @@
 use super::inputs::Inputs;
 use super::options::{TrainOptions, in_range};
 use super::parts::{Parts, hold_out};
-use super::recipe::{About, Data, Recipe, Test, Trained};
+use super::recipe::{About, Data, Test, Trained, Work};
 use super::text::{Labelled, TextData, TextFacts, UnknownCount, WordOptions, keep_vectors};
 use super::{
-    Outcome, TestSet, UsageError, count, data_error, in_colour, most_probable, show_notes, write_drawing,
+    Outcome, TestSet, UsageError, count, data_error, flow, in_colour, most_probable, show_notes,
+    write_drawing,
 };
 use crate::data::text::composed;
 use crate::data::{self, Columns, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
@@ -218,12 +219,16 @@ impl Data for SentenceData {
         run.write("words.svg", &word_map(model, &self.about.facts.vocabulary)?)
     }
 
-    fn answer<R: Recipe<Data = Self>>(command: &SentenceCommand, trained: Trained<R>) -> Result<Outcome> {
+    fn answer(command: &SentenceCommand, trained: Trained<Self>) -> Result<Outcome> {
         match command {
             SentenceCommand::Predict(inputs) => predict(inputs, trained),
             SentenceCommand::Neighbours(inputs) => neighbours(inputs, &trained),
             SentenceCommand::Embeddings => embeddings(&trained),
         }
+    }
+
+    fn run(work: Work<Self>) -> Result<Outcome> {
+        flow::run(work)
     }
 }
 
@@ -293,7 +298,7 @@ pub enum SentenceCommand {
     Embeddings,
 }
 
-fn predict<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: Trained<R>) -> Result<Outcome> {
+fn predict(inputs: &Inputs, trained: Trained<SentenceData>) -> Result<Outcome> {
     const SHOWN: usize = 3;
     let TextFacts { vocabulary, classes, .. } = &trained.facts;
     let options = trained.settings.data_options()?;
@@ -341,8 +346,8 @@ pub(super) struct Phrase {
 }
 
 /// Classifies a sentence of these words.
-pub(super) fn classify<R: Recipe<Data = SentenceData>>(
-    trained: &Trained<R>,
+pub(super) fn classify(
+    trained: &Trained<SentenceData>,
     ngrams: NGrams,
     words: &[String],
 ) -> Result<Classified> {
@@ -368,8 +373,8 @@ pub(super) fn classify<R: Recipe<Data = SentenceData>>(
 
 /// The logits of sentences of these words, one list per sentence.
 #[cfg(feature = "playground")]
-pub(super) fn logits<R: Recipe<Data = SentenceData>>(
-    trained: &Trained<R>,
+pub(super) fn logits(
+    trained: &Trained<SentenceData>,
     ngrams: NGrams,
     sentences: &[Vec<String>],
 ) -> Result<Vec<Vec<f32>>> {
@@ -403,7 +408,7 @@ fn phrases_of(
     attributions.into_iter().map(phrase).collect()
 }
 
-fn neighbours<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: &Trained<R>) -> Result<Outcome> {
+fn neighbours(inputs: &Inputs, trained: &Trained<SentenceData>) -> Result<Outcome> {
     let Trained { settings, facts: TextFacts { vocabulary, .. }, .. } = trained;
     let tokenizer = settings.data_options()?.text.tokenizer;
     let mut lines = 0;
@@ -430,12 +435,7 @@ fn neighbours<R: Recipe<Data = SentenceData>>(inputs: &Inputs, trained: &Trained
 }
 
 /// Shows the `count` nearest neighbours of `word`, whose token is `id`.
-fn say_nearest<R: Recipe<Data = SentenceData>>(
-    trained: &Trained<R>,
-    word: &str,
-    id: u32,
-    count: usize,
-) -> Result<()> {
+fn say_nearest(trained: &Trained<SentenceData>, word: &str, id: u32, count: usize) -> Result<()> {
     let Trained { facts: TextFacts { vocabulary, .. }, model, .. } = trained;
     let nearest = model.embedding().nearest(id, vocabulary.len(), count + Vocabulary::FIRST as usize)?;
     let nearest = nearest.iter().filter(|(id, _)| *id >= Vocabulary::FIRST).take(count);
@@ -447,7 +447,7 @@ fn say_nearest<R: Recipe<Data = SentenceData>>(
 }
 
 /// Draws the map of words, and shows the neighbours of the most frequent ones.
-fn embeddings<R: Recipe<Data = SentenceData>>(trained: &Trained<R>) -> Result<Outcome> {
+fn embeddings(trained: &Trained<SentenceData>) -> Result<Outcome> {
     const WORDS: usize = 20;
     let Trained { run, facts: TextFacts { vocabulary, .. }, model, .. } = trained;
     let map = word_map(model.as_ref(), vocabulary)?;

@@ -1,6 +1,6 @@
 //! The settings of a training run: defaults, presets, the user's options, the equivalent command line.
 
-use super::recipe::{PATHS, Recipe, Training};
+use super::recipe::{Binary, Data, PATHS, Training};
 use super::record::option_value;
 use super::shell_quoted;
 use crate::device::device_name;
@@ -18,12 +18,12 @@ pub(super) fn with_negative_numbers(arg: Arg) -> Arg {
 }
 
 /// Gives the options of `train` the recipe's defaults, and hides options that do not apply.
-pub(super) fn with_defaults<R: Recipe>(command: clap::Command) -> clap::Command {
-    let defaults = fields(&R::train_defaults());
+pub(super) fn with_defaults<B: Binary>(command: clap::Command) -> clap::Command {
+    let defaults = fields(&B::train_defaults());
     command.mut_args(|arg| {
         let arg = with_negative_numbers(arg);
         let id = arg.get_id().as_str();
-        let is_unused = R::UNUSED.contains(&id) || (id == "history_size" && !R::FULL_BATCH);
+        let is_unused = B::UNUSED.contains(&id) || (id == "history_size" && !B::FULL_BATCH);
         let arg = arg.clone().hide(arg.is_hide_set() || is_unused);
         let default = match defaults.get(arg.get_id().as_str()) {
             Some(Value::String(text)) => text.clone(),
@@ -37,18 +37,26 @@ pub(super) fn with_defaults<R: Recipe>(command: clap::Command) -> clap::Command 
 }
 
 /// The defaults of all options of `train`.
-pub(super) fn defaults<R: Recipe>() -> Result<R> {
-    Ok(R::from_arg_matches(&matches_of::<R>(&[])?)?)
+pub(super) fn defaults<B: Binary>() -> Result<B> {
+    Ok(B::from_arg_matches(&matches_of::<B>(&[])?)?)
+}
+
+/// The defaults, overridden by the preset that `settings` have.
+pub(super) fn of_preset<B: Binary>(defaults: B, settings: &B) -> Result<B> {
+    let preset = fields(settings).get("preset").and_then(option_value);
+    let arguments: Vec<String> = preset.into_iter().flat_map(|name| ["--preset".to_string(), name]).collect();
+    let given = given(&defaults, &matches_of::<B>(&arguments)?);
+    resolved(defaults, &given)
 }
 
 /// The options of `train` that `arguments` give.
-fn matches_of<R: Recipe>(arguments: &[String]) -> Result<ArgMatches> {
-    let command = with_defaults::<R>(R::augment_args(clap::Command::new(R::NAME)));
+fn matches_of<B: Binary>(arguments: &[String]) -> Result<ArgMatches> {
+    let command = with_defaults::<B>(B::augment_args(clap::Command::new(B::NAME)));
     Ok(command.no_binary_name(true).try_get_matches_from(arguments)?)
 }
 
 /// The command that repeats `training`: the preset, and options that differ from it or the defaults.
-pub(super) fn repeating<R: Recipe>(training: &Training<R>) -> Result<String> {
+pub(super) fn repeating<D: Data>(training: &Training<D>) -> String {
     let option = |name: &str, value: &Value| {
         let Some(text) = option_value(value) else { return vec![] };
         let flag = format!("--{}", name.replace('_', "-"));
@@ -61,22 +69,19 @@ pub(super) fn repeating<R: Recipe>(training: &Training<R>) -> Result<String> {
             _ => vec![flag, text],
         }
     };
-    let wanted = fields(&training.settings);
+    let wanted = &training.settings.fields;
     let mut arguments = wanted.get("preset").map(|preset| option("preset", preset)).unwrap_or_default();
-    let defaults = defaults::<R>()?;
-    let before = resolved(defaults.clone(), &given(&defaults, &matches_of::<R>(&arguments)?))?;
-    let before = fields(&before);
-    let changed = wanted.iter().filter(|(name, value)| before[*name] != **value);
+    let changed = wanted.iter().filter(|(name, value)| training.preset[*name] != **value);
     arguments.extend(changed.flat_map(|(name, value)| option(name, value)));
     if training.given.contains("device") {
         arguments.extend(["--device".to_string(), device_name(&training.device)]);
     }
     let arguments = arguments.iter().map(|argument| format!(" {}", shell_quoted(Path::new(argument))));
-    Ok(format!("{} train{}", R::NAME, arguments.collect::<String>()))
+    format!("{} train{}", training.settings.binary, arguments.collect::<String>())
 }
 
 /// The arguments in `matches` that the user gave, without defaults.
-pub(super) fn given<R: Recipe>(defaults: &R, matches: &ArgMatches) -> ArgMatches {
+pub(super) fn given<B: Binary>(defaults: &B, matches: &ArgMatches) -> ArgMatches {
     let mut given = matches.clone();
     for name in fields(defaults).keys() {
         if matches.value_source(name) != Some(ValueSource::CommandLine) {
@@ -88,7 +93,7 @@ pub(super) fn given<R: Recipe>(defaults: &R, matches: &ArgMatches) -> ArgMatches
 }
 
 /// The defaults, overridden by the preset, overridden by the user's options.
-pub(super) fn resolved<R: Recipe>(mut settings: R, given: &ArgMatches) -> Result<R> {
+pub(super) fn resolved<B: Binary>(mut settings: B, given: &ArgMatches) -> Result<B> {
     // The first time for the name of the preset.
     settings.update_from_arg_matches(given)?;
     settings.apply_preset();

@@ -3,9 +3,9 @@
 use super::images::numbers;
 use super::options::TrainOptions;
 use super::parts::Parts;
-use super::recipe::{About, Data, Recipe, Test, Trained};
+use super::recipe::{About, Data, Test, Trained, Work};
 use super::text::{Labelled, TextData, TextFacts, UnknownCount, WordOptions, keep_vectors};
-use super::{Outcome, Predict, TestSet, count, data_error, in_colour, show_notes};
+use super::{Outcome, Predict, TestSet, count, data_error, flow, in_colour, show_notes};
 use crate::data::text::composed;
 use crate::data::{
     EntityCounts, EntityScores, NGrams, TaggedCorpus, TaggedSentences, Vocabulary, entity_scores, sequence,
@@ -106,10 +106,7 @@ impl Data for TaggingData {
         Ok(Test { record, text: table(&scores), evaluation: Some(evaluation), ..Test::default() })
     }
 
-    fn answer<R: Recipe<Data = Self>>(
-        Predict::Predict(inputs): &Predict,
-        trained: Trained<R>,
-    ) -> Result<Outcome> {
+    fn answer(Predict::Predict(inputs): &Predict, trained: Trained<Self>) -> Result<Outcome> {
         let mut unknown = UnknownCount::default();
         let outcome = inputs.for_each_text(|text| {
             let (words, tags) = tagged(&trained, text)?;
@@ -132,13 +129,14 @@ impl Data for TaggingData {
         unknown.note("words");
         outcome
     }
+
+    fn run(work: Work<Self>) -> Result<Outcome> {
+        flow::run(work)
+    }
 }
 
 /// The words of a sentence, and their predicted tags.
-pub(super) fn tagged<R: Recipe<Data = TaggingData>>(
-    trained: &Trained<R>,
-    text: &str,
-) -> Result<(Vec<String>, Vec<String>)> {
+pub(super) fn tagged(trained: &Trained<TaggingData>, text: &str) -> Result<(Vec<String>, Vec<String>)> {
     let Trained { facts: TextFacts { vocabulary, classes, .. }, model, device, .. } = trained;
     let words = words(&composed(text), |word| vocabulary.id(word) != Vocabulary::UNKNOWN);
     if words.is_empty() {

@@ -1,7 +1,7 @@
 //! Training on several processes, which a launcher such as `mpirun` has started.
 
 use super::Outcome;
-use super::recipe::{PATHS, Recipe};
+use super::recipe::PATHS;
 use crate::processes::{Launch, Processes};
 use crate::train::checksum;
 use anyhow::{Result, bail};
@@ -138,19 +138,18 @@ pub(super) fn on_processes(
 /// They need the same program, kind of device and settings, and the same run to resume.
 ///
 /// The paths of data may differ.
-pub(super) fn check_same_program<R: Recipe>(
+pub(super) fn check_same_program(
     processes: &dyn Processes,
-    settings: &R,
+    (name, settings): (&str, &Map<String, Value>),
     device: &Device,
     run: &Value,
 ) -> Result<()> {
-    let settings = serde_json::to_value(settings)?;
-    let settings = settings.as_object().into_iter().flatten();
     let settings = settings
+        .iter()
         .filter(|(name, _)| !PATHS.contains(&name.as_str()))
         .map(|(name, value)| (format!("--{}", name.replace('_', "-")), value.clone()));
     let program = [
-        ("program", json!(R::NAME)),
+        ("program", json!(name)),
         ("version", json!(env!("CARGO_PKG_VERSION"))),
         // Two builds of one version may differ.
         ("build", json!(std::env::current_exe().and_then(std::fs::read).ok().map(|file| checksum(&file)))),

@@ -3,13 +3,13 @@
 use super::images::numbers;
 use super::options::TrainOptions;
 use super::parts::Parts;
-use super::recipe::{About, Data, Recipe, Test, Trained, split_fingerprints};
+use super::recipe::{About, Data, Test, Trained, Work, split_fingerprints};
 use super::text::{fill_tables, keep_vectors, note_few_vectors, note_unknown_count};
 use super::translation_commands::{self, TranslationCommand};
 use super::translation_options::{
     ScoreName, SearchOptions, TranslationFacts, TranslationOptions, note_cut_off, noun, unknown,
 };
-use super::{Outcome, TestSet, count, show_notes, sum_of_largest};
+use super::{Outcome, TestSet, count, flow, show_notes, sum_of_largest};
 use crate::data::translation::{BleuTokenizer, exact_match};
 use crate::data::{Language, PairCorpus, Pairs, TextPairs, WordVectors, bleu, chrf};
 use crate::models::seq2seq::Seq2Seq;
@@ -294,7 +294,11 @@ impl Data for TranslationData {
         }
     }
 
-    fn answer<R: Recipe<Data = Self>>(command: &TranslationCommand, trained: Trained<R>) -> Result<Outcome> {
+    fn answer(command: &TranslationCommand, trained: Trained<Self>) -> Result<Outcome> {
         translation_commands::answer(command, &trained.settings.data_options()?, &trained)
+    }
+
+    fn run(work: Work<Self>) -> Result<Outcome> {
+        flow::run(work)
     }
 }

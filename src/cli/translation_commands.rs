@@ -1,7 +1,7 @@
 //! Using a trained translator.
 
 use super::inputs::Inputs;
-use super::recipe::{Data, Recipe, Trained};
+use super::recipe::{Data, Trained};
 use super::text::UnknownCount;
 use super::translation_options::{
     SearchOptions, TranslationFacts, TranslationOptions, beam_size, known_share, note_cut_off, noun, unknown,
@@ -39,13 +39,13 @@ pub struct TranslateCommand {
     attention: bool,
 }
 
-pub(super) fn answer<R: Recipe>(
+pub(super) fn answer<D>(
     TranslationCommand::Predict(command): &TranslationCommand,
     options: &TranslationOptions,
-    trained: &Trained<R>,
+    trained: &Trained<D>,
 ) -> Result<Outcome>
 where
-    R::Data: Data<Model = Seq2Seq, Facts = TranslationFacts>,
+    D: Data<Model = Seq2Seq, Facts = TranslationFacts>,
 {
     let mut decoding = command.search.decoding(options)?;
     decoding.n_best = command.n_best.unwrap_or(1);
@@ -98,15 +98,15 @@ struct Tally {
 }
 
 /// Translates and prints `texts`, and updates the counts in `tally`.
-fn translate<R: Recipe>(
+fn translate<D>(
     texts: &[&str],
     decoding: &Decoding,
     command: &TranslateCommand,
-    trained: &Trained<R>,
+    trained: &Trained<D>,
     tally: &mut Tally,
 ) -> Result<()>
 where
-    R::Data: Data<Model = Seq2Seq, Facts = TranslationFacts>,
+    D: Data<Model = Seq2Seq, Facts = TranslationFacts>,
 {
     let Trained { facts, model, device, .. } = trained;
     let sources: Vec<Vec<u32>> = texts.iter().map(|text| facts.source.encode(text)).collect();

@@ -5,7 +5,7 @@ use super::super::language::LanguageData;
 use super::super::language_commands::add_values;
 use super::super::music::MusicData;
 use super::super::music_commands;
-use super::super::recipe::{Data, Recipe, Trained};
+use super::super::recipe::{Data, Trained};
 use super::super::sentences::{self, Classified, Phrase, SentenceData};
 use super::super::tagging::{self, TaggingData};
 use super::super::translation::TranslationData;
@@ -41,7 +41,7 @@ pub trait Playable: Data {
     ///
     /// # Errors
     /// Fails if the question is malformed or too long.
-    fn ask<R: Recipe<Data = Self>>(trained: &Trained<R>, question: &[u8]) -> Result<Value>;
+    fn ask(trained: &Trained<Self>, question: &[u8]) -> Result<Value>;
 }
 
 /// A loaded model of any recipe.
@@ -50,12 +50,9 @@ pub(super) trait Answers {
     fn answer(&self, question: &[u8]) -> Result<Value>;
 }
 
-impl<R: Recipe> Answers for Trained<R>
-where
-    R::Data: Playable,
-{
+impl<D: Playable> Answers for Trained<D> {
     fn answer(&self, question: &[u8]) -> Result<Value> {
-        R::Data::ask(self, question)
+        D::ask(self, question)
     }
 }
 
@@ -100,7 +97,7 @@ fn check_temperature(temperature: f64) -> Result<()> {
 impl Playable for ImageData {
     const SECTION: &'static str = "digit";
 
-    fn ask<R: Recipe<Data = Self>>(trained: &Trained<R>, question: &[u8]) -> Result<Value> {
+    fn ask(trained: &Trained<Self>, question: &[u8]) -> Result<Value> {
         let Trained { settings, facts, model, device, .. } = trained;
         let (pixels, _) = facts.preparation.decode(question, Path::new("the picture"), facts.shape)?;
         let (channels, height, width) = facts.shape;
@@ -138,7 +135,7 @@ fn stage(maps: &Tensor) -> Result<Value> {
 impl Playable for SentenceData {
     const SECTION: &'static str = "sentence";
 
-    fn ask<R: Recipe<Data = Self>>(trained: &Trained<R>, question: &[u8]) -> Result<Value> {
+    fn ask(trained: &Trained<Self>, question: &[u8]) -> Result<Value> {
         let options = trained.settings.data_options()?;
         let words = options.text.tokenizer.tokens(&text(question)?);
         check_words(&words)?;
@@ -167,8 +164,8 @@ fn known(words: &[String], vocabulary: &Vocabulary) -> Vec<bool> {
 }
 
 /// Computes for each word how much the logit of `class` shrinks without it, the largest change first.
-fn left_out<R: Recipe<Data = SentenceData>>(
-    trained: &Trained<R>,
+fn left_out(
+    trained: &Trained<SentenceData>,
     ngrams: NGrams,
     words: &[String],
     class: usize,
@@ -193,7 +190,7 @@ fn left_out<R: Recipe<Data = SentenceData>>(
 impl Playable for TaggingData {
     const SECTION: &'static str = "names";
 
-    fn ask<R: Recipe<Data = Self>>(trained: &Trained<R>, question: &[u8]) -> Result<Value> {
+    fn ask(trained: &Trained<Self>, question: &[u8]) -> Result<Value> {
         let (words, tags) = tagging::tagged(trained, &text(question)?)?;
         let known = known(&words, &trained.facts.vocabulary);
         Ok(json!({ "words": words, "tags": tags, "known": known, "classes": trained.facts.classes }))
@@ -203,7 +200,7 @@ impl Playable for TaggingData {
 impl Playable for TranslationData {
     const SECTION: &'static str = "translation";
 
-    fn ask<R: Recipe<Data = Self>>(trained: &Trained<R>, question: &[u8]) -> Result<Value> {
+    fn ask(trained: &Trained<Self>, question: &[u8]) -> Result<Value> {
         let Trained { settings, facts, model, device, .. } = trained;
         let text = text(question)?;
         let source = facts.source.encode(&text);
@@ -239,7 +236,7 @@ struct Beginning {
 impl Playable for LanguageData {
     const SECTION: &'static str = "text";
 
-    fn ask<R: Recipe<Data = Self>>(trained: &Trained<R>, question: &[u8]) -> Result<Value> {
+    fn ask(trained: &Trained<Self>, question: &[u8]) -> Result<Value> {
         let Trained { settings, facts: vocabulary, model, .. } = trained;
         let Beginning { text, length, temperature, top_k, seed } = parse(question)?;
         check_text(&text)?;
@@ -274,7 +271,7 @@ struct Order {
 impl Playable for MusicData {
     const SECTION: &'static str = "music";
 
-    fn ask<R: Recipe<Data = Self>>(trained: &Trained<R>, question: &[u8]) -> Result<Value> {
+    fn ask(trained: &Trained<Self>, question: &[u8]) -> Result<Value> {
         let Trained { run, facts, model, .. } = trained;
         let Order { bars, temperature, seed } = parse(question)?;
         ensure!((1..=BARS).contains(&bars), "the bars: found {bars}, expected 1 to {BARS}");

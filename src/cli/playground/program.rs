@@ -1,6 +1,6 @@
 //! The binaries whose models the page offers, and the questions to these models.
 
-use super::super::recipe::Recipe;
+use super::super::recipe::{AnyRecipe, Binary, Saved, recorded_settings};
 use super::super::{flow, main_on};
 use super::answers::{Answers, Playable};
 use crate::train::Run;
@@ -24,19 +24,20 @@ pub struct Program {
 }
 
 /// The binary of a recipe.
-pub fn program<R: Recipe + 'static>() -> Program
+pub fn program<B: Binary>() -> Program
 where
-    R::Data: Playable,
+    B::Data: Playable,
 {
     Program {
-        name: R::NAME,
-        about: R::ABOUT,
-        section: R::Data::SECTION,
+        name: B::NAME,
+        about: B::ABOUT,
+        section: B::Data::SECTION,
         open: |dir| {
-            let (run, config) = Run::open(R::NAME, Some(dir))?;
-            Ok(Box::new(flow::load_trained::<R>(run, &config, |_| Ok(Device::Cpu))?))
+            let (run, config) = Run::open(B::NAME, Some(dir))?;
+            let settings = AnyRecipe::new(recorded_settings::<B>(&run, &config)?);
+            Ok(Box::new(flow::load_trained(Saved { run, config, settings, device: Device::Cpu })?))
         },
-        main: || main_on::<R>(std::env::args_os().skip(1)),
+        main: || main_on::<B>(std::env::args_os().skip(1)),
     }
 }
 
