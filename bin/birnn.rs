@@ -110,8 +110,6 @@ impl Settings {
     }
 }
 
-candle_textbook::allocator!();
-
 fn main() -> ExitCode {
     cli::main::<Settings>()
 }

@@ -22,8 +22,6 @@ impl RecurrentClassifier for Gru {
     }
 }
 
-candle_textbook::allocator!();
-
 fn main() -> ExitCode {
     cli::main::<RecurrentRecipe<Gru>>()
 }

@@ -41,8 +41,6 @@ struct Options {
 const NOT_RESUMABLE: &str =
     "An experiment can't be resumed: when a signal ends it, its run folder is removed.";
 
-candle_textbook::allocator!();
-
 fn main() -> ExitCode {
     let command =
         |name, about| Options::augment_args(Command::new(name).about(about)).after_help(NOT_RESUMABLE);

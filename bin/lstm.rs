@@ -27,8 +27,6 @@ impl RecurrentClassifier for Lstm {
     }
 }
 
-candle_textbook::allocator!();
-
 fn main() -> ExitCode {
     cli::main::<RecurrentRecipe<Lstm>>()
 }

@@ -2,8 +2,8 @@
 //!
 //! `cargo run --features playground --bin playground` serves it on 127.0.0.1.
 
+use candle_textbook::cli::RecurrentRecipe;
 use candle_textbook::cli::playground::{self, program};
-use candle_textbook::cli::{Allocator, RecurrentRecipe};
 use std::process::ExitCode;
 
 /// Declares the recipes of other binaries as modules.
@@ -21,9 +21,6 @@ recipes!(
     lenet "lenet.rs", mlp "mlp.rs", resnet "resnet.rs", textcnn "textcnn.rs", fasttext "fasttext.rs", rnn "rnn.rs",
     gru "gru.rs", lstm "lstm.rs", birnn "birnn.rs", seq2seq "seq2seq.rs", char_lm "char_lm.rs", music "music.rs"
 );
-
-#[global_allocator]
-static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     playground::main(vec![

@@ -212,8 +212,6 @@ impl Recipe for Settings {
     }
 }
 
-candle_textbook::allocator!();
-
 fn main() -> ExitCode {
     cli::main::<Settings>()
 }

@@ -36,8 +36,6 @@ impl RecurrentClassifier for Elman {
     }
 }
 
-candle_textbook::allocator!();
-
 fn main() -> ExitCode {
     cli::main::<RecurrentRecipe<Elman>>()
 }

@@ -196,8 +196,6 @@ impl Settings {
     }
 }
 
-candle_textbook::allocator!();
-
 fn main() -> ExitCode {
     cli::main::<Settings>()
 }

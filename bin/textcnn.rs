@@ -139,8 +139,6 @@ impl Settings {
     }
 }
 
-candle_textbook::allocator!();
-
 fn main() -> ExitCode {
     cli::main::<Settings>()
 }

@@ -58,21 +58,16 @@ fn installed() -> Option<f64> {
     None
 }
 
-/// What the limit of the address space leaves.
+/// What the limit of the address space (`ulimit -v`) leaves.
 fn in_address_space() -> Option<f64> {
-    let limit = address_space()?;
-    let taken = field(&read_to_string("/proc/self/status").ok()?, "VmSize:")?;
-    Some(limit as f64 - 1024.0 * taken)
-}
-
-/// The limit of the address space (`ulimit -v`), if there is one. It takes no memory to find it.
-pub(super) fn address_space() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
         // SAFETY: it writes to `limit` only.
         let failed = unsafe { libc::getrlimit(libc::RLIMIT_AS, &raw mut limit) };
-        (failed == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
+        let is_limited = failed == 0 && limit.rlim_cur != libc::RLIM_INFINITY;
+        let taken = field(&read_to_string("/proc/self/status").ok()?, "VmSize:")?;
+        is_limited.then_some(limit.rlim_cur as f64 - 1024.0 * taken)
     }
     #[cfg(not(target_os = "linux"))]
     None

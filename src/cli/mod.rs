@@ -3,7 +3,6 @@
 //! A binary implements [`Binary`] and [`Recipe`] for its options and calls [`main`]. The recipe names a kind of data: [`ImageData`],
 //! [`SentenceData`], [`TaggingData`], [`LanguageData`], [`TranslationData`] or [`MusicData`].
 
-mod allocator;
 mod command_line;
 mod comparison;
 pub mod degradation;
@@ -40,7 +39,6 @@ mod translation;
 mod translation_commands;
 mod translation_options;
 
-pub use allocator::Allocator;
 pub use comparison::compare_by_length;
 pub use folds::cross_validation;
 pub use images::{Augment, ImageCommand, ImageData, ImageFacts, ImageOptions, Normalise};

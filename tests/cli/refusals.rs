@@ -122,28 +122,6 @@ fn a_limit_of_the_address_space_is_respected() {
     }
 }
 
-#[cfg(target_os = "linux")]
-#[test]
-fn a_training_that_reaches_the_limit_of_the_address_space_ends_with_an_error() {
-    let place = place();
-    #[cfg(not(feature = "playground"))]
-    let mlp = env!("CARGO_BIN_EXE_mlp");
-    #[cfg(feature = "playground")]
-    let mlp = concat!(env!("CARGO_BIN_EXE_playground"), " mlp");
-    let mut errors = String::new();
-    for limit in (150..).step_by(10) {
-        let options = "--quiet --epochs 1 --threads 1 --hidden 2000 --batch-size 450";
-        let script = format!("ulimit -v {limit}000; exec {mlp} {DATA} {options}");
-        let output = Command::new("sh").args(["-c", &script]).current_dir(&place).output().unwrap();
-        if output.status.success() {
-            break;
-        }
-        one_error(&output, 1, &[]);
-        errors += &String::from_utf8_lossy(&output.stderr);
-    }
-    assert!(errors.contains("error: out of memory: "), "{errors}");
-}
-
 #[cfg(unix)]
 #[test]
 fn a_path_that_a_run_cannot_record_is_named() {
