@@ -218,6 +218,13 @@ pub(crate) fn own_share(len: usize) -> Range<usize> {
     current().map_or(0..len, |processes| share(len, processes.rank(), processes.size()))
 }
 
+/// Calls `work`, which is to save a checkpoint or to end all processes because one of them is lost: these take turns.
+pub(crate) fn take_turns<R>(work: impl FnOnce() -> R) -> R {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    work()
+}
+
 /// Returns `size` stand-ins for processes, each for one thread of this process.
 ///
 /// A thread that ends, or drops its own, ends the waiting of the others with an error.

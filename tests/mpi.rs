@@ -200,6 +200,37 @@ fn the_same_number_of_processes_gives_the_same_bits_through_a_kill_and_signals()
     assert!(model(&cut) == whole);
 }
 
+#[test]
+fn a_signal_ends_all_when_one_no_longer_answers_and_the_run_resumes() {
+    let place = place();
+    let arguments = format!("{TEXT} --epochs 60 --checkpoint-every 3");
+    trained(place.path(), "char_lm", 3, &format!("{arguments} --out whole"));
+    let cut = place.path().join("cut");
+    let checkpoint = || fs::read(cut.join("checkpoint.safetensors")).ok();
+    for stops_first in [false, true] {
+        let before = checkpoint();
+        let arguments = match before {
+            None => format!("{arguments} --out cut"),
+            Some(_) => "--resume cut --quiet".to_string(),
+        };
+        let mut child = mpirun(place.path(), "char_lm", &[(3, &arguments)]).spawn().unwrap();
+        while checkpoint() == before && child.try_wait().unwrap().is_none() {
+            sleep(Duration::from_millis(2));
+        }
+        let mut processes = processes_of(child.id());
+        processes.sort_unstable();
+        let stopped = processes.remove(if stops_first { 0 } else { 2 });
+        send("STOP", stopped);
+        let start = Instant::now();
+        processes.into_iter().for_each(|process| send("TERM", process));
+        let output = child.wait_with_output().unwrap();
+        let how = "no longer answers; resume from the last checkpoint with: char_lm train --resume cut";
+        fails(start, &output, &[how]);
+    }
+    trained(place.path(), "char_lm", 3, "--resume cut --quiet");
+    assert!(model(&cut) == model(&place.path().join("whole")));
+}
+
 fn send(signal: &str, process: u32) {
     let status = Command::new("kill").args([format!("-{signal}"), process.to_string()]).status().unwrap();
     assert!(status.success());

@@ -2,7 +2,7 @@
 
 use super::inputs::{self, RunOption, folder, is_run};
 use super::options::{Given, MachineOptions, TrainOptions};
-use super::process::{catch_interrupts, on_threads};
+use super::process::{STOP, catch_interrupts, on_threads};
 use super::recipe::{
     AnyRecipe, Binary, Data, KEPT, PATHS, Recipe, Saved, Start, Training, WITHOUT_EFFECT, Work,
     recorded_settings,
@@ -106,9 +106,11 @@ pub(super) fn run<B: Binary>(matches: &ArgMatches) -> Result<Outcome> {
         return Ok(Outcome::Done);
     }
     on_threads(machine.threads.or_else(together::default_threads), || match command {
-        Commands::Train(command) => together::on_processes(|processes| {
-            B::Data::run(Work::Train(Box::new(training::<B>(command, matches, processes)?)))
-        }),
+        Commands::Train(command) => {
+            let work =
+                |processes| B::Data::run(Work::Train(Box::new(training::<B>(command, matches, processes)?)));
+            together::on_processes(|| STOP.is_requested(), work)
+        }
         Commands::Eval(test) => B::Data::run(Work::Eval(saved()?, test)),
         Commands::Runs => runs::list(B::NAME),
         Commands::Other(command) => {

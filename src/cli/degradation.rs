@@ -24,9 +24,9 @@ fn train_all(training: &Training<ImageData>, compared: &[(String, AnyRecipe<Imag
     let (mut lines, mut text) = (vec![], vec![]);
     for (name, settings) in compared {
         let start = Start::part(settings.binary, &parent, name)?;
-        let (_, _, report) = flow::fit(training, settings, &data, &start)?;
+        let report = flow::fit(training, settings, &data, &start)?.report;
         if report.interrupted {
-            say(&flow::how_to_resume(settings.binary, parent.dir()));
+            say(&flow::how_to_resume(&flow::resume_command(settings.binary, parent.dir())));
             return Ok(Outcome::Interrupted);
         }
         let error = |epoch: &Epoch| (epoch.epoch as f64, 100.0 * (1.0 - epoch.validation.metric));

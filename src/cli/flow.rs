@@ -110,16 +110,13 @@ pub(super) fn fit_and_test<D: Data>(
     start: &Start,
 ) -> Result<Fitted> {
     let begin = Instant::now();
-    let (run, model, report) = fit(training, settings, data, start)?;
+    let Fit { run, model, report, command } = fit(training, settings, data, start)?;
     let (device, best) = (&training.device, report.epochs.get(report.best_epoch.wrapping_sub(1)));
     let test = || match &training.processes {
         Some(processes) => together(processes, || data.test(&model, best, device)),
         None => data.test(&model, best, device),
     };
-    let resumable = run.as_ref().map(|run| start.parent.as_deref().unwrap_or(run.dir()));
-    let resumable = resumable.unwrap_or(Path::new(""));
-    let words =
-        together::line_of_first(training.processes.as_ref(), how_to_resume(settings.binary, resumable))?;
+    let words = how_to_resume(&command);
     let Some(test) = unless_interrupted(training, report.interrupted, &words, test)? else {
         say(&words);
         return Ok(Fitted::Interrupted);
@@ -129,7 +126,7 @@ pub(super) fn fit_and_test<D: Data>(
         let first = format!("{error:#}").lines().next().unwrap_or_default().to_string();
         anyhow!(
             "{first}; the trained model is kept: repair the test data, then use --resume {}",
-            shell_quoted(resumable)
+            shell_quoted(start.parent.as_deref().unwrap_or(run.dir()))
         )
     })?;
     let mut last = Map::from_iter([
@@ -177,9 +174,23 @@ fn unless_interrupted<D: Data>(
     )
 }
 
-/// What to say when a signal has interrupted the training of the run in `dir`.
-pub(super) fn how_to_resume(binary: &str, dir: &Path) -> String {
-    format!("interrupted; resume with: {binary} train --resume {}", shell_quoted(dir))
+/// What to say when a signal has interrupted a training that `command` resumes.
+pub(super) fn how_to_resume(command: &str) -> String {
+    format!("interrupted; resume with: {command}")
+}
+
+/// The command that resumes the run in `dir`.
+pub(super) fn resume_command(binary: &str, dir: &Path) -> String {
+    format!("{binary} train --resume {}", shell_quoted(dir))
+}
+
+/// What a training leaves.
+pub(super) struct Fit<D: Data> {
+    run: Option<Run>,
+    model: Box<D::Model>,
+    pub(super) report: Report,
+    /// Resumes the run.
+    command: String,
 }
 
 /// Trains a model in a new run folder, or continues in the folder of a resumed run. Of several processes, the first has the
@@ -189,7 +200,7 @@ pub(super) fn fit<D: Data>(
     settings: &AnyRecipe<D>,
     data: &D,
     start: &Start,
-) -> Result<(Option<Run>, Box<D::Model>, Report)> {
+) -> Result<Fit<D>> {
     let (options, device) = (settings.train_options(), &training.device);
     let about = data.about();
     let parameters = count_parameters(|vb| settings.model(&about.facts, vb))?;
@@ -224,6 +235,9 @@ pub(super) fn fit<D: Data>(
         true => Some(begin(training, settings, data, start, (task.metric(), record, note))?),
         false => None,
     };
+    let dir = run.as_ref().map(|run| start.parent.as_deref().unwrap_or(run.dir()));
+    let command = resume_command(settings.binary, dir.unwrap_or(Path::new("")));
+    let command = together::share_command(training.processes.as_ref(), command)?;
     // The parts of an experiment would repeat the notes.
     static NOTES: Once = Once::new();
     NOTES.call_once(|| show_notes(&training.options().without_effect(examples, steps)));
@@ -234,7 +248,7 @@ pub(super) fn fit<D: Data>(
     let trainer = Trainer { options, run: run.as_ref(), progress, stop, processes };
     let report = trainer.fit(task.as_ref(), &vars, &mut optimizer)?;
     drop(task);
-    Ok((run, model, report))
+    Ok(Fit { run, model, report, command })
 }
 
 /// Checks that each of the `processes` has `least` examples or more in every batch of an epoch of `steps` steps.

@@ -50,12 +50,15 @@ pub(super) fn any(processes: Option<&Arc<dyn Processes>>, asks: bool) -> Result<
     }
 }
 
-/// Returns the line of process 0 on all processes.
-pub(super) fn line_of_first(processes: Option<&Arc<dyn Processes>>, line: String) -> Result<String> {
-    match processes {
-        Some(processes) => Ok(String::from_utf8(processes.broadcast(line.into_bytes())?)?),
-        None => Ok(line),
-    }
+/// The command that resumes the run, once it has a folder.
+static RESUME: Mutex<Option<String>> = Mutex::new(None);
+
+/// Returns the command of process 0 that resumes the run on all processes, for each of which may have to name it.
+pub(super) fn share_command(processes: Option<&Arc<dyn Processes>>, command: String) -> Result<String> {
+    let Some(processes) = processes else { return Ok(command) };
+    let command = String::from_utf8(processes.broadcast(command.into_bytes())?)?;
+    *RESUME.lock().unwrap_or_else(PoisonError::into_inner) = Some(command.clone());
+    Ok(command)
 }
 
 /// Silences every process but the first.
@@ -86,14 +89,16 @@ pub(super) fn local_rank() -> usize {
     Launch::from_environment().and_then(|launch| launch.local_rank).unwrap_or(0)
 }
 
-/// Calls `work` with the processes that the launcher has started. If it fails on one of them, all end.
+/// Calls `work` with the processes that the launcher has started. If it fails on one of them, all end, and also if one no
+/// longer answers after a request to stop, of which `is_asked` tells.
 #[cfg(feature = "mpi")]
 pub(super) fn on_processes(
+    is_asked: fn() -> bool,
     work: impl FnOnce(Option<Arc<dyn Processes>>) -> Result<Outcome>,
 ) -> Result<Outcome> {
     use crate::processes::mpi::Session;
     let Some(launch) = Launch::from_environment() else { return work(None) };
-    let session = Session::start()?;
+    let mut session = Session::start()?;
     let processes = session.processes();
     anyhow::ensure!(
         processes.size() == launch.size,
@@ -103,6 +108,7 @@ pub(super) fn on_processes(
     );
     let set = |processes| *PROCESSES.lock().unwrap_or_else(PoisonError::into_inner) = processes;
     set(Some(processes.clone()));
+    session.watch(is_asked, |rank| end_all(|| report(&lost(rank), super::complain), 1));
     let rank = processes.rank();
     // Process 0 draws pictures when the others are done.
     let outcome = work(Some(processes.clone())).and_then(|outcome| processes.barrier().map(|()| outcome));
@@ -120,9 +126,18 @@ pub(super) fn on_processes(
     end_all(|| report(&line, super::complain), super::error_code(&error))
 }
 
+/// The error when a process no longer answers.
+#[cfg(feature = "mpi")]
+fn lost(rank: usize) -> String {
+    let command = RESUME.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let how = command.map(|command| format!("; resume from the last checkpoint with: {command}"));
+    format!("error: process {rank} no longer answers{}", how.unwrap_or_default())
+}
+
 /// Calls `work` on the only process.
 #[cfg(not(feature = "mpi"))]
 pub(super) fn on_processes(
+    _: fn() -> bool,
     work: impl FnOnce(Option<Arc<dyn Processes>>) -> Result<Outcome>,
 ) -> Result<Outcome> {
     let size = Launch::from_environment().map_or(1, |launch| launch.size);
@@ -205,14 +220,14 @@ mod tests {
         for asks in [None, Some(2)] {
             let ask = |processes: Arc<dyn Processes>| {
                 let (rank, processes) = (processes.rank(), Some(&processes));
-                let line = line_of_first(processes, format!("line of {rank}")).unwrap();
-                (any(processes, asks == Some(rank)).unwrap(), line)
+                let command = share_command(processes, format!("command of {rank}")).unwrap();
+                (any(processes, asks == Some(rank)).unwrap(), command)
             };
             std::thread::scope(|scope| {
                 let running: Vec<_> =
                     threads(3).into_iter().map(|processes| scope.spawn(move || ask(processes))).collect();
                 for thread in running {
-                    assert_eq!(thread.join().unwrap(), (asks.is_some(), "line of 0".to_string()));
+                    assert_eq!(thread.join().unwrap(), (asks.is_some(), "command of 0".to_string()));
                 }
             });
         }

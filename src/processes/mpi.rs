@@ -3,16 +3,18 @@
 //! Data moves through collective operations that do no arithmetic, and every sum is computed here in the order of the ranks:
 //! MPI's own reductions promise no order. No call blocks inside MPI, whose libraries keep the processor busy while they wait.
 
-use super::Processes;
+use super::{Processes, take_turns};
 use anyhow::{Context, Result, ensure};
 use mpi::environment::Universe;
 use mpi::request::{Request, Scope, StaticScope, scope};
-use mpi::topology::SimpleCommunicator;
+use mpi::topology::{Rank, SimpleCommunicator};
 use mpi::traits::*;
 use mpi::{Tag, Threading};
 use std::mem::{ManuallyDrop, forget};
+use std::ops::Range;
 use std::sync::Arc;
-use std::thread;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Bytes of the message that announces the length of a gathered part, and holds all of a short one.
@@ -21,6 +23,10 @@ const FRAME: usize = 2048;
 const LENGTH: usize = size_of::<u64>();
 /// Bytes that one broadcast moves at most: MPI counts with 32 bits.
 const PIECE: usize = 1 << 28;
+/// Tag of the message that a process has been asked to stop.
+const ASKED: Tag = 1;
+/// Tag of the message that a process ends all.
+const ENDS: Tag = 2;
 /// Bytes that a process gathers at a time from all processes together.
 const GATHERED: usize = 1 << 25;
 
@@ -29,6 +35,8 @@ const GATHERED: usize = 1 << 25;
 /// A panic ends all of them instead.
 pub struct Session {
     world: Arc<Group>,
+    /// The thread that watches over the others, until the sender is dropped.
+    watch: Option<(Sender<()>, JoinHandle<()>)>,
     _universe: Universe,
 }
 
@@ -41,7 +49,7 @@ impl Session {
         let (universe, threading) = mpi::initialize_with_threading(Threading::Multiple)
             .context("MPI: it has been initialised before in this process")?;
         let world = Arc::new(Group(ManuallyDrop::new(universe.world())));
-        let session = Self { world, _universe: universe };
+        let session = Self { world, watch: None, _universe: universe };
         ensure!(
             threading == Threading::Multiple,
             "MPI: found {threading:?} as its level of support for threads, expected Multiple: choose another MPI library"
@@ -52,6 +60,28 @@ impl Session {
     /// The processes that were started together.
     pub fn processes(&self) -> Arc<dyn Processes> {
         self.world.clone()
+    }
+
+    /// Calls `lost` with the rank of a process that does not answer within 4 seconds after a request to stop.
+    ///
+    /// A request such as TERM takes effect in the next exchange, in which all processes wait forever for one that has been
+    /// killed. Every process calls this at the start, and `is_asked` tells whether it has been asked to stop. The request to
+    /// one process makes all of them answer, on a thread of their own, whatever they compute.
+    ///
+    /// `lost` should end all processes. It is not called while this process saves a checkpoint.
+    pub fn watch(
+        &mut self,
+        is_asked: impl Fn() -> bool + Send + 'static,
+        lost: impl FnOnce(usize) + Send + 'static,
+    ) {
+        let (session, end) = channel();
+        let world = self.world.clone();
+        let watch = move || {
+            if let Some(rank) = world.silent_process(is_asked, &end) {
+                take_turns(|| lost(rank));
+            }
+        };
+        self.watch = Some((session, thread::spawn(watch)));
     }
 
     /// Ends all processes; the launcher reports `code` as the exit code.
@@ -65,6 +95,10 @@ impl Drop for Session {
         if thread::panicking() {
             // The others would wait for this process, and it for them.
             self.abort(101);
+        }
+        if let Some((session, watch)) = self.watch.take() {
+            drop(session);
+            let _ = watch.join();
         }
     }
 }
@@ -104,24 +138,66 @@ fn pause(waited: Duration, in_background: bool) -> Duration {
 }
 
 impl Group {
-    /// Tells the processes with higher ranks that this one ends all; returns whether no lower one has said so within a second.
+    /// Sends a message without content to other processes. Nobody waits for it to arrive.
+    fn tell(&self, others: Range<Rank>, tag: Tag) {
+        const MARK: &u8 = &1;
+        others.for_each(|rank| {
+            forget(self.0.process_at_rank(rank).immediate_send_with_tag(StaticScope, MARK, tag));
+        });
+    }
+
+    /// Tells the other processes that this one ends all; returns whether none with a lower rank has said so within a second.
     ///
     /// Process 0 does not wait.
     fn is_first_to_end(&self) -> bool {
-        const ENDS: Tag = 1;
-        const MARK: &u8 = &1;
-        for rank in self.0.rank() + 1..self.0.size() {
-            // Nobody waits for the message to arrive.
-            forget(self.0.process_at_rank(rank).immediate_send_with_tag(StaticScope, MARK, ENDS));
-        }
+        let rank = self.0.rank();
+        self.tell(0..rank, ENDS);
+        self.tell(rank + 1..self.0.size(), ENDS);
         let (start, mut is_first) = (Instant::now(), true);
         // The first one ends this one, too.
-        let time = |is_first| Duration::from_secs(if is_first { 1 } else { 5 });
-        while self.0.rank() > 0 && start.elapsed() < time(is_first) {
-            is_first &= self.0.any_process().immediate_probe_with_tag(ENDS).is_none();
+        let time = |is_first| Duration::from_secs(if is_first { 1 } else { 3 });
+        let has_said = |rank| self.0.process_at_rank(rank).immediate_probe_with_tag(ENDS).is_some();
+        while rank > 0 && start.elapsed() < time(is_first) {
+            is_first &= !(0..rank).any(has_said);
             thread::sleep(Duration::from_millis(5));
         }
         is_first
+    }
+
+    /// Waits for a request to stop, and returns the rank of a process that does not answer then.
+    ///
+    /// Returns `None` when the sender of `end` is dropped. As soon as a process knows of a request, it tells process 0, and
+    /// process 0 tells all. If another process ends all, this one ends soon, even if the launcher cannot end it.
+    fn silent_process(&self, is_asked: impl Fn() -> bool, end: &Receiver<()>) -> Option<usize> {
+        const PERIOD: Duration = Duration::from_millis(100);
+        /// Periods in which an answer must come. A process that was suspended does not count the time.
+        const PERIODS: u32 = 40;
+        let partners = if self.0.rank() == 0 { 1..self.0.size() } else { 0..1 };
+        let mut silent: Vec<Rank> = partners.clone().collect();
+        let mut periods = None;
+        while end.recv_timeout(PERIOD) == Err(RecvTimeoutError::Timeout) {
+            while let Some(status) = self.0.any_process().immediate_probe_with_tag(ASKED) {
+                let rank = status.source_rank();
+                let (_, _): (u8, _) = self.0.process_at_rank(rank).receive_with_tag(ASKED);
+                silent.retain(|&other| other != rank);
+            }
+            if periods.is_none() && (is_asked() || silent.len() < partners.len()) {
+                periods = Some(0);
+                self.tell(partners.clone(), ASKED);
+            }
+            if let (Some(periods), Some(&rank)) = (&mut periods, silent.first()) {
+                *periods += 1;
+                if *periods > PERIODS {
+                    return Some(rank as usize);
+                }
+            }
+            if self.0.any_process().immediate_probe_with_tag(ENDS).is_some() {
+                // Another one reports first.
+                thread::sleep(Duration::from_secs(2));
+                take_turns(|| self.0.abort(1));
+            }
+        }
+        None
     }
 
     fn all_gather<T: Equivalence>(&self, own: &[T], all: &mut [T], in_background: bool) {

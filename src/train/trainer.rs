@@ -12,7 +12,7 @@ use super::weights::{Best, broadcast, load_weights, matrices_checksum, save_best
 use crate::data::count;
 use crate::nn::{BatchNorm, Mode};
 use crate::optim::{Clip, Exchange, Ledger, Optimizer, Schedule, Totals};
-use crate::processes::{Processes, share, together};
+use crate::processes::{Processes, share, take_turns, together};
 use crate::rng;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::Tensor;
@@ -463,7 +463,7 @@ impl<'a> Training<'a> {
             // Save the weights before the checkpoint that refers to them: after a crash in between, only the epoch is
             // repeated.
             match (self.run, &self.group) {
-                (Some(run), _) => save_best(run, self.vars)?,
+                (Some(run), _) => take_turns(|| save_best(run, self.vars))?,
                 // Process 0 has the weights.
                 (None, Some(group)) if group.processes.rank() > 0 => {}
                 (None, _) => self.best = Some(Best::new(self.vars)?),
@@ -509,7 +509,10 @@ impl<'a> Training<'a> {
             None => self.task.state()?,
         };
         match self.run {
-            Some(run) => checkpoint::save(run, self.vars, self.optimizer, task_state, &self.state),
+            Some(run) => {
+                let save = || checkpoint::save(run, self.vars, self.optimizer, task_state, &self.state);
+                take_turns(save)
+            }
             None => Ok(()),
         }
     }
