@@ -53,7 +53,7 @@ pub(super) fn any(processes: Option<&Arc<dyn Processes>>, asks: bool) -> Result<
 /// The command that resumes the run, once it has a folder.
 static RESUME: Mutex<Option<String>> = Mutex::new(None);
 
-/// Returns the command of process 0 that resumes the run on all processes, for each of which may have to name it.
+/// Returns process 0's command to resume the run. Any of the processes may have to name it.
 pub(super) fn share_command(processes: Option<&Arc<dyn Processes>>, command: String) -> Result<String> {
     let Some(processes) = processes else { return Ok(command) };
     let command = String::from_utf8(processes.broadcast(command.into_bytes())?)?;
