@@ -67,13 +67,13 @@ impl Record {
         self.last.as_ref()?[format!("test_{}", self.metric?.name())].as_f64()
     }
 
-    /// How long the run took, or its steps so far if it is unfinished.
+    /// How long the run took; of an unfinished or resumed one, at least how long its steps did.
     pub(super) fn seconds(&self) -> Option<f64> {
-        match &self.last {
-            Some(last) => last["seconds"].as_f64(),
-            None if self.epochs.is_empty() => None,
-            None => self.epochs.iter().map(|epoch| epoch["seconds"].as_f64()).sum(),
-        }
+        let steps = self.epochs.iter().map(|epoch| epoch["seconds"].as_f64()).sum::<Option<f64>>();
+        let steps = steps.filter(|_| !self.epochs.is_empty());
+        // The last process that trained.
+        let last = self.last.as_ref().and_then(|last| last["seconds"].as_f64());
+        [steps, last].into_iter().flatten().reduce(f64::max)
     }
 
     /// A value of the metric, as text.
@@ -141,6 +141,10 @@ mod tests {
         run.write("metrics.jsonl", &format!("{lines}{last}\n")).unwrap();
         let record = read().unwrap();
         assert_eq!((record.test(), record.seconds().map(duration)), (Some(0.25), Some("1 min 10 s".into())));
+        // It was resumed in its third epoch.
+        run.write("metrics.jsonl", &format!("{lines}{}\n", json!({ "final": true, "seconds": 3.0 })))
+            .unwrap();
+        assert_eq!(read().unwrap().seconds(), Some(6.0));
         assert_eq!(record.shown(0.25), "25.00%");
         run.write("metrics.jsonl", "{\"epoch\":").unwrap();
         assert!(read().err().unwrap().to_string().contains("metrics.jsonl: line 1 is no JSON"));

@@ -2,10 +2,9 @@
 //!
 //! ```
 //! use candle_core::{DType, Tensor};
-//! use candle_nn::VarMap;
 //! use candle_textbook::device::DeviceChoice;
 //! use candle_textbook::models::lenet::{Config, LeNet};
-//! use candle_textbook::nn::{Mode, Model, count_parameters, seeded_var_builder};
+//! use candle_textbook::nn::{Mode, Model, VarMap, count_parameters, seeded_var_builder};
 //!
 //! # fn main() -> anyhow::Result<()> {
 //! let (vars, device) = (VarMap::new(), DeviceChoice::Auto.open(true)?);

@@ -55,8 +55,9 @@
 //! # Models
 //!
 //! A constructor such as [`linear()`] takes its parameters from a `VarBuilder`. A layer that behaves the same in training
-//! and evaluation is a [`candle_core::Module`], so a model is a chain of `xs.apply(&layer)`; any other layer takes a
-//! [`Mode`], such as [`Dropout::forward_at`].
+//! and evaluation is a [`candle_core::Module`], so a model is a chain of `xs.apply(&layer)`. Any other layer takes a
+//! [`Mode`], such as [`Dropout::forward_at`], or candle_nn's `train: bool`, such as
+//! [`BatchNorm::forward_t`](candle_nn::ModuleT::forward_t), which is `mode.is_training()`.
 //!
 //! [`Model`] and [`SentenceModel`] are what [`train`](crate::train) trains.
 

@@ -76,8 +76,7 @@ pub struct RecurrentConfig {
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
-/// use candle_nn::VarMap;
-/// use candle_textbook::nn::{self, Cell, Mode, PackedSequences, RecurrentConfig};
+/// use candle_textbook::nn::{self, Cell, Mode, PackedSequences, RecurrentConfig, VarMap};
 /// use std::sync::Arc;
 ///
 /// let (vars, device) = (VarMap::new(), Device::Cpu);

@@ -62,9 +62,9 @@
 //! let task = Signs { layer: nn::linear(1, 2, vb)? };
 //! let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
 //! # let dir = tempfile::tempdir()?;
-//! # let out = dir.path();
-//! // `None` instead of a folder stands for the next one under `runs/signs/`.
-//! let run = Run::create("signs", Some(out), &Default::default())?;
+//! # std::env::set_current_dir(&dir)?;
+//! // The next folder under `runs/signs/`.
+//! let run = Run::create("signs", None, &Default::default())?;
 //! let mut options = TrainerOptions::default();
 //! (options.epochs, options.batch_size, options.learning_rate) = (20, 10, 0.05);
 //! let trainer = Trainer { options, run: Some(&run), progress: &Lines, ..Trainer::default() };
@@ -91,6 +91,7 @@
 //! use candle_core::{DType, Device, Tensor};
 //! use candle_textbook::nn::{self, Linear, Module, VarMap};
 //! use candle_textbook::train::{load_weights, save_weights};
+//! use std::path::Path;
 //!
 //! fn model(vars: &VarMap) -> candle_core::Result<Linear> {
 //!     nn::linear(2, 3, nn::seeded_var_builder(vars, 42, DType::F32, &Device::Cpu))
@@ -98,15 +99,16 @@
 //!
 //! # fn main() -> anyhow::Result<()> {
 //! # let dir = tempfile::tempdir()?;
-//! # let file = dir.path().join("model.safetensors");
+//! # std::env::set_current_dir(&dir)?;
+//! let file = Path::new("model.safetensors");
 //! let vars = VarMap::new();
 //! let trained = model(&vars)?;
 //! // .. training changes the variables ..
-//! save_weights(&file, &vars)?;
+//! save_weights(file, &vars)?;
 //!
 //! let vars = VarMap::new();
 //! let loaded = model(&vars)?;
-//! load_weights(&file, &vars)?;
+//! load_weights(file, &vars)?;
 //! let xs = Tensor::new(&[[0.5f32, -1.0]], &Device::Cpu)?;
 //! assert_eq!(loaded.forward(&xs)?.to_vec2::<f32>()?, trained.forward(&xs)?.to_vec2::<f32>()?);
 //! # Ok(())
@@ -159,7 +161,24 @@
 //!
 //! To resume, build model, task, optimizer and options as before, open the folder with [`Run::open`] instead of
 //! [`Run::create`], and call [`Trainer::fit`]. It finds the checkpoint and continues, if necessary in the middle of an
-//! epoch. The result has the same bits as an uninterrupted run, because every random draw is a function of the seed and
+//! epoch:
+//!
+//! ```
+//! # fn main() -> anyhow::Result<()> {
+//! # use candle_textbook::train::Run;
+//! # use std::path::Path;
+//! # let dir = tempfile::tempdir()?;
+//! # std::env::set_current_dir(&dir)?;
+//! let dir = Path::new("signs-1");
+//! let run = match dir.exists() {
+//!     true => Run::open("signs", Some(dir))?.0,
+//!     false => Run::create("signs", Some(dir), &Default::default())?,
+//! };
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The result has the same bits as an uninterrupted run, because every random draw is a function of the seed and
 //! its place in training: no generator state needs saving. With [`seeded_var_builder`], initial weights are
 //! reproducible too.
 //!
@@ -176,7 +195,9 @@
 //! [`seeded_var_builder`]: crate::nn::seeded_var_builder
 //!
 //! To stop gracefully, use [`Trainer::stop`]: the trainer finishes the step, saves a checkpoint, and returns a [`Report`] with
-//! `interrupted` set. A killed process resumes from its last checkpoint.
+//! `interrupted` set. With the crate `ctrlc`, that is what Ctrl-C does after
+//! `ctrlc::set_handler({ let stop = trainer.stop.clone(); move || _ = stop.request() })?`. A killed process resumes from its
+//! last checkpoint.
 
 mod checkpoint;
 mod checksum;

@@ -77,7 +77,10 @@ impl Run {
             Some(dir) => dir.to_path_buf(),
             None => Self::with_model(binary)?.pop().with_context(|| {
                 let parent = Path::new("runs").join(binary);
-                format!("{}: found no run: train one first, or name a run folder", parent.display())
+                format!(
+                    "{}: found no run with a model: train one, resume one, or name a run folder",
+                    parent.display()
+                )
             })?,
         };
         let path = dir.join(CONFIG);
