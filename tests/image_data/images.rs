@@ -188,7 +188,7 @@ fn fingerprints_depend_on_pixels_and_labels_and_not_on_paths() {
     let mut picture = ::image::open(path).unwrap();
     picture.invert();
     picture.save(path).unwrap();
-    assert_ne!(fingerprint(&before), fingerprint(&read(&moved).training));
+    assert_ne!(fingerprint(&read(&here).training), fingerprint(&read(&moved).training));
 }
 
 #[test]
