@@ -39,10 +39,11 @@ const TEST_PICTURE: &str = "data/test/dog/1.png";
 /// A working directory with the data set `data`: pictures of two colours.
 fn pictures() -> TempDir {
     let place = tempdir().unwrap();
-    for (class, colour) in [("cat", [200, 0, 0]), ("dog", [0, 0, 200])] {
-        for (split, count) in [("train", 3), ("test", 1)] {
+    for (class, [red, green, blue]) in [("cat", [200, 0, 0]), ("dog", [0, 0, 200])] {
+        for (split, count, light) in [("train", 3, 0), ("test", 1, 10)] {
             let dir = place.path().join("data").join(split).join(class);
             fs::create_dir_all(&dir).unwrap();
+            let colour = [red + light, green + light, blue + light];
             for number in 1..=count {
                 RgbImage::from_pixel(40, 40, Rgb(colour)).save(dir.join(format!("{number}.png"))).unwrap();
             }
