@@ -280,7 +280,7 @@ impl<'a> Training<'a> {
             }
             None => None,
         };
-        let initial = if state.step == 0 { Some(matrices_checksum(vars)?) } else { None };
+        let initial = if state.step == 0 { matrices_checksum(vars)? } else { None };
         let graph = StepGraph::new(task.is_capturable() && !optimizer.is_full_batch());
         let training = Self {
             options,
@@ -444,7 +444,7 @@ impl<'a> Training<'a> {
         }
         self.progress.epoch_finished(&record, self.options.epochs, self.metric);
         if let Some(initial) = self.initial.take()
-            && initial == matrices_checksum(self.vars)?
+            && Some(initial) == matrices_checksum(self.vars)?
         {
             let rate = self.options.learning_rate;
             let text =

@@ -111,11 +111,14 @@ pub fn weights_checksum(vars: &VarMap) -> Result<String> {
     Ok(checksum::checksum(&safetensors::serialize(named(vars), None)?))
 }
 
-/// Returns a checksum of the variables of two or more dimensions, such as weights and embeddings.
-pub(super) fn matrices_checksum(vars: &VarMap) -> Result<String> {
+/// Returns a checksum of the variables of two or more dimensions, such as weights and embeddings, if there are any.
+pub(super) fn matrices_checksum(vars: &VarMap) -> Result<Option<String>> {
     let mut matrices = named(vars);
     matrices.retain(|_, tensor| tensor.rank() >= 2);
-    Ok(checksum::checksum(&safetensors::serialize(matrices, None)?))
+    match matrices.is_empty() {
+        true => Ok(None),
+        false => Ok(Some(checksum::checksum(&safetensors::serialize(matrices, None)?))),
+    }
 }
 
 /// Loads the weights of a safetensors file into variables.
