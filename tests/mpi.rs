@@ -109,11 +109,11 @@ fn lenet_has_the_losses_of_one_process() {
 fn pictures() -> (TempDir, &'static str) {
     let place = tempdir().unwrap();
     for (class, tint) in [("dark", 40), ("light", 180)] {
-        for (split, count) in [("train", 20u8), ("test", 3)] {
+        for (split, count, blue) in [("train", 20u8, tint), ("test", 3, tint + 10)] {
             let dir = place.path().join("pictures").join(split).join(class);
             fs::create_dir_all(&dir).unwrap();
             for i in 0..count {
-                let pixel = |x: u32, y: u32| image::Rgb([tint + i, (x * 9 + y * u32::from(i)) as u8, tint]);
+                let pixel = |x: u32, y: u32| image::Rgb([tint + i, (x * 9 + y * u32::from(i)) as u8, blue]);
                 image::RgbImage::from_fn(10, 10, pixel).save(dir.join(format!("{i}.png"))).unwrap();
             }
         }
