@@ -332,7 +332,9 @@ pub trait Data: Sized + 'static {
     /// Fails if the command can't be carried out. An input that the model can't process ends in [`Outcome::Failed`].
     fn answer(command: &Self::Command, trained: Trained<Self>) -> Result<Outcome>;
 
-    /// Calls [`run`](super::flow::run), which is compiled here, once for each kind of data.
+    /// Does the work that a command line asks for.
+    ///
+    /// Each kind of data does the same. It is a method so that this is compiled once for each, not for each binary.
     ///
     /// # Errors
     /// Fails if the work does.
