@@ -4,11 +4,11 @@ use super::inputs::{self, RunOption, folder, is_run};
 use super::options::{Given, MachineOptions, TrainOptions};
 use super::process::{STOP, catch_interrupts, on_threads};
 use super::recipe::{
-    AnyRecipe, Binary, Data, KEPT, PATHS, Recipe, Saved, Start, Training, WITHOUT_EFFECT, Work,
+    AnyRecipe, Binary, Data, KEPT, PATHS, Recipe, Saved, Start, Training, WITHOUT_EFFECT, Work, fields,
     recorded_settings,
 };
 use super::record::option_value;
-use super::settings::{defaults, fields, given, of_preset, resolved, with_defaults, with_negative_numbers};
+use super::settings::{defaults, given, of_preset, resolved, with_defaults, with_negative_numbers};
 use super::{Outcome, UsageError, flow, progress, runs, shell_quoted, together, unrecordable};
 use crate::processes::Processes;
 use crate::train::{Run, can_train_on};

@@ -6,8 +6,7 @@
 
 use super::Outcome;
 use super::process::STOP;
-use super::recipe::GRADIENT_FLOW;
-use super::recipe::Training;
+use super::recipe::{GRADIENT_FLOW, Training};
 use super::sentences::SentenceData;
 use crate::nn::{
     Cell, Cost, Embedding, Linear, Mode, PackedSequences, Recurrent, RecurrentConfig, RecurrentState,

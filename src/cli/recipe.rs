@@ -2,7 +2,6 @@
 
 use super::Outcome;
 use super::options::{Given, TrainOptions};
-use super::settings::fields;
 use crate::optim::Optimizer;
 use crate::processes::Processes;
 use crate::train::{Epoch, Evaluation, Progress, Run, Task};
@@ -116,6 +115,14 @@ pub trait Binary: Recipe + Args + Clone + Serialize + DeserializeOwned + 'static
 
     /// Replaces defaults by the settings of the chosen preset. Options that the user gave win over these.
     fn apply_preset(&mut self) {}
+}
+
+/// The settings by the names of their options.
+pub(super) fn fields(settings: &impl Serialize) -> Map<String, Value> {
+    match serde_json::to_value(settings) {
+        Ok(Value::Object(fields)) => fields,
+        _ => unreachable!("a struct of options serialises to a map"),
+    }
 }
 
 /// The recipe of any binary, with its settings as a run records them.

@@ -1,14 +1,13 @@
 //! The settings of a training run: defaults, presets, the user's options, the equivalent command line.
 
-use super::recipe::{Binary, Data, PATHS, Training};
+use super::recipe::{Binary, Data, PATHS, Training, fields};
 use super::record::option_value;
 use super::shell_quoted;
 use crate::device::device_name;
 use anyhow::Result;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches};
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::path::Path;
 
 /// Lets an option take a value like `-1`, so that its own parser can name the mistake.
@@ -99,12 +98,4 @@ pub(super) fn resolved<B: Binary>(mut settings: B, given: &ArgMatches) -> Result
     settings.apply_preset();
     settings.update_from_arg_matches(given)?;
     Ok(settings)
-}
-
-/// The settings by the names of their options.
-pub(super) fn fields(settings: &impl Serialize) -> Map<String, Value> {
-    match serde_json::to_value(settings) {
-        Ok(Value::Object(fields)) => fields,
-        _ => unreachable!("a struct of options serialises to a map"),
-    }
 }
