@@ -280,7 +280,8 @@ impl<'a> Training<'a> {
             }
             None => None,
         };
-        let initial = if state.step == 0 { matrices_checksum(vars)? } else { None };
+        // Only a message depends on it.
+        let initial = if state.step == 0 && !progress.is_quiet() { matrices_checksum(vars)? } else { None };
         let graph = StepGraph::new(task.is_capturable() && !optimizer.is_full_batch());
         let training = Self {
             options,
