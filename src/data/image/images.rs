@@ -460,10 +460,10 @@ impl Images {
         let size = self.size();
         Ok(match &self.pixels {
             Pixels::Memory(pixels) => hash.add(&pixels[range.start * size..range.end * size]).finish(),
-            Pixels::Files(files) => {
-                let contents = files.contents().map_err(|error| Error::Msg(format!("{error:#}")))?;
-                contents[range].iter().fold(hash, |hash, file| hash.add(&file.to_le_bytes())).finish()
-            }
+            Pixels::Files(_) => self.file_contents()?[range]
+                .iter()
+                .fold(hash, |hash, file| hash.add(&file.to_le_bytes()))
+                .finish(),
         })
     }
 }
