@@ -10,7 +10,6 @@ use crate::train::say;
 use anyhow::Result;
 
 /// Trains each of the named settings in its own folder, and plots test scores over the source length.
-///
 pub fn compare_by_length(compared: Vec<(String, AnyRecipe<TranslationData>)>) -> Experiment<TranslationData> {
     Box::new(move |training| compare(training, &compared))
 }

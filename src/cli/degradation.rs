@@ -10,7 +10,6 @@ use crate::train::{Epoch, say};
 use anyhow::Result;
 
 /// Trains each of the named settings, and draws their training errors over the epochs in one plot.
-///
 pub fn compare(compared: Vec<(String, AnyRecipe<ImageData>)>) -> Experiment<ImageData> {
     Box::new(move |training| train_all(training, &compared))
 }

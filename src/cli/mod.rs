@@ -1,7 +1,7 @@
 //! The program that all binaries share: options, training, evaluation, prediction, errors, exit codes.
 //!
-//! A binary implements [`Binary`] and [`Recipe`] for its options and calls [`main`]. The recipe names a kind of data: [`ImageData`],
-//! [`SentenceData`], [`TaggingData`], [`LanguageData`], [`TranslationData`] or [`MusicData`].
+//! A binary implements [`Binary`] and [`Recipe`] for its options and calls [`main`]. The recipe names a kind of data:
+//! [`ImageData`], [`SentenceData`], [`TaggingData`], [`LanguageData`], [`TranslationData`] or [`MusicData`].
 
 mod command_line;
 mod comparison;

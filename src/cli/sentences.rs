@@ -259,7 +259,7 @@ fn check_words(name: &str, tokenizer: Tokenizer, words: &[Vec<String>]) -> Resul
 
 /// Returns a note if many test sentences occur in the training part with their labels.
 ///
-/// It compares their share with that of the sentences that are repeated within the training part.
+/// Many means a share at least 10 percentage points above the share of training sentences that are repeats of others.
 fn repeated(words: &[Vec<String>], labels: &[u32], parts: &Parts) -> Option<String> {
     let sentence = |&index: &u32| (&words[index as usize], labels[index as usize]);
     let known: HashSet<_> = parts.training.iter().map(sentence).collect();
@@ -277,7 +277,7 @@ fn letters(text: &str) -> usize {
 
 /// Returns a note if Kim's tokenizer dropped more than 5% of the letters.
 ///
-/// It cut texts with `all` letters into `words`.
+/// `all` is the number of letters in the texts, and `words` are the tokens.
 fn dropped(all: usize, words: &[Vec<String>]) -> Option<String> {
     let kept: usize = words.iter().flatten().map(|word| letters(word)).sum();
     let dropped = all.saturating_sub(kept);

@@ -289,7 +289,7 @@ pub(super) fn noun(level: Level) -> &'static str {
 
 /// Returns whether to keep all tokens, because none occurs `min_count` times.
 ///
-/// It does so only if the user did not choose this number, with a note.
+/// This is so only if the user did not choose the number. A note says so.
 pub(super) fn keeps_rare(min_count: usize, given: &Given) -> bool {
     let keeps = min_count > 1 && !given.contains("min_count");
     if keeps {
