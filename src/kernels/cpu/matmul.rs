@@ -158,8 +158,12 @@ impl WithSimd for TileRows {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> usize {
-        if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
+        tallest::<S>()
     }
+}
+
+const fn tallest<S: Simd>() -> usize {
+    if S::REGISTER_COUNT >= 32 { 8 } else { 4 }
 }
 
 /// Cuts `rows` rows into as few tiles as possible, of about the same height and at most `tallest` rows.
@@ -288,11 +292,12 @@ impl<T: Lanes> Gemm<'_, T> {
                 let ahead = (BLOCK_DEPTH * N + i % N) * lanes;
                 let depth = depths.len();
                 let job = Tile { ahead, a, a_stride, step, b, depth, c, c_stride: self.c_stride, last, init };
+                // In a constant, so that an instruction set with fewer registers does not compile the tall tiles.
                 match tile.len() {
-                    8 => job.run::<S, 8, N>(simd),
-                    7 => job.run::<S, 7, N>(simd),
-                    6 => job.run::<S, 6, N>(simd),
-                    5 => job.run::<S, 5, N>(simd),
+                    8 if const { tallest::<S>() >= 8 } => job.run::<S, 8, N>(simd),
+                    7 if const { tallest::<S>() >= 7 } => job.run::<S, 7, N>(simd),
+                    6 if const { tallest::<S>() >= 6 } => job.run::<S, 6, N>(simd),
+                    5 if const { tallest::<S>() >= 5 } => job.run::<S, 5, N>(simd),
                     4 => job.run::<S, 4, N>(simd),
                     3 => job.run::<S, 3, N>(simd),
                     2 => job.run::<S, 2, N>(simd),
@@ -350,7 +355,10 @@ impl<T: Lanes> Tile<T> {
             let (mut a, mut b) = (self.a, self.b);
             // Hide this from the compiler, which would otherwise recompute the offsets at each depth and make the loop
             // longer than the processor can issue while it multiplies.
-            let rows: [usize; M] = std::array::from_fn(|m| std::hint::black_box(m * self.a_stride));
+            let mut rows = [0; M];
+            for m in 0..M {
+                rows[m] = std::hint::black_box(m * self.a_stride);
+            }
             for _ in 0..self.depth {
                 let mut columns = [zero; N];
                 for n in 0..N {

@@ -161,7 +161,10 @@ impl<T: Lanes> OuterProducts<'_, T> {
                 }
             }
             // Hide this from the compiler: see `matmul`.
-            let rows: [usize; M] = std::array::from_fn(|m| std::hint::black_box(m * self.a_stride));
+            let mut rows = [0; M];
+            for m in 0..M {
+                rows[m] = std::hint::black_box(m * self.a_stride);
+            }
             for &(a_at, b_at) in terms {
                 let mut columns = [T::splat(simd, T::ZERO); N];
                 for n in 0..N {
@@ -210,19 +213,21 @@ impl<T: Lanes> OuterProducts<'_, T> {
             false => unsafe { packed.fill(simd, (self.b.as_ptr(), self.b_padded, segments), terms) },
         };
         let (mut i, rows) = (0, self.rows);
+        // The compiler loads the elements of a for all rows of a tile first, so these take registers, too. The conditions
+        // are constants, so that tiles that do not fit are not even compiled.
         // SAFETY: each tile ends at or before the last row.
         unsafe {
             while i < rows {
                 i += match rows - i {
-                    8.. if S::REGISTER_COUNT >= 32 => {
+                    8.. if const { S::REGISTER_COUNT >= 32 && N < 3 } => {
                         self.tile::<S, 8, N>(simd, i, (pieces, b), terms, first);
                         8
                     }
-                    6.. if S::REGISTER_COUNT >= 32 || N < 3 => {
+                    6.. if const { S::REGISTER_COUNT >= 32 || N < 3 } => {
                         self.tile::<S, 6, N>(simd, i, (pieces, b), terms, first);
                         6
                     }
-                    4.. if S::REGISTER_COUNT >= 32 || N < 3 => {
+                    4.. if const { S::REGISTER_COUNT >= 32 || N < 3 } => {
                         self.tile::<S, 4, N>(simd, i, (pieces, b), terms, first);
                         4
                     }
@@ -499,7 +504,7 @@ impl<T: Lanes> DotProducts<'_, T> {
                 i += if left >= M {
                     self.tile::<S, M, N, P>(simd, i, j);
                     M
-                } else if M > 2 && left >= 2 {
+                } else if const { M > 2 } && left >= 2 {
                     self.tile::<S, 2, N, P>(simd, i, j);
                     2
                 } else {
@@ -524,10 +529,10 @@ impl<T: Lanes> DotProducts<'_, T> {
                 j += if left >= N {
                     self.panel::<S, M, N, P>(simd, j);
                     N
-                } else if N > 3 && left >= 3 {
+                } else if const { N > 3 } && left >= 3 {
                     self.panel::<S, M, 3, P>(simd, j);
                     3
-                } else if N > 2 && left >= 2 {
+                } else if const { N > 2 } && left >= 2 {
                     self.panel::<S, M, 2, P>(simd, j);
                     2
                 } else {
@@ -544,10 +549,10 @@ impl<T: Lanes> WithSimd for DotProducts<'_, T> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
-        // The sums of a tile take 24 of 32 registers, or 12 of 16.
+        // The sums of a tile take 24 of 32 registers, or 12 of 16. Only the case at hand is compiled.
         // SAFETY: the last number is the virtual lanes over the register's.
         unsafe {
-            match T::VIRTUAL / T::lanes::<S>() {
+            match const { T::VIRTUAL * size_of::<T>() / size_of::<T::Vector<S>>() } {
                 1 => self.panels::<S, 4, 6, 1>(simd),
                 2 => self.panels::<S, 2, 3, 2>(simd),
                 4 => self.panels::<S, 2, 3, 4>(simd),
