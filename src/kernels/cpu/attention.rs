@@ -197,7 +197,7 @@ fn score_gradient<T: Real>(
 #[inline(always)]
 fn softmax<T: Real>(scores: &mut [T]) {
     let max = scores.iter().fold(scores[0], |max, &x| if x > max { x } else { max });
-    scores.iter_mut().for_each(|x| *x = (*x - max).exp());
+    scores.iter_mut().for_each(|x| *x = (*x - max).exp_non_positive());
     let scale = T::ONE / sum(scores);
     scores.iter_mut().for_each(|x| *x *= scale);
 }

@@ -79,9 +79,15 @@ pub(crate) fn replace_by_gradient<T: Real>(loss: Loss, logits: &mut [T], targets
     mean(&losses)
 }
 
-/// The mean, added up in f64 in the order of the examples.
+/// The mean: sixteen partial sums in f64, added in order, then the remainder.
 fn mean<T: Real>(losses: &[T]) -> T {
-    T::of(losses.iter().map(|loss| loss.as_f64()).sum::<f64>() / losses.len() as f64)
+    let (chunks, rest) = losses.as_chunks::<16>();
+    let mut sums = [0f64; 16];
+    for chunk in chunks {
+        sums.iter_mut().zip(chunk).for_each(|(sum, loss)| *sum += loss.as_f64());
+    }
+    let sum = sums.into_iter().chain(rest.iter().map(|loss| loss.as_f64())).sum::<f64>();
+    T::of(sum / losses.len() as f64)
 }
 
 impl Loss {
@@ -239,7 +245,7 @@ fn replace_by_exp<T: Real>(row: &mut [T], max: T) -> T {
 #[inline(always)]
 fn add_exp<T: Real>(sums: &mut [T; LANES], mut chunk: [T; LANES], max: T) -> [T; LANES] {
     for (sum, x) in sums.iter_mut().zip(&mut chunk) {
-        *x = (*x - max).exp();
+        *x = (*x - max).exp_non_positive();
         *sum += *x;
     }
     chunk

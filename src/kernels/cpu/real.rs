@@ -35,6 +35,10 @@ pub(crate) trait Real:
     fn as_f64(self) -> f64;
 
     fn exp(self) -> Self;
+
+    /// `exp(x)` for `x <= 0`. A result below the normal numbers may be zero.
+    fn exp_non_positive(self) -> Self;
+
     fn tanh(self) -> Self;
     fn ln(self) -> Self;
     fn ln_1p(self) -> Self;
@@ -56,7 +60,7 @@ pub(crate) trait Real:
 }
 
 macro_rules! real {
-    ($t:ty, $exp:expr, $tanh:expr, $ln:expr, $ln_1p:expr) => {
+    ($t:ty, $exp:expr, $exp_non_positive:expr, $tanh:expr, $ln:expr, $ln_1p:expr) => {
         impl Real for $t {
             const ZERO: Self = 0.;
             const ONE: Self = 1.;
@@ -73,6 +77,10 @@ macro_rules! real {
             #[inline(always)]
             fn exp(self) -> Self {
                 $exp(self)
+            }
+            #[inline(always)]
+            fn exp_non_positive(self) -> Self {
+                $exp_non_positive(self)
             }
             #[inline(always)]
             fn tanh(self) -> Self {
@@ -101,14 +109,14 @@ macro_rules! real {
         }
     };
 }
-real!(f32, exp, tanh, libm::logf, libm::log1pf);
-real!(f64, libm::exp, libm::tanh, libm::log, libm::log1p);
+real!(f32, exp, exp_non_positive, tanh, libm::logf, libm::log1pf);
+real!(f64, libm::exp, libm::exp, libm::tanh, libm::log, libm::log1p);
 
-/// Splits `x = n * ln(2) + r` with an integer n, and returns two factors of 2^n and `exp(r) - 1`.
+/// Splits `x = n * ln(2) + r` with an integer n, and returns n and `exp(r) - 1`.
 ///
 /// Plain arithmetic without branches, so that the compiler vectorises loops over it.
 #[inline(always)]
-fn exp_parts(x: f32) -> (f32, f32, f32) {
+fn exp_parts(x: f32) -> (i32, f32) {
     // Adding this leaves the nearest integer in the low bits.
     const ROUND: f32 = 12_582_912.;
     // ln(2) in two parts. The first has few enough bits for an exact product with n.
@@ -121,10 +129,19 @@ fn exp_parts(x: f32) -> (f32, f32, f32) {
     for coefficient in series {
         value = value * r + coefficient;
     }
-    // Two factors, as 2^n itself may overflow or underflow.
-    let n = rounded.to_bits() as i32 - ROUND.to_bits() as i32;
-    let power = |n: i32| f32::from_bits((n.wrapping_add(127) as u32) << 23);
-    (power(n >> 1), power(n - (n >> 1)), value * r)
+    ((rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32), value * r)
+}
+
+/// 2^n, for an n from -126 to 127.
+#[inline(always)]
+fn power(n: i32) -> f32 {
+    f32::from_bits((n.wrapping_add(127) as u32) << 23)
+}
+
+/// 2^n as two factors, as it may overflow or underflow itself.
+#[inline(always)]
+fn power_parts(n: i32) -> (f32, f32) {
+    (power(n >> 1), power(n - (n >> 1)))
 }
 
 /// `exp(x)` within 2 units in the last place.
@@ -132,16 +149,24 @@ fn exp_parts(x: f32) -> (f32, f32, f32) {
 fn exp(x: f32) -> f32 {
     let x = if x > 89. { 89. } else { x };
     let x = if x < -104. { -104. } else { x };
-    let (a, b, value) = exp_parts(x);
+    let (n, value) = exp_parts(x);
+    let (a, b) = power_parts(n);
     (1. + value) * a * b
+}
+
+/// `exp(x)` within 2 units in the last place, or zero for an `x` so small that 2^n is not a normal number.
+#[inline(always)]
+fn exp_non_positive(x: f32) -> f32 {
+    let (n, value) = exp_parts(x);
+    if x < -87.336 { 0. } else { (1. + value) * power(n) }
 }
 
 /// `tanh(x)` within 4 units in the last place, by `exp(2x) - 1`, which is accurate near 0, too.
 #[inline(always)]
 fn tanh(x: f32) -> f32 {
     let double = 2. * x.abs();
-    let (a, b, value) = exp_parts(if double > 20. { 20. } else { double });
-    let power = a * b;
+    let (n, value) = exp_parts(if double > 20. { 20. } else { double });
+    let power = power(n);
     let exp_m1 = power * value + (power - 1.);
     (exp_m1 / (exp_m1 + 2.)).copysign(x)
 }
@@ -168,6 +193,12 @@ mod tests {
         {
             assert_eq!((Real::exp(x), Real::tanh(x)), (exp, tanh));
         }
+        for i in 0..=874_000 {
+            let x = i as f32 * -1e-4;
+            let exact = if x < -87.336 { 0. } else { x.exp() };
+            assert!(near(x.exp_non_positive(), f64::from(exact)), "exp({x})");
+        }
+        assert!(f32::NEG_INFINITY.exp_non_positive() == 0. && f32::NAN.exp_non_positive().is_nan());
         assert!(Real::exp(f32::NAN).is_nan() && Real::tanh(f32::NAN).is_nan());
     }
 }
