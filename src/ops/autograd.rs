@@ -126,6 +126,11 @@ pub(super) fn records(tensor: &Tensor) -> bool {
 
 /// Applies `op` to `args`, which are contiguous, and records it for the backward pass.
 pub(super) fn apply(op: impl Operation, args: Vec<Tensor>) -> Result<Tensor> {
+    apply_any(Box::new(op), args)
+}
+
+/// [`apply`], compiled once for all operations.
+fn apply_any(op: Box<dyn Operation>, args: Vec<Tensor>) -> Result<Tensor> {
     let recording = Context::existing().is_none_or(|context| context.recording);
     let (mut links, mut used) = (vec![], vec![]);
     for (index, arg) in args.iter().enumerate().filter(|(_, arg)| recording && arg.track_op()) {
@@ -350,9 +355,9 @@ fn unit() -> Storage {
 }
 
 /// One application of an operation.
-struct Node<O> {
+struct Node {
     id: NodeId,
-    op: O,
+    op: Box<dyn Operation>,
     args: Vec<Tensor>,
     /// The arguments that need a gradient.
     used: Vec<Use>,
@@ -376,7 +381,7 @@ struct Within {
     whole: usize,
 }
 
-impl<O: Operation> Node<O> {
+impl Node {
     /// Returns, for each of `used`, the gradient that candle sees for the tensor that represents it.
     fn back(&self, count: &Tensor, pass: &mut Pass) -> Result<Vec<Option<Tensor>>> {
         let Some((id, ys)) = self.result.get() else { bail!("{}: there is no result", self.op.name()) };
@@ -413,9 +418,7 @@ impl<O: Operation> Node<O> {
         };
         self.used.iter().map(hand_over).collect()
     }
-}
 
-impl<O> Node<O> {
     /// The variables among the arguments, once per use.
     fn variables(&self) -> impl Iterator<Item = TensorId> {
         let args = self.used.iter().filter(|used| used.node.is_none()).map(|used| &self.args[used.index]);
@@ -423,7 +426,7 @@ impl<O> Node<O> {
     }
 }
 
-impl<O> Drop for Node<O> {
+impl Drop for Node {
     fn drop(&mut self) {
         let mut uses = uses();
         for variable in self.variables() {
@@ -448,12 +451,12 @@ impl<O> Drop for Node<O> {
 /// Computes a node's token from the tensors that represent its arguments, two at a time.
 ///
 /// The first link takes the first two, the next link takes the token so far and the next two, and so on.
-struct Link<O> {
-    node: Arc<Node<O>>,
+struct Link {
+    node: Arc<Node>,
     first: usize,
 }
 
-impl<O: Operation> CustomOp3 for Link<O> {
+impl CustomOp3 for Link {
     fn name(&self) -> &'static str {
         self.node.op.name()
     }
@@ -497,9 +500,9 @@ impl<O: Operation> CustomOp3 for Link<O> {
 }
 
 /// Computes a node's result from its token.
-struct Outcome<O: Operation>(Arc<Node<O>>);
+struct Outcome(Arc<Node>);
 
-impl<O: Operation> CustomOp1 for Outcome<O> {
+impl CustomOp1 for Outcome {
     fn name(&self) -> &'static str {
         self.0.op.name()
     }
@@ -513,7 +516,7 @@ impl<O: Operation> CustomOp1 for Outcome<O> {
     }
 }
 
-impl<O: Operation> Drop for Outcome<O> {
+impl Drop for Outcome {
     fn drop(&mut self) {
         if let Some((id, _)) = self.0.result.get() {
             // Dropping the token may drop other results, so release the lock first.
