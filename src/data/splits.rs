@@ -27,14 +27,14 @@ impl Splits {
     ///
     /// # Errors
     /// Fails if `dir` can't be listed, or has two entries for one split.
-    pub fn find(dir: &Path, names: impl Fn(&str) -> Vec<String>) -> Result<Self> {
+    pub fn find(dir: &Path, names: &dyn Fn(&str) -> Vec<String>) -> Result<Self> {
         let expected = NAMES.map(|split| split.iter().flat_map(|name| names(name)).collect::<Vec<_>>());
         let extension = |name: &str| name.rsplit_once('.').map(|(_, extension)| extension.to_string());
         let extensions: Vec<_> = expected.iter().flatten().map(|name| extension(name)).collect();
         let split = |name: &str| expected.iter().position(|names| names.iter().any(|known| known == name));
         let is_related = |name: &str| extensions.contains(&extension(name));
         let is_kind = |path: &Path| path.is_dir() == extension(&file_name(path)).is_none();
-        Self::assign(dir, named(dir, is_kind)?, split, is_related)
+        Self::assign(dir, named(dir, &is_kind)?, &split, &is_related)
     }
 
     /// Finds each split in `dir` as the file whose name contains a name of the split.
@@ -59,7 +59,7 @@ impl Splits {
             let whole = NAMES.iter().position(|names| names.iter().any(|name| words.contains(name)));
             whole.or_else(|| PARTS.iter().position(|names| names.iter().any(is_part)))
         };
-        Self::assign(dir, named(dir, Path::is_file)?, split, is_related)
+        Self::assign(dir, named(dir, &Path::is_file)?, &split, &is_related)
     }
 }
 
@@ -70,7 +70,7 @@ impl<T> Splits<T> {
     /// Fails if there are two parts for one split.
     pub fn find_among(path: &Path, parts: impl IntoIterator<Item = (String, T)>) -> Result<Self> {
         let split = |name: &str| NAMES.iter().position(|names| names.contains(&name));
-        Self::assign(path, parts, split, |_| true)
+        Self::assign(path, parts, &split, &|_| true)
     }
 
     /// Whether no split was found.
@@ -81,8 +81,8 @@ impl<T> Splits<T> {
     fn assign(
         place: &Path,
         candidates: impl IntoIterator<Item = (String, T)>,
-        split: impl Fn(&str) -> Option<usize>,
-        is_related: impl Fn(&str) -> bool,
+        split: &dyn Fn(&str) -> Option<usize>,
+        is_related: &dyn Fn(&str) -> bool,
     ) -> Result<Self> {
         let mut found = [const { None::<(String, T)> }; 3];
         let mut passed_over = vec![];
@@ -146,9 +146,9 @@ impl<T: AsRef<Path>> Splits<T> {
 }
 
 /// The entries of `dir` that `is_kind` accepts, with their names.
-fn named(dir: &Path, is_kind: impl Fn(&Path) -> bool) -> Result<impl Iterator<Item = (String, PathBuf)>> {
-    let paths = entries(dir)?.into_iter().filter(move |path| is_kind(path));
-    Ok(paths.map(|path| (file_name(&path), path)))
+fn named(dir: &Path, is_kind: &dyn Fn(&Path) -> bool) -> Result<Vec<(String, PathBuf)>> {
+    let paths = entries(dir)?.into_iter().filter(|path| is_kind(path));
+    Ok(paths.map(|path| (file_name(&path), path)).collect())
 }
 
 /// Describes the entries of `dir`, for the message that something is missing from it.
@@ -173,7 +173,7 @@ pub(super) fn found_in(dir: &Path) -> Result<String> {
 ///
 /// # Errors
 /// Fails if `dir` can't be listed, or several folders hold them.
-pub(super) fn unpacked(dir: &Path, holds: impl Fn(&Path) -> bool) -> Result<PathBuf> {
+pub(super) fn unpacked(dir: &Path, holds: &dyn Fn(&Path) -> bool) -> Result<PathBuf> {
     let mut level = vec![dir.to_path_buf()];
     for _ in 0..3 {
         match &level.iter().filter(|folder| holds(folder)).collect::<Vec<_>>()[..] {

@@ -63,7 +63,7 @@ fn class_names(path: &Path) -> Result<Vec<String>> {
 /// Finds the folder with the batches: `dir`, or the only folder in it that holds them.
 fn folder(dir: &Path) -> Result<PathBuf> {
     check_is_directory(dir)?;
-    let find = |name: &str| splits::unpacked(dir, |dir| dir.join(name).is_file());
+    let find = |name: &str| splits::unpacked(dir, &|dir| dir.join(name).is_file());
     let python = find("test_batch")?;
     ensure!(
         !python.join("test_batch").is_file(),

@@ -115,7 +115,7 @@ fn supported_format(dir: &Path) -> Result<Format> {
 /// Finds the splits in `dir`. If it has folders of images but no splits, it is the wanted split itself.
 fn find_splits(dir: &Path, test_only: bool, notes: &mut Vec<String>) -> Result<Splits> {
     check_is_directory(dir)?;
-    let mut splits = Splits::find(dir, |name| vec![name.to_string()])?;
+    let mut splits = Splits::find(dir, &|name| vec![name.to_string()])?;
     if splits.is_empty() && !folders_of_images(dir)?.is_empty() {
         let (split, role) = match test_only {
             true => (&mut splits.test, "test"),

@@ -108,7 +108,7 @@ fn files_of<const D: usize>(dir: &Path, stem: &str) -> Result<(PathBuf, Vec<Path
     let files_in = |dir: &Path| -> Vec<PathBuf> {
         names.iter().map(|name| dir.join(name)).filter(|path| path.is_file()).collect()
     };
-    let dir = splits::unpacked(dir, |dir| !files_in(dir).is_empty())?;
+    let dir = splits::unpacked(dir, &|dir| !files_in(dir).is_empty())?;
     let files = files_in(&dir);
     Ok((dir, files, names))
 }

@@ -114,7 +114,7 @@ fn read(name: &str, dir: Option<&Path>, steps_per_quarter: usize, test_only: boo
 
 /// Reads the MIDI files of a folder, or with `test_only` those of its test split, if there is one.
 fn midi_folder(dir: &Path, steps_per_quarter: usize, test_only: bool) -> Result<MusicCorpus> {
-    let splits = Splits::find(dir, |name| vec![name.to_string()])?;
+    let splits = Splits::find(dir, &|name| vec![name.to_string()])?;
     let (mut notes, mut report) = (vec![], Quantisation::default());
     let folders = match splits.is_empty() {
         true => [Some(dir.to_path_buf()), None, None],

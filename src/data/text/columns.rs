@@ -22,7 +22,7 @@ pub(super) fn labelled(
     known: Option<&[String]>,
 ) -> Result<Corpus> {
     let mut notes = Vec::new();
-    let splits = Splits::find(dir, |split| vec![format!("{split}.{extension}")])?;
+    let splits = Splits::find(dir, &|split| vec![format!("{split}.{extension}")])?;
     let expected = format!("train.{extension}");
     let splits = splits.choose(dir, &expected, known.is_some(), &mut notes)?;
     let Splits { train, validation, test, .. } = splits;
@@ -75,7 +75,7 @@ fn encode(table: Table, classes: &[String]) -> Result<Texts> {
 /// News by topic (Zhang, Zhao and LeCun 2015). Title and description make up the text.
 pub(super) fn ag_news(dir: &Path, test_only: bool) -> Result<Corpus> {
     let mut notes = Vec::new();
-    let splits = Splits::find(dir, |split| vec![format!("{split}.csv")])?;
+    let splits = Splits::find(dir, &|split| vec![format!("{split}.csv")])?;
     let splits = splits.choose(dir, "train.csv", test_only, &mut notes)?;
     let classes = AG_NEWS_CLASSES.map(String::from).into();
     Corpus::read(splits, classes, notes, |path, notes| {

@@ -57,7 +57,7 @@ const WITHOUT_LABELS: &str = "index\tsentence";
 /// The Stanford Sentiment Treebank with two classes (Socher et al. 2013), in GLUE's files or Stanford's.
 pub(super) fn sst2(dir: &Path, test_only: bool) -> Result<Corpus> {
     let mut notes = Vec::new();
-    let mut splits = Splits::find(dir, |split| {
+    let mut splits = Splits::find(dir, &|split| {
         let mut names = ["tsv", "txt"].map(|extension| format!("{split}.{extension}")).to_vec();
         names.push(format!("stsa.binary.{split}"));
         names.extend((split == "train").then(|| "stsa.binary.phrases.train".to_string()));

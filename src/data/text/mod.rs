@@ -120,7 +120,7 @@ fn read(name: &str, dir: Option<&Path>, columns: &Columns, classes: Option<&[Str
         ("mr" | "sst2" | "trec" | "ag-news" | "csv" | "tsv" | "fasttext", Some(dir)) => {
             check_is_directory(dir)?;
             let names = archive(name);
-            let dir = &splits::unpacked(dir, |dir| {
+            let dir = &splits::unpacked(dir, &|dir| {
                 names.is_empty() || names.iter().any(|name| dir.join(name).is_file())
             })?;
             match name {
