@@ -10,12 +10,13 @@ use super::recipe::{
 use super::record::option_value;
 use super::settings::{defaults, given, of_preset, resolved, with_defaults, with_negative_numbers};
 use super::{Outcome, UsageError, flow, progress, runs, shell_quoted, together, unrecordable};
+use crate::optim::Schedule;
 use crate::processes::Processes;
 use crate::train::{Run, can_train_on};
 use anyhow::{Context, Result, bail};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -65,11 +66,20 @@ type Line<B> =
 ///
 /// # Errors
 /// Fails if the usage is wrong, and if help was asked for.
-pub(super) fn parse<B: Binary>(arguments: impl Iterator<Item = OsString>) -> Result<ArgMatches, clap::Error> {
+pub(super) fn parse<B: Binary>(arguments: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
     let command = Line::<B>::command().name(B::NAME).bin_name(B::NAME).about(B::ABOUT);
-    let sets = |command: clap::Command| with_defaults::<B>(command).after_help(data_sets::<B>());
-    let command = sets(command).mut_subcommands(|command| match command.get_name() {
-        "train" => sets(command),
+    let known = data_sets(B::Data::DATA_SETS, B::UNFIT);
+    parse_as(command, &|train| with_defaults::<B>(train).after_help(&known), arguments)
+}
+
+/// Parses `arguments` as `command`, in which `train` completes the options of a training run.
+fn parse_as(
+    command: clap::Command,
+    train: &dyn Fn(clap::Command) -> clap::Command,
+    arguments: Vec<OsString>,
+) -> Result<ArgMatches, clap::Error> {
+    let command = train(command).mut_subcommands(|command| match command.get_name() {
+        "train" => train(command),
         "runs" => command,
         _ => {
             // clap would describe the command by the first line of its option struct.
@@ -81,10 +91,9 @@ pub(super) fn parse<B: Binary>(arguments: impl Iterator<Item = OsString>) -> Res
     command.try_get_matches_from(arguments)
 }
 
-/// The data sets that a binary accepts, for `--help`.
-fn data_sets<B: Binary>() -> String {
-    let sets =
-        B::Data::DATA_SETS.iter().filter(|(names, _)| !names.iter().all(|name| B::UNFIT.contains(name)));
+/// The data sets that a binary accepts, for `--help`: all of a kind but the unfit ones.
+fn data_sets(all: &[(&[&str], &str)], unfit: &[&str]) -> String {
+    let sets = all.iter().filter(|(names, _)| !names.iter().all(|name| unfit.contains(name)));
     let lines = sets.map(|(names, files)| format!("  {:<15}  {files}\n", names.join(", ")));
     format!("Data sets, with their files in --data-dir:\n{}", lines.collect::<String>())
 }
@@ -131,7 +140,7 @@ fn training<B: Binary>(
     check_paths(matches)?;
     let TrainCommand { machine, out, resume, quiet, .. } = command;
     let defaults = defaults::<B>()?;
-    let given = given(&defaults, matches);
+    let given = given(&fields(&defaults), matches);
     if let Some(option) = B::UNUSED.iter().find(|option| given.contains_id(option)) {
         bail!(UsageError(format!("--{}: has no meaning for {}", option.replace('_', "-"), B::NAME)));
     }
@@ -149,16 +158,18 @@ fn training<B: Binary>(
         Some(dir) => {
             let (run, config) = Run::open(B::NAME, Some(&folder(B::NAME, &dir)?))?;
             let recorded: B = recorded_settings(&run, &config)?;
-            check_whole(&run, &config, &recorded)?;
+            check_whole(&run, &config, recorded.experiment().is_some())?;
             let settings = resumed(&run, &recorded, &given)?;
             (settings, Some((run, config)))
         }
     };
-    check_data_set::<B>(&settings)?;
+    check_data_set(&settings.train_options().dataset, B::Data::DATA_SETS, B::UNFIT)?;
     catch_interrupts()?;
     let given = Given::new(matches);
     let sources = match &resume {
-        Some((run, _)) => with_kept_files(&settings, &given, run)?,
+        Some((run, _)) => {
+            serde_json::from_value(with_kept_files(serde_json::to_value(&settings)?, &given, run))?
+        }
         None => settings.clone(),
     };
     // Several processes train on the CPU unless told otherwise.
@@ -177,26 +188,24 @@ fn training<B: Binary>(
 }
 
 /// Refuses an unknown data set, where the model can't learn all that its kind of data has.
-fn check_data_set<B: Binary>(settings: &B) -> Result<()> {
-    let name = settings.train_options().dataset.as_str();
-    let known = || B::Data::DATA_SETS.iter().flat_map(|(names, _)| names.iter().copied());
-    if B::UNFIT.is_empty() || known().any(|known| known == name) {
+fn check_data_set(name: &str, all: &[(&[&str], &str)], unfit: &[&str]) -> Result<()> {
+    let known = || all.iter().flat_map(|(names, _)| names.iter().copied());
+    if unfit.is_empty() || known().any(|known| known == name) {
         return Ok(());
     }
-    let fit: Vec<&str> = known().filter(|name| !B::UNFIT.contains(name)).collect();
+    let fit: Vec<&str> = known().filter(|name| !unfit.contains(name)).collect();
     bail!("data set {name}: not known, expected one of {}; choose one with --dataset NAME", fit.join(", "))
 }
 
 /// The settings, with the copies that `run` keeps in place of files that the user does not name anew.
-fn with_kept_files<B: Binary>(settings: &B, given: &Given, run: &Run) -> Result<B> {
-    let mut settings = serde_json::to_value(settings)?;
+fn with_kept_files(mut settings: Value, given: &Given, run: &Run) -> Value {
     for (option, file) in KEPT {
         let copy = run.dir().join(file);
         if settings[option].is_string() && !given.contains(option) && copy.exists() {
             settings[option] = json!(copy);
         }
     }
-    Ok(serde_json::from_value(settings)?)
+    settings
 }
 
 /// The finished run that `run` names, with the device that the options choose.
@@ -220,9 +229,9 @@ fn check_paths(matches: &ArgMatches) -> Result<()> {
 }
 
 /// Checks that a run to resume is not a part of another one, such as a fold.
-fn check_whole<B: Binary>(run: &Run, config: &Value, settings: &B) -> Result<()> {
+fn check_whole(run: &Run, config: &Value, is_experiment: bool) -> Result<()> {
     // In an experiment, only the parts hold a model.
-    if settings.experiment().is_none() || config["parameters"].is_null() {
+    if !is_experiment || config["parameters"].is_null() {
         return Ok(());
     }
     let dir = run.dir();
@@ -247,16 +256,28 @@ fn check_whole<B: Binary>(run: &Run, config: &Value, settings: &B) -> Result<()>
 fn resumed<B: Binary>(run: &Run, recorded: &B, given: &ArgMatches) -> Result<B> {
     let mut wanted = recorded.clone();
     wanted.update_from_arg_matches(given)?;
-    let (dir, names) = (run.dir().display(), fields(&wanted));
-    for (name, before) in fields(recorded) {
-        let now = &names[&name];
+    let schedule = wanted.train_options().options(1).schedule;
+    let is_experiment = recorded.experiment().is_some();
+    check_resumable(run, (fields(recorded), fields(&wanted)), schedule, is_experiment)?;
+    Ok(wanted)
+}
+
+/// Checks that a run with the settings `recorded` can be resumed with `wanted`.
+fn check_resumable(
+    run: &Run,
+    (recorded, wanted): (Map<String, Value>, Map<String, Value>),
+    schedule: Schedule,
+    is_experiment: bool,
+) -> Result<()> {
+    let dir = run.dir().display();
+    for (name, before) in recorded {
+        let now = &wanted[&name];
         if name == "epochs" && now.as_u64() > before.as_u64() {
-            let schedule = wanted.train_options().options(1).schedule;
-            let why_not = match &names["schedule"] {
+            let why_not = match &wanted["schedule"] {
                 Value::String(name) if schedule.depends_on_length() => {
                     format!("the {name} schedule depends on the number of epochs, {before}")
                 }
-                _ if recorded.experiment().is_some() => "it trains several models".into(),
+                _ if is_experiment => "it trains several models".into(),
                 _ if !can_train_on(run)? => "training has ended without --keep-checkpoint".into(),
                 _ => continue,
             };
@@ -283,7 +304,7 @@ fn resumed<B: Binary>(run: &Run, recorded: &B, given: &ArgMatches) -> Result<B> 
             );
         }
     }
-    Ok(wanted)
+    Ok(())
 }
 
 /// The message of a usage error in one line; none for the help and the version.

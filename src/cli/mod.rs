@@ -103,12 +103,12 @@ pub enum Outcome {
 /// Errors are one line on standard error. The exit code is 0 for success, 1 for an error, 2 for wrong usage, and 128
 /// plus the number of the signal after one: 130 after Ctrl-C, 143 after TERM, 129 after HUP.
 pub fn main<B: Binary>() -> ExitCode {
-    main_on::<B>(std::env::args_os())
+    main_on::<B>(std::env::args_os().collect())
 }
 
 /// Like [`main`], on `arguments`, which begin with the name of the program.
-fn main_on<B: Binary>(arguments: impl Iterator<Item = OsString>) -> ExitCode {
-    finish(command_line::parse::<B>(arguments), command_line::run::<B>)
+fn main_on<B: Binary>(arguments: Vec<OsString>) -> ExitCode {
+    finish(command_line::parse::<B>(arguments), &command_line::run::<B>)
 }
 
 /// Runs a program without a [`Recipe`]: parses the process's arguments with `command`, and calls `run`.
@@ -118,7 +118,7 @@ fn main_on<B: Binary>(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 pub fn program(command: clap::Command, run: fn(&ArgMatches) -> anyhow::Result<Outcome>) -> ExitCode {
     let command = command.mut_args(with_negative_numbers);
     let command = command.mut_subcommands(|command| command.mut_args(with_negative_numbers));
-    finish(command.try_get_matches(), |matches| match together::is_silent() {
+    finish(command.try_get_matches(), &|matches| match together::is_silent() {
         true => Ok(Outcome::Done),
         false => run(matches).map_err(data_error),
     })
@@ -126,7 +126,7 @@ pub fn program(command: clap::Command, run: fn(&ArgMatches) -> anyhow::Result<Ou
 
 fn finish(
     matches: Result<ArgMatches, clap::Error>,
-    run: impl FnOnce(&ArgMatches) -> anyhow::Result<Outcome>,
+    run: &dyn Fn(&ArgMatches) -> anyhow::Result<Outcome>,
 ) -> ExitCode {
     process::let_large_writes_fail();
     together::silence_others();

@@ -8,7 +8,8 @@ use crate::train::TrainerOptions;
 use anyhow::ensure;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+use serde_json::{Map, Value};
 use std::collections::HashSet;
 use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub(super) const WORD_VECTORS: &str = "embedding.weight";
 ///
 /// The command line shows the defaults of [`Binary::train_defaults`](super::Binary::train_defaults).
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct TrainOptions {
     /// Data set
     #[arg(long, value_name = "NAME")]
@@ -101,6 +103,30 @@ pub struct TrainOptions {
     #[arg(skip)]
     #[serde(skip)]
     pub given: Given,
+}
+
+// Recipes flatten these options into their settings. They pass through JSON, so that serde's code for them is compiled
+// once and not in each binary.
+impl Serialize for TrainOptions {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.to_json().map_err(ser::Error::custom)?.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for TrainOptions {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::from_json(Map::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
+}
+
+impl TrainOptions {
+    fn to_json(&self) -> serde_json::Result<Value> {
+        Self::serialize(self, serde_json::value::Serializer)
+    }
+
+    fn from_json(fields: Map<String, Value>) -> serde_json::Result<Self> {
+        Self::deserialize(Value::Object(fields))
+    }
 }
 
 impl Default for TrainOptions {

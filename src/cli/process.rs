@@ -4,6 +4,7 @@ use super::together;
 use crate::data::count;
 use crate::train::Stop;
 use anyhow::{Result, anyhow};
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -19,6 +20,12 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 /// Fails if `work` does, the threads can't be started, or `CANDLE_TEXTBOOK_SIMD` names an instruction set that is not
 /// available.
 pub fn on_threads<R: Send>(threads: Option<usize>, work: impl FnOnce() -> Result<R> + Send) -> Result<R> {
+    // All of the work runs inside the pool, so that no operation has to move its share there first.
+    set_up(threads)?.install(work)
+}
+
+/// Sets up the process, and starts the threads.
+fn set_up(threads: Option<usize>) -> Result<ThreadPool> {
     crate::ops::instruction_set()?;
     if cfg!(windows) || is_only_thread() {
         // SAFETY: Windows allows it at any time. Elsewhere no other thread exists, so none reads or writes the environment
@@ -27,9 +34,8 @@ pub fn on_threads<R: Send>(threads: Option<usize>, work: impl FnOnce() -> Result
         keep_memory();
     }
     let threads = threads.unwrap_or_else(candle_core::utils::get_num_threads);
-    // All of the work runs inside the pool, so that no operation has to move its share there first.
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build();
-    pool.map_err(|error| anyhow!("{}: can't be started: {error}", count(threads, "thread")))?.install(work)
+    let pool = ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build();
+    pool.map_err(|error| anyhow!("{}: can't be started: {error}", count(threads, "thread")))
 }
 
 /// Size of a thread's stack. Candle walks through the graph of a network recursively.

@@ -7,7 +7,7 @@ use crate::device::device_name;
 use anyhow::Result;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::Path;
 
 /// Lets an option take a value like `-1`, so that its own parser can name the mistake.
@@ -18,12 +18,19 @@ pub(super) fn with_negative_numbers(arg: Arg) -> Arg {
 
 /// Gives the options of `train` the recipe's defaults, and hides options that do not apply.
 pub(super) fn with_defaults<B: Binary>(command: clap::Command) -> clap::Command {
-    let defaults = fields(&B::train_defaults());
+    let is_unused = |id: &str| B::UNUSED.contains(&id) || (id == "history_size" && !B::FULL_BATCH);
+    with_defaults_of(command, &fields(&B::train_defaults()), &is_unused)
+}
+
+fn with_defaults_of(
+    command: clap::Command,
+    defaults: &Map<String, Value>,
+    is_unused: &dyn Fn(&str) -> bool,
+) -> clap::Command {
     command.mut_args(|arg| {
         let arg = with_negative_numbers(arg);
-        let id = arg.get_id().as_str();
-        let is_unused = B::UNUSED.contains(&id) || (id == "history_size" && !B::FULL_BATCH);
-        let arg = arg.clone().hide(arg.is_hide_set() || is_unused);
+        let is_hidden = arg.is_hide_set() || is_unused(arg.get_id().as_str());
+        let arg = arg.hide(is_hidden);
         let default = match defaults.get(arg.get_id().as_str()) {
             Some(Value::String(text)) => text.clone(),
             // Without the ".0" of JSON.
@@ -44,13 +51,16 @@ pub(super) fn defaults<B: Binary>() -> Result<B> {
 pub(super) fn of_preset<B: Binary>(defaults: B, settings: &B) -> Result<B> {
     let preset = fields(settings).get("preset").and_then(option_value);
     let arguments: Vec<String> = preset.into_iter().flat_map(|name| ["--preset".to_string(), name]).collect();
-    let given = given(&defaults, &matches_of::<B>(&arguments)?);
+    let given = given(&fields(&defaults), &matches_of::<B>(&arguments)?);
     resolved(defaults, &given)
 }
 
 /// The options of `train` that `arguments` give.
 fn matches_of<B: Binary>(arguments: &[String]) -> Result<ArgMatches> {
-    let command = with_defaults::<B>(B::augment_args(clap::Command::new(B::NAME)));
+    parse(with_defaults::<B>(B::augment_args(clap::Command::new(B::NAME))), arguments)
+}
+
+fn parse(command: clap::Command, arguments: &[String]) -> Result<ArgMatches> {
     Ok(command.no_binary_name(true).try_get_matches_from(arguments)?)
 }
 
@@ -79,10 +89,10 @@ pub(super) fn repeating<D: Data>(training: &Training<D>) -> String {
     format!("{} train{}", training.settings.binary, arguments.collect::<String>())
 }
 
-/// The arguments in `matches` that the user gave, without defaults.
-pub(super) fn given<B: Binary>(defaults: &B, matches: &ArgMatches) -> ArgMatches {
+/// The arguments in `matches` that the user gave, without defaults of the `settings`.
+pub(super) fn given(settings: &Map<String, Value>, matches: &ArgMatches) -> ArgMatches {
     let mut given = matches.clone();
-    for name in fields(defaults).keys() {
+    for name in settings.keys() {
         if matches.value_source(name) != Some(ValueSource::CommandLine) {
             // Fails only for an unknown name.
             let _ = given.try_clear_id(name);

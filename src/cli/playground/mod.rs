@@ -51,7 +51,7 @@ pub fn main(programs: Vec<Program>) -> ExitCode {
     }
     let command = clap::Command::new("playground").version(env!("CARGO_PKG_VERSION"));
     let matches = Options::augment_args(command).mut_args(with_negative_numbers).try_get_matches();
-    finish(matches, |matches| serve(matches, programs))
+    finish(matches, &|matches| serve(matches, programs.clone()))
 }
 
 fn serve(matches: &ArgMatches, programs: Vec<Program>) -> Result<Outcome> {

@@ -37,7 +37,7 @@ where
             let settings = AnyRecipe::new(recorded_settings::<B>(&run, &config)?);
             Ok(Box::new(flow::load_trained(Saved { run, config, settings, device: Device::Cpu })?))
         },
-        main: || main_on::<B>(std::env::args_os().skip(1)),
+        main: || main_on::<B>(std::env::args_os().skip(1).collect()),
     }
 }
 
