@@ -60,6 +60,7 @@ fn matches_of<B: Binary>(arguments: &[String]) -> Result<ArgMatches> {
     parse(with_defaults::<B>(B::augment_args(clap::Command::new(B::NAME))), arguments)
 }
 
+/// Parses `arguments`, which do not begin with the name of the program.
 fn parse(command: clap::Command, arguments: &[String]) -> Result<ArgMatches> {
     Ok(command.no_binary_name(true).try_get_matches_from(arguments)?)
 }

@@ -213,8 +213,8 @@ impl<T: Lanes> OuterProducts<'_, T> {
             false => unsafe { packed.fill(simd, (self.b.as_ptr(), self.b_padded, segments), terms) },
         };
         let (mut i, rows) = (0, self.rows);
-        // The compiler loads the elements of a for all rows of a tile first, so these take registers, too. The conditions
-        // are constants, so that tiles that do not fit are not even compiled.
+        // A tile's sums, its vectors of b and an element of a for each row share the registers. The conditions are
+        // constants, so that tiles that do not fit are not even compiled.
         // SAFETY: each tile ends at or before the last row.
         unsafe {
             while i < rows {
