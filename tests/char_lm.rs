@@ -54,8 +54,12 @@ fn a_text_is_learned_and_losses_are_reported_in_all_units() {
     let place = trained();
     let said = done(place.parent().unwrap(), NAME, "eval --run run");
     assert!(said.contains(&format!("{:.4} nats per character", number(last, "test_loss"))), "{said}");
-    let other = done(place.parent().unwrap(), NAME, "eval --run run --text text");
-    assert!(other.contains("nats per character"), "{other}");
+    // The text itself is tested like the run, on its last part.
+    assert_eq!(done(place.parent().unwrap(), NAME, "eval --run run --text text"), said);
+    let other = tempdir().unwrap();
+    fs::write(other.path().join("other"), counting(90)).unwrap();
+    let arguments = format!("eval --run {} --text other", place.display());
+    assert!(done(&other, NAME, &arguments).contains("nats per character"));
 }
 
 /// The text that a run generates after two lines and a word of [`counting`].

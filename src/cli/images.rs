@@ -186,7 +186,7 @@ impl ImageData {
         train: &TrainOptions,
     ) -> Result<Self> {
         let (name, dir) = TestSet::resolve(Some(chosen), train);
-        let is_own = (name, dir) == (train.dataset.as_str(), train.data_dir.as_deref());
+        let is_own = TestSet::is_own(Some(chosen), train);
         let is_grey = facts.shape.0 == 1;
         let drawn = || drawn_test(name, dir.filter(|_| is_own)?, facts.shape.1, train);
         let given = || image::load_test(name, dir, facts.shape.1).map_err(data_error);

@@ -5,7 +5,7 @@ use super::language_commands::{self, LanguageCommand, TrainedModel};
 use super::options::{TrainOptions, fraction, positive};
 use super::recipe::{About, Data, Test, Trained, Work};
 use super::text::{check_vocabulary, note_unknown_count, noun};
-use super::{Outcome, TestSet, count, data_error, flow, show_notes};
+use super::{Outcome, TestSet, count, data_error, flow, is_place_of, show_notes};
 use crate::data::{DataError, Level, TextStream, TokenWindows, Vocabulary, text};
 use crate::models::language_model::LanguageModel;
 use crate::train::{Epoch, LanguageModelling, LanguageModellingConfig, Task, Windowing, evaluate_text};
@@ -15,7 +15,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Options that choose a text, its tokens and its parts.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub struct LanguageOptions {
 /// Options of `eval` that choose a text.
 #[derive(Args)]
 pub struct TestText {
-    /// Test on all of FILE [default: the test part of the text that the run was trained on]
+    /// Test on all of FILE, or on its test part if the run was trained on it [default: that part]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["dataset", "data_dir"])]
     text: Option<PathBuf>,
     #[command(flatten)]
@@ -179,20 +179,21 @@ impl Data for LanguageData {
             return Ok(Self::new(text, vocabulary, parts, windowing, train.seed));
         };
         let windowing = Windowing { streams: train.batch_size, window: options.window };
-        let TestText { text: file, set: TestSet { dataset, data_dir } } = other;
-        let (text, test) = match (file, dataset, data_dir) {
-            (None, None, None) => {
-                let text = open(&options, train)?;
-                let [.., test] = split(text.len(), &options, train)?;
-                (text, test)
-            }
-            (file, dataset, data_dir) => {
-                let dataset = dataset.as_ref().unwrap_or(&train.dataset).clone();
-                let train = TrainOptions { dataset, data_dir: data_dir.clone(), ..train.clone() };
-                let text = open(&LanguageOptions { text: file.clone(), ..options }, &train)?;
-                let all = 0..text.len();
-                (text, all)
-            }
+        let TestText { text: file, set } = other;
+        let is_own = match (file, &options.text) {
+            (Some(file), own) => is_place_of(Some(file), own.as_deref()),
+            (None, Some(_)) => set.dataset.is_none() && set.data_dir.is_none(),
+            (None, None) => TestSet::is_own(Some(set), train),
+        };
+        let (dataset, data_dir) = TestSet::resolve(Some(set), train);
+        let (dataset, data_dir) = (dataset.to_string(), data_dir.map(Path::to_path_buf));
+        let train = &TrainOptions { dataset, data_dir, ..train.clone() };
+        let own_file = options.text.clone().filter(|_| is_own);
+        let options = LanguageOptions { text: file.clone().or(own_file), ..options };
+        let text = open(&options, train)?;
+        let test = match is_own {
+            true => split(text.len(), &options, train)?[2].clone(),
+            false => 0..text.len(),
         };
         let unknown = text.count_unknown(test.clone(), &vocabulary)?;
         note_unknown_count(unknown, test.end - test.start, noun(text.level()));

@@ -175,6 +175,19 @@ fn error_line(error: &anyhow::Error) -> String {
     format!("error: {}", message.trim_end().replace('\n', "\\n"))
 }
 
+/// Whether `path` is the place of the data that a run found at `recorded`.
+///
+/// If there is nothing at `recorded` any more, it is, with a note.
+fn is_place_of(path: Option<&Path>, recorded: Option<&Path>) -> bool {
+    let (Some(path), Some(recorded)) = (path, recorded) else { return path == recorded };
+    let has_moved = path.exists() && !recorded.exists();
+    if has_moved {
+        let (path, recorded) = (path.display(), recorded.display());
+        show_notes(&[format!("{path}: taken for the run's data, which is no longer at {recorded}")]);
+    }
+    has_moved || path == recorded || path.canonicalize().ok() == recorded.canonicalize().ok()
+}
+
 /// Options of `eval` that choose a data set.
 #[derive(Args)]
 pub struct TestSet {
@@ -189,12 +202,16 @@ pub struct TestSet {
 impl TestSet {
     /// Name and folder of the data set to read: from `test`, or else from `train`.
     fn resolve<'a>(test: Option<&'a Self>, train: &'a TrainOptions) -> (&'a str, Option<&'a Path>) {
-        match test {
-            Some(Self { dataset, data_dir }) if dataset.is_some() || data_dir.is_some() => {
-                (dataset.as_ref().unwrap_or(&train.dataset), data_dir.as_deref())
-            }
-            _ => (&train.dataset, train.data_dir.as_deref()),
-        }
+        let own = train.data_dir.as_deref();
+        let Some(Self { dataset, data_dir }) = test else { return (&train.dataset, own) };
+        let name = dataset.as_ref().unwrap_or(&train.dataset);
+        (name, data_dir.as_deref().or(own.filter(|_| *name == train.dataset)))
+    }
+
+    /// Whether [`resolve`](Self::resolve) returns the data set of `train`.
+    fn is_own(test: Option<&Self>, train: &TrainOptions) -> bool {
+        let (name, dir) = Self::resolve(test, train);
+        name == train.dataset && is_place_of(dir, train.data_dir.as_deref())
     }
 
     /// Checks that the data set has a test split, unless the run was trained on it.
@@ -202,10 +219,9 @@ impl TestSet {
     /// In that case drawing one again gives the examples that training left out.
     fn check_split(test: Option<&Self>, train: &TrainOptions, has_test: bool) -> anyhow::Result<()> {
         let (name, dir) = Self::resolve(test, train);
-        let is_own = (name, dir) == (train.dataset.as_str(), train.data_dir.as_deref());
         let place = dir.map_or_else(|| format!("data set {name}"), |dir| dir.display().to_string());
         anyhow::ensure!(
-            is_own || has_test,
+            has_test || Self::is_own(test, train),
             "{place}: no test split, so there is nothing to test this model on"
         );
         Ok(())

@@ -149,10 +149,9 @@ impl Data for SentenceData {
             None if trained.is_some() => Columns { trained, ..Columns::default() },
             None => Columns { label: text.label_column, text: text.text_column, trained },
         };
-        let is_training_data = (name, dir) == (train.dataset.as_str(), train.data_dir.as_deref());
         let corpus = match &run {
             None => data::text::load(name, dir, &columns),
-            Some(_) if text.folds.is_some() && is_training_data => bail!(
+            Some((_, test)) if text.folds.is_some() && TestSet::is_own(Some(*test), train) => bail!(
                 "this model is one of a cross-validation, which tested it: test it on other data with --dataset or --data-dir"
             ),
             Some((facts, _)) => data::text::load_test(name, dir, &columns, &facts.classes),

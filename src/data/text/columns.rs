@@ -27,11 +27,11 @@ pub(super) fn labelled(
     let splits = splits.choose(dir, &expected, known.is_some(), &mut notes)?;
     let Splits { train, validation, test, .. } = splits;
     let first = train.clone().or(test.clone()).unwrap_or_default();
-    let table = match known.filter(|_| train.is_none()) {
+    let table = match known {
         Some(known) => Table::read_test(&first, columns, known, &mut notes)?,
         None => {
             let file = TextFile::read(first.clone(), &mut notes)?;
-            Table::read(file, columns, known.unwrap_or_default(), &mut notes)?
+            Table::read(file, columns, &[], &mut notes)?
         }
     };
     let layout = table.layout.clone();
