@@ -5,7 +5,7 @@
 mod common;
 
 use candle_textbook::data::{Level, TextStream, TokenWindows};
-use common::{done, killed, metrics, model, refused, start};
+use common::{done, killed, metrics, model, noted, refused, start};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -136,6 +136,16 @@ fn unknown_characters_score_no_better_than_known_ones_and_are_counted() {
         "{notes}"
     );
     refused(&place, NAME, &format!("sample --run {run} --top-p 1.5"), 2, &["--top-p", "0 to 1"]);
+}
+
+#[test]
+fn unknown_characters_of_the_test_part_are_noted_after_training() {
+    let place = tempdir().unwrap();
+    fs::write(place.path().join("text"), format!("{}日本", counting(100))).unwrap();
+    let note = "2 of 140 characters are unknown to this model";
+    let said = noted(&place, NAME, &format!("{SMALL} --text text --out run"), note);
+    assert!(said.contains("test  "), "{said}");
+    noted(&place, NAME, "eval --run run", note);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{config, killed, metrics, model, one_error, refused, start};
+use common::{config, killed, metrics, model, noted, one_error, refused, start};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -111,6 +111,16 @@ fn the_preset_adapts_to_a_few_pairs_and_to_other_data() {
     done(&place, &format!("{small} --dataset dates --train-limit 40 --max-length 12 --out dates"));
     done(&place, &format!("{small} --dataset tsv-pairs --data-dir . --out pairs"));
     done(&place, "eval --run few");
+}
+
+#[test]
+fn unknown_words_of_the_test_pairs_are_noted_after_training() {
+    let place = tempdir().unwrap();
+    write_data(place.path());
+    fs::write(place.path().join("data/test_2016.en"), "one pink\ntwo pink\n").unwrap();
+    fs::write(place.path().join("data/test_2016.de"), "eins rosa\nzwei rosa\n").unwrap();
+    let arguments = format!("{SMALL} --epochs 1 --out run");
+    noted(&place, "seq2seq", &arguments, "2 of 4 words are unknown to this model");
 }
 
 #[test]

@@ -113,8 +113,8 @@ pub(super) fn fit_and_test<D: Data>(
     let Fit { run, model, report, command } = fit(training, settings, data, start)?;
     let (device, best) = (&training.device, report.epochs.get(report.best_epoch.wrapping_sub(1)));
     let test = || match &training.processes {
-        Some(processes) => together(processes, || data.test(&model, best, device)),
-        None => data.test(&model, best, device),
+        Some(processes) => together(processes, || test_model(data, &model, best, device)),
+        None => test_model(data, &model, best, device),
     };
     let words = how_to_resume(&command);
     let Some(test) = unless_interrupted(training, report.interrupted, &words, test)? else {
@@ -310,12 +310,18 @@ fn begin<D: Data>(
     Ok(run)
 }
 
+/// Tests a model, and notes what it does not know of the test part.
+fn test_model<D: Data>(data: &D, model: &D::Model, best: Option<&Epoch>, device: &Device) -> Result<Test> {
+    data.note_unknown()?;
+    data.test(model, best, device)
+}
+
 /// Tests a trained model on the data that the options choose.
 fn eval<D: Data>(trained: Trained<D>, test: &D::TestOptions) -> Result<Outcome> {
     let Trained { run, settings, facts, model, device } = trained;
     let data = D::load(settings.data_options()?, settings.train_options(), Some((facts, test)))
         .map_err(|error| with_origin(error, &run, &settings.fields, &Given::default()))?;
-    say(&data.test(&model, None, &device)?.text);
+    say(&test_model(&data, &model, None, &device)?.text);
     Ok(Outcome::Done)
 }
 

@@ -78,9 +78,14 @@ impl LanguageData {
         Self { text, about, training, validation, test, windowing, seed }
     }
 
+    /// Whether there is a test part: a token to read, and one to predict.
+    fn has_test(&self) -> bool {
+        self.test.end - self.test.start >= 2
+    }
+
     /// The test loss in nats per token; none if there is no test part.
     fn test_loss(&self, model: &LanguageModel, device: &Device) -> Result<Option<f64>> {
-        if self.test.end - self.test.start < 2 {
+        if !self.has_test() {
             return Ok(None);
         }
         let Self { text, about, test, windowing, .. } = self;
@@ -195,8 +200,6 @@ impl Data for LanguageData {
             true => split(text.len(), &options, train)?[2].clone(),
             false => 0..text.len(),
         };
-        let unknown = text.count_unknown(test.clone(), &vocabulary)?;
-        note_unknown_count(unknown, test.end - test.start, noun(text.level()));
         ensure!(
             test.end - test.start >= 2,
             "{}: found {} to test on, expected at least 2: give another text with --text FILE",
@@ -216,6 +219,15 @@ impl Data for LanguageData {
 
     fn largest_batch(&self, batch_size: usize) -> u64 {
         (batch_size as u64).saturating_mul(self.windowing.window as u64)
+    }
+
+    fn note_unknown(&self) -> Result<()> {
+        let Self { text, about, test, .. } = self;
+        if self.has_test() {
+            let unknown = text.count_unknown(test.clone(), &about.facts)?;
+            note_unknown_count(unknown, test.end - test.start, noun(text.level()));
+        }
+        Ok(())
     }
 
     fn task<'a>(&'a self, model: &'a LanguageModel, device: &'a Device) -> Result<Box<dyn Task + 'a>> {

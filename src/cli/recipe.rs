@@ -297,6 +297,14 @@ pub trait Data: Sized + 'static {
         self.about().facts.describe()
     }
 
+    /// Notes how many tokens of the test part the model does not know, if that matters for the test.
+    ///
+    /// # Errors
+    /// Fails if the test part can't be read.
+    fn note_unknown(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Sets initial values other than random ones; returns a line to show.
     ///
     /// # Errors

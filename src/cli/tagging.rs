@@ -80,6 +80,11 @@ impl Data for TaggingData {
         self.longest(batch_size)
     }
 
+    fn note_unknown(&self) -> Result<()> {
+        self.note_unknown_words();
+        Ok(())
+    }
+
     fn initialise(&self, vars: &VarMap) -> Result<Option<String>> {
         self.set_vectors(vars)
     }

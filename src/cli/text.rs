@@ -76,12 +76,6 @@ impl<L> TextData<L> {
         let facts = match facts {
             Some(facts) => {
                 facts.check_classes(&classes).with_context(|| format!("data set {name}"))?;
-                let tested: Vec<&String> = parts.test.iter().flat_map(|&i| &words[i as usize]).collect();
-                let unknown =
-                    tested.iter().filter(|word| facts.vocabulary.id(word) == Vocabulary::UNKNOWN).count();
-                if 2 * unknown > tested.len() {
-                    note_unknown_count(unknown as u64, tested.len() as u64, "words");
-                }
                 facts
             }
             None => {
@@ -93,6 +87,16 @@ impl<L> TextData<L> {
         let fingerprints = split_fingerprints(fingerprints);
         let about = About { name: name.to_string(), sizes: parts.sizes(), fingerprints, facts };
         Ok(Self { options, ngrams, words, labels, parts, vectors, sentences, about })
+    }
+
+    /// Notes how many words of the test part are unknown, if most are.
+    pub(super) fn note_unknown_words(&self) {
+        let vocabulary = &self.about.facts.vocabulary;
+        let tested: Vec<&String> = self.parts.test.iter().flat_map(|&i| &self.words[i as usize]).collect();
+        let unknown = tested.iter().filter(|word| vocabulary.id(word) == Vocabulary::UNKNOWN).count();
+        if 2 * unknown > tested.len() {
+            note_unknown_count(unknown as u64, tested.len() as u64, "words");
+        }
     }
 
     /// Number of ids in the `count` longest training sentences.

@@ -181,8 +181,6 @@ impl Data for TranslationData {
             Some(test) => test.search.decoding(&options)?,
         };
         if let Some(test_options) = test_options {
-            let ids = test.sources.concat();
-            note_unknown_count(unknown(&ids) as u64, ids.len() as u64, noun(&facts.source));
             options.bleu_words = test_options.bleu_words.unwrap_or(options.bleu_words);
         }
         let expected = references(&facts.target, &validation.targets);
@@ -220,6 +218,12 @@ impl Data for TranslationData {
     /// Number of target tokens, ends included. Only they have logits, which need the most memory.
     fn largest_batch(&self, batch_size: usize) -> u64 {
         sum_of_largest(self.training.targets.iter().map(|target| target.len() as u64 + 1), batch_size)
+    }
+
+    fn note_unknown(&self) -> Result<()> {
+        let ids = self.test.sources.concat();
+        note_unknown_count(unknown(&ids) as u64, ids.len() as u64, noun(&self.about.facts.source));
+        Ok(())
     }
 
     fn initialise(&self, vars: &VarMap) -> Result<Option<String>> {
