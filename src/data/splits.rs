@@ -37,15 +37,18 @@ impl Splits {
         Self::assign(dir, named(dir, &is_kind)?, &split, &is_related)
     }
 
-    /// Finds each split in `dir` as the file whose name contains a name of the split.
+    /// Finds each split in `dir` as the file whose name contains a name of the split, as a word or as the beginning of one.
     ///
-    /// `my-train.EXTENSION`, `my.train` and `train` are training splits. Otherwise like [`find`](Self::find).
+    /// `my-train.EXTENSION`, `my.train`, `train` and `trainset` are training splits, but `restrain` and `trained` are not.
+    /// Otherwise like [`find`](Self::find).
     ///
     /// # Errors
     /// Fails if `dir` can't be listed, or has two files for one split.
     pub fn find_by_words(dir: &Path, extensions: &[&str]) -> Result<Self> {
         // CoNLL-2003 calls its validation split `testa`.
         const PARTS: [&[&str]; 3] = [&["train"], &["valid", "dev", "testa"], &["test"]];
+        // As in `training`, `validation`, `development` and `testset`.
+        const ENDINGS: [&str; 4] = ["ing", "ation", "elopment", "set"];
         let is_related = |name: &str| name.rsplit_once('.').is_some_and(|(_, end)| extensions.contains(&end));
         let split = |name: &str| {
             let relevant = match name.rsplit_once('.') {
@@ -54,8 +57,12 @@ impl Splits {
                 None => name,
             };
             let words: Vec<&str> = relevant.split(|c: char| !c.is_ascii_alphabetic()).collect();
-            let is_part =
-                |name: &&str| words.iter().any(|word| word.starts_with(name) || word.ends_with(name));
+            // WMT calls its splits `newsdev2016` and `newstest2016`.
+            let stems = words.iter().map(|word| word.strip_prefix("news").unwrap_or(word));
+            let is_part = |name: &&str| {
+                let mut endings = stems.clone().filter_map(|word| word.strip_prefix(name));
+                endings.any(|ending| ending.len() <= 1 || ENDINGS.contains(&ending))
+            };
             let whole = NAMES.iter().position(|names| names.iter().any(|name| words.contains(name)));
             whole.or_else(|| PARTS.iter().position(|names| names.iter().any(is_part)))
         };

@@ -35,6 +35,27 @@ fn conll_files_are_found_by_their_names_and_read_with_any_columns() {
 }
 
 #[test]
+fn the_name_of_a_split_begins_a_word_of_the_files_name() {
+    let row: &[u8] = b"Oslo B-LOC\n";
+    let load = |names: &[&str]| {
+        let files: Vec<(&str, &[u8])> = names.iter().map(|&name| (name, row)).collect();
+        sequence::load("conll", Some(dir_of(&files).path())).unwrap()
+    };
+    let others = ["contest.txt", "device.txt", "latest.txt", "tested.txt", "validated.txt"];
+    let corpus = load(&[&others[..], &["train.txt"]].concat());
+    assert!(corpus.validation.is_none() && corpus.test.is_none());
+    assert_says(&corpus.notes[0], &[&format!("passed over: {}", others.join(", "))]);
+    for names in [
+        ["training.txt", "development.txt", "testing.txt"],
+        ["my-trainset.txt", "validset.txt", "testset.txt"],
+        ["train.txt", "newsdev2016.txt", "newstest2016.txt"],
+    ] {
+        let corpus = load(&names);
+        assert!(corpus.validation.is_some() && corpus.test.is_some(), "{names:?}");
+    }
+}
+
+#[test]
 fn iob1_is_converted_to_bio() {
     let iob1 = "a I-PER\nb I-PER\nc B-PER\nd I-LOC\ne O\nf I-LOC\n\ng I-LOC\n";
     let bio = "a B-PER\nb I-PER\nc B-PER\nd B-LOC\ne O\nf B-LOC\n\ng B-LOC\n";
