@@ -12,14 +12,21 @@ use candle_textbook::cli::{
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::mlp::{Config, Mlp};
 use candle_textbook::nn::{Activation, Cost, InitScheme};
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
 #[derive(Clone, Args, Serialize, Deserialize)]
 pub(crate) struct Settings {
     /// Number of units of each hidden layer, such as 100 or 300,100
-    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = positive, default_value = "100")]
+    #[arg(
+        long,
+        value_name = "N,..",
+        value_delimiter = ',',
+        value_parser = positive,
+        action = ArgAction::Set,
+        default_value = "100"
+    )]
     hidden: Vec<usize>,
     /// Activation of the hidden layers
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Activation::Sigmoid)]

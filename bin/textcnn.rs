@@ -15,7 +15,7 @@ use candle_textbook::data::NGrams;
 use candle_textbook::models::textcnn::{Config, TextCnn, Variant};
 use candle_textbook::nn::SentenceModel;
 use candle_textbook::optim::Optimizer;
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
@@ -28,7 +28,14 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "N", value_parser = positive)]
     embedding: Option<usize>,
     /// Filter widths in words
-    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = positive, default_value = "3,4,5")]
+    #[arg(
+        long,
+        value_name = "N,..",
+        value_delimiter = ',',
+        value_parser = positive,
+        action = ArgAction::Set,
+        default_value = "3,4,5"
+    )]
     widths: Vec<usize>,
     /// Number of filters per width
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]

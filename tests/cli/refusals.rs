@@ -16,6 +16,7 @@ fn wrong_options_are_refused() {
         ("--dropout 1", "'--dropout <X>'"),
         ("--momentum 2", "excluding 1"),
         ("--seed -1", "expected a whole number, 0 or more"),
+        ("--hidden 30 --hidden 20", "cannot be used multiple times"),
         ("--hidden 30,x", "expected a whole number, 1 to"),
         ("--epoch 3", "'--epoch'"),
         ("--device gpu", "expected auto, cpu"),
