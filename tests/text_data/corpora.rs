@@ -207,6 +207,22 @@ fn utf8_that_is_damaged_is_not_read_as_windows_1252() {
 }
 
 #[test]
+fn text_with_byte_pairs_that_happen_to_be_utf8_is_in_another_encoding() {
+    let euc_jp = b"\xa4\xb3\xa4\xce\xc7\xad\xa4\xcf\xc4\xed\xa4\xc7\xbf\xb2\xa4\xc6\xa4\xa4\xa4\xeb\xa4\xce\xa4\xc7\xa4\xb7\xa4\xbf\xa1\xa3";
+    let gbk = b"\xbd\xf1\xcc\xec\xcc\xec\xc6\xf8\xba\xdc\xba\xc3\xce\xd2\xc3\xc7\xd2\xbb\xc6\xf0\xc8\xa5\xb9\xab\xd4\xb0\xc9\xa2\xb2\xbd";
+    for text in [&euc_jp[..], gbk] {
+        let table = [b"label,text\na,", text, b"\nb,x\n"].concat();
+        assert_refused(
+            "csv",
+            &[("train.csv", &table)],
+            &["line 2 is not UTF-8", "look like Windows-1252 either"],
+        );
+    }
+    let western = b"label,text\na,na\xefve caf\xe9\nb,d\xe9j\xe0 vu caf\xc3\xa9\n";
+    assert_refused("csv", &[("train.csv", western)], &["damaged or in two encodings"]);
+}
+
+#[test]
 fn a_test_needs_only_the_test_files() {
     let test = |name: &str, files: &[(&str, &[u8])], classes: &[&str]| {
         let dir = dir_of(files);

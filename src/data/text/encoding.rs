@@ -110,8 +110,9 @@ pub(super) struct Scan {
     controls: Lines,
     /// Whether the text has the byte order mark of UTF-8.
     pub is_marked: bool,
-    /// Whether there are UTF-8 characters outside ASCII.
-    pub has_utf8: bool,
+    /// Number of UTF-8 characters outside ASCII, and of byte sequences that are not UTF-8.
+    characters: u64,
+    errors: u64,
     western: Western,
 }
 
@@ -167,7 +168,7 @@ impl Scan {
                 bytes.iter().any(|&byte| is_control(byte)).then(|| self.controls.add(line));
             }
         }
-        if !self.has_utf8 {
+        if !self.has_utf8() || self.is_invalid() {
             self.western.add(bytes);
         }
         self.at += whole as u64;
@@ -181,7 +182,9 @@ impl Scan {
             let rest = &bytes[at..];
             let error = std::str::from_utf8(rest).err();
             let valid = &rest[..error.map_or(rest.len(), |error| error.valid_up_to())];
-            self.has_utf8 |= !valid.is_ascii();
+            if !valid.is_ascii() {
+                self.characters += valid.iter().filter(|&&byte| byte >= 0xc0).count() as u64;
+            }
             at += valid.len();
             match error.map(|error| error.error_len()) {
                 None => return at,
@@ -189,10 +192,16 @@ impl Scan {
                 Some(length) => {
                     line += line_breaks(valid);
                     self.invalid.add(line);
+                    self.errors += 1;
                     at += length.unwrap_or(rest.len() - valid.len());
                 }
             }
         }
+    }
+
+    /// Whether there are UTF-8 characters outside ASCII so far.
+    pub fn has_utf8(&self) -> bool {
+        self.characters > 0
     }
 
     /// Whether lines so far are not UTF-8.
@@ -228,8 +237,10 @@ impl Scan {
             return Ok(Encoding::Utf8);
         }
         ensure!(!self.is_marked, "{invalid} not UTF-8, but the file is marked as such: repair it");
+        // In Shift-JIS, EUC, GBK and Big5, some pairs of bytes happen to be UTF-8.
+        let is_by_chance = self.errors > self.characters && self.western.has_few_ascii_letters();
         ensure!(
-            !self.has_utf8,
+            !self.has_utf8() || is_by_chance,
             "{invalid} not UTF-8, but there are UTF-8 characters elsewhere: the text is damaged or in two encodings; save it \
              as UTF-8"
         );
@@ -245,7 +256,7 @@ impl Scan {
     /// Whether the text so far may be Windows-1252.
     #[cfg(feature = "cli")]
     pub fn may_be_windows_1252(&self) -> bool {
-        !self.has_utf8 && !self.is_marked && self.controls.count == 0 && self.western.is_plausible()
+        !self.has_utf8() && !self.is_marked && self.controls.count == 0 && self.western.is_plausible()
     }
 
     /// The remark that the text is not UTF-8, or `None` if it is.
@@ -298,11 +309,15 @@ impl Western {
         self.symbols_in_words += in_words as u64;
     }
 
-    /// Most letters of Western European text are ASCII. Short text is not conclusive.
+    /// Whether ASCII letters are few, unlike in Western European text. Short text is not conclusive.
+    fn has_few_ascii_letters(&self) -> bool {
+        self.others >= 8 && self.others > self.ascii_letters
+    }
+
     fn is_plausible(&self) -> bool {
-        let &Self { ascii_letters, others, symbols_in_words, has_undefined } = self;
+        let &Self { others, symbols_in_words, has_undefined, .. } = self;
         !has_undefined
-            && (others < 8 || others <= ascii_letters)
+            && !self.has_few_ascii_letters()
             && (symbols_in_words < 3 || 10 * symbols_in_words <= others)
     }
 }

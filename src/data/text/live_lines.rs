@@ -156,7 +156,7 @@ impl<R: BufRead> LiveLines<R> {
         match self.encoding {
             Some(Encoding::Windows1252) => return Ok(windows_1252(line)),
             None if self.scan.may_be_windows_1252() => {}
-            None if !self.scan.has_utf8 => return Err(format!("is {NO_ENCODING}")),
+            None if !self.scan.has_utf8() => return Err(format!("is {NO_ENCODING}")),
             _ => return Err("is not UTF-8, but other lines are".to_string()),
         }
         if self.western.is_empty() {
@@ -168,7 +168,7 @@ impl<R: BufRead> LiveLines<R> {
 
     /// The lines read as Windows-1252 before another line turned out to be UTF-8, each returned once.
     pub fn doubtful(&mut self) -> Vec<usize> {
-        if self.scan.has_utf8 { std::mem::take(&mut self.western) } else { vec![] }
+        if self.scan.has_utf8() { std::mem::take(&mut self.western) } else { vec![] }
     }
 }
 
