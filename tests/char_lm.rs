@@ -190,6 +190,8 @@ fn words_are_learned_with_line_ends() {
     );
     let greedy = sampled(&place.path().join("run"), "--length 8 --temperature 0");
     assert_eq!(greedy, " two three four five six\none two\n");
+    let blank = ["sample", "--run", "run", "--prompt", "one ", "--length", "1", "--temperature", "0"];
+    assert_eq!(start(&place, NAME, &blank, "").stdout, b"one two\n");
     assert!(done(place.path(), NAME, "eval --run run").contains("nats per word"));
     // A line of blanks has no words; only its end is scored.
     let said = String::from_utf8(start(&place, NAME, &["score", "--run", "run"], "\n \t\n").stdout).unwrap();

@@ -16,7 +16,8 @@ pub struct TextGenerator<'a> {
     rng: ChaCha8Rng,
     /// Logits of the next token.
     logits: Vec<f32>,
-    last: u32,
+    /// The last token; none after white space, which ends a word.
+    last: Option<u32>,
 }
 
 impl<'a> TextGenerator<'a> {
@@ -43,7 +44,8 @@ impl<'a> TextGenerator<'a> {
         for &id in &ids {
             logits = decoder.step(id)?;
         }
-        let (last, rng) = (ids[ids.len() - 1], rng::stream(seed, "sample"));
+        let last = ids.pop().filter(|_| !prompt.ends_with(char::is_whitespace));
+        let rng = rng::stream(seed, "sample");
         Ok(Self { decoder, vocabulary, level, sampling, rng, logits, last })
     }
 
@@ -65,8 +67,7 @@ impl<'a> TextGenerator<'a> {
         let id =
             drawn.context("cannot draw a token: the vocabulary is empty or the model's logits are NaN")?;
         self.logits = self.decoder.step(id)?;
-        let [before, last] = [self.last, id].map(|id| self.vocabulary.token(id));
-        self.last = id;
-        Ok(self.level.decode(before, last.unwrap_or_default()).concat())
+        let before = self.last.replace(id).and_then(|last| self.vocabulary.token(last));
+        Ok(self.level.decode(before, self.vocabulary.token(id).unwrap_or_default()).concat())
     }
 }
