@@ -16,6 +16,7 @@
 //! # Example
 //!
 //! This trains a perceptron on built-in digits. [`train`] shows how to train, save and load a model of your own.
+//! In a crate of your own, depend on `candle-textbook`, `candle-core` and `anyhow`.
 //!
 //! ```
 //! use candle_core::{DType, Device};
@@ -23,25 +24,25 @@
 //! use candle_textbook::nn::{self, Activation, Cost, InitScheme};
 //! use candle_textbook::{data, optim, train};
 //!
-//! # fn main() -> anyhow::Result<()> {
-//! let (images, test) = data::digits(1_000, 200, 0)?; // labelled images of 28x28 pixels
-//! let (training, validation): (Vec<u32>, Vec<u32>) = (0..1_000).partition(|i| i % 10 > 0);
-//! let (vars, device) = (nn::VarMap::new(), Device::Cpu);
-//! let vb = nn::seeded_var_builder(&vars, 42, DType::F32, &device);
-//! let sizes = vec![28 * 28, 100, 10];
-//! let model = Mlp::new(&Config { sizes, activation: Activation::Relu, init: InitScheme::PyTorch, dropout: 0.0 }, vb)?;
-//! let task = train::ImageClassification {
-//!     model: &model, images: &images, training: &training, validation: &validation, augmentation: None,
-//!     cost: Cost::SoftmaxCrossEntropy, label_smoothing: 0.0, device: &device,
-//! };
-//! let trainer = train::Trainer { progress: &train::Lines, ..Default::default() }; // 10 epochs at a learning rate of 1e-3
-//! trainer.fit(&task, &vars, &mut optim::Optimizer::new(optim::Adam::adamw(), &vars)?)?;
+//! fn main() -> anyhow::Result<()> {
+//!     let (images, test) = data::digits(1_000, 200, 0)?; // labelled images of 28x28 pixels
+//!     let (training, validation): (Vec<u32>, Vec<u32>) = (0..1_000).partition(|i| i % 10 > 0);
+//!     let (vars, device) = (nn::VarMap::new(), Device::Cpu);
+//!     let vb = nn::seeded_var_builder(&vars, 42, DType::F32, &device);
+//!     let sizes = vec![28 * 28, 100, 10];
+//!     let model = Mlp::new(&Config { sizes, activation: Activation::Relu, init: InitScheme::PyTorch, dropout: 0.0 }, vb)?;
+//!     let task = train::ImageClassification {
+//!         model: &model, images: &images, training: &training, validation: &validation, augmentation: None,
+//!         cost: Cost::SoftmaxCrossEntropy, label_smoothing: 0.0, device: &device,
+//!     };
+//!     let trainer = train::Trainer { progress: &train::Lines, ..Default::default() }; // 10 epochs at a learning rate of 1e-3
+//!     trainer.fit(&task, &vars, &mut optim::Optimizer::new(optim::Adam::adamw(), &vars)?)?;
 //!
-//! let all: Vec<u32> = (0..200).collect();
-//! let evaluation = train::evaluate_images(&model, Cost::SoftmaxCrossEntropy, &test, &all, &device)?;
-//! assert!(evaluation.accuracy() > 0.7);
-//! # Ok(())
-//! # }
+//!     let all: Vec<u32> = (0..200).collect();
+//!     let evaluation = train::evaluate_images(&model, Cost::SoftmaxCrossEntropy, &test, &all, &device)?;
+//!     assert!(evaluation.accuracy() > 0.7);
+//!     Ok(())
+//! }
 //! ```
 //!
 //! # Layers

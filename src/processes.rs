@@ -4,21 +4,21 @@
 //! use candle_textbook::processes::{Processes, share, threads};
 //! use std::sync::Arc;
 //!
-//! # fn main() -> anyhow::Result<()> {
-//! // Threads stand in for processes; `mpi` has those that `mpirun` starts.
-//! let numbers: Vec<f64> = (1..=10).map(f64::from).collect();
-//! let sums = std::thread::scope(|scope| {
-//!     let work = |process: Arc<dyn Processes>| {
-//!         let own = &numbers[share(numbers.len(), process.rank(), process.size())];
-//!         let mut sum = [own.iter().sum::<f64>()];
-//!         process.sum_f64(&mut sum).map(|()| sum[0])
-//!     };
-//!     let workers: Vec<_> = threads(3).into_iter().map(|process| scope.spawn(move || work(process))).collect();
-//!     workers.into_iter().map(|worker| worker.join().unwrap()).collect::<Result<Vec<_>, _>>()
-//! })?;
-//! assert_eq!(sums, [55.0; 3]);
-//! # Ok(())
-//! # }
+//! fn main() -> anyhow::Result<()> {
+//!     // Threads stand in for processes; `mpi` has those that `mpirun` starts.
+//!     let numbers: Vec<f64> = (1..=10).map(f64::from).collect();
+//!     let sums = std::thread::scope(|scope| {
+//!         let work = |process: Arc<dyn Processes>| {
+//!             let own = &numbers[share(numbers.len(), process.rank(), process.size())];
+//!             let mut sum = [own.iter().sum::<f64>()];
+//!             process.sum_f64(&mut sum).map(|()| sum[0])
+//!         };
+//!         let workers: Vec<_> = threads(3).into_iter().map(|process| scope.spawn(move || work(process))).collect();
+//!         workers.into_iter().map(|worker| worker.join().unwrap()).collect::<Result<Vec<_>, _>>()
+//!     })?;
+//!     assert_eq!(sums, [55.0; 3]);
+//!     Ok(())
+//! }
 //! ```
 //!
 //! Every process holds the whole model and computes its [`share`] of each batch. [`Processes`] is how they exchange results.

@@ -3,15 +3,16 @@
 //! ```
 //! use candle_textbook::lab::{EXPERIMENTS, Lab, Settings};
 //!
-//! # fn main() -> anyhow::Result<()> {
-//! let neuron = EXPERIMENTS.iter().find(|experiment| experiment.name == "neuron").unwrap();
-//! let out = tempfile::tempdir()?;
-//! // `None` instead of a folder stands for the next one under `runs/lab/`.
-//! let (findings, dir) = Lab::run(neuron, &Settings { quick: true, ..Settings::default() }, Some(out.path()))?;
-//! assert!(findings.claim.holds, "{}", findings.claim.text);
-//! println!("the figures are in {}", dir.display());
-//! # Ok(())
-//! # }
+//! fn main() -> anyhow::Result<()> {
+//!     let neuron = EXPERIMENTS.iter().find(|experiment| experiment.name == "neuron").unwrap();
+//!     # let dir = tempfile::tempdir()?;
+//!     # std::env::set_current_dir(&dir)?;
+//!     // `None` stands for the next folder under `runs/lab/`.
+//!     let (findings, dir) = Lab::run(neuron, &Settings { quick: true, ..Settings::default() }, None)?;
+//!     assert!(findings.claim.holds, "{}", findings.claim.text);
+//!     println!("the figures are in {}", dir.display());
+//!     Ok(())
+//! }
 //! ```
 //!
 //! [`EXPERIMENTS`] lists them. An experiment trains this crate's models with this crate's training loop and returns its

@@ -6,14 +6,14 @@
 //! use candle_textbook::models::lenet::{Config, LeNet};
 //! use candle_textbook::nn::{Mode, Model, VarMap, count_parameters, seeded_var_builder};
 //!
-//! # fn main() -> anyhow::Result<()> {
-//! let (vars, device) = (VarMap::new(), DeviceChoice::Auto.open(true)?);
-//! let model = LeNet::new(&Config::default(), seeded_var_builder(&vars, 42, DType::F32, &device))?;
-//! let logits = model.forward(&Tensor::zeros((2, 1, 28, 28), DType::F32, &device)?, Mode::Evaluate)?;
-//! assert_eq!(logits.dims(), [2, 10]);
-//! assert_eq!(count_parameters(|vb| LeNet::new(&Config::default(), vb))?, 61_706);
-//! # Ok(())
-//! # }
+//! fn main() -> anyhow::Result<()> {
+//!     let (vars, device) = (VarMap::new(), DeviceChoice::Auto.open(true)?);
+//!     let model = LeNet::new(&Config::default(), seeded_var_builder(&vars, 42, DType::F32, &device))?;
+//!     let logits = model.forward(&Tensor::zeros((2, 1, 28, 28), DType::F32, &device)?, Mode::Evaluate)?;
+//!     assert_eq!(logits.dims(), [2, 10]);
+//!     assert_eq!(count_parameters(|vb| LeNet::new(&Config::default(), vb))?, 61_706);
+//!     Ok(())
+//! }
 //! ```
 //!
 //! Each has a `Config`, a constructor that takes its parameters from a `VarBuilder` under the names of the PyTorch

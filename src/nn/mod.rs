@@ -36,20 +36,20 @@
 //! use candle_textbook::nn as candle_nn;
 //! use candle_nn::{AdamW, Conv2dConfig, Module, Optimizer, VarBuilder, VarMap};
 //!
-//! # fn main() -> candle_core::Result<()> {
-//! let vars = VarMap::new();
-//! let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
-//! let conv = candle_nn::conv2d(1, 4, 3, Conv2dConfig { padding: 1, ..Default::default() }, vb.pp("conv"))?;
-//! let output = candle_nn::linear(4 * 4 * 4, 10, vb.pp("output"))?;
-//! let mut optimizer = AdamW::new_lr(vars.all_vars(), 1e-3)?;
+//! fn main() -> candle_core::Result<()> {
+//!     let vars = VarMap::new();
+//!     let vb = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+//!     let conv = candle_nn::conv2d(1, 4, 3, Conv2dConfig { padding: 1, ..Default::default() }, vb.pp("conv"))?;
+//!     let output = candle_nn::linear(4 * 4 * 4, 10, vb.pp("output"))?;
+//!     let mut optimizer = AdamW::new_lr(vars.all_vars(), 1e-3)?;
 //!
-//! let images = Tensor::ones((2, 1, 8, 8), DType::F32, &Device::Cpu)?;
-//! let maps = candle_nn::max_pool2d(&images.apply(&conv)?.relu()?, 2)?;
-//! let logits = output.forward(&maps.flatten_from(1)?)?;
-//! let loss = candle_nn::loss::cross_entropy(&logits, &Tensor::new(&[3u32, 7], &Device::Cpu)?)?;
-//! optimizer.backward_step(&loss)?;
-//! # Ok(())
-//! # }
+//!     let images = Tensor::ones((2, 1, 8, 8), DType::F32, &Device::Cpu)?;
+//!     let maps = candle_nn::max_pool2d(&images.apply(&conv)?.relu()?, 2)?;
+//!     let logits = output.forward(&maps.flatten_from(1)?)?;
+//!     let loss = candle_nn::loss::cross_entropy(&logits, &Tensor::new(&[3u32, 7], &Device::Cpu)?)?;
+//!     optimizer.backward_step(&loss)?;
+//!     Ok(())
+//! }
 //! ```
 //!
 //! # Models

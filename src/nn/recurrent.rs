@@ -79,27 +79,29 @@ pub struct RecurrentConfig {
 /// use candle_textbook::nn::{self, Cell, Mode, PackedSequences, RecurrentConfig, VarMap};
 /// use std::sync::Arc;
 ///
-/// let (vars, device) = (VarMap::new(), Device::Cpu);
-/// let config = RecurrentConfig {
-///     cell: Cell::Gru,
-///     features: 8,
-///     hidden: 16,
-///     layers: 2,
-///     bidirectional: true,
-///     dropout: 0.1,
-///     forget_bias: None,
-/// };
-/// let network = nn::recurrent(&config, nn::seeded_var_builder(&vars, 0, DType::F32, &device))?;
+/// fn main() -> candle_core::Result<()> {
+///     let (vars, device) = (VarMap::new(), Device::Cpu);
+///     let config = RecurrentConfig {
+///         cell: Cell::Gru,
+///         features: 8,
+///         hidden: 16,
+///         layers: 2,
+///         bidirectional: true,
+///         dropout: 0.1,
+///         forget_bias: None,
+///     };
+///     let network = nn::recurrent(&config, nn::seeded_var_builder(&vars, 0, DType::F32, &device))?;
 ///
-/// // Two sequences, of 5 and 3 elements, padded to 5 steps.
-/// let padded = Tensor::zeros((2, 5, 8), DType::F32, &device)?;
-/// let sequences = Arc::new(PackedSequences::new(&[5, 3])?);
-/// let xs = sequences.pack(&padded)?;
-/// let (ys, state) = network.forward(&xs, &sequences, None, Mode::Evaluate)?;
-/// assert_eq!(ys.dims(), [5 + 3, 2 * 16]);
-/// assert_eq!(state.hidden.dims(), [2 * 2, 2, 16]);
-/// assert_eq!(sequences.unpack(&ys)?.dims(), [2, 5, 2 * 16]);
-/// # Ok::<(), candle_core::Error>(())
+///     // Two sequences, of 5 and 3 elements, padded to 5 steps.
+///     let padded = Tensor::zeros((2, 5, 8), DType::F32, &device)?;
+///     let sequences = Arc::new(PackedSequences::new(&[5, 3])?);
+///     let xs = sequences.pack(&padded)?;
+///     let (ys, state) = network.forward(&xs, &sequences, None, Mode::Evaluate)?;
+///     assert_eq!(ys.dims(), [5 + 3, 2 * 16]);
+///     assert_eq!(state.hidden.dims(), [2 * 2, 2, 16]);
+///     assert_eq!(sequences.unpack(&ys)?.dims(), [2, 5, 2 * 16]);
+///     Ok(())
+/// }
 /// ```
 #[derive(Debug, Clone)]
 pub struct Recurrent {

@@ -28,14 +28,14 @@ use candle_core::{Result, Shape, Storage, Tensor};
 /// use candle_core::{DType, Device, Tensor};
 /// use candle_textbook::ops::{self, Conv2dConfig};
 ///
-/// # fn main() -> candle_core::Result<()> {
-/// let images = Tensor::ones((2, 3, 9, 12), DType::F32, &Device::Cpu)?;
-/// let weight = Tensor::ones((8, 3, 5, 3), DType::F32, &Device::Cpu)?; // 8 kernels, 5 pixels high and 3 wide
-/// let config = Conv2dConfig { padding: (2, 1), stride: (1, 2), ..Default::default() };
-/// let maps = ops::conv2d(&images, &weight, None, config)?;
-/// assert_eq!(maps.dims(), [2, 8, 9, 6]);
-/// # Ok(())
-/// # }
+/// fn main() -> candle_core::Result<()> {
+///     let images = Tensor::ones((2, 3, 9, 12), DType::F32, &Device::Cpu)?;
+///     let weight = Tensor::ones((8, 3, 5, 3), DType::F32, &Device::Cpu)?; // 8 kernels, 5 pixels high and 3 wide
+///     let config = Conv2dConfig { padding: (2, 1), stride: (1, 2), ..Default::default() };
+///     let maps = ops::conv2d(&images, &weight, None, config)?;
+///     assert_eq!(maps.dims(), [2, 8, 9, 6]);
+///     Ok(())
+/// }
 /// ```
 pub fn conv2d(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>, config: Conv2dConfig) -> Result<Tensor> {
     let conv = check_conv2d(xs, weight, bias, config)?;

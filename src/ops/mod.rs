@@ -4,19 +4,19 @@
 //! use candle_core::{Device, Result, Tensor, Var};
 //! use candle_textbook::{ops, rng};
 //!
-//! # fn main() -> Result<()> {
-//! let weight = Var::new(&[[1f32, 2.], [3., -4.]], &Device::Cpu)?;
-//! let xs = Tensor::new(&[[1f32, 1.]], &Device::Cpu)?;
-//! let ys = ops::relu(&ops::linear(&xs, &weight, None)?)?;
-//! assert_eq!(ys.to_vec2::<f32>()?, [[3., 0.]]);
-//! let gradients = ys.sum_all()?.backward()?;
-//! assert_eq!(gradients.get(&weight).unwrap().to_vec2::<f32>()?, [[1., 1.], [0., 0.]]);
+//! fn main() -> Result<()> {
+//!     let weight = Var::new(&[[1f32, 2.], [3., -4.]], &Device::Cpu)?;
+//!     let xs = Tensor::new(&[[1f32, 1.]], &Device::Cpu)?;
+//!     let ys = ops::relu(&ops::linear(&xs, &weight, None)?)?;
+//!     assert_eq!(ys.to_vec2::<f32>()?, [[3., 0.]]);
+//!     let gradients = ys.sum_all()?.backward()?;
+//!     assert_eq!(gradients.get(&weight).unwrap().to_vec2::<f32>()?, [[1., 1.], [0., 0.]]);
 //!
-//! // The mask is a function of the seed and the name.
-//! let drop = || ops::dropout(&ys, 0.5, &mut rng::stream(42, "dropout/step 7"))?.to_vec2::<f32>();
-//! assert_eq!(drop()?, drop()?);
-//! # Ok(())
-//! # }
+//!     // The mask is a function of the seed and the name.
+//!     let drop = || ops::dropout(&ys, 0.5, &mut rng::stream(42, "dropout/step 7"))?.to_vec2::<f32>();
+//!     assert_eq!(drop()?, drop()?);
+//!     Ok(())
+//! }
 //! ```
 //!
 //! Kernels of this crate compute the results and the gradients in `f32` and `f64`, on the CPU and on CUDA devices. On

@@ -5,15 +5,15 @@
 //! use candle_textbook::nn::{Module, VarBuilder, VarMap, linear};
 //! use candle_textbook::optim::{Adam, Clip, Optimizer};
 //!
-//! # fn main() -> candle_core::Result<()> {
-//! let vars = VarMap::new();
-//! let layer = linear(3, 2, VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
-//! let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
-//! let loss = layer.forward(&candle_core::Tensor::ones((4, 3), DType::F32, &Device::Cpu)?)?.sqr()?.mean_all()?;
-//! let gradient_norm = optimizer.backward_step(&loss, 1e-3, Clip::Norm(1.0))?;
-//! assert!(gradient_norm > 0.0);
-//! # Ok(())
-//! # }
+//! fn main() -> candle_core::Result<()> {
+//!     let vars = VarMap::new();
+//!     let layer = linear(3, 2, VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu))?;
+//!     let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
+//!     let loss = layer.forward(&candle_core::Tensor::ones((4, 3), DType::F32, &Device::Cpu)?)?.sqr()?.mean_all()?;
+//!     let gradient_norm = optimizer.backward_step(&loss, 1e-3, Clip::Norm(1.0))?;
+//!     assert!(gradient_norm > 0.0);
+//!     Ok(())
+//! }
 //! ```
 //!
 //! [`SGD`] and [`AdamW`] have candle_nn's interface instead, without these.

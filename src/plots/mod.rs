@@ -3,13 +3,13 @@
 //! ```
 //! use candle_textbook::plots::{Chart, Line, line_charts};
 //!
-//! # fn main() -> anyhow::Result<()> {
-//! let losses = vec![(1.0, 0.92), (2.0, 0.41), (3.0, 0.35)];
-//! let lines = vec![Line::new("validation", losses)];
-//! let svg = line_charts(&[Chart { title: "loss", x_label: "epoch", lines, ..Chart::default() }])?;
-//! assert!(svg.starts_with("<svg"));
-//! # Ok(())
-//! # }
+//! fn main() -> anyhow::Result<()> {
+//!     let losses = vec![(1.0, 0.92), (2.0, 0.41), (3.0, 0.35)];
+//!     let lines = vec![Line::new("validation", losses)];
+//!     let svg = line_charts(&[Chart { title: "loss", x_label: "epoch", lines, ..Chart::default() }])?;
+//!     assert!(svg.starts_with("<svg"));
+//!     Ok(())
+//! }
 //! ```
 //!
 //! - [`line_charts`]: values over epochs, steps or settings.

@@ -11,7 +11,8 @@
 //! Errors are [`anyhow::Error`], in a [`Task`] too: `?` converts candle's.
 //!
 //! Built-in tasks are [`ImageClassification`], [`SentenceClassification`], [`Tagging`], [`LanguageModelling`],
-//! [`Translation`] and [`Composition`]. To train something else, implement [`Task`]:
+//! [`Translation`] and [`Composition`]. To train something else, implement [`Task`]. The examples need the crates
+//! `candle-textbook`, `candle-core` and `anyhow`:
 //!
 //! ```
 //! use anyhow::Result;
@@ -56,27 +57,27 @@
 //!     }
 //! }
 //!
-//! # fn main() -> Result<()> {
-//! let vars = VarMap::new();
-//! let vb = seeded_var_builder(&vars, 42, DType::F32, &Device::Cpu);
-//! let task = Signs { layer: nn::linear(1, 2, vb)? };
-//! let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
-//! # let dir = tempfile::tempdir()?;
-//! # std::env::set_current_dir(&dir)?;
-//! // The next folder under `runs/signs/`.
-//! let run = Run::create("signs", None, &Default::default())?;
-//! let mut options = TrainerOptions::default();
-//! (options.epochs, options.batch_size, options.learning_rate) = (20, 10, 0.05);
-//! let trainer = Trainer { options, run: Some(&run), progress: &Lines, ..Trainer::default() };
-//! let report = trainer.fit(&task, &vars, &mut optimizer)?;
-//! assert_eq!(report.epochs[report.best_epoch - 1].validation.metric, 1.0);
+//! fn main() -> Result<()> {
+//!     let vars = VarMap::new();
+//!     let vb = seeded_var_builder(&vars, 42, DType::F32, &Device::Cpu);
+//!     let task = Signs { layer: nn::linear(1, 2, vb)? };
+//!     let mut optimizer = Optimizer::new(Adam::adamw(), &vars)?;
+//!     # let dir = tempfile::tempdir()?;
+//!     # std::env::set_current_dir(&dir)?;
+//!     // The next folder under `runs/signs/`.
+//!     let run = Run::create("signs", None, &Default::default())?;
+//!     let mut options = TrainerOptions::default();
+//!     (options.epochs, options.batch_size, options.learning_rate) = (20, 10, 0.05);
+//!     let trainer = Trainer { options, run: Some(&run), progress: &Lines, ..Trainer::default() };
+//!     let report = trainer.fit(&task, &vars, &mut optimizer)?;
+//!     assert_eq!(report.epochs[report.best_epoch - 1].validation.metric, 1.0);
 //!
-//! // The trained model, loaded from the run folder. Another program gets it by `let (run, _) = Run::open("signs", None)?`.
-//! let (layer, _) = load_model(&run, &Device::Cpu, |vb| nn::linear(1, 2, vb))?;
-//! let logits = layer.forward(&Tensor::new(&[[-4f32], [7.0]], &Device::Cpu)?)?;
-//! assert_eq!(logits.argmax(1)?.to_vec1::<u32>()?, [0, 1]);
-//! # Ok(())
-//! # }
+//!     // The trained model, loaded from the run folder. Another program gets it by `let (run, _) = Run::open("signs", None)?`.
+//!     let (layer, _) = load_model(&run, &Device::Cpu, |vb| nn::linear(1, 2, vb))?;
+//!     let logits = layer.forward(&Tensor::new(&[[-4f32], [7.0]], &Device::Cpu)?)?;
+//!     assert_eq!(logits.argmax(1)?.to_vec1::<u32>()?, [0, 1]);
+//!     Ok(())
+//! }
 //! ```
 //!
 //! The metric of a regression is `Metric::new("mse", false, |mse| format!("{mse:.4}"))`, where less is better.
@@ -97,22 +98,22 @@
 //!     nn::linear(2, 3, nn::seeded_var_builder(vars, 42, DType::F32, &Device::Cpu))
 //! }
 //!
-//! # fn main() -> anyhow::Result<()> {
-//! # let dir = tempfile::tempdir()?;
-//! # std::env::set_current_dir(&dir)?;
-//! let file = Path::new("model.safetensors");
-//! let vars = VarMap::new();
-//! let trained = model(&vars)?;
-//! // .. training changes the variables ..
-//! save_weights(file, &vars)?;
+//! fn main() -> anyhow::Result<()> {
+//!     # let dir = tempfile::tempdir()?;
+//!     # std::env::set_current_dir(&dir)?;
+//!     let file = Path::new("model.safetensors");
+//!     let vars = VarMap::new();
+//!     let trained = model(&vars)?;
+//!     // .. training changes the variables ..
+//!     save_weights(file, &vars)?;
 //!
-//! let vars = VarMap::new();
-//! let loaded = model(&vars)?;
-//! load_weights(file, &vars)?;
-//! let xs = Tensor::new(&[[0.5f32, -1.0]], &Device::Cpu)?;
-//! assert_eq!(loaded.forward(&xs)?.to_vec2::<f32>()?, trained.forward(&xs)?.to_vec2::<f32>()?);
-//! # Ok(())
-//! # }
+//!     let vars = VarMap::new();
+//!     let loaded = model(&vars)?;
+//!     load_weights(file, &vars)?;
+//!     let xs = Tensor::new(&[[0.5f32, -1.0]], &Device::Cpu)?;
+//!     assert_eq!(loaded.forward(&xs)?.to_vec2::<f32>()?, trained.forward(&xs)?.to_vec2::<f32>()?);
+//!     Ok(())
+//! }
 //! ```
 //!
 //! A model with dropout or batch normalisation predicts with `Mode::Evaluate`. [`load_pretrained`] reads the weights of a PyTorch
@@ -164,18 +165,20 @@
 //! epoch:
 //!
 //! ```
-//! # fn main() -> anyhow::Result<()> {
-//! # use candle_textbook::train::Run;
-//! # use std::path::Path;
-//! # let dir = tempfile::tempdir()?;
-//! # std::env::set_current_dir(&dir)?;
-//! let dir = Path::new("signs-1");
-//! let run = match dir.exists() {
-//!     true => Run::open("signs", Some(dir))?.0,
-//!     false => Run::create("signs", Some(dir), &Default::default())?,
-//! };
-//! # Ok(())
-//! # }
+//! use candle_textbook::train::Run;
+//! use std::path::Path;
+//!
+//! fn main() -> anyhow::Result<()> {
+//!     # let dir = tempfile::tempdir()?;
+//!     # std::env::set_current_dir(&dir)?;
+//!     let dir = Path::new("signs-1");
+//!     let run = match dir.exists() {
+//!         true => Run::open("signs", Some(dir))?.0,
+//!         false => Run::create("signs", Some(dir), &Default::default())?,
+//!     };
+//!     // The trainer then has `run: Some(&run)`, as in the first example.
+//!     Ok(())
+//! }
 //! ```
 //!
 //! The result has the same bits as an uninterrupted run, because every random draw is a function of the seed and

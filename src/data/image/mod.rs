@@ -4,18 +4,18 @@
 //! use candle_core::{Device, Tensor};
 //! use candle_textbook::data::{self, Images};
 //!
-//! # fn main() -> anyhow::Result<()> {
-//! let (training, _test) = data::digits(100, 20, 0)?;
-//! let (xs, labels) = training.batch(&[3, 1, 4], &Device::Cpu)?;
-//! assert_eq!((xs.dims(), labels.dims()), (&[3, 1, 28, 28][..], &[3][..]));
+//! fn main() -> anyhow::Result<()> {
+//!     let (training, _test) = data::digits(100, 20, 0)?;
+//!     let (xs, labels) = training.batch(&[3, 1, 4], &Device::Cpu)?;
+//!     assert_eq!((xs.dims(), labels.dims()), (&[3, 1, 28, 28][..], &[3][..]));
 //!
-//! // Tensors such as `train_images` and `train_labels` of `candle_datasets::vision::mnist::load()`.
-//! let pixels = Tensor::full(0.5f32, (2, 784), &Device::Cpu)?;
-//! let labels = Tensor::new(&[7u8, 2], &Device::Cpu)?;
-//! let images = Images::from_tensors(&pixels, &labels, (1, 28, 28), 10)?;
-//! assert_eq!(images.labels(), [7, 2]);
-//! # Ok(())
-//! # }
+//!     // Tensors such as `train_images` and `train_labels` of `candle_datasets::vision::mnist::load()`.
+//!     let pixels = Tensor::full(0.5f32, (2, 784), &Device::Cpu)?;
+//!     let labels = Tensor::new(&[7u8, 2], &Device::Cpu)?;
+//!     let images = Images::from_tensors(&pixels, &labels, (1, 28, 28), 10)?;
+//!     assert_eq!(images.labels(), [7, 2]);
+//!     Ok(())
+//! }
 //! ```
 
 mod augmentation;

@@ -3,14 +3,14 @@
 //! ```
 //! use candle_textbook::data::{entity_scores, names};
 //!
-//! # fn main() -> anyhow::Result<()> {
-//! let corpus = names(100, 0, 0);
-//! assert_eq!(corpus.train.words[0].len(), corpus.train.tags[0].len());
-//! assert!(corpus.tags.iter().any(|tag| tag == "B-PER"));
-//! let gold = &corpus.train.tags;
-//! assert_eq!(entity_scores(gold, gold, &corpus.tags)?.overall.f1(), 1.0);
-//! # Ok(())
-//! # }
+//! fn main() -> anyhow::Result<()> {
+//!     let corpus = names(100, 0, 0);
+//!     assert_eq!(corpus.train.words[0].len(), corpus.train.tags[0].len());
+//!     assert!(corpus.tags.iter().any(|tag| tag == "B-PER"));
+//!     let gold = &corpus.train.tags;
+//!     assert_eq!(entity_scores(gold, gold, &corpus.tags)?.overall.f1(), 1.0);
+//!     Ok(())
+//! }
 //! ```
 
 mod conll;
