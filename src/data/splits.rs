@@ -173,6 +173,15 @@ pub(super) fn found_in(dir: &Path) -> Result<String> {
     })
 }
 
+/// A note that `paths` are passed over because each is a `kind`; `None` without paths.
+pub(super) fn note_passed_over<P: AsRef<Path>>(paths: &[P], kind: &str) -> Option<String> {
+    let first = paths.first()?.as_ref().display();
+    Some(match paths.len() {
+        1 => format!("passed over {first}: {kind}"),
+        found => format!("passed over {found} entries such as {first}: {kind}"),
+    })
+}
+
 /// Finds the folder with the files of a data set: `dir`, or a folder in it.
 ///
 /// Archives unpack to folders: if only one folder up to two levels below `dir` `holds` the files, it is that one. If

@@ -177,6 +177,21 @@ fn folders_of_images_without_splits_are_classes() {
 }
 
 #[test]
+fn a_class_without_images_is_an_error_with_and_without_splits() {
+    let dir = tiny_folder();
+    let train = dir.path().join("train");
+    fs::create_dir_all(train.join("green/more")).unwrap();
+    let error = folder::read_dir(dir.path(), 8).unwrap_err().to_string();
+    assert_says(&error, &["train/green: no images, expected files ending in jpg, jpeg, png"]);
+    let add_webp = || fs::write(train.join("green/a.webp"), "").unwrap();
+    for change in [&|| {}, &add_webp as &dyn Fn()] {
+        change();
+        assert_eq!(folder::read_dir(&train, 8).unwrap_err().to_string(), error);
+        assert_eq!(folder::read_test(&train, 8).unwrap_err().to_string(), error);
+    }
+}
+
+#[test]
 fn an_unreadable_image_is_an_error_when_it_is_read() {
     let dir = tiny_folder();
     let path = dir.path().join("train/dog/a.PNG");

@@ -44,7 +44,7 @@ pub fn read_dir(dir: &Path, side: usize) -> Result<ImageSet> {
     let mut notes = vec![];
     let Splits { train, validation, test, .. } = find_splits(dir, false, &mut notes)?;
     let train = train.context("no training split")?;
-    let names = if train == dir { folders_of_images(dir)? } else { class_folders(&train)? };
+    let names = classes_of(&train, dir)?;
     notes.extend(note_twins("classes", &names));
     notes.extend(passed_over(&[Some(&train), validation.as_ref(), test.as_ref()])?);
     ensure!(
@@ -100,7 +100,7 @@ pub fn read_test(dir: &Path, side: usize) -> Result<(Images, Vec<String>)> {
     let test = test.with_context(|| {
         format!("{}: no folder test, with a folder per class; val would do, too", dir.display())
     })?;
-    let names = if test == dir { folders_of_images(dir)? } else { class_folders(&test)? };
+    let names = classes_of(&test, dir)?;
     let (files, labels) = list(&test, &names, &mut foreign)?;
     notes.extend(no_images(&foreign));
     Ok((Images::from_files(Files::new(files, side, format), labels, (3, side, side), names), notes))
@@ -116,7 +116,7 @@ fn supported_format(dir: &Path) -> Result<Format> {
 fn find_splits(dir: &Path, test_only: bool, notes: &mut Vec<String>) -> Result<Splits> {
     check_is_directory(dir)?;
     let mut splits = Splits::find(dir, &|name| vec![name.to_string()])?;
-    if splits.is_empty() && !folders_of_images(dir)?.is_empty() {
+    if splits.is_empty() && class_folders(dir)?.iter().any(|name| holds_images(&dir.join(name))) {
         let (split, role) = match test_only {
             true => (&mut splits.test, "test"),
             false => (&mut splits.train, "training"),
@@ -134,12 +134,17 @@ fn find_splits(dir: &Path, test_only: bool, notes: &mut Vec<String>) -> Result<S
     splits.choose(dir, "a folder train, with a folder per class", test_only, notes)
 }
 
-/// The folders in `dir` that hold images, sorted.
-fn folders_of_images(dir: &Path) -> Result<Vec<String>> {
-    let holds_images = |name: &String| {
-        splits::entries(&dir.join(name)).is_ok_and(|entries| entries.iter().any(|path| is_image(path)))
-    };
-    Ok(class_folders(dir)?.into_iter().filter(holds_images).collect())
+/// The names of the class folders of `split`, sorted.
+///
+/// If `split` is `dir` itself, a folder `runs` without images is no class: trainings in `dir` create it.
+fn classes_of(split: &Path, dir: &Path) -> Result<Vec<String>> {
+    let mut names = class_folders(split)?;
+    names.retain(|name| split != dir || name != "runs" || holds_images(&dir.join(name)));
+    Ok(names)
+}
+
+fn holds_images(folder: &Path) -> bool {
+    splits::entries(folder).is_ok_and(|entries| entries.iter().any(|path| is_image(path)))
 }
 
 /// Lists the image files of one split and their labels. Files that are not images join `foreign`.
@@ -177,11 +182,7 @@ fn no_images(foreign: &[PathBuf]) -> Vec<String> {
     };
     let mut kinds = BTreeMap::<&str, Vec<&PathBuf>>::new();
     foreign.iter().for_each(|path| kinds.entry(kind(path)).or_default().push(path));
-    let note = |(kind, paths): (&str, Vec<&PathBuf>)| match (paths[0].display(), paths.len()) {
-        (first, 1) => format!("passed over {first}: {kind}"),
-        (first, found) => format!("passed over {found} entries such as {first}: {kind}"),
-    };
-    kinds.into_iter().map(note).collect()
+    kinds.into_iter().filter_map(|(kind, paths)| splits::note_passed_over(&paths, kind)).collect()
 }
 
 /// Checks that the class folders in `dir` are `names`, the classes of the training images.
