@@ -63,6 +63,13 @@ fn test_sentences_that_the_training_part_has_are_noted() {
     done(place.path(), "fasttext", train);
     write("test.csv", rows(0, 40));
     common::noted(&place, "fasttext", train, "test sentences that also occur in the training part: 36 of 40");
+
+    let sentences: String = (0..40).map(|i| format!("Name{i} B-PER\nslept O\n\n")).collect();
+    for split in ["train", "test"] {
+        fs::write(place.path().join(format!("{split}.txt")), &sentences).unwrap();
+    }
+    let train = "--dataset conll --data-dir . --hidden 4 --embedding 4 --epochs 1 --validation 4 --quiet";
+    common::noted(&place, "birnn", train, "test sentences that also occur in the training part: 36 of 40");
 }
 
 #[test]
@@ -429,9 +436,9 @@ fn presets_and_defaults_adapt_to_a_few_sentences() {
         "--preset kim --dataset csv --data-dir . --filters 2 --embedding 4 --epochs 1 --quiet --out kim";
     common::noted(&place, "textcnn", kim, "test sentences that also occur in the training part: 5 of 6");
 
-    let sentences: String = (0..6).map(|i| format!("Name{i} B-PER\nword{i} O\n\n")).collect();
-    for split in ["train", "test"] {
-        fs::write(place.path().join(format!("{split}.txt")), &sentences).unwrap();
+    for (split, numbers) in [("train", 0..6), ("test", 6..12)] {
+        let sentences: String = numbers.map(|i| format!("Name{i} B-PER\nword{i} O\n\n")).collect();
+        fs::write(place.path().join(format!("{split}.txt")), sentences).unwrap();
     }
     let options = "--dataset conll --data-dir . --embedding 4 --hidden 4 --epochs 1 --quiet";
     let note = "nothing in the training part occurs 2 times, so the model knows all of it";

@@ -119,6 +119,9 @@ impl Data for MusicData {
         let sizes = splits.each_ref().map(|split| split.as_ref().map(Vec::len));
         let all: Vec<Piece> = splits.into_iter().flatten().flatten().collect();
         let parts = Parts::new(sizes, |_| 0, train)?;
+        if facts.is_none() && dir.is_some() {
+            parts.note_repeated(Self::NOUN, |index| &all[index as usize].steps);
+        }
         if options.output == OutputName::Independent {
             texture = Texture::Keys;
         }

@@ -4,7 +4,8 @@ use super::options::TrainOptions;
 use super::{UsageError, show_notes};
 use crate::data::{Selection, count};
 use anyhow::{Result, bail, ensure};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
+use std::hash::Hash;
 use std::ops::Range;
 
 /// Indices of the examples of each part, in a numbering across all parts.
@@ -61,6 +62,20 @@ impl Parts {
     /// The parts of a data set that has only a test split.
     pub(super) fn test_only(test: usize) -> Self {
         Self { training: vec![], validation: vec![], test: (0..test as u32).collect() }
+    }
+
+    /// Prints a note if many test examples occur in the training part.
+    ///
+    /// Many means a share at least 10 percentage points above the share of training examples that are repeats of others.
+    /// `content` returns what repeated examples have in common. `noun` is a word for examples.
+    pub(super) fn note_repeated<T: Eq + Hash>(&self, noun: &str, content: impl Fn(u32) -> T) {
+        let known: HashSet<T> = self.training.iter().map(|&index| content(index)).collect();
+        let repeated = self.test.iter().filter(|&&index| known.contains(&content(index))).count();
+        let all = self.test.len();
+        let usual = 1.0 - known.len() as f64 / self.training.len().max(1) as f64;
+        if repeated > 0 && repeated as f64 / all as f64 >= usual + 0.1 {
+            show_notes(&[format!("test {noun} that also occur in the training part: {repeated} of {all}")]);
+        }
     }
 
     /// Number of examples in the training, validation and test part.

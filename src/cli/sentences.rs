@@ -21,7 +21,6 @@ use candle_nn::VarMap;
 use clap::{Args, Subcommand, ValueEnum};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
 use std::ops::Range;
 
 /// Options that choose how sentences become words.
@@ -179,7 +178,7 @@ impl Data for SentenceData {
             _ => Parts::new(sizes, |sentence| labels[sentence as usize], train)?,
         };
         if run.is_none() && dir.is_some() {
-            show_notes(repeated(&words, &labels, &parts).as_slice());
+            parts.note_repeated(Self::NOUN, |index| (&words[index as usize], labels[index as usize]));
         }
         Self::new(
             text.words,
@@ -259,19 +258,6 @@ fn check_words(name: &str, tokenizer: Tokenizer, words: &[Vec<String>]) -> Resul
         )]);
     }
     Ok(())
-}
-
-/// Returns a note if many test sentences occur in the training part with their labels.
-///
-/// Many means a share at least 10 percentage points above the share of training sentences that are repeats of others.
-fn repeated(words: &[Vec<String>], labels: &[u32], parts: &Parts) -> Option<String> {
-    let sentence = |&index: &u32| (&words[index as usize], labels[index as usize]);
-    let known: HashSet<_> = parts.training.iter().map(sentence).collect();
-    let repeated = parts.test.iter().filter(|index| known.contains(&sentence(index))).count();
-    let all = parts.test.len();
-    let usual = 1.0 - known.len() as f64 / parts.training.len().max(1) as f64;
-    (repeated > 0 && repeated as f64 / all as f64 >= usual + 0.1)
-        .then(|| format!("test sentences that also occur in the training part: {repeated} of {all}"))
 }
 
 /// Number of letters, composed.

@@ -67,6 +67,9 @@ impl Data for TaggingData {
             words.extend(split.words);
             tags.extend(split.tags);
         }
+        if run.is_none() && dir.is_some() {
+            parts.note_repeated(Self::NOUN, |index| (&words[index as usize], &tags[index as usize]));
+        }
         let data =
             Labelled { words, labels: Sentences::new(tags), parts, classes, fingerprints, layout: None };
         Self::new(options, NGrams::default(), data, train, run)

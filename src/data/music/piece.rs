@@ -12,7 +12,7 @@ pub const KEYS: std::ops::RangeInclusive<u8> = 21..=108;
 pub const KEY_COUNT: usize = 88;
 
 /// A note at one time step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Note {
     /// MIDI number, within [`KEYS`]; 60 is middle C.
     pub pitch: u8,
