@@ -4,7 +4,7 @@
 
 mod common;
 
-use candle_textbook::data::music::{chorales, read_midi, write_midi};
+use candle_textbook::data::music::{Note, Piece, chorales, read_midi, write_midi};
 use common::{done, killed, metrics, model, noted, one_error, start};
 use std::fs;
 use std::sync::OnceLock;
@@ -96,6 +96,28 @@ fn a_test_needs_only_the_test_files() {
     let said = noted(&other, "music", options, "a.json: no test split, so dev is used for the test");
     fs::write(roll.join("a.json"), r#"{"test": [[[60], [62]]]}"#).unwrap();
     assert!(said.contains(done(&other, "music", "eval --run roll/run").trim_end()), "{said}");
+}
+
+#[test]
+fn test_pieces_that_the_training_part_has_are_noted() {
+    let place = tempdir().unwrap();
+    write_data(&place);
+    fs::copy(place.path().join("data/train/0.mid"), place.path().join("data/test/5.mid")).unwrap();
+    let train = format!("{SMALL} --note-units 12 --epochs 1 --out run");
+    noted(&place, "music", &train, "test pieces that also occur in the training part: 1 of 1");
+}
+
+#[test]
+fn score_and_listen_note_what_does_not_fit_the_steps() {
+    let place = trained();
+    // A chord of seven fifths of a quarter note.
+    let mut piece = Piece { steps_per_quarter: 5, ..chorales(1, 0, 0, 0).train.remove(0).beginning(1) };
+    let held = piece.steps[0].iter().map(|note| note.map(|note| Note { held: true, ..note })).collect();
+    piece.steps.resize(7, held);
+    fs::write(place.path().join("fifths.mid"), write_midi(&piece)).unwrap();
+    let note = "fifths.mid: of 4 notes, 4 moved by more than a tenth of a step";
+    noted(place, "music", "score --run run fifths.mid", note);
+    noted(place, "music", "listen fifths.mid --run run --page fifths.html", note);
 }
 
 #[test]

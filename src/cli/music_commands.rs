@@ -185,14 +185,7 @@ impl Musician<'_> {
     /// Reads a MIDI file into the steps of the model, with the key and style that the options give.
     fn read(&self, path: &Path, choice: &ChoiceOptions) -> Result<Piece> {
         let frame = self.frame(choice, "")?;
-        let (piece, report) = read_midi(path, self.facts.encoding.steps_per_quarter)?;
-        show_notes(
-            &report
-                .report()
-                .map(|report| format!("{}: {report}", path.display()))
-                .into_iter()
-                .collect::<Vec<_>>(),
-        );
+        let piece = read_noted(path, self.facts.encoding.steps_per_quarter)?;
         let tonality = choice.key.or(piece.tonality).or(frame.tonality);
         Ok(Piece { tonality, style: frame.style, ..piece })
     }
@@ -248,7 +241,7 @@ impl Musician<'_> {
     fn score(&self, files: &[PathBuf]) -> Outcome {
         let encoding = &self.facts.encoding;
         let score = |file: &PathBuf| -> Result<f64> {
-            let (piece, _) = read_midi(file, encoding.steps_per_quarter)?;
+            let piece = read_noted(file, encoding.steps_per_quarter)?;
             let piece = encoding.adapt(Piece { name: file.display().to_string(), ..piece })?;
             Ok(score_music(self.model, encoding, std::slice::from_ref(&piece))? / piece.len() as f64)
         };
@@ -275,7 +268,7 @@ impl Musician<'_> {
             own.display()
         );
         let file = file.clone().unwrap_or(own);
-        let (piece, _) = read_midi(&file, *steps_per_quarter)?;
+        let piece = read_noted(&file, *steps_per_quarter)?;
         let page = page.clone().unwrap_or_else(|| self.run.dir().join("listen.html"));
         write_file(&page, listen_page(&piece).as_bytes())?;
         say(&page.display().to_string());
@@ -315,6 +308,14 @@ pub(super) fn compose(
     let musician = Musician { run, model, facts };
     let choice = ChoiceOptions { temperature, top_p: TOP_P, seed, key: None, style: None, out: None };
     musician.compose("A new piece", bars, &choice)
+}
+
+/// Reads a MIDI file, with a note on what does not fit the steps.
+fn read_noted(path: &Path, steps_per_quarter: usize) -> Result<Piece> {
+    let (piece, report) = read_midi(path, steps_per_quarter)?;
+    let note = report.report().map(|report| format!("{}: {report}", path.display()));
+    show_notes(note.as_slice());
+    Ok(piece)
 }
 
 /// Lists the different values that some forms have.
