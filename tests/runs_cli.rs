@@ -448,3 +448,28 @@ fn a_run_trains_on_for_more_epochs_if_its_schedule_allows_it() {
     );
     refused(&place, "mlp", "--resume cosine --epochs 5", 1, &["cosine schedule", "number of epochs"]);
 }
+
+#[test]
+fn eval_knows_the_columns_and_the_place_of_the_data_that_the_model_was_trained_on() {
+    let place = tempdir().unwrap();
+    let rows: String = (0..90).map(|i| format!("{i},{},the soup is {}\n", i % 3, i % 3 + i % 2)).collect();
+    fs::create_dir(place.path().join("own")).unwrap();
+    fs::write(place.path().join("own/train.csv"), format!("id,mood,remark\n{rows}")).unwrap();
+    let both = |arguments: &str| {
+        let output = start(&place, "textcnn", &arguments.split(' ').collect::<Vec<_>>(), "");
+        assert!(output.status.success(), "{output:?}");
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap())
+    };
+    let [said, _] = both(
+        "--dataset csv --data-dir own --label-column mood --text-column remark --embedding 4 --filters 2 --epochs 1 --quiet --out run",
+    );
+    for chosen in ["", " --data-dir own", " --data-dir ./own/", " --dataset csv"] {
+        let again =
+            noted(&place, "textcnn", &format!("eval --run run{chosen}"), "9 of the 90 training examples");
+        assert!(said.starts_with(again.trim_end()), "{chosen}: {said}{again}");
+    }
+    fs::rename(place.path().join("own"), place.path().join("moved")).unwrap();
+    let [again, notes] = both("eval --run run --data-dir moved");
+    assert!(said.starts_with(again.trim_end()), "{said}{again}");
+    assert!(notes.contains("moved: taken for the run's data, which is no longer at"), "{notes}");
+}

@@ -240,26 +240,6 @@ fn a_sorted_table_without_a_test_file_is_learned_and_unknown_words_are_named() {
 }
 
 #[test]
-fn eval_knows_the_columns_and_the_place_of_the_data_that_the_model_was_trained_on() {
-    let place = tempdir().unwrap();
-    let row =
-        |i: usize| format!("{i},{},the soup is {}\n", i % 3, ["hot", "cold", "late"][i % 3 / (i % 5 + 1)]);
-    let rows: String = (0..90).map(row).collect();
-    fs::create_dir(place.path().join("own")).unwrap();
-    fs::write(place.path().join("own/train.csv"), format!("id,mood,remark\n{rows}")).unwrap();
-    let options = "--dataset csv --data-dir own --label-column mood --text-column remark --embedding 4 --filters 2 --epochs 1 --quiet --out run";
-    let (said, _) = noted(&place, "textcnn", &options.split(' ').collect::<Vec<_>>());
-    for chosen in [&[][..], &["--data-dir", "own"], &["--data-dir", "./own/"], &["--dataset", "csv"]] {
-        let (again, _) = noted(&place, "textcnn", &[&["eval", "--run", "run"], chosen].concat());
-        assert!(said.starts_with(again.trim_end()), "{chosen:?}: {said}{again}");
-    }
-    fs::rename(place.path().join("own"), place.path().join("moved")).unwrap();
-    let again = noted(&place, "textcnn", &["eval", "--run", "run", "--data-dir", "moved"]);
-    assert!(said.starts_with(again.0.trim_end()), "{said}{}", again.0);
-    assert!(again.1.contains("moved: taken for the run's data, which is no longer at"), "{}", again.1);
-}
-
-#[test]
 fn a_tagger_takes_the_size_of_its_vectors_and_writes_what_it_can_read() {
     let place = tempdir().unwrap();
     let sentences = "Anna B-PER\nKeller I-PER\nsang O\n. O\n\nOslo B-LOC\nslept O\n. O\n\n".repeat(20);
