@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use midly::num::{u4, u7, u15, u24, u28};
 use midly::{Format, Header, MetaMessage, MidiMessage, Smf, Timing, Track, TrackEvent, TrackEventKind};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::AddAssign;
 use std::path::Path;
 
@@ -83,6 +84,28 @@ pub fn read_midi(path: &Path, steps_per_quarter: usize) -> Result<(Piece, Quanti
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     parse(&bytes, &name, steps_per_quarter).with_context(|| path.display().to_string())
 }
+
+/// A MIDI file is complete but has no notes on the piano's keys.
+#[derive(Debug)]
+pub(super) struct NoNotes {
+    /// Whether it has drums or other pitches.
+    has_others: bool,
+}
+
+impl fmt::Display for NoNotes {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let (first, last) = (KEYS.start(), KEYS.end());
+        match self.has_others {
+            true => write!(
+                f,
+                "found no notes on the piano's keys, only drums or pitches outside {first} to {last}"
+            ),
+            false => write!(f, "found no notes, expected a piece of music"),
+        }
+    }
+}
+
+impl std::error::Error for NoNotes {}
 
 /// A note in ticks, in the part of a track and channel.
 struct Timed {
@@ -286,15 +309,7 @@ fn quantised(contents: Contents, grid: Grid, name: &str) -> Result<(Piece, Quant
             }
         }
     }
-    match report {
-        _ if !parts.is_empty() => {}
-        Quantisation { notes: 0, .. } => bail!("found no notes, expected a piece of music"),
-        _ => bail!(
-            "found no notes on the piano's keys, only drums or pitches outside {} to {}",
-            KEYS.start(),
-            KEYS.end()
-        ),
-    }
+    ensure!(!parts.is_empty(), NoNotes { has_others: report.notes > 0 });
     let is_voice = |part: &BTreeMap<usize, Vec<Note>>| part.values().all(|notes| notes.len() == 1);
     let has_voices = (2..=8).contains(&parts.len()) && parts.values().all(is_voice);
     let mut parts: Vec<_> = parts.into_values().collect();

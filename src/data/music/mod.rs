@@ -34,8 +34,9 @@ pub use wav::write_wav;
 
 use crate::data::error::DataError;
 use crate::data::file_kind::check_is_directory;
-use crate::data::splits::{Splits, entries, is_about};
+use crate::data::splits::{Splits, entries, is_about, note_passed_over};
 use anyhow::{Result, ensure};
+use midi::NoNotes;
 use std::path::{Path, PathBuf};
 
 const KNOWN: [&str; 3] = ["chorales", "midi", "piano-roll"];
@@ -67,7 +68,7 @@ const CHORALES: usize = 2400;
 ///
 /// # Errors
 /// Fails with a [`DataError`] for an unknown name and a directory that is missing or not needed; with other errors for a file that
-/// is missing, damaged, or holds no music.
+/// is missing or damaged, and for a split without music.
 pub fn load(
     name: &str,
     dir: Option<&Path>,
@@ -124,14 +125,25 @@ fn midi_folder(dir: &Path, steps_per_quarter: usize, test_only: bool) -> Result<
             [train, validation, test]
         }
     };
-    let mut passed_over = vec![];
+    let (mut passed_over, mut without_notes) = (vec![], vec![]);
     let mut read = |folder: Option<PathBuf>| -> Result<Option<Vec<Piece>>> {
         let Some(folder) = folder else { return Ok(None) };
-        let mut pieces = vec![];
+        let (mut pieces, mut no_notes) = (vec![], None);
         for (path, style) in midi_files(&folder, &mut passed_over)? {
-            let (piece, found) = read_midi(&path, steps_per_quarter)?;
-            report += found;
-            pieces.push(Piece { style, ..piece });
+            match read_midi(&path, steps_per_quarter) {
+                Ok((piece, found)) => {
+                    report += found;
+                    pieces.push(Piece { style, ..piece });
+                }
+                Err(error) if error.is::<NoNotes>() => {
+                    no_notes.get_or_insert(error);
+                    without_notes.push(path);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let (true, Some(error)) = (pieces.is_empty(), no_notes) {
+            return Err(error);
         }
         ensure!(
             !pieces.is_empty(),
@@ -142,10 +154,8 @@ fn midi_folder(dir: &Path, steps_per_quarter: usize, test_only: bool) -> Result<
     };
     let [train, validation, test] = folders;
     let (train, validation, test) = (read(train)?.unwrap_or_default(), read(validation)?, read(test)?);
-    notes.extend(passed_over.first().map(|first| match passed_over.len() {
-        1 => format!("passed over {}: no MIDI file", first.display()),
-        found => format!("passed over {found} entries such as {}: no MIDI files", first.display()),
-    }));
+    notes.extend(note_passed_over(&passed_over, "no MIDI file"));
+    notes.extend(note_passed_over(&without_notes, "no notes on the piano's keys"));
     notes.extend(report.report().map(|report| format!("{}: {report}", dir.display())));
     let corpus = MusicCorpus { train, validation, test, texture: Texture::Keys, notes };
     Ok(corpus.with_common_texture())
@@ -231,6 +241,26 @@ mod tests {
         assert_eq!(of_test(load_test("midi", Some(dir.path()), 2)?), (0, Some("b".to_string())));
         write("test/c.mid", 2)?;
         assert_eq!(of_test(load_test("midi", Some(dir.path()), 2)?), (0, Some("c".to_string())));
+        Ok(())
+    }
+
+    #[test]
+    fn midi_files_without_notes_are_passed_over_if_others_have_some() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let silent = Piece { steps: vec![], ..chorales(1, 0, 0, 5).train.remove(0) };
+        for name in ["a.mid", "z.mid"] {
+            fs::write(dir.path().join(name), write_midi(&silent))?;
+        }
+        let error = format!("{:#}", load("midi", Some(dir.path()), 2, None).unwrap_err());
+        assert!(error.contains("a.mid: found no notes"), "{error}");
+        fs::write(dir.path().join("b.mid"), write_midi(&chorales(1, 0, 0, 5).train[0]))?;
+        let corpus = load("midi", Some(dir.path()), 2, None)?;
+        let first = dir.path().join("a.mid");
+        let note = format!("passed over 2 entries such as {}: no notes on the piano's keys", first.display());
+        assert_eq!((corpus.train.len(), corpus.notes), (1, vec![note]));
+        fs::write(dir.path().join("z.mid"), &write_midi(&silent)[..30])?;
+        let error = format!("{:#}", load("midi", Some(dir.path()), 2, None).unwrap_err());
+        assert!(error.contains("z.mid: ") && error.contains("truncated"), "{error}");
         Ok(())
     }
 
