@@ -416,8 +416,10 @@ fn presets_and_defaults_adapt_to_a_few_sentences() {
         "--preset kim --dataset csv --data-dir . --filters 2 --embedding 4 --epochs 1 --quiet --out kim";
     common::noted(&place, "textcnn", kim, "test sentences that also occur in the training part: 5 of 6");
 
-    for (split, numbers) in [("train", 0..6), ("test", 6..12)] {
-        let sentences: String = numbers.map(|i| format!("Name{i} B-PER\nword{i} O\n\n")).collect();
+    // Other sentences of the same words.
+    for (split, lines) in [("train", ["Name# B-PER", "word# O"]), ("test", ["word# O", "Name# B-PER"])] {
+        let sentence = |i: usize| lines.join("\n").replace('#', &i.to_string()) + "\n\n";
+        let sentences: String = (0..6).map(sentence).collect();
         fs::write(place.path().join(format!("{split}.txt")), sentences).unwrap();
     }
     let options = "--dataset conll --data-dir . --embedding 4 --hidden 4 --epochs 1 --quiet";
