@@ -21,20 +21,30 @@ pub(super) struct Splits<T = PathBuf> {
 }
 
 impl Splits {
-    /// Finds each split in `dir` under one of the names that `names` returns for a name of the split.
-    ///
-    /// Case is ignored, and so is `.gz` after another extension. A name without an extension means a folder.
+    /// Finds each split in `dir` as the folder with its name. Case is ignored.
     ///
     /// # Errors
-    /// Fails if `dir` can't be listed, or has two entries for one split.
+    /// Fails if `dir` can't be listed, or has two folders for one split.
+    pub fn find_folders(dir: &Path) -> Result<Self> {
+        let mut splits = Self::assign(dir, named(dir, &Path::is_dir)?, &split_named, &|_| true)?;
+        let loose = named(dir, &|path| !path.is_dir())?.into_iter().map(|(name, _)| name);
+        splits.passed_over.extend(loose.filter(|name| !is_about(name)));
+        Ok(splits)
+    }
+
+    /// Finds each split in `dir` as the file with one of the names that `names` returns for a name of the split.
+    ///
+    /// Case is ignored, and so is `.gz` after another extension.
+    ///
+    /// # Errors
+    /// Fails if `dir` can't be listed, or has two files for one split.
     pub fn find(dir: &Path, names: &dyn Fn(&str) -> Vec<String>) -> Result<Self> {
         let expected = NAMES.map(|split| split.iter().flat_map(|name| names(name)).collect::<Vec<_>>());
         let extension = |name: &str| name.rsplit_once('.').map(|(_, extension)| extension.to_string());
         let extensions: Vec<_> = expected.iter().flatten().map(|name| extension(name)).collect();
         let split = |name: &str| expected.iter().position(|names| names.iter().any(|known| known == name));
         let is_related = |name: &str| extensions.contains(&extension(name));
-        let is_kind = |path: &Path| path.is_dir() == extension(&file_name(path)).is_none();
-        Self::assign(dir, named(dir, &is_kind)?, &split, &is_related)
+        Self::assign(dir, named(dir, &|path| !path.is_dir())?, &split, &is_related)
     }
 
     /// Finds each split in `dir` as the file whose name contains a name of the split, as a word or as the beginning of one.
@@ -76,8 +86,7 @@ impl<T> Splits<T> {
     /// # Errors
     /// Fails if there are two parts for one split.
     pub fn find_among(path: &Path, parts: impl IntoIterator<Item = (String, T)>) -> Result<Self> {
-        let split = |name: &str| NAMES.iter().position(|names| names.contains(&name));
-        Self::assign(path, parts, &split, &|_| true)
+        Self::assign(path, parts, &split_named, &|_| true)
     }
 
     /// Whether no split was found.
@@ -133,7 +142,7 @@ impl<T: AsRef<Path>> Splits<T> {
         notes: &mut Vec<String>,
     ) -> Result<Self> {
         if !test_only && !self.passed_over.is_empty() {
-            notes.push(format!("{}: passed over: {}", place.display(), self.passed_over.join(", ")));
+            notes.push(format!("{}: passed over: {}", place.display(), listed(&self.passed_over)));
         }
         if self.test.is_none() {
             self.test = self.validation.take();
@@ -152,6 +161,11 @@ impl<T: AsRef<Path>> Splits<T> {
     }
 }
 
+/// The split with this name, in lower case.
+fn split_named(name: &str) -> Option<usize> {
+    NAMES.iter().position(|names| names.contains(&name))
+}
+
 /// The entries of `dir` that `is_kind` accepts, with their names.
 fn named(dir: &Path, is_kind: &dyn Fn(&Path) -> bool) -> Result<Vec<(String, PathBuf)>> {
     let paths = entries(dir)?.into_iter().filter(|path| is_kind(path));
@@ -160,17 +174,24 @@ fn named(dir: &Path, is_kind: &dyn Fn(&Path) -> bool) -> Result<Vec<(String, Pat
 
 /// Describes the entries of `dir`, for the message that something is missing from it.
 pub(super) fn found_in(dir: &Path) -> Result<String> {
-    const SHOWN: usize = 5;
     let name = |path: &PathBuf| match path.is_dir() {
         true => format!("{} (a folder)", file_name(path)),
         false => file_name(path),
     };
     let names: Vec<String> = entries(dir)?.iter().map(name).collect();
-    Ok(match names.len() {
-        0 => ": the directory is empty".to_string(),
-        1..=SHOWN => format!("; found {}", names.join(", ")),
-        more => format!("; found {} and {} more", names[..SHOWN].join(", "), more - SHOWN),
+    Ok(match names.is_empty() {
+        true => ": the directory is empty".to_string(),
+        false => format!("; found {}", listed(&names)),
     })
+}
+
+/// The first of `names`, and the number of the others.
+pub(super) fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    match names.len() {
+        ..=SHOWN => names.join(", "),
+        more => format!("{} and {} more", names[..SHOWN].join(", "), more - SHOWN),
+    }
 }
 
 /// A note that `paths` are passed over because each is a `kind`; `None` without paths.

@@ -84,12 +84,14 @@ fn splits_have_several_names_and_validation_serves_as_a_missing_test_split() {
         let dir = tiny_folder();
         fs::rename(dir.path().join("test"), dir.path().join(name)).unwrap();
         fs::create_dir(dir.path().join("unlabelled")).unwrap();
-        fs::write(dir.path().join("train/labels.csv"), "").unwrap();
+        for file in ["train/labels.csv", "loose.png", "README.md"] {
+            fs::write(dir.path().join(file), "").unwrap();
+        }
         let set = folder::read_dir(dir.path(), 8).unwrap();
         assert_eq!((set.validation, set.test.len()), (None, 2), "{name}");
         let notes = set.notes.join("\n");
         assert!(notes.contains(name) && notes.contains("no test split"), "{notes}");
-        assert!(notes.contains("passed over: unlabelled"), "{notes}");
+        assert!(notes.contains("passed over: unlabelled, loose.png\n"), "{notes}");
         assert!(notes.contains("train/labels.csv"), "{notes}");
 
         fs::rename(dir.path().join("train"), dir.path().join("gone")).unwrap();

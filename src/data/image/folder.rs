@@ -115,7 +115,7 @@ fn supported_format(dir: &Path) -> Result<Format> {
 /// Finds the splits in `dir`. If it has folders of images but no splits, it is the wanted split itself.
 fn find_splits(dir: &Path, test_only: bool, notes: &mut Vec<String>) -> Result<Splits> {
     check_is_directory(dir)?;
-    let mut splits = Splits::find(dir, &|name| vec![name.to_string()])?;
+    let mut splits = Splits::find_folders(dir)?;
     if splits.is_empty() && class_folders(dir)?.iter().any(|name| holds_images(&dir.join(name))) {
         let (split, role) = match test_only {
             true => (&mut splits.test, "test"),
@@ -223,7 +223,7 @@ fn passed_over(splits: &[Option<&PathBuf>]) -> Result<Option<String>> {
         files.extend(splits::entries(split)?.into_iter().filter(is_data));
     }
     let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-    Ok((!names.is_empty()).then(|| format!("passed over: {}", names.join(", "))))
+    Ok((!names.is_empty()).then(|| format!("passed over: {}", splits::listed(&names))))
 }
 
 /// Whether the name of the file has the extension of an image.

@@ -115,7 +115,7 @@ fn read(name: &str, dir: Option<&Path>, steps_per_quarter: usize, test_only: boo
 
 /// Reads the MIDI files of a folder, or with `test_only` those of its test split, if there is one.
 fn midi_folder(dir: &Path, steps_per_quarter: usize, test_only: bool) -> Result<MusicCorpus> {
-    let splits = Splits::find(dir, &|name| vec![name.to_string()])?;
+    let splits = Splits::find_folders(dir)?;
     let (mut notes, mut report) = (vec![], Quantisation::default());
     let folders = match splits.is_empty() {
         true => [Some(dir.to_path_buf()), None, None],
@@ -241,6 +241,21 @@ mod tests {
         assert_eq!(of_test(load_test("midi", Some(dir.path()), 2)?), (0, Some("b".to_string())));
         write("test/c.mid", 2)?;
         assert_eq!(of_test(load_test("midi", Some(dir.path()), 2)?), (0, Some("c".to_string())));
+        Ok(())
+    }
+
+    #[test]
+    fn loose_files_beside_the_splits_are_named() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let midi = write_midi(&chorales(1, 0, 0, 5).train[0]);
+        fs::create_dir(dir.path().join("train"))?;
+        for name in ["train/a.mid", "README", "1.mid", "2.mid", "3.mid", "4.mid", "5.mid", "train.mid"] {
+            fs::write(dir.path().join(name), &midi)?;
+        }
+        let corpus = load("midi", Some(dir.path()), 2, None)?;
+        let note =
+            format!("{}: passed over: 1.mid, 2.mid, 3.mid, 4.mid, 5.mid and 1 more", dir.path().display());
+        assert_eq!((corpus.train.len(), corpus.notes), (1, vec![note]));
         Ok(())
     }
 
