@@ -32,6 +32,8 @@ pub struct Quantisation {
     pub out_of_range: usize,
     /// Notes of drums, which were left out.
     pub drums: usize,
+    /// Notes without an end, which were held to the end of their track.
+    pub endless: usize,
     /// Bytes after the last chunk, which were skipped.
     pub trailing: usize,
 }
@@ -43,6 +45,7 @@ impl AddAssign for Quantisation {
         self.lengthened += other.lengthened;
         self.out_of_range += other.out_of_range;
         self.drums += other.drums;
+        self.endless += other.endless;
         self.trailing += other.trailing;
     }
 }
@@ -55,6 +58,7 @@ impl Quantisation {
             (self.lengthened, "lengthened to a step"),
             (self.out_of_range, "outside the piano's keys left out"),
             (self.drums, "of drums left out"),
+            (self.endless, "without an end held to the end of the track"),
         ];
         let parts: Vec<String> = parts
             .iter()
@@ -120,6 +124,7 @@ struct Timed {
 struct Contents {
     notes: Vec<Timed>,
     drums: usize,
+    endless: usize,
     metres: BTreeMap<u64, Metre>,
     tempo: Option<f64>,
     tonality: Option<Tonality>,
@@ -252,8 +257,8 @@ fn contents(smf: &Smf) -> Result<Contents> {
                 _ => {}
             }
         }
-        let never_ended = open.into_iter();
-        contents.notes.extend(never_ended.map(|((channel, pitch), start)| Timed {
+        contents.endless += open.len();
+        contents.notes.extend(open.into_iter().map(|((channel, pitch), start)| Timed {
             part: (track, channel),
             pitch,
             start,
@@ -283,8 +288,8 @@ impl Grid {
 }
 
 fn quantised(contents: Contents, grid: Grid, name: &str) -> Result<(Piece, Quantisation)> {
-    let Contents { notes, drums, metres, tempo, tonality } = contents;
-    let mut report = Quantisation { notes: notes.len() + drums, drums, ..Quantisation::default() };
+    let Contents { notes, drums, endless, metres, tempo, tonality } = contents;
+    let mut report = Quantisation { notes: notes.len() + drums, drums, endless, ..Quantisation::default() };
     // The notes of each part at each step.
     let mut parts: BTreeMap<(usize, u8), BTreeMap<usize, Vec<Note>>> = BTreeMap::new();
     let mut length = 0;
@@ -491,12 +496,27 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_the_steps_is_reported() -> Result<()> {
-        // One tick is half a step: the first note is too short, the second starts between steps, the third is too low.
-        let notes: &[&[u8]] =
-            &[b"\0\x90\x3c\x40", b"\0\x3c\0", b"\x03\x3e\x40", b"\x03\x3e\0", b"\0\x05\x40", b"\x04\x05\0"];
+        // One tick is half a step: the first note is too short, the second starts between steps, the third is too low,
+        // the fourth never ends.
+        let notes: &[&[u8]] = &[
+            b"\0\x90\x3c\x40",
+            b"\0\x3c\0",
+            b"\x03\x3e\x40",
+            b"\x03\x3e\0",
+            b"\0\x05\x40",
+            b"\0\x43\x40",
+            b"\x04\x05\0",
+        ];
         let (piece, report) = parse(&file(0, &[notes]), "test", 2)?;
-        let expected =
-            Quantisation { notes: 3, moved: 1, lengthened: 1, out_of_range: 1, drums: 0, trailing: 0 };
+        let expected = Quantisation {
+            notes: 4,
+            moved: 1,
+            lengthened: 1,
+            out_of_range: 1,
+            endless: 1,
+            drums: 0,
+            trailing: 0,
+        };
         assert_eq!((report, piece.chord(0), piece.chord(2)), (expected, vec![60], vec![62]));
         Ok(())
     }

@@ -125,7 +125,7 @@ fn midi_folder(dir: &Path, steps_per_quarter: usize, test_only: bool) -> Result<
             [train, validation, test]
         }
     };
-    let (mut passed_over, mut without_notes) = (vec![], vec![]);
+    let (mut files, mut passed_over, mut without_notes) = (vec![], vec![], vec![]);
     let mut read = |folder: Option<PathBuf>| -> Result<Option<Vec<Piece>>> {
         let Some(folder) = folder else { return Ok(None) };
         let (mut pieces, mut no_notes) = (vec![], None);
@@ -134,6 +134,7 @@ fn midi_folder(dir: &Path, steps_per_quarter: usize, test_only: bool) -> Result<
                 Ok((piece, found)) => {
                     report += found;
                     pieces.push(Piece { style, ..piece });
+                    files.push(path);
                 }
                 Err(error) if error.is::<NoNotes>() => {
                     no_notes.get_or_insert(error);
@@ -158,7 +159,19 @@ fn midi_folder(dir: &Path, steps_per_quarter: usize, test_only: bool) -> Result<
     notes.extend(note_passed_over(&without_notes, "no notes on the piano's keys"));
     notes.extend(report.report().map(|report| format!("{}: {report}", dir.display())));
     let corpus = MusicCorpus { train, validation, test, texture: Texture::Keys, notes };
-    Ok(corpus.with_common_texture())
+    Ok(corpus.with_common_texture(&files))
+}
+
+/// Says that there are no MIDI files in `folder`, and what to do if those `passed_over` are MusicXML.
+fn without_midi(folder: &Path, passed_over: &[PathBuf]) -> String {
+    let is_score = |path: &&PathBuf| path.starts_with(folder) && is_musicxml_file(path);
+    let score =
+        passed_over.iter().find(is_score).map(|path| format!("; {}: {MUSICXML}: {EXPORT}", path.display()));
+    let folder = folder.display();
+    format!(
+        "{folder}: found no .mid files in it or in its folders, expected at least one{}",
+        score.unwrap_or_default()
+    )
 }
 
 /// Lists the MIDI files in `folder` and its subfolders. The name of a subfolder is their style.
@@ -208,6 +221,9 @@ mod tests {
         fs::write(dir.path().join("train/d.mid"), write_midi(&pieces[0].clone().without_voices()))?;
         let corpus = load("midi", Some(dir.path()), 2, None)?;
         assert_eq!((corpus.texture, corpus.train[0].voices), (Texture::Keys, None));
+        let odd = dir.path().join("train/d.mid");
+        let note = "has no separate voices, but 3 of 4 pieces have 4 voices: all are taken as sets of notes";
+        assert_eq!(corpus.notes, [format!("{}: {note}", odd.display())]);
         fs::write(dir.path().join("train/e.mid"), b"MThd")?;
         let error = format!("{:#}", load("midi", Some(dir.path()), 2, None).unwrap_err());
         assert!(error.contains("e.mid: not a MIDI file"), "{error}");
