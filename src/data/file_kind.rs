@@ -15,6 +15,9 @@ pub(crate) enum Remedy {
     None,
 }
 
+/// The name of MusicXML, compressed or not.
+pub(crate) const MUSICXML: &str = "a MusicXML file";
+
 /// Describes the format that the first bytes of a file show, if it is a well-known one other than text.
 pub(crate) fn known_format(bytes: &[u8]) -> Option<(&'static str, Remedy)> {
     use Remedy::{Export, None as Other, Unpack};
@@ -62,9 +65,18 @@ pub(crate) fn known_format(bytes: &[u8]) -> Option<(&'static str, Remedy)> {
         return Some(("a WebP image", Other));
     }
     // The first file in the archive.
-    let start = &bytes[..bytes.len().min(512)];
-    if bytes.starts_with(b"PK\x03\x04") && start.windows(9).any(|name| name == b"/data.pkl") {
+    let (start, is_zip) = (&bytes[..bytes.len().min(512)], bytes.starts_with(b"PK\x03\x04"));
+    if is_zip && contains(start, b"/data.pkl") {
         return Some(("a file of torch.save", Other));
+    }
+    // The same is in electronic books and MuseScore's own files.
+    let is_score = || {
+        contains(bytes, b"META-INF/container.xml")
+            && !contains(start, b"application/epub")
+            && !contains(bytes, b".mscx")
+    };
+    if is_zip && is_score() {
+        return Some((MUSICXML, Other));
     }
     // As telephones store photographs.
     if bytes.get(4..8) == Some(b"ftyp") && bytes.get(8..11).is_some_and(|brand| HEIC.contains(&brand)) {
@@ -80,6 +92,10 @@ pub(crate) fn known_format(bytes: &[u8]) -> Option<(&'static str, Remedy)> {
         None if matches!(bytes, [0x80, 2..=5, ..]) => Some(("a Python pickle", Export)),
         None => None,
     }
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 /// How the brands of HEIC images begin.
@@ -101,6 +117,11 @@ pub(crate) fn markup(bytes: &[u8]) -> Option<&'static str> {
     let starts_with = |tag: &[u8]| text.get(..tag.len()).is_some_and(|start| start.eq_ignore_ascii_case(tag));
     if starts_with(b"<!doctype html") || starts_with(b"<html") {
         return Some("an HTML page, perhaps of a download that failed");
+    }
+    let start = &text[..text.len().min(4096)];
+    if start.starts_with(b"<") && (contains(start, b"<score-partwise") || contains(start, b"<score-timewise"))
+    {
+        return Some(MUSICXML);
     }
     starts_with(b"<?xml").then_some("an XML document, perhaps of a download that failed")
 }
@@ -160,6 +181,13 @@ mod tests {
             (b"\xef\xbb\xbf<HTML>", "an HTML page, perhaps of a download that failed"),
             (b"<!-- a --> <!---->\n<html", "an HTML page, perhaps of a download that failed"),
             (b"<?xml version=", "an XML document, perhaps of a download that failed"),
+            (b"<?xml version='1.0'?>\n<!-- a -->\n<score-partwise version='4.0'>", "a MusicXML file"),
+            (b"<!DOCTYPE score-timewise PUBLIC ''>\n<score-timewise>", "a MusicXML file"),
+            (b"PK\x03\x04\0\0META-INF/container.xml\0a.xml", "a MusicXML file"),
+            (
+                b"PK\x03\x04\0\0mimetypeapplication/epub+zip\0META-INF/container.xml",
+                "a zip archive or an Office document",
+            ),
             (b"\x93NUMPY\x01\0", "a NumPy array"),
             (b"\x80\x04\x95", "a Python pickle"),
             (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a", "a file of torch.save"),

@@ -1,5 +1,6 @@
 //! MIDI files: reading with quantisation, and writing.
 
+use super::musicxml::{EXPORT, is_musicxml};
 use super::piece::{KEYS, Metre, Note, Piece, Tonality};
 use crate::data::count;
 use crate::data::file_kind::{check_is_file, found_instead};
@@ -198,7 +199,8 @@ fn whole_chunks(bytes: &[u8]) -> Result<usize> {
     if !bytes.starts_with(b"MThd")
         && let Some(other) = found_instead(bytes, "a MIDI file")
     {
-        bail!("not a MIDI file: {other}");
+        let remedy = if is_musicxml(bytes) { format!(": {EXPORT}") } else { String::new() };
+        bail!("not a MIDI file: {other}{remedy}");
     }
     ensure!(
         bytes.starts_with(b"MThd") && bytes.len() >= 14,
@@ -518,6 +520,7 @@ mod tests {
             trailing: 0,
         };
         assert_eq!((report, piece.chord(0), piece.chord(2)), (expected, vec![60], vec![62]));
+        assert!(report.report().unwrap().ends_with("1 without an end held to the end of the track"));
         Ok(())
     }
 

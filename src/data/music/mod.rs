@@ -33,10 +33,11 @@ pub use statistics::MusicStatistics;
 pub use wav::write_wav;
 
 use crate::data::error::DataError;
-use crate::data::file_kind::check_is_directory;
+use crate::data::file_kind::{MUSICXML, check_is_directory};
 use crate::data::splits::{Splits, entries, is_about, note_passed_over};
 use anyhow::{Result, ensure};
 use midi::NoNotes;
+use musicxml::{EXPORT, is_musicxml_file};
 use std::path::{Path, PathBuf};
 
 const KNOWN: [&str; 3] = ["chorales", "midi", "piano-roll"];
@@ -146,16 +147,14 @@ fn midi_folder(dir: &Path, steps_per_quarter: usize, test_only: bool) -> Result<
         if let (true, Some(error)) = (pieces.is_empty(), no_notes) {
             return Err(error);
         }
-        ensure!(
-            !pieces.is_empty(),
-            "{}: found no .mid files in it or in its folders, expected at least one",
-            folder.display()
-        );
+        ensure!(!pieces.is_empty(), without_midi(&folder, &passed_over));
         Ok(Some(pieces))
     };
     let [train, validation, test] = folders;
     let (train, validation, test) = (read(train)?.unwrap_or_default(), read(validation)?, read(test)?);
-    notes.extend(note_passed_over(&passed_over, "no MIDI file"));
+    let (scores, others): (Vec<_>, Vec<_>) = passed_over.into_iter().partition(|path| is_musicxml_file(path));
+    notes.extend(note_passed_over(&scores, &format!("{MUSICXML}: {EXPORT}")));
+    notes.extend(note_passed_over(&others, "no MIDI file"));
     notes.extend(note_passed_over(&without_notes, "no notes on the piano's keys"));
     notes.extend(report.report().map(|report| format!("{}: {report}", dir.display())));
     let corpus = MusicCorpus { train, validation, test, texture: Texture::Keys, notes };
@@ -292,6 +291,26 @@ mod tests {
         fs::write(dir.path().join("z.mid"), &write_midi(&silent)[..30])?;
         let error = format!("{:#}", load("midi", Some(dir.path()), 2, None).unwrap_err());
         assert!(error.contains("z.mid: ") && error.contains("truncated"), "{error}");
+        Ok(())
+    }
+
+    #[test]
+    fn musicxml_files_are_named_with_the_way_to_midi() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let (piece, path) = (chorales(1, 0, 0, 5).train.remove(0), dir.path().join("a.musicxml"));
+        fs::write(&path, write_musicxml(&piece))?;
+        let named = format!("{}: a MusicXML file: export it as MIDI, ", path.display());
+        let error = format!("{:#}", load("midi", Some(dir.path()), 2, None).unwrap_err());
+        assert!(error.contains("found no .mid files") && error.contains(&named), "{error}");
+        let error = format!("{:#}", read_midi(&path, 2).unwrap_err());
+        assert!(
+            error.contains("found a MusicXML file, expected a MIDI file: export it as MIDI, "),
+            "{error}"
+        );
+        fs::write(dir.path().join("b.mid"), write_midi(&piece))?;
+        fs::write(dir.path().join("c.xml"), "<?xml version='1.0'?><list/>")?;
+        let notes = load("midi", Some(dir.path()), 2, None)?.notes;
+        assert!(notes[0].contains(&named) && notes[1].ends_with("c.xml: no MIDI file"), "{notes:?}");
         Ok(())
     }
 

@@ -1,7 +1,27 @@
 //! MusicXML, the format of notation programs.
 
 use super::piece::{Metre, Piece, Tonality};
+use crate::data::file_kind::{MUSICXML, known_format};
 use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+
+/// How to read a MusicXML file.
+pub(super) const EXPORT: &str =
+    "export it as MIDI, for example with `mscore -o piece.mid piece.musicxml` of MuseScore";
+
+/// Whether the file `path` is MusicXML, by its extension and its content.
+pub(super) fn is_musicxml_file(path: &Path) -> bool {
+    let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    matches!(extension.as_deref(), Some("musicxml" | "mxl" | "xml"))
+        && path.is_file()
+        && fs::read(path).is_ok_and(|bytes| is_musicxml(&bytes))
+}
+
+/// Whether the content of a file is MusicXML.
+pub(super) fn is_musicxml(bytes: &[u8]) -> bool {
+    known_format(bytes).is_some_and(|(name, _)| name == MUSICXML)
+}
 
 /// A time in which the same notes sound: between two changes, or a change and a bar line.
 struct Slice {
