@@ -131,11 +131,6 @@ impl Inputs {
 
     /// Like [`for_each`](Self::for_each), with text.
     pub(super) fn for_each_text(&self, mut answer: impl FnMut(&str) -> Result<()>) -> Result<Outcome> {
-        self.for_each_line(|line| answer(line.trim_end_matches('\r')))
-    }
-
-    /// Like [`for_each`](Self::for_each), with text whose lines end only at `\n`.
-    pub(super) fn for_each_line(&self, mut answer: impl FnMut(&str) -> Result<()>) -> Result<Outcome> {
         if let Some(file) = self.inputs.iter().find(|input| Path::new(input).is_file()) {
             let file = Path::new(file);
             let (name, quoted) = (file.display(), shell_quoted(file));

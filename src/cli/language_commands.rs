@@ -140,7 +140,7 @@ fn score(inputs: &Inputs, trained: &TrainedModel) -> Result<Outcome> {
     let &TrainedModel { vocabulary, model, level, device, .. } = trained;
     let (mut total, mut tokens, mut unknown_count) = (0.0, 0, UnknownCount::default());
     say("log_probability\tnats_per_token\tperplexity\ttext");
-    let outcome = inputs.for_each_line(|line| {
+    let outcome = inputs.for_each_text(|line| {
         let LineScore { log_probability, tokens: count, unknown } =
             score_line(model, vocabulary, level, line, device)?;
         let nats = -log_probability / count as f64;

@@ -151,17 +151,18 @@ fn fingerprints_depend_on_the_text_and_not_on_its_source() {
 }
 
 #[test]
-fn carriage_returns_end_the_lines_of_a_text_without_newlines() {
-    let tokens = |text: &str| {
-        let text = TextStream::from_memory("text", text, Level::Word).unwrap();
+fn carriage_returns_end_lines_with_and_without_newlines() {
+    let tokens = |text: &str, level: Level| {
+        let text = TextStream::from_memory("text", text, level).unwrap();
         let (mut tokens, mut token, mut all) = (text.read(0), String::new(), vec![]);
         while tokens.next_into(&mut token).unwrap() {
             all.push(token.clone());
         }
         all
     };
-    assert_eq!(tokens("a b\rc\r"), ["a", "b", "<eos>", "c", "<eos>"]);
-    assert_eq!(tokens("a\r\n\r\nb"), ["a", "<eos>", "<eos>", "b"]);
+    assert_eq!(tokens("a b\rc\r", Level::Word), ["a", "b", "<eos>", "c", "<eos>"]);
+    assert_eq!(tokens("a\r\n\r\nb", Level::Word), ["a", "<eos>", "<eos>", "b"]);
+    assert_eq!(tokens("a\r\n\r\nb\rc\n", Level::Char), ["a", "\n", "\n", "b", "\n", "c", "\n"]);
 }
 
 #[test]

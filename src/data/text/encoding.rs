@@ -6,7 +6,7 @@ use crate::data::file_kind::{Remedy, known_format, markup};
 use crate::data::gzip;
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt;
-use std::io::Read;
+use std::io::{BufRead, Read};
 
 /// The characters of the bytes 0x80 to 0x9f in Windows-1252, as browsers read it. All others agree with Latin-1.
 const HIGH_CONTROLS: [char; 32] = [
@@ -87,6 +87,41 @@ pub(super) fn converted(mut bytes: Vec<u8>) -> Result<(Vec<u8>, Option<String>)>
     // MS-DOS marks the end of a file.
     bytes.truncate(bytes.iter().rposition(|&byte| byte != 0x1a).map_or(0, |last| last + 1));
     Ok((bytes, note))
+}
+
+/// Reads the next character from `reader`, and adds its number of bytes to `at`.
+///
+/// Each line ends with `\n`: as in Python's text mode, `\r\n` and `\r` are read as `\n`.
+///
+/// # Errors
+/// Fails if the text can't be read, or was UTF-8 before and is no more.
+pub(super) fn read_char(reader: &mut impl BufRead, at: &mut u64, encoding: Encoding) -> Result<Option<char>> {
+    const UNREADABLE: &str = "can't be read";
+    const CHANGED: &str = "has changed since it was opened: not UTF-8 any more";
+    let Some(&first) = reader.fill_buf().context(UNREADABLE)?.first() else { return Ok(None) };
+    let length = match first {
+        0..0x80 => 1,
+        _ if encoding == Encoding::Windows1252 => 1,
+        0x80..0xe0 => 2,
+        0xe0..0xf0 => 3,
+        0xf0.. => 4,
+    };
+    *at += length as u64;
+    if length > 1 {
+        let mut bytes = [0; 4];
+        reader.read_exact(&mut bytes[..length]).context(CHANGED)?;
+        return Ok(std::str::from_utf8(&bytes[..length]).context(CHANGED)?.chars().next());
+    }
+    reader.consume(1);
+    if first == b'\r' && reader.fill_buf().context(UNREADABLE)?.first() == Some(&b'\n') {
+        reader.consume(1);
+        *at += 1;
+    }
+    Ok(match first {
+        b'\r' => Some('\n'),
+        0..0x80 => Some(char::from(first)),
+        _ => windows_1252(&[first]).chars().next(),
+    })
 }
 
 /// The encoding of a text that is neither gzipped nor in UTF-16.

@@ -1,5 +1,6 @@
 //! Characters or words: the tokens of a text.
 
+use super::encoding::{Encoding, read_char};
 use super::tokenizer::composed;
 use super::vocabulary::Vocabulary;
 use anyhow::{Result, bail};
@@ -34,9 +35,10 @@ impl Level {
             bail!("binary (byte {zero} is zero), expected text");
         }
         let text = composed(text.strip_prefix('\u{feff}').unwrap_or(text));
-        let mut chars = text.chars();
+        let (mut bytes, mut at) = (text.as_bytes(), 0);
+        let mut next = || read_char(&mut bytes, &mut at, Encoding::Utf8);
         let (mut token, mut at_line_end, mut ids) = (String::new(), false, vec![]);
-        while self.read(&mut token, &mut at_line_end, || Ok(chars.next()))? {
+        while self.read(&mut token, &mut at_line_end, &mut next)? {
             ids.push(vocabulary.id(&token));
         }
         Ok(ids)

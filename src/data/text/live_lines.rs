@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 
 /// The lines of a text that is still being written, such as standard input, or of a whole file.
 ///
-/// Each line is decoded as it arrives. A line that can't be read is a separate error, and the other lines are still
-/// read. Lines that are not UTF-8 are read as Windows-1252 unless there is UTF-8 outside ASCII: anywhere in a whole
-/// file, or in the previous lines of another text.
+/// Lines end with `\n` or `\r\n`. Each line is decoded as it arrives. A line that can't be read is a separate error, and
+/// the other lines are still read. Lines that are not UTF-8 are read as Windows-1252 unless there is UTF-8 outside ASCII:
+/// anywhere in a whole file, or in the previous lines of another text.
 pub(crate) struct LiveLines<R> {
     reader: R,
     /// A text that was read as a whole, to read instead of `reader`.
@@ -64,7 +64,7 @@ impl<R: BufRead> LiveLines<R> {
         Self { reader, whole: None, scan: Scan::default(), encoding: None, number: 0, western: vec![] }
     }
 
-    /// Reads the next line, without its `\n`, or returns the reason why it can't be decoded.
+    /// Reads the next line, without its end, or returns the reason why it can't be decoded.
     ///
     /// The first line in another encoding adds a remark to `notes`.
     ///
@@ -78,8 +78,7 @@ impl<R: BufRead> LiveLines<R> {
     /// Like [`next`](Self::next), for lines that name files: a path that is not UTF-8 is returned as it is.
     pub fn next_path(&mut self, notes: &mut Vec<String>) -> Result<Option<Result<OsString, String>>> {
         let Some(line) = self.read(notes)? else { return Ok(None) };
-        let path = line.strip_suffix(b"\n").unwrap_or(&line);
-        let path = path_of_bytes(path.strip_suffix(b"\r").unwrap_or(path).to_vec());
+        let path = path_of_bytes(without_end(&line).to_vec());
         Ok(Some(match path.to_str().is_none() && path.exists() {
             true => Ok(path.into()),
             false => self.decode(&line, notes)?.map(OsString::from),
@@ -141,7 +140,7 @@ impl<R: BufRead> LiveLines<R> {
         if self.whole.is_none() {
             self.scan.add(line, true)?;
         }
-        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let line = without_end(line);
         let line = if self.number == 1 { line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line) } else { line };
         Ok(self.text(line, notes))
     }
@@ -170,6 +169,12 @@ impl<R: BufRead> LiveLines<R> {
     pub fn doubtful(&mut self) -> Vec<usize> {
         if self.scan.has_utf8() { std::mem::take(&mut self.western) } else { vec![] }
     }
+}
+
+/// A line without `\n` or `\r\n` at its end.
+fn without_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 /// The path that `bytes` are. Where paths are not bytes, what is not UTF-8 is replaced.

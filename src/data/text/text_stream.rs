@@ -1,6 +1,6 @@
 //! A text of any size, read on demand.
 
-use super::encoding::{self, Encoding, decode, is_converted, windows_1252};
+use super::encoding::{self, Encoding, decode, is_converted, read_char};
 use super::level::Level;
 use super::tokenizer::composed;
 use super::vocabulary::Vocabulary;
@@ -9,7 +9,7 @@ use crate::data::fingerprint::Fingerprint;
 use anyhow::{Context, Result, anyhow, ensure};
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -23,8 +23,6 @@ pub struct TextStream {
     name: String,
     source: Source,
     encoding: Encoding,
-    /// Whether `\r` ends the lines.
-    has_mac_lines: bool,
     fingerprint: u64,
     level: Level,
     len: u64,
@@ -49,7 +47,7 @@ impl TextStream {
     /// A file that is gzipped, in UTF-16 with a byte order mark, or has decomposed accents is converted in memory: accents
     /// become composed (normalisation form C).
     ///
-    /// Lines end with `\n`. In a text without `\n`, each `\r` counts as `\n`.
+    /// Lines end with `\n`: as in Python's text mode, `\r\n` and `\r` become `\n`.
     ///
     /// # Errors
     /// Fails if the file can't be read, is empty or is binary: it has zero bytes, or it has control characters and is
@@ -89,7 +87,6 @@ impl TextStream {
         let mut text = Self {
             source,
             encoding: scan.encoding,
-            has_mac_lines: scan.has_return && !scan.has_newline,
             fingerprint: scan.fingerprint.finish(),
             level,
             len: 0,
@@ -196,35 +193,6 @@ impl TextStream {
         let reader = BufReader::with_capacity(1 << 13, Cursor { source: &self.source, at });
         Tokens { text: self, reader, at, at_line_end: false, skip: from - mark as u64 * MARK }
     }
-
-    /// Decodes the character at byte `at`, the position of `reader`, and advances both.
-    fn decode(&self, reader: &mut impl BufRead, at: &mut u64) -> Result<Option<char>> {
-        let name = &self.name;
-        let mut bytes = [0; 4];
-        let Some(&first) = reader.fill_buf().with_context(|| format!("{name}: can't be read"))?.first()
-        else {
-            return Ok(None);
-        };
-        let length = match first {
-            0..0x80 => 1,
-            _ if self.encoding == Encoding::Windows1252 => 1,
-            0x80..0xe0 => 2,
-            0xe0..0xf0 => 3,
-            0xf0.. => 4,
-        };
-        *at += length as u64;
-        if length == 1 {
-            reader.consume(1);
-            return Ok(match first {
-                b'\r' if self.has_mac_lines => Some('\n'),
-                0..0x80 => Some(char::from(first)),
-                _ => windows_1252(&[first]).chars().next(),
-            });
-        }
-        let changed = || format!("{name}: has changed since it was opened: not UTF-8 any more");
-        reader.read_exact(&mut bytes[..length]).with_context(changed)?;
-        Ok(std::str::from_utf8(&bytes[..length]).with_context(changed)?.chars().next())
-    }
 }
 
 /// The result of one pass over the bytes of a text.
@@ -233,8 +201,6 @@ struct Scan {
     remark: Option<String>,
     /// Where the text starts, after a byte order mark.
     start: u64,
-    has_newline: bool,
-    has_return: bool,
     /// Whether all accents are certainly composed.
     is_composed: bool,
     fingerprint: Fingerprint,
@@ -243,8 +209,7 @@ struct Scan {
 impl Scan {
     fn of(source: &Source) -> Result<Self> {
         let mut scan = encoding::Scan::default();
-        let (mut has_newline, mut has_return, mut fingerprint) = (false, false, Fingerprint::new());
-        let mut is_composed = true;
+        let (mut fingerprint, mut is_composed) = (Fingerprint::new(), true);
         let mut block = vec![0; 1 << 18];
         // The first `kept` bytes of the block are the beginning of a character that the last block cut.
         let (mut at, mut kept) = (0, 0);
@@ -254,8 +219,6 @@ impl Scan {
             let bytes = &block[..kept + read];
             let whole = scan.add(bytes, read == 0)?;
             scan.check_zeros()?;
-            has_newline |= bytes.contains(&b'\n');
-            has_return |= bytes.contains(&b'\r');
             fingerprint = fingerprint.add(&bytes[..whole]);
             is_composed &= bytes[..whole].is_ascii()
                 || str::from_utf8(&bytes[..whole])
@@ -269,7 +232,7 @@ impl Scan {
         }
         let (encoding, remark) = (scan.check_whole()?, scan.remark());
         let start = if scan.is_marked { 3 } else { 0 };
-        Ok(Self { encoding, remark, start, has_newline, has_return, is_composed, fingerprint })
+        Ok(Self { encoding, remark, start, is_composed, fingerprint })
     }
 }
 
@@ -342,6 +305,7 @@ impl Tokens<'_> {
 
     fn advance(&mut self, token: &mut String) -> Result<bool> {
         let Self { text, reader, at, at_line_end, .. } = self;
-        text.level.read(token, at_line_end, || text.decode(reader, at))
+        let next = || read_char(reader, at, text.encoding).with_context(|| text.name.clone());
+        text.level.read(token, at_line_end, next)
     }
 }
