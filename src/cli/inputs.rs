@@ -288,7 +288,7 @@ fn lines(
         notes.drain(..).for_each(|note| complain(&format!("note: {name}: {note}")));
         let place = format!("{name}: line {}", lines.number);
         for line in lines.doubtful() {
-            let doubt = "is not UTF-8, but other lines are: it was read as Windows-1252";
+            let doubt = "was read as Windows-1252, but other lines are in another encoding";
             next(Input::Bad(&format!("{name}: line {line}"), doubt));
         }
         let input = match &line {

@@ -234,9 +234,12 @@ impl Scan {
         }
     }
 
-    /// Whether there are UTF-8 characters outside ASCII so far.
+    /// Whether there are UTF-8 characters outside ASCII so far, not just by chance.
+    ///
+    /// In Shift-JIS, EUC, GBK and Big5, some pairs of bytes happen to be UTF-8.
     pub fn has_utf8(&self) -> bool {
-        self.characters > 0
+        let is_by_chance = self.errors > self.characters && self.western.has_foreign_words();
+        self.characters > 0 && !is_by_chance
     }
 
     /// Whether lines so far are not UTF-8.
@@ -272,10 +275,8 @@ impl Scan {
             return Ok(Encoding::Utf8);
         }
         ensure!(!self.is_marked, "{invalid} not UTF-8, but the file is marked as such: repair it");
-        // In Shift-JIS, EUC, GBK and Big5, some pairs of bytes happen to be UTF-8.
-        let is_by_chance = self.errors > self.characters && self.western.has_few_ascii_letters();
         ensure!(
-            !self.has_utf8() || is_by_chance,
+            !self.has_utf8(),
             "{invalid} not UTF-8, but there are UTF-8 characters elsewhere: the text is damaged or in two encodings; save it \
              as UTF-8"
         );
@@ -284,14 +285,13 @@ impl Scan {
             "is binary ({invalid} not UTF-8, and there is a control character in line {}), expected text",
             controls.first
         );
-        ensure!(self.western.is_plausible(), "{invalid} {NO_ENCODING}");
+        ensure!(self.may_be_windows_1252(), "{invalid} {NO_ENCODING}");
         Ok(Encoding::Windows1252)
     }
 
     /// Whether the text so far may be Windows-1252.
-    #[cfg(feature = "cli")]
     pub fn may_be_windows_1252(&self) -> bool {
-        !self.has_utf8() && !self.is_marked && self.controls.count == 0 && self.western.is_plausible()
+        self.characters == 0 && !self.is_marked && self.controls.count == 0 && self.western.is_plausible()
     }
 
     /// The remark that the text is not UTF-8, or `None` if it is.
@@ -316,8 +316,10 @@ fn line_breaks(bytes: &[u8]) -> usize {
 /// Whether text that is not UTF-8 is plausible as Windows-1252, which Western European languages use.
 #[derive(Default)]
 struct Western {
-    ascii_letters: u64,
+    /// Number of bytes outside ASCII.
     others: u64,
+    /// Those of them that follow two others, unless all three are the same.
+    in_runs: u64,
     /// Symbols between two letters, where other encodings have letters.
     symbols_in_words: u64,
     has_undefined: bool,
@@ -325,12 +327,12 @@ struct Western {
 
 impl Western {
     fn add(&mut self, bytes: &[u8]) {
-        let count = |is: fn(&u8) -> bool| bytes.iter().filter(|&byte| is(byte)).count() as u64;
-        self.ascii_letters += count(u8::is_ascii_alphabetic);
         if bytes.is_ascii() {
             return;
         }
-        self.others += count(|byte| !byte.is_ascii());
+        self.others += bytes.iter().filter(|byte| !byte.is_ascii()).count() as u64;
+        let is_run = |at: &[u8]| at.iter().all(|byte| !byte.is_ascii()) && at != [at[0]; 3];
+        self.in_runs += bytes.windows(3).filter(|at| is_run(at)).count() as u64;
         self.has_undefined |= bytes.iter().any(|byte| [0x81, 0x8d, 0x8f, 0x90, 0x9d].contains(byte));
         let is_letter =
             |byte: u8| byte.is_ascii_alphabetic() || byte >= 0xc0 && ![0xd7, 0xf7].contains(&byte);
@@ -344,15 +346,16 @@ impl Western {
         self.symbols_in_words += in_words as u64;
     }
 
-    /// Whether ASCII letters are few, unlike in Western European text. Short text is not conclusive.
-    fn has_few_ascii_letters(&self) -> bool {
-        self.others >= 8 && self.others > self.ascii_letters
+    /// Whether whole words are outside ASCII, unlike in Western European text.
+    fn has_foreign_words(&self) -> bool {
+        4 * self.in_runs > self.others
     }
 
     fn is_plausible(&self) -> bool {
         let &Self { others, symbols_in_words, has_undefined, .. } = self;
+        // Short text is not conclusive.
         !has_undefined
-            && !self.has_few_ascii_letters()
+            && (others < 8 || !self.has_foreign_words())
             && (symbols_in_words < 3 || 10 * symbols_in_words <= others)
     }
 }

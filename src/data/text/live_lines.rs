@@ -130,7 +130,7 @@ impl<R: BufRead> LiveLines<R> {
         if encoding == Encoding::Windows1252 {
             notes.extend(scan.remark());
         }
-        self.encoding = Some(encoding);
+        (self.encoding, self.scan) = (Some(encoding), scan);
         self.whole = Some(Cursor::new(bytes));
         Ok(())
     }
@@ -155,7 +155,7 @@ impl<R: BufRead> LiveLines<R> {
         match self.encoding {
             Some(Encoding::Windows1252) => return Ok(windows_1252(line)),
             None if self.scan.may_be_windows_1252() => {}
-            None if !self.scan.has_utf8() => return Err(format!("is {NO_ENCODING}")),
+            _ if !self.scan.has_utf8() => return Err(format!("is {NO_ENCODING}")),
             _ => return Err("is not UTF-8, but other lines are".to_string()),
         }
         if self.western.is_empty() {
@@ -165,9 +165,9 @@ impl<R: BufRead> LiveLines<R> {
         Ok(windows_1252(line))
     }
 
-    /// The lines read as Windows-1252 before another line turned out to be UTF-8, each returned once.
+    /// The lines read as Windows-1252 before other lines turned out to be in another encoding, each returned once.
     pub fn doubtful(&mut self) -> Vec<usize> {
-        if self.scan.has_utf8() { std::mem::take(&mut self.western) } else { vec![] }
+        if self.scan.may_be_windows_1252() { vec![] } else { std::mem::take(&mut self.western) }
     }
 }
 
@@ -262,6 +262,27 @@ mod tests {
         assert!(read[4].starts_with("line 5 is not UTF-8"), "{read:?}");
         assert!(notes[0].contains("not UTF-8 at line 1") && notes[1] == "line 1 is doubtful", "{notes:?}");
         assert!(lines(b"\xe3\x81\n").unwrap().0[0].contains("save it as UTF-8"));
+    }
+
+    #[test]
+    fn lines_in_east_asian_encodings_are_named_so_however_much_ascii_surrounds_them() {
+        let ascii = b"4,positive,https://example.com/item-4,a long description in English,";
+        let euc_jp = b"\xa4\xb3\xa4\xce\xc7\xad\xa4\xcf\xc4\xed\xa4\xc7\xbf\xb2\xa4\xc6\xa4\xa4\xa4\xeb";
+        let shift_jis = b"\x82\xb1\x82\xcc\x94\x4c\x82\xcd\x92\xeb\x82\xc5\x90\x51\x82\xc4\x82\xa2\x82\xe9";
+        let gbk = b"\xbd\xf1\xcc\xec\xcc\xec\xc6\xf8\xba\xdc\xba\xc3";
+        let said = format!("line 1 is {NO_ENCODING}");
+        for foreign in [&euc_jp[..], shift_jis, gbk] {
+            let line = [&ascii[..], foreign, b"\n"].concat();
+            assert_eq!(decode(line.clone()).unwrap_err().to_string(), said);
+            assert_eq!(lines(&line).unwrap().0, [said.as_str()]);
+            // Among more lines in ASCII.
+            let text = [&line[..], b"a\nb\nc\n"].concat();
+            assert_eq!(lines(&gzip(&text)).unwrap().0, [said.as_str(), "a", "b", "c"]);
+        }
+        // A short line may be Windows-1252 until others follow.
+        let (read, notes) = lines(&[&b"\xa4\xb3\n"[..], euc_jp].concat()).unwrap();
+        assert_eq!(read, ["\u{a4}\u{b3}", &format!("line 2 is {NO_ENCODING}")]);
+        assert!(notes.contains(&"line 1 is doubtful".to_string()), "{notes:?}");
     }
 
     #[test]
