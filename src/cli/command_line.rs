@@ -312,6 +312,15 @@ pub(super) fn usage(error: &clap::Error) -> Option<String> {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         return None;
     }
+    let argument = [ContextKind::InvalidArg, ContextKind::InvalidSubcommand].map(|kind| error.get(kind));
+    if let [Some(ContextValue::String(argument)), _] | [_, Some(ContextValue::String(argument))] = argument
+        && argument.starts_with('-')
+        && std::env::args_os().skip_while(|other| other != "--").skip(1).any(|other| other == **argument)
+    {
+        return Some(format!(
+            "error: {argument} follows --, after which there are no options: leave out the --"
+        ));
+    }
     let text = error.to_string();
     let (tips, lines): (Vec<&str>, Vec<&str>) =
         text.lines().map(str::trim).partition(|line| line.starts_with("tip: to pass"));

@@ -19,6 +19,8 @@ fn wrong_options_are_refused() {
         ("--hidden 30 --hidden 20", "cannot be used multiple times"),
         ("--hidden 30,x", "expected a whole number, 1 to"),
         ("--epoch 3", "'--epoch'"),
+        ("-- --epochs 1", "--epochs follows --, after which there are no options: leave out the --"),
+        ("train -- --epochs 1", "--epochs follows --, after which there are no options: leave out the --"),
         ("--device gpu", "expected auto, cpu"),
         ("--resume run --out other", "cannot be used with"),
     ] {
