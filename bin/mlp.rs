@@ -12,7 +12,7 @@ use candle_textbook::cli::{
 use candle_textbook::models::ImageModel;
 use candle_textbook::models::mlp::{Config, Mlp};
 use candle_textbook::nn::{Activation, Cost, InitScheme};
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
@@ -24,7 +24,6 @@ pub(crate) struct Settings {
         value_name = "N,..",
         value_delimiter = ',',
         value_parser = positive,
-        action = ArgAction::Set,
         default_value = "100"
     )]
     hidden: Vec<usize>,

@@ -15,7 +15,7 @@ use candle_textbook::data::NGrams;
 use candle_textbook::models::textcnn::{Config, TextCnn, Variant};
 use candle_textbook::nn::SentenceModel;
 use candle_textbook::optim::Optimizer;
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 use std::process::ExitCode;
 
@@ -33,7 +33,6 @@ pub(crate) struct Settings {
         value_name = "N,..",
         value_delimiter = ',',
         value_parser = positive,
-        action = ArgAction::Set,
         default_value = "3,4,5"
     )]
     widths: Vec<usize>,

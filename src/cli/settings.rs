@@ -6,7 +6,7 @@ use super::shell_quoted;
 use crate::device::device_name;
 use anyhow::Result;
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches};
+use clap::{Arg, ArgAction, ArgMatches};
 use serde_json::{Map, Value};
 use std::path::Path;
 
@@ -16,7 +16,7 @@ pub(super) fn with_negative_numbers(arg: Arg) -> Arg {
     arg.allow_negative_numbers(takes_values)
 }
 
-/// Gives the options of `train` the recipe's defaults, and hides options that do not apply.
+/// Gives the options of `train` the recipe's defaults, hides options that do not apply, and refuses a repeated list.
 pub(super) fn with_defaults<B: Binary>(command: clap::Command) -> clap::Command {
     let is_unused = |id: &str| B::UNUSED.contains(&id) || (id == "history_size" && !B::FULL_BATCH);
     with_defaults_of(command, &fields(&B::train_defaults()), &is_unused)
@@ -31,6 +31,8 @@ fn with_defaults_of(
         let arg = with_negative_numbers(arg);
         let is_hidden = arg.is_hide_set() || is_unused(arg.get_id().as_str());
         let arg = arg.hide(is_hidden);
+        // clap would append a second list to the first.
+        let arg = if arg.get_value_delimiter().is_some() { arg.action(ArgAction::Set) } else { arg };
         let default = match defaults.get(arg.get_id().as_str()) {
             Some(Value::String(text)) => text.clone(),
             // Without the ".0" of JSON.
