@@ -142,6 +142,13 @@ fn a_folder_without_a_test_split_is_tested_on_images_drawn_from_it() {
     let tested = noted(&place, "mlp", "eval --run run", note);
     assert_eq!(said.split(';').next(), Some(tested.trim()));
     noted(&place, "mlp", "eval --run run --data-dir pictures/train", "classes of the test split");
+    fs::rename(place.path().join("pictures"), place.path().join("moved")).unwrap();
+    let moved = start(&place, "mlp", &["eval", "--run", "run", "--data-dir", "moved"], "");
+    let notes = String::from_utf8_lossy(&moved.stderr);
+    assert!(notes.contains("moved: taken for the run's data") && notes.contains(note), "{notes}");
+    // Images with a test split are tested alike wherever the training images were.
+    let other = folder(&CLASSES[..2], 12);
+    done(&place, "mlp", &format!("eval --run run --data-dir {}/pictures", other.path().display()));
 }
 
 #[test]

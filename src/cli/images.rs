@@ -188,7 +188,10 @@ impl ImageData {
         let (name, dir) = TestSet::resolve(Some(chosen), train);
         let is_own = TestSet::is_own(Some(chosen), train);
         let is_grey = facts.shape.0 == 1;
-        let drawn = || drawn_test(name, dir.filter(|_| is_own)?, facts.shape.1, train);
+        let drawn = || {
+            let drawn = drawn_test(name, dir.filter(|_| is_own)?, facts.shape.1, train);
+            drawn.inspect(|_| TestSet::note_moved(Some(chosen), train))
+        };
         let given = || image::load_test(name, dir, facts.shape.1).map_err(data_error);
         let (mut test, notes) = match name {
             // A folder of class folders could be a test split.

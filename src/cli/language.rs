@@ -5,7 +5,7 @@ use super::language_commands::{self, LanguageCommand, TrainedModel};
 use super::options::{TrainOptions, fraction, positive};
 use super::recipe::{About, Data, Test, Trained, Work};
 use super::text::{check_vocabulary, note_unknown_count, noun};
-use super::{Outcome, TestSet, count, data_error, flow, is_place_of, show_notes};
+use super::{Outcome, TestSet, count, data_error, flow, is_place_of, note_moved, show_notes};
 use crate::data::{DataError, Level, TextStream, TokenWindows, Vocabulary, text};
 use crate::models::language_model::LanguageModel;
 use crate::train::{Epoch, LanguageModelling, LanguageModellingConfig, Task, Windowing, evaluate_text};
@@ -190,6 +190,11 @@ impl Data for LanguageData {
             (None, Some(_)) => set.dataset.is_none() && set.data_dir.is_none(),
             (None, None) => TestSet::is_own(Some(set), train),
         };
+        match file {
+            Some(file) => note_moved(Some(file), options.text.as_deref()),
+            None if is_own => TestSet::note_moved(Some(set), train),
+            None => {}
+        }
         let (dataset, data_dir) = TestSet::resolve(Some(set), train);
         let (dataset, data_dir) = (dataset.to_string(), data_dir.map(Path::to_path_buf));
         let train = &TrainOptions { dataset, data_dir, ..train.clone() };

@@ -175,17 +175,25 @@ fn error_line(error: &anyhow::Error) -> String {
     format!("error: {}", message.trim_end().replace('\n', "\\n"))
 }
 
-/// Whether `path` is the place of the data that a run found at `recorded`.
-///
-/// If there is nothing at `recorded` any more, it is, with a note.
+/// Whether `path` is the place of the data that a run found at `recorded`, or [may have become](has_moved) it.
 fn is_place_of(path: Option<&Path>, recorded: Option<&Path>) -> bool {
-    let (Some(path), Some(recorded)) = (path, recorded) else { return path == recorded };
-    let has_moved = path.exists() && !recorded.exists();
-    if has_moved {
+    let (Some(from), Some(to)) = (recorded, path) else { return path == recorded };
+    has_moved(from, to) || from == to || from.canonicalize().ok() == to.canonicalize().ok()
+}
+
+/// Whether there is something at `to`, and nothing at `from` any more.
+fn has_moved(from: &Path, to: &Path) -> bool {
+    to.exists() && !from.exists()
+}
+
+/// Notes that the run's data are taken from `path` if there is nothing at `recorded` any more.
+fn note_moved(path: Option<&Path>, recorded: Option<&Path>) {
+    if let (Some(path), Some(recorded)) = (path, recorded)
+        && has_moved(recorded, path)
+    {
         let (path, recorded) = (path.display(), recorded.display());
         show_notes(&[format!("{path}: taken for the run's data, which is no longer at {recorded}")]);
     }
-    has_moved || path == recorded || path.canonicalize().ok() == recorded.canonicalize().ok()
 }
 
 /// Options of `eval` that choose a data set.
@@ -220,11 +228,19 @@ impl TestSet {
     fn check_split(test: Option<&Self>, train: &TrainOptions, has_test: bool) -> anyhow::Result<()> {
         let (name, dir) = Self::resolve(test, train);
         let place = dir.map_or_else(|| format!("data set {name}"), |dir| dir.display().to_string());
-        anyhow::ensure!(
-            has_test || Self::is_own(test, train),
-            "{place}: no test split, so there is nothing to test this model on"
-        );
+        if !has_test {
+            anyhow::ensure!(
+                Self::is_own(test, train),
+                "{place}: no test split, so there is nothing to test this model on"
+            );
+            Self::note_moved(test, train);
+        }
         Ok(())
+    }
+
+    /// Like [`note_moved`](note_moved()), for the data set that [`is_own`](Self::is_own).
+    fn note_moved(test: Option<&Self>, train: &TrainOptions) {
+        note_moved(Self::resolve(test, train).1, train.data_dir.as_deref());
     }
 }
 

@@ -150,9 +150,12 @@ impl Data for SentenceData {
         };
         let corpus = match &run {
             None => data::text::load(name, dir, &columns),
-            Some((_, test)) if text.folds.is_some() && TestSet::is_own(Some(*test), train) => bail!(
-                "this model is one of a cross-validation, which tested it: test it on other data with --dataset or --data-dir"
-            ),
+            Some((_, test)) if text.folds.is_some() && TestSet::is_own(Some(*test), train) => {
+                TestSet::note_moved(Some(*test), train);
+                bail!(
+                    "this model is one of a cross-validation, which tested it: test it on other data with --dataset or --data-dir"
+                )
+            }
             Some((facts, _)) => data::text::load_test(name, dir, &columns, &facts.classes),
         };
         let Corpus { train: training, validation, test, classes, notes, layout } =
