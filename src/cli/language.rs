@@ -205,13 +205,14 @@ impl Data for LanguageData {
             true => split(text.len(), &options, train)?[2].clone(),
             false => 0..text.len(),
         };
+        let data = Self::new(text, vocabulary, [0..0, 0..0, test], windowing, train.seed);
         ensure!(
-            test.end - test.start >= 2,
+            data.has_test(),
             "{}: found {} to test on, expected at least 2: give another text with --text FILE",
-            text.name(),
-            count((test.end - test.start) as usize, "token")
+            data.about.name,
+            count(data.about.sizes[2] as usize, "token")
         );
-        Ok(Self::new(text, vocabulary, [0..0, 0..0, test], windowing, train.seed))
+        Ok(data)
     }
 
     fn about(&self) -> &About<Vocabulary> {
