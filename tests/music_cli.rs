@@ -99,6 +99,30 @@ fn a_test_needs_only_the_test_files() {
 }
 
 #[test]
+fn the_rules_are_those_of_the_voices_at_hand() {
+    let place = tempdir().unwrap();
+    for (i, mut piece) in chorales(4, 0, 0, 0).train.into_iter().enumerate() {
+        piece.steps.iter_mut().for_each(|notes| notes.truncate(2));
+        piece.voices = Some(2);
+        let dir = place.path().join("data").join(["train", "train", "val", "test"][i]);
+        fs::create_dir_all(&dir).unwrap();
+        fs::write(dir.join(format!("{i}.mid")), write_midi(&piece.beginning(48))).unwrap();
+    }
+    let rules = |options: &str| {
+        let said = done(&place, "music", &format!("{SMALL} {options} --epochs 1 --out run"));
+        let page = fs::read_to_string(place.path().join("run/music.html")).unwrap();
+        fs::remove_dir_all(place.path().join("run")).unwrap();
+        (said, page)
+    };
+    let (said, page) = rules("--note-units 12");
+    assert!(said.contains("steps that break a rule of part writing for 2 voices: "), "{said}");
+    assert!(page.contains("<td>parallel fifths</td>") && !page.contains("four voices"), "{page}");
+    // Two notes at a time do not tell which voices sing them.
+    let (said, page) = rules("--output independent");
+    assert!(!said.contains("part writing") && !page.contains("part writing"), "{said}");
+}
+
+#[test]
 fn test_pieces_that_the_training_part_has_are_noted() {
     let place = tempdir().unwrap();
     write_data(&place);

@@ -4,7 +4,8 @@ use super::music_facts::{Form, MusicFacts};
 use super::options::{in_range, non_negative, positive, whole};
 use super::{Outcome, complain, count, error_line, show_notes};
 use crate::data::music::{
-    Metre, MusicStatistics, Note, Piece, Texture, Tonality, read_midi, write_midi, write_musicxml, write_wav,
+    Metre, MusicStatistics, Note, Piece, Texture, Tonality, checked_voices, read_midi, write_midi,
+    write_musicxml, write_wav,
 };
 use crate::models::music::MusicModel;
 use crate::nn::Sampling;
@@ -362,13 +363,16 @@ pub(super) fn show(run: &Run, model: &MusicModel, facts: &MusicFacts, test: &[Pi
     write_file(&run.dir().join("sample-1.wav"), &write_wav(&samples[0])?)?;
     run.write("sample-1.svg", &piano_roll(&samples[0]))?;
     run.write("sample-1.musicxml", &write_musicxml(&samples[0]))?;
-    let [data, composed] = [test, &samples].map(MusicStatistics::new);
-    let percent = |statistics: &MusicStatistics| 100.0 * statistics.any_violation;
-    say(&format!(
-        "steps that break a rule of four-part writing: {:.1}% in the samples, {:.1}% in the test pieces",
-        percent(&composed),
-        percent(&data)
-    ));
+    let voices = checked_voices(test);
+    let [data, composed] = [test, &samples].map(|pieces| MusicStatistics::new(pieces, voices));
+    if let Some(voices) = voices {
+        say(&format!(
+            "steps that break a rule of part writing for {}: {:.1}% in the samples, {:.1}% in the test pieces",
+            count(voices, "voice"),
+            100.0 * composed.any_violation,
+            100.0 * data.any_violation
+        ));
+    }
     run.write("music.html", &music_page(&[("test pieces", data), ("samples", composed)], &links))
 }
 

@@ -2,6 +2,7 @@
 
 use super::page::{Section, page};
 use super::svg::{PALETTE, escape};
+use crate::data::count;
 use crate::data::music::{MusicStatistics, Piece};
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -27,20 +28,23 @@ pub fn listen_page(piece: &Piece) -> String {
 
 /// Creates an HTML page that compares groups of pieces, such as a data set and composed pieces.
 ///
-/// It compares broken rules, pitches, melodic intervals and chords. `samples` are links to show, each a name and a
-/// file.
+/// It compares broken rules, if they were checked, pitches, melodic intervals and chords. All groups must have been
+/// checked for the same number of voices. `samples` are links to show, each a name and a file.
 pub fn music_page(groups: &[(&str, MusicStatistics)], samples: &[(String, String)]) -> String {
     let mut sections = vec![];
     let link =
         |(name, file): &(String, String)| format!(r#"<a href="{}">{}</a> "#, escape(file), escape(name));
     let links: String = samples.iter().map(link).collect();
     let share = |value: f64| format!("{:.1}%", 100.0 * value);
-    let rules = groups[0].1.violations.iter().enumerate().map(|(i, (rule, _))| {
-        let values = groups.iter().map(|(_, statistics)| statistics.violations[i].1);
-        (rule.violation().to_string(), values.collect())
-    });
-    let any = ("any of these".to_string(), groups.iter().map(|group| group.1.any_violation).collect());
-    table(&mut sections, "Steps that break a rule of four-part writing", groups, rules.chain([any]), share);
+    if let Some(voices) = groups[0].1.voices {
+        let rules = groups[0].1.violations.iter().enumerate().map(|(i, (rule, _))| {
+            let values = groups.iter().map(|(_, statistics)| statistics.violations[i].1);
+            (rule.violation().to_string(), values.collect())
+        });
+        let any = ("any of these".to_string(), groups.iter().map(|group| group.1.any_violation).collect());
+        let title = format!("Steps that break a rule of part writing for {}", count(voices, "voice"));
+        table(&mut sections, &title, groups, rules.chain([any]), share);
+    }
     let mut chords: Vec<&String> = vec![];
     for name in groups.iter().flat_map(|group| group.1.chords.iter().take(10)).map(|(name, _)| name) {
         if !chords.contains(&name) {
@@ -125,11 +129,14 @@ mod tests {
             serde_json::from_str(page.split("const notes = ").nth(1).unwrap().split(";\n").next().unwrap())
                 .unwrap();
         assert_eq!(notes.len(), piece.spans().len());
-        let statistics = MusicStatistics::new(&[piece]);
-        let page = music_page(
-            &[("data", statistics.clone()), ("samples", statistics)],
-            &[("one".into(), "1.html".into())],
-        );
+        let pieces = [piece];
+        let page = |voices: Option<usize>| {
+            let statistics = MusicStatistics::new(&pieces, voices);
+            let groups = [("data", statistics.clone()), ("samples", statistics)];
+            music_page(&groups, &[("one".into(), "1.html".into())])
+        };
+        assert!(!page(None).contains("part writing") && page(Some(2)).contains("part writing for 2 voices"));
+        let page = page(Some(4));
         assert!(page.contains("parallel fifths") && page.contains(r#"<a href="1.html">one</a>"#));
         assert!(page.contains("dominant seventh") && !page.contains("NaN"));
         assert_eq!((page.matches("<table>").count(), page.matches("</table>").count()), (5, 5));

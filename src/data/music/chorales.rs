@@ -170,7 +170,7 @@ impl Voices<'_> {
             let is_complete =
                 tones.iter().enumerate().all(|(i, &tone)| count(tone) > 0 || (harmony.seventh && i == 2));
             let is_doubled_well = count(leading) <= 1 && (!harmony.seventh || count(tones[3]) == 1);
-            is_complete && is_doubled_well && vertical(chord).is_empty()
+            is_complete && is_doubled_well && vertical(&chord).is_empty()
         });
         voicings
     }
@@ -178,7 +178,7 @@ impl Voices<'_> {
     /// The cost of the step to a chord: its negative log weight, or `None` if it breaks a hard rule.
     fn cost(&self, at: usize, before: Option<Chord>, chord: Chord) -> Option<f64> {
         // Most voicings are too far away, so this is checked first.
-        if before.is_some_and(|before| leaps(before, chord)) {
+        if before.is_some_and(|before| leaps(&before, &chord)) {
             return None;
         }
         let harmony = self.harmonies[at];
@@ -190,7 +190,7 @@ impl Voices<'_> {
             return None;
         }
         let Some(before) = before else { return Some(doubling) };
-        let broken = horizontal(before, chord);
+        let broken = horizontal(&before, &chord);
         if broken.iter().any(|rule| !rule.is_soft())
             || !self.resolves(self.harmonies[at - 1], before, harmony, chord)
         {

@@ -1,4 +1,4 @@
-//! Music in time steps: pieces, four-part writing, built-in chorales, MIDI files and piano rolls.
+//! Music in time steps: pieces, part writing, built-in chorales, MIDI files and piano rolls.
 //!
 //! ```
 //! use candle_textbook::data::music::{chorales, violation_share, write_midi};
@@ -28,7 +28,7 @@ pub use encoding::{Encoding, NoteChoice};
 pub use midi::{Quantisation, read_midi, write_midi};
 pub use musicxml::write_musicxml;
 pub use piece::{KEY_COUNT, KEYS, Metre, Note, Piece, Span, Tonality, fingerprint};
-pub use rules::{RANGES, Rule, VOICES, violation_share, violations};
+pub use rules::{RANGES, Rule, VOICES, checked_voices, violation_share, violations};
 pub use statistics::MusicStatistics;
 pub use wav::write_wav;
 

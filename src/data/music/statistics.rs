@@ -19,9 +19,11 @@ pub struct MusicStatistics {
     pub intervals: [f64; 2 * WIDEST as usize + 1],
     /// Share of the most frequent kinds of chords among the steps, by name.
     pub chords: Vec<(String, f64)>,
-    /// Share of the steps that break each rule of four-part writing.
+    /// The number of voices whose rules of part writing were checked; `None` if none were.
+    pub voices: Option<usize>,
+    /// Share of the steps that break each of these rules.
     pub violations: Vec<(Rule, f64)>,
-    /// Share of the steps that break any rule.
+    /// Share of the steps that break any of these rules.
     pub any_violation: f64,
     /// Mean number of different chords in a piece.
     pub different_chords: f64,
@@ -30,8 +32,8 @@ pub struct MusicStatistics {
 }
 
 impl MusicStatistics {
-    /// The statistics of `pieces`.
-    pub fn new(pieces: &[Piece]) -> Self {
+    /// The statistics of `pieces`, with the rules for this number of voices (see [`checked_voices`](super::checked_voices)).
+    pub fn new(pieces: &[Piece], voices: Option<usize>) -> Self {
         let (mut classes, mut intervals) = ([0.0; 12], [0.0; 2 * WIDEST as usize + 1]);
         let (mut chords, mut broken, mut breaking) = (BTreeMap::new(), BTreeMap::new(), 0.0);
         let (mut steps, mut different, mut longest) = (0.0, 0, 0f64);
@@ -43,7 +45,7 @@ impl MusicStatistics {
                 let chord = piece.chord(step);
                 chord.iter().for_each(|pitch| classes[usize::from((pitch + 12 - tonic) % 12)] += 1.0);
                 *chords.entry(kind(&chord)).or_insert(0.0) += 1.0;
-                let rules = violations(piece, step);
+                let rules = if voices.is_some() { violations(piece, step) } else { vec![] };
                 breaking += f64::from(u8::from(!rules.is_empty()));
                 rules.into_iter().for_each(|rule| *broken.entry(rule).or_insert(0.0) += 1.0);
                 steps += 1.0;
@@ -69,14 +71,20 @@ impl MusicStatistics {
             classes: classes.map(|count| share(count, notes)),
             intervals: intervals.map(|count| share(count, moves)),
             chords,
-            violations: Rule::ALL
+            voices,
+            violations: rules(voices)
                 .map(|rule| (rule, share(broken.get(&rule).copied().unwrap_or(0.0), steps)))
-                .to_vec(),
+                .collect(),
             any_violation: share(breaking, steps),
             different_chords: share(different as f64, pieces.len() as f64),
             longest_chord: longest,
         }
     }
+}
+
+/// The rules for this number of voices, in the order of [`Rule::ALL`].
+fn rules(voices: Option<usize>) -> impl Iterator<Item = Rule> {
+    Rule::ALL.into_iter().filter(move |rule| voices.is_some_and(|voices| rule.applies_to(voices)))
 }
 
 /// The pitch of the highest voice, or of the highest note.
@@ -123,14 +131,16 @@ mod tests {
     #[test]
     fn shares_count_classes_intervals_and_chords() {
         // C major, held for two quarters, then G7.
-        let statistics =
-            MusicStatistics::new(&[piece(&[&[72, -72, 71], &[67, -67, 67], &[64, -64, 65], &[48, -48, 55]])]);
+        let pieces = [piece(&[&[72, -72, 71], &[67, -67, 67], &[64, -64, 65], &[48, -48, 55]])];
+        let statistics = MusicStatistics::new(&pieces, Some(4));
         let rounded = |share: f64| (share * 12.0).round();
         assert_eq!((rounded(statistics.classes[0]), rounded(statistics.classes[7])), (4.0, 4.0));
         assert_eq!(statistics.intervals[WIDEST as usize - 1], 1.0);
         let chords: Vec<_> = statistics.chords.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(chords, ["major", "dominant seventh"]);
         assert_eq!((statistics.different_chords, statistics.longest_chord), (2.0, 2.0));
+        assert_eq!((statistics.violations.len(), statistics.any_violation), (10, 0.0));
+        assert_eq!(MusicStatistics::new(&pieces, None).violations, []);
         assert_eq!(kind(&[]), "silence");
         assert_eq!(kind(&[60, 61]), "other");
     }
