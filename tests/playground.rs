@@ -416,6 +416,11 @@ fn the_page_reads_a_seven_that_the_mouse_draws() {
     browser.press(&[" ", DOWN, DOWN, DOWN, DOWN, DOWN, DOWN, DOWN, DOWN, DOWN, DOWN, DOWN, DOWN]);
     browser.wait_for("document.getElementById('digit-bars').childElementCount === 3 * 10");
     assert_eq!(browser.evaluate("document.querySelector('#digit > .error').hidden"), true);
+
+    // The first touch of the paper is a dot, which the model reads, too.
+    let refused =
+        "performance.getEntriesByType('resource').filter(entry => entry.responseStatus >= 400).length";
+    assert_eq!(browser.evaluate(refused), 0);
 }
 
 #[test]

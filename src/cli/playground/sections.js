@@ -67,13 +67,17 @@ const digit = () => {
     complain(document.querySelector("#digit > .error"));
   };
   const stroke = (from, to) => {
-    page.strokeStyle = "#000000";
+    page.strokeStyle = page.fillStyle = "#000000";
     page.lineWidth = 22;
     page.lineCap = page.lineJoin = "round";
     page.beginPath();
     page.moveTo(...from);
     page.lineTo(...to);
     page.stroke();
+    // A line to its own start draws nothing.
+    page.beginPath();
+    page.arc(...to, page.lineWidth / 2, 0, 2 * Math.PI);
+    page.fill();
     blank = false;
     show();
   };
