@@ -81,6 +81,11 @@ impl Target {
         Ok(target)
     }
 
+    /// The name of the function, with its inputs.
+    fn name(&self) -> &'static str {
+        if self.inputs == 1 { "f(x)" } else { "f(x, y)" }
+    }
+
     fn value(&self, point: &[f64]) -> Result<f64> {
         // The values of the variables, in the order of their names.
         let names = self.function.var_names();
@@ -239,35 +244,32 @@ fn run(lab: &Lab) -> Result<Findings> {
         None => vec![CURVE, SURFACE],
     };
     let mut table = Table::new("errors", &["function", "weights", "hidden units", "error"]);
-    let (mut figures, mut falls, mut lines) = (vec![], vec![], vec![]);
+    let (mut figures, mut lines, mut falls, mut holds) = (vec![], vec![], vec![], true);
     for text in texts {
         let target = Target::parse(text)?;
         let fits = fit(lab, &target, &mut table)?;
-        for errors in &fits.errors {
-            let (first, last) = (errors[0].1, errors[errors.len() - 1].1);
-            falls.push((first, last));
-        }
+        let ends = fits.errors.each_ref().map(|errors| [errors[0].1, errors[errors.len() - 1].1]);
+        let [[by_hand, best_by_hand], [trained, best_trained]] = ends;
+        holds &= ends.iter().all(|[first, last]| *last <= 0.7 * first || *last < 1e-3);
         figures.extend(draw(&target, &fits)?);
+        let f = target.name();
         lines.push(format!(
-            "f = {text}: error {:.4} by hand, {:.4} trained, with the largest networks.",
-            falls[falls.len() - 2].1,
-            falls[falls.len() - 1].1
+            "{f} = {text}: error {best_by_hand:.4} by hand, {best_trained:.4} trained, with the largest networks."
+        ));
+        falls.push(format!(
+            "of {f} by hand from {by_hand:.4} to {best_by_hand:.4}, trained from {trained:.4} to {best_trained:.4}"
         ));
     }
-    let holds = falls.iter().all(|(first, last)| *last <= 0.7 * first || *last < 1e-3);
-    let text: Vec<String> = falls.iter().map(|(first, last)| format!("{first:.4} to {last:.4}")).collect();
     Ok(Findings {
         lines,
         tables: vec![table],
         figures,
-        claim: Claim::new(
-            holds,
-            format!("the error falls as the hidden layer grows: from {}", text.join(", from ")),
-        ),
+        claim: Claim::new(holds, format!("the error falls as the hidden layer grows: {}", falls.join("; "))),
     })
 }
 
 fn draw(target: &Target, fits: &Fits) -> Result<Vec<Figure>> {
+    let name = target.name();
     let [by_hand, trained] = fits.errors.clone();
     let errors = Chart {
         title: "Error and size",
@@ -283,7 +285,7 @@ fn draw(target: &Target, fits: &Fits) -> Result<Vec<Figure>> {
         let fit = Chart {
             title: "The function and the largest networks",
             x_label: "x",
-            y_label: "f(x)",
+            y_label: name,
             lines: vec![
                 Line::new("f", points(&target.values)),
                 Line::new("by hand", points(&fits.by_hand)),
@@ -292,7 +294,7 @@ fn draw(target: &Target, fits: &Fits) -> Result<Vec<Figure>> {
             ..Chart::default()
         };
         let caption =
-            format!("f(x) = {}, and its fits; the error over the number of hidden units.", target.text);
+            format!("{name} = {}, and its fits; the error over the number of hidden units.", target.text);
         return Ok(vec![Figure::charts(curve, &caption, &[fit, errors])?]);
     }
     const ZOOM: usize = 6;
@@ -304,14 +306,11 @@ fn draw(target: &Target, fits: &Fits) -> Result<Vec<Figure>> {
         let pixels: Vec<f32> = (0..(side * ZOOM).pow(2)).map(at).collect();
         Tile::grey(&pixels, side * ZOOM, side * ZOOM, caption)
     };
-    let tiles = vec![
-        tile(&target.values, "f(x, y)")?,
-        tile(&fits.by_hand, "by hand")?,
-        tile(&fits.trained, "trained")?,
-    ];
+    let tiles =
+        vec![tile(&target.values, name)?, tile(&fits.by_hand, "by hand")?, tile(&fits.trained, "trained")?];
     let heading = "x to the right, y down";
     let picture = image_grid(&[GridSection { heading, columns: 3, tiles }])?;
-    let caption = format!("f(x, y) = {} in shades of grey, and its fits.", target.text);
+    let caption = format!("{name} = {} in shades of grey, and its fits.", target.text);
     Ok(vec![
         Figure::picture(surface, &caption, picture),
         Figure::charts("surface-errors", "The error over the number of hidden units.", &[errors])?,
@@ -323,8 +322,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_error_falls_with_the_width() {
-        super::super::quick("universal");
+    fn the_error_falls_with_the_width_and_its_numbers_have_names() {
+        let claim = super::super::quick("universal").claim.text;
+        for name in [": of f(x) by hand from 0.", ", trained from 0.", "; of f(x, y) by hand from 0."] {
+            assert!(claim.contains(name), "{claim}");
+        }
     }
 
     #[test]
