@@ -137,6 +137,16 @@ fn a_common_prefix_is_dropped_with_a_note_and_infinite_weights_are_refused() {
 }
 
 #[test]
+fn without_the_name_of_a_head_all_weights_must_fit() {
+    let load = |vars: &VarMap| load_pretrained(&fixture("plain.pth"), vars, "");
+    assert!(load(&parameters()).is_ok());
+    let more = parameters();
+    linear(4, 5, seeded_var_builder(&more, 0, DType::F32, &Device::Cpu).pp("more")).unwrap();
+    let error = load(&more).unwrap_err().to_string();
+    assert!(error.contains("parameter more."), "{error}");
+}
+
+#[test]
 fn the_content_decides_and_not_the_name() {
     let dir = tempdir().unwrap();
     for (from, to) in [

@@ -145,7 +145,7 @@ pub struct Pretrained {
 /// may be nested in a dictionary, under the key `state_dict`, `model_state_dict` or `model`. A prefix `module.` or
 /// `_orig_mod.` of all names is dropped. So is, with a note, any other prefix that no name of the model has.
 /// Floating-point types are converted. The model's last layer, `head`, keeps its values if the file lacks it or has it
-/// for another number of classes.
+/// for another number of classes. With the name `""`, all weights must fit.
 ///
 /// # Errors
 /// Fails if the file cannot be read, is damaged or has another format, if the weights outside `head` do not fit `vars`, or
