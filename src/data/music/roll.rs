@@ -3,11 +3,14 @@
 use super::corpus::{MusicCorpus, Texture};
 use super::piece::{KEYS, Note, Piece};
 use crate::data::file_kind::{check_is_file, found_instead};
+use crate::data::quoted;
 use crate::data::splits::{Splits, entries};
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use serde_json::error::Category;
 use serde_json::{Map, Value};
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 /// Reads the pieces of the only JSON file in `dir`.
 ///
@@ -57,11 +60,46 @@ fn parse(path: &Path, text: &str, test_only: bool) -> Result<MusicCorpus> {
 
 /// The lists of a file by their names.
 fn lists(text: &str) -> Result<Map<String, Value>> {
-    let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
-        .map_err(|error| anyhow!("not JSON at line {}, column {}", error.line(), error.column()))?;
-    match value {
-        Value::Object(lists) => Ok(lists),
-        other => bail!("found {}, expected an object with the lists train, valid and test", kind(&other)),
+    let text = text.trim_start_matches('\u{feff}');
+    let unreadable = |error: serde_json::Error| match error.classify() {
+        Category::Data => anyhow!("{error}"),
+        _ => anyhow!("not JSON at line {}, column {}", error.line(), error.column()),
+    };
+    if text.trim_start().starts_with('{') {
+        return serde_json::from_str(text).map(|Lists(lists)| lists).map_err(unreadable);
+    }
+    let other: Value = serde_json::from_str(text).map_err(unreadable)?;
+    bail!("found {}, expected an object with the lists train, valid and test", kind(&other))
+}
+
+/// An object whose keys are distinct; for a `Map` of serde_json, the last of two equal keys would win.
+struct Lists(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Lists {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Distinct;
+
+        impl<'de> Visitor<'de> for Distinct {
+            type Value = Lists;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Lists, A::Error> {
+                let mut lists = Map::new();
+                while let Some(key) = object.next_key::<String>()? {
+                    if lists.contains_key(&key) {
+                        let key = quoted(&key);
+                        return Err(A::Error::custom(format!("expected each key once, found {key} again")));
+                    }
+                    lists.insert(key, object.next_value()?);
+                }
+                Ok(Lists(lists))
+            }
+        }
+
+        deserializer.deserialize_map(Distinct)
     }
 }
 
@@ -181,6 +219,11 @@ mod tests {
     fn other_shapes_are_named_with_their_place() {
         for (text, expected) in [
             ("[1", "not JSON"),
+            (r#"{"train": [}"#, "roll.json: not JSON at line 1"),
+            (
+                r#"{"train": [], "test": [], "train": []}"#,
+                "roll.json: expected each key once, found \"train\" again at line 1",
+            ),
             ("[[60]]", "found a list, expected an object"),
             (r#"{"test": []}"#, "roll.json: no training split, expected the list train"),
             (r#"{"train": []}"#, "roll.json: no training split, expected the list train"),
