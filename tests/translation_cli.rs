@@ -177,6 +177,20 @@ fn a_killed_training_resumes_to_the_same_bits() {
 }
 
 #[test]
+fn a_model_that_never_ends_a_translation_needs_more_epochs_not_a_higher_limit() {
+    let place = tempdir().unwrap();
+    write_data(place.path());
+    let untrained = format!("{} --epochs 1 --train-limit 1 --out run", SMALL.replace("2e-2", "1e-9"));
+    let output = start(&place, "seq2seq", &untrained.split_whitespace().collect::<Vec<_>>(), "");
+    let notes = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && !notes.contains("--max-length"), "{notes}");
+    assert!(
+        notes.contains("still without an end after 100 tokens: the model may need more epochs"),
+        "{notes}"
+    );
+}
+
+#[test]
 fn data_that_do_not_fit_are_refused() {
     let place = tempdir().unwrap();
     write_data(place.path());

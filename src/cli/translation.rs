@@ -7,7 +7,7 @@ use super::recipe::{About, Data, Test, Trained, Work, split_fingerprints};
 use super::text::{fill_tables, keep_vectors, note_few_vectors, note_unknown_count};
 use super::translation_commands::{self, TranslationCommand};
 use super::translation_options::{
-    ScoreName, SearchOptions, TranslationFacts, TranslationOptions, note_cut_off, noun, unknown,
+    ScoreName, SearchOptions, TranslationFacts, TranslationOptions, cut_off_notes, noun, unknown,
 };
 use super::{Outcome, TestSet, count, flow, show_notes, sum_of_largest};
 use crate::data::translation::{BleuTokenizer, exact_match};
@@ -260,8 +260,9 @@ impl Data for TranslationData {
     fn test(&self, model: &Seq2Seq, _best: Option<&Epoch>, device: &Device) -> Result<Test> {
         let loss = evaluate_translation(model, &self.test, device)?;
         let found = best_translations(model, &self.test.sources, &self.decoding, device)?;
-        let cut_off = found.iter().filter(|(_, finished)| !finished).count();
-        note_cut_off(cut_off, found.len(), self.decoding.max_length);
+        let cut_off = found.iter().zip(&self.test.targets).filter(|((_, finished), _)| !finished);
+        let cut_off: Vec<usize> = cut_off.map(|(_, target)| target.len()).collect();
+        show_notes(&cut_off_notes(&cut_off, found.len(), self.decoding.max_length));
         let translations: Vec<String> =
             found.iter().map(|(ids, _)| self.about.facts.target.decode(ids)).collect();
         let references = self.references();

@@ -4,7 +4,7 @@ use super::inputs::Inputs;
 use super::recipe::{Data, Trained};
 use super::text::UnknownCount;
 use super::translation_options::{
-    SearchOptions, TranslationFacts, TranslationOptions, beam_size, known_share, note_cut_off, noun, unknown,
+    SearchOptions, TranslationFacts, TranslationOptions, beam_size, cut_off_notes, known_share, noun, unknown,
 };
 use super::{Outcome, complain, count, show_notes};
 use crate::data::Language;
@@ -87,8 +87,9 @@ const PART: usize = 1024;
 #[derive(Default)]
 struct Tally {
     inputs: usize,
-    /// Inputs with a translation that was cut off, and with fewer translations than requested.
-    cut_off: usize,
+    /// The length of each input with a translation that was cut off, read as the target language.
+    cut_off: Vec<usize>,
+    /// Inputs with fewer translations than requested.
     fewer: usize,
     /// Unknown tokens and all tokens, read as the source and as the target language.
     source: UnknownCount,
@@ -147,7 +148,7 @@ impl Tally {
     /// Its tokens are read as the source and as the target language.
     fn add(&mut self, text: &str, [source, target]: [&[u32]; 2], best: &[Hypothesis], decoding: &Decoding) {
         self.inputs += 1;
-        self.cut_off += usize::from(best.first().is_some_and(|best| !best.finished));
+        self.cut_off.extend(best.first().filter(|best| !best.finished).map(|_| target.len()));
         self.fewer += usize::from(best.len() < decoding.n_best);
         for (count, ids) in [(&mut self.source, source), (&mut self.target, target)] {
             count.add(text, unknown(ids) as u64, ids.len() as u64);
@@ -159,7 +160,7 @@ impl Tally {
         if self.inputs == 0 {
             return;
         }
-        note_cut_off(self.cut_off, self.inputs, decoding.max_length);
+        show_notes(&cut_off_notes(&self.cut_off, self.inputs, decoding.max_length));
         if self.fewer > 0 {
             let (n_best, fewer, inputs) = (decoding.n_best, self.fewer, count(self.inputs, "input"));
             complain(&format!(

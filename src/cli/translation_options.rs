@@ -285,14 +285,29 @@ impl TranslationFacts {
     }
 }
 
-/// Notes how many of `all` translations were cut off at `max_length` tokens, if any were.
-pub(super) fn note_cut_off(cut: usize, all: usize, max_length: usize) {
-    if cut > 0 {
-        let (tokens, were) = (count(max_length, "token"), if cut == 1 { "was" } else { "were" });
-        let which =
-            if all == 1 { "the translation".to_string() } else { format!("{cut} of {all} translations") };
-        show_notes(&[format!("{which} {were} cut off at {tokens}: see --max-length")]);
+/// Notes on how many of `all` translations were cut off at `max_length` tokens.
+///
+/// `cut` holds the expected length of each of them. If it is far below the limit, a higher one would not help.
+pub(super) fn cut_off_notes(cut: &[usize], all: usize, max_length: usize) -> Vec<String> {
+    let is_short = |length: &usize| 2 * length < max_length;
+    let (endless, cut): (Vec<usize>, Vec<usize>) = cut.iter().copied().partition(is_short);
+    let tokens = count(max_length, "token");
+    let which = |some: usize| match (some, all) {
+        (_, 1) => "the translation was".to_string(),
+        (1, _) => format!("1 of {all} translations was"),
+        _ => format!("{some} of {all} translations were"),
+    };
+    let mut notes = vec![];
+    if !cut.is_empty() {
+        notes.push(format!("{} cut off at {tokens}: see --max-length", which(cut.len())));
     }
+    if !endless.is_empty() {
+        notes.push(format!(
+            "{} still without an end after {tokens}: the model may need more epochs",
+            which(endless.len())
+        ));
+    }
+    notes
 }
 
 /// The name of a language's tokens, in the plural.
@@ -352,5 +367,22 @@ impl Facts for TranslationFacts {
 
     fn describe(&self) -> String {
         format!(", {} source and {} target tokens", self.source.len(), self.target.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_higher_limit_is_suggested_only_if_it_may_help() {
+        assert_eq!(cut_off_notes(&[], 2, 100), [""; 0]);
+        let more = "cut off at 100 tokens: see --max-length";
+        assert_eq!(cut_off_notes(&[120], 1, 100), [format!("the translation was {more}")]);
+        assert_eq!(cut_off_notes(&[120, 60], 3, 100), [format!("2 of 3 translations were {more}")]);
+        let epochs = "still without an end after 100 tokens: the model may need more epochs";
+        assert_eq!(cut_off_notes(&[8, 9], 2, 100), [format!("2 of 2 translations were {epochs}")]);
+        let both = [format!("1 of 9 translations was {more}"), format!("1 of 9 translations was {epochs}")];
+        assert_eq!(cut_off_notes(&[8, 99], 9, 100), both);
     }
 }
