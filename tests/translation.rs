@@ -130,6 +130,83 @@ fn a_tab_separates_source_and_target() {
 }
 
 #[test]
+fn languages_may_stand_anywhere_in_the_names_of_parallel_files() {
+    let sun = pairs(&[("Sun", "Sonne")]);
+    for names in [
+        ["train.en.txt", "train.de.txt"],
+        ["train.en-de.en.txt", "train.en-de.de.txt"],
+        ["en-train.txt", "DE-train.txt"],
+        ["en.train", "de.train"],
+        ["train-en", "train-de"],
+    ] {
+        let corpus = english_german(&[(names[0], "Sun"), (names[1], "Sonne")]).unwrap();
+        assert_eq!((&corpus.train, corpus.notes.len()), (&sun, 1), "{names:?}");
+        assert_says(&corpus.notes[0], &[&format!("source {}; target {}", names[0], names[1])]);
+    }
+    let corpus = english_german(&[("train.en-de.en", "Sun"), ("train.en-de.de", "Sonne")]).unwrap();
+    assert_eq!((corpus.train, corpus.notes), (sun, vec![]));
+    let refused =
+        |files: &[(&str, &str)], parts: &[&str]| assert_says(&english_german(files).unwrap_err(), parts);
+    let train = [("train.en.txt", "a"), ("train.de.txt", "x")];
+    refused(
+        &[&train[..], &[("val.en.txt", "b")]].concat(),
+        &["found val.en.txt without its translation, expected val.de.txt"],
+    );
+    refused(&[("train.en-de.txt", "a"), ("train.en", "b")], &["no training split, expected train.de"]);
+    refused(&[&train[..], &[("train.en", "b")]].concat(), &["found both train.en and train.en.txt"]);
+}
+
+#[test]
+fn files_of_opennmt_need_no_languages() {
+    let files = [
+        ("src-train.txt", "Sun\nRain\n"),
+        ("tgt-train.txt", "Sonne\nRegen\n"),
+        ("src-val.txt", "Snow\n"),
+        ("tgt-val.txt", "Schnee\n"),
+        ("src-test.txt", "Ice\n"),
+    ];
+    let load = |languages| translation::load("parallel", Some(dir_of(&files).path()), languages).unwrap();
+    for languages in [None, Some(["src", "tgt"])] {
+        let corpus = load(languages);
+        assert_eq!(corpus.train, pairs(&[("Sun", "Sonne"), ("Rain", "Regen")]));
+        assert_eq!((corpus.validation, corpus.test), (None, Some(pairs(&[("Snow", "Schnee")]))));
+        assert_eq!(corpus.notes.len(), 3);
+        assert_says(&corpus.notes[0], &["src-test.txt has no translation, so it is passed over"]);
+        assert_says(&corpus.notes[1], &["no test split, so src-val.txt is used"]);
+        assert_says(
+            &corpus.notes[2],
+            &["source src-train.txt, src-val.txt; target tgt-train.txt, tgt-val.txt"],
+        );
+    }
+}
+
+#[test]
+fn a_single_file_of_pairs_is_the_training_split_whatever_its_name() {
+    let credit = "CC-BY 2.0 (France) Attribution: tatoeba.org #1 (CM) & #2 (b)";
+    let text = format!("Go.\tGeh.\t{credit}\nHi.\tHallo!\t{credit}\n");
+    let about = ("_about.txt", "** Info **\n\nSentences with\ttabs\n");
+    let corpus = tab_separated(&[("deu.txt", &text), about]).unwrap();
+    assert_eq!(corpus.train, pairs(&[("Go.", "Geh."), ("Hi.", "Hallo!")]));
+    assert_eq!(corpus.notes.len(), 2);
+    assert_says(&corpus.notes[0], &["no file is named after a split, so deu.txt is the training split"]);
+    assert_says(&corpus.notes[1], &["3 columns; 1 is the source and 2 the target"]);
+    // A third language, and two files.
+    for files in [
+        &[("all.txt", "Go.\tGeh.\tVa !\n")][..],
+        &[("deu.txt", &text), ("fra.txt", &text)],
+        &[("notes.txt", "Go.\tGeh.\nno tab\n")],
+    ] {
+        assert_says(
+            &tab_separated(files).unwrap_err(),
+            &["no training split, expected train.tsv", files[0].0],
+        );
+    }
+    let corpus = english_german(&[("news-v7.de-en.en", "Sun"), ("news-v7.de-en.de", "Sonne")]).unwrap();
+    assert_eq!(corpus.train, pairs(&[("Sun", "Sonne")]));
+    assert_says(&corpus.notes[0], &["news-v7.de-en.en is the training split"]);
+}
+
+#[test]
 fn every_segmentation_gives_the_text_back() {
     let texts = ["the cat sat on the mat .", "the dog sat on the cat .", "Ein Übergang , zwei Übergänge"];
     for (segmentation, tokens) in [

@@ -137,11 +137,13 @@ impl Data for TranslationData {
         (&["dates"], "built in"),
         (
             &["tsv-pairs"],
-            "train.tsv, optionally dev.tsv, test.tsv: a source, a tab and a target per line, or as the header says",
+            "train.tsv, optionally dev.tsv, test.tsv: a source, a tab and a target per line, or as the header says; or a single \
+             file such as Anki's deu.txt",
         ),
         (
             &["parallel"],
-            "train.en and train.de, optionally dev.*, test.*, for --source-lang en --target-lang de: a sentence per line",
+            "train.en and train.de, optionally dev.*, test.*, for --source-lang en --target-lang de: a sentence per line; also \
+             train.en.txt or train.en-de.en; or src-train.txt and tgt-train.txt without languages",
         ),
     ];
     const NOUN: &'static str = "pairs";

@@ -55,29 +55,57 @@ impl Splits {
     /// # Errors
     /// Fails if `dir` can't be listed, or has two files for one split.
     pub fn find_by_words(dir: &Path, extensions: &[&str]) -> Result<Self> {
-        // CoNLL-2003 calls its validation split `testa`.
-        const PARTS: [&[&str]; 3] = [&["train"], &["valid", "dev", "testa"], &["test"]];
-        // As in `training`, `validation`, `development` and `testset`.
-        const ENDINGS: [&str; 4] = ["ing", "ation", "elopment", "set"];
         let is_related = |name: &str| name.rsplit_once('.').is_some_and(|(_, end)| extensions.contains(&end));
         let split = |name: &str| {
-            let relevant = match name.rsplit_once('.') {
+            split_of(match name.rsplit_once('.') {
                 Some((stem, extension)) if extensions.contains(&extension) => stem,
                 Some((_, extension)) => extension,
                 None => name,
-            };
-            let words: Vec<&str> = relevant.split(|c: char| !c.is_ascii_alphabetic()).collect();
-            // WMT calls its splits `newsdev2016` and `newstest2016`.
-            let stems = words.iter().map(|word| word.strip_prefix("news").unwrap_or(word));
-            let is_part = |name: &&str| {
-                let mut endings = stems.clone().filter_map(|word| word.strip_prefix(name));
-                endings.any(|ending| ending.len() <= 1 || ENDINGS.contains(&ending))
-            };
-            let whole = NAMES.iter().position(|names| names.iter().any(|name| words.contains(name)));
-            whole.or_else(|| PARTS.iter().position(|names| names.iter().any(is_part)))
+            })
         };
         Self::assign(dir, named(dir, &Path::is_file)?, &split, &is_related)
     }
+
+    /// Like [`find_by_words`](Self::find_by_words), in a part of each name.
+    ///
+    /// `part` returns it for a name in lower case without `.gz`, or `None` for a file that does not belong to the data.
+    ///
+    /// # Errors
+    /// Fails if `dir` can't be listed, or has two files for one split.
+    pub fn find_in_part(dir: &Path, part: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        let split = |name: &str| part(name).and_then(|part| split_of(&part));
+        Self::assign(dir, named(dir, &Path::is_file)?, &split, &|name| part(name).is_some())
+    }
+
+    /// Without any split, takes the only file of `dir` that is data as the training split, with a note.
+    pub fn or_only(mut self, dir: &Path, is_data: &dyn Fn(&Path) -> bool, notes: &mut Vec<String>) -> Self {
+        let is_other = |name: &&String| self.is_empty() && is_data(&dir.join(name));
+        let others: Vec<String> = self.passed_over.iter().filter(is_other).cloned().collect();
+        if let [only] = &others[..] {
+            let place = dir.display();
+            notes.push(format!("{place}: no file is named after a split, so {only} is the training split"));
+            self.passed_over.retain(|name| name != only);
+            self.train = Some(dir.join(only));
+        }
+        self
+    }
+}
+
+/// The split that a part of a file's name contains, as a word or as the beginning of one.
+pub(super) fn split_of(part: &str) -> Option<usize> {
+    // CoNLL-2003 calls its validation split `testa`.
+    const PARTS: [&[&str]; 3] = [&["train"], &["valid", "dev", "testa"], &["test"]];
+    // As in `training`, `validation`, `development` and `testset`.
+    const ENDINGS: [&str; 4] = ["ing", "ation", "elopment", "set"];
+    let words: Vec<&str> = part.split(|c: char| !c.is_ascii_alphabetic()).collect();
+    // WMT calls its splits `newsdev2016` and `newstest2016`.
+    let stems = words.iter().map(|word| word.strip_prefix("news").unwrap_or(word));
+    let is_part = |name: &&str| {
+        let mut endings = stems.clone().filter_map(|word| word.strip_prefix(name));
+        endings.any(|ending| ending.len() <= 1 || ENDINGS.contains(&ending))
+    };
+    let whole = NAMES.iter().position(|names| names.iter().any(|name| words.contains(name)));
+    whole.or_else(|| PARTS.iter().position(|names| names.iter().any(is_part)))
 }
 
 impl<T> Splits<T> {
@@ -259,10 +287,10 @@ pub(crate) fn is_of_system(name: &str) -> bool {
 /// Whether a file, by its name, describes the data.
 pub(super) fn is_about(name: &str) -> bool {
     let name = name.to_lowercase();
-    ["readme", "license", "licence"].iter().any(|start| name.starts_with(start))
+    ["readme", "license", "licence", "_about"].iter().any(|start| name.starts_with(start))
 }
 
-fn file_name(path: &Path) -> String {
+pub(super) fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 

@@ -4,34 +4,58 @@ use super::pair_columns::{PairColumns, Places};
 use super::pairs::{PairCorpus, TextPairs};
 use crate::data::count;
 use crate::data::error::DataError;
-use crate::data::splits::Splits;
+use crate::data::splits::{Splits, file_name, split_of};
 use crate::data::text::{Record, TextFile, are_fields_quoted, counted_lines, records};
 use anyhow::{Result, bail, ensure};
 use std::path::{Path, PathBuf};
 
-/// Reads the splits of `dir`, or only the test split, as two files each, which end with the languages.
+/// What OpenNMT calls the two sides.
+pub(super) const SIDES: [&str; 2] = ["src", "tgt"];
+
+/// Whether `dir` has files of both [`SIDES`] for a split.
+pub(super) fn has_sides(dir: &Path) -> Result<bool> {
+    let has_splits = |side: &Side| Ok(!Splits::find_in_part(dir, &|name| side.rest(name))?.is_empty());
+    Ok(Side::both(SIDES).iter().map(has_splits).collect::<Result<Vec<bool>>>()? == [true, true])
+}
+
+/// Reads the splits of `dir`, or only the test split, as two files each, whose names have the languages in them.
 pub(super) fn parallel(dir: &Path, languages: [&str; 2], test_only: bool) -> Result<PairCorpus> {
-    let [source, target] = languages.map(|ending| ending.trim_start_matches('.'));
+    let [source, target] = &Side::both(languages);
     let mut notes = vec![];
-    let find = |language: &str| Splits::find_by_words(dir, &[&language.to_lowercase()]);
-    let (sources, targets) = (find(source)?, find(target)?);
+    let find = |side: &Side, notes: &mut Vec<String>| {
+        let splits = Splits::find_in_part(dir, &|name| side.rest(name))?;
+        anyhow::Ok(splits.or_only(dir, &|_| true, notes))
+    };
+    // The notes on the splits would be the same.
+    let (mut sources, targets) = (find(source, &mut notes)?, find(target, &mut vec![])?);
     // Otherwise the validation split would replace the missing file.
     match (&sources.test, &targets.test) {
-        (Some(found), None) => return Err(lacks(dir, found, target)),
-        (None, Some(found)) => return Err(lacks(dir, found, source)),
+        (Some(found), None) if languages == SIDES => {
+            let name = file_name(found);
+            notes.push(format!("{}: {name} has no translation, so it is passed over", dir.display()));
+            sources.test = None;
+        }
+        (Some(found), None) => return Err(lacks(dir, found, source, target)),
+        (None, Some(found)) => return Err(lacks(dir, found, target, source)),
         _ => {}
     }
-    let sources = sources.choose(dir, &format!("train.{source}"), test_only, &mut notes)?;
-    // The notes on the splits would be the same.
-    let targets = targets.choose(dir, &format!("train.{target}"), test_only, &mut vec![])?;
+    let expected = |side: &Side| format!("train.{}", side.language);
+    let sources = sources.choose(dir, &expected(source), test_only, &mut notes)?;
+    let targets = targets.choose(dir, &expected(target), test_only, &mut vec![])?;
+    notes.extend(note_unusual(dir, [(source, &sources), (target, &targets)]));
     let mut read = |split: &str, source_file: Option<PathBuf>, target_file: Option<PathBuf>| {
         let (source_file, target_file) = match (source_file, target_file) {
             (None, None) => return Ok(None),
-            (Some(found), None) => return Err(lacks(dir, &found, target)),
-            (None, Some(found)) => return Err(lacks(dir, &found, source)),
+            (Some(found), None) => return Err(lacks(dir, &found, source, target)),
+            (None, Some(found)) => return Err(lacks(dir, &found, target, source)),
             (Some(source_file), Some(target_file)) => (source_file, target_file),
         };
-        check_names(dir, split, &source_file, &target_file)?;
+        let [source_name, target_name] = [&source_file, &target_file].map(|path| file_name(path));
+        ensure!(
+            source.rest(&plain(&source_name)) == target.rest(&plain(&target_name)),
+            "{}: found {source_name} and {target_name} for the {split} split, expected two files of one name",
+            dir.display(),
+        );
         let sources = TextFile::read(source_file, &mut notes)?;
         let targets = TextFile::read(target_file, &mut notes)?;
         pair_up(&sources, &targets, &mut notes).map(Some)
@@ -42,31 +66,73 @@ pub(super) fn parallel(dir: &Path, languages: [&str; 2], test_only: bool) -> Res
     Ok(PairCorpus { train, validation, test, notes })
 }
 
-/// An error about a file that lacks its translation into `language`.
-fn lacks(dir: &Path, found: &Path, language: &str) -> anyhow::Error {
-    let expected = found.with_extension(language);
-    let [found, expected] =
-        [found, &expected].map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned());
-    anyhow::anyhow!("{}: found {found} without its translation, expected {expected}", dir.display())
+/// One side of parallel files: their language, and that of the other side, in lower case.
+struct Side {
+    language: String,
+    other: String,
 }
 
-/// Checks that the two files of a split have the same name except for the language.
-fn check_names(dir: &Path, split: &str, source: &Path, target: &Path) -> Result<()> {
-    let unpacked = |path: &Path| {
-        if path.extension().is_some_and(|end| end == "gz") { path.with_extension("") } else { path.into() }
+impl Side {
+    /// The two sides, which the user may have given as `.en` and `.de`.
+    fn both(languages: [&str; 2]) -> [Self; 2] {
+        let [source, target] = languages.map(|language| language.trim_start_matches('.').to_lowercase());
+        [(&source, &target), (&target, &source)]
+            .map(|(language, other)| Self { language: language.clone(), other: other.clone() })
+    }
+
+    /// The rest of a file's name without the language; `None` if the file has another language.
+    ///
+    /// The language ends the name, as in `train.en`, or is a word in it, as in `train.en.txt`, `src-train.txt` and
+    /// `en.train`.
+    fn rest(&self, name: &str) -> Option<String> {
+        let stem = name.strip_suffix(".txt").unwrap_or(name);
+        if let Some(rest) = stem.strip_suffix(&self.language).and_then(|rest| rest.strip_suffix('.')) {
+            return Some(rest.to_string());
+        }
+        let is_split = |(_, extension): (&str, &str)| split_of(extension).is_some();
+        if stem == name && !name.rsplit_once('.').is_none_or(is_split) {
+            return None;
+        }
+        let words: Vec<&str> = stem.split(|c: char| !c.is_alphanumeric()).collect();
+        let is_of = |language: &String| words.contains(&language.as_str());
+        let others = words.iter().copied().filter(|word| *word != self.language);
+        (is_of(&self.language) && !is_of(&self.other)).then(|| others.collect::<Vec<_>>().join("."))
+    }
+}
+
+/// A file's name in lower case, without `.gz`.
+fn plain(name: &str) -> String {
+    let name = name.to_lowercase();
+    name.strip_suffix(".gz").unwrap_or(&name).to_string()
+}
+
+/// A note on the files that are read, if their names do not end with the language.
+fn note_unusual(dir: &Path, sides: [(&Side, &Splits); 2]) -> Option<String> {
+    let names = |splits: &Splits| {
+        let files = [&splits.train, &splits.validation, &splits.test];
+        files.into_iter().flatten().map(|path| file_name(path)).collect::<Vec<_>>()
     };
-    let [source_name, target_name] = [source, target].map(unpacked);
-    let stem = |path: &Path| path.file_stem().unwrap_or_default().to_string_lossy().to_lowercase();
-    let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    // Without a dot, the name of the split is the extension, as in `en.train`: there is nothing to compare.
-    ensure!(
-        stem(&source_name) == stem(&target_name) || source_name.extension() == target_name.extension(),
-        "{}: found {} and {} for the {split} split, expected two files of one name",
-        dir.display(),
-        name(source),
-        name(target)
-    );
-    Ok(())
+    let is_usual = |(side, splits): &(&Side, &Splits)| {
+        names(splits).iter().all(|name| plain(name).ends_with(&format!(".{}", side.language)))
+    };
+    let [sources, targets] = sides.map(|(_, splits)| names(splits).join(", "));
+    let is_usual = sides.iter().all(is_usual);
+    (!is_usual).then(|| format!("{}: source {sources}; target {targets}", dir.display()))
+}
+
+/// An error about a file of `side` that lacks its translation on the side `other`.
+fn lacks(dir: &Path, found: &Path, side: &Side, other: &Side) -> anyhow::Error {
+    let found = file_name(found);
+    let is_word = |at: usize, word: &str| {
+        let (before, after) = (&found[..at], &found[at + word.len()..]);
+        ![before.chars().next_back(), after.chars().next()].into_iter().flatten().any(char::is_alphanumeric)
+    };
+    let lower = found.to_ascii_lowercase();
+    let place = lower.rmatch_indices(&side.language).find(|(at, word)| is_word(*at, word));
+    let expected = place.map_or(String::new(), |(at, word)| {
+        format!("{}{}{}", &found[..at], other.language, &found[at + word.len()..])
+    });
+    anyhow::anyhow!("{}: found {found} without its translation, expected {expected}", dir.display())
 }
 
 /// The lines of a file without blank lines at its end.
@@ -162,7 +228,7 @@ fn divergence(a: &[&str], b: &[&str]) -> Option<usize> {
 pub(super) fn tab_separated(dir: &Path, languages: Option<[&str; 2]>, test_only: bool) -> Result<PairCorpus> {
     let mut notes = vec![];
     let mut columns = PairColumns::new(languages, languages.is_some() && !test_only);
-    let splits = Splits::find_by_words(dir, &["tsv", "txt"])?;
+    let splits = Splits::find_by_words(dir, &["tsv", "txt"])?.or_only(dir, &holds_pairs, &mut notes);
     let splits = splits.choose(dir, "train.tsv", test_only, &mut notes)?;
     let mut read = |path: Option<PathBuf>| {
         path.map(|path| pairs(&TextFile::read(path, &mut notes)?, &mut columns, &mut notes)).transpose()
@@ -170,6 +236,17 @@ pub(super) fn tab_separated(dir: &Path, languages: Option<[&str; 2]>, test_only:
     let train = read(splits.train)?.unwrap_or_default();
     let (validation, test) = (read(splits.validation)?, read(splits.test)?);
     Ok(PairCorpus { train, validation, test, notes })
+}
+
+/// Whether each line of a file has a source and a target, and perhaps an attribution, as in the files of Anki.
+fn holds_pairs(path: &Path) -> bool {
+    let Ok(file) = TextFile::read(path.into(), &mut vec![]) else { return false };
+    let is_pair = |line: &str| match line.split('\t').collect::<Vec<_>>()[..] {
+        [_, _] => true,
+        [_, _, attribution] => attribution.starts_with("CC-BY") || attribution.starts_with("CC0"),
+        _ => false,
+    };
+    file.text.lines().filter(|line| !line.trim().is_empty()).all(is_pair)
 }
 
 /// The rows of a file, each with its columns and the number of its line.

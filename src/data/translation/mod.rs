@@ -42,6 +42,10 @@ const DATES_SEED: u64 = 0;
 /// | `tsv-pairs` | each split `.tsv` or `.txt`: a source, a tab and a target per line |
 /// | `parallel` | two files per split, which end with the two `languages`, such as `train.en` and `train.de`: line by line a sentence and its translation |
 ///
+/// With a note, the language may also be a word in the name of a parallel file, such as `train.en.txt`; without `languages`,
+/// OpenNMT's `src-train.txt` and `tgt-train.txt` are source and target. With a note, a single file of pairs is the training
+/// split whatever its name is, such as Anki's `deu.txt`, whose third column holds attributions.
+///
 /// The files' names contain a name of their split, `train`, `dev`, `test` or another one of
 /// [`text::load`](crate::data::text::load), such as `test_2016_flickr.en`. White space around a sentence is removed,
 /// and so are blank lines at the end of a file. Pairs with an empty side are skipped, with a note.
@@ -88,6 +92,7 @@ fn read(name: &str, dir: Option<&Path>, languages: Option<[&str; 2]>, test_only:
                 Some([source, target]) if source != target => {
                     files::parallel(dir, [source, target], test_only)
                 }
+                None if files::has_sides(dir)? => files::parallel(dir, files::SIDES, test_only),
                 Some([both, _]) => {
                     Err(unclear(name, &format!("translates {both} into {both}, expected two languages")))
                 }
