@@ -300,3 +300,46 @@ fn headers_and_tags_in_lower_case_are_understood_and_swapped_columns_named() {
     assert_says(&corpus.notes[0], &["line 1 is read as a header"]);
     assert_refused("conll", &[("train.txt", b"B-PER Bob\nO ran\n")], &["tag \"Bob\"", "swapped"]);
 }
+
+#[test]
+fn unusual_forms_of_tags_are_converted_with_one_note() {
+    let read = |text: &str| sequence::load("conll", Some(dir_of(&[("train.txt", text.as_bytes())]).path()));
+    let expected = read("a B-LOC\nb I-LOC\nc O\n\nd B-PER\n").unwrap().train;
+    for (text, note) in [
+        ("a B-LOC\nb E-LOC\nc O\n\nd W-PER\n", "tagged in BIOES, converted to BIO"),
+        ("a B_LOC\nb I_LOC\nc O\n\nd B_PER\n", "tags such as B_LOC are read in BIO, as B-LOC"),
+        ("a LOC-B\nb LOC-I\nc O\n\nd PER-B\n", "tags such as LOC-B are read in BIO, as B-LOC"),
+        ("a LOC_B\nb LOC_E\nc O\n\nd PER_S\n", "tags such as LOC_B are read in BIO, as B-LOC"),
+    ] {
+        let corpus = read(text).unwrap();
+        assert_eq!((corpus.train, corpus.notes.len()), (expected.clone(), 1), "{text}");
+        assert_says(&corpus.notes[0], &["train.txt", note]);
+    }
+    for tag in ["LOC", "LOC-X", "B:LOC", "_B"] {
+        assert_says(
+            &read(&format!("a {tag}\nb O\n")).unwrap_err(),
+            &["line 1", tag, "expected O, B-TYPE or I-TYPE"],
+        );
+    }
+}
+
+#[test]
+fn of_two_columns_of_tags_the_outer_ones_are_read() {
+    let text = "#\thttp://example.org [2009-10-17]\n1\tRoter\tB-ORG\tO\n2\tStern\tI-ORG\tO\n3\tBelgrad\tI-ORG\tB-LOC\n\n\
+                #\tn-tv.de\n1\tin\tO\tO\n2\tOslo\tB-LOC\tO\n\n";
+    let test = "#\tx\n1\tOslo\tB-LOC\tO\n";
+    let dir = dir_of(&[("NER-de-train.tsv", text.as_bytes()), ("NER-de-test.tsv", test.as_bytes())]);
+    let corpus = sequence::load("conll", Some(dir.path())).unwrap();
+    assert_eq!(corpus.tags, ["O", "B-LOC", "I-LOC", "B-ORG", "I-ORG"]);
+    assert_eq!(corpus.train.words, [strings(&["Roter", "Stern", "Belgrad"]), strings(&["in", "Oslo"])]);
+    assert_eq!(
+        (corpus.train.tags, corpus.test.unwrap().tags),
+        (vec![vec![3, 4, 4], vec![0, 1]], vec![vec![1]])
+    );
+    assert_eq!(corpus.notes.len(), 2);
+    assert_says(&corpus.notes[0], &["column 1 counts", "from column 2", "the tags are read from column 3"]);
+    // Chunks are no entities.
+    let chunks = "1 Oslo I-NP B-LOC\n2 slept B-VP O\n\n1 Rain I-NP O\n2 fell B-VP O\n";
+    let corpus = sequence::load("conll", Some(dir_of(&[("train.txt", chunks.as_bytes())]).path())).unwrap();
+    assert_eq!(corpus.tags, ["O", "B-LOC", "I-LOC"]);
+}

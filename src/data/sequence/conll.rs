@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::tagged::{Tag, TaggedCorpus, TaggedSentences, tag_names};
+use super::tagged::{Scheme, Tag, TaggedCorpus, TaggedSentences, tag_names};
 use crate::data::splits::Splits;
 use crate::data::text::{TextFile, composed, counted_lines, note_twins};
 
@@ -81,6 +81,8 @@ struct Layout {
     /// Number of columns from the words on, and the line that has them.
     width: usize,
     first_line: usize,
+    /// Whether the last column holds the tags of entities within those of the column before.
+    is_nested: bool,
 }
 
 /// The content of a column before the words.
@@ -110,10 +112,17 @@ impl Layout {
                 before.push(column);
             }
         }
-        Ok(Self { width: width - before.len(), before, first_line })
+        let width = width - before.len();
+        // As in GermEval 2014: number, word, outer tag, inner tag.
+        let may_be_nested = width == 3 && before.contains(&Leading::Count);
+        let is_nested = match same {
+            Some(training) => training.is_nested,
+            None => may_be_nested && is_nested(file, before.len()),
+        };
+        Ok(Self { width, before, first_line, is_nested })
     }
 
-    /// A note about the columns before the words, if there are any.
+    /// A note about the columns before the words and about nested tags, if there are any.
     fn note(&self) -> Option<String> {
         let what = |(number, column)| match column {
             Leading::Count => format!("column {number} counts"),
@@ -123,7 +132,11 @@ impl Layout {
         };
         let found: Vec<String> = (1..).zip(self.before.iter().copied()).map(what).collect();
         let word = found.len() + 1;
-        (word > 1).then(|| format!("{}, so the words are read from column {word}", found.join(", ")))
+        let nested = match self.is_nested {
+            true => format!("; the tags are read from column {}, without those within entities", word + 1),
+            false => String::new(),
+        };
+        (word > 1).then(|| format!("{}, so the words are read from column {word}{nested}", found.join(", ")))
     }
 
     /// The columns from the word on, without surplus empty ones at the end.
@@ -146,6 +159,19 @@ impl Layout {
         let number = counted.and_then(|at| columns(line).get(at).copied());
         line.starts_with('#') || number.is_some_and(is_between)
     }
+}
+
+/// Whether all lines of a file have two tags after the word, the last ones with types of the others.
+fn is_nested(file: &TextFile, word: usize) -> bool {
+    let mut types = [HashSet::new(), HashSet::new()];
+    for (_, line) in file.lines().filter(|(_, line)| !is_end(line) && !line.starts_with('#')) {
+        for (types, tag) in types.iter_mut().zip(columns(line).into_iter().skip(word + 1)) {
+            let Some((tag, _)) = Tag::parse_any(tag) else { return false };
+            types.extend(tag.entity());
+        }
+    }
+    let [outer, inner] = types;
+    !outer.is_empty() && inner.is_subset(&outer)
 }
 
 /// Number of columns up to the last that is not empty.
@@ -241,7 +267,7 @@ fn sentences<'a>(
 ) -> Result<Vec<Vec<Token<'a>>>> {
     notes.extend(layout.note().map(|note| format!("{}: {note}", file.path.display())));
     let (mut sentences, mut sentence) = (vec![], vec![]);
-    let (mut has_ends, mut is_bioes) = (false, false);
+    let (mut has_ends, mut schemes) = (false, Schemes::default());
     for (line, text) in file.lines() {
         let columns = layout.columns(text);
         if is_end(text) {
@@ -254,7 +280,7 @@ fn sentences<'a>(
         if layout.is_comment(text, &columns) {
             continue;
         }
-        let [word, .., name] = columns[..] else {
+        let [word, .., mut name] = columns[..] else {
             // In place of a word there may be columns that come before the words.
             let word = quoted(columns.first().unwrap_or(&text.trim_ascii()));
             return Err(file.error_at(line, format!("no tag after {word}, expected a word and a tag")));
@@ -268,17 +294,20 @@ fn sentences<'a>(
             let message = format!("{found}, expected {width} as in line {first_line}");
             return Err(file.error_at(line, message));
         }
+        if layout.is_nested {
+            name = columns[1];
+        }
         if line == layout.first_line && is_header(word, name) {
             notes.push(format!("{}: line {line} is read as a header", file.path.display()));
             continue;
         }
-        let Some(tag) = Tag::parse_any(name) else {
+        let Some((tag, scheme)) = Tag::parse_any(name) else {
             let are_swapped = Tag::parse_any(word).is_some() && columns.len() == 2;
             let hint = if are_swapped { ": are the columns of words and tags swapped?" } else { "" };
             let found = quoted(name);
             return Err(file.error_at(line, format!("tag {found}, expected O, B-TYPE or I-TYPE{hint}")));
         };
-        is_bioes |= Tag::parse(name).is_none();
+        schemes.add(name, tag, scheme);
         sentence.push(Token { line, word, tag });
     }
     if !sentence.is_empty() {
@@ -294,11 +323,33 @@ fn sentences<'a>(
         }
         _ => {}
     }
-    if is_bioes {
-        notes.push(format!("{}: tagged in BIOES, converted to BIO", file.path.display()));
-    }
+    notes.extend(schemes.note().map(|note| format!("{}: {note}", file.path.display())));
     to_bio(file, &mut sentences, notes);
     Ok(sentences)
+}
+
+/// The schemes in which the tags of a file are written.
+#[derive(Default)]
+struct Schemes<'a> {
+    has_bioes: bool,
+    /// The first tag in another form, and its meaning.
+    other: Option<(&'a str, Tag<'a>)>,
+}
+
+impl<'a> Schemes<'a> {
+    fn add(&mut self, name: &'a str, tag: Tag<'a>, scheme: Scheme) {
+        match scheme {
+            Scheme::Bio => {}
+            Scheme::Bioes => self.has_bioes = true,
+            Scheme::Other => _ = self.other.get_or_insert((name, tag)),
+        }
+    }
+
+    /// A note about tags that are converted, if there are any.
+    fn note(&self) -> Option<String> {
+        let other = self.other.map(|(name, tag)| format!("tags such as {name} are read in BIO, as {tag}"));
+        other.or(self.has_bioes.then(|| "tagged in BIOES, converted to BIO".to_string()))
+    }
 }
 
 /// Whether these are the names of the columns of words and tags.

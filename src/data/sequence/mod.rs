@@ -48,8 +48,8 @@ const NAMES_SEED: u64 = 0;
 /// [`text::load`](crate::data::text::load). They may end in .txt, .conll, .tsv, .bio, .iob, .iob2 or .annotated. Text
 /// has the encodings of [`text::load`](crate::data::text::load).
 ///
-/// Tags are converted to BIO, with a note, from BIOES and from the older scheme IOB1, in which `B-` only separates
-/// adjacent entities of one type. An entity that does not begin as the file's scheme requires is read as by conlleval,
+/// Tags are converted to BIO, with a note, from BIOES, from forms such as `B_LOC` and `LOC-B`, and from the older scheme
+/// IOB1, in which `B-` only separates adjacent entities of one type. An entity that does not begin as the file's scheme requires is read as by conlleval,
 /// with a note.
 ///
 /// # Errors

@@ -57,6 +57,17 @@ pub(super) enum Tag<'a> {
     Inside(&'a str),
 }
 
+/// How a tag is written.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Scheme {
+    /// BIO or IOB1.
+    Bio,
+    /// With marks for the ends of entities and for single words.
+    Bioes,
+    /// In another form, such as `B_LOC` or `LOC-B`.
+    Other,
+}
+
 impl<'a> Tag<'a> {
     pub fn parse(tag: &'a str) -> Option<Self> {
         match tag.split_once('-') {
@@ -70,14 +81,22 @@ impl<'a> Tag<'a> {
 
     /// Parses a tag in any scheme.
     ///
-    /// In BIOES and its relatives, a single word begins an entity, and the end of an entity is inside.
-    pub fn parse_any(tag: &'a str) -> Option<Self> {
-        Self::parse(tag).or_else(|| match tag.split_once('-')? {
-            (_, "") => None,
-            ("S" | "U", entity) => Some(Self::Begin(entity)),
-            ("E" | "L" | "M", entity) => Some(Self::Inside(entity)),
+    /// In BIOES and its relatives, a single word begins an entity, and the end of an entity is inside. The type may also
+    /// follow an underscore, or come first, as in `LOC-B`.
+    pub fn parse_any(tag: &'a str) -> Option<(Self, Scheme)> {
+        let with = |role: &str, entity: &'a str| match role {
+            _ if entity.is_empty() => None,
+            "B" | "S" | "U" | "W" => Some(Self::Begin(entity)),
+            "I" | "E" | "L" | "M" => Some(Self::Inside(entity)),
             _ => None,
-        })
+        };
+        let bioes = || tag.split_once('-').and_then(|(role, entity)| with(role, entity));
+        let other = || {
+            let first = tag.split_once('_').and_then(|(role, entity)| with(role, entity));
+            first.or_else(|| tag.rsplit_once(['-', '_']).and_then(|(entity, role)| with(role, entity)))
+        };
+        let bio = Self::parse(tag).map(|tag| (tag, Scheme::Bio));
+        bio.or_else(|| bioes().map(|tag| (tag, Scheme::Bioes))).or_else(|| Some((other()?, Scheme::Other)))
     }
 
     /// The type of the entity that the word belongs to.
@@ -85,6 +104,16 @@ impl<'a> Tag<'a> {
         match self {
             Self::Outside => None,
             Self::Begin(entity) | Self::Inside(entity) => Some(entity),
+        }
+    }
+}
+
+impl std::fmt::Display for Tag<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::Outside => write!(f, "O"),
+            Self::Begin(entity) => write!(f, "B-{entity}"),
+            Self::Inside(entity) => write!(f, "I-{entity}"),
         }
     }
 }
