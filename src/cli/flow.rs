@@ -6,6 +6,7 @@ use super::process::{STOP, ending_at_once, prepare};
 use super::recipe::{
     About, AnyRecipe, CLASSES, Data, Facts, GRADIENT_FLOW, PATHS, Saved, Start, Test, Trained, Training, Work,
 };
+use super::text::COLUMNS;
 use super::together::{self, check_same_facts, check_same_program};
 use super::{Outcome, UsageError, complain, count, report, shell_quoted, show_notes, unrecordable};
 use crate::device::device_name;
@@ -385,7 +386,7 @@ pub(super) fn folder<D: Data>(
     settings: &AnyRecipe<D>,
     start: &Start,
     device: &Device,
-    facts: Map<String, Value>,
+    mut facts: Map<String, Value>,
 ) -> Result<Run> {
     let takes_all = settings.train_options().optimizer.is_full_batch();
     let (binary, mut settings) = (settings.binary, Value::Object(settings.fields.clone()));
@@ -408,6 +409,8 @@ pub(super) fn folder<D: Data>(
         config["settings"] = settings;
         return Run::create(binary, start.out.as_deref(), &config);
     };
+    // The contents of a table's columns are compared, not their names and places.
+    let columns = facts.shift_remove(COLUMNS);
     let (test, facts): (Map<_, _>, Map<_, _>) =
         facts.into_iter().partition(|(name, _)| name.starts_with("test_"));
     let missing = test.iter().find(|(name, fact)| fact.is_null() && !recorded[*name].is_null());
@@ -425,6 +428,9 @@ pub(super) fn folder<D: Data>(
             "note: {dir}: the test data has changed since the run started; the model stays as it is"
         ));
         test.into_iter().for_each(|(name, fact)| config[name] = fact);
+    }
+    if let Some(columns) = columns {
+        config[COLUMNS] = columns;
     }
     config["settings"] = settings;
     if config != *recorded {

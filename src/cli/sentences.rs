@@ -158,9 +158,14 @@ impl Data for SentenceData {
             }
             Some((facts, _)) => data::text::load_test(name, dir, &columns, &facts.classes),
         };
-        let Corpus { train: training, validation, test, classes, notes, layout } =
+        let Corpus { train: training, validation, test, classes, notes, layout, assumption } =
             corpus.map_err(data_error)?;
         show_notes(&notes);
+        // The columns of a resumed run are settled.
+        if let Some(assumption) = assumption.filter(|_| !train.given.contains("resume")) {
+            let hint = "; --label-column and --text-column choose others";
+            show_notes(&[assumption + if columns.is_empty() { hint } else { "" }]);
+        }
         TestSet::check_split(run.as_ref().map(|run| run.1), train, test.is_some())?;
         let splits = [Some(training), validation, test];
         let fingerprints = splits.each_ref().map(|split| split.as_ref().map(Texts::fingerprint));

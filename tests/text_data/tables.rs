@@ -4,10 +4,11 @@ use super::says::assert_says;
 use super::{assert_refused, corpus_of, dir_of, strings};
 use candle_textbook::data::{Columns, Corpus, DataError, text};
 
-/// The training texts and class names of a CSV file, with the notes about it.
+/// The training texts and class names of a CSV file, with all remarks about it.
 fn csv(rows: &str) -> (Vec<String>, Vec<String>, Vec<String>) {
-    let Corpus { train, classes, notes, .. } =
+    let Corpus { train, classes, mut notes, assumption, .. } =
         corpus_of("csv", &[("train.csv", rows.as_bytes()), ("test.csv", rows.as_bytes())]);
+    notes.extend(assumption);
     (train.texts, classes, notes)
 }
 
@@ -61,9 +62,13 @@ fn without_a_header_the_label_comes_first_and_a_note_says_so() {
     // "text" is a class here.
     assert_eq!(csv("text,x\ncode,y\ntext,z\ncode,z\n").0.len(), 4);
     // Only a header has a label that occurs nowhere else.
-    let (texts, classes, notes) = csv("v1,v2\nham,x\nspam,y\nham,z\nspam,w\n");
+    let (texts, classes, notes) = csv("mood,in_de\nham,x\nspam,y\nham,z\nspam,w\n");
     assert_eq!((texts.len(), classes), (4, strings(&["ham", "spam"])));
-    assert_says(&notes[0], &["train.csv", "line 1", "header", "\"v1\""]);
+    let columns = "column \"mood\" is read as the label and column \"in_de\" as the text";
+    assert_says(
+        &notes[0],
+        &["train.csv", "line 1", "header", "no other line has the label \"mood\"", columns],
+    );
 }
 
 #[test]
@@ -291,7 +296,7 @@ fn quotes_of_unquoted_tables_are_characters_and_quoted_texts_may_have_lines() {
     let tsv = |rows: &[u8]| corpus_of("tsv", &[("train.tsv", rows)]);
     let corpus = tsv(b"a\t\"x\nb\ty\" z\n");
     assert_eq!(corpus.train.texts, ["\"x", "y\" z"]);
-    assert_says(&corpus.notes[1], &["quotes are read as characters", "line 1"]);
+    assert_says(&corpus.notes[0], &["quotes are read as characters", "line 1"]);
     assert_eq!(tsv(b"a\tx\nb\t\"never ends\n").train.texts, ["x", "\"never ends"]);
     assert_eq!(tsv(b"label\ttext\na\t\"x\ny\"\nb\tz\n").train.texts, ["x\ny", "z"]);
 }
@@ -342,7 +347,8 @@ fn a_header_without_text_or_label_is_refused() {
         text::load_test("csv", Some(dir.path()), &Columns::default(), &strings(&["1", "2"]))
     };
     assert_says(&test(b"id,label\n1,2\n").unwrap_err().to_string(), &["test.csv", "no column text"]);
-    assert_says(&test(b"label,title\n1,x\n").unwrap().notes[0], &["column title is read as the text"]);
+    let titled = test(b"label,title\n1,x\n").unwrap().assumption.unwrap();
+    assert_says(&titled, &["test.csv: column title is read as the text"]);
     // Unless they are recorded.
     let trained = corpus_of("csv", &[("train.csv", b"text,label\nx,1\ny,2\n")]).layout;
     let columns = Columns { trained, ..Columns::default() };

@@ -34,7 +34,7 @@ pub(super) fn labelled(
             Table::read(file, columns, &[], &mut notes)?
         }
     };
-    let layout = table.layout.clone();
+    let (layout, assumption) = (table.layout.clone(), table.assumption.clone());
     let classes = match known {
         None => table.classes()?,
         Some(known) => known.to_vec(),
@@ -49,7 +49,8 @@ pub(super) fn labelled(
         encode(table, &classes).map(Some)
     };
     let (train, validation, test) = (read(train)?.unwrap_or_default(), read(validation)?, read(test)?);
-    let mut corpus = Corpus { train, validation, test, classes, notes, layout: Some(layout) };
+    let layout = Some(layout);
+    let mut corpus = Corpus { train, validation, test, classes, notes, layout, assumption };
     if known.is_none() {
         corpus.note_odd_classes();
     }

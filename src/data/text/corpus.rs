@@ -54,6 +54,8 @@ pub struct Corpus {
     pub notes: Vec<String>,
     /// Where a table has its columns, for [`Columns::trained`](super::Columns::trained).
     pub layout: Option<Layout>,
+    /// Which columns of a table were taken as label and text, if its header does not say so alone: a further remark.
+    pub assumption: Option<String>,
 }
 
 impl Corpus {
@@ -67,7 +69,7 @@ impl Corpus {
         let Splits { train, validation, test, .. } = splits;
         let mut read = |path: Option<PathBuf>| path.map(|path| read(path, &mut notes)).transpose();
         let (train, validation, test) = (read(train)?.unwrap_or_default(), read(validation)?, read(test)?);
-        Ok(Self { train, validation, test, classes, notes, layout: None })
+        Ok(Self { train, validation, test, classes, notes, ..Self::default() })
     }
 
     /// Notes odd classes.

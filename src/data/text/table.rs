@@ -121,12 +121,14 @@ pub(super) struct Table {
     /// The rows with a text.
     pub rows: Vec<Row>,
     pub layout: Layout,
+    /// What was assumed about the columns, if anything was.
+    pub assumption: Option<String>,
 }
 
 impl Table {
     /// Reads the table of the first split, and finds its columns, which `columns` may name.
     ///
-    /// A row with one of the labels `known` is not a header. Notes list the assumptions and the skipped lines.
+    /// A row with one of the labels `known` is not a header. Notes name the delimiter and list the skipped lines.
     pub fn read(
         file: TextFile,
         columns: &Columns,
@@ -165,13 +167,14 @@ impl Table {
                 None => return Err(error.unwrap_or_else(|| file.error(NO_ROWS))),
             },
         };
-        let Parsed { layout, rows, notes: assumed, .. } = parsed;
+        let Parsed { layout, rows, notes: remarks, assumption, .. } = parsed;
         if layout.delimiter != usual {
             let name = delimiter_name(layout.delimiter);
             notes.push(format!("{}: {name} separate the columns", file.path.display()));
         }
-        notes.extend(assumed);
-        Ok(Self { file, rows, layout })
+        notes.extend(remarks);
+        let assumption = assumption.map(|assumption| format!("{}: {assumption}", file.path.display()));
+        Ok(Self { file, rows, layout, assumption })
     }
 
     /// Reads the table of a test split, with the columns of a model's training file, or else its own.
@@ -229,7 +232,7 @@ impl Table {
         }
         notes.extend(note);
         let rows = rows(&file, records, before, &layout, notes)?;
-        Ok(Self { file, rows, layout })
+        Ok(Self { file, rows, layout, assumption: None })
     }
 
     /// The different labels, sorted.
@@ -254,8 +257,10 @@ const NO_ROWS: &str = "no rows of label and text";
 struct Parsed {
     layout: Layout,
     rows: Vec<Row>,
-    /// The assumptions and the skipped lines.
+    /// Remarks on quotes and on skipped lines.
     notes: Vec<String>,
+    /// What was assumed about the columns.
+    assumption: Option<String>,
     /// Whether the header has names of a label and a text.
     is_named: bool,
 }
@@ -281,14 +286,14 @@ impl Parsed {
         }
         if !has_header && !known.contains(&first[label]) && is_odd_one(&records, label) {
             has_header = true;
-            let label = &first[label];
-            assumed.push(format!(
-                "line {} is read as a header, because no other line has the label {}",
-                records[0].0,
-                quoted(label)
-            ));
-        }
-        if !has_header && columns.is_empty() {
+            let (line, name) = (records[0].0, quoted(&first[label]));
+            assumed
+                .push(format!("line {line} is read as a header, because no other line has the label {name}"));
+            if columns.is_empty() {
+                let text = quoted(&first[text]);
+                assumed.push(format!("column {name} is read as the label and column {text} as the text"));
+            }
+        } else if !has_header && columns.is_empty() {
             assumed.push("no header, so column 1 is read as the label and column 2 as the text".to_string());
         }
         if has_header {
@@ -309,8 +314,7 @@ impl Parsed {
         let header = has_header.then(|| first.clone());
         let layout = Layout { delimiter, width, label, text, header };
         let path = file.path.display();
-        let mut notes: Vec<String> = assumed.iter().map(|note| format!("{path}: {note}")).collect();
-        notes.extend(note);
+        let mut notes: Vec<String> = note.into_iter().collect();
         let rows = rows(file, records, before, &layout, &mut notes)?;
         if columns.is_empty() && rows.len() >= 10 {
             let different = |cell: fn(&Row) -> &String| rows.iter().map(cell).collect::<HashSet<_>>().len();
@@ -323,7 +327,8 @@ impl Parsed {
             }
             notes.extend(is_unlikely.then(|| format!("{path}: {found}")));
         }
-        Ok(Self { layout, rows, notes, is_named: named.is_some() })
+        let assumption = (!assumed.is_empty()).then(|| assumed.join("; "));
+        Ok(Self { layout, rows, notes, assumption, is_named: named.is_some() })
     }
 }
 
