@@ -129,6 +129,11 @@ impl Inputs {
         self.file.as_deref().filter(|path| *path != Path::new("-") && !is_pipe(path))
     }
 
+    /// Whether the inputs are lines of a file or of standard input, not arguments.
+    pub(super) fn are_lines(&self) -> bool {
+        self.inputs.is_empty()
+    }
+
     /// Like [`for_each`](Self::for_each), with text.
     pub(super) fn for_each_text(&self, mut answer: impl FnMut(&str) -> Result<()>) -> Result<Outcome> {
         if let Some(file) = self.inputs.iter().find(|input| Path::new(input).is_file()) {

@@ -6,12 +6,13 @@ use super::parts::Parts;
 use super::recipe::{About, Data, Test, Trained, Work};
 use super::text::{Labelled, TextData, TextFacts, UnknownCount, WordOptions, keep_vectors};
 use super::{Outcome, Predict, TestSet, count, data_error, flow, in_colour, show_notes};
-use crate::data::text::composed;
+use crate::data::sequence::Words;
+use crate::data::text::{TextFile, composed};
 use crate::data::{
     EntityCounts, EntityScores, NGrams, TaggedCorpus, TaggedSentences, Vocabulary, entity_scores, sequence,
 };
 use crate::nn::{Mode, SentenceModel};
-use crate::train::{Epoch, Run, Sentences, Tagging, TaggingEvaluation, Task, say};
+use crate::train::{Epoch, Run, Sentences, Tagging, TaggingEvaluation, Task, is_output_open, say};
 use anyhow::Result;
 use candle_core::{D, Device};
 use candle_nn::VarMap;
@@ -115,25 +116,40 @@ impl Data for TaggingData {
     }
 
     fn answer(Predict::Predict(inputs): &Predict, trained: Trained<Self>) -> Result<Outcome> {
+        let vocabulary = &trained.facts.vocabulary;
         let mut unknown = UnknownCount::default();
-        let outcome = inputs.for_each_text(|text| {
-            let (words, tags) = tagged(&trained, text)?;
-            if words.is_empty() {
-                say("");
-                return Ok(());
-            }
-            let tags: Vec<&str> = tags.iter().map(String::as_str).collect();
-            match in_colour(&std::io::stdout()) {
-                true => say(&coloured(&words, &tags)),
-                // As in a CoNLL file.
-                false => {
-                    words.iter().zip(&tags).for_each(|(word, tag)| say(&format!("{word}\t{tag}")));
-                    say("");
+        let mut answer = |input: Input| -> Result<()> {
+            let (text, words) = match input {
+                Input::Words(words) => (words.join(" "), words),
+                Input::Text(text) => {
+                    let words = words_of(&trained, &text);
+                    (text, words)
                 }
+            };
+            let tags = tags(&trained, &words)?;
+            say_tagged(&words, &tags);
+            if !words.is_empty() {
+                unknown.add_words(&text, &words, vocabulary);
             }
-            unknown.add_words(text, &words, &trained.facts.vocabulary);
             Ok(())
-        });
+        };
+        let mut rows = Rows::default();
+        // A file that can't be read as a whole has an error with its line below.
+        let file = inputs.file().and_then(|path| TextFile::read(path.into(), &mut vec![]).ok());
+        let whole = file.map(|file| rows.read(&file)).transpose()?.flatten();
+        let outcome = match whole {
+            Some(sentences) => {
+                sentences.into_iter().take_while(|_| is_output_open()).try_for_each(&mut answer)?;
+                Ok(Outcome::Done)
+            }
+            None if inputs.are_lines() => {
+                let outcome =
+                    inputs.for_each_text(|line| rows.add(line)?.into_iter().try_for_each(&mut answer));
+                rows.end()?.into_iter().try_for_each(&mut answer)?;
+                outcome
+            }
+            None => inputs.for_each_text(|text| answer(Input::Text(text.into()))),
+        };
         unknown.note("words");
         outcome
     }
@@ -143,18 +159,94 @@ impl Data for TaggingData {
     }
 }
 
-/// The words of a sentence, and their predicted tags.
-pub(super) fn tagged(trained: &Trained<TaggingData>, text: &str) -> Result<(Vec<String>, Vec<String>)> {
-    let Trained { facts: TextFacts { vocabulary, classes, .. }, model, device, .. } = trained;
-    let words = words(&composed(text), |word| vocabulary.id(word) != Vocabulary::UNKNOWN);
-    if words.is_empty() {
-        return Ok((vec![], vec![]));
+/// An input to tag.
+#[derive(Debug, PartialEq)]
+enum Input {
+    Text(String),
+    /// The words of a sentence in the CoNLL format.
+    Words(Vec<String>),
+}
+
+/// Lines that are held back while they may be a sentence in the CoNLL format.
+#[derive(Default)]
+struct Rows {
+    lines: Vec<String>,
+    /// The number of the column of words, if there was such a sentence.
+    column: Option<usize>,
+}
+
+impl Rows {
+    /// Reads the sentences of a text in the CoNLL format, with one note; `None` if it is in another format.
+    fn read(&mut self, file: &TextFile) -> Result<Option<Vec<Input>>> {
+        let Some(Words { sentences, column }) = Words::read(file)? else { return Ok(None) };
+        if self.column.is_none() {
+            show_notes(&[format!(
+                "{}: in the CoNLL format, so only its column {column} is read, as the words",
+                file.path.display()
+            )]);
+        }
+        self.column = Some(column);
+        Ok(Some(sentences.into_iter().map(Input::Words).collect()))
     }
-    let sentences = Sentences::encode(vocabulary, NGrams::default(), [&words]);
+
+    /// Adds a line, and returns the inputs that it completes.
+    fn add(&mut self, line: &str) -> Result<Vec<Input>> {
+        if Words::may_have(line) {
+            self.lines.push(line.to_string());
+            return Ok(vec![]);
+        }
+        let mut inputs = self.end()?;
+        let ends_sentence = line.trim().is_empty() && matches!(inputs.last(), Some(Input::Words(_)));
+        inputs.extend((!ends_sentence).then(|| Input::Text(line.to_string())));
+        Ok(inputs)
+    }
+
+    /// The inputs in the lines so far.
+    fn end(&mut self) -> Result<Vec<Input>> {
+        let lines = std::mem::take(&mut self.lines);
+        let file = TextFile { path: "standard input".into(), text: lines.join("\n") };
+        if let Some(inputs) = self.read(&file)? {
+            return Ok(inputs);
+        }
+        let word = |line: &str| Some(line.split_whitespace().nth(self.column? - 1)?.to_string());
+        let input = |line: String| word(&line).map_or(Input::Text(line), |word| Input::Words(vec![word]));
+        Ok(lines.into_iter().map(input).collect())
+    }
+}
+
+/// The words of a sentence, and their predicted tags.
+#[cfg(feature = "playground")]
+pub(super) fn tagged(trained: &Trained<TaggingData>, text: &str) -> Result<(Vec<String>, Vec<String>)> {
+    let words = words_of(trained, text);
+    let tags = tags(trained, &words)?;
+    Ok((words, tags))
+}
+
+/// The words of a sentence for a trained model.
+fn words_of(trained: &Trained<TaggingData>, text: &str) -> Vec<String> {
+    let vocabulary = &trained.facts.vocabulary;
+    words(&composed(text), |word| vocabulary.id(word) != Vocabulary::UNKNOWN)
+}
+
+/// The predicted tags of the words of a sentence.
+fn tags(trained: &Trained<TaggingData>, words: &[String]) -> Result<Vec<String>> {
+    let Trained { facts: TextFacts { vocabulary, classes, .. }, model, device, .. } = trained;
+    if words.is_empty() {
+        return Ok(vec![]);
+    }
+    let sentences = Sentences::new([NGrams::default().ids(vocabulary, words)]);
     let (ids, sequences) = sentences.batch(&[0], device)?;
     let tags = model.forward(&ids, &sequences, Mode::Evaluate)?.argmax(D::Minus1)?.to_vec1::<u32>()?;
-    let tags = well_formed(tags.iter().map(|&tag| classes[tag as usize].as_str()));
-    Ok((words, tags))
+    Ok(well_formed(tags.iter().map(|&tag| classes[tag as usize].as_str())))
+}
+
+/// Prints a tagged sentence: in colour, or as in a CoNLL file.
+fn say_tagged(words: &[String], tags: &[String]) {
+    if !words.is_empty() && in_colour(&std::io::stdout()) {
+        return say(&coloured(words, tags));
+    }
+    words.iter().zip(tags).for_each(|(word, tag)| say(&format!("{word}\t{tag}")));
+    say("");
 }
 
 /// Splits a sentence into words. Surrounding punctuation becomes separate words, unless the whole is a known word.
@@ -216,7 +308,7 @@ fn table(scores: &EntityScores) -> String {
 }
 
 /// The sentence with its entities in a colour per type, each followed by its type.
-fn coloured(words: &[String], tags: &[&str]) -> String {
+fn coloured(words: &[String], tags: &[String]) -> String {
     let mut types: Vec<&str> = vec![];
     let mut parts = vec![];
     for (i, (word, tag)) in words.iter().zip(tags).enumerate() {
@@ -228,7 +320,7 @@ fn coloured(words: &[String], tags: &[&str]) -> String {
             types.push(entity);
             types.len() - 1
         });
-        let continues = tags.get(i + 1).is_some_and(|next| *next == format!("I-{entity}"));
+        let continues = tags.get(i + 1) == Some(&format!("I-{entity}"));
         let label = if continues { String::new() } else { format!(" [{entity}]") };
         parts.push(format!("\x1b[1;{}m{word}{label}\x1b[0m", 31 + colour % 6));
     }
@@ -245,6 +337,25 @@ mod tests {
         assert_eq!(split("(Anna's \"Oslo\", U.S. and U.K.)"), "( Anna 's \" Oslo \" , U.S. and U.K . )");
         assert_eq!(split("already split , it 's so-so ..."), "already split , it 's so-so ...");
         assert_eq!(split(" "), "");
+    }
+
+    #[test]
+    fn lines_of_a_word_and_its_tag_are_sentences_and_other_lines_are_text() {
+        let read = |text: &str| {
+            let mut rows = Rows::default();
+            let mut inputs: Vec<Input> = text.lines().flat_map(|line| rows.add(line).unwrap()).collect();
+            inputs.extend(rows.end().unwrap());
+            inputs
+        };
+        let text = |text: &str| Input::Text(text.to_string());
+        let words = |words: &str| Input::Words(words.split(' ').map(String::from).collect());
+        let lines = "Rose\tB-PER\nfell\tO\n\nThanks\tO\n\n\nRose came";
+        assert_eq!(read(lines), [words("Rose fell"), words("Thanks"), text(""), text("Rose came")]);
+        assert_eq!(read("1 Rose N I-PER\n2 fell V O"), [words("Rose fell")]);
+        // Sentences may end with such a word.
+        for lines in ["a vitamin O\n\nthe letter O", "Vitamin O", "a vitamin O\nthe letter O"] {
+            assert_eq!(read(lines), lines.lines().map(text).collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -54,6 +54,61 @@ pub(super) fn read_dir(dir: &Path, known: Option<&[String]>) -> Result<TaggedCor
     Ok(TaggedCorpus { train, validation, test, tags, notes })
 }
 
+/// The words of a text in the CoNLL format.
+#[cfg(feature = "cli")]
+pub(crate) struct Words {
+    /// The words of each sentence.
+    pub sentences: Vec<Vec<String>>,
+    /// The number of their column, from 1.
+    pub column: usize,
+}
+
+#[cfg(feature = "cli")]
+impl Words {
+    /// Reads the words of `file`; `None` if it is not in the CoNLL format.
+    ///
+    /// Two or more lines with the same number of columns, the last one a tag, are. Without tabs they also need an entity
+    /// or a third line: two sentences may end with the word O.
+    ///
+    /// # Errors
+    /// Fails if it is in this format except for some lines.
+    pub fn read(file: &TextFile) -> Result<Option<Self>> {
+        let is_header = |columns: &[&str]| matches!(columns, [word, .., tag] if is_header(word, tag));
+        let rows = file.lines().filter(|(_, line)| !is_end(line) && !line.starts_with("# "));
+        let rows: Vec<Vec<&str>> =
+            rows.map(|(_, line)| columns(line)).filter(|columns| !is_header(columns)).collect();
+        let width = rows.first().map_or(0, Vec::len);
+        let tagged = rows.iter().filter(|columns| columns.len() == width);
+        let tags: Vec<Tag> = tagged.filter_map(|columns| last_tag(columns)).collect();
+        let is_clear =
+            tags.len() > 2 || file.text.contains('\t') || tags.iter().any(|tag| tag.entity().is_some());
+        if tags.len() < 2 || !is_clear || 20 * tags.len() < 19 * rows.len() {
+            return Ok(None);
+        }
+        let layout = Layout::of(file, None)?;
+        let sentences = sentences(file, &layout, &mut vec![])?;
+        let words = |sentence: Vec<Token>| sentence.iter().map(|token| composed(token.word).into()).collect();
+        Ok(Some(Self {
+            sentences: sentences.into_iter().map(words).collect(),
+            column: layout.before.len() + 1,
+        }))
+    }
+
+    /// Whether a line may be a part of a text in the CoNLL format: columns of a word and its tag.
+    pub fn may_have(line: &str) -> bool {
+        last_tag(&columns(line)).is_some()
+    }
+}
+
+/// The tag in the last of two or more columns.
+#[cfg(feature = "cli")]
+fn last_tag<'a>(columns: &[&'a str]) -> Option<Tag<'a>> {
+    match columns[..used(columns)] {
+        [_, .., tag] => Tag::parse_any(tag).map(|(tag, _)| tag),
+        _ => None,
+    }
+}
+
 struct Token<'a> {
     line: usize,
     word: &'a str,

@@ -18,6 +18,8 @@ mod entity_scores;
 mod names;
 mod tagged;
 
+#[cfg(feature = "cli")]
+pub(crate) use conll::Words;
 pub use entity_scores::{EntityCounts, EntityScores, entity_scores};
 pub use names::names;
 pub use tagged::{TaggedCorpus, TaggedSentences};
