@@ -1,4 +1,4 @@
-//! The user's own texts as the binaries find them: guessed columns of a table, and a tagged file as the input of `predict`.
+//! The user's own texts as the binaries find them: guessed columns of a table, and files of data as the input of `predict`.
 
 #![cfg(unix)]
 
@@ -67,4 +67,46 @@ fn the_words_of_a_file_in_the_conll_format_are_tagged_and_its_tags_are_not() {
     fs::write(place.path().join("text"), "Rose chose vitamin O\nNot the letter O\n").unwrap();
     let [said, notes] = predict(&["--file", "text"], "");
     assert!(said.starts_with("Rose\t") && said.lines().count() == 10 && !notes.contains("CoNLL"), "{said}");
+}
+
+#[test]
+fn predict_reads_the_texts_of_a_table_and_of_labelled_lines() {
+    let place = tempdir().unwrap();
+    let rows: String =
+        (0..20).map(|i| format!("wort{} a{i},{}\n", i % 2, ["gut", "schlecht"][i % 2])).collect();
+    let write = |name: &str, text: &str| fs::write(place.path().join(name), text).unwrap();
+    write("train.csv", &format!("text,label\n{rows}"));
+    write("test.csv", "text,label\n\"wort1\nwort1\",gut\nwort0,schlecht\n");
+    done(&place, "fasttext", "--dataset csv --data-dir . --embedding 4 --epochs 1 --quiet --out run");
+    let texts = |file: &str, note: &str| -> Vec<String> {
+        let said = noted(&place, "fasttext", &format!("predict --run run --file {file}"), note);
+        let answers = said.lines().filter(|line| !line.starts_with(' '));
+        answers.filter_map(|line| Some(line.rsplit_once(": ")?.1.to_string())).collect()
+    };
+    let note = "test.csv: a table of labels and texts, of which only the texts are read";
+    assert_eq!(texts("test.csv", note), ["wort1 wort1", "wort0"]);
+    write("lines", "__label__gut wort1\nwort0\n");
+    assert_eq!(texts("lines", "1 input with __label__, which is not read"), ["wort1", "wort0"]);
+    // A class of another model.
+    write("other.csv", "wort1,gut\nwort0,neutral\n");
+    assert_eq!(texts("other.csv", "4 of 6 words are unknown"), ["wort1,gut", "wort0,neutral"]);
+}
+
+#[test]
+fn predict_translates_the_sources_of_pairs() {
+    let place = tempdir().unwrap();
+    let rows: String = (0..20).map(|i| format!("eins zwei{}\tone two{}\n", i % 2, i % 2)).collect();
+    fs::write(place.path().join("train.tsv"), format!("target\tsource\n{rows}")).unwrap();
+    fs::write(place.path().join("test.tsv"), "target\tsource\neins\tone\nzwei0\ttwo0\n").unwrap();
+    let options =
+        "--dataset tsv-pairs --data-dir . --embedding 4 --hidden 4 --epochs 1 --max-length 4 --quiet";
+    start(&place, "seq2seq", &format!("{options} --out run").split(' ').collect::<Vec<_>>(), "");
+    let output = start(&place, "seq2seq", &["predict", "--run", "run", "--file", "test.tsv"], "");
+    let [said, notes] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert_eq!(said.lines().count(), 2, "{said}");
+    assert!(
+        notes.starts_with("note: test.tsv: pairs, so only column 2 is read, as the sources\n"),
+        "{notes}"
+    );
+    assert!(!notes.contains("unknown"), "{notes}");
 }

@@ -9,12 +9,12 @@ use super::{
     Outcome, TestSet, UsageError, count, data_error, flow, in_colour, most_probable, show_notes,
     write_drawing,
 };
-use crate::data::text::composed;
+use crate::data::text::{composed, texts_of_table, without_label};
 use crate::data::{self, Columns, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
 use crate::nn::{Attribution, Cost, Mode, SentenceModel};
 use crate::plots;
 use crate::rng;
-use crate::train::{Epoch, Run, SentenceClassification, Sentences, Task, say};
+use crate::train::{Epoch, Run, SentenceClassification, Sentences, Task, is_output_open, say};
 use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
@@ -300,8 +300,11 @@ fn predict(inputs: &Inputs, trained: Trained<SentenceData>) -> Result<Outcome> {
     const SHOWN: usize = 3;
     let TextFacts { vocabulary, classes, .. } = &trained.facts;
     let options = trained.settings.data_options()?;
-    let mut unknown = UnknownCount::default();
-    let outcome = inputs.for_each_text(|text| {
+    let (mut unknown, mut labelled) = (UnknownCount::default(), 0);
+    let mut answer = |text: &str| -> Result<()> {
+        let without = without_label(text);
+        labelled += usize::from(without.is_some());
+        let text = without.as_deref().unwrap_or(text);
         let words = options.text.tokenizer.tokens(text);
         let Classified { probabilities, phrases, .. } = classify(&trained, options.ngrams, &words)?;
         say(&format!("{}: {text}", most_probable(classes, &probabilities, 3)));
@@ -315,7 +318,27 @@ fn predict(inputs: &Inputs, trained: Trained<SentenceData>) -> Result<Outcome> {
         }
         unknown.add_words(text, &words, vocabulary);
         Ok(())
-    });
+    };
+    let layout = trained.facts.layout.as_ref();
+    let table = inputs
+        .file()
+        .zip(layout)
+        .and_then(|(path, layout)| Some((path, texts_of_table(path, layout, classes)?)));
+    let outcome = match table {
+        Some((path, texts)) => {
+            show_notes(&[format!(
+                "{}: a table of labels and texts, of which only the texts are read",
+                path.display()
+            )]);
+            let mut texts = texts.iter().map(|text| text.lines().collect::<Vec<_>>().join(" "));
+            texts.by_ref().take_while(|_| is_output_open()).try_for_each(|text| answer(&text))?;
+            Ok(Outcome::Done)
+        }
+        None => inputs.for_each_text(answer),
+    };
+    if labelled > 0 {
+        show_notes(&[format!("{} with __label__, which is not read", count(labelled, "input"))]);
+    }
     unknown.note("words");
     outcome
 }

@@ -8,6 +8,7 @@ use super::translation_options::{
 };
 use super::{Outcome, complain, count, show_notes};
 use crate::data::Language;
+use crate::data::translation::sources;
 use crate::models::seq2seq::Seq2Seq;
 use crate::plots::{self, Alignment};
 use crate::train::{Decoding, Hypothesis, Translator, say};
@@ -59,13 +60,23 @@ where
     let mut answer = |texts: &[&str]| translate(texts, &decoding, command, trained, &mut tally);
     let outcome = match command.inputs.file() {
         None => command.inputs.for_each_text(|text| answer(&[text]))?,
-        Some(_) => {
+        Some(path) => {
             // Translate batches of similar length.
-            let mut texts = vec![];
-            let outcome = command.inputs.for_each_text(|text| {
-                texts.push(text.to_string());
-                Ok(())
-            })?;
+            let (mut texts, mut outcome) = (vec![], Outcome::Done);
+            let languages = options.source_lang.as_deref().zip(options.target_lang.as_deref());
+            match sources(path, languages.map(|(source, target)| [source, target])) {
+                Some((sources, column)) => {
+                    let path = path.display();
+                    show_notes(&[format!("{path}: pairs, so only column {column} is read, as the sources")]);
+                    texts = sources;
+                }
+                None => {
+                    outcome = command.inputs.for_each_text(|text| {
+                        texts.push(text.to_string());
+                        Ok(())
+                    })?;
+                }
+            }
             for texts in texts.chunks(PART) {
                 answer(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
             }

@@ -197,6 +197,12 @@ fn label_and_text(line: &str) -> Result<(&str, Cow<'_, str>), String> {
     })
 }
 
+/// The text of a line in fastText's format; `None` for a line without a label.
+#[cfg(feature = "cli")]
+pub(crate) fn without_label(line: &str) -> Option<Cow<'_, str>> {
+    label_and_text(line).ok().map(|(_, text)| text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

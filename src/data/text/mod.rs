@@ -32,11 +32,15 @@ mod tokenizer;
 mod vocabulary;
 mod word_vectors;
 
+#[cfg(feature = "cli")]
+pub(crate) use columns::texts_of_table;
 pub(super) use corpus::note_twins;
 pub use corpus::{Corpus, Texts};
 pub(crate) use file::TextFile;
 pub(super) use file::counted_lines;
 pub use level::Level;
+#[cfg(feature = "cli")]
+pub(crate) use lines::without_label;
 #[cfg(feature = "cli")]
 pub(crate) use live_lines::{LiveLines, path_of_bytes};
 pub use ngrams::NGrams;

@@ -301,6 +301,18 @@ fn pairs(file: &TextFile, columns: &mut PairColumns, notes: &mut Vec<String>) ->
     if pairs.is_empty() { Err(file.error("no pairs of sentences")) } else { Ok(pairs) }
 }
 
+/// The sources in a file of pairs, and the number of their column, from 1; `None` if it is another file.
+///
+/// A file of pairs has two rows or more, all with the same number of columns.
+#[cfg(feature = "cli")]
+pub(crate) fn sources(path: &Path, languages: Option<[&str; 2]>) -> Option<(Vec<String>, usize)> {
+    let file = TextFile::read(path.into(), &mut vec![]).ok()?;
+    let mut columns = PairColumns::new(languages, false);
+    let TextPairs { sources, .. } = pairs(&file, &mut columns, &mut vec![]).ok()?;
+    let Places { places, .. } = columns.find(&rows(&file, &mut vec![]).ok()?).ok()?;
+    (sources.len() > 1).then_some((sources, places[0] + 1))
+}
+
 /// An error about columns that only a header or a choice of languages makes clear.
 fn unclear(file: &TextFile, reason: &str) -> anyhow::Error {
     DataError::Languages { name: "tsv-pairs".into(), reason: format!("{}: {reason}", file.path.display()) }

@@ -19,6 +19,8 @@ mod pairs;
 mod scores;
 
 pub use dates::dates;
+#[cfg(feature = "cli")]
+pub(crate) use files::sources;
 pub use language::{Language, Segmentation};
 pub use pairs::{PairCorpus, Pairs, TextPairs};
 pub use scores::{BleuTokenizer, bleu, chrf, exact_match};
