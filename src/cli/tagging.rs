@@ -171,26 +171,30 @@ enum Input {
 #[derive(Default)]
 struct Rows {
     lines: Vec<String>,
-    /// The number of the column of words, if there was such a sentence.
-    column: Option<usize>,
+    /// The last such sentences.
+    last: Option<Words>,
 }
 
 impl Rows {
     /// Reads the sentences of a text in the CoNLL format, with one note; `None` if it is in another format.
     fn read(&mut self, file: &TextFile) -> Result<Option<Vec<Input>>> {
-        let Some(Words { sentences, column }) = Words::read(file)? else { return Ok(None) };
-        if self.column.is_none() {
+        let Some(mut words) = Words::read(file, self.last.as_ref())? else { return Ok(None) };
+        if self.last.is_none() {
+            let (name, column) = (file.path.display(), words.column());
             show_notes(&[format!(
-                "{}: in the CoNLL format, so only its column {column} is read, as the words",
-                file.path.display()
+                "{name}: in the CoNLL format, so only its column {column} is read, as the words"
             )]);
         }
-        self.column = Some(column);
+        let sentences = std::mem::take(&mut words.sentences);
+        self.last = Some(words);
         Ok(Some(sentences.into_iter().map(Input::Words).collect()))
     }
 
     /// Adds a line, and returns the inputs that it completes.
     fn add(&mut self, line: &str) -> Result<Vec<Input>> {
+        if line.starts_with("-DOCSTART-") {
+            return self.end();
+        }
         if Words::may_have(line) {
             self.lines.push(line.to_string());
             return Ok(vec![]);
@@ -205,12 +209,10 @@ impl Rows {
     fn end(&mut self) -> Result<Vec<Input>> {
         let lines = std::mem::take(&mut self.lines);
         let file = TextFile { path: "standard input".into(), text: lines.join("\n") };
-        if let Some(inputs) = self.read(&file)? {
-            return Ok(inputs);
-        }
-        let word = |line: &str| Some(line.split_whitespace().nth(self.column? - 1)?.to_string());
-        let input = |line: String| word(&line).map_or(Input::Text(line), |word| Input::Words(vec![word]));
-        Ok(lines.into_iter().map(input).collect())
+        Ok(match self.read(&file)? {
+            Some(inputs) => inputs,
+            None => lines.into_iter().map(Input::Text).collect(),
+        })
     }
 }
 
@@ -349,11 +351,14 @@ mod tests {
         };
         let text = |text: &str| Input::Text(text.to_string());
         let words = |words: &str| Input::Words(words.split(' ').map(String::from).collect());
-        let lines = "Rose\tB-PER\nfell\tO\n\nThanks\tO\n\n\nRose came";
-        assert_eq!(read(lines), [words("Rose fell"), words("Thanks"), text(""), text("Rose came")]);
+        let lines = "-DOCSTART- O\n\nRose\tB-PER\nfell\tO\n\n# 2\nThanks\tO\n\n\nRose came";
+        let [rose, thanks] = ["Rose fell", "Thanks"].map(words);
+        assert_eq!(read(lines), [text(""), rose, thanks, text(""), text("Rose came")]);
         assert_eq!(read("1 Rose N I-PER\n2 fell V O"), [words("Rose fell")]);
         // Sentences may end with such a word.
-        for lines in ["a vitamin O\n\nthe letter O", "Vitamin O", "a vitamin O\nthe letter O"] {
+        for lines in
+            ["a vitamin O\n\nthe letter O", "Vitamin O", "# a title\nand text", "a vitamin O\nthe letter O"]
+        {
             assert_eq!(read(lines), lines.lines().map(text).collect::<Vec<_>>());
         }
     }

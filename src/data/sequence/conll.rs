@@ -59,8 +59,7 @@ pub(super) fn read_dir(dir: &Path, known: Option<&[String]>) -> Result<TaggedCor
 pub(crate) struct Words {
     /// The words of each sentence.
     pub sentences: Vec<Vec<String>>,
-    /// The number of their column, from 1.
-    pub column: usize,
+    layout: Layout,
 }
 
 #[cfg(feature = "cli")]
@@ -68,35 +67,43 @@ impl Words {
     /// Reads the words of `file`; `None` if it is not in the CoNLL format.
     ///
     /// Two or more lines with the same number of columns, the last one a tag, are. Without tabs they also need an entity
-    /// or a third line: two sentences may end with the word O.
+    /// or a third line: two sentences may end with the word O. After a text `before` in this format, one line is enough.
     ///
     /// # Errors
     /// Fails if it is in this format except for some lines.
-    pub fn read(file: &TextFile) -> Result<Option<Self>> {
+    pub fn read(file: &TextFile, before: Option<&Self>) -> Result<Option<Self>> {
         let is_header = |columns: &[&str]| matches!(columns, [word, .., tag] if is_header(word, tag));
-        let rows = file.lines().filter(|(_, line)| !is_end(line) && !line.starts_with("# "));
-        let rows: Vec<Vec<&str>> =
-            rows.map(|(_, line)| columns(line)).filter(|columns| !is_header(columns)).collect();
+        let is_comment = |line: &str, columns: &[&str]| line.starts_with('#') && last_tag(columns).is_none();
+        let lines = file.lines().filter(|(_, line)| !is_end(line)).map(|(_, line)| (line, columns(line)));
+        let rows = lines.filter(|(line, columns)| !is_header(columns) && !is_comment(line, columns));
+        let rows: Vec<Vec<&str>> = rows.map(|(_, columns)| columns).collect();
         let width = rows.first().map_or(0, Vec::len);
         let tagged = rows.iter().filter(|columns| columns.len() == width);
         let tags: Vec<Tag> = tagged.filter_map(|columns| last_tag(columns)).collect();
-        let is_clear =
-            tags.len() > 2 || file.text.contains('\t') || tags.iter().any(|tag| tag.entity().is_some());
-        if tags.len() < 2 || !is_clear || 20 * tags.len() < 19 * rows.len() {
+        let is_entity = |tag: &Tag| tag.entity().is_some();
+        let is_clear = match tags.len() {
+            0 => false,
+            1 => before.is_some(),
+            2 => before.is_some() || file.text.contains('\t') || tags.iter().any(is_entity),
+            _ => true,
+        };
+        if !is_clear || 20 * tags.len() < 19 * rows.len() {
             return Ok(None);
         }
-        let layout = Layout::of(file, None)?;
+        let layout = Layout::of(file, before.map(|before| &before.layout))?;
         let sentences = sentences(file, &layout, &mut vec![])?;
         let words = |sentence: Vec<Token>| sentence.iter().map(|token| composed(token.word).into()).collect();
-        Ok(Some(Self {
-            sentences: sentences.into_iter().map(words).collect(),
-            column: layout.before.len() + 1,
-        }))
+        Ok(Some(Self { sentences: sentences.into_iter().map(words).collect(), layout }))
     }
 
-    /// Whether a line may be a part of a text in the CoNLL format: columns of a word and its tag.
+    /// The number of the words' column, from 1.
+    pub fn column(&self) -> usize {
+        self.layout.before.len() + 1
+    }
+
+    /// Whether a line may be a part of a text in the CoNLL format: a comment, or columns of a word and its tag.
     pub fn may_have(line: &str) -> bool {
-        last_tag(&columns(line)).is_some()
+        line.starts_with("# ") || line.starts_with("#\t") || last_tag(&columns(line)).is_some()
     }
 }
 
