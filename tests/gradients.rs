@@ -1,7 +1,10 @@
 //! Gradients through graphs of our operations and candle's, against derivatives derived by hand.
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, Var};
+use candle_textbook::nn::{Mode, VarMap};
 use candle_textbook::ops::{self, Epilogue, PackedSequences};
+use candle_textbook::optim::{Optimizer, Sgd};
+use candle_textbook::train::{Metric, Score, Task, Trainer};
 use std::sync::{Arc, Mutex};
 
 const CPU: Device = Device::Cpu;
@@ -168,6 +171,30 @@ fn in_pool<R: Send>(threads: usize, jobs: usize, job: impl Fn(usize) -> R + Sync
         }
     });
     results.into_iter().map(|result| result.into_inner().unwrap().expect("a result")).collect()
+}
+
+#[test]
+fn the_trainer_records_no_operation_of_a_validation() -> anyhow::Result<()> {
+    struct Square(Var);
+    impl Task for Square {
+        fn examples(&self) -> usize {
+            1
+        }
+        fn loss(&self, _: &[u32], _: Mode) -> anyhow::Result<Tensor> {
+            Ok(self.0.sqr()?.sum_all()?)
+        }
+        fn validate(&self) -> anyhow::Result<Score> {
+            Ok(Score { loss: 0.0, metric: f64::from(u8::from(ops::relu(&self.0)?.track_op())) })
+        }
+        fn metric(&self) -> Metric {
+            Metric::ACCURACY
+        }
+    }
+    let (vars, x) = (VarMap::new(), x()?);
+    vars.data().lock().unwrap().insert("x".to_string(), x.clone());
+    let report = Trainer::default().fit(&Square(x), &vars, &mut Optimizer::new(Sgd::default(), &vars)?)?;
+    assert!(report.epochs.iter().all(|epoch| epoch.validation.metric == 0.0));
+    Ok(())
 }
 
 #[test]

@@ -58,6 +58,9 @@ pub trait Task {
 
     /// Scores the model on the validation data.
     ///
+    /// The trainer calls this in [`no_grad`](crate::ops::no_grad): operations of this crate are not recorded for a backward
+    /// pass, so all validation examples may be one batch.
+    ///
     /// # Errors
     /// Fails if the examples cannot be read or do not fit the model.
     fn validate(&self) -> Result<Score>;

@@ -11,6 +11,7 @@ use super::task::Task;
 use super::weights::{Best, broadcast, load_weights, matrices_checksum, save_best};
 use crate::data::count;
 use crate::nn::{BatchNorm, Mode};
+use crate::ops::no_grad;
 use crate::optim::{Clip, Exchange, Ledger, Optimizer, Schedule, Totals};
 use crate::processes::{Processes, share, take_turns, together};
 use crate::rng;
@@ -430,9 +431,9 @@ impl<'a> Training<'a> {
             Some(Group { processes, .. }) => {
                 // The processes may have different averages.
                 broadcast(processes.as_ref(), self.vars, BatchNorm::is_buffer)?;
-                together(processes, || self.task.validate())
+                together(processes, || no_grad(|| self.task.validate()))
             }
-            None => self.task.validate(),
+            None => no_grad(|| self.task.validate()),
         });
         let Some(validation) = validation.transpose()? else {
             // The run resumes with this validation.
