@@ -11,8 +11,8 @@
 //! Errors are [`anyhow::Error`], in a [`Task`] too: `?` converts candle's.
 //!
 //! Built-in tasks are [`ImageClassification`], [`SentenceClassification`], [`Tagging`], [`LanguageModelling`],
-//! [`Translation`] and [`Composition`]. To train something else, implement [`Task`]. The examples need the crates
-//! `candle-textbook`, `candle-core` and `anyhow`:
+//! [`Translation`] and [`Composition`]; [`SentenceClassification`] has an example with texts of one's own. To train something else,
+//! implement [`Task`]. The examples need the crates `candle-textbook`, `candle-core` and `anyhow`:
 //!
 //! ```
 //! use anyhow::Result;

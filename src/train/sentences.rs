@@ -92,6 +92,43 @@ impl Sentences {
 }
 
 /// The task of classifying sentences.
+///
+/// This learns from texts of one's own. The other models of [`models`](crate::models) that are a [`SentenceModel`] take the place of
+/// `FastText`; so does a model of your own.
+///
+/// ```
+/// use candle_core::{DType, Device};
+/// use candle_textbook::data::{NGrams, Tokenizer, Vocabulary};
+/// use candle_textbook::models::fasttext::{Config, FastText};
+/// use candle_textbook::nn::{Mode, SentenceModel, VarMap, seeded_var_builder};
+/// use candle_textbook::optim::{Adam, Optimizer};
+/// use candle_textbook::train::{SentenceClassification, Sentences, Trainer};
+///
+/// fn main() -> anyhow::Result<()> {
+///     let texts = [("Good food!", 1), ("bad food", 0), ("a good room", 1), ("a bad room", 0)];
+///     let words: Vec<Vec<String>> = texts.iter().map(|(text, _)| Tokenizer::Words.tokens(text)).collect();
+///     let labels = texts.map(|(_, label)| label);
+///     let vocabulary = Vocabulary::new(&words, true, 1); // in lower case, words that occur once or more
+///     let sentences = Sentences::encode(&vocabulary, NGrams::default(), &words);
+///
+///     let (vars, device) = (VarMap::new(), Device::Cpu);
+///     let config = Config { features: vocabulary.len(), embedding: 10, classes: 2 };
+///     let model = FastText::new(&config, seeded_var_builder(&vars, 42, DType::F32, &device))?;
+///     let task = SentenceClassification {
+///         model: &model, sentences: &sentences, labels: &labels, training: &[0, 1, 2], validation: &[3], device: &device,
+///     };
+///     let mut trainer = Trainer::default();
+///     (trainer.options.epochs, trainer.options.learning_rate) = (20, 0.1);
+///     trainer.fit(&task, &vars, &mut Optimizer::new(Adam::default(), &vars)?)?;
+///
+///     // Another program also needs the vocabulary: `vocabulary.to_text()`, `Vocabulary::from_text`.
+///     let new = [Tokenizer::Words.tokens("The room was good")];
+///     let (ids, layout) = Sentences::encode(&vocabulary, NGrams::default(), &new).batch(&[0], &device)?;
+///     let logits = model.forward(&ids, &layout, Mode::Evaluate)?;
+///     assert_eq!(logits.argmax(1)?.to_vec1::<u32>()?, [1]);
+///     Ok(())
+/// }
+/// ```
 pub struct SentenceClassification<'a> {
     /// The model, which gives one row of logits per sentence.
     pub model: &'a dyn SentenceModel,
