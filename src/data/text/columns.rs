@@ -3,7 +3,7 @@
 use super::corpus::{Corpus, Texts};
 use super::file::TextFile;
 use super::records::{Records, declared_delimiter, records};
-use super::table::{Columns, Layout, Row, Table};
+use super::table::{Columns, Row, Table};
 use crate::data::splits::Splits;
 use crate::data::{count, quoted};
 use anyhow::Result;
@@ -61,7 +61,11 @@ pub(super) fn labelled(
 ///
 /// In such a table, all labels are among `classes`.
 #[cfg(feature = "cli")]
-pub(crate) fn texts_of_table(path: &Path, trained: &Layout, classes: &[String]) -> Option<Vec<String>> {
+pub(crate) fn texts_of_table(
+    path: &Path,
+    trained: &super::Layout,
+    classes: &[String],
+) -> Option<Vec<String>> {
     let columns = Columns { trained: Some(trained.clone()), ..Columns::default() };
     let table = Table::read_test(path, &columns, classes, &mut vec![]).ok()?;
     let is_labelled = table.rows.iter().all(|row| classes.contains(&row.label));
