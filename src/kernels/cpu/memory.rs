@@ -195,14 +195,21 @@ impl<T: Real> Destination<'_, T> {
         work: impl Fn(Range<usize>, Destination<'_, T>) + Sync,
     ) {
         let (len, width) = (self.len, width.max(1));
-        let start = SendPtr(self.start);
-        for_each_chunk(row.min(len).div_ceil(width), |i| {
+        self.for_each_chunk(row.min(len).div_ceil(width), |i, Destination { start, .. }| {
             let columns = i * width..row.min((i + 1) * width);
             // SAFETY: the first column is below the length.
-            let start = unsafe { start.get().add(columns.start) };
+            let start = unsafe { start.add(columns.start) };
             let len = len - columns.start;
             work(columns, Destination { start, len, _borrow: PhantomData });
         });
+    }
+
+    /// Calls `work(i, destination)` for each `i < chunks`, in parallel.
+    ///
+    /// Each call gets the whole destination, so `work` must write to elements of its own only.
+    pub(crate) fn for_each_chunk(self, chunks: usize, work: impl Fn(usize, Destination<'_, T>) + Sync) {
+        let (len, start) = (self.len, SendPtr(self.start));
+        for_each_chunk(chunks, |i| work(i, Destination { start: start.get(), len, _borrow: PhantomData }));
     }
 
     /// Borrows the destination again, for another call.

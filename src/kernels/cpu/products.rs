@@ -6,7 +6,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::memory::Destination;
-use super::simd::{Lanes, dispatch};
+use super::simd::{Lanes, dispatch, prefetch};
 use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
 
@@ -165,17 +165,15 @@ impl<T: Lanes> OuterProducts<'_, T> {
             for m in 0..M {
                 rows[m] = std::hint::black_box(m * self.a_stride);
             }
-            for &(a_at, b_at) in terms {
-                let mut columns = [T::splat(simd, T::ZERO); N];
-                for n in 0..N {
-                    columns[n] = b[n].add(b_at).cast::<T::Vector<S>>().read_unaligned();
+            for terms in terms.chunks(const { 64 / size_of::<T>() }) {
+                // The cache lines that the next tile needs: a block's part of a row is too short for the processor to
+                // foresee the end of it.
+                for row in rows {
+                    prefetch(a.wrapping_add(terms[0].0 + M * self.a_stride + row));
                 }
-                let a = a.add(a_at);
-                for m in 0..M {
-                    let x = T::splat(simd, *a.add(rows[m]));
-                    for n in 0..N {
-                        sums[m][n] = T::mul_add(simd, x, columns[n], sums[m][n]);
-                    }
+                for &(a_at, b_at) in terms {
+                    let b = b.map(|b| b.add(b_at));
+                    add_outer_product::<T, S, M, N>(simd, a.add(a_at), rows, b, &mut sums);
                 }
             }
             for m in 0..M {
@@ -264,6 +262,32 @@ impl<T: Lanes> OuterProducts<'_, T> {
                     [] => {}
                 }
             }
+        }
+    }
+}
+
+/// Adds the product of column `a`, with an element at each of `rows`, and row `b` of N vectors to `sums`.
+///
+/// # Safety
+/// The elements of `a` and the vectors of `b` can be read.
+#[inline(always)]
+unsafe fn add_outer_product<T: Lanes, S: Simd, const M: usize, const N: usize>(
+    simd: S,
+    a: *const T,
+    rows: [usize; M],
+    b: [*const T; N],
+    sums: &mut [[T::Vector<S>; N]; M],
+) {
+    let mut columns = [T::splat(simd, T::ZERO); N];
+    for n in 0..N {
+        // SAFETY: the caller's contract.
+        columns[n] = unsafe { b[n].cast::<T::Vector<S>>().read_unaligned() };
+    }
+    for m in 0..M {
+        // SAFETY: the caller's contract.
+        let x = T::splat(simd, unsafe { *a.add(rows[m]) });
+        for n in 0..N {
+            sums[m][n] = T::mul_add(simd, x, columns[n], sums[m][n]);
         }
     }
 }

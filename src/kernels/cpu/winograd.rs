@@ -157,19 +157,19 @@ impl Winograd {
         let shared = Shared::new(&mut filters);
         parallel::for_each_chunk(outputs.div_ceil(TOGETHER), |i| {
             let some = i * TOGETHER..outputs.min((i + 1) * TOGETHER);
-            // The rows of the kernels, each with the columns of all channels.
-            let mut taps = vec![T::ZERO; some.len() * TAPS * used];
+            // The rows of the kernels, each with the columns of all channels, as far apart as those of the filters.
+            let mut taps = vec![T::ZERO; some.len() * TAPS * row];
             // The compiler unrolls the loops over a kernel of known size.
             let kernel = |output, channel| kernel(some.start + output, channel);
             match columns {
-                3 => gather_rows(&kernel, [some.len(), channels, 3], turned, &mut taps),
-                _ => gather_rows(&kernel, [some.len(), channels, columns], turned, &mut taps),
+                3 => gather_rows(&kernel, [some.len(), channels, 3], turned, row, &mut taps),
+                _ => gather_rows(&kernel, [some.len(), channels, columns], turned, row, &mut taps),
             }
             vectorised(
                 #[inline(always)]
                 || {
-                    for (output, taps) in some.clone().zip(taps.chunks_exact(TAPS * used)) {
-                        let [a, b, c] = std::array::from_fn(|row| &taps[row * used..][..used]);
+                    for (output, taps) in some.clone().zip(taps.chunks_exact(TAPS * row)) {
+                        let [a, b, c] = std::array::from_fn(|i| &taps[i * row..][..used]);
                         for (point, factors) in FILTER.iter().enumerate() {
                             let [f, g, h] = factors.map(T::of);
                             let first = (point * outputs + output) * row;
@@ -246,12 +246,14 @@ fn for_each_point<T: Send>(
     }
 }
 
-/// Gathers the rows of kernels, each with the columns of all channels: `rows` is `(outputs, TAPS, channels, columns)`.
+/// Gathers the rows of kernels, each with the columns of all channels: `rows` is `(outputs, TAPS, channels, columns)`,
+/// with `stride` elements from one row to the next.
 #[inline(always)]
 fn gather_rows<'a, T: Lanes>(
     kernel: &impl Fn(usize, usize) -> &'a [T],
     [outputs, channels, columns]: [usize; 3],
     turned: bool,
+    stride: usize,
     rows: &mut [T],
 ) {
     let size = TAPS * columns;
@@ -259,10 +261,11 @@ fn gather_rows<'a, T: Lanes>(
         for output in 0..outputs {
             let kernel = &kernel(output, channel)[..size];
             for row in 0..TAPS {
-                let to = &mut rows[((output * TAPS + row) * channels + channel) * columns..][..columns];
-                for (column, to) in to.iter_mut().enumerate() {
-                    let at = row * columns + column;
-                    *to = kernel[if turned { size - 1 - at } else { at }];
+                let to = &mut rows[(output * TAPS + row) * stride + channel * columns..][..columns];
+                let from = if turned { TAPS - 1 - row } else { row };
+                to.copy_from_slice(&kernel[from * columns..][..columns]);
+                if turned {
+                    to.reverse();
                 }
             }
         }
@@ -467,12 +470,12 @@ impl WeightGradient {
         let (size, width) = (self.size(), self.sizes.columns * self.sizes.channels);
         transform(
             FilterAdjoint,
-            [1, 1, self.sizes.outputs],
+            [1, self.sizes.outputs, 1],
             width,
             products,
             partial,
             #[inline(always)]
-            |[_, _, output]| Strip {
+            |[_, output, _]| Strip {
                 rows: 0..POINTS,
                 from: (output * width, size),
                 to: (output * TAPS * width, width),

@@ -98,25 +98,36 @@ pub(super) struct Strip<T> {
 
 /// Multiplies a matrix with the strips of `count` examples, planes and strips per plane.
 ///
-/// Strips are `len` elements wide.
+/// Strips are `len` elements wide. The planes are divided among the threads, so no two of them may share a result.
 pub(super) fn transform<'a, T: Lanes, A: Matrix<M, N>, const M: usize, const N: usize>(
     _: A,
     count: [usize; 3],
     len: usize,
     from: &'a [T],
     to: impl Into<Destination<'a, T>>,
-    strip: impl Fn([usize; 3]) -> Strip<T>,
+    strip: impl Fn([usize; 3]) -> Strip<T> + Sync,
 ) {
-    let to = to.into();
-    dispatch(Transform::<T, _, A, M, N> { count, len, from, to, strip, matrix: PhantomData });
+    /// Elements that make up for moving a part of the planes to another thread, and the number of parts.
+    const LARGE: usize = 1 << 15;
+    const PARTS: usize = 8;
+    let planes = count[1];
+    let is_large = count.iter().product::<usize>() * len >= LARGE;
+    let part = if is_large { planes.div_ceil(PARTS) } else { planes }.max(1);
+    to.into().for_each_chunk(planes.div_ceil(part), |i, to| {
+        let planes = i * part..planes.min((i + 1) * part);
+        let strip = &strip;
+        dispatch(Transform::<T, _, A, M, N> { count, planes, len, from, to, strip, matrix: PhantomData });
+    });
 }
 
 struct Transform<'a, T, F, A, const M: usize, const N: usize> {
     count: [usize; 3],
+    /// Those of the planes that are multiplied.
+    planes: Range<usize>,
     len: usize,
     from: &'a [T],
     to: Destination<'a, T>,
-    strip: F,
+    strip: &'a F,
     matrix: PhantomData<A>,
 }
 
@@ -127,10 +138,10 @@ impl<T: Lanes, F: Fn([usize; 3]) -> Strip<T>, A: Matrix<M, N>, const M: usize, c
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { count, len, from, mut to, strip, .. } = self;
+        let Self { count, planes, len, from, mut to, strip, .. } = self;
         let (zeros, mut unwanted) = (vec![T::ZERO; len], vec![T::ZERO; len]);
         for example in 0..count[0] {
-            for plane in 0..count[1] {
+            for plane in planes.clone() {
                 for i in 0..count[2] {
                     let strip = strip([example, plane, i]);
                     let mut rows = [zeros.as_ptr(); N];
