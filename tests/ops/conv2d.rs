@@ -51,6 +51,9 @@ fn convolutions_of_every_kind_match_the_reference() -> Result<()> {
             ((2, 3, 4), (5, 6), (1, 1), 3, 0),
             // Products of Winograd's method that are divided among threads.
             ((4, 100, 96), (12, 11), (3, 3), 1, 1),
+            // And its transforms, for few large examples.
+            ((2, 150, 17), (18, 23), (3, 3), 1, 1),
+            ((2, 17, 150), (18, 23), (3, 3), 1, 1),
         ],
     )
 }
