@@ -273,6 +273,18 @@ fn a_loss_without_a_graph_is_an_error() {
 }
 
 #[test]
+fn a_loss_of_several_numbers_and_other_variables_than_the_model_s_are_errors() {
+    let (mut task, vars) = Scripted::new(&[1.0]);
+    task.w = Var::new(&[1f64, 2.0], &Device::Cpu).unwrap();
+    for (vars, part) in [(vars, "loss of step 1 has the shape [2]"), (VarMap::new(), "variables: found none")]
+    {
+        let mut optimizer = Optimizer::new(Sgd::default(), &vars).unwrap();
+        let message = Trainer::default().fit(&task, &vars, &mut optimizer).unwrap_err().to_string();
+        assert!(message.contains(part), "{message}");
+    }
+}
+
+#[test]
 fn a_checkpoint_of_another_batch_size_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     train_in(dir.path(), None, &[1.0; 2], options(1, 2, 0.01)).0.unwrap();

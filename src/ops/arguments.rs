@@ -24,7 +24,17 @@ pub(super) fn check_linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) 
             weight.dims()
         );
     }
+    check_types("linear", xs, weight)?;
     check_bias("linear", bias, outputs)
+}
+
+/// Fails if the input `xs` and the weight have different types.
+fn check_types(op: &str, xs: &Tensor, weight: &Tensor) -> Result<()> {
+    let [found, expected] = [xs, weight].map(|tensor| tensor.dtype().as_str());
+    if found != expected {
+        bail!("{op}: found an input of type {found}, expected {expected}, the type of the weight");
+    }
+    Ok(())
 }
 
 /// Fails if the shape of `bias` is not `(outputs)`.
@@ -100,6 +110,7 @@ pub(super) fn check_conv2d(
             (rows.padded, columns.padded)
         );
     }
+    check_types("conv2d", xs, weight)?;
     check_bias("conv2d", bias, outputs)?;
     // A stride longer than the input also leaves one position.
     let stride = (stride.0.min(rows.padded), stride.1.min(columns.padded));

@@ -111,3 +111,17 @@ pub trait Task {
         Ok(None)
     }
 }
+
+/// Fails if `loss`, the loss of the step `number`, can't be minimised.
+pub(super) fn check_loss(loss: Tensor, number: u64) -> Result<Tensor> {
+    let shape = loss.dims();
+    ensure!(
+        shape.is_empty(),
+        "the loss of step {number} has the shape {shape:?}, expected a scalar, such as a mean"
+    );
+    ensure!(
+        loss.track_op(),
+        "the loss of step {number} depends on no parameter, so there is nothing to train"
+    );
+    Ok(loss)
+}

@@ -7,7 +7,7 @@ use super::run::Run;
 use super::shares::part_of_loss;
 use super::step_graph::StepGraph;
 use super::stop::Stop;
-use super::task::Task;
+use super::task::{Task, check_loss};
 use super::weights::{Best, broadcast, load_weights, matrices_checksum, save_best};
 use crate::data::count;
 use crate::nn::{BatchNorm, Mode};
@@ -242,6 +242,8 @@ impl<'a> Training<'a> {
         ensure!(options.epochs > 0, "epochs: found 0, expected at least 1");
         ensure!(options.batch_size > 0, "batch size: found 0, expected at least 1");
         ensure!(task.examples() > 0, "training examples: found none, expected at least 1");
+        let is_empty = vars.data().lock().unwrap_or_else(PoisonError::into_inner).is_empty();
+        ensure!(!is_empty, "variables: found none, expected those that the model was built with");
         let examples = u32::try_from(task.examples()).with_context(|| {
             format!("training examples: found {}, expected at most {}", task.examples(), u32::MAX)
         })?;
@@ -381,13 +383,7 @@ impl<'a> Training<'a> {
         let rate = self.learning_rate(self.state.step);
         let mode = Mode::train(self.options.seed, epoch, self.state.step);
         let number = self.state.step + 1;
-        let check = |loss: Tensor| {
-            ensure!(
-                loss.track_op(),
-                "the loss of step {number} depends on no parameter, so there is nothing to train"
-            );
-            Ok(loss)
-        };
+        let check = |loss: Tensor| check_loss(loss, number);
         let (clip, step) = (self.options.clip, (number, batch.len()));
         let mut stops = self.stop.is_requested();
         if let Some(Group { processes, exchange }) = &mut self.group {

@@ -2,7 +2,7 @@
 
 use super::{CPU, assert_convolutions, assert_gradients, assert_reference, geometry, normal, op};
 use candle_core::{DType, Result, Tensor};
-use candle_textbook::ops::{Conv2dConfig, conv_transpose2d, conv2d, reference};
+use candle_textbook::ops::{Conv2dConfig, conv_transpose2d, conv2d, linear, reference};
 use candle_textbook::rng;
 
 #[test]
@@ -106,6 +106,20 @@ fn transposed_convolution_refuses_sizes_that_do_not_fit() -> Result<()> {
     ] {
         let error = conv_transpose2d(&xs, &weight, None, config, output_padding).unwrap_err().to_string();
         assert!(error.starts_with("conv_transpose2d: ") && error.contains(expected), "{error}");
+    }
+    Ok(())
+}
+
+#[test]
+fn inputs_of_another_type_than_the_weight_are_refused() -> Result<()> {
+    let ones = |shape: &[usize], dtype| Tensor::ones(shape, dtype, &CPU);
+    let weight = ones(&[5, 4, 3, 3], DType::F32)?;
+    let images = conv2d(&ones(&[2, 4, 5, 5], DType::F64)?, &weight, None, Conv2dConfig::default());
+    let rows = linear(&ones(&[2, 3], DType::F64)?, &ones(&[5, 3], DType::F32)?, None);
+    for (op, result) in [("conv2d", images), ("linear", rows)] {
+        let error = result.unwrap_err().to_string();
+        let expected = format!("{op}: found an input of type f64, expected f32, the type of the weight");
+        assert!(error.starts_with(&expected), "{error}");
     }
     Ok(())
 }
