@@ -9,7 +9,8 @@ pub(super) fn source() -> String {
     let mut text = include_str!("../../../README.md").to_string();
     let mut directories = vec![&BINARIES, &SOURCES];
     while let Some(directory) = directories.pop() {
-        directory.files().filter_map(|file| file.contents_utf8()).for_each(|file| text.push_str(file));
+        let sources = directory.files().filter(|file| file.path().extension().is_some_and(|end| end == "rs"));
+        sources.filter_map(|file| file.contents_utf8()).for_each(|file| text.push_str(file));
         directories.extend(directory.dirs());
     }
     text
