@@ -306,6 +306,7 @@ fn binary_and_short_texts_are_refused() {
     refused(place.path(), NAME, "--tie-weights --hidden 5", 1, &["size 128 and 5 hidden"]);
     refused(place.path(), NAME, "--validation 5", 2, &["--validation"]);
     refused(place.path(), NAME, "--dataset poems", 1, &["poems", "--text"]);
+    refused(place.path(), NAME, "--data-dir poems", 1, &["source: is built in", "--text FILE"]);
     refused(place.path(), NAME, "--text a --dataset source", 2, &["--text"]);
     refused(place.path(), NAME, "sample", 1, &["found no run"]);
     refused(place.path(), NAME, "sample --temperature=-1", 2, &["temperature"]);

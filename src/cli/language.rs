@@ -100,7 +100,9 @@ fn open(options: &LanguageOptions, train: &TrainOptions) -> Result<TextStream> {
             Some(path) => TextStream::open(path, options.level)?,
             None => text::load_stream(&train.dataset, train.data_dir.as_deref(), options.level).map_err(
                 |error| match error.downcast_ref() {
-                    Some(DataError::UnknownName { .. }) => anyhow!("{error}; read any file with --text FILE"),
+                    Some(DataError::UnknownName { .. } | DataError::BuiltIn { .. }) => {
+                        anyhow!("{error}; read any file with --text FILE")
+                    }
                     _ => data_error(error),
                 },
             )?,

@@ -318,7 +318,9 @@ fn unrecordable(path: &Path) -> String {
 fn data_error(error: anyhow::Error) -> anyhow::Error {
     let remedy = match error.downcast_ref() {
         Some(DataError::UnknownName { .. }) => "choose one with --dataset NAME",
-        Some(DataError::BuiltIn { .. }) => "leave out --data-dir",
+        Some(DataError::BuiltIn { .. }) => {
+            "leave out --data-dir, or choose the format of your data with --dataset NAME"
+        }
         Some(DataError::FilesNeeded { .. }) => {
             "give its files with --data-dir DIR, or choose another with --dataset NAME"
         }

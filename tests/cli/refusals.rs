@@ -74,7 +74,13 @@ fn wrong_data_is_refused_before_a_run_folder_exists() {
         ],
     );
     refused(&place, "lenet", "--dataset mnist --data-dir gone", 1, &["gone", "no such directory"]);
-    refused(&place, "lenet", "--data-dir ../data", 1, &["digits", "--data-dir"]);
+    refused(
+        &place,
+        "lenet",
+        "--data-dir ../data",
+        1,
+        &["digits", "leave out --data-dir, or", "--dataset NAME"],
+    );
     fs::create_dir(place.path().join("data")).unwrap();
     let mine = "--dataset mnist --data-dir data";
     refused(&place, "lenet", mine, 1, &["data: ", "train-images-idx3-ubyte"]);
