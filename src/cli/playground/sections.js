@@ -279,7 +279,7 @@ const translation = () => {
   const shown = token => token === " " ? "\u2423" : token.replace(/^<eos>$/, "\u23ce");
   const show = ({ translation, finished, unknown, attention }) => {
     $("translation-answer").textContent = translation + (finished ? " " : " \u2026");
-    if (unknown) $("translation-answer").append(element("small", unknown === 1 ? "1 character is unknown" : `${unknown} characters are unknown`));
+    if (unknown) $("translation-answer").append(element("small", unknown === 1 ? "1 token is unknown" : `${unknown} tokens are unknown`));
     const table = $("attention");
     table.replaceChildren();
     if (!attention) { table.append(element("caption", "This model has no attention.")); return; }
