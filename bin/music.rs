@@ -46,7 +46,7 @@ pub(crate) struct Settings {
 #[derive(Clone, Copy, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Preset {
-    /// Chorales by Bach, as a piano roll in the folder --data-dir; two minutes on two cores
+    /// Chorales by Bach, as a piano roll in the folder --data-dir
     Jsb,
 }
 

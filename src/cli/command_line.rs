@@ -94,7 +94,7 @@ fn parse_as(
 /// The data sets that a binary accepts, for `--help`: all of a kind but the unfit ones.
 fn data_sets(all: &[(&[&str], &str)], unfit: &[&str]) -> String {
     let sets = all.iter().filter(|(names, _)| !names.iter().all(|name| unfit.contains(name)));
-    let lines = sets.map(|(names, files)| format!("  {:<15}  {files}\n", names.join(", ")));
+    let lines = sets.map(|(names, files)| format!("  {:<16}  {files}\n", names.join(", ")));
     format!("Data sets, with their files in --data-dir:\n{}", lines.collect::<String>())
 }
 
