@@ -437,6 +437,8 @@ fn a_folder_with_nothing_but_temporary_files_counts_as_empty() {
     write("notes.tmp");
     let message = create().unwrap_err().to_string();
     assert!(message.contains("not empty"), "{message}");
+    let unexpanded = Run::create("test", Some(Path::new("~/run")), &serde_json::json!({})).unwrap_err();
+    assert!(unexpanded.to_string().contains("~/run: ~ is not expanded here"), "{unexpanded}");
     assert!(!dir.path().join("run.lock").exists());
     std::fs::remove_file(dir.path().join("notes.tmp")).unwrap();
     ["run.lock", "config.json.tmp", "vocabulary.txt.tmp"].iter().for_each(|name| write(name));

@@ -45,6 +45,12 @@ impl Run {
     pub fn create(binary: &str, out: Option<&Path>, config: &Value) -> Result<Self> {
         let dir = match out {
             Some(dir) => {
+                // The shell does not expand `--out=~/run`.
+                let shown = dir.display();
+                ensure!(
+                    !dir.starts_with("~"),
+                    "{shown}: ~ is not expanded here: write the path of your home folder, or ./{shown}"
+                );
                 fs::create_dir_all(dir)
                     .with_context(|| format!("{}: cannot create the run folder", dir.display()))?;
                 check_empty(dir)?;
