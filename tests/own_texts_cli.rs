@@ -83,8 +83,11 @@ fn predict_reads_the_texts_of_a_table_and_of_labelled_lines() {
         let answers = said.lines().filter(|line| !line.starts_with(' '));
         answers.filter_map(|line| Some(line.rsplit_once(": ")?.1.to_string())).collect()
     };
-    let note = "test.csv: a table of labels and texts, of which only the texts are read";
+    let note = "test.csv: a table, of which only the texts are read";
     assert_eq!(texts("test.csv", note), ["wort1 wort1", "wort0"]);
+    write("unlabelled.csv", "id,text\n7,wort1\n8,\"wort0 wort1\"\n");
+    let note = "unlabelled.csv: a table, of which only the texts are read";
+    assert_eq!(texts("unlabelled.csv", note), ["wort1", "wort0 wort1"]);
     write("lines", "__label__gut wort1\nwort0\n");
     assert_eq!(texts("lines", "1 input with __label__, which is not read"), ["wort1", "wort0"]);
     // A class of another model.

@@ -158,7 +158,11 @@ impl Inputs {
             let path = written_path(input);
             let name = path.display();
             let quoted = shell_quoted(&path);
-            ensure!(!path.is_dir(), "{name}: this is a folder: name the files in it, such as {quoted}/*");
+            ensure!(
+                !path.is_dir(),
+                "{name}: this is a folder: name the files in it, such as {}/*",
+                quoted.trim_end_matches('/')
+            );
             if path.exists() && !path.is_file() {
                 complain(&format!("note: {name}: this is a pipe or a device, and is read to its end"));
             }

@@ -326,10 +326,7 @@ fn predict(inputs: &Inputs, trained: Trained<SentenceData>) -> Result<Outcome> {
         .and_then(|(path, layout)| Some((path, texts_of_table(path, layout, classes)?)));
     let outcome = match table {
         Some((path, texts)) => {
-            show_notes(&[format!(
-                "{}: a table of labels and texts, of which only the texts are read",
-                path.display()
-            )]);
+            show_notes(&[format!("{}: a table, of which only the texts are read", path.display())]);
             let mut texts = texts.iter().map(|text| text.lines().collect::<Vec<_>>().join(" "));
             texts.by_ref().take_while(|_| is_output_open()).try_for_each(|text| answer(&text))?;
             Ok(Outcome::Done)

@@ -139,6 +139,10 @@ fn malformed_folders_are_refused_with_the_path() {
         &["test", "cat", "train has"],
     );
     assert_says(
+        &error_of(&|dir| fs::rename(dir.join("test/cat"), dir.join("test/Cat")).unwrap()),
+        &["missing: cat, which train has; found Cat, which train lacks"],
+    );
+    assert_says(
         &error_of(&|dir| fs::create_dir(dir.join("test/cow")).unwrap()),
         &["test", "cow", "train lacks"],
     );
@@ -162,6 +166,31 @@ fn entries_that_are_no_images_are_passed_over_with_a_note() {
     let set = folder::read_dir(dir.path(), 8).unwrap();
     assert_eq!((set.training.len(), set.test.len()), (4, 2));
     assert!(set.notes.iter().any(|note| note.contains("train/cat/c.webp")), "{:?}", set.notes);
+}
+
+#[test]
+fn a_test_folder_without_classes_is_not_the_test_split() {
+    let dir = tiny_folder();
+    let test = dir.path().join("test");
+    fs::remove_dir_all(&test).unwrap();
+    fs::create_dir(&test).unwrap();
+    fs::write(test.join("1.jpg"), "").unwrap();
+    let set = folder::read_dir(dir.path(), 8).unwrap();
+    assert!(set.test.is_empty() && set.notes[0].contains("test: no class folders"), "{:?}", set.notes);
+    assert_says(&folder::read_test(dir.path(), 8).unwrap_err(), &["no folder test, with a folder per class"]);
+}
+
+#[test]
+fn class_folders_with_composed_and_decomposed_accents_are_the_same() {
+    let dir = tiny_folder();
+    for (split, name) in [("train", "a\u{308}"), ("test", "\u{e4}")] {
+        let split = dir.path().join(split);
+        fs::rename(split.join("cat"), split.join(name)).unwrap();
+    }
+    let set = folder::read_dir(dir.path(), 8).unwrap();
+    assert_eq!(set.training.class_names(), ["dog", "\u{e4}"]);
+    assert_eq!((set.training.len(), set.test.len()), (4, 2));
+    assert_eq!(folder::read_test(dir.path(), 8).unwrap().0.class_names(), ["dog", "\u{e4}"]);
 }
 
 #[test]

@@ -389,8 +389,10 @@ fn classes_that_look_alike_or_have_one_sentence_are_noted() {
             &[&format!("the classes \"{first}\" and \"{second}\" differ only in {difference}")],
         );
     }
-    let (_, _, notes) = csv("label,text\nNaN,x\nneg,y\npos,z\nNaN,w\n");
-    assert_eq!(notes, ["\"NaN\" is a class: is it a missing label?"]);
+    for missing in ["NaN", "NA"] {
+        let (_, _, notes) = csv(&format!("label,text\n{missing},x\nneg,y\npos,z\n{missing},w\n"));
+        assert_eq!(notes, [format!("\"{missing}\" is a class: is it a missing label?")]);
+    }
     let (_, _, notes) = csv(&format!("label,text\n{}odd,z\n", "pos,x\nneg,y\n".repeat(10)));
     assert_eq!(notes, ["the class \"odd\" has a single sentence, the training set 21"]);
     let (name, rows) = ("train.txt", b"__label__a x\n__label__A y\n");
@@ -412,4 +414,26 @@ fn compressed_and_binary_tables_are_told_apart() {
     let corpus = corpus_of("csv", &[("train.csv", &wide)]);
     assert_eq!(corpus.classes, ["ä", "ö"]);
     assert_says(&corpus.notes[0], &["train.csv", "converted from UTF-16BE"]);
+}
+
+#[test]
+fn a_test_file_without_the_column_of_labels_is_not_the_test_split() {
+    let train = "id,text,target\n1,fine,1\n2,dull,0\n".as_bytes();
+    let corpus = corpus_of("csv", &[("train.csv", train), ("test.csv", b"id,text\n3,good\n")]);
+    assert!(corpus.test.is_none());
+    assert!(
+        corpus.notes.iter().any(|note| note.ends_with("no column target, so it can't be the test split"))
+    );
+    // A label of another name.
+    let other: &[u8] = b"id,text,label_2\n3,good,1\n";
+    assert_refused("csv", &[("train.csv", train), ("test.csv", other)], &["test.csv: no column target"]);
+}
+
+#[test]
+fn labels_with_composed_and_decomposed_accents_are_one_class() {
+    let rows = "label,text\nsch\u{f6}n,a\nscho\u{308}n,b\n\u{fc}bel,c\n";
+    assert_eq!(corpus_of("csv", &[("train.csv", rows.as_bytes())]).classes, ["sch\u{f6}n", "\u{fc}bel"]);
+    let lines = "__label__sch\u{f6}n a\n__label__scho\u{308}n b\n__label__x c\n";
+    let corpus = corpus_of("fasttext", &[("train.txt", lines.as_bytes())]);
+    assert_eq!((corpus.classes, corpus.train.labels), (strings(&["sch\u{f6}n", "x"]), vec![0, 0, 1]));
 }

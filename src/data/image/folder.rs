@@ -6,9 +6,9 @@ use super::preparation::Preparation;
 use crate::data::count;
 use crate::data::file_kind::check_is_directory;
 use crate::data::splits::{self, Splits};
-use crate::data::text::note_twins;
+use crate::data::text::{composed, note_twins};
 use anyhow::{Context, Result, bail, ensure};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -128,38 +128,53 @@ fn find_splits(dir: &Path, test_only: bool, notes: &mut Vec<String>) -> Result<S
         ));
         return Ok(splits);
     }
+    let is_unlabelled = |test: &mut PathBuf| holds_images(test) && !holds_folders(test);
+    if splits.train.is_some()
+        && let Some(test) = splits.test.take_if(is_unlabelled)
+    {
+        notes.push(format!("{}: no class folders, so it can't be the test split", test.display()));
+    }
     if test_only && splits.test.is_none() && splits.validation.is_none() {
         return Ok(splits);
     }
     splits.choose(dir, "a folder train, with a folder per class", test_only, notes)
 }
 
-/// The names of the class folders of `split`, sorted.
+/// The names of the class folders of `split`, sorted, with composed accents.
 ///
 /// If `split` is `dir` itself, a folder `runs` without images is no class: trainings in `dir` create it.
 fn classes_of(split: &Path, dir: &Path) -> Result<Vec<String>> {
     let mut names = class_folders(split)?;
     names.retain(|name| split != dir || name != "runs" || holds_images(&dir.join(name)));
-    Ok(names)
+    Ok(all_composed(&names))
 }
 
 fn holds_images(folder: &Path) -> bool {
     splits::entries(folder).is_ok_and(|entries| entries.iter().any(|path| is_image(path)))
 }
 
+fn holds_folders(folder: &Path) -> bool {
+    splits::entries(folder).is_ok_and(|entries| entries.iter().any(|path| path.is_dir()))
+}
+
 /// Lists the image files of one split and their labels. Files that are not images join `foreign`.
 fn list(dir: &Path, names: &[String], foreign: &mut Vec<PathBuf>) -> Result<(Vec<PathBuf>, Vec<u32>)> {
     // Each file with its relative position in its class, by which the classes are interleaved.
     let mut images = vec![];
+    let folders = class_folders(dir)?;
     for (class, name) in (0..).zip(names) {
-        let folder = dir.join(name);
+        // A Mac's file system decomposes accents.
+        let mut entries = vec![];
+        for folder in folders.iter().filter(|folder| composed(folder) == **name) {
+            entries.extend(splits::entries(&dir.join(folder))?);
+        }
         let (files, others): (Vec<_>, Vec<_>) =
-            splits::entries(&folder)?.into_iter().partition(|path| is_image(path) && path.is_file());
+            entries.into_iter().partition(|path| is_image(path) && path.is_file());
         foreign.extend(others);
         ensure!(
             !files.is_empty(),
             "{}: no images, expected files ending in {}",
-            folder.display(),
+            dir.join(name).display(),
             EXTENSIONS.join(", ")
         );
         let count = files.len() as f64;
@@ -187,15 +202,22 @@ fn no_images(foreign: &[PathBuf]) -> Vec<String> {
 
 /// Checks that the class folders in `dir` are `names`, the classes of the training images.
 fn check_classes(dir: &Path, names: &[String]) -> Result<()> {
-    let found = class_folders(dir)?;
+    let found = all_composed(&class_folders(dir)?);
     let missing_in = |these: &[String], those: &[String]| -> String {
         let missing = those.iter().filter(|name| !these.contains(name));
         missing.map(String::as_str).collect::<Vec<_>>().join(", ")
     };
     let (missing, extra) = (missing_in(&found, names), missing_in(names, &found));
-    ensure!(missing.is_empty(), "{}: class folders missing: {missing}, which train has", dir.display());
+    let seen = if extra.is_empty() { String::new() } else { format!("; found {extra}, which train lacks") };
+    ensure!(missing.is_empty(), "{}: class folders missing: {missing}, which train has{seen}", dir.display());
     ensure!(extra.is_empty(), "{}: unexpected class folders: {extra}, which train lacks", dir.display());
     Ok(())
+}
+
+/// The different names with composed accents, sorted.
+fn all_composed(names: &[String]) -> Vec<String> {
+    let names: BTreeSet<String> = names.iter().map(|name| composed(name).into_owned()).collect();
+    names.into_iter().collect()
 }
 
 /// The names of the folders in `dir`, sorted.

@@ -25,7 +25,7 @@ pub(super) fn labelled(
     let splits = Splits::find(dir, &|split| vec![format!("{split}.{extension}")])?;
     let expected = format!("train.{extension}");
     let splits = splits.choose(dir, &expected, known.is_some(), &mut notes)?;
-    let Splits { train, validation, test, .. } = splits;
+    let Splits { train, validation, mut test, .. } = splits;
     let first = train.clone().or(test.clone()).unwrap_or_default();
     let table = match known {
         Some(known) => Table::read_test(&first, columns, known, &mut notes)?,
@@ -39,6 +39,13 @@ pub(super) fn labelled(
         None => table.classes()?,
         Some(known) => known.to_vec(),
     };
+    if let (None, Some(path)) = (known, &test) {
+        let file = TextFile::read(path.clone(), &mut vec![])?;
+        if let Some(label) = layout.missing_label(&file) {
+            notes.push(format!("{}: no column {label}, so it can't be the test split", path.display()));
+            test = None;
+        }
+    }
     let mut table = Some(table);
     let mut read = |path: Option<PathBuf>| -> Result<Option<Texts>> {
         let Some(path) = path else { return Ok(None) };
@@ -59,7 +66,7 @@ pub(super) fn labelled(
 
 /// The texts of the table `path`, with the columns of a model's training table; `None` if it is no such table.
 ///
-/// In such a table, all labels are among `classes`.
+/// In such a table, all labels are among `classes`, or a header names the column of texts.
 #[cfg(feature = "cli")]
 pub(crate) fn texts_of_table(
     path: &Path,
@@ -67,9 +74,11 @@ pub(crate) fn texts_of_table(
     classes: &[String],
 ) -> Option<Vec<String>> {
     let columns = Columns { trained: Some(trained.clone()), ..Columns::default() };
-    let table = Table::read_test(path, &columns, classes, &mut vec![]).ok()?;
-    let is_labelled = table.rows.iter().all(|row| classes.contains(&row.label));
-    is_labelled.then(|| table.rows.into_iter().map(|row| row.text).collect())
+    let is_labelled = |table: &Table| table.rows.iter().all(|row| classes.contains(&row.label));
+    let labelled = Table::read_test(path, &columns, classes, &mut vec![]).ok().filter(is_labelled);
+    let named = || Table::read_texts(TextFile::read(path.into(), &mut vec![]).ok()?, trained);
+    let table = labelled.or_else(named)?;
+    Some(table.rows.into_iter().map(|row| row.text).collect())
 }
 
 /// Replaces the labels by their indices in `classes`.

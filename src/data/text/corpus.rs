@@ -78,7 +78,7 @@ impl Corpus {
     /// sentence in a large set.
     pub(super) fn note_odd_classes(&mut self) {
         self.notes.extend(note_twins("classes", &self.classes));
-        let missing = ["nan", "null", "n/a", "<na>", "#n/a"];
+        let missing = ["nan", "null", "na", "n/a", "<na>", "#n/a"];
         let missing = self.classes.iter().filter(|class| missing.contains(&class.to_lowercase().as_str()));
         self.notes
             .extend(missing.map(|class| format!("{} is a class: is it a missing label?", quoted(class))));

@@ -2,6 +2,7 @@
 
 use super::corpus::{Corpus, Texts, polarities};
 use super::file::{TextFile, required};
+use super::tokenizer::composed;
 use crate::data::splits::Splits;
 use crate::data::{count, quoted};
 use anyhow::Result;
@@ -145,12 +146,12 @@ pub(super) fn fasttext(dir: &Path, known: Option<&[String]>) -> Result<Corpus> {
             let mut classes = BTreeSet::new();
             for (number, line) in file.lines().filter(|(_, line)| !line.trim().is_empty()) {
                 let (label, text) = label_and_text(line).map_err(|error| file.error_at(number, error))?;
-                classes.extend((!text.is_empty()).then_some(label));
+                classes.extend((!text.is_empty()).then(|| composed(label)));
             }
             match classes.len() {
                 0 => return Err(file.error("no sentences")),
                 1 => return Err(file.error("only one class, expected two or more")),
-                _ => classes.into_iter().map(String::from).collect(),
+                _ => classes.into_iter().map(Cow::into_owned).collect(),
             }
         }
     };
@@ -163,7 +164,7 @@ pub(super) fn fasttext(dir: &Path, known: Option<&[String]>) -> Result<Corpus> {
                 return Ok((text, 0));
             }
             let class = ids
-                .get(label)
+                .get(&*composed(label))
                 .ok_or_else(|| format!("label {}, which the training set lacks", quoted(label)))?;
             Ok((text, *class))
         })

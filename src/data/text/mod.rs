@@ -14,6 +14,7 @@ mod columns;
 mod corpus;
 mod encoding;
 mod file;
+mod header;
 mod level;
 mod lines;
 #[cfg(feature = "cli")]

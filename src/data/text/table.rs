@@ -1,35 +1,20 @@
 //! Tables of labels and texts in CSV and TSV files.
 
 use super::file::TextFile;
+use super::header::{
+    LABEL_NAMES, TEXT_NAMES, by_names, is_header, is_odd_one, is_unique, names, only, place_of, width,
+};
 use super::quotes::text_after_quote;
 use super::records::{
     Record, Records, declared_delimiter, delimiter_name, first_width, records, usual_delimiter,
 };
+use super::tokenizer::composed;
 use crate::data::error::DataError;
 use crate::data::{count, quoted};
 use anyhow::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
-
-const LABEL_NAMES: [&str; 12] = [
-    "label",
-    "labels",
-    "class",
-    "category",
-    "sentiment",
-    "target",
-    "polarity",
-    "topic",
-    "intent",
-    "emotion",
-    "rating",
-    "stars",
-];
-const TEXT_NAMES: [&str; 11] = [
-    "text", "sentence", "review", "comment", "tweet", "content", "message", "document", "phrase", "post",
-    "headline",
-];
 
 /// The columns of a table that hold label and text, each a name in its header or a number from 1.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -86,6 +71,27 @@ impl Layout {
         (!are_named).then(|| [self.label, self.text].map(name))
     }
 
+    /// The name of the column of labels, if `file` has the texts and perhaps other columns of this table, but not that one.
+    ///
+    /// The test files of competitions are such.
+    pub(super) fn missing_label(&self, file: &TextFile) -> Option<&str> {
+        let header = self.header.as_ref()?;
+        let Records { records, .. } = records(file, self.delimiter_of(file)).ok()?;
+        let (_, cells) = records.first()?;
+        let has = |place: usize| place_of(&header[place], cells).is_some();
+        let are_names = cells.iter().all(|cell| cell.is_empty() || place_of(cell, header).is_some());
+        (are_names && has(self.text) && !has(self.label)).then(|| header[self.label].as_str())
+    }
+
+    /// The delimiter of another file of the data set.
+    fn delimiter_of(&self, file: &TextFile) -> u8 {
+        declared_delimiter(&file.text).unwrap_or_else(|| {
+            let splits = |delimiter: &u8| first_width(file, *delimiter) > 1;
+            let others = DELIMITERS.into_iter().filter(|_| self.delimiter != b'\t');
+            std::iter::once(self.delimiter).chain(others).find(splits).unwrap_or(self.delimiter)
+        })
+    }
+
     /// The positions of label and text in another file's first record, if it is a header.
     ///
     /// # Errors
@@ -97,13 +103,13 @@ impl Layout {
         classes: &[String],
     ) -> Result<Option<(usize, usize)>> {
         let find = |place: usize, known: &[&str]| {
-            let name = self.header.as_ref().map(|header| header[place].to_lowercase());
-            let same = cells.iter().position(|cell| Some(cell.to_lowercase()) == name);
+            let same = self.header.as_ref().and_then(|header| place_of(&header[place], cells));
             same.or_else(|| only(cells, known))
         };
         let missing = |place: usize, role: &str| {
             let name = self.header.as_ref().map_or(role, |header| &header[place]);
-            Err(file.error(format!("no column {name}: found {}", shown(cells))))
+            let remedy = if role == "label" { "; predict --file reads texts without labels" } else { "" };
+            Err(file.error(format!("no column {name}: found {}{remedy}", shown(cells))))
         };
         let is_row = cells.get(self.label).is_some_and(|label| classes.contains(label));
         match (find(self.label, &LABEL_NAMES), find(self.text, &TEXT_NAMES)) {
@@ -213,11 +219,7 @@ impl Table {
         classes: &[String],
         notes: &mut Vec<String>,
     ) -> Result<Self> {
-        let delimiter = declared_delimiter(&file.text).unwrap_or_else(|| {
-            let splits = |delimiter: &u8| first_width(&file, *delimiter) > 1;
-            let others = DELIMITERS.into_iter().filter(|_| first.delimiter != b'\t');
-            std::iter::once(first.delimiter).chain(others).find(splits).unwrap_or(first.delimiter)
-        });
+        let delimiter = first.delimiter_of(&file);
         let Records { records, before, note } = records(&file, delimiter)?;
         let mut layout = Layout { delimiter, ..first.clone() };
         let cells = records.first().map_or(&[][..], |(_, cells)| cells);
@@ -233,6 +235,21 @@ impl Table {
         notes.extend(note);
         let rows = rows(&file, records, before, &layout, notes)?;
         Ok(Self { file, rows, layout, assumption: None })
+    }
+
+    /// Reads the texts of a table whose header names their column like a model's training file.
+    ///
+    /// The labels of the rows are their texts, as the file may lack labels. `None` is another file.
+    #[cfg(feature = "cli")]
+    pub fn read_texts(file: TextFile, trained: &Layout) -> Option<Self> {
+        let delimiter = trained.delimiter_of(&file);
+        let Records { records, before, .. } = records(&file, delimiter).ok()?;
+        let (_, cells) = records.first().filter(|(_, cells)| cells.len() > 1)?;
+        let text = place_of(&trained.header.as_ref()?[trained.text], cells)?;
+        let header = Some(cells.clone());
+        let layout = Layout { delimiter, width: width(&records), label: text, text, header };
+        let rows = rows(&file, records, before, &layout, &mut vec![]).ok()?;
+        Some(Self { file, rows, layout, assumption: None })
     }
 
     /// The different labels, sorted.
@@ -404,20 +421,6 @@ fn shown(cells: &[String]) -> String {
     cells.join(", ").chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
-/// The places of the cells of a header that are one of `known`.
-fn names(header: &[String], known: &[&str]) -> Vec<usize> {
-    let is_known = |cell: &String| known.contains(&cell.to_lowercase().as_str());
-    (0..header.len()).filter(|&place| is_known(&header[place])).collect()
-}
-
-/// The place of the only cell of a header that is one of `known`.
-fn only(header: &[String], known: &[&str]) -> Option<usize> {
-    match names(header, known)[..] {
-        [place] => Some(place),
-        _ => None,
-    }
-}
-
 /// Refuses a table of two columns that names only one of them and numbers its rows in the other.
 ///
 /// The note says which column is read without a known name.
@@ -434,64 +437,6 @@ fn unnamed(file: &TextFile, first: &[String], places: (usize, usize)) -> Result<
         return Err(unclear(file, format!("no column {role}: found {}", shown(first))));
     }
     Ok(Some(format!("column {name} is read as the {role}")))
-}
-
-/// The positions of label and text, if the first record is a header that names them.
-fn by_names(records: &[Record]) -> Option<(usize, usize)> {
-    let (_, first) = records.first()?;
-    let is_pair = width(records) == 2;
-    let (label, text) = match (&names(first, &LABEL_NAMES)[..], &names(first, &TEXT_NAMES)[..]) {
-        (&[label], &[text]) => return Some((label, text)),
-        (&[label], []) if is_pair => (label, 1 - label),
-        ([], &[text]) if is_pair => (1 - text, text),
-        _ => return None,
-    };
-    (is_unique(records, label) && is_unique(records, text)).then_some((label, text))
-}
-
-/// Whether the first cell of the column `place` occurs nowhere else in it, except in repeated headers.
-fn is_unique(records: &[Record], place: usize) -> bool {
-    let (_, first) = &records[0];
-    let is_name = |cell: &String| cell.chars().count() <= 40 && cell.split_whitespace().count() <= 3;
-    let is_repeated = |cells: &[String]| first.iter().all(is_name) && is_header(cells, first);
-    records[1..].iter().all(|(_, cells)| cells.get(place) != first.get(place) || is_repeated(cells))
-}
-
-/// Whether the first record's cell is the only one in the column `place` that occurs once.
-///
-/// A few copies of the record do not count.
-fn is_odd_one(records: &[Record], place: usize) -> bool {
-    let (_, header) = &records[0];
-    let is_copy = |(_, cells): &&Record| is_header(cells, header);
-    let copies = records[1..].iter().filter(is_copy).count();
-    let is_other = |record: &&Record| 10 * copies > records.len() || !is_copy(record);
-    let mut counts = HashMap::<&str, usize>::new();
-    for cell in records[1..].iter().filter(is_other).filter_map(|(_, cells)| cells.get(place)) {
-        *counts.entry(cell).or_default() += 1;
-    }
-    let first = header.get(place);
-    counts.len() > 1
-        && counts.values().all(|&count| count > 1)
-        && first.is_some_and(|cell| !counts.contains_key(cell.as_str()))
-}
-
-/// Whether a record repeats `header`, except for empty cells at its end.
-fn is_header(cells: &[String], header: &[String]) -> bool {
-    let is_equal = |(a, b): (&String, &String)| a.to_lowercase() == b.to_lowercase();
-    let common = cells.len().min(header.len());
-    cells.iter().zip(header).all(is_equal)
-        && cells[common..].iter().chain(&header[common..]).all(String::is_empty)
-}
-
-/// Number of columns of the first record, without those at the end that are empty in all records.
-fn width(records: &[Record]) -> usize {
-    let mut width = records.first().map_or(0, |(_, cells)| cells.len());
-    let is_empty =
-        |place: usize| records.iter().all(|(_, cells)| cells.get(place).is_none_or(String::is_empty));
-    while width > 2 && is_empty(width - 1) {
-        width -= 1;
-    }
-    width
 }
 
 /// Returns the rows with a text.
@@ -518,7 +463,7 @@ fn rows(
             let message = format!("found {}, expected {}", count(cells.len(), "column"), layout.width);
             return Err(file.error_at(line, message));
         }
-        let [label, text] = [layout.label, layout.text].map(|place| std::mem::take(&mut cells[place]));
+        let (label, text) = (composed(&cells[layout.label]).into_owned(), cells.swap_remove(layout.text));
         if text.is_empty() {
             without_text.push(line);
         } else if label.is_empty() {
