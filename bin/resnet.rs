@@ -1,7 +1,7 @@
 //! A residual network classifies images (He et al. 2015).
 //!
 //! Data: `shapes` (built in), `cifar10`, and `image-folder`: your own images in `DIR/train/CLASS` and `DIR/test/CLASS`.
-//! Result: 95% on `shapes` in three and a half minutes; 84.5% on CIFAR-10 after ten epochs with the settings in docs/resnet.md.
+//! Result: 95% on `shapes` in a minute; 84.5% on CIFAR-10 after ten epochs with the settings in docs/resnet.md.
 //! `--layers` selects the depth: 20, 32, 44, 56 or 110 for small images, 18, 34, 50, 101 or 152 for large ones.
 //! `--pretrained` starts from weights of torchvision or timm. `--degradation` shows the effect of the shortcuts.
 
