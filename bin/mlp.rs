@@ -19,13 +19,7 @@ use std::process::ExitCode;
 #[derive(Clone, Args, Serialize, Deserialize)]
 pub(crate) struct Settings {
     /// Number of units of each hidden layer, such as 100 or 300,100
-    #[arg(
-        long,
-        value_name = "N,..",
-        value_delimiter = ',',
-        value_parser = positive,
-        default_value = "100"
-    )]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = positive, default_value = "100")]
     hidden: Vec<usize>,
     /// Activation of the hidden layers
     #[arg(long, value_name = "NAME", value_enum, default_value_t = Activation::Sigmoid)]

@@ -28,13 +28,7 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "N", value_parser = positive)]
     embedding: Option<usize>,
     /// Filter widths in words
-    #[arg(
-        long,
-        value_name = "N,..",
-        value_delimiter = ',',
-        value_parser = positive,
-        default_value = "3,4,5"
-    )]
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = positive, default_value = "3,4,5")]
     widths: Vec<usize>,
     /// Number of filters per width
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 100)]

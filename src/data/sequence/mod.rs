@@ -51,8 +51,8 @@ const NAMES_SEED: u64 = 0;
 /// has the encodings of [`text::load`](crate::data::text::load).
 ///
 /// Tags are converted to BIO, with a note, from BIOES, from forms such as `B_LOC` and `LOC-B`, and from the older scheme
-/// IOB1, in which `B-` only separates adjacent entities of one type. An entity that does not begin as the file's scheme requires is read as by conlleval,
-/// with a note.
+/// IOB1, in which `B-` only separates adjacent entities of one type. An entity that does not begin as the file's scheme
+/// requires is read as by conlleval, with a note.
 ///
 /// # Errors
 /// Fails with a [`DataError`] for an unknown name, or for a directory that is missing or not needed; with other errors for

@@ -66,7 +66,7 @@ pub(super) fn parallel(dir: &Path, languages: [&str; 2], test_only: bool) -> Res
     Ok(PairCorpus { train, validation, test, notes })
 }
 
-/// One side of parallel files: their language, and that of the other side, in lower case.
+/// The language of the sources or of the targets in parallel files, and the other one, in lower case.
 struct Side {
     language: String,
     other: String,
