@@ -223,7 +223,7 @@ fn a_sorted_table_without_a_test_file_is_learned_and_unknown_words_are_named() {
     assert!(said.starts_with("good (") && !said.lines().skip(1).any(|line| line.contains("zebra")), "{said}");
     assert!(noted(&place, "fasttext", &["predict", "--run", "run", "..."]).1.contains("no words"));
     let output = start(&place, "fasttext", &["predict", "--run", "run"], "zebra\n...\nxylophone\nчудесно\n");
-    let expected = "note: 2 of 3 words are unknown to this model\nnote: all words are unknown in \"zebra\", \"xylophone\"\nnote: 1 of 4 inputs has no words, so its answer depends on nothing\n";
+    let expected = "note: 2 of 3 words are unknown to this model: zebra, xylophone\nnote: all words are unknown in \"zebra\", \"xylophone\"\nnote: 1 of 4 inputs has no words, so its answer depends on nothing\n";
     assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
     let (_, notes) =
         noted(&place, "fasttext", &[options, "-kim --tokenizer kim"].concat().split(' ').collect::<Vec<_>>());

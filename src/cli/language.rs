@@ -233,7 +233,7 @@ impl Data for LanguageData {
         let Self { text, about, test, .. } = self;
         if self.has_test() {
             let unknown = text.count_unknown(test.clone(), &about.facts)?;
-            note_unknown_count(unknown, test.end - test.start, noun(text.level()));
+            note_unknown_count(unknown, test.end - test.start, noun(text.level()), &[]);
         }
         Ok(())
     }

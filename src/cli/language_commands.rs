@@ -90,7 +90,7 @@ fn sample(command: &SampleCommand, trained: &TrainedModel) -> Result<Outcome> {
     let prompt = level.encode(&command.prompt, vocabulary).context("the prompt")?;
     let unknown = prompt.iter().filter(|&&id| id == Vocabulary::UNKNOWN).count();
     if unknown > 0 {
-        note_unknown_count(unknown as u64, prompt.len() as u64, noun(level));
+        note_unknown_count(unknown as u64, prompt.len() as u64, noun(level), &[]);
     }
     let mut generator = TextGenerator::new(model, vocabulary, level, sampling, seed, &command.prompt)?;
     let stop = command.stop.as_deref().filter(|stop| !stop.is_empty());
@@ -188,7 +188,7 @@ fn neurons(inputs: &Inputs, length: usize, trained: &TrainedModel) -> Result<Out
         last = Some(token.clone());
         add_values(&mut cells, decoder.activations());
     }
-    note_unknown_count(unknown, all, noun(level));
+    note_unknown_count(unknown, all, noun(level), &[]);
     if text.len() > shown.len() as u64 {
         show_notes(&[format!("{}: the first {} of {} tokens", text.name(), shown.len(), text.len())]);
     }

@@ -95,7 +95,7 @@ impl<L> TextData<L> {
         let tested: Vec<&String> = self.parts.test.iter().flat_map(|&i| &self.words[i as usize]).collect();
         let unknown = tested.iter().filter(|word| vocabulary.id(word) == Vocabulary::UNKNOWN).count();
         if 2 * unknown > tested.len() {
-            note_unknown_count(unknown as u64, tested.len() as u64, "words");
+            note_unknown_count(unknown as u64, tested.len() as u64, "words", &[]);
         }
     }
 
@@ -229,19 +229,23 @@ pub(super) struct UnknownCount {
     pub(super) all: u64,
     inputs: usize,
     empty: usize,
+    /// The first unknown words, each once.
+    words: Vec<String>,
     /// The beginnings of inputs of which no token is known, and the number of further ones.
     whole: (Vec<String>, usize),
 }
 
 impl UnknownCount {
+    /// The number of words or inputs that a note names.
+    const NAMED: usize = 3;
+
     /// Adds an input of `all` tokens.
     pub(super) fn add(&mut self, input: &str, unknown: u64, all: u64) {
-        const NAMED: usize = 3;
         (self.unknown, self.all) = (self.unknown + unknown, self.all + all);
         (self.inputs, self.empty) = (self.inputs + 1, self.empty + usize::from(all == 0));
         if unknown == all && all > 0 {
             match self.whole.0.len() {
-                NAMED => self.whole.1 += 1,
+                Self::NAMED => self.whole.1 += 1,
                 _ => self.whole.0.push(quoted(input)),
             }
         }
@@ -249,17 +253,23 @@ impl UnknownCount {
 
     /// Adds an input of these words.
     pub(super) fn add_words(&mut self, input: &str, words: &[String], vocabulary: &Vocabulary) {
-        let unknown = words.iter().filter(|word| vocabulary.id(word) == Vocabulary::UNKNOWN).count();
-        self.add(input, unknown as u64, words.len() as u64);
+        let is_unknown = |word: &&String| vocabulary.id(word) == Vocabulary::UNKNOWN;
+        let unknown: Vec<&String> = words.iter().filter(is_unknown).collect();
+        self.add(input, unknown.len() as u64, words.len() as u64);
+        for word in unknown {
+            if self.words.len() < Self::NAMED && !self.words.contains(word) {
+                self.words.push(word.clone());
+            }
+        }
     }
 
     /// Notes unknown tokens, inputs without a known token, and inputs without tokens.
     ///
     /// `noun` names the tokens.
     pub(super) fn note(&self, noun: &str) {
-        let &Self { unknown, all, inputs, empty, whole: (ref named, more) } = self;
+        let &Self { unknown, all, inputs, empty, ref words, whole: (ref named, more) } = self;
         if all > 0 || inputs == 1 {
-            note_unknown_count(unknown, all, noun);
+            note_unknown_count(unknown, all, noun, words);
         }
         if !named.is_empty() && inputs > 1 {
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -273,13 +283,18 @@ impl UnknownCount {
     }
 }
 
-/// Notes how many of `all` tokens, called `noun`, are unknown, if any are.
-pub(super) fn note_unknown_count(unknown: u64, all: u64, noun: &str) {
+/// Notes how many of `all` tokens, called `noun`, are unknown, if any are. The first of them may be `named`.
+pub(super) fn note_unknown_count(unknown: u64, all: u64, noun: &str, named: &[String]) {
     if all == 0 {
         complain(&format!("note: there are no {noun}, so the answer depends on nothing"));
     } else if unknown > 0 {
         let are = if unknown == 1 { "is" } else { "are" };
-        complain(&format!("note: {unknown} of {all} {noun} {are} unknown to this model"));
+        let names = match named {
+            [] => String::new(),
+            _ if named.len() < UnknownCount::NAMED => format!(": {}", named.join(", ")),
+            _ => format!(", such as {}", named.join(", ")),
+        };
+        complain(&format!("note: {unknown} of {all} {noun} {are} unknown to this model{names}"));
     }
 }
 

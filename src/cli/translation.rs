@@ -224,7 +224,7 @@ impl Data for TranslationData {
 
     fn note_unknown(&self) -> Result<()> {
         let ids = self.test.sources.concat();
-        note_unknown_count(unknown(&ids) as u64, ids.len() as u64, noun(&self.about.facts.source));
+        note_unknown_count(unknown(&ids) as u64, ids.len() as u64, noun(&self.about.facts.source), &[]);
         Ok(())
     }
 

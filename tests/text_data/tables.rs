@@ -95,6 +95,9 @@ fn chosen_columns_decide() {
         &["train.csv", "no column mood", "when, what, how"],
     );
     assert_says(&format!("{:#}", load("what", "what").unwrap_err()), &["train.csv", "both label and text"]);
+    let chosen = Columns { label: Some("how".into()), ..Columns::default() };
+    let error = text::load("csv", Some(dir.path()), &chosen).unwrap_err();
+    assert_says(&error.to_string(), &["train.csv", "3 columns, only the label's is chosen"]);
     let error = text::load("csv", Some(dir.path()), &Columns::default()).unwrap_err();
     assert!(matches!(error.downcast::<DataError>().unwrap(), DataError::Columns { .. }));
     let tweets: &[u8] = b"id,mood,text\n1,pos,so good\n2,neg,so bad\n";

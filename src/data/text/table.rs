@@ -392,11 +392,13 @@ fn places(
             shown(first)
         ))),
         None => {
-            let found = count(width, "column");
-            Err(unclear(
-                file,
-                format!("found {found}, expected label and text; the first row has {}", shown(first)),
-            ))
+            let (found, first) = (count(width, "column"), shown(first));
+            let expected = match (label, text) {
+                (Some(_), _) => "only the label's is chosen",
+                (_, Some(_)) => "only the text's is chosen",
+                _ => "expected label and text",
+            };
+            Err(unclear(file, format!("found {found}, {expected}; the first row has {first}")))
         }
     }
 }
