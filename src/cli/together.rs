@@ -89,8 +89,9 @@ pub(super) fn local_rank() -> usize {
     Launch::from_environment().and_then(|launch| launch.local_rank).unwrap_or(0)
 }
 
-/// Calls `work` with the processes that the launcher has started. If it fails on one of them, all end, and also if one no
-/// longer answers after a request to stop, of which `is_asked` tells.
+/// Calls `work` with the processes that the launcher has started.
+///
+/// All end if `work` fails on one of them, or if one does not answer although `is_asked` reports a request to stop.
 #[cfg(feature = "mpi")]
 pub(super) fn on_processes(
     is_asked: fn() -> bool,
