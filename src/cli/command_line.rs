@@ -3,37 +3,36 @@
 use super::inputs::{self, RunOption, folder, is_run};
 use super::options::{Given, MachineOptions, TrainOptions};
 use super::process::{STOP, catch_interrupts, on_threads};
-use super::recipe::{
-    AnyRecipe, Binary, Data, KEPT, PATHS, Recipe, Saved, Start, Training, WITHOUT_EFFECT, Work, fields,
-    recorded_settings,
-};
+use super::recipe::{AnyBinary, AnyRecipe, Data, KEPT, PATHS, Saved, Start, Training, WITHOUT_EFFECT};
 use super::record::option_value;
 use super::settings::{defaults, given, of_preset, resolved, with_defaults, with_negative_numbers};
-use super::{Outcome, UsageError, flow, progress, runs, shell_quoted, together, unrecordable};
+use super::{Outcome, UsageError, finish, flow, progress, runs, shell_quoted, together, unrecordable};
 use crate::optim::Schedule;
 use crate::processes::Processes;
 use crate::train::{Run, can_train_on};
 use anyhow::{Context, Result, bail};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{ArgMatches, Args, FromArgMatches, Parser, Subcommand};
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
+// Without the settings of `train`, which the binary adds.
 #[derive(Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
-struct CommandLine<R: Args, T: Args, C: Subcommand> {
+struct CommandLine<T: Args, C: Subcommand> {
     #[command(subcommand)]
-    command: Option<Commands<R, T, C>>,
+    command: Option<Commands<T, C>>,
     #[command(flatten)]
-    train: TrainCommand<R>,
+    train: TrainCommand,
 }
 
 #[derive(Subcommand)]
-enum Commands<R: Args, T: Args, C: Subcommand> {
+enum Commands<T: Args, C: Subcommand> {
     /// Train, select the best epoch on validation data, test, and write a run folder (the default)
-    Train(TrainCommand<R>),
+    Train(TrainCommand),
     /// Test a finished run
     Eval(T),
     /// List the runs so far: the settings that differ among them, their scores and times
@@ -43,9 +42,7 @@ enum Commands<R: Args, T: Args, C: Subcommand> {
 }
 
 #[derive(Args)]
-struct TrainCommand<R: Args> {
-    #[command(flatten)]
-    settings: R,
+struct TrainCommand {
     #[command(flatten)]
     machine: MachineOptions,
     /// Run folder [default: a new one under runs/]
@@ -59,27 +56,29 @@ struct TrainCommand<R: Args> {
     quiet: bool,
 }
 
-type Line<B> =
-    CommandLine<B, <<B as Recipe>::Data as Data>::TestOptions, <<B as Recipe>::Data as Data>::Command>;
+type Line<D> = CommandLine<<D as Data>::TestOptions, <D as Data>::Command>;
 
-/// Parses `arguments`, which begin with the name of the program.
+/// Runs `binary` on `arguments`, which begin with the name of the program.
+pub(super) fn main<D: Data>(binary: &AnyBinary<D>, arguments: Vec<OsString>) -> ExitCode {
+    finish(parse(binary, arguments), &|matches| run(binary, matches))
+}
+
+/// Parses `arguments`.
 ///
 /// # Errors
 /// Fails if the usage is wrong, and if help was asked for.
-pub(super) fn parse<B: Binary>(arguments: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
-    let command = Line::<B>::command().name(B::NAME).bin_name(B::NAME).about(B::ABOUT);
-    let known = data_sets(B::Data::DATA_SETS, B::UNFIT);
-    parse_as(command, &|train| with_defaults::<B>(train).after_help(&known), arguments)
-}
-
-/// Parses `arguments` as `command`, in which `train` completes the options of a training run.
-fn parse_as(
-    command: clap::Command,
-    train: &dyn Fn(clap::Command) -> clap::Command,
-    arguments: Vec<OsString>,
-) -> Result<ArgMatches, clap::Error> {
-    let command = train(command).mut_subcommands(|command| match command.get_name() {
-        "train" => train(command),
+fn parse<D: Data>(binary: &AnyBinary<D>, arguments: Vec<OsString>) -> Result<ArgMatches, clap::Error> {
+    let known = data_sets(D::DATA_SETS, binary.unfit);
+    let complete = |train| with_defaults(binary, train).after_help(&known);
+    let command = Line::<D>::augment_args((binary.augment)(clap::Command::new(binary.name)));
+    let command = complete(command.bin_name(binary.name).about(binary.about));
+    let command = command.mut_subcommands(|command| match command.get_name() {
+        "train" => {
+            let about = command.get_about().cloned().unwrap_or_default();
+            // The help lists the settings of the binary first.
+            let settings = (binary.augment)(clap::Command::new("train"));
+            complete(TrainCommand::augment_args(settings).about(about).display_order(0))
+        }
         "runs" => command,
         _ => {
             // clap would describe the command by the first line of its option struct.
@@ -102,84 +101,82 @@ fn data_sets(all: &[(&[&str], &str)], unfit: &[&str]) -> String {
 ///
 /// # Errors
 /// Fails if an option has no meaning for this binary, a run can't be used or contradicts the options, or the work fails.
-pub(super) fn run<B: Binary>(matches: &ArgMatches) -> Result<Outcome> {
-    let CommandLine { command, train } = Line::<B>::from_arg_matches(matches)?;
+fn run<D: Data>(binary: &AnyBinary<D>, matches: &ArgMatches) -> Result<Outcome> {
+    let CommandLine { command, train } = Line::<D>::from_arg_matches(matches)?;
     let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     let machine = match command {
         Some(Commands::Runs) => MachineOptions::default(),
         _ => MachineOptions::from_arg_matches(matches)?,
     };
-    let saved = || saved::<B>(&RunOption::from_arg_matches(matches)?, &machine);
+    let load = || flow::load_trained(saved(binary, &RunOption::from_arg_matches(matches)?, &machine)?);
     let command = command.unwrap_or(Commands::Train(train));
     if together::is_silent() && !matches!(command, Commands::Train(_)) {
         return Ok(Outcome::Done);
     }
     on_threads(machine.threads.or_else(together::default_threads), || match command {
         Commands::Train(command) => {
-            let work =
-                |processes| B::Data::run(Work::Train(Box::new(training::<B>(command, matches, processes)?)));
+            let work = |processes| flow::train(&training(binary, command, matches, processes)?);
             together::on_processes(|| STOP.is_requested(), work)
         }
-        Commands::Eval(test) => B::Data::run(Work::Eval(saved()?, test)),
-        Commands::Runs => runs::list(B::NAME),
+        Commands::Eval(test) => flow::eval(load()?, &test),
+        Commands::Runs => runs::list(binary.name),
         Commands::Other(command) => {
             let arguments = matches.try_get_many::<OsString>("inputs").ok().flatten();
             let arguments: Vec<_> = arguments.into_iter().flatten().collect();
-            inputs::check(B::NAME, &arguments, B::Data::INPUTS_ARE_PATHS)?;
-            B::Data::run(Work::Other(saved()?, command))
+            inputs::check(binary.name, &arguments, D::INPUTS_ARE_PATHS)?;
+            D::answer(&command, load()?)
         }
     })
 }
 
 /// The training run that the arguments `matches` of `train` describe, with all settings resolved.
-fn training<B: Binary>(
-    command: TrainCommand<B>,
+fn training<D: Data>(
+    binary: &AnyBinary<D>,
+    command: TrainCommand,
     matches: &ArgMatches,
     processes: Option<Arc<dyn Processes>>,
-) -> Result<Training<B::Data>> {
+) -> Result<Training<D>> {
     check_paths(matches)?;
-    let TrainCommand { machine, out, resume, quiet, .. } = command;
-    let defaults = defaults::<B>()?;
-    let given = given(&fields(&defaults), matches);
-    if let Some(option) = B::UNUSED.iter().find(|option| given.contains_id(option)) {
-        bail!(UsageError(format!("--{}: has no meaning for {}", option.replace('_', "-"), B::NAME)));
+    let (name, TrainCommand { machine, out, resume, quiet }) = (binary.name, command);
+    let defaults = defaults(binary)?;
+    let given = given(&defaults.fields, matches);
+    if let Some(option) = binary.unused.iter().find(|option| given.contains_id(option)) {
+        bail!(UsageError(format!("--{}: has no meaning for {name}", option.replace('_', "-"))));
     }
     let (settings, resume) = match resume {
         None => {
-            let settings: B = resolved(defaults.clone(), &given)?;
+            let settings = resolved(binary, &defaults, &given)?;
             let options = settings.train_options().clone();
-            if options.optimizer.is_full_batch() && !B::FULL_BATCH {
+            if options.optimizer.is_full_batch() && !binary.full_batch {
                 let why = "trains on batches, and the chosen optimizer needs all examples at once: choose another one";
-                bail!(UsageError(format!("--optimizer: {} {why}", B::NAME)));
+                bail!(UsageError(format!("--optimizer: {name} {why}")));
             }
             TrainOptions { given: Given::new(matches), ..options }.check()?;
             (settings, None)
         }
         Some(dir) => {
-            let (run, config) = Run::open(B::NAME, Some(&folder(B::NAME, &dir)?))?;
-            let recorded: B = recorded_settings(&run, &config)?;
+            let (run, config) = Run::open(name, Some(&folder(name, &dir)?))?;
+            let recorded = binary.recorded(&run, &config)?;
             check_whole(&run, &config, recorded.experiment().is_some())?;
-            let settings = resumed(&run, &recorded, &given)?;
+            let settings = resumed(binary, &run, &recorded, &given)?;
             (settings, Some((run, config)))
         }
     };
-    check_data_set(&settings.train_options().dataset, B::Data::DATA_SETS, B::UNFIT)?;
+    check_data_set(&settings.train_options().dataset, D::DATA_SETS, binary.unfit)?;
     catch_interrupts()?;
     let given = Given::new(matches);
     let sources = match &resume {
-        Some((run, _)) => {
-            serde_json::from_value(with_kept_files(serde_json::to_value(&settings)?, &given, run))?
-        }
-        None => settings.clone(),
+        Some((run, _)) => with_kept_files(settings.value(), &given, run),
+        None => settings.value(),
     };
     // Several processes train on the CPU unless told otherwise.
     let prefers_gpu = settings.prefers_gpu() && processes.is_none();
     Ok(Training {
         device: machine.device.of_process(together::local_rank()).open(prefers_gpu)?,
-        defaults: fields(&defaults),
-        preset: fields(&of_preset(defaults, &settings)?),
-        sources: AnyRecipe::new(sources),
-        settings: AnyRecipe::new(settings),
+        preset: of_preset(binary, &defaults, &settings)?.fields,
+        defaults: defaults.fields,
+        sources: (binary.read)(sources)?,
+        settings,
         given,
         start: Start { resume, out, parent: None },
         progress: progress::detect(quiet || together::is_silent()),
@@ -209,12 +206,12 @@ fn with_kept_files(mut settings: Value, given: &Given, run: &Run) -> Value {
 }
 
 /// The finished run that `run` names, with the device that the options choose.
-fn saved<B: Binary>(run: &RunOption, machine: &MachineOptions) -> Result<Saved<B::Data>> {
-    let (run, config) = run.open(B::NAME)?;
+fn saved<D: Data>(binary: &AnyBinary<D>, run: &RunOption, machine: &MachineOptions) -> Result<Saved<D>> {
+    let (run, config) = run.open(binary.name)?;
     flow::check_trains_model(&run, &config)?;
-    let settings: B = recorded_settings(&run, &config)?;
+    let settings = binary.recorded(&run, &config)?;
     let device = machine.device.open(settings.prefers_gpu())?;
-    Ok(Saved { settings: AnyRecipe::new(settings), run, config, device })
+    Ok(Saved { settings, run, config, device })
 }
 
 /// Checks that `config.json` can record the paths in `matches`.
@@ -253,25 +250,29 @@ fn check_whole(run: &Run, config: &Value, is_experiment: bool) -> Result<()> {
 ///
 /// # Errors
 /// Fails if an option would change the result, except that more epochs may be asked for.
-fn resumed<B: Binary>(run: &Run, recorded: &B, given: &ArgMatches) -> Result<B> {
-    let mut wanted = recorded.clone();
-    wanted.update_from_arg_matches(given)?;
+fn resumed<D: Data>(
+    binary: &AnyBinary<D>,
+    run: &Run,
+    recorded: &AnyRecipe<D>,
+    given: &ArgMatches,
+) -> Result<AnyRecipe<D>> {
+    let wanted = (binary.update)(recorded.value(), given)?;
     let schedule = wanted.train_options().options(1).schedule;
     let is_experiment = recorded.experiment().is_some();
-    check_resumable(run, (fields(recorded), fields(&wanted)), schedule, is_experiment)?;
+    check_resumable(run, (&recorded.fields, &wanted.fields), schedule, is_experiment)?;
     Ok(wanted)
 }
 
 /// Checks that a run with the settings `recorded` can be resumed with `wanted`.
 fn check_resumable(
     run: &Run,
-    (recorded, wanted): (Map<String, Value>, Map<String, Value>),
+    (recorded, wanted): (&Map<String, Value>, &Map<String, Value>),
     schedule: Schedule,
     is_experiment: bool,
 ) -> Result<()> {
     let dir = run.dir().display();
     for (name, before) in recorded {
-        let now = &wanted[&name];
+        let (name, now) = (name.as_str(), &wanted[name]);
         if name == "epochs" && now.as_u64() > before.as_u64() {
             let why_not = match &wanted["schedule"] {
                 Value::String(name) if schedule.depends_on_length() => {
@@ -284,14 +285,14 @@ fn check_resumable(
             bail!("{dir}: --epochs {now}: the run can't be extended, as {why_not}: start a new run");
         }
         // Compare the contents of a path with the contents at the start of the run.
-        let may_change = PATHS.contains(&&*name) || WITHOUT_EFFECT.contains(&&*name);
-        if before != *now && !may_change {
+        let may_change = PATHS.contains(&name) || WITHOUT_EFFECT.contains(&name);
+        if before != now && !may_change {
             let option = name.replace('_', "-");
             if name == "epochs" {
                 // The number of epochs may have been extended since.
                 bail!("{dir}: this run has --epochs {before} and can't be resumed with {now}: give no fewer");
             }
-            let started = match option_value(&before) {
+            let started = match option_value(before) {
                 None => format!("without --{option}"),
                 Some(before) => format!("with --{option} {before}"),
             };

@@ -4,7 +4,7 @@ use super::memory;
 use super::options::Given;
 use super::process::{STOP, ending_at_once, prepare};
 use super::recipe::{
-    About, AnyRecipe, CLASSES, Data, Facts, GRADIENT_FLOW, PATHS, Saved, Start, Test, Trained, Training, Work,
+    About, AnyRecipe, CLASSES, Data, Facts, GRADIENT_FLOW, PATHS, Saved, Start, Test, Trained, Training,
 };
 use super::text::COLUMNS;
 use super::together::{self, check_same_facts, check_same_program};
@@ -22,17 +22,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Once, PoisonError};
 use std::time::Instant;
 
-/// Does the work that a command line asks for.
-pub(super) fn run<D: Data>(work: Work<D>) -> Result<Outcome> {
-    match work {
-        Work::Train(training) => train(&training),
-        Work::Eval(saved, test) => eval(load_trained(saved)?, &test),
-        Work::Other(saved, command) => D::answer(&command, load_trained(saved)?),
-    }
-}
-
 /// Trains as the settings say, and tests the model.
-fn train<D: Data>(training: &Training<D>) -> Result<Outcome> {
+pub(super) fn train<D: Data>(training: &Training<D>) -> Result<Outcome> {
     let Training { settings, start, .. } = training;
     if let Some(experiment) = settings.experiment() {
         let size = training.size();
@@ -318,7 +309,7 @@ fn test_model<D: Data>(data: &D, model: &D::Model, best: Option<&Epoch>, device:
 }
 
 /// Tests a trained model on the data that the options choose.
-fn eval<D: Data>(trained: Trained<D>, test: &D::TestOptions) -> Result<Outcome> {
+pub(super) fn eval<D: Data>(trained: Trained<D>, test: &D::TestOptions) -> Result<Outcome> {
     let Trained { run, settings, facts, model, device } = trained;
     let data = D::load(settings.data_options()?, settings.train_options(), Some((facts, test)))
         .map_err(|error| with_origin(error, &run, &settings.fields, &Given::default()))?;

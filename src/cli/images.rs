@@ -4,9 +4,12 @@ use super::inputs::Inputs;
 use super::options::{Given, TrainOptions};
 use super::parts::Parts;
 use super::recipe::{
-    About, CLASSES, Data, Facts, KEPT_WEIGHTS, Test, Trained, Work, of_another_version, split_fingerprints,
+    About, AnyBinary, CLASSES, Data, Facts, KEPT_WEIGHTS, Test, Trained, of_another_version,
+    split_fingerprints,
 };
-use super::{Outcome, TestSet, UsageError, count, data_error, flow, image_plots, most_probable, show_notes};
+use super::{
+    Outcome, TestSet, UsageError, command_line, count, data_error, image_plots, most_probable, show_notes,
+};
 use crate::data::file_kind::check_is_file;
 use crate::data::{
     Augmentation, Distortion, ImageSet, Images, Normalisation, PhotoAugmentation, Preparation, Prepared,
@@ -21,7 +24,9 @@ use candle_nn::VarMap;
 use clap::{Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// A recipe's choices about images.
 pub struct ImageOptions {
@@ -425,8 +430,8 @@ impl Data for ImageData {
         outcome
     }
 
-    fn run(work: Work<Self>) -> Result<Outcome> {
-        flow::run(work)
+    fn main(binary: &AnyBinary<Self>, arguments: Vec<OsString>) -> ExitCode {
+        command_line::main(binary, arguments)
     }
 }
 

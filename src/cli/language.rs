@@ -3,9 +3,9 @@
 use super::images::numbers;
 use super::language_commands::{self, LanguageCommand, TrainedModel};
 use super::options::{TrainOptions, fraction, positive};
-use super::recipe::{About, Data, Test, Trained, Work};
+use super::recipe::{About, AnyBinary, Data, Test, Trained};
 use super::text::{check_vocabulary, note_unknown_count, noun};
-use super::{Outcome, TestSet, count, data_error, flow, is_place_of, note_moved, show_notes};
+use super::{Outcome, TestSet, command_line, count, data_error, is_place_of, note_moved, show_notes};
 use crate::data::{DataError, Level, TextStream, TokenWindows, Vocabulary, text};
 use crate::models::language_model::LanguageModel;
 use crate::train::{Epoch, LanguageModelling, LanguageModellingConfig, Task, Windowing, evaluate_text};
@@ -14,8 +14,10 @@ use candle_core::Device;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, json};
+use std::ffi::OsString;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 /// Options that choose a text, its tokens and its parts.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
@@ -277,8 +279,8 @@ impl Data for LanguageData {
         language_commands::answer(command, &TrainedModel { run, model, vocabulary, level, device })
     }
 
-    fn run(work: Work<Self>) -> Result<Outcome> {
-        flow::run(work)
+    fn main(binary: &AnyBinary<Self>, arguments: Vec<OsString>) -> ExitCode {
+        command_line::main(binary, arguments)
     }
 }
 

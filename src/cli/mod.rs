@@ -54,7 +54,7 @@ pub use options::{
 };
 pub use process::{STOP, catch_interrupts, end_at_once, on_threads};
 pub use recipe::{
-    About, AnyRecipe, Binary, Data, Experiment, Facts, Recipe, Saved, Test, Trained, Training, Work,
+    About, AnyBinary, AnyRecipe, Binary, Data, Experiment, Facts, Recipe, Saved, Test, Trained, Training,
 };
 pub use recurrent::{CellName, RecurrentClassifier, RecurrentRecipe, recurrent_activations};
 pub use sentences::{SentenceCommand, SentenceData, SentenceOptions, SentenceTest, TextOptions};
@@ -68,7 +68,7 @@ use crate::data::{DataError, count};
 use crate::train::{Run, check_output, say};
 use clap::{ArgMatches, Args, Subcommand};
 use settings::with_negative_numbers;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -103,12 +103,7 @@ pub enum Outcome {
 /// Errors are one line on standard error. The exit code is 0 for success, 1 for an error, 2 for wrong usage, and 128
 /// plus the number of the signal after one: 130 after Ctrl-C, 143 after TERM, 129 after HUP.
 pub fn main<B: Binary>() -> ExitCode {
-    main_on::<B>(std::env::args_os().collect())
-}
-
-/// Like [`main`], on `arguments`, which begin with the name of the program.
-fn main_on<B: Binary>(arguments: Vec<OsString>) -> ExitCode {
-    finish(command_line::parse::<B>(arguments), &command_line::run::<B>)
+    B::Data::main(&AnyBinary::new::<B>(), std::env::args_os().collect())
 }
 
 /// Runs a program without a [`Recipe`]: parses the process's arguments with `command`, and calls `run`.

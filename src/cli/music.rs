@@ -5,9 +5,9 @@ use super::music_commands::{self, MusicCommand};
 use super::music_facts::MusicFacts;
 use super::options::{Given, TrainOptions, in_range, positive};
 use super::parts::Parts;
-use super::recipe::{About, Data, Test, Trained, Work, split_fingerprints};
+use super::recipe::{About, AnyBinary, Data, Test, Trained, split_fingerprints};
 use super::{
-    Outcome, TestSet, UsageError, count, data_error, flow, note_if_slow, show_notes, sum_of_largest,
+    Outcome, TestSet, UsageError, command_line, count, data_error, note_if_slow, show_notes, sum_of_largest,
     test_error,
 };
 use crate::data::music::{self, MusicCorpus, Piece, Texture};
@@ -17,7 +17,9 @@ use anyhow::{Result, ensure};
 use candle_core::Device;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::ops::Range;
+use std::process::ExitCode;
 
 /// Options that choose how pieces are read and learned.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
@@ -190,7 +192,7 @@ impl Data for MusicData {
         music_commands::answer(command, &trained.run, &trained.model, &trained.facts)
     }
 
-    fn run(work: Work<Self>) -> Result<Outcome> {
-        flow::run(work)
+    fn main(binary: &AnyBinary<Self>, arguments: Vec<OsString>) -> ExitCode {
+        command_line::main(binary, arguments)
     }
 }

@@ -8,12 +8,14 @@ use crate::train::{Epoch, Evaluation, Progress, Run, Task};
 use anyhow::{Error, Result, anyhow};
 use candle_core::Device;
 use candle_nn::{VarBuilder, VarMap};
-use clap::{Args, Subcommand};
+use clap::{ArgMatches, Args, Command, Subcommand};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use std::ffi::OsString;
 use std::ops::Deref;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 /// The settings that are paths of data. A run records them as absolute paths.
@@ -36,7 +38,7 @@ pub(super) const KEPT_WEIGHTS: &str = "pretrained.weights";
 /// What a binary trains: the data, the model, and how to optimise it.
 ///
 /// The rest of the program is compiled once for each kind of data, and uses the recipe through this trait. [`Binary`] has
-/// what the command line needs to know.
+/// what the command line needs to know, which [`AnyBinary`] passes on.
 pub trait Recipe: Send {
     /// The data it trains on.
     type Data: Data;
@@ -139,6 +141,11 @@ impl<D: Data> AnyRecipe<D> {
     pub fn new<B: Binary<Data = D>>(settings: B) -> Self {
         Self { binary: B::NAME, fields: fields(&settings), recipe: Box::new(settings) }
     }
+
+    /// The settings as JSON.
+    pub(super) fn value(&self) -> Value {
+        Value::Object(self.fields.clone())
+    }
 }
 
 impl<D> Deref for AnyRecipe<D> {
@@ -146,6 +153,74 @@ impl<D> Deref for AnyRecipe<D> {
 
     fn deref(&self) -> &Self::Target {
         self.recipe.as_ref()
+    }
+}
+
+/// Any binary for a kind of data, without the type of its settings.
+pub struct AnyBinary<D> {
+    /// [`Binary::NAME`].
+    pub(super) name: &'static str,
+    /// [`Binary::ABOUT`].
+    pub(super) about: &'static str,
+    /// [`Binary::UNUSED`].
+    pub(super) unused: &'static [&'static str],
+    /// [`Binary::UNFIT`].
+    pub(super) unfit: &'static [&'static str],
+    /// [`Binary::FULL_BATCH`].
+    pub(super) full_batch: bool,
+    /// [`Binary::train_defaults`].
+    pub(super) train_defaults: fn() -> TrainOptions,
+    /// Adds the options of `train` to a command.
+    pub(super) augment: fn(Command) -> Command,
+    /// The settings that options give.
+    pub(super) parse: fn(&ArgMatches) -> Result<AnyRecipe<D>>,
+    /// The settings that a run recorded.
+    pub(super) read: fn(Value) -> Result<AnyRecipe<D>>,
+    /// Settings, changed by options.
+    pub(super) update: fn(Value, &ArgMatches) -> Result<AnyRecipe<D>>,
+    /// Settings, changed by the chosen preset.
+    pub(super) apply_preset: fn(Value) -> Result<AnyRecipe<D>>,
+}
+
+impl<D: Data> AnyBinary<D> {
+    /// The binary with the settings `B`.
+    pub fn new<B: Binary<Data = D>>() -> Self {
+        fn read<B: Binary>(fields: Value) -> Result<B> {
+            Ok(serde_json::from_value(fields)?)
+        }
+        Self {
+            name: B::NAME,
+            about: B::ABOUT,
+            unused: B::UNUSED,
+            unfit: B::UNFIT,
+            full_batch: B::FULL_BATCH,
+            train_defaults: B::train_defaults,
+            augment: B::augment_args,
+            parse: |matches| Ok(AnyRecipe::new(B::from_arg_matches(matches)?)),
+            read: |fields| Ok(AnyRecipe::new(read::<B>(fields)?)),
+            update: |fields, given| {
+                let mut settings: B = read(fields)?;
+                settings.update_from_arg_matches(given)?;
+                Ok(AnyRecipe::new(settings))
+            },
+            apply_preset: |fields| {
+                let mut settings: B = read(fields)?;
+                settings.apply_preset();
+                Ok(AnyRecipe::new(settings))
+            },
+        }
+    }
+
+    /// The settings that `run` recorded in its `config.json`.
+    ///
+    /// # Errors
+    /// Fails if they are missing or damaged.
+    pub(super) fn recorded(&self, run: &Run, config: &Value) -> Result<AnyRecipe<D>> {
+        // Any other damage shows in the checksum.
+        (self.read)(config["settings"].clone()).map_err(|_| {
+            let file = run.dir().join("config.json");
+            anyhow!("{}: its settings belong to another version of {}", file.display(), self.name)
+        })
     }
 }
 
@@ -200,16 +275,6 @@ pub struct Saved<D> {
     pub(super) device: Device,
 }
 
-/// The work that a command line asks for.
-pub enum Work<D: Data> {
-    /// Train.
-    Train(Box<Training<D>>),
-    /// Test a run's model.
-    Eval(Saved<D>, D::TestOptions),
-    /// Run another sub-command on a run's model.
-    Other(Saved<D>, D::Command),
-}
-
 /// Where a training run starts: in a new folder, or from a run's last checkpoint.
 #[derive(Default)]
 pub(super) struct Start {
@@ -228,18 +293,6 @@ impl Start {
         let resume = dir.join("config.json").exists().then(|| Run::open(binary, Some(&dir))).transpose()?;
         Ok(Self { resume, out: Some(dir), parent: Some(run.dir().to_path_buf()) })
     }
-}
-
-/// The settings that a run recorded in its `config.json`.
-///
-/// # Errors
-/// Fails if they are missing or damaged.
-pub(super) fn recorded_settings<B: Binary>(run: &Run, config: &Value) -> Result<B> {
-    // Any other damage shows in the checksum.
-    serde_json::from_value(config["settings"].clone()).map_err(|_| {
-        let file = run.dir().join("config.json");
-        anyhow!("{}: its settings belong to another version of {}", file.display(), B::NAME)
-    })
 }
 
 /// The error about `what` a run records in its `config.json`, if it can't be read.
@@ -347,13 +400,10 @@ pub trait Data: Sized + 'static {
     /// Fails if the command can't be carried out. An input that the model can't process ends in [`Outcome::Failed`].
     fn answer(command: &Self::Command, trained: Trained<Self>) -> Result<Outcome>;
 
-    /// Does the work that a command line asks for.
+    /// Runs `binary` on `arguments`, which begin with the name of the program.
     ///
     /// Each kind of data does the same. It is a method so that this is compiled once for each, not for each binary.
-    ///
-    /// # Errors
-    /// Fails if the work does.
-    fn run(work: Work<Self>) -> Result<Outcome>;
+    fn main(binary: &AnyBinary<Self>, arguments: Vec<OsString>) -> ExitCode;
 }
 
 /// The description of a data set: its name, its size, and the facts that a model depends on.

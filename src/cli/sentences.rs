@@ -3,10 +3,10 @@
 use super::inputs::Inputs;
 use super::options::{TrainOptions, in_range};
 use super::parts::{Parts, hold_out};
-use super::recipe::{About, Data, Test, Trained, Work};
+use super::recipe::{About, AnyBinary, Data, Test, Trained};
 use super::text::{Labelled, TextData, TextFacts, UnknownCount, WordOptions, keep_vectors};
 use super::{
-    Outcome, TestSet, UsageError, count, data_error, flow, in_colour, most_probable, show_notes,
+    Outcome, TestSet, UsageError, command_line, count, data_error, in_colour, most_probable, show_notes,
     write_drawing,
 };
 use crate::data::text::{composed, texts_of_table, without_label};
@@ -21,7 +21,9 @@ use candle_nn::VarMap;
 use clap::{Args, Subcommand, ValueEnum};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
 use std::ops::Range;
+use std::process::ExitCode;
 
 /// Options that choose how sentences become words.
 #[derive(Debug, Clone, Args, Serialize, Deserialize)]
@@ -238,8 +240,8 @@ impl Data for SentenceData {
         }
     }
 
-    fn run(work: Work<Self>) -> Result<Outcome> {
-        flow::run(work)
+    fn main(binary: &AnyBinary<Self>, arguments: Vec<OsString>) -> ExitCode {
+        command_line::main(binary, arguments)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The settings of a training run: defaults, presets, the user's options, the equivalent command line.
 
-use super::recipe::{Binary, Data, PATHS, Training, fields};
+use super::recipe::{AnyBinary, AnyRecipe, Data, PATHS, Training, fields};
 use super::record::option_value;
 use super::shell_quoted;
 use crate::device::device_name;
@@ -17,9 +17,9 @@ pub(super) fn with_negative_numbers(arg: Arg) -> Arg {
 }
 
 /// Gives the options of `train` the recipe's defaults, hides options that do not apply, and refuses a repeated list.
-pub(super) fn with_defaults<B: Binary>(command: clap::Command) -> clap::Command {
-    let is_unused = |id: &str| B::UNUSED.contains(&id) || (id == "history_size" && !B::FULL_BATCH);
-    with_defaults_of(command, &fields(&B::train_defaults()), &is_unused)
+pub(super) fn with_defaults<D>(binary: &AnyBinary<D>, command: clap::Command) -> clap::Command {
+    let is_unused = |id: &str| binary.unused.contains(&id) || (id == "history_size" && !binary.full_batch);
+    with_defaults_of(command, &fields(&(binary.train_defaults)()), &is_unused)
 }
 
 fn with_defaults_of(
@@ -45,21 +45,25 @@ fn with_defaults_of(
 }
 
 /// The defaults of all options of `train`.
-pub(super) fn defaults<B: Binary>() -> Result<B> {
-    Ok(B::from_arg_matches(&matches_of::<B>(&[])?)?)
+pub(super) fn defaults<D: Data>(binary: &AnyBinary<D>) -> Result<AnyRecipe<D>> {
+    (binary.parse)(&matches_of(binary, &[])?)
 }
 
 /// The defaults, overridden by the preset that `settings` have.
-pub(super) fn of_preset<B: Binary>(defaults: B, settings: &B) -> Result<B> {
-    let preset = fields(settings).get("preset").and_then(option_value);
+pub(super) fn of_preset<D: Data>(
+    binary: &AnyBinary<D>,
+    defaults: &AnyRecipe<D>,
+    settings: &AnyRecipe<D>,
+) -> Result<AnyRecipe<D>> {
+    let preset = settings.fields.get("preset").and_then(option_value);
     let arguments: Vec<String> = preset.into_iter().flat_map(|name| ["--preset".to_string(), name]).collect();
-    let given = given(&fields(&defaults), &matches_of::<B>(&arguments)?);
-    resolved(defaults, &given)
+    let given = given(&defaults.fields, &matches_of(binary, &arguments)?);
+    resolved(binary, defaults, &given)
 }
 
 /// The options of `train` that `arguments` give.
-fn matches_of<B: Binary>(arguments: &[String]) -> Result<ArgMatches> {
-    parse(with_defaults::<B>(B::augment_args(clap::Command::new(B::NAME))), arguments)
+fn matches_of<D>(binary: &AnyBinary<D>, arguments: &[String]) -> Result<ArgMatches> {
+    parse(with_defaults(binary, (binary.augment)(clap::Command::new(binary.name))), arguments)
 }
 
 /// Parses `arguments`, which do not begin with the name of the program.
@@ -105,10 +109,13 @@ pub(super) fn given(settings: &Map<String, Value>, matches: &ArgMatches) -> ArgM
 }
 
 /// The defaults, overridden by the preset, overridden by the user's options.
-pub(super) fn resolved<B: Binary>(mut settings: B, given: &ArgMatches) -> Result<B> {
+pub(super) fn resolved<D: Data>(
+    binary: &AnyBinary<D>,
+    defaults: &AnyRecipe<D>,
+    given: &ArgMatches,
+) -> Result<AnyRecipe<D>> {
     // The first time for the name of the preset.
-    settings.update_from_arg_matches(given)?;
-    settings.apply_preset();
-    settings.update_from_arg_matches(given)?;
-    Ok(settings)
+    let settings = (binary.update)(defaults.value(), given)?;
+    let settings = (binary.apply_preset)(settings.value())?;
+    (binary.update)(settings.value(), given)
 }

@@ -3,9 +3,9 @@
 use super::images::numbers;
 use super::options::TrainOptions;
 use super::parts::Parts;
-use super::recipe::{About, Data, Test, Trained, Work};
+use super::recipe::{About, AnyBinary, Data, Test, Trained};
 use super::text::{Labelled, TextData, TextFacts, UnknownCount, WordOptions, keep_vectors};
-use super::{Outcome, Predict, TestSet, count, data_error, flow, in_colour, show_notes};
+use super::{Outcome, Predict, TestSet, command_line, count, data_error, in_colour, show_notes};
 use crate::data::sequence::Words;
 use crate::data::text::{TextFile, composed};
 use crate::data::{
@@ -16,6 +16,8 @@ use crate::train::{Epoch, Run, Sentences, Tagging, TaggingEvaluation, Task, is_o
 use anyhow::Result;
 use candle_core::{D, Device};
 use candle_nn::VarMap;
+use std::ffi::OsString;
+use std::process::ExitCode;
 
 /// Sentences with a tag per word.
 pub type TaggingData = TextData<Sentences>;
@@ -154,8 +156,8 @@ impl Data for TaggingData {
         outcome
     }
 
-    fn run(work: Work<Self>) -> Result<Outcome> {
-        flow::run(work)
+    fn main(binary: &AnyBinary<Self>, arguments: Vec<OsString>) -> ExitCode {
+        command_line::main(binary, arguments)
     }
 }
 

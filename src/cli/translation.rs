@@ -3,13 +3,13 @@
 use super::images::numbers;
 use super::options::TrainOptions;
 use super::parts::Parts;
-use super::recipe::{About, Data, Test, Trained, Work, split_fingerprints};
+use super::recipe::{About, AnyBinary, Data, Test, Trained, split_fingerprints};
 use super::text::{fill_tables, keep_vectors, note_few_vectors, note_unknown_count};
 use super::translation_commands::{self, TranslationCommand};
 use super::translation_options::{
     ScoreName, SearchOptions, TranslationFacts, TranslationOptions, cut_off_notes, noun, unknown,
 };
-use super::{Outcome, TestSet, count, flow, show_notes, sum_of_largest};
+use super::{Outcome, TestSet, command_line, count, show_notes, sum_of_largest};
 use crate::data::translation::{BleuTokenizer, exact_match};
 use crate::data::{Language, PairCorpus, Pairs, TextPairs, WordVectors, bleu, chrf};
 use crate::models::seq2seq::Seq2Seq;
@@ -22,6 +22,8 @@ use candle_core::Device;
 use candle_nn::VarMap;
 use clap::Args;
 use std::collections::HashSet;
+use std::ffi::OsString;
+use std::process::ExitCode;
 
 /// Name of the parameter that holds the vectors of the source tokens.
 const SOURCE_VECTORS: &str = "source_embedding.weight";
@@ -305,7 +307,7 @@ impl Data for TranslationData {
         translation_commands::answer(command, &trained.settings.data_options()?, &trained)
     }
 
-    fn run(work: Work<Self>) -> Result<Outcome> {
-        flow::run(work)
+    fn main(binary: &AnyBinary<Self>, arguments: Vec<OsString>) -> ExitCode {
+        command_line::main(binary, arguments)
     }
 }

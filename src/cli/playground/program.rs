@@ -1,7 +1,7 @@
 //! The binaries whose models the page offers, and the questions to these models.
 
-use super::super::recipe::{AnyRecipe, Binary, Saved, recorded_settings};
-use super::super::{flow, main_on};
+use super::super::flow;
+use super::super::recipe::{AnyBinary, Binary, Data, Saved};
 use super::answers::{Answers, Playable};
 use crate::train::Run;
 use anyhow::Result;
@@ -34,10 +34,10 @@ where
         section: B::Data::SECTION,
         open: |dir| {
             let (run, config) = Run::open(B::NAME, Some(dir))?;
-            let settings = AnyRecipe::new(recorded_settings::<B>(&run, &config)?);
+            let settings = AnyBinary::new::<B>().recorded(&run, &config)?;
             Ok(Box::new(flow::load_trained(Saved { run, config, settings, device: Device::Cpu })?))
         },
-        main: || main_on::<B>(std::env::args_os().skip(1).collect()),
+        main: || B::Data::main(&AnyBinary::new::<B>(), std::env::args_os().skip(1).collect()),
     }
 }
 
