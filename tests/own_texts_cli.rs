@@ -88,6 +88,12 @@ fn predict_reads_the_texts_of_a_table_and_of_labelled_lines() {
     write("unlabelled.csv", "id,text\n7,wort1\n8,\"wort0 wort1\"\n");
     let note = "unlabelled.csv: a table, of which only the texts are read";
     assert_eq!(texts("unlabelled.csv", note), ["wort1", "wort0 wort1"]);
+    fs::write(place.path().join("latin.csv"), b"id,text\n1,wort1 \xe9\n").unwrap();
+    let output = start(&place, "fasttext", &["predict", "--run", "run", "--file", "latin.csv"], "");
+    let notes = String::from_utf8(output.stderr).unwrap();
+    let lines: Vec<&str> = notes.lines().collect();
+    assert!(output.status.success() && lines.len() == 3, "{notes}");
+    assert!(lines[0].contains("latin.csv: not UTF-8 at line 2") && lines[1].contains("a table"), "{notes}");
     write("lines", "__label__gut wort1\nwort0\n");
     assert_eq!(texts("lines", "1 input with __label__, which is not read"), ["wort1", "wort0"]);
     // A class of another model.

@@ -1,14 +1,14 @@
 //! The run and the inputs of a command for a trained model.
 
 use super::{Outcome, complain, count, error_line, shell_quoted, show_notes};
-use crate::data::text::{LiveLines, path_of_bytes};
+use crate::data::text::{LiveLines, TextFile, path_of_bytes};
 use crate::train::{Run, is_output_open};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
 use serde_json::Value;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal};
+use std::io::{BufRead, BufReader, Cursor, IsTerminal};
 use std::path::{Path, PathBuf};
 
 /// The option of every command but `train`.
@@ -111,6 +111,9 @@ pub(super) fn is_run(path: &Path) -> bool {
     path.join("config.json").is_file()
 }
 
+/// The lines of a file that was read as a whole.
+type FileLines = LiveLines<Cursor<Vec<u8>>>;
+
 /// Inputs of a trained model: arguments, or the lines of a file or of standard input.
 #[derive(Args)]
 pub struct Inputs {
@@ -134,14 +137,53 @@ impl Inputs {
         self.inputs.is_empty()
     }
 
+    /// Calls `answer` with each input that `parse` finds in the file of `--file`, or else with each text.
+    ///
+    /// `parse` also returns a note, and `None` for a file of lines.
+    ///
+    /// # Errors
+    /// Fails if the inputs can't be read, and for the first input of a parsed file that fails.
+    pub(super) fn for_each_parsed<I: for<'a> From<&'a str>>(
+        &self,
+        parse: impl FnOnce(&TextFile) -> Result<Option<(Vec<I>, String)>>,
+        mut answer: impl FnMut(I) -> Result<()>,
+    ) -> Result<Outcome> {
+        let opened = self.open()?;
+        let file = self.file().zip(opened.as_ref()).and_then(|(path, lines)| lines.file(path));
+        if let Some(file) = file
+            && let Some((inputs, note)) = parse(&file)?
+        {
+            show_notes(&[format!("{}: {note}", file.path.display())]);
+            inputs.into_iter().take_while(|_| is_output_open()).try_for_each(answer)?;
+            return Ok(Outcome::Done);
+        }
+        self.for_each_text_of(opened, |text| answer(text.into()))
+    }
+
     /// Like [`for_each`](Self::for_each), with text.
-    pub(super) fn for_each_text(&self, mut answer: impl FnMut(&str) -> Result<()>) -> Result<Outcome> {
+    pub(super) fn for_each_text(&self, answer: impl FnMut(&str) -> Result<()>) -> Result<Outcome> {
+        self.for_each_text_of(self.open()?, answer)
+    }
+
+    /// The lines of the file of `--file`.
+    fn open(&self) -> Result<Option<FileLines>> {
+        let mut notes = vec![];
+        let opened = self.file().map(|path| LiveLines::open(path, &mut notes)).transpose()?;
+        show_notes(&notes);
+        Ok(opened)
+    }
+
+    fn for_each_text_of(
+        &self,
+        opened: Option<FileLines>,
+        mut answer: impl FnMut(&str) -> Result<()>,
+    ) -> Result<Outcome> {
         if let Some(file) = self.inputs.iter().find(|input| Path::new(input).is_file()) {
             let file = Path::new(file);
             let (name, quoted) = (file.display(), shell_quoted(file));
             complain(&format!("note: {name} is taken as text: to read the file, use --file {quoted}"));
         }
-        self.for_each(false, |input| {
+        self.for_each(opened, false, |input| {
             let text = input.to_str();
             answer(text.with_context(|| format!("{}: it is not UTF-8", Path::new(input).display()))?)
         })
@@ -150,7 +192,8 @@ impl Inputs {
     /// Like [`for_each`](Self::for_each), with the paths of files. Blank lines are skipped, with a note.
     pub(super) fn for_each_path(&self, mut answer: impl FnMut(&Path) -> Result<()>) -> Result<Outcome> {
         let mut blank = 0;
-        let outcome = self.for_each(true, |input| {
+        let opened = self.file().map(LiveLines::open_paths).transpose()?;
+        let outcome = self.for_each(opened, true, |input| {
             if input.to_string_lossy().trim().is_empty() {
                 blank += 1;
                 return Ok(());
@@ -174,13 +217,18 @@ impl Inputs {
         outcome
     }
 
-    /// Calls `answer` with each input as soon as it is known.
+    /// Calls `answer` with each input as soon as it is known. `opened` are the lines of the file of `--file`.
     ///
     /// An input that fails is named on standard error, and the others are still answered.
     ///
     /// # Errors
     /// Fails if the inputs can't be read.
-    fn for_each(&self, are_paths: bool, mut answer: impl FnMut(&OsStr) -> Result<()>) -> Result<Outcome> {
+    fn for_each(
+        &self,
+        opened: Option<FileLines>,
+        are_paths: bool,
+        mut answer: impl FnMut(&OsStr) -> Result<()>,
+    ) -> Result<Outcome> {
         let mut outcome = Outcome::Done;
         let mut fail = |error: &anyhow::Error| {
             complain(&error_line(error));
@@ -203,13 +251,7 @@ impl Inputs {
             }
             is_output_open()
         };
-        if let Some(path) = self.file() {
-            let mut notes = vec![];
-            let file = match are_paths {
-                true => LiveLines::open_paths(path)?,
-                false => LiveLines::open(path, &mut notes)?,
-            };
-            show_notes(&notes);
+        if let Some((path, file)) = self.file().zip(opened) {
             lines(&path.display().to_string(), are_paths, file, &mut next)?;
             return Ok(outcome);
         }

@@ -9,12 +9,12 @@ use super::{
     Outcome, TestSet, UsageError, command_line, count, data_error, in_colour, most_probable, show_notes,
     write_drawing,
 };
-use crate::data::text::{composed, texts_of_table, without_label};
+use crate::data::text::{TextFile, composed, texts_of_table, without_label};
 use crate::data::{self, Columns, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
 use crate::nn::{Attribution, Cost, Mode, SentenceModel};
 use crate::plots;
 use crate::rng;
-use crate::train::{Epoch, Run, SentenceClassification, Sentences, Task, is_output_open, say};
+use crate::train::{Epoch, Run, SentenceClassification, Sentences, Task, say};
 use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device};
 use candle_nn::VarMap;
@@ -303,10 +303,10 @@ fn predict(inputs: &Inputs, trained: Trained<SentenceData>) -> Result<Outcome> {
     let TextFacts { vocabulary, classes, .. } = &trained.facts;
     let options = trained.settings.data_options()?;
     let (mut unknown, mut labelled) = (UnknownCount::default(), 0);
-    let mut answer = |text: &str| -> Result<()> {
-        let without = without_label(text);
+    let answer = |text: String| -> Result<()> {
+        let without = without_label(&text);
         labelled += usize::from(without.is_some());
-        let text = without.as_deref().unwrap_or(text);
+        let text = without.as_deref().unwrap_or(&text);
         let words = options.text.tokenizer.tokens(text);
         let Classified { probabilities, phrases, .. } = classify(&trained, options.ngrams, &words)?;
         say(&format!("{}: {text}", most_probable(classes, &probabilities, 3)));
@@ -321,20 +321,12 @@ fn predict(inputs: &Inputs, trained: Trained<SentenceData>) -> Result<Outcome> {
         unknown.add_words(text, &words, vocabulary);
         Ok(())
     };
-    let layout = trained.facts.layout.as_ref();
-    let table = inputs
-        .file()
-        .zip(layout)
-        .and_then(|(path, layout)| Some((path, texts_of_table(path, layout, classes)?)));
-    let outcome = match table {
-        Some((path, texts)) => {
-            show_notes(&[format!("{}: a table, of which only the texts are read", path.display())]);
-            let mut texts = texts.iter().map(|text| text.lines().collect::<Vec<_>>().join(" "));
-            texts.by_ref().take_while(|_| is_output_open()).try_for_each(|text| answer(&text))?;
-            Ok(Outcome::Done)
-        }
-        None => inputs.for_each_text(answer),
+    let parse = |file: &TextFile| {
+        let layout = trained.facts.layout.as_ref();
+        let texts = layout.and_then(|layout| texts_of_table(file, layout, classes));
+        Ok(texts.map(|texts| (texts, "a table, of which only the texts are read".to_string())))
     };
+    let outcome = inputs.for_each_parsed(parse, answer);
     if labelled > 0 {
         show_notes(&[format!("{} with __label__, which is not read", count(labelled, "input"))]);
     }

@@ -12,7 +12,7 @@ use crate::data::{
     EntityCounts, EntityScores, NGrams, TaggedCorpus, TaggedSentences, Vocabulary, entity_scores, sequence,
 };
 use crate::nn::{Mode, SentenceModel};
-use crate::train::{Epoch, Run, Sentences, Tagging, TaggingEvaluation, Task, is_output_open, say};
+use crate::train::{Epoch, Run, Sentences, Tagging, TaggingEvaluation, Task, say};
 use anyhow::Result;
 use candle_core::{D, Device};
 use candle_nn::VarMap;
@@ -136,22 +136,16 @@ impl Data for TaggingData {
             Ok(())
         };
         let mut rows = Rows::default();
-        // A file that can't be read as a whole has an error with its line below.
-        let file = inputs.file().and_then(|path| TextFile::read(path.into(), &mut vec![]).ok());
-        let whole = file.map(|file| rows.read(&file)).transpose()?.flatten();
-        let outcome = match whole {
-            Some(sentences) => {
-                sentences.into_iter().take_while(|_| is_output_open()).try_for_each(&mut answer)?;
-                Ok(Outcome::Done)
-            }
-            None if inputs.are_lines() => {
-                let outcome =
-                    inputs.for_each_text(|line| rows.add(line)?.into_iter().try_for_each(&mut answer));
-                rows.end()?.into_iter().try_for_each(&mut answer)?;
-                outcome
-            }
-            None => inputs.for_each_text(|text| answer(Input::Text(text.into()))),
-        };
+        let outcome = inputs.for_each_parsed(
+            |file| Rows::default().read(file),
+            |input| match input {
+                Input::Text(line) if inputs.are_lines() => {
+                    rows.add(&line)?.into_iter().try_for_each(&mut answer)
+                }
+                input => answer(input),
+            },
+        );
+        rows.end()?.into_iter().try_for_each(answer)?;
         unknown.note("words");
         outcome
     }
@@ -169,6 +163,12 @@ enum Input {
     Words(Vec<String>),
 }
 
+impl From<&str> for Input {
+    fn from(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+}
+
 /// Lines that are held back while they may be a sentence in the CoNLL format.
 #[derive(Default)]
 struct Rows {
@@ -178,18 +178,14 @@ struct Rows {
 }
 
 impl Rows {
-    /// Reads the sentences of a text in the CoNLL format, with one note; `None` if it is in another format.
-    fn read(&mut self, file: &TextFile) -> Result<Option<Vec<Input>>> {
+    /// Reads the sentences of a text in the CoNLL format, and a note; `None` if it is in another format.
+    fn read(&mut self, file: &TextFile) -> Result<Option<(Vec<Input>, String)>> {
         let Some(mut words) = Words::read(file, self.last.as_ref())? else { return Ok(None) };
-        if self.last.is_none() {
-            let (name, column) = (file.path.display(), words.column());
-            show_notes(&[format!(
-                "{name}: in the CoNLL format, so only its column {column} is read, as the words"
-            )]);
-        }
+        let column = words.column();
+        let note = format!("in the CoNLL format, so only its column {column} is read, as the words");
         let sentences = std::mem::take(&mut words.sentences);
         self.last = Some(words);
-        Ok(Some(sentences.into_iter().map(Input::Words).collect()))
+        Ok(Some((sentences.into_iter().map(Input::Words).collect(), note)))
     }
 
     /// Adds a line, and returns the inputs that it completes.
@@ -211,8 +207,12 @@ impl Rows {
     fn end(&mut self) -> Result<Vec<Input>> {
         let lines = std::mem::take(&mut self.lines);
         let file = TextFile { path: "standard input".into(), text: lines.join("\n") };
+        let is_first = self.last.is_none();
         Ok(match self.read(&file)? {
-            Some(inputs) => inputs,
+            Some((inputs, note)) => {
+                show_notes(is_first.then(|| format!("{}: {note}", file.path.display())).as_slice());
+                inputs
+            }
             None => lines.into_iter().map(Input::Text).collect(),
         })
     }

@@ -8,6 +8,7 @@ use super::translation_options::{
 };
 use super::{Outcome, complain, count, show_notes};
 use crate::data::Language;
+use crate::data::text::TextFile;
 use crate::data::translation::sources;
 use crate::models::seq2seq::Seq2Seq;
 use crate::plots::{self, Alignment};
@@ -57,32 +58,23 @@ where
         decoding.beam
     );
     let mut tally = Tally::default();
-    let mut answer = |texts: &[&str]| translate(texts, &decoding, command, trained, &mut tally);
-    let outcome = match command.inputs.file() {
-        None => command.inputs.for_each_text(|text| answer(&[text]))?,
-        Some(path) => {
-            // Translate batches of similar length.
-            let (mut texts, mut outcome) = (vec![], Outcome::Done);
-            let languages = options.source_lang.as_deref().zip(options.target_lang.as_deref());
-            match sources(path, languages.map(|(source, target)| [source, target])) {
-                Some((sources, column)) => {
-                    let path = path.display();
-                    show_notes(&[format!("{path}: pairs, so only column {column} is read, as the sources")]);
-                    texts = sources;
-                }
-                None => {
-                    outcome = command.inputs.for_each_text(|text| {
-                        texts.push(text.to_string());
-                        Ok(())
-                    })?;
-                }
-            }
-            for texts in texts.chunks(PART) {
-                answer(&texts.iter().map(String::as_str).collect::<Vec<_>>())?;
-            }
-            outcome
-        }
+    let mut answer = |texts: &[String]| translate(texts, &decoding, command, trained, &mut tally);
+    let languages = options.source_lang.as_deref().zip(options.target_lang.as_deref());
+    let parse = |file: &TextFile| {
+        let found = sources(file, languages.map(|(source, target)| [source, target]));
+        let note = |column| format!("pairs, so only column {column} is read, as the sources");
+        Ok(found.map(|(sources, column)| (sources, note(column))))
     };
+    let (mut texts, is_file) = (vec![], command.inputs.file().is_some());
+    let outcome = command.inputs.for_each_parsed(parse, |text: String| {
+        if !is_file {
+            return answer(&[text]);
+        }
+        texts.push(text);
+        Ok(())
+    })?;
+    // Translate batches of similar length.
+    texts.chunks(PART).try_for_each(answer)?;
     tally.note(&decoding, &trained.facts);
     if !tally.alignments.is_empty() {
         trained.run.write("alignment.svg", &plots::alignments(&tally.alignments)?)?;
@@ -111,7 +103,7 @@ struct Tally {
 
 /// Translates and prints `texts`, and updates the counts in `tally`.
 fn translate<D>(
-    texts: &[&str],
+    texts: &[String],
     decoding: &Decoding,
     command: &TranslateCommand,
     trained: &Trained<D>,

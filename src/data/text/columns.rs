@@ -27,12 +27,10 @@ pub(super) fn labelled(
     let splits = splits.choose(dir, &expected, known.is_some(), &mut notes)?;
     let Splits { train, validation, mut test, .. } = splits;
     let first = train.clone().or(test.clone()).unwrap_or_default();
+    let file = TextFile::read(first.clone(), &mut notes)?;
     let table = match known {
-        Some(known) => Table::read_test(&first, columns, known, &mut notes)?,
-        None => {
-            let file = TextFile::read(first.clone(), &mut notes)?;
-            Table::read(file, columns, &[], &mut notes)?
-        }
+        Some(known) => Table::read_test(&file, columns, known, &mut notes)?,
+        None => Table::read(&file, columns, &[], &mut notes)?,
     };
     let (layout, assumption) = (table.layout.clone(), table.assumption.clone());
     let classes = match known {
@@ -49,9 +47,14 @@ pub(super) fn labelled(
     let mut table = Some(table);
     let mut read = |path: Option<PathBuf>| -> Result<Option<Texts>> {
         let Some(path) = path else { return Ok(None) };
+        let other;
         let table = match table.take_if(|_| path == first) {
             Some(table) => table,
-            None => Table::read_like(TextFile::read(path, &mut notes)?, &layout, &classes, &mut notes)?,
+            None => {
+                other = TextFile::read(path, &mut notes)?;
+                let records = layout.records_of(&other)?;
+                Table::read_like(&other, records, &layout, &classes, &mut notes)?
+            }
         };
         encode(table, &classes).map(Some)
     };
@@ -64,21 +67,20 @@ pub(super) fn labelled(
     Ok(corpus)
 }
 
-/// The texts of the table `path`, with the columns of a model's training table; `None` if it is no such table.
+/// The texts of a table with the columns of a model's training table, in one line each; `None` if it is no such table.
 ///
-/// In such a table, all labels are among `classes`, or a header names the column of texts.
+/// In such a table, a header names the column of texts, or all labels are among `classes`.
 #[cfg(feature = "cli")]
 pub(crate) fn texts_of_table(
-    path: &Path,
+    file: &TextFile,
     trained: &super::Layout,
     classes: &[String],
 ) -> Option<Vec<String>> {
     let columns = Columns { trained: Some(trained.clone()), ..Columns::default() };
     let is_labelled = |table: &Table| table.rows.iter().all(|row| classes.contains(&row.label));
-    let labelled = Table::read_test(path, &columns, classes, &mut vec![]).ok().filter(is_labelled);
-    let named = || Table::read_texts(TextFile::read(path.into(), &mut vec![]).ok()?, trained);
-    let table = labelled.or_else(named)?;
-    Some(table.rows.into_iter().map(|row| row.text).collect())
+    let labelled = || Table::read_test(file, &columns, classes, &mut vec![]).ok().filter(is_labelled);
+    let table = Table::read_texts(file, trained, classes).or_else(labelled)?;
+    Some(table.rows.iter().map(|row| row.text.lines().collect::<Vec<_>>().join(" ")).collect())
 }
 
 /// Replaces the labels by their indices in `classes`.

@@ -1,8 +1,9 @@
 //! The lines of standard input and pipes, decoded as they arrive.
 
 use super::encoding::{
-    Encoding, NO_ENCODING, Scan, check_start, converted, in_windows_1252, is_converted, windows_1252,
+    Encoding, NO_ENCODING, Scan, check_start, converted, decode, in_windows_1252, is_converted, windows_1252,
 };
+use super::file::TextFile;
 use crate::data::file_kind::check_is_file;
 use anyhow::{Context, Result, anyhow, ensure};
 use std::ffi::OsString;
@@ -41,6 +42,12 @@ impl LiveLines<Cursor<Vec<u8>>> {
         lines.take_whole(bytes, &mut remarks).map_err(|error| anyhow!("{name}: {error:#}"))?;
         notes.extend(remarks.into_iter().map(|remark| format!("{name}: {remark}")));
         Ok(lines)
+    }
+
+    /// The whole text of the file `path`, which was opened, if all of its lines can be read.
+    pub fn file(&self, path: &Path) -> Option<TextFile> {
+        let (text, _) = decode(self.whole.as_ref()?.get_ref().clone()).ok()?;
+        Some(TextFile { path: path.into(), text })
     }
 
     /// The lines of a file for [`next_path`](Self::next_path).
@@ -187,7 +194,6 @@ pub(crate) fn path_of_bytes(bytes: Vec<u8>) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::super::encoding::decode;
     use super::*;
     use flate2::{Compression, write::GzEncoder};
     use std::io::Write;
@@ -230,6 +236,12 @@ mod tests {
         ] {
             let note = note.map(String::from);
             assert_eq!(decode(bytes.clone()).unwrap(), (text.to_string(), note.clone()));
+            if !bytes.is_empty() {
+                let file = tempfile::NamedTempFile::new().unwrap();
+                fs::write(file.path(), &bytes).unwrap();
+                let opened = LiveLines::open(file.path(), &mut vec![]).unwrap();
+                assert_eq!(opened.file(file.path()).unwrap().text, text);
+            }
             let expected = text.split_terminator('\n').map(String::from).collect();
             assert_eq!(lines(&bytes).unwrap(), (expected, note.into_iter().collect()));
         }
@@ -247,6 +259,7 @@ mod tests {
             let path = place.path().join("f.txt");
             fs::write(&path, &text).unwrap();
             let mut whole = LiveLines::open(&path, &mut vec![]).unwrap();
+            assert!(whole.file(&path).is_none());
             let read: Vec<_> =
                 std::iter::from_fn(|| whole.next(&mut vec![]).unwrap()).map(|line| line.is_ok()).collect();
             assert_eq!(read, [line != 1, line != 2, true]);

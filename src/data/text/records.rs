@@ -55,6 +55,7 @@ pub(in crate::data) struct Records {
     pub before: Vec<usize>,
     /// The assumption about quotes.
     pub note: Option<String>,
+    pub delimiter: u8,
 }
 
 /// Reads the records of a file.
@@ -82,7 +83,7 @@ pub(in crate::data) fn records(file: &TextFile, delimiter: u8) -> Result<Records
     let has_two = |(_, cells): &Record| cells.iter().filter(|cell| !cell.is_empty()).count() > 1;
     let start = records.iter().position(has_two).unwrap_or(0);
     let before = records.drain(..start).map(|(line, _)| line).collect();
-    Ok(Records { records, before, note })
+    Ok(Records { records, before, note, delimiter })
 }
 
 /// Like [`records`], or returns the line in which a quoted field begins that never ends.

@@ -14,7 +14,6 @@ use crate::data::{count, quoted};
 use anyhow::{Context, Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeSet, HashSet};
-use std::path::Path;
 
 /// The columns of a table that hold label and text, each a name in its header or a number from 1.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,11 +75,16 @@ impl Layout {
     /// The test files of competitions are such.
     pub(super) fn missing_label(&self, file: &TextFile) -> Option<&str> {
         let header = self.header.as_ref()?;
-        let Records { records, .. } = records(file, self.delimiter_of(file)).ok()?;
+        let Records { records, .. } = self.records_of(file).ok()?;
         let (_, cells) = records.first()?;
         let has = |place: usize| place_of(&header[place], cells).is_some();
         let are_names = cells.iter().all(|cell| cell.is_empty() || place_of(cell, header).is_some());
         (are_names && has(self.text) && !has(self.label)).then(|| header[self.label].as_str())
+    }
+
+    /// The records of another file of the data set.
+    pub(super) fn records_of(&self, file: &TextFile) -> Result<Records> {
+        records(file, self.delimiter_of(file))
     }
 
     /// The delimiter of another file of the data set.
@@ -122,8 +126,8 @@ impl Layout {
 }
 
 /// A file of labels and texts.
-pub(super) struct Table {
-    pub file: TextFile,
+pub(super) struct Table<'a> {
+    pub file: &'a TextFile,
     /// The rows with a text.
     pub rows: Vec<Row>,
     pub layout: Layout,
@@ -131,30 +135,30 @@ pub(super) struct Table {
     pub assumption: Option<String>,
 }
 
-impl Table {
+impl<'a> Table<'a> {
     /// Reads the table of the first split, and finds its columns, which `columns` may name.
     ///
     /// A row with one of the labels `known` is not a header. Notes name the delimiter and list the skipped lines.
     pub fn read(
-        file: TextFile,
+        file: &'a TextFile,
         columns: &Columns,
         known: &[String],
         notes: &mut Vec<String>,
     ) -> Result<Self> {
-        let usual = usual_delimiter(&file);
+        let usual = usual_delimiter(file);
         let delimiters = match declared_delimiter(&file.text) {
             Some(declared) => vec![declared],
             None if usual == b'\t' => vec![usual],
             None => DELIMITERS.to_vec(),
         };
         let mut split: Vec<u8> =
-            delimiters.iter().copied().filter(|&delimiter| first_width(&file, delimiter) > 1).collect();
+            delimiters.iter().copied().filter(|&delimiter| first_width(file, delimiter) > 1).collect();
         if split.is_empty() {
             split.push(delimiters[0]);
         }
         let (mut found, mut error) = (vec![], None);
         for delimiter in split {
-            match Parsed::new(&file, delimiter, columns, known) {
+            match Parsed::new(file, delimiter, columns, known) {
                 Ok(parsed) => found.push(parsed),
                 Err(failed) => error = error.or(Some(failed)),
             }
@@ -187,20 +191,21 @@ impl Table {
     ///
     /// A row with one of the labels `known` is not a header.
     pub fn read_test(
-        path: &Path,
+        file: &'a TextFile,
         columns: &Columns,
         known: &[String],
         notes: &mut Vec<String>,
     ) -> Result<Self> {
-        let open = |notes: &mut Vec<String>| TextFile::read(path.to_path_buf(), notes);
         let Some(trained) = columns.trained.as_ref().filter(|_| columns.is_empty()) else {
-            return Self::read(open(notes)?, columns, known, notes);
+            return Self::read(file, columns, known, notes);
         };
         let is_known = |table: &Self| table.rows.iter().all(|row| known.contains(&row.label));
         let [mut like_notes, mut own_notes] = [vec![], vec![]];
-        let like = Self::read_like(open(&mut like_notes)?, trained, known, &mut like_notes);
+        let records = trained.records_of(file);
+        let like =
+            records.and_then(|records| Self::read_like(file, records, trained, known, &mut like_notes));
         if !like.as_ref().is_ok_and(is_known) {
-            let own = Self::read(open(&mut own_notes)?, columns, known, &mut own_notes);
+            let own = Self::read(file, columns, known, &mut own_notes);
             if own.as_ref().is_ok_and(is_known) {
                 notes.append(&mut own_notes);
                 return own;
@@ -214,18 +219,17 @@ impl Table {
     ///
     /// A row with one of the labels `classes` is not a header, unless it names both columns.
     pub fn read_like(
-        file: TextFile,
+        file: &'a TextFile,
+        Records { records, before, note, delimiter }: Records,
         first: &Layout,
         classes: &[String],
         notes: &mut Vec<String>,
     ) -> Result<Self> {
-        let delimiter = first.delimiter_of(&file);
-        let Records { records, before, note } = records(&file, delimiter)?;
         let mut layout = Layout { delimiter, ..first.clone() };
         let cells = records.first().map_or(&[][..], |(_, cells)| cells);
         let places = match &first.header {
             Some(header) if is_header(cells, header) => Some((first.label, first.text)),
-            _ => first.places_in(cells, &file, classes)?,
+            _ => first.places_in(cells, file, classes)?,
         };
         layout.header = None;
         if let Some((label, text)) = places {
@@ -233,22 +237,23 @@ impl Table {
             layout = Layout { width: width(&records), label, text, header, ..layout };
         }
         notes.extend(note);
-        let rows = rows(&file, records, before, &layout, notes)?;
+        let rows = rows(file, records, before, &layout, notes)?;
         Ok(Self { file, rows, layout, assumption: None })
     }
 
     /// Reads the texts of a table whose header names their column like a model's training file.
     ///
-    /// The labels of the rows are their texts, as the file may lack labels. `None` is another file.
+    /// The labels of the rows are their texts, as the file may lack labels. `None` is another file. A row with one of the
+    /// labels `classes` is not a header.
     #[cfg(feature = "cli")]
-    pub fn read_texts(file: TextFile, trained: &Layout) -> Option<Self> {
-        let delimiter = trained.delimiter_of(&file);
-        let Records { records, before, .. } = records(&file, delimiter).ok()?;
+    pub fn read_texts(file: &'a TextFile, trained: &Layout, classes: &[String]) -> Option<Self> {
+        let Records { records, before, delimiter, .. } = trained.records_of(file).ok()?;
         let (_, cells) = records.first().filter(|(_, cells)| cells.len() > 1)?;
-        let text = place_of(&trained.header.as_ref()?[trained.text], cells)?;
+        let is_row = cells.get(trained.label).is_some_and(|label| classes.contains(label));
+        let text = place_of(&trained.header.as_ref()?[trained.text], cells).filter(|_| !is_row)?;
         let header = Some(cells.clone());
         let layout = Layout { delimiter, width: width(&records), label: text, text, header };
-        let rows = rows(&file, records, before, &layout, &mut vec![]).ok()?;
+        let rows = rows(file, records, before, &layout, &mut vec![]).ok()?;
         Some(Self { file, rows, layout, assumption: None })
     }
 
@@ -284,7 +289,7 @@ struct Parsed {
 
 impl Parsed {
     fn new(file: &TextFile, delimiter: u8, columns: &Columns, known: &[String]) -> Result<Self> {
-        let Records { records, before, note } = records(file, delimiter)?;
+        let Records { records, before, note, .. } = records(file, delimiter)?;
         let Some((_, first)) = records.first() else { return Err(file.error(NO_ROWS)) };
         let (width, named) = (width(&records), by_names(&records));
         let (label, text) = places(file, first, width, named, columns)?;

@@ -231,7 +231,8 @@ pub(super) fn tab_separated(dir: &Path, languages: Option<[&str; 2]>, test_only:
     let splits = Splits::find_by_words(dir, &["tsv", "txt"])?.or_only(dir, &holds_pairs, &mut notes);
     let splits = splits.choose(dir, "train.tsv", test_only, &mut notes)?;
     let mut read = |path: Option<PathBuf>| {
-        path.map(|path| pairs(&TextFile::read(path, &mut notes)?, &mut columns, &mut notes)).transpose()
+        let read = |path| pairs(&TextFile::read(path, &mut notes)?, &mut columns, &mut notes);
+        path.map(read).transpose().map(|found| found.map(|(pairs, _)| pairs))
     };
     let train = read(splits.train)?.unwrap_or_default();
     let (validation, test) = (read(splits.validation)?, read(splits.test)?);
@@ -261,7 +262,12 @@ fn rows(file: &TextFile, notes: &mut Vec<String>) -> Result<Vec<Record>> {
     Ok(file.lines().map(|(number, line)| (number, columns(line))).collect())
 }
 
-fn pairs(file: &TextFile, columns: &mut PairColumns, notes: &mut Vec<String>) -> Result<TextPairs> {
+/// The pairs in a file, and the indices of their columns.
+fn pairs(
+    file: &TextFile,
+    columns: &mut PairColumns,
+    notes: &mut Vec<String>,
+) -> Result<(TextPairs, [usize; 2])> {
     let (mut pairs, mut skipped, mut expected) = (TextPairs::default(), vec![], None);
     let name = file.path.display();
     let rows = rows(file, notes)?;
@@ -298,19 +304,17 @@ fn pairs(file: &TextFile, columns: &mut PairColumns, notes: &mut Vec<String>) ->
         notes.push(format!("{name}: {width} columns; {source} is the source and {target} the target"));
     }
     note_identical(&name.to_string(), &pairs, notes);
-    if pairs.is_empty() { Err(file.error("no pairs of sentences")) } else { Ok(pairs) }
+    if pairs.is_empty() { Err(file.error("no pairs of sentences")) } else { Ok((pairs, places)) }
 }
 
 /// The sources in a file of pairs, and the number of their column, from 1; `None` if it is another file.
 ///
 /// A file of pairs has two rows or more, all with the same number of columns.
 #[cfg(feature = "cli")]
-pub(crate) fn sources(path: &Path, languages: Option<[&str; 2]>) -> Option<(Vec<String>, usize)> {
-    let file = TextFile::read(path.into(), &mut vec![]).ok()?;
-    let mut columns = PairColumns::new(languages, false);
-    let TextPairs { sources, .. } = pairs(&file, &mut columns, &mut vec![]).ok()?;
-    let Places { places, .. } = columns.find(&rows(&file, &mut vec![]).ok()?).ok()?;
-    (sources.len() > 1).then_some((sources, places[0] + 1))
+pub(crate) fn sources(file: &TextFile, languages: Option<[&str; 2]>) -> Option<(Vec<String>, usize)> {
+    let found = pairs(file, &mut PairColumns::new(languages, false), &mut vec![]);
+    let (TextPairs { sources, .. }, [column, _]) = found.ok()?;
+    (sources.len() > 1).then_some((sources, column + 1))
 }
 
 /// An error about columns that only a header or a choice of languages makes clear.
@@ -339,7 +343,7 @@ mod tests {
         let of = |text: &str| {
             let mut notes = vec![];
             let file = TextFile { path: "train.tsv".into(), text: text.into() };
-            let TextPairs { sources, targets } =
+            let (TextPairs { sources, targets }, _) =
                 pairs(&file, &mut PairColumns::default(), &mut notes).unwrap();
             (sources.into_iter().zip(targets).collect::<Vec<_>>(), notes.len())
         };
