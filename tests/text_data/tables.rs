@@ -430,6 +430,9 @@ fn a_test_file_without_the_column_of_labels_is_not_the_test_split() {
     // A label of another name.
     let other: &[u8] = b"id,text,label_2\n3,good,1\n";
     assert_refused("csv", &[("train.csv", train), ("test.csv", other)], &["test.csv: no column target"]);
+    // Validation needs labels.
+    let files = [("train.csv", train), ("dev.csv", b"id,text\n3,good\n"), ("test.csv", train)];
+    assert_refused("csv", &files, &["dev.csv: no column target"]);
 }
 
 #[test]

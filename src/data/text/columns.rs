@@ -25,7 +25,7 @@ pub(super) fn labelled(
     let splits = Splits::find(dir, &|split| vec![format!("{split}.{extension}")])?;
     let expected = format!("train.{extension}");
     let splits = splits.choose(dir, &expected, known.is_some(), &mut notes)?;
-    let Splits { train, validation, mut test, .. } = splits;
+    let Splits { train, validation, test, .. } = splits;
     let first = train.clone().or(test.clone()).unwrap_or_default();
     let file = TextFile::read(first.clone(), &mut notes)?;
     let table = match known {
@@ -37,15 +37,8 @@ pub(super) fn labelled(
         None => table.classes()?,
         Some(known) => known.to_vec(),
     };
-    if let (None, Some(path)) = (known, &test) {
-        let file = TextFile::read(path.clone(), &mut vec![])?;
-        if let Some(label) = layout.missing_label(&file) {
-            notes.push(format!("{}: no column {label}, so it can't be the test split", path.display()));
-            test = None;
-        }
-    }
     let mut table = Some(table);
-    let mut read = |path: Option<PathBuf>| -> Result<Option<Texts>> {
+    let mut read = |path: Option<PathBuf>, is_test: bool| -> Result<Option<Texts>> {
         let Some(path) = path else { return Ok(None) };
         let other;
         let table = match table.take_if(|_| path == first) {
@@ -53,12 +46,18 @@ pub(super) fn labelled(
             None => {
                 other = TextFile::read(path, &mut notes)?;
                 let records = layout.records_of(&other)?;
+                if let Some(label) = layout.missing_label(&records).filter(|_| is_test) {
+                    let name = other.path.display();
+                    notes.push(format!("{name}: no column {label}, so it can't be the test split"));
+                    return Ok(None);
+                }
                 Table::read_like(&other, records, &layout, &classes, &mut notes)?
             }
         };
         encode(table, &classes).map(Some)
     };
-    let (train, validation, test) = (read(train)?.unwrap_or_default(), read(validation)?, read(test)?);
+    let train = read(train, false)?.unwrap_or_default();
+    let (validation, test) = (read(validation, false)?, read(test, true)?);
     let layout = Some(layout);
     let mut corpus = Corpus { train, validation, test, classes, notes, layout, assumption };
     if known.is_none() {

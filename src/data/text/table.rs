@@ -70,13 +70,13 @@ impl Layout {
         (!are_named).then(|| [self.label, self.text].map(name))
     }
 
-    /// The name of the column of labels, if `file` has the texts and perhaps other columns of this table, but not that one.
+    /// The name of the column of labels, if another file has the texts and perhaps other columns of this table, but not
+    /// that one.
     ///
     /// The test files of competitions are such.
-    pub(super) fn missing_label(&self, file: &TextFile) -> Option<&str> {
+    pub(super) fn missing_label(&self, other: &Records) -> Option<&str> {
         let header = self.header.as_ref()?;
-        let Records { records, .. } = self.records_of(file).ok()?;
-        let (_, cells) = records.first()?;
+        let (_, cells) = other.records.first()?;
         let has = |place: usize| place_of(&header[place], cells).is_some();
         let are_names = cells.iter().all(|cell| cell.is_empty() || place_of(cell, header).is_some());
         (are_names && has(self.text) && !has(self.label)).then(|| header[self.label].as_str())
