@@ -126,7 +126,7 @@ fn midi_folder(dir: &Path, steps_per_quarter: usize, test_only: bool) -> Result<
             [train, validation, test]
         }
     };
-    let (mut files, mut passed_over, mut without_notes) = (vec![], vec![], vec![]);
+    let (mut files, mut passed_over, mut without_notes) = (vec![], PassedOver::default(), vec![]);
     let mut read = |folder: Option<PathBuf>| -> Result<Option<Vec<Piece>>> {
         let Some(folder) = folder else { return Ok(None) };
         let (mut pieces, mut no_notes) = (vec![], None);
@@ -147,25 +147,31 @@ fn midi_folder(dir: &Path, steps_per_quarter: usize, test_only: bool) -> Result<
         if let (true, Some(error)) = (pieces.is_empty(), no_notes) {
             return Err(error);
         }
-        ensure!(!pieces.is_empty(), without_midi(&folder, &passed_over));
+        ensure!(!pieces.is_empty(), without_midi(&folder, &passed_over.scores));
         Ok(Some(pieces))
     };
     let [train, validation, test] = folders;
     let (train, validation, test) = (read(train)?.unwrap_or_default(), read(validation)?, read(test)?);
-    let (scores, others): (Vec<_>, Vec<_>) = passed_over.into_iter().partition(|path| is_musicxml_file(path));
-    notes.extend(note_passed_over(&scores, &format!("{MUSICXML}: {EXPORT}")));
-    notes.extend(note_passed_over(&others, "no MIDI file"));
+    notes.extend(note_passed_over(&passed_over.scores, &format!("{MUSICXML}: {EXPORT}")));
+    notes.extend(note_passed_over(&passed_over.others, "no MIDI file"));
     notes.extend(note_passed_over(&without_notes, "no notes on the piano's keys"));
     notes.extend(report.report().map(|report| format!("{}: {report}", dir.display())));
     let corpus = MusicCorpus { train, validation, test, texture: Texture::Keys, notes };
     Ok(corpus.with_common_texture(&files))
 }
 
-/// Says that there are no MIDI files in `folder`, and what to do if those `passed_over` are MusicXML.
-fn without_midi(folder: &Path, passed_over: &[PathBuf]) -> String {
-    let is_score = |path: &&PathBuf| path.starts_with(folder) && is_musicxml_file(path);
-    let score =
-        passed_over.iter().find(is_score).map(|path| format!("; {}: {MUSICXML}: {EXPORT}", path.display()));
+/// Entries that are not MIDI files.
+#[derive(Default)]
+struct PassedOver {
+    /// The files in MusicXML.
+    scores: Vec<PathBuf>,
+    others: Vec<PathBuf>,
+}
+
+/// Says that there are no MIDI files in `folder`, and what to do with the `scores` in it.
+fn without_midi(folder: &Path, scores: &[PathBuf]) -> String {
+    let score = scores.iter().find(|path| path.starts_with(folder));
+    let score = score.map(|path| format!("; {}: {MUSICXML}: {EXPORT}", path.display()));
     let folder = folder.display();
     format!(
         "{folder}: found no .mid files in it or in its folders, expected at least one{}",
@@ -176,7 +182,7 @@ fn without_midi(folder: &Path, passed_over: &[PathBuf]) -> String {
 /// Lists the MIDI files in `folder` and its subfolders. The name of a subfolder is their style.
 ///
 /// Other entries, but for descriptions of the data, join `passed_over`.
-fn midi_files(folder: &Path, passed_over: &mut Vec<PathBuf>) -> Result<Vec<(PathBuf, Option<String>)>> {
+fn midi_files(folder: &Path, passed_over: &mut PassedOver) -> Result<Vec<(PathBuf, Option<String>)>> {
     let is_midi = |path: &Path| {
         let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
         path.is_file() && matches!(extension.as_deref(), Some("mid" | "midi"))
@@ -191,8 +197,9 @@ fn midi_files(folder: &Path, passed_over: &mut Vec<PathBuf>) -> Result<Vec<(Path
         for path in inside {
             match is_midi(&path) {
                 true => files.push((path, style.clone())),
-                false if !is_about(&name(&path).unwrap_or_default()) => passed_over.push(path),
-                false => {}
+                false if is_about(&name(&path).unwrap_or_default()) => {}
+                false if is_musicxml_file(&path) => passed_over.scores.push(path),
+                false => passed_over.others.push(path),
             }
         }
     }
@@ -309,6 +316,7 @@ mod tests {
         );
         fs::write(dir.path().join("b.mid"), write_midi(&piece))?;
         fs::write(dir.path().join("c.xml"), "<?xml version='1.0'?><list/>")?;
+        fs::write(&path, write_musicxml(&piece) + &" ".repeat(1 << 17))?;
         let notes = load("midi", Some(dir.path()), 2, None)?.notes;
         assert!(notes[0].contains(&named) && notes[1].ends_with("c.xml: no MIDI file"), "{notes:?}");
         Ok(())

@@ -3,19 +3,24 @@
 use super::piece::{Metre, Piece, Tonality};
 use crate::data::file_kind::{MUSICXML, known_format};
 use std::fmt::Write;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 /// How to read a MusicXML file.
 pub(super) const EXPORT: &str =
     "export it as MIDI, for example with `mscore -o piece.mid piece.musicxml` of MuseScore";
 
-/// Whether the file `path` is MusicXML, by its extension and its content.
+/// Whether the file `path` is MusicXML, by its extension and the beginning of its content.
 pub(super) fn is_musicxml_file(path: &Path) -> bool {
+    /// Enough for comments before the score, and for the files before the container's in a compressed one.
+    const BEGINNING: u64 = 1 << 16;
     let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+    let mut bytes = vec![];
     matches!(extension.as_deref(), Some("musicxml" | "mxl" | "xml"))
         && path.is_file()
-        && fs::read(path).is_ok_and(|bytes| is_musicxml(&bytes))
+        && File::open(path).is_ok_and(|file| file.take(BEGINNING).read_to_end(&mut bytes).is_ok())
+        && is_musicxml(&bytes)
 }
 
 /// Whether the content of a file is MusicXML.
