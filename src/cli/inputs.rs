@@ -1,7 +1,7 @@
 //! The run and the inputs of a command for a trained model.
 
 use super::{Outcome, complain, count, error_line, shell_quoted, show_notes};
-use crate::data::text::{LiveLines, TextFile, path_of_bytes};
+use crate::data::text::{LiveLines, TextFile, is_json, path_of_bytes, texts_by_header};
 use crate::train::{Run, is_output_open};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::Args;
@@ -134,30 +134,50 @@ impl Inputs {
 
     /// Whether the inputs are lines of a file or of standard input, not arguments.
     pub(super) fn are_lines(&self) -> bool {
-        self.inputs.is_empty()
+        self.inputs.iter().all(|input| input == "-")
     }
 
-    /// Calls `answer` with each input that `parse` finds in the file of `--file`, or else with each text.
+    /// Calls `answer` with each input that `parse` finds in the file of `--file`, with each text of another table, or else
+    /// with each line or argument.
     ///
-    /// `parse` also returns a note, and `None` for a file of lines.
+    /// `parse` also returns a note, and `None` for a file in another format. A note says if the first line that arrives
+    /// is `header`, of the training table, or JSON.
     ///
     /// # Errors
     /// Fails if the inputs can't be read, and for the first input of a parsed file that fails.
     pub(super) fn for_each_parsed<I: for<'a> From<&'a str>>(
         &self,
+        header: Option<&str>,
         parse: impl FnOnce(&TextFile) -> Result<Option<(Vec<I>, String)>>,
         mut answer: impl FnMut(I) -> Result<()>,
     ) -> Result<Outcome> {
         let opened = self.open()?;
         let file = self.file().zip(opened.as_ref()).and_then(|(path, lines)| lines.file(path));
-        if let Some(file) = file
-            && let Some((inputs, note)) = parse(&file)?
-        {
-            show_notes(&[format!("{}: {note}", file.path.display())]);
-            inputs.into_iter().take_while(|_| is_output_open()).try_for_each(answer)?;
-            return Ok(Outcome::Done);
+        if let Some(file) = file {
+            let found = match parse(&file)? {
+                None => texts_by_header(&file)
+                    .map_err(|error| anyhow!("{error:#}; standard input takes lines as they are"))?
+                    .map(|(texts, note)| (texts.iter().map(|text| text.as_str().into()).collect(), note)),
+                found => found,
+            };
+            if let Some((inputs, note)) = found {
+                show_notes(&[format!("{}: {note}", file.path.display())]);
+                inputs.into_iter().take_while(|_| is_output_open()).try_for_each(answer)?;
+                return Ok(Outcome::Done);
+            }
         }
-        self.for_each_text_of(opened, |text| answer(text.into()))
+        let mut is_first = self.are_lines() && opened.is_none();
+        self.for_each_text_of(opened, |text| {
+            if std::mem::take(&mut is_first) {
+                let note = "but lines are read as they are";
+                if header.is_some_and(|header| text.trim().replace('"', "") == header) {
+                    complain(&format!("note: the first line is a header, {note}: --file FILE reads tables"));
+                } else if is_json(text) {
+                    complain(&format!("note: the first line is JSON, {note}"));
+                }
+            }
+            answer(text.into())
+        })
     }
 
     /// Like [`for_each`](Self::for_each), with text.

@@ -9,7 +9,7 @@ use super::{
     Outcome, TestSet, UsageError, command_line, count, data_error, in_colour, most_probable, show_notes,
     write_drawing,
 };
-use crate::data::text::{TextFile, composed, texts_of_table, without_label};
+use crate::data::text::{Layout, TextFile, composed, texts_of_table, without_label};
 use crate::data::{self, Columns, Corpus, NGrams, Texts, Tokenizer, Vocabulary};
 use crate::nn::{Attribution, Cost, Mode, SentenceModel};
 use crate::plots;
@@ -321,12 +321,13 @@ fn predict(inputs: &Inputs, trained: Trained<SentenceData>) -> Result<Outcome> {
         unknown.add_words(text, &words, vocabulary);
         Ok(())
     };
+    let layout = trained.facts.layout.as_ref();
+    let header = layout.and_then(Layout::header_line);
     let parse = |file: &TextFile| {
-        let layout = trained.facts.layout.as_ref();
         let texts = layout.and_then(|layout| texts_of_table(file, layout, classes));
         Ok(texts.map(|texts| (texts, "a table, of which only the texts are read".to_string())))
     };
-    let outcome = inputs.for_each_parsed(parse, answer);
+    let outcome = inputs.for_each_parsed(header.as_deref(), parse, answer);
     if labelled > 0 {
         show_notes(&[format!("{} with __label__, which is not read", count(labelled, "input"))]);
     }

@@ -137,6 +137,7 @@ impl Data for TaggingData {
         };
         let mut rows = Rows::default();
         let outcome = inputs.for_each_parsed(
+            None,
             |file| Rows::default().read(file),
             |input| match input {
                 Input::Text(line) if inputs.are_lines() => {

@@ -66,7 +66,7 @@ where
         Ok(found.map(|(sources, column)| (sources, note(column))))
     };
     let (mut texts, is_file) = (vec![], command.inputs.file().is_some());
-    let outcome = command.inputs.for_each_parsed(parse, |text: String| {
+    let outcome = command.inputs.for_each_parsed(None, parse, |text: String| {
         if !is_file {
             return answer(&[text]);
         }

@@ -66,22 +66,6 @@ pub(super) fn labelled(
     Ok(corpus)
 }
 
-/// The texts of a table with the columns of a model's training table, in one line each; `None` if it is no such table.
-///
-/// In such a table, a header names the column of texts, or all labels are among `classes`.
-#[cfg(feature = "cli")]
-pub(crate) fn texts_of_table(
-    file: &TextFile,
-    trained: &super::Layout,
-    classes: &[String],
-) -> Option<Vec<String>> {
-    let columns = Columns { trained: Some(trained.clone()), ..Columns::default() };
-    let is_labelled = |table: &Table| table.rows.iter().all(|row| classes.contains(&row.label));
-    let labelled = || Table::read_test(file, &columns, classes, &mut vec![]).ok().filter(is_labelled);
-    let table = Table::read_texts(file, trained, classes).or_else(labelled)?;
-    Some(table.rows.iter().map(|row| row.text.lines().collect::<Vec<_>>().join(" ")).collect())
-}
-
 /// Replaces the labels by their indices in `classes`.
 fn encode(table: Table, classes: &[String]) -> Result<Texts> {
     let classes: HashMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();

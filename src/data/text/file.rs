@@ -3,6 +3,7 @@
 use super::encoding::decode;
 use crate::data::file_kind::{check_is_file, markup};
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 use std::fmt::Display;
 use std::fs;
@@ -65,9 +66,12 @@ pub(super) fn check_is_corpus(text: &str) -> Result<()> {
     }
 }
 
-/// Whether a text is JSON Lines or begins with a list of JSON objects.
-fn is_json(text: &str) -> bool {
+/// Whether a text is JSON or JSON Lines, or begins with a list of JSON objects.
+pub(crate) fn is_json(text: &str) -> bool {
     let text = text.trim_start();
+    if text.starts_with(['[', '{']) && serde_json::from_str::<IgnoredAny>(text).is_ok() {
+        return true;
+    }
     let is_object = |line: &str| serde_json::from_str::<Map<String, Value>>(line).is_ok();
     let is_list = text.strip_prefix('[').is_some_and(|rest| rest.trim_start().starts_with("{\""));
     is_list || text.starts_with('{') && text.lines().next().is_some_and(is_object)

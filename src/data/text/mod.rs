@@ -15,6 +15,8 @@ mod corpus;
 mod encoding;
 mod file;
 mod header;
+#[cfg(feature = "cli")]
+mod input_tables;
 mod level;
 mod lines;
 #[cfg(feature = "cli")]
@@ -33,12 +35,14 @@ mod tokenizer;
 mod vocabulary;
 mod word_vectors;
 
-#[cfg(feature = "cli")]
-pub(crate) use columns::texts_of_table;
 pub(super) use corpus::note_twins;
 pub use corpus::{Corpus, Texts};
 pub(crate) use file::TextFile;
 pub(super) use file::counted_lines;
+#[cfg(feature = "cli")]
+pub(crate) use file::is_json;
+#[cfg(feature = "cli")]
+pub(crate) use input_tables::{texts_by_header, texts_of_table};
 pub use level::Level;
 #[cfg(feature = "cli")]
 pub(crate) use lines::without_label;

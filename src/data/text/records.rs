@@ -51,7 +51,7 @@ pub(super) fn first_width(file: &TextFile, delimiter: u8) -> usize {
 /// The records of a file, without a declaration of the delimiter.
 pub(in crate::data) struct Records {
     pub records: Vec<Record>,
-    /// The lines before the first record with two cells that are not empty, such as a title.
+    /// The lines before the first record with two cells, such as a title. Only the first of two cells may be empty.
     pub before: Vec<usize>,
     /// The assumption about quotes.
     pub note: Option<String>,
@@ -80,7 +80,11 @@ pub(in crate::data) fn records(file: &TextFile, delimiter: u8) -> Result<Records
         }
         Err(line) => return Err(unended(line)),
     };
-    let has_two = |(_, cells): &Record| cells.iter().filter(|cell| !cell.is_empty()).count() > 1;
+    // A header may lack the name of the first column, which numbers the rows.
+    let has_two = |(_, cells): &Record| {
+        let filled = cells.iter().filter(|cell| !cell.is_empty()).count();
+        filled > 1 || filled == 1 && cells.len() == 2 && cells[0].is_empty()
+    };
     let start = records.iter().position(has_two).unwrap_or(0);
     let before = records.drain(..start).map(|(line, _)| line).collect();
     Ok(Records { records, before, note, delimiter })

@@ -82,6 +82,22 @@ impl Layout {
         (are_names && has(self.text) && !has(self.label)).then(|| header[self.label].as_str())
     }
 
+    /// The header as a line, if the table has one.
+    #[cfg(feature = "cli")]
+    pub(crate) fn header_line(&self) -> Option<String> {
+        Some(self.header.as_ref()?.join(&char::from(self.delimiter).to_string()))
+    }
+
+    /// The column of texts in another file, if its first record is a header that names it as this table does.
+    ///
+    /// A row with one of the labels `classes` is not a header.
+    #[cfg(feature = "cli")]
+    pub(super) fn text_in(&self, other: &Records, classes: &[String]) -> Option<usize> {
+        let (_, cells) = other.records.first().filter(|(_, cells)| cells.len() > 1)?;
+        let is_row = cells.get(self.label).is_some_and(|label| classes.contains(label));
+        place_of(&self.header.as_ref()?[self.text], cells).filter(|_| !is_row)
+    }
+
     /// The records of another file of the data set.
     pub(super) fn records_of(&self, file: &TextFile) -> Result<Records> {
         records(file, self.delimiter_of(file))
@@ -145,19 +161,8 @@ impl<'a> Table<'a> {
         known: &[String],
         notes: &mut Vec<String>,
     ) -> Result<Self> {
-        let usual = usual_delimiter(file);
-        let delimiters = match declared_delimiter(&file.text) {
-            Some(declared) => vec![declared],
-            None if usual == b'\t' => vec![usual],
-            None => DELIMITERS.to_vec(),
-        };
-        let mut split: Vec<u8> =
-            delimiters.iter().copied().filter(|&delimiter| first_width(file, delimiter) > 1).collect();
-        if split.is_empty() {
-            split.push(delimiters[0]);
-        }
         let (mut found, mut error) = (vec![], None);
-        for delimiter in split {
+        for delimiter in delimiters(file) {
             match Parsed::new(file, delimiter, columns, known) {
                 Ok(parsed) => found.push(parsed),
                 Err(failed) => error = error.or(Some(failed)),
@@ -178,7 +183,7 @@ impl<'a> Table<'a> {
             },
         };
         let Parsed { layout, rows, notes: remarks, assumption, .. } = parsed;
-        if layout.delimiter != usual {
+        if layout.delimiter != usual_delimiter(file) {
             let name = delimiter_name(layout.delimiter);
             notes.push(format!("{}: {name} separate the columns", file.path.display()));
         }
@@ -241,20 +246,19 @@ impl<'a> Table<'a> {
         Ok(Self { file, rows, layout, assumption: None })
     }
 
-    /// Reads the texts of a table whose header names their column like a model's training file.
+    /// Reads the column `text` of a table whose first record is a header.
     ///
-    /// The labels of the rows are their texts, as the file may lack labels. `None` is another file. A row with one of the
-    /// labels `classes` is not a header.
+    /// The labels of the rows are their texts, as the file may lack labels.
     #[cfg(feature = "cli")]
-    pub fn read_texts(file: &'a TextFile, trained: &Layout, classes: &[String]) -> Option<Self> {
-        let Records { records, before, delimiter, .. } = trained.records_of(file).ok()?;
-        let (_, cells) = records.first().filter(|(_, cells)| cells.len() > 1)?;
-        let is_row = cells.get(trained.label).is_some_and(|label| classes.contains(label));
-        let text = place_of(&trained.header.as_ref()?[trained.text], cells).filter(|_| !is_row)?;
-        let header = Some(cells.clone());
+    pub fn read_texts(
+        file: &'a TextFile,
+        Records { records, before, delimiter, .. }: Records,
+        text: usize,
+    ) -> Result<Self> {
+        let header = records.first().map(|(_, cells)| cells.clone());
         let layout = Layout { delimiter, width: width(&records), label: text, text, header };
-        let rows = rows(file, records, before, &layout, &mut vec![]).ok()?;
-        Some(Self { file, rows, layout, assumption: None })
+        let rows = rows(file, records, before, &layout, &mut vec![])?;
+        Ok(Self { file, rows, layout, assumption: None })
     }
 
     /// The different labels, sorted.
@@ -272,6 +276,17 @@ impl<'a> Table<'a> {
 
 /// The delimiters of CSV files.
 const DELIMITERS: [u8; 3] = *b",;\t";
+
+/// The delimiters that may separate the columns of a file.
+pub(super) fn delimiters(file: &TextFile) -> Vec<u8> {
+    let all = match (declared_delimiter(&file.text), usual_delimiter(file)) {
+        (Some(declared), _) => vec![declared],
+        (None, b'\t') => vec![b'\t'],
+        _ => DELIMITERS.to_vec(),
+    };
+    let split: Vec<u8> = all.iter().copied().filter(|&delimiter| first_width(file, delimiter) > 1).collect();
+    if split.is_empty() { vec![all[0]] } else { split }
+}
 
 const NO_ROWS: &str = "no rows of label and text";
 
@@ -424,7 +439,7 @@ fn check_names(file: &TextFile, header: &[String], used: [(usize, &Option<String
 }
 
 /// The beginning of a row, for a message.
-fn shown(cells: &[String]) -> String {
+pub(super) fn shown(cells: &[String]) -> String {
     cells.join(", ").chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
@@ -440,7 +455,7 @@ fn unnamed(file: &TextFile, first: &[String], places: (usize, usize)) -> Result<
         _ => return Ok(None),
     };
     let lower = name.to_lowercase();
-    if matches!(&lower[..], "id" | "ids" | "index" | "idx" | "uid") || lower.ends_with("_id") {
+    if matches!(&lower[..], "" | "id" | "ids" | "index" | "idx" | "uid") || lower.ends_with("_id") {
         return Err(unclear(file, format!("no column {role}: found {}", shown(first))));
     }
     Ok(Some(format!("column {name} is read as the {role}")))

@@ -262,12 +262,8 @@ fn rows(file: &TextFile, notes: &mut Vec<String>) -> Result<Vec<Record>> {
     Ok(file.lines().map(|(number, line)| (number, columns(line))).collect())
 }
 
-/// The pairs in a file, and the indices of their columns.
-fn pairs(
-    file: &TextFile,
-    columns: &mut PairColumns,
-    notes: &mut Vec<String>,
-) -> Result<(TextPairs, [usize; 2])> {
+/// The pairs in a file, and their columns.
+fn pairs(file: &TextFile, columns: &mut PairColumns, notes: &mut Vec<String>) -> Result<(TextPairs, Places)> {
     let (mut pairs, mut skipped, mut expected) = (TextPairs::default(), vec![], None);
     let name = file.path.display();
     let rows = rows(file, notes)?;
@@ -304,17 +300,21 @@ fn pairs(
         notes.push(format!("{name}: {width} columns; {source} is the source and {target} the target"));
     }
     note_identical(&name.to_string(), &pairs, notes);
-    if pairs.is_empty() { Err(file.error("no pairs of sentences")) } else { Ok((pairs, places)) }
+    if pairs.is_empty() {
+        Err(file.error("no pairs of sentences"))
+    } else {
+        Ok((pairs, Places { places, has_header }))
+    }
 }
 
 /// The sources in a file of pairs, and the number of their column, from 1; `None` if it is another file.
 ///
-/// A file of pairs has two rows or more, all with the same number of columns.
+/// A file of pairs has a header, or two rows or more, all with the same number of columns.
 #[cfg(feature = "cli")]
 pub(crate) fn sources(file: &TextFile, languages: Option<[&str; 2]>) -> Option<(Vec<String>, usize)> {
     let found = pairs(file, &mut PairColumns::new(languages, false), &mut vec![]);
-    let (TextPairs { sources, .. }, [column, _]) = found.ok()?;
-    (sources.len() > 1).then_some((sources, column + 1))
+    let (TextPairs { sources, .. }, Places { places: [column, _], has_header }) = found.ok()?;
+    (has_header || sources.len() > 1).then_some((sources, column + 1))
 }
 
 /// An error about columns that only a header or a choice of languages makes clear.
