@@ -61,6 +61,9 @@ fn the_words_of_a_file_in_the_conll_format_are_tagged_and_its_tags_are_not() {
         assert!(notes.starts_with(&format!("note: {name}: {note}\n")), "{notes}");
         assert_eq!(notes.matches("CoNLL").count(), 1, "{notes}");
     }
+    fs::write(place.path().join("types"), "Rose PER\nwalked O\nhome O\n").unwrap();
+    let [said, notes] = predict(&["--file", "types"], "");
+    assert!(said.starts_with("Rose\t") && said.lines().count() == 4 && notes.contains("CoNLL"), "{said}");
     fs::write(place.path().join("table.csv"), "id,text\n1,Rose walked\n").unwrap();
     let [said, notes] = predict(&["--file", "table.csv"], "");
     assert!(said.starts_with("Rose\t") && said.lines().count() == 3, "{said}");

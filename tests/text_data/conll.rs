@@ -315,11 +315,29 @@ fn unusual_forms_of_tags_are_converted_with_one_note() {
         assert_eq!((corpus.train, corpus.notes.len()), (expected.clone(), 1), "{text}");
         assert_says(&corpus.notes[0], &["train.txt", note]);
     }
-    for tag in ["LOC", "LOC-X", "B:LOC", "_B"] {
+    for tag in ["N", "LOC-X", "B:LOC", "_B"] {
         assert_says(
             &read(&format!("a {tag}\nb O\n")).unwrap_err(),
             &["line 1", tag, "expected O, B-TYPE or I-TYPE"],
         );
+    }
+}
+
+#[test]
+fn adjacent_words_of_one_type_without_prefixes_are_one_entity() {
+    let read = |text: &str| sequence::load("conll", Some(dir_of(&[("train.txt", text.as_bytes())]).path()));
+    let types = read("a PER\nb PER\nc LOC\nd O\n\ne PER\nf O\ng O\n").unwrap();
+    let bio = read("a B-PER\nb I-PER\nc B-LOC\nd O\n\ne B-PER\nf O\ng O\n").unwrap();
+    assert_eq!((types.train, types.tags, types.notes.len()), (bio.train, bio.tags, 1));
+    assert_says(&types.notes[0], &["train.txt", "tags such as PER", "adjacent words of one type"]);
+    // Parts of speech, prefixes without a hyphen, one tag without its prefix, and more columns.
+    for (text, tag) in [
+        ("a DT\nb NN\n", "DT"),
+        ("a BPER\nb IPER\nc O\nd O\n", "BPER"),
+        ("a B-PER\nb PER\nc O\nd O\n", "PER"),
+        ("a NN PER\nb DT O\n", "PER"),
+    ] {
+        assert_says(&read(text).unwrap_err(), &["line", &format!("tag \"{tag}\""), "expected O, B-TYPE"]);
     }
 }
 

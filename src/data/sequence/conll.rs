@@ -1,7 +1,7 @@
 //! The CoNLL format: one word per line, its tag last, a blank line between sentences.
 
 use crate::data::{count, quoted};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -78,8 +78,10 @@ impl Words {
         let rows = lines.filter(|(line, columns)| !is_header(columns) && !is_comment(line, columns));
         let rows: Vec<Vec<&str>> = rows.map(|(_, columns)| columns).collect();
         let width = rows.first().map_or(0, Vec::len);
+        let has_types = Layout::of(file, None).is_ok_and(|layout| layout.has_types);
+        let other = has_types.then_some(Tag::Outside);
         let tagged = rows.iter().filter(|columns| columns.len() == width);
-        let tags: Vec<Tag> = tagged.filter_map(|columns| last_tag(columns)).collect();
+        let tags: Vec<Tag> = tagged.filter_map(|columns| last_tag(columns).or(other)).collect();
         let is_entity = |tag: &Tag| tag.entity().is_some();
         let is_clear = match tags.len() {
             0 => false,
@@ -145,6 +147,8 @@ struct Layout {
     first_line: usize,
     /// Whether the last column holds the tags of entities within those of the column before.
     is_nested: bool,
+    /// Whether the tags are O and types alone, such as PER.
+    has_types: bool,
 }
 
 /// The content of a column before the words.
@@ -181,7 +185,8 @@ impl Layout {
             Some(training) => training.is_nested,
             None => may_be_nested && is_nested(file, before.len()),
         };
-        Ok(Self { width, before, first_line, is_nested })
+        let has_types = width == 2 && has_types(file);
+        Ok(Self { width, before, first_line, is_nested, has_types })
     }
 
     /// A note about the columns before the words and about nested tags, if there are any.
@@ -234,6 +239,31 @@ fn is_nested(file: &TextFile, word: usize) -> bool {
     }
     let [outer, inner] = types;
     !outer.is_empty() && inner.is_subset(&outer)
+}
+
+/// Whether the last column has O, and less often each of some types without `B-` and `I-`.
+///
+/// A type has two letters or more, as single ones may be parts of speech. `BPER` and `IPER` are no types.
+fn has_types(file: &TextFile) -> bool {
+    let mut counts = HashMap::<&str, usize>::new();
+    for (_, line) in file.lines().filter(|(_, line)| !is_end(line) && !line.starts_with("# ")) {
+        let columns = columns(line);
+        match columns[..used(&columns)] {
+            [word, .., tag] if !is_header(word, tag) => *counts.entry(tag).or_default() += 1,
+            _ => {}
+        }
+    }
+    let outside = counts.remove("O").unwrap_or(0);
+    let is_word = |tag: &str| {
+        tag.len() > 1
+            && tag.starts_with(char::is_alphabetic)
+            && tag.chars().all(|c| c.is_alphanumeric() || c == '_')
+    };
+    let is_inside = |tag: &str| counts.contains_key(format!("I{tag}").as_str());
+    let is_type = |tag: &str| {
+        is_word(tag) && Tag::parse_any(tag).is_none() && !tag.strip_prefix('B').is_some_and(is_inside)
+    };
+    !counts.is_empty() && counts.iter().all(|(tag, count)| *count <= outside && is_type(tag))
 }
 
 /// Number of columns up to the last that is not empty.
@@ -363,7 +393,13 @@ fn sentences<'a>(
             notes.push(format!("{}: line {line} is read as a header", file.path.display()));
             continue;
         }
-        let Some((tag, scheme)) = Tag::parse_any(name) else {
+        let goes_on = sentence.last().is_some_and(|last: &Token| last.tag.entity() == Some(name));
+        let parsed = match layout.has_types && name != "O" {
+            true if goes_on => Some((Tag::Inside(name), Scheme::Type)),
+            true => Some((Tag::Begin(name), Scheme::Type)),
+            false => Tag::parse_any(name),
+        };
+        let Some((tag, scheme)) = parsed else {
             let are_swapped = Tag::parse_any(word).is_some() && columns.len() == 2;
             let hint = if are_swapped { ": are the columns of words and tags swapped?" } else { "" };
             let found = quoted(name);
@@ -396,6 +432,8 @@ struct Schemes<'a> {
     has_bioes: bool,
     /// The first tag in another form, and its meaning.
     other: Option<(&'a str, Tag<'a>)>,
+    /// The first type without a prefix.
+    only_type: Option<&'a str>,
 }
 
 impl<'a> Schemes<'a> {
@@ -404,13 +442,19 @@ impl<'a> Schemes<'a> {
             Scheme::Bio => {}
             Scheme::Bioes => self.has_bioes = true,
             Scheme::Other => _ = self.other.get_or_insert((name, tag)),
+            Scheme::Type => _ = self.only_type.get_or_insert(name),
         }
     }
 
     /// A note about tags that are converted, if there are any.
     fn note(&self) -> Option<String> {
         let other = self.other.map(|(name, tag)| format!("tags such as {name} are read in BIO, as {tag}"));
-        other.or(self.has_bioes.then(|| "tagged in BIOES, converted to BIO".to_string()))
+        let only_type = self.only_type.map(|name| {
+            format!(
+                "tags such as {name} lack B- and I-, so adjacent words of one type are read as one entity"
+            )
+        });
+        other.or(only_type).or(self.has_bioes.then(|| "tagged in BIOES, converted to BIO".to_string()))
     }
 }
 

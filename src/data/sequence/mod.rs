@@ -51,7 +51,8 @@ const NAMES_SEED: u64 = 0;
 /// has the encodings of [`text::load`](crate::data::text::load).
 ///
 /// Tags are converted to BIO, with a note, from BIOES, from forms such as `B_LOC` and `LOC-B`, and from the older scheme
-/// IOB1, in which `B-` only separates adjacent entities of one type. An entity that does not begin as the file's scheme
+/// IOB1, in which `B-` only separates adjacent entities of one type. If all tags are `O` or types without a prefix, such
+/// as `LOC`, adjacent words of one type are one entity, with a note. An entity that does not begin as the file's scheme
 /// requires is read as by conlleval, with a note.
 ///
 /// # Errors

@@ -66,6 +66,8 @@ pub(super) enum Scheme {
     Bioes,
     /// In another form, such as `B_LOC` or `LOC-B`.
     Other,
+    /// As the type of the entity alone, such as `LOC`.
+    Type,
 }
 
 impl<'a> Tag<'a> {
