@@ -157,6 +157,24 @@ fn languages_may_stand_anywhere_in_the_names_of_parallel_files() {
 }
 
 #[test]
+fn a_test_without_translations_is_passed_over_if_the_training_part_can_replace_it() {
+    let files = [("train.en", "a"), ("train.de", "x"), ("test.en", "c")];
+    let dir = dir_of(&files);
+    for load in [translation::load, translation::load_test] {
+        let corpus = load("parallel", Some(dir.path()), Some(["en", "de"])).unwrap();
+        assert_eq!((corpus.train, corpus.test), (pairs(&[("a", "x")]), None));
+        assert_says(&corpus.notes[0], &["test.en has no translation, so it is passed over"]);
+    }
+    let refused =
+        |files: &[(&str, &str)], part: &str| assert_says(&english_german(files).unwrap_err(), &[part]);
+    refused(&files[2..], "found test.en without its translation, expected test.de");
+    refused(
+        &[files[0], files[1], ("test.de", "y")],
+        "found test.de without its translation, expected test.en",
+    );
+}
+
+#[test]
 fn files_of_opennmt_need_no_languages() {
     let files = [
         ("src-train.txt", "Sun\nRain\n"),

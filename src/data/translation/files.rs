@@ -29,8 +29,9 @@ pub(super) fn parallel(dir: &Path, languages: [&str; 2], test_only: bool) -> Res
     // The notes on the splits would be the same.
     let (mut sources, targets) = (find(source, &mut notes)?, find(target, &mut vec![])?);
     // Otherwise the validation split would replace the missing file.
+    let is_drawn = sources.train.is_some() && targets.train.is_some() && sources.validation.is_none();
     match (&sources.test, &targets.test) {
-        (Some(found), None) if languages == SIDES => {
+        (Some(found), None) if languages == SIDES || is_drawn => {
             let name = file_name(found);
             notes.push(format!("{}: {name} has no translation, so it is passed over", dir.display()));
             sources.test = None;

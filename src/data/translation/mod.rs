@@ -45,8 +45,9 @@ const DATES_SEED: u64 = 0;
 /// | `parallel` | two files per split, which end with the two `languages`, such as `train.en` and `train.de`: line by line a sentence and its translation |
 ///
 /// With a note, the language may also be a word in the name of a parallel file, such as `train.en.txt`; without `languages`,
-/// OpenNMT's `src-train.txt` and `tgt-train.txt` are source and target. With a note, a single file of pairs is the training
-/// split whatever its name is, such as Anki's `deu.txt`, whose third column holds attributions.
+/// OpenNMT's `src-train.txt` and `tgt-train.txt` are source and target. There, and in a data set without a validation
+/// split, a test file without its translation is passed over, with a note. With a note, a single file of pairs is the
+/// training split whatever its name is, such as Anki's `deu.txt`, whose third column holds attributions.
 ///
 /// The files' names contain a name of their split, `train`, `dev`, `test` or another one of
 /// [`text::load`](crate::data::text::load), such as `test_2016_flickr.en`. White space around a sentence is removed,
