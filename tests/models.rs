@@ -8,9 +8,9 @@ use candle_textbook::models::lenet5::LeNet5;
 use candle_textbook::models::mnist_cnn::MnistCnn;
 use candle_textbook::models::{ImageModel, mlp};
 use candle_textbook::nn::Activation::{Relu, Sigmoid, Tanh};
-use candle_textbook::nn::{Activation, Cost, InitScheme, Mode, Model, Pooling, seeded_var_builder};
+use candle_textbook::nn::{Activation, Cost, InitScheme, Mode, Model, Pooling, linear, seeded_var_builder};
 use candle_textbook::optim::{Adam, Clip, Optimizer};
-use candle_textbook::train::{load_weights, save_weights};
+use candle_textbook::train::{Run, load_model, load_weights, save_weights};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
@@ -234,6 +234,23 @@ fn missing_connections_of_lenet5_get_no_gradient() -> Result<()> {
     let connected = grad.abs()?.sum((2, 3))?.flatten_all()?.to_vec1::<f32>()?;
     // The paper counts 1,516 parameters of C3: 16 biases and 25 per connection.
     assert_eq!(connected.iter().filter(|&&sum| sum != 0.0).count(), 60);
+    Ok(())
+}
+
+#[test]
+fn a_model_of_f64_loads_from_its_run() -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let run = Run::create("test", Some(dir.path()), &serde_json::json!({}))?;
+    let vars = VarMap::new();
+    let trained = linear(2, 1, seeded_var_builder(&vars, 0, DType::F64, &CPU))?;
+    save_weights(&run.model(), &vars)?;
+    let (loaded, _) = load_model(&run, &CPU, |vb| linear(2, 1, vb))?;
+    assert_eq!(loaded.weight().to_vec2::<f64>()?, trained.weight().to_vec2::<f64>()?);
+    let message = load_model(&run, &CPU, |vb| linear(2, 1, vb.pp("fc"))).unwrap_err().to_string();
+    assert!(
+        message.ends_with("fc.bias is missing, expected one of shape [1]; found bias instead"),
+        "{message}"
+    );
     Ok(())
 }
 

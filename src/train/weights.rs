@@ -222,7 +222,8 @@ fn without_prefixes(
 /// Builds a model for inference with the best weights of `run`, and returns whether they name the run.
 ///
 /// Weights that another program wrote do not name it, and are accepted. The parameters are plain tensors, not
-/// variables, so a forward pass records no graph.
+/// variables, so a forward pass records no graph. They are f32, or f64 if the run was trained in f64. `build` returns
+/// candle's `Result`, like the constructors of layers.
 ///
 /// # Errors
 /// Fails if `build` or [`load_weights`] does, the weights are another run's, or one of them is NaN.
@@ -233,16 +234,18 @@ pub fn load_model<M>(
 ) -> Result<(M, bool)> {
     let path = run.model();
     let vars = VarMap::new();
-    build(seeded_var_builder(&vars, 0, DType::F32, device))?;
     let (best, names_run) = read_best(run)?;
+    let dtype =
+        if best.values().all(|tensor| tensor.dtype() == DType::F64) { DType::F64 } else { DType::F32 };
+    build(seeded_var_builder(&vars, 0, dtype, device))?;
     set_vars(&path, &vars, &best)?;
     let mut tensors = HashMap::new();
     for (name, tensor) in named(&vars) {
-        let is_nan = tensor.flatten_all()?.to_vec1::<f32>()?.iter().any(|value| value.is_nan());
+        let is_nan = tensor.ne(&tensor)?.flatten_all()?.to_vec1::<u8>()?.contains(&1);
         ensure!(!is_nan, "{}: the parameter {name} is NaN, so the model can't be used", path.display());
         tensors.insert(name, tensor.detach());
     }
-    Ok((build(VarBuilder::from_tensors(tensors, DType::F32, device))?, names_run))
+    Ok((build(VarBuilder::from_tensors(tensors, dtype, device))?, names_run))
 }
 
 /// Returns the values of all variables, sorted by name.
@@ -289,7 +292,11 @@ pub(super) fn set_vars(path: &Path, vars: &VarMap, tensors: &HashMap<String, Ten
     for (name, var) in &expected {
         let shape = var.dims();
         match tensors.get(*name) {
-            None => bail!("{path}: parameter {name} is missing, expected one of shape {shape:?}"),
+            None => {
+                let others = tensors.keys().filter(|name| !vars.contains_key(*name));
+                let others = others.min().map_or(String::new(), |other| format!("; found {other} instead"));
+                bail!("{path}: parameter {name} is missing, expected one of shape {shape:?}{others}")
+            }
             Some(tensor) if tensor.dims() != shape => {
                 bail!("{path}: parameter {name} has shape {:?}, expected {shape:?}", tensor.dims())
             }
