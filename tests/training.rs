@@ -248,10 +248,7 @@ fn the_plateau_schedule_lowers_the_rate_and_ends_training() {
 
 #[test]
 fn huge_option_values_do_not_overflow() {
-    let mut options = TrainerOptions::default();
-    options.epochs = usize::MAX;
-    options.batch_size = usize::MAX;
-    options.learning_rate = 0.01;
+    let mut options = options(usize::MAX, usize::MAX, 0.01);
     options.schedule = Curve::Cosine.into();
     options.patience = Some(2);
     options.checkpoint_every = Some(u64::MAX);
@@ -276,12 +273,21 @@ fn a_loss_without_a_graph_is_an_error() {
 fn a_loss_of_several_numbers_and_other_variables_than_the_model_s_are_errors() {
     let (mut task, vars) = Scripted::new(&[1.0]);
     task.w = Var::new(&[1f64, 2.0], &Device::Cpu).unwrap();
+    let mut optimizer = Optimizer::new(Sgd::default(), &vars).unwrap();
     for (vars, part) in [(vars, "loss of step 1 has the shape [2]"), (VarMap::new(), "variables: found none")]
     {
-        let mut optimizer = Optimizer::new(Sgd::default(), &vars).unwrap();
         let message = Trainer::default().fit(&task, &vars, &mut optimizer).unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
     }
+}
+
+#[test]
+fn a_patience_of_no_epochs_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(2, 5, 0.01);
+    options.patience = Some(0);
+    let error = train_in(dir.path(), None, &[1.0; 2], options).0.unwrap_err();
+    assert_eq!(error.to_string(), "patience: found 0, expected at least 1");
 }
 
 #[test]

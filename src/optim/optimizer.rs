@@ -36,6 +36,9 @@ impl Optimizer {
         let moments = optimizer.method.moments().len();
         optimizer.parameters =
             vars.iter().map(|(name, var)| Parameter::new(name, var, moments)).collect::<Result<_>>()?;
+        if optimizer.parameters.is_empty() {
+            bail!("optimizer: found no variables: build the model before its optimizer");
+        }
         optimizer.parameters.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(optimizer)
     }
@@ -109,7 +112,10 @@ impl Optimizer {
         }
     }
 
-    /// Computes the gradients of `loss` and takes a [`step`](Self::step) with them.
+    /// Computes the gradients of `loss`, takes a [`step`](Self::step) with them, and returns the gradient norm before clipping.
+    ///
+    /// As in candle, the gradients of a tensor of several elements are those of its sum. A loss that depends on none of the
+    /// variables changes nothing; the gradient norm is 0 then.
     ///
     /// # Errors
     /// Fails if a gradient cannot be computed, or [`step`](Self::step) fails.

@@ -241,6 +241,7 @@ impl<'a> Training<'a> {
         let run = run.filter(|_| processes.is_none_or(|processes| processes.rank() == 0));
         ensure!(options.epochs > 0, "epochs: found 0, expected at least 1");
         ensure!(options.batch_size > 0, "batch size: found 0, expected at least 1");
+        ensure!(options.patience != Some(0), "patience: found 0, expected at least 1");
         ensure!(task.examples() > 0, "training examples: found none, expected at least 1");
         let is_empty = vars.data().lock().unwrap_or_else(PoisonError::into_inner).is_empty();
         ensure!(!is_empty, "variables: found none, expected those that the model was built with");

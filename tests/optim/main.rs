@@ -342,6 +342,12 @@ fn wrong_gradients_and_settings_are_refused() -> Result<()> {
 }
 
 #[test]
+fn an_optimizer_that_is_built_before_its_model_is_refused() {
+    let message = Optimizer::new(Adam::default(), &VarMap::new()).err().unwrap().to_string();
+    assert!(message.contains("found no variables: build the model before its optimizer"), "{message}");
+}
+
+#[test]
 fn a_foreign_state_is_refused_and_changes_nothing() -> Result<()> {
     let vars = start(&fixture()?, DType::F32)?;
     let mut optimizer = Optimizer::new(Adam::default(), &vars)?;
