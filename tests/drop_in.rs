@@ -314,6 +314,23 @@ fn normalisations_refuse_inputs_of_another_size() -> Result<()> {
 }
 
 #[test]
+fn layers_name_the_type_and_the_rank_that_they_expect() -> Result<()> {
+    use candle_nn::Module;
+    let ones = |dims: &[usize], dtype| Tensor::ones(dims, dtype, &Device::Cpu);
+    let [vector, filter] = [ones(&[6], DType::F32)?, ones(&[1, 1, 3], DType::F32)?];
+    let norm = nn::LayerNorm::new(vector.clone(), vector, 1e-5).forward(&ones(&[2, 6], DType::F64)?);
+    let convolution = nn::Conv1d::new(filter, None, Default::default()).forward(&ones(&[1, 8], DType::F32)?);
+    for (found, expected) in [
+        (norm, "layer_norm: found an input of type f64, expected f32, the type of the weight"),
+        (convolution, "conv1d: found an input of shape [1, 8], expected (batch, channels, length)"),
+    ] {
+        let message = found.unwrap_err().to_string();
+        assert!(message.starts_with(expected), "{message}");
+    }
+    Ok(())
+}
+
+#[test]
 fn ids_and_targets_are_integers_of_any_type() -> Result<()> {
     use candle_nn::Module;
     let table = Var::from_tensor(&draw("table", &[3, 2], DType::F32)?)?;

@@ -3,7 +3,7 @@
 use super::conv_layer::{check_groups, fan, layer};
 use super::{BatchNorm, InitScheme, is_native};
 use crate::ops;
-use candle_core::{Module, Result, Tensor};
+use candle_core::{Module, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 pub use super::conv_transpose::*;
@@ -130,7 +130,9 @@ impl Module for Conv1d {
         let Conv1dConfig { padding, stride, dilation, groups, .. } = self.config;
         let config =
             ops::Conv2dConfig { stride: (1, stride), padding: (0, padding), dilation: (1, dilation), groups };
-        let (batch, channels, length) = xs.dims3()?;
+        let &[batch, channels, length] = xs.dims() else {
+            bail!("conv1d: found an input of shape {:?}, expected (batch, channels, length)", xs.dims())
+        };
         let (outputs, inputs, kernel) = self.weight.dims3()?;
         let xs = ops::reshape(xs, (batch, channels, 1, length))?;
         let weight = ops::reshape(&self.weight, (outputs, inputs, 1, kernel))?;

@@ -68,12 +68,19 @@ impl LayerNorm {
         self.0.remove_mean()
     }
 
-    /// Checks that the parameters are of the size of the last dimension: they would be broadcast otherwise.
-    fn check_size(&self, xs: &Tensor) -> Result<()> {
+    /// Checks that the parameters have the type of the input, and the size of its last dimension: they would be broadcast
+    /// otherwise.
+    fn check(&self, xs: &Tensor) -> Result<()> {
         let size = xs.dim(D::Minus1)?;
+        let layer = if self.remove_mean() { "layer_norm" } else { "rms_norm" };
+        let [found, expected] = [xs, self.weight()].map(Tensor::dtype);
+        if is_native(xs) && found != expected {
+            let (found, expected) = (found.as_str(), expected.as_str());
+            bail!("{layer}: found an input of type {found}, expected {expected}, the type of the weight");
+        }
         for (name, parameter) in [("weight", Some(self.weight())), ("bias", self.bias())] {
             if let Some(found) = parameter.map(Tensor::dims).filter(|found| *found != [size]) {
-                let (layer, xs) = (if self.remove_mean() { "layer_norm" } else { "rms_norm" }, xs.dims());
+                let xs = xs.dims();
                 bail!(
                     "{layer}: found a {name} of shape {found:?}, expected ({size}) for an input of shape {xs:?}"
                 );
@@ -86,7 +93,7 @@ impl LayerNorm {
 impl Module for LayerNorm {
     /// `(.., size)` to the same shape.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.check_size(xs)?;
+        self.check(xs)?;
         let tracks = [Some(xs), Some(self.weight()), self.bias()].into_iter().flatten().any(Tensor::track_op);
         match self.bias() {
             // Without the mean, candle builds the layer from operations that have gradients.

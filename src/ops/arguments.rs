@@ -362,7 +362,10 @@ pub(super) fn check_batch_norm(
     let vectors = [("weight", weight), ("bias", bias)].into_iter().chain(running.into_iter().flatten());
     for (name, found) in vectors {
         if found.dims() != [channels] {
-            bail!("batch_norm: found a {name} of shape {:?}, expected ({channels})", found.dims());
+            let (found, xs) = (found.dims(), xs.dims());
+            bail!(
+                "batch_norm: found a {name} of shape {found:?}, expected ({channels}) for an input of shape {xs:?}"
+            );
         }
     }
     if let Some(add) = epilogue.add

@@ -545,7 +545,10 @@ fn errors_name_the_operation_and_the_invalid_argument() -> Result<()> {
         (ops::dropout(&logits, f32::NAN, &mut no_rng()), "dropout: found a probability of NaN"),
         (ops::relu(&targets(&[1])?), "relu: found U32, expected f32 or f64"),
         (norm(&logits, 3, None), "batch_norm: found an input of shape [2, 3]"),
-        (norm(&image, 3, None), "batch_norm: found a weight of shape [3], expected (4)"),
+        (
+            norm(&image, 3, None),
+            "batch_norm: found a weight of shape [3], expected (4) for an input of shape [2, 4, ",
+        ),
         (norm(&image, 4, Some(&logits)), "batch_norm: found a residual of shape [2, 3], expected"),
     ];
     for (result, expected) in cases {
