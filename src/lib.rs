@@ -74,6 +74,12 @@
 //!
 //! Initial values are PyTorch's everywhere.
 //!
+//! # Threads
+//!
+//! Operations on the CPU run in rayon's thread pool. `RAYON_NUM_THREADS` sets its size; a program may also train inside `install` of a
+//! `rayon::ThreadPool` of its own. The number of threads changes no bit of a result. Candle's own operations have another pool,
+//! which competes with this one: set `CANDLE_NUM_THREADS=1`.
+//!
 //! # Features
 //!
 //! | feature | by default | what it adds |

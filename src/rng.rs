@@ -3,7 +3,29 @@
 //! No generator state needs saving. A resumed run draws the same mask for step 4,711 as an uninterrupted one, and the
 //! initial values of the first layer do not depend on the layers after it.
 //!
-//! [`ops`](crate::ops) starts with an example.
+//! # Example
+//!
+//! Candle's `Tensor::randn` can't be seeded on the CPU. This noise is the same in every run, for example for an autoencoder or a
+//! generator. It needs the crate `rand` in version 0.9 (`cargo add rand@0.9`):
+//!
+//! ```
+//! use candle_core::{Device, Result, Tensor};
+//! use candle_textbook::rng::{StandardNormal, stream};
+//! use rand::Rng;
+//!
+//! /// Noise `(batch, size)` for one step of training.
+//! fn noise(seed: u64, step: u64, batch: usize, size: usize) -> Result<Tensor> {
+//!     let values = stream(seed, &format!("noise/step {step}")).sample_iter(StandardNormal);
+//!     Tensor::from_vec(values.take(batch * size).collect::<Vec<f32>>(), (batch, size), &Device::Cpu)
+//! }
+//!
+//! fn main() -> Result<()> {
+//!     assert_eq!(noise(42, 7, 2, 3)?.to_vec2::<f32>()?, noise(42, 7, 2, 3)?.to_vec2::<f32>()?);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! In a [`Task`](crate::train::Task), seed and step come from the [`Mode`](crate::nn::Mode).
 
 mod ziggurat;
 

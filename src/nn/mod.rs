@@ -26,6 +26,8 @@
 //!   `candle_nn::Linear::new(layer.weight().clone(), layer.bias().cloned())`. [`Activation`] converts with `into` and
 //!   `try_into`, and a `match` on it also needs an arm for `Tanh`.
 //! - Initial values are PyTorch's; candle_nn's linear layers and convolutions start from larger ones.
+//! - Candle's attention functions, which this module re-exports ([`flash_attn`](attention::flash_attn) and [`ops::sdpa`]), have no
+//!   gradient, and no error says so: train with [`ops::softmax_last_dim`] and `matmul`.
 //! - `loss.backward()` works, but `Optimizer::backward_step` is faster.
 //! - Candle's thread pool competes with the one that this crate uses: set `CANDLE_NUM_THREADS=1`.
 //!
