@@ -1,7 +1,66 @@
 //! The program that all binaries share: options, training, evaluation, prediction, errors, exit codes.
 //!
 //! A binary implements [`Binary`] and [`Recipe`] for its options and calls [`main`]. The recipe names a kind of data:
-//! [`ImageData`], [`SentenceData`], [`TaggingData`], [`LanguageData`], [`TranslationData`] or [`MusicData`].
+//! [`ImageData`], [`SentenceData`], [`TaggingData`], [`LanguageData`], [`TranslationData`] or [`MusicData`]. [`Data`] has
+//! no implementations outside this crate: a program for other data implements [`train::Task`](crate::train::Task).
+//!
+//! A complete binary: `wide --hidden 500 --epochs 3` trains, and `wide predict digit.png` uses the result. It needs the crates
+//! `clap` and `serde` with their features `derive`.
+//!
+//! ```no_run
+//! use candle_textbook::cli::{self, Binary, ImageData, ImageFacts, ImageOptions, Recipe, TrainOptions};
+//! use candle_textbook::models::ImageModel;
+//! use candle_textbook::models::mlp::{Config, Mlp};
+//! use candle_textbook::nn::{Activation, InitScheme, VarBuilder};
+//! use clap::Args;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Clone, Args, Serialize, Deserialize)]
+//! struct Settings {
+//!     /// Number of hidden units
+//!     #[arg(long, value_name = "N", value_parser = cli::positive, default_value_t = 1000)]
+//!     hidden: usize,
+//!     #[command(flatten)]
+//!     #[serde(flatten)]
+//!     train: TrainOptions,
+//! }
+//!
+//! impl Binary for Settings {
+//!     const NAME: &'static str = "wide";
+//!     const ABOUT: &'static str = "A wide network classifies digits";
+//!
+//!     fn train_defaults() -> TrainOptions {
+//!         TrainOptions { epochs: 5, ..TrainOptions::default() }
+//!     }
+//! }
+//!
+//! impl Recipe for Settings {
+//!     type Data = ImageData;
+//!
+//!     fn train_options(&self) -> &TrainOptions {
+//!         &self.train
+//!     }
+//!
+//!     fn data_options(&self) -> anyhow::Result<ImageOptions> {
+//!         Ok(ImageOptions::default())
+//!     }
+//!
+//!     fn model(&self, images: &ImageFacts, vb: VarBuilder) -> candle_core::Result<Box<dyn ImageModel>> {
+//!         let (channels, height, width) = images.shape;
+//!         let sizes = vec![channels * height * width, self.hidden, images.classes.len()];
+//!         let (activation, init) = (Activation::Relu, InitScheme::PyTorch);
+//!         Ok(Box::new(Mlp::new(&Config { sizes, activation, init, dropout: 0.0 }, vb)?))
+//!     }
+//!
+//!     fn activations(&self, _images: &ImageFacts) -> u64 {
+//!         self.hidden as u64
+//!     }
+//! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     cli::main::<Settings>()
+//! }
+//! ```
 
 mod command_line;
 mod comparison;

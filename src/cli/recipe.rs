@@ -71,6 +71,8 @@ pub trait Recipe: Send {
     }
 
     /// Number of elements that one image, word or other row of a batch occupies at least in a forward pass.
+    ///
+    /// A training on the CPU that needs more memory than is free is refused at its start.
     fn activations(&self, facts: &<Self::Data as Data>::Facts) -> u64;
 
     /// Adds constraints on parameters to the optimizer.
