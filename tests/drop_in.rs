@@ -318,9 +318,14 @@ fn layers_name_the_type_and_the_rank_that_they_expect() -> Result<()> {
     use candle_nn::Module;
     let ones = |dims: &[usize], dtype| Tensor::ones(dims, dtype, &Device::Cpu);
     let [vector, filter] = [ones(&[6], DType::F32)?, ones(&[1, 1, 3], DType::F32)?];
+    let linear = nn::Linear::new(ones(&[2, 6], DType::F32)?, None).forward(&ones(&[1, 6], DType::U8)?);
+    let filters = nn::Conv2d::new(ones(&[1, 1, 3, 3], DType::F32)?, None, Default::default());
+    let image = filters.forward(&ones(&[1, 1, 8, 8], DType::U8)?);
     let norm = nn::LayerNorm::new(vector.clone(), vector, 1e-5).forward(&ones(&[2, 6], DType::F64)?);
     let convolution = nn::Conv1d::new(filter, None, Default::default()).forward(&ones(&[1, 8], DType::F32)?);
     for (found, expected) in [
+        (linear, "linear: found an input of type u8, expected f32, the type of the weight"),
+        (image, "conv2d: found an input of type u8, expected f32, the type of the weight"),
         (norm, "layer_norm: found an input of type f64, expected f32, the type of the weight"),
         (convolution, "conv1d: found an input of shape [1, 8], expected (batch, channels, length)"),
     ] {

@@ -144,7 +144,7 @@ impl Module for Conv1d {
 impl Module for Conv2d {
     /// `(batch, inputs, height, width)` to `(batch, outputs, height', width')`.
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        if !is_native(xs) {
+        if !is_native(&self.weight) {
             return self.as_candle().forward(xs);
         }
         let Conv2dConfig { padding, stride, dilation, groups, .. } = self.config;

@@ -72,7 +72,7 @@ impl Module for Linear {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         // Candle's layer also adds a bias of one value, and multiplies other types.
         let is_usual = self.bias.as_ref().is_none_or(|bias| bias.rank() == 1);
-        match is_native(xs) && is_usual {
+        match is_native(&self.weight) && is_usual {
             true => ops::linear(xs, &self.weight, self.bias.as_ref()),
             false => candle_nn::Linear::new(self.weight.clone(), self.bias.clone()).forward(xs),
         }
