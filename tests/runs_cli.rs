@@ -422,6 +422,22 @@ fn data_that_has_moved_is_named_again_on_resuming() {
 }
 
 #[test]
+fn runs_on_folders_of_the_same_name_are_told_apart() {
+    let place = place();
+    for name in ["old", "new"] {
+        fs::create_dir_all(place.path().join(name).join("data")).unwrap();
+        for file in ["data/train.csv", "data/test.csv"] {
+            fs::copy(place.path().join(file), place.path().join(name).join(file)).unwrap();
+        }
+        let options = SENTENCES.replace("--data-dir data", &format!("--data-dir {name}/data"));
+        done(&place, "gru", &format!("{options} --quiet"));
+    }
+    let table = done(&place, "gru", "runs");
+    let rows: Vec<&str> = table.lines().collect();
+    assert!(rows[1].starts_with("1    old/data  ") && rows[2].starts_with("2    new/data  "), "{table}");
+}
+
+#[test]
 fn a_run_trains_on_for_more_epochs_if_its_schedule_allows_it() {
     let place = place();
     let constant = format!("{DIGITS} --schedule constant --quiet");

@@ -8,7 +8,8 @@ use crate::data::text::Layout;
 use crate::train::print;
 use anyhow::{Context, Result};
 use serde_json::{Map, Value};
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 /// A run in the table.
 struct Row {
@@ -70,6 +71,7 @@ fn read(binary: &str, parent: &Path) -> Result<(Vec<Row>, Vec<String>)> {
             }
         }
     }
+    shorten_paths(&mut rows);
     Ok((rows, broken))
 }
 
@@ -126,12 +128,29 @@ fn setting(row: &Row, name: &str) -> String {
         Some(value) => option_value(value),
         None => None,
     };
-    let value = value.unwrap_or_else(|| "-".to_string());
-    let file = Path::new(&value).file_name().and_then(|file| file.to_str());
-    match file {
-        Some(file) if PATHS.contains(&name) => file.to_string(),
-        _ => value,
+    value.unwrap_or_else(|| "-".to_string())
+}
+
+/// Replaces the paths among the settings by their last components, as many as tell the runs' paths apart.
+fn shorten_paths(rows: &mut [Row]) {
+    for name in PATHS {
+        let paths = || rows.iter().filter_map(|row| row.settings.get(name)?.as_str());
+        let endings = |n: usize| paths().map(|path| ending(path, n)).collect::<BTreeSet<_>>().len();
+        let longest = paths().map(|path| Path::new(path).components().count()).max().unwrap_or(0);
+        let n = (1..longest).find(|&n| endings(n) == endings(longest)).unwrap_or(longest);
+        for row in &mut *rows {
+            if let Some(Value::String(path)) = row.settings.get_mut(name) {
+                *path = ending(path, n);
+            }
+        }
     }
+}
+
+/// The last `n` components of a path.
+fn ending(path: &str, n: usize) -> String {
+    let path = Path::new(path);
+    let skipped = path.components().count().saturating_sub(n);
+    path.components().skip(skipped).collect::<PathBuf>().display().to_string()
 }
 
 /// A table of the runs if it fits into `width` columns, or else a paragraph for each.
