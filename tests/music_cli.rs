@@ -5,7 +5,7 @@
 mod common;
 
 use candle_textbook::data::music::{Note, Piece, chorales, read_midi, write_midi};
-use common::{done, killed, metrics, model, noted, one_error, start};
+use common::{done, killed, metrics, model, noted, one_error, refused, start};
 use std::fs;
 use std::sync::OnceLock;
 use tempfile::{TempDir, tempdir};
@@ -96,6 +96,10 @@ fn a_test_needs_only_the_test_files() {
     let said = noted(&other, "music", options, "a.json: no test split, so dev is used for the test");
     fs::write(roll.join("a.json"), r#"{"test": [[[60], [62]]]}"#).unwrap();
     assert!(said.contains(done(&other, "music", "eval --run roll/run").trim_end()), "{said}");
+    let said = done(&other, "music", "eval --run roll/run --dataset midi --data-dir midi");
+    assert!(said.contains("over 48 steps"), "read with the model's steps per quarter note: {said}");
+    let arguments = format!("eval --run {} --dataset piano-roll --data-dir roll", run.display());
+    refused(&other, "music", &arguments, 1, &["data set piano-roll: test[0]: found no separate voices"]);
 }
 
 #[test]

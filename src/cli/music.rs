@@ -13,7 +13,7 @@ use super::{
 use crate::data::music::{self, MusicCorpus, Piece, Texture};
 use crate::models::music::MusicModel;
 use crate::train::{Composition, Epoch, Run, Task, evaluate_music, music_windows};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::Device;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -106,9 +106,9 @@ impl Data for MusicData {
         if facts.is_none() {
             options.check(name, &train.given)?;
         }
-        let load = || match facts {
+        let load = || match &facts {
             None => music::load(name, dir, options.steps_per_quarter, train.train_limit),
-            Some(_) => music::load_test(name, dir, options.steps_per_quarter),
+            Some(facts) => music::load_test(name, dir, facts.encoding.steps_per_quarter),
         };
         let corpus = note_if_slow("the music is being read or composed", load)
             .map_err(if facts.is_some() { test_error } else { data_error })?;
@@ -136,7 +136,8 @@ impl Data for MusicData {
         let [training, validation, test] =
             [&parts.training, &parts.validation, &parts.test].map(|part| select(part));
         let facts = facts.unwrap_or_else(|| MusicFacts::new(&training, texture));
-        let test = test.into_iter().map(|piece| facts.encoding.adapt(piece)).collect::<Result<_>>()?;
+        let test = test.into_iter().map(|piece| facts.encoding.adapt(piece)).collect::<Result<_>>();
+        let test = test.with_context(|| format!("data set {name}"))?;
         let windows = music_windows(&training, options.window);
         let [_, validation_size, test_size] = parts.sizes();
         Ok(Self {
