@@ -147,6 +147,13 @@ impl Recipe for Settings {
             self.compare.is_none() || self.attention != Attention::None,
             "--compare attention: needs an attention to compare with none: leave out --attention none"
         );
+        ensure!(
+            self.compare.is_none() || !self.input_feeding,
+            UsageError(
+                "--compare attention: a model without attention has no --input-feeding: leave it out"
+                    .to_string()
+            )
+        );
         let mut options = self.translation.clone();
         if self.preset.is_some() && self.train.dataset == "parallel" {
             options.source_lang.get_or_insert_with(|| "en".to_string());

@@ -207,6 +207,7 @@ fn data_that_do_not_fit_are_refused() {
     refused(&place, "seq2seq", &format!("{common} --attention dot"), 1, &["--direction forward"]);
     for (options, code, part) in [
         ("--compare attention --attention none", 1, "--compare attention: needs an attention"),
+        ("--compare attention --input-feeding", 2, "--compare attention: a model without attention has no"),
         ("--teacher-forcing 1 --forcing-steps 9", 2, "--forcing-steps: has no effect"),
         ("--length-penalty 1", 2, "--length-penalty: has no effect"),
     ] {
