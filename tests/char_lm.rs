@@ -265,6 +265,7 @@ fn a_text_that_has_moved_is_named_again_on_resuming() {
     done(&place, NAME, "--resume file --text moved --quiet");
     fs::write(place.path().join("moved"), counting(299)).unwrap();
     refused(&place, NAME, "--resume file --text moved", 1, &["file: cannot resume: the text has changed"]);
+    refused(&place, NAME, "--resume file --data-dir .", 1, &["started without --data-dir and", "with .:"]);
 }
 
 #[test]

@@ -352,8 +352,13 @@ fn resuming_on_changed_data_is_refused_and_names_the_change() {
     refused(&place, "gru", "--resume run --dropout 0.9", 1, &["with --dropout 0.3 and", "with 0.9:"]);
     refused(&place, "gru", "--resume run --lower-case", 1, &["without --lower-case and", "with it:"]);
     fs::write(place.path().join("v.txt"), "tail 1 2 3 4\n").unwrap();
-    let vectors = "found vector size 4, but the run started with none";
-    refused(&place, "gru", "--resume run --vectors v.txt", 1, &[vectors]);
+    refused(
+        &place,
+        "gru",
+        "--resume run --vectors v.txt",
+        1,
+        &["started without --vectors and", "with v.txt:"],
+    );
     let file = "run/config.json: is a file, expected the folder of a run";
     refused(&place, "gru", "eval --run run/config.json", 1, &[file]);
     let [test, away] = ["data/test.csv", "test.csv"].map(|name| place.path().join(name));

@@ -284,8 +284,10 @@ fn check_resumable(
             };
             bail!("{dir}: --epochs {now}: the run can't be extended, as {why_not}: start a new run");
         }
-        // Compare the contents of a path with the contents at the start of the run.
-        let may_change = PATHS.contains(&name) || WITHOUT_EFFECT.contains(&name);
+        // Compare the contents of a path with the contents at the start of the run. `--data-dir` may replace a download.
+        let has_text = recorded.get("text").is_some_and(|text| !text.is_null());
+        let is_place = if name == "data_dir" { !has_text } else { !before.is_null() };
+        let may_change = WITHOUT_EFFECT.contains(&name) || PATHS.contains(&name) && is_place;
         if before != now && !may_change {
             let option = name.replace('_', "-");
             if name == "epochs" {
