@@ -102,8 +102,9 @@ fn draw(drawing: &Drawing, matches: &ArgMatches) -> Result<Outcome> {
     let recorded: serde_json::Value = serde_json::from_str(&text)
         .map_err(|_| anyhow!("{}: not the configuration of a run: truncated or damaged", config.display()))?;
     let Some(binary) = drawing.binaries.iter().find(|binary| recorded["binary"] == **binary) else {
-        let (config, found, expected) = (config.display(), &recorded["binary"], drawing.binaries.join(", "));
-        bail!("{config}: found a run of {found}, expected one of {expected}");
+        let found = recorded["binary"].as_str().unwrap_or("an unknown program");
+        let expected = drawing.binaries.join(", ");
+        bail!("{}: found a run of {found}, expected one of {expected}", config.display());
     };
     let mut command = process::Command::new(std::env::current_exe()?.with_file_name(binary));
     command.arg(drawing.name).args(path("picture")).arg("--run").arg(dir);

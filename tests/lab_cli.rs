@@ -32,6 +32,9 @@ fn what_an_experiment_cannot_use_is_refused_in_a_line() {
     refused(&place, "lab", "neuron --threads 0", 2, &["1 to 1024"]);
     refused(&place, "lab", "neuron --seed -1", 2, &["'-1'", "expected a whole number"]);
     refused(&place, "lab", "neurons", 2, &["neurons"]);
+    fs::create_dir(place.path().join("run")).unwrap();
+    fs::write(place.path().join("run/config.json"), r#"{"binary": "lstm"}"#).unwrap();
+    refused(&place, "lab", "filters run", 1, &["found a run of lstm, expected one of lenet"]);
 }
 
 #[test]
