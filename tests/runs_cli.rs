@@ -241,6 +241,9 @@ fn runs_that_cannot_be_used_are_named_with_those_that_can() {
     for option in ["eval --run 999", "eval --run runs/gru/999", "--resume 999"] {
         refused(&place, "gru", option, 1, &["runs/gru/999: there is no such run; found 1, 2 in runs/gru"]);
     }
+    fs::rename(place.path().join("runs/gru/2"), place.path().join("runs/gru/best")).unwrap();
+    done(&place, "gru", "eval --run best");
+    fs::rename(place.path().join("runs/gru/best"), place.path().join("runs/gru/2")).unwrap();
     for arguments in ["predict runs/gru/2 fine", "neighbours runs/gru/2"] {
         refused(&place, "gru", arguments, 1, &["runs/gru/2: this is a run: name it with --run runs/gru/2"]);
     }

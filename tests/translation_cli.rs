@@ -141,8 +141,8 @@ fn attention_is_shown_and_unknown_words_are_named() {
     };
     assert!(done(&place, "predict --help").starts_with("Translate your own sentences\n"));
     assert!(done(&place, "eval --help").starts_with("Test a finished run\n"));
-    refused("--n-best 3", 1, &["--n-best 3", "--beam 3"]);
-    refused("--beam 2 --n-best 3", 1, &["--n-best 3", "--beam 3"]);
+    refused("--n-best 3", 2, &["--n-best 3", "--beam 3"]);
+    refused("--beam 2 --n-best 3", 2, &["--n-best 3", "--beam 3"]);
     refused("--beam 4294967295", 2, &["--beam", "1 to 1000"]);
     refused("--length-penalty 1", 2, &["--length-penalty: has no effect with --beam 1"]);
 }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// The option of every command but `train`.
 #[derive(Args)]
 pub(super) struct RunOption {
-    /// Run: its folder, or its number under runs/ [default: the newest that holds a model]
+    /// Run: its folder, or its number or name under runs/ [default: the newest that holds a model]
     #[arg(long, value_name = "RUN")]
     run: Option<PathBuf>,
 }
@@ -33,15 +33,18 @@ impl RunOption {
     }
 }
 
-/// Finds the folder of the run that the user named by its path or by its number.
+/// Finds the folder of the run that the user named by its path, or by its number or name under `runs/`.
 ///
 /// # Errors
 /// Fails if there is no such folder; the message lists the existing runs.
 pub(super) fn folder(binary: &str, run: &Path) -> Result<PathBuf> {
     let runs = Path::new("runs").join(binary);
-    let numbered = runs.join(run);
-    let dir =
-        if is_number(run) && (numbered.is_dir() || !run.exists()) { numbered } else { run.to_path_buf() };
+    let in_runs = runs.join(run);
+    let is_in_runs = match run.exists() {
+        true => is_number(run) && in_runs.is_dir(),
+        false => is_number(run) || in_runs.is_dir(),
+    };
+    let dir = if is_in_runs { in_runs } else { run.to_path_buf() };
     if dir.exists() {
         ensure!(dir.is_dir(), "{}: is a file, expected the folder of a run", dir.display());
         return Ok(dir);

@@ -256,7 +256,7 @@ impl TrainOptions {
     /// Checks that the chosen optimizer and schedule use all options that the user gave.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         use OptimizerName::{Lbfgs, RmsProp, Sgd};
-        use ScheduleName::{Milestones, Plateau, Step};
+        use ScheduleName::{Milestones, OneCycle, Plateau, Step};
         let (optimizer, schedule) = (self.optimizer, self.schedule);
         let decays =
             self.weight_decay.unwrap_or(f64::from(u8::from(optimizer == OptimizerName::AdamW))) > 0.0;
@@ -282,6 +282,10 @@ impl TrainOptions {
         ensure!(
             !self.nesterov || self.momentum > 0.0,
             UsageError("--nesterov: needs a --momentum above 0".into())
+        );
+        ensure!(
+            schedule != OneCycle || self.warmup == 0 || !self.given.contains("warmup"),
+            UsageError("--warmup: the one-cycle schedule has its own: leave it out".into())
         );
         ensure!(
             schedule != Plateau || self.schedule_factor < 1.0,
@@ -476,6 +480,10 @@ mod tests {
             ..options("schedule_factor")
         };
         assert!(never_falls.check().unwrap_err().to_string().contains("--schedule-factor 1:"));
+        let twice = TrainOptions { schedule: ScheduleName::OneCycle, warmup: 9, ..options("warmup") };
+        assert!(
+            twice.check().unwrap_err().to_string().contains("--warmup: the one-cycle schedule has its own")
+        );
         let adam = TrainOptions { optimizer: OptimizerName::Adam, ..options("keep_biases") };
         assert!(adam.check().unwrap_err().to_string().contains("--weight-decay or --l1"));
     }

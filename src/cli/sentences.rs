@@ -331,7 +331,7 @@ fn predict(inputs: &Inputs, trained: Trained<SentenceData>) -> Result<Outcome> {
     if labelled > 0 {
         show_notes(&[format!("{} with __label__, which is not read", count(labelled, "input"))]);
     }
-    unknown.note("words");
+    unknown.note(if options.text.tokenizer == Tokenizer::Characters { "characters" } else { "words" });
     outcome
 }
 

@@ -6,7 +6,7 @@ use super::text::UnknownCount;
 use super::translation_options::{
     SearchOptions, TranslationFacts, TranslationOptions, beam_size, cut_off_notes, known_share, noun, unknown,
 };
-use super::{Outcome, complain, count, show_notes};
+use super::{Outcome, UsageError, complain, count, show_notes};
 use crate::data::Language;
 use crate::data::text::TextFile;
 use crate::data::translation::sources;
@@ -53,9 +53,10 @@ where
     decoding.n_best = command.n_best.unwrap_or(1);
     ensure!(
         decoding.n_best <= decoding.beam,
-        "--n-best {}: a beam of {} has no more: give --beam {0}",
-        decoding.n_best,
-        decoding.beam
+        UsageError(format!(
+            "--n-best {}: a beam of {} has no more: give --beam {0}",
+            decoding.n_best, decoding.beam
+        ))
     );
     let mut tally = Tally::default();
     let mut answer = |texts: &[String]| translate(texts, &decoding, command, trained, &mut tally);
