@@ -271,6 +271,7 @@ fn check_resumable(
     is_experiment: bool,
 ) -> Result<()> {
     let dir = run.dir().display();
+    let has_text = recorded.get("text").is_some_and(|text| !text.is_null());
     for (name, before) in recorded {
         let (name, now) = (name.as_str(), &wanted[name]);
         if name == "epochs" && now.as_u64() > before.as_u64() {
@@ -285,7 +286,6 @@ fn check_resumable(
             bail!("{dir}: --epochs {now}: the run can't be extended, as {why_not}: start a new run");
         }
         // Compare the contents of a path with the contents at the start of the run. `--data-dir` may replace a download.
-        let has_text = recorded.get("text").is_some_and(|text| !text.is_null());
         let is_place = if name == "data_dir" { !has_text } else { !before.is_null() };
         let may_change = WITHOUT_EFFECT.contains(&name) || PATHS.contains(&name) && is_place;
         if before != now && !may_change {

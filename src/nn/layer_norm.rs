@@ -73,10 +73,8 @@ impl LayerNorm {
     fn check(&self, xs: &Tensor) -> Result<()> {
         let size = xs.dim(D::Minus1)?;
         let layer = if self.remove_mean() { "layer_norm" } else { "rms_norm" };
-        let [found, expected] = [xs, self.weight()].map(Tensor::dtype);
-        if is_native(xs) && found != expected {
-            let (found, expected) = (found.as_str(), expected.as_str());
-            bail!("{layer}: found an input of type {found}, expected {expected}, the type of the weight");
+        if is_native(xs) {
+            ops::check_types(layer, xs, self.weight())?;
         }
         for (name, parameter) in [("weight", Some(self.weight())), ("bias", self.bias())] {
             if let Some(found) = parameter.map(Tensor::dims).filter(|found| *found != [size]) {

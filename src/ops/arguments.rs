@@ -29,7 +29,7 @@ pub(super) fn check_linear(xs: &Tensor, weight: &Tensor, bias: Option<&Tensor>) 
 }
 
 /// Fails if the input `xs` and the weight have different types.
-fn check_types(op: &str, xs: &Tensor, weight: &Tensor) -> Result<()> {
+pub(crate) fn check_types(op: &str, xs: &Tensor, weight: &Tensor) -> Result<()> {
     let [found, expected] = [xs, weight].map(|tensor| tensor.dtype().as_str());
     if found != expected {
         bail!("{op}: found an input of type {found}, expected {expected}, the type of the weight");

@@ -54,11 +54,11 @@ pub mod reference;
 mod row_gradients;
 mod sequences;
 
-pub(crate) use arguments::to_ids;
 pub use arguments::{
     BatchStatistics, Conv2dConfig, ConvFilters, Epilogue, Pool2dConfig, RecurrentState, RecurrentWeights,
     RunningAverages, TimePooling,
 };
+pub(crate) use arguments::{check_types, to_ids};
 
 // The backward pass.
 pub(crate) use autograd::{Finished, backward_with, is_native, part, reshape, sum};

@@ -78,7 +78,8 @@ impl Words {
         let rows = lines.filter(|(line, columns)| !is_header(columns) && !is_comment(line, columns));
         let rows: Vec<Vec<&str>> = rows.map(|(_, columns)| columns).collect();
         let width = rows.first().map_or(0, Vec::len);
-        let has_types = Layout::of(file, None).is_ok_and(|layout| layout.has_types);
+        let layout = Layout::of(file, before.map(|before| &before.layout));
+        let has_types = layout.as_ref().is_ok_and(|layout| layout.has_types);
         let other = has_types.then_some(Tag::Outside);
         let tagged = rows.iter().filter(|columns| columns.len() == width);
         let tags: Vec<Tag> = tagged.filter_map(|columns| last_tag(columns).or(other)).collect();
@@ -92,7 +93,7 @@ impl Words {
         if !is_clear || 20 * tags.len() < 19 * rows.len() {
             return Ok(None);
         }
-        let layout = Layout::of(file, before.map(|before| &before.layout))?;
+        let layout = layout?;
         let sentences = sentences(file, &layout, &mut vec![])?;
         let words = |sentence: Vec<Token>| sentence.iter().map(|token| composed(token.word).into()).collect();
         Ok(Some(Self { sentences: sentences.into_iter().map(words).collect(), layout }))
